@@ -1,0 +1,90 @@
+# The two commands to know:
+#   make demo    install into .venv, predict the example structures, show the table
+#   make test    install into .venv, run the tests
+# Each starts from a bare Debian with Python 3.11 and make. `make help` lists the others.
+#
+# PyTorch's default build for Linux brings several gigabytes of CUDA libraries. For the small CPU build, pass pip the
+# address of PyTorch's CPU index (see docs/install.md):   make demo PIP_FLAGS="--extra-index-url ADDRESS"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV ?= .venv
+PIP_FLAGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= 2
+DATA ?= ../shared/data/mp36k
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.installed-dev
+RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
+
+.PHONY: help install install-dev demo test test-slow lint format types docs examples benchmarks model wheel wheel-test clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
+
+$(INSTALLED): $(RECIPES)
+	PYTHON=$(PYTHON) bash scripts/bootstrap.sh $(VENV) all,test $(PIP_FLAGS)
+	@touch $@
+
+$(DEV_INSTALLED): $(INSTALLED)
+	PYTHON=$(PYTHON) bash scripts/bootstrap.sh $(VENV) all,test,docs,dev $(PIP_FLAGS)
+	@touch $@
+
+install: $(INSTALLED) ## make .venv with the package and everything that running and testing it needs
+install-dev: $(DEV_INSTALLED) ## the same, with the tools for docs, lint, types and wheels
+
+demo: $(INSTALLED) ## predict the example structures, on the command line and from Python
+	$(BIN)/cgcnn-ase predict examples/structures --output demo.csv
+	@$(BIN)/python -c "import pandas; print(pandas.read_csv('demo.csv').to_string(index=False, max_colwidth=40))"
+	$(BIN)/python examples/first_prediction.py
+
+# One thread for each worker: two workers with two threads each would fight for two cores.
+test: $(INSTALLED) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(INSTALLED) ## run the long tests, one after the other
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(DEV_INSTALLED) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV_INSTALLED) ## put style and formatting right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV_INSTALLED) ## check the types (mypy, strict)
+	$(BIN)/mypy
+
+docs: $(DEV_INSTALLED) ## build the documentation into build/docs; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+# Run from another folder, so that an example depends on nothing but itself, and what it writes lands in build/examples.
+examples: $(INSTALLED) ## run every example
+	@mkdir -p build/examples
+	@for example in examples/*.py; do \
+	    echo "== $$example"; \
+	    (cd build/examples && "$(abspath $(BIN))/python" "../../$$example"); \
+	done
+
+benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+model: $(INSTALLED) ## train the pretrained model again from DATA (hours on two cores)
+	$(BIN)/python -m cgcnn_ase.training.zoo formation-energy-per-atom --data $(DATA)
+
+wheel: $(DEV_INSTALLED) ## build the wheel, with the pretrained models in it, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist
+
+wheel-test: wheel ## install the wheel alone and predict from another folder, without a network
+	bash scripts/wheel_test.sh $(VENV) dist/*.whl
+
+clean: ## remove what was built, not .venv
+	rm -rf build dist demo.csv .pytest_cache .mypy_cache .ruff_cache .hypothesis

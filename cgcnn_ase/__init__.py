@@ -1,0 +1,1 @@
+"""Crystal-graph property prediction with calibrated uncertainty."""

@@ -1,0 +1,124 @@
+"""Read data sets: packed npz folders and ``id_prop.csv`` folders become structures with a target each."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cgcnn_ase.graphs.builder import Geometry
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be read as it is; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Structures, one target each, and the split each belongs to."""
+
+    ids: list[str]
+    structures: list[Geometry]
+    targets: npt.NDArray[np.float64]  #: (n,) in the target's own unit
+    split: npt.NDArray[np.str_] | None  #: (n,) "train", "val" or "test"; None where the source has none
+    formulas: list[str]  #: reduced formulas, what splits are grouped by
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def hash_of(self, split: str) -> str:
+        """sha256 of the ids and targets of one split, in order."""
+        digest = hashlib.sha256()
+        for k in np.flatnonzero(self.split == split) if self.split is not None else range(len(self)):
+            digest.update(f"{self.ids[k]},{self.targets[k]!r}\n".encode())
+        return digest.hexdigest()
+
+
+def load_dataset(path: str | Path, *, target: str | None = None) -> Dataset:
+    """Read a data set.
+
+    Parameters
+    ----------
+    path : path
+        A folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
+        structure files that it names, or such a CSV file.
+    target : str, optional
+        Column to learn; needed where there are several.
+
+    Raises
+    ------
+    DatasetError
+        In words, if anything in it cannot be used.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise DatasetError(f"{folder}: no such file or folder")
+    if (folder / "structures.npz").exists():
+        return _load_packed(folder, target)
+    csv = folder / "id_prop.csv" if folder.is_dir() else folder
+    if not csv.exists():
+        raise DatasetError(f"{folder}: neither structures.npz nor id_prop.csv is in this folder")
+    return _load_id_prop(csv, target)
+
+
+def _load_packed(folder: Path, target: str | None) -> Dataset:
+    tables = [folder / name for name in ("properties.csv.gz", "properties.csv") if (folder / name).exists()]
+    if not tables:
+        raise DatasetError(f"{folder}: structures.npz has no properties.csv or properties.csv.gz beside it")
+    table = pd.read_csv(tables[0], keep_default_na=False, na_values=[""], dtype={0: str})
+    column = _target_column(table, target, tables[0])
+    with np.load(folder / "structures.npz", allow_pickle=False) as packed:
+        ids, lattice, offsets = packed["ids"].astype(str), packed["lattice"].astype(float), packed["offsets"]
+        numbers, frac = packed["numbers"].astype(np.int64), packed["frac"].astype(float)
+    if len(table) != len(ids) or (table.iloc[:, 0].to_numpy() != ids).any():
+        raise DatasetError(f"{tables[0]}: its rows are not the structures of structures.npz, in the same order")
+    rows = np.flatnonzero(np.isfinite(table[column].to_numpy(dtype=float)))
+    periodic = np.ones(3, dtype=bool)
+    structures = [
+        Geometry(numbers[a:b], frac[a:b] @ lattice[i], lattice[i], periodic)
+        for i, a, b in zip(rows, offsets[rows], offsets[rows + 1], strict=True)
+    ]
+    kept = table.iloc[rows]
+    formulas = kept["reduced_formula"] if "reduced_formula" in kept else [_formula(s) for s in structures]
+    return Dataset(
+        ids=[str(ids[i]) for i in rows],
+        structures=structures,
+        targets=kept[column].to_numpy(dtype=float),
+        split=kept["split"].to_numpy(dtype=str) if "split" in kept else None,
+        formulas=[str(f) for f in formulas],
+    )
+
+
+def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str:
+    numeric = [c for c in table.columns[1:] if pd.api.types.is_numeric_dtype(table[c])]
+    if target is None and len(numeric) == 1:
+        return str(numeric[0])
+    if target is None:
+        raise DatasetError(f"{source}: name the column to learn; there are {', '.join(numeric)}")
+    if target not in table.columns:
+        raise DatasetError(f"{source}: no column {target!r}; allowed: {', '.join(numeric)}")
+    if target not in numeric:
+        raise DatasetError(f"{source}: column {target!r} holds text, not numbers")
+    return target
+
+
+def _load_id_prop(csv: Path, target: str | None) -> Dataset:
+    from cgcnn_ase.data.id_prop import read_id_prop
+
+    rows = read_id_prop(csv, target)
+    return Dataset(
+        ids=[row.id for row in rows],
+        structures=[row.structure for row in rows],
+        targets=np.array([row.target for row in rows]),
+        split=None,
+        formulas=[_formula(row.structure) for row in rows],
+    )
+
+
+def _formula(structure: Geometry) -> str:
+    """A name that two structures share when their compositions are the same."""
+    numbers, counts = np.unique(structure.numbers, return_counts=True)
+    counts //= np.gcd.reduce(counts)
+    return "-".join(f"{z}:{n}" for z, n in zip(numbers, counts, strict=True))

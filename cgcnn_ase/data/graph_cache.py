@@ -1,0 +1,89 @@
+"""Build the graphs of a data set once, on all cores, and keep them on disk under a hash of their content."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.graphs.builder import Geometry, GraphConfig, build_graphs
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+
+#: raise when the meaning of a cached graph changes
+CACHE_VERSION = 1
+
+_CHUNK = 128
+
+
+def default_cache_folder() -> Path:
+    """``$CGCNN_ASE_CACHE``, or ``cgcnn-ase`` in the user's cache folder."""
+    if folder := os.environ.get("CGCNN_ASE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cgcnn-ase"
+
+
+def content_hash(structures: Sequence[Geometry], config: GraphConfig) -> str:
+    """sha256 over every structure, the graph settings and the cache version."""
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, asdict(config)], sort_keys=True).encode())
+    for structure in structures:
+        digest.update(len(structure.numbers).to_bytes(8, "little"))
+        for array in structure:
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def cached_graphs(
+    structures: Sequence[Geometry],
+    config: GraphConfig,
+    *,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> GraphStore:
+    """Graphs of the structures, in order: from the cache where they are there, else built and put there."""
+    place = (folder or default_cache_folder()) / "graphs" / content_hash(structures, config)
+    if not (place / "meta.json").exists():
+        store = build_store(structures, config, workers=workers, progress=progress)
+        draft = place.with_name(f"{place.name}.{os.getpid()}")
+        store.save(draft, {"version": CACHE_VERSION, "graph": asdict(config), "n": len(structures)})
+        try:
+            draft.rename(place)
+        except OSError:  # another process was quicker; its files are the same
+            if not (place / "meta.json").exists():
+                raise
+    return GraphStore.load(place)
+
+
+def build_store(
+    structures: Sequence[Geometry], config: GraphConfig, *, workers: int | None = None, progress: bool = False
+) -> GraphStore:
+    """Build graphs in parallel processes; the result does not depend on their number."""
+    workers = workers or available_cores()
+    chunks = [(structures[k : k + _CHUNK], config) for k in range(0, len(structures), _CHUNK)]
+    if workers == 1 or len(chunks) < 4:
+        return GraphStore.from_graphs(_watch(map(_build, chunks), len(chunks), progress))
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return GraphStore.from_graphs(_watch(pool.map(_build, chunks), len(chunks), progress))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _build(chunk: tuple[Sequence[Geometry], GraphConfig]) -> CrystalGraph:
+    return build_graphs(*chunk)._replace(vectors=None)
+
+
+def _watch(graphs: Iterator[CrystalGraph], n_chunks: int, progress: bool) -> Iterator[CrystalGraph]:
+    if not progress:
+        return graphs
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(graphs, "Building graphs", total=n_chunks, console=Console(stderr=True)))

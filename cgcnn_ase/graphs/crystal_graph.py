@@ -1,0 +1,119 @@
+"""The one immutable bundle of tensors that every model reads."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class CrystalGraph(NamedTuple):
+    """One crystal, or a batch of crystals side by side, as tensors.
+
+    N nodes, E directed edges, B crystals. Edges are grouped by the atom that receives the message:
+    ``centers`` never decreases.
+    """
+
+    numbers: Tensor  #: (N,) int64, atomic numbers
+    centers: Tensor  #: (E,) int64, the node that receives the message
+    neighbors: Tensor  #: (E,) int64, the node that sends it
+    distances: Tensor  #: (E,) float32, Å
+    angular: Tensor  #: (E, A) float32, angular moments of the centre's other bonds; A may be 0
+    multiplicity: Tensor  #: (N,) float32, how many atoms of the cell the node stands for
+    n_nodes: Tensor  #: (B,) int64, nodes of each crystal
+    n_edges: Tensor  #: (B,) int64, edges of each crystal
+    vectors: Tensor | None = None  #: (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
+
+    def __repr__(self) -> str:
+        return f"CrystalGraph({len(self.n_nodes)} crystals, {len(self.numbers)} nodes, {len(self.centers)} edges)"
+
+
+def crystal_index(graph: CrystalGraph) -> Tensor:
+    """To which crystal each node belongs, shape (N,)."""
+    return torch.repeat_interleave(graph.n_nodes)
+
+
+def n_atoms(graph: CrystalGraph) -> Tensor:
+    """Atoms in each crystal's cell (merged atoms counted), shape (B,)."""
+    total = graph.multiplicity.new_zeros(len(graph.n_nodes))
+    return total.index_add(0, crystal_index(graph), graph.multiplicity)
+
+
+def map_tensors(graph: CrystalGraph, function: Any) -> CrystalGraph:
+    """Apply a function to every tensor of the graph."""
+    return CrystalGraph(*(None if field is None else function(field) for field in graph))
+
+
+def to_device(graph: CrystalGraph, device: torch.device | str) -> CrystalGraph:
+    """The same graph on another device."""
+    return map_tensors(graph, lambda field: field.to(device, non_blocking=True))
+
+
+def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
+    """Put graphs side by side into one, keeping their order.
+
+    Raises
+    ------
+    ValueError
+        If there is no graph.
+    """
+    if not graphs:
+        raise ValueError("cannot batch an empty sequence of graphs")
+    if len(graphs) == 1:
+        return graphs[0]
+    counts = torch.tensor([len(graph.numbers) for graph in graphs])
+    edges = torch.tensor([len(graph.centers) for graph in graphs])
+    shift = torch.repeat_interleave(counts.cumsum(0) - counts, edges)
+    joined = {
+        name: torch.cat([getattr(graph, name) for graph in graphs])
+        for name in CrystalGraph._fields
+        if name != "vectors"
+    }
+    vectors = [graph.vectors for graph in graphs if graph.vectors is not None]
+    return CrystalGraph(
+        **joined | {"centers": joined["centers"] + shift, "neighbors": joined["neighbors"] + shift},
+        vectors=torch.cat(vectors) if len(vectors) == len(graphs) else None,
+    )
+
+
+def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
+    """Take a batch apart into its crystals."""
+    nodes, edges = graph.n_nodes.tolist(), graph.n_edges.tolist()
+    node_fields = [field.split(nodes) for field in (graph.numbers, graph.multiplicity)]
+    fields = (graph.centers, graph.neighbors, graph.distances, graph.angular)
+    edge_fields = [field.split(edges) for field in fields]
+    vectors = [None] * len(nodes) if graph.vectors is None else graph.vectors.split(edges)
+    first = (graph.n_nodes.cumsum(0) - graph.n_nodes).tolist()
+    return [
+        CrystalGraph(
+            numbers=node_fields[0][k],
+            centers=edge_fields[0][k] - first[k],
+            neighbors=edge_fields[1][k] - first[k],
+            distances=edge_fields[2][k],
+            angular=edge_fields[3][k],
+            multiplicity=node_fields[1][k],
+            n_nodes=graph.n_nodes[k : k + 1],
+            n_edges=graph.n_edges[k : k + 1],
+            vectors=vectors[k],
+        )
+        for k in range(len(nodes))
+    ]
+
+
+def to_dgl(graph: CrystalGraph) -> Any:
+    """The same graph as a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``.
+
+    Raises
+    ------
+    ImportError
+        If DGL is not installed.
+    """
+    import dgl
+
+    result = dgl.graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
+    result.set_batch_num_nodes(graph.n_nodes)
+    result.set_batch_num_edges(graph.n_edges)
+    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
+    if graph.vectors is not None:
+        result.edata["r"] = graph.vectors
+    return result

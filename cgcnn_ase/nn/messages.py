@@ -1,0 +1,89 @@
+"""Move numbers along the edges of a graph: gather from nodes, sum back to nodes.
+
+This is the only file that knows DGL. The torch engine does the same with plain PyTorch, on any device; the two are
+tested to agree in value, gradient and gradient of the gradient.
+"""
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+
+Engine = Literal["auto", "dgl", "torch"]
+
+
+class Edges(NamedTuple):
+    """The directed edges of a graph, ready for message passing by one engine."""
+
+    centers: Tensor  #: (E,)
+    neighbors: Tensor  #: (E,)
+    n_nodes: int
+    dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
+
+
+@cache
+def dgl_available() -> bool:
+    """Whether DGL is installed; it is not imported."""
+    return find_spec("dgl") is not None
+
+
+def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
+    """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it is installed, else torch.
+
+    Raises
+    ------
+    ValueError
+        If the engine has no such name.
+    ImportError
+        If DGL is asked for and not installed.
+    """
+    if engine not in ("auto", "dgl", "torch"):
+        raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
+    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
+    if engine == "dgl" or (engine == "auto" and dgl_available() and graph.centers.device.type == "cpu"):
+        return edges._replace(dgl_graph=_dgl_graph(edges))
+    return edges
+
+
+def _dgl() -> Any:
+    os.environ.setdefault("DGLBACKEND", "pytorch")  # else importing DGL writes to the home folder
+    import dgl
+
+    return dgl
+
+
+def _dgl_graph(edges: Edges) -> Any:
+    return _dgl().graph((edges.neighbors, edges.centers), num_nodes=edges.n_nodes)
+
+
+def pair_sum(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
+    """a_i + b_j for each edge: (N, F), (N, F) -> (E, F)."""
+    if edges.dgl_graph is not None:
+        return _dgl().ops.u_add_v(edges.dgl_graph, at_neighbor, at_center)
+    return at_center.index_select(0, edges.centers) + at_neighbor.index_select(0, edges.neighbors)
+
+
+def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
+    """sum_j m_ij for each node: (E, F) -> (N, F)."""
+    if edges.dgl_graph is not None:
+        return _dgl().ops.copy_e_sum(edges.dgl_graph, messages)
+    return messages.new_zeros(edges.n_nodes, *messages.shape[1:]).index_add(0, edges.centers, messages)
+
+
+def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
+    """sum_j w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
+    if edges.dgl_graph is not None:
+        return _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
+    return sum_messages(edges, weights * at_neighbor.index_select(0, edges.neighbors))
+
+
+def segment_mean(values: Tensor, weights: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    """Weighted mean of the rows of each segment: (N, F), (N,), (N,) -> (n_segments, F)."""
+    total = values.new_zeros(n_segments, values.shape[1]).index_add(0, segment, values * weights[:, None])
+    return total / weights.new_zeros(n_segments).index_add(0, segment, weights)[:, None]
+
+

@@ -1,0 +1,44 @@
+"""An architecture with its head: what one member of an ensemble is."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
+from cgcnn_ase.nn.heads import Head, Output
+from cgcnn_ase.nn.messages import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """An architecture and the shape of its head."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    architecture: CGCNNConfig = field(default_factory=CGCNNConfig)
+    n_outputs: int = 1
+    mean_variance: bool = False  #: whether the head also predicts the size of its error
+
+
+class Network(nn.Module):
+    """Graph -> :class:`Output` in scaled units."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.architecture = CGCNN(config.architecture)
+        self.head = Head(config.architecture.n_hidden, config.n_outputs, with_scale=config.mean_variance)
+
+    def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
+        """Crystal embedding before the head, (B, F): everything that dropout leaves alone."""
+        return self.architecture.pool(graph, self.architecture.atoms(graph, engine))
+
+    def read(self, pooled: Tensor) -> Output:
+        """Head on the crystal embedding; random while dropout is switched on."""
+        return self.head(self.architecture.crystal(pooled))
+
+    def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Output:
+        """Value (and scale) of each crystal."""
+        return self.read(self.pooled(graph, engine))

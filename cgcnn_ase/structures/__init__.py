@@ -1,0 +1,28 @@
+"""Reading structures: CIF, POSCAR, extxyz, ASE databases, pymatgen JSON and objects, all as `ase.Atoms`.
+
+The only place of the package that reads structure files.
+"""
+
+from .check import OVERLAP, check_atoms
+from .cif import read_cif_gemmi
+from .collect import UsedNames, collect_paths, from_object, read_structures
+from .files import SUFFIXES, iter_file, read_file, structure_id
+from .pymatgen_objects import read_cif_pymatgen
+from .record import StructureError, StructureRecord
+
+__all__ = [
+    "OVERLAP",
+    "SUFFIXES",
+    "StructureError",
+    "StructureRecord",
+    "UsedNames",
+    "check_atoms",
+    "collect_paths",
+    "from_object",
+    "iter_file",
+    "read_cif_gemmi",
+    "read_cif_pymatgen",
+    "read_file",
+    "read_structures",
+    "structure_id",
+]

@@ -1,0 +1,192 @@
+"""What a structure must satisfy wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
+
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..elements import MAX_NUMBER, UnknownElementError, check_numbers, symbols
+from .record import StructureError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Array = npt.NDArray[np.float64]
+
+#: two atoms nearer than this are an error in the file, Å (the shortest bond, of H2, is 0.74 Å)
+OVERLAP = 0.5
+
+#: a cell thinner than this is no cell, Å
+THINNEST = 0.01
+
+#: up to so many atoms all pairs are compared; beyond, a k-d tree finds them
+_ALL_PAIRS = 96
+
+
+def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
+    """Return the structure, or say what is wrong with it.
+
+    Parameters
+    ----------
+    atoms
+        The structure; its periodic directions may be three (crystal), some (slab, wire) or none (molecule).
+    source
+        What to call it in the message.
+
+    Raises
+    ------
+    StructureError
+        If it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two atoms
+        (periodic images included) within 0.5 Å of one another.
+    """
+    reason = problem(atoms)
+    if reason is not None:
+        raise StructureError(source, reason)
+    return atoms
+
+
+def problem(atoms: "Atoms") -> str | None:
+    """What is wrong with the structure, or None."""
+    numbers, positions, pbc = atoms.numbers, atoms.positions, atoms.pbc
+    if len(numbers) == 0:
+        return "has no atoms"
+    if int(numbers.min()) < 1 or int(numbers.max()) > MAX_NUMBER:
+        return _unknown_element(numbers)
+    if not isfinite(float(positions.sum())) and not np.isfinite(positions).all():
+        return f"atom {_first_bad(positions)} has a coordinate that is not a finite number"
+    cell: Array = completed_cell(atoms.cell.array, pbc) if pbc.any() else np.eye(3)
+    heights = cell_heights(cell)
+    if not all(height > THINNEST for height, periodic in zip(heights, pbc.tolist(), strict=True) if periodic):
+        return _cell_words(atoms.cell.array, pbc)
+    pair = nearest_overlap(positions, cell, pbc, heights)
+    return None if pair is None else _overlap_words(numbers, *pair)
+
+
+def _unknown_element(numbers: npt.NDArray[np.int64]) -> str:
+    if (numbers == 0).any():
+        return f"atom {int(np.argmax(numbers == 0)) + 1} is a dummy (X), not an element"
+    try:
+        check_numbers(numbers)
+    except UnknownElementError as error:
+        return str(error)
+    raise AssertionError("only called for unknown numbers")
+
+
+def _first_bad(positions: Array) -> int:
+    return int(np.argmin(np.isfinite(positions).all(axis=1))) + 1
+
+
+def completed_cell(cell: Array, pbc: npt.NDArray[np.bool_]) -> Array:
+    """The cell with unit vectors put in place of the directions that are not periodic and have no length."""
+    if pbc.all():
+        return cell
+    full = np.where(pbc[:, None], cell, 0.0)
+    left, _, right = np.linalg.svd(full)
+    rank = int(pbc.sum())
+    free = np.flatnonzero(~pbc)
+    full[free] = right[rank:][: len(free)]
+    return full
+
+
+def cell_heights(cell: Array) -> tuple[float, float, float]:
+    """The distances between opposite faces of the cell, Å; 0 where it has no volume, NaN where it is not finite."""
+    (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
+    normals = (
+        (e * i - f * h, f * g - d * i, d * h - e * g),
+        (h * c - i * b, i * a - g * c, g * b - h * a),
+        (b * f - c * e, c * d - a * f, a * e - b * d),
+    )
+    x, y, z = normals[0]
+    volume = abs(a * x + b * y + c * z)
+    first, second, third = (sqrt(x * x + y * y + z * z) for x, y, z in normals)
+    return (
+        volume / first if first else 0.0,
+        volume / second if second else 0.0,
+        volume / third if third else 0.0,
+    )
+
+
+def _cell_words(cell: Array, pbc: npt.NDArray[np.bool_]) -> str:
+    """Why the cell is none."""
+    if not np.isfinite(cell).all():
+        return "the cell holds a number that is not finite"
+    lengths = np.linalg.norm(cell, axis=1)
+    if (lengths[pbc] < THINNEST).any():
+        axes = ", ".join("abc"[i] for i in np.flatnonzero(pbc & (lengths < THINNEST)))
+        return f"is periodic but its cell has no volume (no length along {axes})"
+    return "is periodic but its cell has no volume (its vectors lie in one plane)"
+
+
+def _overlap_words(numbers: npt.NDArray[np.int64], first: int, second: int, distance: float) -> str:
+    names = symbols()
+    needed = f"(at least {OVERLAP} Å are needed)"
+    if first == second:
+        return f"atom {first + 1} ({names[numbers[first]]}) overlaps its own image, {distance:.3g} Å away {needed}"
+    first, second = sorted((first, second))
+    return (
+        f"atoms {first + 1} ({names[numbers[first]]}) and {second + 1} ({names[numbers[second]]}) overlap: they are "
+        f"{distance:.3g} Å apart {needed}"
+    )
+
+
+def nearest_overlap(
+    positions: Array, cell: Array, pbc: npt.NDArray[np.bool_], heights: tuple[float, float, float]
+) -> tuple[int, int, float] | None:
+    """The nearest two atoms, their indices and distance, if it is below `OVERLAP`; None otherwise.
+
+    Where every periodic cell height exceeds 2 × `OVERLAP`, two atoms that overlap do so in the image that rounding of
+    their fractional difference gives; elsewhere (thin or strongly skewed cells) all images are searched.
+    """
+    periodic = pbc.tolist()
+    if any(height <= 2 * OVERLAP for height, axis in zip(heights, periodic, strict=True) if axis):
+        return _search_images(positions, cell, pbc)
+    n = len(positions)
+    if n == 1:
+        return None
+    frac = positions @ np.linalg.inv(cell)
+    if n > _ALL_PAIRS:
+        return _search_tree(frac, cell, np.array(heights), pbc)
+    delta = (frac[:, None] - frac[None]).reshape(-1, 3)
+    delta -= np.rint(delta) if all(periodic) else np.rint(delta) * pbc
+    cartesian = delta @ cell
+    cartesian *= cartesian
+    squared = cartesian.sum(axis=1)
+    squared[:: n + 1] = np.inf
+    worst = int(squared.argmin())
+    distance = sqrt(squared[worst])
+    return None if distance >= OVERLAP else (*divmod(worst, n), distance)
+
+
+def _search_tree(frac: Array, cell: Array, heights: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:
+    from scipy.spatial import cKDTree
+
+    # |Δ(f h)| <= sqrt(3) |Δr|, as each |Δf_i| h_i <= |Δr|: the tree gives every candidate, then the true distance decides
+    scaled = np.where(pbc, frac - np.floor(frac), frac) * heights
+    box = np.where(pbc, heights, 0.0)
+    scaled = np.where(pbc & (scaled >= heights), 0.0, scaled)
+    pairs = cKDTree(scaled, boxsize=box).query_pairs(np.sqrt(3) * OVERLAP, output_type="ndarray")
+    if len(pairs) == 0:
+        return None
+    delta = frac[pairs[:, 0]] - frac[pairs[:, 1]]
+    cartesian = (delta - np.rint(delta) * pbc) @ cell
+    squared = np.einsum("ij,ij->i", cartesian, cartesian)
+    worst = int(squared.argmin())
+    if squared[worst] >= OVERLAP**2:
+        return None
+    return int(pairs[worst, 0]), int(pairs[worst, 1]), float(np.sqrt(squared[worst]))
+
+
+def _search_images(positions: Array, cell: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    points = np.ascontiguousarray(positions, dtype=np.float64)
+    lattice = np.ascontiguousarray(cell, dtype=np.float64)
+    first, second, images, distances = find_points_in_spheres(
+        points, points, OVERLAP, np.ascontiguousarray(pbc, dtype=np.int64), lattice
+    )
+    other = (first != second) | images.any(axis=1)
+    if not other.any():
+        return None
+    worst = int(np.argmin(np.where(other, distances, np.inf)))
+    return int(first[worst]), int(second[worst]), float(distances[worst])

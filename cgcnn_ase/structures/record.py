@@ -1,0 +1,70 @@
+"""One structure read from somewhere, or the reason why there is none."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class StructureError(ValueError):
+    """A structure that cannot be used.
+
+    Parameters
+    ----------
+    source
+        The file, or what else the structure came from.
+    reason
+        What is wrong with it, in words.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+class StructureRecord(NamedTuple):
+    """One structure, or the reason there is none.
+
+    Attributes
+    ----------
+    id
+        Unique name: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
+        database; the position (or the key of the dict) for objects in memory.
+    source
+        The file, or ``<memory>``.
+    atoms
+        The structure, or None.
+    error
+        One line that says why there is no structure, or None. It does not repeat the source.
+    """
+
+    id: str
+    source: str
+    atoms: "Atoms | None"
+    error: str | None
+
+    def unwrap(self) -> "Atoms":
+        """The structure, or the error raised.
+
+        Raises
+        ------
+        StructureError
+            If the record holds an error.
+        """
+        if self.atoms is None:
+            raise StructureError(self.source, self.error or "holds no structure")
+        return self.atoms
+
+
+def one_line(text: object, *, limit: int = 300) -> str:
+    """Words of a foreign error on one line, shortened to `limit` characters.
+
+    >>> one_line(ValueError("no\\n  atoms "))
+    'no atoms'
+    """
+    words = " ".join(str(text).split())
+    return words if len(words) <= limit else words[: limit - 3] + "..."

@@ -1,0 +1,73 @@
+"""Batches of prepared data, in an order that only the seed and the epoch decide."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+
+
+class Batch(NamedTuple):
+    """Graphs and their targets."""
+
+    graph: CrystalGraph
+    targets: Tensor  #: (B,)
+
+
+class GraphSamples(Dataset[Batch]):
+    """Hands out whole batches; a batch is cut from the flat arrays at once."""
+
+    def __init__(self, graphs: GraphStore, targets: Tensor) -> None:
+        self.graphs, self.targets = graphs, targets
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of these samples."""
+        return Batch(self.graphs.batch(indices), self.targets[torch.as_tensor(indices)])
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Batches of indices; epoch k is shuffled by (seed, k) alone, so that a resumed run sees the same batches."""
+
+    def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.seed is None or len(self.rows) < self.batch_size:
+            return -(-len(self.rows) // self.batch_size)
+        return len(self.rows) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.rows
+        if self.seed is not None:
+            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+        for k in range(len(self)):
+            yield rows[k * self.batch_size : (k + 1) * self.batch_size].tolist()
+
+
+def loader(
+    graphs: GraphStore, targets: Tensor, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None = None
+) -> DataLoader[Batch]:
+    """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without."""
+    sampler = EpochSampler(rows, batch_size, seed)
+    return DataLoader(GraphSamples(graphs, targets), batch_sampler=sampler, collate_fn=_same)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,170 @@
+"""Whether a structure resembles what a model was trained on."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.elements import MAX_NUMBER, symbols
+from cgcnn_ase.uncertainty.metrics import Floats
+
+#: distances up to this percentile of the calibration set's are in the domain
+PERCENTILE = 99
+#: the covariance is pulled towards a multiple of identity by at least this much: no direction is without variance
+MIN_SHRINKAGE = 1e-4
+
+
+class DomainVerdict(NamedTuple):
+    """Whether a structure is in the domain; if not, ``reason`` says why in words."""
+
+    in_domain: bool
+    distance: float
+    reason: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Domain:
+    r"""The elements and the region of embedding space that a model knows.
+
+    The distance of an embedding x is Mahalanobis', :math:`d^2 = (x-\mu)^T \Sigma^{-1} (x-\mu)`, with mean and
+    covariance of the training set's embeddings (Lee et al., arXiv:1807.03888), the covariance shrunk as by Ledoit and
+    Wolf (J. Multivar. Anal. 88, 365). The limit is the 99th percentile of the distances of a held-out calibration set:
+    one in a hundred structures like the training set's is flagged.
+    """
+
+    mean: npt.NDArray[np.float32]  #: (F,)
+    whitening: npt.NDArray[np.float32]  #: (F, F); d = |(x - mean) @ whitening|
+    limit: float
+    elements: frozenset[int]  #: atomic numbers in the training set
+
+    @classmethod
+    def fit(cls, training: npt.ArrayLike, calibration: npt.ArrayLike, *, elements: Collection[int]) -> "Domain":
+        """Learn the domain.
+
+        Parameters
+        ----------
+        training
+            (n, F) embeddings of the training set.
+        calibration
+            (m, F) embeddings of held-out structures.
+        elements
+            Atomic numbers that occur in the training set.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, a value is not finite, or all training embeddings are the same.
+        """
+        train = _finite(training, name="training")
+        held_out = _finite(calibration, name="calibration")
+        if train.shape[1] != held_out.shape[1]:
+            raise ValueError(f"training embeddings have {train.shape[1]} columns, calibration {held_out.shape[1]}")
+        if len(train) < 2 or not len(held_out):
+            raise ValueError("a domain needs at least two training embeddings and one calibration embedding")
+        if not elements:
+            raise ValueError("a domain needs the elements of the training set")
+        mean = train.mean(axis=0)
+        whitening = np.linalg.inv(np.linalg.cholesky(_shrunk_covariance(train - mean))).T
+        domain = cls(
+            mean=mean.astype(np.float32),
+            whitening=whitening.astype(np.float32),
+            limit=np.inf,
+            elements=frozenset(int(z) for z in elements),
+        )
+        limit = np.float32(np.percentile(domain.distance(held_out), PERCENTILE))
+        return cls(mean=domain.mean, whitening=domain.whitening, limit=float(limit), elements=domain.elements)
+
+    def distance(self, embeddings: npt.ArrayLike) -> Floats:
+        """The Mahalanobis distance of each embedding, (n,); NaN where the embedding is not finite."""
+        x = np.asarray(embeddings, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != self.mean.size:
+            raise ValueError(f"embeddings must have the shape (n, {self.mean.size}), got {x.shape}")
+        finite = np.isfinite(x).all(axis=1, keepdims=True)
+        white = (np.where(finite, x, np.nan) - self.mean) @ self.whitening.astype(np.float64)
+        return np.asarray(np.sqrt(np.einsum("nf,nf->n", white, white)))
+
+    def check(self, embeddings: npt.ArrayLike, *, elements: Sequence[Collection[int]]) -> list[DomainVerdict]:
+        """One verdict a structure, from its embedding (n, F) and the atomic numbers in it."""
+        distances = self.distance(embeddings)
+        if len(elements) != distances.size:
+            raise ValueError(f"{distances.size} embeddings but the elements of {len(elements)} structures")
+        return [self._verdict(float(d), numbers) for d, numbers in zip(distances, elements, strict=True)]
+
+    def _verdict(self, distance: float, numbers: Collection[int]) -> DomainVerdict:
+        reasons = []
+        unseen = sorted({int(z) for z in numbers} - self.elements)
+        if unseen:
+            reasons.append(f"contains {_listed(unseen)}, which no training structure has")
+        if np.isnan(distance):
+            reasons.append("embedding is not finite")
+        elif distance > self.limit:
+            compared = _beyond(distance, self.limit)
+            reasons.append(f"embedding distance {compared}, the {PERCENTILE}th percentile of the calibration set")
+        return DomainVerdict(not reasons, distance, "; ".join(reasons))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The domain as named float32 arrays, ready for a safetensors file."""
+        return {
+            "mean": self.mean,
+            "whitening": np.ascontiguousarray(self.whitening),
+            "limit": np.array([self.limit], dtype=np.float32),
+            "elements": np.array(sorted(self.elements), dtype=np.float32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> "Domain":
+        """The inverse of :meth:`arrays`.
+
+        Raises
+        ------
+        ValueError
+            If an array is missing or the shapes do not fit.
+        """
+        missing = {"mean", "whitening", "limit", "elements"} - set(arrays)
+        if missing:
+            raise ValueError(f"the domain lacks {', '.join(sorted(missing))}")
+        mean = np.asarray(arrays["mean"], dtype=np.float32)
+        whitening = np.asarray(arrays["whitening"], dtype=np.float32)
+        if mean.ndim != 1 or whitening.shape != (mean.size, mean.size):
+            raise ValueError(f"the domain's mean {mean.shape} and whitening {whitening.shape} do not fit each other")
+        return cls(
+            mean=mean,
+            whitening=whitening,
+            limit=float(np.asarray(arrays["limit"], dtype=np.float32).reshape(())),
+            elements=frozenset(int(z) for z in np.asarray(arrays["elements"]).ravel()),
+        )
+
+
+def _finite(embeddings: npt.ArrayLike, *, name: str) -> Floats:
+    array = np.asarray(embeddings, dtype=np.float64)
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"{name} embeddings must have the shape (n, F), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} embeddings hold values that are not finite")
+    return array
+
+
+def _shrunk_covariance(x: Floats) -> Floats:
+    r"""Ledoit and Wolf: :math:`(1-a) S + a\,\mathrm{tr}(S)/F\,I` with the a of least expected squared error."""
+    n, width = x.shape
+    sample = x.T @ x / n
+    target = np.trace(sample) / width * np.eye(width)
+    if target[0, 0] <= 0:
+        raise ValueError("all training embeddings are the same: no distance can be measured")
+    to_target = np.sum((sample - target) ** 2)
+    noise = (np.sum(np.einsum("nf,nf->n", x, x) ** 2) / n - np.sum(sample**2)) / n
+    shrinkage = np.clip(noise / to_target, MIN_SHRINKAGE, 1.0) if to_target > 0 else 1.0
+    return np.asarray((1 - shrinkage) * sample + shrinkage * target)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    names = [symbols()[z] if 0 < z <= MAX_NUMBER else f"element {z}" for z in numbers]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _beyond(distance: float, limit: float) -> str:
+    """The two numbers with just enough digits to differ."""
+    digits = next((d for d in range(1, 7) if round(distance, d) != round(limit, d)), 7)
+    return f"{distance:.{digits}f} beyond {limit:.{digits}f}"

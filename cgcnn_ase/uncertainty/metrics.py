@@ -1,0 +1,229 @@
+"""How good predictions and their uncertainties are, over a whole set."""
+
+from math import log, pi
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+Floats = npt.NDArray[np.float64]
+
+
+class CalibrationCurve(NamedTuple):
+    """Expected and observed share of targets below each predicted quantile."""
+
+    expected: Floats
+    observed: Floats
+
+
+class ReliabilityBins(NamedTuple):
+    """Groups of equal count, sorted by std."""
+
+    std: Floats  #: root mean square of the predicted std in each bin
+    rmse: Floats  #: root mean square error in each bin
+    rmse_error: Floats  #: standard error of that
+    n: npt.NDArray[np.int64]
+
+
+class UncertaintyMetrics(BaseModel):
+    """Figures over a whole set. Energies and the like in the unit of the target; the rest are pure numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    mae: float
+    rmse: float
+    r2: float | None  #: None where all targets are equal
+    level: float  #: nominal coverage of the interval
+    coverage: float  #: share of the targets inside it, its ends included
+    interval_width: float  #: mean of upper - lower
+    sharpness: float  #: mean std
+    std_cv: float  #: coefficient of variation of std: 0 if all structures get the same
+    miscalibration_area: float  #: 0 best, 0.5 worst
+    ence: float  #: expected normalised calibration error, 0 best
+    ence_noise: float  #: the ENCE that a perfectly calibrated std would show on a set of this size and these tails
+    n_bins: int  #: of the ENCE
+    nll: float  #: mean Gaussian negative log likelihood, lower is better
+    spearman: float | None  #: rank correlation of std and absolute error; None where all std are equal
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers by name."""
+        return self.model_dump()
+
+
+def evaluate(
+    target: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    lower: npt.ArrayLike | None = None,
+    upper: npt.ArrayLike | None = None,
+    *,
+    level: float = 0.9,
+    n_bins: int = 10,
+) -> UncertaintyMetrics:
+    """Measure predictions, (n,) each, against their targets.
+
+    Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a value is not finite, a std is not positive, or there are fewer samples than bins.
+    """
+    y, m, s = _triple(target, mean, std)
+    if (lower is None) != (upper is None):
+        raise ValueError("give both ends of the interval or neither")
+    half = NormalDist().inv_cdf((1 + level) / 2) * s
+    low = m - half if lower is None else as_vector(lower, name="lower", size=y.size)
+    high = m + half if upper is None else as_vector(upper, name="upper", size=y.size)
+    error = y - m
+    mse = float(np.mean(error**2))
+    variance = float(np.var(y))
+    return UncertaintyMetrics(
+        n=y.size,
+        mae=float(np.mean(np.abs(error))),
+        rmse=mse**0.5,
+        r2=1 - mse / variance if variance > 0 else None,
+        level=level,
+        coverage=float(np.mean((low <= y) & (y <= high))),
+        interval_width=float(np.mean(high - low)),
+        sharpness=float(np.mean(s)),
+        std_cv=float(np.std(s, ddof=1) / np.mean(s)) if s.size > 1 else 0.0,
+        miscalibration_area=miscalibration_area(y, m, s),
+        ence=ence(y, m, s, n_bins=n_bins),
+        ence_noise=ence_noise(y, m, s, n_bins=n_bins),
+        n_bins=n_bins,
+        nll=float(np.mean(np.log(s) + 0.5 * (error / s) ** 2) + 0.5 * log(2 * pi)),
+        spearman=spearman(s, np.abs(error)),
+    )
+
+
+def calibration_curve(
+    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, n_levels: int = 101
+) -> CalibrationCurve:
+    """The share of targets below the p-quantile of N(mean, std²), for p from 0 to 1.
+
+    On the diagonal for a calibrated model (Kuleshov et al., arXiv:1807.00263; Tran et al., MLST 1, 025006).
+    """
+    y, m, s = _triple(target, mean, std)
+    if n_levels < 3:
+        raise ValueError(f"a calibration curve needs at least 3 levels, got {n_levels}")
+    expected = np.linspace(0, 1, n_levels)
+    quantiles = [NormalDist().inv_cdf(p) for p in expected[1:-1].tolist()]
+    below = np.searchsorted(np.sort((y - m) / s), quantiles, side="right") / y.size
+    return CalibrationCurve(expected, np.concatenate([[0.0], below, [1.0]]))
+
+
+def miscalibration_area(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> float:
+    """The area between calibration curve and diagonal (Tran et al., MLST 1, 025006)."""
+    expected, observed = calibration_curve(target, mean, std, n_levels=501)
+    return float(np.trapezoid(np.abs(observed - expected), expected))
+
+
+def reliability_bins(
+    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, n_bins: int = 10
+) -> ReliabilityBins:
+    """Predicted std against the error it came with, in bins of equal count sorted by std."""
+    y, m, s = _triple(target, mean, std)
+    bins = _equal_bins(s, n_bins)
+    squares = [(y[b] - m[b]) ** 2 for b in bins]
+    rmse = np.array([np.sqrt(q.mean()) for q in squares])
+    spread = np.array([q.std() / np.sqrt(q.size) for q in squares])  # standard error of the mean square
+    return ReliabilityBins(
+        std=np.array([np.sqrt(np.mean(s[b] ** 2)) for b in bins]),
+        rmse=rmse,
+        rmse_error=spread / np.maximum(2 * rmse, np.finfo(float).tiny),
+        n=np.array([b.size for b in bins]),
+    )
+
+
+def ence(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, n_bins: int = 10) -> float:
+    r"""Expected normalised calibration error :math:`\frac1B \sum_b |RMV_b - RMSE_b| / RMV_b`.
+
+    RMV is the root mean predicted variance (Levi et al., Sensors 22, 5540). It is never zero on a finite set:
+    compare with :func:`ence_noise`.
+    """
+    bins = reliability_bins(target, mean, std, n_bins=n_bins)
+    return float(np.mean(np.abs(bins.std - bins.rmse) / bins.std))
+
+
+def ence_noise(
+    target: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    *,
+    n_bins: int = 10,
+    n_repeats: int = 100,
+    seed: int = 0,
+) -> float:
+    """The mean ENCE of a perfect std on sets of this size, with errors as heavy-tailed as these.
+
+    Every std gets a new error: itself times a draw from all (target - mean) / std, scaled to unit mean square.
+    """
+    y, m, s = _triple(target, mean, std)
+    z = (y - m) / s
+    if not z.any():
+        return 0.0
+    squares = z**2 / np.mean(z**2)
+    bins = _equal_bins(s, n_bins)
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n_repeats):
+        drawn = s**2 * rng.choice(squares, s.size)
+        found.append([abs(1 - np.sqrt(drawn[b].mean() / np.mean(s[b] ** 2))) for b in bins])
+    return float(np.mean(found))
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None if one of the two is constant."""
+    x = as_vector(a, name="a")
+    x, y = _ranks(x), _ranks(as_vector(b, name="b", size=x.size))
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt(np.sum(x**2) * np.sum(y**2)))
+    return float(x @ y / scale) if scale > 0 else None
+
+
+def as_vector(values: npt.ArrayLike, *, name: str, size: int | None = None) -> Floats:
+    """The values as finite float64, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If they are not one-dimensional, not finite, or not ``size`` many.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got the shape {array.shape}")
+    if size is not None and array.size != size:
+        raise ValueError(f"{name} has {array.size} values where {size} are needed")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return array
+
+
+def as_positive(values: npt.ArrayLike, *, name: str, size: int | None = None) -> Floats:
+    """As :func:`as_vector`, and all greater than zero."""
+    array = as_vector(values, name=name, size=size)
+    if (array <= 0).any():
+        raise ValueError(f"{name} must be positive everywhere")
+    return array
+
+
+def _triple(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
+    y = as_vector(target, name="target")
+    if not y.size:
+        raise ValueError("target is empty")
+    return y, as_vector(mean, name="mean", size=y.size), as_positive(std, name="std", size=y.size)
+
+
+def _equal_bins(std: Floats, n_bins: int) -> list[npt.NDArray[np.intp]]:
+    if not 1 <= n_bins <= std.size:
+        raise ValueError(f"{n_bins} bins cannot be made of {std.size} samples")
+    return np.array_split(np.argsort(std, kind="stable"), n_bins)
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])

@@ -1,0 +1,174 @@
+"""The pictures say what they should, and are written."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cgcnn_ase import plots
+
+UNIT, NAME = "eV/atom", "formation energy"
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    rng = np.random.default_rng(0)
+    target = rng.uniform(-4, 1, 1000)
+    std = 0.04 * np.exp(rng.normal(0, 0.7, 1000))
+    mean = target + std * rng.laplace(size=1000) / 2**0.5
+    return target, mean, std
+
+
+def written(figure, path):
+    """The pixels of the file, after the figure was saved."""
+    from matplotlib.image import imread
+
+    assert plots.save(figure, path) == path
+    return imread(path)
+
+
+def test_parity_shows_every_structure_and_its_scores(predictions):
+    target, mean, _ = predictions
+    figure = plots.parity(target, mean, name=NAME, unit=UNIT)
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "reference formation energy (eV/atom)"
+    assert axes.get_ylabel() == "predicted formation energy (eV/atom)"
+    assert axes.collections[0].get_array().sum() == 1000  # counts of the density's cells
+    assert f"MAE {np.abs(target - mean).mean():.4f} eV/atom" in axes.get_title()
+    assert f"R² {1 - np.var(target - mean) / np.var(target):.3f}" in axes.get_title()
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xlim()[0] < min(target.min(), mean.min())
+    assert "1,000 structures" in [t.get_text() for t in axes.texts]
+
+
+def test_parity_of_few_shows_points_with_their_std(predictions):
+    target, mean, std = (a[:50] for a in predictions)
+    axes = plots.parity(target, mean, std, name=NAME, unit=UNIT).axes[0]
+    (container,) = axes.containers
+    points, _, (bars,) = container.lines
+    np.testing.assert_array_equal(points.get_xydata(), np.stack([target, mean], axis=1))
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(lengths, 2 * std)
+
+
+def test_calibration_draws_the_curve(predictions):
+    target, mean, std = predictions
+    axes = plots.calibration(target, mean, std).axes[0]
+    curve = max(axes.lines, key=lambda line: len(line.get_xdata()))
+    expected, observed = curve.get_data()
+    assert len(expected) == 101
+    assert observed[np.argmin(abs(expected - 0.5))] == pytest.approx(np.mean(target <= mean))
+    assert axes.get_title().startswith("miscalibration area 0.0")
+
+
+def test_error_against_std_draws_bins_over_all_points(predictions):
+    target, mean, std = predictions
+    axes = plots.error_against_std(target, mean, std, unit=UNIT, n_bins=8).axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlabel() == "predicted std (eV/atom)"
+    assert axes.get_ylabel() == "error (eV/atom)"
+    assert max(len(line.get_xdata()) for line in axes.lines) == 1000
+    points = axes.containers[0].lines[0]
+    lowest = np.argsort(std)[:125]
+    assert len(points.get_xdata()) == 8
+    assert points.get_ydata()[0] == pytest.approx(np.sqrt(np.mean((target - mean)[lowest] ** 2)))
+    assert points.get_xdata()[0] == pytest.approx(np.sqrt(np.mean(std[lowest] ** 2)))
+    assert axes.get_title().startswith("ENCE 0.")
+
+
+def test_a_prediction_without_any_error_is_no_obstacle():
+    target = np.linspace(0, 1, 20)
+    figure = plots.error_against_std(target, target, np.full(20, 0.1), unit=UNIT, n_bins=2)
+    assert figure.axes[0].get_title() == "ENCE 1.000"
+
+
+def test_interval_coverage_by_group(predictions):
+    target, mean, std = predictions
+    axes = plots.interval_coverage(target, std, mean - std, mean + std, unit=UNIT, level=0.7, n_bins=5).axes[0]
+    shares = axes.containers[0].lines[0].get_ydata()
+    inside = np.abs(target - mean) <= std
+    lowest = np.argsort(std)[:200]
+    assert shares[0] == pytest.approx(100 * inside[lowest].mean())
+    assert shares.mean() == pytest.approx(100 * inside.mean())
+    assert axes.get_title() == f"coverage {100 * inside.mean():.1f} %"
+    assert "nominal 70 %" in [t.get_text() for t in axes.get_legend().get_texts()]
+    assert UNIT in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+def test_error_histogram_is_a_density_and_counts_what_it_leaves_out(predictions, standardised):
+    target, mean, std = predictions
+    mean = mean.copy()
+    mean[0] = target[0] + 1000 * std[0]
+    axes = plots.error_histogram(target, mean, std if standardised else None, unit=UNIT).axes[0]
+    area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
+    outside = round((1 - area) * 1000)
+    assert 1 <= outside <= 10
+    assert f"{outside} beyond" in axes.texts[0].get_text()
+    assert axes.get_xlabel() == ("error / predicted std" if standardised else "error (eV/atom), prediction − reference")
+
+
+def test_learning_curve_marks_the_best_epoch():
+    mae = [0.3, np.nan, 0.1, 0.12]
+    figure = plots.learning_curve(range(4), train_loss=[1, 0.5, 0.3, 0.2], val_mae=mae, unit=UNIT, best_epoch=2)
+    left, right = figure.axes
+    assert left.get_ylabel() == "training loss"
+    assert right.get_ylabel() == "validation MAE (eV/atom)"
+    np.testing.assert_array_equal(right.lines[0].get_xdata(), [0, 2, 3])
+    assert right.lines[1].get_xydata().tolist() == [[2, 0.1]]
+    assert right.get_title() == "best: 0.1 eV/atom in epoch 2"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"val_mae": [1.0]}, "do not match"), ({"best_epoch": 7}, "best epoch, 7"), ({"train_loss": []}, "do not match")],
+)
+def test_learning_curve_refuses_in_words(change, words):
+    arguments = {"epochs": [0, 1], "train_loss": [1, 2], "val_mae": [1, 2], "unit": UNIT} | change
+    with pytest.raises(ValueError, match=words):
+        plots.learning_curve(**arguments)
+
+
+def test_summary_is_written_with_three_panels(predictions, tmp_path):
+    target, mean, std = predictions
+    figure = plots.summary(target, mean, std, mean - 1.6 * std, mean + 1.6 * std, name=NAME, unit=UNIT)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert [label for label in labels if label] == [
+        "reference formation energy (eV/atom)",
+        "expected share below quantile",
+        "predicted std (eV/atom)",
+    ]
+    covered = np.mean(np.abs(target - mean) <= 1.6 * std)
+    (note,) = (t.get_text() for axes in figure.axes for t in axes.texts if "interval" in t.get_text())
+    assert note == f"90 % conformal interval\nholds {100 * covered:.1f} %"
+    pixels = written(figure, tmp_path / "summary.png")
+    assert pixels.shape[1] > 1500
+    for third in np.array_split(pixels[..., :3], 3, axis=1):
+        assert 0.02 < np.mean(third.min(axis=2) < 0.95) < 0.6  # ink in each panel, on white
+
+
+def test_pdf_and_svg_are_written_too(predictions, tmp_path):
+    target, mean, std = predictions
+    figure = plots.calibration(target, mean, std)
+    assert plots.save(figure, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in plots.save(figure, tmp_path / "a.svg").read_bytes()
+
+
+def test_save_names_a_missing_folder(predictions, tmp_path):
+    figure = plots.calibration(*predictions)
+    with pytest.raises(FileNotFoundError, match="absent does not exist"):
+        plots.save(figure, tmp_path / "absent" / "a.png")
+
+
+def test_matplotlib_and_scipy_are_imported_only_when_needed():
+    code = (
+        "import sys; import cgcnn_ase.plots, cgcnn_ase.uncertainty as u\n"
+        "u.evaluate([1., 2.], [1., 3.], [1., 2.], n_bins=1)\n"
+        "assert not {'matplotlib', 'scipy', 'torch', 'pandas', 'ase'} & set(sys.modules), 'heavy'\n"
+        "cgcnn_ase.plots.calibration([1., 2.], [1., 3.], [1., 2.])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'\n"
+        "print('light')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "light", done.stderr
