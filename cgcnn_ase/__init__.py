@@ -1,1 +1,28 @@
-"""Crystal-graph property prediction with calibrated uncertainty."""
+"""Crystal-graph property prediction with calibrated uncertainty.
+
+>>> from cgcnn_ase import CGCNNCalculator, load_model, predict  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cgcnn_ase.calculator import CGCNNCalculator
+    from cgcnn_ase.prediction import Predictor, predict
+    from cgcnn_ase.registry import load_model
+
+_HOMES = {
+    "CGCNNCalculator": "cgcnn_ase.calculator",
+    "Predictor": "cgcnn_ase.prediction",
+    "load_model": "cgcnn_ase.registry",
+    "predict": "cgcnn_ase.prediction",
+}
+
+__all__ = ["CGCNNCalculator", "Predictor", "load_model", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that importing the package costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'cgcnn_ase' has no attribute {name!r}")

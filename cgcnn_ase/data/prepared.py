@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.data.graph_store import GraphStore
-from cgcnn_ase.data.targets import TargetSpec
+from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 
 

@@ -74,9 +74,10 @@ class CGCNN(nn.Module):
         """Mean over the atoms of each crystal: (N, F) -> (B, F)."""
         return segment_mean(v, graph.multiplicity, crystal_index(graph), len(graph.n_nodes))
 
-    def crystal(self, pooled: Tensor) -> Tensor:
-        """(B, F) -> (B, n_hidden); the part that dropout makes random."""
-        c = self.dropout(self.act(self.to_crystal(self.act(pooled))))
+    def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, F) -> (B, n_hidden); a mask (n_hidden,) takes the place of a random draw of the dropout."""
+        c = self.act(self.to_crystal(self.act(pooled)))
+        c = self.dropout(c) if mask is None else c * mask
         for layer in self.hidden:
             c = self.act(layer(c))
         return c

@@ -35,9 +35,10 @@ class Network(nn.Module):
         """Crystal embedding before the head, (B, F): everything that dropout leaves alone."""
         return self.architecture.pool(graph, self.architecture.atoms(graph, engine))
 
-    def read(self, pooled: Tensor) -> Output:
-        """Head on the crystal embedding; random while dropout is switched on."""
-        return self.head(self.architecture.crystal(pooled))
+    def read(self, pooled: Tensor, mask: Tensor | None = None) -> Output:
+        """Head on the crystal embedding; a mask (n_hidden,) switches parts of it off, as dropout does."""
+        output: Output = self.head(self.architecture.crystal(pooled, mask))
+        return output
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Output:
         """Value (and scale) of each crystal."""

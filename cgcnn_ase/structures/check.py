@@ -1,5 +1,6 @@
 """What a structure must satisfy wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
 
+from functools import cache
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,11 @@ def problem(atoms: "Atoms") -> str | None:
         return _unknown_element(numbers)
     if not isfinite(float(positions.sum())) and not np.isfinite(positions).all():
         return f"atom {_first_bad(positions)} has a coordinate that is not a finite number"
-    cell: Array = completed_cell(atoms.cell.array, pbc) if pbc.any() else np.eye(3)
-    heights = cell_heights(cell)
+    cell = completed_cell(atoms.cell.array, pbc) if pbc.any() else np.eye(3)
+    heights, inverse = heights_and_inverse(cell)
     if not all(height > THINNEST for height, periodic in zip(heights, pbc.tolist(), strict=True) if periodic):
         return _cell_words(atoms.cell.array, pbc)
-    pair = nearest_overlap(positions, cell, pbc, heights)
+    pair = nearest_overlap(positions, cell, pbc, heights, inverse)
     return None if pair is None else _overlap_words(numbers, *pair)
 
 
@@ -82,15 +83,18 @@ def completed_cell(cell: Array, pbc: npt.NDArray[np.bool_]) -> Array:
     if pbc.all():
         return cell
     full = np.where(pbc[:, None], cell, 0.0)
-    left, _, right = np.linalg.svd(full)
+    right = np.linalg.svd(full)[2]
     rank = int(pbc.sum())
     free = np.flatnonzero(~pbc)
     full[free] = right[rank:][: len(free)]
     return full
 
 
-def cell_heights(cell: Array) -> tuple[float, float, float]:
-    """The distances between opposite faces of the cell, Å; 0 where it has no volume, NaN where it is not finite."""
+def heights_and_inverse(cell: Array) -> tuple[tuple[float, ...], Array]:
+    """The distances between opposite faces of the cell, Å, and its inverse; heights are 0 where it has no volume.
+
+    Written out, as it runs once a structure and NumPy's call overhead would be most of it.
+    """
     (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
     normals = (
         (e * i - f * h, f * g - d * i, d * h - e * g),
@@ -98,13 +102,11 @@ def cell_heights(cell: Array) -> tuple[float, float, float]:
         (b * f - c * e, c * d - a * f, a * e - b * d),
     )
     x, y, z = normals[0]
-    volume = abs(a * x + b * y + c * z)
-    first, second, third = (sqrt(x * x + y * y + z * z) for x, y, z in normals)
-    return (
-        volume / first if first else 0.0,
-        volume / second if second else 0.0,
-        volume / third if third else 0.0,
-    )
+    volume = a * x + b * y + c * z
+    if not volume:
+        return (0.0, 0.0, 0.0), np.zeros((3, 3))
+    heights = tuple(abs(volume) / sqrt(x * x + y * y + z * z) for x, y, z in normals)
+    return heights, np.array(normals).T / volume
 
 
 def _cell_words(cell: Array, pbc: npt.NDArray[np.bool_]) -> str:
@@ -131,7 +133,7 @@ def _overlap_words(numbers: npt.NDArray[np.int64], first: int, second: int, dist
 
 
 def nearest_overlap(
-    positions: Array, cell: Array, pbc: npt.NDArray[np.bool_], heights: tuple[float, float, float]
+    positions: Array, cell: Array, pbc: npt.NDArray[np.bool_], heights: tuple[float, ...], inverse: Array
 ) -> tuple[int, int, float] | None:
     """The nearest two atoms, their indices and distance, if it is below `OVERLAP`; None otherwise.
 
@@ -144,18 +146,23 @@ def nearest_overlap(
     n = len(positions)
     if n == 1:
         return None
-    frac = positions @ np.linalg.inv(cell)
+    frac = positions @ inverse
     if n > _ALL_PAIRS:
         return _search_tree(frac, cell, np.array(heights), pbc)
-    delta = (frac[:, None] - frac[None]).reshape(-1, 3)
+    first, second = _pairs(n)
+    delta = frac[first] - frac[second]
     delta -= np.rint(delta) if all(periodic) else np.rint(delta) * pbc
     cartesian = delta @ cell
-    cartesian *= cartesian
-    squared = cartesian.sum(axis=1)
-    squared[:: n + 1] = np.inf
+    squared = np.einsum("ij,ij->i", cartesian, cartesian)
     worst = int(squared.argmin())
     distance = sqrt(squared[worst])
-    return None if distance >= OVERLAP else (*divmod(worst, n), distance)
+    return None if distance >= OVERLAP else (int(first[worst]), int(second[worst]), distance)
+
+
+@cache
+def _pairs(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    first, second = np.triu_indices(n, 1)
+    return first, second
 
 
 def _search_tree(frac: Array, cell: Array, heights: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:

@@ -5,6 +5,7 @@ give the same structure. What gemmi cannot be certain of raises `UncertainError`
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import cos, radians
@@ -494,8 +495,7 @@ def block_formula_problem(
         return None
     z = _first_value(block, ("_cell_formula_units_Z",))
     names = symbols()
-    counts = np.bincount(numbers)
-    by_symbol = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
+    by_symbol = {names[number]: count for number, count in Counter(numbers.tolist()).items()}
     try:
         units = None if z is None else float(_BRACKET.sub("", z))
     except ValueError:

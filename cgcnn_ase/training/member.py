@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.targets import Scaler
+from cgcnn_ase.targets import Scaler
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.training.batches import loader
 from cgcnn_ase.training.config import TrainConfig

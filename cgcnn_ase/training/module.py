@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.regression import MeanAbsoluteError
 
-from cgcnn_ase.data.targets import Scaler, TargetSpec
+from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.network import Network

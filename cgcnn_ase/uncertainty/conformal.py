@@ -50,7 +50,9 @@ class ConformalInterval(BaseModel):
         return self
 
     @classmethod
-    def fit(cls, std: npt.ArrayLike, errors: npt.ArrayLike, *, level: float = 0.9, n_bins: int = 1) -> "ConformalInterval":
+    def fit(
+        cls, std: npt.ArrayLike, errors: npt.ArrayLike, *, level: float = 0.9, n_bins: int = 1
+    ) -> "ConformalInterval":
         """Calibrate on held-out data, best on other data than the std was calibrated on.
 
         Parameters

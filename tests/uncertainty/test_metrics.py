@@ -104,6 +104,12 @@ def test_ence_noise_does_not_depend_on_the_scale_of_std():
     assert ence_noise(target, mean, 3 * std) == pytest.approx(ence_noise(target, mean, std))
 
 
+def test_a_target_on_the_quantile_counts_as_below():
+    expected, observed = calibration_curve([1.0, 1.0, 3.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], n_levels=3)
+    np.testing.assert_array_equal(expected, [0, 0.5, 1])
+    np.testing.assert_allclose(observed, [0, 2 / 3, 1])
+
+
 def test_figures_against_numpy_and_scipy():
     rng = np.random.default_rng(3)
     target, std = rng.normal(-2, 1, 500), rng.uniform(0.01, 0.1, 500)

@@ -1,0 +1,132 @@
+"""CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.heads import Output
+from cgcnn_ase.nn.messages import Engine
+from cgcnn_ase.nn.network import Network
+from cgcnn_ase.targets import Scaler, TargetSpec
+
+if TYPE_CHECKING:
+    from cgcnn_ase.uncertainty.trust import Trust
+
+
+class MemberOutputs(NamedTuple):
+    """What each member says of each crystal, in the unit that the network learned (see :class:`TargetSpec`)."""
+
+    values: Tensor  #: (M, B); for a classification the probability of class 1
+    stds: Tensor | None  #: (M, B) predicted standard deviation of the error, where the head has one
+    embedding: Tensor  #: (B, F) crystal embedding of the first member
+
+
+class CrystalModel(nn.Module):
+    """An ensemble of networks with the graph they read and the target they predict.
+
+    Parameters
+    ----------
+    members : iterable of Network
+        At least one.
+    graph : GraphConfig
+        How structures become graphs for these networks.
+    target : TargetSpec
+        What is predicted.
+    scaler : Scaler
+        Fitted on the training targets.
+    trust : Trust, optional
+        Calibration; without it predictions have no std.
+    name, sha256 : str
+        The model's name and the hash of its weights' file, for the record.
+    training : dict, optional
+        What it was trained on and how: plain values.
+    """
+
+    def __init__(
+        self,
+        members: Iterable[Network],
+        *,
+        graph: GraphConfig,
+        target: TargetSpec,
+        scaler: Scaler,
+        trust: "Trust | None" = None,
+        name: str = "",
+        sha256: str = "",
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        if not len(self.members):
+            raise ValueError("a model needs at least one member")
+        self.graph, self.target, self.scaler, self.trust = graph, target, scaler, trust
+        self.name, self.sha256, self.training_record = name, sha256, training or {}
+        self.eval()
+
+    @property
+    def networks(self) -> list[Network]:
+        """The members as networks."""
+        return [member for member in self.members if isinstance(member, Network)]
+
+    @property
+    def dropout(self) -> float:
+        """Dropout probability that the members were trained with."""
+        return float(self.networks[0].config.architecture.dropout)
+
+    @property
+    def is_potential(self) -> bool:
+        """Whether the prediction is a smooth function of the positions, so that forces exist."""
+        return self.graph.rule == "radius" and not self.graph.merge and not self.graph.angular and self._smooth
+
+    #: no architecture so far damps its messages to zero at the cutoff
+    _smooth = False
+
+    def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> MemberOutputs:
+        """One deterministic prediction of each member."""
+        pooled = [network.pooled(graph, engine) for network in self.networks]
+        outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
+        return self._physical(outputs, pooled[0])
+
+    def sample(self, graph: CrystalGraph, n_dropout: int, *, seed: int = 0, engine: Engine = "auto") -> MemberOutputs:
+        """Monte Carlo dropout (Gal and Ghahramani, 2016): n_dropout thinned heads for each member.
+
+        The convolutions run once. The same thinned heads, which the seed decides, read every structure, so that the
+        result does not depend on the batch. Normalisation stays as in evaluation.
+
+        Raises
+        ------
+        ValueError
+            If the members were trained without dropout.
+        """
+        if self.dropout == 0.0:
+            raise ValueError(
+                "n_dropout needs a model trained with dropout; this one was trained without, so switching parts of it "
+                "off would show nothing about its uncertainty. An ensemble's spread needs no n_dropout"
+            )
+        if n_dropout < 2:
+            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
+        generator = torch.Generator().manual_seed(seed)
+        outputs = []
+        first: Tensor | None = None
+        for network in self.networks:
+            pooled = network.pooled(graph, engine)
+            first = pooled if first is None else first
+            keep = torch.bernoulli(
+                torch.full((n_dropout, network.config.architecture.n_hidden), 1.0 - self.dropout), generator=generator
+            )
+            masks = (keep / (1.0 - self.dropout)).to(pooled)
+            outputs += [network.read(pooled, mask) for mask in masks]
+        assert first is not None
+        return self._physical(outputs, first)
+
+    def _physical(self, outputs: list[Output], embedding: Tensor) -> MemberOutputs:
+        if self.target.task == "classification":
+            return MemberOutputs(torch.stack([o.value.softmax(dim=1)[:, 1] for o in outputs]), None, embedding)
+        values = self.scaler.unscale(torch.stack([o.value[:, 0] for o in outputs]))
+        scales = [o.scale[:, 0] for o in outputs if o.scale is not None]
+        # the standard deviation of a Laplace distribution is sqrt(2) times its scale
+        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(outputs) else None
+        return MemberOutputs(values, stds, embedding)
