@@ -131,7 +131,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _own_hash(config: dict[str, Any]) -> str:
     """sha256 of a configuration without this hash itself."""
-    hashes = {k: v for k, v in config["sha256"].items() if k != CONFIG} if isinstance(config.get("sha256"), dict) else {}
+    hashes = (
+        {k: v for k, v in config["sha256"].items() if k != CONFIG} if isinstance(config.get("sha256"), dict) else {}
+    )
     return hashlib.sha256(json.dumps(config | {"sha256": hashes}, sort_keys=True).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ class Dataset:
         """sha256 of the ids and targets of one split, in order."""
         digest = hashlib.sha256()
         for k in np.flatnonzero(self.split == split) if self.split is not None else range(len(self)):
-            digest.update(f"{self.ids[k]},{self.targets[k]!r}\n".encode())
+            digest.update(f"{self.ids[k]},{float(self.targets[k])!r}\n".encode())
         return digest.hexdigest()
 
 

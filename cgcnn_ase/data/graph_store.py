@@ -1,7 +1,7 @@
 """Many graphs as a few flat arrays: quick to save, to map from disk, and to cut batches from."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class GraphStore:
             n_edges=n_edges,
         )
 
-    def save(self, folder: Path, meta: dict[str, object]) -> None:
+    def save(self, folder: Path, meta: Mapping[str, object]) -> None:
         """Write one ``.npy`` file a field and ``meta.json``; NumPy alone reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, tensor in {**self.fields, "n_nodes": self.n_nodes, "n_edges": self.n_edges}.items():

@@ -7,8 +7,8 @@ from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.targets import TargetSpec
 
 
 def prepare(

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.data.graph_store import GraphStore
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.targets import TargetSpec
 
 
 @dataclass(frozen=True)

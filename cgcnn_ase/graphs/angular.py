@@ -5,12 +5,12 @@ For the bond i-j the moment of degree l is the sum of Legendre polynomials over 
     a_l(ij) = sum_k w(r_ik, Z_k) P_l(cos angle(j, i, k)),        l = 1 ... 4,
 
 with three weights w: equal, decaying with distance, and the same signed by electronegativity. It brings bond angles
-into a network that has no line graph, at the price of a few columns computed once per structure. Products of
-Cartesian monomials give every sum over k from moments of the atom, so the cost is linear in the number of bonds.
+into a network that has no line graph, at the price of a few columns computed once per structure. The addition theorem
+of spherical harmonics, P_l(cos angle(j, i, k)) = sum_m Y_lm(ij) Y_lm(ik), turns the double loop over an atom's bonds
+into one sum per atom, so the cost is linear in the number of bonds.
 """
 
-from functools import cache
-from math import factorial
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cgcnn_ase.elements import electronegativity_scale
 
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 
 MAX_DEGREE = 4
 N_WEIGHTS = 3
@@ -26,24 +27,25 @@ N_ANGULAR = MAX_DEGREE * N_WEIGHTS
 #: decay length of the distance weight, Å
 DECAY_LENGTH = 0.5
 
-
-@cache
-def _exponents(degree: int) -> list[tuple[int, int, int]]:
-    return [(a, b, degree - a - b) for a in range(degree, -1, -1) for b in range(degree - a, -1, -1)]
+_DEGREES = [slice(n * n - 1, (n + 1) ** 2 - 1) for n in range(1, MAX_DEGREE + 1)]  # the 2n + 1 harmonics of degree n
 
 
-@cache
-def _multinomials(degree: int) -> FloatArray:
-    top = factorial(degree)
-    return np.array([top / (factorial(a) * factorial(b) * factorial(c)) for a, b, c in _exponents(degree)])
-
-
-def _monomials(u: FloatArray, degree: int) -> FloatArray:
-    """x^a y^b z^c of one degree for unit vectors u (E, 3); shape (E, (degree + 1)(degree + 2) / 2)."""
-    powers = [np.ones_like(u)]
-    for _ in range(degree):
-        powers.append(powers[-1] * u)
-    return np.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in _exponents(degree)], axis=1)
+def _harmonics(u: Float32Array) -> Float32Array:
+    """Real spherical harmonics of degree 1 to 4 of unit vectors, (E, 3) -> (E, 24), with sum_m Y_lm(u)^2 = 1."""
+    x, y, z = u.T
+    xy, zz = x * y, z * z
+    cos2, cos3, sin3 = x * x - y * y, x * (x * x - 3 * y * y), y * (3 * x * x - y * y)
+    z2, z3, z4 = 5 * zz - 1, z * (7 * zz - 3), 7 * zz - 1
+    terms = [
+        x, y, z,
+        sqrt(3) * xy, sqrt(3) * y * z, sqrt(3) * x * z, 1.5 * zz - 0.5, sqrt(3 / 4) * cos2,
+        sqrt(5 / 8) * sin3, sqrt(15) * xy * z, sqrt(3 / 8) * y * z2, z * (2.5 * zz - 1.5), sqrt(3 / 8) * x * z2,
+        sqrt(15 / 4) * z * cos2, sqrt(5 / 8) * cos3,
+        sqrt(35 / 4) * xy * cos2, sqrt(35 / 8) * sin3 * z, sqrt(5 / 4) * xy * z4, sqrt(5 / 8) * y * z3,
+        (35 * zz - 30) * zz / 8 + 0.375, sqrt(5 / 8) * x * z3, sqrt(5 / 16) * cos2 * z4, sqrt(35 / 8) * cos3 * z,
+        sqrt(35 / 64) * (cos2 * cos2 - 4 * xy * xy),
+    ]  # fmt: skip
+    return np.stack(terms, axis=1)
 
 
 def angular_moments(
@@ -52,29 +54,28 @@ def angular_moments(
     neighbors: npt.NDArray[np.int64],
     distances: FloatArray,
     vectors: FloatArray,
-) -> npt.NDArray[np.float32]:
-    """Angular moments of every bond, shape (E, 12); ``centers`` must not decrease."""
+) -> Float32Array:
+    """Angular moments of every bond, shape (E, 12); ``centers`` must not decrease.
+
+    The column of degree l and weight w is 3 (l - 1) + w.
+    """
     from scipy.sparse import csr_matrix
 
     n_atoms, n_bonds = len(numbers), len(centers)
     if n_bonds == 0:
         return np.zeros((0, N_ANGULAR), dtype=np.float32)
-    u = vectors / distances[:, None]
     counts = np.bincount(centers, minlength=n_atoms)
     ends = np.cumsum(counts)
     nearest = distances[np.minimum(ends - counts, n_bonds - 1)]  # bonds of an atom are sorted by distance
     near = np.exp(-(distances - nearest[centers]) / DECAY_LENGTH)
     weights = [np.full(n_bonds, 1 / 12), near / 4, near * electronegativity_scale()[numbers[neighbors]] / 4]
+
+    y = _harmonics((vectors / distances[:, None]).astype(np.float32))  # (E, 24)
     indptr, columns = np.concatenate([[0], ends]), np.arange(n_bonds)
-    sums = [csr_matrix((w, columns, indptr), shape=(n_atoms, n_bonds)) for w in weights]
-
-    cosine_powers = []  # degree -> (E, N_WEIGHTS), sum over k of w (u_ij . u_ik)^degree
-    for degree in range(MAX_DEGREE + 1):
-        monomials = _monomials(u, degree)
-        scaled = monomials * _multinomials(degree)
-        cosine_powers.append(np.stack([np.einsum("em,em->e", scaled, (s @ monomials)[centers]) for s in sums], axis=1))
-    return np.concatenate(_legendre(cosine_powers), axis=1).astype(np.float32)
-
-
-def _legendre(s: list[FloatArray]) -> list[FloatArray]:
-    return [s[1], (3 * s[2] - s[0]) / 2, (5 * s[3] - 3 * s[1]) / 2, (35 * s[4] - 30 * s[2] + 3 * s[0]) / 8]
+    moments = np.empty((n_bonds, MAX_DEGREE, N_WEIGHTS), dtype=np.float32)
+    for k, weight in enumerate(weights):
+        over_bonds = csr_matrix((weight.astype(np.float32), columns, indptr), shape=(n_atoms, n_bonds))
+        of_center = np.repeat(over_bonds @ y, counts, axis=0)  # (E, 24)
+        for degree, terms in enumerate(_DEGREES):
+            moments[:, degree, k] = np.einsum("em,em->e", of_center[:, terms], y[:, terms])
+    return moments.reshape(n_bonds, N_ANGULAR)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from cgcnn_ase.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
@@ -39,6 +40,8 @@ class GraphConfig:
     def __post_init__(self) -> None:
         if self.cutoff <= 0 or self.n_neighbors < 1 or self.tolerance < 0:
             raise ValueError(f"cutoff and n_neighbors must be positive and tolerance not negative: {self}")
+        if self.angular and self.padding != "none":
+            raise ValueError("edges that pad have no direction: angular=True needs padding='none'")
 
     @property
     def n_angular(self) -> int:
@@ -68,13 +71,15 @@ def build_graph(atoms: "Atoms | Geometry", config: GraphConfig) -> CrystalGraph:
     UnknownElementError
         If an element has no descriptor.
     ValueError
-        If there are no atoms or a position is not finite.
+        If there are no atoms, a position or the cell is not finite, or the periodic cell vectors span no volume.
     """
     return build_graphs([atoms], config)
 
 
 def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> CrystalGraph:
-    """The graphs of several structures as one batch, in their order."""
+    """The graphs of several structures as one batch, in their order; raises as :func:`build_graph` does."""
+    if not structures:
+        raise ValueError("no structures to build graphs of")
     shapes = [s if isinstance(s, Geometry) else geometry(s) for s in structures]
     bonds = [_bonds(shape, config) for shape in shapes]
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
@@ -91,7 +96,7 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
     else:
         angular = np.zeros((len(centers), 0), dtype=np.float32)
 
-    sizes, kept_vectors = np.ones(len(numbers)), vectors
+    sizes = np.ones(len(numbers), dtype=np.int64)
     if config.merge:
         crystal = np.repeat(np.arange(len(shapes)), n_atoms)
         merged = merge_equivalent(numbers + 128 * crystal, centers, neighbors, distances, angular)
@@ -112,7 +117,7 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
         multiplicity=torch.from_numpy(sizes.astype(np.float32)),
         n_nodes=torch.from_numpy(n_atoms.astype(np.int64)),
         n_edges=torch.from_numpy(n_bonds.astype(np.int64)),
-        vectors=None if config.merge else torch.from_numpy(kept_vectors.astype(np.float32)),
+        vectors=None if config.merge else torch.from_numpy(vectors.astype(np.float32)),
     )
 
 
@@ -121,6 +126,8 @@ def _bonds(shape: Geometry, config: GraphConfig) -> Bonds:
         raise ValueError("structure has no atoms")
     if not np.isfinite(shape.positions).all():
         raise ValueError(f"position of atom {int(np.argmin(np.isfinite(shape.positions).all(1)))} is not finite")
+    if not np.isfinite(shape.cell).all():
+        raise ValueError("the cell is not finite")
     bonds = find_bonds(
         shape.positions,
         shape.cell,

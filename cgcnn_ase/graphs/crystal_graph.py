@@ -1,6 +1,6 @@
 """The one immutable bundle of tensors that every model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,9 +39,12 @@ def n_atoms(graph: CrystalGraph) -> Tensor:
     return total.index_add(0, crystal_index(graph), graph.multiplicity)
 
 
-def map_tensors(graph: CrystalGraph, function: Any) -> CrystalGraph:
+def map_tensors(graph: CrystalGraph, function: Callable[[Tensor], Tensor]) -> CrystalGraph:
     """Apply a function to every tensor of the graph."""
-    return CrystalGraph(*(None if field is None else function(field) for field in graph))
+    fields: dict[str, Any] = {
+        name: field if field is None else function(field) for name, field in graph._asdict().items()
+    }
+    return CrystalGraph(**fields)
 
 
 def to_device(graph: CrystalGraph, device: torch.device | str) -> CrystalGraph:

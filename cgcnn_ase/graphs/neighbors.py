@@ -13,6 +13,9 @@ NeighborRule = Literal["knn", "radius", "shell"]
 #: an atom is not its own neighbour below this distance, Å
 SELF_DISTANCE = 1e-8
 
+#: a cell below this volume is none, Å^3
+NO_VOLUME = 1e-6
+
 
 class Bonds(NamedTuple):
     """Directed bonds of one structure, grouped by centre and sorted by distance within each."""
@@ -49,27 +52,28 @@ def search(
 
     points = np.ascontiguousarray(positions, dtype=float)
     around = points if centers is None else np.ascontiguousarray(points[centers])
-    lattice = np.ascontiguousarray(_complete_cell(cell, pbc))
+    lattice = _complete_cell(cell, pbc)
     i, j, images, d = find_points_in_spheres(
         points, around, r=float(cutoff), pbc=np.asarray(pbc, dtype=np.int64), lattice=lattice, tol=SELF_DISTANCE
     )
     if centers is not None:
         i = centers[i]
-    apart = d > SELF_DISTANCE
-    i, j, images, d = i[apart], j[apart], images[apart], d[apart]
     order = np.lexsort((d, i))  # stable: ties keep the order in which the search found them
-    i, j, images, d = i[order], j[order], images[order], d[order]
-    return Bonds(i, j, d, points[j] + images @ lattice - points[i])
+    order = order[d[order] > SELF_DISTANCE]
+    i, j = i[order], j[order]
+    shift = images.take(order, axis=0) @ lattice  # take is twice as fast as indexing rows
+    return Bonds(i, j, d[order], points.take(j, axis=0) + shift - points.take(i, axis=0))
 
 
 def _complete_cell(cell: FloatArray, pbc: npt.NDArray[np.bool_]) -> FloatArray:
-    """The cell with unit vectors normal to the others where a non-periodic direction has none."""
-    cell = np.array(cell, dtype=float)
-    if abs(np.linalg.det(cell)) > 1e-12 or np.all(pbc):
-        return cell
-    kept = [row for row in cell if np.linalg.norm(row) > 1e-12]
-    normals = iter(np.linalg.svd(np.array(kept).reshape(-1, 3))[2][len(kept) :])
-    return np.array([row if np.linalg.norm(row) > 1e-12 else next(normals) for row in cell])
+    """The cell with unit vectors normal to the others in non-periodic directions, where its own mean nothing."""
+    complete = np.array(cell, dtype=float)
+    if not np.all(pbc):
+        periodic = np.asarray(pbc, dtype=bool)
+        complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
+    if abs(np.linalg.det(complete)) < NO_VOLUME:
+        raise ValueError("the cell's periodic vectors are zero or lie in one plane")
+    return complete
 
 
 def find_bonds(
@@ -107,19 +111,19 @@ def _shell_bonds(
     n_atoms = len(positions)
     reach = min(cutoff, _sphere_of(2.0 * k, n_atoms, cell))
     bonds = search(positions, cell, pbc, reach)
-    if reach < cutoff:
-        complete = _kth_distance(bonds, n_atoms, k) + tolerance <= reach
-        if not complete.all():
-            rest = search(positions, cell, pbc, cutoff, centers=np.flatnonzero(~complete))
-            bonds = _merge(_take(bonds, complete[bonds.centers]), rest)
     limit = _kth_distance(bonds, n_atoms, k) + tolerance
+    complete = limit <= reach
+    if reach < cutoff and not complete.all():
+        rest = search(positions, cell, pbc, cutoff, centers=np.flatnonzero(~complete))
+        bonds = _merge(_take(bonds, complete[bonds.centers]), rest)
+        limit = _kth_distance(bonds, n_atoms, k) + tolerance
     return _take(bonds, bonds.distances <= limit[bonds.centers])
 
 
 def _sphere_of(n_neighbors: float, n_atoms: int, cell: FloatArray) -> float:
     """Radius of the sphere that holds so many atoms at the cell's density; infinite without a volume."""
     volume = abs(float(np.linalg.det(cell)))
-    if volume < 1e-6:
+    if volume < NO_VOLUME:
         return np.inf
     return float((0.75 * n_neighbors * volume / (np.pi * n_atoms)) ** (1 / 3))
 
@@ -141,13 +145,18 @@ def _nearest(bonds: Bonds, n_atoms: int, k: int) -> Bonds:
 
 
 def _take(bonds: Bonds, keep: npt.NDArray[np.bool_]) -> Bonds:
-    return Bonds(*(field[keep] for field in bonds))
+    k = np.flatnonzero(keep)
+    return Bonds(bonds.centers[k], bonds.neighbors[k], bonds.distances[k], bonds.vectors.take(k, axis=0))
 
 
 def _merge(one: Bonds, other: Bonds) -> Bonds:
-    joined = Bonds(*(np.concatenate(pair) for pair in zip(one, other, strict=True)))
-    order = np.argsort(joined.centers, kind="stable")
-    return Bonds(*(field[order] for field in joined))
+    order = np.argsort(np.concatenate([one.centers, other.centers]), kind="stable")
+    return Bonds(
+        np.concatenate([one.centers, other.centers])[order],
+        np.concatenate([one.neighbors, other.neighbors])[order],
+        np.concatenate([one.distances, other.distances])[order],
+        np.concatenate([one.vectors, other.vectors])[order],
+    )
 
 
 def pad_to(bonds: Bonds, n_atoms: int, k: int, distance: float) -> Bonds:

@@ -20,6 +20,8 @@ HashArray = npt.NDArray[np.uint64]
 #: distances (Å) and angular moments that fall into the same bin of this width count as equal
 DISTANCE_BIN = 1e-3
 ANGULAR_BIN = 1e-2
+#: where the first bin starts, in bins: lattice constants of few digits then give no distance on the edge of a bin
+_BIN_START = 1 / np.pi
 
 
 class Merged(NamedTuple):
@@ -54,7 +56,7 @@ def merge_equivalent(
         The bonds; ``centers`` must not decrease.
     """
     n_atoms = len(colors)
-    edge = np.rint(distances / DISTANCE_BIN).astype(np.int64).astype(np.uint64)
+    edge = np.rint(distances / DISTANCE_BIN + _BIN_START).astype(np.int64).astype(np.uint64)
     if angular.shape[1]:
         projection = angular.astype(float) @ np.sqrt(np.arange(2.0, 2.0 + angular.shape[1]))
         edge += _mix(np.rint(projection / ANGULAR_BIN).astype(np.int64).astype(np.uint64))

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-
 #: e^-50 is zero to single precision; smaller values would be denormal numbers, which slow every product they enter
 SMALLEST_EXPONENT = 50.0
 

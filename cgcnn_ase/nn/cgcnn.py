@@ -48,7 +48,9 @@ class CGCNN(nn.Module):
         self.edge_embedding: nn.Module
         if config.convolution == "gated":
             self.edge_embedding = nn.Identity()
-            layers = [GatedConvolution(f, n_edge, act, config.norm) for _ in range(config.n_convolutions)]
+            layers: list[nn.Module] = [
+                GatedConvolution(f, n_edge, act, config.norm) for _ in range(config.n_convolutions)
+            ]
         else:
             self.edge_embedding = nn.Sequential(nn.Linear(n_edge, f), activation(act), nn.Linear(f, f))
             layers = [EdgeGatedConvolution(f, act, config.norm) for _ in range(config.n_convolutions)]

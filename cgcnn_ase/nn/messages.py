@@ -85,5 +85,3 @@ def segment_mean(values: Tensor, weights: Tensor, segment: Tensor, n_segments: i
     """Weighted mean of the rows of each segment: (N, F), (N,), (N,) -> (n_segments, F)."""
     total = values.new_zeros(n_segments, values.shape[1]).index_add(0, segment, values * weights[:, None])
     return total / weights.new_zeros(n_segments).index_add(0, segment, weights)[:, None]
-
-

@@ -38,8 +38,8 @@ def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
     Raises
     ------
     StructureError
-        If it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two atoms
-        (periodic images included) within 0.5 Å of one another.
+        If it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two
+        atoms (periodic images included) within 0.5 Å of one another.
     """
     reason = problem(atoms)
     if reason is not None:
@@ -168,7 +168,7 @@ def _pairs(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 def _search_tree(frac: Array, cell: Array, heights: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:
     from scipy.spatial import cKDTree
 
-    # |Δ(f h)| <= sqrt(3) |Δr|, as each |Δf_i| h_i <= |Δr|: the tree gives every candidate, then the true distance decides
+    # |Δ(f h)| <= sqrt(3) |Δr|, as each |Δf_i| h_i <= |Δr|: the tree gives all candidates, the true distance decides
     scaled = np.where(pbc, frac - np.floor(frac), frac) * heights
     box = np.where(pbc, heights, 0.0)
     scaled = np.where(pbc & (scaled >= heights), 0.0, scaled)

@@ -7,7 +7,6 @@ give the same structure. What gemmi cannot be certain of raises `UncertainError`
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, lru_cache
 from math import cos, radians
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,58 +14,30 @@ import numpy as np
 import numpy.typing as npt
 
 from ..elements import symbols
+from .check import problem
+from .cif_elements import element_of_label, element_of_symbol, numbers_by_symbol, rank_by_number, without_charge
+from .cif_symmetry import TwoOriginsError, expand, merge_near, operations_of
+from .cif_values import BRACKET, ContradictedError, PartialOccupancyError, UncertainError, first_value, number, plain
 from .formula import formula_problem
+from .record import RefusedError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Array = npt.NDArray[np.float64]
 
-#: fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
-SITE_TOLERANCE = 1e-4
 #: 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
 #: an occupancy this near to 1 is 1
 FULL = 1e-3
-#: images of one atom nearer than this, Å, may be one atom on a special position given with too few digits
-MERGE = 0.1
 
-_OPERATIONS = (
-    "_symmetry_equiv_pos_as_xyz",
-    "_space_group_symop_operation_xyz",
-    "_symmetry_equiv_pos_as_xyz_",
-    "_space_group_symop_operation_xyz_",
-)
-_NAMES = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_symmetry_space_group_name_H_M")
-_NUMBERS = ("_space_group_IT_number", "_symmetry_Int_Tables_number")
-_HALL = ("_space_group_name_Hall", "_symmetry_space_group_name_Hall")
+_FORMULA = ("_chemical_formula_sum",)
 _CELL = (
     *("_cell_length_a", "_cell_length_b", "_cell_length_c"),
     *("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma"),
 )
 _ONES = frozenset(("1", "1.0", "1.00", "1.000", "1.0000", "1.", "."))
 _RARE = ("_magn", "_atom_site_moment", "_modulation", "_wave_vector", "_ssg_", "attached_hydrogens")
-_SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*\.?\d*[+-]?|[+-]\d*\.?\d*)(?:,spin=.*)?")
-_BRACKET = re.compile(r"\([\d.]*\)?$")
-
-#: by electronegativity, then symbol: the order in which pymatgen sorts the atoms of a CIF
-_SORTED = (
-    "Fr Cs K Rb Ba Ra Na Sr Li Ca Ac La Tb Yb Ce Pm Pr Nd Sm Eu Gd Dy Y Ho Er Tm Lu Pu Am Bk Cf Cm Es Fm Hf Th Mg Zr Np "
-    "Sc U Pa Ta Ti Mn Be Nb Al Tl V Zn Cr Cd In Ga Fe Co Cu Re Si Tc Ni Ag Sn Hg Po Ge Bi B Sb Te Mo As P At H Ir Os Pd "
-    "Rn Ru Pt Rh Pb W Au C Se S Xe I Br Kr N Cl O F Ar He Ne"
-)
-
-
-class UncertainError(Exception):
-    """gemmi cannot be certain of what the CIF means."""
-
-
-class ContradictedError(UncertainError):
-    """The symmetry operations of the CIF are not those of the space group that it names."""
-
-
-class PartialOccupancyError(ValueError):
-    """Sites that are not fully occupied by one element."""
 
 
 class Sites(NamedTuple):
@@ -77,51 +48,13 @@ class Sites(NamedTuple):
     frac: Array
 
 
-@cache
-def numbers_by_symbol() -> dict[str, int]:
-    """Atomic number of each known element."""
-    return {symbol: number for number, symbol in enumerate(symbols()) if number}
-
-
-@cache
-def rank_by_number() -> tuple[int, ...]:
-    """Place of each element in pymatgen's order, by atomic number."""
-    ranks = {symbol: rank for rank, symbol in enumerate(_SORTED.split())}
-    return tuple(ranks.get(symbol, -1) for symbol in symbols())
-
-
-def plain(value: str) -> str:
-    """A CIF value without its quotes."""
-    if value[:1] in "'\"" and len(value) > 1 and value[-1] == value[0]:
-        return value[1:-1].strip()
-    if value[:1] == ";":
-        return value.strip(";\n\r ").strip()
-    return value
-
-
-def number(value: str, what: str) -> float:
-    """A CIF number; quotes and a standard uncertainty in brackets are taken off.
-
-    >>> number("'1.234(5)'", "a")
-    1.234
-    """
-    try:
-        return float(value)
-    except ValueError:
-        text = _BRACKET.sub("", plain(value))
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"{what} is {plain(value)!r}, not a number") from None
-
-
 def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamma: float) -> Array:
     """The cell as rows, Å: c along z, a in the xz plane; bit for bit pymatgen's ``Lattice.from_parameters``."""
     angles = np.radians([alpha, beta, gamma])
     cos_alpha, cos_beta, cos_gamma = np.cos(angles)
     sin_alpha, sin_beta, _ = np.sin(angles)
     if abs(sin_alpha * sin_beta) < 1e-9:
-        raise ValueError(f"the cell angles {alpha:g}, {beta:g}, {gamma:g} enclose no volume")
+        raise RefusedError(f"the cell angles {alpha:g}, {beta:g}, {gamma:g} enclose no volume")
     value = (cos_alpha * cos_beta - cos_gamma) / (sin_alpha * sin_beta)
     gamma_star = np.arccos(min(max(value, -1.0), 1.0))
     return np.array(
@@ -152,22 +85,50 @@ def read_block(block: Any, *, rare: bool = True) -> "Atoms":
         refuse_unsupported(block)
     matrix, cell = _cell(block)
     sites = _sites(block)
-    operations, contradicted = _operations(block, cell)
+    try:
+        operations, contradicted = operations_of(block, cell)
+    except TwoOriginsError as doubt:
+        return _of_likelier_origin(block, sites, doubt, matrix)
     if contradicted:
         raise ContradictedError("the symmetry operations contradict the space group")
     if operations is None:
         atoms = _assemble(sites, sites.frac, None, matrix)
         reason = block_formula_problem(block, atoms.numbers, symmetric=False)
     else:
-        atoms = _assemble(sites, *_expand(sites.frac, *operations), matrix)
-        reason = block_formula_problem(block, atoms.numbers, symmetric=True)
-        if reason is not None:  # coordinates of few digits, perhaps: images that should be one atom
-            merged = _assemble(sites, *_merge_near(sites.frac, *operations, matrix), matrix)
-            if block_formula_problem(block, merged.numbers, symmetric=True) is None:
-                return merged
+        atoms, reason = _generated(block, sites, operations, matrix)
     if reason is not None:
-        raise ValueError(reason)
+        raise RefusedError(reason)
     return atoms
+
+
+def _generated(block: Any, sites: Sites, operations: tuple[Array, Array], matrix: Array) -> "tuple[Atoms, str | None]":
+    """The atoms that the operations generate, and what is wrong with them."""
+    atoms = _assemble(sites, *expand(sites.frac, *operations), matrix)
+    reason = block_formula_problem(block, atoms.numbers, symmetric=True) or problem(atoms)
+    if reason is not None and first_value(block, _FORMULA):
+        # coordinates of few digits, perhaps: images that should be one atom, if the formula says so
+        merged = _assemble(sites, *merge_near(sites.frac, *operations, matrix), matrix)
+        if block_formula_problem(block, merged.numbers, symmetric=True) is None and problem(merged) is None:
+            return merged, None
+    return atoms, reason
+
+
+def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix: Array) -> "Atoms":
+    """The structure by that choice of origin which gives the formula of the file and no overlaps, if just one does."""
+    found = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
+    good = [atoms for atoms, reason in found if reason is None]
+    if len(good) == 2:
+        good = [
+            atoms for atoms in good if not block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=True)
+        ]
+    if len(good) == 1:
+        return good[0]
+    if not good:
+        raise RefusedError(str(found[0][1] or "neither choice of origin gives the stated formula and Z"))
+    raise RefusedError(
+        f"names the space group {doubt.name} without its operations; it has two choices of origin, both possible: "
+        f"write {doubt.name}:1 or {doubt.name}:2, or the operations"
+    )
 
 
 def _assemble(sites: Sites, frac: Array, owner: npt.NDArray[np.int64] | None, matrix: Array) -> "Atoms":
@@ -200,11 +161,11 @@ def refuse_unsupported(block: Any) -> None:
         elif item.loop is not None:
             tags.update(tag.lower() for tag in item.loop.tags)
     if any(tag.startswith(("_cell_modulation", "_cell_wave_vector", "_space_group_ssg")) for tag in tags):
-        raise ValueError("is a modulated (incommensurate) structure; write an ordinary approximant of it")
+        raise RefusedError("is a modulated (incommensurate) structure; write an ordinary approximant of it")
     if "_atom_site_attached_hydrogens" in tags:
         attached = [plain(value) for value in block.find_values("_atom_site_attached_hydrogens")]
         if any(value not in ("0", ".", "?") for value in attached):
-            raise ValueError("has implicit hydrogens (_atom_site_attached_hydrogens); write them as atoms")
+            raise RefusedError("has implicit hydrogens (_atom_site_attached_hydrogens); write them as atoms")
     if any("_magn" in tag or tag.startswith("_atom_site_moment") for tag in tags):
         raise UncertainError("it is a magnetic CIF")
 
@@ -213,17 +174,17 @@ def _cell(block: Any) -> tuple[Array, list[float]]:
     """The cell matrix and the six parameters."""
     values = [block.find_value(tag) for tag in _CELL]
     if all(value is None for value in values):
-        raise ValueError("states no unit cell (_cell_length_a, ...)")
+        raise RefusedError("states no unit cell (_cell_length_a, ...)")
     if None in values:
         raise UncertainError("cell lengths or angles are missing")
     cell = [number(value, tag) for value, tag in zip(values, _CELL, strict=True)]
     if not all(0 < length < 1e6 for length in cell[:3]):
-        raise ValueError("its cell has no volume: a, b, c = {:g}, {:g}, {:g} Å".format(*cell[:3]))
+        raise RefusedError("its cell has no volume: a, b, c = {:g}, {:g}, {:g} Å".format(*cell[:3]))
     if not all(0 < angle < 180 for angle in cell[3:]):
-        raise ValueError("its cell angles {:g}, {:g}, {:g} are not between 0 and 180 degrees".format(*cell[3:]))
+        raise RefusedError("its cell angles {:g}, {:g}, {:g} are not between 0 and 180 degrees".format(*cell[3:]))
     x, y, z = (cos(radians(angle)) for angle in cell[3:])
     if 1 - x * x - y * y - z * z + 2 * x * y * z <= 1e-10:
-        raise ValueError("its cell angles {:g}, {:g}, {:g} enclose no volume".format(*cell[3:]))
+        raise RefusedError("its cell angles {:g}, {:g}, {:g} enclose no volume".format(*cell[3:]))
     return lattice_matrix(*cell), cell
 
 
@@ -236,17 +197,17 @@ def _sites(block: Any) -> Sites:
     n = len(x)
     if not n and not y and not z:
         if len(block.find_values("_atom_site_Cartn_x")):
-            raise ValueError("gives Cartesian coordinates only (_atom_site_Cartn_x); fractional ones are needed")
-        raise ValueError("lists atoms without fractional coordinates (_atom_site_fract_x, _y, _z)")
+            raise RefusedError("gives Cartesian coordinates only (_atom_site_Cartn_x); fractional ones are needed")
+        raise RefusedError("lists atoms without fractional coordinates (_atom_site_fract_x, _y, _z)")
     if not types and not labels:
-        raise ValueError("has neither _atom_site_type_symbol nor _atom_site_label: the elements are unknown")
+        raise RefusedError("has neither _atom_site_type_symbol nor _atom_site_label: the elements are unknown")
     if any(len(column) not in (0, n) for column in (types, labels, occupancies)) or not len(y) == len(z) == n:
-        raise ValueError("the columns of its atom list differ in length")
+        raise RefusedError("the columns of its atom list differ in length")
     kept = _occupied(labels or types, types or labels, occupancies)
     if kept is not None:
         x, y, z, types, labels = ([column[i] for i in kept] if column else [] for column in (x, y, z, types, labels))
         if not x:
-            raise ValueError("has no atoms: every site is empty (occupancy 0)")
+            raise RefusedError("has no atoms: every site is empty (occupancy 0)")
     charged = bool(types) and len(block.find_values("_atom_type_oxidation_number")) > 0
     return Sites(_elements(types, labels), types if charged else [], _coordinates(x, y, z, labels or types))
 
@@ -257,8 +218,8 @@ def _elements(types: list[str], labels: list[str]) -> list[int]:
         return [table[symbol] for symbol in types or labels]
     except KeyError:
         if types:
-            return [_element(plain(symbol)) for symbol in types]
-        return [_element_of_label(plain(label)) for label in labels]
+            return [element_of_symbol(plain(symbol)) for symbol in types]
+        return [element_of_label(plain(label)) for label in labels]
 
 
 def _coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Array:
@@ -269,7 +230,7 @@ def _coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> 
         frac = np.array([[number(v, f"a coordinate of {plain(name)}") for v in row] for name, *row in rows])
     if not np.abs(frac).max() < 1e6:
         row = int(np.argmax(~(np.abs(frac) < 1e6).all(axis=1)))
-        raise ValueError(f"a coordinate of {plain(names[row])} is {frac[row].tolist()}: not a finite number")
+        raise RefusedError(f"a coordinate of {plain(names[row])} is {frac[row].tolist()}: not a finite number")
     # 0.3333 is 1/3, lest an atom on a special position and its image be two
     thirds = frac * 3
     for whole in (1.0, 2.0):
@@ -289,11 +250,11 @@ def _occupied(names: list[str], kinds: list[str], occupancies: list[str]) -> lis
     ]
     for name, value in zip(names, values, strict=True):
         if not -FULL <= value <= 1 + FULL:
-            raise ValueError(f"the occupancy of {plain(name)} is {value:g}, not between 0 and 1")
+            raise RefusedError(f"the occupancy of {plain(name)} is {value:g}, not between 0 and 1")
     partial = [i for i, value in enumerate(values) if FULL < value < 1 - FULL]
     if partial:
         raise PartialOccupancyError(
-            partial_words([(plain(names[i]), _without_charge(plain(kinds[i])), values[i]) for i in partial])
+            partial_words([(plain(names[i]), without_charge(plain(kinds[i])), values[i]) for i in partial])
         )
     return [i for i, value in enumerate(values) if value >= 1 - FULL]
 
@@ -310,197 +271,21 @@ def partial_words(sites: Sequence[tuple[str, str, float]]) -> str:
     )
 
 
-def _without_charge(symbol: str) -> str:
-    return re.sub(r"[\d+-].*$", "", symbol) or symbol
-
-
-@cache
-def _element(symbol: str) -> int:
-    match = _SYMBOL.fullmatch(symbol)
-    found = numbers_by_symbol().get(match[1].capitalize()) if match else None
-    if found is not None:
-        return found
-    if " + " in symbol or "," in symbol:
-        raise UncertainError("the element of a site is a mixture")
-    raise ValueError(element_words(symbol))
-
-
-def element_words(symbol: str) -> str:
-    """The message about an element that is none."""
-    bare = _without_charge(symbol)
-    if bare in ("D", "T"):
-        return f"unknown element {bare!r}: {'deuterium' if bare == 'D' else 'tritium'} is not told apart; write H"
-    return f"unknown element {symbol!r}; elements 1 (H) to 100 (Fm) are known"
-
-
-@cache
-def _element_of_label(label: str) -> int:
-    table = numbers_by_symbol()
-    letters = re.match(r"[A-Za-z]*", label)
-    word = letters[0] if letters else ""
-    if word in table:
-        return table[word]
-    if len(word) >= 2 and word[:2] in table:
-        return table[word[:2]]
-    if len(word) >= 2 and word[:2].isupper() and word[:2].capitalize() in table:
-        raise UncertainError("the element of a label is ambiguous")
-    if word[:1] in table and (len(word) < 2 or word[1].isupper()):
-        return table[word[:1]]
-    raise ValueError(element_words(word or label))
-
-
-def _first_value(block: Any, tags: Sequence[str]) -> str | None:
-    for tag in tags:
-        value = block.find_value(tag)
-        if value is not None and plain(value) not in ("?", ".", ""):
-            return plain(value)
-    return None
-
-
-def _operations(block: Any, cell: Sequence[float]) -> tuple[tuple[Array, Array] | None, bool]:
-    """Rotations (n, 3, 3) and translations (n, 3), None for the identity alone; and whether the group says otherwise."""
-    name = _first_value(block, _NAMES)
-    stated = _first_value(block, _NUMBERS)
-    for tag in _OPERATIONS:
-        triplets = [plain(value) for value in block.find_values(tag)]
-        if triplets and triplets != ["?"]:
-            break
-    else:
-        return _operations_of_name(name, _first_value(block, _HALL), stated, cell), False
-    if len(triplets) == 1 and triplets[0].replace(" ", "").lower() in ("x,y,z", "+x,+y,+z"):
-        only = (name is None or name.replace(" ", "") == "P1") and stated in (None, "1")
-        return None, not only
-    rotations, translations, group_number = _parse_operations(tuple(triplets))
-    if group_number is not None:
-        return (rotations, translations), not _agrees(group_number, name, stated)
-    return (rotations, translations), False
-
-
-def _agrees(group: int, name: str | None, stated: str | None) -> bool:
-    """Whether the number of the group that the operations form is the one that the file states."""
-    if stated is not None and stated.isdigit() and int(stated) != group:
-        return False
-    named = _group_by_name(name) if name else None
-    return named is None or named == group
-
-
-@lru_cache(maxsize=256)
-def _group_by_name(name: str) -> int | None:
-    import gemmi
-
-    group = gemmi.find_spacegroup_by_name(name)
-    return None if group is None else int(group.number)
-
-
-@lru_cache(maxsize=256)
-def _parse_operations(triplets: tuple[str, ...]) -> tuple[Array, Array, int | None]:
-    import gemmi
-
-    try:
-        operations = [gemmi.Op(triplet.replace(" ", "").lower()) for triplet in triplets]
-    except (RuntimeError, ValueError) as error:
-        raise UncertainError(f"a symmetry operation is unusual ({error})") from error
-    if any(
-        abs(round(float(f"0{d}") * 24) - float(f"0{d}") * 24) > 0.02 for t in triplets for d in re.findall(r"\.\d+", t)
-    ):
-        raise UncertainError("a translation is no multiple of 1/24")
-    group = gemmi.GroupOps(operations)
-    size = len(list(group))
-    group.add_missing_elements()
-    if len(list(group)) != size or size != len(triplets):
-        raise UncertainError("the symmetry operations do not form a group")
-    found = gemmi.find_spacegroup_by_ops(group)
-    rotations = np.array([op.rot for op in operations], dtype=np.float64) / gemmi.Op.DEN
-    translations = np.array([op.tran for op in operations], dtype=np.float64) / gemmi.Op.DEN
-    return rotations, translations, None if found is None else int(found.number)
-
-
-def _operations_of_name(
-    name: str | None, hall: str | None, stated: str | None, cell: Sequence[float]
-) -> tuple[Array, Array] | None:
-    """Operations of a space group that the file only names; `UncertainError` where the name leaves its origin open."""
-    import gemmi
-
-    if name is None and hall is None and stated is None:
-        return None
-    if hall is not None:
-        try:
-            group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(hall))
-        except (RuntimeError, ValueError):
-            group = None
-    elif name is not None:
-        group = gemmi.find_spacegroup_by_name(name, cell[3], cell[5])
-    else:
-        raise UncertainError("only the number of the space group is given")
-    if group is None:
-        raise UncertainError(f"space group {hall or name!r} is unknown to gemmi")
-    if stated is not None and stated.isdigit() and int(stated) != group.number:
-        raise UncertainError("the name and the number of the space group disagree")
-    if hall is None and name is not None and group.ext in ("1", "2") and ":" not in name:
-        raise UncertainError("the space group has two choices of origin")
-    operations = list(group.operations())
-    if len(operations) == 1:
-        return None
-    return (
-        np.array([op.rot for op in operations], dtype=np.float64) / gemmi.Op.DEN,
-        np.array([op.tran for op in operations], dtype=np.float64) / gemmi.Op.DEN,
-    )
-
-
-def _expand(frac: Array, rotations: Array, translations: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-    """All images of each site, equal ones once; and the site each belongs to."""
-    images = np.einsum("oij,nj->noi", rotations, frac) + translations  # (sites, operations, 3)
-    images -= np.floor(images)
-    n_ops = len(rotations)
-    to_first = images - images[:, :1]
-    to_first -= np.rint(to_first)
-    # a site on a special position is mapped onto itself; the factor covers what a rotation does to the tolerance
-    special = (np.abs(to_first) < 4 * SITE_TOLERANCE).all(axis=2).sum(axis=1) > 1
-    keep = np.ones(images.shape[:2], dtype=bool)
-    for site in np.flatnonzero(special):
-        own = images[site]
-        delta = own[:, None] - own[None]
-        delta -= np.rint(delta)
-        same = (np.abs(delta) < SITE_TOLERANCE).all(axis=2)
-        keep[site] = same.argmax(axis=1) == np.arange(n_ops)
-    return images[keep], np.nonzero(keep)[0]
-
-
-def _merge_near(
-    frac: Array, rotations: Array, translations: Array, matrix: Array
-) -> tuple[Array, npt.NDArray[np.int64]]:
-    """As `_expand`, but images of one site within `MERGE` become one atom at their mean: coordinates of few digits."""
-    positions, owners = [], []
-    for site, own in enumerate(frac):
-        images = rotations @ own + translations
-        left = np.ones(len(images), dtype=bool)
-        for i in range(len(images)):
-            if not left[i]:
-                continue
-            delta = images - images[i]
-            delta -= np.rint(delta)
-            near = left & (np.linalg.norm(delta @ matrix, axis=1) < MERGE)
-            positions.append(images[i] + delta[near].mean(axis=0))
-            owners.append(site)
-            left &= ~near
-    return np.array(positions), np.array(owners, dtype=np.int64)
-
-
 def block_formula_problem(
-    block: Any, numbers: npt.NDArray[np.int64], *, symmetric: bool, contradicted: bool = False
+    block: Any, numbers: npt.NDArray[np.int64], *, symmetric: bool, doubtful: bool = False
 ) -> str | None:
     """Why the atoms do not match the formula that the block states, or None."""
-    formula = _first_value(block, ("_chemical_formula_sum",))
+    formula = first_value(block, _FORMULA)
     if formula is None:
         return None
-    z = _first_value(block, ("_cell_formula_units_Z",))
+    z = first_value(block, ("_cell_formula_units_Z",))
     names = symbols()
     by_symbol = {names[number]: count for number, count in Counter(numbers.tolist()).items()}
     try:
-        units = None if z is None else float(_BRACKET.sub("", z))
+        units = None if z is None else float(BRACKET.sub("", z))
     except ValueError:
         units = None
-    return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, contradicted=contradicted)
+    return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, doubtful=doubtful)
 
 
 def read_cif_gemmi(text: str) -> "list[Atoms]":
@@ -528,16 +313,16 @@ def blocks_with_atoms(text: str) -> tuple[list[Any], bool]:
     import gemmi
 
     if not text.strip():
-        raise ValueError("is empty")
+        raise RefusedError("is empty")
     if "\0" in text:
-        raise ValueError("is binary, not a CIF")
+        raise RefusedError("is binary, not a CIF")
     try:
         document = gemmi.cif.read_string(text)
     except (ValueError, RuntimeError) as error:
         where = re.sub(r"^string:", "line ", str(error))
-        raise ValueError(f"is not a CIF that can be read, or it was cut off ({where})") from error
+        raise RefusedError(f"is not a CIF that can be read, or it was cut off ({where})") from error
     blocks = [block for block in document if has_atoms(block)]
     if not blocks:
-        raise ValueError("is a CIF without atoms")
+        raise RefusedError("is a CIF without atoms")
     lower = text.lower()
     return blocks, any(tag in lower for tag in _RARE)

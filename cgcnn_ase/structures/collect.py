@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cif import PartialOccupancyError
 from .check import check_atoms, problem
 from .files import allowed, iter_file, structure_id, suffix_of
 from .record import StructureError, StructureRecord
@@ -57,7 +56,7 @@ def _paths_of(entry: str | Path) -> Iterable[Path]:
             raise StructureError(str(entry), f"has an unknown suffix; known are {allowed()}")
         return [path]
     if glob.has_magic(str(path)):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute too
         files = [match for match in matches if suffix_of(match.name) and match.is_file()]
         if not files:
             what = "matches no structure file" if matches else "matches no file"
@@ -98,8 +97,8 @@ def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[
     Parameters
     ----------
     inputs
-        A path, folder, glob or ``"-"`` (see `collect_paths`); an `ase.Atoms`; a pymatgen ``Structure`` or ``Molecule``; an
-        iterable of any of these, taken lazily; or a dict from names to them.
+        A path, folder, glob or ``"-"`` (see `collect_paths`); an `ase.Atoms`; a pymatgen ``Structure`` or ``Molecule``;
+        an iterable of any of these, taken lazily; or a dict from names to them.
     order_disordered
         Make one ordered supercell where sites are partially occupied, rather than refuse.
 
@@ -156,7 +155,7 @@ def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
 
     try:
         return from_pymatgen(obj, order_disordered=order_disordered)
-    except (PartialOccupancyError, ValueError) as error:
+    except ValueError as error:
         raise StructureError(source, str(error)) from error
 
 

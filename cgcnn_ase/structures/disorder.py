@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from .record import RefusedError
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
@@ -41,7 +43,7 @@ def ordered(structure: "Structure") -> "Structure":
     try:
         return cast("Structure", transformation.apply_transformation(supercell))
     except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"has partially occupied sites, and pymatgen could not order them ({error})") from error
+        raise RefusedError(f"has partially occupied sites, and pymatgen could not order them ({error})") from error
 
 
 def _with_oxidation_states(structure: "Structure") -> "tuple[Structure, bool]":
@@ -80,8 +82,9 @@ def _scaling(structure: "Structure") -> tuple[int, int, int]:
             a, b, c = min(shapes, key=lambda shape: (float(np.ptp(lengths * shape)), shape))
             return a, b, c
     named = ", ".join(str(species) for species in groups)
-    raise ValueError(
-        f"has partially occupied sites ({named}) that no supercell of up to {MOST_CELLS} cells and {LARGEST} atoms orders"
+    raise RefusedError(
+        f"has partially occupied sites ({named}) that no supercell of up to {MOST_CELLS} cells "
+        f"and {LARGEST} atoms orders"
     )
 
 

@@ -5,13 +5,18 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import cif
 from .check import problem
+from .cif_elements import element_words
+from .cif_values import ContradictedError, PartialOccupancyError, UncertainError
 from .pymatgen_objects import from_pymatgen, read_cif_pymatgen, without_reader_warnings
-from .record import StructureError, StructureRecord, one_line
+from .record import RefusedError, StructureError, StructureRecord, one_line
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,11 +41,19 @@ SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", *ASE_F
 #: files of these names are VASP's, whatever their suffix
 VASP_NAMES = ("POSCAR", "CONTCAR")
 
-#: what readers raise on a bad file; anything else is a bug and shows as one
-READER_ERRORS = (
-    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, OSError, EOFError, RuntimeError,
-    StopIteration, SyntaxError, sqlite3.Error, zlib.error,
-)  # fmt: skip
+
+@cache
+def reader_errors() -> tuple[type[Exception], ...]:
+    """What readers raise on a bad file; anything else is a bug and shows as one.
+
+    ASE's own are imported here, when something has been raised, to keep the import of this module light.
+    """
+    from ase.io import ParseError
+    from ase.io.formats import UnknownFileTypeError
+
+    general = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, SyntaxError)
+    system = (OSError, EOFError, RuntimeError, MemoryError, StopIteration, sqlite3.Error, zlib.error)
+    return (*general, *system, ParseError, UnknownFileTypeError)
 
 
 def allowed() -> str:
@@ -111,7 +124,7 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
         yield StructureRecord(stem, source, None, "has no structures")
         return
     following = next(items, None)
-    if following is None and not source.endswith(".db"):
+    if following is None and suffix_of(path.name) != ".db":
         yield _record(stem, source, held[1])
         return
     while held is not None:
@@ -122,7 +135,10 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
 def _record(name: str, source: str, found: "Atoms | str") -> StructureRecord:
     if isinstance(found, str):
         return StructureRecord(name, source, None, found)
-    found.calc = None
+    if found.calc is not None:  # energies and the like of the file stay, as plain values
+        results = found.calc.results
+        found.info = {**{key: value for key, value in results.items() if np.isscalar(value)}, **found.info}
+        found.calc = None
     reason = problem(found)
     return StructureRecord(name, source, None if reason else found, reason)
 
@@ -138,7 +154,7 @@ def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
         for item in reader(source, order_disordered):
             yield item
             done += 1
-    except READER_ERRORS as error:
+    except reader_errors() as error:
         yield str(done), words(error)
 
 
@@ -157,9 +173,11 @@ def words(error: BaseException) -> str:
     if isinstance(error, (gzip.BadGzipFile, zlib.error, EOFError)):
         return f"is cut off or not compressed by gzip ({one_line(error)})" if str(error) else "is cut off"
     said = one_line(error)
-    if type(error) is ValueError and said:
+    if isinstance(error, RefusedError):
         return said
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
+        return element_words(error.args[0])
+    if isinstance(error, KeyError) and " " not in said:
         return f"cannot be read: {said} is missing or unknown"
     return f"cannot be read ({type(error).__name__}: {said})" if said else f"cannot be read ({type(error).__name__})"
 
@@ -170,18 +188,18 @@ def _text(source: str) -> str:
         with gzip.open(source, "rb") as packed:
             data = packed.read()
     else:
-        with open(source, "rb") as file:
+        with Path(source).open("rb") as file:
             data = file.read()
     if not data.strip():
-        raise ValueError("is empty")
+        raise RefusedError("is empty")
     if b"\0" in data:
-        raise ValueError("is binary, not text")
+        raise RefusedError("is binary, not text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         control = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in data[:4096])
         if control > 8:
-            raise ValueError("is binary, not text") from None
+            raise RefusedError("is binary, not text") from None
         return data.decode("latin-1")  # old files have accents in names of authors
 
 
@@ -190,7 +208,7 @@ def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
     for i, block in enumerate(blocks):
         try:
             yield str(i), read_cif_block(block, rare=rare, order_disordered=order_disordered)
-        except READER_ERRORS as error:
+        except reader_errors() as error:  # noqa: PERF203 - one bad block never costs the others
             yield str(i), words(error)
 
 
@@ -204,32 +222,33 @@ def read_cif_block(block: Any, *, rare: bool = True, order_disordered: bool = Fa
     """
     try:
         return cif.read_block(block, rare=rare)
-    except cif.PartialOccupancyError:
+    except PartialOccupancyError:
         if not order_disordered:
             raise
         return read_cif_pymatgen(block.as_string(), order_disordered=True)[0]
-    except cif.UncertainError as doubt:
+    except UncertainError as doubt:
         atoms = read_cif_pymatgen(block.as_string(), order_disordered=order_disordered)[0]
-        contradicted = isinstance(doubt, cif.ContradictedError)
-        reason = cif.block_formula_problem(block, atoms.numbers, symmetric=True, contradicted=contradicted)
+        doubtful = isinstance(doubt, ContradictedError)
+        reason = cif.block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=doubtful)
         if reason is not None and not order_disordered:
-            raise ValueError(reason) from None
+            raise RefusedError(reason) from None
         return atoms
 
 
-def _read_vasp(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_vasp(source: str, _: bool) -> Iterator[Item]:
     from io import StringIO
 
     from ase.io.vasp import read_vasp
 
-    text = _text(source)
+    file = StringIO(_text(source))
+    file.name = source  # where a file of VASP 4 names no elements, ASE looks for a POTCAR beside it
     with without_reader_warnings():
-        atoms = read_vasp(StringIO(text))
+        atoms = read_vasp(file)
     atoms.set_constraint()
     yield "0", atoms
 
 
-def _read_xyz(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_xyz(source: str, _: bool) -> Iterator[Item]:
     """All frames; a frame that cannot be read costs itself only."""
     from ase.io.extxyz import read_xyz
 
@@ -237,9 +256,9 @@ def _read_xyz(source: str, order_disordered: bool) -> Iterator[Item]:
     with opener(source, "rb") as file:
         head = file.read(4096)
     if not head.strip():
-        raise ValueError("is empty")
+        raise RefusedError("is empty")
     if b"\0" in head:
-        raise ValueError("is binary, not text")
+        raise RefusedError("is binary, not text")
     with opener(source, "rt", encoding="utf-8") as file:
         yield from _frames(lambda start: read_xyz(file, index=slice(start, None)), file)
 
@@ -265,24 +284,26 @@ def _frames(read_from: Callable[[int], Iterator["Atoms"]], file: Any) -> Iterato
             start += 1
 
 
-def _read_db(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_db(source: str, _: bool) -> Iterator[Item]:
     """The rows of an ASE database, SQLite or JSON."""
     from ase.db import connect
 
-    with open(source, "rb") as file:
+    with Path(source).open("rb") as file:
         head = file.read(16)
     if not head:
-        raise ValueError("is empty")
+        raise RefusedError("is empty")
     kind = "db" if head.startswith(b"SQLite format 3") else "json"
     if kind == "json" and not head.lstrip().startswith(b"{"):
-        raise ValueError("is not an ASE database")
+        raise RefusedError("is not an ASE database")
     with connect(source, type=kind, use_lock_file=False) as database:
         for row in database.select():
-            yield str(row.id), row.toatoms()
+            atoms = row.toatoms()
+            atoms.info.update(row.key_value_pairs)
+            yield str(row.id), atoms
 
 
 def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
-    """pymatgen's ``as_dict`` of a structure or molecule, a list of them, or an ASE database."""
+    """The ``as_dict`` of a pymatgen structure or molecule, a list of them, or an ASE database."""
     from pymatgen.core import Molecule, Structure
 
     content = json.loads(_text(source))
@@ -291,25 +312,25 @@ def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
         return
     entries = content if isinstance(content, list) else [content]
     if not entries:
-        raise ValueError("has no structures")
+        raise RefusedError("has no structures")
     for i, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict) or "sites" not in entry:
-                raise ValueError("is JSON, but neither a pymatgen structure (or a list of them) nor an ASE database")
+                raise RefusedError("is JSON, but neither a pymatgen structure (or a list of them) nor an ASE database")
             with without_reader_warnings():
                 found = Structure.from_dict(entry) if "lattice" in entry else Molecule.from_dict(entry)
             yield str(i), from_pymatgen(found, order_disordered=order_disordered)
-        except READER_ERRORS as error:
+        except reader_errors() as error:  # noqa: PERF203
             yield str(i), words(error)
 
 
-def _read_ase(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_ase(source: str, _: bool) -> Iterator[Item]:
     from ase.io import iread
 
     path = Path(source)
     with path.open("rb") as file:
         if not file.read(1):
-            raise ValueError("is empty")
+            raise RefusedError("is empty")
     kind = "aims" if path.name.lower() == "geometry.in" else ASE_FORMATS[path.suffix.lower()]
     with without_reader_warnings():
         for i, atoms in enumerate(iread(source, format=kind)):

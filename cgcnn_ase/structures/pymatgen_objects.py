@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cif import PartialOccupancyError, element_words, partial_words
+from .cif import partial_words
+from .cif_elements import element_words
+from .cif_values import PartialOccupancyError
 from .disorder import ordered
+from .record import RefusedError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,8 +25,8 @@ _OCCUPANCY = 1.001
 def without_reader_warnings() -> Iterator[None]:
     """Silence what the readers say about repairs they made: what matters of it is checked afterwards."""
     with warnings.catch_warnings():
-        for module in ("pymatgen", "ase", "spglib", "functools"):
-            warnings.filterwarnings("ignore", module=rf"{module}(\\.|$)")
+        for module in ("pymatgen", "ase", "spglib"):
+            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
         warnings.filterwarnings("ignore", message="Issues encountered while parsing CIF")
         warnings.filterwarnings("ignore", message="No Pauling electronegativity")
         warnings.filterwarnings("ignore", message="No structure parsed for section")
@@ -45,7 +48,7 @@ def from_pymatgen(structure: Any, *, order_disordered: bool = False) -> "Atoms":
     periodic = hasattr(structure, "lattice")
     if not structure.is_ordered:
         if not periodic:
-            raise ValueError("is a molecule with partially occupied sites")
+            raise RefusedError("is a molecule with partially occupied sites")
         if not order_disordered:
             raise PartialOccupancyError(_partial(structure))
         with without_reader_warnings():
@@ -61,7 +64,7 @@ def _number(specie: Any) -> int:
     symbol = str(specie.symbol)
     number = getattr(specie, "Z", None)
     if number is None or symbol in ("D", "T") or type(specie).__name__ == "DummySpecies":
-        raise ValueError(element_words(symbol))
+        raise RefusedError(element_words(symbol))
     return int(number)
 
 
@@ -85,9 +88,9 @@ def read_cif_pymatgen(text: str, *, order_disordered: bool = False) -> "list[Ato
     found = []
     for structure in structures:
         if "implicit_hydrogens" in structure.site_properties:
-            raise ValueError("has implicit hydrogens (OH, water); write them as atoms")
+            raise RefusedError("has implicit hydrogens (OH, water); write them as atoms")
         atoms = from_pymatgen(structure, order_disordered=order_disordered)
         if not np.isfinite(atoms.positions).all():
-            raise ValueError("has a coordinate that is not a finite number")
+            raise RefusedError("has a coordinate that is not a finite number")
         found.append(atoms)
     return found

@@ -26,6 +26,10 @@ class StructureError(ValueError):
         return f"{self.source}: {self.reason}"
 
 
+class RefusedError(ValueError):
+    """Why a structure is refused, in this package's own words (a foreign reader's error is a plain `ValueError`)."""
+
+
 class StructureRecord(NamedTuple):
     """One structure, or the reason there is none.
 
@@ -63,7 +67,7 @@ class StructureRecord(NamedTuple):
 def one_line(text: object, *, limit: int = 300) -> str:
     """Words of a foreign error on one line, shortened to `limit` characters.
 
-    >>> one_line(ValueError("no\\n  atoms "))
+    >>> one_line(" no   atoms ")
     'no atoms'
     """
     words = " ".join(str(text).split())

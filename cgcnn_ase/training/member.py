@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.targets import Scaler
 from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.batches import loader
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
@@ -28,11 +29,9 @@ class History(Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row an epoch; a resumed run replaces the rows that it repeats."""
         del pl_module
-        if trainer.sanity_checking:
-            return
         rows = [row for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch]
         metrics = trainer.callback_metrics
         rows.append(
@@ -78,13 +77,9 @@ class RandomState(Callback):
 
 def new_network(data: PreparedData, config: TrainConfig) -> Network:
     """A network with the sizes that the data and the configuration ask for."""
-    from dataclasses import replace
-
     architecture = replace(config.network, n_angular=data.graph_config.n_angular)
     return Network(
-        NetworkConfig(
-            architecture=architecture, n_outputs=data.target.n_outputs, mean_variance=config.mean_variance
-        )
+        NetworkConfig(architecture=architecture, n_outputs=data.target.n_outputs, mean_variance=config.mean_variance)
     )
 
 
@@ -92,7 +87,7 @@ def train_scaler(data: PreparedData) -> Scaler:
     """The scaler of the training split's targets."""
     if data.target.task == "classification":
         return Scaler()
-    return Scaler.fit(data.target.forward(torch.from_numpy(data.targets[data.rows("train")])))
+    return Scaler.fit(data.target.forward(torch.tensor(data.targets[data.rows("train")])))
 
 
 def train_member(
@@ -101,6 +96,7 @@ def train_member(
     folder: Path,
     *,
     network: Network | None = None,
+    scaler: Scaler | None = None,
     resume: bool = False,
     progress: bool = True,
     stop_after: int | None = None,
@@ -111,6 +107,8 @@ def train_member(
     ----------
     network : Network, optional
         Start from these weights (fine-tuning) instead of new ones.
+    scaler : Scaler, optional
+        The one that came with these weights; by default fitted on the training split.
     resume : bool
         Go on from ``folder/last.ckpt`` if it is there.
     stop_after : int, optional
@@ -119,8 +117,9 @@ def train_member(
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet():
         pl.seed_everything(config.seed, verbose=False)
-        module = TrainingModule(network or new_network(data, config), train_scaler(data), data.target, config)
-        targets = torch.from_numpy(data.targets).float()
+        scaler = scaler or train_scaler(data)
+        module = TrainingModule(network or new_network(data, config), scaler, data.target, config)
+        targets = torch.tensor(data.targets, dtype=torch.float32)
         train = loader(data.graphs, targets, data.rows("train"), config.batch_size, seed=config.seed)
         val = loader(data.graphs, targets, data.rows("val"), 2 * config.batch_size)
         best = ModelCheckpoint(folder, "best", monitor="val_mae", enable_version_counter=False)

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.regression import MeanAbsoluteError
 
-from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.network import Network
+from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune import hold_frozen
 
 
 class TrainingModule(pl.LightningModule):
@@ -31,6 +32,10 @@ class TrainingModule(pl.LightningModule):
         """Move the graph and the targets."""
         del dataloader_idx
         return Batch(map_tensors(batch.graph, lambda t: t.to(device, non_blocking=True)), batch.targets.to(device))
+
+    def on_train_epoch_start(self) -> None:
+        """Fixed layers keep their running statistics."""
+        hold_frozen(self.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""

@@ -63,9 +63,7 @@ class Trust:
         interval = ConformalInterval.fit(calibrator.apply(columns), errors, level=level)
         return cls(calibrator, interval, domain)
 
-    def judge(
-        self, estimate: Estimate, embedding: npt.ArrayLike, elements: Sequence[Collection[int]]
-    ) -> Judgement:
+    def judge(self, estimate: Estimate, embedding: npt.ArrayLike, elements: Sequence[Collection[int]]) -> Judgement:
         """Std, interval and domain of each prediction."""
         verdicts = self.domain.check(embedding, elements=elements)
         distance = np.array([verdict.distance for verdict in verdicts])

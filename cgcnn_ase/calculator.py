@@ -1,0 +1,193 @@
+"""CGCNNCalculator: a model's prediction, with its uncertainty, as an ASE calculator."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
+
+from cgcnn_ase.elements import reference_energies
+from cgcnn_ase.prediction import Prediction, Predictor
+from cgcnn_ase.registry import DEFAULT_MODEL
+from cgcnn_ase.structures import StructureRecord, check_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.nn.model import CrystalModel
+
+Reference = Literal["mp-pbe", "none"]
+
+#: targets whose value times the number of atoms is an energy of the cell
+_ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
+
+_DERIVATIVES = ("forces", "stress", "stresses", "energies")
+
+
+class MissingReferenceError(ValueError):
+    """An element has no reference energy, so that the total energy is not defined."""
+
+
+class CGCNNCalculator(Calculator):
+    """Energies and their uncertainty from a crystal-graph model.
+
+    Parameters
+    ----------
+    model : str, path or CrystalModel
+        A pretrained name, a model folder, an original CGCNN ``.pth.tar``, or a loaded model.
+    reference : {"mp-pbe", "none"} or dict
+        What turns a formation energy into ``energy``: the total energy of the cell in eV is ``N * formation energy per
+        atom + sum of the elements' reference energies``. ``mp-pbe`` takes those of the Materials Project; a dict gives
+        them by symbol in eV/atom; with ``none``, energy is ``N * formation energy per atom``.
+    n_dropout, seed
+        Monte Carlo dropout; see :class:`cgcnn_ase.prediction.Predictor`.
+
+    Notes
+    -----
+    ``results`` holds, for a model of the formation energy: ``energy``, ``free_energy`` and ``energy_std`` (eV),
+    ``formation_energy_per_atom``, its ``_std`` (eV/atom) and its ``_interval`` (lower and upper bound, 90 %),
+    ``in_domain`` and ``in_domain_reason``. Other models give their own property instead of the energies. Keys that a
+    model has no calibration for are missing from ``implemented_properties``. Charges and magnetic moments do not enter.
+
+    Examples
+    --------
+    >>> atoms.calc = CGCNNCalculator()  # doctest: +SKIP
+    >>> atoms.get_potential_energy(), atoms.calc.get_energy_uncertainty()  # doctest: +SKIP
+    """
+
+    name = "cgcnn"
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+
+    def __init__(
+        self,
+        model: "str | Path | CrystalModel" = DEFAULT_MODEL,
+        *,
+        reference: Reference | Mapping[str, float] = "mp-pbe",
+        n_dropout: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(reference, str) and reference not in ("mp-pbe", "none"):
+            raise ValueError(f"unknown reference {reference!r}; allowed: 'mp-pbe', 'none', or a dict by symbol")
+        self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
+        self.model: CrystalModel = self._infer.models[0]
+        self.reference = reference
+        self.implemented_properties = self._properties()
+        super().__init__()
+        self.parameters.update(
+            model=self.model.name, model_sha256=self.model.sha256, reference=reference, n_dropout=n_dropout, seed=seed
+        )
+
+    def _properties(self) -> list[str]:
+        name = self.model.target.name
+        has_std = self.model.trust is not None or len(self.model.members) > 1 or self._infer.n_dropout is not None
+        energies = ["energy", "free_energy"] if name in _ENERGIES else []
+        stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
+        domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if self.model.trust is not None else []
+        return [*energies, name, *stds, *domain]
+
+    def calculate(
+        self,
+        atoms: "Atoms | None" = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Predict; called by ASE.
+
+        Raises
+        ------
+        StructureError
+            If the structure cannot be used (overlapping atoms, no volume, ...).
+        MissingReferenceError
+            If an energy is asked for and an element has no reference energy.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        assert self.atoms is not None
+        prediction = self._infer([StructureRecord("atoms", "<atoms>", check_atoms(self.atoms, "<atoms>"), None)])[0]
+        if prediction.error is not None:
+            raise ValueError(prediction.error)
+        name = self.model.target.name
+        found: dict[str, Any] = {
+            name: prediction.value,
+            f"{name}_std": prediction.std,
+            f"{name}_interval": np.array([prediction.lower, prediction.upper]),
+            "in_domain": prediction.in_domain,
+            "in_domain_reason": prediction.reason,
+        }
+        if name in _ENERGIES:
+            found |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
+        self.results = {key: found[key] for key in self.implemented_properties if key in found}
+
+    def _energies(self, prediction: Prediction, *, required: bool) -> dict[str, float]:
+        assert self.atoms is not None and prediction.value is not None
+        n = len(self.atoms)
+        found = {} if prediction.std is None else {"energy_std": n * prediction.std}
+        try:
+            energy = n * prediction.value + self._reference_energy()
+        except MissingReferenceError:
+            if required:
+                raise
+            return found
+        return {"energy": energy, "free_energy": energy, **found}
+
+    def _reference_energy(self) -> float:
+        """Sum of the elements' reference energies, eV."""
+        if self.reference == "none" or self.model.target.name == "total_energy_per_atom":
+            return 0.0
+        assert self.atoms is not None
+        table = self.reference if isinstance(self.reference, Mapping) else reference_energies()
+        symbols = self.atoms.get_chemical_symbols()
+        missing = sorted(set(symbols) - set(table))
+        if missing:
+            raise MissingReferenceError(
+                f"no reference energy for {', '.join(missing)}: the total energy is not defined. Give "
+                "reference={'" + missing[0] + "': eV/atom, ...} for all elements, or reference='none' for N times the "
+                "formation energy per atom"
+            )
+        return sum(table[symbol] for symbol in symbols)
+
+    def get_property(self, name: str, atoms: "Atoms | None" = None, allow_calculation: bool = True) -> Any:
+        """A result by name; calculated if the atoms have changed.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            With the reason, for forces and stress of a model that is not a smooth function of the positions.
+        """
+        if name in _DERIVATIVES and name not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                f"no {name}: the model {self.model.name!r} reads a graph of the nearest neighbours (rule "
+                f"{self.model.graph.rule!r}), whose energy jumps when neighbours change places, so it has no forces. "
+                "Relaxation and molecular dynamics need a potential: a model with model.is_potential, of which none is "
+                "pretrained, or an interatomic potential such as CHGNet"
+            )
+        return super().get_property(name, atoms, allow_calculation)
+
+    def get_energy_uncertainty(self, atoms: "Atoms | None" = None, *, per_atom: bool = False) -> float:
+        """One calibrated standard deviation of the energy, eV (eV/atom with ``per_atom``).
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            If the model has no uncertainty or does not predict an energy.
+        """
+        if "energy_std" not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts {self.model.target.name}, "
+                f"with {len(self.model.members)} member(s) and {'a' if self.model.trust else 'no'} calibration"
+            )
+        std: float = self.get_property("energy_std", atoms)
+        assert self.atoms is not None
+        return std / len(self.atoms) if per_atom else std
+
+    def annotate(self, atoms: "Atoms") -> "Atoms":
+        """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256."""
+        self.get_property(self.model.target.name, atoms)
+        for key, value in self.results.items():
+            if key not in ("energy", "free_energy") and not (isinstance(value, str) and not value):
+                atoms.info[key] = value
+        atoms.info |= {"cgcnn_model": self.model.name, "cgcnn_model_sha256": self.model.sha256}
+        return atoms
+
+
+register_calculator_class("cgcnn", CGCNNCalculator)

@@ -1,0 +1,30 @@
+"""``cgcnn-ase``: the commands in one Typer application. Nothing heavy is imported until a command runs."""
+
+import sys
+
+import typer
+
+from cgcnn_ase.cli.evaluate import evaluate
+from cgcnn_ase.cli.models import models
+from cgcnn_ase.cli.predict import predict
+from cgcnn_ase.cli.prepare import prepare
+from cgcnn_ase.cli.train import train
+
+app = typer.Typer(
+    name="cgcnn-ase",
+    help="Crystal-graph property prediction with calibrated uncertainty.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (predict, models, train, evaluate, prepare):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 all done, 1 some structures failed, 2 usage or unreadable input."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)

@@ -1,0 +1,149 @@
+"""Where predictions go: CSV line by line, JSON, or extended XYZ with the structures."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+from cgcnn_ase.prediction import COLUMNS, Prediction
+
+#: CSV files also hold where each structure came from, which is what --resume goes by
+_FIELDS = (*COLUMNS, "source")
+
+
+class Writer(Protocol):
+    """A place for predictions; a context manager that closes it."""
+
+    n_written: int
+    done: frozenset[Path]
+
+    def write(self, prediction: Prediction) -> None:
+        """Add one prediction; it is on disk, as a complete line, when this returns."""
+
+    def __enter__(self) -> "Writer": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_output(output: Path | None, *, as_json: bool, resume: bool, sources: Sequence[Path]) -> Writer:
+    """The writer that the options ask for.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, the folder is missing, or ``resume`` does not fit.
+    """
+    suffix = "" if output is None else output.suffix.lower()
+    if output is not None and suffix not in (".csv", ".json", ".extxyz"):
+        raise ValueError(f"--output {output}: allowed are names that end in .csv, .json or .extxyz")
+    if resume and suffix != ".csv":
+        raise ValueError("--resume needs --output FILE.csv")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+    if suffix == ".csv" and output is not None:
+        done = _done(output, sources) if resume and output.exists() else frozenset()
+        return CsvWriter(output.open("a" if done else "w", newline="", encoding="utf-8"), done)
+    if suffix == ".extxyz" and output is not None:
+        return XyzWriter(output.open("w", encoding="utf-8"))
+    if output is not None:
+        return JsonWriter(output.open("w", encoding="utf-8"))
+    return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout)
+
+
+class _Writer:
+    def __init__(self, file: IO[str]) -> None:
+        self.file, self.n_written = file, 0
+        self.done: frozenset[Path] = frozenset()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self.file.flush()
+        if self.file is not sys.stdout:
+            self.file.close()
+
+
+class CsvWriter(_Writer):
+    """One complete line for each prediction, flushed at once."""
+
+    def __init__(self, file: IO[str], done: frozenset[Path] = frozenset()) -> None:
+        super().__init__(file)
+        self.done = done
+        self._csv = csv.writer(file, lineterminator="\n")
+        if not done:
+            self._csv.writerow(_FIELDS)
+
+    def write(self, prediction: Prediction) -> None:
+        """Append a line; numbers with all their digits."""
+        self._csv.writerow([getattr(prediction, name) for name in _FIELDS])
+        self.file.flush()
+        self.n_written += 1
+
+
+class JsonWriter(_Writer):
+    """A JSON list, one object a line."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Append an object."""
+        self.file.write(("[" if self.n_written == 0 else ",\n") + json.dumps(prediction.to_dict()))
+        self.n_written += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.write("[]\n" if self.n_written == 0 else "]\n")
+        super().__exit__(kind, error, trace)
+
+
+class XyzWriter(_Writer):
+    """Extended XYZ: the structures, each with its prediction in the comment line."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Append a frame."""
+        from ase.io.extxyz import write_extxyz
+
+        from cgcnn_ase.structures import read_file
+
+        records = {record.id: record for record in read_file(prediction.source)}
+        atoms = records[prediction.id].unwrap().copy()
+        said = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
+        atoms.info = {"id": prediction.id, **{key: value for key, value in said.items() if key != "id"}}
+        write_extxyz(self.file, [atoms])
+        self.file.flush()
+        self.n_written += 1
+
+
+def _done(output: Path, sources: Sequence[Path]) -> frozenset[Path]:
+    """Files that an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
+
+    Raises
+    ------
+    ValueError
+        If the file was not written by this command.
+    """
+    text = output.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    rows = list(csv.DictReader(lines))
+    if lines and tuple(next(csv.reader(lines[:1]))) != _FIELDS:
+        raise ValueError(f"--resume: {output} was not written by cgcnn-ase predict: its header is another")
+    if not rows:
+        return frozenset()
+    last = rows[-1]["source"]  # the file in hand when the run stopped may hold more structures
+    kept = [row for row in rows if row["source"] != last]
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+    finished = {row["source"] for row in kept}
+    return frozenset(path for path in sources if str(path) in finished)

@@ -1,0 +1,99 @@
+"""``cgcnn-ase predict``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cgcnn_ase.prediction import Prediction
+
+#: failed structures that are named one by one; the rest is counted
+_NAMED = 50
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Structure files, folders, globs, or - for a list of paths on stdin.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(help="Pretrained name, model folder, or original .pth.tar; may be given several times."),
+    ] = ["formation-energy-per-atom"],  # noqa: B006
+    n_dropout: Annotated[int | None, typer.Option(help="Monte Carlo dropout with so many samples.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a .csv, .json or .extxyz file; without it, CSV on stdout.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is in OUTPUT (a .csv) and predict only the other files.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
+    engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
+    order_disordered: Annotated[
+        bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
+) -> None:
+    """Predict a property of structures, with its uncertainty.
+
+    Exit code 0: all done; 1: some structures failed, each named on stderr, the rest written; 2: nothing could be done.
+    """
+    from cgcnn_ase.cli.output import open_output
+    from cgcnn_ase.prediction import Predictor
+    from cgcnn_ase.structures import collect_paths
+
+    with errors_as_usage():
+        if engine not in ("auto", "dgl", "torch"):
+            raise ValueError(f"--engine {engine}: allowed are auto, dgl, torch")
+        files = collect_paths(paths)
+        predictor = Predictor(
+            model, n_dropout=n_dropout, seed=seed, engine=engine, workers=workers, order_disordered=order_disordered
+        )
+        predictor.check()
+        writer = open_output(output, as_json=as_json, resume=resume, sources=files)
+        todo = [file for file in files if file not in writer.done]
+        if resume and len(todo) < len(files):
+            say(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
+    n_failed = 0
+    with writer:
+        if todo:
+            for prediction in _watch(predictor.stream(todo), len(todo)):
+                if prediction.error is None:
+                    writer.write(prediction)
+                    continue
+                n_failed += 1
+                if n_failed <= _NAMED:
+                    say(f"{prediction.source}: {prediction.error}")
+    if n_failed > _NAMED:
+        say(f"... and {n_failed - _NAMED} more")
+    if n_failed:
+        say(f"{n_failed} failed, {writer.n_written} predicted")
+        raise typer.Exit(1)
+
+
+def _watch(predictions: "Iterator[Prediction]", n_files: int) -> "Iterator[Prediction]":
+    """Show a progress bar where somebody is looking."""
+    if not is_terminal():
+        yield from predictions
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Predicting", total=n_files)
+        source = None
+        for prediction in predictions:
+            if prediction.source != source:
+                source = prediction.source
+                progress.advance(task)
+            yield prediction

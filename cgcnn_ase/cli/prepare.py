@@ -1,0 +1,28 @@
+"""``cgcnn-ase prepare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, say
+
+
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder with id_prop.csv and structures, or a packed data set.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    target: Annotated[str | None, typer.Option(help="Column to learn, where the data set has several.")] = None,
+    unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
+    config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
+    val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
+) -> None:
+    """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning."""
+    from cgcnn_ase.cli.train import load_prepared, read_settings
+    from cgcnn_ase.targets import TargetSpec
+
+    with errors_as_usage():
+        spec = TargetSpec(name=target or "target", unit=unit)
+        prepared = load_prepared(data, target, spec, read_settings(config, {}, None), val=val, test=test)
+        prepared.save(output)
+    say(f"{len(prepared.ids)} structures in {output}")

@@ -1,0 +1,201 @@
+"""Read ``id_prop.csv`` and the structure files in its folder."""
+
+import csv as csv_module
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from cgcnn_ase.data.dataset import DatasetError
+from cgcnn_ase.graphs.builder import Geometry, geometry
+from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix_of
+
+_log = logging.getLogger(__name__)
+
+#: more structure files than this are read in parallel
+PARALLEL_ABOVE = 500
+
+_LISTED = 10
+#: the older projects keep their element table beside the structures
+_NO_STRUCTURES = ("atom_init.json",)
+#: what the columns after the id are called where there is no header
+_UNNAMED = ("target", "label")
+
+
+class IdPropRow(NamedTuple):
+    """One sample."""
+
+    id: str
+    structure: Geometry
+    target: float
+
+
+class _Cells(NamedTuple):
+    number: int  #: line in the file, from 1
+    cells: list[str]
+
+
+def read_id_prop(csv: Path, target: str | None = None) -> list[IdPropRow]:
+    """Structures and targets that an ``id_prop.csv`` names.
+
+    Parameters
+    ----------
+    csv : path
+        Its rows are id, target and possibly more columns, under a header or without one. The structure of an id is the
+        file of that name, or of that name and any suffix that is read, in the same folder.
+    target : str, optional
+        Column to learn. Without it the second, which must then be the only one but for a label in the third. Where
+        there is no header the columns are called ``target`` and ``label``.
+
+    Raises
+    ------
+    DatasetError
+        If the file is empty or has no such column; or with all rows that cannot be used and why.
+    """
+    rows, files = _rows(csv), _files_by_name(csv.parent)
+    header = rows[0].cells if _is_header(rows[0].cells, files) else None
+    if header is not None:
+        _log.info("%s: row 1 is taken as the header: %s", csv, ", ".join(header))
+        rows = rows[1:]
+        if not rows:
+            raise DatasetError(f"{csv}: there is a header and no row below it")
+    width = len(rows[0].cells) if header is None else len(header)
+    names = header or ["id", *_UNNAMED[: width - 1], *(f"column {k}" for k in range(4, width + 1))]
+    column = _column(names, target, csv, has_header=header is not None)
+
+    problems: dict[int, str] = {}
+    found: list[tuple[int, str, Path, float]] = []
+    row_of_file: dict[Path, int] = {}
+    for number, cells in rows:
+        try:
+            _check_width(cells, width)
+            path = _file_of(cells[0], files, csv.parent)
+            if path in row_of_file:
+                raise ValueError(f"id {cells[0]!r} repeats that of row {row_of_file[path]}")
+            row_of_file[path] = number
+            found.append((number, cells[0], path, _finite_number(cells[column], names[column])))
+        except ValueError as error:  # noqa: PERF203  every bad row is reported, not the first
+            problems[number] = str(error)
+
+    samples = []
+    for (number, name, path, value), structure in zip(found, _read_all([path for _, _, path, _ in found]), strict=True):
+        if isinstance(structure, str):
+            problems[number] = f"structure {path.name} {structure}"
+        else:
+            samples.append(IdPropRow(name, structure, value))
+    if problems:
+        raise DatasetError(_report(csv, problems))
+    return samples
+
+
+def _rows(csv: Path) -> list[_Cells]:
+    try:
+        with csv.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv_module.reader(file, strict=True)
+            rows = [_Cells(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{csv}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    except (OSError, csv_module.Error) as error:
+        raise DatasetError(f"{csv}: cannot be read ({error})") from error
+    rows = [row for row in rows if any(row.cells)]
+    if not rows:
+        raise DatasetError(f"{csv}: the file is empty; a row is: id, target")
+    return rows
+
+
+def _files_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The structure files of a folder under their stems and their full names."""
+    files = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if suffix_of(path.name) and path.name not in _NO_STRUCTURES:
+            for name in {structure_id(path.name), path.name}:
+                files[name].append(path)
+    return files
+
+
+def _is_header(cells: list[str], files: dict[str, list[Path]]) -> bool:
+    """Names only: no number, no gap, and the first is not that of a structure."""
+    return len(cells) > 1 and all(cells) and cells[0] not in files and not any(map(_is_number, cells[1:]))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text  # Python reads 1_0 as 10
+
+
+def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool) -> int:
+    allowed = ", ".join(names[1:])
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{csv}: two columns of the header have the same name: {', '.join(names)}")
+    if len(names) < 2:
+        raise DatasetError(f"{csv}: row 1: {names[0]!r} is one column; a row is: id, target")
+    if target is None:
+        if len(names) > 3:
+            raise DatasetError(f"{csv}: name the column to learn; there are {allowed}")
+        return 1
+    if target not in names[1:]:
+        where = "no column" if has_header else "there is no header, so no column"
+        raise DatasetError(f"{csv}: {where} {target!r}; allowed: {allowed}")
+    return names.index(target, 1)
+
+
+def _check_width(cells: list[str], width: int) -> None:
+    if len(cells) != width:
+        raise ValueError(f"has {len(cells)} columns, not {width}")
+
+
+def _file_of(name: str, files: dict[str, list[Path]], folder: Path) -> Path:
+    if not name:
+        raise ValueError("the id is empty")
+    if suffix_of(name) and (folder / name).is_file():  # also in a folder below
+        return folder / name
+    paths = files.get(name, [])
+    if not paths:
+        raise ValueError(f"no structure {name!r} in {folder} (a file of this name with a suffix: {' '.join(SUFFIXES)})")
+    if len(paths) > 1:
+        raise ValueError(f"id {name!r} names {len(paths)} files: {', '.join(p.name for p in paths)}; give the suffix")
+    return paths[0]
+
+
+def _finite_number(text: str, column: str) -> float:
+    if not text:
+        raise ValueError(f"{column} is empty")
+    if not _is_number(text):
+        raise ValueError(f"{column} {text!r} is not a number")
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{column} {text!r} is not finite")
+    return value
+
+
+def _read_all(paths: list[Path]) -> Iterator[Geometry | str]:
+    """Each file's structure, or the reason why there is none."""
+    if len(paths) <= PARALLEL_ABOVE:
+        yield from map(_read, paths)
+        return
+    from cgcnn_ase.data.graph_cache import available_cores
+
+    with ProcessPoolExecutor(available_cores()) as pool:
+        yield from pool.map(_read, paths, chunksize=64)
+
+
+def _read(path: Path) -> Geometry | str:
+    records = read_file(path)
+    if len(records) > 1:
+        return f"holds {len(records)} structures; give a file one"
+    atoms, error = records[0].atoms, records[0].error
+    return geometry(atoms) if atoms is not None else error or "holds no structure"
+
+
+def _report(csv: Path, problems: dict[int, str]) -> str:
+    lines = [f"row {number}: {problems[number]}" for number in sorted(problems)]
+    if len(lines) == 1:
+        return f"{csv}: {lines[0]}"
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return "\n  ".join([f"{csv}: {len(lines)} rows cannot be used:", *lines[:_LISTED], *more])

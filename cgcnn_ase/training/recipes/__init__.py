@@ -1,0 +1,1 @@
+"""YAML recipes of the pretrained models."""

@@ -1,0 +1,82 @@
+"""Train the pretrained models again: ``python -m cgcnn_ase.training.zoo NAME --data FOLDER``."""
+
+import argparse
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from cgcnn_ase.data.dataset import load_dataset
+from cgcnn_ase.data.graph_cache import available_cores
+from cgcnn_ase.data.prepare import prepare
+from cgcnn_ase.registry import pretrained_folder
+from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.training.card import write_card
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.run import train
+
+
+def recipe_names() -> list[str]:
+    """Names of the models that have a recipe."""
+    found = (Path(entry.name) for entry in files("cgcnn_ase.training.recipes").iterdir())
+    return sorted(entry.stem for entry in found if entry.suffix == ".yaml")
+
+
+def load_recipe(name: str) -> tuple[str, TargetSpec, TrainConfig]:
+    """Column of the data set, target and training configuration of a pretrained model.
+
+    Raises
+    ------
+    ValueError
+        If there is no recipe of that name.
+    """
+    if name not in recipe_names():
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+    text = files("cgcnn_ase.training.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    recipe: dict[str, Any] = yaml.safe_load(text)
+    return (
+        recipe["column"],
+        TypeAdapter(TargetSpec).validate_python(recipe["target"]),
+        TypeAdapter(TrainConfig).validate_python(recipe["train"]),
+    )
+
+
+def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resume: bool, progress: bool = True) -> Path:
+    """Train a recipe's model in ``output`` and put it, with its card, into the folder of pretrained models."""
+    column, target, config = load_recipe(name)
+    prepared = prepare(load_dataset(data, target=column), target, config.graph, progress=progress)
+    best = train(prepared, config, output, resume=resume, workers=workers, name=name, progress=progress)
+    place = pretrained_folder() / name
+    shutil.copytree(best, place, dirs_exist_ok=True)
+    write_card(place)
+    return place
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=recipe_names())
+    parser.add_argument("--data", type=Path, required=True, help="packed data set with the recipe's column and a split")
+    parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="members trained at the same time")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--no-progress", action="store_true")
+    options = parser.parse_args()
+    output = options.output or Path("runs") / options.name
+    place = train_pretrained(
+        options.name,
+        options.data,
+        output,
+        workers=options.workers,
+        resume=options.resume,
+        progress=not options.no_progress,
+    )
+    sys.stdout.write(f"{place}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Crystals and networks that the graph tests share."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.spacegroup import crystal
+
+from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph
+from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
+
+
+def symmetric_crystals() -> dict[str, Atoms]:
+    """Well-known crystals, full of neighbours at the same distance."""
+    return {
+        "fcc": bulk("Cu", "fcc", a=3.61),
+        "bcc": bulk("Fe", "bcc", a=2.87),
+        "hcp": bulk("Mg", "hcp", a=3.2, c=3.2 * np.sqrt(8 / 3)),
+        "diamond": bulk("Si", "diamond", a=5.43),
+        "rocksalt": crystal(["Mg", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[4.211] * 3 + [90] * 3),
+        "perovskite": crystal(
+            ["Sr", "Ti", "O"],
+            [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)],
+            spacegroup=221,
+            cellpar=[3.905] * 3 + [90] * 3,
+        ),
+        "LiNiO2": crystal(
+            ["Li", "Ni", "O"],
+            [(0, 0, 0.5), (0, 0, 0), (0, 0, 0.2586)],
+            spacegroup=166,
+            cellpar=[2.878, 2.878, 14.19, 90, 90, 120],
+        ),
+        "spinel": crystal(
+            ["Mg", "Al", "O"],
+            [(0.125, 0.125, 0.125), (0.5, 0.5, 0.5), (0.2624, 0.2624, 0.2624)],
+            spacegroup=227,
+            setting=2,
+            cellpar=[8.08] * 3 + [90] * 3,
+            primitive_cell=True,
+        ),
+        "rutile": crystal(
+            ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.594, 4.594, 2.959, 90, 90, 90]
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def crystals() -> dict[str, Atoms]:
+    return symmetric_crystals()
+
+
+Output = Callable[[Atoms, GraphConfig], torch.Tensor]
+
+
+def double(graph: CrystalGraph) -> CrystalGraph:
+    return graph._replace(
+        distances=graph.distances.double(),
+        angular=graph.angular.double(),
+        multiplicity=graph.multiplicity.double(),
+    )
+
+
+def random_network(n_angular: int, convolution: str = "edge-gated", cutoff: float = 8.0) -> CGCNN:
+    """A small network with random weights, none of them zero."""
+    config = CGCNNConfig(
+        n_features=12,
+        n_convolutions=3,
+        n_hidden=7,
+        n_gaussians=20,
+        n_angular=n_angular,
+        cutoff=cutoff,
+        convolution=convolution,  # type: ignore[arg-type]
+        norm="layer" if convolution == "edge-gated" else "batch",
+        activation="silu",
+        atom_layer=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return CGCNN(config).double().eval()
+
+
+@pytest.fixture(scope="session")
+def output() -> Output:
+    """Output of a random network, double precision, for a structure and the settings of its graph."""
+    networks = {n: random_network(n) for n in (0, 12)}
+
+    def evaluate(atoms: Atoms, config: GraphConfig) -> torch.Tensor:
+        with torch.no_grad():
+            return networks[config.n_angular](double(build_graph(atoms, config)), "torch")[0]
+
+    return evaluate
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., CGCNN]:
+    return random_network
