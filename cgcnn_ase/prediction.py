@@ -3,14 +3,17 @@
 Importing this module, and handing files to worker processes, needs neither torch nor ASE in the calling process.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgcnn_ase.registry import DEFAULT_MODEL, find_model
-from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, read_file, read_structures
+from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, iter_file, read_structures
+from cgcnn_ase.workers import ordered_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +62,12 @@ class Prediction:
         return asdict(self)
 
 
+#: the fields of a prediction that failed
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain")),
+    "reason": "",
+}
+
 #: columns of :meth:`Predictions.to_frame` and of CSV output
 COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("source", "error"))
 
@@ -66,15 +75,18 @@ COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in 
 class Predictions(Mapping[str, tuple[float, float | None]]):
     """Results by structure id: ``results[id]`` is (mean, std).
 
-    With several models a name is the id, a slash and the model's name. Structures that failed are in ``failures``.
+    With several models a name is the id, a slash and the model's name (with the start of its sha256, where two models
+    have the same). Structures that failed are in ``failures``.
     """
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
         everything = list(predictions)
         self.all = [p for p in everything if p.error is None]
         self.failures = [p for p in everything if p.error is not None]
-        several = len({p.model for p in self.all}) > 1
-        self._by_name = {f"{p.id}/{p.model}" if several else p.id: p for p in self.all}
+        models = {(p.model, p.model_sha256) for p in self.all}
+        names = Counter(name for name, _ in models)
+        labels = {(name, sha): name if names[name] == 1 else f"{name}@{sha[:8]}" for name, sha in models}
+        self._by_name = {p.id if len(models) == 1 else f"{p.id}/{labels[p.model, p.model_sha256]}": p for p in self.all}
 
     def __getitem__(self, name: str) -> tuple[float, float | None]:
         prediction = self._by_name[name]
@@ -143,7 +155,7 @@ class Predictor:
         """Predict all, and keep the results; inputs as for :meth:`stream`."""
         return Predictions(self.stream(inputs))
 
-    def stream(self, inputs: Any) -> Iterator[Prediction]:
+    def stream(self, inputs: Any, *, names: UsedNames | None = None) -> Generator[Prediction, None, None]:
         """Predictions one by one, in the order of the inputs.
 
         Parameters
@@ -151,17 +163,19 @@ class Predictor:
         inputs
             Anything that :func:`cgcnn_ase.structures.read_structures` takes. A bad structure gives a prediction with
             its ``error`` and never costs the others.
+        names : UsedNames, optional
+            Names that earlier structures have.
         """
         paths = as_paths(inputs)
+        names = names or UsedNames()
         workers = self._workers(None if paths is None else len(paths))
         if paths is None:
             records = read_structures(inputs, order_disordered=self.order_disordered)
-            return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers)
+        else:
+            records = _records(paths, self.order_disordered)
         if workers == 1:
-            records = (r for path in paths for r in read_file(path, order_disordered=self.order_disordered))
-            names = UsedNames()
             return self._in_process(names.admit(record) for record in records)
-        return self._in_workers(_chunks(iter(paths)), workers)
+        return self._in_workers(_chunks(records if paths is None else iter(paths)), workers, names)
 
     def _workers(self, n_files: int | None) -> int:
         from cgcnn_ase.data.graph_cache import available_cores
@@ -187,19 +201,19 @@ class Predictor:
 
         return inference(self.models, **self.settings)
 
-    def _in_process(self, records: Iterator[StructureRecord]) -> Iterator[Prediction]:
+    def _in_process(self, records: Iterator[StructureRecord]) -> Generator[Prediction, None, None]:
         infer = self.inference()
         return (p for chunk in _chunks(records) for p in infer(chunk))
 
-    def _in_workers(self, chunks: "Iterator[list[Any]]", workers: int) -> Iterator[Prediction]:
-        from joblib import Parallel, delayed
-
-        tasks = (delayed(_predict_chunk)(chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
-        pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)
-        names = UsedNames()
-        for predictions in pool(tasks):
-            for prediction in predictions:
-                yield _admit(prediction, names, len(self.models))
+    def _in_workers(
+        self, chunks: "Iterator[list[Any]]", workers: int, names: UsedNames
+    ) -> Generator[Prediction, None, None]:
+        tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
+        n = len(self.models)
+        with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
+            for predictions in answers:
+                for k in range(0, len(predictions), n):
+                    yield from _admit(predictions[k : k + n], names)
 
 
 def predict(
@@ -228,13 +242,17 @@ def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def _admit(prediction: Prediction, names: UsedNames, n_models: int) -> Prediction:
-    """The prediction, or an error if its id was used before (once a structure, not once a model)."""
-    from dataclasses import replace
+def _admit(predictions: list[Prediction], names: UsedNames) -> list[Prediction]:
+    """What the models say of one structure; an error in place of it if its name was used before."""
+    first = predictions[0]
+    error = names.admit(StructureRecord(first.id, first.source, None, first.error)).error
+    if error == first.error:
+        return predictions
+    return [replace(p, formula=None, n_atoms=None, **NOTHING, error=error) for p in predictions]
 
-    name = f"{prediction.id}/{prediction.model}" if n_models > 1 else prediction.id
-    record = names.admit(StructureRecord(name, prediction.source, None, prediction.error))
-    return prediction if record.error == prediction.error else replace(prediction, error=record.error)
+
+def _records(paths: Iterable[Path], order_disordered: bool) -> Iterator[StructureRecord]:
+    return (record for path in paths for record in iter_file(path, order_disordered=order_disordered))
 
 
 def _predict_chunk(
@@ -247,10 +265,6 @@ def _predict_chunk(
 
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    records: list[StructureRecord] = []
-    for entry in chunk:
-        if isinstance(entry, StructureRecord):
-            records.append(entry)
-        else:
-            records += read_file(entry, order_disordered=order_disordered)
-    return inference(models, **settings)(records)
+    infer = inference(models, **settings)
+    records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
+    return [prediction for part in _chunks(records) for prediction in infer(part)]

@@ -32,6 +32,11 @@ class TargetSpec:
         """Numbers that the network gives for each crystal."""
         return self.n_classes if self.task == "classification" else 1
 
+    @property
+    def learned_unit(self) -> str:
+        """Unit of what the network learns, such as ``log10(GPa)``."""
+        return f"log10({self.unit})" if self.transform == "log10" else self.unit
+
     def forward(self, values: Tensor) -> Tensor:
         """From physical units to what the network learns."""
         return values.log10() if self.transform == "log10" else values

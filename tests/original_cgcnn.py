@@ -32,9 +32,16 @@ def neighbor_table(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
 
 
 def original_output(
-    structure: Structure, state: Mapping[str, Tensor], task: str, descriptor_table: np.ndarray
+    structure: Structure,
+    state: Mapping[str, Tensor],
+    task: str,
+    descriptor_table: np.ndarray,
+    table: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Tensor:
-    """What the network's last layer gives: (1,) before un-scaling, or (2,) log-probabilities."""
+    """What the network's last layer gives: (1,) before un-scaling, or (2,) log-probabilities.
+
+    `table` is `neighbor_table(structure)`, to make it once for several networks.
+    """
 
     def dense(name: str, x: Tensor) -> Tensor:
         return linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -43,7 +50,7 @@ def original_output(
         parts = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         return batch_norm(x, *parts, training=False)
 
-    indices, distances = neighbor_table(structure)
+    indices, distances = neighbor_table(structure) if table is None else table
     centres = np.arange(0, RADIUS + STEP, STEP)
     bonds = torch.tensor(
         np.exp(-((distances[:, :, None] - centres) ** 2) / STEP**2), dtype=torch.float32
@@ -77,11 +84,12 @@ def original_prediction(
     std: float,
     task: str,
     descriptor_table: np.ndarray,
+    table: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> float:
     """The prediction in the file's unit, or the probability of class 1 for a classifier.
 
     `descriptor_table` is (101, 92): row Z is the descriptor of the element of atomic number Z.
     """
     with torch.no_grad():
-        output = original_output(structure, state, task, descriptor_table)
+        output = original_output(structure, state, task, descriptor_table, table)
     return float(output[1].exp()) if task == "classification" else float(output[0]) * std + mean

@@ -1,5 +1,15 @@
 """The command line: one file a command, each a thin mirror of one Python function."""
 
-from cgcnn_ase.cli.app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line: exit code 0 all done, 1 some structures failed, 2 usage or unreadable input."""
+    try:
+        from cgcnn_ase.cli.app import app
+
+        app()
+    except KeyboardInterrupt:  # during the imports; a command says what it has done
+        sys.exit(130)

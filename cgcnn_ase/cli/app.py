@@ -1,7 +1,5 @@
 """``cgcnn-ase``: the commands in one Typer application. Nothing heavy is imported until a command runs."""
 
-import sys
-
 import typer
 
 from cgcnn_ase.cli.evaluate import evaluate
@@ -19,12 +17,3 @@ app = typer.Typer(
 )
 for command in (predict, models, train, evaluate, prepare):
     app.command()(command)
-
-
-def main() -> None:
-    """Run the command line: exit code 0 all done, 1 some structures failed, 2 usage or unreadable input."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)

@@ -1,6 +1,7 @@
 """Messages for people, on stderr; stdout is for results."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,9 +20,20 @@ def is_terminal() -> bool:
 
 @contextmanager
 def errors_as_usage() -> Iterator[None]:
-    """Turn the errors that bad input raises into one line and exit code 2; a bug keeps its traceback."""
+    """Turn the errors that bad input raises into one line and exit code 2; a bug keeps its traceback.
+
+    Warnings become one line each, too.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warning_in_words
+            yield
     except (ValueError, OSError, ImportError) as error:
         say(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
+
+
+def _warning_in_words(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """A UserWarning is for the user; the others are for developers."""
+    if issubclass(category, UserWarning):
+        say(f"cgcnn-ase: warning: {message}")

@@ -3,22 +3,33 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
 from cgcnn_ase.prediction import COLUMNS, Prediction
+from cgcnn_ase.structures import StructureRecord, UsedNames, iter_file
 
 #: CSV files also hold where each structure came from, which is what --resume goes by
 _FIELDS = (*COLUMNS, "source")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an earlier run has finished."""
+
+    files: frozenset[Path] = frozenset()
+    names: UsedNames = field(default_factory=UsedNames)
 
 
 class Writer(Protocol):
     """A place for predictions; a context manager that closes it."""
 
     n_written: int
-    done: frozenset[Path]
+    done: Done
 
     def write(self, prediction: Prediction) -> None:
         """Add one prediction; it is on disk, as a complete line, when this returns."""
@@ -30,8 +41,23 @@ class Writer(Protocol):
     ) -> None: ...
 
 
-def open_output(output: Path | None, *, as_json: bool, resume: bool, sources: Sequence[Path]) -> Writer:
+def open_output(
+    output: Path | None,
+    *,
+    as_json: bool,
+    resume: bool,
+    sources: Sequence[Path],
+    models: Collection[str],
+    order_disordered: bool = False,
+) -> Writer:
     """The writer that the options ask for.
+
+    Parameters
+    ----------
+    sources
+        The files to predict.
+    models
+        sha256 of the models that predict them.
 
     Raises
     ------
@@ -46,10 +72,10 @@ def open_output(output: Path | None, *, as_json: bool, resume: bool, sources: Se
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
     if suffix == ".csv" and output is not None:
-        done = _done(output, sources) if resume and output.exists() else frozenset()
-        return CsvWriter(output.open("a" if done else "w", newline="", encoding="utf-8"), done)
+        done = _done(output, sources, models) if resume and output.exists() else Done()
+        return CsvWriter(output.open("a" if done.files else "w", newline="", encoding="utf-8"), done)
     if suffix == ".extxyz" and output is not None:
-        return XyzWriter(output.open("w", encoding="utf-8"))
+        return XyzWriter(output.open("w", encoding="utf-8"), order_disordered=order_disordered)
     if output is not None:
         return JsonWriter(output.open("w", encoding="utf-8"))
     return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout)
@@ -58,7 +84,7 @@ def open_output(output: Path | None, *, as_json: bool, resume: bool, sources: Se
 class _Writer:
     def __init__(self, file: IO[str]) -> None:
         self.file, self.n_written = file, 0
-        self.done: frozenset[Path] = frozenset()
+        self.done = Done()
 
     def __enter__(self) -> Any:
         return self
@@ -75,12 +101,13 @@ class _Writer:
 class CsvWriter(_Writer):
     """One complete line for each prediction, flushed at once."""
 
-    def __init__(self, file: IO[str], done: frozenset[Path] = frozenset()) -> None:
+    def __init__(self, file: IO[str], done: Done | None = None) -> None:
         super().__init__(file)
-        self.done = done
+        self.done = done or Done()
         self._csv = csv.writer(file, lineterminator="\n")
-        if not done:
+        if not self.done.files:
             self._csv.writerow(_FIELDS)
+            self.file.flush()
 
     def write(self, prediction: Prediction) -> None:
         """Append a line; numbers with all their digits."""
@@ -107,28 +134,44 @@ class JsonWriter(_Writer):
 class XyzWriter(_Writer):
     """Extended XYZ: the structures, each with its prediction in the comment line."""
 
+    def __init__(self, file: IO[str], *, order_disordered: bool = False) -> None:
+        super().__init__(file)
+        self._order_disordered = order_disordered
+        self._source: str | None = None
+        self._records: Iterator[StructureRecord] = iter(())
+        self._record: StructureRecord | None = None
+
     def write(self, prediction: Prediction) -> None:
         """Append a frame."""
         from ase.io.extxyz import write_extxyz
 
-        from cgcnn_ase.structures import read_file
-
-        records = {record.id: record for record in read_file(prediction.source)}
-        atoms = records[prediction.id].unwrap().copy()
+        atoms = self._structure(prediction).unwrap().copy()
         said = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
         atoms.info = {"id": prediction.id, **{key: value for key, value in said.items() if key != "id"}}
-        write_extxyz(self.file, [atoms])
+        frame = StringIO()
+        write_extxyz(frame, [atoms])
+        self.file.write(frame.getvalue())  # whole frames only, whenever the run is stopped
         self.file.flush()
         self.n_written += 1
 
+    def _structure(self, prediction: Prediction) -> StructureRecord:
+        """Read the prediction's file again, alongside the predictions: they come in the order of its structures."""
+        if self._source != prediction.source:
+            self._source = prediction.source
+            self._records = iter_file(prediction.source, order_disordered=self._order_disordered)
+            self._record = None
+        while self._record is None or self._record.id != prediction.id:
+            self._record = next(self._records)
+        return self._record
 
-def _done(output: Path, sources: Sequence[Path]) -> frozenset[Path]:
-    """Files that an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
+
+def _done(output: Path, sources: Sequence[Path], models: Collection[str]) -> Done:
+    """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
 
     Raises
     ------
     ValueError
-        If the file was not written by this command.
+        If the file was not written by this command with the same models.
     """
     text = output.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
@@ -137,13 +180,23 @@ def _done(output: Path, sources: Sequence[Path]) -> frozenset[Path]:
     rows = list(csv.DictReader(lines))
     if lines and tuple(next(csv.reader(lines[:1]))) != _FIELDS:
         raise ValueError(f"--resume: {output} was not written by cgcnn-ase predict: its header is another")
+    others = {row["model"] for row in rows if row["model_sha256"] not in models}
+    if others:
+        raise ValueError(f"--resume: {output} holds predictions of another model ({', '.join(sorted(others))})")
     if not rows:
-        return frozenset()
+        return Done()
     last = rows[-1]["source"]  # the file in hand when the run stopped may hold more structures
     kept = [row for row in rows if row["source"] != last]
-    with output.open("w", newline="", encoding="utf-8") as file:
+    if kept and {row["model_sha256"] for row in kept} != set(models):
+        raise ValueError(f"--resume: {output} lacks predictions of one of the models")
+    draft = output.with_name(output.name + ".part")
+    with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
+    draft.replace(output)
     finished = {row["source"] for row in kept}
-    return frozenset(path for path in sources if str(path) in finished)
+    done = Done(frozenset(path for path in sources if str(path) in finished))
+    for row in kept:
+        done.names.admit(StructureRecord(row["id"], row["source"], None, None))
+    return done

@@ -48,9 +48,12 @@ def predict(
 
     Exit code 0: all done; 1: some structures failed, each named on stderr, the rest written; 2: nothing could be done.
     """
-    from cgcnn_ase.cli.output import open_output
+    from contextlib import closing
+
+    from cgcnn_ase.cli.output import CsvWriter, open_output
     from cgcnn_ase.prediction import Predictor
     from cgcnn_ase.structures import collect_paths
+    from cgcnn_ase.workers import WorkerError
 
     with errors_as_usage():
         if engine not in ("auto", "dgl", "torch"):
@@ -59,26 +62,48 @@ def predict(
         predictor = Predictor(
             model, n_dropout=n_dropout, seed=seed, engine=engine, workers=workers, order_disordered=order_disordered
         )
-        predictor.check()
-        writer = open_output(output, as_json=as_json, resume=resume, sources=files)
-        todo = [file for file in files if file not in writer.done]
+        loaded = predictor.inference().models
+        writer = open_output(
+            output,
+            as_json=as_json,
+            resume=resume,
+            sources=files,
+            models=[m.sha256 for m in loaded],
+            order_disordered=order_disordered,
+        )
+        todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
             say(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
-    n_failed = 0
-    with writer:
-        if todo:
-            for prediction in _watch(predictor.stream(todo), len(todo)):
+    failed: list[tuple[str, str]] = []
+    try:
+        with writer, closing(predictor.stream(todo, names=writer.done.names)) as predictions:
+            for prediction in _watch(predictions, len(todo)):
                 if prediction.error is None:
                     writer.write(prediction)
-                    continue
-                n_failed += 1
-                if n_failed <= _NAMED:
-                    say(f"{prediction.source}: {prediction.error}")
-    if n_failed > _NAMED:
-        say(f"... and {n_failed - _NAMED} more")
-    if n_failed:
-        say(f"{n_failed} failed, {writer.n_written} predicted")
+                elif failed[-1:] != [(prediction.source, prediction.id)]:  # once, however many models there are
+                    failed.append((prediction.source, prediction.id))
+                    if len(failed) <= _NAMED:
+                        say(f"{_named(prediction)}: {prediction.error}")
+    except KeyboardInterrupt:
+        going_on = f"; --output {output} --resume goes on" if isinstance(writer, CsvWriter) and output else ""
+        say(f"interrupted: {writer.n_written} predictions written{going_on}")
+        raise typer.Exit(130) from None
+    except (OSError, WorkerError) as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has enough
+            raise
+        say(f"cgcnn-ase: {error}")
+        raise typer.Exit(2) from error
+    if len(failed) > _NAMED:
+        say(f"... and {len(failed) - _NAMED} more")
+    if failed:
+        say(f"{len(failed)} failed, {writer.n_written} predictions written")
         raise typer.Exit(1)
+
+
+def _named(prediction: "Prediction") -> str:
+    """The file, and which of its structures where it holds several."""
+    several = ":" in prediction.id and ":" not in Path(prediction.source).name
+    return f"{prediction.source} ({prediction.id})" if several else prediction.source
 
 
 def _watch(predictions: "Iterator[Prediction]", n_files: int) -> "Iterator[Prediction]":

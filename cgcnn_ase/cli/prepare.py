@@ -19,10 +19,10 @@ def prepare(
 ) -> None:
     """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning."""
     from cgcnn_ase.cli.train import load_prepared, read_settings
-    from cgcnn_ase.targets import TargetSpec
 
     with errors_as_usage():
-        spec = TargetSpec(name=target or "target", unit=unit)
-        prepared = load_prepared(data, target, spec, read_settings(config, {}, None), val=val, test=test)
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"{output}: is not empty; name another folder")
+        prepared = load_prepared(data, target, unit, read_settings(data, config, {}), val=val, test=test)
         prepared.save(output)
     say(f"{len(prepared.ids)} structures in {output}")

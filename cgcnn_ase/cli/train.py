@@ -8,6 +8,7 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 
 if TYPE_CHECKING:
+    from cgcnn_ase.data.prepared import PreparedData
     from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.training.config import TrainConfig
 
@@ -42,8 +43,6 @@ def train(
     """Train a model on structures with a known property; splits keep equal formulas together."""
     import json
 
-    from cgcnn_ase.targets import TargetSpec
-
     with errors_as_usage():
         from cgcnn_ase.registry import load_model
         from cgcnn_ase.training.run import train as run_training
@@ -53,12 +52,8 @@ def train(
             "n_members": members, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr,
             "patience": patience, "seed": seed,
         }  # fmt: skip
-        settings = read_settings(config, {key: value for key, value in given.items() if value is not None}, tuned)
-        if tuned is not None and target is None and not unit:
-            spec = tuned.target
-        else:
-            spec = TargetSpec(name=target or "target", unit=unit)
-        prepared = load_prepared(data, target, spec, settings, val=val, test=test)
+        settings = read_settings(data, config, {k: v for k, v in given.items() if v is not None}, tuned)
+        prepared = load_prepared(data, target, unit, settings, tuned, val=val, test=test)
         say(
             f"{len(prepared.ids)} structures: "
             + ", ".join(f"{len(prepared.rows(s))} {s}" for s in ("train", "val", "test"))
@@ -67,68 +62,76 @@ def train(
             prepared, settings, output, resume=resume, start=tuned, frozen=freeze,  # type: ignore[arg-type]
             workers=workers, progress=is_terminal(),
         )  # fmt: skip
-    metrics = json.loads((output / "metrics.json").read_text())
+    file = output / "metrics.json"
+    metrics = json.loads(file.read_text()) if file.exists() else {}
     if as_json:
         typer.echo(json.dumps({"model": str(best), **metrics}, indent=1))
         return
     for split, values in metrics.items():
-        typer.echo(f"{split}: MAE {values['mae']:.4f} {spec.unit}, 90 % interval covers {values['coverage']:.1%}")
+        sure = f", {values['level']:.0%} interval covers {values['coverage']:.1%}" if "coverage" in values else ""
+        typer.echo(f"{split}: MAE {values['mae']:.4f} {prepared.target.learned_unit}".rstrip() + sure)
     typer.echo(f"model: {best}")
 
 
-def read_settings(file: Path | None, given: dict[str, Any], tuned: "CrystalModel | None") -> "TrainConfig":
-    """Settings of a run: the defaults (of the model to tune, if there is one), the file's, the command line's.
+def read_settings(
+    data: Path, file: Path | None, given: dict[str, Any], tuned: "CrystalModel | None" = None
+) -> "TrainConfig":
+    """Settings of a run: the defaults, those of prepared data or of the model to tune, the file's, the command line's.
 
     Raises
     ------
     ValueError
-        Naming the key and what is allowed.
+        Naming the setting and what is allowed.
     """
     from dataclasses import asdict
 
-    import yaml
-    from pydantic import TypeAdapter, ValidationError
-
+    from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.training.config import TrainConfig
+    from cgcnn_ase.training.settings import merged, read_yaml, settings_from
 
-    settings: dict[str, Any] = {}
+    start: dict[str, Any] = {}
+    if is_prepared(data):
+        start = {"graph": asdict(PreparedData.load(data).graph_config)}
     if tuned is not None:
         network = tuned.networks[0].config
-        settings = {
+        start = {
             "graph": asdict(tuned.graph), "network": asdict(network.architecture),
             "mean_variance": network.mean_variance, "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
-    if file is not None:
-        try:
-            read = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file}: not YAML: {error}") from error
-        if not isinstance(read, dict):
-            raise ValueError(f"{file}: must hold settings by name, such as `epochs: 30`")
-        settings |= read
     try:
-        checked: TrainConfig = TypeAdapter(TrainConfig).validate_python(settings | given)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors()]
-        raise ValueError(f"{file or 'settings'}: " + "; ".join(lines)) from error
-    return checked
+        return settings_from(TrainConfig, merged(start, {} if file is None else read_yaml(file), given))
+    except ValueError as error:
+        raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
 
 
 def load_prepared(
-    data: Path, target: str | None, spec: Any, settings: "TrainConfig", *, val: float, test: float
-) -> Any:
-    """Prepared data as it is, or a data set with its graphs built."""
+    data: Path,
+    target: str | None,
+    unit: str,
+    settings: "TrainConfig",
+    tuned: "CrystalModel | None" = None,
+    *,
+    val: float,
+    test: float,
+) -> "PreparedData":
+    """Prepared data as it is, or a data set with its graphs built.
+
+    Without a name and a unit, the target is that of the model to tune.
+    """
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
+    from cgcnn_ase.targets import TargetSpec
 
     if is_prepared(data):
         prepared = PreparedData.load(data)
-        if prepared.graph_config != settings.graph:
-            raise ValueError(
-                f"{data}: was prepared with {prepared.graph_config}, the settings ask for {settings.graph}"
-            )
+        if target is not None and target != prepared.target.name:
+            raise ValueError(f"{data}: was prepared for {prepared.target.name!r}, not {target!r}")
         return prepared
     from cgcnn_ase.data.dataset import load_dataset
     from cgcnn_ase.data.prepare import prepare
 
+    if tuned is not None and target is None and not unit:
+        spec = tuned.target
+    else:
+        spec = TargetSpec(name=target or "target", unit=unit)
     dataset = load_dataset(data, target=target)
     return prepare(dataset, spec, settings.graph, val=val, test=test, progress=is_terminal())

@@ -53,7 +53,11 @@ class CGCNN(nn.Module):
             ]
         else:
             self.edge_embedding = nn.Sequential(nn.Linear(n_edge, f), activation(act), nn.Linear(f, f))
-            layers = [EdgeGatedConvolution(f, act, config.norm) for _ in range(config.n_convolutions)]
+            edge_messages = config.convolution == "edge-message"
+            layers = [
+                EdgeGatedConvolution(f, act, config.norm, edge_messages=edge_messages)
+                for _ in range(config.n_convolutions)
+            ]
         self.convolutions = nn.ModuleList(layers)
         self.atom_layer = nn.Sequential(nn.Linear(f, f), activation(act)) if config.atom_layer else nn.Identity()
         self.to_crystal = nn.Linear(f, config.n_hidden)

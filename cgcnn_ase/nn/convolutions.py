@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cgcnn_ase.nn.layers import Activation, Norm, activation, norm
 from cgcnn_ase.nn.messages import Edges, pair_sum, sum_messages, weighted_sum
 
-Convolution = Literal["gated", "edge-gated"]
+Convolution = Literal["gated", "edge-gated", "edge-message"]
 
 
 class GatedConvolution(nn.Module):
@@ -40,11 +40,24 @@ class EdgeGatedConvolution(nn.Module):
     """Edge-gated convolution, Choudhary and DeCost, npj Comput. Mater. 7, 185 (2021), eqs. 1-3.
 
     e_ij = A h_i + B h_j + C y_ij;  y_ij <- y_ij + g(norm(e_ij));
-    h_i <- h_i + g(norm(U h_i + sum_j s(e_ij) * V h_j / (sum_j s(e_ij) + eps))), s the sigmoid.
+    h_i <- h_i + g(norm(U h_i + sum_j s(e_ij) * m_ij / (sum_j s(e_ij) + eps))), s the sigmoid.
+
+    The published message is m_ij = V h_j. Where all atoms are alike its weighted mean is V h whatever the weights, so
+    that the energy of a pure element would not depend on its structure at all; with ``edge_messages`` it is
+    m_ij = V h_j + y_ij, which tells the atom about its bonds directly.
     """
 
-    def __init__(self, n_features: int, act: Activation = "silu", kind: Norm = "layer", eps: float = 1e-6):
+    def __init__(
+        self,
+        n_features: int,
+        act: Activation = "silu",
+        kind: Norm = "layer",
+        *,
+        edge_messages: bool = False,
+        eps: float = 1e-6,
+    ):
         super().__init__()
+        self.edge_messages = edge_messages
         self.node = nn.Linear(n_features, 4 * n_features)  # A, B, U, V
         self.edge = nn.Linear(n_features, n_features)  # C
         self.edge_norm = norm(kind, n_features)
@@ -57,5 +70,8 @@ class EdgeGatedConvolution(nn.Module):
         a, b, u, v = self.node(h).chunk(4, dim=1)
         e = pair_sum(edges, a.contiguous(), b.contiguous()) + self.edge(y)  # (E, F)
         s = torch.sigmoid(e)
-        mean = weighted_sum(edges, s, v.contiguous()) / (sum_messages(edges, s) + self.eps)  # (N, F)
+        messages = weighted_sum(edges, s, v.contiguous())  # (N, F)
+        if self.edge_messages:
+            messages = messages + sum_messages(edges, s * y)
+        mean = messages / (sum_messages(edges, s) + self.eps)
         return h + self.act(self.node_norm(u + mean)), y + self.act(self.edge_norm(e))

@@ -6,7 +6,6 @@ tested to agree in value, gradient and gradient of the gradient.
 
 import os
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -27,12 +26,19 @@ class Edges(NamedTuple):
 
 @cache
 def dgl_available() -> bool:
-    """Whether DGL is installed; it is not imported."""
-    return find_spec("dgl") is not None
+    """Whether DGL can be imported; it is tried once.
+
+    Installed is not enough: a DGL that was built for another torch does not find its libraries.
+    """
+    try:
+        _dgl()
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return False
+    return True
 
 
 def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
-    """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it is installed, else torch.
+    """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it can be imported, else torch.
 
     Raises
     ------
@@ -44,7 +50,7 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
     edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
-    if engine == "dgl" or (engine == "auto" and dgl_available() and graph.centers.device.type == "cpu"):
+    if engine == "dgl" or (engine == "auto" and graph.centers.device.type == "cpu" and dgl_available()):
         return edges._replace(dgl_graph=_dgl_graph(edges))
     return edges
 

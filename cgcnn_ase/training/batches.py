@@ -1,7 +1,7 @@
 """Batches of prepared data, in an order that only the seed and the epoch decide."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,10 @@ def loader(
 ) -> DataLoader[Batch]:
     """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without."""
     sampler = EpochSampler(rows, batch_size, seed)
-    return DataLoader(GraphSamples(graphs, targets), batch_sampler=sampler, collate_fn=_same)
+    return DataLoader(GraphSamples(graphs, targets), batch_sampler=sampler, collate_fn=_whole_batch)
 
 
-def _same(batch: Batch) -> Batch:
+def _whole_batch(batch: Any) -> Batch:
+    """What ``__getitems__`` made: there is nothing left to collate."""
+    assert isinstance(batch, Batch)
     return batch

@@ -1,7 +1,9 @@
 """From trained members to the model that is used: assemble, calibrate on val, evaluate on test, write and draw."""
 
 import json
+import warnings
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import torch
 
 from cgcnn_ase.checkpoint import save_model
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.evaluation import Evaluation, elements_of, evaluate_model, outputs_of
+from cgcnn_ase.evaluation import draw, elements_of, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler
+from cgcnn_ase.training.callbacks import BEST, HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.member import new_network, read_history, train_scaler
+from cgcnn_ase.training.member import new_network, train_scaler
 from cgcnn_ase.uncertainty.estimators import combine
 from cgcnn_ase.uncertainty.trust import Trust
 
@@ -29,25 +32,24 @@ def finish_run(
     scaler: Scaler | None = None,
     name: str = "",
 ) -> Path:
-    """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``."""
+    """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
+
+    Without a test split the results and the pictures are of val, and the file is ``val_results.csv``.
+    """
     model = CrystalModel(
         [_best_network(data, config, folder) for folder in members],
         graph=data.graph_config,
         target=data.target,
         scaler=scaler or train_scaler(data),
-        name=name or output.name,
+        name=name or output.resolve().name,
     )
-    if data.target.task == "regression":
-        model.trust = calibrate(model, data)
+    model.trust = _calibrated(model, data)
     metrics: dict[str, Any] = {}
-    evaluations = {}
     for split in ("val", "test"):
         rows = data.rows(split)
         if len(rows):
-            evaluations[split] = evaluate_model(
-                model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows]
-            )
-            metrics[split] = evaluations[split].summary()
+            last = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows])
+            metrics[split] = last.summary()
     model.training_record = {
         "train_hash": data.train_hash,
         "n_train": len(data.rows("train")),
@@ -58,10 +60,23 @@ def finish_run(
     }
     save_model(model, output / "best")
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    last = evaluations.get("test", evaluations["val"])
-    last.to_frame().to_csv(output / "test_results.csv", index=False)
-    draw(last, data, members, output)
+    split_of_last = list(metrics)[-1]
+    last.to_frame().to_csv(output / f"{split_of_last}_results.csv", index=False)
+    draw(last, data.target, output)
+    draw_history(members[0] / HISTORY, data.target.learned_unit, output / "learning_curve.png")
     return output / "best"
+
+
+def _calibrated(model: CrystalModel, data: PreparedData) -> Trust | None:
+    try:
+        return calibrate(model, data)
+    except ValueError as error:
+        warnings.warn(
+            f"the model is not calibrated: {error}. Its predictions have no calibrated std, no interval and no word on "
+            "whether a structure is in its domain",
+            stacklevel=3,
+        )
+        return None
 
 
 def calibrate(model: CrystalModel, data: PreparedData) -> Trust:
@@ -78,37 +93,26 @@ def calibrate(model: CrystalModel, data: PreparedData) -> Trust:
     )
 
 
-def draw(evaluation: Evaluation, data: PreparedData, members: list[Path], output: Path) -> None:
-    """``parity.png``, ``calibration.png`` and ``learning_curve.png``, where matplotlib is installed."""
-    try:
-        from cgcnn_ase import plots
-    except ImportError:
+def draw_history(history: Path, unit: str, file: Path) -> None:
+    """The learning curve of one member, where matplotlib is installed."""
+    if find_spec("matplotlib") is None:
         return
-    target = data.target
-    unit = f"log10({target.unit})" if target.transform == "log10" else target.unit
-    name = target.name.replace("_", " ")
-    mean, std = evaluation.estimate.mean, evaluation.std
-    plots.save(plots.parity(evaluation.target, mean, std, name=name, unit=unit), output / "parity.png")
-    plots.save(
-        plots.summary(evaluation.target, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit),
-        output / "calibration.png",
+    from cgcnn_ase import plots
+
+    rows = read_history(history)
+    figure = plots.learning_curve(
+        [int(row["epoch"]) for row in rows],
+        train_loss=[float(row["train_loss"]) for row in rows],
+        val_mae=[float(row["val_mae"]) for row in rows],
+        unit=unit,
+        best_epoch=int(np.argmin([float(row["val_mae"]) for row in rows])),
     )
-    history = read_history(members[0] / "history.csv")
-    plots.save(
-        plots.learning_curve(
-            [int(row["epoch"]) for row in history],
-            train_loss=[float(row["train_loss"]) for row in history],
-            val_mae=[float(row["val_mae"]) for row in history],
-            unit=unit,
-            best_epoch=int(np.argmin([float(row["val_mae"]) for row in history])),
-        ),
-        output / "learning_curve.png",
-    )
+    plots.save(figure, file)
 
 
 def _best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
     """The network of a member's best checkpoint."""
-    checkpoint = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=False)
+    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     network = new_network(data, config)
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

@@ -1,6 +1,6 @@
 """The Lightning module: loss, optimiser, schedule and validation of one network."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,9 @@ from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import hold_frozen
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class TrainingModule(pl.LightningModule):
@@ -33,18 +36,17 @@ class TrainingModule(pl.LightningModule):
         del dataloader_idx
         return Batch(map_tensors(batch.graph, lambda t: t.to(device, non_blocking=True)), batch.targets.to(device))
 
-    def on_train_epoch_start(self) -> None:
-        """Fixed layers keep their running statistics."""
+    def train(self, mode: bool = True) -> "Self":
+        """Into training or out of it; fixed layers keep their running statistics."""
+        super().train(mode)
         hold_frozen(self.network)
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         del batch_idx
         out = self.network(batch.graph, self.engine)
-        if self.target.task == "classification":
-            loss = F.cross_entropy(out.value, batch.targets.long())
-        else:
-            loss = regression_loss(out, self.scaler.scale(self.target.forward(batch.targets)), self.config.loss)
+        loss = regression_loss(out, self.scaler.scale(self.target.forward(batch.targets)), self.config.loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
         return loss
 
@@ -52,10 +54,7 @@ class TrainingModule(pl.LightningModule):
         """Collect errors; the metric is over the whole set, not a mean over batches."""
         del batch_idx
         out = self.network(batch.graph, self.engine)
-        if self.target.task == "classification":
-            self.val_mae.update((out.value.argmax(dim=1) != batch.targets).float(), torch.zeros_like(batch.targets))
-        else:
-            self.val_mae.update(self.scaler.unscale(out.value[:, 0]), self.target.forward(batch.targets))
+        self.val_mae.update(self.scaler.unscale(out.value[:, 0]), self.target.forward(batch.targets))
         self.log("val_mae", self.val_mae, on_step=False, on_epoch=True, batch_size=len(batch.targets))
 
     def configure_optimizers(self) -> Any:
@@ -73,7 +72,8 @@ class TrainingModule(pl.LightningModule):
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight matrices of linear maps decay; biases, norms and element tables do not."""
-    decays, others = [], []
+    decays: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:

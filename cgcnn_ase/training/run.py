@@ -1,10 +1,12 @@
 """A whole training run: the members, the calibrated model, its metrics and pictures, in one folder."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import Frozen, member_to_tune
-from cgcnn_ase.training.member import train_member
+from cgcnn_ase.training.member import network_config, train_member
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
@@ -30,6 +32,9 @@ _MALLOC = {
     "MALLOC_TOP_PAD_": str(64 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+
+#: what assembling a model needs beyond what training needs
+_TO_FINISH = ("pydantic", "safetensors", "scipy")
 
 
 def train(
@@ -46,6 +51,9 @@ def train(
 ) -> Path:
     """Train ``config.n_members`` networks and assemble them; return the folder of the calibrated model.
 
+    The training itself needs no more than torch, numpy, pandas and lightning. Where that is all there is, the members
+    are left to be assembled elsewhere, with a warning that says how, and the run's folder is returned.
+
     Parameters
     ----------
     data : PreparedData
@@ -54,7 +62,7 @@ def train(
         The run's folder: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k`` if there are several),
         ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``, ``learning_curve.png``.
     resume : bool
-        Go on where an earlier call with the same arguments was stopped.
+        Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
         Fine-tune this model's members instead of new ones, with some layers fixed.
     workers : int
@@ -63,18 +71,23 @@ def train(
     Raises
     ------
     ValueError
-        If ``output`` holds another run, or a split is empty.
+        If ``output`` is not empty, or holds a run with other settings; if a split is empty, a target unusable, or the
+        model to tune does not fit the settings.
     """
-    from cgcnn_ase.training.finish import finish_run
-
-    _check(data, config, output, resume)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    _check_data(data, config)
+    if start is not None:
+        _check_start(data, config, start)
+    _claim(output, _settings(data, config, start, frozen), resume)
     scaler = start.scaler if start is not None and start.target.name == data.target.name else None
     jobs = []
     for k in range(config.n_members):
         network = None if start is None else member_to_tune(start, k, frozen)
         folder = output if config.n_members == 1 else output / f"member-{k}"
         jobs.append((replace(config, seed=config.seed + k), folder, network, scaler, resume, progress))
-    if workers == 1 or len(jobs) == 1:
+    workers = min(workers, len(jobs))
+    if workers == 1:
         for job in jobs:
             _train_one(data, *job)
     else:
@@ -83,23 +96,67 @@ def train(
             with pool:
                 for future in [pool.submit(_train_received, *job) for job in jobs]:
                     future.result()
+    if missing := [package for package in _TO_FINISH if find_spec(package) is None]:
+        warnings.warn(
+            f"the networks are trained, but {' and '.join(missing)} are not installed here, which assembling the model "
+            f"needs: copy {output} to a machine with the whole package and run `cgcnn-ase train` there with the same "
+            "data and settings and --resume",
+            stacklevel=2,
+        )
+        return output
+    from cgcnn_ase.training.finish import finish_run
+
     return finish_run(data, config, output, [job[1] for job in jobs], scaler=scaler, name=name)
 
 
-def _check(data: PreparedData, config: TrainConfig, output: Path, resume: bool) -> None:
+def _check_data(data: PreparedData, config: TrainConfig) -> None:
+    if data.target.task != "regression":
+        raise ValueError(f"a {data.target.task} cannot be trained, only a regression")
     for split in ("train", "val"):
         if not len(data.rows(split)):
             raise ValueError(
                 f"the {split} split is empty; {len(data.ids)} structures are too few or the split is wrong"
             )
-    settings = yaml.safe_dump(config.to_dict() | {"train_hash": data.train_hash}, sort_keys=False)
+    if config.graph != data.graph_config:
+        raise ValueError(f"the data was prepared with {data.graph_config}, the settings ask for {config.graph}")
+    learned = data.target.forward(torch.tensor(data.targets))
+    if not bool(learned.isfinite().all()):
+        k = int(learned.isfinite().int().argmin())
+        what = "has no logarithm" if data.target.transform == "log10" else "is not finite"
+        raise ValueError(f"the target of {data.ids[k]}, {data.targets[k]:g}, {what}")
+
+
+def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel") -> None:
+    if start.graph != data.graph_config:
+        raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
+    has, asked = start.networks[0].config, network_config(data, config)
+    if has != asked:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {asked}")
+
+
+def _settings(data: PreparedData, config: TrainConfig, start: "CrystalModel | None", frozen: Frozen) -> str:
+    """What decides the run, as it stands in ``config.yaml``."""
+    settings = config.to_dict() | {"train_hash": data.train_hash}
+    if start is not None:
+        settings["from"] = {"model": start.name, "sha256": start.sha256, "frozen": frozen}
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def _claim(output: Path, settings: str, resume: bool) -> None:
+    """Write ``config.yaml`` into a new or empty folder, or see that a run to resume was started with the same."""
     file = output / "config.yaml"
-    if file.exists() and not resume:
-        raise ValueError(f"{output}: holds a training run already; resume it or name another folder")
-    if file.exists() and file.read_text() != settings:
+    used = output.exists() and any(output.iterdir())
+    if used and not resume:
+        what = "holds a training run already; resume it" if file.exists() else "is not empty; empty it"
+        raise ValueError(f"{output}: {what} or name another folder")
+    if used and not file.exists():
+        raise ValueError(f"{output}: holds no training run to resume: there is no config.yaml")
+    if used and file.read_text() != settings:
         raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
     output.mkdir(parents=True, exist_ok=True)
-    file.write_text(settings)
+    draft = file.with_name(".config.yaml")
+    draft.write_text(settings)
+    draft.replace(file)
 
 
 def _train_one(
@@ -122,7 +179,6 @@ _received: PreparedData | None = None
 
 def _receive(data: PreparedData) -> None:
     global _received
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     _received = data
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
 
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import available_cores
@@ -18,6 +17,7 @@ from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.card import write_card
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.settings import settings_from
 
 
 def recipe_names() -> list[str]:
@@ -40,8 +40,8 @@ def load_recipe(name: str) -> tuple[str, TargetSpec, TrainConfig]:
     recipe: dict[str, Any] = yaml.safe_load(text)
     return (
         recipe["column"],
-        TypeAdapter(TargetSpec).validate_python(recipe["target"]),
-        TypeAdapter(TrainConfig).validate_python(recipe["train"]),
+        settings_from(TargetSpec, recipe["target"]),
+        settings_from(TrainConfig, recipe["train"]),
     )
 
 

@@ -10,6 +10,7 @@ from cgcnn_ase.elements import electronegativity_scale
 from cgcnn_ase.graphs import GraphConfig, build_graph
 from cgcnn_ase.graphs.angular import DECAY_LENGTH, MAX_DEGREE, N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.neighbors import NeighborRule
 
 
 def moments_by_loops(graph: CrystalGraph) -> np.ndarray:
@@ -36,7 +37,7 @@ def test_crystals(crystals: dict[str, Atoms], name: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["shell", "radius", "knn"])
-def test_random_atoms_and_molecules(rule: str) -> None:
+def test_random_atoms_and_molecules(rule: NeighborRule) -> None:
     rng = np.random.default_rng(3)
     cell = 4 * np.eye(3) + rng.normal(scale=0.4, size=(3, 3))
     crystal = Atoms("LiOFe", cell=cell, scaled_positions=rng.random((3, 3)), pbc=True)

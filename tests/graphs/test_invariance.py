@@ -46,7 +46,7 @@ def supercell(rng: np.random.Generator) -> np.ndarray:
 
 def other_cell(atoms: Atoms, rng: np.random.Generator) -> Atoms:
     """Same atoms, another cell, atoms left where they are or moved by lattice vectors."""
-    changed = atoms.copy()
+    changed: Atoms = atoms.copy()
     changed.set_cell(unimodular(rng) @ atoms.cell.array, scale_atoms=False)
     changed.positions += rng.integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
     return changed
@@ -55,14 +55,14 @@ def other_cell(atoms: Atoms, rng: np.random.Generator) -> Atoms:
 def rotated(atoms: Atoms, rng: np.random.Generator) -> Atoms:
     """Rotated, and half of the time mirrored."""
     matrix = Rotation.random(rng=rng).as_matrix() * rng.choice([-1, 1])
-    changed = atoms.copy()
+    changed: Atoms = atoms.copy()
     changed.set_cell(atoms.cell.array @ matrix, scale_atoms=False)
     changed.positions = atoms.positions @ matrix
     return changed
 
 
 def translated(atoms: Atoms, rng: np.random.Generator) -> Atoms:
-    changed = atoms.copy()
+    changed: Atoms = atoms.copy()
     changed.positions += rng.uniform(-20, 20, 3)
     if rng.random() < 0.5:
         changed.wrap()
@@ -91,7 +91,7 @@ def random_crystal(rng: np.random.Generator) -> Atoms:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_crystals(output: Output, config: GraphConfig, change: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def test_the_output_tells_crystals_apart(output: Output, crystals: dict[str, Ato
         outputs = torch.stack([output(crystals[name], config) for name in NAMES])
         difference = (outputs[:, None] - outputs).abs().amax(dim=2) + torch.eye(len(NAMES))
         assert difference.min() > 100 * TOLERANCE
-    strained = crystals["rutile"].copy()
-    strained.set_cell(strained.cell.array * [1, 1, 1.01], scale_atoms=True)
-    config = GraphConfig()
-    assert (output(strained, config) - output(crystals["rutile"], config)).abs().max() > 100 * TOLERANCE
+    for atoms in crystals.values():
+        strained = atoms.copy()
+        strained.set_cell(atoms.cell.array * [1, 1, 1.01], scale_atoms=True)
+        assert (output(strained, GraphConfig()) - output(atoms, GraphConfig())).abs().max() > 100 * TOLERANCE

@@ -1,6 +1,7 @@
 """The neighbour search against a loop over images and against two other libraries; the rules against their words."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgcnn_ase.graphs.neighbors import Bonds, find_bonds, pad_to, search
+from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, find_bonds, pad_to, search
 
 PERIODIC = np.ones(3, dtype=bool)
 
+Pairs = list[tuple[int, int, float]]
 
-def brute_force(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> list[tuple[int, int, float]]:
+
+def brute_force(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """(i, j, distance) of all pairs; images as far as the reciprocal lattice says that they can matter."""
     periodic = np.flatnonzero(pbc)
     reach = cutoff + np.linalg.norm(np.ptp(positions, axis=0))
@@ -30,11 +33,11 @@ def brute_force(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
     return sorted(pairs)
 
 
-def as_pairs(bonds: Bonds) -> list[tuple[int, int, float]]:
+def as_pairs(bonds: Bonds) -> Pairs:
     return sorted(zip(bonds.centers.tolist(), bonds.neighbors.tolist(), bonds.distances.tolist(), strict=True))
 
 
-def assert_same(found: list[tuple[int, int, float]], expected: list[tuple[int, int, float]]) -> None:
+def assert_same(found: Pairs, expected: Pairs) -> None:
     assert [p[:2] for p in found] == [p[:2] for p in expected]
     np.testing.assert_allclose([p[2] for p in found], [p[2] for p in expected], atol=1e-9)
 
@@ -93,12 +96,14 @@ def test_search_equals_other_libraries(seed: int, kind: str) -> None:
         fcc111("Al", (2, 2, 3)),  # the third vector is zero
         molecule("CH3CH2OH"),  # no cell at all
         Atoms("C2", positions=[(0, 0, 0), (1.2, 40, -90)], cell=[2.5, 0, 0], pbc=[True, False, False]),
-        Atoms("C2", positions=[(0, 0, 0), (0, 0, 1.2)], cell=[[9, 0, 0], [9, 0, 0], [9, 0, 0]], pbc=[True, False, False]),
+        Atoms(
+            "C2", positions=[(0, 0, 0), (0, 0, 1.2)], cell=[[9, 0, 0], [9, 0, 0], [9, 0, 0]], pbc=[True, False, False]
+        ),
     ],
     ids=["slab in a box", "slab", "molecule", "wire", "vectors without a volume in directions that are not periodic"],
 )
 @pytest.mark.parametrize("rule", ["radius", "shell"])
-def test_slabs_molecules_and_wires(atoms: Atoms, rule: str) -> None:
+def test_slabs_molecules_and_wires(atoms: Atoms, rule: NeighborRule) -> None:
     bonds = find_bonds(
         atoms.positions, atoms.cell.array, atoms.pbc, rule=rule, cutoff=6.0, n_neighbors=100, tolerance=0.01
     )
@@ -134,14 +139,16 @@ def test_a_neighbour_at_the_cutoff_counts_whatever_the_rounding() -> None:
 
 
 @pytest.mark.parametrize("rule", ["radius", "knn", "shell"])
-def test_single_atom_has_its_images_for_neighbours(rule: str) -> None:
-    bonds = find_bonds(np.zeros((1, 3)), 3.0 * np.eye(3), PERIODIC, rule=rule, cutoff=3.1, n_neighbors=6, tolerance=0.01)
+def test_single_atom_has_its_images_for_neighbours(rule: NeighborRule) -> None:
+    bonds = find_bonds(
+        np.zeros((1, 3)), 3.0 * np.eye(3), PERIODIC, rule=rule, cutoff=3.1, n_neighbors=6, tolerance=0.01
+    )
     np.testing.assert_allclose(bonds.distances, np.full(6, 3.0))
     np.testing.assert_allclose(bonds.vectors.sum(axis=0), 0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["radius", "knn", "shell"])
-def test_isolated_atoms_have_no_bonds(rule: str) -> None:
+def test_isolated_atoms_have_no_bonds(rule: NeighborRule) -> None:
     positions = np.array([[0.0, 0, 0], [10, 10, 10]])
     bonds = find_bonds(positions, 20 * np.eye(3), PERIODIC, rule=rule, cutoff=8.0, n_neighbors=12, tolerance=0.01)
     assert len(bonds.centers) == len(bonds.distances) == 0
@@ -157,7 +164,7 @@ def test_shell_and_knn_follow_their_definitions(seed: int, k: int, cutoff: float
     cell[2] *= rng.choice([1.0, 3.0])  # an uneven density: the small sphere is too small for some of the atoms
     positions = rng.random((4, 3)) @ cell * [1, 1, 0.5]
     everything = brute_force(positions, cell, PERIODIC, cutoff)
-    settings_ = {"cutoff": cutoff, "n_neighbors": k, "tolerance": 0.05}
+    settings_: Any = {"cutoff": cutoff, "n_neighbors": k, "tolerance": 0.05}
     shell = find_bonds(positions, cell, PERIODIC, rule="shell", **settings_)
     knn = find_bonds(positions, cell, PERIODIC, rule="knn", **settings_)
     for i in range(4):
@@ -170,7 +177,8 @@ def test_shell_and_knn_follow_their_definitions(seed: int, k: int, cutoff: float
 def test_shell_keeps_ties_and_knn_cuts_them(crystals: dict[str, Atoms]) -> None:
     atoms = crystals["rocksalt"]  # 6 at a / 2, 12 at a / sqrt(2)
     counts = {}
-    for rule in ("knn", "shell"):
+    rules: tuple[NeighborRule, ...] = ("knn", "shell")
+    for rule in rules:
         bonds = find_bonds(
             atoms.positions, atoms.cell.array, atoms.pbc, rule=rule, cutoff=8.0, n_neighbors=12, tolerance=0.01
         )

@@ -1,0 +1,108 @@
+"""Errors and calibration of a model on the val and test splits of a packed data set, beside the original CGCNN's.
+
+``--picture docs/images/accuracy.png`` draws what README shows.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from _report import Table, finish, original_weights, parser
+from _structures import TARGET, cache_folder, say
+
+from cgcnn_ase import plots
+from cgcnn_ase.data.dataset import Dataset, load_dataset
+from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.registry import load_model
+
+#: title of a row -> key of `Evaluation.summary`
+_ROWS = {
+    "MAE of the ensemble": "mae",
+    "MAE of a single member, mean": "member_mae_mean",
+    "MAE of a single member, best": "member_mae_min",
+    "MAE of a single member, worst": "member_mae_max",
+    "RMSE": "rmse",
+    "R²": "r2",
+    "coverage of the 90 % interval": "coverage",
+    "mean width of the interval": "interval_width",
+    "mean std (sharpness)": "sharpness",
+    "Spearman(std, abs. error)": "spearman",
+    "ENCE": "ence",
+    "ENCE that a perfect std would show": "ence_noise",
+    "miscalibration area": "miscalibration_area",
+    "NLL": "nll",
+    "share in domain": "in_domain_fraction",
+}
+_ERRORS = ("mae", "rmse", "r2")
+
+
+def options() -> argparse.Namespace:
+    made = parser(__doc__ or "")
+    made.add_argument("--model", default="formation-energy-per-atom", help="name or folder")
+    made.add_argument("--limit", type=int, help="crystals of each split; all by default")
+    made.add_argument("--picture", type=Path, metavar="FILE.png", help="parity and calibration on the test split")
+    return made.parse_args()
+
+
+def main() -> None:
+    chosen = options()
+    if not (chosen.data / "structures.npz").exists():
+        raise SystemExit(f"{chosen.data}: no packed data set (structures.npz) there; name one with --data")
+    dataset = load_dataset(chosen.data, target=TARGET)
+    model = load_model(chosen.model)
+    found = {split: evaluate(model, dataset, split, chosen.limit) for split in ("test", "val")}
+    table = Table(
+        f"{model.name}, {chosen.data.name}",
+        ["what", *(f"{split} ({len(found[split].ids):,})" for split in found)],
+        notes=[
+            f"{len(model.networks)} members, weights sha256 {model.sha256[:12]}; energies in {model.target.unit}",
+            "the model was chosen and calibrated on val: figures of val are no measure of it",
+        ],
+    )
+    summaries = {split: evaluation.summary() for split, evaluation in found.items()}
+    for title, key in _ROWS.items():
+        table.rows.append([title, *(summaries[split].get(key) for split in found)])
+    finish([table, original_table(dataset, chosen.limit)], chosen.output, vars(chosen))
+    if chosen.picture is not None:
+        chosen.picture.parent.mkdir(parents=True, exist_ok=True)
+        say(f"wrote {draw(found['test'], model, chosen.picture)}")
+
+
+def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> Evaluation:
+    """Predictions of one split."""
+    rows = np.flatnonzero(np.asarray(dataset.split) == split)[:limit]
+    say(f"{model.name}: {len(rows):,} crystals of {split}")
+    graphs = cached_graphs([dataset.structures[i] for i in rows], model.graph, folder=cache_folder())
+    ids = [dataset.ids[i] for i in rows]
+    return evaluate_model(model, graphs, np.arange(len(rows)), ids, dataset.targets[rows], engine="torch")
+
+
+def original_table(dataset: Dataset, limit: int | None) -> Table:
+    """The original weights on the same crystals."""
+    model = load_model(original_weights())
+    summary = evaluate(model, dataset, "test", limit).summary()
+    table = Table(
+        "The original CGCNN weights (formation-energy-per-atom.pth.tar), test",
+        ["what", "test"],
+        notes=["not a fair figure of theirs: they saw most of these crystals in training", "they give no uncertainty"],
+    )
+    table.rows = [[title, summary[key]] for title, key in _ROWS.items() if key in _ERRORS]
+    table.rows[0] = ["MAE", summary["mae"]]
+    return table
+
+
+def draw(found: Evaluation, model: CrystalModel, file: Path) -> Path:
+    """Parity, calibration, and error against std."""
+    if found.std is None:
+        raise SystemExit(f"{model.name}: gives no std to draw")
+    name = model.target.name.replace("_per_atom", "").replace("_", " ")
+    figure = plots.summary(
+        found.target, found.estimate.mean, found.std, found.lower, found.upper, name=name, unit=model.target.unit
+    )
+    return plots.save(figure, file)
+
+
+if __name__ == "__main__":
+    main()

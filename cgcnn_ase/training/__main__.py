@@ -1,0 +1,59 @@
+"""Train on prepared data: ``python -m cgcnn_ase.training PREPARED --config CONFIG.yaml --output RUN``.
+
+The command for a machine, such as one with a GPU, that has only torch, numpy, pandas and lightning. Where the rest of
+the package is missing, ``cgcnn-ase train PREPARED --config CONFIG.yaml --output RUN --resume`` on a machine that has it
+makes the model of the trained networks.
+"""
+
+import argparse
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+from cgcnn_ase.data.prepared import PreparedData, is_prepared
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.run import train
+from cgcnn_ase.training.settings import merged, read_yaml, settings_from
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 0, or 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cgcnn_ase.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prepared", type=Path, metavar="PREPARED", help="folder that `cgcnn-ase prepare` wrote")
+    parser.add_argument("--config", type=Path, help="YAML with any of the settings of a run")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--workers", type=int, default=1, help="members trained at the same time")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    options = parser.parse_args(arguments)
+    warnings.showwarning = _in_words
+    try:
+        if not is_prepared(options.prepared):
+            raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
+        data = PreparedData.load(options.prepared)
+        given = {} if options.config is None else read_yaml(options.config)
+        place = train(
+            data,
+            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, given)),
+            options.output,
+            resume=options.resume,
+            workers=options.workers,
+            progress=sys.stderr.isatty(),
+        )
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    sys.stdout.write(f"{place}\n")
+    return 0
+
+
+def _in_words(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"warning: {message}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

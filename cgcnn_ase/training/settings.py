@@ -1,0 +1,89 @@
+"""Settings by name, as YAML gives them, into the dataclasses that hold them. It needs no more than Python and YAML."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Settings by name.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else.
+    """
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not YAML: {error}") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{file}: must hold settings by name, such as `epochs: 30`")
+    return read
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping in which a later layer overrides an earlier one, setting by setting, in mappings within too."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            below = result.get(name)
+            both = isinstance(below, Mapping) and isinstance(value, Mapping)
+            result[name] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> T:
+    """A dataclass from plain values, each of them checked.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting and what is allowed.
+    """
+    allowed = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in allowed:
+            raise ValueError(f"unknown setting {place}{name}; allowed: {', '.join(allowed)}")
+    for name, field in allowed.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"setting {place}{name} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{name: _checked(hints[name], value, f"{place}{name}") for name, value in values.items()})
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    options = get_args(hint)
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name}: must hold settings by name, not {value!r}")
+        return settings_from(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if get_origin(hint) is Literal:
+        if value not in options:
+            raise ValueError(f"{name}: must be {' or '.join(map(str, options))}, not {value!r}")
+        return value
+    if type(None) in options:
+        return None if value is None else _checked(options[0], value, name)
+    if hint is float:
+        return _number(value, name)
+    if type(value) is not hint:
+        raise ValueError(f"{name}: must be {_WORDS[hint]}, not {value!r}")
+    return value
+
+
+_WORDS = {int: "a whole number", bool: "true or false", str: "text"}
+
+
+def _number(value: Any, name: str) -> float:
+    """YAML takes 1e-3 for text; it is meant as a number."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{name}: must be a number, not {value!r}")

@@ -1,0 +1,185 @@
+"""DGL and plain torch move the same numbers: in value, gradient and gradient of the gradient."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
+from cgcnn_ase.nn import messages
+from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
+from cgcnn_ase.nn.messages import Edges, connect, pair_sum, segment_mean, sum_messages, weighted_sum
+
+N, E, F = 4, 7, 3
+
+Function = Callable[[Edges, Tensor, Tensor], Tensor]
+
+
+def mixed_batch(config: GraphConfig) -> CrystalGraph:
+    """Three crystals, one of them a single atom without any neighbour."""
+    structures = [bulk("NaCl", "rocksalt", a=5.6), Atoms("He", cell=[30] * 3, pbc=True), bulk("Ti", "hcp", a=2.95)]
+    return build_graphs(structures, config)
+
+
+def tiny_edges(engine: str) -> Edges:
+    """Seven edges among four nodes: loops, a double edge, and node 3 receives nothing."""
+    graph = mixed_batch(GraphConfig())._replace(
+        numbers=torch.ones(N, dtype=torch.long),
+        centers=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
+        neighbors=torch.tensor([0, 1, 1, 2, 3, 0, 2]),
+    )
+    return connect(graph, engine)  # type: ignore[arg-type]
+
+
+def pairs(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
+    return pair_sum(edges, at_center.square(), at_neighbor)
+
+
+def sums(edges: Edges, on_edges: Tensor, _: Tensor) -> Tensor:
+    return sum_messages(edges, on_edges.square())
+
+
+FUNCTIONS: dict[str, tuple[Function, int, int]] = {
+    "pair_sum": (pairs, N, N),
+    "sum_messages": (sums, E, N),
+    "weighted_sum": (weighted_sum, E, N),
+}
+
+
+def inputs(first: int, second: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((first, F), (second, F))
+    a, b = (torch.randn(shape, generator=generator, dtype=torch.double).requires_grad_() for shape in shapes)
+    return a, b
+
+
+@pytest.fixture(params=["torch", "dgl"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "dgl":
+        pytest.importorskip("dgl")
+    return str(request.param)
+
+
+def expected(name: str, a: Tensor, b: Tensor) -> Tensor:
+    """Edge by edge."""
+    centers, neighbors = tiny_edges("torch")[:2]
+    edges = list(zip(range(E), centers.tolist(), neighbors.tolist(), strict=True))
+    if name == "pair_sum":
+        return torch.stack([a[i] ** 2 + b[j] for _, i, j in edges])
+    rows = []
+    for node in range(N):
+        terms = [a[e] ** 2 if name == "sum_messages" else a[e] * b[j] for e, i, j in edges if i == node]
+        rows.append(torch.stack(terms).sum(dim=0) if terms else torch.zeros(F, dtype=torch.double))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_and_gradients_follow_the_definition(engine: str, name: str) -> None:
+    function, first, second = FUNCTIONS[name]
+    a, b = inputs(first, second)
+    edges = tiny_edges(engine)
+    assert (edges.dgl_graph is not None) == (engine == "dgl")
+    torch.testing.assert_close(function(edges, a, b), expected(name, a, b))
+    gradients = [
+        torch.autograd.grad(result.sin().sum(), (a, b), allow_unused=True, materialize_grads=True)
+        for result in (function(edges, a, b), expected(name, a, b))
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_of_gradients(engine: str, name: str) -> None:
+    function, first, second = FUNCTIONS[name]
+    edges = tiny_edges(engine)
+
+    def smooth(a: Tensor, b: Tensor) -> Tensor:
+        return function(edges, a, b).sin()
+
+    assert gradcheck(smooth, inputs(first, second))
+    assert gradgradcheck(smooth, inputs(first, second))
+
+
+def test_a_graph_without_edges(engine: str) -> None:
+    graph = build_graphs([Atoms("He", cell=[30] * 3, pbc=True)], GraphConfig())
+    edges, none = connect(graph, engine), torch.zeros(0, F)  # type: ignore[arg-type]
+    assert pair_sum(edges, torch.ones(1, F), torch.ones(1, F)).shape == (0, F)
+    assert torch.equal(sum_messages(edges, none), torch.zeros(1, F))
+    assert torch.equal(weighted_sum(edges, none, torch.ones(1, F)), torch.zeros(1, F))
+
+
+def test_segment_mean_weighs_the_rows() -> None:
+    values = torch.tensor([[1.0, 10.0], [4.0, 40.0], [7.0, 70.0]])
+    result = segment_mean(values, torch.tensor([2.0, 1.0, 5.0]), torch.tensor([0, 0, 1]), 2)
+    torch.testing.assert_close(result, torch.tensor([[2.0, 20.0], [7.0, 70.0]]))
+
+
+def model_of(convolution: str, n_angular: int) -> CGCNN:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return CGCNN(
+            CGCNNConfig(
+                n_features=16,
+                n_hidden=8,
+                n_hidden_layers=2,
+                n_gaussians=20,
+                n_angular=n_angular,
+                convolution=convolution,  # type: ignore[arg-type]
+                norm="batch" if convolution == "gated" else "layer",
+                activation="softplus" if convolution == "gated" else "silu",
+            )
+        )
+
+
+def force_loss(model: CGCNN, graph: CrystalGraph, engine: str) -> tuple[Tensor, ...]:
+    """Output, its derivative by the distances, and the gradients of a loss on both: a gradient of a gradient."""
+    distances = graph.distances.clone().requires_grad_()
+    out = model(graph._replace(distances=distances), engine)
+    (slope,) = torch.autograd.grad(out.sum(), distances, create_graph=True)
+    loss = out.square().sum() + slope.square().sum()
+    return out, slope, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+def test_the_network_agrees(convolution: str, merge: bool, training: bool) -> None:
+    pytest.importorskip("dgl")
+    graph = mixed_batch(GraphConfig(angular=True, merge=merge))
+    model = model_of(convolution, 12).train(training)
+    by_torch, by_dgl = (force_loss(model, graph, engine) for engine in ("torch", "dgl"))
+    assert by_torch[1].abs().max() > 1e-6
+    for one, other in zip(by_dgl, by_torch, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+def test_the_network_agrees_to_the_last_digits_in_double_precision(convolution: str) -> None:
+    pytest.importorskip("dgl")
+    graph = mixed_batch(GraphConfig())
+    graph = graph._replace(**{k: getattr(graph, k).double() for k in ("distances", "angular", "multiplicity")})
+    model = model_of(convolution, 0).double()
+    for one, other in zip(*(force_loss(model, graph, engine) for engine in ("torch", "dgl")), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+
+
+def test_auto_takes_dgl_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = mixed_batch(GraphConfig())
+    assert (connect(graph).dgl_graph is not None) == messages.dgl_available()
+    monkeypatch.setattr(messages, "dgl_available", lambda: False)
+    assert connect(graph, "auto").dgl_graph is None
+    assert connect(graph, "torch").dgl_graph is None
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown engine 'jax'; allowed: auto, dgl, torch"):
+        connect(mixed_batch(GraphConfig()), "jax")  # type: ignore[arg-type]
+
+
+def test_asking_for_dgl_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "dgl", None)
+    with pytest.raises(ImportError):
+        connect(mixed_batch(GraphConfig()), "dgl")

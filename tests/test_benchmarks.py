@@ -1,0 +1,165 @@
+"""The benchmarks: what they measure on is right, and each runs (at a tiny size)."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from cgcnn_ase.structures import read_file
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def structures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that the benchmarks take their crystals from."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _structures
+
+    return _structures
+
+
+def test_written_cif_is_read_back_as_the_same_structure(structures: ModuleType, tmp_path: Path) -> None:
+    named = list(structures.synthetic(40, seed=3))
+    n, mean = structures.write_cifs(tmp_path, named)
+
+    assert n == 40
+    assert mean == pytest.approx(27.0, abs=5.0)
+    parts = []
+    for name, structure in named:
+        (record,) = read_file(tmp_path / f"{name}.cif")
+        read, original = record.unwrap(), Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=True)
+        read, original = (atoms[np.argsort(atoms.numbers, kind="stable")] for atoms in (read, original))
+        assert (read.numbers == original.numbers).all()
+        assert read.cell.cellpar() == pytest.approx(original.cell.cellpar(), abs=1e-6)
+        shift = read.get_scaled_positions() - original.get_scaled_positions()
+        parts.append(np.abs(shift - np.rint(shift)).ravel())
+        assert read.get_all_distances(mic=True) == pytest.approx(original.get_all_distances(mic=True), abs=5e-3)
+    shifts = np.concatenate(parts)
+    assert np.quantile(shifts, 0.99) < 1e-7
+    assert shifts.max() < 1e-4  # readers round what lies so near to 1/3, 1/6, ... to that
+
+
+def test_synthetic_structures_depend_on_the_seed_alone(structures: ModuleType) -> None:
+    first, again, other = (list(structures.synthetic(3, seed=seed)) for seed in (1, 1, 2))
+
+    assert all((a.positions == b.positions).all() for (_, a), (_, b) in zip(first, again, strict=True))
+    assert any(a.positions.shape != b.positions.shape for (_, a), (_, b) in zip(first, other, strict=True)) or any(
+        (a.positions != b.positions).any() for (_, a), (_, b) in zip(first, other, strict=True)
+    )
+
+
+def test_cathode_cell_has_the_atoms_asked_for(structures: ModuleType) -> None:
+    for n in (10, 500):
+        atoms = structures.cathode(n)
+        assert len(atoms) == n
+        assert atoms.pbc.all()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained ensemble."""
+    import torch
+
+    from cgcnn_ase.checkpoint import save_model
+    from cgcnn_ase.graphs.builder import GraphConfig
+    from cgcnn_ase.nn.cgcnn import CGCNNConfig
+    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.nn.network import Network, NetworkConfig
+    from cgcnn_ase.targets import Scaler, TargetSpec
+
+    torch.manual_seed(0)
+    config = NetworkConfig(architecture=CGCNNConfig(n_features=8, n_convolutions=1, n_hidden=8))
+    spec = TargetSpec(name="formation_energy_per_atom", unit="eV/atom", per_atom=True)
+    members = [Network(config) for _ in range(2)]
+    made = CrystalModel(members, graph=GraphConfig(), target=spec, scaler=Scaler(), name="tiny")
+    return save_model(made, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def packed(structures: ModuleType, tmp_path: Path) -> Path:
+    """A packed data set of 60 synthetic crystals."""
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    named = list(structures.synthetic(60))
+    crystals = [structure for _, structure in named]
+    sizes = [len(crystal.numbers) for crystal in crystals]
+    np.savez(
+        folder / "structures.npz",
+        ids=[name for name, _ in named],
+        lattice=[crystal.cell for crystal in crystals],
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        numbers=np.concatenate([crystal.numbers for crystal in crystals]),
+        frac=np.concatenate([crystal.positions @ np.linalg.inv(crystal.cell) for crystal in crystals]),
+    )
+    with (folder / "properties.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["material_id", "formation_energy_per_atom", "split"])
+        splits = ["train"] * 30 + ["val"] * 15 + ["test"] * 15
+        writer.writerows(
+            [name, -0.1 * k, split] for k, ((name, _), split) in enumerate(zip(named, splits, strict=True))
+        )
+    return folder
+
+
+def run(script: str, *arguments: object, temporary: Path) -> dict[str, dict[str, list[dict[str, object]]]]:
+    """The tables that a benchmark wrote."""
+    output = temporary / "figures.json"
+    command = [sys.executable, BENCHMARKS / script, *arguments, "--output", output]
+    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| --- |" in done.stdout
+    return json.loads(output.read_text())["tables"]
+
+
+@pytest.mark.slow
+def test_predict_speed(model: Path, tmp_path: Path) -> None:
+    sizes = ("--n", 30, "--peer-n", 25, "--repeats", 1)
+    tables = run("predict_speed.py", "--data", "none", "--model", model, *sizes, temporary=tmp_path)
+
+    speed, agreement, small = tables.values()
+    assert len(speed["rows"]) == 6
+    assert all(float(str(row["largest"])) < 1e-4 for row in agreement["rows"])
+    assert [row["what"] for row in small["rows"]] == ["cgcnn-ase predict one.cif", "cgcnn-ase --help"]
+
+
+@pytest.mark.slow
+def test_train_speed(tmp_path: Path) -> None:
+    sizes = ("--limit", 40, "--peer-n", 30, "--batch-size", 10, "--rows", "2018 CGCNN, DGL")
+    epochs, graphs = run("train_speed.py", "--data", "none", *sizes, temporary=tmp_path).values()
+
+    assert [row["what"] for row in epochs["rows"]] == ["2018 CGCNN, DGL", "cgcnn2 (cgcnn-tr)"]
+    assert len(graphs["rows"]) == 4
+
+
+@pytest.mark.slow
+def test_accuracy(model: Path, packed: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "accuracy.png"
+    tables = run("accuracy.py", "--data", packed, "--model", model, "--picture", picture, temporary=tmp_path)
+
+    assert len(tables) == 2
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_memory(model: Path, tmp_path: Path) -> None:
+    sizes = ("--n", 400, "--distinct", 20, "--interval", 0.1)
+    (table,) = run("memory.py", "--data", "none", "--model", model, *sizes, temporary=tmp_path).values()
+
+    assert [row["when"] for row in table["rows"]] == ["after 10 %", "after 50 %", "after 100 %", "peak"]
+
+
+@pytest.mark.slow
+def test_scaling(model: Path, tmp_path: Path) -> None:
+    sizes = ("--sizes", 10, 1000, 1500, "--repeats", 1)
+    (table,) = run("scaling.py", "--model", model, *sizes, temporary=tmp_path).values()
+
+    assert [row["atoms"] for row in table["rows"]] == [10, 1000, 1500]

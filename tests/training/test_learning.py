@@ -1,0 +1,27 @@
+"""The networks learn what can be learned."""
+
+import pytest
+
+from cgcnn_ase.nn.messages import dgl_available
+from cgcnn_ase.training.callbacks import read_history
+from cgcnn_ase.training.member import train_member
+
+ENGINES = ["torch", pytest.param("dgl", marks=pytest.mark.skipif(not dgl_available(), reason="no DGL here"))]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"convolution": "gated", "norm": "batch", "activation": "softplus"},
+        {"convolution": "edge-gated", "norm": "layer", "activation": "silu", "embedding": "both"},
+    ],
+    ids=["gated", "edge-gated"],
+)
+def test_val_error_drops_fivefold(make_data, tiny, tmp_path, network, engine):
+    data = make_data(n_train=192)
+    spread = abs(data.targets[data.rows("val")] - data.targets[data.rows("train")].mean()).mean()
+    config = tiny(n_features=16, n_hidden=32, epochs=20, learning_rate=1e-2, engine=engine, **network)
+    train_member(data, config, tmp_path, progress=False)
+    errors = [float(row["val_mae"]) for row in read_history(tmp_path / "history.csv")]
+    assert min(errors) < spread / 5
