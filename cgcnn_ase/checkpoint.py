@@ -85,7 +85,8 @@ def load_folder(folder: Path) -> CrystalModel:
     try:
         tensors = load(weights)
         network = TypeAdapter(NetworkConfig).validate_python(config["network"])
-        members = [Network(network) for _ in range(config["n_members"])]
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
+            members = [Network(network) for _ in range(config["n_members"])]
         model = CrystalModel(
             members,
             graph=TypeAdapter(GraphConfig).validate_python(config["graph"]),

@@ -53,7 +53,8 @@ def load_legacy(path: Path) -> CrystalModel:
     target = PUBLISHED.get(stem, unknown)
     if target.task != checkpoint.task:
         target = unknown
-    network = Network(_config(checkpoint))
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
+        network = Network(_config(checkpoint))
     network.load_state_dict({_new_name(name): tensor for name, tensor in checkpoint.state.items()} | _counters(network))
     return CrystalModel(
         [network],

@@ -155,7 +155,7 @@ class Predictor:
         """Predict all, and keep the results; inputs as for :meth:`stream`."""
         return Predictions(self.stream(inputs))
 
-    def stream(self, inputs: Any, *, names: UsedNames | None = None) -> Generator[Prediction, None, None]:
+    def stream(self, inputs: Any) -> Generator[Prediction, None, None]:
         """Predictions one by one, in the order of the inputs.
 
         Parameters
@@ -163,19 +163,30 @@ class Predictor:
         inputs
             Anything that :func:`cgcnn_ase.structures.read_structures` takes. A bad structure gives a prediction with
             its ``error`` and never costs the others.
+        """
+        if (paths := as_paths(inputs)) is not None:
+            return self.stream_files(paths)
+        records = read_structures(inputs, order_disordered=self.order_disordered)
+        workers = self._workers(None)
+        return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UsedNames())
+
+    def stream_files(
+        self, paths: Sequence[Path], *, names: UsedNames | None = None
+    ) -> Generator[Prediction, None, None]:
+        """As :meth:`stream`, of structure files; one that is missing gives a prediction with its ``error``.
+
+        Parameters
+        ----------
+        paths
+            The files, as :func:`cgcnn_ase.structures.collect_paths` gives them.
         names : UsedNames, optional
             Names that earlier structures have.
         """
-        paths = as_paths(inputs)
         names = names or UsedNames()
-        workers = self._workers(None if paths is None else len(paths))
-        if paths is None:
-            records = read_structures(inputs, order_disordered=self.order_disordered)
-        else:
-            records = _records(paths, self.order_disordered)
+        workers = self._workers(len(paths))
         if workers == 1:
-            return self._in_process(names.admit(record) for record in records)
-        return self._in_workers(_chunks(records if paths is None else iter(paths)), workers, names)
+            return self._in_process(names.admit(record) for record in _records(paths, self.order_disordered))
+        return self._in_workers(_chunks(iter(paths)), workers, names)
 
     def _workers(self, n_files: int | None) -> int:
         from cgcnn_ase.data.graph_cache import available_cores

@@ -58,7 +58,7 @@ def make_model(
     from cgcnn_ase.targets import Scaler, TargetSpec
 
     shape = {
-        "n_features": 16, "n_convolutions": 2, "n_hidden": 16, "n_gaussians": 20, "convolution": "edge-gated",
+        "n_features": 16, "n_convolutions": 2, "n_hidden": 16, "n_gaussians": 20, "convolution": "edge-message",
         "activation": "silu", "norm": "batch", "embedding": "descriptor", "dropout": dropout,
     } | architecture  # fmt: skip
     target = TargetSpec(name=name, unit=unit, task=task, per_atom=name.endswith("per_atom"), transform=transform)

@@ -76,7 +76,7 @@ def predict(
             say(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
     failed: list[tuple[str, str]] = []
     try:
-        with writer, closing(predictor.stream(todo, names=writer.done.names)) as predictions:
+        with writer, closing(predictor.stream_files(todo, names=writer.done.names)) as predictions:
             for prediction in _watch(predictions, len(todo)):
                 if prediction.error is None:
                     writer.write(prediction)

@@ -57,13 +57,21 @@ first two. Equivalent neighbours are kept together, but a graph of the nearest n
 the positions: there are no forces.
 
 Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the data.
-"""
+"""  # noqa: E501
 
 
 def write_card(folder: Path) -> Path:
-    """Write ``README.md`` of a model folder from its ``config.json``, and return it."""
+    """Write ``README.md`` of a model folder from its ``config.json``, and return it.
+
+    Raises
+    ------
+    ValueError
+        If the training left no figures of a calibrated model on a test split.
+    """
     config = read_config(folder)
     training: dict[str, Any] = config["training"]
+    if "coverage" not in training.get("test", {}):
+        raise ValueError(f"{folder}: no calibrated test figures to write a card from")
     recipe, n = training["recipe"], config["n_members"]
     card = _CARD.format(
         name=config["name"],

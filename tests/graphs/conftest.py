@@ -63,7 +63,7 @@ def double(graph: CrystalGraph) -> CrystalGraph:
     )
 
 
-def random_network(n_angular: int, convolution: str = "edge-gated", cutoff: float = 8.0) -> CGCNN:
+def random_network(n_angular: int, convolution: str = "edge-message", cutoff: float = 8.0) -> CGCNN:
     """A small network with random weights, none of them zero."""
     config = CGCNNConfig(
         n_features=12,
@@ -73,7 +73,7 @@ def random_network(n_angular: int, convolution: str = "edge-gated", cutoff: floa
         n_angular=n_angular,
         cutoff=cutoff,
         convolution=convolution,  # type: ignore[arg-type]
-        norm="layer" if convolution == "edge-gated" else "batch",
+        norm="batch" if convolution == "gated" else "layer",
         activation="silu",
         atom_layer=True,
     )
@@ -81,14 +81,14 @@ def random_network(n_angular: int, convolution: str = "edge-gated", cutoff: floa
         torch.manual_seed(7)
         model = CGCNN(config).double().eval()
         for weight in model.parameters():
-            weight.mul_(2.5 if convolution == "edge-gated" else 1.1)  # else the output hardly depends on the distances
+            weight.mul_(1.1 if convolution == "gated" else 2.5)  # else the output hardly depends on the distances
         return model
 
 
 @pytest.fixture(scope="session")
 def output() -> Output:
     """Outputs of two random networks, double precision, for a structure and the settings of its graph."""
-    networks = {n: [random_network(n, kind) for kind in ("gated", "edge-gated")] for n in (0, 12)}
+    networks = {n: [random_network(n, kind) for kind in ("gated", "edge-message")] for n in (0, 12)}
 
     def evaluate(atoms: Atoms, config: GraphConfig) -> torch.Tensor:
         graph = double(build_graph(atoms, config))

@@ -66,10 +66,13 @@ def test_gated_convolution_is_equation_5(graph: CrystalGraph, act: str, kind: st
 
 @pytest.mark.parametrize("engine", ["torch", "dgl"])
 @pytest.mark.parametrize("kind", ["batch", "layer"])
-def test_edge_gated_convolution_atom_by_atom(graph: CrystalGraph, kind: str, engine: str) -> None:
+@pytest.mark.parametrize("edge_messages", [False, True])
+def test_edge_gated_convolution_atom_by_atom(
+    graph: CrystalGraph, kind: str, engine: str, edge_messages: bool
+) -> None:
     if engine == "dgl":
         pytest.importorskip("dgl")
-    layer = EdgeGatedConvolution(F, "silu", kind).double()  # type: ignore[arg-type]
+    layer = EdgeGatedConvolution(F, "silu", kind, edge_messages=edge_messages).double()  # type: ignore[arg-type]
     randomise(layer)
     layer.eval()
     h, y = torch.randn(len(graph.numbers), F).double(), torch.randn(len(graph.centers), F).double()
@@ -86,7 +89,7 @@ def test_edge_gated_convolution_atom_by_atom(graph: CrystalGraph, kind: str, eng
         for edge in torch.nonzero(graph.centers == i).flatten().tolist():
             j = int(graph.neighbors[edge])
             e_ij = dense("A", h[i]) + dense("B", h[j]) + layer.edge.weight @ y[edge] + layer.edge.bias
-            top += torch.sigmoid(e_ij) * dense("V", h[j])
+            top += torch.sigmoid(e_ij) * (dense("V", h[j]) + (y[edge] if edge_messages else 0))
             bottom += torch.sigmoid(e_ij)
             y_ij = y[edge] + functional.silu(layer.edge_norm(e_ij[None])[0])
             torch.testing.assert_close(new_y[edge], y_ij)
@@ -104,7 +107,7 @@ def network(convolution: str, embedding: str = "descriptor") -> CGCNN:
         convolution=convolution,  # type: ignore[arg-type]
         norm="batch" if convolution == "gated" else "layer",
         embedding=embedding,  # type: ignore[arg-type]
-        atom_layer=convolution == "edge-gated",
+        atom_layer=convolution != "gated",
         dropout=0.3,
     )
     return CGCNN(config)
@@ -112,7 +115,7 @@ def network(convolution: str, embedding: str = "descriptor") -> CGCNN:
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 @pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
 def test_a_batch_is_its_graphs_one_at_a_time(convolution: str, merge: bool, engine: str) -> None:
     config = GraphConfig(angular=True, merge=merge)
     model = network(convolution).eval()
@@ -124,7 +127,7 @@ def test_a_batch_is_its_graphs_one_at_a_time(convolution: str, merge: bool, engi
     torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
 def test_slope_by_the_distances_equals_finite_differences(convolution: str) -> None:
     graph = build_graphs([STRUCTURES[2], STRUCTURES[3]], GraphConfig(angular=True))
     graph = graph._replace(**{name: getattr(graph, name).double() for name in ("distances", "angular", "multiplicity")})
@@ -158,3 +161,17 @@ def test_the_network_is_the_sum_of_its_parts(graph: CrystalGraph, embedding: str
         assert torch.equal(model(graph, "torch"), model(graph, "torch"))
         model.train()
         assert not torch.equal(model(graph, "torch"), model(graph, "torch"))
+
+
+def test_an_element_needs_edge_messages_to_show_its_structure() -> None:
+    """Where all atoms are alike the weighted mean of their vectors is that vector, whatever the weights are."""
+    carbon = [bulk("C", "diamond", a=3.57), bulk("C", "diamond", a=3.8), bulk("C", "fcc", a=4.0)]
+    graphs = build_graphs(carbon, GraphConfig())
+
+    def spread(convolution: str) -> float:
+        config = CGCNNConfig(convolution=convolution, norm="layer", activation="silu")  # type: ignore[arg-type]
+        values = CGCNN(config).eval()(graphs, "torch")
+        return float((values - values[0]).abs().max())
+
+    assert spread("edge-gated") < 1e-5
+    assert spread("edge-message") > 1e-3

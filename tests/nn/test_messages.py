@@ -145,7 +145,7 @@ def force_loss(model: CGCNN, graph: CrystalGraph, engine: str) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
 def test_the_network_agrees(convolution: str, merge: bool, training: bool) -> None:
     pytest.importorskip("dgl")
     graph = mixed_batch(GraphConfig(angular=True, merge=merge))
@@ -156,7 +156,7 @@ def test_the_network_agrees(convolution: str, merge: bool, training: bool) -> No
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated"])
+@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
 def test_the_network_agrees_to_the_last_digits_in_double_precision(convolution: str) -> None:
     pytest.importorskip("dgl")
     graph = mixed_batch(GraphConfig())

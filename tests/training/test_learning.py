@@ -14,14 +14,14 @@ ENGINES = ["torch", pytest.param("dgl", marks=pytest.mark.skipif(not dgl_availab
     "network",
     [
         {"convolution": "gated", "norm": "batch", "activation": "softplus"},
-        {"convolution": "edge-gated", "norm": "layer", "activation": "silu", "embedding": "both"},
+        {"convolution": "edge-message", "norm": "layer", "activation": "silu"},
     ],
-    ids=["gated", "edge-gated"],
+    ids=["gated", "edge-message"],
 )
 def test_val_error_drops_fivefold(make_data, tiny, tmp_path, network, engine):
-    data = make_data(n_train=192)
+    data = make_data(n_train=256)
     spread = abs(data.targets[data.rows("val")] - data.targets[data.rows("train")].mean()).mean()
-    config = tiny(n_features=16, n_hidden=32, epochs=20, learning_rate=1e-2, engine=engine, **network)
+    config = tiny(n_features=16, n_hidden=32, n_gaussians=24, epochs=20, learning_rate=1e-2, engine=engine, **network)
     train_member(data, config, tmp_path, progress=False)
     errors = [float(row["val_mae"]) for row in read_history(tmp_path / "history.csv")]
     assert min(errors) < spread / 5

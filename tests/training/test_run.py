@@ -1,0 +1,189 @@
+"""A whole run: its folder, its ensemble, what it refuses."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from cgcnn_ase import load_model
+from cgcnn_ase.evaluation import evaluate_model
+from cgcnn_ase.training.run import train
+
+
+@pytest.fixture(scope="module")
+def run(data, tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "single"
+    assert train(data, tiny(mean_variance=True), folder, progress=False) == folder / "best"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ensemble(data, tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "ensemble"
+    train(data, tiny(n_members=2, epochs=2), folder, progress=False)
+    return folder
+
+
+def test_the_folder_of_a_run(data, run):
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "last.ckpt", "best.ckpt", "best", "metrics.json", "test_results.csv", "parity.png",
+        "calibration.png", "learning_curve.png", "history.csv", "finished",
+    }  # fmt: skip
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["epochs"] == 4
+    assert settings["train_hash"] == data.train_hash
+    results = pd.read_csv(run / "test_results.csv")
+    assert list(results.columns[:4]) == ["id", "target", "prediction", "std"]
+    assert results["id"].tolist() == [data.ids[i] for i in data.rows("test")]
+    assert np.allclose(results["target"], data.targets[data.rows("test")])
+    assert (results["std"] > 0).all()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["mae"] == pytest.approx((results["prediction"] - results["target"]).abs().mean())
+    assert metrics["test"]["n"] == 24
+
+
+def test_the_model_of_a_run_is_loaded_from_the_run_or_its_best_folder(data, run):
+    model = load_model(run)
+    assert model.name == "single"
+    assert model.trust is not None
+    assert model.sha256 == load_model(run / "best").sha256
+    rows = data.rows("test")
+    evaluation = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows])
+    results = pd.read_csv(run / "test_results.csv")
+    assert np.allclose(evaluation.estimate.mean, results["prediction"], rtol=1e-6)
+    assert np.allclose(evaluation.std, results["std"], rtol=1e-5)
+
+
+def test_the_record_of_the_training_is_in_the_model(data, run, tiny):
+    record = load_model(run).training_record
+    assert record["n_train"] == 96
+    assert record["train_hash"] == data.train_hash
+    assert record["recipe"] == json.loads(json.dumps(tiny(mean_variance=True).to_dict()))
+
+
+def test_members_of_an_ensemble_differ_and_have_folders_of_their_own(ensemble, differing):
+    assert differing(ensemble / "member-0" / "last.ckpt", ensemble / "member-1" / "last.ckpt")
+    assert len(load_model(ensemble).networks) == 2
+    results = pd.read_csv(ensemble / "test_results.csv")
+    assert results["std"].nunique() > 1
+
+
+def test_two_processes_give_the_same_weights_as_one(data, tiny, ensemble, tmp_path, differing, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    train(data, tiny(n_members=2, epochs=2), tmp_path / "run", workers=2, progress=False)
+    for k in range(2):
+        member = f"member-{k}/last.ckpt"
+        assert not differing(ensemble / member, tmp_path / "run" / member)
+    assert (tmp_path / "run" / "metrics.json").read_text() == (ensemble / "metrics.json").read_text()
+
+
+def test_member_k_is_the_single_network_of_seed_plus_k(data, tiny, ensemble, tmp_path, differing):
+    train(data, tiny(seed=1, epochs=2), tmp_path / "run", progress=False)
+    assert not differing(ensemble / "member-1" / "last.ckpt", tmp_path / "run" / "last.ckpt")
+
+
+def test_a_run_is_not_overwritten(data, tiny, run):
+    before = (run / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="holds a training run already; resume it or name another folder"):
+        train(data, tiny(mean_variance=True), run, progress=False)
+    assert (run / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_not_used(data, tiny, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        train(data, tiny(), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="holds no training run to resume"):
+        train(data, tiny(), tmp_path, resume=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("what", ["settings", "data"])
+def test_resuming_with_anything_else_is_refused(data, tiny, run, what):
+    config = tiny(mean_variance=True, seed=int(what == "settings"))
+    other = replace(data, train_hash="1" * 64) if what == "data" else data
+    with pytest.raises(ValueError, match="other settings or data; resume with the same"):
+        train(other, config, run, resume=True, progress=False)
+
+
+def test_resuming_a_finished_run_changes_nothing(data, tiny, run):
+    names = ["last.ckpt", "history.csv", "metrics.json", "test_results.csv", "best/model.safetensors"]
+    before = [(run / name).read_bytes() for name in names]
+    train(data, tiny(mean_variance=True), run, resume=True, progress=False)
+    assert [(run / name).read_bytes() for name in names] == before
+
+
+def test_resume_starts_what_was_never_started(data, tiny, tmp_path):
+    train(data, tiny(epochs=1), tmp_path / "new", resume=True, progress=False)
+    assert (tmp_path / "new" / "best").is_dir()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(data, tiny, tmp_path, split):
+    with pytest.raises(ValueError, match=f"the {split} split is empty"):
+        train(replace(data, split=np.where(data.split == split, "test", data.split)), tiny(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_targets_without_a_logarithm_are_refused_by_name(data, tiny, tmp_path):
+    targets = np.abs(data.targets) + 1.0
+    targets[7] = -2.0
+    moduli = replace(data, targets=targets, target=replace(data.target, transform="log10"))
+    with pytest.raises(ValueError, match="crystal-007, -2, has no logarithm"):
+        train(moduli, tiny(), tmp_path / "run")
+
+
+def test_other_unusable_arguments(data, tiny, tmp_path):
+    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
+        train(data, tiny(), tmp_path / "run", workers=0)
+    with pytest.raises(ValueError, match="the settings ask for"):
+        train(data, replace(tiny(), graph=replace(tiny().graph, cutoff=6.0)), tmp_path / "run")
+    with pytest.raises(ValueError, match="only a regression"):
+        train(replace(data, target=replace(data.target, task="classification")), tiny(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("n_val", "changes"), [(19, {}), (3, {"n_members": 2, "epochs": 1})])
+def test_too_few_val_structures_to_calibrate_on(make_data, tiny, tmp_path, n_val, changes):
+    """The model is there, with a warning that says what it lacks."""
+    small = make_data(n_train=32, n_val=n_val, n_test=4)
+    with pytest.warns(UserWarning, match=f"not calibrated: .* got {n_val}.*no interval"):
+        train(small, tiny(**changes), tmp_path / "run", progress=False)
+    model = load_model(tmp_path / "run")
+    assert model.trust is None
+    results = pd.read_csv(tmp_path / "run" / "test_results.csv")
+    assert results[["lower", "upper", "in_domain"]].isna().all(axis=None)
+    assert results["std"].isna().all() == (len(model.networks) == 1)  # an ensemble has its spread
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert metrics["mae"] > 0
+    assert "in_domain_fraction" not in metrics
+    assert (tmp_path / "run" / "parity.png").exists()
+
+
+def test_without_a_test_split_val_is_what_is_shown(make_data, tiny, tmp_path):
+    train(make_data(n_train=32, n_val=24, n_test=0), tiny(epochs=1), tmp_path / "run", progress=False)
+    assert len(pd.read_csv(tmp_path / "run" / "val_results.csv")) == 24
+    assert not (tmp_path / "run" / "test_results.csv").exists()
+    assert list(json.loads((tmp_path / "run" / "metrics.json").read_text())) == ["val"]
+
+
+def test_no_pictures_without_matplotlib(data, tiny, tmp_path, monkeypatch):
+    from cgcnn_ase import evaluation
+    from cgcnn_ase.training import finish
+
+    for module in (evaluation, finish):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="no pictures: matplotlib is missing"):
+        train(data, tiny(epochs=1), tmp_path / "run", progress=False)
+    assert not list((tmp_path / "run").glob("*.png"))
+    assert (tmp_path / "run" / "test_results.csv").exists()
+
+
+def test_the_best_epoch_is_the_one_in_the_model(data, tiny, tmp_path):
+    train(data, tiny(epochs=6, learning_rate=0.3, norm="none"), tmp_path / "run", progress=False)
+    best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=False)["state_dict"]
+    model = load_model(tmp_path / "run")
+    assert torch.equal(model.networks[0].head.out.weight, best["network.head.out.weight"])

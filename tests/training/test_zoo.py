@@ -1,0 +1,67 @@
+"""The recipes of the pretrained models, and their cards."""
+
+import json
+
+import pytest
+
+from cgcnn_ase import load_model
+from cgcnn_ase.checkpoint import CheckpointError
+from cgcnn_ase.registry import DEFAULT_MODEL
+from cgcnn_ase.training.card import write_card
+from cgcnn_ase.training.run import train
+from cgcnn_ase.training.zoo import load_recipe, main, recipe_names
+
+
+def test_the_default_model_has_a_recipe():
+    assert DEFAULT_MODEL in recipe_names()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_are_valid(name):
+    column, target, config = load_recipe(name)
+    assert column
+    assert target.unit
+    assert config.n_members >= 4  # what the issue asks of a pretrained ensemble
+    assert config.graph.rule == "shell"  # a rule that cuts ties would depend on the order of the atoms
+    assert config.network.n_angular == 0  # decided by the graph
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="no recipe 'gold-price'; there are .*formation-energy-per-atom"):
+        load_recipe("gold-price")
+
+
+def test_unknown_recipe_on_the_command_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["zoo", "gold-price", "--data", "."])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "formation-energy-per-atom" in capsys.readouterr().err
+
+
+def test_the_card_has_the_measured_numbers(data, tiny, tmp_path):
+    train(data, tiny(n_members=2, epochs=2, seed=3), tmp_path / "run", name="ionicity", progress=False)
+    place = tmp_path / "run" / "best"
+    assert write_card(place) == place / "README.md"
+    card = (place / "README.md").read_text()
+    test = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    for number in (f"{test['mae']:.4f} eV", f"{test['member_mae_mean']:.4f}", f"{test['coverage']:.1%}"):
+        assert number in card
+    assert f"| {test['ence']:.3f} ({test['ence_noise']:.3f}) |" in card
+    assert load_model(place).sha256 in card
+    assert data.train_hash in card
+    assert "2 networks together predict the ionicity of a crystal in eV" in card
+    assert "(seeds 3 to 4)" in card
+    assert "epochs: 2" in card
+    assert "96 training, 32 validation" in card
+
+
+def test_no_card_without_a_model(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        write_card(tmp_path)
+
+
+def test_a_card_needs_figures_of_a_test_split(make_data, tiny, tmp_path):
+    train(make_data(n_train=32, n_val=24, n_test=0), tiny(epochs=1), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="no calibrated test figures"):
+        write_card(tmp_path / "run" / "best")
