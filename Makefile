@@ -74,7 +74,7 @@ examples: $(INSTALLED) ## run every example
 	done
 
 benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 model: $(INSTALLED) ## train the pretrained model again from DATA (hours on two cores)
 	$(BIN)/python -m cgcnn_ase.training.zoo formation-energy-per-atom --data $(DATA)

@@ -209,7 +209,8 @@ class CGCNNCalculator(Calculator):
         if "energy_std" not in self.implemented_properties:
             raise PropertyNotImplementedError(
                 f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
-                f"{self.model.target.name}, with {len(self.model.members)} member(s) and {'a' if self.model.trust else 'no'} calibration"
+                f"{self.model.target.name}, with {len(self.model.members)} member(s) and "
+                f"{'a' if self.model.trust else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
         assert self.atoms is not None

@@ -35,6 +35,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
+        self._fast = [model.for_prediction() for model in models]
         if n_dropout is not None and n_dropout < 2:
             raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
         if n_dropout is not None and any(model.dropout == 0 for model in models):
@@ -64,7 +65,7 @@ class ModelInference:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-        columns = [self._apply(model, graphs[model.graph], records) for model in self.models]
+        columns = [self._apply(model, graphs[model.graph], records) for model in self._fast]
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:

@@ -17,6 +17,9 @@ T = TypeVar("T")
 #: tasks in hand for each worker: enough that none waits, few enough that memory stays bounded
 _IN_HAND = 3
 
+#: glibc settings of processes that compute: keep freed memory for the next task instead of giving it back to the system
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+
 _LENGTH = struct.Struct("<Q")
 
 
@@ -93,7 +96,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # the processes share the cores
+        env=KEEP_MEMORY | os.environ | {"OMP_NUM_THREADS": "1"},  # the processes share the cores
     )
 
 

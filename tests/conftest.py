@@ -229,7 +229,7 @@ def shell() -> Callable[..., Ran]:
     def run(*args, cwd=None, env=None) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "cgcnn_ase.cli", *map(str, args)],
-            capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+            capture_output=True, text=True, timeout=300, check=False, cwd=cwd,
             env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr

@@ -251,9 +251,7 @@ def test_copies(atoms, duplicate):
 
 @pytest.mark.parametrize("ask", [Atoms.get_forces, Atoms.get_stress, Atoms.get_stresses, Atoms.get_potential_energies])
 def test_no_derivatives(atoms, ask):
-    with pytest.raises(
-        PropertyNotImplementedError, match=r"reads a graph of the nearest neighbours .* potential"
-    ):
+    with pytest.raises(PropertyNotImplementedError, match=r"reads a graph of the nearest neighbours .* potential"):
         ask(atoms)
 
 
@@ -363,7 +361,7 @@ def test_a_loaded_model(atoms):
 def test_an_original_model_has_no_uncertainty(original_weights, atoms):
     atoms.calc = CGCNNCalculator(original_weights / "formation-energy-per-atom.pth.tar")
     atoms.get_potential_energy()
-    assert atoms.calc.results["formation_energy_per_atom"] == pytest.approx(-3.04, abs=0.2)  # measured, NIST-JANAF: -3.12
+    assert atoms.calc.results["formation_energy_per_atom"] == pytest.approx(-3.04, abs=0.2)  # eV/atom
     assert set(atoms.calc.results) == {"energy", "free_energy", "formation_energy_per_atom"}
     with pytest.raises(PropertyNotImplementedError, match=r"gives no uncertainty of an energy: .* 1 member"):
         atoms.calc.get_energy_uncertainty(atoms)

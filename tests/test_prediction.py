@@ -381,7 +381,5 @@ def test_dropout_needs_samples(dropout_model, n):
 
 
 def test_dropout_without_dropout(small_model):
-    with pytest.raises(
-        ValueError, match=r"a model trained with dropout; 'small-.*' was trained without"
-    ):
+    with pytest.raises(ValueError, match=r"a model trained with dropout; 'small-.*' was trained without"):
         Predictor(small_model, n_dropout=10).check()

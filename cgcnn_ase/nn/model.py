@@ -1,5 +1,6 @@
 """CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
 
+import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
@@ -83,6 +85,12 @@ class CrystalModel(nn.Module):
 
     #: no architecture so far damps its messages to zero at the cutoff
     _smooth = False
+
+    def for_prediction(self) -> "CrystalModel":
+        """A copy that gives the same predictions faster, for use without gradients."""
+        fast = copy.copy(self)
+        fast._modules = {"members": nn.ModuleList(for_prediction(network) for network in self.networks)}
+        return fast
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> MemberOutputs:
         """One deterministic prediction of each member."""

@@ -21,13 +21,13 @@ from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import Frozen, member_to_tune
 from cgcnn_ase.training.member import network_config, train_member
+from cgcnn_ase.workers import KEEP_MEMORY
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
 
-#: glibc settings of worker processes: keep freed memory for the next step instead of giving it back to the system
-_MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+#: more of the same for training, whose tensors are larger
+_MALLOC = KEEP_MEMORY | {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

@@ -123,7 +123,7 @@ def test_bad_files_in_worker_processes(command, mixed):
     assert_same_rows(two.rows(), one.rows())
 
 
-@pytest.mark.parametrize("what", ["empty", "binary", "overlap", "zero volume"])
+@pytest.mark.parametrize("what", ["binary", "overlap"])
 def test_nothing_but_a_bad_file(shell, mixed, small_model, what):
     ran = shell("predict", mixed / f"{bad_name(what)}.cif", "--model", small_model)
     assert ran.code == 1
@@ -358,7 +358,7 @@ def test_a_reader_that_has_enough(cif_folder, small_model):
     run.stdout.close()
     assert run.stderr is not None
     assert run.stderr.read() == ""
-    run.wait(60)
+    run.wait(120)
 
 
 # Damaged models
@@ -548,7 +548,7 @@ def start(folder, model, out, *options):
     )
 
 
-def wait_for(condition, run, seconds=90):
+def wait_for(condition, run, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert run.poll() is None, run.stderr.read()
@@ -584,7 +584,7 @@ def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, 
     workers = psutil.Process(run.pid).children(recursive=True)
     assert len(workers) == 2
     (os.killpg if whom == "group" else os.kill)(run.pid, signal.SIGINT)
-    stdout, stderr = run.communicate(timeout=60)
+    stdout, stderr = run.communicate(timeout=120)
     assert run.returncode == 130
     assert stdout == ""
     n = whole_lines(out) - 1
@@ -610,7 +610,7 @@ def test_workers_end_with_the_command(slow_folder, small_model, tmp_path, name):
     workers = psutil.Process(run.pid).children(recursive=True)
     assert len(workers) == 2
     run.send_signal(getattr(signal, name))
-    _, stderr = run.communicate(timeout=60)  # the workers hold its stderr open until they end
+    _, stderr = run.communicate(timeout=120)  # the workers hold its stderr open until they end
     assert stderr == ""
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
@@ -620,7 +620,7 @@ def test_workers_end_with_the_command(slow_folder, small_model, tmp_path, name):
 def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_path, monkeypatch, cgcnn_ase):
     from cgcnn_ase.prediction import Predictor
 
-    stream = Predictor.stream
+    stream = Predictor.stream_files
 
     def interrupted(self, *args, **kwargs):
         for k, prediction in enumerate(stream(self, *args, **kwargs)):
@@ -628,7 +628,7 @@ def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_pat
                 raise KeyboardInterrupt
             yield prediction
 
-    monkeypatch.setattr(Predictor, "stream", interrupted)
+    monkeypatch.setattr(Predictor, "stream_files", interrupted)
     folder = cif_folder(4)
     for suffix, read in (("json", lambda f: json.loads(f.read_text())), ("extxyz", lambda f: ase.io.read(f, ":"))):
         ran = cgcnn_ase("predict", folder, "--model", small_model, "--output", tmp_path / f"out.{suffix}")

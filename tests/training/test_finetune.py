@@ -72,9 +72,7 @@ def test_same_target_keeps_the_scaler_and_another_refits_it(data, tiny, trained,
 
 
 def test_unknown_layers(trained):
-    with pytest.raises(
-        ValueError, match="unknown layers 'head' to freeze; allowed: none, embedding, convolutions"
-    ):
+    with pytest.raises(ValueError, match="unknown layers 'head' to freeze; allowed: none, embedding, convolutions"):
         member_to_tune(trained, 0, "head")
 
 
