@@ -14,8 +14,8 @@ import torch
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
-from cgcnn_ase.uncertainty.estimators import Estimate, combine
 from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.uncertainty.estimators import Estimate, combine
 from cgcnn_ase.uncertainty.metrics import evaluate
 
 if TYPE_CHECKING:

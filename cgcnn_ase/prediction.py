@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cgcnn_ase.registry import DEFAULT_MODEL, find_model
+from cgcnn_ase.model_folder import read_config, read_weights
+from cgcnn_ase.registry import DEFAULT_MODEL, find_model, model_folder
 from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, iter_file, read_structures
-from cgcnn_ase.workers import ordered_map
+from cgcnn_ase.workers import available_cores, ordered_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,22 +191,26 @@ class Predictor:
         return self._in_workers(_chunks(iter(paths)), workers, names)
 
     def _workers(self, n_files: int | None) -> int:
-        from cgcnn_ase.data.graph_cache import available_cores
-
         movable = all(isinstance(model, str) for model in self.models)
         if self.workers is not None or not movable or n_files is None or n_files < FEW_FILES:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
 
-    def check(self) -> None:
-        """Find out whether the models can be used, without loading weights where that can be avoided.
+    def check(self) -> list[str]:
+        """The sha256 of each model's weights, after checking that they are whole and can be used as asked.
+
+        Where worker processes will load the models, this process only reads their files.
 
         Raises
         ------
         CheckpointError, UnsafeCheckpointError, ValueError
             As when predicting.
         """
-        self.inference()
+        folders = [model_folder(model) if isinstance(model, str) else None for model in self.models]
+        if self.settings["n_dropout"] is not None or None in folders:
+            return [model.sha256 for model in self.inference().models]
+        configs = [(folder, read_config(folder)) for folder in folders if folder is not None]
+        return [sha256(read_weights(folder, config)).hexdigest() for folder, config in configs]
 
     def inference(self) -> "ModelInference":
         """The loaded models, in this process."""

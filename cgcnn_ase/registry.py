@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgcnn_ase.model_folder import WEIGHTS, CheckpointError, read_config
+
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
 
@@ -42,8 +44,6 @@ def model_names() -> list[str]:
 
 def model_info(name: str) -> ModelInfo:
     """What is known of a model, without loading its weights."""
-    from cgcnn_ase.checkpoint import WEIGHTS, read_config
-
     folder = find_model(name)
     config: dict[str, Any] = read_config(folder)
     return ModelInfo(
@@ -76,6 +76,19 @@ def find_model(name: str | Path) -> Path:
     )
 
 
+def model_folder(name: str | Path) -> Path | None:
+    """The folder of a model that is one: a training run's folder holds it in ``best``. None for a file.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no such model.
+    """
+    path = find_model(name)
+    run = path / "best"
+    return None if path.is_file() else run if run.is_dir() else path
+
+
 def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
     """Load a model by pretrained name, from a model or run folder, or from an original CGCNN ``.pth.tar``.
 
@@ -86,13 +99,12 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
     CheckpointError, UnsafeCheckpointError
         If its files are damaged or ask for more than data.
     """
-    from cgcnn_ase.checkpoint import CheckpointError, load_folder
+    from cgcnn_ase.checkpoint import load_folder
     from cgcnn_ase.legacy_model import is_legacy, load_legacy
 
-    path = find_model(name)
+    path = model_folder(name) or find_model(name)
     if path.is_dir():
-        run = path / "best"  # a training run's folder holds its model there
-        return load_folder(run if run.is_dir() else path)
+        return load_folder(path)
     if is_legacy(path):
         return load_legacy(path)
     raise CheckpointError(f"{path}: not a model; allowed: a model folder, or an original CGCNN .pth.tar file")

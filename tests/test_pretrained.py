@@ -8,7 +8,7 @@ import pytest
 from ase.io import read
 
 from cgcnn_ase import CGCNNCalculator, load_model, predict
-from cgcnn_ase.checkpoint import CONFIG, WEIGHTS, read_config
+from cgcnn_ase.model_folder import CONFIG, WEIGHTS, read_config
 from cgcnn_ase.registry import DEFAULT_MODEL, find_model, model_info, model_names, pretrained_folder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"

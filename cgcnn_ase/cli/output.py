@@ -117,17 +117,23 @@ class CsvWriter(_Writer):
 
 
 class JsonWriter(_Writer):
-    """A JSON list, one object a line."""
+    """A JSON list, one object a line; closed wherever the run is stopped."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self.file.write("[")
+        self._separator = ""
 
     def write(self, prediction: Prediction) -> None:
         """Append an object."""
-        self.file.write(("[" if self.n_written == 0 else ",\n") + json.dumps(prediction.to_dict()))
+        self.file.write(self._separator + json.dumps(prediction.to_dict()))
+        self._separator = ",\n"
         self.n_written += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.write("[]\n" if self.n_written == 0 else "]\n")
+        self.file.write("]\n")
         super().__exit__(kind, error, trace)
 
 

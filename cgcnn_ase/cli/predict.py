@@ -51,6 +51,7 @@ def predict(
     from contextlib import closing
 
     from cgcnn_ase.cli.output import CsvWriter, open_output
+    from cgcnn_ase.model_folder import CheckpointError
     from cgcnn_ase.prediction import Predictor
     from cgcnn_ase.structures import collect_paths
     from cgcnn_ase.workers import WorkerError
@@ -62,13 +63,12 @@ def predict(
         predictor = Predictor(
             model, n_dropout=n_dropout, seed=seed, engine=engine, workers=workers, order_disordered=order_disordered
         )
-        loaded = predictor.inference().models
         writer = open_output(
             output,
             as_json=as_json,
             resume=resume,
             sources=files,
-            models=[m.sha256 for m in loaded],
+            models=predictor.check(),
             order_disordered=order_disordered,
         )
         todo = [file for file in files if file not in writer.done.files]
@@ -85,10 +85,10 @@ def predict(
                     if len(failed) <= _NAMED:
                         say(f"{_named(prediction)}: {prediction.error}")
     except KeyboardInterrupt:
-        going_on = f"; --output {output} --resume goes on" if isinstance(writer, CsvWriter) and output else ""
-        say(f"interrupted: {writer.n_written} predictions written{going_on}")
+        written = f": what was predicted is in {output}" if output else ""
+        say(f"interrupted{written}{'; --resume goes on' if output and isinstance(writer, CsvWriter) else ''}")
         raise typer.Exit(130) from None
-    except (OSError, WorkerError) as error:
+    except (OSError, CheckpointError, WorkerError) as error:
         if isinstance(error, BrokenPipeError):  # `| head` has enough
             raise
         say(f"cgcnn-ase: {error}")

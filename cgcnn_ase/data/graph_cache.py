@@ -13,6 +13,7 @@ import torch
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import Geometry, GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.workers import available_cores
 
 #: raise when the meaning of a cached graph changes
 CACHE_VERSION = 1
@@ -69,11 +70,6 @@ def build_store(
         return GraphStore.from_graphs(_watch(map(_build, chunks), len(chunks), progress))
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return GraphStore.from_graphs(_watch(pool.map(_build, chunks), len(chunks), progress))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _build(chunk: tuple[Sequence[Geometry], GraphConfig]) -> CrystalGraph:

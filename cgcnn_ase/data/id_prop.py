@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cgcnn_ase.data.dataset import DatasetError
 from cgcnn_ase.graphs.builder import Geometry, geometry
 from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix_of
+from cgcnn_ase.workers import available_cores
 
 _log = logging.getLogger(__name__)
 
@@ -179,8 +180,6 @@ def _read_all(paths: list[Path]) -> Iterator[Geometry | str]:
     if len(paths) <= PARALLEL_ABOVE:
         yield from map(_read, paths)
         return
-    from cgcnn_ase.data.graph_cache import available_cores
-
     with ProcessPoolExecutor(available_cores()) as pool:
         yield from pool.map(_read, paths, chunksize=64)
 

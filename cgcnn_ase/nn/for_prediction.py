@@ -13,8 +13,8 @@ from cgcnn_ase.nn.network import Network
 def for_prediction(network: Network) -> Network:
     """A copy in evaluation mode, for use without gradients.
 
-    In evaluation a batch norm is an affine map, which goes into the weights and bias of the linear map before it; a layer
-    norm depends on its input and stays. The convolutions pass over the edges in blocks.
+    In evaluation a batch norm is an affine map, which goes into the weights and bias of the linear map before it; a
+    layer norm depends on its input and stays. The convolutions pass over the edges in blocks.
     """
     network = copy.deepcopy(network).eval()
     convolutions = network.architecture.convolutions

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from cgcnn_ase.checkpoint import WEIGHTS, read_config
+from cgcnn_ase.model_folder import WEIGHTS, read_config
 
 _CARD = """\
 # {name}

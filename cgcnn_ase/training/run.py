@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
-from cgcnn_ase.data.graph_cache import available_cores
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import Frozen, member_to_tune
 from cgcnn_ase.training.member import network_config, train_member
-from cgcnn_ase.workers import KEEP_MEMORY
+from cgcnn_ase.workers import KEEP_MEMORY, available_cores
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.graph_cache import available_cores
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.registry import pretrained_folder
 from cgcnn_ase.targets import TargetSpec
@@ -18,6 +17,7 @@ from cgcnn_ase.training.card import write_card
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.settings import settings_from
+from cgcnn_ase.workers import available_cores
 
 
 def recipe_names() -> list[str]:

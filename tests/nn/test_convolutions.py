@@ -67,9 +67,7 @@ def test_gated_convolution_is_equation_5(graph: CrystalGraph, act: str, kind: st
 @pytest.mark.parametrize("engine", ["torch", "dgl"])
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 @pytest.mark.parametrize("edge_messages", [False, True])
-def test_edge_gated_convolution_atom_by_atom(
-    graph: CrystalGraph, kind: str, engine: str, edge_messages: bool
-) -> None:
+def test_edge_gated_convolution_atom_by_atom(graph: CrystalGraph, kind: str, engine: str, edge_messages: bool) -> None:
     if engine == "dgl":
         pytest.importorskip("dgl")
     layer = EdgeGatedConvolution(F, "silu", kind, edge_messages=edge_messages).double()  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cgcnn_ase import load_model
-from cgcnn_ase.checkpoint import CheckpointError
+from cgcnn_ase.model_folder import CheckpointError
 from cgcnn_ase.registry import DEFAULT_MODEL
 from cgcnn_ase.training.card import write_card
 from cgcnn_ase.training.run import train

@@ -1,0 +1,91 @@
+"""The files of a model folder, and whether they are whole. Nothing here needs torch."""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class CheckpointError(ValueError):
+    """A model that cannot be loaded; the message names the file and what is wrong with it."""
+
+
+def package_version() -> str:
+    """Version of the installed package, ``unknown`` in a bare checkout."""
+    try:
+        return version("cgcnn-ase")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_files(folder: Path, config: dict[str, Any], weights: bytes) -> None:
+    """Write both files; the configuration gets the sha256 of the weights and of itself."""
+    config = config | {"sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()}}
+    config["sha256"][CONFIG] = own_hash(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checked ``config.json`` of a model folder; no weights are read.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged or of a newer format.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no {name} in this model folder; it needs {WEIGHTS} and {CONFIG}")
+    try:
+        config = json.loads(_read(folder / CONFIG))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("format_version"), int):
+        raise CheckpointError(f"{folder / CONFIG}: not a model's configuration: it has no format_version")
+    if config["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: format_version {config['format_version']} is newer than {FORMAT_VERSION}, the newest that "
+            f"cgcnn-ase {package_version()} reads; upgrade cgcnn-ase"
+        )
+    stated = config.get("sha256", {}).get(CONFIG) if isinstance(config.get("sha256"), dict) else None
+    if stated != own_hash(config):
+        raise CheckpointError(f"{folder / CONFIG}: damaged: its content does not fit the sha256 in it")
+    return config
+
+
+def read_weights(folder: Path, config: dict[str, Any]) -> bytes:
+    """The weights' file of a model folder, if it is the one that ``config.json`` speaks of.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged.
+    """
+    weights = _read(folder / WEIGHTS)
+    found, stated = hashlib.sha256(weights).hexdigest(), config["sha256"][WEIGHTS]
+    if found != stated:
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: damaged: its sha256 is {found[:12]}..., {CONFIG} says {stated[:12]}..."
+        )
+    return weights
+
+
+def own_hash(config: dict[str, Any]) -> str:
+    """sha256 of a configuration without this hash itself."""
+    hashes = (
+        {k: v for k, v in config["sha256"].items() if k != CONFIG} if isinstance(config.get("sha256"), dict) else {}
+    )
+    return hashlib.sha256(json.dumps(config | {"sha256": hashes}, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
