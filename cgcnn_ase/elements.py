@@ -56,7 +56,7 @@ def check_numbers(numbers: npt.ArrayLike) -> npt.NDArray[np.int64]:
     wrong = np.unique(checked[(checked < 1) | (checked > MAX_NUMBER)])
     if wrong.size:
         raise UnknownElementError(
-            f"unknown element: atomic number {', '.join(map(str, wrong))}; known are elements 1 (H) to {MAX_NUMBER} (Fm)"
+            f"unknown element: atomic number {', '.join(map(str, wrong))}; known are 1 (H) to {MAX_NUMBER} (Fm)"
         )
     return checked
 

@@ -29,10 +29,7 @@ class GraphSamples(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.graphs)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
         """The batch of these samples."""
         return Batch(self.graphs.batch(indices), self.targets[torch.as_tensor(indices)])
 
@@ -64,12 +61,16 @@ class EpochSampler(Sampler[list[int]]):
 def loader(
     graphs: GraphStore, targets: Tensor, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None = None
 ) -> DataLoader[Batch]:
-    """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without."""
-    sampler = EpochSampler(rows, batch_size, seed)
-    return DataLoader(GraphSamples(graphs, targets), batch_sampler=sampler, collate_fn=_whole_batch)
+    """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without.
+
+    The sampler of batches stands in the place of one of samples (``batch_size=None``): Lightning tells the epoch to no
+    other, and every epoch would have the same batches.
+    """
+    samples, sampler = GraphSamples(graphs, targets), EpochSampler(rows, batch_size, seed)
+    return DataLoader(samples, batch_size=None, sampler=sampler, collate_fn=_whole_batch)
 
 
 def _whole_batch(batch: Any) -> Batch:
-    """What ``__getitems__`` made: there is nothing left to collate."""
+    """There is nothing left to collate."""
     assert isinstance(batch, Batch)
     return batch

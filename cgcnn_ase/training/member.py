@@ -87,6 +87,7 @@ def train_member(
         torch.manual_seed(config.seed)
         scaler = scaler or train_scaler(data)
         module = TrainingModule(network or new_network(data, config), scaler, data.target, config)
+        module.train()  # a model to tune comes in evaluation, and Lightning would leave it so
         targets = torch.tensor(data.targets, dtype=torch.float32)
         train = loader(data.graphs, targets, data.rows("train"), config.batch_size, seed=config.seed)
         val = loader(data.graphs, targets, data.rows("val"), 2 * config.batch_size)

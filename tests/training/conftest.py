@@ -104,6 +104,13 @@ def data() -> PreparedData:
 
 
 @pytest.fixture(scope="session")
+def worse_every_epoch(data: PreparedData) -> PreparedData:
+    """All val targets are the train mean: the first epoch is the best, and learning makes the val error worse."""
+    mean = data.targets[data.rows("train")].mean()
+    return replace(data, targets=np.where(data.split == "val", mean, data.targets))
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., TrainConfig]:
     """Settings of a run that takes a second; keywords change them, those of the network too."""
 

@@ -28,10 +28,6 @@ def trained(make_data, tiny, tmp_path_factory):
     return load_model(folder)
 
 
-def tuned_network(data, config, folder):
-    return torch.load(folder / "last.ckpt", weights_only=False)["state_dict"]
-
-
 @pytest.mark.parametrize("frozen", FIXED)
 def test_frozen_layers_stay_bit_for_bit_and_the_others_change(data, tiny, trained, tmp_path, frozen):
     """Weights and running statistics, also where the training was resumed."""
@@ -77,7 +73,7 @@ def test_unknown_layers(trained):
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(data, tiny, trained, tmp_path):
-    with pytest.raises(ValueError, match="the model to tune has .*n_features=8.*ask for .*n_features=12"):
+    with pytest.raises(ValueError, match=r"the model to tune has .*n_features=8.*ask for .*n_features=12"):
         train(data, tiny(n_features=12), tmp_path / "run", start=trained)
     assert not (tmp_path / "run").exists()
 
@@ -104,7 +100,7 @@ def test_it_pays_where_data_are_few(make_data, tiny, trained, tmp_path):
 def test_an_original_checkpoint(make_data, make_crystals, original_weights, tiny, tmp_path):
     """With the original graph; its BatchNorm statistics stay where they are frozen."""
     model = load_model(original_weights / "formation-energy-per-atom.pth.tar")
-    structures, targets = make_crystals(40)
+    structures, _ = make_crystals(40)
     data = replace(
         make_data(n_train=16, n_val=20, n_test=4),
         graphs=build_store([geometry(atoms) for atoms in structures], model.graph, workers=1),

@@ -68,8 +68,6 @@ def test_the_record_of_the_training_is_in_the_model(data, run, tiny):
 def test_members_of_an_ensemble_differ_and_have_folders_of_their_own(ensemble, differing):
     assert differing(ensemble / "member-0" / "last.ckpt", ensemble / "member-1" / "last.ckpt")
     assert len(load_model(ensemble).networks) == 2
-    results = pd.read_csv(ensemble / "test_results.csv")
-    assert results["std"].nunique() > 1
 
 
 def test_two_processes_give_the_same_weights_as_one(data, tiny, ensemble, tmp_path, differing, monkeypatch):
@@ -175,15 +173,15 @@ def test_no_pictures_without_matplotlib(data, tiny, tmp_path, monkeypatch):
     from cgcnn_ase.training import finish
 
     for module in (evaluation, finish):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.warns(UserWarning, match="no pictures: matplotlib is missing"):
         train(data, tiny(epochs=1), tmp_path / "run", progress=False)
     assert not list((tmp_path / "run").glob("*.png"))
     assert (tmp_path / "run" / "test_results.csv").exists()
 
 
-def test_the_best_epoch_is_the_one_in_the_model(data, tiny, tmp_path):
-    train(data, tiny(epochs=6, learning_rate=0.3, norm="none"), tmp_path / "run", progress=False)
+def test_the_best_epoch_is_the_one_in_the_model(worse_every_epoch, tiny, tmp_path):
+    train(worse_every_epoch, tiny(learning_rate=2e-2, norm="none"), tmp_path / "run", progress=False)
     best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=False)["state_dict"]
     model = load_model(tmp_path / "run")
     assert torch.equal(model.networks[0].head.out.weight, best["network.head.out.weight"])
