@@ -2,7 +2,6 @@
 
 import re
 from importlib import metadata
-from importlib.util import find_spec
 
 project = "cgcnn-ase"
 author = "The cgcnn-ase developers"
@@ -28,24 +27,6 @@ autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "model_config"}
 
-_MODULE = re.compile(r"^```\{automodule\} (\S+)\n```\n", re.MULTILINE)
-
-
-def _exists(module):
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent is missing
-        return False
-
-
-def leave_out_missing_modules(_app, docname, source):
-    """``reference.md`` names all public modules of the plan; those that are not written yet are left out."""
-    if docname == "reference":
-        source[0] = _MODULE.sub(
-            lambda found: f"```{{eval-rst}}\n.. automodule:: {found[1]}\n```\n" if _exists(found[1]) else "", source[0]
-        )
-
-
 def escape_bars(_app, _what, _name, _obj, _options, lines):
     """In docstrings |x| is an absolute value, not a substitution of reStructuredText. Literals stay as they are."""
     for number, line in enumerate(lines):
@@ -57,5 +38,4 @@ def escape_bars(_app, _what, _name, _obj, _options, lines):
 
 def setup(app):
     """Sphinx's hook."""
-    app.connect("source-read", leave_out_missing_modules)
     app.connect("autodoc-process-docstring", escape_bars)
