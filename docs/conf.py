@@ -27,6 +27,7 @@ autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "model_config"}
 
+
 def escape_bars(_app, _what, _name, _obj, _options, lines):
     """In docstrings |x| is an absolute value, not a substitution of reStructuredText. Literals stay as they are."""
     for number, line in enumerate(lines):

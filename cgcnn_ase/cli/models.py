@@ -21,12 +21,16 @@ def models(
 
         typer.echo(json.dumps([asdict(info) | {"path": str(info.path)} for info in infos], indent=1))
         return
+    import sys
+
     from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "property", "unit", "members", "test MAE", "size", "sha256")
+    for column in table.columns:
+        column.no_wrap = True
     for info in infos:
         mae = "" if info.test_mae is None else f"{info.test_mae:.4f}"
         size = f"{info.size / 1e6:.1f} MB"
         table.add_row(info.name, info.target, info.unit, str(info.n_members), mae, size, info.sha256[:12])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

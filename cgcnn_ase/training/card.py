@@ -1,5 +1,6 @@
 """The card of a pretrained model: its README.md, written from what was measured."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def write_card(folder: Path) -> Path:
         weights_hash=config["sha256"][WEIGHTS],
         recipe=yaml.safe_dump(recipe, sort_keys=False),
         **{key: training[key] for key in ("n_train", "n_val", "n_test", "train_hash")},
-        **training["test"],
+        **{key: math.nan if value is None else value for key, value in training["test"].items()},
     )
     file = folder / "README.md"
     file.write_text(card, encoding="utf-8")

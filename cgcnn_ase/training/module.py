@@ -60,11 +60,12 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms, biases and embeddings; one cycle over all steps."""
         optimizer = torch.optim.AdamW(parameter_groups(self.network, self.config.weight_decay), lr=1e-3, fused=True)
+        n_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self.config.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.1,
+            total_steps=n_steps,
+            pct_start=0.1 if n_steps > 10 else 0.0,  # a warm-up of one step is a division by zero
             div_factor=10.0,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -78,13 +78,13 @@ def train(
     _check_data(data, config)
     if start is not None:
         _check_start(data, config, start)
-    _claim(output, _settings(data, config, start, frozen), resume)
     scaler = start.scaler if start is not None and start.target.name == data.target.name else None
     jobs = []
     for k in range(config.n_members):
         network = None if start is None else member_to_tune(start, k, frozen)
         folder = output if config.n_members == 1 else output / f"member-{k}"
         jobs.append((replace(config, seed=config.seed + k), folder, network, scaler, resume, progress))
+    _claim(output, _settings(data, config, start, frozen), resume)
     workers = min(workers, len(jobs))
     if workers == 1:
         for job in jobs:

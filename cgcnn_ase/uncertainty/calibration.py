@@ -16,6 +16,8 @@ FLOOR_QUANTILE = 0.01
 RIDGE = 1e-3
 N_KNOTS = 6
 N_FOLDS = 5
+#: squared errors, in units of the variance, count up to this quantile
+CLIP = 0.998
 
 Likelihood = Literal["laplace", "gaussian"]
 Method = Literal["scale", "power"]
@@ -191,8 +193,13 @@ def _fit_exponents(logs: Floats, errors: Floats, likelihood: Likelihood) -> Floa
 
 
 def _log_scale(log_std: Floats, errors: Floats) -> float:
-    """The constant b that makes mean (error / exp(log_std + b))² one: the Gaussian maximum likelihood."""
-    return float(0.5 * np.log(np.mean((errors * np.exp(-log_std)) ** 2)))
+    """The constant b that makes the mean of (error / exp(log_std + b))² one: the Gaussian maximum likelihood.
+
+    The squares are clipped at their 99.8th percentile: one wrong label in a set of thousands would otherwise set the
+    std of everything.
+    """
+    squares = (errors * np.exp(-log_std)) ** 2
+    return float(0.5 * np.log(np.minimum(squares, np.quantile(squares, CLIP)).mean()))
 
 
 def _knots(log_std: Floats, errors: Floats) -> Knots:

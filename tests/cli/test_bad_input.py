@@ -556,6 +556,10 @@ def wait_for(condition, run, seconds=300):
         time.sleep(0.01)
 
 
+#: so many files that two workers are not done when the first lines are seen
+N_SLOW = 1200
+
+
 @pytest.fixture
 def slow_folder(tmp_path):
     """Files that take long enough to be interrupted, small and large cells in turn."""
@@ -566,8 +570,8 @@ def slow_folder(tmp_path):
         [((x + 0.5 * o) / 6, y / 6, z / 3) for x in range(6) for y in range(6) for z in range(3) for o in (0, 1)],
         a=19.0,
     )
-    for k in range(400):
-        (folder / f"f{k:03d}.cif").write_text(large if k % 4 == 3 else rock_salt_cif(4.1 + 0.001 * k))
+    for k in range(N_SLOW):
+        (folder / f"f{k:04d}.cif").write_text(large if k % 4 == 3 else rock_salt_cif(4.1 + 0.001 * k))
     return folder
 
 
@@ -590,14 +594,14 @@ def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, 
     n = whole_lines(out) - 1
     assert stderr == f"interrupted: what was predicted is in {out}; --resume goes on\n"
     assert out.read_bytes().endswith(b"\n")
-    assert 60 <= n < 400
-    assert [row["id"] for row in read_csv(out)] == [f"f{k:03d}" for k in range(n)]
+    assert 60 <= n < N_SLOW
+    assert [row["id"] for row in read_csv(out)] == [f"f{k:04d}" for k in range(n)]
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
 
     resumed = cgcnn_ase("predict", slow_folder, "--model", small_model, "--output", out, "--resume", "--workers", "1")
     assert resumed.code == 0
-    assert resumed.err == f"{n - 1} of 400 files are in {out} already\n"
+    assert resumed.err == f"{n - 1} of {N_SLOW} files are in {out} already\n"
     assert cgcnn_ase("predict", slow_folder, "--model", small_model, "--output", tmp_path / "b.csv").code == 0
     assert_same_rows(read_csv(out), read_csv(tmp_path / "b.csv"))
 

@@ -11,7 +11,7 @@ from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.finish import _best_network
-from cgcnn_ase.training.member import train_member, train_scaler
+from cgcnn_ase.training.member import new_network, train_member, train_scaler
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,19 @@ def test_losses(data, tiny, tmp_path, loss):
     train_member(data, tiny(loss=loss), tmp_path, progress=False)
     errors = errors_in(tmp_path)
     assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 11, 20])
+def test_the_schedule_of_few_steps(data, tiny, tmp_path, n_steps):
+    train_member(data, tiny(epochs=n_steps, batch_size=96), tmp_path, progress=False)
+    assert all(float(row["learning_rate"]) > 0 for row in read_history(tmp_path / "history.csv"))
+    assert len(read_history(tmp_path / "history.csv")) == n_steps
+
+
+def test_a_model_in_evaluation_is_trained_in_training(data, tiny, tmp_path):
+    """Dropout and BatchNorm work, whatever state the network comes in."""
+    network = new_network(data, tiny(dropout=0.5)).eval()
+    before = network.state_dict()["architecture.convolutions.0.edge_norm.running_mean"].clone()
+    train_member(data, tiny(epochs=1, dropout=0.5), tmp_path, network=network, progress=False)
+    after = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    assert not torch.equal(before, after["network.architecture.convolutions.0.edge_norm.running_mean"])

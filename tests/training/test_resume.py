@@ -102,18 +102,17 @@ def test_a_finished_member_is_left_as_it_is(data, tiny, tmp_path):
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
-def test_killed_and_resumed_through_the_command_line(make_data, tmp_path, differing):
-    data = make_data(n_train=128)
-    data.save(tmp_path / "prepared")
+def test_killed_and_resumed_through_the_command_line(make_data, tmp_path, differing, cgcnn_ase):
+    make_data(n_train=128).save(tmp_path / "prepared")
     (tmp_path / "config.yaml").write_text(
-        "epochs: 6\nbatch_size: 4\nengine: torch\n"
+        "epochs: 6\nbatch_size: 8\nengine: torch\n"
         "network: {n_features: 8, n_convolutions: 2, n_hidden: 8, n_gaussians: 8, dropout: 0.2}\n"
     )
     command = [
-        sys.executable, "-m", "cgcnn_ase.training", "prepared", "--config", "config.yaml", "--output",
+        sys.executable, "-m", "cgcnn_ase.training", "prepared", "--config", "config.yaml", "--output", "killed",
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen([*command, "killed"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
     history = tmp_path / "killed" / "history.csv"
     while len(read_history(history)) < 2:
         assert killed.poll() is None
@@ -121,12 +120,9 @@ def test_killed_and_resumed_through_the_command_line(make_data, tmp_path, differ
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert 2 <= len(read_history(history)) < 6
-    resume = [
-        sys.executable, "-c", "from cgcnn_ase.cli import main; main()", "train", "prepared", "--config", "config.yaml",
-        "--output", "killed", "--resume",
-    ]  # fmt: skip
-    subprocess.run(resume, cwd=tmp_path, env=env, check=True, capture_output=True)
-    subprocess.run([*command, "whole"], cwd=tmp_path, env=env, check=True, capture_output=True)
+    train = ["train", tmp_path / "prepared", "--config", tmp_path / "config.yaml", "--output"]
+    for ran in (cgcnn_ase(*train, tmp_path / "killed", "--resume"), cgcnn_ase(*train, tmp_path / "whole")):
+        assert ran.code == 0, ran.err
     assert not differing(tmp_path / "whole" / "last.ckpt", tmp_path / "killed" / "last.ckpt")
     assert history.read_text() == (tmp_path / "whole" / "history.csv").read_text()
     assert (tmp_path / "killed" / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()

@@ -40,7 +40,9 @@ def test_unknown_recipe_on_the_command_line(capsys, monkeypatch):
 
 
 def test_the_card_has_the_measured_numbers(data, tiny, tmp_path):
-    train(data, tiny(n_members=2, epochs=2, seed=3), tmp_path / "run", name="ionicity", progress=False)
+    train(
+        data, tiny(n_members=2, epochs=2, seed=3, mean_variance=True), tmp_path / "run", name="ionicity", progress=False
+    )
     place = tmp_path / "run" / "best"
     assert write_card(place) == place / "README.md"
     card = (place / "README.md").read_text()
