@@ -36,14 +36,9 @@ class ModelInference:
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
         self._fast = [model.for_prediction() for model in models]
-        if n_dropout is not None and n_dropout < 2:
-            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
-        if n_dropout is not None and any(model.dropout == 0 for model in models):
-            name = next(model.name for model in models if model.dropout == 0)
-            raise ValueError(
-                f"n_dropout needs a model trained with dropout; {name!r} was trained without, so switching parts of it "
-                "off would show nothing about its uncertainty. The spread of an ensemble needs no n_dropout"
-            )
+        if n_dropout is not None:
+            for model in self.models:
+                model.check_dropout(n_dropout)
 
     def __call__(self, records: Sequence[StructureRecord]) -> list[Prediction]:
         """Predictions of each record by each model: record by record, models in their order."""

@@ -81,10 +81,23 @@ class CrystalModel(nn.Module):
     @property
     def is_potential(self) -> bool:
         """Whether the prediction is a smooth function of the positions, so that forces exist."""
-        return self.graph.rule == "radius" and not self.graph.merge and not self.graph.angular and self._smooth
+        return False  # no architecture so far damps its messages to zero at the cutoff
 
-    #: no architecture so far damps its messages to zero at the cutoff
-    _smooth = False
+    def check_dropout(self, n_dropout: int) -> None:
+        """Raise where Monte Carlo dropout with so many samples would say nothing.
+
+        Raises
+        ------
+        ValueError
+            If the members were trained without dropout, or one sample cannot have a spread.
+        """
+        if n_dropout < 2:
+            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
+        if self.dropout == 0.0:
+            raise ValueError(
+                f"n_dropout needs a model trained with dropout; {self.name!r} was trained without, so switching "
+                "parts of it off would show nothing about its uncertainty. The spread of an ensemble needs no n_dropout"
+            )
 
     def for_prediction(self) -> "CrystalModel":
         """A copy that gives the same predictions faster, for use without gradients."""
@@ -109,13 +122,7 @@ class CrystalModel(nn.Module):
         ValueError
             If the members were trained without dropout.
         """
-        if self.dropout == 0.0:
-            raise ValueError(
-                "n_dropout needs a model trained with dropout; this one was trained without, so switching parts of it "
-                "off would show nothing about its uncertainty. An ensemble's spread needs no n_dropout"
-            )
-        if n_dropout < 2:
-            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
+        self.check_dropout(n_dropout)
         generator = torch.Generator().manual_seed(seed)
         outputs = []
         first: Tensor | None = None
