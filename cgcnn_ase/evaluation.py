@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
 from cgcnn_ase.targets import TargetSpec
@@ -128,7 +129,7 @@ def evaluate_model(
     values = out.values.double().numpy()
     if model.trust is None:
         return Evaluation(list(ids), learned, values, estimate, _raw_std(estimate, len(values)), None, None, None)
-    judged = model.trust.judge(estimate, out.embedding.numpy(), elements_of(graphs, rows))
+    judged = model.trust.judge(estimate, out.embedding.numpy(), compositions_of(graphs, rows))
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     return Evaluation(list(ids), learned, values, estimate, judged.std, judged.lower, judged.upper, in_domain)
 
@@ -159,8 +160,7 @@ def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
         plots.save(figure, folder / "calibration.png")
 
 
-def elements_of(graphs: GraphStore, rows: npt.NDArray[np.int64]) -> list[list[int]]:
-    """Atomic numbers in each crystal."""
-    numbers = graphs.fields["numbers"]
-    first, n = graphs.first_node[rows].tolist(), graphs.n_nodes[rows].tolist()
-    return [numbers[a : a + k].unique().tolist() for a, k in zip(first, n, strict=True)]
+def compositions_of(graphs: GraphStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Atomic fractions in each crystal, (n, 101)."""
+    parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())) for k in range(0, len(rows), _BATCH)]
+    return torch.cat(parts).numpy()

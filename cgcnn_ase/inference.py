@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.prediction import NOTHING, Prediction
@@ -79,8 +79,7 @@ class ModelInference:
         physical = _power_of_ten if log10 else _same
         judgement = None
         if model.trust is not None:
-            elements = [np.unique(record.unwrap().numbers) for record in records]
-            judgement = model.trust.judge(estimate, out.embedding.numpy(), [e.tolist() for e in elements])
+            judgement = model.trust.judge(estimate, out.embedding.numpy(), composition(graph).numpy())
         predictions = []
         for k, record in enumerate(records):
             value = physical(float(estimate.mean[k]))

@@ -85,6 +85,7 @@ def make_model(
 def made_up_trust(model, seed):
     """A calibration with the embeddings of this model's own random crystals; hydrogen to bismuth are known."""
     from cgcnn_ase.graphs.builder import build_graphs
+    from cgcnn_ase.graphs.crystal_graph import composition
     from cgcnn_ase.uncertainty.estimators import combine
     from cgcnn_ase.uncertainty.trust import Trust
 
@@ -97,8 +98,16 @@ def made_up_trust(model, seed):
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     embedding = out.embedding.numpy()
     noise = rng.laplace(scale=0.05, size=len(embedding))
+    known = np.zeros((len(embedding), 101))
+    known[:, 1:84] = 1 / 83
+    fractions = composition(graph).numpy()
     return Trust.fit(
-        estimate, estimate.mean + noise, embedding=embedding, training_embedding=embedding, elements=range(1, 84)
+        estimate,
+        estimate.mean + noise,
+        embedding=embedding,
+        composition=fractions,
+        training_embedding=embedding,
+        training_composition=known,
     )
 
 

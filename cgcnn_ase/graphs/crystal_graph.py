@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cgcnn_ase.elements import MAX_NUMBER
+
 
 class CrystalGraph(NamedTuple):
     """One crystal, or a batch of crystals side by side, as tensors.
@@ -37,6 +39,13 @@ def n_atoms(graph: CrystalGraph) -> Tensor:
     """Atoms in each crystal's cell (merged atoms counted), shape (B,)."""
     total = graph.multiplicity.new_zeros(len(graph.n_nodes))
     return total.index_add(0, crystal_index(graph), graph.multiplicity)
+
+
+def composition(graph: CrystalGraph) -> Tensor:
+    """Atomic fraction of each element in each crystal, (B, 101), by atomic number."""
+    counts = graph.multiplicity.new_zeros(len(graph.n_nodes), MAX_NUMBER + 1)
+    counts.index_put_((crystal_index(graph), graph.numbers), graph.multiplicity, accumulate=True)
+    return counts / counts.sum(dim=1, keepdim=True)
 
 
 def map_tensors(graph: CrystalGraph, function: Callable[[Tensor], Tensor]) -> CrystalGraph:

@@ -29,12 +29,15 @@ class TrainConfig:
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
+    error_folds: int = 0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.n_members) < 1:
             raise ValueError(f"epochs, batch_size and n_members must be at least 1: {self}")
+        if self.error_folds < 0 or self.error_folds == 1:
+            raise ValueError(f"error_folds must be 0 or at least 2, not {self.error_folds}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
 

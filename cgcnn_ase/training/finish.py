@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cgcnn_ase.checkpoint import save_model
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.evaluation import draw, elements_of, evaluate_model, outputs_of
+from cgcnn_ase.evaluation import compositions_of, draw, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler
-from cgcnn_ase.training.callbacks import BEST, HISTORY, read_history
+from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.member import new_network, train_scaler
+from cgcnn_ase.training.cross_fit import left_out_errors
+from cgcnn_ase.training.member import best_network, train_scaler
+from cgcnn_ase.uncertainty.error_model import difficulty_of
 from cgcnn_ase.uncertainty.estimators import combine
 from cgcnn_ase.uncertainty.trust import Trust
+
+Floats = npt.NDArray[np.float64]
 
 
 def finish_run(
@@ -28,22 +32,25 @@ def finish_run(
     config: TrainConfig,
     output: Path,
     members: list[Path],
+    folds: list[Path],
     *,
     scaler: Scaler | None = None,
     name: str = "",
 ) -> Path:
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
 
+    ``members`` and ``folds`` are the folders of the trained networks.
+
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``.
     """
     model = CrystalModel(
-        [_best_network(data, config, folder) for folder in members],
+        [best_network(data, config, folder) for folder in members],
         graph=data.graph_config,
         target=data.target,
         scaler=scaler or train_scaler(data),
         name=name or output.resolve().name,
     )
-    model.trust = _calibrated(model, data)
+    model.trust = _calibrated(model, data, left_out_errors(data, config, folds, scaler) if folds else None)
     metrics: dict[str, Any] = {}
     for split in ("val", "test"):
         rows = data.rows(split)
@@ -67,9 +74,9 @@ def finish_run(
     return output / "best"
 
 
-def _calibrated(model: CrystalModel, data: PreparedData) -> Trust | None:
+def _calibrated(model: CrystalModel, data: PreparedData, left_out: Floats | None) -> Trust | None:
     try:
-        return calibrate(model, data)
+        return calibrate(model, data, left_out)
     except ValueError as error:
         warnings.warn(
             f"the model is not calibrated: {error}. Its predictions have no calibrated std, no interval and no word on "
@@ -79,17 +86,24 @@ def _calibrated(model: CrystalModel, data: PreparedData) -> Trust | None:
         return None
 
 
-def calibrate(model: CrystalModel, data: PreparedData) -> Trust:
-    """Fit calibration and domain: embeddings of the training split, errors of the val split."""
+def calibrate(model: CrystalModel, data: PreparedData, left_out: Floats | None = None) -> Trust:
+    """Fit calibration and domain: embeddings of the training split, errors of the val split.
+
+    ``left_out`` are errors of the training structures by networks that had not seen them; they teach the difficulty.
+    """
     val, train = data.rows("val"), data.rows("train")
     out = outputs_of(model, data.graphs, val)
     first = CrystalModel(model.networks[:1], graph=model.graph, target=model.target, scaler=model.scaler)
+    training_embedding = outputs_of(first, data.graphs, train).embedding.numpy()
+    training_composition = compositions_of(data.graphs, train)
     return Trust.fit(
         combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
         data.target.forward(torch.from_numpy(data.targets[val])).numpy(),
         embedding=out.embedding.numpy(),
-        training_embedding=outputs_of(first, data.graphs, train).embedding.numpy(),
-        elements=sorted({z for elements in elements_of(data.graphs, train) for z in elements}),
+        composition=compositions_of(data.graphs, val),
+        training_embedding=training_embedding,
+        training_composition=training_composition,
+        difficulty=None if left_out is None else difficulty_of(training_composition, training_embedding, left_out),
     )
 
 
@@ -108,13 +122,3 @@ def draw_history(history: Path, unit: str, file: Path) -> None:
         best_epoch=int(np.argmin([float(row["val_mae"]) for row in rows])),
     )
     plots.save(figure, file)
-
-
-def _best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
-    """The network of a member's best checkpoint."""
-    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=False)
-    network = new_network(data, config)
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(state)
-    return network

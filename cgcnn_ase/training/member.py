@@ -29,7 +29,7 @@ from cgcnn_ase.training.callbacks import (
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
 
-__all__ = ["network_config", "new_network", "read_history", "train_member", "train_scaler"]
+__all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scaler"]
 
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
@@ -46,6 +46,16 @@ def new_network(data: PreparedData, config: TrainConfig) -> Network:
 def train_scaler(data: PreparedData) -> Scaler:
     """The scaler of the training split's targets."""
     return Scaler.fit(data.target.forward(torch.tensor(data.targets[data.rows("train")])))
+
+
+def best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
+    """The network of the best checkpoint that :func:`train_member` left in a folder."""
+    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=False)
+    network = new_network(data, config)
+    prefix = "network."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(state)
+    return network
 
 
 def train_member(

@@ -9,8 +9,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 
@@ -18,6 +20,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.cross_fit import fold_config, fold_splits
 from cgcnn_ase.training.finetune import Frozen, member_to_tune
 from cgcnn_ase.training.member import network_config, train_member
 from cgcnn_ase.workers import KEEP_MEMORY, available_cores
@@ -32,8 +35,8 @@ _MALLOC = KEEP_MEMORY | {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
-#: what assembling a model needs beyond what training needs
-_TO_FINISH = ("pydantic", "safetensors", "scipy")
+#: what assembling a model needs beyond what training needs, as it is imported and as it is installed
+_TO_FINISH = {"pydantic": "pydantic", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn"}
 
 
 def train(
@@ -79,23 +82,28 @@ def train(
     if start is not None:
         _check_start(data, config, start)
     scaler = start.scaler if start is not None and start.target.name == data.target.name else None
-    jobs = []
-    for k in range(config.n_members):
+    members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
+    folds = [output / f"fold-{k}" for k in range(config.error_folds)]
+    splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
+
+    def job(folder: Path, split: npt.NDArray[np.str_], own: TrainConfig, k: int) -> _Job:
         network = None if start is None else member_to_tune(start, k, frozen)
-        folder = output if config.n_members == 1 else output / f"member-{k}"
-        jobs.append((replace(config, seed=config.seed + k), folder, network, scaler, resume, progress))
+        return _Job(folder, split, own, network, scaler, resume, progress)
+
+    jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
+    jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
     _claim(output, _settings(data, config, start, frozen), resume)
     workers = min(workers, len(jobs))
     if workers == 1:
-        for job in jobs:
-            _train_one(data, *job)
+        for each in jobs:
+            _train_one(data, each)
     else:
         with _environment(_MALLOC | {"OMP_NUM_THREADS": str(max(1, available_cores() // workers))}):
             pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_receive, initargs=(data,))
             with pool:
-                for future in [pool.submit(_train_received, *job) for job in jobs]:
+                for future in [pool.submit(_train_received, each) for each in jobs]:
                     future.result()
-    if missing := [package for package in _TO_FINISH if find_spec(package) is None]:
+    if missing := [package for module, package in _TO_FINISH.items() if find_spec(module) is None]:
         warnings.warn(
             f"the networks are trained, but {' and '.join(missing)} are not installed here, which assembling the model "
             f"needs: copy {output} to a machine with the whole package and run `cgcnn-ase train` there with the same "
@@ -105,7 +113,7 @@ def train(
         return output
     from cgcnn_ase.training.finish import finish_run
 
-    return finish_run(data, config, output, [job[1] for job in jobs], scaler=scaler, name=name)
+    return finish_run(data, config, output, members, folds, scaler=scaler, name=name)
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:
@@ -158,19 +166,31 @@ def _claim(output: Path, settings: str, resume: bool) -> None:
     draft.replace(file)
 
 
-def _train_one(
-    data: PreparedData,
-    config: TrainConfig,
-    folder: Path,
-    network: Network | None,
-    scaler: Scaler | None,
-    resume: bool,
-    progress: bool,
-) -> None:
-    if resume and (folder / "finished").exists():
+class _Job(NamedTuple):
+    """One network to train."""
+
+    folder: Path
+    split: npt.NDArray[np.str_]
+    config: TrainConfig
+    network: Network | None
+    scaler: Scaler | None
+    resume: bool
+    progress: bool
+
+
+def _train_one(data: PreparedData, job: _Job) -> None:
+    if job.resume and (job.folder / "finished").exists():
         return
-    train_member(data, config, folder, network=network, scaler=scaler, resume=resume, progress=progress)
-    (folder / "finished").touch()
+    train_member(
+        replace(data, split=job.split),
+        job.config,
+        job.folder,
+        network=job.network,
+        scaler=job.scaler,
+        resume=job.resume,
+        progress=job.progress,
+    )
+    (job.folder / "finished").touch()
 
 
 _received: PreparedData | None = None
@@ -181,9 +201,9 @@ def _receive(data: PreparedData) -> None:
     _received = data
 
 
-def _train_received(*job: object) -> None:
+def _train_received(job: _Job) -> None:
     assert _received is not None
-    _train_one(_received, *job)  # type: ignore[arg-type]
+    _train_one(_received, job)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from cgcnn_ase.uncertainty.metrics import Floats, as_vector
 MIN_SAMPLES = 20
 #: signals below this quantile of the calibration set count as equal to it
 FLOOR_QUANTILE = 0.01
+#: beyond this quantile of the calibration set, where few errors are known, a signal counts with half its exponent
+CEILING_QUANTILE = 0.95
 #: weight of the ridge on the exponents of the standardised log signals
 RIDGE = 1e-3
 N_KNOTS = 6
@@ -29,12 +31,13 @@ class StdCalibrator(BaseModel):
 
     .. math:: \log\sigma = b_0 + \sum_k b_k \log\max(s_k, f_k), \qquad b_k \ge 0
 
-    followed, where ``knots`` are given, by a monotone piecewise linear map of :math:`\log\sigma`. More of any signal
-    never means a smaller std. ``method="scale"`` is plain scaling of one signal, :math:`b_1 = 1` (Levi et al.,
-    Sensors 22, 5540; Laves et al., arXiv:2006.13092).
+    with :math:`\sqrt{s_k c_k}` in the place of an :math:`s_k` beyond :math:`c_k`, followed, where there are knots, by
+    a monotone piecewise linear map of :math:`\log\sigma`. More of any signal never means a smaller std.
+    ``method="scale"`` is plain scaling of one signal, :math:`b_1 = 1` (Levi et al., Sensors 22, 5540; Laves et al.,
+    arXiv:2006.13092).
 
     The signals are floored at :math:`f_k`, the 1st percentile of the calibration set: an ensemble that agrees by chance
-    is not certain.
+    is not certain. Beyond :math:`c_k`, the 95th percentile, the error grows more slowly than the signal.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,6 +47,7 @@ class StdCalibrator(BaseModel):
     intercept: float
     exponents: tuple[float, ...]
     floors: tuple[float, ...]
+    ceilings: tuple[float, ...] = ()  #: none by default
     knots: Knots = ()
     n_samples: int = Field(ge=MIN_SAMPLES)
 
@@ -51,6 +55,11 @@ class StdCalibrator(BaseModel):
     def _consistent(self) -> "StdCalibrator":
         if not len(self.names) == len(self.exponents) == len(self.floors):
             raise ValueError("names, exponents and floors must have one entry a signal")
+        if self.ceilings and (
+            len(self.ceilings) != len(self.floors)
+            or any(c < f for c, f in zip(self.ceilings, self.floors, strict=True))
+        ):
+            raise ValueError("there must be one ceiling a signal, not below its floor")
         if any(b < 0 for b in self.exponents) or any(f <= 0 for f in self.floors):
             raise ValueError("exponents must not be negative and floors must be positive")
         if self.knots and (len(self.knots) < 2 or not _monotone(self.knots)):
@@ -108,7 +117,9 @@ class StdCalibrator(BaseModel):
             raise ValueError("all errors are zero: there is nothing to calibrate on")
 
         floors = _floors(signal, names)
-        logs = np.log(np.maximum(signal, floors))
+        ceilings = np.quantile(signal, CEILING_QUANTILE, axis=0) if method == "power" else np.empty(0)
+        ceilings = np.maximum(ceilings, floors[: ceilings.size])
+        logs = _bounded_logs(signal, floors, ceilings)
         knots: Knots = ()
         if method == "scale":
             exponents = np.ones(1)
@@ -126,6 +137,7 @@ class StdCalibrator(BaseModel):
             intercept=intercept,
             exponents=tuple(exponents.tolist()),
             floors=tuple(floors.tolist()),
+            ceilings=tuple(ceilings.tolist()),
             knots=knots,
             n_samples=n,
         )
@@ -137,7 +149,7 @@ class StdCalibrator(BaseModel):
             raise ValueError(
                 f"{signal.shape[1]} signals, but calibrated for {len(self.names)}: {', '.join(self.names)}"
             )
-        logs = np.log(np.maximum(signal, self.floors))
+        logs = _bounded_logs(signal, np.asarray(self.floors), np.asarray(self.ceilings))
         return np.asarray(np.exp(_mapped(self.intercept + logs @ np.asarray(self.exponents), self.knots)))
 
 
@@ -162,6 +174,12 @@ def _floors(signals: Floats, names: Sequence[str]) -> Floats:
             raise ValueError(f"signal {name!r} is zero everywhere")
         floors.append(np.quantile(positive, FLOOR_QUANTILE))
     return np.array(floors)
+
+
+def _bounded_logs(signals: Floats, floors: Floats, ceilings: Floats) -> Floats:
+    """Log s, constant below the floor, and with half the slope beyond the ceiling."""
+    logs = np.log(np.maximum(signals, floors))
+    return logs if not ceilings.size else np.asarray(logs - 0.5 * np.maximum(logs - np.log(ceilings), 0.0))
 
 
 def _fit_exponents(logs: Floats, errors: Floats, likelihood: Likelihood) -> Floats:

@@ -1,6 +1,6 @@
 """All that a model was calibrated with: how its signals become std, interval and in_domain."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
+from cgcnn_ase.uncertainty.error_forest import ErrorForest
+from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel
 from cgcnn_ase.uncertainty.estimators import Estimate, signal_names, signals
 
 Floats = npt.NDArray[np.float64]
@@ -26,11 +28,12 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """Calibrator, conformal interval and domain of one model."""
+    """Calibrator, conformal interval, domain and, if there was enough to learn it from, error model of one model."""
 
     calibrator: StdCalibrator
     interval: ConformalInterval
     domain: Domain
+    errors: ErrorModel | None = None
 
     @classmethod
     def fit(
@@ -39,35 +42,43 @@ class Trust:
         target: npt.ArrayLike,
         *,
         embedding: npt.ArrayLike,
+        composition: npt.ArrayLike,
         training_embedding: npt.ArrayLike,
-        elements: Collection[int],
+        training_composition: npt.ArrayLike,
+        difficulty: ErrorForest | None = None,
         level: float = 0.9,
     ) -> "Trust":
         """Calibrate on held-out data.
 
         Parameters
         ----------
-        estimate, target, embedding
-            Predictions, true values and embeddings of the held-out (val) set.
-        training_embedding
-            (n, F) embeddings of the training set.
-        elements
-            Atomic numbers in the training set.
+        estimate, target, embedding, composition
+            Predictions, true values, embeddings and atomic fractions of the held-out (val) set.
+        training_embedding, training_composition
+            (n, F) embeddings and (n, 101) atomic fractions of the training set.
+        difficulty
+            What errors in the training set taught, see :class:`ErrorModel`.
         level : float
             Nominal coverage of the interval.
         """
-        domain = Domain.fit(training_embedding, embedding, elements=elements)
-        errors = np.asarray(target, dtype=float) - estimate.mean
-        columns = signals(estimate, domain.distance(embedding))
-        calibrator = StdCalibrator.fit(columns, errors, names=signal_names(estimate, with_distance=True))
-        interval = ConformalInterval.fit(calibrator.apply(columns), errors, level=level)
-        return cls(calibrator, interval, domain)
+        domain = Domain.fit(training_embedding, embedding, elements=set().union(*_elements(training_composition)))
+        error = np.asarray(target, dtype=float) - estimate.mean
+        columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
+        errors = None
+        if error.size >= MIN_SAMPLES:
+            errors, left_out = ErrorModel.fit(columns, composition, embedding, error, difficulty=difficulty)
+            columns, names = np.column_stack([columns, left_out]), (*names, "expected")
+        calibrator = StdCalibrator.fit(columns, error, names=names)
+        interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level)
+        return cls(calibrator, interval, domain, errors)
 
-    def judge(self, estimate: Estimate, embedding: npt.ArrayLike, elements: Sequence[Collection[int]]) -> Judgement:
-        """Std, interval and domain of each prediction."""
-        verdicts = self.domain.check(embedding, elements=elements)
-        distance = np.array([verdict.distance for verdict in verdicts])
-        std = self.calibrator.apply(signals(estimate, distance))
+    def judge(self, estimate: Estimate, embedding: npt.ArrayLike, composition: npt.ArrayLike) -> Judgement:
+        """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101)."""
+        verdicts = self.domain.check(embedding, elements=_elements(composition))
+        columns = signals(estimate, np.array([verdict.distance for verdict in verdicts]))
+        if self.errors is not None:
+            columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])
+        std = self.calibrator.apply(columns)
         interval = self.interval.apply(estimate.mean, std)
         return Judgement(std, interval.lower, interval.upper, verdicts)
 
@@ -75,9 +86,9 @@ class Trust:
         """The part that goes into ``config.json``."""
         return {"calibrator": self.calibrator.model_dump(), "interval": self.interval.model_dump()}
 
-    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The part that goes into the safetensors file."""
-        return self.domain.arrays()
+        return self.domain.arrays() | ({} if self.errors is None else self.errors.arrays())
 
     @classmethod
     def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "Trust":
@@ -86,4 +97,10 @@ class Trust:
             StdCalibrator.model_validate(config["calibrator"]),
             ConformalInterval.model_validate(config["interval"]),
             Domain.from_arrays(arrays),
+            ErrorModel.from_arrays(arrays),
         )
+
+
+def _elements(composition: npt.ArrayLike) -> list[set[int]]:
+    """Atomic numbers in each row of atomic fractions."""
+    return [set(np.flatnonzero(row).tolist()) for row in np.asarray(composition)]

@@ -74,7 +74,7 @@ def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cg
     assert there.stdout == "run\n"
     (line,) = [line for line in there.stderr.splitlines() if line.startswith("warning: ")]
     assert "the networks are trained" in line
-    assert "pydantic and safetensors and scipy are not installed here" in line
+    assert "pydantic and safetensors and scipy and scikit-learn are not installed here" in line
     assert "cgcnn-ase train" in line
     assert "--resume" in line
     assert not (tmp_path / "run" / "best").exists()

@@ -10,8 +10,7 @@ from cgcnn_ase.evaluation import outputs_of
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import read_history
-from cgcnn_ase.training.finish import _best_network
-from cgcnn_ase.training.member import new_network, train_member, train_scaler
+from cgcnn_ase.training.member import best_network, new_network, train_member, train_scaler
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_best_checkpoint_is_that_of_the_lowest_val_error(worse_every_epoch, tiny
 
 def mae_of(data, config, folder):
     """By hand: one pass over the whole val split."""
-    network = _best_network(data, config, folder)
+    network = best_network(data, config, folder)
     model = CrystalModel([network], graph=data.graph_config, target=data.target, scaler=train_scaler(data))
     rows = data.rows("val")
     values = outputs_of(model, data.graphs, rows, engine="torch").values[0].double().numpy()

@@ -57,9 +57,20 @@ def test_exponents_and_constant_are_recovered():
     std = 0.05 * signals[:, 0] ** 0.8 * signals[:, 1] ** 0.3
     fitted = StdCalibrator.fit(signals, std * rng.normal(size=20_000), names=["ensemble", "aleatoric"])
     np.testing.assert_allclose(fitted.exponents, [0.8, 0.3], atol=0.03)
-    above = (signals > fitted.floors).all(axis=1)
-    assert above.mean() > 0.97
-    np.testing.assert_allclose(fitted.apply(signals[above]) / std[above], 1, atol=0.12)
+    within = ((signals > fitted.floors) & (signals < fitted.ceilings)).all(axis=1)
+    assert within.mean() > 0.87
+    np.testing.assert_allclose(fitted.apply(signals[within]) / std[within], 1, atol=0.12)
+
+
+def test_beyond_the_ceiling_the_std_grows_with_half_the_exponent():
+    rng = np.random.default_rng(2)
+    signals = np.exp(rng.normal(size=2_000))
+    fitted = StdCalibrator.fit(signals, signals * rng.laplace(size=2_000))
+    assert fitted.ceilings == (pytest.approx(np.quantile(signals, 0.95)),)
+    at, beyond = fitted.apply([fitted.ceilings[0], 9 * fitted.ceilings[0]])
+    assert not fitted.knots
+    assert beyond / at == pytest.approx(9 ** (fitted.exponents[0] / 2))
+    assert StdCalibrator.fit(signals, signals, method="scale").ceilings == ()
 
 
 @pytest.mark.parametrize("likelihood", ["laplace", "gaussian"])
