@@ -104,10 +104,11 @@ class CGCNNCalculator(Calculator):
 
     def _properties(self) -> list[str]:
         name = self.model.target.name
-        has_std = self.model.trust is not None or len(self.model.members) > 1 or self._infer.n_dropout is not None
+        calibrated = self._infer.trust(self.model) is not None
+        has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in _ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
-        domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if self.model.trust is not None else []
+        domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if calibrated else []
         return [*energies, name, *stds, *domain]
 
     def calculate(

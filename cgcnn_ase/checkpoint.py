@@ -21,7 +21,8 @@ from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.targets import Scaler, TargetSpec
 
-_TRUST = "trust."
+#: calibrations of a model, each with its arrays under its own name
+_TRUSTS = ("trust", "dropout_trust")
 
 
 def save_model(model: CrystalModel, folder: Path) -> Path:
@@ -32,8 +33,10 @@ def save_model(model: CrystalModel, folder: Path) -> Path:
     from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in model.members.state_dict().items()}
-    if model.trust is not None:
-        tensors |= {_TRUST + name: torch.from_numpy(array) for name, array in model.trust.arrays().items()}
+    trusts = {name: getattr(model, name) for name in _TRUSTS}
+    for prefix, trust in trusts.items():
+        if trust is not None:
+            tensors |= {f"{prefix}.{name}": torch.from_numpy(array) for name, array in trust.arrays().items()}
     config: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "package_version": package_version(),
@@ -43,7 +46,7 @@ def save_model(model: CrystalModel, folder: Path) -> Path:
         "graph": asdict(model.graph),
         "target": asdict(model.target),
         "scaler": asdict(model.scaler),
-        "trust": None if model.trust is None else model.trust.to_config(),
+        **{name: None if trust is None else trust.to_config() for name, trust in trusts.items()},
         "training": model.training_record,
     }
     write_files(folder, config, save(tensors))
@@ -73,21 +76,22 @@ def load_folder(folder: Path) -> CrystalModel:
             graph=TypeAdapter(GraphConfig).validate_python(config["graph"]),
             target=TypeAdapter(TargetSpec).validate_python(config["target"]),
             scaler=Scaler(config["scaler"]["mean"], config["scaler"]["std"]),
-            trust=_trust(config, tensors),
+            **{name: _trust(name, config, tensors) for name in _TRUSTS},
             name=config["name"],
             sha256=config["sha256"][WEIGHTS],
             training=config["training"],
         )
-        model.members.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_TRUST)})
+        model.members.load_state_dict({k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS})
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
     return model
 
 
-def _trust(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    if config["trust"] is None:
+def _trust(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    if config.get(name) is None:
         return None
     from cgcnn_ase.uncertainty.trust import Trust
 
-    arrays = {name.removeprefix(_TRUST): t.numpy() for name, t in tensors.items() if name.startswith(_TRUST)}
-    return Trust.from_files(config["trust"], arrays)
+    prefix = f"{name}."
+    arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
+    return Trust.from_files(config[name], arrays)

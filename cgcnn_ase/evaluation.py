@@ -87,10 +87,15 @@ class Evaluation:
 
 
 def outputs_of(
-    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], *, engine: Engine = "auto"
+    model: CrystalModel,
+    graphs: GraphStore,
+    rows: npt.NDArray[np.int64],
+    *,
+    engine: Engine = "auto",
+    n_dropout: int | None = None,
 ) -> MemberOutputs:
-    """Outputs of all members for the given rows of a store, in their order."""
-    parts = list(_outputs(model, graphs, rows, engine))
+    """Outputs of all members, or of so many samples of each, for the given rows of a store, in their order."""
+    parts = list(_outputs(model, graphs, rows, engine, n_dropout))
     stds = [part.stds for part in parts if part.stds is not None]
     return MemberOutputs(
         torch.cat([part.values for part in parts], dim=1),
@@ -100,11 +105,12 @@ def outputs_of(
 
 
 def _outputs(
-    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], engine: Engine
+    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], engine: Engine, n_dropout: int | None
 ) -> Iterator[MemberOutputs]:
     for k in range(0, len(rows), _BATCH):
+        graph = graphs.batch(rows[k : k + _BATCH].tolist())
         with torch.inference_mode():
-            yield model(graphs.batch(rows[k : k + _BATCH].tolist()), engine)
+            yield model(graph, engine) if n_dropout is None else model.sample(graph, n_dropout, engine=engine)
 
 
 def evaluate_model(

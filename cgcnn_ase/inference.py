@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from cgcnn_ase.prediction import NOTHING, Prediction
 from cgcnn_ase.registry import load_model
 from cgcnn_ase.structures import StructureRecord
 from cgcnn_ase.uncertainty.estimators import combine
+
+if TYPE_CHECKING:
+    from cgcnn_ase.uncertainty.trust import Trust
 
 #: atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 3000
@@ -52,6 +55,10 @@ class ModelInference:
                 rows[k] = predictions
         return [prediction for row in rows for prediction in row]
 
+    def trust(self, model: CrystalModel) -> "Trust | None":
+        """The calibration of a model's predictions as they are made here."""
+        return model.trust if self.n_dropout is None else model.dropout_trust
+
     def _predict(self, records: list[StructureRecord]) -> list[list[Prediction]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
@@ -78,8 +85,8 @@ class ModelInference:
         log10 = model.target.transform == "log10"
         physical = _power_of_ten if log10 else _same
         judgement = None
-        if model.trust is not None:
-            judgement = model.trust.judge(estimate, out.embedding.numpy(), composition(graph).numpy())
+        if (trust := self.trust(model)) is not None:
+            judgement = trust.judge(estimate, out.embedding.numpy(), composition(graph).numpy())
         predictions = []
         for k, record in enumerate(records):
             value = physical(float(estimate.mean[k]))

@@ -79,10 +79,12 @@ def make_model(
     )
     if trust and task == "regression":
         model.trust = made_up_trust(model, seed)
+        if dropout:
+            model.dropout_trust = made_up_trust(model, seed, n_dropout=8)
     return model
 
 
-def made_up_trust(model, seed):
+def made_up_trust(model, seed, n_dropout=None):
     """A calibration with the embeddings of this model's own random crystals; hydrogen to bismuth are known."""
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition
@@ -94,7 +96,7 @@ def made_up_trust(model, seed):
     import torch
 
     with torch.inference_mode():
-        out = model(graph) if model.dropout == 0 else model.sample(graph, 8)
+        out = model(graph) if n_dropout is None else model.sample(graph, n_dropout)
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     embedding = out.embedding.numpy()
     noise = rng.laplace(scale=0.05, size=len(embedding))

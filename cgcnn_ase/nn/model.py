@@ -42,6 +42,8 @@ class CrystalModel(nn.Module):
         Fitted on the training targets.
     trust : Trust, optional
         Calibration; without it predictions have no std.
+    dropout_trust : Trust, optional
+        The same for Monte Carlo dropout.
     name, sha256 : str
         The model's name and the hash of its weights' file, for the record.
     training : dict, optional
@@ -56,6 +58,7 @@ class CrystalModel(nn.Module):
         target: TargetSpec,
         scaler: Scaler,
         trust: "Trust | None" = None,
+        dropout_trust: "Trust | None" = None,
         name: str = "",
         sha256: str = "",
         training: dict[str, Any] | None = None,
@@ -64,7 +67,8 @@ class CrystalModel(nn.Module):
         self.members = nn.ModuleList(members)
         if not len(self.members):
             raise ValueError("a model needs at least one member")
-        self.graph, self.target, self.scaler, self.trust = graph, target, scaler, trust
+        self.graph, self.target, self.scaler = graph, target, scaler
+        self.trust, self.dropout_trust = trust, dropout_trust
         self.name, self.sha256, self.training_record = name, sha256, training or {}
         self.eval()
 

@@ -26,6 +26,9 @@ from cgcnn_ase.uncertainty.trust import Trust
 
 Floats = npt.NDArray[np.float64]
 
+#: samples of Monte Carlo dropout with which it is calibrated
+N_DROPOUT = 50
+
 
 def finish_run(
     data: PreparedData,
@@ -50,7 +53,10 @@ def finish_run(
         scaler=scaler or train_scaler(data),
         name=name or output.resolve().name,
     )
-    model.trust = _calibrated(model, data, left_out_errors(data, config, folds, scaler) if folds else None)
+    left_out = left_out_errors(data, config, folds, scaler) if folds else None
+    model.trust = _calibrated(model, data, left_out)
+    if model.dropout and model.trust is not None:
+        model.dropout_trust = _calibrated(model, data, left_out, n_dropout=N_DROPOUT)
     metrics: dict[str, Any] = {}
     for split in ("val", "test"):
         rows = data.rows(split)
@@ -74,9 +80,11 @@ def finish_run(
     return output / "best"
 
 
-def _calibrated(model: CrystalModel, data: PreparedData, left_out: Floats | None) -> Trust | None:
+def _calibrated(
+    model: CrystalModel, data: PreparedData, left_out: Floats | None, *, n_dropout: int | None = None
+) -> Trust | None:
     try:
-        return calibrate(model, data, left_out)
+        return calibrate(model, data, left_out, n_dropout=n_dropout)
     except ValueError as error:
         warnings.warn(
             f"the model is not calibrated: {error}. Its predictions have no calibrated std, no interval and no word on "
@@ -86,13 +94,16 @@ def _calibrated(model: CrystalModel, data: PreparedData, left_out: Floats | None
         return None
 
 
-def calibrate(model: CrystalModel, data: PreparedData, left_out: Floats | None = None) -> Trust:
+def calibrate(
+    model: CrystalModel, data: PreparedData, left_out: Floats | None = None, *, n_dropout: int | None = None
+) -> Trust:
     """Fit calibration and domain: embeddings of the training split, errors of the val split.
 
     ``left_out`` are errors of the training structures by networks that had not seen them; they teach the difficulty.
+    With ``n_dropout`` it is Monte Carlo dropout with so many samples that is calibrated.
     """
     val, train = data.rows("val"), data.rows("train")
-    out = outputs_of(model, data.graphs, val)
+    out = outputs_of(model, data.graphs, val, n_dropout=n_dropout)
     first = CrystalModel(model.networks[:1], graph=model.graph, target=model.target, scaler=model.scaler)
     training_embedding = outputs_of(first, data.graphs, train).embedding.numpy()
     training_composition = compositions_of(data.graphs, train)

@@ -10,8 +10,10 @@ import torch
 import yaml
 
 from cgcnn_ase import load_model
-from cgcnn_ase.evaluation import evaluate_model
+from cgcnn_ase.evaluation import compositions_of, evaluate_model, outputs_of
+from cgcnn_ase.training.finish import N_DROPOUT
 from cgcnn_ase.training.run import train
+from cgcnn_ase.uncertainty.estimators import combine
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +187,19 @@ def test_the_best_epoch_is_the_one_in_the_model(worse_every_epoch, tiny, tmp_pat
     best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=False)["state_dict"]
     model = load_model(tmp_path / "run")
     assert torch.equal(model.networks[0].head.out.weight, best["network.head.out.weight"])
+
+
+def test_dropout_has_a_calibration_of_its_own(make_data, tiny, tmp_path):
+    data = make_data(n_train=160, n_val=120)
+    model = load_model(train(data, tiny(dropout=0.4, epochs=8), tmp_path / "run", progress=False))
+    val = data.rows("val")
+    for trust, n in ((model.trust, None), (model.dropout_trust, N_DROPOUT)):
+        out = outputs_of(model, data.graphs, val, n_dropout=n)
+        estimate = combine(out.values.numpy())
+        judged = trust.judge(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
+        error = estimate.mean - data.targets[val]
+        assert np.sqrt(np.mean((error / judged.std) ** 2)) == pytest.approx(1, abs=0.1)
+        assert judged.std.std() > 0
+    assert model.trust.calibrator.exponents[0] == 0  # one network that drops nothing has no spread
+    assert model.dropout_trust.calibrator.floors[0] > 1e-6
+    assert load_model(train(data, tiny(), tmp_path / "plain", progress=False)).dropout_trust is None
