@@ -106,9 +106,9 @@ def test_listed_on_the_command_line(cgcnn_ase):
 def test_accuracy_of_the_record():
     """What the card says was measured. The ENCE is not held to a bound: wrong labels among the 3,028 set it."""
     test = read_config(pretrained_folder() / DEFAULT_MODEL)["training"]["test"]
-    assert test["mae"] <= 0.040
+    assert test["mae"] <= 0.035
     assert 0.88 <= test["coverage"] <= 0.92
-    assert test["spearman"] >= 0.4
+    assert test["spearman"] >= 0.5
     assert test["member_mae_min"] > test["mae"]
 
 

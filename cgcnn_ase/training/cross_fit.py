@@ -50,7 +50,7 @@ def left_out_errors(
 ) -> npt.NDArray[np.float64]:
     """Error of each training structure by the network of its fold, (n,) in the order of ``data.rows("train")``."""
     errors = np.full(len(data.ids), np.nan)
-    learned = data.target.forward(torch.from_numpy(data.targets)).numpy()
+    learned = data.target.forward(torch.tensor(data.targets)).numpy()
     for k, split in enumerate(fold_splits(data, config.error_folds, seed=config.seed)):
         part = replace(data, split=split)
         network = best_network(part, fold_config(config, k), folders[k]).eval()
