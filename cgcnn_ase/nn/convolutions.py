@@ -30,10 +30,10 @@ class GatedConvolution(nn.Module):
     def forward(self, v: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """(N, F), (E, G) -> (N, F), (E, G): new node vectors and the same edge vectors."""
         w_i, w_j, w_u = self.full.weight.split([self.n_features, self.n_features, u.shape[1]], dim=1)
-        z = pair_sum(edges, F.linear(v, w_i, self.full.bias), F.linear(v, w_j)) + F.linear(u, w_u)  # (E, 2F)
-        gate, core = self.edge_norm(z).chunk(2, dim=1)
+        z = pair_sum(edges, F.linear(v, w_i, self.full.bias), F.linear(v, w_j)).addmm_(u, w_u.t())  # (E, 2F)
+        gate, core = self.edge_norm(z, edges.edge_weights).chunk(2, dim=1)
         messages = torch.sigmoid(gate) * self.act(core)  # (E, F)
-        return self.act(v + self.node_norm(sum_messages(edges, messages))), u
+        return self.act(v + self.node_norm(sum_messages(edges, messages), edges.node_weights)), u
 
 
 class EdgeGatedConvolution(nn.Module):
@@ -74,4 +74,5 @@ class EdgeGatedConvolution(nn.Module):
         if self.edge_messages:
             messages = messages + sum_messages(edges, s * y)
         mean = messages / (sum_messages(edges, s) + self.eps)
-        return h + self.act(self.node_norm(u + mean)), y + self.act(self.edge_norm(e))
+        h = h + self.act(self.node_norm(u + mean, edges.node_weights))
+        return h, y + self.act(self.edge_norm(e, edges.edge_weights))

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+
+from cgcnn_ase.nn.batch_norm import WeightedBatchNorm
 
 Activation = Literal["softplus", "silu"]
 Norm = Literal["batch", "layer", "none"]
@@ -14,7 +16,23 @@ def activation(name: Activation) -> nn.Module:
 
 
 def norm(name: Norm, n_features: int) -> nn.Module:
-    """A module that normalises (rows, n_features)."""
-    if name == "batch":
-        return nn.BatchNorm1d(n_features)
-    return nn.LayerNorm(n_features) if name == "layer" else nn.Identity()
+    """A module that normalises (rows, n_features); its second argument, if any, says how often each row counts."""
+    return {"batch": WeightedBatchNorm, "layer": LayerNorm, "none": NoNorm}[name](n_features)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Each row by itself, however often it counts."""
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(R, C) -> (R, C)."""
+        del weights
+        return super().forward(x)
+
+
+class NoNorm(nn.Identity):
+    """The rows as they are."""
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(R, C) -> (R, C)."""
+        del weights
+        return x

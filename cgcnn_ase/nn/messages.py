@@ -8,6 +8,7 @@ import os
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
@@ -21,6 +22,8 @@ class Edges(NamedTuple):
     centers: Tensor  #: (E,)
     neighbors: Tensor  #: (E,)
     n_nodes: int
+    node_weights: Tensor | None = None  #: (N,) how many atoms each node stands for; None: one
+    edge_weights: Tensor | None = None  #: (E,) the same of the edges' centres
     dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
 
 
@@ -49,10 +52,18 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     """
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
-    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
+    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers), *_weights(graph))
     if engine == "dgl" or (engine == "auto" and graph.centers.device.type == "cpu" and dgl_available()):
         return edges._replace(dgl_graph=_dgl_graph(edges))
     return edges
+
+
+def _weights(graph: CrystalGraph) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Of nodes and edges; None where no atoms are merged (compiled code cannot look, and weighs them always)."""
+    weights = graph.multiplicity
+    if torch.compiler.is_compiling() or bool((weights != 1).any()):
+        return weights, weights.index_select(0, graph.centers)
+    return None, None
 
 
 def _dgl() -> Any:
