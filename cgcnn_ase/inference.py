@@ -1,6 +1,7 @@
 """Records of structures -> graphs -> models -> predictions, in one process."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
+from cgcnn_ase.graphs.equal_edges import merge_equal_edges
+from cgcnn_ase.nn.for_prediction import FastModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.prediction import NOTHING, Prediction
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.uncertainty.trust import Trust
 
 #: atoms that go through the network at once; bounds the memory
-MAX_ATOMS = 3000
+MAX_ATOMS = 6000
 
 
 class ModelInference:
@@ -38,7 +41,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
-        self._fast = [model.for_prediction() for model in models]
+        self._fast = [FastModel.of(model) for model in models]
         if n_dropout is not None:
             for model in self.models:
                 model.check_dropout(n_dropout)
@@ -72,7 +75,8 @@ class ModelInference:
 
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
         structures = [record.unwrap() for record in records]
-        return {config: build_graphs(structures, config) for config in {model.graph for model in self.models}}
+        configs = {model.graph for model in self.models}
+        return {config: merge_equal_edges(build_graphs(structures, replace(config, merge=True))) for config in configs}
 
     def _apply(self, model: CrystalModel, graph: CrystalGraph, records: list[StructureRecord]) -> list[Prediction]:
         with torch.inference_mode():

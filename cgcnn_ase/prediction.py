@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
 
 #: structures that a worker takes at once
-CHUNK = 64
+CHUNK = 128
 
 #: with fewer files than this, starting worker processes costs more than it gains
 FEW_FILES = 256

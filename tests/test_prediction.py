@@ -350,11 +350,12 @@ def test_dropout_leaves_the_model_as_it_was(dropout_model, crystals):
 
 
 def test_dropout_computes_the_convolutions_once(dropout_model, crystals, monkeypatch):
+    from cgcnn_ase.nn.blocked import BlockedCGCNN
     from cgcnn_ase.nn.cgcnn import CGCNN
 
     calls = []
-    atoms, crystal = CGCNN.atoms, CGCNN.crystal
-    monkeypatch.setattr(CGCNN, "atoms", lambda *a: calls.append("convolutions") or atoms(*a))
+    atoms, crystal = BlockedCGCNN.atoms_of_blocks, CGCNN.crystal
+    monkeypatch.setattr(BlockedCGCNN, "atoms_of_blocks", lambda *a: calls.append("convolutions") or atoms(*a))
     monkeypatch.setattr(CGCNN, "crystal", lambda *a: calls.append("head") or crystal(*a))
     predict(dropout_model, crystals[:4], n_dropout=20)
     assert calls == ["convolutions"] + ["head"] * 20

@@ -10,7 +10,7 @@ from ase.build import bulk
 from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.graphs import GraphConfig
-from cgcnn_ase.graphs.builder import geometry
+from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.targets import Scaler, TargetSpec
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cgcnn_ase.graphs.builder import Geometry
+from cgcnn_ase.graphs.geometry import Geometry
 
 
 class DatasetError(ValueError):

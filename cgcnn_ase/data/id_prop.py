@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cgcnn_ase.data.dataset import DatasetError
-from cgcnn_ase.graphs.builder import Geometry, geometry
+from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix_of
 from cgcnn_ase.workers import available_cores
 

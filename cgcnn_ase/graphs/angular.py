@@ -14,6 +14,8 @@ from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn.functional import embedding_bag
 
 from cgcnn_ase.elements import electronegativity_scale
 
@@ -27,7 +29,8 @@ N_ANGULAR = MAX_DEGREE * N_WEIGHTS
 #: decay length of the distance weight, Å
 DECAY_LENGTH = 0.5
 
-_DEGREES = [slice(n * n - 1, (n + 1) ** 2 - 1) for n in range(1, MAX_DEGREE + 1)]  # the 2n + 1 harmonics of degree n
+#: (24, 4); 1 where a harmonic is of a degree: there are 2 l + 1 of degree l
+_DEGREE_OF_TERM = np.repeat(np.eye(MAX_DEGREE, dtype=np.float32), [3, 5, 7, 9], axis=0)
 
 
 def _harmonics(u: Float32Array) -> Float32Array:
@@ -59,23 +62,27 @@ def angular_moments(
 
     The column of degree l and weight w is 3 (l - 1) + w.
     """
-    from scipy.sparse import csr_matrix
-
     n_atoms, n_bonds = len(numbers), len(centers)
     if n_bonds == 0:
         return np.zeros((0, N_ANGULAR), dtype=np.float32)
     counts = np.bincount(centers, minlength=n_atoms)
-    ends = np.cumsum(counts)
-    nearest = distances[np.minimum(ends - counts, n_bonds - 1)]  # bonds of an atom are sorted by distance
+    starts = np.cumsum(counts) - counts
+    nearest = distances[np.minimum(starts, n_bonds - 1)]  # bonds of an atom are sorted by distance
     near = np.exp(-(distances - nearest[centers]) / DECAY_LENGTH)
     weights = [np.full(n_bonds, 1 / 12), near / 4, near * electronegativity_scale()[numbers[neighbors]] / 4]
 
     y = _harmonics((vectors / distances[:, None]).astype(np.float32))  # (E, 24)
-    indptr, columns = np.concatenate([[0], ends]), np.arange(n_bonds)
     moments = np.empty((n_bonds, MAX_DEGREE, N_WEIGHTS), dtype=np.float32)
     for k, weight in enumerate(weights):
-        over_bonds = csr_matrix((weight.astype(np.float32), columns, indptr), shape=(n_atoms, n_bonds))
-        of_center = np.repeat(over_bonds @ y, counts, axis=0)  # (E, 24)
-        for degree, terms in enumerate(_DEGREES):
-            moments[:, degree, k] = np.einsum("em,em->e", of_center[:, terms], y[:, terms])
+        of_center = _sum_over_bonds(weight.astype(np.float32), y, starts).take(centers, axis=0)  # (E, 24)
+        of_center *= y
+        moments[:, :, k] = of_center @ _DEGREE_OF_TERM
     return moments.reshape(n_bonds, N_ANGULAR)
+
+
+def _sum_over_bonds(weight: Float32Array, y: Float32Array, starts: npt.NDArray[np.int64]) -> Float32Array:
+    """sum_k w_ik y_ik for each atom, whose bonds begin at ``starts``: (E,), (E, 24), (N,) -> (N, 24)."""
+    bonds = torch.arange(len(y))
+    bags = torch.from_numpy(starts)
+    total = embedding_bag(bonds, torch.from_numpy(y), bags, mode="sum", per_sample_weights=torch.from_numpy(weight))
+    return total.numpy()

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cgcnn_ase.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, find_bonds, pad_to
+from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.neighbors import Bonds, IntArray, NeighborRule, bonds_of_all, pad_to
 from cgcnn_ase.graphs.orbits import merge_equivalent
 
 if TYPE_CHECKING:
@@ -49,20 +49,6 @@ class GraphConfig:
         return N_ANGULAR if self.angular else 0
 
 
-class Geometry(NamedTuple):
-    """What the graph builder reads of a structure: plain arrays, no ASE needed."""
-
-    numbers: npt.NDArray[np.int64]  #: (N,)
-    positions: npt.NDArray[np.float64]  #: (N, 3) Å
-    cell: npt.NDArray[np.float64]  #: (3, 3) Å, rows
-    pbc: npt.NDArray[np.bool_]  #: (3,)
-
-
-def geometry(atoms: "Atoms") -> Geometry:
-    """The arrays of an ``ase.Atoms``."""
-    return Geometry(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-
-
 def build_graph(atoms: "Atoms | Geometry", config: GraphConfig) -> CrystalGraph:
     """The graph of one structure.
 
@@ -81,16 +67,11 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
     if not structures:
         raise ValueError("no structures to build graphs of")
     shapes = [s if isinstance(s, Geometry) else geometry(s) for s in structures]
-    bonds = [_bonds(shape, config) for shape in shapes]
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
-    n_bonds = np.array([len(b.centers) for b in bonds])
-    first_atom = np.repeat(np.cumsum(n_atoms) - n_atoms, n_bonds)
-
-    numbers = check_numbers(np.concatenate([shape.numbers for shape in shapes]))
-    centers = np.concatenate([b.centers for b in bonds]) + first_atom
-    neighbors = np.concatenate([b.neighbors for b in bonds]) + first_atom
-    distances = np.concatenate([b.distances for b in bonds])
-    vectors = np.concatenate([b.vectors for b in bonds])
+    crystal = np.repeat(np.arange(len(shapes)), n_atoms)
+    numbers, bonds = _bonds(shapes, n_atoms, crystal, config)
+    centers, neighbors, distances, vectors = bonds
+    n_bonds = np.bincount(crystal[centers], minlength=len(shapes))
     if config.angular:
         angular = angular_moments(numbers, centers, neighbors, distances, vectors)
     else:
@@ -98,7 +79,6 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
 
     sizes = np.ones(len(numbers), dtype=np.int64)
     if config.merge:
-        crystal = np.repeat(np.arange(len(shapes)), n_atoms)
         merged = merge_equivalent(numbers + 128 * crystal, centers, neighbors, distances, angular)
         stays = np.zeros(len(numbers), dtype=bool)
         stays[merged.representatives] = True
@@ -121,22 +101,20 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
     )
 
 
-def _bonds(shape: Geometry, config: GraphConfig) -> Bonds:
-    if len(shape.numbers) == 0:
+def _bonds(
+    shapes: Sequence[Geometry], n_atoms: IntArray, crystal: IntArray, config: GraphConfig
+) -> tuple[IntArray, Bonds]:
+    """Atomic numbers and bonds of all structures."""
+    if not n_atoms.all():
         raise ValueError("structure has no atoms")
-    if not np.isfinite(shape.positions).all():
-        raise ValueError(f"position of atom {int(np.argmin(np.isfinite(shape.positions).all(1)))} is not finite")
-    if not np.isfinite(shape.cell).all():
-        raise ValueError("the cell is not finite")
-    bonds = find_bonds(
-        shape.positions,
-        shape.cell,
-        shape.pbc,
-        rule=config.rule,
-        cutoff=config.cutoff,
-        n_neighbors=config.n_neighbors,
-        tolerance=config.tolerance,
+    for shape in shapes:
+        if not np.isfinite(shape.positions).all():
+            raise ValueError(f"position of atom {int(np.argmin(np.isfinite(shape.positions).all(1)))} is not finite")
+        if not np.isfinite(shape.cell).all():
+            raise ValueError("the cell is not finite")
+    bonds = bonds_of_all(
+        shapes, rule=config.rule, cutoff=config.cutoff, n_neighbors=config.n_neighbors, tolerance=config.tolerance
     )
     if config.padding == "first-atom":
-        bonds = pad_to(bonds, len(shape.numbers), config.n_neighbors, config.cutoff + 1.0)
-    return bonds
+        bonds = pad_to(bonds, (np.cumsum(n_atoms) - n_atoms)[crystal], config.n_neighbors, config.cutoff + 1.0)
+    return check_numbers(np.concatenate([shape.numbers for shape in shapes])), bonds

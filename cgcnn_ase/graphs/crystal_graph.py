@@ -25,6 +25,7 @@ class CrystalGraph(NamedTuple):
     n_nodes: Tensor  #: (B,) int64, nodes of each crystal
     n_edges: Tensor  #: (B,) int64, edges of each crystal
     vectors: Tensor | None = None  #: (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
+    edge_multiplicity: Tensor | None = None  #: (E,) float32, how many equal edges each stands for; None: one
 
     def __repr__(self) -> str:
         return f"CrystalGraph({len(self.n_nodes)} crystals, {len(self.numbers)} nodes, {len(self.centers)} edges)"
@@ -79,13 +80,21 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
     joined = {
         name: torch.cat([getattr(graph, name) for graph in graphs])
         for name in CrystalGraph._fields
-        if name != "vectors"
+        if name not in ("vectors", "edge_multiplicity")
     }
     vectors = [graph.vectors for graph in graphs if graph.vectors is not None]
     return CrystalGraph(
         **joined | {"centers": joined["centers"] + shift, "neighbors": joined["neighbors"] + shift},
         vectors=torch.cat(vectors) if len(vectors) == len(graphs) else None,
+        edge_multiplicity=_edge_multiplicity(graphs),
     )
+
+
+def _edge_multiplicity(graphs: Sequence[CrystalGraph]) -> Tensor | None:
+    if all(graph.edge_multiplicity is None for graph in graphs):
+        return None
+    counts = [graph.edge_multiplicity for graph in graphs]
+    return torch.cat([torch.ones_like(g.distances) if c is None else c for g, c in zip(graphs, counts, strict=True)])
 
 
 def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
@@ -95,6 +104,7 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
     fields = (graph.centers, graph.neighbors, graph.distances, graph.angular)
     edge_fields = [field.split(edges) for field in fields]
     vectors = [None] * len(nodes) if graph.vectors is None else graph.vectors.split(edges)
+    counts = [None] * len(nodes) if graph.edge_multiplicity is None else graph.edge_multiplicity.split(edges)
     first = (graph.n_nodes.cumsum(0) - graph.n_nodes).tolist()
     return [
         CrystalGraph(
@@ -107,6 +117,7 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
             n_nodes=graph.n_nodes[k : k + 1],
             n_edges=graph.n_edges[k : k + 1],
             vectors=vectors[k],
+            edge_multiplicity=counts[k],
         )
         for k in range(len(nodes))
     ]

@@ -1,12 +1,16 @@
 """Which atoms are bonded: the periodic neighbour search and the rules that choose among its results."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from cgcnn_ase.graphs.geometry import Geometry
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 NeighborRule = Literal["knn", "radius", "shell"]
 
@@ -18,7 +22,7 @@ NO_VOLUME = 1e-6
 
 
 class Bonds(NamedTuple):
-    """Directed bonds of one structure, grouped by centre and sorted by distance within each."""
+    """Directed bonds, grouped by centre and sorted by distance within each."""
 
     centers: IntArray  #: (E,)
     neighbors: IntArray  #: (E,)
@@ -26,13 +30,55 @@ class Bonds(NamedTuple):
     vectors: FloatArray  #: (E, 3) Å, from centre to neighbour image
 
 
-def search(
-    positions: FloatArray,
-    cell: FloatArray,
-    pbc: npt.NDArray[np.bool_],
-    cutoff: float,
-    centers: IntArray | None = None,
-) -> Bonds:
+class _Found(NamedTuple):
+    """Pairs of atoms as a search finds them; atoms are counted through all structures."""
+
+    centers: IntArray
+    neighbors: IntArray
+    images: FloatArray  # (E, 3) lattice vectors from the neighbour to its image
+    distances: FloatArray
+
+
+class _Crystals:
+    """Structures to search: their atoms joined, their lattices complete."""
+
+    def __init__(self, shapes: Sequence[Geometry]) -> None:
+        self.n_atoms = np.array([len(shape.positions) for shape in shapes])
+        self.first = np.cumsum(self.n_atoms) - self.n_atoms
+        self.points = np.ascontiguousarray(np.concatenate([shape.positions for shape in shapes]), dtype=float)
+        self.pbc = np.array([shape.pbc for shape in shapes], dtype=np.int64)
+        self.lattices = np.array([_complete_cell(shape.cell, shape.pbc) for shape in shapes])
+        self.volumes = np.abs(np.linalg.det(np.array([shape.cell for shape in shapes])))
+        if (np.abs(np.linalg.det(self.lattices)) < NO_VOLUME).any():
+            raise ValueError("the cell's periodic vectors are zero or lie in one plane")
+        self.crystal_of_atom = np.repeat(np.arange(len(shapes)), self.n_atoms)
+
+    def find(self, crystal: int, cutoff: float, centers: IntArray | None = None) -> _Found:
+        """All pairs of one structure within a cutoff, over as many images as that takes; around some atoms only."""
+        from pymatgen.optimization.neighbors import find_points_in_spheres
+
+        first = self.first[crystal]
+        points = self.points[first : first + self.n_atoms[crystal]]
+        i, j, images, distances = find_points_in_spheres(
+            points,
+            points if centers is None else np.ascontiguousarray(points[centers - first]),
+            r=float(cutoff),
+            pbc=self.pbc[crystal],
+            lattice=self.lattices[crystal],
+            tol=SELF_DISTANCE,
+        )
+        return _Found(i + first if centers is None else centers[i], j + first, images, distances)
+
+    def bonds(self, found: _Found, order: IntArray) -> Bonds:
+        """Some of the pairs, in this order, with their vectors."""
+        i, j = found.centers[order], found.neighbors[order]
+        lattices = self.lattices.take(self.crystal_of_atom[i], axis=0)  # take is twice as fast as indexing rows
+        shift = np.einsum("ei,eij->ej", found.images.take(order, axis=0), lattices)
+        vectors = self.points.take(j, axis=0) + shift - self.points.take(i, axis=0)
+        return Bonds(i, j, found.distances[order], vectors)
+
+
+def search(positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutoff: float) -> Bonds:
     """All neighbours within a cutoff, over as many periodic images as that takes.
 
     Parameters
@@ -45,48 +91,39 @@ def search(
         Which directions are periodic.
     cutoff : float
         Å.
-    centers : array of int, optional
-        Search around these atoms only.
     """
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
-    points = np.ascontiguousarray(positions, dtype=float)
-    around = points if centers is None else np.ascontiguousarray(points[centers])
-    lattice = _complete_cell(cell, pbc)
-    i, j, images, d = find_points_in_spheres(
-        points, around, r=float(cutoff), pbc=np.asarray(pbc, dtype=np.int64), lattice=lattice, tol=SELF_DISTANCE
-    )
-    if centers is not None:
-        i = centers[i]
-    order = np.lexsort((d, i))  # stable: ties keep the order in which the search found them
-    order = order[d[order] > SELF_DISTANCE]
-    i, j = i[order], j[order]
-    shift = images.take(order, axis=0) @ lattice  # take is twice as fast as indexing rows
-    return Bonds(i, j, d[order], points.take(j, axis=0) + shift - points.take(i, axis=0))
+    return find_bonds(positions, cell, pbc, rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
 
 
-def _complete_cell(cell: FloatArray, pbc: npt.NDArray[np.bool_]) -> FloatArray:
+def _complete_cell(cell: FloatArray, pbc: BoolArray) -> FloatArray:
     """The cell with unit vectors normal to the others in non-periodic directions, where its own mean nothing."""
+    if pbc.all():
+        return cell
     complete = np.array(cell, dtype=float)
-    if not np.all(pbc):
-        periodic = np.asarray(pbc, dtype=bool)
-        complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
-    if abs(np.linalg.det(complete)) < NO_VOLUME:
-        raise ValueError("the cell's periodic vectors are zero or lie in one plane")
+    periodic = np.asarray(pbc, dtype=bool)
+    complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
     return complete
 
 
 def find_bonds(
     positions: FloatArray,
     cell: FloatArray,
-    pbc: npt.NDArray[np.bool_],
+    pbc: BoolArray,
     *,
     rule: NeighborRule,
     cutoff: float,
     n_neighbors: int,
     tolerance: float,
 ) -> Bonds:
-    """Bonds of one structure by one of three rules.
+    """Bonds of one structure; see :func:`bonds_of_all`."""
+    shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
+    return bonds_of_all([shape], rule=rule, cutoff=cutoff, n_neighbors=n_neighbors, tolerance=tolerance)
+
+
+def bonds_of_all(
+    shapes: Sequence[Geometry], *, rule: NeighborRule, cutoff: float, n_neighbors: int, tolerance: float
+) -> Bonds:
+    """Bonds of several structures, whose atoms are counted through, by one of three rules.
 
     ``radius``
         every neighbour within ``cutoff``; the only rule that is smooth enough for forces.
@@ -97,76 +134,92 @@ def find_bonds(
         the ``n_neighbors`` nearest and all those at most ``tolerance`` farther than the last of them, so that
         neighbours at the same distance are kept or left together: independent of the choice of cell.
     """
-    if rule == "radius":
-        return search(positions, cell, pbc, cutoff)
-    if rule == "knn":
-        return _nearest(search(positions, cell, pbc, cutoff), len(positions), n_neighbors)
-    return _shell_bonds(positions, cell, pbc, cutoff, n_neighbors, tolerance)
+    crystals = _Crystals(shapes)
+    k, n_atoms = n_neighbors, len(crystals.points)
+    reach = np.full(len(shapes), cutoff) if rule == "radius" else _reach(crystals, cutoff, k)
+    found = _joined([_near(crystals, c, r, cutoff, rule) for c, r in enumerate(reach.tolist())])
+    pairs, distances = _ranked(found, n_atoms)
+    if rule != "radius":
+        within = reach[crystals.crystal_of_atom]
+        complete = (_limit(distances, k, rule, tolerance) <= within) | (within == cutoff)
+        if not complete.all():
+            found = _completed(crystals, found, complete, cutoff, rule)
+            pairs, distances = _ranked(found, n_atoms)
+        limit = _limit(distances, k, rule, tolerance)[:, None]
+        if rule == "knn":
+            pairs, distances = pairs[:, :k], distances[:, :k]
+        distances = np.where(distances <= limit, distances, np.inf)
+    return crystals.bonds(found, pairs[np.isfinite(distances)])
 
 
-def _shell_bonds(
-    positions: FloatArray, cell: FloatArray, pbc: npt.NDArray[np.bool_], cutoff: float, k: int, tolerance: float
-) -> Bonds:
-    """Search a small sphere first, then the full one around the atoms for which that was not enough."""
-    n_atoms = len(positions)
-    reach = min(cutoff, _sphere_of(2.0 * k, n_atoms, cell))
-    bonds = search(positions, cell, pbc, reach)
-    limit = _kth_distance(bonds, n_atoms, k) + tolerance
-    complete = limit <= reach
-    if reach < cutoff and not complete.all():
-        rest = search(positions, cell, pbc, cutoff, centers=np.flatnonzero(~complete))
-        bonds = _merge(_take(bonds, complete[bonds.centers]), rest)
-        limit = _kth_distance(bonds, n_atoms, k) + tolerance
-    return _take(bonds, bonds.distances <= limit[bonds.centers])
+def _near(crystals: _Crystals, crystal: int, reach: float, cutoff: float, rule: NeighborRule) -> _Found:
+    """The pairs within reach; with ``knn`` in the order in which the full search finds them."""
+    if rule == "shell" or reach == cutoff:
+        return crystals.find(crystal, reach)
+    found = crystals.find(crystal, cutoff)
+    return _Found(*(array.compress(found.distances <= reach, axis=0) for array in found))
 
 
-def _sphere_of(n_neighbors: float, n_atoms: int, cell: FloatArray) -> float:
-    """Radius of the sphere that holds so many atoms at the cell's density; infinite without a volume."""
-    volume = abs(float(np.linalg.det(cell)))
-    if volume < NO_VOLUME:
-        return np.inf
-    return float((0.75 * n_neighbors * volume / (np.pi * n_atoms)) ** (1 / 3))
+def _completed(crystals: _Crystals, found: _Found, complete: BoolArray, cutoff: float, rule: NeighborRule) -> _Found:
+    """The pairs of the atoms that have all they need, and for the others all pairs within the cutoff."""
+    parts = [_Found(*(array.compress(complete[found.centers], axis=0) for array in found))]
+    for crystal in np.unique(crystals.crystal_of_atom[~complete]).tolist():
+        lacking = np.flatnonzero(~complete & (crystals.crystal_of_atom == crystal))
+        if rule == "shell":
+            parts.append(crystals.find(crystal, cutoff, lacking))
+        else:
+            full = crystals.find(crystal, cutoff)
+            parts.append(_Found(*(array.compress(~complete[full.centers], axis=0) for array in full)))
+    return _joined(parts)
 
 
-def _kth_distance(bonds: Bonds, n_atoms: int, k: int) -> FloatArray:
-    """Distance of each atom's k-th neighbour, infinite where it has fewer; shape (n_atoms,)."""
-    counts = np.bincount(bonds.centers, minlength=n_atoms)
-    last = np.cumsum(counts) - counts + k - 1
-    found = np.full(n_atoms, np.inf)
-    found[counts >= k] = bonds.distances[last[counts >= k]]
-    return found
+def _joined(parts: Sequence[_Found]) -> _Found:
+    return parts[0] if len(parts) == 1 else _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _nearest(bonds: Bonds, n_atoms: int, k: int) -> Bonds:
-    counts = np.bincount(bonds.centers, minlength=n_atoms)
-    first = np.cumsum(counts) - counts
-    rank = np.arange(len(bonds.centers)) - first[bonds.centers]
-    return _take(bonds, rank < k)
+def _ranked(found: _Found, n_atoms: int) -> tuple[IntArray, FloatArray]:
+    """The pairs of each atom, nearest first, and their distances, infinite where there are no more; (N, M) both.
+
+    Ties keep the order in which the search found them.
+    """
+    by_center = np.argsort(found.centers, kind="stable")
+    centers, distances = found.centers[by_center], found.distances[by_center]
+    counts = np.bincount(centers, minlength=n_atoms)
+    starts = np.cumsum(counts) - counts
+    table = np.full((n_atoms, counts.max(initial=0)), np.inf)
+    table[centers, np.arange(len(centers)) - starts[centers]] = np.where(distances > SELF_DISTANCE, distances, np.inf)
+    rank = np.argsort(table, axis=1, kind="stable")
+    places = np.minimum(starts[:, None] + rank, max(len(centers) - 1, 0))
+    return by_center[places] if len(centers) else places, np.sort(table, axis=1)
 
 
-def _take(bonds: Bonds, keep: npt.NDArray[np.bool_]) -> Bonds:
-    k = np.flatnonzero(keep)
-    return Bonds(bonds.centers[k], bonds.neighbors[k], bonds.distances[k], bonds.vectors.take(k, axis=0))
+def _reach(crystals: _Crystals, cutoff: float, k: int) -> FloatArray:
+    """Radius of the sphere that holds 2 k atoms at the cell's density, at most the cutoff; (C,)."""
+    radius = (0.75 * 2.0 * k * crystals.volumes / (np.pi * crystals.n_atoms)) ** (1 / 3)
+    return np.where(crystals.volumes < NO_VOLUME, cutoff, np.minimum(radius, cutoff))
 
 
-def _merge(one: Bonds, other: Bonds) -> Bonds:
-    order = np.argsort(np.concatenate([one.centers, other.centers]), kind="stable")
-    return Bonds(
-        np.concatenate([one.centers, other.centers])[order],
-        np.concatenate([one.neighbors, other.neighbors])[order],
-        np.concatenate([one.distances, other.distances])[order],
-        np.concatenate([one.vectors, other.vectors])[order],
-    )
+def _limit(distances: FloatArray, k: int, rule: NeighborRule, tolerance: float) -> FloatArray:
+    """How far each atom's bonds reach, infinite where it has fewer than k neighbours; (N,)."""
+    if distances.shape[1] < k:
+        return np.full(len(distances), np.inf)
+    return distances[:, k - 1] + (tolerance if rule == "shell" else 0.0)
 
 
-def pad_to(bonds: Bonds, n_atoms: int, k: int, distance: float) -> Bonds:
-    """Give atoms with fewer than k neighbours extra edges to atom 0 at a given distance.
+def pad_to(bonds: Bonds, first_atom: IntArray, k: int, distance: float) -> Bonds:
+    """Give atoms with fewer than k neighbours extra edges to the first atom of their crystal at a given distance.
 
     The original CGCNN does so with 9 Å; its published weights expect it. No other model should.
+
+    Parameters
+    ----------
+    first_atom : (N,) array of int
+        The first atom of each atom's crystal.
     """
-    missing = np.maximum(k - np.bincount(bonds.centers, minlength=n_atoms), 0)
-    centers = np.repeat(np.arange(n_atoms), missing)
-    padding = Bonds(
-        centers, np.zeros_like(centers), np.full(len(centers), float(distance)), np.zeros((len(centers), 3))
-    )
-    return _merge(bonds, padding)
+    missing = np.maximum(k - np.bincount(bonds.centers, minlength=len(first_atom)), 0)
+    if not missing.any():
+        return bonds
+    centers = np.repeat(np.arange(len(first_atom)), missing)
+    padding = Bonds(centers, first_atom[centers], np.full(len(centers), float(distance)), np.zeros((len(centers), 3)))
+    order = np.argsort(np.concatenate([bonds.centers, centers]), kind="stable")
+    return Bonds(*(np.concatenate(arrays)[order] for arrays in zip(bonds, padding, strict=True)))

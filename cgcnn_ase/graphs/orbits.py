@@ -9,7 +9,7 @@ atoms start with their element as colour and are split by the multiset of (colou
 neighbours until nothing changes. No space group is needed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,25 @@ class Merged(NamedTuple):
     sizes: IntArray  #: (M,) atoms in each class
 
 
-def _mix(x: HashArray) -> HashArray:
+def mix(x: HashArray) -> HashArray:
     """SplitMix64's finaliser: spreads every input bit over the whole word."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def edge_colors(
+    distances: npt.NDArray[np.floating[Any]], angular: npt.NDArray[np.float32], fineness: float = 1.0
+) -> HashArray:
+    """A number for each edge, the same where distance and angular moments fall into the same bins.
+
+    The bins are so many times narrower than `DISTANCE_BIN` and `ANGULAR_BIN`.
+    """
+    edge = np.rint(distances / DISTANCE_BIN * fineness + _BIN_START).astype(np.int64).astype(np.uint64)
+    if angular.shape[1]:
+        projection = angular.astype(float) @ np.sqrt(np.arange(2.0, 2.0 + angular.shape[1]))
+        edge += mix(np.rint(projection / ANGULAR_BIN * fineness).astype(np.int64).astype(np.uint64))
+    return mix(edge)
 
 
 def merge_equivalent(
@@ -56,19 +70,15 @@ def merge_equivalent(
         The bonds; ``centers`` must not decrease.
     """
     n_atoms = len(colors)
-    edge = np.rint(distances / DISTANCE_BIN + _BIN_START).astype(np.int64).astype(np.uint64)
-    if angular.shape[1]:
-        projection = angular.astype(float) @ np.sqrt(np.arange(2.0, 2.0 + angular.shape[1]))
-        edge += _mix(np.rint(projection / ANGULAR_BIN).astype(np.int64).astype(np.uint64))
-    edge = _mix(edge)
+    edge = edge_colors(distances, angular)
     ends = np.cumsum(np.bincount(centers, minlength=n_atoms))
     starts = np.concatenate([[0], ends[:-1]])
 
-    color = _mix(colors.astype(np.uint64))
+    color = mix(colors.astype(np.uint64))
     n_classes = len(np.unique(color))
     while True:
-        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mix(edge + color[neighbors]), dtype=np.uint64)])
-        color = _mix(color * np.uint64(3) + (running[ends] - running[starts]))  # sums wrap modulo 2^64
+        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(edge + color[neighbors]), dtype=np.uint64)])
+        color = mix(color * np.uint64(3) + (running[ends] - running[starts]))  # sums wrap modulo 2^64
         _, first, inverse, sizes = np.unique(color, return_index=True, return_inverse=True, return_counts=True)
         if len(first) == n_classes:
             break

@@ -1,74 +1,138 @@
-"""The convolutions for prediction: the same numbers from blocks of edges that stay in the processor's cache."""
+"""The network for prediction: the same numbers, without gradients, from one block of edges after the other."""
 
-from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.blocks import Block, blocks
+from cgcnn_ase.nn.cgcnn import CGCNN
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution
-from cgcnn_ase.nn.messages import Edges
-
-#: edges in a block, for each thread: a few tensors of (1024, F) fit into a core's own cache
-BLOCK = 1024
+from cgcnn_ase.nn.messages import Engine
 
 
-def blocks(n_edges: int) -> Iterator[slice]:
-    """Consecutive ranges that cover all edges."""
-    size = BLOCK * torch.get_num_threads()
-    return (slice(start, start + size) for start in range(0, n_edges, size))
+class BlockedCGCNN(CGCNN):
+    """A CGCNN whose convolutions are :class:`BlockedGated` or :class:`BlockedEdgeGated`.
+
+    It also reads graphs of which equal edges are merged (see :mod:`cgcnn_ase.graphs.equal_edges`).
+    """
+
+    @classmethod
+    def of(cls, architecture: CGCNN) -> "BlockedCGCNN":
+        """Take over a CGCNN, which must not be used any more."""
+        blocked = cls.__new__(cls)
+        blocked.__dict__ = architecture.__dict__
+        last = len(architecture.convolutions) - 1
+        for k, layer in enumerate(architecture.convolutions):
+            if isinstance(layer, EdgeGatedConvolution):
+                architecture.convolutions[k] = BlockedEdgeGated(layer, is_last=k == last)
+            else:
+                architecture.convolutions[k] = BlockedGated(cast(GatedConvolution, layer))
+        return blocked
+
+    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
+        """Final vector of each node, (N, F); the engine makes no difference here."""
+        del engine
+        return self.atoms_of_blocks(graph.numbers, blocks(graph, self.basis))
+
+    def atoms_of_blocks(self, numbers: Tensor, edges: list[Block]) -> Tensor:
+        """Final vector of each node, (N, F)."""
+        v = self.embedding(numbers)
+        u = [self.edge_embedding(block.inputs) for block in edges]
+        for convolution in self.convolutions:
+            v = convolution(v, u, edges)
+        return self.atom_layer(v)
 
 
 class BlockedGated(nn.Module):
-    """What :class:`GatedConvolution` computes once its edge norm is folded into its weights, without gradients."""
+    """What :class:`GatedConvolution` computes; a batch norm of the edges goes into the weights."""
 
-    def __init__(self, convolution: GatedConvolution) -> None:
+    def __init__(self, layer: GatedConvolution) -> None:
         super().__init__()
-        self.convolution = convolution
+        f = layer.n_features
+        if isinstance(layer.edge_norm, nn.BatchNorm1d):
+            _scale(layer.full, *_affine(layer.edge_norm))
+            layer.edge_norm = nn.Identity()
+        self.edge_norm, self.node_norm = layer.edge_norm, layer.node_norm
+        self.act = Softplus() if isinstance(layer.act, nn.Softplus) else layer.act
+        weight = layer.full.weight.detach()
+        self.ends = torch.cat([weight[:, :f], weight[:, f : 2 * f]])  # (4F, F)
+        self.edge = weight[:, 2 * f :].t().contiguous()  # (G, 2F)
+        self.bias = torch.cat([layer.full.bias.detach(), torch.zeros_like(layer.full.bias)])
 
-    def forward(self, v: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """(N, F), (E, G) -> (N, F), (E, G): new node vectors and the same edge vectors."""
-        layer = self.convolution
-        w_i, w_j, w_u = layer.full.weight.split([layer.n_features, layer.n_features, u.shape[1]], dim=1)
-        at_center, at_neighbor, w_u = F.linear(v, w_i, layer.full.bias), F.linear(v, w_j), w_u.t().contiguous()
-        messages = torch.zeros_like(v)
-        for block in blocks(len(u)):
-            z = at_center.index_select(0, edges.centers[block])
-            z += at_neighbor.index_select(0, edges.neighbors[block])
-            gate, core = z.addmm_(u[block], w_u).chunk(2, dim=1)
-            messages.index_add_(0, edges.centers[block], torch.sigmoid(gate).mul_(layer.act(core)))
-        return layer.act(v + layer.node_norm(messages)), u
+    def forward(self, v: Tensor, u: list[Tensor], edges: list[Block]) -> Tensor:
+        """(N, F), blocks of (e, G) -> (N, F): new node vectors."""
+        ends = F.linear(v, self.ends, self.bias).view(2 * len(v), -1)
+        messages = torch.cat([self._messages(ends, u_b, block) for block, u_b in zip(edges, u, strict=True)])
+        return self.act(v + self.node_norm(messages))
+
+    def _messages(self, ends: Tensor, u: Tensor, block: Block) -> Tensor:
+        """The sums of messages of one block's nodes."""
+        z = block.pair_sum(ends).addmm_(u, self.edge)
+        gate, core = self.edge_norm(z).chunk(2, dim=1)
+        return block.sum_messages(torch.sigmoid(gate).mul_(self.act(core.contiguous())))
 
 
 class BlockedEdgeGated(nn.Module):
-    """What :class:`EdgeGatedConvolution` computes, without gradients.
+    """What :class:`EdgeGatedConvolution` computes.
 
     The edge vectors handed in are overwritten with the new ones, except in a network's last convolution, where nobody
     reads them any more.
     """
 
-    def __init__(self, convolution: EdgeGatedConvolution, *, is_last: bool) -> None:
+    def __init__(self, layer: EdgeGatedConvolution, *, is_last: bool) -> None:
         super().__init__()
-        self.convolution, self.is_last = convolution, is_last
+        self.layer, self.is_last = layer, is_last
+        a, b, u, v = layer.node.weight.detach().chunk(4)
+        bias_a, bias_b, bias_u, bias_v = layer.node.bias.detach().chunk(4)
+        self.ends, self.ends_bias = torch.cat([a, b]), torch.cat([bias_a + layer.edge.bias.detach(), bias_b])
+        self.own, self.own_bias, self.other, self.other_bias = u, bias_u, v, bias_v
+        self.edge = layer.edge.weight.detach().t().contiguous()
 
-    def forward(self, h: Tensor, y: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """(N, F), (E, F) -> (N, F), (E, F): new node and edge vectors."""
-        layer = self.convolution
-        a, b, u, v = (part.contiguous() for part in layer.node(h).chunk(4, dim=1))
-        a += layer.edge.bias
-        w = layer.edge.weight.t().contiguous()
-        messages, gates = torch.zeros_like(h), torch.full_like(h, layer.eps)
-        for block in blocks(len(y)):
-            centers, neighbors = edges.centers[block], edges.neighbors[block]
-            e = a.index_select(0, centers)
-            e += b.index_select(0, neighbors)
-            e.addmm_(y[block], w)  # A h_i + B h_j + C y_ij
-            s = torch.sigmoid(e)
-            gates.index_add_(0, centers, s)
-            m = v.index_select(0, neighbors)
-            if layer.edge_messages:
-                m += y[block]
-            messages.index_add_(0, centers, m.mul_(s))
-            if not self.is_last:
-                y[block] += layer.act(layer.edge_norm(e))
-        return h + layer.act(layer.node_norm(u + messages / gates)), y
+    def forward(self, h: Tensor, y: list[Tensor], edges: list[Block]) -> Tensor:
+        """(N, F), blocks of (e, F) -> (N, F): new node vectors."""
+        ends = F.linear(h, self.ends, self.ends_bias).view(2 * len(h), -1)  # A h_0, B h_0, A h_1, ...
+        other = F.linear(h, self.other, self.other_bias)  # V h
+        mean = torch.cat([self._mean(ends, other, y_b, block) for block, y_b in zip(edges, y, strict=True)])
+        mean += F.linear(h, self.own, self.own_bias)  # U h
+        return h + self.layer.act(self.layer.node_norm(mean))
+
+    def _mean(self, ends: Tensor, other: Tensor, y: Tensor, block: Block) -> Tensor:
+        """The weighted means of messages of one block's nodes; its edge vectors are updated.
+
+        With as few tensors alive at once as possible: the processor's cache is small.
+        """
+        layer = self.layer
+        e = block.pair_sum(ends).addmm_(y, self.edge)  # A h_i + B h_j + C y_ij
+        m = other.index_select(0, block.neighbors)
+        if layer.edge_messages:
+            m += y
+        if not self.is_last:
+            y += layer.act(layer.edge_norm(e))
+        s = e.sigmoid_()
+        gates = block.sum_messages(s).add_(layer.eps)
+        return block.sum_messages(m.mul_(s)).div_(gates)
+
+
+class Softplus(nn.Module):
+    """log(1 + e^x) from the fast exponential and logarithm; it differs from PyTorch's by less than 1e-6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of each number; beyond 80, where e^x would overflow, it is x."""
+        return torch.maximum(x.clamp(max=80.0).exp_().add_(1.0).log_(), x)
+
+
+def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm in evaluation."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _scale(linear: nn.Linear, scale: Tensor, shift: Tensor) -> None:
+    with torch.no_grad():
+        linear.weight.mul_(scale[:, None])
+        linear.bias.mul_(scale).add_(shift)

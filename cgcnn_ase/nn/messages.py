@@ -46,12 +46,14 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     Raises
     ------
     ValueError
-        If the engine has no such name.
+        If the engine has no such name, or equal edges are merged, which only the copies for prediction can read.
     ImportError
         If DGL is asked for and not installed.
     """
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
+    if graph.edge_multiplicity is not None:
+        raise ValueError("equal edges of the graph are merged: only a model's copy for prediction reads it")
     edges = Edges(graph.centers, graph.neighbors, len(graph.numbers), *_weights(graph))
     if engine == "dgl" or (engine == "auto" and graph.centers.device.type == "cpu" and dgl_available()):
         return edges._replace(dgl_graph=_dgl_graph(edges))

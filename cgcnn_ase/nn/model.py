@@ -1,6 +1,5 @@
 """CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
 
-import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
@@ -103,15 +101,13 @@ class CrystalModel(nn.Module):
                 "parts of it off would show nothing about its uncertainty. The spread of an ensemble needs no n_dropout"
             )
 
-    def for_prediction(self) -> "CrystalModel":
-        """A copy that gives the same predictions faster, for use without gradients."""
-        fast = copy.copy(self)
-        fast._modules = {"members": nn.ModuleList(for_prediction(network) for network in self.networks)}
-        return fast
+    def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
+        """Crystal embeddings of each member before its head, (B, F)."""
+        return [network.pooled(graph, engine) for network in self.networks]
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> MemberOutputs:
         """One deterministic prediction of each member."""
-        pooled = [network.pooled(graph, engine) for network in self.networks]
+        pooled = self.pooled(graph, engine)
         outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
         return self._physical(outputs, pooled[0])
 
@@ -129,17 +125,14 @@ class CrystalModel(nn.Module):
         self.check_dropout(n_dropout)
         generator = torch.Generator().manual_seed(seed)
         outputs = []
-        first: Tensor | None = None
-        for network in self.networks:
-            pooled = network.pooled(graph, engine)
-            first = pooled if first is None else first
+        embeddings = self.pooled(graph, engine)
+        for network, pooled in zip(self.networks, embeddings, strict=True):
             keep = torch.bernoulli(
                 torch.full((n_dropout, network.config.architecture.n_hidden), 1.0 - self.dropout), generator=generator
             )
             masks = (keep / (1.0 - self.dropout)).to(pooled)
             outputs += [network.read(pooled, mask) for mask in masks]
-        assert first is not None
-        return self._physical(outputs, first)
+        return self._physical(outputs, embeddings[0])
 
     def _physical(self, outputs: list[Output], embedding: Tensor) -> MemberOutputs:
         if self.target.task == "classification":

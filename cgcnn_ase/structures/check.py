@@ -21,7 +21,7 @@ OVERLAP = 0.5
 #: a cell thinner than this is no cell, Å
 THINNEST = 0.01
 
-#: up to so many atoms all pairs are compared; beyond, a k-d tree finds them
+#: up to so many atoms all pairs are compared; beyond, those that are near are searched
 _ALL_PAIRS = 96
 
 
@@ -56,9 +56,10 @@ def problem(atoms: "Atoms") -> str | None:
         return _unknown_element(numbers)
     if not isfinite(float(positions.sum())) and not np.isfinite(positions).all():
         return f"atom {_first_bad(positions)} has a coordinate that is not a finite number"
-    cell = completed_cell(atoms.cell.array, pbc) if pbc.any() else np.eye(3)
+    periodic = pbc.tolist()
+    cell = completed_cell(atoms.cell.array, pbc) if any(periodic) else np.eye(3)
     heights, inverse = heights_and_inverse(cell)
-    if not all(height > THINNEST for height, periodic in zip(heights, pbc.tolist(), strict=True) if periodic):
+    if not all(height > THINNEST for height, axis in zip(heights, periodic, strict=True) if axis):
         return _cell_words(atoms.cell.array, pbc)
     pair = nearest_overlap(positions, cell, pbc, heights, inverse)
     return None if pair is None else _overlap_words(numbers, *pair)
@@ -142,18 +143,20 @@ def nearest_overlap(
     """
     periodic = pbc.tolist()
     if any(height <= 2 * OVERLAP for height, axis in zip(heights, periodic, strict=True) if axis):
-        return _search_images(positions, cell, pbc)
+        return _search(positions, cell, pbc, OVERLAP)
     n = len(positions)
     if n == 1:
         return None
-    frac = positions @ inverse
     if n > _ALL_PAIRS:
-        return _search_tree(frac, cell, np.array(heights), pbc)
+        return _search(positions, cell, pbc, _radius(positions @ inverse, cell, pbc))
     first, second = _pairs(n)
-    delta = frac[first] - frac[second]
-    delta -= np.rint(delta) if all(periodic) else np.rint(delta) * pbc
-    cartesian = delta @ cell
-    squared = np.einsum("ij,ij->i", cartesian, cartesian)
+    frac = np.ascontiguousarray((positions @ inverse).T)
+    delta = frac.take(first, axis=1)  # (3, pairs): long rows are quicker than short ones
+    delta -= frac.take(second, axis=1)
+    delta -= np.rint(delta) if all(periodic) else np.rint(delta) * pbc[:, None]
+    delta = cell.T @ delta
+    delta *= delta
+    squared = delta[0] + delta[1] + delta[2]
     worst = int(squared.argmin())
     distance = sqrt(squared[worst])
     return None if distance >= OVERLAP else (int(first[worst]), int(second[worst]), distance)
@@ -165,35 +168,26 @@ def _pairs(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     return first, second
 
 
-def _search_tree(frac: Array, cell: Array, heights: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:
-    from scipy.spatial import cKDTree
-
-    # |Δ(f h)| <= sqrt(3) |Δr|, as each |Δf_i| h_i <= |Δr|: the tree gives all candidates, the true distance decides
-    scaled = np.where(pbc, frac - np.floor(frac), frac) * heights
-    box = np.where(pbc, heights, 0.0)
-    scaled = np.where(pbc & (scaled >= heights), 0.0, scaled)
-    pairs = cKDTree(scaled, boxsize=box).query_pairs(np.sqrt(3) * OVERLAP, output_type="ndarray")
-    if len(pairs) == 0:
-        return None
-    delta = frac[pairs[:, 0]] - frac[pairs[:, 1]]
-    cartesian = (delta - np.rint(delta) * pbc) @ cell
-    squared = np.einsum("ij,ij->i", cartesian, cartesian)
-    worst = int(squared.argmin())
-    if squared[worst] >= OVERLAP**2:
-        return None
-    return int(pairs[worst, 0]), int(pairs[worst, 1]), float(np.sqrt(squared[worst]))
+def _radius(frac: Array, cell: Array, pbc: npt.NDArray[np.bool_]) -> float:
+    """How far to search, at least 2 Å: the search sets up cubes of this edge, four an atom at most."""
+    span = np.where(pbc, 1.0, np.ptp(frac, axis=0))
+    volume = abs(float(np.linalg.det(cell))) * float(span.prod())
+    return max(2.0, float((volume / (4 * len(frac))) ** (1 / 3)))
 
 
-def _search_images(positions: Array, cell: Array, pbc: npt.NDArray[np.bool_]) -> tuple[int, int, float] | None:
+def _search(positions: Array, cell: Array, pbc: npt.NDArray[np.bool_], radius: float) -> tuple[int, int, float] | None:
+    """As `nearest_overlap`, from all pairs of atoms and images within a radius."""
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     points = np.ascontiguousarray(positions, dtype=np.float64)
     lattice = np.ascontiguousarray(cell, dtype=np.float64)
     first, second, images, distances = find_points_in_spheres(
-        points, points, OVERLAP, np.ascontiguousarray(pbc, dtype=np.int64), lattice
+        points, points, radius, np.ascontiguousarray(pbc, dtype=np.int64), lattice
     )
     other = (first != second) | images.any(axis=1)
     if not other.any():
         return None
     worst = int(np.argmin(np.where(other, distances, np.inf)))
+    if distances[worst] >= OVERLAP:
+        return None
     return int(first[worst]), int(second[worst]), float(distances[worst])

@@ -13,7 +13,7 @@ from cgcnn_ase.data.dataset import Dataset, DatasetError, load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData, is_prepared
 from cgcnn_ase.graphs import GraphConfig, build_graph
-from cgcnn_ase.graphs.builder import geometry
+from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.targets import TargetSpec
 
 CRYSTALS = [

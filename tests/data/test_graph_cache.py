@@ -14,7 +14,7 @@ from cgcnn_ase.data import graph_cache
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs, content_hash, default_cache_folder
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs import GraphConfig
-from cgcnn_ase.graphs.builder import Geometry, geometry
+from cgcnn_ase.graphs.geometry import Geometry, geometry
 
 CONFIG = GraphConfig(angular=True, merge=True)
 

@@ -195,7 +195,7 @@ def test_a_cell_without_volume_is_refused() -> None:
 def test_padding_of_the_original_code() -> None:
     positions = np.array([[0.0, 0, 0], [0, 0, 1.5], [10, 10, 10]])
     bonds = find_bonds(positions, 30 * np.eye(3), PERIODIC, rule="knn", cutoff=8.0, n_neighbors=3, tolerance=0.0)
-    padded = pad_to(bonds, 3, 3, 9.0)
+    padded = pad_to(bonds, np.zeros(3, dtype=np.int64), 3, 9.0)
     assert padded.centers.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert padded.neighbors.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0]
     assert padded.distances.tolist() == [1.5, 9, 9, 1.5, 9, 9, 9, 9, 9]

@@ -6,9 +6,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from cgcnn_ase.graphs import GraphConfig, build_graphs
-from cgcnn_ase.nn import blocked
+from cgcnn_ase.graphs.equal_edges import merge_equal_edges
+from cgcnn_ase.nn import blocks
+from cgcnn_ase.nn.blocked import BlockedEdgeGated, BlockedGated, Softplus
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution
 from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.network import Network, NetworkConfig
 
@@ -24,7 +25,7 @@ STRUCTURES = [
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 @pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
 def test_same_outputs(convolution: str, norm: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocked, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     torch.manual_seed(0)
     config = CGCNNConfig(
         n_features=10,
@@ -43,13 +44,25 @@ def test_same_outputs(convolution: str, norm: str, block: int, monkeypatch: pyte
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.inference_mode():
         expected, fast = network(graph, "torch"), for_prediction(network)
-        for engine in ("torch", "dgl"):
-            found = fast(graph, engine)
+        for edges in (graph, merge_equal_edges(graph)):
+            found = fast(edges)
             torch.testing.assert_close(found.value, expected.value)
             torch.testing.assert_close(found.scale, expected.scale)
+    assert len(edges.centers) < 0.5 * len(graph.centers)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    replaced = [type(layer) for layer in fast.architecture.convolutions]
-    assert not {GatedConvolution, EdgeGatedConvolution} & set(replaced) or (convolution, norm) in (
-        ("gated", "layer"),
-        ("gated", "none"),
-    )
+    assert all(isinstance(layer, BlockedGated | BlockedEdgeGated) for layer in fast.architecture.convolutions)
+
+
+def test_a_graph_without_edges() -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(architecture=CGCNNConfig(n_features=10, convolution="edge-message"))).eval()
+    graph = build_graphs(STRUCTURES[1:2], GraphConfig())
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            for_prediction(network)(merge_equal_edges(graph)).value, network(graph, "torch").value
+        )
+
+
+def test_softplus() -> None:
+    x = torch.linspace(-200, 200, 4001)
+    torch.testing.assert_close(Softplus()(x), torch.nn.functional.softplus(x), rtol=1e-6, atol=1e-6)
