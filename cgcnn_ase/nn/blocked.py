@@ -32,18 +32,20 @@ class BlockedCGCNN(CGCNN):
                 architecture.convolutions[k] = BlockedGated(cast(GatedConvolution, layer))
         return blocked
 
-    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
-        """Final vector of each node, (N, F); the engine makes no difference here."""
+    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
+        """Vectors of the nodes after each convolution, (N, F); the engine makes no difference here."""
         del engine
         return self.atoms_of_blocks(graph.numbers, blocks(graph, self.basis))
 
-    def atoms_of_blocks(self, numbers: Tensor, edges: list[Block]) -> Tensor:
-        """Final vector of each node, (N, F)."""
+    def atoms_of_blocks(self, numbers: Tensor, edges: list[Block]) -> list[Tensor]:
+        """Vectors of the nodes after each convolution, (N, F)."""
         v = self.embedding(numbers)
         u = [self.edge_embedding(block.inputs) for block in edges]
+        layers = []
         for convolution in self.convolutions:
             v = convolution(v, u, edges)
-        return self.atom_layer(v)
+            layers.append(v)
+        return [*layers[:-1], self.atom_layer(v)]
 
 
 class BlockedGated(nn.Module):

@@ -1,26 +1,26 @@
 """CGCNN: the crystal graph convolutional network of Xie and Grossman, and the variants that improve on it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.basis import GaussianBasis
 from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
 from cgcnn_ase.nn.layers import Activation, Norm, activation
-from cgcnn_ase.nn.messages import Engine, connect, segment_mean
+from cgcnn_ase.nn.messages import Engine, connect
+from cgcnn_ase.nn.pooling import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
-class CGCNNConfig:
+class CGCNNConfig(ArchitectureConfig):
     """Sizes and choices of a CGCNN; the defaults are those of the original code."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    n_features: int = 64  #: F, length of the node vectors
+    architecture: Literal["cgcnn"] = "cgcnn"
     n_convolutions: int = 3
     n_hidden: int = 128  #: length of the crystal vector after pooling
     n_hidden_layers: int = 1
@@ -32,14 +32,13 @@ class CGCNNConfig:
     activation: Activation = "softplus"
     norm: Norm = "batch"
     atom_layer: bool = False  #: one more layer on each atom before pooling
-    dropout: float = 0.0
 
 
-class CGCNN(nn.Module):
+class CGCNN(Architecture):
     """Graph -> crystal vector of length ``n_hidden``."""
 
     def __init__(self, config: CGCNNConfig) -> None:
-        super().__init__()
+        super().__init__(config.dropout)
         f, act = config.n_features, config.activation
         self.config = config
         self.embedding = ElementEmbedding(f, config.embedding)
@@ -60,34 +59,38 @@ class CGCNN(nn.Module):
             ]
         self.convolutions = nn.ModuleList(layers)
         self.atom_layer = nn.Sequential(nn.Linear(f, f), activation(act)) if config.atom_layer else nn.Identity()
-        self.to_crystal = nn.Linear(f, config.n_hidden)
+        self.pooling = Pooling(config.pooling, f)
+        self.to_crystal = nn.Linear(self.pooling.n_out, config.n_hidden)
         self.act = activation(act)
-        self.dropout = nn.Dropout(config.dropout)
         self.hidden = nn.ModuleList(
             nn.Linear(config.n_hidden, config.n_hidden) for _ in range(config.n_hidden_layers - 1)
         )
+        self.n_crystal = config.n_hidden
 
-    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
-        """Final vector of each node, (N, F)."""
+    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
+        """Vectors of the nodes after each convolution, (N, F) each."""
         edges = connect(graph, engine)
         v = self.embedding(graph.numbers)
         u = self.edge_embedding(torch.cat([self.basis(graph.distances), graph.angular], dim=1))
+        layers = []
         for convolution in self.convolutions:
             v, u = convolution(v, u, edges)
-        return self.atom_layer(v)
+            layers.append(v)
+        return [*layers[:-1], self.atom_layer(v)]
 
-    def pool(self, graph: CrystalGraph, v: Tensor) -> Tensor:
-        """Mean over the atoms of each crystal: (N, F) -> (B, F)."""
-        return segment_mean(v, graph.multiplicity, crystal_index(graph), len(graph.n_nodes))
+    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
+        """Crystal embeddings, (B, P)."""
+        pooled: Tensor = self.pooling(graph, layers)
+        return pooled
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, F) -> (B, n_hidden); a mask (n_hidden,) takes the place of a random draw of the dropout."""
-        c = self.act(self.to_crystal(self.act(pooled)))
-        c = self.dropout(c) if mask is None else c * mask
+        """(B, P) -> (B, n_hidden)."""
+        c = self.dropped(self.act(self.to_crystal(self.act(pooled))), mask)
         for layer in self.hidden:
             c = self.act(layer(c))
         return c
 
-    def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
-        """Crystal vectors, (B, n_hidden)."""
-        return self.crystal(self.pool(graph, self.atoms(graph, engine)))
+    @property
+    def trunk(self) -> list[tuple[nn.Module, ...]]:
+        """Embeddings of elements and bonds, then the convolutions."""
+        return [(self.embedding, self.edge_embedding), (self.convolutions,)]

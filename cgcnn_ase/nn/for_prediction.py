@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.blocked import BlockedCGCNN
 from cgcnn_ase.nn.blocks import blocks
+from cgcnn_ase.nn.cgcnn import CGCNN
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network
@@ -25,10 +26,12 @@ class FastModel(CrystalModel):
         return fast
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
-        """Crystal embeddings of each member, (B, F); the engine makes no difference here."""
-        del engine
+        """Crystal embeddings of each member, (B, P); for blocked networks the engine makes no difference."""
+        first = self.networks[0].architecture
+        if not isinstance(first, BlockedCGCNN):
+            return super().pooled(graph, engine)
         architectures = [cast(BlockedCGCNN, network.architecture) for network in self.networks]
-        edges = blocks(graph, architectures[0].basis)
+        edges = blocks(graph, first.basis)
         return [own.pool(graph, own.atoms_of_blocks(graph.numbers, edges)) for own in architectures]
 
 
@@ -36,8 +39,9 @@ def for_prediction(network: Network) -> Network:
     """A copy in evaluation mode, for use without gradients.
 
     In evaluation a batch norm is an affine map, which goes into the weights and bias of the linear map before it; a
-    layer norm depends on its input and stays. The convolutions pass over the edges in blocks.
+    layer norm depends on its input and stays. The convolutions of a CGCNN pass over the edges in blocks.
     """
     network = copy.deepcopy(network).eval()
-    network.architecture = BlockedCGCNN.of(network.architecture)
+    if isinstance(network.architecture, CGCNN):
+        network.architecture = BlockedCGCNN.of(network.architecture)
     return network

@@ -100,7 +100,19 @@ def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
     return sum_messages(edges, weights * at_neighbor.index_select(0, edges.neighbors))
 
 
+def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    """Sum of the rows of each segment: (N, F), (N,) -> (n_segments, F)."""
+    return values.new_zeros(n_segments, values.shape[1]).index_add(0, segment, values)
+
+
 def segment_mean(values: Tensor, weights: Tensor, segment: Tensor, n_segments: int) -> Tensor:
     """Weighted mean of the rows of each segment: (N, F), (N,), (N,) -> (n_segments, F)."""
-    total = values.new_zeros(n_segments, values.shape[1]).index_add(0, segment, values * weights[:, None])
-    return total / weights.new_zeros(n_segments).index_add(0, segment, weights)[:, None]
+    total = segment_sum(values * weights[:, None], segment, n_segments)
+    return total / segment_sum(weights[:, None], segment, n_segments)
+
+
+def segment_max(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    """Largest of each column in each segment: (N, F), (N,) -> (n_segments, F); no segment may be empty."""
+    index = segment[:, None].expand_as(values)
+    lowest = values.new_full((n_segments, values.shape[1]), -torch.inf)
+    return lowest.scatter_reduce(0, index, values, "amax", include_self=False)

@@ -128,7 +128,7 @@ class CrystalModel(nn.Module):
         embeddings = self.pooled(graph, engine)
         for network, pooled in zip(self.networks, embeddings, strict=True):
             keep = torch.bernoulli(
-                torch.full((n_dropout, network.config.architecture.n_hidden), 1.0 - self.dropout), generator=generator
+                torch.full((n_dropout, network.architecture.n_crystal), 1.0 - self.dropout), generator=generator
             )
             masks = (keep / (1.0 - self.dropout)).to(pooled)
             outputs += [network.read(pooled, mask) for mask in masks]

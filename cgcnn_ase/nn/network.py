@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.heads import Head, Output
 from cgcnn_ase.nn.messages import Engine
@@ -28,8 +29,8 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.architecture = CGCNN(config.architecture)
-        self.head = Head(config.architecture.n_hidden, config.n_outputs, with_scale=config.mean_variance)
+        self.architecture: Architecture = CGCNN(config.architecture)
+        self.head = Head(self.architecture.n_crystal, config.n_outputs, with_scale=config.mean_variance)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
         """Crystal embedding before the head, (B, F): everything that dropout leaves alone."""

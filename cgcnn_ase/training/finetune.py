@@ -39,6 +39,6 @@ def hold_frozen(network: nn.Module) -> None:
 
 
 def _parts(network: Network, frozen: Frozen) -> list[nn.Module]:
-    architecture = network.architecture
-    embeddings: list[nn.Module] = [architecture.embedding, architecture.edge_embedding]
-    return {"none": [], "embedding": embeddings, "convolutions": [*embeddings, architecture.convolutions]}[frozen]
+    """The modules up to a name."""
+    n_groups = get_args(Frozen).index(frozen)
+    return [module for group in network.architecture.trunk[:n_groups] for module in group]

@@ -1,0 +1,66 @@
+"""From the vectors of the atoms to one vector a crystal, independent of the choice of cell unless extensive."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
+from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
+
+PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "site"]
+
+
+class Pooling(nn.Module):
+    """Node vectors of each layer -> crystal embedding.
+
+    An atom counts as often as it stands for (``multiplicity``). By name:
+
+    ``mean``, ``max``, ``mean+max``
+        of the last layer's vectors; the third puts the two side by side.
+    ``sum``
+        of the last layer's vectors: an extensive quantity, twice as large for twice the cell.
+    ``softmax``
+        sum over atoms and layers with weights that are the softmax, over both, of a linear map of the vector
+        (Xie and Grossman, 2018, go over all layers as well).
+    ``gated``
+        mean of sigmoid(W h + b) * h of the last layer (CGNN, Tony-Y, 2019).
+    ``site``
+        no pooling: a row for each node.
+    """
+
+    def __init__(self, name: PoolingName, n_features: int) -> None:
+        super().__init__()
+        if name not in get_args(PoolingName):
+            raise ValueError(f"unknown pooling {name!r}; allowed: {', '.join(get_args(PoolingName))}")
+        self.name = name
+        self.n_out = 2 * n_features if name == "mean+max" else n_features
+        self.attention = nn.Linear(n_features, 1) if name == "softmax" else None
+        self.gate = nn.Linear(n_features, n_features) if name == "gated" else None
+
+    def forward(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
+        """(N, F) of each layer -> (B, n_out), or (N, F) for sites."""
+        v = layers[-1]
+        if self.name == "site":
+            return v
+        index, n = crystal_index(graph), len(graph.n_nodes)
+        if self.name == "sum":
+            return segment_sum(v * graph.multiplicity[:, None], index, n)
+        if self.name == "softmax":
+            assert self.attention is not None
+            return softmax_sum(torch.stack(layers, dim=1), self.attention, graph.multiplicity, index, n)
+        if self.gate is not None:
+            v = torch.sigmoid(self.gate(v)) * v
+        parts = [] if self.name == "max" else [segment_mean(v, graph.multiplicity, index, n)]
+        if "max" in self.name:
+            parts.append(segment_max(v, index, n))
+        return torch.cat(parts, dim=1)
+
+
+def softmax_sum(v: Tensor, score: nn.Module, multiplicity: Tensor, index: Tensor, n: int) -> Tensor:
+    """Sum with weights m_i exp(s_it) / sum over the crystal, s_it = score(v_it): (N, T, F) -> (n, F)."""
+    s = score(v).squeeze(-1)  # (N, T)
+    highest = segment_max(s.detach().amax(dim=1, keepdim=True), index, n)
+    w = multiplicity[:, None] * torch.exp(s - highest[index])  # (N, T)
+    total = segment_sum(w.sum(dim=1, keepdim=True), index, n)  # (n, 1)
+    return segment_sum((w[:, :, None] * v).sum(dim=1), index, n) / total
