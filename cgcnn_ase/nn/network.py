@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
-from cgcnn_ase.nn.heads import Head, Output
+from cgcnn_ase.nn.heads import ErrorHead, Head, Output
 from cgcnn_ase.nn.messages import Engine
 
 
@@ -21,6 +21,16 @@ class NetworkConfig:
     architecture: CGCNNConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
     mean_variance: bool = False  #: whether the head also predicts the size of its error
+    quantiles: bool = False  #: the same, as the 5 % and 95 % quantiles of the target
+
+    def __post_init__(self) -> None:
+        if self.mean_variance and self.quantiles:
+            raise ValueError("a head has mean_variance or quantiles, not both")
+
+    @property
+    def error(self) -> ErrorHead:
+        """What the head says of its error."""
+        return "quantile" if self.quantiles else "mean-variance" if self.mean_variance else "none"
 
 
 class Network(nn.Module):
@@ -30,14 +40,14 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.architecture: Architecture = CGCNN(config.architecture)
-        self.head = Head(self.architecture.n_crystal, config.n_outputs, with_scale=config.mean_variance)
+        self.head = Head(self.architecture.n_crystal, config.n_outputs, error=config.error)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
-        """Crystal embedding before the head, (B, F): everything that dropout leaves alone."""
+        """Crystal embedding before the head, (B, P): everything that dropout leaves alone."""
         return self.architecture.pool(graph, self.architecture.atoms(graph, engine))
 
     def read(self, pooled: Tensor, mask: Tensor | None = None) -> Output:
-        """Head on the crystal embedding; a mask (n_hidden,) switches parts of it off, as dropout does."""
+        """Head on the crystal embedding; a mask (C,) switches parts of it off, as dropout does."""
         output: Output = self.head(self.architecture.crystal(pooled, mask))
         return output
 
