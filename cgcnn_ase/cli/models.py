@@ -22,7 +22,9 @@ def models(
     if as_json:
         import json
 
-        typer.echo(json.dumps([asdict(info) | {"path": str(info.path), "test_mae": info.test_mae} for info in infos], indent=1))
+        typer.echo(
+            json.dumps([asdict(info) | {"path": str(info.path), "test_mae": info.test_mae} for info in infos], indent=1)
+        )
         return
     import sys
 

@@ -36,7 +36,11 @@ class GraphSamples(Dataset[Batch]):
 
 
 class EpochSampler(Sampler[list[int]]):
-    """Batches of indices; epoch k is shuffled by (seed, k) alone, so that a resumed run sees the same batches."""
+    """Batches of indices; epoch k is shuffled by (seed, k) alone, so that a resumed run sees the same batches.
+
+    Of several processes each takes every so-many-th batch of a training, all the same number of them, and every
+    so-many-th row of what is only looked at.
+    """
 
     def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
@@ -47,16 +51,28 @@ class EpochSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.seed is None or len(self.rows) < self.batch_size:
-            return -(-len(self.rows) // self.batch_size)
-        return len(self.rows) // self.batch_size
+        rank, world = process()
+        if self.seed is None:
+            return -(-len(self.rows[rank::world]) // self.batch_size)
+        whole = len(self.rows) // (self.batch_size * world)
+        return max(1, whole) if world == 1 else whole
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = self.rows
+        rank, world = process()
+        rows, size = self.rows[rank::world], self.batch_size
         if self.seed is not None:
-            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+            rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+            of_step = size * world
+            rows = np.concatenate([rows[k * of_step + rank * size :][:size] for k in range(len(self))])
         for k in range(len(self)):
-            yield rows[k * self.batch_size : (k + 1) * self.batch_size].tolist()
+            yield rows[k * size : (k + 1) * size].tolist()
+
+
+def process() -> tuple[int, int]:
+    """Number of this process and how many there are, of those that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def loader(

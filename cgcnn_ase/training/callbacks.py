@@ -22,6 +22,8 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row an epoch; a resumed run replaces the rows that it repeats."""
         del pl_module
+        if not trainer.is_global_zero:
+            return
         rows = [row for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch]
         metrics = trainer.callback_metrics
         rows.append(
@@ -60,7 +62,7 @@ class Reseed(Callback):
         """Before the first batch: Lightning calls no ``on_train_epoch_start`` in the first epoch after a resume."""
         del pl_module, batch
         if batch_idx == 0:
-            seed = np.random.SeedSequence((self.seed, trainer.current_epoch))
+            seed = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
             torch.manual_seed(int(seed.generate_state(1)[0]))
 
 
@@ -103,7 +105,8 @@ class KeepBestAndLast(Checkpoint):
         for name in (BEST, LAST) if better else (LAST,):
             draft = self.folder / f".{name}"
             trainer.save_checkpoint(draft, weights_only=False)
-            draft.replace(self.folder / name)
+            if trainer.is_global_zero:
+                draft.replace(self.folder / name)
 
 
 class StopAfter(Callback):

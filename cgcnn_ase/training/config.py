@@ -8,6 +8,8 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 
 Loss = Literal["l1", "huber", "mse"]
+Accelerator = Literal["auto", "cpu", "gpu"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +32,27 @@ class TrainConfig:
     cls_weight: float = 1.0  #: of each classification's loss beside those of the regressions
     gradient_clip: float | None = 10.0
     ema_decay: float | None = None  #: exponential moving average of the weights, per step
+    swa_start: float | None = None  #: average of the weights after each epoch from this part of the training on
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
     error_folds: int = 0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
+    accelerator: Accelerator = "auto"
+    devices: int = 1  #: GPUs, or processes on a CPU, of each node; a step takes devices * nodes batches
+    nodes: int = 1
+    precision: Precision = "32-true"
+    tensorboard: bool = False  #: also write the record for TensorBoard
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.n_members, self.accumulate) < 1:
-            raise ValueError(f"epochs, batch_size, accumulate and n_members must be at least 1: {self}")
+        for name in ("epochs", "batch_size", "n_members", "accumulate", "devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.ema_decay is not None and self.swa_start is not None:
+            raise ValueError("the weights are averaged by ema_decay or by swa_start, not by both")
+        if self.swa_start is not None and not 0 <= self.swa_start < 1:
+            raise ValueError(f"swa_start must be a part of the training, from 0 to less than 1, not {self.swa_start}")
         if self.error_folds < 0 or self.error_folds == 1:
             raise ValueError(f"error_folds must be 0 or at least 2, not {self.error_folds}")
         for name in ("learning_rate", "trunk_rate", "cls_weight"):

@@ -7,27 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
-from torch.optim.swa_utils import get_ema_avg_fn
 
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.batches import loader
-from cgcnn_ase.training.callbacks import (
-    BEST,
-    HISTORY,
-    LAST,
-    History,
-    KeepBestAndLast,
-    Reseed,
-    StopAfter,
-    read_history,
-)
+from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
+from cgcnn_ase.training.trainer import make_trainer
 
 __all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scalers"]
 
@@ -106,33 +95,12 @@ def train_member(
         module.train()  # a model to tune comes in evaluation, and Lightning would leave it so
         train = loader(data, data.rows("train"), config.batch_size, seed=config.seed)
         val = loader(data, data.rows("val"), 2 * config.batch_size)
-        trainer = pl.Trainer(
-            max_epochs=config.epochs,
-            devices=1,
-            callbacks=_callbacks(config, folder, stop_after),
-            gradient_clip_val=config.gradient_clip,
-            accumulate_grad_batches=config.accumulate,
-            logger=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-        )
+        trainer = make_trainer(config, folder, progress=progress, stop_after=stop_after)
         checkpoint = folder / LAST
         trainer.fit(module, train, val, ckpt_path=checkpoint if resume and checkpoint.exists() else None)
     if not (folder / BEST).exists():
         raise ValueError(f"{folder}: the val error is not a finite number: the training diverged; lower learning_rate")
     return folder / BEST
-
-
-def _callbacks(config: TrainConfig, folder: Path, stop_after: int | None) -> list[Callback]:
-    callbacks: list[Callback] = [Reseed(config.seed), History(folder / HISTORY)]
-    if config.ema_decay is not None:
-        callbacks.append(WeightAveraging(avg_fn=get_ema_avg_fn(config.ema_decay)))
-    if stop_after is not None:
-        callbacks.append(StopAfter(stop_after))
-    return [*callbacks, KeepBestAndLast(folder, config.patience)]
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def train(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
+    if workers > 1 and config.devices * config.nodes > 1:
+        raise ValueError(f"{workers} members at the same time need one device each, the settings ask for several")
     _check_data(data, config)
     if start is not None:
         _check_start(data, config, start)
