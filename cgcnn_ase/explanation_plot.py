@@ -1,5 +1,6 @@
 """A picture of an explanation: the structure with its atoms coloured by contribution, and the sum by element."""
 
+import re
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +26,10 @@ COLORS = "RdBu_r"
 _MAX_REPEATED = 120
 #: a cell is repeated until it is this wide for its height
 _SHAPE = 0.75
-#: drawn radius of an atom in covalent radii, and the distance up to which a bond is drawn in sums of these
-_BALL, _BOND = 0.62, 1.15
+#: drawn radius of an atom in Å: this much, and this share of its covalent radius
+_BALL, _BALL_SHARE = 0.35, 0.3
+#: bonds are drawn up to so many sums of covalent radii, and so many times the shortest bond of one of the two atoms
+_BOND, _FIRST_SHELL = 1.25, 1.15
 #: atoms this near to a face of the cell, in fractions of it, are drawn on the opposite face too
 _AT_FACE = 0.02
 #: how far the view is turned from along the shortest cell vector, degrees
@@ -60,33 +63,40 @@ def explanation(atoms: "Atoms", found: "Explanation", *, title: str | None = Non
     ValueError
         If the explanation is of other atoms.
     """
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not np.array_equal(atoms.numbers, found.numbers):
         raise ValueError(f"the explanation is of {len(found.numbers)} other atoms, not of {atoms.symbols!s}")
-    limit = float(np.abs(found.contributions).max()) or 1.0
-    norm = Normalize(-limit, limit)
+    std = found.std  # what is less than its own std should look pale
+    limit = max(float(np.abs(found.contributions).max()), 0.0 if std is None else float(std.max())) or 1.0
+    norm, colors = Normalize(-limit, limit), colormaps[COLORS]
 
-    figure = Figure(figsize=(9.0, 4.9), layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    from matplotlib import colormaps
-
-    colors = colormaps[COLORS]
-    _draw_structure(left, atoms, found.contributions, norm, colors)
-    bar = figure.colorbar(ScalarMappable(norm, colors), ax=left, location="bottom", shrink=0.75, aspect=30, pad=0.03)
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+    axes = left.subplots()
+    _draw_structure(axes, atoms, found.contributions, norm, colors)
+    bar = left.colorbar(
+        ScalarMappable(norm, colors), ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02, ticks=MaxNLocator(5)
+    )
     bar.set_label(f"contribution of each atom ({found.unit})", size=11)
     bar.ax.tick_params(labelsize=10)
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    _draw_sum(right, found, colors)
+    bar.outline.set_visible(False)
+    _draw_sum(right.subplots(), found, colors)
     figure.suptitle(title or _title(atoms, found), fontsize=13)
     return figure
 
 
 def _title(atoms: "Atoms", found: "Explanation") -> str:
-    unit = found.value_unit if found.value_unit not in ("", "1") else ""
-    return f"{atoms.get_chemical_formula('metal')}: {found.property.replace('_', ' ')} {found.value:.3f} {unit}".strip()
+    formula = re.sub(r"(\d+)", r"$_{\1}$", atoms.get_chemical_formula("metal"))
+    return f"{formula}: {found.property.replace('_', ' ')} {_signed(found.value)} {found.value_unit}".rstrip()
+
+
+def _signed(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
 
 
 def _draw_structure(
@@ -97,13 +107,15 @@ def _draw_structure(
 
     scene = _scene(atoms)
     numbers = atoms.numbers[scene.source]
-    radii = _BALL * covalent_radii[numbers]
-    depth = scene.positions[:, 2]
+    radii = _BALL + _BALL_SHARE * covalent_radii[numbers]
+    back = scene.positions[:, 2].min() - 10
     for edge in scene.edges:
-        axes.plot(*edge[:, :2].T, color=GREY, linewidth=0.8, alpha=0.6, zorder=depth.min() - 10)
-    for i, j in _bonds(scene.positions, covalent_radii[numbers]):
-        ends = scene.positions[[i, j]]
-        axes.plot(*ends[:, :2].T, color="#9A9A9A", linewidth=2.2, solid_capstyle="round", zorder=ends[:, 2].mean() - 0.3)
+        axes.plot(*edge[:, :2].T, color=GREY, linewidth=0.8, alpha=0.6, zorder=back)
+    for i, j in _bonds(scene, covalent_radii[numbers]):
+        start, end = scene.positions[i], scene.positions[j]
+        along = (end - start) / np.linalg.norm(end - start)
+        ends = np.stack([start + 0.95 * radii[i] * along, end - 0.95 * radii[j] * along])  # on the balls
+        axes.plot(*ends[:, :2].T, color="#9A9A9A", linewidth=2.0, solid_capstyle="round", zorder=ends[:, 2].mean())
     low = (scene.positions[:, :2] - radii[:, None]).min(axis=0)
     high = (scene.positions[:, :2] + radii[:, None]).max(axis=0)
     if len(scene.edges):
@@ -113,7 +125,7 @@ def _draw_structure(
     axes.set_ylim(low[1] - 0.1, high[1] + 0.1)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    points = _points_per_length(axes, float(high[0] - low[0]), float(high[1] - low[1]))
+    points = _points_per_length(float(high[0] - low[0]), float(high[1] - low[1]))
     for i, (x, y, z) in enumerate(scene.positions):
         color = colors(norm(contributions[scene.source[i]]))
         axes.add_patch(Circle((x, y), radii[i], facecolor=color, edgecolor="#303030", linewidth=0.8, zorder=z))
@@ -121,7 +133,7 @@ def _draw_structure(
         if size >= _SMALLEST_LABELLED:
             text = symbols()[numbers[i]]
             axes.text(
-                x, y, text, fontsize=min(1.05 * size, 13), color=_readable_on(color), zorder=z + 1e-3,
+                x, y, text, fontsize=min(1.05 * size, 13), color=_readable_on(color), zorder=z + 0.6 * radii[i],
                 ha="center", va="center_baseline", clip_on=True,
             )  # fmt: skip
 
@@ -141,14 +153,12 @@ def _draw_sum(axes: "Axes", found: "Explanation", colors: "Colormap") -> None:
     for k in range(len(names) - 1):  # where one bar ends the next one starts
         axes.plot([ends[k]] * 2, [y[k] - 0.31, y[k + 1] + 0.31], color=GREY, linewidth=0.8, linestyle=":")
     axes.axvline(0, color="black", linewidth=0.8)
-    reach = np.concatenate([starts, ends, [0.0]])
-    pad = 0.03 * float(np.ptp(reach) or 1.0)
     for k, (length, std) in enumerate(zip(lengths, stds, strict=True)):
         if std is not None:
             axes.errorbar(ends[k], y[k], xerr=std, color="black", capsize=3, linewidth=1.2)
         sign = "+" if 0 < k < len(names) - 1 else ""
-        text = f"{length:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}")
-        axes.text(reach.max() + 2.5 * pad + max([s or 0 for s in stds]), y[k], text, va="center", fontsize=11)
+        text = _signed(length, sign) + ("" if std is None else f" ± {std:.3f}")
+        axes.text(1.04, y[k], text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
     axes.set_yticks(y, names, fontsize=12)
     axes.set_xlabel(f"{found.property.replace('_', ' ')} ({found.unit})", fontsize=12)
     axes.tick_params(axis="x", labelsize=11)
@@ -207,22 +217,23 @@ def _repeats(cell: Floats, periodic: npt.NDArray[np.bool_], n_atoms: int) -> npt
     return repeats
 
 
-def _bonds(positions: Floats, radii: Floats) -> list[tuple[int, int]]:
-    """Pairs of drawn atoms that are near enough for a line between them."""
+def _bonds(scene: _Scene, radii: Floats) -> list[tuple[int, int]]:
+    """Pairs of drawn atoms with a line between them: in the first shell of one of the two, and not too far apart."""
     from scipy.spatial import KDTree
 
-    pairs = KDTree(positions).query_pairs(2 * _BOND * float(radii.max()), output_type="ndarray")
-    distance = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
-    near = distance < _BOND * (radii[pairs[:, 0]] + radii[pairs[:, 1]])
-    return [(int(i), int(j)) for i, j in pairs[near]]
+    i, j = KDTree(scene.positions).query_pairs(2 * _BOND * float(radii.max()), output_type="ndarray").T
+    distance = np.linalg.norm(scene.positions[i] - scene.positions[j], axis=1)
+    shortest = np.full(scene.source.max() + 1, np.inf)
+    for ends in (i, j):
+        np.minimum.at(shortest, scene.source[ends], distance)
+    shell = np.maximum(shortest[scene.source[i]], shortest[scene.source[j]])
+    near = (distance < _BOND * (radii[i] + radii[j])) & (distance < _FIRST_SHELL * shell)
+    return list(zip(i[near].tolist(), j[near].tolist(), strict=True))
 
 
-def _points_per_length(axes: "Axes", width: float, height: float) -> float:
+def _points_per_length(width: float, height: float) -> float:
     """About how many points an Å is in the picture."""
-    figure = axes.get_figure()
-    assert figure is not None
-    inches = figure.get_figwidth(), figure.get_figheight()  # type: ignore[union-attr]
-    return 72 * min(0.5 * inches[0] / max(width, 1e-9), 0.68 * inches[1] / max(height, 1e-9))
+    return 72 * min(4.3 / max(width, 1e-9), 3.4 / max(height, 1e-9))  # inches that the picture leaves it
 
 
 def _readable_on(color: tuple[float, ...]) -> str:
