@@ -76,7 +76,7 @@ def explanation(atoms: "Atoms", found: "Explanation", *, title: str | None = Non
     norm, colors = Normalize(-limit, limit), colormaps[COLORS]
 
     figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.05))[0]
     axes = left.subplots()
     _draw_structure(axes, atoms, found.contributions, norm, colors)
     bar = left.colorbar(
@@ -92,16 +92,14 @@ def explanation(atoms: "Atoms", found: "Explanation", *, title: str | None = Non
 
 def _title(atoms: "Atoms", found: "Explanation") -> str:
     formula = re.sub(r"(\d+)", r"$_{\1}$", atoms.get_chemical_formula("metal"))
-    return f"{formula}: {found.property.replace('_', ' ')} {_signed(found.value)} {found.value_unit}".rstrip()
+    return f"{formula}: {found.target.replace('_', ' ')} {_signed(found.value)} {found.value_unit}".rstrip()
 
 
 def _signed(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}".replace("-", "−")
 
 
-def _draw_structure(
-    axes: "Axes", atoms: "Atoms", contributions: Floats, norm: "Normalize", colors: "Colormap"
-) -> None:
+def _draw_structure(axes: "Axes", atoms: "Atoms", contributions: Floats, norm: "Normalize", colors: "Colormap") -> None:
     from ase.data import covalent_radii
     from matplotlib.patches import Circle
 
@@ -144,7 +142,7 @@ def _draw_sum(axes: "Axes", found: "Explanation", colors: "Colormap") -> None:
     names = ["baseline", *(f"{row.symbol} × {row.n_atoms}" for row in rows), "prediction"]
     lengths = np.array([found.baseline, *(row.contribution for row in rows), found.prediction])
     starts = np.concatenate([[0.0], np.cumsum(lengths[:-2]), [0.0]])
-    stds = [None, *(row.std for row in rows), None]
+    stds = [found.baseline_std, *(row.std for row in rows), None]
     ends = starts + lengths
     y = np.arange(len(names))[::-1]
     negative, positive = colors(0.12), colors(0.88)
@@ -160,7 +158,7 @@ def _draw_sum(axes: "Axes", found: "Explanation", colors: "Colormap") -> None:
         text = _signed(length, sign) + ("" if std is None else f" ± {std:.3f}")
         axes.text(1.04, y[k], text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
     axes.set_yticks(y, names, fontsize=12)
-    axes.set_xlabel(f"{found.property.replace('_', ' ')} ({found.unit})", fontsize=12)
+    axes.set_xlabel(f"{found.target.replace('_', ' ')} ({found.unit})", fontsize=12)
     axes.tick_params(axis="x", labelsize=11)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -187,9 +185,7 @@ def _scene(atoms: "Atoms") -> _Scene:
         source.append(np.flatnonzero(inside))
     corners = np.array(list(product((0, 1), repeat=3)), dtype=float)
     edges = [(a, b) for a in corners for b in corners if (b - a).sum() == 1 and (b >= a).all()]
-    return _Scene(
-        np.concatenate(where) @ cell @ frame.T, np.concatenate(source), np.array(edges) @ cell @ frame.T
-    )
+    return _Scene(np.concatenate(where) @ cell @ frame.T, np.concatenate(source), np.array(edges) @ cell @ frame.T)
 
 
 def _frame(cell: Floats) -> Floats:

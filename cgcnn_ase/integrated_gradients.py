@@ -22,21 +22,25 @@ MAX_ATOMS = 2000
 ReadOut = Callable[[Output], Tensor]
 
 
-def integrated_gradients(value: Callable[[Tensor], Tensor], end: Tensor, start: Tensor, n_steps: int) -> Tensor:
-    r"""Contribution of each row, whose sum is value(end) - value(start) but for the error of the quadrature.
+def integrated_gradients(value: Callable[[Tensor], Tensor], end: Tensor, starts: Tensor, n_steps: int) -> Tensor:
+    r"""Contribution of each row, the mean over the starts.
 
     .. math:: c_i = (x_i - x'_i) \cdot \int_0^1 \frac{\partial f}{\partial x_i}(x' + t (x - x'))\,dt
 
     with start x' and end x; the integral by Gauss and Legendre's rule, exact for polynomials of degree 2 n_steps - 1.
+    The contributions add up to value(end) less the mean of value(starts), but for the error of the quadrature. The mean
+    over several starts is what Erion et al. (Nat. Mach. Intell. 3, 620, 2021) call expected gradients.
 
     Parameters
     ----------
     value
         (S, N, F) -> (S,), each of the S alone.
-    end, start : (N, F)
-        Where the path ends and starts.
+    end : (N, F)
+        Where all paths end.
+    starts : (K, N, F)
+        Where each path starts.
     n_steps : int
-        Points of the quadrature.
+        Points of the quadrature on each path.
 
     Returns
     -------
@@ -47,21 +51,24 @@ def integrated_gradients(value: Callable[[Tensor], Tensor], end: Tensor, start: 
     Of a product, 3 * 5, each factor gets half:
 
     >>> end = torch.tensor([[3.0], [5.0]])
-    >>> integrated_gradients(lambda x: x[:, 0, 0] * x[:, 1, 0], end, torch.zeros(2, 1), 2)
+    >>> integrated_gradients(lambda x: x[:, 0, 0] * x[:, 1, 0], end, torch.zeros(1, 2, 1), 2)
     tensor([7.5000, 7.5000], dtype=torch.float64)
     """
     if n_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, not {n_steps}")
     roots, weights = np.polynomial.legendre.leggauss(n_steps)
-    t = torch.as_tensor((roots + 1) / 2).to(end)
-    w = torch.as_tensor(weights / 2, device=end.device)
-    slope = torch.zeros(end.shape, dtype=torch.float64, device=end.device)
+    n_paths = len(starts)
+    t = torch.as_tensor((roots + 1) / 2).to(end).repeat(n_paths)[:, None, None]
+    w = torch.as_tensor(weights / (2 * n_paths), device=end.device).repeat(n_paths)
+    source = torch.arange(n_paths, device=end.device).repeat_interleave(n_steps)
+    total = torch.zeros(len(end), dtype=torch.float64, device=end.device)
     size = max(1, MAX_ATOMS // len(end))
-    for k in range(0, n_steps, size):
-        path = (start + t[k : k + size, None, None] * (end - start)).detach().requires_grad_()  # (S, N, F)
-        (gradient,) = torch.autograd.grad(value(path).sum(), path)
-        slope += torch.einsum("s,snf->nf", w[k : k + size], gradient.double())
-    return ((end - start).double() * slope).sum(dim=1)
+    for k in range(0, len(w), size):
+        way = end - starts[source[k : k + size]]  # (S, N, F)
+        points = (end - (1 - t[k : k + size]) * way).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(points).sum(), points)
+        total += w[k : k + size] @ (way * gradient).sum(dim=2).double()
+    return total
 
 
 def value_of_vectors(

@@ -106,7 +106,7 @@ class NeighborIndex:
         if x.shape != self.mean.shape:
             raise ValueError(f"the index is of embeddings of the shape {self.mean.shape}, got {x.shape}")
         difference = self.codes * self.scale - ((x - self.mean) @ self.components).astype(np.float32)
-        return np.sqrt(np.einsum("nd,nd->n", difference, difference, dtype=np.float64))
+        return np.asarray(np.sqrt(np.einsum("nd,nd->n", difference, difference, dtype=np.float64)))
 
     def nearest(self, model: CrystalModel, graph: CrystalGraph, k: int = 5) -> list[Neighbor]:
         """The k nearest training structures of one crystal, the nearest first; all of them where there are fewer.

@@ -9,12 +9,15 @@ from cgcnn_ase.cli.messages import errors_as_usage, say
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from rich.table import Table
 
     from cgcnn_ase.explain import Explanation
     from cgcnn_ase.neighbor_index import Neighbor, NeighborIndex
 
-#: a gap beyond this share of the sum of all contributions' sizes is told
-_LARGE_GAP = 0.01
+#: a gap beyond this share of the sizes of all contributions and the baseline is told
+_LARGE_GAP = 0.05
+#: columns of numbers
+_NUMBERS = ("contribution", "std", "each", "distance", "multiplicity")
 #: rows of the table of atoms; --json has all
 _MAX_ROWS = 100
 
@@ -29,8 +32,10 @@ def explain(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
     neighbors: Annotated[int, typer.Option(help="How many nearest training structures to list; 0 for none.")] = 5,
-    steps: Annotated[int, typer.Option(help="Points of the quadrature.")] = 64,
-    baseline: Annotated[str, typer.Option(help="Vector of no element: mean-element or zero.")] = "mean-element",
+    steps: Annotated[int, typer.Option(help="Points of the quadrature on each path.")] = 16,
+    baseline: Annotated[
+        str, typer.Option(help="What atoms are measured against: pure-elements, mean-element or zero.")
+    ] = "pure-elements",
     order_disordered: Annotated[
         bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
     ] = False,
@@ -68,7 +73,7 @@ def explain(
 
             save(explanation(atoms, found), output)
             say(f"written to {output}")
-    if abs(found.gap) > _LARGE_GAP * abs(found.contributions).sum():
+    if abs(found.gap) > _LARGE_GAP * (abs(found.contributions).sum() + abs(found.baseline)):
         say(f"the gap {found.gap:.2g} {found.unit} is large: --steps {2 * steps} or more would make it smaller")
     if neighbors and nearest is None:
         say(f"{found.model}: the model has no index of its training structures, so no neighbours are listed")
@@ -136,12 +141,12 @@ def _print(
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     formula = atoms.get_chemical_formula(mode="metal")
-    console.print(f"{name} {formula}: {found.property} {found.value:.4f} {found.value_unit}".rstrip(), markup=False)
+    console.print(f"{name} {formula}: {found.target} {found.value:.4f} {found.value_unit}".rstrip(), markup=False)
     share = ", to the mean over the atoms" if found.per_atom else ""
     console.print(f"contributions in {found.unit}{share}; model {found.model}\n", markup=False)
 
     table = Table("term", "contribution", "std", title="By element", title_justify="left")
-    table.add_row(f"baseline ({found.baseline_kind})", f"{found.baseline:+.4f}", "")
+    table.add_row(f"baseline ({found.baseline_kind})", f"{found.baseline:+.4f}", _number(found.baseline_std))
     for row in found.by_element():
         table.add_row(f"{row.symbol} × {row.n_atoms}", f"{row.contribution:+.4f}", _number(row.std))
     table.add_row("gap", f"{found.gap:+.1e}", "")
@@ -170,9 +175,9 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _right(table: Any) -> Any:
+def _right(table: "Table") -> "Table":
     """Numbers aligned on the right."""
     for column in table.columns:
         column.no_wrap = True
-        column.justify = "right" if column.header in ("contribution", "std", "each", "distance", "multiplicity") else "left"
+        column.justify = "right" if column.header in _NUMBERS else "left"
     return table
