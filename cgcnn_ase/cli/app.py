@@ -3,6 +3,7 @@
 import typer
 
 from cgcnn_ase.cli.evaluate import evaluate
+from cgcnn_ase.cli.explain import explain
 from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
@@ -15,5 +16,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, train, evaluate, prepare):
+for command in (predict, models, train, evaluate, explain, prepare):
     app.command()(command)

@@ -1,0 +1,183 @@
+"""``cgcnn-ase explain``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, say
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from rich.table import Table
+
+    from cgcnn_ase.explain import Explanation
+    from cgcnn_ase.neighbor_index import Neighbor, NeighborIndex
+
+#: a gap beyond this share of the sizes of all contributions and the baseline is told
+_LARGE_GAP = 0.05
+#: columns of numbers
+_NUMBERS = ("contribution", "std", "each", "distance", "multiplicity")
+#: rows of the table of atoms; --json has all
+_MAX_ROWS = 100
+
+
+def explain(
+    path: Annotated[str, typer.Argument(help="A structure file.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="Pretrained name, model folder, or original .pth.tar.")
+    ] = "formation-energy-per-atom",
+    structure: Annotated[
+        str | None, typer.Option(help="Id of the structure, such as file:3, where the file holds several.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
+    neighbors: Annotated[int, typer.Option(help="How many nearest training structures to list; 0 for none.")] = 5,
+    steps: Annotated[int, typer.Option(help="Points of the quadrature on each path.")] = 16,
+    baseline: Annotated[
+        str, typer.Option(help="What atoms are measured against: pure-elements, mean-element or zero.")
+    ] = "pure-elements",
+    order_disordered: Annotated[
+        bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
+) -> None:
+    """Say which atoms and elements make a prediction what it is, and which training structures are nearest.
+
+    Exit code 0: done; 2: nothing could be done.
+    """
+    with errors_as_usage():
+        if output is not None and output.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--output {output}: allowed are names that end in .png, .pdf or .svg")
+        if output is not None and not output.parent.is_dir():
+            raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+        if neighbors < 0:
+            raise ValueError(f"--neighbors {neighbors}: must not be negative")
+        from typing import get_args
+
+        from cgcnn_ase.explain import Baseline
+        from cgcnn_ase.explain import explain as explain_atoms
+        from cgcnn_ase.graphs.builder import build_graph
+        from cgcnn_ase.neighbor_index import load_neighbor_index
+        from cgcnn_ase.registry import load_model, model_folder
+
+        if baseline not in get_args(Baseline):
+            raise ValueError(f"--baseline {baseline}: allowed are {', '.join(get_args(Baseline))}")
+        loaded, folder = load_model(model), model_folder(model)
+        index = load_neighbor_index(folder, model_sha256=loaded.sha256) if folder is not None and neighbors else None
+        name, atoms = _the_structure(path, structure, order_disordered)
+        found = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
+        nearest = None if index is None else index.nearest(loaded, build_graph(atoms, loaded.graph), neighbors)
+        if output is not None:
+            from cgcnn_ase.explanation_plot import explanation
+            from cgcnn_ase.plots import save
+
+            save(explanation(atoms, found), output)
+            say(f"written to {output}")
+    if abs(found.gap) > _LARGE_GAP * (abs(found.contributions).sum() + abs(found.baseline)):
+        say(f"the gap {found.gap:.2g} {found.unit} is large: --steps {2 * steps} or more would make it smaller")
+    if neighbors and nearest is None:
+        say(f"{found.model}: the model has no index of its training structures, so no neighbours are listed")
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(_as_dict(name, atoms, found, nearest, index), indent=1))
+    else:
+        _print(name, atoms, found, nearest, index)
+
+
+def _the_structure(path: str, wanted: str | None, order_disordered: bool) -> "tuple[str, Atoms]":
+    """The one structure that a path names, with its id.
+
+    Raises
+    ------
+    ValueError
+        If there are several, or it cannot be read.
+    """
+    from cgcnn_ase.structures import collect_paths, iter_file
+
+    files = collect_paths(path)
+    if len(files) != 1:
+        raise ValueError(f"{path}: explains one structure at a time, there are {len(files)} files")
+    records = list(iter_file(files[0], order_disordered=order_disordered))
+    ids = [record.id for record in records]
+    few = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    if wanted is None and len(records) != 1:
+        raise ValueError(f"{path}: holds {len(ids)} structures; name one with --structure ({few})")
+    if wanted is not None and wanted not in ids:
+        raise ValueError(f"{path}: no structure {wanted!r}; allowed: {few}")
+    record = records[0 if wanted is None else ids.index(wanted)]
+    return record.id, record.unwrap()
+
+
+def _as_dict(
+    name: str,
+    atoms: "Atoms",
+    found: "Explanation",
+    nearest: "list[Neighbor] | None",
+    index: "NeighborIndex | None",
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "formula": atoms.get_chemical_formula(mode="metal"),
+        "n_atoms": len(atoms),
+        **found.to_dict(),
+        "neighbors": None if nearest is None else [neighbor._asdict() for neighbor in nearest],
+        "typical_distance": None if index is None else index.typical,
+    }
+
+
+def _print(
+    name: str,
+    atoms: "Atoms",
+    found: "Explanation",
+    nearest: "list[Neighbor] | None",
+    index: "NeighborIndex | None",
+) -> None:
+    """Tables for people."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    formula = atoms.get_chemical_formula(mode="metal")
+    console.print(f"{name} {formula}: {found.target} {found.value:.4f} {found.value_unit}".rstrip(), markup=False)
+    share = ", to the mean over the atoms" if found.per_atom else ""
+    console.print(f"contributions in {found.unit}{share}; model {found.model}\n", markup=False)
+
+    table = Table("term", "contribution", "std", title="By element", title_justify="left")
+    table.add_row(f"baseline ({found.baseline_kind})", f"{found.baseline:+.4f}", _number(found.baseline_std))
+    for row in found.by_element():
+        table.add_row(f"{row.symbol} × {row.n_atoms}", f"{row.contribution:+.4f}", _number(row.std))
+    table.add_row("gap", f"{found.gap:+.1e}", "")
+    table.add_row("prediction", f"{found.prediction:+.4f}", "", end_section=True)
+    console.print(_right(table))
+
+    rows = found.by_orbit()
+    table = Table("atoms", "symbol", "multiplicity", "each", "std", title="By atom", title_justify="left")
+    for orbit in sorted(rows, key=lambda row: -abs(row.contribution))[:_MAX_ROWS]:
+        first = ", ".join(map(str, orbit.atoms[:6])) + (", ..." if len(orbit.atoms) > 6 else "")
+        each = f"{orbit.contribution:+.4f}"
+        table.add_row(first, orbit.symbol, str(len(orbit.atoms)), each, _number(orbit.std))
+    console.print(_right(table))
+    if len(rows) > _MAX_ROWS:
+        console.print(f"... and {len(rows) - _MAX_ROWS} more, each of less; --json has all")
+
+    if nearest is not None and index is not None:
+        table = Table("training structure", "distance", title="Nearest in training", title_justify="left")
+        for neighbor in nearest:
+            table.add_row(neighbor.id, f"{neighbor.distance:.3f}")
+        console.print(_right(table))
+        console.print(f"{index.typical:.3f} is the median distance of a training structure from its nearest other one")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _right(table: "Table") -> "Table":
+    """Numbers aligned on the right."""
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "right" if column.header in _NUMBERS else "left"
+    return table
