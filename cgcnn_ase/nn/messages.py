@@ -23,7 +23,8 @@ class Edges(NamedTuple):
     neighbors: Tensor  #: (E,)
     n_nodes: int
     node_weights: Tensor | None = None  #: (N,) how many atoms each node stands for; None: one
-    edge_weights: Tensor | None = None  #: (E,) the same of the edges' centres
+    edge_weights: Tensor | None = None  #: (E,) the same of the edges' centres, times how many edges each stands for
+    counts: Tensor | None = None  #: (E,) how many equal edges each stands for; None: one
     dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
 
 
@@ -46,26 +47,25 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     Raises
     ------
     ValueError
-        If the engine has no such name, or equal edges are merged, which only the copies for prediction can read.
+        If the engine has no such name.
     ImportError
         If DGL is asked for and not installed.
     """
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
-    if graph.edge_multiplicity is not None:
-        raise ValueError("equal edges of the graph are merged: only a model's copy for prediction reads it")
-    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers), *_weights(graph))
+    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers), *_weights(graph), graph.edge_multiplicity)
     if engine == "dgl" or (engine == "auto" and graph.centers.device.type == "cpu" and dgl_available()):
         return edges._replace(dgl_graph=_dgl_graph(edges))
     return edges
 
 
-def _weights(graph: CrystalGraph) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Of nodes and edges; None where no atoms are merged (compiled code cannot look, and weighs them always)."""
-    weights = graph.multiplicity
+def _weights(graph: CrystalGraph) -> tuple[Tensor | None, Tensor | None]:
+    """Of nodes and edges; None where nothing is merged (compiled code cannot look, and weighs them always)."""
+    weights, counts = graph.multiplicity, graph.edge_multiplicity
     if torch.compiler.is_compiling() or bool((weights != 1).any()):
-        return weights, weights.index_select(0, graph.centers)
-    return None, None
+        of_edges = weights.index_select(0, graph.centers)
+        return weights, of_edges if counts is None else of_edges * counts
+    return None, counts
 
 
 def _dgl() -> Any:
@@ -88,6 +88,8 @@ def pair_sum(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
 
 def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
     """sum_j m_ij for each node: (E, F) -> (N, F)."""
+    if edges.counts is not None:
+        messages = messages * edges.counts[:, None]
     if edges.dgl_graph is not None:
         return _dgl().ops.copy_e_sum(edges.dgl_graph, messages)
     return messages.new_zeros(edges.n_nodes, *messages.shape[1:]).index_add(0, edges.centers, messages)
@@ -96,8 +98,23 @@ def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
 def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
     """sum_j w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
     if edges.dgl_graph is not None:
+        weights = weights if edges.counts is None else weights * edges.counts[:, None]
         return _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
     return sum_messages(edges, weights * at_neighbor.index_select(0, edges.neighbors))
+
+
+def neighbor_sum(edges: Edges, at_neighbor: Tensor) -> Tensor:
+    """sum_j b_j for each node: (N, F) -> (N, F)."""
+    if edges.dgl_graph is not None and edges.counts is None:
+        return _dgl().ops.copy_u_sum(edges.dgl_graph, at_neighbor)
+    return sum_messages(edges, at_neighbor.index_select(0, edges.neighbors))
+
+
+def pair_product(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
+    """a_i * b_j for each edge: (N, F), (N, F) -> (E, F)."""
+    if edges.dgl_graph is not None:
+        return _dgl().ops.u_mul_v(edges.dgl_graph, at_neighbor, at_center)
+    return at_center.index_select(0, edges.centers) * at_neighbor.index_select(0, edges.neighbors)
 
 
 def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
