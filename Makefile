@@ -15,7 +15,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
-DATA ?= ../shared/data/mp36k
+DATA ?= ../shared/data
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

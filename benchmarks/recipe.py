@@ -114,7 +114,7 @@ def prepare(data: Path, n: int, graph: GraphConfig, seed: int, folder: Path) -> 
         split=whole.split[picked],
         graphs=cached_graphs([whole.structures[i] for i in picked], graph),
         graph_config=graph,
-        target=TargetSpec(name=TARGET, unit="eV/atom", per_atom=True),
+        specs=(TargetSpec(name=TARGET, unit="eV/atom", per_atom=True),),
         train_hash="",
     ).save(folder)
 
@@ -131,7 +131,7 @@ def train_row(config: TrainConfig, prepared: Path) -> dict[str, Any]:
         start = time.perf_counter()
         train_member(data, config, Path(place), progress=False)
         seconds = (time.perf_counter() - start) / config.epochs
-        mae = [float(row["val_mae"]) for row in read_history(Path(place) / "history.csv")]
+        mae = [float(row["val_error"]) for row in read_history(Path(place) / "history.csv")]
     weights = sum(p.numel() for p in new_network(data, config).parameters())
     return {"val_mae": min(mae), "history": mae, "seconds_per_epoch": seconds, "weights": weights}
 

@@ -100,7 +100,7 @@ def rows(batch_size: int) -> list[Row]:
         graph=knn, network=CGCNNConfig(n_features=64, n_convolutions=4), loss="mse", batch_size=batch_size
     )
     merged = replace(of_2018, graph=replace(knn, rule="shell", merge=True))  # ties do not set atoms apart
-    _, _, recipe = load_recipe("formation-energy-per-atom")
+    recipe = load_recipe("formation-energy-per-atom").config
     eager = replace(recipe, compile=False, n_members=1)
     compiled = replace(recipe, compile=True, n_members=1)
     return [
@@ -133,7 +133,7 @@ def crystals(data: Path, limit: int | None) -> Dataset:
         )
     n = limit or 2_000
     named, _ = structures(n + N_VAL, None)
-    targets = np.random.default_rng(0).normal(size=n + N_VAL)
+    targets = np.random.default_rng(0).normal(size=(n + N_VAL, 1))
     words = np.array(["train"] * n + ["val"] * N_VAL)
     return Dataset([i for i, _ in named], [s for _, s in named], targets, words, [i for i, _ in named])
 
@@ -218,7 +218,7 @@ def train_once(work: dict[str, Any]) -> None:
         split=np.asarray(dataset.split),
         graphs=cached_graphs(dataset.structures, config.graph, folder=cache_folder()),
         graph_config=config.graph,
-        target=SPEC,
+        specs=(SPEC,),
         train_hash="",
     )
     with mock.patch.object(member, "History", Clock):
@@ -242,7 +242,7 @@ def cgcnn2_epoch(n: int, chosen: argparse.Namespace) -> float:
     write_cifs(place / "all", named)
     files = [place / "all" / f"{name}.cif" for name, _ in named]
     sets = {"train": files, "valid": files[:8], "test": files[:8]}  # so that an epoch is its training loop
-    target = dict(zip(dataset.ids, dataset.targets.tolist(), strict=True))
+    target = dict(zip(dataset.ids, dataset.targets[:, 0].tolist(), strict=True))
     command = [str(Path(sys.executable).with_name("cgcnn-tr")), "--disable-cuda", "--job-id", "bench"]
     for name, members in sets.items():
         folder = linked(members, place / name)

@@ -1,17 +1,20 @@
 """Save and load models: ``model.safetensors`` and ``config.json`` in a folder. Loading one executes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from torch import nn
 
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.model_folder import (
     FORMAT_VERSION,
     WEIGHTS,
     CheckpointError,
+    model_entries,
     package_version,
     read_config,
     read_weights,
@@ -19,7 +22,7 @@ from cgcnn_ase.model_folder import (
 )
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import Scaler, TargetSpec
+from cgcnn_ase.targets import Scaler, TargetSpec, output_slices
 
 #: calibrations of a model, each with its arrays under its own name
 _TRUSTS = ("trust", "dropout_trust")
@@ -30,31 +33,80 @@ def save_model(model: CrystalModel, folder: Path) -> Path:
 
     ``config.json`` holds the sha256 of the weights and of itself, so that a damaged file is found on loading.
     """
+    return save_models([model], folder, name=model.name or folder.name)
+
+
+def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> Path:
+    """Write models that share their members into one folder, and return it.
+
+    A single one is the folder's own; several have an entry each under ``models``.
+
+    Raises
+    ------
+    ValueError
+        If they do not share their members, or two have the same name.
+    """
     from safetensors.torch import save
 
-    tensors = {name: tensor.contiguous() for name, tensor in model.members.state_dict().items()}
-    trusts = {name: getattr(model, name) for name in _TRUSTS}
-    for prefix, trust in trusts.items():
-        if trust is not None:
-            tensors |= {f"{prefix}.{name}": torch.from_numpy(array) for name, array in trust.arrays().items()}
+    first = models[0]
+    if any(model.members is not first.members for model in models):
+        raise ValueError("models of one folder must share their members")
+    if len({model.name for model in models}) < len(models):
+        raise ValueError(f"models of one folder need names that differ: {', '.join(model.name for model in models)}")
+    tensors = {key: tensor.contiguous() for key, tensor in first.members.state_dict().items()}
+    several = len(models) > 1
+    for model in models:
+        for kind in _TRUSTS:
+            trust = getattr(model, kind)
+            if trust is not None:
+                prefix = _prefix(kind, model.name, several=several)
+                tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in trust.arrays().items()}
+    entries = [_entry(model) for model in models]
     config: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if several else 1,
         "package_version": package_version(),
-        "name": model.name or folder.name,
-        "n_members": len(model.members),
-        "network": asdict(model.networks[0].config),
-        "graph": asdict(model.graph),
-        "target": asdict(model.target),
-        "scaler": asdict(model.scaler),
-        **{name: None if trust is None else trust.to_config() for name, trust in trusts.items()},
-        "training": model.training_record,
+        "name": name,
+        "n_members": len(first.members),
+        "network": asdict(first.networks[0].config),
+        "graph": asdict(first.graph),
+        **({"models": entries} if several else entries[0] | {"name": name}),
     }
     write_files(folder, config, save(tensors))
     return folder
 
 
+def _entry(model: CrystalModel) -> dict[str, Any]:
+    """What is a single model's own."""
+    trusts = {kind: getattr(model, kind) for kind in _TRUSTS}
+    return {
+        "name": model.name,
+        "target": asdict(model.target),
+        "scaler": asdict(model.scaler),
+        **{kind: None if trust is None else trust.to_config() for kind, trust in trusts.items()},
+        "training": model.training_record,
+    }
+
+
+def _prefix(kind: str, name: str, *, several: bool) -> str:
+    return f"{kind}.{name}." if several else f"{kind}."
+
+
 def load_folder(folder: Path) -> CrystalModel:
-    """Load a model folder.
+    """Load a folder that holds one model.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged, of a newer format, or not a model's; or if there are several models.
+    """
+    models = load_models(folder)
+    if len(models) > 1:
+        raise CheckpointError(f"{folder}: holds several models, name one: {', '.join(m.name for m in models)}")
+    return models[0]
+
+
+def load_models(folder: Path) -> list[CrystalModel]:
+    """Load all models of a folder; they share their members.
 
     Raises
     ------
@@ -69,29 +121,39 @@ def load_folder(folder: Path) -> CrystalModel:
     try:
         tensors = load(weights)
         network = TypeAdapter(NetworkConfig).validate_python(config["network"])
+        graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
-            members = [Network(network) for _ in range(config["n_members"])]
-        model = CrystalModel(
-            members,
-            graph=TypeAdapter(GraphConfig).validate_python(config["graph"]),
-            target=TypeAdapter(TargetSpec).validate_python(config["target"]),
-            scaler=Scaler(config["scaler"]["mean"], config["scaler"]["std"]),
-            **{name: _trust(name, config, tensors) for name in _TRUSTS},
-            name=config["name"],
-            sha256=config["sha256"][WEIGHTS],
-            training=config["training"],
-        )
-        model.members.load_state_dict({k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS})
+            members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
+        members.load_state_dict({k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS})
+        entries = model_entries(config)
+        targets = tuple(TypeAdapter(TargetSpec).validate_python(entry["target"]) for entry in entries)
+        if sum(target.n_outputs for target in targets) != network.n_outputs:
+            raise ValueError(f"the network has {network.n_outputs} outputs, which its targets do not fill")
+        return [
+            CrystalModel(
+                members,
+                graph=graph,
+                target=target,
+                scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
+                **{kind: _trust(kind, entry, tensors, several=len(entries) > 1) for kind in _TRUSTS},
+                name=entry["name"],
+                sha256=config["sha256"][WEIGHTS],
+                training=entry["training"],
+                first_output=columns.start,
+            )
+            for entry, target, columns in zip(entries, targets, output_slices(targets), strict=True)
+        ]
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
-    return model
 
 
-def _trust(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    if config.get(name) is None:
+def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
+    if entry.get(kind) is None:
         return None
+    from cgcnn_ase.uncertainty.class_trust import ClassTrust
     from cgcnn_ase.uncertainty.trust import Trust
 
-    prefix = f"{name}."
+    prefix = _prefix(kind, entry["name"], several=several)
     arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-    return Trust.from_files(config[name], arrays)
+    which = ClassTrust if "temperature" in entry[kind] else Trust
+    return which.from_files(entry[kind], arrays)

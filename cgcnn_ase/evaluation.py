@@ -1,7 +1,7 @@
 """Hold a model against known values: predictions of a data set, metrics, and what the metrics are of."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +18,12 @@ from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.uncertainty.estimators import Estimate, combine
 from cgcnn_ase.uncertainty.metrics import evaluate
+from cgcnn_ase.uncertainty.trust import Trust
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cgcnn_ase.class_evaluation import ClassEvaluation
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,31 +89,19 @@ class Evaluation:
         )
 
 
-def outputs_of(
-    model: CrystalModel,
-    graphs: GraphStore,
-    rows: npt.NDArray[np.int64],
-    *,
-    engine: Engine = "auto",
-    n_dropout: int | None = None,
-) -> MemberOutputs:
-    """Outputs of all members, or of so many samples of each, for the given rows of a store, in their order."""
-    parts = list(_outputs(model, graphs, rows, engine, n_dropout))
-    stds = [part.stds for part in parts if part.stds is not None]
-    return MemberOutputs(
-        torch.cat([part.values for part in parts], dim=1),
-        torch.cat(stds, dim=1) if len(stds) == len(parts) else None,
-        torch.cat([part.embedding for part in parts]),
-    )
+def embeddings_of(
+    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], *, engine: Engine = "auto"
+) -> list[torch.Tensor]:
+    """Crystal (or site) embeddings of each member for the given rows of a store, in their order."""
+    with torch.inference_mode():
+        parts = [model.pooled(graphs.batch(rows[k : k + _BATCH].tolist()), engine) for k in range(0, len(rows), _BATCH)]
+    return [torch.cat(own) for own in zip(*parts, strict=True)]
 
 
-def _outputs(
-    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], engine: Engine, n_dropout: int | None
-) -> Iterator[MemberOutputs]:
-    for k in range(0, len(rows), _BATCH):
-        graph = graphs.batch(rows[k : k + _BATCH].tolist())
-        with torch.inference_mode():
-            yield model(graph, engine) if n_dropout is None else model.sample(graph, n_dropout, engine=engine)
+def outputs_of(model: CrystalModel, embeddings: list[torch.Tensor], *, n_dropout: int | None = None) -> MemberOutputs:
+    """Outputs of all members, or of so many samples of each, from their embeddings."""
+    with torch.inference_mode():
+        return model.read(embeddings) if n_dropout is None else model.sample_read(embeddings, n_dropout)
 
 
 def evaluate_model(
@@ -121,23 +112,50 @@ def evaluate_model(
     targets: npt.ArrayLike,
     *,
     engine: Engine = "auto",
-) -> Evaluation:
+    embeddings: list[torch.Tensor] | None = None,
+) -> "Evaluation | ClassEvaluation":
     """Predict the rows of a store and put the predictions beside the true values.
 
     Parameters
     ----------
     ids, targets
-        Of these rows, the targets in the target's own unit.
+        Of these rows (or of all their sites), the targets in the target's own unit. Rows without a label (NaN) are
+        left out.
+    embeddings : list of Tensor, optional
+        Those of these rows, if they are known already.
+
+    Raises
+    ------
+    ValueError
+        If no row has a label.
     """
-    out = outputs_of(model, graphs, rows, engine=engine)
+    values = np.asarray(targets, dtype=float)
+    labelled = np.isfinite(values)
+    if not labelled.any():
+        raise ValueError(f"no structure has a known {model.target.name}")
+    known = embeddings_of(model, graphs, rows, engine=engine) if embeddings is None else embeddings
+    out = outputs_of(model, [own[torch.from_numpy(labelled)] for own in known])
+    fractions = compositions_of(graphs, rows, of_sites=model.target.level == "site")[labelled]
+    names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
+    if model.target.task == "classification":
+        from cgcnn_ase.class_evaluation import evaluate_classes
+
+        return evaluate_classes(model, out, names, values[labelled], fractions)
+    return _evaluate_values(model, out, names, values[labelled], fractions)
+
+
+def _evaluate_values(
+    model: CrystalModel, out: MemberOutputs, ids: list[str], values: Floats, fractions: npt.NDArray[np.float32]
+) -> Evaluation:
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
-    learned = model.target.forward(torch.as_tensor(np.asarray(targets, dtype=float))).numpy()
-    values = out.values.double().numpy()
+    learned = model.target.forward(torch.from_numpy(values)).numpy()
+    members = out.values.double().numpy()
     if model.trust is None:
-        return Evaluation(list(ids), learned, values, estimate, _raw_std(estimate, len(values)), None, None, None)
-    judged = model.trust.judge(estimate, out.embedding.numpy(), compositions_of(graphs, rows))
+        return Evaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
+    judged = regression_trust(model.trust).judge(estimate, out.embedding.numpy(), fractions)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
-    return Evaluation(list(ids), learned, values, estimate, judged.std, judged.lower, judged.upper, in_domain)
+    lower, upper = (model.target.limited(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
+    return Evaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)
 
 
 def _raw_std(estimate: Estimate, n_members: int) -> Floats | None:
@@ -150,15 +168,24 @@ def _raw_std(estimate: Estimate, n_members: int) -> Floats | None:
     return np.asarray(np.maximum(np.sqrt(np.sum(np.square(parts), axis=0)), 1e-12))
 
 
-def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
-    """Write ``parity.png`` and, where there is a std, ``calibration.png``; without matplotlib a warning."""
+def draw(evaluation: "Evaluation | ClassEvaluation", target: TargetSpec, folder: Path) -> None:
+    """Write the pictures of a target; without matplotlib a warning.
+
+    ``parity.png`` and, where there is a std, ``calibration.png`` of a regression; ``confusion.png`` and
+    ``reliability.png`` of a classification.
+    """
     if find_spec("matplotlib") is None:
         warnings.warn('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`', stacklevel=2)
         return
-    from cgcnn_ase import plots
+    from cgcnn_ase import class_plots, plots
 
-    y, mean, std = evaluation.target, evaluation.estimate.mean, evaluation.std
     name, unit = target.name.replace("_", " "), target.learned_unit
+    if not isinstance(evaluation, Evaluation):
+        labels, p = evaluation.labels, evaluation.probabilities
+        plots.save(class_plots.confusion(labels, p.argmax(axis=1), name=name), folder / "confusion.png")
+        plots.save(class_plots.reliability(labels, p, name=name), folder / "reliability.png")
+        return
+    y, mean, std = evaluation.target, evaluation.estimate.mean, evaluation.std
     plots.save(plots.parity(y, mean, std, name=name, unit=unit), folder / "parity.png")
     if std is not None:
         bins = min(_BINS, len(y))
@@ -166,7 +193,16 @@ def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
         plots.save(figure, folder / "calibration.png")
 
 
-def compositions_of(graphs: GraphStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Atomic fractions in each crystal, (n, 101)."""
+def compositions_of(
+    graphs: GraphStore, rows: npt.NDArray[np.int64], *, of_sites: bool = False
+) -> npt.NDArray[np.float32]:
+    """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
     parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())) for k in range(0, len(rows), _BATCH)]
-    return torch.cat(parts).numpy()
+    fractions = torch.cat(parts).numpy()
+    return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
+
+
+def regression_trust(trust: Any) -> Trust:
+    """The calibration of a regression, known as such."""
+    assert isinstance(trust, Trust)
+    return trust

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
@@ -15,12 +14,12 @@ from cgcnn_ase.nn.for_prediction import FastModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.prediction import NOTHING, Prediction
-from cgcnn_ase.registry import load_model
+from cgcnn_ase.prediction_fields import prediction_fields
+from cgcnn_ase.registry import ModelRef, load_refs
 from cgcnn_ase.structures import StructureRecord
-from cgcnn_ase.uncertainty.estimators import combine
 
 if TYPE_CHECKING:
-    from cgcnn_ase.uncertainty.trust import Trust
+    from cgcnn_ase.nn.model import AnyTrust
 
 #: atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 6000
@@ -32,7 +31,7 @@ class ModelInference:
     Parameters
     ----------
     models : sequence of CrystalModel
-        Models with the same graph share it.
+        Models with the same graph share it, and models of the same members one pass through them.
     n_dropout, seed, engine
         See :class:`cgcnn_ase.prediction.Predictor`.
     """
@@ -41,7 +40,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
-        self._fast = [FastModel.of(model) for model in models]
+        self._trunks = _Trunk.of(self.models)
         if n_dropout is not None:
             for model in self.models:
                 model.check_dropout(n_dropout)
@@ -58,7 +57,7 @@ class ModelInference:
                 rows[k] = predictions
         return [prediction for row in rows for prediction in row]
 
-    def trust(self, model: CrystalModel) -> "Trust | None":
+    def trust(self, model: CrystalModel) -> "AnyTrust | None":
         """The calibration of a model's predictions as they are made here."""
         return model.trust if self.n_dropout is None else model.dropout_trust
 
@@ -70,61 +69,66 @@ class ModelInference:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-        columns = [self._apply(model, graphs[model.graph], records) for model in self._fast]
-        return [list(row) for row in zip(*columns, strict=True)]
+        columns: dict[int, list[Prediction]] = {}
+        for trunk in self._trunks:
+            graph = graphs[trunk.network.graph]
+            with torch.inference_mode():
+                embeddings = trunk.network.pooled(graph, self.engine)
+            for k in trunk.models:
+                columns[k] = self._read(self.models[k], trunk.network, embeddings, graph, records)
+        return [list(row) for row in zip(*(columns[k] for k in range(len(self.models))), strict=True)]
 
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
         structures = [record.unwrap() for record in records]
         configs = {model.graph for model in self.models}
         return {config: merge_equal_edges(build_graphs(structures, replace(config, merge=True))) for config in configs}
 
-    def _apply(self, model: CrystalModel, graph: CrystalGraph, records: list[StructureRecord]) -> list[Prediction]:
+    def _read(
+        self,
+        model: CrystalModel,
+        trunk: FastModel,
+        embeddings: list[torch.Tensor],
+        graph: CrystalGraph,
+        records: list[StructureRecord],
+    ) -> list[Prediction]:
+        """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
+        fast = trunk.reading(model)
         with torch.inference_mode():
             if self.n_dropout is None:
-                out = model(graph, self.engine)
+                out = fast.read(embeddings)
             else:
-                out = model.sample(graph, self.n_dropout, seed=self.seed, engine=self.engine)
-        estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
-        has_spread = len(out.values) > 1
-        log10 = model.target.transform == "log10"
-        physical = _power_of_ten if log10 else _same
-        judgement = None
-        if (trust := self.trust(model)) is not None:
-            judgement = trust.judge(estimate, out.embedding.numpy(), composition(graph).numpy())
-        predictions = []
-        for k, record in enumerate(records):
-            value = physical(float(estimate.mean[k]))
-            slope = value * np.log(10.0) if log10 else 1.0  # of the physical quantity in what the network learned
-            said = NOTHING | {
-                "value": value,
-                "epistemic": float(estimate.epistemic[k] * slope) if has_spread else None,
-                "aleatoric": None if estimate.aleatoric is None else float(estimate.aleatoric[k] * slope),
-            }
-            if judgement is not None:
-                said |= {
-                    "std": float(judgement.std[k] * slope),
-                    "lower": physical(float(judgement.lower[k])),
-                    "upper": physical(float(judgement.upper[k])),
-                    "in_domain": judgement.domain[k].in_domain,
-                    "reason": judgement.domain[k].reason,
-                }
-            elif has_spread:
-                said["std"] = said["epistemic"]
-            predictions.append(_prediction(record, model, said))
-        return predictions
+                out = fast.sample_read(embeddings, self.n_dropout, seed=self.seed)
+        said = prediction_fields(model, out, composition(graph).numpy(), self.trust(model))
+        return [_prediction(record, model, row) for record, row in zip(records, said, strict=True)]
 
 
-def inference(models: Sequence[Any], **settings: Any) -> ModelInference:
-    """Models by path or as they are, loaded once a process."""
-    if all(isinstance(model, str) for model in models):
-        return _cached(tuple(models), tuple(sorted(settings.items())))
-    loaded = [load_model(model) if isinstance(model, str) else model for model in models]
-    return ModelInference(loaded, **settings)
+class _Trunk(NamedTuple):
+    """Networks, and the models that are read off them."""
+
+    network: FastModel
+    models: list[int]
+
+    @classmethod
+    def of(cls, models: Sequence[CrystalModel]) -> list["_Trunk"]:
+        """One for each set of members."""
+        trunks: dict[int, _Trunk] = {}
+        for k, model in enumerate(models):
+            trunks.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
+        return list(trunks.values())
+
+
+def inference(models: Sequence["ModelRef | CrystalModel"], **settings: Any) -> ModelInference:
+    """Models by reference or as they are; the former are loaded once a process."""
+    refs = [model for model in models if isinstance(model, ModelRef)]
+    if len(refs) == len(models):
+        return _cached(tuple(refs), tuple(sorted(settings.items())))
+    loaded = iter(load_refs(refs))
+    return ModelInference([next(loaded) if isinstance(model, ModelRef) else model for model in models], **settings)
 
 
 @lru_cache(maxsize=4)
-def _cached(models: tuple[str, ...], settings: tuple[tuple[str, Any], ...]) -> ModelInference:
-    return ModelInference([load_model(model) for model in models], **dict(settings))
+def _cached(models: tuple[ModelRef, ...], settings: tuple[tuple[str, Any], ...]) -> ModelInference:
+    return ModelInference(load_refs(list(models)), **dict(settings))
 
 
 def _groups(indices: list[int], records: Sequence[StructureRecord]) -> Iterator[list[int]]:
@@ -159,11 +163,3 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
 
 def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Prediction:
     return _prediction(record, model, NOTHING | {"error": error})
-
-
-def _same(value: float) -> float:
-    return value
-
-
-def _power_of_ten(value: float) -> float:
-    return float(10.0**value)

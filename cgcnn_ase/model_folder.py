@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+#: 1: one model a folder; 2: several models that share their members, too
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -57,6 +58,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if stated != own_hash(config):
         raise CheckpointError(f"{folder / CONFIG}: damaged: its content does not fit the sha256 in it")
     return config
+
+
+def model_entries(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What ``config.json`` says of each model of the folder: name, target, scaler, calibration, training."""
+    entries: list[dict[str, Any]] = config.get("models", [config])
+    return entries
 
 
 def read_weights(folder: Path, config: dict[str, Any]) -> bytes:

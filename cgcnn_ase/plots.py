@@ -46,14 +46,14 @@ def parity(
     target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike | None = None, *, name: str, unit: str
 ) -> "Figure":
     """Predicted against reference values: points with error bars where there are few, else their density."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     _parity(axes, target, mean, std, name=name, unit=unit)
     return figure
 
 
 def calibration(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> "Figure":
     """Observed against expected share of targets below each predicted quantile."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     _calibration(axes, target, mean, std)
     return figure
 
@@ -62,7 +62,7 @@ def error_against_std(
     target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, unit: str, n_bins: int = 10
 ) -> "Figure":
     """RMSE against predicted std in bins of equal count, with standard errors, over the single errors."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     _error_against_std(axes, target, mean, std, unit=unit, n_bins=n_bins)
     return figure
 
@@ -80,7 +80,7 @@ def summary(
     n_bins: int = 10,
 ) -> "Figure":
     """Parity, calibration and RMSE against std side by side."""
-    figure, (left, middle, right) = _figure(3)
+    figure, (left, middle, right) = new_figure(3)
     _parity(left, target, mean, None, name=name, unit=unit)
     _calibration(middle, target, mean, std)
     figures = evaluate(target, mean, std, lower, upper, level=level, n_bins=n_bins)
@@ -113,7 +113,7 @@ def interval_coverage(
     error = np.array([np.sqrt(level * (1 - level) / b.size) for b in bins])
     middle = [float(np.median(s[b])) for b in bins]
 
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     axes.axhline(100 * level, color=GREY, linestyle="--", linewidth=1.2, label=f"nominal {100 * level:g} %")
     axes.errorbar(
         middle, 100 * share, yerr=100 * error, fmt="o", color=BLUE, capsize=3, label=f"{n_bins} groups of equal count"
@@ -134,7 +134,7 @@ def error_histogram(
     """The errors; with a std the errors in units of it, against the normal distribution."""
     y = as_vector(target, name="target")
     error = as_vector(mean, name="mean", size=y.size) - y
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     if std is None:
         limit = max(float(np.quantile(np.abs(error), 0.995)), np.finfo(float).tiny)
         axes.set_xlabel(f"error ({unit}), prediction − reference")
@@ -179,7 +179,7 @@ def learning_curve(
         raise ValueError(f"{x.size} epochs, {loss.size} training losses and {mae.size} validation errors do not match")
     if best_epoch is not None and best_epoch not in x:
         raise ValueError(f"the best epoch, {best_epoch}, is not among the epochs")
-    figure, panels = _figure(2)
+    figure, panels = new_figure(2)
     labels = ("training loss", f"validation MAE ({unit})")
     for axes, values, color, label in zip(panels, (loss, mae), (BLUE, ORANGE), labels, strict=True):
         seen = np.isfinite(values)
@@ -199,7 +199,8 @@ def learning_curve(
     return figure
 
 
-def _figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
+def new_figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels side by side, in this package's style."""
     from matplotlib.figure import Figure
 
     figure = Figure(

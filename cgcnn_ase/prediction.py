@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgcnn_ase.model_folder import read_config, read_weights
-from cgcnn_ase.registry import DEFAULT_MODEL, find_model, model_folder
+from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models
 from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, iter_file, read_structures
 from cgcnn_ase.workers import available_cores, ordered_map
 
@@ -39,6 +39,10 @@ class Prediction:
     ``value``, ``std``, ``lower`` and ``upper`` are in ``unit``. ``epistemic`` (spread of the members) and ``aleatoric``
     (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
     model without calibration; everything is None where there is an ``error``.
+
+    Of a classification, ``value`` is the probability of class 1 of two, else the most probable class; ``std`` is
+    sqrt(p (1 - p)), and ``lower`` and ``upper`` are the first and the last class of a set that holds the true one as
+    often as the interval of a regression holds its target.
     """
 
     id: str
@@ -57,6 +61,7 @@ class Prediction:
     property: str
     model: str
     model_sha256: str
+    probabilities: tuple[float, ...] | None = None  #: of each class, for a classification
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,12 +71,12 @@ class Prediction:
 
 #: the fields of a prediction that failed
 NOTHING: dict[str, Any] = {
-    **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain")),
+    **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain", "probabilities")),
     "reason": "",
 }
 
 #: columns of :meth:`Predictions.to_frame` and of CSV output
-COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("source", "error"))
+COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("source", "probabilities", "error"))
 
 
 class Predictions(Mapping[str, tuple[float, float | None]]):
@@ -114,7 +119,8 @@ class Predictor:
     Parameters
     ----------
     model : str, path, CrystalModel, or sequence of these
-        Pretrained names, model folders, original ``.pth.tar`` files, or loaded models.
+        Pretrained names (``all`` for all of them), model folders, original ``.pth.tar`` files, or loaded models. Models
+        that share their networks cost one pass together.
     n_dropout : int, optional
         Monte Carlo dropout with so many samples instead of one deterministic pass a member.
     seed : int
@@ -143,10 +149,11 @@ class Predictor:
         order_disordered: bool = False,
     ) -> None:
         several = isinstance(model, Sequence) and not isinstance(model, str)
-        self.models: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
-        if not self.models:
+        asked: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
+        if not asked:
             raise ValueError("a predictor needs at least one model")
-        self.models = [str(find_model(m)) if isinstance(m, str | Path) else m for m in self.models]
+        found = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
+        self.models: list[ModelRef | CrystalModel] = [each for models in found for each in models]
         self.settings = {"n_dropout": n_dropout, "seed": seed, "engine": "torch" if engine == "auto" else engine}
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
@@ -191,13 +198,13 @@ class Predictor:
         return self._in_workers(_chunks(iter(paths)), workers, names)
 
     def _workers(self, n_files: int | None) -> int:
-        movable = all(isinstance(model, str) for model in self.models)
+        movable = all(isinstance(model, ModelRef) for model in self.models)
         if self.workers is not None or not movable or n_files is None or n_files < FEW_FILES:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
 
-    def check(self) -> list[str]:
-        """The sha256 of each model's weights, after checking that they are whole and can be used as asked.
+    def check(self) -> list[tuple[str, str]]:
+        """Name and sha256 of the weights of each model, after checking that they are whole and can be used as asked.
 
         Where worker processes will load the models, this process only reads their files.
 
@@ -206,11 +213,13 @@ class Predictor:
         CheckpointError, UnsafeCheckpointError, ValueError
             As when predicting.
         """
-        folders = [model_folder(model) if isinstance(model, str) else None for model in self.models]
-        if self.settings["n_dropout"] is not None or None in folders:
-            return [model.sha256 for model in self.inference().models]
-        configs = [(folder, read_config(folder)) for folder in folders if folder is not None]
-        return [sha256(read_weights(folder, config)).hexdigest() for folder, config in configs]
+        folders = {model.path for model in self.models if isinstance(model, ModelRef) and model.name is not None}
+        if self.settings["n_dropout"] is not None or not all(
+            isinstance(model, ModelRef) and model.name is not None for model in self.models
+        ):
+            return [(model.name, model.sha256) for model in self.inference().models]
+        hashes = {folder: sha256(read_weights(folder, read_config(folder))).hexdigest() for folder in folders}
+        return [(str(model.name), hashes[model.path]) for model in self.models if isinstance(model, ModelRef)]
 
     def inference(self) -> "ModelInference":
         """The loaded models, in this process."""
@@ -273,7 +282,7 @@ def _records(paths: Iterable[Path], order_disordered: bool) -> Iterator[Structur
 
 
 def _predict_chunk(
-    chunk: list[Any], models: list[str], settings: dict[str, Any], order_disordered: bool
+    chunk: list[Any], models: "list[ModelRef]", settings: dict[str, Any], order_disordered: bool
 ) -> list[Prediction]:
     """Run in a worker process: read files (or take structures) and predict them on one core."""
     import torch

@@ -4,16 +4,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.model_folder import WEIGHTS, CheckpointError, read_config
+from cgcnn_ase.model_folder import WEIGHTS, CheckpointError, model_entries, read_config
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
 
 DEFAULT_MODEL = "formation-energy-per-atom"
+#: the name that stands for all pretrained models
+ALL = "all"
+#: what the original CGCNN calls its files
+ALIASES = {
+    "bulk-moduli": "bulk-modulus",
+    "shear-moduli": "shear-modulus",
+    "semi-metal-classification": "is-metal",
+    "final-energy-per-atom": "total-energy-per-atom",
+}
 
 
 class UnknownModelError(ValueError):
     """A model name that is neither pretrained nor a path."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is: a file, or a folder and the name of one of its models."""
+
+    path: Path
+    name: str | None = None  #: None for a file
 
 
 @dataclass(frozen=True)
@@ -23,11 +40,17 @@ class ModelInfo:
     name: str
     target: str
     unit: str
+    task: str
     n_members: int
-    test_mae: float | None  #: in ``unit``, on the test split that its card names
-    size: int  #: bytes of its weights
+    test: dict[str, Any]  #: its figures on the test split that its card names
+    size: int  #: bytes of its weights, which other models may share
     sha256: str
     path: Path
+
+    @property
+    def test_mae(self) -> float | None:
+        """On the test split, in what the network learns; None for a classification."""
+        return self.test.get("mae")
 
 
 def pretrained_folder() -> Path:
@@ -39,54 +62,68 @@ def pretrained_folder() -> Path:
 
 def model_names() -> list[str]:
     """Names of the pretrained models."""
-    return sorted(path.parent.name for path in pretrained_folder().glob("*/config.json"))
+    return sorted(_pretrained())
 
 
-def model_info(name: str) -> ModelInfo:
+def _pretrained() -> dict[str, ModelRef]:
+    """The pretrained models by name: that of their folder, or, of several in one folder, their own."""
+    found: dict[str, ModelRef] = {}
+    for place in sorted(path.parent for path in pretrained_folder().glob("*/config.json")):
+        refs = _refs(place)
+        found |= {place.name if len(refs) == 1 else str(ref.name): ref for ref in refs}
+    return found
+
+
+def _refs(folder: Path) -> list[ModelRef]:
+    """The models of a folder."""
+    return [ModelRef(folder, entry["name"]) for entry in model_entries(read_config(folder))]
+
+
+def model_info(name: str | Path) -> ModelInfo:
     """What is known of a model, without loading its weights."""
-    folder = find_model(name)
-    config: dict[str, Any] = read_config(folder)
+    ref = _only(find_models(name), name)
+    config: dict[str, Any] = read_config(ref.path)
+    entry = next(entry for entry in model_entries(config) if entry["name"] == ref.name)
     return ModelInfo(
-        name=config["name"],
-        target=config["target"]["name"],
-        unit=config["target"]["unit"],
+        name=entry["name"],
+        target=entry["target"]["name"],
+        unit=entry["target"]["unit"],
+        task=entry["target"]["task"],
         n_members=config["n_members"],
-        test_mae=config["training"].get("test", {}).get("mae"),
-        size=(folder / WEIGHTS).stat().st_size,
+        test=entry["training"].get("test", {}),
+        size=(ref.path / WEIGHTS).stat().st_size,
         sha256=config["sha256"][WEIGHTS],
-        path=folder,
+        path=ref.path,
     )
 
 
-def find_model(name: str | Path) -> Path:
-    """The folder or file of a model, by pretrained name or path.
+def find_models(name: str | Path) -> list[ModelRef]:
+    """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
 
     Raises
     ------
     UnknownModelError
-        If there is neither; the message lists the names.
+        If there is none; the message lists the names.
+    CheckpointError
+        If a folder is not a model's, or damaged.
     """
-    if (path := Path(name)).exists():
-        return path
-    if str(name) in model_names():
-        return pretrained_folder() / str(name)
+    path = Path(name)
+    if path.is_dir():
+        return _refs(path / "best" if (path / "best").is_dir() else path)  # a training run's folder holds it there
+    if path.exists():
+        return [ModelRef(path)]
+    pretrained = _pretrained()
+    known = ALIASES.get(str(name), str(name))
+    if known == ALL:
+        return list(pretrained.values())
+    if known in pretrained:
+        return [pretrained[known]]
+    if together := [ref for ref in pretrained.values() if ref.path.name == known]:
+        return together
     raise UnknownModelError(
         f"no model {str(name)!r}: neither a file or folder nor a pretrained model; pretrained: "
         f"{', '.join(model_names()) or 'none'}"
     )
-
-
-def model_folder(name: str | Path) -> Path | None:
-    """The folder of a model that is one: a training run's folder holds it in ``best``. None for a file.
-
-    Raises
-    ------
-    UnknownModelError
-        If there is no such model.
-    """
-    path = find_model(name)
-    run = path / "best"
-    return None if path.is_file() else run if run.is_dir() else path
 
 
 def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
@@ -97,14 +134,32 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
     UnknownModelError
         If there is no such model.
     CheckpointError, UnsafeCheckpointError
-        If its files are damaged or ask for more than data.
+        If its files are damaged or ask for more than data; or if they hold several models and the name none of them.
     """
-    from cgcnn_ase.checkpoint import load_folder
+    return load_refs([_only(find_models(name), name)])[0]
+
+
+def load_refs(refs: "list[ModelRef]") -> "list[CrystalModel]":
+    """Load models; those of one folder share their members."""
+    from cgcnn_ase.checkpoint import load_models
     from cgcnn_ase.legacy_model import is_legacy, load_legacy
 
-    path = model_folder(name) or find_model(name)
-    if path.is_dir():
-        return load_folder(path)
-    if is_legacy(path):
-        return load_legacy(path)
-    raise CheckpointError(f"{path}: not a model; allowed: a model folder, or an original CGCNN .pth.tar file")
+    loaded: dict[Path, list[CrystalModel]] = {}
+    for ref in refs:
+        if ref.path in loaded:
+            continue
+        if ref.path.is_dir():
+            loaded[ref.path] = load_models(ref.path)
+        elif is_legacy(ref.path):
+            loaded[ref.path] = [load_legacy(ref.path)]
+        else:
+            raise CheckpointError(
+                f"{ref.path}: not a model; allowed: a model folder, or an original CGCNN .pth.tar file"
+            )
+    return [next(model for model in loaded[ref.path] if ref.name in (None, model.name)) for ref in refs]
+
+
+def _only(refs: list[ModelRef], name: str | Path) -> ModelRef:
+    if len(refs) > 1:
+        raise CheckpointError(f"{name}: holds several models, name one: {', '.join(str(ref.name) for ref in refs)}")
+    return refs[0]

@@ -1,5 +1,6 @@
 """What a model predicts: name, unit and meaning of a target, and its scaling."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 Task = Literal["regression", "classification"]
 Transform = Literal["none", "log10"]
+Level = Literal["crystal", "site"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,9 @@ class TargetSpec:
     """One property.
 
     ``per_atom`` says that the quantity is an average over atoms (eV/atom); ``transform`` is what the network learns:
-    with ``log10`` the value and the unit given here are those of the physical quantity, its logarithm is inside.
+    with ``log10`` the value and the unit given here are those of the physical quantity, its logarithm is inside. A
+    prediction never leaves ``minimum`` to ``maximum``, in the target's own unit: a band gap is not negative. The
+    ``level`` says whether a crystal has one value or each of its sites has its own.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -26,6 +30,15 @@ class TargetSpec:
     per_atom: bool = False
     transform: Transform = "none"
     n_classes: int = 2  #: for a classification
+    minimum: float | None = None
+    maximum: float | None = None
+    level: Level = "crystal"
+
+    def __post_init__(self) -> None:
+        if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
+            raise ValueError(f"{self.name}: minimum {self.minimum:g} is not below maximum {self.maximum:g}")
+        if self.task == "classification" and self.n_classes < 2:
+            raise ValueError(f"{self.name}: a classification needs at least 2 classes, not {self.n_classes}")
 
     @property
     def n_outputs(self) -> int:
@@ -44,6 +57,35 @@ class TargetSpec:
     def inverse(self, values: Tensor) -> Tensor:
         """From what the network learns to physical units."""
         return 10.0**values if self.transform == "log10" else values
+
+    def limited(self, learned: Tensor) -> Tensor:
+        """What the network says, kept between minimum and maximum; both sides in what the network learns."""
+        ends = [
+            None if end is None else self.forward(torch.tensor(end, dtype=learned.dtype))
+            for end in (self.minimum, self.maximum)
+        ]
+        return learned if ends == [None, None] else learned.clamp(*ends)
+
+    def problem(self, value: float) -> str | None:
+        """Why a value cannot be one of this target, None if it can."""
+        if self.task == "classification":
+            ok = float(value).is_integer() and 0 <= value < self.n_classes
+            return None if ok else f"is not a class; allowed: 0 to {self.n_classes - 1}"
+        if not math.isfinite(value):
+            return "is not finite"
+        if self.transform == "log10" and value <= 0:
+            return "has no logarithm"
+        if self.minimum is not None and value < self.minimum:
+            return f"is below {self.minimum:g}, the least possible"
+        if self.maximum is not None and value > self.maximum:
+            return f"is above {self.maximum:g}, the most possible"
+        return None
+
+
+def output_slices(targets: tuple[TargetSpec, ...]) -> list[slice]:
+    """Which of a network's outputs belong to each target."""
+    ends = torch.tensor([target.n_outputs for target in targets]).cumsum(0).tolist()
+    return [slice(end - target.n_outputs, end) for end, target in zip(ends, targets, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +108,11 @@ class Scaler:
             raise ValueError("a scaler needs at least one target, all of them finite")
         std = float(targets.double().std(correction=0))
         return cls(float(targets.double().mean()), std if std > 0 else 1.0)
+
+    @classmethod
+    def of(cls, target: TargetSpec, values: Tensor) -> "Scaler":
+        """The scaler of a target from its training values, in its own unit; classes are not scaled."""
+        return cls() if target.task == "classification" else cls.fit(target.forward(values))
 
     def scale(self, values: Tensor) -> Tensor:
         """To zero mean and unit variance."""

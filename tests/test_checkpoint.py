@@ -14,7 +14,7 @@ from cgcnn_ase import Predictor, load_model
 from cgcnn_ase.checkpoint import load_folder, save_model
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.model_folder import CONFIG, FORMAT_VERSION, WEIGHTS, CheckpointError, read_config
-from cgcnn_ase.registry import UnknownModelError, find_model, model_info, model_names
+from cgcnn_ase.registry import ModelRef, UnknownModelError, find_models, model_info, model_names
 
 from .conftest import make_model
 
@@ -202,4 +202,4 @@ def test_info(small_model):
     assert (info.target, info.unit, info.n_members) == ("formation_energy_per_atom", "eV/atom", 3)
     assert info.size == (small_model / WEIGHTS).stat().st_size
     assert info.test_mae is None
-    assert find_model(small_model) == small_model
+    assert find_models(small_model) == [ModelRef(small_model, info.name)]

@@ -8,8 +8,8 @@ import pytest
 from ase.io import read
 
 from cgcnn_ase import CGCNNCalculator, load_model, predict
-from cgcnn_ase.model_folder import CONFIG, WEIGHTS, read_config
-from cgcnn_ase.registry import DEFAULT_MODEL, find_model, model_info, model_names, pretrained_folder
+from cgcnn_ase.model_folder import CONFIG, WEIGHTS, model_entries, read_config
+from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models, model_info, model_names, pretrained_folder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"
 
@@ -71,7 +71,7 @@ def test_an_element_that_it_has_never_seen_is_out_of_domain():
 def test_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert DEFAULT_MODEL in model_names()
-    assert find_model(DEFAULT_MODEL) == pretrained_folder() / DEFAULT_MODEL
+    assert find_models(DEFAULT_MODEL) == [ModelRef(pretrained_folder() / DEFAULT_MODEL, DEFAULT_MODEL)]
     model = load_model()
     assert (model.target.name, model.target.unit) == ("formation_energy_per_atom", "eV/atom")
     assert len(model.members) >= 4
@@ -80,16 +80,19 @@ def test_found_by_name_from_any_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", model_names() or [DEFAULT_MODEL])
 def test_card_and_hashes(name):
-    folder = pretrained_folder() / name
+    (ref,) = find_models(name)
+    folder = ref.path
     sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     config = read_config(folder)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert config["name"] == name
+    entry = next(entry for entry in model_entries(config) if entry["name"] == ref.name)
+    assert ref.name == name
     assert config["sha256"][WEIGHTS] == sha256
     assert sha256 in card
-    assert config["training"]["train_hash"] in card
+    assert entry["training"]["train_hash"] in card
     assert "CC BY 4.0" in card
-    assert f"{config['training']['test']['mae']:.4f}" in card
+    test = entry["training"]["test"]
+    assert f"{test['mae' if 'mae' in test else 'auc']:.4f}" in card
     assert {file.name for file in folder.iterdir()} >= {WEIGHTS, CONFIG, "README.md"}
 
 

@@ -27,14 +27,14 @@ def test_the_scaler_is_fitted_on_what_it_is_given() -> None:
 
 def test_training_fits_it_on_the_training_split_alone(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
-    from cgcnn_ase.training.member import train_scaler
+    from cgcnn_ase.training.member import train_scalers
 
     split = np.array(["train"] * 4 + ["val", "test"])
     spec = TargetSpec(name="bulk modulus", unit="GPa", transform="log10")
     for others in (1.0, 1e9):
-        targets = np.array([1.0, 10.0, 100.0, 1000.0, others, others])
+        targets = np.array([[1.0, 10.0, 100.0, 1000.0, others, others]]).T
         data = Dataset(list("abcdef"), [geometry(bulk("Cu"))] * 6, targets, split, list("abcdef"))
-        scaler = train_scaler(prepare(data, spec, GraphConfig(), cache=tmp_path))
+        scaler = train_scalers(prepare(data, spec, GraphConfig(), cache=tmp_path))[0]
         assert scaler.mean == pytest.approx(1.5)
         assert scaler.std == pytest.approx(1.25**0.5)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from cgcnn_ase.class_evaluation import ClassEvaluation
     from cgcnn_ase.evaluation import Evaluation
     from cgcnn_ase.nn.model import CrystalModel
 
@@ -48,7 +49,7 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation":
+def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation | ClassEvaluation":
     import numpy as np
 
     from cgcnn_ase.data.dataset import load_dataset
@@ -60,12 +61,23 @@ def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str)
         prepared = PreparedData.load(data)
         if prepared.graph_config != model.graph:
             raise ValueError(f"{data}: was prepared with {prepared.graph_config}, the model reads {model.graph}")
+        column = _column([target.name for target in prepared.specs], model.target.name)
         rows = _rows(prepared.split, len(prepared.ids), split, data)
-        return evaluate_model(model, prepared.graphs, rows, [prepared.ids[i] for i in rows], prepared.targets[rows])
+        ids = [prepared.ids[i] for i in rows]
+        return evaluate_model(model, prepared.graphs, rows, ids, prepared.targets[rows, column])
     dataset = load_dataset(data, target=target)
     rows = _rows(dataset.split, len(dataset), split, data)
     graphs = cached_graphs([dataset.structures[i] for i in rows], model.graph, progress=is_terminal())
-    return evaluate_model(model, graphs, np.arange(len(rows)), [dataset.ids[i] for i in rows], dataset.targets[rows])
+    return evaluate_model(model, graphs, np.arange(len(rows)), [dataset.ids[i] for i in rows], dataset.targets[rows, 0])
+
+
+def _column(names: list[str], wanted: str) -> int:
+    """Which target of prepared data the model predicts: that of its name, or the only one."""
+    if wanted in names:
+        return names.index(wanted)
+    if len(names) > 1:
+        raise ValueError(f"the data was prepared for {', '.join(names)}, the model predicts {wanted}")
+    return 0
 
 
 def _rows(splits: "npt.NDArray[np.str_] | None", n: int, split: str, data: Path) -> "npt.NDArray[np.int64]":

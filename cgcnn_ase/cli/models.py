@@ -1,17 +1,20 @@
 """``cgcnn-ase models``."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage
 
+if TYPE_CHECKING:
+    from cgcnn_ase.registry import ModelInfo
+
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a JSON list.")] = False,
 ) -> None:
-    """List the pretrained models: property, unit, test MAE, size, sha256."""
+    """List the pretrained models: property, unit, error on the test split, size, sha256."""
     from cgcnn_ase.registry import model_info, model_names
 
     with errors_as_usage():
@@ -19,18 +22,24 @@ def models(
     if as_json:
         import json
 
-        typer.echo(json.dumps([asdict(info) | {"path": str(info.path)} for info in infos], indent=1))
+        typer.echo(json.dumps([asdict(info) | {"path": str(info.path), "test_mae": info.test_mae} for info in infos], indent=1))
         return
     import sys
 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "property", "unit", "members", "test MAE", "size", "sha256")
+    table = Table("name", "property", "unit", "members", "on the test split", "size", "sha256")
     for column in table.columns:
         column.no_wrap = True
     for info in infos:
-        mae = "" if info.test_mae is None else f"{info.test_mae:.4f}"
         size = f"{info.size / 1e6:.1f} MB"
-        table.add_row(info.name, info.target, info.unit, str(info.n_members), mae, size, info.sha256[:12])
+        table.add_row(info.name, info.target, info.unit, str(info.n_members), _figure(info), size, info.sha256[:12])
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _figure(info: "ModelInfo") -> str:
+    """The figure by which a model is known."""
+    if info.test_mae is not None:
+        return f"MAE {info.test_mae:.4f}"
+    return f"AUC {info.test['auc']:.4f}" if info.test.get("auc") is not None else ""

@@ -47,7 +47,7 @@ def open_output(
     as_json: bool,
     resume: bool,
     sources: Sequence[Path],
-    models: Collection[str],
+    models: Collection[tuple[str, str]],
     order_disordered: bool = False,
 ) -> Writer:
     """The writer that the options ask for.
@@ -57,7 +57,7 @@ def open_output(
     sources
         The files to predict.
     models
-        sha256 of the models that predict them.
+        Name and sha256 of the models that predict them.
 
     Raises
     ------
@@ -171,7 +171,7 @@ class XyzWriter(_Writer):
         return self._record
 
 
-def _done(output: Path, sources: Sequence[Path], models: Collection[str]) -> Done:
+def _done(output: Path, sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
     """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
 
     Raises
@@ -186,14 +186,14 @@ def _done(output: Path, sources: Sequence[Path], models: Collection[str]) -> Don
     rows = list(csv.DictReader(lines))
     if lines and tuple(next(csv.reader(lines[:1]))) != _FIELDS:
         raise ValueError(f"--resume: {output} was not written by cgcnn-ase predict: its header is another")
-    others = {row["model"] for row in rows if row["model_sha256"] not in models}
+    others = {row["model"] for row in rows if (row["model"], row["model_sha256"]) not in models}
     if others:
         raise ValueError(f"--resume: {output} holds predictions of another model ({', '.join(sorted(others))})")
     if not rows:
         return Done()
     last = rows[-1]["source"]  # the file in hand when the run stopped may hold more structures
     kept = [row for row in rows if row["source"] != last]
-    if kept and {row["model_sha256"] for row in kept} != set(models):
+    if kept and {(row["model"], row["model_sha256"]) for row in kept} != set(models):
         raise ValueError(f"--resume: {output} lacks predictions of one of the models")
     draft = output.with_name(output.name + ".part")
     with draft.open("w", newline="", encoding="utf-8") as file:

@@ -11,7 +11,13 @@ from cgcnn_ase.cli.messages import errors_as_usage, say
 def prepare(
     data: Annotated[Path, typer.Argument(help="Folder with id_prop.csv and structures, or a packed data set.")],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
-    target: Annotated[str | None, typer.Option(help="Column to learn, where the data set has several.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),
+    ] = None,
+    task: Annotated[str, typer.Option(help="regression, classification, or multi: the last column has classes.")] = (
+        "regression"
+    ),
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
     val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
@@ -23,6 +29,6 @@ def prepare(
     with errors_as_usage():
         if output.exists() and any(output.iterdir()):
             raise ValueError(f"{output}: is not empty; name another folder")
-        prepared = load_prepared(data, target, unit, read_settings(data, config, {}), val=val, test=test)
+        prepared = load_prepared(data, target or [], task, unit, read_settings(data, config, {}), val=val, test=test)
         prepared.save(output)
     say(f"{len(prepared.ids)} structures in {output}")

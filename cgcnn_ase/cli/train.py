@@ -19,8 +19,15 @@ def train(
         typer.Argument(help="Folder with id_prop.csv and structures, a packed data set, or what `prepare` wrote."),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
-    target: Annotated[str | None, typer.Option(help="Column to learn, where the data set has several.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),
+    ] = None,
+    task: Annotated[str, typer.Option(help="regression, classification, or multi: the last column has classes.")] = (
+        "regression"
+    ),
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
+    cls_weight: Annotated[float | None, typer.Option(help="Weight of a classification's loss beside others.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML with any of the settings of a run; options override it.")
     ] = None,
@@ -50,10 +57,10 @@ def train(
         tuned = None if start is None else load_model(start)
         given = {
             "n_members": members, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr,
-            "patience": patience, "seed": seed,
+            "patience": patience, "seed": seed, "cls_weight": cls_weight,
         }  # fmt: skip
         settings = read_settings(data, config, {k: v for k, v in given.items() if v is not None}, tuned)
-        prepared = load_prepared(data, target, unit, settings, tuned, val=val, test=test)
+        prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
         say(
             f"{len(prepared.ids)} structures: "
             + ", ".join(f"{len(prepared.rows(s))} {s}" for s in ("train", "val", "test"))
@@ -67,10 +74,20 @@ def train(
     if as_json:
         typer.echo(json.dumps({"model": str(best), **metrics}, indent=1))
         return
-    for split, values in metrics.items():
-        sure = f", {values['level']:.0%} interval covers {values['coverage']:.1%}" if "coverage" in values else ""
-        typer.echo(f"{split}: MAE {values['mae']:.4f} {prepared.target.learned_unit}".rstrip() + sure)
+    for spec in prepared.specs:
+        for split, values in (metrics if len(prepared.specs) == 1 else metrics.get(spec.name, {})).items():
+            typer.echo(f"{spec.name}, {split}: {_in_words(values, spec.learned_unit)}")
     typer.echo(f"model: {best}")
+
+
+def _in_words(values: dict[str, Any], unit: str) -> str:
+    """The figures that matter most."""
+    if "accuracy" in values:
+        area = "" if values["auc"] is None else f", AUC {values['auc']:.4f}"
+        found = f"accuracy {values['accuracy']:.1%}{area}"
+    else:
+        found = f"MAE {values['mae']:.4f} {unit}".rstrip()
+    return f"{found}, 90 % interval covers {values['coverage']:.1%}" if "coverage" in values else found
 
 
 def read_settings(
@@ -96,7 +113,8 @@ def read_settings(
         network = tuned.networks[0].config
         start = {
             "graph": asdict(tuned.graph), "network": asdict(network.architecture),
-            "mean_variance": network.mean_variance, "n_members": len(tuned.members), "learning_rate": 5e-4,
+            "mean_variance": network.mean_variance, "quantiles": network.quantiles,
+            "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
     try:
         return settings_from(TrainConfig, merged(start, {} if file is None else read_yaml(file), given))
@@ -106,7 +124,8 @@ def read_settings(
 
 def load_prepared(
     data: Path,
-    target: str | None,
+    names: list[str],
+    task: str,
     unit: str,
     settings: "TrainConfig",
     tuned: "CrystalModel | None" = None,
@@ -116,22 +135,19 @@ def load_prepared(
 ) -> "PreparedData":
     """Prepared data as it is, or a data set with its graphs built.
 
-    Without a name and a unit, the target is that of the model to tune.
+    Without a name, a task and a unit, the target is that of the model to tune.
     """
+    from cgcnn_ase.data.prepare import prepare
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
-    from cgcnn_ase.targets import TargetSpec
+    from cgcnn_ase.data.tasks import load_tasks
 
     if is_prepared(data):
         prepared = PreparedData.load(data)
-        if target is not None and target != prepared.target.name:
-            raise ValueError(f"{data}: was prepared for {prepared.target.name!r}, not {target!r}")
+        has = [target.name for target in prepared.specs]
+        if names and names != has:
+            raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(names)}")
         return prepared
-    from cgcnn_ase.data.dataset import load_dataset
-    from cgcnn_ase.data.prepare import prepare
-
-    if tuned is not None and target is None and not unit:
-        spec = tuned.target
-    else:
-        spec = TargetSpec(name=target or "target", unit=unit)
-    dataset = load_dataset(data, target=target)
-    return prepare(dataset, spec, settings.graph, val=val, test=test, progress=is_terminal())
+    dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
+    if tuned is not None and not names and not unit and task == tuned.target.task:
+        specs = (tuned.target,)
+    return prepare(dataset, specs, settings.graph, val=val, test=test, progress=is_terminal())

@@ -1,6 +1,7 @@
 """Read data sets: packed npz folders and ``id_prop.csv`` folders become structures with a target each."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,11 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Structures, one target each, and the split each belongs to."""
+    """Structures, their targets, and the split each belongs to."""
 
     ids: list[str]
     structures: list[Geometry]
-    targets: npt.NDArray[np.float64]  #: (n,) in the target's own unit
+    targets: npt.NDArray[np.float64]  #: (n, T), each in its own unit; NaN where a structure has no label
     split: npt.NDArray[np.str_] | None  #: (n,) "train", "val" or "test"; None where the source has none
     formulas: list[str]  #: reduced formulas, what splits are grouped by
 
@@ -32,11 +33,12 @@ class Dataset:
         """sha256 of the ids and targets of one split, in order."""
         digest = hashlib.sha256()
         for k in np.flatnonzero(self.split == split) if self.split is not None else range(len(self)):
-            digest.update(f"{self.ids[k]},{float(self.targets[k])!r}\n".encode())
+            values = ",".join(repr(float(value)) for value in self.targets[k])
+            digest.update(f"{self.ids[k]},{values}\n".encode())
         return digest.hexdigest()
 
 
-def load_dataset(path: str | Path, *, target: str | None = None) -> Dataset:
+def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None) -> Dataset:
     """Read a data set.
 
     Parameters
@@ -44,8 +46,9 @@ def load_dataset(path: str | Path, *, target: str | None = None) -> Dataset:
     path : path
         A folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
         structure files that it names, or such a CSV file.
-    target : str, optional
-        Column to learn; needed where there are several.
+    target : str or sequence of str, optional
+        Column or columns to learn; needed where there are several. A structure may lack a label of some of several
+        columns, not of all.
 
     Raises
     ------
@@ -57,24 +60,52 @@ def load_dataset(path: str | Path, *, target: str | None = None) -> Dataset:
         raise DatasetError(f"{folder}: no such file or folder")
     if (folder / "structures.npz").exists():
         return _load_packed(folder, target)
+    return _load_id_prop(_csv_in(folder), target)
+
+
+def target_columns(path: str | Path) -> list[str]:
+    """Columns of a data set that could be learned, in their order; raises as :func:`load_dataset` does."""
+    folder = Path(path)
+    if not folder.exists():
+        raise DatasetError(f"{folder}: no such file or folder")
+    if (folder / "structures.npz").exists():
+        table, _ = _table(folder)
+        return _numeric(table)
+    from cgcnn_ase.data.id_prop import column_names
+
+    return column_names(_csv_in(folder))
+
+
+def _table(folder: Path) -> tuple[pd.DataFrame, Path]:
+    """The properties of a packed data set, and their file."""
+    files = [folder / name for name in ("properties.csv.gz", "properties.csv") if (folder / name).exists()]
+    if not files:
+        raise DatasetError(f"{folder}: structures.npz has no properties.csv or properties.csv.gz beside it")
+    return pd.read_csv(files[0], keep_default_na=False, na_values=[""], dtype={0: str}), files[0]
+
+
+def _csv_in(folder: Path) -> Path:
     csv = folder / "id_prop.csv" if folder.is_dir() else folder
     if not csv.exists():
         raise DatasetError(f"{folder}: neither structures.npz nor id_prop.csv is in this folder")
-    return _load_id_prop(csv, target)
+    return csv
 
 
-def _load_packed(folder: Path, target: str | None) -> Dataset:
-    tables = [folder / name for name in ("properties.csv.gz", "properties.csv") if (folder / name).exists()]
-    if not tables:
-        raise DatasetError(f"{folder}: structures.npz has no properties.csv or properties.csv.gz beside it")
-    table = pd.read_csv(tables[0], keep_default_na=False, na_values=[""], dtype={0: str})
-    column = _target_column(table, target, tables[0])
+def _numeric(table: pd.DataFrame) -> list[str]:
+    return [str(c) for c in table.columns[1:] if pd.api.types.is_numeric_dtype(table[c])]
+
+
+def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
+    table, source = _table(folder)
+    named = [target] if target is None or isinstance(target, str) else list(target)
+    columns = [_target_column(table, name, source) for name in named]
     with np.load(folder / "structures.npz", allow_pickle=False) as packed:
         ids, lattice, offsets = packed["ids"].astype(str), packed["lattice"].astype(float), packed["offsets"]
         numbers, frac = packed["numbers"].astype(np.int64), packed["frac"].astype(float)
     if len(table) != len(ids) or (table.iloc[:, 0].to_numpy() != ids).any():
-        raise DatasetError(f"{tables[0]}: its rows are not the structures of structures.npz, in the same order")
-    rows = np.flatnonzero(np.isfinite(table[column].to_numpy(dtype=float)))
+        raise DatasetError(f"{source}: its rows are not the structures of structures.npz, in the same order")
+    values = table[columns].to_numpy(dtype=float)
+    rows = np.flatnonzero(np.isfinite(values).any(axis=1))
     periodic = np.ones(3, dtype=bool)
     structures = [
         Geometry(numbers[a:b], frac[a:b] @ lattice[i], lattice[i], periodic)
@@ -85,16 +116,16 @@ def _load_packed(folder: Path, target: str | None) -> Dataset:
     return Dataset(
         ids=[str(ids[i]) for i in rows],
         structures=structures,
-        targets=kept[column].to_numpy(dtype=float),
+        targets=np.where(np.isfinite(values[rows]), values[rows], np.nan),
         split=kept["split"].to_numpy(dtype=str) if "split" in kept else None,
         formulas=[str(f) for f in formulas],
     )
 
 
 def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str:
-    numeric = [c for c in table.columns[1:] if pd.api.types.is_numeric_dtype(table[c])]
+    numeric = _numeric(table)
     if target is None and len(numeric) == 1:
-        return str(numeric[0])
+        return numeric[0]
     if target is None:
         raise DatasetError(f"{source}: name the column to learn; there are {', '.join(numeric)}")
     if target not in table.columns:
@@ -104,14 +135,14 @@ def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str
     return target
 
 
-def _load_id_prop(csv: Path, target: str | None) -> Dataset:
+def _load_id_prop(csv: Path, target: str | Sequence[str] | None) -> Dataset:
     from cgcnn_ase.data.id_prop import read_id_prop
 
     rows = read_id_prop(csv, target)
     return Dataset(
         ids=[row.id for row in rows],
         structures=[row.structure for row in rows],
-        targets=np.array([row.target for row in rows]),
+        targets=np.array([row.targets for row in rows]),
         split=None,
         formulas=[_formula(row.structure) for row in rows],
     )

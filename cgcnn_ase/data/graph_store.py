@@ -60,6 +60,14 @@ class GraphStore:
             n_edges=n_edges,
         )
 
+    def node_rows(self, indices: Tensor) -> Tensor:
+        """Where the nodes of these graphs, in this order, lie among all nodes of the store."""
+        return _ranges(self.first_node[indices], self.n_nodes[indices])
+
+    def node_owner(self) -> np.typing.NDArray[np.int64]:
+        """To which graph each node of the store belongs."""
+        return np.repeat(np.arange(len(self)), self.n_nodes.numpy())
+
     def save(self, folder: Path, meta: Mapping[str, object]) -> None:
         """Write one ``.npy`` file a field and ``meta.json``; NumPy alone reads them."""
         folder.mkdir(parents=True, exist_ok=True)

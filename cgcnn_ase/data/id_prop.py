@@ -4,7 +4,7 @@ import csv as csv_module
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class IdPropRow(NamedTuple):
 
     id: str
     structure: Geometry
-    target: float
+    targets: tuple[float, ...]
 
 
 class _Cells(NamedTuple):
@@ -39,7 +39,7 @@ class _Cells(NamedTuple):
     cells: list[str]
 
 
-def read_id_prop(csv: Path, target: str | None = None) -> list[IdPropRow]:
+def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[IdPropRow]:
     """Structures and targets that an ``id_prop.csv`` names.
 
     Parameters
@@ -47,28 +47,24 @@ def read_id_prop(csv: Path, target: str | None = None) -> list[IdPropRow]:
     csv : path
         Its rows are id, target and possibly more columns, under a header or without one. The structure of an id is the
         file of that name, or of that name and any suffix that is read, in the same folder.
-    target : str, optional
-        Column to learn. Without it the second, which must then be the only one but for a label in the third. Where
-        there is no header the columns are called ``target`` and ``label``.
+    target : str or sequence of str, optional
+        Column or columns to learn. Without it the second, which must then be the only one but for a label in the third.
+        Where there is no header the columns are called ``target`` and ``label``. With several columns a cell may be
+        empty, not all of a row.
 
     Raises
     ------
     DatasetError
         If the file is empty or has no such column; or with all rows that cannot be used and why.
     """
-    rows, files = _rows(csv), _files_by_name(csv.parent)
-    header = rows[0].cells if _is_header(rows[0].cells, files) else None
-    if header is not None:
-        _log.info("%s: row 1 is taken as the header: %s", csv, ", ".join(header))
-        rows = rows[1:]
-        if not rows:
-            raise DatasetError(f"{csv}: there is a header and no row below it")
-    width = len(rows[0].cells) if header is None else len(header)
-    names = header or ["id", *_UNNAMED[: width - 1], *(f"column {k}" for k in range(4, width + 1))]
-    column = _column(names, target, csv, has_header=header is not None)
+    files = _files_by_name(csv.parent)
+    rows, names, has_header = _table(csv, files)
+    width = len(names)
+    asked = [target] if target is None or isinstance(target, str) else list(target)
+    columns = [_column(names, name, csv, has_header=has_header) for name in asked]
 
     problems: dict[int, str] = {}
-    found: list[tuple[int, str, Path, float]] = []
+    found: list[tuple[int, str, Path, tuple[float, ...]]] = []
     row_of_file: dict[Path, int] = {}
     for number, cells in rows:
         try:
@@ -77,19 +73,40 @@ def read_id_prop(csv: Path, target: str | None = None) -> list[IdPropRow]:
             if path in row_of_file:
                 raise ValueError(f"id {cells[0]!r} repeats that of row {row_of_file[path]}")
             row_of_file[path] = number
-            found.append((number, cells[0], path, _finite_number(cells[column], names[column])))
+            found.append((number, cells[0], path, _labels(cells, columns, names)))
         except ValueError as error:  # noqa: PERF203  every bad row is reported, not the first
             problems[number] = str(error)
 
     samples = []
-    for (number, name, path, value), structure in zip(found, _read_all([path for _, _, path, _ in found]), strict=True):
+    for (number, name, path, values), structure in zip(
+        found, _read_all([path for _, _, path, _ in found]), strict=True
+    ):
         if isinstance(structure, str):
             problems[number] = f"structure {path.name} {structure}"
         else:
-            samples.append(IdPropRow(name, structure, value))
+            samples.append(IdPropRow(name, structure, values))
     if problems:
         raise DatasetError(_report(csv, problems))
     return samples
+
+
+def column_names(csv: Path) -> list[str]:
+    """Names of the columns after the id; raises as :func:`read_id_prop` does."""
+    _, names, _ = _table(csv, _files_by_name(csv.parent))
+    return names[1:]
+
+
+def _table(csv: Path, files: dict[str, list[Path]]) -> tuple[list[_Cells], list[str], bool]:
+    """The rows below the header, the names of the columns, and whether there is a header."""
+    rows = _rows(csv)
+    if not _is_header(rows[0].cells, files):
+        width = len(rows[0].cells)
+        names = ["id", *_UNNAMED[: width - 1], *(f"column {k}" for k in range(4, width + 1))]
+        return rows, names, False
+    _log.info("%s: row 1 is taken as the header: %s", csv, ", ".join(rows[0].cells))
+    if len(rows) == 1:
+        raise DatasetError(f"{csv}: there is a header and no row below it")
+    return rows[1:], rows[0].cells, True
 
 
 def _rows(csv: Path) -> list[_Cells]:
@@ -162,6 +179,13 @@ def _file_of(name: str, files: dict[str, list[Path]], folder: Path) -> Path:
     if len(paths) > 1:
         raise ValueError(f"id {name!r} names {len(paths)} files: {', '.join(p.name for p in paths)}; give the suffix")
     return paths[0]
+
+
+def _labels(cells: list[str], columns: list[int], names: list[str]) -> tuple[float, ...]:
+    """The numbers in these columns; of several, NaN where the cell is empty."""
+    if len(columns) > 1 and any(cells[k] for k in columns):
+        return tuple(_finite_number(cells[k], names[k]) if cells[k] else math.nan for k in columns)
+    return tuple(_finite_number(cells[k], names[k]) for k in columns)
 
 
 def _finite_number(text: str, column: str) -> float:

@@ -1,5 +1,6 @@
 """From a data set to prepared data."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cgcnn_ase.targets import TargetSpec
 
 def prepare(
     dataset: Dataset,
-    target: TargetSpec,
+    targets: TargetSpec | Sequence[TargetSpec],
     graph: GraphConfig,
     *,
     val: float = 0.1,
@@ -32,6 +33,6 @@ def prepare(
         split=dataset.split,
         graphs=cached_graphs(dataset.structures, graph, folder=cache, progress=progress),
         graph_config=graph,
-        target=target,
+        specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),
     )

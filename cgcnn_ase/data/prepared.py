@@ -7,54 +7,98 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.targets import TargetSpec
 
+_SAMPLES, _TARGETS = "samples.csv", "targets.npy"
+
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Graphs with a target and a split each."""
+    """Graphs with labels and a split each.
+
+    The targets are of crystals or of sites, all of the same level. Sites are the nodes of the graphs, in their order;
+    such graphs hold every atom (no ``merge``).
+    """
 
     ids: list[str]
-    targets: npt.NDArray[np.float64]  #: (n,) in the target's own unit
+    targets: npt.NDArray[np.float64]  #: (n, T), or (sites, T), each in its target's own unit; NaN: no label
     split: npt.NDArray[np.str_]  #: (n,)
     graphs: GraphStore
     graph_config: GraphConfig
-    target: TargetSpec
+    specs: tuple[TargetSpec, ...]  #: T of them
     train_hash: str  #: sha256 of the ids and targets of the training split
+
+    def __post_init__(self) -> None:
+        levels = {target.level for target in self.specs}
+        if len(levels) != 1:
+            raise ValueError("targets of crystals and of sites cannot be learned together, and there must be a target")
+        if self.of_sites and self.graph_config.merge:
+            raise ValueError("targets of sites need a graph of all atoms: merge: false")
+        n = int(self.graphs.n_nodes.sum()) if self.of_sites else len(self.ids)
+        if self.targets.shape != (n, len(self.specs)):
+            raise ValueError(f"targets must have the shape {(n, len(self.specs))}, not {self.targets.shape}")
+
+    @property
+    def of_sites(self) -> bool:
+        """Whether the targets are those of sites."""
+        return self.specs[0].level == "site"
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the samples of one split."""
         return np.flatnonzero(self.split == split)
 
+    def target_rows(self, rows: Tensor) -> Tensor:
+        """Rows of ``targets`` that belong to some samples, in their order."""
+        return self.graphs.node_rows(rows) if self.of_sites else rows
+
+    def labels(self, split: str) -> npt.NDArray[np.float64]:
+        """The targets of one split, (rows or their sites, T)."""
+        labels: npt.NDArray[np.float64] = self.targets[self.target_rows(torch.from_numpy(self.rows(split))).numpy()]
+        return labels
+
+    def sample_names(self, split: str) -> list[str]:
+        """Ids of one split's crystals, or of their sites: the crystal's id and the number of the site."""
+        rows = self.rows(split)
+        if not self.of_sites:
+            return [self.ids[i] for i in rows]
+        return [f"{self.ids[i]}:{site}" for i in rows for site in range(int(self.graphs.n_nodes[i]))]
+
     def save(self, folder: Path) -> None:
         """Write a folder that :meth:`load` reads on a machine with only NumPy and torch."""
-        meta = {"graph": asdict(self.graph_config), "target": asdict(self.target), "train_hash": self.train_hash}
+        meta = {
+            "graph": asdict(self.graph_config),
+            "targets": [asdict(target) for target in self.specs],
+            "train_hash": self.train_hash,
+        }
         self.graphs.save(folder, meta)
-        with (folder / "targets.csv").open("w", newline="") as file:
+        np.save(folder / _TARGETS, self.targets)
+        with (folder / _SAMPLES).open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "target", "split"])
-            writer.writerows(zip(self.ids, self.targets.tolist(), self.split.tolist(), strict=True))
+            writer.writerow(["id", "split"])
+            writer.writerows(zip(self.ids, self.split.tolist(), strict=True))
 
     @classmethod
     def load(cls, folder: Path) -> "PreparedData":
         """Read what :meth:`save` wrote."""
         meta = json.loads((folder / "meta.json").read_text())
-        with (folder / "targets.csv").open(newline="") as file:
+        with (folder / _SAMPLES).open(newline="") as file:
             rows = list(csv.DictReader(file))
         return cls(
             ids=[row["id"] for row in rows],
-            targets=np.array([float(row["target"]) for row in rows]),
+            targets=np.load(folder / _TARGETS, allow_pickle=False),
             split=np.array([row["split"] for row in rows]),
             graphs=GraphStore.load(folder),
             graph_config=GraphConfig(**meta["graph"]),
-            target=TargetSpec(**meta["target"]),
+            specs=tuple(TargetSpec(**target) for target in meta["targets"]),
             train_hash=meta["train_hash"],
         )
 
 
 def is_prepared(path: Path) -> bool:
     """Whether a path is a folder written by :meth:`PreparedData.save`."""
-    return (path / "meta.json").exists() and (path / "targets.csv").exists()
+    return (path / "meta.json").exists() and (path / _SAMPLES).exists()

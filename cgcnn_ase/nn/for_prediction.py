@@ -25,6 +25,12 @@ class FastModel(CrystalModel):
         fast.__dict__ = model.__dict__ | {"_modules": {"members": members}}
         return fast
 
+    def reading(self, model: CrystalModel) -> CrystalModel:
+        """A model of the same members, read off these copies of them."""
+        view = CrystalModel.__new__(CrystalModel)
+        view.__dict__ = model.__dict__ | {"_modules": self._modules}
+        return view
+
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Crystal embeddings of each member, (B, P); for blocked networks the engine makes no difference."""
         first = self.networks[0].architecture

@@ -1,6 +1,6 @@
 """CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,19 +14,25 @@ from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler, TargetSpec
 
 if TYPE_CHECKING:
+    from cgcnn_ase.uncertainty.class_trust import ClassTrust
     from cgcnn_ase.uncertainty.trust import Trust
+
+    AnyTrust = Trust | ClassTrust
 
 
 class MemberOutputs(NamedTuple):
-    """What each member says of each crystal, in the unit that the network learned (see :class:`TargetSpec`)."""
+    """What each member says of each crystal (or site), in the unit that the network learned (:class:`TargetSpec`)."""
 
     values: Tensor  #: (M, B); for a classification the probability of class 1
     stds: Tensor | None  #: (M, B) predicted standard deviation of the error, where the head has one
-    embedding: Tensor  #: (B, F) crystal embedding of the first member
+    embedding: Tensor  #: (B, P) crystal embedding of the first member
+    logits: Tensor | None = None  #: (M, B, K) of a classification
 
 
 class CrystalModel(nn.Module):
     """An ensemble of networks with the graph they read and the target they predict.
+
+    Networks that predict several targets are several models, which share their members: see ``outputs``.
 
     Parameters
     ----------
@@ -46,28 +52,35 @@ class CrystalModel(nn.Module):
         The model's name and the hash of its weights' file, for the record.
     training : dict, optional
         What it was trained on and how: plain values.
+    first_output : int
+        Which of the networks' outputs is the target's first.
     """
 
     def __init__(
         self,
-        members: Iterable[Network],
+        members: Iterable[Network] | nn.ModuleList,
         *,
         graph: GraphConfig,
         target: TargetSpec,
         scaler: Scaler,
-        trust: "Trust | None" = None,
-        dropout_trust: "Trust | None" = None,
+        trust: "AnyTrust | None" = None,
+        dropout_trust: "AnyTrust | None" = None,
         name: str = "",
         sha256: str = "",
         training: dict[str, Any] | None = None,
+        first_output: int = 0,
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = members if isinstance(members, nn.ModuleList) else nn.ModuleList(members)
         if not len(self.members):
             raise ValueError("a model needs at least one member")
         self.graph, self.target, self.scaler = graph, target, scaler
         self.trust, self.dropout_trust = trust, dropout_trust
         self.name, self.sha256, self.training_record = name, sha256, training or {}
+        self.outputs = slice(first_output, first_output + target.n_outputs)
+        if self.outputs.stop > self.networks[0].config.n_outputs:
+            has = self.networks[0].config.n_outputs
+            raise ValueError(f"{target.name} needs output {self.outputs.stop} of networks that have {has}")
         self.eval()
 
     @property
@@ -102,12 +115,15 @@ class CrystalModel(nn.Module):
             )
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
-        """Crystal embeddings of each member before its head, (B, F)."""
+        """Crystal embeddings of each member before its head, (B, P)."""
         return [network.pooled(graph, engine) for network in self.networks]
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> MemberOutputs:
         """One deterministic prediction of each member."""
-        pooled = self.pooled(graph, engine)
+        return self.read(self.pooled(graph, engine))
+
+    def read(self, pooled: list[Tensor]) -> MemberOutputs:
+        """The prediction of each member from its crystal embeddings, (B, P)."""
         outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
         return self._physical(outputs, pooled[0])
 
@@ -122,10 +138,13 @@ class CrystalModel(nn.Module):
         ValueError
             If the members were trained without dropout.
         """
+        return self.sample_read(self.pooled(graph, engine), n_dropout, seed=seed)
+
+    def sample_read(self, embeddings: list[Tensor], n_dropout: int, *, seed: int = 0) -> MemberOutputs:
+        """As :meth:`sample`, from the crystal embeddings of each member."""
         self.check_dropout(n_dropout)
         generator = torch.Generator().manual_seed(seed)
         outputs = []
-        embeddings = self.pooled(graph, engine)
         for network, pooled in zip(self.networks, embeddings, strict=True):
             keep = torch.bernoulli(
                 torch.full((n_dropout, network.architecture.n_crystal), 1.0 - self.dropout), generator=generator
@@ -134,11 +153,13 @@ class CrystalModel(nn.Module):
             outputs += [network.read(pooled, mask) for mask in masks]
         return self._physical(outputs, embeddings[0])
 
-    def _physical(self, outputs: list[Output], embedding: Tensor) -> MemberOutputs:
+    def _physical(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
+        own = [output.of(self.outputs) for output in outputs]
         if self.target.task == "classification":
-            return MemberOutputs(torch.stack([o.value.softmax(dim=1)[:, 1] for o in outputs]), None, embedding)
-        values = self.scaler.unscale(torch.stack([o.value[:, 0] for o in outputs]))
-        scales = [o.scale[:, 0] for o in outputs if o.scale is not None]
+            logits = torch.stack([o.value for o in own])
+            return MemberOutputs(logits.softmax(dim=2)[:, :, 1], None, embedding, logits)
+        values = self.target.limited(self.scaler.unscale(torch.stack([o.value[:, 0] for o in own])))
+        scales = [o.scale[:, 0] for o in own if o.scale is not None]
         # the standard deviation of a Laplace distribution is sqrt(2) times its scale
-        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(outputs) else None
+        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(own) else None
         return MemberOutputs(values, stds, embedding)

@@ -1,34 +1,37 @@
 """An architecture with its head: what one member of an ensemble is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNN, CGNNConfig
-from cgcnn_ase.nn.heads import Head, Output
+from cgcnn_ase.nn.heads import ErrorHead, Head, Output
 from cgcnn_ase.nn.messages import Engine
 
+#: the settings of any architecture, told apart by their tag ``architecture``
+AnyConfig = CGCNNConfig | CGNNConfig
 
-def _tag(config: Any) -> str:
-    """The name of an architecture in its settings; those without one are of a CGCNN, as files of older versions are."""
-    tag = config.get("architecture", "cgcnn") if isinstance(config, dict) else getattr(config, "architecture", "")
-    return str(tag)
-
-
-#: settings of any architecture
-AnyArchitectureConfig = Annotated[
-    Annotated[CGCNNConfig, Tag("cgcnn")] | Annotated[CGNNConfig, Tag("cgnn")], Discriminator(_tag)
-]
+#: by tag: the class of the settings
+CONFIGS: dict[str, type[AnyConfig]] = {"cgcnn": CGCNNConfig, "cgnn": CGNNConfig}
 
 
-def build(config: CGCNNConfig | CGNNConfig) -> Architecture:
-    """The architecture that these settings are of, with random weights."""
-    return CGNN(config) if isinstance(config, CGNNConfig) else CGCNN(config)
+def config_class(values: Mapping[str, Any]) -> type[AnyConfig]:
+    """The class that an architecture's settings, as plain values, are of; without a tag those of a CGCNN.
+
+    Raises
+    ------
+    ValueError
+        If there is no such architecture.
+    """
+    tag = values.get("architecture", "cgcnn")
+    if tag not in CONFIGS:
+        raise ValueError(f"unknown architecture {tag!r}; allowed: {', '.join(CONFIGS)}")
+    return CONFIGS[tag]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +40,26 @@ class NetworkConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    architecture: AnyArchitectureConfig = field(default_factory=CGCNNConfig)
+    architecture: AnyConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
     mean_variance: bool = False  #: whether the head also predicts the size of its error
+    quantiles: bool = False  #: the same, as the 5 % and 95 % quantiles of the target
+
+    def __post_init__(self) -> None:
+        if self.mean_variance and self.quantiles:
+            raise ValueError("a head has mean_variance or quantiles, not both")
+
+    @property
+    def error(self) -> ErrorHead:
+        """What the head says of its error."""
+        return "quantile" if self.quantiles else "mean-variance" if self.mean_variance else "none"
+
+
+def new_architecture(config: AnyConfig) -> Architecture:
+    """An architecture with random weights."""
+    if isinstance(config, CGNNConfig):
+        return CGNN(config)
+    return CGCNN(config)
 
 
 class Network(nn.Module):
@@ -48,18 +68,19 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.architecture = build(config.architecture)
-        self.head = Head(self.architecture.n_crystal, config.n_outputs, with_scale=config.mean_variance)
+        self.architecture = new_architecture(config.architecture)
+        self.head = Head(self.architecture.n_crystal, config.n_outputs, error=config.error)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
-        """Crystal embedding before the head, (B, F): everything that dropout leaves alone."""
+        """Crystal embedding before the head, (B, P): everything that dropout leaves alone."""
         return self.architecture.pool(graph, self.architecture.atoms(graph, engine))
 
     def read(self, pooled: Tensor, mask: Tensor | None = None) -> Output:
-        """Head on the crystal embedding; a mask (n_hidden,) switches parts of it off, as dropout does."""
+        """Head on the crystal embedding; a mask (C,) switches parts of it off, as dropout does."""
         output: Output = self.head(self.architecture.crystal(pooled, mask))
-        if (n := self.architecture.extent(pooled)) is not None:
-            return Output(output.value * n, None if output.scale is None else output.scale * n)
+        n = self.architecture.extent(pooled)
+        if n is not None:
+            output = Output(*(None if part is None else part * n for part in output))  # type: ignore[arg-type]
         return output
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Output:

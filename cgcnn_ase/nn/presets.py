@@ -1,14 +1,14 @@
-"""Published networks by name, with the graphs that they read."""
+"""Architectures with the graphs they read, by name, ready to train."""
 
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.nn.architecture import ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
+from cgcnn_ase.nn.network import AnyConfig
 
 #: the 12 nearest neighbours within 8 Å
 TWELVE_NEAREST = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12)
 
-PRESETS: dict[str, tuple[GraphConfig, ArchitectureConfig]] = {
+PRESETS: dict[str, tuple[GraphConfig, AnyConfig]] = {
     # Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018), equation 5 and the defaults of their code
     "cgcnn-2018": (TWELVE_NEAREST, CGCNNConfig(n_features=64, n_convolutions=3, n_hidden=128)),
     # the same paper's equation 4: no gate, no norm, and a weighted sum over atoms and layers
@@ -23,8 +23,8 @@ PRESETS: dict[str, tuple[GraphConfig, ArchitectureConfig]] = {
 }
 
 
-def preset(name: str) -> tuple[GraphConfig, ArchitectureConfig]:
-    """The graph and the architecture of a published network.
+def preset(name: str) -> tuple[GraphConfig, AnyConfig]:
+    """The graph and the network of a name.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 
 
@@ -17,21 +17,22 @@ class Batch(NamedTuple):
     """Graphs and their targets."""
 
     graph: CrystalGraph
-    targets: Tensor  #: (B,)
+    targets: Tensor  #: (B, T), or (N, T) for targets of sites; NaN where there is no label
 
 
 class GraphSamples(Dataset[Batch]):
     """Hands out whole batches; a batch is cut from the flat arrays at once."""
 
-    def __init__(self, graphs: GraphStore, targets: Tensor) -> None:
-        self.graphs, self.targets = graphs, targets
+    def __init__(self, data: PreparedData) -> None:
+        self.data, self.targets = data, torch.tensor(data.targets, dtype=torch.float32)
 
     def __len__(self) -> int:
-        return len(self.graphs)
+        return len(self.data.graphs)
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """The batch of these samples."""
-        return Batch(self.graphs.batch(indices), self.targets[torch.as_tensor(indices)])
+        rows = torch.as_tensor(indices)
+        return Batch(self.data.graphs.batch(rows), self.targets[self.data.target_rows(rows)])
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -59,14 +60,14 @@ class EpochSampler(Sampler[list[int]]):
 
 
 def loader(
-    graphs: GraphStore, targets: Tensor, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None = None
+    data: PreparedData, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None = None
 ) -> DataLoader[Batch]:
     """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without.
 
     The sampler of batches stands in the place of one of samples (``batch_size=None``): Lightning tells the epoch to no
     other, and every epoch would have the same batches.
     """
-    samples, sampler = GraphSamples(graphs, targets), EpochSampler(rows, batch_size, seed)
+    samples, sampler = GraphSamples(data), EpochSampler(rows, batch_size, seed)
     return DataLoader(samples, batch_size=None, sampler=sampler, collate_fn=_whole_batch)
 
 

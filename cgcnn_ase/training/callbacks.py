@@ -14,7 +14,7 @@ BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
 
 
 class History(Callback):
-    """Write ``history.csv``: epoch, train_loss, val_mae, learning_rate."""
+    """Write ``history.csv``: epoch, train_loss, val_error, that of each target if there are several, learning_rate."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -28,7 +28,7 @@ class History(Callback):
             {
                 "epoch": trainer.current_epoch,
                 "train_loss": float(metrics["train_loss"]),
-                "val_mae": float(metrics["val_mae"]),
+                **{name: float(value) for name, value in metrics.items() if name.startswith("val_")},
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
@@ -92,7 +92,7 @@ class KeepBestAndLast(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; stop after ``patience`` epochs without a better error, or when the error is no number."""
         del pl_module
-        error, epoch = float(trainer.callback_metrics["val_mae"]), trainer.current_epoch
+        error, epoch = float(trainer.callback_metrics["val_error"]), trainer.current_epoch
         better = error < self.best
         if better:
             self.best, self.best_epoch = error, epoch

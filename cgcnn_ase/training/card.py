@@ -1,4 +1,4 @@
-"""The card of a pretrained model: its README.md, written from what was measured."""
+"""The card of a folder of pretrained models: its README.md, written from what was measured."""
 
 import math
 from pathlib import Path
@@ -6,46 +6,27 @@ from typing import Any
 
 import yaml
 
-from cgcnn_ase.model_folder import WEIGHTS, read_config
+from cgcnn_ase.model_folder import WEIGHTS, model_entries, read_config
 
 _CARD = """\
 # {name}
 
-{members} predict the {property} of a crystal in {unit}, with a calibrated standard deviation, a conformal 90 %
-interval and a warning where a structure lies outside what they were trained on.
+{members} predict {properties} of a crystal, with a calibrated uncertainty, a conformal 90 % interval and a warning where
+a structure lies outside what they were trained on.
 
-## Test split
-
-{n_test} crystals of which no reduced formula is in the training split; one run of each of the {n_members} members
-(seeds {seeds}).
-
-| | |
-|---|---|
-| MAE, ensemble | {mae:.4f} {unit} |
-| MAE, one member: mean (lowest to highest) | {member_mae_mean:.4f} ({member_mae_min:.4f} to {member_mae_max:.4f}) {unit} |
-| RMSE, ensemble | {rmse:.4f} {unit} |
-| R2 | {r2:.4f} |
-| coverage of the 90 % interval | {coverage:.1%} |
-| mean width of the interval | {interval_width:.3f} {unit} |
-| Spearman correlation of std and absolute error | {spearman:.2f} |
-| ENCE, 10 bins (of a perfect std, by sampling noise) | {ence:.3f} ({ence_noise:.3f}) |
-| miscalibration area | {miscalibration_area:.3f} |
-| negative log likelihood | {nll:.2f} |
-
-The same numbers: `python benchmarks/accuracy.py --data DATA`.
+{sections}
+One run of each of the {n_members} members (seeds {seeds}). No reduced formula of the test split is in the training split; the
+validation split chose the epoch and fitted the calibration; the test split was used for these tables only.
 
 ## Training
 
-Data: {n_train} training, {n_val} validation crystals of the Materials Project (PBE and PBE+U, snapshot of about 2020,
-legacy compatibility corrections), the id list of MT-CGCNN. Source: A. Jain et al., APL Mater. 1, 011002 (2013);
-Materials Project, CC BY 4.0; packed from the repositories kdmsit/MEGNet and kdmsit/crysxpp (MIT). The validation split
-chose the epoch and fitted the calibration; the test split was used for the table above only.
+Data: {source}
 
-sha256 of the ids and targets of the training split: `{train_hash}`
+{hashes}
 
 sha256 of `model.safetensors`: `{weights_hash}`
 
-Recipe (`make model` trains it again):
+Recipe (`make zoo` trains it again):
 
 ```yaml
 {recipe}```
@@ -60,9 +41,60 @@ the positions: there are no forces.
 Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the data.
 """  # noqa: E501
 
+_REGRESSION = """\
+## {name}
 
-def write_card(folder: Path) -> Path:
+{property} in {unit}{learned}: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
+
+| test split | |
+|---|---|
+| MAE, ensemble | {mae:.4f} {learned_unit} |
+| MAE, one member: mean (lowest to highest) | {member_mae_mean:.4f} ({member_mae_min:.4f} to {member_mae_max:.4f}) {learned_unit} |
+| RMSE, ensemble | {rmse:.4f} {learned_unit} |
+| R2 | {r2:.4f} |
+| coverage of the 90 % interval | {coverage:.1%} |
+| mean width of the interval | {interval_width:.3f} {learned_unit} |
+| Spearman correlation of std and absolute error | {spearman:.2f} |
+| ENCE, 10 bins (of a perfect std, by sampling noise) | {ence:.3f} ({ence_noise:.3f}) |
+| miscalibration area | {miscalibration_area:.3f} |
+| negative log likelihood | {nll:.2f} |
+"""  # noqa: E501
+
+_CLASSIFICATION = """\
+## {name}
+
+{property}, {n_classes} classes: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
+
+| test split | |
+|---|---|
+| AUC, ensemble | {auc:.4f} |
+| AUC, one member: mean (lowest to highest) | {member_auc_mean:.4f} ({member_auc_min:.4f} to {member_auc_max:.4f}) |
+| accuracy | {accuracy:.1%} |
+| F1 | {f1:.3f} |
+| negative log likelihood | {nll:.3f} |
+| calibration error of the probabilities | {ece:.3f} |
+| coverage of the 90 % set of classes (mean size) | {coverage:.1%} ({set_size:.2f}) |
+| confusion matrix (rows: true class) | {confusion} |
+"""
+
+#: where the data sets of the recipes come from
+SOURCES = {
+    "mp36k": (
+        "crystals of the Materials Project (PBE and PBE+U, snapshot of about 2020, legacy compatibility corrections), "
+        "the id list of MT-CGCNN. Source: A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0; "
+        "packed from the repositories kdmsit/MEGNet and kdmsit/crysxpp (MIT)."
+    ),
+    "mp_elastic": (
+        "elastic moduli (Voigt, Reuss, Hill averages) of crystals of the Materials Project. Source: M. de Jong et al., "
+        "Sci. Data 2, 150009 (2015); A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0."
+    ),
+}
+
+
+def write_card(folder: Path, *, data: str = "") -> Path:
     """Write ``README.md`` of a model folder from its ``config.json``, and return it.
+
+    ``data`` names the data set, one of :data:`SOURCES`.
 
     Raises
     ------
@@ -70,22 +102,50 @@ def write_card(folder: Path) -> Path:
         If the training left no figures of a calibrated model on a test split.
     """
     config = read_config(folder)
-    training: dict[str, Any] = config["training"]
-    if "coverage" not in training.get("test", {}):
-        raise ValueError(f"{folder}: no calibrated test figures to write a card from")
-    recipe, n = training["recipe"], config["n_members"]
+    entries = model_entries(config)
+    recipe, n = entries[0]["training"]["recipe"], config["n_members"]
+    hashes = {entry["training"]["train_hash"] for entry in entries}
     card = _CARD.format(
         name=config["name"],
         members="One network" if n == 1 else f"{n} networks together",
-        property=config["target"]["name"].removesuffix("_per_atom").replace("_", " "),
-        unit=config["target"]["unit"],
+        properties=_listed([_property(entry) for entry in entries]),
+        sections="\n".join(_section(entry, folder) for entry in entries),
         n_members=n,
         seeds=f"{recipe['seed']} to {recipe['seed'] + n - 1}",
+        source=SOURCES.get(data, "not recorded."),
+        hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         weights_hash=config["sha256"][WEIGHTS],
         recipe=yaml.safe_dump(recipe, sort_keys=False),
-        **{key: training[key] for key in ("n_train", "n_val", "n_test", "train_hash")},
-        **{key: math.nan if value is None else value for key, value in training["test"].items()},
     )
     file = folder / "README.md"
     file.write_text(card, encoding="utf-8")
     return file
+
+
+def _section(entry: dict[str, Any], folder: Path) -> str:
+    """What was measured of one model."""
+    training, target = entry["training"], entry["target"]
+    test = {key: math.nan if value is None else value for key, value in training.get("test", {}).items()}
+    if "coverage" not in test:
+        raise ValueError(f"{folder}: no calibrated test figures of {entry['name']} to write a card from")
+    counts = {key: training[key] for key in ("n_train", "n_val", "n_test")}
+    named = {"name": entry["name"], "property": _property(entry).capitalize(), "unit": target["unit"]}
+    if target["task"] == "classification":
+        return _CLASSIFICATION.format(**named, **counts, **test, n_classes=target["n_classes"])
+    is_log = target["transform"] == "log10"
+    return _REGRESSION.format(
+        **named,
+        **counts,
+        **test,
+        learned=", learned as its logarithm" if is_log else "",
+        learned_unit=f"log10({target['unit']})" if is_log else target["unit"],
+    )
+
+
+def _property(entry: dict[str, Any]) -> str:
+    name: str = entry["target"]["name"]
+    return name.removesuffix("_per_atom").replace("_", " ")
+
+
+def _listed(names: list[str]) -> str:
+    return f"the {names[0]}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

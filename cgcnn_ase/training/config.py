@@ -18,12 +18,16 @@ class TrainConfig:
 
     graph: GraphConfig = field(default_factory=GraphConfig)
     network: CGCNNConfig = field(default_factory=CGCNNConfig)
-    mean_variance: bool = False
+    mean_variance: bool = False  #: the head also learns the size of its error
+    quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
     batch_size: int = 64
+    accumulate: int = 1  #: batches whose gradients are added up before a step
     learning_rate: float = 2e-3  #: the maximum of the one-cycle schedule
+    trunk_rate: float = 1.0  #: embeddings and convolutions learn with so many times the learning rate
     weight_decay: float = 1e-2  #: of AdamW; none on norms, biases and embeddings
     loss: Loss = "l1"
+    cls_weight: float = 1.0  #: of each classification's loss beside those of the regressions
     gradient_clip: float | None = 10.0
     ema_decay: float | None = None  #: exponential moving average of the weights, per step
     patience: int | None = None  #: stop after so many epochs without a better val error
@@ -34,12 +38,13 @@ class TrainConfig:
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.n_members) < 1:
-            raise ValueError(f"epochs, batch_size and n_members must be at least 1: {self}")
+        if min(self.epochs, self.batch_size, self.n_members, self.accumulate) < 1:
+            raise ValueError(f"epochs, batch_size, accumulate and n_members must be at least 1: {self}")
         if self.error_folds < 0 or self.error_folds == 1:
             raise ValueError(f"error_folds must be 0 or at least 2, not {self.error_folds}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        for name in ("learning_rate", "trunk_rate", "cls_weight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``config.yaml``."""

@@ -1,5 +1,6 @@
 """Errors in the training split by networks that had not seen the structure, to learn where errors are large."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.targets import Scaler
+from cgcnn_ase.targets import Scaler, output_slices
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.member import best_network, train_scaler
+from cgcnn_ase.training.member import best_network, train_scalers
 
 #: such a network is trained for this part of a member's epochs: where its errors are large shows early
 EPOCHS = 0.25
@@ -46,23 +47,28 @@ def fold_splits(data: PreparedData, n_folds: int, *, seed: int) -> list[npt.NDAr
 
 
 def left_out_errors(
-    data: PreparedData, config: TrainConfig, folders: list[Path], scaler: Scaler | None = None
+    data: PreparedData, config: TrainConfig, folders: list[Path], scalers: Sequence[Scaler] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Error of each training structure by the network of its fold, (n,) in the order of ``data.rows("train")``."""
-    errors = np.full(len(data.ids), np.nan)
-    learned = data.target.forward(torch.tensor(data.targets)).numpy()
+    """Error of each training structure by the network of its fold, (n, T) in the order of ``data.rows("train")``.
+
+    In what the network learns; NaN for a classification and where there is no label.
+    """
+    errors = np.full(data.targets.shape, np.nan)
     for k, split in enumerate(fold_splits(data, config.error_folds, seed=config.seed)):
         part = replace(data, split=split)
         network = best_network(part, fold_config(config, k), folders[k]).eval()
         rows = part.rows("val")
-        values = (scaler or train_scaler(part)).unscale(_values(network, part, rows))
-        errors[rows] = values.double().numpy() - learned[rows]
+        out = _values(network, part, rows)
+        own = scalers or train_scalers(part)
+        for t, (target, columns) in enumerate(zip(data.specs, output_slices(data.specs), strict=True)):
+            if target.task == "regression":
+                learned = target.forward(torch.tensor(data.targets[rows, t]))
+                errors[rows, t] = target.limited(own[t].unscale(out[:, columns.start].double())) - learned
     return errors[data.rows("train")]
 
 
 def _values(network: Network, data: PreparedData, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+    """All outputs of a network, (n, n_out)."""
     with torch.inference_mode():
-        parts = [
-            network(data.graphs.batch(rows[k : k + _BATCH].tolist())).value[:, 0] for k in range(0, len(rows), _BATCH)
-        ]
+        parts = [network(data.graphs.batch(rows[k : k + _BATCH].tolist())).value for k in range(0, len(rows), _BATCH)]
     return torch.cat(parts)

@@ -3,28 +3,58 @@
 import copy
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.targets import TargetSpec
 
 Frozen = Literal["none", "embedding", "convolutions"]
 
 
-def member_to_tune(model: CrystalModel, k: int, frozen: Frozen = "none") -> Network:
-    """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
+def keeps_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
+    """Whether a model to tune is to learn its own target on, with its own head and scaler."""
+    return len(targets) == 1 and targets[0].name == model.target.name and targets[0].task == model.target.task
 
-    ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
-    statistics of fixed layers stay as they are, too.
+
+def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
+    """See that networks of these sizes can start from a model's members; their heads may differ.
 
     Raises
     ------
     ValueError
-        If ``frozen`` is not one of the names.
+        If the architecture differs.
+    """
+    has = model.networks[0].config.architecture
+    if has != wanted.architecture:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
+
+
+def member_to_tune(
+    model: CrystalModel, k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
+) -> Network:
+    """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
+
+    ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
+    statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, whose
+    weights the seed decides.
+
+    Raises
+    ------
+    ValueError
+        If ``frozen`` is not one of the names, or the architecture wanted is another.
     """
     if frozen not in get_args(Frozen):
         raise ValueError(f"unknown layers {frozen!r} to freeze; allowed: {', '.join(get_args(Frozen))}")
     network = copy.deepcopy(model.networks[k % len(model.networks)])
+    if wanted is not None:
+        check_start(model, wanted)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = Network(wanted)
+        fresh.architecture = network.architecture
+        network = fresh
     for part in _parts(network, frozen):
         part.requires_grad_(False)
     return network

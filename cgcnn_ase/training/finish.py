@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from cgcnn_ase.checkpoint import save_model
+from cgcnn_ase.checkpoint import save_models
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.evaluation import compositions_of, draw, evaluate_model, outputs_of
+from cgcnn_ase.evaluation import compositions_of, draw, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.targets import Scaler
+from cgcnn_ase.targets import Scaler, output_slices
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import left_out_errors
-from cgcnn_ase.training.member import best_network, train_scaler
+from cgcnn_ase.training.member import best_network, train_scalers
+from cgcnn_ase.uncertainty.class_trust import ClassTrust
 from cgcnn_ase.uncertainty.error_model import difficulty_of
 from cgcnn_ase.uncertainty.estimators import combine
 from cgcnn_ase.uncertainty.trust import Trust
@@ -37,54 +40,100 @@ def finish_run(
     members: list[Path],
     folds: list[Path],
     *,
-    scaler: Scaler | None = None,
+    scalers: Sequence[Scaler] | None = None,
     name: str = "",
 ) -> Path:
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
 
     ``members`` and ``folds`` are the folders of the trained networks.
 
-    Without a test split the results and the pictures are of val, and the file is ``val_results.csv``.
+    Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
+    targets the metrics are by target, and results and pictures lie in a folder for each.
     """
-    model = CrystalModel(
-        [best_network(data, config, folder) for folder in members],
-        graph=data.graph_config,
-        target=data.target,
-        scaler=scaler or train_scaler(data),
-        name=name or output.resolve().name,
-    )
-    left_out = left_out_errors(data, config, folds, scaler) if folds else None
-    model.trust = _calibrated(model, data, left_out)
-    if model.dropout and model.trust is not None:
-        model.dropout_trust = _calibrated(model, data, left_out, n_dropout=N_DROPOUT)
-    metrics: dict[str, Any] = {}
-    for split in ("val", "test"):
-        rows = data.rows(split)
-        if len(rows):
-            last = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows])
-            metrics[split] = last.summary()
-    model.training_record = {
-        "train_hash": data.train_hash,
-        "n_train": len(data.rows("train")),
-        "n_val": len(data.rows("val")),
-        "n_test": len(data.rows("test")),
-        "recipe": asdict(config),
-        **metrics,
+    networks = nn.ModuleList(best_network(data, config, folder) for folder in members)
+    own = scalers or train_scalers(data)
+    models = [
+        CrystalModel(
+            networks,
+            graph=data.graph_config,
+            target=target,
+            scaler=scaler,
+            name=name or output.resolve().name if len(data.specs) == 1 else target.name.replace("_", "-"),
+            first_output=columns.start,
+        )
+        for target, scaler, columns in zip(data.specs, own, output_slices(data.specs), strict=True)
+    ]
+    known = {
+        split: embeddings_of(models[0], data.graphs, data.rows(split))
+        for split in ("val", "test")
+        if split in data.split
     }
-    save_model(model, output / "best")
+    train = embeddings_of(first_member(models[0]), data.graphs, data.rows("train"))[0]
+    left_out = left_out_errors(data, config, folds, scalers) if folds else None
+    metrics: dict[str, Any] = {}
+    for t, model in enumerate(models):
+        place = output if len(models) == 1 else output / model.target.name
+        place.mkdir(exist_ok=True)
+        errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
+        model.trust = _calibrated(model, data, t, known["val"], train, errors)
+        if model.dropout and model.trust is not None:
+            model.dropout_trust = _calibrated(model, data, t, known["val"], train, errors, n_dropout=N_DROPOUT)
+        own_metrics = _measure(model, data, t, known, place)
+        metrics |= own_metrics if len(models) == 1 else {model.target.name: own_metrics}
+        model.training_record = {
+            "train_hash": data.train_hash,
+            **{f"n_{split}": int(np.isfinite(data.labels(split)[:, t]).sum()) for split in ("train", "val", "test")},
+            "recipe": asdict(config),
+            **own_metrics,
+        }
+    save_models(models, output / "best", name=name or output.resolve().name)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    split_of_last = list(metrics)[-1]
-    last.to_frame().to_csv(output / f"{split_of_last}_results.csv", index=False)
-    draw(last, data.target, output)
-    draw_history(members[0] / HISTORY, data.target.learned_unit, output / "learning_curve.png")
+    unit = data.specs[0].learned_unit if len(models) == 1 and data.specs[0].task == "regression" else ""
+    draw_history(members[0] / HISTORY, unit, output / "learning_curve.png")
     return output / "best"
 
 
+def _measure(
+    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], place: Path
+) -> dict[str, Any]:
+    """Metrics of val and test; results and pictures of the last of them go into a folder."""
+    metrics: dict[str, Any] = {}
+    for split, embeddings in known.items():
+        rows, targets = data.rows(split), data.labels(split)[:, t]
+        if not np.isfinite(targets).any():
+            continue
+        names = data.sample_names(split)
+        last = evaluate_model(model, data.graphs, rows, names, targets, embeddings=embeddings)
+        metrics[split] = last.summary()
+    split = list(metrics)[-1]
+    last.to_frame().to_csv(place / f"{split}_results.csv", index=False)
+    draw(last, model.target, place)
+    return metrics
+
+
+def first_member(model: CrystalModel) -> CrystalModel:
+    """The first network alone, whose embeddings the domain and the error model read."""
+    return CrystalModel(
+        model.networks[:1],
+        graph=model.graph,
+        target=model.target,
+        scaler=model.scaler,
+        first_output=model.outputs.start,
+    )
+
+
 def _calibrated(
-    model: CrystalModel, data: PreparedData, left_out: Floats | None, *, n_dropout: int | None = None
-) -> Trust | None:
+    model: CrystalModel,
+    data: PreparedData,
+    t: int,
+    val: list[torch.Tensor],
+    train: torch.Tensor,
+    left_out: Floats | None,
+    *,
+    n_dropout: int | None = None,
+) -> Trust | ClassTrust | None:
     try:
-        return calibrate(model, data, left_out, n_dropout=n_dropout)
+        return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout)
     except ValueError as error:
         warnings.warn(
             f"the model is not calibrated: {error}. Its predictions have no calibrated std, no interval and no word on "
@@ -95,26 +144,46 @@ def _calibrated(
 
 
 def calibrate(
-    model: CrystalModel, data: PreparedData, left_out: Floats | None = None, *, n_dropout: int | None = None
-) -> Trust:
-    """Fit calibration and domain: embeddings of the training split, errors of the val split.
+    model: CrystalModel,
+    data: PreparedData,
+    t: int,
+    val: list[torch.Tensor],
+    train: torch.Tensor,
+    left_out: Floats | None = None,
+    *,
+    n_dropout: int | None = None,
+) -> Trust | ClassTrust:
+    """Fit calibration and domain of target t: embeddings of the training split, errors of the val split.
 
+    ``val`` are the embeddings of the val split by each member, ``train`` those of the training split by the first.
     ``left_out`` are errors of the training structures by networks that had not seen them; they teach the difficulty.
     With ``n_dropout`` it is Monte Carlo dropout with so many samples that is calibrated.
     """
-    val, train = data.rows("val"), data.rows("train")
-    out = outputs_of(model, data.graphs, val, n_dropout=n_dropout)
-    first = CrystalModel(model.networks[:1], graph=model.graph, target=model.target, scaler=model.scaler)
-    training_embedding = outputs_of(first, data.graphs, train).embedding.numpy()
-    training_composition = compositions_of(data.graphs, train)
+    labels = data.labels("val")[:, t]
+    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
+    training_embedding = train.numpy()[taught]
+    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[taught]
+    of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
+    if out.logits is not None:
+        return ClassTrust.fit(
+            out.logits.numpy(),
+            labels[has],
+            embedding=out.embedding.numpy(),
+            training_embedding=training_embedding,
+            training_composition=training_composition,
+        )
+    difficulty = None
+    if left_out is not None:
+        difficulty = difficulty_of(training_composition, training_embedding, left_out[taught])
     return Trust.fit(
         combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
-        data.target.forward(torch.from_numpy(data.targets[val])).numpy(),
+        data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
         embedding=out.embedding.numpy(),
-        composition=compositions_of(data.graphs, val),
+        composition=of_val,
         training_embedding=training_embedding,
         training_composition=training_composition,
-        difficulty=None if left_out is None else difficulty_of(training_composition, training_embedding, left_out),
+        difficulty=difficulty,
     )
 
 
@@ -128,8 +197,8 @@ def draw_history(history: Path, unit: str, file: Path) -> None:
     figure = plots.learning_curve(
         [int(row["epoch"]) for row in rows],
         train_loss=[float(row["train_loss"]) for row in rows],
-        val_mae=[float(row["val_mae"]) for row in rows],
+        val_mae=[float(row["val_error"]) for row in rows],
         unit=unit,
-        best_epoch=int(np.argmin([float(row["val_mae"]) for row in rows])),
+        best_epoch=int(np.argmin([float(row["val_error"]) for row in rows])),
     )
     plots.save(figure, file)

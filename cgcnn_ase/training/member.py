@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +29,18 @@ from cgcnn_ase.training.callbacks import (
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
 
-__all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scaler"]
+__all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scalers"]
 
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
     """The sizes that the data and the configuration ask for."""
     architecture = replace(config.network, n_angular=data.graph_config.n_angular)
-    return NetworkConfig(architecture=architecture, n_outputs=data.target.n_outputs, mean_variance=config.mean_variance)
+    return NetworkConfig(
+        architecture=architecture,
+        n_outputs=sum(target.n_outputs for target in data.specs),
+        mean_variance=config.mean_variance,
+        quantiles=config.quantiles,
+    )
 
 
 def new_network(data: PreparedData, config: TrainConfig) -> Network:
@@ -43,9 +48,10 @@ def new_network(data: PreparedData, config: TrainConfig) -> Network:
     return Network(network_config(data, config))
 
 
-def train_scaler(data: PreparedData) -> Scaler:
-    """The scaler of the training split's targets."""
-    return Scaler.fit(data.target.forward(torch.tensor(data.targets[data.rows("train")])))
+def train_scalers(data: PreparedData) -> list[Scaler]:
+    """The scaler of each target, from the labels of the training split."""
+    values = torch.tensor(data.labels("train"))
+    return [Scaler.of(target, v[v.isfinite()]) for target, v in zip(data.specs, values.unbind(dim=1), strict=True)]
 
 
 def best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
@@ -64,7 +70,7 @@ def train_member(
     folder: Path,
     *,
     network: Network | None = None,
-    scaler: Scaler | None = None,
+    scalers: Sequence[Scaler] | None = None,
     resume: bool = False,
     progress: bool = True,
     stop_after: int | None = None,
@@ -77,8 +83,8 @@ def train_member(
     ----------
     network : Network, optional
         Start from these weights (fine-tuning) instead of new ones.
-    scaler : Scaler, optional
-        The one that came with these weights; by default fitted on the training split.
+    scalers : sequence of Scaler, optional
+        Those that came with these weights; by default fitted on the training split.
     resume : bool
         Go on from ``folder/last.ckpt`` if it is there.
     stop_after : int, optional
@@ -95,17 +101,17 @@ def train_member(
             (folder / name).unlink(missing_ok=True)
     with _quiet(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        scaler = scaler or train_scaler(data)
-        module = TrainingModule(network or new_network(data, config), scaler, data.target, config)
+        scalers = scalers or train_scalers(data)
+        module = TrainingModule(network or new_network(data, config), scalers, data.specs, config)
         module.train()  # a model to tune comes in evaluation, and Lightning would leave it so
-        targets = torch.tensor(data.targets, dtype=torch.float32)
-        train = loader(data.graphs, targets, data.rows("train"), config.batch_size, seed=config.seed)
-        val = loader(data.graphs, targets, data.rows("val"), 2 * config.batch_size)
+        train = loader(data, data.rows("train"), config.batch_size, seed=config.seed)
+        val = loader(data, data.rows("val"), 2 * config.batch_size)
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             devices=1,
             callbacks=_callbacks(config, folder, stop_after),
             gradient_clip_val=config.gradient_clip,
+            accumulate_grad_batches=config.accumulate,
             logger=False,
             enable_progress_bar=progress,
             enable_model_summary=False,

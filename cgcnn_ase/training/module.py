@@ -1,40 +1,53 @@
 """The Lightning module: loss, optimiser, schedule and validation of one network."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.regression import MeanAbsoluteError
+from torchmetrics import MeanMetric
 
-from cgcnn_ase.graphs.crystal_graph import map_tensors
+from cgcnn_ase.graphs.crystal_graph import to_device
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.targets import Scaler, TargetSpec
+from cgcnn_ase.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import hold_frozen
+from cgcnn_ase.training.losses import target_loss
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: what the val error is called in the record
+VAL = "val_error"
+
 
 class TrainingModule(pl.LightningModule):
-    """Trains a :class:`Network` on one target. Validation errors are in the target's transformed unit."""
+    """Trains a :class:`Network` on one or several targets.
 
-    def __init__(self, network: Network, scaler: Scaler, target: TargetSpec, config: TrainConfig) -> None:
+    ``val_error`` is the mean absolute error, in what the network learns, for a single regression; otherwise the
+    weighted sum, over the targets, of the scaled mean absolute error of a regression and the cross-entropy of a
+    classification. Each target's own is recorded as ``val_NAME``.
+    """
+
+    def __init__(
+        self, network: Network, scalers: Sequence[Scaler], targets: Sequence[TargetSpec], config: TrainConfig
+    ) -> None:
         super().__init__()
-        self.network, self.scaler, self.target, self.config = network, scaler, target, config
+        self.network, self.scalers, self.targets, self.config = network, tuple(scalers), tuple(targets), config
+        self.slices = output_slices(self.targets)
+        self.weights = [config.cls_weight if target.task == "classification" else 1.0 for target in targets]
         self.engine = "torch" if config.compile else config.engine
-        self.val_mae = MeanAbsoluteError()
+        self.val_errors = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in targets)
         if config.compile:
             self.network.compile(dynamic=True)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the graph and the targets."""
         del dataloader_idx
-        return Batch(map_tensors(batch.graph, lambda t: t.to(device, non_blocking=True)), batch.targets.to(device))
+        return Batch(to_device(batch.graph, device), batch.targets.to(device))
 
     def train(self, mode: bool = True) -> "Self":
         """Into training or out of it; fixed layers keep their running statistics."""
@@ -46,24 +59,55 @@ class TrainingModule(pl.LightningModule):
         """Loss of one batch."""
         del batch_idx
         out = self.network(batch.graph, self.engine)
-        loss = regression_loss(out, self.scaler.scale(self.target.forward(batch.targets)), self.config.loss)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        losses = [
+            weight * target_loss(out.of(columns), batch.targets[:, k], target, scaler, self.config.loss)
+            for k, (target, scaler, columns, weight) in enumerate(self._each())
+        ]
+        loss = torch.stack(losses).sum()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect errors; the metric is over the whole set, not a mean over batches."""
+        """Collect errors; the metrics are over the whole set, not means over batches."""
         del batch_idx
         out = self.network(batch.graph, self.engine)
-        self.val_mae.update(self.scaler.unscale(out.value[:, 0]), self.target.forward(batch.targets))
-        self.log("val_mae", self.val_mae, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        for k, (target, scaler, columns, _) in enumerate(self._each()):
+            values = batch.targets[:, k]
+            labelled = values.isfinite()
+            errors = sample_errors(out.of(columns), values, target, scaler)[labelled]
+            if len(errors):
+                self._metrics()[k].update(errors)
+
+    def on_validation_epoch_end(self) -> None:
+        """Record the error of each target and the one that decides which epoch is best."""
+        errors = [metric.compute() for metric in self._metrics()]
+        for metric in self._metrics():
+            metric.reset()
+        if len(self.targets) == 1:
+            self.log(VAL, errors[0])
+            return
+        for target, error in zip(self.targets, errors, strict=True):
+            self.log(f"val_{target.name}", error)
+        scaled = [
+            weight * error / (scaler.std if target.task == "regression" else 1.0)
+            for (target, scaler, _, weight), error in zip(self._each(), errors, strict=True)
+        ]
+        self.log(VAL, torch.stack(scaled).sum())
+
+    def _metrics(self) -> list[MeanMetric]:
+        return [metric for metric in self.val_errors if isinstance(metric, MeanMetric)]
+
+    def _each(self) -> list[tuple[TargetSpec, Scaler, slice, float]]:
+        return list(zip(self.targets, self.scalers, self.slices, self.weights, strict=True))
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms, biases and embeddings; one cycle over all steps."""
-        optimizer = torch.optim.AdamW(parameter_groups(self.network, self.config.weight_decay), lr=1e-3, fused=True)
+        groups = parameter_groups(self.network, self.config)
+        optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
         n_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=self.config.learning_rate,
+            max_lr=[self.config.learning_rate * group["factor"] for group in groups],
             total_steps=n_steps,
             pct_start=0.1 if n_steps > 10 else 0.0,  # a warm-up of one step is a division by zero
             div_factor=10.0,
@@ -71,25 +115,32 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight matrices of linear maps decay; biases, norms and element tables do not."""
-    decays: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+def sample_errors(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler) -> Tensor:
+    """Absolute error, in what the network learns, or cross-entropy of each sample, (B,); NaN without a label."""
+    if target.task == "regression":
+        learned = target.limited(scaler.unscale(out.value[:, 0]))
+        return (learned - target.forward(values)).abs()
+    labels = values.nan_to_num(0.0).long()
+    return -out.value.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weight matrices of linear maps decay; biases, norms and element tables do not.
+
+    With ``trunk_rate`` other than one, embeddings and convolutions learn with so many times the learning rate.
+    """
+    trunk = {module for group in network.architecture.trunk for part in group for module in part.modules()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                (decays if isinstance(module, nn.Linear) and name == "weight" else others).append(parameter)
-    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def regression_loss(out: Output, targets: Tensor, kind: str) -> Tensor:
-    """Loss of the value, plus the Laplace likelihood of its error where the head predicts one.
-
-    The error is taken as given there: the value is trained by its own loss alone.
-    """
-    value = out.value[:, 0]
-    loss = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[kind](value, targets)
-    if out.scale is not None:
-        error = (value - targets).abs().detach()
-        loss = loss + (error / out.scale[:, 0] + out.scale[:, 0].log()).mean()
-    return loss
+                decays = isinstance(module, nn.Linear) and name == "weight"
+                groups.setdefault((decays, module in trunk and config.trunk_rate != 1.0), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "factor": config.trunk_rate if slow else 1.0,
+        }
+        for (decays, slow), parameters in sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
+    ]

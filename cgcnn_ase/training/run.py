@@ -1,8 +1,9 @@
 """A whole training run: the members, the calibrated model, its metrics and pictures, in one folder."""
 
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import yaml
 
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.targets import Scaler
+from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import fold_config, fold_splits
-from cgcnn_ase.training.finetune import Frozen, member_to_tune
+from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune
 from cgcnn_ase.training.member import network_config, train_member
 from cgcnn_ase.workers import KEEP_MEMORY, available_cores
 
@@ -81,14 +81,16 @@ def train(
     _check_data(data, config)
     if start is not None:
         _check_start(data, config, start)
-    scaler = start.scaler if start is not None and start.target.name == data.target.name else None
+    goes_on = start is not None and keeps_head(start, data.specs)
+    scalers = [start.scaler] if start is not None and goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
     folds = [output / f"fold-{k}" for k in range(config.error_folds)]
     splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
 
     def job(folder: Path, split: npt.NDArray[np.str_], own: TrainConfig, k: int) -> _Job:
-        network = None if start is None else member_to_tune(start, k, frozen)
-        return _Job(folder, split, own, network, scaler, resume, progress)
+        wanted = None if goes_on else network_config(data, config)
+        network = None if start is None else member_to_tune(start, k, frozen, wanted=wanted, seed=own.seed)
+        return _Job(folder, split, own, network, scalers, resume, progress)
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
@@ -113,12 +115,10 @@ def train(
         return output
     from cgcnn_ase.training.finish import finish_run
 
-    return finish_run(data, config, output, members, folds, scaler=scaler, name=name)
+    return finish_run(data, config, output, members, folds, scalers=scalers, name=name)
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:
-    if data.target.task != "regression":
-        raise ValueError(f"a {data.target.task} cannot be trained, only a regression")
     for split in ("train", "val"):
         if not len(data.rows(split)):
             raise ValueError(
@@ -126,19 +126,36 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
             )
     if config.graph != data.graph_config:
         raise ValueError(f"the data was prepared with {data.graph_config}, the settings ask for {config.graph}")
-    learned = data.target.forward(torch.tensor(data.targets))
-    if not bool(learned.isfinite().all()):
-        k = int(learned.isfinite().int().argmin())
-        what = "has no logarithm" if data.target.transform == "log10" else "is not finite"
-        raise ValueError(f"the target of {data.ids[k]}, {data.targets[k]:g}, {what}")
+    for t, target in enumerate(data.specs):
+        _check_target(data, t, target)
+    if config.error_folds and data.of_sites:
+        raise ValueError("error_folds must be 0 for targets of sites")
+
+
+def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
+    """Every label must be possible; there must be some in train and val, and all classes in train."""
+    owner = data.graphs.node_owner() if data.of_sites else np.arange(len(data.ids))
+    for k, value in enumerate(data.targets[:, t].tolist()):
+        missing_is_fine = data.of_sites or len(data.specs) > 1
+        if problem := None if math.isnan(value) and missing_is_fine else target.problem(value):
+            raise ValueError(f"the target of {data.ids[owner[k]]}, {target.name} = {value:g}, {problem}")
+    for split in ("train", "val"):
+        found = data.labels(split)[:, t]
+        if not np.isfinite(found).any():
+            raise ValueError(f"no structure of the {split} split has a label for {target.name}")
+        missing = sorted(set(range(target.n_classes)) - set(found.tolist()))
+        if target.task == "classification" and split == "train" and missing:
+            raise ValueError(f"{target.name}: class {missing[0]} is never seen in the train split")
 
 
 def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel") -> None:
     if start.graph != data.graph_config:
         raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
-    has, asked = start.networks[0].config, network_config(data, config)
-    if has != asked:
-        raise ValueError(f"the model to tune has {has}, the settings ask for {asked}")
+    wanted = network_config(data, config)
+    check_start(start, wanted)
+    has = start.networks[0].config
+    if keeps_head(start, data.specs) and has != wanted:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
 
 
 def _settings(data: PreparedData, config: TrainConfig, start: "CrystalModel | None", frozen: Frozen) -> str:
@@ -173,7 +190,7 @@ class _Job(NamedTuple):
     split: npt.NDArray[np.str_]
     config: TrainConfig
     network: Network | None
-    scaler: Scaler | None
+    scalers: Sequence[Scaler] | None
     resume: bool
     progress: bool
 
@@ -186,7 +203,7 @@ def _train_one(data: PreparedData, job: _Job) -> None:
         job.config,
         job.folder,
         network=job.network,
-        scaler=job.scaler,
+        scalers=job.scalers,
         resume=job.resume,
         progress=job.progress,
     )

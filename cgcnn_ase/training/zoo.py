@@ -5,29 +5,41 @@ import shutil
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
-from cgcnn_ase.registry import pretrained_folder
+from cgcnn_ase.registry import load_model, pretrained_folder
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.card import write_card
 from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune import Frozen
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.settings import settings_from
 from cgcnn_ase.workers import available_cores
 
 
+class Recipe(NamedTuple):
+    """How a folder of pretrained models is trained."""
+
+    data: str  #: name of the data set's folder
+    columns: list[str]  #: of the data set, one a target
+    targets: tuple[TargetSpec, ...]
+    config: TrainConfig
+    start: str | None = None  #: pretrained model that training starts from
+    frozen: Frozen = "none"
+
+
 def recipe_names() -> list[str]:
-    """Names of the models that have a recipe."""
+    """Names of the folders of pretrained models that have a recipe."""
     found = (Path(entry.name) for entry in files("cgcnn_ase.training.recipes").iterdir())
     return sorted(entry.stem for entry in found if entry.suffix == ".yaml")
 
 
-def load_recipe(name: str) -> tuple[str, TargetSpec, TrainConfig]:
-    """Column of the data set, target and training configuration of a pretrained model.
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a folder of pretrained models.
 
     Raises
     ------
@@ -38,21 +50,35 @@ def load_recipe(name: str) -> tuple[str, TargetSpec, TrainConfig]:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
     text = files("cgcnn_ase.training.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     recipe: dict[str, Any] = yaml.safe_load(text)
-    return (
-        recipe["column"],
-        settings_from(TargetSpec, recipe["target"]),
-        settings_from(TrainConfig, recipe["train"]),
+    return Recipe(
+        data=recipe["data"],
+        columns=[target.pop("column") for target in recipe["targets"]],
+        targets=tuple(settings_from(TargetSpec, target) for target in recipe["targets"]),
+        config=settings_from(TrainConfig, recipe["train"]),
+        start=recipe.get("from"),
+        frozen=recipe.get("freeze", "none"),
     )
 
 
 def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resume: bool, progress: bool = True) -> Path:
-    """Train a recipe's model in ``output`` and put it, with its card, into the folder of pretrained models."""
-    column, target, config = load_recipe(name)
-    prepared = prepare(load_dataset(data, target=column), target, config.graph, progress=progress)
-    best = train(prepared, config, output, resume=resume, workers=workers, name=name, progress=progress)
+    """Train a recipe's models in ``output`` and put them, with their card, into the folder of pretrained models."""
+    recipe = load_recipe(name)
+    dataset = load_dataset(data, target=recipe.columns)
+    prepared = prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
+    best = train(
+        prepared,
+        recipe.config,
+        output,
+        resume=resume,
+        start=None if recipe.start is None else load_model(recipe.start),
+        frozen=recipe.frozen,
+        workers=workers,
+        name=name,
+        progress=progress,
+    )
     place = pretrained_folder() / name
     shutil.copytree(best, place, dirs_exist_ok=True)
-    write_card(place)
+    write_card(place, data=recipe.data)
     return place
 
 
@@ -60,7 +86,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=recipe_names())
-    parser.add_argument("--data", type=Path, required=True, help="packed data set with the recipe's column and a split")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's data set")
     parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
     parser.add_argument("--workers", type=int, default=available_cores(), help="members trained at the same time")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
@@ -69,7 +95,7 @@ def main() -> None:
     output = options.output or Path("runs") / options.name
     place = train_pretrained(
         options.name,
-        options.data,
+        options.data / load_recipe(options.name).data,
         output,
         workers=options.workers,
         resume=options.resume,

@@ -81,7 +81,7 @@ class ConformalInterval(BaseModel):
         where = np.searchsorted(edges, spread)
         if np.bincount(where, minlength=edges.size + 1).min() < MIN_PER_BIN:
             edges, where = np.empty(0), np.zeros(spread.size, dtype=np.intp)
-        factors = [_quantile(scores[where == b], level) for b in range(edges.size + 1)]
+        factors = [conformal_quantile(scores[where == b], level) for b in range(edges.size + 1)]
         return cls(level=level, edges=tuple(edges.tolist()), factors=tuple(factors), n_samples=spread.size)
 
     def apply(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> Interval:
@@ -92,8 +92,14 @@ class ConformalInterval(BaseModel):
         return Interval(center - half, center + half)
 
 
-def _quantile(scores: Floats, level: float) -> float:
-    """The ceil((n + 1) level)-th smallest score."""
+def conformal_quantile(scores: Floats, level: float) -> float:
+    """The ceil((n + 1) level)-th smallest score.
+
+    Raises
+    ------
+    ValueError
+        If there are too few scores for the level.
+    """
     n = scores.size
     rank = ceil((n + 1) * level - 1e-9)  # 100 * 0.07 is 7, not 7.000000000000001
     if rank > n:

@@ -137,6 +137,11 @@ class Domain:
         )
 
 
+def elements_of(composition: npt.ArrayLike) -> list[set[int]]:
+    """Atomic numbers in each row of atomic fractions."""
+    return [set(np.flatnonzero(row).tolist()) for row in np.asarray(composition)]
+
+
 def _finite(embeddings: npt.ArrayLike, *, name: str) -> Floats:
     array = np.asarray(embeddings, dtype=np.float64)
     if array.ndim != 2 or not array.shape[1]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
+from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
 from cgcnn_ase.uncertainty.error_forest import ErrorForest
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel
 from cgcnn_ase.uncertainty.estimators import Estimate, signal_names, signals
@@ -61,7 +61,7 @@ class Trust:
         level : float
             Nominal coverage of the interval.
         """
-        domain = Domain.fit(training_embedding, embedding, elements=set().union(*_elements(training_composition)))
+        domain = Domain.fit(training_embedding, embedding, elements=set().union(*elements_of(training_composition)))
         error = np.asarray(target, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
@@ -74,7 +74,7 @@ class Trust:
 
     def judge(self, estimate: Estimate, embedding: npt.ArrayLike, composition: npt.ArrayLike) -> Judgement:
         """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101)."""
-        verdicts = self.domain.check(embedding, elements=_elements(composition))
+        verdicts = self.domain.check(embedding, elements=elements_of(composition))
         columns = signals(estimate, np.array([verdict.distance for verdict in verdicts]))
         if self.errors is not None:
             columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])
@@ -99,8 +99,3 @@ class Trust:
             Domain.from_arrays(arrays),
             ErrorModel.from_arrays(arrays),
         )
-
-
-def _elements(composition: npt.ArrayLike) -> list[set[int]]:
-    """Atomic numbers in each row of atomic fractions."""
-    return [set(np.flatnonzero(row).tolist()) for row in np.asarray(composition)]

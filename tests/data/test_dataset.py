@@ -49,7 +49,7 @@ def packed(tmp_path: Path) -> Path:
 def test_packed(packed: Path) -> None:
     data = load_dataset(packed, target="gap")
     assert data.ids == ["a", "NaN", "d"]  # b has no gap
-    assert data.targets.tolist() == [1.5, 2.5, 0.1]
+    assert data.targets.tolist() == [[1.5], [2.5], [0.1]]
     assert data.formulas == ["NaCl", "NaCl", "NaN"]
     assert data.split is not None
     assert data.split.tolist() == ["train", "val", "train"]
@@ -91,9 +91,9 @@ def test_id_prop_folder_and_file(tmp_path: Path) -> None:
     (tmp_path / "id_prop.csv").write_text("a,1\nb,2\nc,3\nd,4\n")
     (tmp_path / "other.csv").write_text("cif_id,gap\nd,7\n")
     data = load_dataset(tmp_path)
-    assert (data.ids, data.targets.tolist(), data.split) == (["a", "b", "c", "d"], [1, 2, 3, 4], None)
+    assert (data.ids, data.targets[:, 0].tolist(), data.split) == (["a", "b", "c", "d"], [1, 2, 3, 4], None)
     assert data.formulas[0] == data.formulas[2] != data.formulas[3]  # both are NaCl
-    assert load_dataset(tmp_path / "other.csv", target="gap").targets.tolist() == [7]
+    assert load_dataset(tmp_path / "other.csv", target="gap").targets.tolist() == [[7]]
 
 
 def test_the_hash_is_that_of_ids_and_targets(packed: Path) -> None:
@@ -114,16 +114,16 @@ def test_prepare_and_read_back(packed: Path, tmp_path: Path) -> None:
     again = PreparedData.load(tmp_path / "prepared")
     for one in (prepared, again):
         assert one.ids == ["a", "NaN", "d"]
-        assert one.targets.tolist() == [1.5, 2.5, 0.1]
+        assert one.targets.tolist() == [[1.5], [2.5], [0.1]]
         assert one.split.tolist() == ["train", "val", "train"]
-        assert (one.graph_config, one.target, one.train_hash) == (config, spec, data.hash_of("train"))
+        assert (one.graph_config, one.specs, one.train_hash) == (config, (spec,), data.hash_of("train"))
         assert one.graphs.batch([2]).distances.tolist() == build_graph(CRYSTALS[3], config).distances.tolist()
 
 
 def test_prepare_splits_by_formula_where_there_is_no_split(tmp_path: Path) -> None:
     shapes = [geometry(atoms) for atoms in CRYSTALS] * 10
     formulas = [f"formula {k // 4}" for k in range(40)]
-    data = Dataset([str(k) for k in range(40)], shapes, np.arange(40.0), None, formulas)
+    data = Dataset([str(k) for k in range(40)], shapes, np.arange(40.0)[:, None], None, formulas)
     prepared = prepare(data, TargetSpec(name="x", unit=""), GraphConfig(), val=0.2, test=0.2, seed=1, cache=tmp_path)
     counts = {name: len(prepared.rows(name)) for name in ("train", "val", "test")}
     assert counts == {"train": 24, "val": 8, "test": 8}

@@ -52,15 +52,15 @@ def message(folder: Path, text: str, target: str | None = None) -> str:
 def test_with_and_without_a_header(folder: Path, text: str) -> None:
     rows = read_id_prop(table(folder, text))
     assert [row.id for row in rows] == ["a", "b", "c"]
-    assert [row.target for row in rows] == [1.5, -2.0, 0.3]
+    assert [row.targets[0] for row in rows] == [1.5, -2.0, 0.3]
     assert [row.structure.numbers.tolist() for row in rows] == [[29], [11, 17], [14, 14]]
     np.testing.assert_allclose(np.linalg.det(rows[1].structure.cell), 5.6**3 / 4)
 
 
 def test_columns_by_name(folder: Path) -> None:
     text = "cif_id,formation_energy,defect_label\na,1.5,0\nb,-2,1\n"
-    assert [row.target for row in read_id_prop(table(folder, text), "defect_label")] == [0, 1]
-    assert [row.target for row in read_id_prop(table(folder, "a,1.5,0\nb,-2,1\n"), "label")] == [0, 1]
+    assert [row.targets[0] for row in read_id_prop(table(folder, text), "defect_label")] == [0, 1]
+    assert [row.targets[0] for row in read_id_prop(table(folder, "a,1.5,0\nb,-2,1\n"), "label")] == [0, 1]
     assert "no column 'gap'; allowed: formation_energy, defect_label" in message(folder, text, "gap")
     assert "there is no header, so no column 'gap'; allowed: target" in message(folder, "a,1\n", "gap")
     assert "name the column to learn; there are x, y, z" in message(folder, "id,x,y,z\na,1,2,3\n")
@@ -71,7 +71,7 @@ def test_names_with_a_suffix(folder: Path) -> None:
     rows = read_id_prop(table(folder, "a.cif,1\nc.extxyz,2\n"))
     assert [(row.id, row.structure.numbers[0]) for row in rows] == [("a.cif", 29), ("c.extxyz", 14)]
     write(folder / "a.xyz", bulk("Cu"), format="extxyz")
-    assert [row.target for row in read_id_prop(table(folder, "a.xyz,1\na.cif,2\n"))] == [1, 2]
+    assert [row.targets[0] for row in read_id_prop(table(folder, "a.xyz,1\na.cif,2\n"))] == [1, 2]
     assert "row 1: id 'a' names 2 files: a.cif, a.xyz; give the suffix" in message(folder, "a,1\n")
 
 
@@ -141,7 +141,7 @@ def test_parallel_reading_gives_the_same(folder: Path, monkeypatch: pytest.Monke
     serial = read_id_prop(path)
     monkeypatch.setattr(id_prop, "PARALLEL_ABOVE", 1)
     parallel = read_id_prop(path)
-    assert [(row.id, row.target) for row in parallel] == [(row.id, row.target) for row in serial]
+    assert [(row.id, row.targets) for row in parallel] == [(row.id, row.targets) for row in serial]
     for one, other in zip(parallel, serial, strict=True):
         for a, b in zip(one.structure, other.structure, strict=True):
             np.testing.assert_array_equal(a, b)

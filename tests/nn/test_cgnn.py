@@ -21,7 +21,7 @@ from cgcnn_ase.nn.edge_networks import AggregateLayer, BilinearLayer, FastLayer
 from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.layers import activation
 from cgcnn_ase.nn.messages import connect
-from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
 
 STRUCTURES = [
     bulk("NaCl", "rocksalt", a=5.6, cubic=True),
@@ -198,7 +198,7 @@ def test_no_distance_enters() -> None:
 
 
 def test_times_the_number_of_atoms() -> None:
-    config = NetworkConfig(architecture=replace(SMALL, extensive=True), mean_variance=True)
+    config = NetworkConfig(architecture=replace(SMALL, extensive=True), quantiles=True)
     plain = Network(replace(config, architecture=SMALL)).eval()
     network = Network(config).eval()
     network.load_state_dict(plain.state_dict())
@@ -268,9 +268,13 @@ def test_settings_are_told_apart_by_their_tag() -> None:
         assert TypeAdapter(NetworkConfig).validate_python(config) == config
     assert read({"architecture": {"n_features": 5}}).architecture == CGCNNConfig(n_features=5)
     assert read({"architecture": {"architecture": "cgnn"}}).architecture == CGNNConfig()
-    for wrong in ({"architecture": "gnn"}, {"architecture": "cgnn", "n_gaussians": 3}, {"n_edge_features": 3}):
+    for wrong in ({"architecture": "gnn"}, {"architecture": "cgnn", "n_gaussians": 3}):
         with pytest.raises(ValidationError):
             read({"architecture": wrong})
+    assert config_class({}) is CGCNNConfig
+    assert config_class({"architecture": "cgnn"}) is CGNNConfig
+    with pytest.raises(ValueError, match="unknown architecture 'gnn'; allowed: cgcnn"):
+        config_class({"architecture": "gnn"})
     with pytest.raises(ValueError, match="at least one layer"):
         CGNNConfig(n_hidden_layers=0)
 

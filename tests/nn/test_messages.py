@@ -17,7 +17,6 @@ from cgcnn_ase.nn.messages import (
     Edges,
     connect,
     neighbor_sum,
-    pair_product,
     pair_sum,
     segment_mean,
     sum_messages,
@@ -62,7 +61,6 @@ FUNCTIONS: dict[str, tuple[Function, int, int]] = {
     "sum_messages": (sums, E, N),
     "weighted_sum": (weighted_sum, E, N),
     "neighbor_sum": (neighbors_summed, N, N),
-    "pair_product": (pair_product, N, N),
 }
 
 
@@ -86,8 +84,6 @@ def expected(name: str, a: Tensor, b: Tensor) -> Tensor:
     edges = list(zip(range(E), centers.tolist(), neighbors.tolist(), strict=True))
     if name == "pair_sum":
         return torch.stack([a[i] ** 2 + b[j] for _, i, j in edges])
-    if name == "pair_product":
-        return torch.stack([a[i] * b[j] for _, i, j in edges])
     rows = []
     for node in range(N):
         here = [(e, j) for e, i, j in edges if i == node]

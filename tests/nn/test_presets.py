@@ -54,14 +54,14 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_number_of_parameters(name: str) -> None:
-    network = Network(NetworkConfig(architecture=PRESETS[name][1]))  # type: ignore[arg-type]
+    network = Network(NetworkConfig(architecture=PRESETS[name][1]))
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_it_reads_its_graph(name: str) -> None:
     graph, architecture = preset(name)
-    network = Network(NetworkConfig(architecture=architecture)).eval()  # type: ignore[arg-type]
+    network = Network(NetworkConfig(architecture=architecture)).eval()
     with torch.no_grad():
         assert network(build_graph(bulk("NaCl", "rocksalt", a=5.6), graph)).value.shape == (1, 1)
 

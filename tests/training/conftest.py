@@ -57,11 +57,11 @@ def prepared_data(n_train: int = 96, n_val: int = 32, n_test: int = 24, seed: in
     found = crystals(n, seed)
     return PreparedData(
         ids=[f"crystal-{k:03d}" for k in range(n)],
-        targets=np.array([target_of(atoms) for atoms in found]),
+        targets=np.array([[target_of(atoms)] for atoms in found]),
         split=np.repeat(["train", "val", "test"], [n_train, n_val, n_test]),
         graphs=build_store([geometry(atoms) for atoms in found], GRAPH, workers=1),
         graph_config=GRAPH,
-        target=SPEC,
+        specs=(SPEC,),
         train_hash="0" * 64,
     )
 
@@ -108,7 +108,7 @@ def data() -> PreparedData:
 def worse_every_epoch(data: PreparedData) -> PreparedData:
     """All val targets are the train mean: the first epoch is the best, and learning makes the val error worse."""
     mean = data.targets[data.rows("train")].mean()
-    return replace(data, targets=np.where(data.split == "val", mean, data.targets))
+    return replace(data, targets=np.where(data.split[:, None] == "val", mean, data.targets))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_train_says_what_it_found(direct, place):
     assert direct.code == 0, direct.err
     metrics = json.loads((place / "direct" / "metrics.json").read_text())
     assert "200 structures: " in direct.err
-    assert f"test: MAE {metrics['test']['mae']:.4f} eV, 90% interval covers" in direct.out
+    assert f"test: MAE {metrics['test']['mae']:.4f} eV, 90 % interval covers" in direct.out
     assert direct.out.splitlines()[-1] == f"model: {place / 'direct' / 'best'}"
     assert load_model(place / "direct").target.name == "ionicity"
 

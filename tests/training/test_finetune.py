@@ -10,7 +10,7 @@ from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.finetune import member_to_tune
-from cgcnn_ase.training.member import train_member, train_scaler
+from cgcnn_ase.training.member import train_member, train_scalers
 from cgcnn_ase.training.run import train
 
 FIXED = {
@@ -62,9 +62,9 @@ def test_frozen_layers_stay_in_worker_processes_too(data, tiny, trained, tmp_pat
 def test_same_target_keeps_the_scaler_and_another_refits_it(data, tiny, trained, tmp_path):
     train(data, tiny(epochs=1), tmp_path / "same", start=trained, progress=False)
     assert load_model(tmp_path / "same").scaler == trained.scaler
-    other = replace(data, target=replace(data.target, name="something_else"))
+    other = replace(data, specs=(replace(data.specs[0], name="something_else"),))
     train(other, tiny(epochs=1), tmp_path / "other", start=trained, progress=False)
-    assert load_model(tmp_path / "other").scaler == train_scaler(data) != trained.scaler
+    assert load_model(tmp_path / "other").scaler == train_scalers(data)[0] != trained.scaler
 
 
 def test_unknown_layers(trained):
@@ -91,9 +91,9 @@ def test_it_pays_where_data_are_few(make_data, tiny, trained, tmp_path):
     config = tiny(epochs=10, batch_size=8)
     errors = {}
     for name, network in {"scratch": None, "tuned": member_to_tune(trained, 0)}.items():
-        scaler = trained.scaler if network is not None else None
-        train_member(few, config, tmp_path / name, network=network, scaler=scaler, progress=False)
-        errors[name] = min(float(row["val_mae"]) for row in read_history(tmp_path / name / "history.csv"))
+        scalers = [trained.scaler] if network is not None else None
+        train_member(few, config, tmp_path / name, network=network, scalers=scalers, progress=False)
+        errors[name] = min(float(row["val_error"]) for row in read_history(tmp_path / name / "history.csv"))
     assert errors["tuned"] < 0.6 * errors["scratch"]
 
 
@@ -105,7 +105,7 @@ def test_an_original_checkpoint(make_data, make_crystals, original_weights, tiny
         make_data(n_train=16, n_val=20, n_test=4),
         graphs=build_store([geometry(atoms) for atoms in structures], model.graph, workers=1),
         graph_config=model.graph,
-        target=model.target,
+        specs=(model.target,),
     )
     config = replace(tiny(epochs=1), graph=model.graph, network=model.networks[0].config.architecture)
     train(data, config, tmp_path / "run", start=model, frozen="convolutions", progress=False)

@@ -23,5 +23,5 @@ def test_val_error_drops_fivefold(make_data, tiny, tmp_path, network, engine):
     spread = abs(data.targets[data.rows("val")] - data.targets[data.rows("train")].mean()).mean()
     config = tiny(n_features=16, n_hidden=32, n_gaussians=24, epochs=20, learning_rate=1e-2, engine=engine, **network)
     train_member(data, config, tmp_path, progress=False)
-    errors = [float(row["val_mae"]) for row in read_history(tmp_path / "history.csv")]
+    errors = [float(row["val_error"]) for row in read_history(tmp_path / "history.csv")]
     assert min(errors) < spread / 5

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.evaluation import outputs_of
+from cgcnn_ase.evaluation import embeddings_of, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import read_history
-from cgcnn_ase.training.member import best_network, new_network, train_member, train_scaler
+from cgcnn_ase.training.member import best_network, new_network, train_member, train_scalers
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def run(data, tiny, tmp_path_factory):
 
 
 def errors_in(folder):
-    return [float(row["val_mae"]) for row in read_history(folder / "history.csv")]
+    return [float(row["val_error"]) for row in read_history(folder / "history.csv")]
 
 
 def test_same_seed_same_weights(data, tiny, run, tmp_path, differing):
@@ -96,7 +96,7 @@ def test_history(tiny, run):
     rows = read_history(run / "history.csv")
     assert [int(row["epoch"]) for row in rows] == list(range(tiny().epochs))
     for row in rows:
-        assert all(np.isfinite(float(row[name])) for name in ("train_loss", "val_mae", "learning_rate"))
+        assert all(np.isfinite(float(row[name])) for name in ("train_loss", "val_error", "learning_rate"))
 
 
 def test_best_checkpoint_is_that_of_the_lowest_val_error(worse_every_epoch, tiny, tmp_path):
@@ -111,10 +111,10 @@ def test_best_checkpoint_is_that_of_the_lowest_val_error(worse_every_epoch, tiny
 def mae_of(data, config, folder):
     """By hand: one pass over the whole val split."""
     network = best_network(data, config, folder)
-    model = CrystalModel([network], graph=data.graph_config, target=data.target, scaler=train_scaler(data))
+    model = CrystalModel([network], graph=data.graph_config, target=data.specs[0], scaler=train_scalers(data)[0])
     rows = data.rows("val")
-    values = outputs_of(model, data.graphs, rows, engine="torch").values[0].double().numpy()
-    return np.abs(values - data.targets[rows]).mean()
+    values = outputs_of(model, embeddings_of(model, data.graphs, rows, engine="torch")).values[0].double().numpy()
+    return np.abs(values - data.targets[rows, 0]).mean()
 
 
 def test_val_error_is_that_of_the_whole_set(make_data, tiny, tmp_path):
@@ -126,18 +126,18 @@ def test_val_error_is_that_of_the_whole_set(make_data, tiny, tmp_path):
 
 
 def test_scaler_and_weights_see_the_train_targets_only(data, tiny, run, tmp_path, differing):
-    targets = np.where(data.split == "train", data.targets, 100.0 - data.targets)
+    targets = np.where(data.split[:, None] == "train", data.targets, 100.0 - data.targets)
     other = replace(data, targets=targets)
-    assert train_scaler(other) == train_scaler(data)
-    assert train_scaler(data).mean == pytest.approx(data.targets[data.rows("train")].mean())
+    assert train_scalers(other) == train_scalers(data)
+    assert train_scalers(data)[0].mean == pytest.approx(data.targets[data.rows("train")].mean())
     train_member(other, tiny(), tmp_path, progress=False)
     assert not differing(run / "last.ckpt", tmp_path / "last.ckpt")
 
 
 def test_log10_targets_are_scaled_as_logarithms(data):
-    moduli = replace(data, targets=10.0**data.targets, target=replace(data.target, transform="log10"))
-    assert train_scaler(moduli).mean == pytest.approx(train_scaler(data).mean)
-    assert train_scaler(moduli).std == pytest.approx(train_scaler(data).std)
+    moduli = replace(data, targets=10.0**data.targets, specs=(replace(data.specs[0], transform="log10"),))
+    assert train_scalers(moduli)[0].mean == pytest.approx(train_scalers(data)[0].mean)
+    assert train_scalers(moduli)[0].std == pytest.approx(train_scalers(data)[0].std)
 
 
 def test_patience(worse_every_epoch, tiny, tmp_path):
@@ -149,7 +149,7 @@ def test_patience(worse_every_epoch, tiny, tmp_path):
 
 
 def test_a_training_that_diverges_says_so(data, tiny, tmp_path):
-    spoilt = replace(data, targets=np.where(data.split == "train", 1e30 * data.targets, data.targets))
+    spoilt = replace(data, targets=np.where(data.split[:, None] == "train", 1e30 * data.targets, data.targets))
     with pytest.raises(ValueError, match=r"not a finite number.*lower learning_rate"):
         train_member(
             spoilt, tiny(norm="none", loss="mse", learning_rate=1e30, gradient_clip=None), tmp_path, progress=False

@@ -75,7 +75,7 @@ def test_the_folder_may_move_between_stop_and_resume(worse_every_epoch, tiny, tm
     """The lowest val error so far goes with it; a later, worse epoch does not become the best."""
     data, config = worse_every_epoch, tiny(learning_rate=2e-2, norm="none")
     train_member(data, config, tmp_path / "whole", progress=False)
-    errors = [float(row["val_mae"]) for row in read_history(tmp_path / "whole" / "history.csv")]
+    errors = [float(row["val_error"]) for row in read_history(tmp_path / "whole" / "history.csv")]
     best = errors.index(min(errors))
     assert best < 3
     train_member(data, config, tmp_path / "here", progress=False, stop_after=best + 1)

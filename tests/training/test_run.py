@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from cgcnn_ase import load_model
-from cgcnn_ase.evaluation import compositions_of, evaluate_model, outputs_of
+from cgcnn_ase.evaluation import compositions_of, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.finish import N_DROPOUT
 from cgcnn_ase.training.run import train
 from cgcnn_ase.uncertainty.estimators import combine
@@ -41,7 +41,7 @@ def test_the_folder_of_a_run(data, run):
     results = pd.read_csv(run / "test_results.csv")
     assert list(results.columns[:4]) == ["id", "target", "prediction", "std"]
     assert results["id"].tolist() == [data.ids[i] for i in data.rows("test")]
-    assert np.allclose(results["target"], data.targets[data.rows("test")])
+    assert np.allclose(results["target"], data.targets[data.rows("test"), 0])
     assert (results["std"] > 0).all()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["mae"] == pytest.approx((results["prediction"] - results["target"]).abs().mean())
@@ -54,7 +54,7 @@ def test_the_model_of_a_run_is_loaded_from_the_run_or_its_best_folder(data, run)
     assert model.trust is not None
     assert model.sha256 == load_model(run / "best").sha256
     rows = data.rows("test")
-    evaluation = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows])
+    evaluation = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows, 0])
     results = pd.read_csv(run / "test_results.csv")
     assert np.allclose(evaluation.estimate.mean, results["prediction"], rtol=1e-6)
     assert np.allclose(evaluation.std, results["std"], rtol=1e-5)
@@ -132,8 +132,8 @@ def test_an_empty_split_is_refused(data, tiny, tmp_path, split):
 def test_targets_without_a_logarithm_are_refused_by_name(data, tiny, tmp_path):
     targets = np.abs(data.targets) + 1.0
     targets[7] = -2.0
-    moduli = replace(data, targets=targets, target=replace(data.target, transform="log10"))
-    with pytest.raises(ValueError, match="crystal-007, -2, has no logarithm"):
+    moduli = replace(data, targets=targets, specs=(replace(data.specs[0], transform="log10"),))
+    with pytest.raises(ValueError, match="crystal-007, ionicity = -2, has no logarithm"):
         train(moduli, tiny(), tmp_path / "run")
 
 
@@ -142,8 +142,11 @@ def test_other_unusable_arguments(data, tiny, tmp_path):
         train(data, tiny(), tmp_path / "run", workers=0)
     with pytest.raises(ValueError, match="the settings ask for"):
         train(data, replace(tiny(), graph=replace(tiny().graph, cutoff=6.0)), tmp_path / "run")
-    with pytest.raises(ValueError, match="only a regression"):
-        train(replace(data, target=replace(data.target, task="classification")), tiny(), tmp_path / "run")
+    classes = replace(data, specs=(replace(data.specs[0], task="classification"),))
+    with pytest.raises(ValueError, match=r"the target of crystal-000, ionicity = .*, is not a class; allowed: 0 to 1"):
+        train(classes, tiny(), tmp_path / "run")
+    with pytest.raises(ValueError, match="ionicity: class 1 is never seen in the train split"):
+        train(replace(classes, targets=0.0 * classes.targets), tiny(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("n_val", "changes"), [(19, {}), (3, {"n_members": 2, "epochs": 1})])
@@ -194,10 +197,10 @@ def test_dropout_has_a_calibration_of_its_own(make_data, tiny, tmp_path):
     model = load_model(train(data, tiny(dropout=0.4, epochs=8), tmp_path / "run", progress=False))
     val = data.rows("val")
     for trust, n in ((model.trust, None), (model.dropout_trust, N_DROPOUT)):
-        out = outputs_of(model, data.graphs, val, n_dropout=n)
+        out = outputs_of(model, embeddings_of(model, data.graphs, val), n_dropout=n)
         estimate = combine(out.values.numpy())
         judged = trust.judge(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
-        error = estimate.mean - data.targets[val]
+        error = estimate.mean - data.targets[val, 0]
         assert np.sqrt(np.mean((error / judged.std) ** 2)) == pytest.approx(1, abs=0.1)
         assert judged.std.std() > 0
     assert model.trust.calibrator.exponents[0] == 0  # one network that drops nothing has no spread

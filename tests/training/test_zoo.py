@@ -7,7 +7,7 @@ import pytest
 from cgcnn_ase import load_model
 from cgcnn_ase.model_folder import CheckpointError
 from cgcnn_ase.registry import DEFAULT_MODEL
-from cgcnn_ase.training.card import write_card
+from cgcnn_ase.training.card import SOURCES, write_card
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.zoo import load_recipe, main, recipe_names
 
@@ -18,10 +18,12 @@ def test_the_default_model_has_a_recipe():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_are_valid(name):
-    column, target, config = load_recipe(name)
-    assert column
-    assert target.unit
-    assert config.n_members >= 4  # what the issue asks of a pretrained ensemble
+    recipe = load_recipe(name)
+    config = recipe.config
+    assert len(recipe.columns) == len(recipe.targets) > 0
+    assert all(target.unit for target in recipe.targets)
+    assert recipe.data in SOURCES
+    assert config.n_members >= 4 or config.network.architecture != "cgcnn"
     assert config.graph.rule == "shell"  # a rule that cuts ties would depend on the order of the atoms
     assert config.network.n_angular == 0  # decided by the graph
 
@@ -52,10 +54,10 @@ def test_the_card_has_the_measured_numbers(data, tiny, tmp_path):
     assert f"| {test['ence']:.3f} ({test['ence_noise']:.3f}) |" in card
     assert load_model(place).sha256 in card
     assert data.train_hash in card
-    assert "2 networks together predict the ionicity of a crystal in eV" in card
+    assert "2 networks together predict the ionicity of a crystal" in card
     assert "(seeds 3 to 4)" in card
     assert "epochs: 2" in card
-    assert "96 training, 32 validation" in card
+    assert "96 training, 32 validation, 24 test crystals" in card
 
 
 def test_no_card_without_a_model(tmp_path):

@@ -1,0 +1,74 @@
+"""Which columns of a data set are learned, and as what."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.data.dataset import Dataset, DatasetError, load_dataset, target_columns
+from cgcnn_ase.targets import TargetSpec
+
+TaskName = Literal["regression", "classification", "multi"]
+
+#: what may follow a column's name and a colon
+_KINDS = ("regression", "log10", "classification")
+
+
+def load_tasks(
+    path: str | Path, names: Sequence[str] = (), *, task: TaskName = "regression", unit: str = ""
+) -> tuple[Dataset, tuple[TargetSpec, ...]]:
+    """Read a data set with its targets.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
+        classification where it is not what the task says. Without names the only column, or for ``multi`` all columns.
+    task : {"regression", "classification", "multi"}
+        What the columns are; of ``multi`` the last is a classification and the others are regressions.
+    unit : str
+        Of the regressions.
+
+    Raises
+    ------
+    DatasetError
+        In words, if the data set or a name in it cannot be used.
+    ValueError
+        If the task or a kind is none of the allowed.
+    """
+    if task not in get_args(TaskName):
+        raise ValueError(f"unknown task {task!r}; allowed: {', '.join(get_args(TaskName))}")
+    if not names and task == "multi":
+        names = target_columns(path)
+        if len(names) < 2:
+            raise DatasetError(f"{path}: task multi needs at least two columns, there is {', '.join(names) or 'none'}")
+    columns = [name.partition(":")[0] for name in names]
+    kinds = [name.partition(":")[2] or _default_kind(k, len(names), task) for k, name in enumerate(names)]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"a column is named twice: {', '.join(columns)}")
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise ValueError(f"unknown kind of target {kind!r}; allowed: {', '.join(_KINDS)}")
+    dataset = load_dataset(path, target=columns or None)
+    if not columns:
+        columns, kinds = ["target"], [_default_kind(0, 1, task)]
+    return dataset, tuple(
+        _spec(name, kind, dataset.targets[:, k], unit)
+        for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
+    )
+
+
+def _default_kind(k: int, n: int, task: TaskName) -> str:
+    if task == "multi":
+        return "classification" if k == n - 1 else "regression"
+    return task
+
+
+def _spec(name: str, kind: str, values: npt.NDArray[np.float64], unit: str) -> TargetSpec:
+    if kind == "classification":
+        known = values[np.isfinite(values)]
+        n_classes = max(2, int(known.max(initial=0)) + 1)
+        return TargetSpec(name=name, unit="probability", task="classification", n_classes=n_classes)
+    return TargetSpec(name=name, unit=unit, transform="log10" if kind == "log10" else "none")
