@@ -1,4 +1,4 @@
-"""What is known of each element: the CGCNN descriptor and the Materials Project PBE reference energies.
+"""What is known of each element: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
 
 The descriptor is the one of Xie and Grossman (Phys. Rev. Lett. 120, 145301, Table S2): nine properties, each
 put into one of a few categories and one-hot encoded, 92 bits in all. It covers elements 1 to 100.
@@ -87,3 +87,14 @@ def reference_energies() -> dict[str, float]:
     Yb and some actinides have none.
     """
     return {row["symbol"]: float(row["pbe_energy_per_atom"]) for row in _table() if row["pbe_energy_per_atom"]}
+
+
+@cache
+def atomic_radii() -> npt.NDArray[np.float64]:
+    """Calculated atomic radii, Å, shape (101,); NaN where there is none (At, Fr and Cm to Fm).
+
+    Radii of maximum charge density of self-consistent-field functions (Clementi, Raimondi and Reinhardt, J. Chem. Phys.
+    47, 1300, 1967). For the eleven elements that they left out (La, Ce, Ho, Ra, Ac to Am) the empirical radius (Slater,
+    J. Chem. Phys. 41, 3199, 1964), as the reference code of CGNN has it.
+    """
+    return np.array([np.nan, *(float(row["atomic_radius"] or "nan") for row in _table())])

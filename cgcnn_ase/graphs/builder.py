@@ -112,9 +112,10 @@ def _bonds(
             raise ValueError(f"position of atom {int(np.argmin(np.isfinite(shape.positions).all(1)))} is not finite")
         if not np.isfinite(shape.cell).all():
             raise ValueError("the cell is not finite")
+    numbers = check_numbers(np.concatenate([shape.numbers for shape in shapes]))
     bonds = bonds_of_all(
         shapes, rule=config.rule, cutoff=config.cutoff, n_neighbors=config.n_neighbors, tolerance=config.tolerance
     )
     if config.padding == "first-atom":
         bonds = pad_to(bonds, (np.cumsum(n_atoms) - n_atoms)[crystal], config.n_neighbors, config.cutoff + 1.0)
-    return check_numbers(np.concatenate([shape.numbers for shape in shapes])), bonds
+    return numbers, bonds

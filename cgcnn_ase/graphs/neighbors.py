@@ -6,13 +6,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cgcnn_ase.graphs.coordinator import REACH, n_coordinated, scaled_radii
 from cgcnn_ase.graphs.geometry import Geometry
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-NeighborRule = Literal["knn", "radius", "shell"]
+NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
 #: an atom is not its own neighbour below this distance, Å
 SELF_DISTANCE = 1e-8
@@ -123,7 +124,7 @@ def find_bonds(
 def bonds_of_all(
     shapes: Sequence[Geometry], *, rule: NeighborRule, cutoff: float, n_neighbors: int, tolerance: float
 ) -> Bonds:
-    """Bonds of several structures, whose atoms are counted through, by one of three rules.
+    """Bonds of several structures, whose atoms are counted through, by one of four rules.
 
     ``radius``
         every neighbour within ``cutoff``; the only rule that is smooth enough for forces.
@@ -133,8 +134,13 @@ def bonds_of_all(
     ``shell``
         the ``n_neighbors`` nearest and all those at most ``tolerance`` farther than the last of them, so that
         neighbours at the same distance are kept or left together: independent of the choice of cell.
+    ``coordinator``
+        the cluster of the nearest by relative distance (:mod:`cgcnn_ase.graphs.coordinator`), which stays the same when
+        the crystal grows or shrinks; ``cutoff``, ``n_neighbors`` and ``tolerance`` play no part.
     """
     crystals = _Crystals(shapes)
+    if rule == "coordinator":
+        return _coordinated(crystals, shapes)
     k, n_atoms = n_neighbors, len(crystals.points)
     reach = np.full(len(shapes), cutoff) if rule == "radius" else _reach(crystals, cutoff, k)
     found = _joined([_near(crystals, c, r, cutoff, rule) for c, r in enumerate(reach.tolist())])
@@ -152,24 +158,45 @@ def bonds_of_all(
     return crystals.bonds(found, pairs[np.isfinite(distances)])
 
 
+def _coordinated(crystals: _Crystals, shapes: Sequence[Geometry]) -> Bonds:
+    """Bonds by the crystal graph coordinator.
+
+    As in the reference each atom chooses by itself: j may be a neighbour of i, and i none of j.
+    """
+    volumes = np.where(crystals.volumes < NO_VOLUME, 0.0, crystals.volumes).tolist()
+    radii = [scaled_radii(shape.numbers, volume) for shape, volume in zip(shapes, volumes, strict=True)]
+    found = _joined([crystals.find(c, 2 * REACH * r.max()) for c, r in enumerate(radii)])
+    of_atom = np.concatenate(radii)
+    relative = found.distances / (of_atom[found.centers] + of_atom[found.neighbors])
+    found, relative = _some(found, relative <= REACH), relative[relative <= REACH]
+    pairs, table = _ranked(found._replace(distances=relative), len(crystals.points))
+    chosen = pairs[np.arange(table.shape[1]) < n_coordinated(table)[:, None]]
+    by_distance = np.lexsort((found.distances[chosen], found.centers[chosen]))
+    return crystals.bonds(found, chosen[by_distance])
+
+
+def _some(found: _Found, which: BoolArray) -> _Found:
+    return _Found(*(array.compress(which, axis=0) for array in found))
+
+
 def _near(crystals: _Crystals, crystal: int, reach: float, cutoff: float, rule: NeighborRule) -> _Found:
     """The pairs within reach; with ``knn`` in the order in which the full search finds them."""
     if rule == "shell" or reach == cutoff:
         return crystals.find(crystal, reach)
     found = crystals.find(crystal, cutoff)
-    return _Found(*(array.compress(found.distances <= reach, axis=0) for array in found))
+    return _some(found, found.distances <= reach)
 
 
 def _completed(crystals: _Crystals, found: _Found, complete: BoolArray, cutoff: float, rule: NeighborRule) -> _Found:
     """The pairs of the atoms that have all they need, and for the others all pairs within the cutoff."""
-    parts = [_Found(*(array.compress(complete[found.centers], axis=0) for array in found))]
+    parts = [_some(found, complete[found.centers])]
     for crystal in np.unique(crystals.crystal_of_atom[~complete]).tolist():
         lacking = np.flatnonzero(~complete & (crystals.crystal_of_atom == crystal))
         if rule == "shell":
             parts.append(crystals.find(crystal, cutoff, lacking))
         else:
             full = crystals.find(crystal, cutoff)
-            parts.append(_Found(*(array.compress(~complete[full.centers], axis=0) for array in full)))
+            parts.append(_some(full, ~complete[full.centers]))
     return _joined(parts)
 
 

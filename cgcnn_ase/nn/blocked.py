@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.blocks import Block, blocks
 from cgcnn_ase.nn.cgcnn import CGCNN
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution
+from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.messages import Engine
 
 
 class BlockedCGCNN(CGCNN):
-    """A CGCNN whose convolutions are :class:`BlockedGated` or :class:`BlockedEdgeGated`.
+    """A CGCNN whose convolutions are :class:`BlockedGated`, :class:`BlockedSimple` or :class:`BlockedEdgeGated`.
 
     It also reads graphs of which equal edges are merged (see :mod:`cgcnn_ase.graphs.equal_edges`).
     """
@@ -28,6 +28,8 @@ class BlockedCGCNN(CGCNN):
         for k, layer in enumerate(architecture.convolutions):
             if isinstance(layer, EdgeGatedConvolution):
                 architecture.convolutions[k] = BlockedEdgeGated(layer, is_last=k == last)
+            elif isinstance(layer, SimpleConvolution):
+                architecture.convolutions[k] = BlockedSimple(layer)
             else:
                 architecture.convolutions[k] = BlockedGated(cast(GatedConvolution, layer))
         return blocked
@@ -75,6 +77,21 @@ class BlockedGated(nn.Module):
         z = block.pair_sum(ends).addmm_(u, self.edge)
         gate, core = self.edge_norm(z).chunk(2, dim=1)
         return block.sum_messages(torch.sigmoid(gate).mul_(self.act(core.contiguous())))
+
+
+class BlockedSimple(nn.Module):
+    """What :class:`SimpleConvolution` computes."""
+
+    def __init__(self, layer: SimpleConvolution) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, v: Tensor, u: list[Tensor], edges: list[Block]) -> Tensor:
+        """(N, F), blocks of (e, G) -> (N, F): new node vectors."""
+        layer = self.layer
+        sums = [[block.sum_neighbors(v), block.sum_messages(u_b)] for block, u_b in zip(edges, u, strict=True)]
+        around = torch.cat([torch.cat(pair, dim=1) for pair in sums])  # (N, F + G)
+        return layer.act(layer.node_norm(layer.around(around) + layer.own(v)))
 
 
 class BlockedEdgeGated(nn.Module):

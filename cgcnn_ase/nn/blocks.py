@@ -28,6 +28,10 @@ class Block(NamedTuple):
         """a_i + b_j for each edge: (2 N, F) with the rows a_0, b_0, a_1, b_1, ... -> (e, F)."""
         return _sums_of_rows(table, self.ends, self.pairs)
 
+    def sum_neighbors(self, table: Tensor) -> Tensor:
+        """sum_j b_j for each node: (N, F) -> (n, F)."""
+        return _sums_of_rows(table, self.neighbors, self.starts, self.multiplicity)
+
     def sum_messages(self, messages: Tensor) -> Tensor:
         """sum_j m_ij for each node: (e, F) -> (n, F)."""
         return _sums_of_rows(messages, self.order, self.starts, self.multiplicity)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.basis import GaussianBasis
-from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution
+from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
 from cgcnn_ase.nn.layers import Activation, Norm, activation
 from cgcnn_ase.nn.messages import Engine, connect
@@ -45,11 +45,10 @@ class CGCNN(Architecture):
         self.basis = GaussianBasis(config.n_gaussians, config.cutoff)
         n_edge = config.n_gaussians + config.n_angular
         self.edge_embedding: nn.Module
-        if config.convolution == "gated":
+        if config.convolution in ("gated", "simple"):
             self.edge_embedding = nn.Identity()
-            layers: list[nn.Module] = [
-                GatedConvolution(f, n_edge, act, config.norm) for _ in range(config.n_convolutions)
-            ]
+            kind = GatedConvolution if config.convolution == "gated" else SimpleConvolution
+            layers: list[nn.Module] = [kind(f, n_edge, act, config.norm) for _ in range(config.n_convolutions)]
         else:
             self.edge_embedding = nn.Sequential(nn.Linear(n_edge, f), activation(act), nn.Linear(f, f))
             edge_messages = config.convolution == "edge-message"

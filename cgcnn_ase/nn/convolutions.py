@@ -1,4 +1,4 @@
-"""Graph convolutions: the gated one of CGCNN and the edge-gated one of ALIGNN."""
+"""Graph convolutions: the gated and the simple one of CGCNN and the edge-gated one of ALIGNN."""
 
 from typing import Literal
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgcnn_ase.nn.layers import Activation, Norm, activation, norm
-from cgcnn_ase.nn.messages import Edges, pair_sum, sum_messages, weighted_sum
+from cgcnn_ase.nn.messages import Edges, neighbor_sum, pair_sum, sum_messages, weighted_sum
 
-Convolution = Literal["gated", "edge-gated", "edge-message"]
+Convolution = Literal["gated", "simple", "edge-gated", "edge-message"]
 
 
 class GatedConvolution(nn.Module):
@@ -34,6 +34,26 @@ class GatedConvolution(nn.Module):
         gate, core = self.edge_norm(z, edges.edge_weights).chunk(2, dim=1)
         messages = torch.sigmoid(gate) * self.act(core)  # (E, F)
         return self.act(v + self.node_norm(sum_messages(edges, messages), edges.node_weights)), u
+
+
+class SimpleConvolution(nn.Module):
+    """Eq. 4 of Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018).
+
+    v_i <- g((sum_j v_j + u_ij) W_c + v_i W_s + b), v_j + u_ij concatenated: all neighbours count the same. A norm,
+    which the paper does not have, acts before g.
+    """
+
+    def __init__(self, n_features: int, n_edge_features: int, act: Activation = "softplus", kind: Norm = "none"):
+        super().__init__()
+        self.around = nn.Linear(n_features + n_edge_features, n_features, bias=False)  # W_c
+        self.own = nn.Linear(n_features, n_features)  # W_s, b
+        self.node_norm = norm(kind, n_features)
+        self.act = activation(act)
+
+    def forward(self, v: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """(N, F), (E, G) -> (N, F), (E, G): new node vectors and the same edge vectors."""
+        around = torch.cat([neighbor_sum(edges, v), sum_messages(edges, u)], dim=1)  # (N, F + G)
+        return self.act(self.node_norm(self.around(around) + self.own(v), edges.node_weights)), u
 
 
 class EdgeGatedConvolution(nn.Module):

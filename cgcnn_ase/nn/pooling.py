@@ -57,6 +57,22 @@ class Pooling(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+class MultiStepPooling(nn.Module):
+    """sum_t pool_t(v_t) W_t over the layers t (CGNN): each layer's vectors pooled by name, with weights of its own."""
+
+    def __init__(self, name: PoolingName, n_features: int, n_layers: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(Pooling(name, n_features) for _ in range(n_layers))
+        n_pooled = 2 * n_features if name == "mean+max" else n_features
+        self.linears = nn.ModuleList(nn.Linear(n_pooled, n_features, bias=False) for _ in range(n_layers))
+        self.n_out = n_features
+
+    def forward(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
+        """(N, F) of each layer -> (B, F), or (N, F) for sites."""
+        parts = [linear(step(graph, [v])) for linear, step, v in zip(self.linears, self.steps, layers, strict=True)]
+        return torch.stack(parts).sum(dim=0)
+
+
 def softmax_sum(v: Tensor, score: nn.Module, multiplicity: Tensor, index: Tensor, n: int) -> Tensor:
     """Sum with weights m_i exp(s_it) / sum over the crystal, s_it = score(v_it): (N, T, F) -> (n, F)."""
     s = score(v).squeeze(-1)  # (N, T)

@@ -24,6 +24,8 @@ CONFIGS = {
     "shell, merged": GraphConfig(merge=True),
     "shell, angular, merged": GraphConfig(angular=True, merge=True),
     "radius": GraphConfig(rule="radius", cutoff=4.3),
+    "coordinator": GraphConfig(rule="coordinator"),
+    "coordinator, merged": GraphConfig(rule="coordinator", merge=True),
     "radius, angular, merged": GraphConfig(rule="radius", cutoff=4.3, angular=True, merge=True),
 }
 NAMES = ["fcc", "bcc", "hcp", "diamond", "rocksalt", "perovskite", "LiNiO2", "spinel", "rutile"]

@@ -122,7 +122,7 @@ def two_steps(network: Network, graph: CrystalGraph, run: Callable[[CrystalGraph
 
 
 @pytest.mark.parametrize("engine", ["torch", "dgl"])
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
 def test_training_on_merged_atoms_is_training_on_all(convolution: str, engine: str) -> None:
     """Outputs, gradients and running statistics: equivalent atoms are computed once and count as often as they are."""
     if engine == "dgl":

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution
+from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.messages import connect
 
 F, G = 5, 4
@@ -65,6 +65,24 @@ def test_gated_convolution_is_equation_5(graph: CrystalGraph, act: str, kind: st
 
 
 @pytest.mark.parametrize("engine", ["torch", "dgl"])
+@pytest.mark.parametrize("kind", ["batch", "none"])
+def test_simple_convolution_is_equation_4(graph: CrystalGraph, kind: str, engine: str) -> None:
+    if engine == "dgl":
+        pytest.importorskip("dgl")
+    layer = SimpleConvolution(F, G, "softplus", kind).double()  # type: ignore[arg-type]
+    randomise(layer)
+    layer.eval()
+    v, u = torch.randn(len(graph.numbers), F).double(), torch.randn(len(graph.centers), G).double()
+    new_v, new_u = layer(v, u, connect(graph, engine))  # type: ignore[arg-type]
+
+    joined = torch.cat([v[graph.neighbors], u], dim=1)  # v_j + u_ij, concatenated
+    total = torch.stack([joined[graph.centers == i].sum(dim=0) for i in range(len(v))])
+    linear = total @ layer.around.weight.T + v @ layer.own.weight.T + layer.own.bias
+    torch.testing.assert_close(new_v, functional.softplus(layer.node_norm(linear)))
+    assert new_u is u
+
+
+@pytest.mark.parametrize("engine", ["torch", "dgl"])
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 @pytest.mark.parametrize("edge_messages", [False, True])
 def test_edge_gated_convolution_atom_by_atom(graph: CrystalGraph, kind: str, engine: str, edge_messages: bool) -> None:
@@ -103,9 +121,9 @@ def network(convolution: str, embedding: str = "descriptor") -> CGCNN:
         n_gaussians=20,
         n_angular=12,
         convolution=convolution,  # type: ignore[arg-type]
-        norm="batch" if convolution == "gated" else "layer",
+        norm="batch" if convolution in ("gated", "simple") else "layer",
         embedding=embedding,  # type: ignore[arg-type]
-        atom_layer=convolution != "gated",
+        atom_layer=convolution not in ("gated", "simple"),
         dropout=0.3,
     )
     return CGCNN(config)
@@ -113,7 +131,7 @@ def network(convolution: str, embedding: str = "descriptor") -> CGCNN:
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 @pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
 def test_a_batch_is_its_graphs_one_at_a_time(convolution: str, merge: bool, engine: str) -> None:
     config = GraphConfig(angular=True, merge=merge)
     model = network(convolution).eval()
@@ -125,7 +143,7 @@ def test_a_batch_is_its_graphs_one_at_a_time(convolution: str, merge: bool, engi
     torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
 def test_slope_by_the_distances_equals_finite_differences(convolution: str) -> None:
     graph = build_graphs([STRUCTURES[2], STRUCTURES[3]], GraphConfig(angular=True))
     graph = graph._replace(**{name: getattr(graph, name).double() for name in ("distances", "angular", "multiplicity")})

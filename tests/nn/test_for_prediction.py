@@ -8,7 +8,7 @@ from ase.build import bulk
 from cgcnn_ase.graphs import GraphConfig, build_graphs
 from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.nn import blocks
-from cgcnn_ase.nn.blocked import BlockedEdgeGated, BlockedGated, Softplus
+from cgcnn_ase.nn.blocked import BlockedEdgeGated, BlockedGated, BlockedSimple, Softplus
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.network import Network, NetworkConfig
@@ -23,7 +23,7 @@ STRUCTURES = [
 
 @pytest.mark.parametrize("block", [7, 1024])
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-@pytest.mark.parametrize("convolution", ["gated", "edge-gated", "edge-message"])
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
 def test_same_outputs(convolution: str, norm: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", block)
     torch.manual_seed(0)
@@ -50,7 +50,9 @@ def test_same_outputs(convolution: str, norm: str, block: int, monkeypatch: pyte
             torch.testing.assert_close(found.scale, expected.scale)
     assert len(edges.centers) < 0.5 * len(graph.centers)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert all(isinstance(layer, BlockedGated | BlockedEdgeGated) for layer in fast.architecture.convolutions)
+    assert all(
+        isinstance(layer, BlockedGated | BlockedEdgeGated | BlockedSimple) for layer in fast.architecture.convolutions
+    )
 
 
 def test_a_graph_without_edges() -> None:

@@ -10,9 +10,18 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
+from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.nn import messages
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
-from cgcnn_ase.nn.messages import Edges, connect, pair_sum, segment_mean, sum_messages, weighted_sum
+from cgcnn_ase.nn.messages import (
+    Edges,
+    connect,
+    neighbor_sum,
+    pair_sum,
+    segment_mean,
+    sum_messages,
+    weighted_sum,
+)
 
 N, E, F = 4, 7, 3
 
@@ -43,10 +52,15 @@ def sums(edges: Edges, on_edges: Tensor, _: Tensor) -> Tensor:
     return sum_messages(edges, on_edges.square())
 
 
+def neighbors_summed(edges: Edges, _: Tensor, at_neighbor: Tensor) -> Tensor:
+    return neighbor_sum(edges, at_neighbor)
+
+
 FUNCTIONS: dict[str, tuple[Function, int, int]] = {
     "pair_sum": (pairs, N, N),
     "sum_messages": (sums, E, N),
     "weighted_sum": (weighted_sum, E, N),
+    "neighbor_sum": (neighbors_summed, N, N),
 }
 
 
@@ -72,7 +86,13 @@ def expected(name: str, a: Tensor, b: Tensor) -> Tensor:
         return torch.stack([a[i] ** 2 + b[j] for _, i, j in edges])
     rows = []
     for node in range(N):
-        terms = [a[e] ** 2 if name == "sum_messages" else a[e] * b[j] for e, i, j in edges if i == node]
+        here = [(e, j) for e, i, j in edges if i == node]
+        term = {
+            "sum_messages": lambda e, _: a[e] ** 2,
+            "weighted_sum": lambda e, j: a[e] * b[j],
+            "neighbor_sum": lambda _, j: b[j],
+        }[name]
+        terms = [term(e, j) for e, j in here]
         rows.append(torch.stack(terms).sum(dim=0) if terms else torch.zeros(F, dtype=torch.double))
     return torch.stack(rows)
 
@@ -111,13 +131,28 @@ def test_a_graph_without_edges(engine: str) -> None:
     assert torch.equal(weighted_sum(edges, none, torch.ones(1, F)), torch.zeros(1, F))
 
 
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
+def test_equal_edges_computed_once(engine: str, convolution: str) -> None:
+    """Sums count them as often as there are, and so do batch norms in training."""
+    graph = mixed_batch(GraphConfig(merge=True, angular=True))
+    fewer = merge_equal_edges(graph)
+    assert len(fewer.centers) < 0.5 * len(graph.centers)
+    outputs, statistics = [], []
+    for edges in (graph, fewer):
+        model = model_of(convolution, 12, norm="batch")
+        outputs.append(model(edges, engine))  # type: ignore[arg-type]
+        statistics += [{name: x for name, x in model.state_dict().items() if "running" in name}]
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(statistics[1], statistics[0], atol=1e-4, rtol=1e-4)
+
+
 def test_segment_mean_weighs_the_rows() -> None:
     values = torch.tensor([[1.0, 10.0], [4.0, 40.0], [7.0, 70.0]])
     result = segment_mean(values, torch.tensor([2.0, 1.0, 5.0]), torch.tensor([0, 0, 1]), 2)
     torch.testing.assert_close(result, torch.tensor([[2.0, 20.0], [7.0, 70.0]]))
 
 
-def model_of(convolution: str, n_angular: int) -> CGCNN:
+def model_of(convolution: str, n_angular: int, norm: str | None = None) -> CGCNN:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return CGCNN(
@@ -128,7 +163,7 @@ def model_of(convolution: str, n_angular: int) -> CGCNN:
                 n_gaussians=20,
                 n_angular=n_angular,
                 convolution=convolution,  # type: ignore[arg-type]
-                norm="batch" if convolution == "gated" else "layer",
+                norm=norm or ("batch" if convolution == "gated" else "layer"),  # type: ignore[arg-type]
                 activation="softplus" if convolution == "gated" else "silu",
             )
         )

@@ -1,0 +1,175 @@
+"""CGNN: the crystal graph neural network of Yamamoto, which reads who is bonded to whom and no distances.
+
+T. Yamamoto, Crystal graph neural networks for data mining in materials science (2019), https://github.com/Tony-Y/cgnn.
+Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.coordinator`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cgcnn_ase.elements import MAX_NUMBER
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
+from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
+from cgcnn_ase.nn.edge_networks import EdgeNetwork, EdgeNetworkName, at_edges, edge_network
+from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
+from cgcnn_ase.nn.layers import Activation, Dense, Norm, activation, norm
+from cgcnn_ase.nn.messages import Edges, Engine, connect, sum_messages
+from cgcnn_ase.nn.pooling import MultiStepPooling, Pooling, PoolingName
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGNNConfig(ArchitectureConfig):
+    """Sizes and choices of a CGNN; the defaults are those of the published complete model.
+
+    A norm takes the place of a bias wherever both are asked for. The norm of the crystals' layers acts on each row by
+    itself (``layer``) where the rows are sites.
+    """
+
+    architecture: Literal["cgnn"] = "cgnn"
+    n_features: int = 96
+    pooling: PoolingName = "gated"
+    multi_step: bool = True  #: pool after each convolution and add up; False: after the last
+    n_convolutions: int = 4
+    n_hidden: int = 192  #: length of the crystal vector
+    n_hidden_layers: int = 2
+    embedding: Embedding = "learned"
+    activation: Activation = "softplus"  #: of the crystals' layers
+    norm: Norm = "batch"  #: of the crystals' layers
+    edge_network: EdgeNetworkName = "fast"
+    n_edge_features: int = 144
+    n_edge_layers: int = 1
+    edge_network_activation: Activation = "elu"
+    edge_network_norm: Norm = "none"
+    edge_shortcut: bool = True
+    fast_type: Literal[0, 1] = 1  #: of ``fast``: an activation of the product (0) or a product of activations (1)
+    cardinality: int = 32  #: of ``aggregate``: how many blocks
+    width: int = 4  #: of ``aggregate``: numbers in each
+    core: Literal["edge", "neighbor"] = "edge"  #: what the gate is multiplied with: a map of e_ij or of h_j
+    edge_activation: Activation | None = None  #: f of the messages
+    edge_norm: Norm = "none"  #: of the messages' gate and core
+    n_post_layers: int = 2
+    post_activation: Activation = "elu"
+    post_norm: Norm = "batch"
+    node_activation: Activation | None = None
+    node_norm: Norm = "none"
+    bias: bool = False  #: whether the linear maps of nodes and edges have one
+    extensive: bool = False  #: whether the network's value is multiplied by the number of atoms
+
+    def __post_init__(self) -> None:
+        if min(self.n_convolutions, self.n_hidden_layers, self.n_edge_layers) < 1 or self.n_post_layers < 0:
+            raise ValueError(f"a CGNN needs at least one layer of each kind, and n_post_layers not negative: {self}")
+        if self.extensive and self.pooling not in ("mean", "softmax", "gated"):
+            raise ValueError(f"times the number of atoms makes sense of a mean over atoms, not of {self.pooling!r}")
+
+
+class CGNNConvolution(nn.Module):
+    """x_i <- norm(x_i + PostNet(sum_j sigmoid(g(e_ij)) * f(e_ij))), g and f linear maps with a norm.
+
+    Without an edge network e_ij is x_j. An activation may follow f, and another all.
+    """
+
+    def __init__(self, config: CGNNConfig) -> None:
+        super().__init__()
+        f = config.n_features
+        self.edge_network: EdgeNetwork | None = edge_network(
+            config.edge_network,
+            f,
+            config.n_edge_features,
+            config.n_edge_layers,
+            config.edge_network_activation,
+            config.edge_network_norm,
+            bias=config.bias,
+            shortcut=config.edge_shortcut,
+            product=config.fast_type,
+            cardinality=config.cardinality,
+            width=config.width,
+        )
+        n_edge = f if self.edge_network is None else config.n_edge_features
+        bias = config.bias and config.edge_norm == "none"
+        one_map = config.core == "edge" or self.edge_network is None
+        self.gate = nn.Linear(n_edge, 2 * f if one_map else f, bias=bias)
+        self.core = None if one_map else nn.Linear(f, f, bias=bias)
+        self.edge_norm = norm(config.edge_norm, 2 * f)
+        self.edge_act = _optional(config.edge_activation)
+        self.post = nn.ModuleList(
+            Dense(f, f, config.post_activation, config.post_norm, bias=config.bias) for _ in range(config.n_post_layers)
+        )
+        self.node_norm = norm(config.node_norm, f)
+        self.node_act = _optional(config.node_activation)
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """(N, F) -> (N, F)."""
+        e = None if self.edge_network is None else self.edge_network(x, edges)
+        z = at_edges(self.gate, x, e, edges)
+        if self.core is not None:
+            z = torch.cat([z, at_edges(self.core, x, None, edges)], dim=1)
+        gate, core = self.edge_norm(z, edges.edge_weights).chunk(2, dim=1)
+        total = sum_messages(edges, torch.sigmoid(gate) * self.edge_act(core))  # (N, F)
+        for dense in self.post:
+            total = dense(total, edges.node_weights)
+        return self.node_act(self.node_norm(x + total, edges.node_weights))
+
+
+class CGNN(Architecture):
+    """Graph -> crystal vector of length ``n_hidden``."""
+
+    def __init__(self, config: CGNNConfig) -> None:
+        super().__init__(config.dropout)
+        f = config.n_features
+        self.config = config
+        self.embedding = ElementEmbedding(f, config.embedding)
+        if config.embedding == "learned" and self.embedding.table is not None:  # as a linear map of one-hot vectors
+            bound = (MAX_NUMBER + 1) ** -0.5
+            nn.init.uniform_(self.embedding.table.weight, -bound, bound)
+        self.convolutions = nn.ModuleList(CGNNConvolution(config) for _ in range(config.n_convolutions))
+        self.pooling: Pooling | MultiStepPooling
+        if config.multi_step and config.n_convolutions > 1:
+            self.pooling = MultiStepPooling(config.pooling, f, config.n_convolutions)
+        else:
+            self.pooling = Pooling(config.pooling, f)
+        kind: Norm = "layer" if config.pooling == "site" and config.norm == "batch" else config.norm
+        self.norm = norm(kind, self.pooling.n_out)
+        self.act = activation(config.activation)
+        sizes = [self.pooling.n_out] + [config.n_hidden] * config.n_hidden_layers
+        self.hidden = nn.ModuleList(
+            Dense(sizes[k], sizes[k + 1], config.activation, kind) for k in range(config.n_hidden_layers)
+        )
+        self.n_crystal = sizes[-1]
+
+    def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
+        """Vectors of the nodes after each convolution, (N, F) each."""
+        edges = connect(graph, engine)
+        x = self.embedding(graph.numbers)
+        layers = []
+        for convolution in self.convolutions:
+            x = convolution(x, edges)
+            layers.append(x)
+        return layers
+
+    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
+        """Crystal embeddings, (B, P), and where the value is extensive the number of atoms in a last column."""
+        pooled: Tensor = self.pooling(graph, layers)
+        return torch.cat([pooled, n_atoms(graph)[:, None]], dim=1) if self.config.extensive else pooled
+
+    def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, P) -> (B, n_hidden)."""
+        c = self.act(self.norm(pooled[:, : self.pooling.n_out]))
+        for k, layer in enumerate(self.hidden):
+            c = self.dropped(layer(c), mask) if k == 0 else layer(c)
+        return c
+
+    def extent(self, pooled: Tensor) -> Tensor | None:
+        """The number of atoms, (B, 1), where the value is extensive."""
+        return pooled[:, -1:] if self.config.extensive else None
+
+    @property
+    def trunk(self) -> list[tuple[nn.Module, ...]]:
+        """The embedding of elements, then the convolutions."""
+        return [(self.embedding,), (self.convolutions,)]
+
+
+def _optional(name: Activation | None) -> nn.Module:
+    return nn.Identity() if name is None else activation(name)
