@@ -10,7 +10,6 @@ import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.nn.for_prediction import FastModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
@@ -76,7 +75,7 @@ class ModelInference:
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
         structures = [record.unwrap() for record in records]
         configs = {model.graph for model in self.models}
-        return {config: merge_equal_edges(build_graphs(structures, replace(config, merge=True))) for config in configs}
+        return {config: build_graphs(structures, replace(config, merge=True)) for config in configs}
 
     def _apply(self, model: CrystalModel, graph: CrystalGraph, records: list[StructureRecord]) -> list[Prediction]:
         with torch.inference_mode():

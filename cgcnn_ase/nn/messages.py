@@ -17,13 +17,14 @@ Engine = Literal["auto", "dgl", "torch"]
 
 
 class Edges(NamedTuple):
-    """The directed edges of a graph, ready for message passing by one engine."""
+    """The directed edges of a graph, or of its line graph, ready for message passing by one engine."""
 
     centers: Tensor  #: (E,)
     neighbors: Tensor  #: (E,)
     n_nodes: int
-    node_weights: Tensor | None = None  #: (N,) how many atoms each node stands for; None: one
-    edge_weights: Tensor | None = None  #: (E,) the same of the edges' centres
+    node_weights: Tensor | None = None  #: (N,) how many atoms (or bonds) each node stands for; None: one
+    edge_weights: Tensor | None = None  #: (E,) how many edges of the whole crystal each edge stands for; None: one
+    multiplicity: Tensor | None = None  #: (E, 1) how many equal edges of its centre each stands for; None: one
     dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
 
 
@@ -46,26 +47,51 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     Raises
     ------
     ValueError
-        If the engine has no such name, or equal edges are merged, which only the copies for prediction can read.
+        If the engine has no such name.
     ImportError
         If DGL is asked for and not installed.
     """
+    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
+    return _connect(edges, graph.multiplicity, graph.edge_multiplicity, engine)
+
+
+def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
+    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`connect` does.
+
+    Raises
+    ------
+    ValueError
+        If the graph was built without.
+    """
+    if graph.lines is None:
+        raise ValueError("the graph has no line graph: it must be built with line_graph=True")
+    weights = graph.multiplicity.index_select(0, graph.centers)
+    if graph.edge_multiplicity is not None:
+        weights = weights * graph.edge_multiplicity
+    edges = Edges(graph.lines.targets, graph.lines.sources, len(graph.centers))
+    return _connect(edges, weights, graph.lines.multiplicity, engine)
+
+
+def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, engine: Engine) -> Edges:
+    """Add what the engine needs, and the weights where any row stands for several."""
+    centers = edges.centers
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
-    if graph.edge_multiplicity is not None:
-        raise ValueError("equal edges of the graph are merged: only a model's copy for prediction reads it")
-    edges = Edges(graph.centers, graph.neighbors, len(graph.numbers), *_weights(graph))
-    if engine == "dgl" or (engine == "auto" and graph.centers.device.type == "cpu" and dgl_available()):
+    if multiplicity is not None and not _counts(multiplicity):
+        multiplicity = None
+    if multiplicity is not None or _counts(node_weights):
+        weights = node_weights.index_select(0, centers)
+        edges = edges._replace(node_weights=node_weights, edge_weights=weights)
+        if multiplicity is not None:
+            edges = edges._replace(multiplicity=multiplicity[:, None], edge_weights=weights * multiplicity)
+    if engine == "dgl" or (engine == "auto" and centers.device.type == "cpu" and dgl_available()):
         return edges._replace(dgl_graph=_dgl_graph(edges))
     return edges
 
 
-def _weights(graph: CrystalGraph) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Of nodes and edges; None where no atoms are merged (compiled code cannot look, and weighs them always)."""
-    weights = graph.multiplicity
-    if torch.compiler.is_compiling() or bool((weights != 1).any()):
-        return weights, weights.index_select(0, graph.centers)
-    return None, None
+def _counts(multiplicity: Tensor) -> bool:
+    """Whether any row stands for several (compiled code cannot look, and always counts)."""
+    return torch.compiler.is_compiling() or bool((multiplicity != 1).any())
 
 
 def _dgl() -> Any:
@@ -87,17 +113,40 @@ def pair_sum(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
 
 
 def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
-    """sum_j m_ij for each node: (E, F) -> (N, F)."""
+    """sum_j n_ij m_ij for each node, n_ij the number of equal edges: (E, F) -> (N, F)."""
+    return _sum(edges, _counted(edges, messages))
+
+
+def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
+    """sum_j n_ij w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
+    return _weighted_sum(edges, _counted(edges, weights), at_neighbor)
+
+
+def weighted_mean(
+    edges: Edges, weights: Tensor, at_neighbor: Tensor, on_edges: Tensor | None = None, *, eps: float
+) -> Tensor:
+    """sum_j n_ij w_ij * (b_j + c_ij) / (sum_j n_ij w_ij + eps): (E, F), (N, F), (E, F) or none -> (N, F)."""
+    weights = _counted(edges, weights)
+    total = _weighted_sum(edges, weights, at_neighbor)
+    if on_edges is not None:
+        total = total + _sum(edges, weights * on_edges)
+    return total / (_sum(edges, weights) + eps)
+
+
+def _counted(edges: Edges, on_edges: Tensor) -> Tensor:
+    return on_edges if edges.multiplicity is None else on_edges * edges.multiplicity
+
+
+def _sum(edges: Edges, messages: Tensor) -> Tensor:
     if edges.dgl_graph is not None:
         return _dgl().ops.copy_e_sum(edges.dgl_graph, messages)
     return messages.new_zeros(edges.n_nodes, *messages.shape[1:]).index_add(0, edges.centers, messages)
 
 
-def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
-    """sum_j w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
+def _weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
     if edges.dgl_graph is not None:
         return _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
-    return sum_messages(edges, weights * at_neighbor.index_select(0, edges.neighbors))
+    return _sum(edges, weights * at_neighbor.index_select(0, edges.neighbors))
 
 
 def segment_sum(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:

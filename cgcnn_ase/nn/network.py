@@ -1,15 +1,54 @@
 """An architecture with its head: what one member of an ensemble is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
 from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.heads import Head, Output
 from cgcnn_ase.nn.messages import Engine
+
+#: the settings of any architecture, told apart by their tag ``architecture``
+AnyConfig = CGCNNConfig | ALIGNNConfig
+
+#: by tag: the class of the settings
+CONFIGS: dict[str, type[AnyConfig]] = {"cgcnn": CGCNNConfig, "alignn": ALIGNNConfig}
+
+
+def config_class(values: Mapping[str, Any]) -> type[AnyConfig]:
+    """The class that an architecture's settings, as plain values, are of; without a tag those of a CGCNN.
+
+    Raises
+    ------
+    ValueError
+        If there is no such architecture.
+    """
+    tag = values.get("architecture", "cgcnn")
+    if tag not in CONFIGS:
+        raise ValueError(f"unknown architecture {tag!r}; allowed: {', '.join(CONFIGS)}")
+    return CONFIGS[tag]
+
+
+def check_graph(config: AnyConfig, graph: GraphConfig) -> None:
+    """Raise where a network cannot read such graphs, or would not read what is costly to build.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting of the graph to change.
+    """
+    if config.reads_lines and not graph.line_graph:
+        raise ValueError(f"the architecture {config.architecture} reads bond angles: its graph needs line_graph=True")
+    if graph.line_graph and not config.reads_lines:
+        raise ValueError(
+            f"the architecture {config.architecture} reads no line graph: its graph needs line_graph=False"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +57,16 @@ class NetworkConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    architecture: CGCNNConfig = field(default_factory=CGCNNConfig)
+    architecture: AnyConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
     mean_variance: bool = False  #: whether the head also predicts the size of its error
+
+
+def new_architecture(config: AnyConfig) -> Architecture:
+    """An architecture with random weights."""
+    if isinstance(config, ALIGNNConfig):
+        return ALIGNN(config)
+    return CGCNN(config)
 
 
 class Network(nn.Module):
@@ -29,7 +75,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.architecture: Architecture = CGCNN(config.architecture)
+        self.architecture = new_architecture(config.architecture)
         self.head = Head(self.architecture.n_crystal, config.n_outputs, with_scale=config.mean_variance)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
+from cgcnn_ase.nn.network import AnyConfig, check_graph
 
 Loss = Literal["l1", "huber", "mse"]
 
@@ -17,7 +18,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: CGCNNConfig = field(default_factory=CGCNNConfig)
+    network: AnyConfig = field(default_factory=CGCNNConfig)
     mean_variance: bool = False
     epochs: int = 30
     batch_size: int = 64
@@ -40,6 +41,7 @@ class TrainConfig:
             raise ValueError(f"error_folds must be 0 or at least 2, not {self.error_folds}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        check_graph(self.network, self.graph)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``config.yaml``."""

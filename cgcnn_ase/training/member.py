@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.batches import loader
@@ -34,7 +35,9 @@ __all__ = ["best_network", "network_config", "new_network", "read_history", "tra
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
     """The sizes that the data and the configuration ask for."""
-    architecture = replace(config.network, n_angular=data.graph_config.n_angular)
+    architecture = config.network
+    if isinstance(architecture, CGCNNConfig):
+        architecture = replace(architecture, n_angular=data.graph_config.n_angular)
     return NetworkConfig(architecture=architecture, n_outputs=data.target.n_outputs, mean_variance=config.mean_variance)
 
 
