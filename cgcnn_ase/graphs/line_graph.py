@@ -2,6 +2,8 @@
 
 A message goes j -> i along the bond e1 (centre i, neighbour j), then i -> k along every bond e2 of which i is the
 neighbour: e1 is a source of the target e2, the way back to j included. The feature is the cosine of the angle j-i-k.
+Where the neighbour is an image of the centre itself, a bond is its own source, in a straight line. DGL's ``line_graph``
+leaves that pair out, and with it the published ALIGNN, whose output therefore depends on the choice of cell.
 """
 
 from typing import NamedTuple
