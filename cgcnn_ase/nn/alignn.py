@@ -31,6 +31,7 @@ class ALIGNNConfig(ArchitectureConfig):
     cutoff: float = 8.0  #: Å
     embedding: Embedding = "descriptor"
     norm: Norm = "batch"
+    edge_messages: bool = False  #: see :class:`EdgeGatedConvolution`; not in the paper
 
 
 class Normed(nn.Module):
@@ -67,10 +68,10 @@ class ALIGNNLayer(nn.Module):
     h, m <- g(h, y) and y, z <- L(m, z), in the order of the published code.
     """
 
-    def __init__(self, n_features: int, kind: Norm) -> None:
+    def __init__(self, n_features: int, kind: Norm, *, edge_messages: bool = False) -> None:
         super().__init__()
-        self.on_bonds = EdgeGatedConvolution(n_features, "silu", kind)
-        self.on_angles = EdgeGatedConvolution(n_features, "silu", kind)
+        self.on_bonds = EdgeGatedConvolution(n_features, "silu", kind, edge_messages=edge_messages)
+        self.on_angles = EdgeGatedConvolution(n_features, "silu", kind, edge_messages=edge_messages)
 
     def forward(
         self, h: Tensor, y: Tensor, z: Tensor, bonds: Edges, angles: Edges, *, is_last: bool = False
@@ -92,8 +93,11 @@ class ALIGNN(Architecture):
         distances = _basis(0.0, config.cutoff, config.n_distances)
         self.bond_embedding = Expansion(distances, config.n_embedding, f, kind)
         self.angle_embedding = Expansion(_basis(-1.0, 1.0, config.n_cosines), config.n_embedding, f, kind)
-        self.alignn_layers = nn.ModuleList(ALIGNNLayer(f, kind) for _ in range(config.n_alignn))
-        self.gcn_layers = nn.ModuleList(EdgeGatedConvolution(f, "silu", kind) for _ in range(config.n_gcn))
+        more = config.edge_messages
+        self.alignn_layers = nn.ModuleList(ALIGNNLayer(f, kind, edge_messages=more) for _ in range(config.n_alignn))
+        self.gcn_layers = nn.ModuleList(
+            EdgeGatedConvolution(f, "silu", kind, edge_messages=more) for _ in range(config.n_gcn)
+        )
         self.pooling = Pooling(config.pooling, f)
         self.n_crystal = self.pooling.n_out
 

@@ -46,9 +46,7 @@ def check_graph(config: AnyConfig, graph: GraphConfig) -> None:
     if config.reads_lines and not graph.line_graph:
         raise ValueError(f"the architecture {config.architecture} reads bond angles: its graph needs line_graph=True")
     if graph.line_graph and not config.reads_lines:
-        raise ValueError(
-            f"the architecture {config.architecture} reads no line graph: its graph needs line_graph=False"
-        )
+        raise ValueError(f"the architecture {config.architecture} reads no bond angles: it needs line_graph=False")
 
 
 @dataclass(frozen=True, kw_only=True)

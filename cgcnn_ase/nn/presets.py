@@ -7,10 +7,20 @@ from cgcnn_ase.nn.network import AnyConfig
 PRESETS: dict[str, tuple[GraphConfig, AnyConfig]] = {
     # as published: 4.03 million weights
     "alignn": (GraphConfig(line_graph=True, merge=True), ALIGNNConfig()),
-    # one that a laptop can train
+    # one that a laptop can train, and that tells the structures of an element apart
     "alignn-small": (
         GraphConfig(line_graph=True, merge=True),
-        ALIGNNConfig(n_features=64, n_alignn=2, n_gcn=2, n_embedding=32, n_distances=40, n_cosines=20, norm="layer"),
+        ALIGNNConfig(
+            n_features=64,
+            n_alignn=2,
+            n_gcn=2,
+            n_embedding=32,
+            n_distances=40,
+            n_cosines=20,
+            norm="layer",
+            embedding="both",
+            edge_messages=True,
+        ),  # fmt: skip
     ),
 }
 

@@ -13,6 +13,7 @@ from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, buil
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
+from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import connect_lines
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.nn.presets import PRESETS, preset
@@ -164,14 +165,17 @@ def test_atoms_without_bonds_can_be_trained_on(norm: str, engine: str) -> None:
     assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
 
 
-def test_angles_matter() -> None:
-    """Bent, and straightened at the same bond lengths with the third atom out of reach."""
-    bent = Atoms("OHH", positions=[(0, 0, 0), (0.96, 0, 0), (0, 0.96, 0)])
-    straight = Atoms("OHH", positions=[(0, 0, 0), (0.96, 0, 0), (-0.96, 0, 0)])
+@pytest.mark.parametrize(
+    ("ends", "edge_messages", "seen"), [("HF", False, True), ("HH", False, False), ("HH", True, True)]
+)
+def test_angles_matter(ends: str, edge_messages: bool, seen: bool) -> None:
+    """Bent and straight at the same bond lengths; the published mean over equal bonds does not see their angle."""
+    bent = Atoms(f"O{ends}", positions=[(0, 0, 0), (0.96, 0, 0), (0, 0.96, 0)])
+    straight = Atoms(f"O{ends}", positions=[(0, 0, 0), (0.96, 0, 0), (-0.96, 0, 0)])
     config = GraphConfig(rule="radius", cutoff=1.2, line_graph=True)
     with torch.no_grad():
-        values = network("layer").eval()(build_graphs([bent, straight], config)).value
-    assert (values[0] - values[1]).abs() > 1e-4
+        values = network("layer", edge_messages=edge_messages).eval()(build_graphs([bent, straight], config)).value
+    assert ((values[0] - values[1]).abs() > 1e-5) == seen
 
 
 def test_a_graph_without_lines_is_refused() -> None:
@@ -201,11 +205,9 @@ def test_poolings(pooling: str) -> None:
 
 def test_compiled() -> None:
     """Traced without breaks, for batches of any size; the backend of the test makes no code."""
-    compiled: Callable[..., object] = torch.compile(
-        network("layer").eval(), dynamic=True, fullgraph=True, backend="eager"
-    )
+    net = network("layer").eval()
+    compiled: Callable[..., Output] = torch.compile(net, dynamic=True, fullgraph=True, backend="eager")
     with torch.no_grad():
         for structures in (STRUCTURES, STRUCTURES[2:]):
             graph = build_graphs(structures, MERGED)
-            expected = network("layer").eval()(graph, "torch").value
-            torch.testing.assert_close(compiled(graph, "torch").value, expected)  # type: ignore[attr-defined]
+            torch.testing.assert_close(compiled(graph, "torch").value, net(graph, "torch").value)
