@@ -20,7 +20,7 @@ PRESETS: dict[str, tuple[GraphConfig, AnyConfig]] = {
             norm="layer",
             embedding="both",
             edge_messages=True,
-        ),  # fmt: skip
+        ),
     ),
 }
 

@@ -46,7 +46,7 @@ def test_trains_saves_and_predicts(with_lines, make_crystals, tiny, tmp_path, no
     assert model.networks[0].config.architecture == network
     crystals = make_crystals(len(with_lines.ids))[0]
     rows = with_lines.rows("test")
-    predicted = [p.value for p in Predictor(model, workers=1)([crystals[i] for i in rows])]
+    predicted = Predictor(model, workers=1)([crystals[i] for i in rows]).to_frame()["value"]
     with torch.inference_mode():
         expected = model(with_lines.graphs.batch(rows), "torch").values.mean(dim=0)
     np.testing.assert_allclose(predicted, expected, atol=1e-5)
