@@ -152,8 +152,8 @@ def test_the_network_is_the_sum_of_its_parts(graph: CrystalGraph, embedding: str
     """Pooling is the mean over the atoms of each crystal; dropout acts in training only."""
     model = network("edge-gated", embedding).eval()
     with torch.no_grad():
-        atoms = model.atoms(graph, "torch")[-1]
-        pooled = torch.stack([part.mean(dim=0) for part in atoms.split(graph.n_nodes.tolist())])
+        atoms = model.atoms(graph, "torch")
+        pooled = torch.stack([part.mean(dim=0) for part in atoms[-1].split(graph.n_nodes.tolist())])
         torch.testing.assert_close(model.pool(graph, atoms), pooled)
         torch.testing.assert_close(model.crystal(pooled), model(graph, "torch"))
         assert torch.equal(model(graph, "torch"), model(graph, "torch"))
