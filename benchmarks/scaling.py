@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,13 @@ def measure(model: str, n_atoms: int, repeats: int) -> dict[str, Any]:
     import torch
 
     from cgcnn_ase.graphs.builder import build_graph
-    from cgcnn_ase.graphs.equal_edges import merge_equal_edges
     from cgcnn_ase.inference import ModelInference
     from cgcnn_ase.nn.for_prediction import FastModel
     from cgcnn_ase.registry import load_model
     from cgcnn_ase.structures import StructureRecord
 
     infer = ModelInference([load_model(model)])
-    graph_config = infer.models[0].graph
+    merged = replace(infer.models[0].graph, merge=True)
     small = StructureRecord("warm", "", cathode(50), None)
     infer([small])
     record = StructureRecord("cell", "", cathode(n_atoms), None)
@@ -86,14 +86,14 @@ def measure(model: str, n_atoms: int, repeats: int) -> dict[str, Any]:
     memory = Memory()
     with memory:
         total = best(lambda: infer([record]), repeats)
-    graph = merge_equal_edges(build_graph(record.unwrap(), graph_config))
+    graph = build_graph(record.unwrap(), merged)
     fast = FastModel.of(infer.models[0])
     with torch.inference_mode():
         network = best(lambda: fast(graph), repeats)
     return {
         "n": n_atoms,
         "total": total,
-        "graph": best(lambda: build_graph(record.unwrap(), graph_config), repeats),
+        "graph": best(lambda: build_graph(record.unwrap(), merged), repeats),
         "network": network,
         "before": memory.before,
         "peak": memory.peak,

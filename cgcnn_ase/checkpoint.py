@@ -21,7 +21,7 @@ from cgcnn_ase.model_folder import (
     write_files,
 )
 from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
 from cgcnn_ase.targets import Scaler, TargetSpec, output_slices
 
 #: calibrations of a model, each with its arrays under its own name
@@ -120,7 +120,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
     weights = read_weights(folder, config)
     try:
         tensors = load(weights)
-        network = TypeAdapter(NetworkConfig).validate_python(config["network"])
+        network = _network_config(config["network"])
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
             members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
@@ -145,6 +145,12 @@ def load_models(folder: Path) -> list[CrystalModel]:
         ]
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
+
+
+def _network_config(values: dict[str, Any]) -> NetworkConfig:
+    architecture = values["architecture"]
+    chosen = TypeAdapter(config_class(architecture)).validate_python(architecture)
+    return TypeAdapter(NetworkConfig).validate_python(values | {"architecture": chosen})
 
 
 def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:

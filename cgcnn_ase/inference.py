@@ -9,7 +9,6 @@ import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.nn.for_prediction import FastModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 #: atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 6000
+#: the same where bond angles are read, of which an atom has a hundred and more
+MAX_ATOMS_WITH_LINES = 500
 
 
 class ModelInference:
@@ -52,7 +53,8 @@ class ModelInference:
         for k, record in enumerate(records):
             if record.atoms is None:
                 rows[k] = [_failure(record, model, record.error or "holds no structure") for model in self.models]
-        for group in _groups(good, records):
+        with_lines = any(model.graph.line_graph for model in self.models)
+        for group in _groups(good, records, MAX_ATOMS_WITH_LINES if with_lines else MAX_ATOMS):
             for k, predictions in zip(group, self._predict([records[k] for k in group]), strict=True):
                 rows[k] = predictions
         return [prediction for row in rows for prediction in row]
@@ -81,7 +83,7 @@ class ModelInference:
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
         structures = [record.unwrap() for record in records]
         configs = {model.graph for model in self.models}
-        return {config: merge_equal_edges(build_graphs(structures, replace(config, merge=True))) for config in configs}
+        return {config: build_graphs(structures, replace(config, merge=True)) for config in configs}
 
     def _read(
         self,
@@ -131,13 +133,13 @@ def _cached(models: tuple[ModelRef, ...], settings: tuple[tuple[str, Any], ...])
     return ModelInference(load_refs(list(models)), **dict(settings))
 
 
-def _groups(indices: list[int], records: Sequence[StructureRecord]) -> Iterator[list[int]]:
-    """Consecutive structures with at most MAX_ATOMS atoms together, or a single larger one."""
+def _groups(indices: list[int], records: Sequence[StructureRecord], max_atoms: int) -> Iterator[list[int]]:
+    """Consecutive structures with at most so many atoms together, or a single larger one."""
     group: list[int] = []
     size = 0
     for k in indices:
         n = len(records[k].unwrap())
-        if group and size + n > MAX_ATOMS:
+        if group and size + n > max_atoms:
             yield group
             group, size = [], 0
         group.append(k)

@@ -81,7 +81,7 @@ def _refs(folder: Path) -> list[ModelRef]:
 
 def model_info(name: str | Path) -> ModelInfo:
     """What is known of a model, without loading its weights."""
-    ref = _only(find_models(name), name)
+    ref = find_model(name)
     config: dict[str, Any] = read_config(ref.path)
     entry = next(entry for entry in model_entries(config) if entry["name"] == ref.name)
     return ModelInfo(
@@ -126,6 +126,14 @@ def find_models(name: str | Path) -> list[ModelRef]:
     )
 
 
+def find_model(name: str | Path) -> ModelRef:
+    """The one model that a name or path stands for; raises as :func:`load_model` does."""
+    refs = find_models(name)
+    if len(refs) > 1:
+        raise CheckpointError(f"{name}: holds several models, name one: {', '.join(str(ref.name) for ref in refs)}")
+    return refs[0]
+
+
 def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
     """Load a model by pretrained name, from a model or run folder, or from an original CGCNN ``.pth.tar``.
 
@@ -136,7 +144,7 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
     CheckpointError, UnsafeCheckpointError
         If its files are damaged or ask for more than data; or if they hold several models and the name none of them.
     """
-    return load_refs([_only(find_models(name), name)])[0]
+    return load_refs([find_model(name)])[0]
 
 
 def load_refs(refs: "list[ModelRef]") -> "list[CrystalModel]":
@@ -157,9 +165,3 @@ def load_refs(refs: "list[ModelRef]") -> "list[CrystalModel]":
                 f"{ref.path}: not a model; allowed: a model folder, or an original CGCNN .pth.tar file"
             )
     return [next(model for model in loaded[ref.path] if ref.name in (None, model.name)) for ref in refs]
-
-
-def _only(refs: list[ModelRef], name: str | Path) -> ModelRef:
-    if len(refs) > 1:
-        raise CheckpointError(f"{name}: holds several models, name one: {', '.join(str(ref.name) for ref in refs)}")
-    return refs[0]

@@ -158,6 +158,16 @@ def test_memory(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_alignn_speed(tmp_path: Path) -> None:
+    sizes = ("--n", 6, "--batch", 3, "--features", 8, "--layers", 1, "--repeats", 1, "--no-compile")
+    forward, training = run("alignn_speed.py", "--data", "none", *sizes, temporary=tmp_path).values()
+
+    merged, whole = forward["rows"]
+    assert int(str(merged["pairs of bonds"])) <= int(str(whole["pairs of bonds"]))
+    assert [row["engine"] for row in training["rows"]] == ["torch", "dgl"]
+
+
+@pytest.mark.slow
 def test_scaling(model: Path, tmp_path: Path) -> None:
     sizes = ("--sizes", 10, 1000, 1500, "--repeats", 1)
     (table,) = run("scaling.py", "--model", model, *sizes, temporary=tmp_path).values()

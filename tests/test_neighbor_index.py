@@ -148,7 +148,7 @@ def test_an_index_of_other_weights_is_refused(index, tmp_path):
 
 
 def test_the_index_of_the_pretrained_model():
-    model, folder = load_model(), find_model(DEFAULT_MODEL)
+    model, folder = load_model(), find_model(DEFAULT_MODEL).path
     index = load_neighbor_index(folder, model_sha256=model.sha256)
     assert len(index) == model.training_record["n_train"]
     assert (folder / NEIGHBORS).stat().st_size < 1.5e6

@@ -58,11 +58,12 @@ def explain(
         from cgcnn_ase.explain import explain as explain_atoms
         from cgcnn_ase.graphs.builder import build_graph
         from cgcnn_ase.neighbor_index import load_neighbor_index
-        from cgcnn_ase.registry import load_model, model_folder
+        from cgcnn_ase.registry import find_model, load_refs
 
         if baseline not in get_args(Baseline):
             raise ValueError(f"--baseline {baseline}: allowed are {', '.join(get_args(Baseline))}")
-        loaded, folder = load_model(model), model_folder(model)
+        ref = find_model(model)
+        (loaded,), folder = load_refs([ref]), ref.path if ref.path.is_dir() else None
         index = load_neighbor_index(folder, model_sha256=loaded.sha256) if folder is not None and neighbors else None
         name, atoms = _the_structure(path, structure, order_disordered)
         found = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.workers import available_cores
 
 #: raise when the meaning of a cached graph changes
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 _CHUNK = 128
 

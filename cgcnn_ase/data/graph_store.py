@@ -10,35 +10,66 @@ import torch
 from torch import Tensor
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.line_graph import LineGraph
 
 _NODE_FIELDS = ("numbers", "multiplicity")
-_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular")
-_ON_DISK = {"numbers": np.uint8, "multiplicity": np.float32, "centers": np.int32, "neighbors": np.int32}
+_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")
+_LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
+_COUNTS = ("n_nodes", "n_edges", "n_lines")
+#: fields that only some graphs have; a store has them if one of its graphs does
+_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
+#: in files and in memory; other fields stay as they are
+_COMPACT = {
+    "numbers": torch.uint8,
+    "centers": torch.int32,
+    "neighbors": torch.int32,
+    "edge_multiplicity": torch.int16,
+    "line_targets": torch.int32,
+    "line_sources": torch.int32,
+    "line_multiplicity": torch.int16,
+}
 
 
 @dataclass(frozen=True)
 class GraphStore:
-    """Graphs of n crystals; node indices count from zero within each crystal."""
+    """Graphs of n crystals; indices of nodes and edges count from zero within each crystal."""
 
     fields: dict[str, Tensor]
     n_nodes: Tensor  #: (n,)
     n_edges: Tensor  #: (n,)
     first_node: Tensor  #: (n,)
     first_edge: Tensor  #: (n,)
+    n_lines: Tensor | None = None  #: (n,) pairs of edges; None where there are no line graphs
+    first_line: Tensor | None = None  #: (n,)
 
     def __len__(self) -> int:
         return len(self.n_nodes)
 
     @classmethod
-    def _make(cls, fields: dict[str, Tensor], n_nodes: Tensor, n_edges: Tensor) -> "GraphStore":
-        return cls(fields, n_nodes, n_edges, n_nodes.cumsum(0) - n_nodes, n_edges.cumsum(0) - n_edges)
+    def _make(cls, arrays: dict[str, Tensor]) -> "GraphStore":
+        fields = {name: array for name, array in arrays.items() if name not in _COUNTS}
+        n_nodes, n_edges, n_lines = (arrays.get(name) for name in _COUNTS)
+        assert n_nodes is not None
+        assert n_edges is not None
+        first_line = None if n_lines is None else _starts(n_lines)
+        return cls(fields, n_nodes, n_edges, _starts(n_nodes), _starts(n_edges), n_lines, first_line)
 
     @classmethod
     def from_graphs(cls, graphs: Iterable[CrystalGraph]) -> "GraphStore":
-        """Pack batches of graphs, keeping their order; bond vectors are not kept."""
+        """Pack batches of graphs, keeping their order; bond vectors are not kept.
+
+        Raises
+        ------
+        ValueError
+            If only some have a line graph.
+        """
         parts = [_localise(graph) for graph in graphs]
-        fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return cls._make(fields, fields.pop("n_nodes"), fields.pop("n_edges"))
+        if any("edge_multiplicity" in part for part in parts):
+            for part in parts:
+                part.setdefault("edge_multiplicity", torch.ones(len(part["centers"]), dtype=torch.int16))
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise ValueError("cannot store graphs with a line graph and graphs without together")
+        return cls._make({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def batch(self, indices: Sequence[int] | Tensor) -> CrystalGraph:
         """The graphs with these indices side by side, in this order."""
@@ -46,9 +77,10 @@ class GraphStore:
         n_nodes, n_edges = self.n_nodes[picked], self.n_edges[picked]
         nodes = _ranges(self.first_node[picked], n_nodes)
         edges = _ranges(self.first_edge[picked], n_edges)
-        shift = torch.repeat_interleave(n_nodes.cumsum(0) - n_nodes, n_edges)
+        shift = torch.repeat_interleave(_starts(n_nodes), n_edges)
         take = {name: self.fields[name][nodes] for name in _NODE_FIELDS}
-        take |= {name: self.fields[name][edges] for name in _EDGE_FIELDS}
+        take |= {name: self.fields[name][edges] for name in _EDGE_FIELDS if name in self.fields}
+        counts = take.get("edge_multiplicity")
         return CrystalGraph(
             numbers=take["numbers"].long(),
             centers=take["centers"].long() + shift,
@@ -58,6 +90,8 @@ class GraphStore:
             multiplicity=take["multiplicity"],
             n_nodes=n_nodes,
             n_edges=n_edges,
+            edge_multiplicity=None if counts is None else counts.float(),
+            lines=self._lines(picked),
         )
 
     def node_rows(self, indices: Tensor) -> Tensor:
@@ -68,39 +102,67 @@ class GraphStore:
         """To which graph each node of the store belongs."""
         return np.repeat(np.arange(len(self)), self.n_nodes.numpy())
 
+    def _lines(self, picked: Tensor) -> LineGraph | None:
+        if self.n_lines is None or self.first_line is None:
+            return None
+        n_lines = self.n_lines[picked]
+        lines = _ranges(self.first_line[picked], n_lines)
+        shift = torch.repeat_interleave(_starts(self.n_edges[picked]), n_lines)
+        targets, sources, cosines, multiplicity = (self.fields[name][lines] for name in _LINE_FIELDS)
+        return LineGraph(targets.long() + shift, sources.long() + shift, cosines, multiplicity.float(), n_lines)
+
     def save(self, folder: Path, meta: Mapping[str, object]) -> None:
         """Write one ``.npy`` file a field and ``meta.json``; NumPy alone reads them."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, tensor in {**self.fields, "n_nodes": self.n_nodes, "n_edges": self.n_edges}.items():
-            array = tensor.numpy()
-            np.save(folder / f"{name}.npy", array.astype(_ON_DISK.get(name, array.dtype)))
+        counts = dict(zip(_COUNTS, (self.n_nodes, self.n_edges, self.n_lines), strict=True))
+        for name, tensor in (self.fields | counts).items():
+            if tensor is not None:
+                np.save(folder / f"{name}.npy", tensor.numpy())
         (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "GraphStore":
         """Read what :meth:`save` wrote."""
-        arrays = {
-            name: torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
-            for name in (*_NODE_FIELDS, *_EDGE_FIELDS, "n_nodes", "n_edges")
-        }
-        return cls._make(arrays, arrays.pop("n_nodes"), arrays.pop("n_edges"))
+        names = (*_NODE_FIELDS, *_EDGE_FIELDS, *_LINE_FIELDS, *_COUNTS)
+        files = {name: folder / f"{name}.npy" for name in names}
+        return cls._make(
+            {
+                name: torch.from_numpy(np.load(file, allow_pickle=False))
+                for name, file in files.items()
+                if name not in _OPTIONAL or file.exists()
+            }
+        )
 
 
 def _localise(graph: CrystalGraph) -> dict[str, Tensor]:
-    shift = torch.repeat_interleave(graph.n_nodes.cumsum(0) - graph.n_nodes, graph.n_edges)
-    return {
-        "numbers": graph.numbers.to(torch.uint8),
+    """The fields in compact types, indices counted within each crystal."""
+    shift = torch.repeat_interleave(_starts(graph.n_nodes), graph.n_edges)
+    fields = {
+        "numbers": graph.numbers,
         "multiplicity": graph.multiplicity,
-        "centers": (graph.centers - shift).to(torch.int32),
-        "neighbors": (graph.neighbors - shift).to(torch.int32),
+        "centers": graph.centers - shift,
+        "neighbors": graph.neighbors - shift,
         "distances": graph.distances,
         "angular": graph.angular,
         "n_nodes": graph.n_nodes,
         "n_edges": graph.n_edges,
     }
+    if graph.edge_multiplicity is not None:
+        fields["edge_multiplicity"] = graph.edge_multiplicity
+    if graph.lines is not None:
+        targets, sources, cosines, multiplicity, n_lines = graph.lines
+        shift = torch.repeat_interleave(_starts(graph.n_edges), n_lines)
+        fields |= dict(zip(_LINE_FIELDS, (targets - shift, sources - shift, cosines, multiplicity), strict=True))
+        fields["n_lines"] = n_lines
+    return {name: field.to(_COMPACT.get(name, field.dtype)) for name, field in fields.items()}
+
+
+def _starts(lengths: Tensor) -> Tensor:
+    """Where rows of these lengths start, one after the other."""
+    return lengths.cumsum(0) - lengths
 
 
 def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """Concatenated ``arange(start, start + length)``."""
-    offset = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
+    offset = torch.repeat_interleave(starts - _starts(lengths), lengths)
     return offset + torch.arange(int(lengths.sum()))

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cgcnn_ase.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.line_graph import LineGraph, Lines, line_graph
+from cgcnn_ase.graphs.line_orbits import quotient
 from cgcnn_ase.graphs.neighbors import Bonds, IntArray, NeighborRule, bonds_of_all, pad_to
 from cgcnn_ase.graphs.orbits import merge_equivalent
 
@@ -23,8 +27,9 @@ class GraphConfig:
     """How a structure becomes a graph. It is part of a model: another graph needs another model.
 
     ``padding="first-atom"`` reproduces the original CGCNN: atoms with fewer than ``n_neighbors`` neighbours get edges
-    to atom 0 at ``cutoff + 1`` Å. ``merge`` computes equivalent atoms once (see :mod:`cgcnn_ase.graphs.orbits`);
-    predictions do not change.
+    to atom 0 at ``cutoff + 1`` Å. ``merge`` computes equivalent atoms, and equal edges of each, once (see
+    :mod:`cgcnn_ase.graphs.orbits`); predictions do not change. ``line_graph`` adds the bond angles (see
+    :mod:`cgcnn_ase.graphs.line_graph`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -36,12 +41,15 @@ class GraphConfig:
     padding: Literal["none", "first-atom"] = "none"
     angular: bool = False
     merge: bool = False
+    line_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.cutoff <= 0 or self.n_neighbors < 1 or self.tolerance < 0:
             raise ValueError(f"cutoff and n_neighbors must be positive and tolerance not negative: {self}")
         if self.angular and self.padding != "none":
             raise ValueError("edges that pad have no direction: angular=True needs padding='none'")
+        if self.line_graph and (self.angular or self.padding != "none"):
+            raise ValueError("line_graph=True gives the angles: it needs angular=False and padding='none'")
 
     @property
     def n_angular(self) -> int:
@@ -70,35 +78,102 @@ def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) 
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
     crystal = np.repeat(np.arange(len(shapes)), n_atoms)
     numbers, bonds = _bonds(shapes, n_atoms, crystal, config)
-    centers, neighbors, distances, vectors = bonds
-    n_bonds = np.bincount(crystal[centers], minlength=len(shapes))
+    if config.line_graph:
+        build = _merged_with_lines if config.merge else _with_lines
+        return build(numbers, bonds, crystal, len(shapes))
     if config.angular:
-        angular = angular_moments(numbers, centers, neighbors, distances, vectors)
+        angular = angular_moments(numbers, *bonds)
     else:
-        angular = np.zeros((len(centers), 0), dtype=np.float32)
+        angular = np.zeros((len(bonds.centers), 0), dtype=np.float32)
+    graph = _graph(numbers, bonds, crystal, len(shapes), angular)
+    return merge_equal_edges(_merged(graph, crystal, bonds.distances)) if config.merge else graph
 
-    sizes = np.ones(len(numbers), dtype=np.int64)
-    if config.merge:
-        merged = merge_equivalent(numbers + 128 * crystal, centers, neighbors, distances, angular)
-        stays = np.zeros(len(numbers), dtype=bool)
-        stays[merged.representatives] = True
-        keep = stays[centers]
-        n_bonds = np.bincount(crystal[centers[keep]], minlength=len(shapes))
-        n_atoms = np.bincount(crystal[merged.representatives], minlength=len(shapes))
-        numbers, sizes = numbers[merged.representatives], merged.sizes
-        centers, neighbors = merged.node_of_atom[centers[keep]], merged.node_of_atom[neighbors[keep]]
-        distances, angular = distances[keep], angular[keep]
+
+def _graph(
+    numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int, angular: npt.NDArray[np.float32] | None = None
+) -> CrystalGraph:
+    """Every atom a node and every bond an edge."""
+    if angular is None:
+        angular = np.zeros((len(bonds.centers), 0), dtype=np.float32)
     return CrystalGraph(
         numbers=torch.from_numpy(numbers),
-        centers=torch.from_numpy(centers),
-        neighbors=torch.from_numpy(neighbors),
-        distances=torch.from_numpy(distances.astype(np.float32)),
+        centers=torch.from_numpy(bonds.centers),
+        neighbors=torch.from_numpy(bonds.neighbors),
+        distances=_float32(bonds.distances),
         angular=torch.from_numpy(angular),
-        multiplicity=torch.from_numpy(sizes.astype(np.float32)),
-        n_nodes=torch.from_numpy(n_atoms.astype(np.int64)),
-        n_edges=torch.from_numpy(n_bonds.astype(np.int64)),
-        vectors=None if config.merge else torch.from_numpy(vectors.astype(np.float32)),
+        multiplicity=torch.ones(len(numbers)),
+        n_nodes=_count(crystal, n_crystals),
+        n_edges=_count(crystal[bonds.centers], n_crystals),
+        vectors=_float32(bonds.vectors),
     )
+
+
+def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.float64]) -> CrystalGraph:
+    """The graph with one node for each class of equivalent atoms, and the edges of one of them."""
+    centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
+    merged = merge_equivalent(
+        graph.numbers.numpy() + 128 * crystal, centers, neighbors, distances, graph.angular.numpy()
+    )
+    stays = np.zeros(len(crystal), dtype=bool)
+    stays[merged.representatives] = True
+    keep = stays[centers]
+    return graph._replace(
+        numbers=graph.numbers[merged.representatives],
+        centers=torch.from_numpy(merged.node_of_atom[centers[keep]]),
+        neighbors=torch.from_numpy(merged.node_of_atom[neighbors[keep]]),
+        distances=graph.distances[keep],
+        angular=graph.angular[keep],
+        multiplicity=_float32(merged.sizes),
+        n_nodes=_count(crystal[merged.representatives], len(graph.n_nodes)),
+        n_edges=_count(crystal[centers[keep]], len(graph.n_nodes)),
+        vectors=None,
+    )
+
+
+def _with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> CrystalGraph:
+    """All atoms, bonds and pairs of bonds."""
+    lines = line_graph(*bonds, n_atoms=len(numbers))
+    counts = np.ones(len(lines.targets), dtype=np.int64)
+    graph = _graph(numbers, bonds, crystal, n_crystals)
+    return graph._replace(lines=_line_tensors(lines, counts, crystal[bonds.centers], n_crystals))
+
+
+def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> CrystalGraph:
+    """One atom, bond and pair of bonds of each class."""
+    lines = line_graph(*bonds, n_atoms=len(numbers))
+    few = quotient(numbers + 128 * crystal, bonds.centers, bonds.neighbors, bonds.distances, lines)
+    of_edge = crystal[bonds.centers[few.edges]]
+    return CrystalGraph(
+        numbers=torch.from_numpy(numbers[few.nodes.representatives]),
+        centers=torch.from_numpy(few.centers),
+        neighbors=torch.from_numpy(few.neighbors),
+        distances=_float32(few.distances),
+        angular=torch.zeros(len(few.edges), 0),
+        multiplicity=_float32(few.nodes.sizes),
+        n_nodes=_count(crystal[few.nodes.representatives], n_crystals),
+        n_edges=_count(of_edge, n_crystals),
+        edge_multiplicity=_float32(few.edge_counts),
+        lines=_line_tensors(few.lines, few.line_counts, of_edge, n_crystals),
+    )
+
+
+def _line_tensors(lines: Lines, counts: IntArray, crystal_of_edge: IntArray, n_crystals: int) -> LineGraph:
+    return LineGraph(
+        targets=torch.from_numpy(lines.targets),
+        sources=torch.from_numpy(lines.sources),
+        cosines=torch.from_numpy(lines.cosines),
+        multiplicity=_float32(counts),
+        n_lines=_count(crystal_of_edge[lines.targets], n_crystals),
+    )
+
+
+def _float32(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _count(crystal: IntArray, n_crystals: int) -> torch.Tensor:
+    """How many rows are of each crystal."""
+    return torch.from_numpy(np.bincount(crystal, minlength=n_crystals))
 
 
 def _bonds(

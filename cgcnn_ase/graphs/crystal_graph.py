@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cgcnn_ase.elements import MAX_NUMBER
+from cgcnn_ase.graphs.line_graph import LineGraph
 
 
 class CrystalGraph(NamedTuple):
@@ -26,6 +27,7 @@ class CrystalGraph(NamedTuple):
     n_edges: Tensor  #: (B,) int64, edges of each crystal
     vectors: Tensor | None = None  #: (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
     edge_multiplicity: Tensor | None = None  #: (E,) float32, how many equal edges each stands for; None: one
+    lines: LineGraph | None = None  #: pairs of edges that share an atom, with their angles
 
     def __repr__(self) -> str:
         return f"CrystalGraph({len(self.n_nodes)} crystals, {len(self.numbers)} nodes, {len(self.centers)} edges)"
@@ -50,10 +52,13 @@ def composition(graph: CrystalGraph) -> Tensor:
 
 
 def map_tensors(graph: CrystalGraph, function: Callable[[Tensor], Tensor]) -> CrystalGraph:
-    """Apply a function to every tensor of the graph."""
-    fields: dict[str, Any] = {
-        name: field if field is None else function(field) for name, field in graph._asdict().items()
-    }
+    """Apply a function to every tensor of the graph, those of its line graph too."""
+    fields: dict[str, Any] = {}
+    for name, field in graph._asdict().items():
+        if isinstance(field, LineGraph):
+            fields[name] = LineGraph(*map(function, field))
+        else:
+            fields[name] = field if field is None else function(field)
     return CrystalGraph(**fields)
 
 
@@ -68,7 +73,7 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
     Raises
     ------
     ValueError
-        If there is no graph.
+        If there is no graph, or only some have a line graph.
     """
     if not graphs:
         raise ValueError("cannot batch an empty sequence of graphs")
@@ -80,13 +85,14 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
     joined = {
         name: torch.cat([getattr(graph, name) for graph in graphs])
         for name in CrystalGraph._fields
-        if name not in ("vectors", "edge_multiplicity")
+        if name not in ("vectors", "edge_multiplicity", "lines")
     }
     vectors = [graph.vectors for graph in graphs if graph.vectors is not None]
     return CrystalGraph(
         **joined | {"centers": joined["centers"] + shift, "neighbors": joined["neighbors"] + shift},
         vectors=torch.cat(vectors) if len(vectors) == len(graphs) else None,
         edge_multiplicity=_edge_multiplicity(graphs),
+        lines=_lines(graphs, edges.cumsum(0) - edges),
     )
 
 
@@ -97,6 +103,27 @@ def _edge_multiplicity(graphs: Sequence[CrystalGraph]) -> Tensor | None:
     return torch.cat([torch.ones_like(g.distances) if c is None else c for g, c in zip(graphs, counts, strict=True)])
 
 
+def _lines(graphs: Sequence[CrystalGraph], first_edge: Tensor) -> LineGraph | None:
+    lines = [graph.lines for graph in graphs if graph.lines is not None]
+    if not lines:
+        return None
+    if len(lines) < len(graphs):
+        raise ValueError("cannot batch graphs with a line graph and graphs without")
+    joined = LineGraph(*(torch.cat(field) for field in zip(*lines, strict=True)))
+    shift = torch.repeat_interleave(first_edge, torch.tensor([len(part.targets) for part in lines]))
+    return joined._replace(targets=joined.targets + shift, sources=joined.sources + shift)
+
+
+def _split_lines(graph: CrystalGraph) -> list[LineGraph | None]:
+    if graph.lines is None:
+        return [None] * len(graph.n_edges)
+    targets, sources, cosines, multiplicity, n_lines = graph.lines
+    shift = torch.repeat_interleave(graph.n_edges.cumsum(0) - graph.n_edges, n_lines)
+    fields = (targets - shift, sources - shift, cosines, multiplicity)
+    parts = zip(*(field.split(n_lines.tolist()) for field in fields), n_lines.split(1), strict=True)
+    return [LineGraph(*part) for part in parts]
+
+
 def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
     """Take a batch apart into its crystals."""
     nodes, edges = graph.n_nodes.tolist(), graph.n_edges.tolist()
@@ -105,6 +132,7 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
     edge_fields = [field.split(edges) for field in fields]
     vectors = [None] * len(nodes) if graph.vectors is None else graph.vectors.split(edges)
     counts = [None] * len(nodes) if graph.edge_multiplicity is None else graph.edge_multiplicity.split(edges)
+    lines = _split_lines(graph)
     first = (graph.n_nodes.cumsum(0) - graph.n_nodes).tolist()
     return [
         CrystalGraph(
@@ -118,6 +146,7 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
             n_edges=graph.n_edges[k : k + 1],
             vectors=vectors[k],
             edge_multiplicity=counts[k],
+            lines=lines[k],
         )
         for k in range(len(nodes))
     ]

@@ -16,19 +16,16 @@ FINENESS = 10.0
 
 
 def merge_equal_edges(graph: CrystalGraph) -> CrystalGraph:
-    """The graph with `edge_multiplicity`; distances and angular moments are the means of the edges merged.
-
-    Only the networks for prediction read it (:func:`cgcnn_ase.nn.for_prediction.for_prediction`).
-    """
+    """The graph with `edge_multiplicity`; distances and angular moments are the means of the edges merged."""
     n_edges = len(graph.centers)
     centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
     described = np.concatenate([graph.distances.numpy()[:, None], graph.angular.numpy()], axis=1)
     ends = (centers.astype(np.uint64) << np.uint64(32)) + neighbors.astype(np.uint64)
     key = edge_colors(described[:, 0], described[:, 1:], FINENESS) + mix(ends)
-    order = np.argsort(key)
+    order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=~key[order[:1]]))
     if len(starts) == n_edges:
-        return graph
+        return graph._replace(vectors=None, edge_multiplicity=torch.ones(n_edges))
     first = np.minimum.reduceat(order, starts)
     rank = np.argsort(first)  # the order of the edges before
     kept, counts = torch.from_numpy(first[rank]), np.diff(starts, append=n_edges)[rank].astype(described.dtype)

@@ -69,20 +69,33 @@ def merge_equivalent(
     centers, neighbors, distances, angular
         The bonds; ``centers`` must not decrease.
     """
-    n_atoms = len(colors)
     edge = edge_colors(distances, angular)
-    ends = np.cumsum(np.bincount(centers, minlength=n_atoms))
-    starts = np.concatenate([[0], ends[:-1]])
+    ends = segment_ends(centers, len(colors))
 
     color = mix(colors.astype(np.uint64))
     n_classes = len(np.unique(color))
     while True:
-        running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(edge + color[neighbors]), dtype=np.uint64)])
-        color = mix(color * np.uint64(3) + (running[ends] - running[starts]))  # sums wrap modulo 2^64
-        _, first, inverse, sizes = np.unique(color, return_index=True, return_inverse=True, return_counts=True)
-        if len(first) == n_classes:
-            break
-        n_classes = len(first)
+        color = mix(color * np.uint64(3) + segment_sums(mix(edge + color[neighbors]), ends))
+        merged = classes(color)
+        if len(merged.sizes) == n_classes:
+            return merged
+        n_classes = len(merged.sizes)
+
+
+def segment_ends(segment: IntArray, n_segments: int) -> IntArray:
+    """Where the rows of each segment end; ``segment`` must not decrease."""
+    return np.cumsum(np.bincount(segment, minlength=n_segments))
+
+
+def segment_sums(values: HashArray, ends: IntArray) -> HashArray:
+    """Sums over segments that follow each other, modulo 2^64: (R,), (S,) -> (S,)."""
+    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
+    return np.diff(running[ends], prepend=np.uint64(0))
+
+
+def classes(color: HashArray) -> Merged:
+    """Atoms of the same color, in the order of the first of each."""
+    _, first, inverse, sizes = np.unique(color, return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

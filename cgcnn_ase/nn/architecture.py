@@ -17,6 +17,8 @@ class ArchitectureConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    reads_lines: ClassVar[bool] = False  #: whether it needs a graph with a line graph
+
     n_features: int = 64  #: F, length of the node vectors
     pooling: PoolingName = "mean"  #: from node vectors to the crystal embedding
     dropout: float = 0.0  #: of the crystal vector

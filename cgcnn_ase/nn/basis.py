@@ -1,4 +1,4 @@
-"""Expansions of a distance into features."""
+"""Expansions of a distance, or of another number, into features."""
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +8,19 @@ SMALLEST_EXPONENT = 50.0
 
 
 class GaussianBasis(nn.Module):
-    """exp(-(d - c)^2 / w^2) for evenly spaced centres c between 0 and ``cutoff``, w the spacing unless given.
+    """exp(-(d - c)^2 / w^2) for evenly spaced centres c between ``first`` and ``cutoff``, w the spacing unless given.
 
     With 41 functions up to 8 Å this is the expansion of Xie and Grossman (2018).
     """
 
     centers: Tensor
 
-    def __init__(self, n_functions: int, cutoff: float, width: float | None = None) -> None:
+    def __init__(self, n_functions: int, cutoff: float, width: float | None = None, first: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("centers", torch.linspace(0.0, cutoff, n_functions), persistent=False)
-        self.width = cutoff / (n_functions - 1) if width is None else width
+        self.register_buffer("centers", torch.linspace(first, cutoff, n_functions), persistent=False)
+        self.width = (cutoff - first) / (n_functions - 1) if width is None else width
 
     def forward(self, distances: Tensor) -> Tensor:
-        """(E,) Å -> (E, n_functions)."""
+        """(E,) -> (E, n_functions)."""
         x = (distances[:, None] - self.centers) / self.width
         return torch.exp(-(x * x).clamp(max=SMALLEST_EXPONENT))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgcnn_ase.nn.layers import Activation, Norm, activation, norm
-from cgcnn_ase.nn.messages import Edges, neighbor_sum, pair_sum, sum_messages, weighted_sum
+from cgcnn_ase.nn.messages import Edges, neighbor_sum, pair_sum, sum_messages, weighted_mean
 
 Convolution = Literal["gated", "simple", "edge-gated", "edge-message"]
 
@@ -65,6 +65,8 @@ class EdgeGatedConvolution(nn.Module):
     The published message is m_ij = V h_j. Where all atoms are alike its weighted mean is V h whatever the weights, so
     that the energy of a pure element would not depend on its structure at all; with ``edge_messages`` it is
     m_ij = V h_j + y_ij, which tells the atom about its bonds directly.
+
+    On a line graph h are the vectors of bonds and y those of pairs of bonds.
     """
 
     def __init__(
@@ -85,14 +87,11 @@ class EdgeGatedConvolution(nn.Module):
         self.act = activation(act)
         self.eps = eps
 
-    def forward(self, h: Tensor, y: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """(N, F), (E, F) -> (N, F), (E, F): new node and edge vectors."""
+    def forward(self, h: Tensor, y: Tensor, edges: Edges, *, is_last: bool = False) -> tuple[Tensor, Tensor]:
+        """(N, F), (E, F) -> (N, F), (E, F): new node and edge vectors; old edge vectors if nobody reads them later."""
         a, b, u, v = self.node(h).chunk(4, dim=1)
         e = pair_sum(edges, a.contiguous(), b.contiguous()) + self.edge(y)  # (E, F)
-        s = torch.sigmoid(e)
-        messages = weighted_sum(edges, s, v.contiguous())  # (N, F)
-        if self.edge_messages:
-            messages = messages + sum_messages(edges, s * y)
-        mean = messages / (sum_messages(edges, s) + self.eps)
+        on_edges = y if self.edge_messages else None
+        mean = weighted_mean(edges, torch.sigmoid(e), v.contiguous(), on_edges, eps=self.eps)  # (N, F)
         h = h + self.act(self.node_norm(u + mean, edges.node_weights))
-        return h, y + self.act(self.edge_norm(e, edges.edge_weights))
+        return h, y if is_last else y + self.act(self.edge_norm(e, edges.edge_weights))

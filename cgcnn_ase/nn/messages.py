@@ -17,12 +17,12 @@ Engine = Literal["auto", "dgl", "torch"]
 
 
 class Edges(NamedTuple):
-    """The directed edges of a graph, ready for message passing by one engine."""
+    """The directed edges of a graph, or of its line graph, ready for message passing by one engine."""
 
     centers: Tensor  #: (E,)
     neighbors: Tensor  #: (E,)
     n_nodes: int
-    node_weights: Tensor | None = None  #: (N,) how many atoms each node stands for; None: one
+    node_weights: Tensor | None = None  #: (N,) how many atoms (or bonds) each node stands for; None: one
     edge_weights: Tensor | None = None  #: (E,) how many edges of the whole crystal each edge stands for; None: one
     multiplicity: Tensor | None = None  #: (E, 1) how many equal edges of its centre each stands for; None: one
     dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
@@ -53,6 +53,23 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     """
     edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
     return _connect(edges, graph.multiplicity, graph.edge_multiplicity, engine)
+
+
+def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
+    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`connect` does.
+
+    Raises
+    ------
+    ValueError
+        If the graph was built without.
+    """
+    if graph.lines is None:
+        raise ValueError("the graph has no line graph: it must be built with line_graph=True")
+    weights = graph.multiplicity.index_select(0, graph.centers)
+    if graph.edge_multiplicity is not None:
+        weights = weights * graph.edge_multiplicity
+    edges = Edges(graph.lines.targets, graph.lines.sources, len(graph.centers))
+    return _connect(edges, weights, graph.lines.multiplicity, engine)
 
 
 def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, engine: Engine) -> Edges:
@@ -103,6 +120,17 @@ def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
 def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
     """sum_j n_ij w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
     return _weighted_sum(edges, _counted(edges, weights), at_neighbor)
+
+
+def weighted_mean(
+    edges: Edges, weights: Tensor, at_neighbor: Tensor, on_edges: Tensor | None = None, *, eps: float
+) -> Tensor:
+    """sum_j n_ij w_ij * (b_j + c_ij) / (sum_j n_ij w_ij + eps): (E, F), (N, F), (E, F) or none -> (N, F)."""
+    weights = _counted(edges, weights)
+    total = _weighted_sum(edges, weights, at_neighbor)
+    if on_edges is not None:
+        total = total + _sum(edges, weights * on_edges)
+    return total / (_sum(edges, weights) + eps)
 
 
 def _counted(edges: Edges, on_edges: Tensor) -> Tensor:

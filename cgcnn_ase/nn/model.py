@@ -10,7 +10,7 @@ from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, check_graph
 from cgcnn_ase.targets import Scaler, TargetSpec
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class CrystalModel(nn.Module):
         self.members = members if isinstance(members, nn.ModuleList) else nn.ModuleList(members)
         if not len(self.members):
             raise ValueError("a model needs at least one member")
+        for network in self.networks:
+            check_graph(network.config.architecture, graph)
         self.graph, self.target, self.scaler = graph, target, scaler
         self.trust, self.dropout_trust = trust, dropout_trust
         self.name, self.sha256, self.training_record = name, sha256, training or {}

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
 from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNN, CGNNConfig
@@ -14,10 +16,10 @@ from cgcnn_ase.nn.heads import ErrorHead, Head, Output
 from cgcnn_ase.nn.messages import Engine
 
 #: the settings of any architecture, told apart by their tag ``architecture``
-AnyConfig = CGCNNConfig | CGNNConfig
+AnyConfig = CGCNNConfig | ALIGNNConfig | CGNNConfig
 
 #: by tag: the class of the settings
-CONFIGS: dict[str, type[AnyConfig]] = {"cgcnn": CGCNNConfig, "cgnn": CGNNConfig}
+CONFIGS: dict[str, type[AnyConfig]] = {"cgcnn": CGCNNConfig, "alignn": ALIGNNConfig, "cgnn": CGNNConfig}
 
 
 def config_class(values: Mapping[str, Any]) -> type[AnyConfig]:
@@ -32,6 +34,20 @@ def config_class(values: Mapping[str, Any]) -> type[AnyConfig]:
     if tag not in CONFIGS:
         raise ValueError(f"unknown architecture {tag!r}; allowed: {', '.join(CONFIGS)}")
     return CONFIGS[tag]
+
+
+def check_graph(config: AnyConfig, graph: GraphConfig) -> None:
+    """Raise where a network cannot read such graphs, or would not read what is costly to build.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting of the graph to change.
+    """
+    if config.reads_lines and not graph.line_graph:
+        raise ValueError(f"the architecture {config.architecture} reads bond angles: its graph needs line_graph=True")
+    if graph.line_graph and not config.reads_lines:
+        raise ValueError(f"the architecture {config.architecture} reads no bond angles: it needs line_graph=False")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +73,8 @@ class NetworkConfig:
 
 def new_architecture(config: AnyConfig) -> Architecture:
     """An architecture with random weights."""
+    if isinstance(config, ALIGNNConfig):
+        return ALIGNN(config)
     if isinstance(config, CGNNConfig):
         return CGNN(config)
     return CGCNN(config)

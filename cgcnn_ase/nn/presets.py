@@ -1,6 +1,7 @@
 """Architectures with the graphs they read, by name, ready to train."""
 
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.network import AnyConfig
@@ -20,6 +21,23 @@ PRESETS: dict[str, tuple[GraphConfig, AnyConfig]] = {
     "cgnn": (GraphConfig(rule="coordinator"), CGNNConfig()),
     # detection of a single point defect in a large cell: the largest value of all atoms, where a mean would be 1 in N
     "cgcnn-defects-max": (TWELVE_NEAREST, CGCNNConfig(pooling="max", dropout=0.5)),
+    # Choudhary and DeCost, npj Comput. Mater. 7, 185 (2021), as published: 4.03 million weights
+    "alignn": (GraphConfig(line_graph=True, merge=True), ALIGNNConfig()),
+    # one that a laptop can train, and that tells the structures of an element apart
+    "alignn-small": (
+        GraphConfig(line_graph=True, merge=True),
+        ALIGNNConfig(
+            n_features=64,
+            n_alignn=2,
+            n_gcn=2,
+            n_embedding=32,
+            n_distances=40,
+            n_cosines=20,
+            norm="layer",
+            embedding="both",
+            edge_messages=True,
+        ),
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
+from cgcnn_ase.nn.network import AnyConfig, check_graph
 
 Loss = Literal["l1", "huber", "mse"]
 Accelerator = Literal["auto", "cpu", "gpu"]
@@ -19,7 +20,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: CGCNNConfig = field(default_factory=CGCNNConfig)
+    network: AnyConfig = field(default_factory=CGCNNConfig)
     mean_variance: bool = False  #: the head also learns the size of its error
     quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
@@ -58,6 +59,7 @@ class TrainConfig:
         for name in ("learning_rate", "trunk_rate", "cls_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_graph(self.network, self.graph)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``config.yaml``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.targets import Scaler
 from cgcnn_ase.training.batches import loader
@@ -23,7 +24,9 @@ __all__ = ["best_network", "network_config", "new_network", "read_history", "tra
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
     """The sizes that the data and the configuration ask for."""
-    architecture = replace(config.network, n_angular=data.graph_config.n_angular)
+    architecture = config.network
+    if isinstance(architecture, CGCNNConfig):
+        architecture = replace(architecture, n_angular=data.graph_config.n_angular)
     return NetworkConfig(
         architecture=architecture,
         n_outputs=sum(target.n_outputs for target in data.specs),

@@ -58,7 +58,7 @@ def test_neighbors_of_the_pretrained_model(cgcnn_ase, cif):
 
 def test_a_damaged_index(cgcnn_ase, cif, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(find_model(DEFAULT_MODEL), folder)
+    shutil.copytree(find_model(DEFAULT_MODEL).path, folder)
     (folder / NEIGHBORS).write_bytes((folder / NEIGHBORS).read_bytes()[:-1])
     ran = cgcnn_ase("explain", cif, "--model", folder)
     assert (ran.code, ran.out) == (2, "")

@@ -19,12 +19,19 @@ STRUCTURES = [
     molecule("H2O"),
     bulk("Cu", "fcc", a=3.6, cubic=True),
 ]
-CONFIGS = [GraphConfig(), GraphConfig(angular=True, merge=True)]
+CONFIGS = [
+    GraphConfig(),
+    GraphConfig(angular=True, merge=True),
+    GraphConfig(line_graph=True),
+    GraphConfig(line_graph=True, merge=True),
+]
 
 
 def assert_same(one: CrystalGraph, other: CrystalGraph) -> None:
     for name, a, b in zip(CrystalGraph._fields, one, other, strict=True):
-        if name != "vectors":
+        if name == "lines" and a is not None and b is not None:
+            torch.testing.assert_close(tuple(a), tuple(b), atol=0, rtol=0)
+        elif name != "vectors":
             torch.testing.assert_close(a, b, atol=0, rtol=0, msg=name)
 
 
@@ -44,6 +51,19 @@ def test_disk(tmp_path: Path, config: GraphConfig) -> None:
     loaded = GraphStore.load(tmp_path / "graphs")
     assert_same(loaded.batch([4, 1, 0]), store.batch([4, 1, 0]))
     assert json.loads((tmp_path / "graphs" / "meta.json").read_text()) == {"note": "x"}
+
+
+def test_merged_edges_among_others_count_once() -> None:
+    """As prepared by an earlier version, which did not merge them."""
+    merged = build_graph(STRUCTURES[2], GraphConfig(merge=True))
+    plain = build_graph(STRUCTURES[0], GraphConfig())
+    store = GraphStore.from_graphs([plain, merged])
+    assert_same(store.batch([0, 1]), batch([plain, merged]))
+
+
+def test_with_and_without_a_line_graph_do_not_mix() -> None:
+    with pytest.raises(ValueError, match="with a line graph and graphs without"):
+        GraphStore.from_graphs([build_graph(STRUCTURES[0], config) for config in (CONFIGS[0], CONFIGS[2])])
 
 
 def test_files_are_plain_arrays(tmp_path: Path) -> None:

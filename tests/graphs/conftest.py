@@ -10,6 +10,9 @@ from ase.build import bulk
 from ase.spacegroup import crystal
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph
+from cgcnn_ase.graphs.crystal_graph import map_tensors
+from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
+from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 
 
@@ -56,11 +59,7 @@ Output = Callable[[Atoms, GraphConfig], torch.Tensor]
 
 
 def double(graph: CrystalGraph) -> CrystalGraph:
-    return graph._replace(
-        distances=graph.distances.double(),
-        angular=graph.angular.double(),
-        multiplicity=graph.multiplicity.double(),
-    )
+    return map_tensors(graph, lambda field: field.double() if field.is_floating_point() else field)
 
 
 def random_network(n_angular: int, convolution: str = "edge-message", cutoff: float = 8.0) -> CGCNN:
@@ -85,15 +84,30 @@ def random_network(n_angular: int, convolution: str = "edge-message", cutoff: fl
         return model
 
 
+def random_alignn() -> ALIGNN:
+    """The same with a line graph."""
+    config = ALIGNNConfig(n_features=12, n_alignn=2, n_gcn=1, n_distances=20, n_cosines=10, n_embedding=8, norm="layer")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(7)
+        model = ALIGNN(config).double().eval()
+        for weight in model.parameters():
+            weight.mul_(1.5)
+        return model
+
+
 @pytest.fixture(scope="session")
 def output() -> Output:
-    """Outputs of two random networks, double precision, for a structure and the settings of its graph."""
-    networks = {n: [random_network(n, kind) for kind in ("gated", "edge-message")] for n in (0, 12)}
+    """Outputs of random networks, double precision, for a structure and the settings of its graph."""
+    networks: dict[int, list[Architecture]] = {
+        n: [random_network(n, kind) for kind in ("gated", "edge-message")] for n in (0, 12)
+    }
+    with_lines: list[Architecture] = [random_alignn()]
 
     def evaluate(atoms: Atoms, config: GraphConfig) -> torch.Tensor:
         graph = double(build_graph(atoms, config))
+        chosen = with_lines if config.line_graph else networks[config.n_angular]
         with torch.no_grad():
-            return torch.cat([network(graph, "torch")[0] for network in networks[config.n_angular]])
+            return torch.cat([network(graph, "torch")[0] for network in chosen])
 
     return evaluate
 

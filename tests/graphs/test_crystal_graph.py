@@ -16,16 +16,26 @@ from cgcnn_ase.graphs.geometry import Geometry, geometry
 LONELY = Atoms("He", cell=[20, 20, 20], pbc=True)
 
 
+def tensors(graph: CrystalGraph) -> dict[str, torch.Tensor | None]:
+    """By name, those of the line graph too."""
+    fields = graph._asdict()
+    lines = fields.pop("lines")
+    return fields if lines is None else fields | lines._asdict()
+
+
 def assert_equal(one: CrystalGraph, other: CrystalGraph) -> None:
-    for name, a, b in zip(CrystalGraph._fields, one, other, strict=True):
+    assert tensors(one).keys() == tensors(other).keys()
+    for name, (a, b) in {name: (a, tensors(other)[name]) for name, a in tensors(one).items()}.items():
         assert (a is None) == (b is None), name
         if a is not None and b is not None:
             assert a.dtype == b.dtype, name
             assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize("config", [GraphConfig(), GraphConfig(angular=True), GraphConfig(angular=True, merge=True)])
-def test_batch_and_unbatch(crystals: dict[str, Atoms], config: GraphConfig) -> None:
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("more", [{}, {"angular": True}, {"line_graph": True}])
+def test_batch_and_unbatch(crystals: dict[str, Atoms], more: dict[str, bool], merge: bool) -> None:
+    config = GraphConfig(merge=merge, **more)  # type: ignore[arg-type]
     structures = [*crystals.values(), LONELY, crystals["fcc"]]
     graphs = [build_graph(atoms, config) for atoms in structures]
     together = batch(graphs)
@@ -70,7 +80,7 @@ def test_geometry_and_atoms_give_the_same_graph(crystals: dict[str, Atoms]) -> N
 
 
 def test_to_device_keeps_everything(crystals: dict[str, Atoms]) -> None:
-    graph = build_graph(crystals["hcp"], GraphConfig(merge=True))
+    graph = build_graph(crystals["hcp"], GraphConfig(merge=True, line_graph=True))
     assert_equal(to_device(graph, "cpu"), graph)
 
 
@@ -94,6 +104,9 @@ def test_to_dgl(crystals: dict[str, Atoms]) -> None:
 def test_empty_input_is_refused() -> None:
     with pytest.raises(ValueError, match="empty sequence"):
         batch([])
+    fcc, pair = bulk("Cu"), [GraphConfig(), GraphConfig(line_graph=True)]
+    with pytest.raises(ValueError, match="with a line graph and graphs without"):
+        batch([build_graph(fcc, config) for config in pair])
     with pytest.raises(ValueError, match="no structures"):
         build_graphs([], GraphConfig())
     with pytest.raises(ValueError, match="no atoms"):

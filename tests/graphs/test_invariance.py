@@ -23,6 +23,8 @@ CONFIGS = {
     "shell, angular": GraphConfig(angular=True),
     "shell, merged": GraphConfig(merge=True),
     "shell, angular, merged": GraphConfig(angular=True, merge=True),
+    "shell, lines": GraphConfig(line_graph=True),
+    "shell, lines, merged": GraphConfig(line_graph=True, merge=True),
     "radius": GraphConfig(rule="radius", cutoff=4.3),
     "coordinator": GraphConfig(rule="coordinator"),
     "coordinator, merged": GraphConfig(rule="coordinator", merge=True),

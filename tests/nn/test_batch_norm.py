@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
+from cgcnn_ase.graphs.crystal_graph import map_tensors
+from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.batch_norm import WeightedBatchNorm
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.layers import norm
-from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.nn.network import AnyConfig, Network, NetworkConfig
 
 R, C = 9, 4
 
@@ -111,7 +113,7 @@ STRUCTURES = [
 
 
 def double(graph: CrystalGraph) -> CrystalGraph:
-    return graph._replace(**{name: getattr(graph, name).double() for name in ("distances", "angular", "multiplicity")})
+    return map_tensors(graph, lambda field: field.double() if field.is_floating_point() else field)
 
 
 def two_steps(network: Network, graph: CrystalGraph, run: Callable[[CrystalGraph], Tensor]) -> list[Tensor]:
@@ -121,20 +123,31 @@ def two_steps(network: Network, graph: CrystalGraph, run: Callable[[CrystalGraph
     return [first, *(parameter.grad for parameter in network.parameters()), run(graph)]  # type: ignore[list-item]
 
 
+SMALL_ALIGNN = ALIGNNConfig(n_features=8, n_alignn=2, n_gcn=2, n_distances=20, n_cosines=10, n_embedding=6)
+
+
 @pytest.mark.parametrize("engine", ["torch", "dgl"])
-@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message"])
+@pytest.mark.parametrize("convolution", ["gated", "simple", "edge-gated", "edge-message", "alignn"])
 def test_training_on_merged_atoms_is_training_on_all(convolution: str, engine: str) -> None:
-    """Outputs, gradients and running statistics: equivalent atoms are computed once and count as often as they are."""
+    """Outputs, gradients and running statistics: equivalent atoms are computed once and count as often as they are.
+
+    So do equal edges, and on the line graph equal pairs of them.
+    """
     if engine == "dgl":
         pytest.importorskip("dgl")
-    config = CGCNNConfig(n_features=8, n_hidden=6, n_convolutions=3, n_angular=12, convolution=convolution)  # type: ignore[arg-type]
+    if convolution == "alignn":
+        config: AnyConfig = SMALL_ALIGNN
+    else:
+        config = CGCNNConfig(n_features=8, n_hidden=6, n_convolutions=3, n_angular=12, convolution=convolution)  # type: ignore[arg-type]
     networks, results = [], []
     for merge in (False, True):
-        graph = double(build_graphs(STRUCTURES, GraphConfig(angular=True, merge=merge)))
+        lines = config is SMALL_ALIGNN
+        graph = double(build_graphs(STRUCTURES, GraphConfig(angular=not lines, line_graph=lines, merge=merge)))
         torch.manual_seed(0)
         networks.append(Network(NetworkConfig(architecture=config, mean_variance=True)).double())
         results.append(two_steps(networks[-1], graph, lambda g: torch.cat(list(networks[-1](g, engine)[:2]), dim=1)))
         assert (len(graph.numbers) < 20) == merge
+        assert (len(graph.centers) < 100) == merge
     for merged, whole in zip(*reversed(results), strict=True):
         torch.testing.assert_close(merged, whole, atol=1e-5, rtol=1e-5)
     same_state(*reversed(networks), atol=1e-5, rtol=1e-5)

@@ -20,6 +20,7 @@ from cgcnn_ase.nn.messages import (
     pair_sum,
     segment_mean,
     sum_messages,
+    weighted_mean,
     weighted_sum,
 )
 
@@ -109,6 +110,34 @@ def test_values_and_gradients_follow_the_definition(engine: str, name: str) -> N
         for result in (function(edges, a, b), expected(name, a, b))
     ]
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def means(edges: Edges, on_edges: Tensor, at_neighbor: Tensor) -> Tensor:
+    return weighted_mean(edges, on_edges.exp(), at_neighbor, on_edges, eps=1e-6)
+
+
+@pytest.mark.parametrize("function", [sums, weighted_sum, means])
+def test_an_edge_counts_as_often_as_its_multiplicity_says(engine: str, function: Function) -> None:
+    """The same values and gradients as with each edge written out."""
+    counts = torch.tensor([1, 3, 2, 1, 4, 2, 1])
+    few, rows = mixed_batch(GraphConfig()), torch.arange(E).repeat_interleave(counts)
+    few = few._replace(numbers=torch.ones(N, dtype=torch.long), multiplicity=torch.tensor([1.0, 2, 1, 5]))
+    centers, neighbors = torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 3, 0, 2])
+    merged = few._replace(centers=centers, neighbors=neighbors, edge_multiplicity=counts.double())
+    written = few._replace(centers=centers[rows], neighbors=neighbors[rows])
+    a, b = inputs(E, N)
+    edges, all_edges = (connect(graph, engine) for graph in (merged, written))  # type: ignore[arg-type]
+    assert edges.edge_weights is not None
+    assert all_edges.edge_weights is not None
+    torch.testing.assert_close(edges.edge_weights[rows], all_edges.edge_weights.double() * counts[rows])
+    found, expected = function(edges, a, b), function(all_edges, a[rows], b)
+    torch.testing.assert_close(found, expected)
+    slopes = (
+        torch.autograd.grad(r.sin().sum(), (a, b), materialize_grads=True, allow_unused=True) for r in (found, expected)
+    )
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)
+    assert gradgradcheck(lambda x, y: function(edges, x, y).sin(), (a, b))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -2,6 +2,9 @@
 
 import pytest
 
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.nn.alignn import ALIGNNConfig
+from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.settings import merged, read_yaml, settings_from
 
@@ -28,12 +31,27 @@ def test_what_to_dict_gives_is_read_back(tiny):
         ({"network": {"norm": None}}, "network.norm: must be batch or layer or none, not None"),
         ({"epochs": 0}, "must be at least 1"),
         ({"learning_rate": -1}, "learning_rate must be positive"),
+        ({"network": {"architecture": "alignn"}}, "alignn reads bond angles: its graph needs line_graph=True"),
+        ({"graph": {"line_graph": True}}, "cgcnn reads no bond angles: it needs line_graph=False"),
+        ({"network": {"architecture": "schnet"}}, "network.architecture: must be cgcnn or alignn.*, not 'schnet'"),
+        ({"network": {"architecture": "alignn", "n_hidden": 3}}, "unknown setting network.n_hidden; allowed: .*n_gcn"),
+        ({"network": {"architecture": "alignn", "norm": 3}}, "network.norm: must be batch or layer or none, not 3"),
+        ({"network": 3}, "network: must hold settings by name, not 3"),
         ({"patience": "long"}, "patience: must be a whole number"),
     ],
 )
 def test_mistakes(values, message):
     with pytest.raises(ValueError, match=message):
         settings_from(TrainConfig, values)
+
+
+def test_architectures_by_tag():
+    """A mapping without a tag is a CGCNN's."""
+    alignn = TrainConfig(graph=GraphConfig(line_graph=True), network=ALIGNNConfig(n_features=8, n_gcn=1))
+    assert settings_from(TrainConfig, alignn.to_dict()) == alignn
+    small = settings_from(TrainConfig, {"graph": {"line_graph": True}, "network": {"architecture": "alignn"}})
+    assert small.network == ALIGNNConfig()
+    assert settings_from(TrainConfig, {"network": {"n_features": 12}}).network == CGCNNConfig(n_features=12)
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path):

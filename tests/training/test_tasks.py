@@ -130,9 +130,7 @@ def test_shared_networks_run_once(multi_run, make_crystals, monkeypatch):
 
     passes = []
     plain = blocked.BlockedCGCNN.atoms_of_blocks
-    monkeypatch.setattr(
-        blocked.BlockedCGCNN, "atoms_of_blocks", lambda self, *a: passes.append(1) or plain(self, *a)
-    )
+    monkeypatch.setattr(blocked.BlockedCGCNN, "atoms_of_blocks", lambda self, *a: passes.append(1) or plain(self, *a))
     structures, _ = make_crystals(3)
     Predictor(multi_run)(structures)
     assert len(passes) == 2  # one for each member, not for each of four targets
