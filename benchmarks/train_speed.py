@@ -197,8 +197,9 @@ def train_once(work: dict[str, Any]) -> None:
     from pydantic import TypeAdapter
 
     from cgcnn_ase.training import member
+    from cgcnn_ase.training import trainer as trainer_module
 
-    class Clock(member.History):
+    class Clock(trainer_module.History):
         """Note the times of each epoch; otherwise as it is."""
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -221,7 +222,7 @@ def train_once(work: dict[str, Any]) -> None:
         specs=(SPEC,),
         train_hash="",
     )
-    with mock.patch.object(member, "History", Clock):
+    with mock.patch.object(trainer_module, "History", Clock):
         member.train_member(data, config, Path(work["folder"]), progress=False)
     ends = [following[0] for following in marks[1:]] + [time.perf_counter()]
     times = [(last - first, end - last) for (first, last), end in zip(marks, ends, strict=True)]

@@ -37,11 +37,11 @@ def model(folder):
 def data(model, crystals):
     return PreparedData(
         ids=[f"x-{k}" for k in range(len(crystals))],
-        targets=np.zeros(len(crystals)),
+        targets=np.zeros((len(crystals), 1)),
         split=np.array(["train"] * 50 + ["test"] * 10),
         graphs=GraphStore.from_graphs(build_graph(atoms, model.graph) for atoms in crystals),
         graph_config=model.graph,
-        target=model.target,
+        specs=(model.target,),
         train_hash="",
     )
 

@@ -16,8 +16,12 @@ FINENESS = 10.0
 
 
 def merge_equal_edges(graph: CrystalGraph) -> CrystalGraph:
-    """The graph with `edge_multiplicity`; distances and angular moments are the means of the edges merged."""
+    """The graph with `edge_multiplicity`; distances and angular moments are the means of the edges merged.
+
+    Edges that stand for several already count as so many.
+    """
     n_edges = len(graph.centers)
+    times = np.ones(n_edges, dtype=np.float32) if graph.edge_multiplicity is None else graph.edge_multiplicity.numpy()
     centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
     described = np.concatenate([graph.distances.numpy()[:, None], graph.angular.numpy()], axis=1)
     ends = (centers.astype(np.uint64) << np.uint64(32)) + neighbors.astype(np.uint64)
@@ -25,11 +29,11 @@ def merge_equal_edges(graph: CrystalGraph) -> CrystalGraph:
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=~key[order[:1]]))
     if len(starts) == n_edges:
-        return graph._replace(vectors=None, edge_multiplicity=torch.ones(n_edges))
+        return graph._replace(vectors=None, edge_multiplicity=torch.from_numpy(times))
     first = np.minimum.reduceat(order, starts)
     rank = np.argsort(first)  # the order of the edges before
-    kept, counts = torch.from_numpy(first[rank]), np.diff(starts, append=n_edges)[rank].astype(described.dtype)
-    described = np.add.reduceat(described[order], starts)[rank] / counts[:, None]
+    kept, counts = torch.from_numpy(first[rank]), np.add.reduceat(times[order], starts)[rank]
+    described = np.add.reduceat((described * times[:, None])[order], starts)[rank] / counts[:, None]
     return graph._replace(
         centers=graph.centers[kept],
         neighbors=graph.neighbors[kept],

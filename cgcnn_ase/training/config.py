@@ -34,6 +34,7 @@ class TrainConfig:
     gradient_clip: float | None = 10.0
     ema_decay: float | None = None  #: exponential moving average of the weights, per step
     swa_start: float | None = None  #: average of the weights after each epoch from this part of the training on
+    select: Literal["best", "last"] = "best"  #: the epoch that counts: that of the lowest val error, or the last
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1

@@ -117,6 +117,13 @@ def mae_of(data, config, folder):
     return np.abs(values - data.targets[rows, 0]).mean()
 
 
+def test_the_last_epoch_may_be_the_one_that_counts(worse_every_epoch, tiny, tmp_path):
+    data, config = worse_every_epoch, tiny(learning_rate=2e-2, norm="none", select="last")
+    train_member(data, config, tmp_path, progress=False)
+    errors = errors_in(tmp_path)
+    assert mae_of(data, config, tmp_path) == pytest.approx(errors[-1], rel=1e-5) > min(errors)
+
+
 def test_val_error_is_that_of_the_whole_set(make_data, tiny, tmp_path):
     """Not a mean over batches: the last batch is smaller."""
     data = make_data(n_train=48, n_val=37)

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from cgcnn_ase.training import member
+from cgcnn_ase.training import trainer as trainer_module
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import train_member
 
@@ -55,13 +55,13 @@ def test_stopped_in_the_middle_of_an_epoch(data, tiny, tmp_path, differing, monk
     config = tiny(dropout=0.3)
     train_member(data, config, tmp_path / "whole", progress=False)
 
-    class Interrupting(member.History):
+    class Interrupting(trainer_module.History):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
             if trainer.current_epoch == 2 and trainer.global_step % 6 == 3:
                 raise PowerCutError
 
     with monkeypatch.context() as patch:
-        patch.setattr(member, "History", Interrupting)
+        patch.setattr(trainer_module, "History", Interrupting)
         with pytest.raises(PowerCutError):
             train_member(data, config, tmp_path / "parts", progress=False)
     assert len(read_history(tmp_path / "parts" / "history.csv")) == 2
