@@ -30,6 +30,7 @@ class Recipe(NamedTuple):
     config: TrainConfig
     start: str | None = None  #: pretrained model that training starts from
     frozen: Frozen = "none"
+    suffix: str = ""  #: of the models' names, after those of their targets
 
 
 def recipe_names() -> list[str]:
@@ -57,6 +58,7 @@ def load_recipe(name: str) -> Recipe:
         config=settings_from(TrainConfig, recipe["train"]),
         start=recipe.get("from"),
         frozen=recipe.get("freeze", "none"),
+        suffix=recipe.get("suffix", ""),
     )
 
 
@@ -74,6 +76,7 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         frozen=recipe.frozen,
         workers=workers,
         name=name,
+        suffix=recipe.suffix,
         progress=progress,
     )
     place = pretrained_folder() / name
