@@ -1,5 +1,6 @@
 """``cgcnn-ase prepare``."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,12 @@ from cgcnn_ase.cli.messages import errors_as_usage, say
 
 
 def prepare(
-    data: Annotated[Path, typer.Argument(help="Folder with id_prop.csv and structures, or a packed data set.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders with id_prop.csv and structures, or packed data sets; of several, each is a shard."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     target: Annotated[
         list[str] | None,
@@ -23,12 +29,27 @@ def prepare(
     val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
     test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
 ) -> None:
-    """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning."""
+    """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning.
+
+    Of several folders each becomes a shard: only one of them is in memory at a time, here and in training. Where they
+    have no split, equal formulas are in the same split in all of them. A shard that is there already is kept.
+    """
     from cgcnn_ase.cli.train import load_prepared, read_settings
 
     with errors_as_usage():
-        if output.exists() and any(output.iterdir()):
+        several = len(data) > 1
+        places = [output / f"shard-{k:04d}" for k in range(len(data))] if several else [output]
+        drafts = [place.with_name(f".{place.name}") for place in places]
+        if output.exists() and any(path not in (*places, *drafts) for path in output.iterdir()):
             raise ValueError(f"{output}: is not empty; name another folder")
-        prepared = load_prepared(data, target or [], task, unit, read_settings(data, config, {}), val=val, test=test)
-        prepared.save(output)
-    say(f"{len(prepared.ids)} structures in {output}")
+        for part, place, draft in zip(data, places, drafts, strict=True):
+            if (place / "meta.json").exists():
+                continue
+            settings = read_settings(part, config, {})
+            prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was stopped
+            prepared.save(draft)
+            if place.is_dir():
+                place.rmdir()
+            draft.rename(place)
+            say(f"{len(prepared.ids)} structures in {place}")

@@ -132,6 +132,7 @@ def load_prepared(
     *,
     val: float,
     test: float,
+    is_part: bool = False,
 ) -> "PreparedData":
     """Prepared data as it is, or a data set with its graphs built.
 
@@ -150,4 +151,4 @@ def load_prepared(
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
     if tuned is not None and not names and not unit and task == tuned.target.task:
         specs = (tuned.target,)
-    return prepare(dataset, specs, settings.graph, val=val, test=test, progress=is_terminal())
+    return prepare(dataset, specs, settings.graph, val=val, test=test, is_part=is_part, progress=is_terminal())
