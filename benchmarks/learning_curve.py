@@ -34,14 +34,8 @@ SEED = 0
 def configs(epochs: int) -> dict[str, TrainConfig]:
     """The networks, with the settings that each is trained with here."""
     ours, small = load_recipe("formation-energy-per-atom").config, load_recipe("alignn").config
-    common = {
-        "epochs": epochs,
-        "n_members": 1,
-        "error_folds": 0,
-        "compile": False,
-        "mean_variance": False,
-        "seed": SEED,
-    }
+    common = {"epochs": epochs, "seed": SEED, "n_members": 1, "error_folds": 0}
+    common |= {"compile": False, "mean_variance": False}
     made = {
         "CGCNN of the zoo (F 96)": replace(ours, **common),
         "ALIGNN of the zoo (F 64)": replace(small, **common),
