@@ -21,6 +21,7 @@ from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import fold_config, fold_splits
+from cgcnn_ase.training.fit_for_task import check_targets
 from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune
 from cgcnn_ase.training.member import network_config, train_member
 from cgcnn_ase.workers import KEEP_MEMORY, available_cores
@@ -128,6 +129,7 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
             )
     if config.graph != data.graph_config:
         raise ValueError(f"the data was prepared with {data.graph_config}, the settings ask for {config.graph}")
+    check_targets(data.specs, config)
     for t, target in enumerate(data.specs):
         _check_target(data, t, target)
     if config.error_folds and data.of_sites:
