@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.train import PRESET_NAMES
 
 
 def prepare(
@@ -20,6 +21,7 @@ def prepare(
     ),
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Graph of a preset: {PRESET_NAMES}.")] = None,
     val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
     test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
 ) -> None:
@@ -29,6 +31,7 @@ def prepare(
     with errors_as_usage():
         if output.exists() and any(output.iterdir()):
             raise ValueError(f"{output}: is not empty; name another folder")
-        prepared = load_prepared(data, target or [], task, unit, read_settings(data, config, {}), val=val, test=test)
+        settings = read_settings(data, config, {}, preset=preset)
+        prepared = load_prepared(data, target or [], task, unit, settings, val=val, test=test)
         prepared.save(output)
     say(f"{len(prepared.ids)} structures in {output}")

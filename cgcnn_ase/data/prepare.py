@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cgcnn_ase.data.dataset import Dataset
+from cgcnn_ase.data.dataset import Dataset, DatasetError
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split
-from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.builder import GraphConfig, build_graph
+from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.targets import TargetSpec
 
 
@@ -23,16 +24,40 @@ def prepare(
     cache: Path | None = None,
     progress: bool = False,
 ) -> PreparedData:
-    """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split."""
+    """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split.
+
+    Raises
+    ------
+    DatasetError
+        Naming a structure that has no such graph.
+    """
     if dataset.split is None:
         dataset = replace(dataset, split=group_split(dataset.formulas, val=val, test=test, seed=seed))
     assert dataset.split is not None
+    try:
+        graphs = cached_graphs(dataset.structures, graph, folder=cache, progress=progress)
+    except ValueError as error:
+        raise _named(error, dataset, graph) from error
     return PreparedData(
         ids=dataset.ids,
         targets=dataset.targets,
         split=dataset.split,
-        graphs=cached_graphs(dataset.structures, graph, folder=cache, progress=progress),
+        graphs=graphs,
         graph_config=graph,
         specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),
     )
+
+
+def _named(error: ValueError, dataset: Dataset, graph: GraphConfig) -> ValueError:
+    """The error with the id of the first structure that raises one."""
+    problems = ((name, _problem(shape, graph)) for name, shape in zip(dataset.ids, dataset.structures, strict=True))
+    return next((DatasetError(f"{name}: {problem}") for name, problem in problems if problem), error)
+
+
+def _problem(structure: Geometry, graph: GraphConfig) -> str | None:
+    try:
+        build_graph(structure, graph)
+    except ValueError as error:
+        return str(error)
+    return None
