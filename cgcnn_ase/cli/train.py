@@ -198,7 +198,7 @@ def load_prepared(
 ) -> "PreparedData":
     """Prepared data as it is, or a data set with its graphs built.
 
-    Without a name, a task and a unit, the target is that of the model to tune.
+    Without a unit, and with no name or that of its target, the target is that of the model to tune.
     """
     from cgcnn_ase.data.prepare import prepare
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
@@ -211,6 +211,7 @@ def load_prepared(
             raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(names)}")
         return prepared
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
-    if tuned is not None and not names and not unit and task == tuned.target.task:
+    is_its_own = tuned is not None and names in ([], [tuned.target.name])
+    if tuned is not None and is_its_own and not unit and task == tuned.target.task:
         specs = (tuned.target,)
     return prepare(dataset, specs, settings.graph, val=val, test=test, progress=is_terminal())

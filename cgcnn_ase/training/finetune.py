@@ -16,7 +16,10 @@ Frozen = Literal["none", "embedding", "convolutions"]
 
 def keeps_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
     """Whether a model to tune is to learn its own target on, with its own head and scaler."""
-    return len(targets) == 1 and targets[0].name == model.target.name and targets[0].task == model.target.task
+    if len(targets) != 1:
+        return False
+    learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
+    return learned[0] == learned[1]
 
 
 def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
