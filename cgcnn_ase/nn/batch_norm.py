@@ -18,9 +18,9 @@ class WeightedBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """(R, C), (R,) -> (R, C); without weights each row counts once."""
         if weights is None or not self.training or (len(x) < 2 and float(weights.sum()) < 2):
-            if self.training and len(x) < 2:
+            if self.training and len(x) == 1:
                 raise ValueError(
-                    f"a batch norm in training needs at least two rows, there is {len(x) or 'none'}: "
+                    "a batch norm in training needs at least two rows, there is 1: "
                     "take larger batches (batch_size), or norms that need no batch (network.norm: layer)"
                 )
             return super().forward(x)
