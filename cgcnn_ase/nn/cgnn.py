@@ -59,11 +59,11 @@ class CGNNConfig(ArchitectureConfig):
     extensive: bool = False  #: whether the network's value is multiplied by the number of atoms
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if min(self.n_convolutions, self.n_hidden_layers, self.n_edge_layers) < 1 or self.n_post_layers < 0:
             raise ValueError(f"a CGNN needs at least one layer of each kind, and n_post_layers not negative: {self}")
         if self.extensive and self.pooling not in ("mean", "softmax", "gated"):
             raise ValueError(f"times the number of atoms makes sense of a mean over atoms, not of {self.pooling!r}")
+        super().__post_init__()
 
 
 class CGNNConvolution(nn.Module):
