@@ -11,6 +11,7 @@ from torch import nn
 
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.model_folder import (
+    CONFIG,
     FORMAT_VERSION,
     WEIGHTS,
     CheckpointError,
@@ -124,7 +125,9 @@ def load_models(folder: Path) -> list[CrystalModel]:
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
             members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
-        members.load_state_dict({k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS})
+        weights_of = {k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS}
+        _check_weights(members, weights_of, network.architecture.architecture)
+        members.load_state_dict(weights_of)
         entries = model_entries(config)
         targets = tuple(TypeAdapter(TargetSpec).validate_python(entry["target"]) for entry in entries)
         if sum(target.n_outputs for target in targets) != network.n_outputs:
@@ -145,6 +148,21 @@ def load_models(folder: Path) -> list[CrystalModel]:
         ]
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
+
+
+def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], architecture: str) -> None:
+    """See that a file's weights are those of the network that the configuration speaks of."""
+    wanted = members.state_dict()
+    for what, names in (
+        ("have no", wanted.keys() - tensors.keys()),
+        ("hold, too,", tensors.keys() - wanted.keys()),
+        ("have another shape of", {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{WEIGHTS} is not of the {architecture} network in {CONFIG}: its weights {what} {min(names)}{more}"
+            )
 
 
 def _network_config(values: dict[str, Any]) -> NetworkConfig:

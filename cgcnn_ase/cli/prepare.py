@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.train import PRESET_NAMES
 
 
 def prepare(
@@ -26,6 +27,7 @@ def prepare(
     ),
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Graph of a preset: {PRESET_NAMES}.")] = None,
     val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
     test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
 ) -> None:
@@ -45,7 +47,7 @@ def prepare(
         for part, place, draft in zip(data, places, drafts, strict=True):
             if (place / "meta.json").exists():
                 continue
-            settings = read_settings(part, config, {})
+            settings = read_settings(part, config, {}, preset=preset)
             prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was stopped
             prepared.save(draft)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.training.config import TrainConfig
 
+#: here in words, as help text must not import the networks
+PRESET_NAMES = "cgcnn-2018, cgcnn-2018-eq4, cgnn, cgcnn-defects-max, alignn or alignn-small"
+
 
 def train(
     data: Annotated[
@@ -31,6 +34,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="YAML with any of the settings of a run; options override it.")
     ] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Network and graph by name: {PRESET_NAMES}.")] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Fine-tune a model: pretrained name, folder, or original .pth.tar.")
     ] = None,
@@ -43,7 +47,14 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Decides weights and order; member k has seed + k.")] = None,
     val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
     test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
+    k_fold: Annotated[int | None, typer.Option(help="Cross-validate with so many folds, a run each in OUTPUT.")] = None,
     workers: Annotated[int, typer.Option(help="Members trained at the same time.")] = 1,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients add up to a step.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
+    devices: Annotated[int | None, typer.Option(help="GPUs, or processes on a CPU, of each node.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes; start one process a device with srun or torchrun.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, 16-mixed or bf16-mixed.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the record for TensorBoard.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the metrics as JSON.")] = False,
 ) -> None:
@@ -57,18 +68,28 @@ def train(
         tuned = None if start is None else load_model(start)
         given = {
             "n_members": members, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr,
-            "patience": patience, "seed": seed, "cls_weight": cls_weight,
+            "patience": patience, "seed": seed, "cls_weight": cls_weight, "accumulate": accumulate,
+            "accelerator": accelerator, "devices": devices, "nodes": nodes, "precision": precision,
+            "tensorboard": tensorboard or None,
         }  # fmt: skip
-        settings = read_settings(data, config, {k: v for k, v in given.items() if v is not None}, tuned)
+        settings = read_settings(
+            data, config, {k: v for k, v in given.items() if v is not None}, tuned,
+            preset=preset, only_classes=only_classes(data, target or [], task),
+        )  # fmt: skip
         prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
         say(
             f"{len(prepared.ids)} structures: "
             + ", ".join(f"{len(prepared.rows(s))} {s}" for s in ("train", "val", "test"))
         )
-        best = run_training(
-            prepared, settings, output, resume=resume, start=tuned, frozen=freeze,  # type: ignore[arg-type]
-            workers=workers, progress=is_terminal(),
-        )  # fmt: skip
+        options: dict[str, Any] = {"resume": resume, "start": tuned, "frozen": freeze, "workers": workers}
+        options["progress"] = is_terminal()
+        if k_fold is not None:
+            from cgcnn_ase.training.cross_validation import cross_validate
+
+            summary = cross_validate(prepared, settings, output, k_fold, **options)
+            typer.echo(json.dumps(summary, indent=1) if as_json else _folds_in_words(summary))
+            return
+        best = run_training(prepared, settings, output, **options)
     file = output / "metrics.json"
     metrics = json.loads(file.read_text()) if file.exists() else {}
     if as_json:
@@ -90,10 +111,38 @@ def _in_words(values: dict[str, Any], unit: str) -> str:
     return f"{found}, 90 % interval covers {values['coverage']:.1%}" if "coverage" in values else found
 
 
+def _folds_in_words(summary: dict[str, Any]) -> str:
+    """Each figure's mean and standard deviation over the folds."""
+    by_target = summary if "folds" not in next(iter(summary.values())) else {"": summary}
+    return "\n".join(
+        f"{name + ', ' if name else ''}{figure}: {values['mean']:.4f} ± {values['std']:.4f} over the folds"
+        for name, figures in by_target.items()
+        for figure, values in figures.items()
+    )
+
+
+def only_classes(data: Path, names: list[str], task: str) -> bool:
+    """Whether there is nothing to learn but classifications."""
+    from cgcnn_ase.data.prepared import PreparedData, is_prepared
+
+    if is_prepared(data):
+        return all(target.task == "classification" for target in PreparedData.load(data).specs)
+    return all((name.partition(":")[2] or task) == "classification" for name in names or [""])
+
+
 def read_settings(
-    data: Path, file: Path | None, given: dict[str, Any], tuned: "CrystalModel | None" = None
+    data: Path,
+    file: Path | None,
+    given: dict[str, Any],
+    tuned: "CrystalModel | None" = None,
+    *,
+    preset: str | None = None,
+    only_classes: bool = False,
 ) -> "TrainConfig":
-    """Settings of a run: the defaults, those of prepared data or of the model to tune, the file's, the command line's.
+    """Settings of a run: the defaults, then each over those before it.
+
+    They are those of prepared data, of the preset or of the model to tune, the file's, and the command line's. Of a
+    model to tune the head that learns its error is left out where there are ``only_classes``.
 
     Raises
     ------
@@ -109,17 +158,47 @@ def read_settings(
     start: dict[str, Any] = {}
     if is_prepared(data):
         start = {"graph": asdict(PreparedData.load(data).graph_config)}
+    if preset is not None:
+        start = _of_preset(preset, tuned)
     if tuned is not None:
         network = tuned.networks[0].config
         start = {
             "graph": asdict(tuned.graph), "network": asdict(network.architecture),
-            "mean_variance": network.mean_variance, "quantiles": network.quantiles,
+            "mean_variance": network.mean_variance and not only_classes,
+            "quantiles": network.quantiles and not only_classes,
             "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
+    asked = {} if file is None else read_yaml(file)
     try:
-        return settings_from(TrainConfig, merged(start, {} if file is None else read_yaml(file), given))
+        _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
+        settings_from(TrainConfig, merged(start, asked))
     except ValueError as error:
-        raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
+    return settings_from(TrainConfig, merged(start, asked, given))
+
+
+def _of_preset(name: str, tuned: "CrystalModel | None") -> dict[str, Any]:
+    """A preset as plain values; beside a model to tune it must be the model's own."""
+    from dataclasses import asdict
+
+    from cgcnn_ase.nn.presets import preset
+
+    graph, network = preset(name)
+    if tuned is not None and (graph, network) != (tuned.graph, tuned.networks[0].config.architecture):
+        raise ValueError(
+            f"--preset {name}: the model to tune has another network or graph, and keeps it; leave out --preset"
+        )
+    return {"graph": asdict(graph), "network": asdict(network)}
+
+
+def _check_architecture(start: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    """An architecture has its own settings: another one cannot be laid over them."""
+    network = asked.get("network")
+    if "network" not in start or not isinstance(network, dict) or "architecture" not in network:
+        return
+    has, wanted = start["network"]["architecture"], network["architecture"]
+    if has != wanted:
+        raise ValueError(f"network.architecture: {what} is of the architecture {has}, the settings ask for {wanted}")
 
 
 def load_prepared(
@@ -136,7 +215,7 @@ def load_prepared(
 ) -> "PreparedData":
     """Prepared data as it is, or a data set with its graphs built.
 
-    Without a name, a task and a unit, the target is that of the model to tune.
+    Without a unit, and with no name or that of its target, the target is that of the model to tune.
     """
     from cgcnn_ase.data.prepare import prepare
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
@@ -149,6 +228,7 @@ def load_prepared(
             raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(names)}")
         return prepared
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
-    if tuned is not None and not names and not unit and task == tuned.target.task:
+    is_its_own = tuned is not None and names in ([], [tuned.target.name])
+    if tuned is not None and is_its_own and not unit and task == tuned.target.task:
         specs = (tuned.target,)
     return prepare(dataset, specs, settings.graph, val=val, test=test, is_part=is_part, progress=is_terminal())

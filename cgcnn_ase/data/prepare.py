@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cgcnn_ase.data.dataset import Dataset
+from cgcnn_ase.data.dataset import Dataset, DatasetError
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split, hashed_split
-from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.builder import GraphConfig, build_graph
+from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.targets import TargetSpec
 
 
@@ -27,19 +28,43 @@ def prepare(
     """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split.
 
     Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached.
+
+    Raises
+    ------
+    DatasetError
+        Naming a structure that has no such graph.
     """
     if dataset.split is None:
         split = hashed_split if is_part else group_split
         dataset = replace(dataset, split=split(dataset.formulas, val=val, test=test, seed=seed))
     assert dataset.split is not None
+    try:
+        if is_part:
+            graphs = build_store(dataset.structures, graph, progress=progress)
+        else:
+            graphs = cached_graphs(dataset.structures, graph, folder=cache, progress=progress)
+    except ValueError as error:
+        raise _named(error, dataset, graph) from error
     return PreparedData(
         ids=dataset.ids,
         targets=dataset.targets,
         split=dataset.split,
-        graphs=build_store(dataset.structures, graph, progress=progress)
-        if is_part
-        else cached_graphs(dataset.structures, graph, folder=cache, progress=progress),
+        graphs=graphs,
         graph_config=graph,
         specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),
     )
+
+
+def _named(error: ValueError, dataset: Dataset, graph: GraphConfig) -> ValueError:
+    """The error with the id of the first structure that raises one."""
+    problems = ((name, _problem(shape, graph)) for name, shape in zip(dataset.ids, dataset.structures, strict=True))
+    return next((DatasetError(f"{name}: {problem}") for name, problem in problems if problem), error)
+
+
+def _problem(structure: Geometry, graph: GraphConfig) -> str | None:
+    try:
+        build_graph(structure, graph)
+    except ValueError as error:
+        return str(error)
+    return None

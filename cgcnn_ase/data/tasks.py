@@ -29,7 +29,7 @@ def load_tasks(
     task : {"regression", "classification", "multi"}
         What the columns are; of ``multi`` the last is a classification and the others are regressions.
     unit : str
-        Of the regressions.
+        Of the regressions; one that ends in ``/atom`` says that they are averages over atoms.
 
     Raises
     ------
@@ -71,4 +71,6 @@ def _spec(name: str, kind: str, values: npt.NDArray[np.float64], unit: str) -> T
         known = values[np.isfinite(values)]
         n_classes = max(2, int(known.max(initial=0)) + 1)
         return TargetSpec(name=name, unit="probability", task="classification", n_classes=n_classes)
-    return TargetSpec(name=name, unit=unit, transform="log10" if kind == "log10" else "none")
+    return TargetSpec(
+        name=name, unit=unit, per_atom=unit.endswith("/atom"), transform="log10" if kind == "log10" else "none"
+    )

@@ -33,6 +33,11 @@ class ALIGNNConfig(ArchitectureConfig):
     norm: Norm = "batch"
     edge_messages: bool = False  #: see :class:`EdgeGatedConvolution`; not in the paper
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_alignn + self.n_gcn < 1:
+            raise ValueError("an ALIGNN needs at least one layer: n_alignn or n_gcn must be at least 1")
+
 
 class Normed(nn.Module):
     """SiLU(norm(W x)), W any map of the rows."""

@@ -10,6 +10,23 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import PoolingName
 
+#: the smallest sizes with which a network of any architecture can be built
+_LEAST = {
+    "n_features": 1,
+    "n_hidden": 1,
+    "n_hidden_layers": 1,
+    "n_convolutions": 1,
+    "n_gaussians": 2,
+    "n_distances": 2,
+    "n_cosines": 2,
+    "n_embedding": 1,
+    "n_alignn": 0,
+    "n_gcn": 0,
+    "n_edge_features": 1,
+    "cardinality": 1,
+    "width": 1,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
@@ -22,6 +39,13 @@ class ArchitectureConfig:
     n_features: int = 64  #: F, length of the node vectors
     pooling: PoolingName = "mean"  #: from node vectors to the crystal embedding
     dropout: float = 0.0  #: of the crystal vector
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name, least) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be from 0 to less than 1, not {self.dropout:g}")
 
 
 class Architecture(nn.Module, ABC):

@@ -18,7 +18,12 @@ class WeightedBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """(R, C), (R,) -> (R, C); without weights each row counts once."""
         if weights is None or not self.training or (len(x) < 2 and float(weights.sum()) < 2):
-            return super().forward(x)  # of a single row in training it says what is wrong
+            if self.training and len(x) == 1:
+                raise ValueError(
+                    "a batch norm in training needs at least two rows, there is 1: "
+                    "take larger batches (batch_size), or norms that need no batch (network.norm: layer)"
+                )
+            return super().forward(x)
         weights = weights.to(x.dtype)
         n = weights.sum()
         mean, variance = weighted_moments(x, weights / n)

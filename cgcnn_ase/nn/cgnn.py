@@ -63,6 +63,7 @@ class CGNNConfig(ArchitectureConfig):
             raise ValueError(f"a CGNN needs at least one layer of each kind, and n_post_layers not negative: {self}")
         if self.extensive and self.pooling not in ("mean", "softmax", "gated"):
             raise ValueError(f"times the number of atoms makes sense of a mean over atoms, not of {self.pooling!r}")
+        super().__post_init__()
 
 
 class CGNNConvolution(nn.Module):

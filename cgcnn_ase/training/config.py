@@ -7,6 +7,7 @@ from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import AnyConfig, check_graph
+from cgcnn_ase.nn.presets import preset
 
 Loss = Literal["l1", "huber", "mse"]
 Accelerator = Literal["auto", "cpu", "gpu"]
@@ -65,3 +66,20 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``config.yaml``."""
         return asdict(self)
+
+
+def preset_config(name: str, **changes: Any) -> TrainConfig:
+    """Settings of a run with a preset's graph and network (:data:`cgcnn_ase.nn.presets.PRESETS`); keywords add others.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset, or a value is not allowed.
+
+    Examples
+    --------
+    >>> preset_config("alignn-small", epochs=50).graph.line_graph
+    True
+    """
+    graph, network = preset(name)
+    return TrainConfig(**{"graph": graph, "network": network, **changes})

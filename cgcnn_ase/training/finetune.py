@@ -1,6 +1,7 @@
 """Start from a trained model: copy its members, freeze the layers that should stay."""
 
 import copy
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,10 @@ Frozen = Literal["none", "embedding", "convolutions"]
 
 def keeps_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
     """Whether a model to tune is to learn its own target on, with its own head and scaler."""
-    return len(targets) == 1 and targets[0].name == model.target.name and targets[0].task == model.target.task
+    if len(targets) != 1:
+        return False
+    learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
+    return learned[0] == learned[1]
 
 
 def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
@@ -48,7 +52,9 @@ def member_to_tune(
     if frozen not in get_args(Frozen):
         raise ValueError(f"unknown layers {frozen!r} to freeze; allowed: {', '.join(get_args(Frozen))}")
     network = copy.deepcopy(model.networks[k % len(model.networks)])
-    if wanted is not None:
+    if wanted is None:
+        network = _with_own_head(network, model)
+    else:
         check_start(model, wanted)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -58,6 +64,33 @@ def member_to_tune(
     for part in _parts(network, frozen):
         part.requires_grad_(False)
     return network
+
+
+def own_config(model: CrystalModel) -> NetworkConfig:
+    """Sizes of a network with the outputs of one model; several models may share a network and its head."""
+    return replace(model.networks[0].config, n_outputs=model.target.n_outputs)
+
+
+def _with_own_head(network: Network, model: CrystalModel) -> Network:
+    """The network, and of its head only what is the model's own."""
+    config = own_config(model)
+    if config == network.config:
+        return network
+    with torch.random.fork_rng():
+        own = Network(config)
+    own.architecture = network.architecture
+    columns = list(range(network.config.n_outputs))[model.outputs]
+    _copy_rows(network.head.out, own.head.out, columns)
+    if network.head.scale is not None and own.head.scale is not None:
+        own.head.scale[0].load_state_dict(network.head.scale[0].state_dict())
+        n_parts = 2 if network.head.error == "quantile" else 1  # below and above, or one scale
+        rows = [part * network.config.n_outputs + column for part in range(n_parts) for column in columns]
+        _copy_rows(network.head.scale[2], own.head.scale[2], rows)
+    return own.train(network.training)
+
+
+def _copy_rows(source: nn.Module, target: nn.Module, rows: list[int]) -> None:
+    target.load_state_dict({name: tensor[rows] for name, tensor in source.state_dict().items()})
 
 
 def hold_frozen(network: nn.Module) -> None:

@@ -104,7 +104,8 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms, biases and embeddings; one cycle over all steps."""
         groups = parameter_groups(self.network, self.config)
-        optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+        fused = self.config.precision == "32-true"  # in mixed precision Lightning clips no gradients of a fused one
+        optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=fused)
         n_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,

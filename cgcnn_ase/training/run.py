@@ -21,8 +21,10 @@ from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import fold_config, fold_splits
-from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune
+from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune, own_config
+from cgcnn_ase.training.fit_for_task import check_targets
 from cgcnn_ase.training.member import network_config, train_member
+from cgcnn_ase.training.trainer import check_devices
 from cgcnn_ase.workers import KEEP_MEMORY, available_cores
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def train(
         raise ValueError(f"workers must be at least 1, not {workers}")
     if workers > 1 and config.devices * config.nodes > 1:
         raise ValueError(f"{workers} members at the same time need one device each, the settings ask for several")
+    check_devices(config)
     _check_data(data, config)
     if start is not None:
         _check_start(data, config, start)
@@ -131,6 +134,7 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
             )
     if config.graph != data.graph_config:
         raise ValueError(f"the data was prepared with {data.graph_config}, the settings ask for {config.graph}")
+    check_targets(data.specs, config)
     for t, target in enumerate(data.specs):
         _check_target(data, t, target)
     if config.error_folds and data.of_sites:
@@ -158,7 +162,7 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
         raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
     wanted = network_config(data, config)
     check_start(start, wanted)
-    has = start.networks[0].config
+    has = own_config(start)
     if keeps_head(start, data.specs) and has != wanted:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
 

@@ -84,7 +84,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
         raise ValueError(f"{name}: must hold settings by name, not {value!r}")
     by_tag = {get_args(get_type_hints(kind)["architecture"])[0]: kind for kind in kinds}
     tag = value.get("architecture", next(iter(by_tag)))
-    if tag not in by_tag:
+    if not isinstance(tag, str) or tag not in by_tag:
         raise ValueError(f"{name}.architecture: must be {' or '.join(by_tag)}, not {tag!r}")
     return settings_from(by_tag[tag], value, f"{name}.")
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch.optim.swa_utils import get_ema_avg_fn
@@ -48,6 +49,22 @@ def make_trainer(config: TrainConfig, folder: Path, *, progress: bool, stop_afte
         default_root_dir=folder,
         use_distributed_sampler=False,
     )
+
+
+def check_devices(config: TrainConfig) -> None:
+    """See that there are the GPUs that the settings ask for, before a run begins.
+
+    Raises
+    ------
+    ValueError
+        In words, if there are not.
+    """
+    n_gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if config.accelerator == "gpu" and not n_gpus:
+        raise ValueError("accelerator gpu: torch finds no GPU on this machine; allowed here: cpu or auto")
+    if config.accelerator != "cpu" and n_gpus and config.devices > n_gpus:
+        raise ValueError(f"{config.devices} devices: this machine has {n_gpus}; allowed: devices up to that number")
+    _strategy(config)
 
 
 def _strategy(config: TrainConfig) -> str:

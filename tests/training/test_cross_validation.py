@@ -36,3 +36,18 @@ def test_figures_are_those_of_the_folds(data, tiny, tmp_path):
 def test_numbers_of_folds_that_cannot_be(data, tiny, tmp_path, k):
     with pytest.raises(ValueError, match=f"k must lie between 3 and the number of compositions.*got {k}"):
         cross_validate(data, tiny(), tmp_path, k)
+
+
+def test_on_the_command_line(data, tiny, tmp_path, cgcnn_ase):
+    import yaml
+
+    data.save(tmp_path / "data")
+    settings = tiny(epochs=1).to_dict()
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"network": settings["network"], "epochs": 1, "batch_size": 16}))
+    options = ["--config", tmp_path / "c.yaml", "--k-fold", 3]
+    ran = cgcnn_ase("train", tmp_path / "data", "--output", tmp_path / "run", *options)
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "run" / "cross_validation.json").read_text())
+    assert f"mae: {found['mae']['mean']:.4f} ± {found['mae']['std']:.4f} over the folds" in ran.out
+    ran = cgcnn_ase("train", tmp_path / "data", "--output", tmp_path / "run", *options, "--resume", "--json")
+    assert json.loads(ran.out)["mae"] == found["mae"]
