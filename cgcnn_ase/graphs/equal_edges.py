@@ -21,9 +21,10 @@ def merge_equal_edges(graph: CrystalGraph) -> CrystalGraph:
     Edges that stand for several already count as so many.
     """
     n_edges = len(graph.centers)
-    times = np.ones(n_edges, dtype=np.float32) if graph.edge_multiplicity is None else graph.edge_multiplicity.numpy()
     centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
     described = np.concatenate([graph.distances.numpy()[:, None], graph.angular.numpy()], axis=1)
+    times = np.ones(n_edges) if graph.edge_multiplicity is None else graph.edge_multiplicity.numpy()
+    times = times.astype(described.dtype)
     ends = (centers.astype(np.uint64) << np.uint64(32)) + neighbors.astype(np.uint64)
     key = edge_colors(described[:, 0], described[:, 1:], FINENESS) + mix(ends)
     order = np.argsort(key, kind="stable")
