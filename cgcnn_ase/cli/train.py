@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.training.config import TrainConfig
 
+VAL_HELP = "Part for validation, where the data set has no split.  [default: 0.1]"
+TEST_HELP = "Part for the test, where the data set has no split.  [default: 0.1]"
+
 
 def train(
     data: Annotated[
         Path,
-        typer.Argument(help="Folder with id_prop.csv and structures, a packed data set, or what `prepare` wrote."),
+        typer.Argument(
+            help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
     target: Annotated[
@@ -29,7 +34,7 @@ def train(
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     cls_weight: Annotated[float | None, typer.Option(help="Weight of a classification's loss beside others.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML with any of the settings of a run; options override it.")
+        Path | None, typer.Option(help="YAML with settings of a run, or ALIGNN's config.json; options override it.")
     ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Fine-tune a model: pretrained name, folder, or original .pth.tar.")
@@ -41,8 +46,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better val error.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and order; member k has seed + k.")] = None,
-    val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
+    val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
+    test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
     workers: Annotated[int, typer.Option(help="Members trained at the same time.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the metrics as JSON.")] = False,
@@ -60,6 +65,7 @@ def train(
             "patience": patience, "seed": seed, "cls_weight": cls_weight,
         }  # fmt: skip
         settings = read_settings(data, config, {k: v for k, v in given.items() if v is not None}, tuned)
+        val, test = parts(config, val, test)
         prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
         say(
             f"{len(prepared.ids)} structures: "
@@ -102,13 +108,16 @@ def read_settings(
     """
     from dataclasses import asdict
 
+    from cgcnn_ase.data.cgnn_folder import GRAPH, is_cgnn_folder
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.training.config import TrainConfig
-    from cgcnn_ase.training.settings import merged, read_yaml, settings_from
+    from cgcnn_ase.training.settings import merged, settings_from
 
     start: dict[str, Any] = {}
     if is_prepared(data):
         start = {"graph": asdict(PreparedData.load(data).graph_config)}
+    elif is_cgnn_folder(data):
+        start = {"graph": asdict(GRAPH), "network": {"architecture": "cgnn"}}
     if tuned is not None:
         network = tuned.networks[0].config
         start = {
@@ -117,9 +126,35 @@ def read_settings(
             "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
     try:
-        return settings_from(TrainConfig, merged(start, {} if file is None else read_yaml(file), given))
+        return settings_from(TrainConfig, merged(start, {} if file is None else read_file(file), given))
     except ValueError as error:
         raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """Settings by name, those of ALIGNN translated."""
+    from cgcnn_ase.training.alignn_settings import is_alignn, translate
+    from cgcnn_ase.training.settings import read_yaml
+
+    values = read_yaml(file)
+    if not is_alignn(values):
+        return values
+    wanted = translate(values)
+    if wanted.unused:
+        say(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")
+    return wanted.settings
+
+
+def parts(file: Path | None, val: float | None, test: float | None) -> tuple[float, float]:
+    """The parts for validation and test: those given, else those of ALIGNN's settings, else a tenth each."""
+    from cgcnn_ase.training.alignn_settings import is_alignn, translate
+    from cgcnn_ase.training.settings import read_yaml
+
+    own = (0.1, 0.1)
+    if file is not None and is_alignn(values := read_yaml(file)):
+        wanted = translate(values)
+        own = (wanted.val, wanted.test)
+    return own[0] if val is None else val, own[1] if test is None else test
 
 
 def load_prepared(
@@ -137,6 +172,9 @@ def load_prepared(
 
     Without a name, a task and a unit, the target is that of the model to tune.
     """
+    from dataclasses import replace
+
+    from cgcnn_ase.data.cgnn_folder import is_cgnn_folder, load_cgnn_folder
     from cgcnn_ase.data.prepare import prepare
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.data.tasks import load_tasks
@@ -147,7 +185,12 @@ def load_prepared(
         if names and names != has:
             raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(names)}")
         return prepared
+    same_target = tuned is not None and not names and not unit and task == tuned.target.task
+    if is_cgnn_folder(data):
+        wanted = [tuned.target.name] if tuned is not None and same_target else names
+        graphs = load_cgnn_folder(data, wanted, task=task, unit=unit, val=val, test=test)  # type: ignore[arg-type]
+        return replace(graphs, specs=(tuned.target,)) if tuned is not None and same_target else graphs
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
-    if tuned is not None and not names and not unit and task == tuned.target.task:
+    if tuned is not None and same_target:
         specs = (tuned.target,)
     return prepare(dataset, specs, settings.graph, val=val, test=test, progress=is_terminal())

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from torch import Tensor
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.targets import TargetSpec
+
+if TYPE_CHECKING:
+    from cgcnn_ase.nn.architecture import ArchitectureConfig
 
 _SAMPLES, _TARGETS = "samples.csv", "targets.npy"
 
@@ -47,6 +51,20 @@ class PreparedData:
     def of_sites(self) -> bool:
         """Whether the targets are those of sites."""
         return self.specs[0].level == "site"
+
+    def check_distances(self, architecture: "ArchitectureConfig") -> None:
+        """Raise where a network reads the lengths of the bonds and they are not known: only graphs were given.
+
+        Raises
+        ------
+        ValueError
+            Naming the architecture.
+        """
+        if architecture.reads_distances and bool(torch.isnan(self.graphs.fields["distances"][:1]).any()):
+            name = type(architecture).__name__.removesuffix("Config")
+            raise ValueError(
+                f"the graphs have no distances, which the architecture {name} reads; take one that reads none"
+            )
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the samples of one split."""
