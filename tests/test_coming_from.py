@@ -1,4 +1,4 @@
-"""Every command, settings file and piece of Python on the page for those who come from the older projects, as it stands."""
+"""The page for those who come from the older projects: every command, settings file and piece of Python on it."""
 
 import csv
 import json

@@ -112,10 +112,14 @@ def translate(values: Mapping[str, Any]) -> Translated:
         "merge": True,
     }
     settings["network"] = {"architecture": "alignn", "norm": _NORMS[name]} | _translated(model, _NETWORK)
-    used = {"model", "cutoff", "max_neighbors", *_TRAINING, *_ONLY, *_SPLIT, *_COUNTS}
+    used = {"model", "cutoff", "max_neighbors", *_TRAINING, *_ONLY, *_SPLIT, *_COUNTS, "train_ratio"}
+    val, test = _parts(values)
+    train = values.get("train_ratio")
+    if isinstance(train, int | float) and abs(train + val + test - 1) > 1e-6:
+        used.discard("train_ratio")  # there the rest of the data is not used, here it is
     unused = [key for key in values if key not in used]
     unused += [f"model.{key}" for key in model if key not in {"name", *_NETWORK, *_ONLY_MODEL}]
-    return Translated(settings, *_parts(values), unused)
+    return Translated(settings, val, test, unused)
 
 
 def _translated(values: Mapping[str, Any], keys: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:

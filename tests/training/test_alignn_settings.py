@@ -41,6 +41,7 @@ def test_a_published_file():
     assert (network.n_distances, network.n_cosines, network.n_embedding, network.cutoff) == (60, 30, 32, 8.0)
     assert (wanted.val, wanted.test) == (0.2, 0.2)
     assert wanted.unused == ["version", "dataset", "target", "id_tag", "warmup_steps", "num_workers"]
+    assert "train_ratio" in translate(changed(train_ratio=0.5)).unused
 
 
 def test_silence_is_the_default_of_alignn():
