@@ -16,13 +16,15 @@ PIP_FLAGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
 DATA ?= ../shared/data
+# in this order: others start from the first
+ZOO ?= formation-energy-per-atom electronic elastic alignn
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev demo test test-slow lint format types docs examples benchmarks model wheel wheel-test clean
+.PHONY: help install install-dev demo test test-slow lint format types docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -76,8 +78,8 @@ examples: $(INSTALLED) ## run every example
 benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
-model: $(INSTALLED) ## train the pretrained model again from DATA (hours on two cores)
-	$(BIN)/python -m cgcnn_ase.training.zoo formation-energy-per-atom --data $(DATA)
+zoo: $(INSTALLED) ## train the pretrained models again from DATA, or those of ZOO (hours on two cores)
+	@for name in $(ZOO); do $(BIN)/python -m cgcnn_ase.training.zoo $$name --data $(DATA); done
 
 wheel: $(DEV_INSTALLED) ## build the wheel, with the pretrained models in it, into dist/
 	rm -rf dist

@@ -76,7 +76,7 @@ def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | Non
     say(f"{model.name}: {len(rows):,} crystals of {split}")
     graphs = cached_graphs([dataset.structures[i] for i in rows], model.graph, folder=cache_folder())
     ids = [dataset.ids[i] for i in rows]
-    return evaluate_model(model, graphs, np.arange(len(rows)), ids, dataset.targets[rows], engine="torch")
+    return evaluate_model(model, graphs, np.arange(len(rows)), ids, dataset.targets[rows, 0], engine="torch")
 
 
 def original_table(dataset: Dataset, limit: int | None) -> Table:

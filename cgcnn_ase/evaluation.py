@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.shards import GraphShards
 from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
@@ -90,7 +91,7 @@ class Evaluation:
 
 
 def embeddings_of(
-    model: CrystalModel, graphs: GraphStore, rows: npt.NDArray[np.int64], *, engine: Engine = "auto"
+    model: CrystalModel, graphs: GraphStore | GraphShards, rows: npt.NDArray[np.int64], *, engine: Engine = "auto"
 ) -> list[torch.Tensor]:
     """Crystal (or site) embeddings of each member for the given rows of a store, in their order."""
     with torch.inference_mode():
@@ -106,7 +107,7 @@ def outputs_of(model: CrystalModel, embeddings: list[torch.Tensor], *, n_dropout
 
 def evaluate_model(
     model: CrystalModel,
-    graphs: GraphStore,
+    graphs: GraphStore | GraphShards,
     rows: npt.NDArray[np.int64],
     ids: Sequence[str],
     targets: npt.ArrayLike,
@@ -194,7 +195,7 @@ def draw(evaluation: "Evaluation | ClassEvaluation", target: TargetSpec, folder:
 
 
 def compositions_of(
-    graphs: GraphStore, rows: npt.NDArray[np.int64], *, of_sites: bool = False
+    graphs: GraphStore | GraphShards, rows: npt.NDArray[np.int64], *, of_sites: bool = False
 ) -> npt.NDArray[np.float32]:
     """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
     parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())) for k in range(0, len(rows), _BATCH)]

@@ -9,7 +9,7 @@ from ase.io import read
 
 from cgcnn_ase import CGCNNCalculator, load_model, predict
 from cgcnn_ase.model_folder import CONFIG, WEIGHTS, model_entries, read_config
-from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models, model_info, model_names, pretrained_folder
+from cgcnn_ase.registry import ALIASES, DEFAULT_MODEL, ModelRef, find_models, model_info, model_names, pretrained_folder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"
 
@@ -113,6 +113,45 @@ def test_accuracy_of_the_record():
     assert 0.88 <= test["coverage"] <= 0.92
     assert test["spearman"] >= 0.5
     assert test["member_mae_min"] > test["mae"]
+
+
+#: figure of the test split and its bound, and the bounds of the coverage
+BOUNDS = {
+    "band-gap": ("mae", 0.30),
+    "efermi": ("mae", 0.36),
+    "total-energy-per-atom": ("mae", 0.065),
+    "bulk-modulus": ("mae", 0.065),
+    "shear-modulus": ("mae", 0.100),
+    "poisson-ratio": ("mae", 0.031),
+    "is-metal": ("auc", 0.95),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_figures_of_the_record(name):
+    test = model_info(name).test
+    key, bound = BOUNDS[name]
+    assert test[key] >= bound if key == "auc" else test[key] <= bound
+    assert 0.87 <= test["coverage"] <= 0.93
+
+
+def test_all_models_at_once(cgcnn_ase):
+    """Three trunks run; each value is that of its model alone."""
+    ran = cgcnn_ase("predict", EXAMPLES / "MgO.cif", "--model", "all", "--json")
+    assert ran.code == 0, ran.err
+    found = {p["model"]: p for p in json.loads(ran.out)}
+    assert set(found) == set(model_names())
+    alone = predict("band-gap", EXAMPLES / "MgO.cif").all[0]
+    assert found["band-gap"]["value"] == pytest.approx(alone.value, rel=1e-5)
+    assert found["is-metal"]["value"] < 0.5 < found["band-gap"]["value"]
+    assert found["is-metal"]["probabilities"][1] == found["is-metal"]["value"]
+    assert 100 < found["bulk-modulus"]["value"] < 200  # GPa; 155 to 165 are measured
+    assert -1 < found["poisson-ratio"]["lower"] < found["poisson-ratio"]["upper"] < 0.5
+
+
+def test_old_names_are_aliases():
+    for old, name in ALIASES.items():
+        assert find_models(old) == find_models(name)
 
 
 def test_predict_without_naming_a_model(cgcnn_ase):

@@ -1,5 +1,6 @@
 """``cgcnn-ase prepare``."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ from cgcnn_ase.cli.train import TEST_HELP, VAL_HELP, load_prepared, parts, read_
 
 def prepare(
     data: Annotated[
-        Path, typer.Argument(help="Folder with id_prop.csv and structures, a packed data set, or that of CGNN.")
+        list[Path],
+        typer.Argument(
+            help="Folders with id_prop.csv and structures, packed data sets, or CGNN's; of several, each is a shard."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     target: Annotated[
@@ -26,11 +30,26 @@ def prepare(
     val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
     test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
 ) -> None:
-    """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning."""
+    """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning.
+
+    Of several folders each becomes a shard: only one of them is in memory at a time, here and in training. Where they
+    have no split, equal formulas are in the same split in all of them. A shard that is there already is kept.
+    """
     with errors_as_usage():
-        if output.exists() and any(output.iterdir()):
-            raise ValueError(f"{output}: is not empty; name another folder")
         val, test = parts(config, val, test)
-        prepared = load_prepared(data, target or [], task, unit, read_settings(data, config, {}), val=val, test=test)
-        prepared.save(output)
-    say(f"{len(prepared.ids)} structures in {output}")
+        several = len(data) > 1
+        places = [output / f"shard-{k:04d}" for k in range(len(data))] if several else [output]
+        drafts = [place.with_name(f".{place.name}") for place in places]
+        if output.exists() and any(path not in (*places, *drafts) for path in output.iterdir()):
+            raise ValueError(f"{output}: is not empty; name another folder")
+        for part, place, draft in zip(data, places, drafts, strict=True):
+            if (place / "meta.json").exists():
+                continue
+            settings = read_settings(part, config, {})
+            prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was stopped
+            prepared.save(draft)
+            if place.is_dir():
+                place.rmdir()
+            draft.rename(place)
+            say(f"{len(prepared.ids)} structures in {place}")

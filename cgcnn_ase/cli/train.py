@@ -167,6 +167,7 @@ def load_prepared(
     *,
     val: float,
     test: float,
+    is_part: bool = False,
 ) -> "PreparedData":
     """Prepared data as it is, or a data set with its graphs built.
 
@@ -188,9 +189,11 @@ def load_prepared(
     same_target = tuned is not None and not names and not unit and task == tuned.target.task
     if is_cgnn_folder(data):
         wanted = [tuned.target.name] if tuned is not None and same_target else names
-        graphs = load_cgnn_folder(data, wanted, task=task, unit=unit, val=val, test=test)  # type: ignore[arg-type]
+        graphs = load_cgnn_folder(
+            data, wanted, task=task, unit=unit, val=val, test=test, is_part=is_part  # type: ignore[arg-type]
+        )  # fmt: skip
         return replace(graphs, specs=(tuned.target,)) if tuned is not None and same_target else graphs
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
     if tuned is not None and same_target:
         specs = (tuned.target,)
-    return prepare(dataset, specs, settings.graph, val=val, test=test, progress=is_terminal())
+    return prepare(dataset, specs, settings.graph, val=val, test=test, is_part=is_part, progress=is_terminal())

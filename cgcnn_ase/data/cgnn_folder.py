@@ -25,7 +25,7 @@ from cgcnn_ase.data.dataset import DatasetError, hash_of_samples, reduced_formul
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.object_array import read_object
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.splits import NAMES, group_split
+from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
 from cgcnn_ase.data.tasks import TaskName, asked_columns, target_specs
 from cgcnn_ase.elements import check_numbers
 from cgcnn_ase.graphs.builder import GraphConfig
@@ -61,6 +61,7 @@ def load_cgnn_folder(
     unit: str = "",
     val: float = 0.1,
     test: float = 0.1,
+    is_part: bool = False,
 ) -> PreparedData:
     """Read such a folder.
 
@@ -73,6 +74,8 @@ def load_cgnn_folder(
         As in :func:`cgcnn_ase.data.tasks.load_tasks`.
     val, test : float
         Parts for validation and test where there is no ``split.json``.
+    is_part : bool
+        Whether the split of a formula must not depend on what else is in the folder.
 
     Raises
     ------
@@ -96,7 +99,8 @@ def load_cgnn_folder(
     graphs = _graphs(folder, ids)
     split = split[used]
     if not (folder / _SPLIT).exists():
-        split = group_split([reduced_formula(graph.numbers) for graph in graphs], val=val, test=test)
+        by_formula = hashed_split if is_part else group_split
+        split = by_formula([reduced_formula(graph.numbers) for graph in graphs], val=val, test=test)
     targets = np.where(np.isfinite(values[used]), values[used], np.nan)
     train = np.flatnonzero(split == "train")
     return PreparedData(

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,7 @@ class GraphStore:
     first_edge: Tensor  #: (n,)
     n_lines: Tensor | None = None  #: (n,) pairs of edges; None where there are no line graphs
     first_line: Tensor | None = None  #: (n,)
+    folder: Path | None = None  #: where its arrays are mapped from
 
     def __len__(self) -> int:
         return len(self.n_nodes)
@@ -120,18 +123,23 @@ class GraphStore:
                 np.save(folder / f"{name}.npy", tensor.numpy())
         (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
+    def __reduce__(self) -> Any:
+        """To other processes a store that is on disk goes as the name of its folder."""
+        if self.folder is not None:
+            return GraphStore.load, (self.folder,)
+        return GraphStore, tuple(getattr(self, field.name) for field in dataclass_fields(self))
+
     @classmethod
     def load(cls, folder: Path) -> "GraphStore":
-        """Read what :meth:`save` wrote."""
+        """Map what :meth:`save` wrote into memory; only what a batch needs is read."""
         names = (*_NODE_FIELDS, *_EDGE_FIELDS, *_LINE_FIELDS, *_COUNTS)
         files = {name: folder / f"{name}.npy" for name in names}
-        return cls._make(
-            {
-                name: torch.from_numpy(np.load(file, allow_pickle=False))
-                for name, file in files.items()
-                if name not in _OPTIONAL or file.exists()
-            }
-        )
+        arrays = {
+            name: torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+            for name, file in files.items()
+            if name not in _OPTIONAL or file.exists()
+        }
+        return replace(cls._make(arrays), folder=folder.resolve())
 
 
 def _localise(graph: CrystalGraph) -> dict[str, Tensor]:

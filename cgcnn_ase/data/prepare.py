@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cgcnn_ase.data.dataset import Dataset
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.splits import group_split
+from cgcnn_ase.data.splits import group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.targets import TargetSpec
 
@@ -20,18 +20,25 @@ def prepare(
     val: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
+    is_part: bool = False,
     cache: Path | None = None,
     progress: bool = False,
 ) -> PreparedData:
-    """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split."""
+    """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split.
+
+    Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached.
+    """
     if dataset.split is None:
-        dataset = replace(dataset, split=group_split(dataset.formulas, val=val, test=test, seed=seed))
+        split = hashed_split if is_part else group_split
+        dataset = replace(dataset, split=split(dataset.formulas, val=val, test=test, seed=seed))
     assert dataset.split is not None
     return PreparedData(
         ids=dataset.ids,
         targets=dataset.targets,
         split=dataset.split,
-        graphs=cached_graphs(dataset.structures, graph, folder=cache, progress=progress),
+        graphs=build_store(dataset.structures, graph, progress=progress)
+        if is_part
+        else cached_graphs(dataset.structures, graph, folder=cache, progress=progress),
         graph_config=graph,
         specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),

@@ -1,8 +1,11 @@
 """A data set turned into graphs, targets and splits: all that training needs, readable with NumPy and torch alone."""
 
 import csv
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.shards import GraphShards
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.targets import TargetSpec
 
@@ -32,7 +36,7 @@ class PreparedData:
     ids: list[str]
     targets: npt.NDArray[np.float64]  #: (n, T), or (sites, T), each in its target's own unit; NaN: no label
     split: npt.NDArray[np.str_]  #: (n,)
-    graphs: GraphStore
+    graphs: GraphStore | GraphShards
     graph_config: GraphConfig
     specs: tuple[TargetSpec, ...]  #: T of them
     train_hash: str  #: sha256 of the ids and targets of the training split
@@ -60,7 +64,7 @@ class PreparedData:
         ValueError
             Naming the architecture.
         """
-        if architecture.reads_distances and bool(torch.isnan(self.graphs.fields["distances"][:1]).any()):
+        if architecture.reads_distances and bool(self.graphs.batch([0]).distances[:1].isnan().any()):
             name = type(architecture).__name__.removesuffix("Config")
             raise ValueError(
                 f"the graphs have no distances, which the architecture {name} reads; take one that reads none"
@@ -93,6 +97,8 @@ class PreparedData:
             "targets": [asdict(target) for target in self.specs],
             "train_hash": self.train_hash,
         }
+        if isinstance(self.graphs, GraphShards):
+            raise TypeError("data in shards is on disk already")
         self.graphs.save(folder, meta)
         np.save(folder / _TARGETS, self.targets)
         with (folder / _SAMPLES).open("w", newline="") as file:
@@ -102,7 +108,9 @@ class PreparedData:
 
     @classmethod
     def load(cls, folder: Path) -> "PreparedData":
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote, or a folder of such folders (see :func:`join`)."""
+        if shards := _shards(folder):
+            return join([cls.load(shard) for shard in shards])
         meta = json.loads((folder / "meta.json").read_text())
         with (folder / _SAMPLES).open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -117,6 +125,51 @@ class PreparedData:
         )
 
 
+def join(parts: Sequence[PreparedData]) -> PreparedData:
+    """Several prepared data sets as one, whose graphs stay on disk.
+
+    Raises
+    ------
+    ValueError
+        If their graphs or targets differ, or an id occurs twice.
+    """
+    first = parts[0]
+    specs = tuple(_widest(same) for same in zip(*(part.specs for part in parts), strict=True))
+    for part in parts:
+        if part.graph_config != first.graph_config:
+            raise ValueError(f"parts with different graphs: {first.graph_config} and {part.graph_config}")
+    ids = [name for part in parts for name in part.ids]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, n in Counter(ids).items() if n > 1)
+        raise ValueError(f"the id {twice!r} occurs in two parts")
+    stores = [store for part in parts for store in _stores(part.graphs)]
+    return PreparedData(
+        ids=ids,
+        targets=np.concatenate([part.targets for part in parts]),
+        split=np.concatenate([part.split for part in parts]),
+        graphs=GraphShards(tuple(stores)),
+        graph_config=first.graph_config,
+        specs=specs,
+        train_hash=hashlib.sha256("".join(part.train_hash for part in parts).encode()).hexdigest(),
+    )
+
+
+def _widest(same: tuple[TargetSpec, ...]) -> TargetSpec:
+    """The target that all parts have; of a classification, with all classes that occur in any."""
+    widest = max(same, key=lambda target: target.n_classes)
+    if any(replace(target, n_classes=widest.n_classes) != widest for target in same):
+        raise ValueError(f"parts with different targets: {' and '.join(sorted({t.name for t in same}))}")
+    return widest
+
+
+def _stores(graphs: GraphStore | GraphShards) -> tuple[GraphStore, ...]:
+    return graphs.stores if isinstance(graphs, GraphShards) else (graphs,)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("shard-*") if (path / "meta.json").exists())
+
+
 def is_prepared(path: Path) -> bool:
-    """Whether a path is a folder written by :meth:`PreparedData.save`."""
-    return (path / "meta.json").exists() and (path / _SAMPLES).exists()
+    """Whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
+    return bool(path.is_dir() and _shards(path)) or ((path / "meta.json").exists() and (path / _SAMPLES).exists())

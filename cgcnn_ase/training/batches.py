@@ -31,7 +31,7 @@ class GraphSamples(Dataset[Batch]):
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """The batch of these samples."""
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices).sort().values  # neighbours on disk are read together
         return Batch(self.data.graphs.batch(rows), self.targets[self.data.target_rows(rows)])
 
 

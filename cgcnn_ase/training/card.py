@@ -11,12 +11,12 @@ from cgcnn_ase.model_folder import WEIGHTS, model_entries, read_config
 _CARD = """\
 # {name}
 
-{members} predict {properties} of a crystal, with a calibrated uncertainty, a conformal 90 % interval and a warning where
-a structure lies outside what they were trained on.
+{members} predict {properties} of a crystal, with a calibrated uncertainty, a conformal 90 % interval and a warning
+where a structure lies outside what they were trained on.
 
 {sections}
-One run of each of the {n_members} members (seeds {seeds}). No reduced formula of the test split is in the training split; the
-validation split chose the epoch and fitted the calibration; the test split was used for these tables only.
+One run of each of the {n_members} members (seeds {seeds}). No reduced formula of the test split is in the training
+split; the validation split chose the epoch and fitted the calibration; the test split was used for these tables only.
 
 ## Training
 
@@ -24,7 +24,7 @@ Data: {source}
 
 {hashes}
 
-sha256 of `model.safetensors`: `{weights_hash}`
+The ids of the training set: `{ids}`. sha256 of `model.safetensors`: `{weights_hash}`
 
 Recipe (`make zoo` trains it again):
 
@@ -39,12 +39,12 @@ first two. Equivalent neighbours are kept together, but a graph of the nearest n
 the positions: there are no forces.
 
 Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the data.
-"""  # noqa: E501
+"""
 
 _REGRESSION = """\
 ## {name}
 
-{property} in {unit}{learned}: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
+{property}{learned}: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
 
 | test split | |
 |---|---|
@@ -76,6 +76,9 @@ _CLASSIFICATION = """\
 | coverage of the 90 % set of classes (mean size) | {coverage:.1%} ({set_size:.2f}) |
 | confusion matrix (rows: true class) | {confusion} |
 """
+
+#: the file that holds the ids of the training set, one a line
+TRAINING_IDS = "training-ids.txt.gz"
 
 #: where the data sets of the recipes come from
 SOURCES = {
@@ -114,6 +117,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         seeds=f"{recipe['seed']} to {recipe['seed'] + n - 1}",
         source=SOURCES.get(data, "not recorded."),
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
+        ids=TRAINING_IDS,
         weights_hash=config["sha256"][WEIGHTS],
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
@@ -129,7 +133,7 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
     if "coverage" not in test:
         raise ValueError(f"{folder}: no calibrated test figures of {entry['name']} to write a card from")
     counts = {key: training[key] for key in ("n_train", "n_val", "n_test")}
-    named = {"name": entry["name"], "property": _property(entry).capitalize(), "unit": target["unit"]}
+    named = {"name": entry["name"], "property": _property(entry).capitalize()}
     if target["task"] == "classification":
         return _CLASSIFICATION.format(**named, **counts, **test, n_classes=target["n_classes"])
     is_log = target["transform"] == "log10"
@@ -137,8 +141,10 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         **named,
         **counts,
         **test,
-        learned=", learned as its logarithm" if is_log else "",
-        learned_unit=f"log10({target['unit']})" if is_log else target["unit"],
+        learned=f" in {target['unit']}, learned as its logarithm"
+        if is_log
+        else f" in {target['unit']}".replace(" in 1", ""),
+        learned_unit=f"log10({target['unit']})" if is_log else target["unit"].replace("1", ""),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cgcnn_ase.data.groups import composition_groups
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler, output_slices
 from cgcnn_ase.training.config import TrainConfig
@@ -32,11 +32,7 @@ def fold_splits(data: PreparedData, n_folds: int, *, seed: int) -> list[npt.NDAr
     Structures of one composition are in one fold. What was val or test is in neither.
     """
     rows = data.rows("train")
-    fractions = np.concatenate(
-        [composition(data.graphs.batch(rows[k : k + _BATCH].tolist())).numpy() for k in range(0, len(rows), _BATCH)]
-    )
-    _, group = np.unique(np.round(fractions, 5), axis=0, return_inverse=True)
-    group = group.ravel()
+    group = composition_groups(data, rows)
     fold = (np.random.default_rng(seed).permutation(group.max() + 1) % n_folds)[group]
     splits = []
     for k in range(n_folds):

@@ -42,6 +42,7 @@ def finish_run(
     *,
     scalers: Sequence[Scaler] | None = None,
     name: str = "",
+    suffix: str = "",
 ) -> Path:
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
 
@@ -50,6 +51,7 @@ def finish_run(
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
     """
+    own_name = name or output.resolve().name
     networks = nn.ModuleList(best_network(data, config, folder) for folder in members)
     own = scalers or train_scalers(data)
     models = [
@@ -58,7 +60,7 @@ def finish_run(
             graph=data.graph_config,
             target=target,
             scaler=scaler,
-            name=name or output.resolve().name if len(data.specs) == 1 else target.name.replace("_", "-"),
+            name=own_name if len(data.specs) == 1 else target.name.replace("_", "-") + suffix,
             first_output=columns.start,
         )
         for target, scaler, columns in zip(data.specs, own, output_slices(data.specs), strict=True)
@@ -86,7 +88,7 @@ def finish_run(
             "recipe": asdict(config),
             **own_metrics,
         }
-    save_models(models, output / "best", name=name or output.resolve().name)
+    save_models(models, output / "best", name=own_name)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     unit = data.specs[0].learned_unit if len(models) == 1 and data.specs[0].task == "regression" else ""
     draw_history(members[0] / HISTORY, unit, output / "learning_curve.png")

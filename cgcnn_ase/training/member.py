@@ -48,7 +48,9 @@ def train_scalers(data: PreparedData) -> list[Scaler]:
 
 def best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
     """The network of the epoch that counts, from the checkpoints that :func:`train_member` left in a folder."""
-    checkpoint = torch.load(folder / (LAST if config.select == "last" else BEST), map_location="cpu", weights_only=False)
+    checkpoint = torch.load(
+        folder / (LAST if config.select == "last" else BEST), map_location="cpu", weights_only=False
+    )
     network = new_network(data, config)
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

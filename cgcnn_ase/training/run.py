@@ -49,6 +49,7 @@ def train(
     frozen: Frozen = "none",
     workers: int = 1,
     name: str = "",
+    suffix: str = "",
     progress: bool = True,
 ) -> Path:
     """Train ``config.n_members`` networks and assemble them; return the folder of the calibrated model.
@@ -67,6 +68,8 @@ def train(
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
         Fine-tune this model's members instead of new ones, with some layers fixed.
+    name, suffix : str
+        Of the model; those of several targets have each its target's name, with the suffix.
     workers : int
         Members that train at the same time, each in a process of its own with its share of the cores.
 
@@ -117,7 +120,7 @@ def train(
         return output
     from cgcnn_ase.training.finish import finish_run
 
-    return finish_run(data, config, output, members, folds, scalers=scalers, name=name)
+    return finish_run(data, config, output, members, folds, scalers=scalers, name=name, suffix=suffix)
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """Train the pretrained models again: ``python -m cgcnn_ase.training.zoo NAME --data FOLDER``."""
 
 import argparse
+import gzip
 import shutil
 import sys
 from importlib.resources import files
@@ -13,7 +14,7 @@ from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.registry import load_model, pretrained_folder
 from cgcnn_ase.targets import TargetSpec
-from cgcnn_ase.training.card import write_card
+from cgcnn_ase.training.card import TRAINING_IDS, write_card
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import Frozen
 from cgcnn_ase.training.run import train
@@ -30,6 +31,7 @@ class Recipe(NamedTuple):
     config: TrainConfig
     start: str | None = None  #: pretrained model that training starts from
     frozen: Frozen = "none"
+    suffix: str = ""  #: of the models' names, after those of their targets
 
 
 def recipe_names() -> list[str]:
@@ -57,6 +59,7 @@ def load_recipe(name: str) -> Recipe:
         config=settings_from(TrainConfig, recipe["train"]),
         start=recipe.get("from"),
         frozen=recipe.get("freeze", "none"),
+        suffix=recipe.get("suffix", ""),
     )
 
 
@@ -74,12 +77,21 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         frozen=recipe.frozen,
         workers=workers,
         name=name,
+        suffix=recipe.suffix,
         progress=progress,
     )
     place = pretrained_folder() / name
     shutil.copytree(best, place, dirs_exist_ok=True)
+    write_ids([prepared.ids[i] for i in prepared.rows("train")], place)
     write_card(place, data=recipe.data)
     return place
+
+
+def write_ids(ids: list[str], folder: Path) -> Path:
+    """Write the ids of the training set, one a line, into ``training-ids.txt.gz``; the same ids give the same file."""
+    file = folder / TRAINING_IDS
+    file.write_bytes(gzip.compress("".join(f"{name}\n" for name in ids).encode(), mtime=0))
+    return file
 
 
 def main() -> None:

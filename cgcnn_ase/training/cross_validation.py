@@ -1,0 +1,74 @@
+"""k-fold cross-validation: each structure is in the test split of one training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.data.groups import composition_groups
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.run import train
+
+#: figures of the test splits that are averaged
+_FIGURES = ("mae", "rmse", "r2", "auc", "accuracy", "f1", "coverage", "spearman")
+
+
+def cross_validate(
+    data: PreparedData, config: TrainConfig, output: Path, k: int, *, resume: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Train k models, each tested on the k-th part of the data that neither it nor its choice of epoch has seen.
+
+    Parameters
+    ----------
+    output : path
+        ``fold-0`` to ``fold-{k-1}``, a run each, and ``cross_validation.json``.
+    k : int
+        Folds; structures of one composition are in one fold. Fold i is the test split of run i, fold i + 1 its val.
+    options
+        Of :func:`cgcnn_ase.training.run.train`.
+
+    Returns
+    -------
+    dict
+        By target (without this level if there is one): mean and standard deviation over the folds of each figure.
+
+    Raises
+    ------
+    ValueError
+        If k is less than 3 or more than there are compositions; and as ``train`` does.
+    """
+    splits = k_splits(data, k, seed=config.seed)
+    found = []
+    for i, split in enumerate(splits):
+        train(replace(data, split=split), config, output / f"fold-{i}", resume=resume, **options)
+        found.append(json.loads((output / f"fold-{i}" / "metrics.json").read_text()))
+    names = [target.name for target in data.specs]
+    if len(names) == 1:
+        summary = _over([fold["test"] for fold in found])
+    else:
+        summary = {name: _over([fold[name]["test"] for fold in found]) for name in names}
+    (output / "cross_validation.json").write_text(json.dumps({"k": k, **summary}, indent=1) + "\n")
+    return summary
+
+
+def k_splits(data: PreparedData, k: int, *, seed: int) -> list[npt.NDArray[np.str_]]:
+    """The split of each of k trainings; raises as :func:`cross_validate` does."""
+    group = composition_groups(data, np.arange(len(data.ids)))
+    n_groups = int(group.max()) + 1
+    if not 3 <= k <= n_groups:
+        raise ValueError(f"k must lie between 3 and the number of compositions, {n_groups}; got {k}")
+    fold = (np.random.default_rng(seed).permutation(n_groups) % k)[group]
+    return [np.where(fold == i, "test", np.where(fold == (i + 1) % k, "val", "train")) for i in range(k)]
+
+
+def _over(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for name in _FIGURES:
+        values = [fold[name] for fold in folds if fold.get(name) is not None]
+        if len(values) == len(folds):
+            found[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "folds": values}
+    return found
