@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[str, typer.Argument(help="Pretrained name, model or run folder, or original .pth.tar.")],
     data: Annotated[
-        Path, typer.Argument(help="Folder with id_prop.csv and structures, a packed data set, or what `prepare` wrote.")
+        Path,
+        typer.Argument(
+            help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
+        ),
     ],
     target: Annotated[str | None, typer.Option(help="Column with the true values, where there are several.")] = None,
     split: Annotated[str, typer.Option(help="Part of the data set: all, train, val or test.")] = "all",
@@ -52,13 +55,16 @@ def evaluate(
 def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation | ClassEvaluation":
     import numpy as np
 
+    from cgcnn_ase.data.cgnn_folder import is_cgnn_folder, load_cgnn_folder
     from cgcnn_ase.data.dataset import load_dataset
     from cgcnn_ase.data.graph_cache import cached_graphs
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.evaluation import evaluate_model
 
-    if is_prepared(data):
-        prepared = PreparedData.load(data)
+    if is_prepared(data) or is_cgnn_folder(data):
+        wanted = f"{target or model.target.name}:{model.target.task}"
+        prepared = PreparedData.load(data) if is_prepared(data) else load_cgnn_folder(data, [wanted])
+        prepared.check_distances(model.networks[0].config.architecture)
         if prepared.graph_config != model.graph:
             raise ValueError(f"{data}: was prepared with {prepared.graph_config}, the model reads {model.graph}")
         column = _column([target.name for target in prepared.specs], model.target.name)

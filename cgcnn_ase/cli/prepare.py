@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
-from cgcnn_ase.cli.train import PRESET_NAMES
+from cgcnn_ase.cli.train import PRESET_NAMES, TEST_HELP, VAL_HELP, load_prepared, parts, read_settings
 
 
 def prepare(
     data: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders with id_prop.csv and structures, or packed data sets; of several, each is a shard."
+            help="Folders with id_prop.csv and structures, packed data sets, or CGNN's; of several, each is a shard."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -28,17 +28,16 @@ def prepare(
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Graph of a preset: {PRESET_NAMES}.")] = None,
-    val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
+    val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
+    test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
 ) -> None:
     """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning.
 
     Of several folders each becomes a shard: only one of them is in memory at a time, here and in training. Where they
     have no split, equal formulas are in the same split in all of them. A shard that is there already is kept.
     """
-    from cgcnn_ase.cli.train import load_prepared, read_settings
-
     with errors_as_usage():
+        val, test = parts(config, val, test)
         several = len(data) > 1
         places = [output / f"shard-{k:04d}" for k in range(len(data))] if several else [output]
         drafts = [place.with_name(f".{place.name}") for place in places]

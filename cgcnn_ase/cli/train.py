@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 #: here in words, as help text must not import the networks
 PRESET_NAMES = "cgcnn-2018, cgcnn-2018-eq4, cgnn, cgcnn-defects-max, alignn or alignn-small"
+VAL_HELP = "Part for validation, where the data set has no split.  [default: 0.1]"
+TEST_HELP = "Part for the test, where the data set has no split.  [default: 0.1]"
 
 
 def train(
     data: Annotated[
         Path,
-        typer.Argument(help="Folder with id_prop.csv and structures, a packed data set, or what `prepare` wrote."),
+        typer.Argument(
+            help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
     target: Annotated[
@@ -32,7 +36,7 @@ def train(
     unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
     cls_weight: Annotated[float | None, typer.Option(help="Weight of a classification's loss beside others.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML with any of the settings of a run; options override it.")
+        Path | None, typer.Option(help="YAML with settings of a run, or ALIGNN's config.json; options override it.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help=f"Network and graph by name: {PRESET_NAMES}.")] = None,
     start: Annotated[
@@ -45,8 +49,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better val error.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and order; member k has seed + k.")] = None,
-    val: Annotated[float, typer.Option(help="Part for validation, where the data set has no split.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Part for the test, where the data set has no split.")] = 0.1,
+    val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
+    test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
     k_fold: Annotated[int | None, typer.Option(help="Cross-validate with so many folds, a run each in OUTPUT.")] = None,
     workers: Annotated[int, typer.Option(help="Members trained at the same time.")] = 1,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients add up to a step.")] = None,
@@ -76,6 +80,7 @@ def train(
             data, config, {k: v for k, v in given.items() if v is not None}, tuned,
             preset=preset, only_classes=only_classes(data, target or [], task),
         )  # fmt: skip
+        val, test = parts(config, val, test)
         prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
         say(
             f"{len(prepared.ids)} structures: "
@@ -151,13 +156,16 @@ def read_settings(
     """
     from dataclasses import asdict
 
+    from cgcnn_ase.data.cgnn_folder import GRAPH, is_cgnn_folder
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.training.config import TrainConfig
-    from cgcnn_ase.training.settings import merged, read_yaml, settings_from
+    from cgcnn_ase.training.settings import merged, settings_from
 
     start: dict[str, Any] = {}
     if is_prepared(data):
         start = {"graph": asdict(PreparedData.load(data).graph_config)}
+    elif is_cgnn_folder(data):
+        start = {"graph": asdict(GRAPH), "network": {"architecture": "cgnn"}}
     if preset is not None:
         start = _of_preset(preset, tuned)
     if tuned is not None:
@@ -168,12 +176,12 @@ def read_settings(
             "quantiles": network.quantiles and not only_classes,
             "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
-    asked = {} if file is None else read_yaml(file)
+    asked = {} if file is None else read_file(file)
     try:
         _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
         settings_from(TrainConfig, merged(start, asked))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise error if file is None else ValueError(f"{file}: {error}") from error
     return settings_from(TrainConfig, merged(start, asked, given))
 
 
@@ -201,6 +209,32 @@ def _check_architecture(start: dict[str, Any], asked: dict[str, Any], what: str)
         raise ValueError(f"network.architecture: {what} is of the architecture {has}, the settings ask for {wanted}")
 
 
+def read_file(file: Path) -> dict[str, Any]:
+    """Settings by name, those of ALIGNN translated."""
+    from cgcnn_ase.training.alignn_settings import is_alignn, translate
+    from cgcnn_ase.training.settings import read_yaml
+
+    values = read_yaml(file)
+    if not is_alignn(values):
+        return values
+    wanted = translate(values)
+    if wanted.unused:
+        say(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")
+    return wanted.settings
+
+
+def parts(file: Path | None, val: float | None, test: float | None) -> tuple[float, float]:
+    """The parts for validation and test: those given, else those of ALIGNN's settings, else a tenth each."""
+    from cgcnn_ase.training.alignn_settings import is_alignn, translate
+    from cgcnn_ase.training.settings import read_yaml
+
+    own = (0.1, 0.1)
+    if file is not None and is_alignn(values := read_yaml(file)):
+        wanted = translate(values)
+        own = (wanted.val, wanted.test)
+    return own[0] if val is None else val, own[1] if test is None else test
+
+
 def load_prepared(
     data: Path,
     names: list[str],
@@ -217,6 +251,9 @@ def load_prepared(
 
     Without a unit, and with no name or that of its target, the target is that of the model to tune.
     """
+    from dataclasses import replace
+
+    from cgcnn_ase.data.cgnn_folder import is_cgnn_folder, load_cgnn_folder
     from cgcnn_ase.data.prepare import prepare
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
     from cgcnn_ase.data.tasks import load_tasks
@@ -227,8 +264,15 @@ def load_prepared(
         if names and names != has:
             raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(names)}")
         return prepared
+    its_own = tuned is not None and names in ([], [tuned.target.name])
+    same_target = tuned is not None and its_own and not unit and task == tuned.target.task
+    if is_cgnn_folder(data):
+        wanted = [tuned.target.name] if tuned is not None and same_target else names
+        graphs = load_cgnn_folder(
+            data, wanted, task=task, unit=unit, val=val, test=test, is_part=is_part  # type: ignore[arg-type]
+        )  # fmt: skip
+        return replace(graphs, specs=(tuned.target,)) if tuned is not None and same_target else graphs
     dataset, specs = load_tasks(data, names, task=task, unit=unit)  # type: ignore[arg-type]
-    is_its_own = tuned is not None and names in ([], [tuned.target.name])
-    if tuned is not None and is_its_own and not unit and task == tuned.target.task:
+    if tuned is not None and same_target:
         specs = (tuned.target,)
     return prepare(dataset, specs, settings.graph, val=val, test=test, is_part=is_part, progress=is_terminal())

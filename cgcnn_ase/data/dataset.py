@@ -31,11 +31,17 @@ class Dataset:
 
     def hash_of(self, split: str) -> str:
         """sha256 of the ids and targets of one split, in order."""
-        digest = hashlib.sha256()
-        for k in np.flatnonzero(self.split == split) if self.split is not None else range(len(self)):
-            values = ",".join(repr(float(value)) for value in self.targets[k])
-            digest.update(f"{self.ids[k]},{values}\n".encode())
-        return digest.hexdigest()
+        rows = np.arange(len(self)) if self.split is None else np.flatnonzero(self.split == split)
+        return hash_of_samples([self.ids[k] for k in rows], self.targets[rows])
+
+
+def hash_of_samples(ids: Sequence[str], targets: npt.NDArray[np.float64]) -> str:
+    """sha256 of ids and targets, in order."""
+    digest = hashlib.sha256()
+    for name, row in zip(ids, targets, strict=True):
+        values = ",".join(repr(float(value)) for value in row)
+        digest.update(f"{name},{values}\n".encode())
+    return digest.hexdigest()
 
 
 def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None) -> Dataset:
@@ -112,7 +118,9 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
         for i, a, b in zip(rows, offsets[rows], offsets[rows + 1], strict=True)
     ]
     kept = table.iloc[rows]
-    formulas = kept["reduced_formula"] if "reduced_formula" in kept else [_formula(s) for s in structures]
+    formulas = (
+        kept["reduced_formula"] if "reduced_formula" in kept else [reduced_formula(s.numbers) for s in structures]
+    )
     return Dataset(
         ids=[str(ids[i]) for i in rows],
         structures=structures,
@@ -144,12 +152,12 @@ def _load_id_prop(csv: Path, target: str | Sequence[str] | None) -> Dataset:
         structures=[row.structure for row in rows],
         targets=np.array([row.targets for row in rows]),
         split=None,
-        formulas=[_formula(row.structure) for row in rows],
+        formulas=[reduced_formula(row.structure.numbers) for row in rows],
     )
 
 
-def _formula(structure: Geometry) -> str:
+def reduced_formula(atomic_numbers: npt.NDArray[np.int64]) -> str:
     """A name that two structures share when their compositions are the same."""
-    numbers, counts = np.unique(structure.numbers, return_counts=True)
+    numbers, counts = np.unique(atomic_numbers, return_counts=True)
     counts //= np.gcd.reduce(counts)
     return "-".join(f"{z}:{n}" for z, n in zip(numbers, counts, strict=True))

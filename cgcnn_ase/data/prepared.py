@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.shards import GraphShards
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.targets import TargetSpec
+
+if TYPE_CHECKING:
+    from cgcnn_ase.nn.architecture import ArchitectureConfig
 
 _SAMPLES, _TARGETS = "samples.csv", "targets.npy"
 
@@ -51,6 +55,20 @@ class PreparedData:
     def of_sites(self) -> bool:
         """Whether the targets are those of sites."""
         return self.specs[0].level == "site"
+
+    def check_distances(self, architecture: "ArchitectureConfig") -> None:
+        """Raise where a network reads the lengths of the bonds and they are not known: only graphs were given.
+
+        Raises
+        ------
+        ValueError
+            Naming the architecture.
+        """
+        if architecture.reads_distances and bool(self.graphs.batch([0]).distances[:1].isnan().any()):
+            name = type(architecture).__name__.removesuffix("Config")
+            raise ValueError(
+                f"the graphs have no distances, which the architecture {name} reads; take one that reads none"
+            )
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the samples of one split."""

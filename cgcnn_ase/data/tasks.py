@@ -1,6 +1,6 @@
 """Which columns of a data set are learned, and as what."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,10 +38,22 @@ def load_tasks(
     ValueError
         If the task or a kind is none of the allowed.
     """
+    columns, kinds = asked_columns(path, names, task, lambda: target_columns(path))
+    dataset = load_dataset(path, target=columns or None)
+    return dataset, target_specs(columns or ["target"], kinds, dataset.targets, unit)
+
+
+def asked_columns(
+    path: str | Path, names: Sequence[str], task: TaskName, known: Callable[[], list[str]]
+) -> tuple[list[str], list[str]]:
+    """Columns to learn, none where the only one is meant, and the kind of each; raises as :func:`load_tasks` does.
+
+    ``known`` gives the columns that there are.
+    """
     if task not in get_args(TaskName):
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(get_args(TaskName))}")
     if not names and task == "multi":
-        names = target_columns(path)
+        names = known()
         if len(names) < 2:
             raise DatasetError(f"{path}: task multi needs at least two columns, there is {', '.join(names) or 'none'}")
     columns = [name.partition(":")[0] for name in names]
@@ -51,12 +63,15 @@ def load_tasks(
     for kind in kinds:
         if kind not in _KINDS:
             raise ValueError(f"unknown kind of target {kind!r}; allowed: {', '.join(_KINDS)}")
-    dataset = load_dataset(path, target=columns or None)
-    if not columns:
-        columns, kinds = ["target"], [_default_kind(0, 1, task)]
-    return dataset, tuple(
-        _spec(name, kind, dataset.targets[:, k], unit)
-        for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
+    return columns, kinds or [_default_kind(0, 1, task)]
+
+
+def target_specs(
+    columns: Sequence[str], kinds: Sequence[str], targets: npt.NDArray[np.float64], unit: str
+) -> tuple[TargetSpec, ...]:
+    """What is learned of each column of ``targets``."""
+    return tuple(
+        _spec(name, kind, targets[:, k], unit) for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
     )
 
 

@@ -35,6 +35,7 @@ class ArchitectureConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     reads_lines: ClassVar[bool] = False  #: whether it needs a graph with a line graph
+    reads_distances: ClassVar[bool] = True  #: whether it needs the lengths of the bonds
 
     n_features: int = 64  #: F, length of the node vectors
     pooling: PoolingName = "mean"  #: from node vectors to the crystal embedding

@@ -5,7 +5,7 @@ Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.co
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class CGNNConfig(ArchitectureConfig):
     A norm takes the place of a bias wherever both are asked for. The norm of the crystals' layers acts on each row by
     itself (``layer``) where the rows are sites.
     """
+
+    reads_distances: ClassVar[bool] = False
 
     architecture: Literal["cgnn"] = "cgnn"
     n_features: int = 96

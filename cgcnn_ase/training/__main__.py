@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cgcnn_ase.data.prepared import PreparedData, is_prepared
+from cgcnn_ase.training.alignn_settings import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.settings import merged, read_yaml, settings_from
@@ -36,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
         given = {} if options.config is None else read_yaml(options.config)
+        if is_alignn(given):
+            given = translate(given).settings
         place = train(
             data,
             settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, given)),

@@ -135,6 +135,7 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
     if config.graph != data.graph_config:
         raise ValueError(f"the data was prepared with {data.graph_config}, the settings ask for {config.graph}")
     check_targets(data.specs, config)
+    data.check_distances(config.network)
     for t, target in enumerate(data.specs):
         _check_target(data, t, target)
     if config.error_folds and data.of_sites:

@@ -1,0 +1,247 @@
+"""Read the data set folder of the CGNN code (https://github.com/Tony-Y/cgnn): graphs with their targets, no structures.
+
+``targets.csv``
+    A column ``name`` and the targets.
+``graph_data.npz``
+    For each name the species of the nodes and for each node the list of its neighbours.
+``config.json``
+    The vectors of the species, which are not read, and ``atomic_numbers``, which element each species is.
+``split.json``
+    Rows of ``targets.csv`` in ``train``, ``val`` and ``test``. Rows in none of them are left out. Without the file the
+    split is by composition.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from cgcnn_ase.data.dataset import DatasetError, hash_of_samples, reduced_formula
+from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.object_array import read_object
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
+from cgcnn_ase.data.tasks import TaskName, asked_columns, target_specs
+from cgcnn_ase.elements import check_numbers
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+
+IntArray = npt.NDArray[np.int64]
+
+#: how such graphs were made; of the coordinator's settings none can differ
+GRAPH = GraphConfig(rule="coordinator")
+
+_TARGETS, _GRAPHS, _CONFIG, _SPLIT = "targets.csv", "graph_data.npz", "config.json", "split.json"
+_LISTED = 10
+
+
+class _Graph(NamedTuple):
+    """One crystal."""
+
+    numbers: IntArray  #: (N,)
+    centers: IntArray  #: (E,)
+    neighbors: IntArray  #: (E,)
+
+
+def is_cgnn_folder(path: Path) -> bool:
+    """Whether a folder is a data set of the CGNN code, complete or not."""
+    return (path / _GRAPHS).exists() or ((path / _TARGETS).exists() and (path / _CONFIG).exists())
+
+
+def load_cgnn_folder(
+    folder: Path,
+    names: Sequence[str] = (),
+    *,
+    task: TaskName = "regression",
+    unit: str = "",
+    val: float = 0.1,
+    test: float = 0.1,
+    is_part: bool = False,
+) -> PreparedData:
+    """Read such a folder.
+
+    Its graphs say who is bonded to whom. They have no distances (NaN), so that only networks that read none, such as
+    CGNN, can learn from them.
+
+    Parameters
+    ----------
+    names, task, unit
+        As in :func:`cgcnn_ase.data.tasks.load_tasks`.
+    val, test : float
+        Parts for validation and test where there is no ``split.json``.
+    is_part : bool
+        Whether the split of a formula must not depend on what else is in the folder.
+
+    Raises
+    ------
+    DatasetError
+        In words, if anything in it cannot be used.
+    """
+    for name in (_TARGETS, _GRAPHS, _CONFIG):
+        if not (folder / name).exists():
+            raise DatasetError(f"{folder}: {name} is missing; a CGNN data set is {_TARGETS}, {_GRAPHS} and {_CONFIG}")
+    table, numeric = _table(folder / _TARGETS)
+    columns, kinds = asked_columns(folder, names, task, lambda: numeric)
+    columns = columns or _only(numeric, folder / _TARGETS)
+    if unknown := [name for name in columns if name not in numeric]:
+        raise DatasetError(f"{folder / _TARGETS}: no column of numbers {unknown[0]!r}; allowed: {', '.join(numeric)}")
+    values = table[columns].to_numpy(dtype=float)
+    split = _split(folder / _SPLIT, len(table))
+    used = np.isfinite(values).any(axis=1) & (split != "")
+    if not used.any():
+        raise DatasetError(f"{folder / _TARGETS}: no row has a target and a split")
+    ids = [str(name) for name in table["name"][used]]
+    graphs = _graphs(folder, ids)
+    split = split[used]
+    if not (folder / _SPLIT).exists():
+        by_formula = hashed_split if is_part else group_split
+        split = by_formula([reduced_formula(graph.numbers) for graph in graphs], val=val, test=test)
+    targets = np.where(np.isfinite(values[used]), values[used], np.nan)
+    train = np.flatnonzero(split == "train")
+    return PreparedData(
+        ids=ids,
+        targets=targets,
+        split=split,
+        graphs=GraphStore.from_graphs([_together(graphs)]),
+        graph_config=GRAPH,
+        specs=target_specs(columns, kinds, targets, unit),
+        train_hash=hash_of_samples([ids[i] for i in train], targets[train]),
+    )
+
+
+def _table(file: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The targets, and which columns hold numbers."""
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"name": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: not a table: {error}") from error
+    if "name" not in table.columns:
+        raise DatasetError(f"{file}: no column 'name'; there are {', '.join(map(str, table.columns))}")
+    if table["name"].duplicated().any():
+        raise DatasetError(f"{file}: the name {table['name'][table['name'].duplicated()].iloc[0]!r} is there twice")
+    numeric = [str(c) for c in table.columns if c != "name" and pd.api.types.is_numeric_dtype(table[c])]
+    if not numeric:
+        raise DatasetError(f"{file}: no column of numbers beside the names")
+    return table, numeric
+
+
+def _only(numeric: list[str], file: Path) -> list[str]:
+    if len(numeric) > 1:
+        raise DatasetError(f"{file}: name the column to learn; there are {', '.join(numeric)}")
+    return numeric
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{file}: not JSON: {error}") from error
+    if not isinstance(read, dict):
+        raise DatasetError(f"{file}: must hold values by name")
+    return read
+
+
+def _split(file: Path, n: int) -> npt.NDArray[np.str_]:
+    """Name of the split of each row, empty where it is in none; without a file all rows are in one."""
+    if not file.exists():
+        return np.full(n, "train")
+    found = _json(file)
+    split = np.full(n, "", dtype="<U5")
+    for name in NAMES:
+        rows = _whole(found.get(name, []), f"{file}: {name}")
+        if len(rows) and (rows.min() < 0 or rows.max() >= n):
+            raise DatasetError(f"{file}: {name}: there is no row {rows.max() if rows.max() >= n else rows.min()}; "
+                               f"{_TARGETS} has {n}")  # fmt: skip
+        if (split[rows] != "").any():
+            raise DatasetError(f"{file}: row {rows[split[rows] != ''][0]} is in {name} and in another split")
+        split[rows] = name
+    return split
+
+
+def _graphs(folder: Path, ids: list[str]) -> list[_Graph]:
+    """The graphs of these names, in this order."""
+    file = folder / _GRAPHS
+    try:
+        graphs = read_object(file, "graph_dict")
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    if not isinstance(graphs, dict):
+        raise DatasetError(f"{file}: graph_dict holds a {type(graphs).__name__}, not a graph for each name")
+    by_name = {key.decode() if isinstance(key, bytes) else str(key): value for key, value in graphs.items()}
+    if missing := [name for name in ids if name not in by_name]:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise DatasetError(f"{file}: no graph of {', '.join(missing[:_LISTED])}{more}, which {_TARGETS} names")
+    elements = _elements(folder / _CONFIG)
+    return [_graph(by_name[name], elements, f"{file}: {name}") for name in ids]
+
+
+def _elements(file: Path) -> IntArray:
+    """Atomic number of each species."""
+    config = _json(file)
+    if "atomic_numbers" not in config:
+        raise DatasetError(
+            f"{file}: has no atomic_numbers, so that no species can be told which element it is; add the list of "
+            "atomic numbers in the order of the species"
+        )
+    numbers = _whole(config["atomic_numbers"], f"{file}: atomic_numbers")
+    try:
+        check_numbers(numbers)
+    except ValueError as error:
+        raise DatasetError(f"{file}: atomic_numbers: {error}") from error
+    if len(config.get("node_vectors", numbers)) != len(numbers):
+        raise DatasetError(f"{file}: {len(numbers)} atomic_numbers for {len(config['node_vectors'])} node_vectors")
+    return numbers
+
+
+def _graph(found: Any, elements: IntArray, where: str) -> _Graph:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise DatasetError(f"{where}: not a pair of the nodes and their neighbours")
+    species = _whole(found[0], f"{where}: nodes")
+    lists = list(found[1])
+    if not len(species) or len(lists) != len(species):
+        raise DatasetError(f"{where}: {len(species)} nodes with {len(lists)} lists of neighbours")
+    _check_range(species, len(elements), f"{where}: node", f"{_CONFIG} has so many species")
+    rows = [_whole(row, f"{where}: neighbours of node {k}") for k, row in enumerate(lists)]
+    neighbors = np.concatenate(rows)
+    _check_range(neighbors, len(species), f"{where}: neighbour", "so many nodes are there")
+    return _Graph(elements[species], np.repeat(np.arange(len(rows)), [len(row) for row in rows]), neighbors)
+
+
+def _check_range(values: IntArray, n: int, where: str, reason: str) -> None:
+    if len(values) and (values.min() < 0 or values.max() >= n):
+        wrong = values.max() if values.max() >= n else values.min()
+        raise DatasetError(f"{where} {wrong} is not from 0 to {n - 1}: {reason}")
+
+
+def _whole(values: Any, where: str) -> IntArray:
+    """A list of whole numbers."""
+    try:
+        array = np.asarray(values if len(values) else np.zeros(0, dtype=np.int64))
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DatasetError(f"{where}: not a list of whole numbers")
+    return array.astype(np.int64)
+
+
+def _together(graphs: list[_Graph]) -> CrystalGraph:
+    """All graphs side by side."""
+    n_nodes = np.array([len(graph.numbers) for graph in graphs])
+    n_edges = np.array([len(graph.centers) for graph in graphs])
+    shift = np.repeat(np.cumsum(n_nodes) - n_nodes, n_edges)
+    total = int(n_edges.sum())
+    return CrystalGraph(
+        numbers=torch.from_numpy(np.concatenate([graph.numbers for graph in graphs])),
+        centers=torch.from_numpy(np.concatenate([graph.centers for graph in graphs]) + shift),
+        neighbors=torch.from_numpy(np.concatenate([graph.neighbors for graph in graphs]) + shift),
+        distances=torch.full((total,), torch.nan),
+        angular=torch.zeros(total, 0),
+        multiplicity=torch.ones(int(n_nodes.sum())),
+        n_nodes=torch.from_numpy(n_nodes),
+        n_edges=torch.from_numpy(n_edges),
+    )
