@@ -178,7 +178,8 @@ def read_settings(
         }  # fmt: skip
     asked = {} if file is None else read_file(file)
     try:
-        _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
+        if tuned is not None or preset is not None:
+            _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
         settings_from(TrainConfig, merged(start, asked))
     except ValueError as error:
         raise error if file is None else ValueError(f"{file}: {error}") from error
