@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from cgcnn_ase.data.dataset import DatasetError, hash_of_samples, reduced_formula
+from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
+from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.object_array import read_object
 from cgcnn_ase.data.prepared import PreparedData

@@ -9,11 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.graphs.geometry import Geometry
-
-
-class DatasetError(ValueError):
-    """A data set that cannot be read as it is; the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True)

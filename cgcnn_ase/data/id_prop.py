@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cgcnn_ase.data.dataset import DatasetError
+from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix_of
 from cgcnn_ase.workers import available_cores

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.data.dataset import Dataset, DatasetError, load_dataset, target_columns
+from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
+from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.targets import TargetSpec
 
 TaskName = Literal["regression", "classification", "multi"]

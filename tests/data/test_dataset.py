@@ -9,7 +9,8 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
-from cgcnn_ase.data.dataset import Dataset, DatasetError, load_dataset
+from cgcnn_ase.data.dataset import Dataset, load_dataset
+from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData, is_prepared
 from cgcnn_ase.graphs import GraphConfig, build_graph
