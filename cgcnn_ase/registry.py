@@ -100,6 +100,8 @@ def model_info(name: str | Path) -> ModelInfo:
 def find_models(name: str | Path) -> list[ModelRef]:
     """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
 
+    ``all`` are those of every property; a variant such as ``band-gap-alignn`` is left out beside ``band-gap``.
+
     Raises
     ------
     UnknownModelError
@@ -115,7 +117,7 @@ def find_models(name: str | Path) -> list[ModelRef]:
     pretrained = _pretrained()
     known = ALIASES.get(str(name), str(name))
     if known == ALL:
-        return list(pretrained.values())
+        return [ref for own, ref in pretrained.items() if not any(own.startswith(f"{n}-") for n in pretrained)]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:
