@@ -176,13 +176,13 @@ def read_settings(
             "quantiles": network.quantiles and not only_classes,
             "n_members": len(tuned.members), "learning_rate": 5e-4,
         }  # fmt: skip
-    asked = {} if file is None else read_file(file)
     try:
+        asked = {} if file is None else read_file(file)
         if tuned is not None or preset is not None:
             _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
         settings_from(TrainConfig, merged(start, asked))
     except ValueError as error:
-        raise error if file is None else ValueError(f"{file}: {error}") from error
+        raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
     return settings_from(TrainConfig, merged(start, asked, given))
 
 
