@@ -20,6 +20,7 @@ from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.registry import DEFAULT_MODEL, load_model
+from cgcnn_ase.uncertainty.class_trust import ClassTrust
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -232,19 +233,21 @@ def explain(
 def explained_value(model: CrystalModel, output: Output) -> Tensor:
     """The number that is explained of each crystal, from a network's output: (B,) in the explanation's unit.
 
-    What the network learned, in its own unit; for a classification the log-odds of class 1.
+    What the network learned, in its own unit; for a classification the log-odds of class 1, as calibrated.
     """
+    value = output.of(model.outputs).value
     if model.target.task == "classification":
-        others = [k for k in range(output.value.shape[1]) if k != 1]
-        return output.value[:, 1] - output.value[:, others].logsumexp(dim=1)
-    return model.scaler.unscale(output.value[:, 0])
+        logits = value / (model.trust.temperature if isinstance(model.trust, ClassTrust) else 1.0)
+        others = [k for k in range(logits.shape[1]) if k != 1]
+        return logits[:, 1] - logits[:, others].logsumexp(dim=1)
+    return model.scaler.unscale(value[:, 0])
 
 
 def physical_value(model: CrystalModel, predictions: Floats) -> float:
     """The ensemble's prediction as ``predict`` gives it, from the explained numbers of the members (M,)."""
     if model.target.task == "classification":
         return float(np.mean(1 / (1 + np.exp(-predictions))))
-    mean = float(predictions.mean())
+    mean = float(model.target.limited(torch.from_numpy(predictions)).mean())
     return float(10.0**mean) if model.target.transform == "log10" else mean
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch
+from cgcnn_ase.nn.embedding import ElementEmbedding
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
@@ -112,7 +113,8 @@ def embedding_of(network: Network) -> nn.Module:
     ValueError
         If the architecture has none.
     """
-    embedding = getattr(network.architecture, "embedding", None)
+    found = (module for module in network.architecture.modules() if isinstance(module, ElementEmbedding))
+    embedding = next(found, None) or getattr(network.architecture, "embedding", None)
     if not isinstance(embedding, nn.Module):
         raise ValueError(f"{type(network.architecture).__name__} has no embedding of the elements to explain it by")
     return embedding

@@ -339,3 +339,13 @@ def test_pictures_of_all_sorts(model, tmp_path, pbc, n):
         atoms.cell = None
     found: Explanation = explain(atoms, model, baseline="zero", n_steps=2)
     save(explanation(atoms, found), tmp_path / "picture.svg")
+
+
+@pytest.mark.parametrize("name", ["is-metal", "efermi", "bulk-modulus", "band-gap-alignn"])
+def test_one_of_several_models_that_share_their_networks(name):
+    """What is explained is that model's own prediction, as `predict` gives it; ALIGNN's elements are found, too."""
+    atoms = example("MgO.cif")
+    found = explain(atoms, name, n_steps=2, baseline="mean-element")
+    (expected,) = predict(name, atoms).all
+    assert found.value == pytest.approx(expected.value, rel=1e-4)
+    assert found.contributions.std() > 1e-3
