@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
 
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
@@ -70,6 +68,9 @@ class ClassTrust:
         ValueError
             If there are fewer than 20 held-out samples.
         """
+        from scipy.optimize import minimize_scalar  # slow to import, and predictions do without
+        from scipy.special import logsumexp
+
         x, y = np.asarray(logits, dtype=float), np.asarray(labels).astype(int)
         if y.size < MIN_SAMPLES:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
@@ -116,5 +117,7 @@ class ClassTrust:
 
 def tempered(logits: Floats, temperature: float) -> Floats:
     """Mean over the members of softmax(logits / T): (M, B, K) -> (B, K)."""
+    from scipy.special import softmax
+
     p: Floats = softmax(logits / temperature, axis=2).mean(axis=0)
     return p
