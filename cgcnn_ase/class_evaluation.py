@@ -91,10 +91,10 @@ def evaluate_classes(
     logits = out.logits.double().numpy()
     y = labels.astype(np.int64)
     if not isinstance(model.trust, ClassTrust):
-        p = tempered(logits, 1.0)
-        return ClassEvaluation(ids, y, p, np.stack([tempered(one[None], 1.0) for one in logits]), None, None, None)
+        members = tempered(logits, 1.0)
+        return ClassEvaluation(ids, y, members.mean(axis=0), members, None, None, None)
     judged = model.trust.judge(logits, out.embedding.numpy(), fractions)
-    members = np.stack([tempered(one[None], model.trust.temperature) for one in logits])
+    members = tempered(logits, model.trust.temperature)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     return ClassEvaluation(ids, y, judged.probabilities, members, judged.lower, judged.upper, in_domain)
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cgcnn_ase.data.compositions import compositions_of
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.shards import GraphShards
-from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel, MemberOutputs
 from cgcnn_ase.targets import TargetSpec
@@ -153,7 +153,8 @@ def _evaluate_values(
     members = out.values.double().numpy()
     if model.trust is None:
         return Evaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
-    judged = regression_trust(model.trust).judge(estimate, out.embedding.numpy(), fractions)
+    assert isinstance(model.trust, Trust)
+    judged = model.trust.judge(estimate, out.embedding.numpy(), fractions)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     lower, upper = (model.target.limited(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
     return Evaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)
@@ -192,18 +193,3 @@ def draw(evaluation: "Evaluation | ClassEvaluation", target: TargetSpec, folder:
         bins = min(_BINS, len(y))
         figure = plots.summary(y, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit, n_bins=bins)
         plots.save(figure, folder / "calibration.png")
-
-
-def compositions_of(
-    graphs: GraphStore | GraphShards, rows: npt.NDArray[np.int64], *, of_sites: bool = False
-) -> npt.NDArray[np.float32]:
-    """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
-    parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())) for k in range(0, len(rows), _BATCH)]
-    fractions = torch.cat(parts).numpy()
-    return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
-
-
-def regression_trust(trust: Any) -> Trust:
-    """The calibration of a regression, known as such."""
-    assert isinstance(trust, Trust)
-    return trust

@@ -60,10 +60,10 @@ def _classes(out: MemberOutputs, composition: npt.NDArray[np.float32], trust: "A
     assert out.logits is not None
     logits = out.logits.double().numpy()
     judged = None if trust is None else trust.judge(logits, out.embedding.numpy(), composition)
-    p = tempered(logits, 1.0) if judged is None else judged.probabilities
+    members = tempered(logits, 1.0 if trust is None else trust.temperature)
+    p = members.mean(axis=0) if judged is None else judged.probabilities
     columns: dict[str, Any] = {"value": p[:, 1] if p.shape[1] == 2 else p.argmax(axis=1).astype(float)}
     if len(logits) > 1:
-        members = np.stack([tempered(one[None], 1.0 if trust is None else trust.temperature) for one in logits])
         columns["epistemic"] = np.take_along_axis(members.std(axis=0), p.argmax(axis=1)[:, None], axis=1)[:, 0]
     columns["probabilities"] = [tuple(row) for row in p.tolist()]
     if judged is None:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
-from cgcnn_ase.cli.train import PRESET_NAMES, TEST_HELP, VAL_HELP, load_prepared, parts, read_settings
+from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
+from cgcnn_ase.cli.train import load_prepared, parts, read_settings
 
 
 def prepare(
@@ -18,18 +19,13 @@ def prepare(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),
-    ] = None,
-    task: Annotated[str, typer.Option(help="regression, classification, or multi: the last column has classes.")] = (
-        "regression"
-    ),
-    unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
+    target: Targets = None,
+    task: Task = "regression",
+    unit: Unit = "",
     config: Annotated[Path | None, typer.Option(help="YAML with the settings of the run, for its graph.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Graph of a preset: {PRESET_NAMES}.")] = None,
-    val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
-    test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
+    val: Val = None,
+    test: Test = None,
 ) -> None:
     """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning.
 

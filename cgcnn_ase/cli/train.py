@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepared import PreparedData
     from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.training.config import TrainConfig
-
-#: here in words, as help text must not import the networks
-PRESET_NAMES = "cgcnn-2018, cgcnn-2018-eq4, cgnn, cgcnn-defects-max, alignn or alignn-small"
-VAL_HELP = "Part for validation, where the data set has no split.  [default: 0.1]"
-TEST_HELP = "Part for the test, where the data set has no split.  [default: 0.1]"
 
 
 def train(
@@ -26,14 +22,9 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),
-    ] = None,
-    task: Annotated[str, typer.Option(help="regression, classification, or multi: the last column has classes.")] = (
-        "regression"
-    ),
-    unit: Annotated[str, typer.Option(help="Unit of the target.")] = "",
+    target: Targets = None,
+    task: Task = "regression",
+    unit: Unit = "",
     cls_weight: Annotated[float | None, typer.Option(help="Weight of a classification's loss beside others.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML with settings of a run, or ALIGNN's config.json; options override it.")
@@ -49,8 +40,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better val error.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and order; member k has seed + k.")] = None,
-    val: Annotated[float | None, typer.Option(help=VAL_HELP)] = None,
-    test: Annotated[float | None, typer.Option(help=TEST_HELP)] = None,
+    val: Val = None,
+    test: Test = None,
     k_fold: Annotated[int | None, typer.Option(help="Cross-validate with so many folds, a run each in OUTPUT.")] = None,
     workers: Annotated[int, typer.Option(help="Members trained at the same time.")] = 1,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients add up to a step.")] = None,

@@ -54,8 +54,8 @@ class GraphStore:
         n_nodes, n_edges, n_lines = (arrays.get(name) for name in _COUNTS)
         assert n_nodes is not None
         assert n_edges is not None
-        first_line = None if n_lines is None else _starts(n_lines)
-        return cls(fields, n_nodes, n_edges, _starts(n_nodes), _starts(n_edges), n_lines, first_line)
+        first_line = None if n_lines is None else starts_of(n_lines)
+        return cls(fields, n_nodes, n_edges, starts_of(n_nodes), starts_of(n_edges), n_lines, first_line)
 
     @classmethod
     def from_graphs(cls, graphs: Iterable[CrystalGraph]) -> "GraphStore":
@@ -78,9 +78,9 @@ class GraphStore:
         """The graphs with these indices side by side, in this order."""
         picked = torch.as_tensor(indices, dtype=torch.long)
         n_nodes, n_edges = self.n_nodes[picked], self.n_edges[picked]
-        nodes = _ranges(self.first_node[picked], n_nodes)
-        edges = _ranges(self.first_edge[picked], n_edges)
-        shift = torch.repeat_interleave(_starts(n_nodes), n_edges)
+        nodes = row_ranges(self.first_node[picked], n_nodes)
+        edges = row_ranges(self.first_edge[picked], n_edges)
+        shift = torch.repeat_interleave(starts_of(n_nodes), n_edges)
         take = {name: self.fields[name][nodes] for name in _NODE_FIELDS}
         take |= {name: self.fields[name][edges] for name in _EDGE_FIELDS if name in self.fields}
         counts = take.get("edge_multiplicity")
@@ -99,7 +99,7 @@ class GraphStore:
 
     def node_rows(self, indices: Tensor) -> Tensor:
         """Where the nodes of these graphs, in this order, lie among all nodes of the store."""
-        return _ranges(self.first_node[indices], self.n_nodes[indices])
+        return row_ranges(self.first_node[indices], self.n_nodes[indices])
 
     def node_owner(self) -> np.typing.NDArray[np.int64]:
         """To which graph each node of the store belongs."""
@@ -109,8 +109,8 @@ class GraphStore:
         if self.n_lines is None or self.first_line is None:
             return None
         n_lines = self.n_lines[picked]
-        lines = _ranges(self.first_line[picked], n_lines)
-        shift = torch.repeat_interleave(_starts(self.n_edges[picked]), n_lines)
+        lines = row_ranges(self.first_line[picked], n_lines)
+        shift = torch.repeat_interleave(starts_of(self.n_edges[picked]), n_lines)
         targets, sources, cosines, multiplicity = (self.fields[name][lines] for name in _LINE_FIELDS)
         return LineGraph(targets.long() + shift, sources.long() + shift, cosines, multiplicity.float(), n_lines)
 
@@ -144,7 +144,7 @@ class GraphStore:
 
 def _localise(graph: CrystalGraph) -> dict[str, Tensor]:
     """The fields in compact types, indices counted within each crystal."""
-    shift = torch.repeat_interleave(_starts(graph.n_nodes), graph.n_edges)
+    shift = torch.repeat_interleave(starts_of(graph.n_nodes), graph.n_edges)
     fields = {
         "numbers": graph.numbers,
         "multiplicity": graph.multiplicity,
@@ -159,18 +159,18 @@ def _localise(graph: CrystalGraph) -> dict[str, Tensor]:
         fields["edge_multiplicity"] = graph.edge_multiplicity
     if graph.lines is not None:
         targets, sources, cosines, multiplicity, n_lines = graph.lines
-        shift = torch.repeat_interleave(_starts(graph.n_edges), n_lines)
+        shift = torch.repeat_interleave(starts_of(graph.n_edges), n_lines)
         fields |= dict(zip(_LINE_FIELDS, (targets - shift, sources - shift, cosines, multiplicity), strict=True))
         fields["n_lines"] = n_lines
     return {name: field.to(_COMPACT.get(name, field.dtype)) for name, field in fields.items()}
 
 
-def _starts(lengths: Tensor) -> Tensor:
+def starts_of(lengths: Tensor) -> Tensor:
     """Where rows of these lengths start, one after the other."""
     return lengths.cumsum(0) - lengths
 
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+def row_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """Concatenated ``arange(start, start + length)``."""
-    offset = torch.repeat_interleave(starts - _starts(lengths), lengths)
+    offset = torch.repeat_interleave(starts - starts_of(lengths), lengths)
     return offset + torch.arange(int(lengths.sum()))

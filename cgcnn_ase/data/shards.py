@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.graph_store import GraphStore, row_ranges, starts_of
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, unbatch
 
 
@@ -25,14 +26,18 @@ class GraphShards:
     def __len__(self) -> int:
         return sum(len(store) for store in self.stores)
 
-    @property
+    @cached_property
     def n_nodes(self) -> Tensor:
         """Nodes of each graph, (n,)."""
         return torch.cat([store.n_nodes for store in self.stores])
 
-    @property
+    @cached_property
     def _first(self) -> Tensor:
-        return torch.tensor([0, *(len(store) for store in self.stores)]).cumsum(0)[:-1]
+        return starts_of(torch.tensor([len(store) for store in self.stores]))
+
+    @cached_property
+    def _first_node(self) -> Tensor:
+        return starts_of(self.n_nodes)
 
     def batch(self, indices: Sequence[int] | Tensor) -> CrystalGraph:
         """The graphs with these indices side by side, in this order; quickest where they never decrease."""
@@ -48,9 +53,7 @@ class GraphShards:
 
     def node_rows(self, indices: Tensor) -> Tensor:
         """Where the nodes of these graphs, in this order, lie among all nodes."""
-        counts = self.n_nodes
-        starts = counts.cumsum(0) - counts
-        return torch.cat([torch.arange(int(starts[i]), int(starts[i] + counts[i])) for i in indices.tolist()])
+        return row_ranges(self._first_node[indices], self.n_nodes[indices])
 
     def node_owner(self) -> npt.NDArray[np.int64]:
         """To which graph each node belongs."""

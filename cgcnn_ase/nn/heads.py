@@ -38,7 +38,7 @@ class Head(nn.Module):
 
     def __init__(self, n_hidden: int, n_out: int = 1, *, error: ErrorHead = "none") -> None:
         super().__init__()
-        self.error, self.n_out = error, n_out
+        self.error = error
         self.out = nn.Linear(n_hidden, n_out)
         n_error = {"none": 0, "mean-variance": n_out, "quantile": 2 * n_out}[error]
         self.scale = (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cgcnn_ase.data.groups import composition_groups
+from cgcnn_ase.data.compositions import composition_groups
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.targets import Scaler, output_slices
@@ -32,7 +32,7 @@ def fold_splits(data: PreparedData, n_folds: int, *, seed: int) -> list[npt.NDAr
     Structures of one composition are in one fold. What was val or test is in neither.
     """
     rows = data.rows("train")
-    group = composition_groups(data, rows)
+    group = composition_groups(data.graphs, rows)
     fold = (np.random.default_rng(seed).permutation(group.max() + 1) % n_folds)[group]
     splits = []
     for k in range(n_folds):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.data.groups import composition_groups
+from cgcnn_ase.data.compositions import composition_groups
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
@@ -57,7 +57,7 @@ def cross_validate(
 
 def k_splits(data: PreparedData, k: int, *, seed: int) -> list[npt.NDArray[np.str_]]:
     """The split of each of k trainings; raises as :func:`cross_validate` does."""
-    group = composition_groups(data, np.arange(len(data.ids)))
+    group = composition_groups(data.graphs, np.arange(len(data.ids)))
     n_groups = int(group.max()) + 1
     if not 3 <= k <= n_groups:
         raise ValueError(f"k must lie between 3 and the number of compositions, {n_groups}; got {k}")

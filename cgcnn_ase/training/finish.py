@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from cgcnn_ase.checkpoint import save_models
+from cgcnn_ase.data.compositions import compositions_of
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.evaluation import compositions_of, draw, embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.evaluation import draw, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.targets import Scaler, output_slices
 from cgcnn_ase.training.callbacks import HISTORY, read_history

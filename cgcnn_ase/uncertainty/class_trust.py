@@ -82,13 +82,13 @@ class ClassTrust:
 
         found = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
         temperature = float(np.exp(found.x))
-        of_truth = tempered(x, temperature)[np.arange(y.size), y]
+        of_truth = tempered(x, temperature).mean(axis=0)[np.arange(y.size), y]
         threshold = conformal_quantile(1.0 - of_truth, level)
         return cls(temperature=temperature, level=level, threshold=threshold, domain=domain)
 
     def judge(self, logits: npt.ArrayLike, embedding: npt.ArrayLike, composition: npt.ArrayLike) -> ClassJudgement:
         """Probabilities, set of classes and domain of each crystal, from (M, B, K), (B, F) and (B, 101)."""
-        p = tempered(np.asarray(logits, dtype=float), self.temperature)
+        p = tempered(np.asarray(logits, dtype=float), self.temperature).mean(axis=0)
         spoken = p[:, 1] if p.shape[1] == 2 else p.max(axis=1)
         inside = p >= 1.0 - self.threshold
         inside[np.arange(len(p)), p.argmax(axis=1)] = True
@@ -116,8 +116,8 @@ class ClassTrust:
 
 
 def tempered(logits: Floats, temperature: float) -> Floats:
-    """Mean over the members of softmax(logits / T): (M, B, K) -> (B, K)."""
+    """softmax(logits / T) of each member: (M, B, K) -> (M, B, K)."""
     from scipy.special import softmax
 
-    p: Floats = softmax(logits / temperature, axis=2).mean(axis=0)
+    p: Floats = softmax(logits / temperature, axis=2)
     return p

@@ -9,7 +9,7 @@ import yaml
 from ase.io import write
 
 from cgcnn_ase import load_model
-from cgcnn_ase.cli.train import PRESET_NAMES
+from cgcnn_ase.cli.options import PRESET_NAMES
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.nn.presets import PRESETS, preset

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from cgcnn_ase import load_model
-from cgcnn_ase.evaluation import compositions_of, embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.data.compositions import compositions_of
+from cgcnn_ase.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.finish import N_DROPOUT
 from cgcnn_ase.training.run import train
 from cgcnn_ase.uncertainty.estimators import combine

@@ -1,0 +1,19 @@
+"""Options that more than one command has: what of a data set is learned, and how it is parted."""
+
+from typing import Annotated
+
+import typer
+
+#: here in words, as help text must not import the networks
+PRESET_NAMES = "cgcnn-2018, cgcnn-2018-eq4, cgnn, cgcnn-defects-max, alignn or alignn-small"
+
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),
+]
+Task = Annotated[str, typer.Option(help="regression, classification, or multi: the last column has classes.")]
+Unit = Annotated[str, typer.Option(help="Unit of the target.")]
+Val = Annotated[
+    float | None, typer.Option(help="Part for validation, where the data set has no split.  [default: 0.1]")
+]
+Test = Annotated[float | None, typer.Option(help="Part for the test, where the data set has no split.  [default: 0.1]")]
