@@ -84,7 +84,12 @@ class ClassEvaluation:
 
 
 def evaluate_classes(
-    model: CrystalModel, out: MemberOutputs, ids: list[str], labels: Floats, fractions: npt.NDArray[np.float32]
+    model: CrystalModel,
+    out: MemberOutputs,
+    ids: list[str],
+    labels: Floats,
+    fractions: npt.NDArray[np.float32],
+    site_numbers: npt.NDArray[np.int64] | None = None,
 ) -> ClassEvaluation:
     """Put a model's outputs beside the true classes."""
     assert out.logits is not None
@@ -93,7 +98,7 @@ def evaluate_classes(
     if not isinstance(model.trust, ClassTrust):
         members = tempered(logits, 1.0)
         return ClassEvaluation(ids, y, members.mean(axis=0), members, None, None, None)
-    judged = model.trust.judge(logits, out.embedding.numpy(), fractions)
+    judged = model.trust.judge(logits, out.embedding.numpy(), fractions, site_numbers)
     members = tempered(logits, model.trust.temperature)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     return ClassEvaluation(ids, y, judged.probabilities, members, judged.lower, judged.upper, in_domain)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cgcnn_ase.data.compositions import compositions_of
+from cgcnn_ase.data.compositions import compositions_of, site_numbers_of
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.shards import GraphShards
 from cgcnn_ase.nn.messages import Engine
@@ -136,17 +136,24 @@ def evaluate_model(
         raise ValueError(f"no structure has a known {model.target.name}")
     known = embeddings_of(model, graphs, rows, engine=engine) if embeddings is None else embeddings
     out = outputs_of(model, [own[torch.from_numpy(labelled)] for own in known])
-    fractions = compositions_of(graphs, rows, of_sites=model.target.level == "site")[labelled]
+    of_sites = model.target.level == "site"
+    fractions = compositions_of(graphs, rows, of_sites=of_sites)[labelled]
+    site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
     names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
     if model.target.task == "classification":
         from cgcnn_ase.class_evaluation import evaluate_classes
 
-        return evaluate_classes(model, out, names, values[labelled], fractions)
-    return _evaluate_values(model, out, names, values[labelled], fractions)
+        return evaluate_classes(model, out, names, values[labelled], fractions, site_numbers)
+    return _evaluate_values(model, out, names, values[labelled], fractions, site_numbers)
 
 
 def _evaluate_values(
-    model: CrystalModel, out: MemberOutputs, ids: list[str], values: Floats, fractions: npt.NDArray[np.float32]
+    model: CrystalModel,
+    out: MemberOutputs,
+    ids: list[str],
+    values: Floats,
+    fractions: npt.NDArray[np.float32],
+    site_numbers: npt.NDArray[np.int64] | None,
 ) -> Evaluation:
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     learned = model.target.forward(torch.from_numpy(values)).numpy()
@@ -154,7 +161,7 @@ def _evaluate_values(
     if model.trust is None:
         return Evaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
     assert isinstance(model.trust, Trust)
-    judged = model.trust.judge(estimate, out.embedding.numpy(), fractions)
+    judged = model.trust.judge(estimate, out.embedding.numpy(), fractions, site_numbers)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     lower, upper = (model.target.limited(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
     return Evaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
+from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
+from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.nn.for_prediction import FastModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.prediction import NOTHING, Prediction
 from cgcnn_ase.prediction_fields import prediction_fields
 from cgcnn_ase.registry import ModelRef, load_refs
-from cgcnn_ase.structures import StructureRecord
+from cgcnn_ase.structures import StructureRecord, distinct_sites
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import AnyTrust
@@ -48,6 +48,10 @@ class ModelInference:
 
     def __call__(self, records: Sequence[StructureRecord]) -> list[Prediction]:
         """Predictions of each record by each model: record by record, models in their order."""
+        return [prediction for row in self.by_structure(records) for prediction in row]
+
+    def by_structure(self, records: Sequence[StructureRecord]) -> list[list[Prediction]]:
+        """As a call, a list for each record."""
         rows: list[list[Prediction]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]
         for k, record in enumerate(records):
@@ -57,7 +61,7 @@ class ModelInference:
         for group in _groups(good, records, MAX_ATOMS_WITH_LINES if with_lines else MAX_ATOMS):
             for k, predictions in zip(group, self._predict([records[k] for k in group]), strict=True):
                 rows[k] = predictions
-        return [prediction for row in rows for prediction in row]
+        return rows
 
     def trust(self, model: CrystalModel) -> "AnyTrust | None":
         """The calibration of a model's predictions as they are made here."""
@@ -66,33 +70,34 @@ class ModelInference:
     def _predict(self, records: list[StructureRecord]) -> list[list[Prediction]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
-            graphs = self._graphs(records)
+            found = self._graphs(records)
         except ValueError as error:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-        columns: dict[int, list[Prediction]] = {}
+        columns: dict[int, list[list[Prediction]]] = {}
         for trunk in self._trunks:
-            graph = graphs[trunk.network.graph]
+            graphs = found[trunk.network.graph]
             with torch.inference_mode():
-                embeddings = trunk.network.pooled(graph, self.engine)
+                embeddings = trunk.network.pooled(graphs.graph, self.engine)
             for k in trunk.models:
-                columns[k] = self._read(self.models[k], trunk.network, embeddings, graph, records)
-        return [list(row) for row in zip(*(columns[k] for k in range(len(self.models))), strict=True)]
+                columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records)
+        by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
+        return [[prediction for own in row for prediction in own] for row in by_record]
 
-    def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, CrystalGraph]:
+    def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, GraphsAndNodes]:
         structures = [record.unwrap() for record in records]
         configs = {model.graph for model in self.models}
-        return {config: build_graphs(structures, replace(config, merge=True)) for config in configs}
+        return {config: graphs_and_nodes(structures, replace(config, merge=True)) for config in configs}
 
     def _read(
         self,
         model: CrystalModel,
         trunk: FastModel,
         embeddings: list[torch.Tensor],
-        graph: CrystalGraph,
+        graphs: GraphsAndNodes,
         records: list[StructureRecord],
-    ) -> list[Prediction]:
+    ) -> list[list[Prediction]]:
         """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
         fast = trunk.reading(model)
         with torch.inference_mode():
@@ -100,8 +105,14 @@ class ModelInference:
                 out = fast.read(embeddings)
             else:
                 out = fast.sample_read(embeddings, self.n_dropout, seed=self.seed)
-        said = prediction_fields(model, out, composition(graph).numpy(), self.trust(model))
-        return [_prediction(record, model, row) for record, row in zip(records, said, strict=True)]
+        graph = graphs.graph
+        fractions = composition(graph)
+        if model.target.level == "site":
+            of_hosts = fractions[crystal_index(graph)].numpy()
+            said = prediction_fields(model, out, of_hosts, self.trust(model), site_numbers=graph.numbers.numpy())
+            return _site_predictions(model, said, graphs, records)
+        said = prediction_fields(model, out, fractions.numpy(), self.trust(model))
+        return [[_prediction(record, model, row)] for record, row in zip(records, said, strict=True)]
 
 
 class _Trunk(NamedTuple):
@@ -161,6 +172,30 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
         model_sha256=model.sha256,
         **said,
     )
+
+
+def _site_predictions(
+    model: CrystalModel, said: list[dict[str, Any]], graphs: GraphsAndNodes, records: list[StructureRecord]
+) -> list[list[Prediction]]:
+    """One prediction for each symmetry-distinct site, from what is said of the nodes."""
+    rows: list[list[Prediction]] = []
+    first = 0
+    for record in records:
+        atoms = record.unwrap()
+        nodes = graphs.node_of_atom[first : first + len(atoms)]
+        first += len(atoms)
+        symbols = atoms.get_chemical_symbols()
+        try:
+            representatives, multiplicities = distinct_sites(atoms)
+        except ValueError as error:
+            rows.append([_failure(record, model, str(error))])
+            continue
+        own = [
+            said[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}
+            for site, count in zip(representatives.tolist(), multiplicities.tolist(), strict=True)
+        ]
+        rows.append([_prediction(record, model, row) for row in own])
+    return rows
 
 
 def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Prediction:

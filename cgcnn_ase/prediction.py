@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgcnn_ase.model_folder import read_config, read_weights
-from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models
+from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
 from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, iter_file, read_structures
 from cgcnn_ase.workers import available_cores, ordered_map
 
@@ -62,6 +62,9 @@ class Prediction:
     model: str
     model_sha256: str
     probabilities: tuple[float, ...] | None = None  #: of each class, for a classification
+    site_index: int | None = None  #: of a model of sites: the first of the equivalent sites that it is said of
+    element: str | None = None  #: what is there
+    multiplicity: int | None = None  #: how many equivalent sites the cell has
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,15 +78,20 @@ NOTHING: dict[str, Any] = {
     "reason": "",
 }
 
+_OF_SITES = ("site_index", "element", "multiplicity")
+
 #: columns of :meth:`Predictions.to_frame` and of CSV output
-COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in ("source", "probabilities", "error"))
+COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
+#: the same where a model of sites is among the models
+SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
 
 
 class Predictions(Mapping[str, tuple[float, float | None]]):
     """Results by structure id: ``results[id]`` is (mean, std).
 
     With several models a name is the id, a slash and the model's name (with the start of its sha256, where two models
-    have the same). Structures that failed are in ``failures``.
+    have the same). The name of a site is the structure's, a colon and the site's index. Structures that failed are in
+    ``failures``.
     """
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
@@ -93,7 +101,8 @@ class Predictions(Mapping[str, tuple[float, float | None]]):
         models = {(p.model, p.model_sha256) for p in self.all}
         names = Counter(name for name, _ in models)
         labels = {(name, sha): name if names[name] == 1 else f"{name}@{sha[:8]}" for name, sha in models}
-        self._by_name = {p.id if len(models) == 1 else f"{p.id}/{labels[p.model, p.model_sha256]}": p for p in self.all}
+        own = {key: "" if len(models) == 1 else f"/{label}" for key, label in labels.items()}
+        self._by_name = {f"{_name(p)}{own[p.model, p.model_sha256]}": p for p in self.all}
 
     def __getitem__(self, name: str) -> tuple[float, float | None]:
         prediction = self._by_name[name]
@@ -110,7 +119,12 @@ class Predictions(Mapping[str, tuple[float, float | None]]):
         """A table with one row a prediction: id, formula, n_atoms, value, std, lower, upper, ..., model_sha256."""
         import pandas as pd
 
-        return pd.DataFrame([[getattr(p, name) for name in COLUMNS] for p in self.all], columns=list(COLUMNS))
+        columns = list(SITE_COLUMNS if any(p.site_index is not None for p in self.all) else COLUMNS)
+        return pd.DataFrame([[getattr(p, name) for name in columns] for p in self.all], columns=columns)
+
+
+def _name(prediction: Prediction) -> str:
+    return prediction.id if prediction.site_index is None else f"{prediction.id}:{prediction.site_index}"
 
 
 class Predictor:
@@ -203,6 +217,13 @@ class Predictor:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
 
+    @property
+    def of_sites(self) -> bool:
+        """Whether a model among them predicts sites, and not structures."""
+        return any(
+            model_level(m) == "site" if isinstance(m, ModelRef) else m.target.level == "site" for m in self.models
+        )
+
     def check(self) -> list[tuple[str, str]]:
         """Name and sha256 of the weights of each model, after checking that they are whole and can be used as asked.
 
@@ -235,11 +256,10 @@ class Predictor:
         self, chunks: "Iterator[list[Any]]", workers: int, names: UsedNames
     ) -> Generator[Prediction, None, None]:
         tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
-        n = len(self.models)
         with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
-            for predictions in answers:
-                for k in range(0, len(predictions), n):
-                    yield from _admit(predictions[k : k + n], names)
+            for structures in answers:
+                for predictions in structures:
+                    yield from _admit(predictions, names)
 
 
 def predict(
@@ -283,8 +303,8 @@ def _records(paths: Iterable[Path], order_disordered: bool) -> Iterator[Structur
 
 def _predict_chunk(
     chunk: list[Any], models: "list[ModelRef]", settings: dict[str, Any], order_disordered: bool
-) -> list[Prediction]:
-    """Run in a worker process: read files (or take structures) and predict them on one core."""
+) -> list[list[Prediction]]:
+    """Run in a worker process: read files (or take structures) and predict each of them on one core."""
     import torch
 
     from cgcnn_ase.inference import inference
@@ -293,4 +313,4 @@ def _predict_chunk(
         torch.set_num_threads(1)
     infer = inference(models, **settings)
     records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
-    return [prediction for part in _chunks(records) for prediction in infer(part)]
+    return [predictions for part in _chunks(records) for predictions in infer.by_structure(part)]

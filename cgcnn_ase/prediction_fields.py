@@ -17,19 +17,32 @@ if TYPE_CHECKING:
     from cgcnn_ase.uncertainty.domain import DomainVerdict
 
 Fields = dict[str, Any]
+Numbers = npt.NDArray[np.int64]
 
 
 def prediction_fields(
-    model: CrystalModel, out: MemberOutputs, composition: npt.NDArray[np.float32], trust: "AnyTrust | None"
+    model: CrystalModel,
+    out: MemberOutputs,
+    composition: npt.NDArray[np.float32],
+    trust: "AnyTrust | None",
+    *,
+    site_numbers: Numbers | None = None,
 ) -> list[Fields]:
-    """One dict of value, std, lower, upper, ... for each structure; None for what the model cannot say."""
+    """One dict of value, std, lower, upper, ... for each structure (or site); None for what the model cannot say.
+
+    Of sites, ``composition`` are those of their hosts and ``site_numbers`` the atomic numbers on the sites.
+    """
     if model.target.task == "classification":
-        return _classes(out, composition, trust)
-    return _values(model, out, composition, trust)
+        return _classes(out, composition, trust, site_numbers)
+    return _values(model, out, composition, trust, site_numbers)
 
 
 def _values(
-    model: CrystalModel, out: MemberOutputs, composition: npt.NDArray[np.float32], trust: "AnyTrust | None"
+    model: CrystalModel,
+    out: MemberOutputs,
+    composition: npt.NDArray[np.float32],
+    trust: "AnyTrust | None",
+    site_numbers: Numbers | None,
 ) -> list[Fields]:
     """Of a regression."""
     assert trust is None or isinstance(trust, Trust)
@@ -45,7 +58,7 @@ def _values(
         columns["aleatoric"] = estimate.aleatoric * slope
     if trust is None:
         return _rows(columns)
-    judged = trust.judge(estimate, out.embedding.numpy(), composition)
+    judged = trust.judge(estimate, out.embedding.numpy(), composition, site_numbers)
     columns |= {
         "std": judged.std * slope,
         "lower": _physical(model, judged.lower),
@@ -54,12 +67,17 @@ def _values(
     return _rows(columns, judged.domain)
 
 
-def _classes(out: MemberOutputs, composition: npt.NDArray[np.float32], trust: "AnyTrust | None") -> list[Fields]:
+def _classes(
+    out: MemberOutputs,
+    composition: npt.NDArray[np.float32],
+    trust: "AnyTrust | None",
+    site_numbers: Numbers | None,
+) -> list[Fields]:
     """Of a classification."""
     assert trust is None or isinstance(trust, ClassTrust)
     assert out.logits is not None
     logits = out.logits.double().numpy()
-    judged = None if trust is None else trust.judge(logits, out.embedding.numpy(), composition)
+    judged = None if trust is None else trust.judge(logits, out.embedding.numpy(), composition, site_numbers)
     members = tempered(logits, 1.0 if trust is None else trust.temperature)
     p = members.mean(axis=0) if judged is None else judged.probabilities
     columns: dict[str, Any] = {"value": p[:, 1] if p.shape[1] == 2 else p.argmax(axis=1).astype(float)}

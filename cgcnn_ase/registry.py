@@ -21,6 +21,10 @@ ALIASES = {
 }
 
 
+#: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
+FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis")}
+
+
 class UnknownModelError(ValueError):
     """A model name that is neither pretrained nor a path."""
 
@@ -83,7 +87,7 @@ def model_info(name: str | Path) -> ModelInfo:
     """What is known of a model, without loading its weights."""
     ref = find_model(name)
     config: dict[str, Any] = read_config(ref.path)
-    entry = next(entry for entry in model_entries(config) if entry["name"] == ref.name)
+    entry = _entry(ref)
     return ModelInfo(
         name=entry["name"],
         target=entry["target"]["name"],
@@ -97,10 +101,42 @@ def model_info(name: str | Path) -> ModelInfo:
     )
 
 
+def with_fidelity(name: str, fidelity: str | None) -> str:
+    """The name of the model that speaks for one of the data sets a model was trained on.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no such data set; the message lists those there are.
+    """
+    if fidelity is None:
+        return name
+    allowed = FIDELITIES.get(name)
+    if allowed is None:
+        raise UnknownModelError(
+            f"fidelity {fidelity!r}: {name} was trained on one set; several: {', '.join(FIDELITIES)}"
+        )
+    if fidelity not in allowed:
+        raise UnknownModelError(f"fidelity {fidelity!r} of {name}; allowed: {', '.join(allowed)}")
+    return name if fidelity == allowed[0] else f"{name}-{fidelity}"
+
+
+def model_level(ref: ModelRef) -> str:
+    """Whether a model predicts crystals (``crystal``) or their sites (``site``)."""
+    if ref.name is None:
+        return "crystal"  # the original CGCNN
+    return str(_entry(ref)["target"].get("level", "crystal"))
+
+
+def _entry(ref: ModelRef) -> dict[str, Any]:
+    return next(entry for entry in model_entries(read_config(ref.path)) if entry["name"] == ref.name)
+
+
 def find_models(name: str | Path) -> list[ModelRef]:
     """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
 
-    ``all`` are those of every property; a variant such as ``band-gap-alignn`` is left out beside ``band-gap``.
+    ``all`` are those of every property of crystals; a variant such as ``band-gap-alignn`` is left out beside
+    ``band-gap``.
 
     Raises
     ------
@@ -117,7 +153,8 @@ def find_models(name: str | Path) -> list[ModelRef]:
     pretrained = _pretrained()
     known = ALIASES.get(str(name), str(name))
     if known == ALL:
-        return [ref for own, ref in pretrained.items() if not any(own.startswith(f"{n}-") for n in pretrained)]
+        own = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
+        return [pretrained[name] for name in own if model_level(pretrained[name]) == "crystal"]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:

@@ -11,7 +11,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from cgcnn_ase import Predictor, load_model, predict
 from cgcnn_ase.checkpoint import save_model
-from cgcnn_ase.graphs.builder import build_graphs
+from cgcnn_ase.graphs.builder import build_graphs, graphs_and_nodes
 from cgcnn_ase.prediction import CHUNK, COLUMNS, Prediction
 from cgcnn_ase.registry import UnknownModelError
 from cgcnn_ase.structures import StructureError
@@ -163,9 +163,9 @@ def test_what_only_the_graph_refuses(small_model, crystals, monkeypatch):
     def build(structures, config):
         if any(len(atoms) == 7 for atoms in structures):
             raise ValueError("seven is unlucky")
-        return build_graphs(structures, config)
+        return graphs_and_nodes(structures, config)
 
-    monkeypatch.setattr(module, "build_graphs", build)
+    monkeypatch.setattr(module, "graphs_and_nodes", build)
     results = predict(small_model, crystals)
     unlucky = [str(k) for k, atoms in enumerate(crystals) if len(atoms) == 7]
     assert [p.id for p in results.failures] == unlucky

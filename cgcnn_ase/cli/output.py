@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
-from cgcnn_ase.prediction import COLUMNS, Prediction
+from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS, Prediction
 from cgcnn_ase.structures import StructureRecord, UsedNames, iter_file
 
-#: CSV files also hold where each structure came from, which is what --resume goes by
-_FIELDS = (*COLUMNS, "source")
+
+def _fields(*, of_sites: bool) -> tuple[str, ...]:
+    """CSV files also hold where each structure came from, which is what --resume goes by."""
+    return (*(SITE_COLUMNS if of_sites else COLUMNS), "source")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def open_output(
     resume: bool,
     sources: Sequence[Path],
     models: Collection[tuple[str, str]],
+    of_sites: bool = False,
     order_disordered: bool = False,
 ) -> Writer:
     """The writer that the options ask for.
@@ -58,6 +61,8 @@ def open_output(
         The files to predict.
     models
         Name and sha256 of the models that predict them.
+    of_sites
+        Whether a model among them predicts sites.
 
     Raises
     ------
@@ -69,16 +74,19 @@ def open_output(
         raise ValueError(f"--output {output}: allowed are names that end in .csv, .json or .extxyz")
     if resume and suffix != ".csv":
         raise ValueError("--resume needs --output FILE.csv")
+    if of_sites and suffix == ".extxyz":
+        raise ValueError(f"--output {output}: .extxyz holds one prediction a structure; of sites take .csv or .json")
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
     if suffix == ".csv" and output is not None:
-        done = _done(output, sources, models) if resume and output.exists() else Done()
-        return CsvWriter(output.open("a" if done.files else "w", newline="", encoding="utf-8"), done)
+        fields = _fields(of_sites=of_sites)
+        done = _done(output, fields, sources, models) if resume and output.exists() else Done()
+        return CsvWriter(output.open("a" if done.files else "w", newline="", encoding="utf-8"), fields, done)
     if suffix == ".extxyz" and output is not None:
         return XyzWriter(output.open("w", encoding="utf-8"), order_disordered=order_disordered)
     if output is not None:
         return JsonWriter(output.open("w", encoding="utf-8"))
-    return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout)
+    return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
 
 
 class _Writer:
@@ -101,17 +109,17 @@ class _Writer:
 class CsvWriter(_Writer):
     """One complete line for each prediction, flushed at once."""
 
-    def __init__(self, file: IO[str], done: Done | None = None) -> None:
+    def __init__(self, file: IO[str], fields: Sequence[str], done: Done | None = None) -> None:
         super().__init__(file)
-        self.done = done or Done()
+        self.done, self._fields = done or Done(), fields
         self._csv = csv.writer(file, lineterminator="\n")
         if not self.done.files:
-            self._csv.writerow(_FIELDS)
+            self._csv.writerow(fields)
             self.file.flush()
 
     def write(self, prediction: Prediction) -> None:
         """Append a line; numbers with all their digits."""
-        self._csv.writerow([getattr(prediction, name) for name in _FIELDS])
+        self._csv.writerow([getattr(prediction, name) for name in self._fields])
         self.file.flush()
         self.n_written += 1
 
@@ -171,7 +179,7 @@ class XyzWriter(_Writer):
         return self._record
 
 
-def _done(output: Path, sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
+def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
     """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
 
     Raises
@@ -184,7 +192,7 @@ def _done(output: Path, sources: Sequence[Path], models: Collection[tuple[str, s
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     rows = list(csv.DictReader(lines))
-    if lines and tuple(next(csv.reader(lines[:1]))) != _FIELDS:
+    if lines and tuple(next(csv.reader(lines[:1]))) != tuple(fields):
         raise ValueError(f"--resume: {output} was not written by cgcnn-ase predict: its header is another")
     others = {row["model"] for row in rows if (row["model"], row["model_sha256"]) not in models}
     if others:
@@ -197,7 +205,7 @@ def _done(output: Path, sources: Sequence[Path], models: Collection[tuple[str, s
         raise ValueError(f"--resume: {output} lacks predictions of one of the models")
     draft = output.with_name(output.name + ".part")
     with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
     draft.replace(output)

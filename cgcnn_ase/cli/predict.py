@@ -29,6 +29,10 @@ def predict(
         list[str],
         typer.Option(help="Pretrained name, model folder, or original .pth.tar; may be given several times."),
     ] = ["formation-energy-per-atom"],  # noqa: B006
+    fidelity: Annotated[
+        str | None,
+        typer.Option(help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai or jarvis."),
+    ] = None,
     n_dropout: Annotated[int | None, typer.Option(help="Monte Carlo dropout with so many samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,
     output: Annotated[
@@ -44,7 +48,7 @@ def predict(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
 ) -> None:
-    """Predict a property of structures, with its uncertainty.
+    """Predict a property of structures, or of each of their symmetry-distinct sites, with its uncertainty.
 
     Exit code 0: all done; 1: some structures failed, each named on stderr, the rest written; 2: nothing could be done.
     """
@@ -53,6 +57,7 @@ def predict(
     from cgcnn_ase.cli.output import CsvWriter, open_output
     from cgcnn_ase.model_folder import CheckpointError
     from cgcnn_ase.prediction import Predictor
+    from cgcnn_ase.registry import with_fidelity
     from cgcnn_ase.structures import collect_paths
     from cgcnn_ase.workers import WorkerError
 
@@ -61,7 +66,12 @@ def predict(
             raise ValueError(f"--engine {engine}: allowed are auto, dgl, torch")
         files = collect_paths(paths)
         predictor = Predictor(
-            model, n_dropout=n_dropout, seed=seed, engine=engine, workers=workers, order_disordered=order_disordered
+            [with_fidelity(name, fidelity) for name in model],
+            n_dropout=n_dropout,
+            seed=seed,
+            engine=engine,
+            workers=workers,
+            order_disordered=order_disordered,
         )
         writer = open_output(
             output,
@@ -69,6 +79,7 @@ def predict(
             resume=resume,
             sources=files,
             models=predictor.check(),
+            of_sites=predictor.of_sites,
             order_disordered=order_disordered,
         )
         todo = [file for file in files if file not in writer.done.files]

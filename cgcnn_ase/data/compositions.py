@@ -19,6 +19,13 @@ def compositions_of(
     return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
 
 
+def site_numbers_of(graphs: GraphStore | GraphShards, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Atomic numbers on the sites of some crystals, crystal by crystal."""
+    return np.concatenate(
+        [graphs.batch(rows[k : k + _BATCH].tolist()).numbers.numpy() for k in range(0, len(rows), _BATCH)]
+    )
+
+
 def composition_groups(graphs: GraphStore | GraphShards, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """A number for each of some crystals, the same for equal compositions, (n,)."""
     _, group = np.unique(np.round(compositions_of(graphs, rows), 5), axis=0, return_inverse=True)

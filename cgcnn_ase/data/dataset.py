@@ -102,18 +102,12 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
     table, source = _table(folder)
     named = [target] if target is None or isinstance(target, str) else list(target)
     columns = [_target_column(table, name, source) for name in named]
-    with np.load(folder / "structures.npz", allow_pickle=False) as packed:
-        ids, lattice, offsets = packed["ids"].astype(str), packed["lattice"].astype(float), packed["offsets"]
-        numbers, frac = packed["numbers"].astype(np.int64), packed["frac"].astype(float)
+    ids, structures = read_packed(folder)
     if len(table) != len(ids) or (table.iloc[:, 0].to_numpy() != ids).any():
         raise DatasetError(f"{source}: its rows are not the structures of structures.npz, in the same order")
     values = table[columns].to_numpy(dtype=float)
     rows = np.flatnonzero(np.isfinite(values).any(axis=1))
-    periodic = np.ones(3, dtype=bool)
-    structures = [
-        Geometry(numbers[a:b], frac[a:b] @ lattice[i], lattice[i], periodic)
-        for i, a, b in zip(rows, offsets[rows], offsets[rows + 1], strict=True)
-    ]
+    structures = [structures[i] for i in rows]
     kept = table.iloc[rows]
     formulas = (
         kept["reduced_formula"] if "reduced_formula" in kept else [reduced_formula(s.numbers) for s in structures]
@@ -125,6 +119,18 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
         split=kept["split"].to_numpy(dtype=str) if "split" in kept else None,
         formulas=[str(f) for f in formulas],
     )
+
+
+def read_packed(folder: Path) -> tuple[npt.NDArray[np.str_], list[Geometry]]:
+    """Ids and structures of ``structures.npz``: lattice (n, 3, 3) in Å, offsets (n + 1), numbers, frac."""
+    with np.load(folder / "structures.npz", allow_pickle=False) as packed:
+        ids, lattice, offsets = packed["ids"].astype(str), packed["lattice"].astype(float), packed["offsets"]
+        numbers, frac = packed["numbers"].astype(np.int64), packed["frac"].astype(float)
+    periodic = np.ones(3, dtype=bool)
+    return ids, [
+        Geometry(numbers[a:b], frac[a:b] @ cell, cell, periodic)
+        for cell, a, b in zip(lattice, offsets[:-1], offsets[1:], strict=True)
+    ]
 
 
 def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str:

@@ -29,8 +29,8 @@ _SAMPLES, _TARGETS = "samples.csv", "targets.npy"
 class PreparedData:
     """Graphs with labels and a split each.
 
-    The targets are of crystals or of sites, all of the same level. Sites are the nodes of the graphs, in their order;
-    such graphs hold every atom (no ``merge``).
+    The targets are of crystals or of sites, all of the same level. Sites are the nodes of the graphs, in their order:
+    with ``merge`` one for each class of equivalent atoms (see :func:`cgcnn_ase.graphs.builder.graphs_and_nodes`).
     """
 
     ids: list[str]
@@ -45,8 +45,6 @@ class PreparedData:
         levels = {target.level for target in self.specs}
         if len(levels) != 1:
             raise ValueError("targets of crystals and of sites cannot be learned together, and there must be a target")
-        if self.of_sites and self.graph_config.merge:
-            raise ValueError("targets of sites need a graph of all atoms: merge: false")
         n = int(self.graphs.n_nodes.sum()) if self.of_sites else len(self.ids)
         if self.targets.shape != (n, len(self.specs)):
             raise ValueError(f"targets must have the shape {(n, len(self.specs))}, not {self.targets.shape}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,21 +72,35 @@ def build_graph(atoms: "Atoms | Geometry", config: GraphConfig) -> CrystalGraph:
 
 def build_graphs(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> CrystalGraph:
     """The graphs of several structures as one batch, in their order; raises as :func:`build_graph` does."""
+    return graphs_and_nodes(structures, config).graph
+
+
+class GraphsAndNodes(NamedTuple):
+    """Graphs, and where the atoms of the structures went."""
+
+    graph: CrystalGraph
+    node_of_atom: IntArray  #: (atoms,) the node of the batch that stands for each atom, structure by structure
+
+
+def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> GraphsAndNodes:
+    """As :func:`build_graphs`, with the node of each atom: several atoms share one where equivalent ones are merged."""
     if not structures:
         raise ValueError("no structures to build graphs of")
     shapes = [s if isinstance(s, Geometry) else geometry(s) for s in structures]
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
     crystal = np.repeat(np.arange(len(shapes)), n_atoms)
     numbers, bonds = _bonds(shapes, n_atoms, crystal, config)
+    itself = np.arange(len(numbers))
     if config.line_graph:
-        build = _merged_with_lines if config.merge else _with_lines
-        return build(numbers, bonds, crystal, len(shapes))
+        if config.merge:
+            return _merged_with_lines(numbers, bonds, crystal, len(shapes))
+        return GraphsAndNodes(_with_lines(numbers, bonds, crystal, len(shapes)), itself)
     if config.angular:
         angular = angular_moments(numbers, *bonds)
     else:
         angular = np.zeros((len(bonds.centers), 0), dtype=np.float32)
     graph = _graph(numbers, bonds, crystal, len(shapes), angular)
-    return merge_equal_edges(_merged(graph, crystal, bonds.distances)) if config.merge else graph
+    return _merged(graph, crystal, bonds.distances) if config.merge else GraphsAndNodes(graph, itself)
 
 
 def _graph(
@@ -108,8 +122,8 @@ def _graph(
     )
 
 
-def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.float64]) -> CrystalGraph:
-    """The graph with one node for each class of equivalent atoms, and the edges of one of them."""
+def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.float64]) -> GraphsAndNodes:
+    """The graph with one node for each class of equivalent atoms, and the different edges of one of them."""
     centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
     merged = merge_equivalent(
         graph.numbers.numpy() + 128 * crystal, centers, neighbors, distances, graph.angular.numpy()
@@ -117,7 +131,7 @@ def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.fl
     stays = np.zeros(len(crystal), dtype=bool)
     stays[merged.representatives] = True
     keep = stays[centers]
-    return graph._replace(
+    few = graph._replace(
         numbers=graph.numbers[merged.representatives],
         centers=torch.from_numpy(merged.node_of_atom[centers[keep]]),
         neighbors=torch.from_numpy(merged.node_of_atom[neighbors[keep]]),
@@ -128,6 +142,7 @@ def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.fl
         n_edges=_count(crystal[centers[keep]], len(graph.n_nodes)),
         vectors=None,
     )
+    return GraphsAndNodes(merge_equal_edges(few), merged.node_of_atom)
 
 
 def _with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> CrystalGraph:
@@ -138,12 +153,12 @@ def _with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: 
     return graph._replace(lines=_line_tensors(lines, counts, crystal[bonds.centers], n_crystals))
 
 
-def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> CrystalGraph:
+def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> GraphsAndNodes:
     """One atom, bond and pair of bonds of each class."""
     lines = line_graph(*bonds, n_atoms=len(numbers))
     few = quotient(numbers + 128 * crystal, bonds.centers, bonds.neighbors, bonds.distances, lines)
     of_edge = crystal[bonds.centers[few.edges]]
-    return CrystalGraph(
+    graph = CrystalGraph(
         numbers=torch.from_numpy(numbers[few.nodes.representatives]),
         centers=torch.from_numpy(few.centers),
         neighbors=torch.from_numpy(few.neighbors),
@@ -155,6 +170,7 @@ def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_cry
         edge_multiplicity=_float32(few.edge_counts),
         lines=_line_tensors(few.lines, few.line_counts, of_edge, n_crystals),
     )
+    return GraphsAndNodes(graph, few.nodes.node_of_atom)
 
 
 def _line_tensors(lines: Lines, counts: IntArray, crystal_of_edge: IntArray, n_crystals: int) -> LineGraph:

@@ -9,15 +9,18 @@ from .collect import UsedNames, collect_paths, from_object, read_structures
 from .files import SUFFIXES, iter_file, read_file, structure_id
 from .pymatgen_objects import read_cif_pymatgen
 from .record import StructureError, StructureRecord
+from .symmetry import DistinctSites, distinct_sites
 
 __all__ = [
     "OVERLAP",
     "SUFFIXES",
+    "DistinctSites",
     "StructureError",
     "StructureRecord",
     "UsedNames",
     "check_atoms",
     "collect_paths",
+    "distinct_sites",
     "from_object",
     "iter_file",
     "read_cif_gemmi",

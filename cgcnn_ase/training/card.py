@@ -7,11 +7,12 @@ from typing import Any
 import yaml
 
 from cgcnn_ase.model_folder import WEIGHTS, model_entries, read_config
+from cgcnn_ase.training.sources import LIMITS, SOURCES
 
 _CARD = """\
 # {name}
 
-{members} predict {properties} of a crystal, with a calibrated uncertainty, a conformal 90 % interval and a warning
+{members} predict {properties} of {what}, with a calibrated uncertainty, a conformal 90 % interval and a warning
 where a structure lies outside what they were trained on.
 
 {sections}
@@ -33,10 +34,10 @@ Recipe (`make zoo` trains it again):
 
 ## Where not to trust it
 
-It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements it has never
-seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its reason say so for the
-first two. Equivalent neighbours are kept together, but a graph of the nearest neighbours is not a smooth function of
-the positions: there are no forces.
+{limits}It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements
+it has never seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its reason
+say so for the first two. Equivalent neighbours are kept together, but a graph of the nearest neighbours is not a smooth
+function of the positions: there are no forces.
 
 Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the data.
 """
@@ -44,7 +45,7 @@ Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the dat
 _REGRESSION = """\
 ## {name}
 
-{property}{learned}: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
+{property}{learned}: {n_train:,} training, {n_val:,} validation, {n_test:,} test {samples}.
 
 | test split | |
 |---|---|
@@ -63,7 +64,7 @@ _REGRESSION = """\
 _CLASSIFICATION = """\
 ## {name}
 
-{property}, {n_classes} classes: {n_train:,} training, {n_val:,} validation, {n_test:,} test crystals.
+{property}, {n_classes} classes: {n_train:,} training, {n_val:,} validation, {n_test:,} test {samples}.
 
 | test split | |
 |---|---|
@@ -79,19 +80,6 @@ _CLASSIFICATION = """\
 
 #: the file that holds the ids of the training set, one a line
 TRAINING_IDS = "training-ids.txt.gz"
-
-#: where the data sets of the recipes come from
-SOURCES = {
-    "mp36k": (
-        "crystals of the Materials Project (PBE and PBE+U, snapshot of about 2020, legacy compatibility corrections), "
-        "the id list of MT-CGCNN. Source: A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0; "
-        "packed from the repositories kdmsit/MEGNet and kdmsit/crysxpp (MIT)."
-    ),
-    "mp_elastic": (
-        "elastic moduli (Voigt, Reuss, Hill averages) of crystals of the Materials Project. Source: M. de Jong et al., "
-        "Sci. Data 2, 150009 (2015); A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0."
-    ),
-}
 
 
 def write_card(folder: Path, *, data: str = "") -> Path:
@@ -111,6 +99,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
     card = _CARD.format(
         name=config["name"],
         members="One network" if n == 1 else f"{n} networks together",
+        what="each site of a crystal" if entries[0]["target"].get("level") == "site" else "a crystal",
         properties=_listed([_property(entry) for entry in entries]),
         sections="\n".join(_section(entry, folder) for entry in entries),
         n_members=n,
@@ -119,6 +108,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         ids=TRAINING_IDS,
         weights_hash=config["sha256"][WEIGHTS],
+        limits=LIMITS.get(data, ""),
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
     file = folder / "README.md"
@@ -134,6 +124,7 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         raise ValueError(f"{folder}: no calibrated test figures of {entry['name']} to write a card from")
     counts = {key: training[key] for key in ("n_train", "n_val", "n_test")}
     named = {"name": entry["name"], "property": _property(entry).capitalize()}
+    named["samples"] = "sites" if target.get("level") == "site" else "crystals"
     if target["task"] == "classification":
         return _CLASSIFICATION.format(**named, **counts, **test, n_classes=target["n_classes"])
     is_log = target["transform"] == "log10"

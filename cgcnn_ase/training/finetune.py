@@ -23,7 +23,7 @@ def keeps_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
 
 
 def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
-    """See that networks of these sizes can start from a model's members; their heads may differ.
+    """See that networks of these sizes can start from a model's members; their pooling and heads may differ.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
         If the architecture differs.
     """
     has = model.networks[0].config.architecture
-    if has != wanted.architecture:
+    if replace(has, pooling=wanted.architecture.pooling, dropout=wanted.architecture.dropout) != wanted.architecture:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
 
 
@@ -41,8 +41,8 @@ def member_to_tune(
     """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
 
     ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
-    statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, whose
-    weights the seed decides.
+    statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, and the
+    pooling of that name, whose weights the seed decides; of what reads the pooling it keeps the layers that still fit.
 
     Raises
     ------
@@ -59,11 +59,18 @@ def member_to_tune(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = Network(wanted)
-        fresh.architecture = network.architecture
+        _take_over(fresh.architecture, network.architecture)
         network = fresh
     for part in _parts(network, frozen):
         part.requires_grad_(False)
     return network
+
+
+def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
+    """Load all that has the same name and shape, which is all but the pooling's own weights and what they widen."""
+    own = fresh.state_dict()
+    fitting = {k: tensor for k, tensor in trained.state_dict().items() if k in own and own[k].shape == tensor.shape}
+    fresh.load_state_dict(own | fitting)
 
 
 def own_config(model: CrystalModel) -> NetworkConfig:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cgcnn_ase.checkpoint import save_models
-from cgcnn_ase.data.compositions import compositions_of
+from cgcnn_ase.data.compositions import compositions_of, site_numbers_of
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.evaluation import draw, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
@@ -168,6 +168,8 @@ def calibrate(
     training_embedding = train.numpy()[taught]
     training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[taught]
     of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
+    on_sites = site_numbers_of(data.graphs, data.rows("train"))[taught] if data.of_sites else np.empty(0, np.int64)
+    site_elements = set(on_sites.tolist())
     if out.logits is not None:
         return ClassTrust.fit(
             out.logits.numpy(),
@@ -175,6 +177,7 @@ def calibrate(
             embedding=out.embedding.numpy(),
             training_embedding=training_embedding,
             training_composition=training_composition,
+            site_elements=site_elements,
         )
     difficulty = None
     if left_out is not None:
@@ -187,6 +190,7 @@ def calibrate(
         training_embedding=training_embedding,
         training_composition=training_composition,
         difficulty=difficulty,
+        site_elements=site_elements,
     )
 
 

@@ -12,6 +12,9 @@ import yaml
 
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.site_labels import prepare_sites
+from cgcnn_ase.data.vacancies import load_vacancies
 from cgcnn_ase.registry import load_model, pretrained_folder
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.card import TRAINING_IDS, write_card
@@ -21,12 +24,15 @@ from cgcnn_ase.training.run import train
 from cgcnn_ase.training.settings import settings_from
 from cgcnn_ase.workers import available_cores
 
+#: the data of a recipe that learns the published sets of vacancies together
+VACANCIES = "vacancies"
+
 
 class Recipe(NamedTuple):
     """How a folder of pretrained models is trained."""
 
-    data: str  #: name of the data set's folder
-    columns: list[str]  #: of the data set, one a target
+    data: str  #: name of the data set's folder, or ``vacancies`` for the published sets of them
+    columns: list[str]  #: of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
     start: str | None = None  #: pretrained model that training starts from
@@ -66,8 +72,7 @@ def load_recipe(name: str) -> Recipe:
 def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resume: bool, progress: bool = True) -> Path:
     """Train a recipe's models in ``output`` and put them, with their card, into the folder of pretrained models."""
     recipe = load_recipe(name)
-    dataset = load_dataset(data, target=recipe.columns)
-    prepared = prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
+    prepared = prepared_data(recipe, data, progress=progress)
     best = train(
         prepared,
         recipe.config,
@@ -87,6 +92,15 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
     return place
 
 
+def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
+    """What a recipe learns, from the folder that holds all data sets."""
+    if recipe.data == VACANCIES:
+        sets = {each.name: each for each in load_vacancies(data)}
+        return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
+    dataset = load_dataset(data / recipe.data, target=recipe.columns)
+    return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
+
+
 def write_ids(ids: list[str], folder: Path) -> Path:
     """Write the ids of the training set, one a line, into ``training-ids.txt.gz``; the same ids give the same file."""
     file = folder / TRAINING_IDS
@@ -98,7 +112,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=recipe_names())
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's data set")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
     parser.add_argument("--workers", type=int, default=available_cores(), help="members trained at the same time")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
@@ -107,7 +121,7 @@ def main() -> None:
     output = options.output or Path("runs") / options.name
     place = train_pretrained(
         options.name,
-        options.data / load_recipe(options.name).data,
+        options.data,
         output,
         workers=options.workers,
         resume=options.resume,

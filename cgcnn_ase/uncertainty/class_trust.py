@@ -1,6 +1,6 @@
 """All that a classification was calibrated with: temperature, sets of classes, and the domain."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,6 +52,7 @@ class ClassTrust:
         embedding: npt.ArrayLike,
         training_embedding: npt.ArrayLike,
         training_composition: npt.ArrayLike,
+        site_elements: Collection[int] = (),
         level: float = 0.9,
     ) -> "ClassTrust":
         """Calibrate on held-out data.
@@ -62,6 +63,8 @@ class ClassTrust:
             (M, n, K) outputs of the members, (n,) classes and embeddings of the held-out (val) set.
         training_embedding, training_composition
             (n, F) embeddings and (n, 101) atomic fractions of the training set.
+        site_elements
+            Of a target of sites: atomic numbers on the labelled sites of the training set.
 
         Raises
         ------
@@ -74,7 +77,8 @@ class ClassTrust:
         x, y = np.asarray(logits, dtype=float), np.asarray(labels).astype(int)
         if y.size < MIN_SAMPLES:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
-        domain = Domain.fit(training_embedding, embedding, elements=set().union(*elements_of(training_composition)))
+        elements = set().union(*elements_of(training_composition))
+        domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
 
         def nll(log_t: float) -> float:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)
@@ -86,8 +90,17 @@ class ClassTrust:
         threshold = conformal_quantile(1.0 - of_truth, level)
         return cls(temperature=temperature, level=level, threshold=threshold, domain=domain)
 
-    def judge(self, logits: npt.ArrayLike, embedding: npt.ArrayLike, composition: npt.ArrayLike) -> ClassJudgement:
-        """Probabilities, set of classes and domain of each crystal, from (M, B, K), (B, F) and (B, 101)."""
+    def judge(
+        self,
+        logits: npt.ArrayLike,
+        embedding: npt.ArrayLike,
+        composition: npt.ArrayLike,
+        site_numbers: npt.NDArray[np.int64] | None = None,
+    ) -> ClassJudgement:
+        """Probabilities, set of classes and domain of each crystal, from (M, B, K), (B, F) and (B, 101).
+
+        Of sites, the atomic fractions are those of their hosts, ``site_numbers`` (B,) what is on the sites.
+        """
         p = tempered(np.asarray(logits, dtype=float), self.temperature).mean(axis=0)
         spoken = p[:, 1] if p.shape[1] == 2 else p.max(axis=1)
         inside = p >= 1.0 - self.threshold
@@ -98,7 +111,7 @@ class ClassTrust:
             std=np.sqrt(spoken * (1.0 - spoken)),
             lower=inside.argmax(axis=1).astype(float),
             upper=last.astype(float),
-            domain=self.domain.check(embedding, elements=elements_of(composition)),
+            domain=self.domain.check(embedding, elements=elements_of(composition), site_numbers=site_numbers),
         )
 
     def to_config(self) -> dict[str, Any]:

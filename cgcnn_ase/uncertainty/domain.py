@@ -1,7 +1,7 @@
 """Whether a structure resembles what a model was trained on."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +38,17 @@ class Domain:
     whitening: npt.NDArray[np.float32]  #: (F, F); d = |(x - mean) @ whitening|
     limit: float
     elements: frozenset[int]  #: atomic numbers in the training set
+    site_elements: frozenset[int] = frozenset()  #: of a target of sites: atomic numbers on the labelled sites
 
     @classmethod
-    def fit(cls, training: npt.ArrayLike, calibration: npt.ArrayLike, *, elements: Collection[int]) -> "Domain":
+    def fit(
+        cls,
+        training: npt.ArrayLike,
+        calibration: npt.ArrayLike,
+        *,
+        elements: Collection[int],
+        site_elements: Collection[int] = (),
+    ) -> "Domain":
         """Learn the domain.
 
         Parameters
@@ -51,6 +59,8 @@ class Domain:
             (m, F) embeddings of held-out structures.
         elements
             Atomic numbers that occur in the training set.
+        site_elements
+            Of a target of sites: those on the sites with a label.
 
         Raises
         ------
@@ -72,9 +82,10 @@ class Domain:
             whitening=whitening.astype(np.float32),
             limit=np.inf,
             elements=frozenset(int(z) for z in elements),
+            site_elements=frozenset(int(z) for z in site_elements),
         )
         limit = np.float32(np.percentile(domain.distance(held_out), PERCENTILE))
-        return cls(mean=domain.mean, whitening=domain.whitening, limit=float(limit), elements=domain.elements)
+        return replace(domain, limit=float(limit))
 
     def distance(self, embeddings: npt.ArrayLike) -> Floats:
         """The Mahalanobis distance of each embedding, (n,); NaN where the embedding is not finite."""
@@ -85,15 +96,28 @@ class Domain:
         white = (np.where(finite, x, np.nan) - self.mean) @ self.whitening.astype(np.float64)
         return np.asarray(np.sqrt(np.einsum("nf,nf->n", white, white)))
 
-    def check(self, embeddings: npt.ArrayLike, *, elements: Sequence[Collection[int]]) -> list[DomainVerdict]:
-        """One verdict a structure, from its embedding (n, F) and the atomic numbers in it."""
+    def check(
+        self,
+        embeddings: npt.ArrayLike,
+        *,
+        elements: Sequence[Collection[int]],
+        site_numbers: npt.NDArray[np.int64] | None = None,
+    ) -> list[DomainVerdict]:
+        """One verdict a structure, from its embedding (n, F) and the atomic numbers in it.
+
+        Of sites: one a site, ``elements`` of its structure, ``site_numbers`` (n,) on the site itself.
+        """
         distances = self.distance(embeddings)
         if len(elements) != distances.size:
             raise ValueError(f"{distances.size} embeddings but the elements of {len(elements)} structures")
-        return [self._verdict(float(d), numbers) for d, numbers in zip(distances, elements, strict=True)]
+        sites = [None] * distances.size if site_numbers is None else site_numbers.tolist()
+        rows = zip(distances.tolist(), elements, sites, strict=True)
+        return [self._verdict(distance, numbers, site) for distance, numbers, site in rows]
 
-    def _verdict(self, distance: float, numbers: Collection[int]) -> DomainVerdict:
+    def _verdict(self, distance: float, numbers: Collection[int], site: int | None) -> DomainVerdict:
         reasons = []
+        if site is not None and self.site_elements and site not in self.site_elements:
+            reasons.append(f"no training structure has a labelled site of {_listed([site])}")
         unseen = sorted({int(z) for z in numbers} - self.elements)
         if unseen:
             reasons.append(f"contains {_listed(unseen)}, which no training structure has")
@@ -111,6 +135,7 @@ class Domain:
             "whitening": np.ascontiguousarray(self.whitening),
             "limit": np.array([self.limit], dtype=np.float32),
             "elements": np.array(sorted(self.elements), dtype=np.float32),
+            **({"site_elements": np.array(sorted(self.site_elements), np.float32)} if self.site_elements else {}),
         }
 
     @classmethod
@@ -134,6 +159,7 @@ class Domain:
             whitening=whitening,
             limit=float(np.asarray(arrays["limit"], dtype=np.float32).reshape(())),
             elements=frozenset(int(z) for z in np.asarray(arrays["elements"]).ravel()),
+            site_elements=frozenset(int(z) for z in np.asarray(arrays.get("site_elements", ())).ravel()),
         )
 
 

@@ -1,6 +1,6 @@
 """All that a model was calibrated with: how its signals become std, interval and in_domain."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class Trust:
         training_embedding: npt.ArrayLike,
         training_composition: npt.ArrayLike,
         difficulty: ErrorForest | None = None,
+        site_elements: Collection[int] = (),
         level: float = 0.9,
     ) -> "Trust":
         """Calibrate on held-out data.
@@ -58,10 +59,13 @@ class Trust:
             (n, F) embeddings and (n, 101) atomic fractions of the training set.
         difficulty
             What errors in the training set taught, see :class:`ErrorModel`.
+        site_elements
+            Of a target of sites: atomic numbers on the labelled sites of the training set.
         level : float
             Nominal coverage of the interval.
         """
-        domain = Domain.fit(training_embedding, embedding, elements=set().union(*elements_of(training_composition)))
+        elements = set().union(*elements_of(training_composition))
+        domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
         error = np.asarray(target, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
@@ -72,9 +76,18 @@ class Trust:
         interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level)
         return cls(calibrator, interval, domain, errors)
 
-    def judge(self, estimate: Estimate, embedding: npt.ArrayLike, composition: npt.ArrayLike) -> Judgement:
-        """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101)."""
-        verdicts = self.domain.check(embedding, elements=elements_of(composition))
+    def judge(
+        self,
+        estimate: Estimate,
+        embedding: npt.ArrayLike,
+        composition: npt.ArrayLike,
+        site_numbers: npt.NDArray[np.int64] | None = None,
+    ) -> Judgement:
+        """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101).
+
+        Of sites, the atomic fractions are those of their hosts, ``site_numbers`` (n,) what is on the sites.
+        """
+        verdicts = self.domain.check(embedding, elements=elements_of(composition), site_numbers=site_numbers)
         columns = signals(estimate, np.array([verdict.distance for verdict in verdicts]))
         if self.errors is not None:
             columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])

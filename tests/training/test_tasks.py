@@ -327,10 +327,8 @@ def test_targets_of_sites(make_data, make_crystals, tiny, tmp_path):
     assert 0.75 <= metrics["coverage"] <= 1.0
 
 
-def test_targets_of_sites_need_all_atoms(data):
+def test_targets_of_sites_and_of_crystals_are_not_mixed(data):
     spec = replace(data.specs[0], level="site")
-    with pytest.raises(ValueError, match="need a graph of all atoms: merge: false"):
-        replace(data, specs=(spec,))
     with pytest.raises(ValueError, match="cannot be learned together"):
         replace(data, specs=(spec, data.specs[0]))
 

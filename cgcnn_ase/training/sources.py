@@ -1,0 +1,30 @@
+"""What a model's card says of the data it was trained on."""
+
+#: where the data sets of the recipes come from
+SOURCES = {
+    "mp36k": (
+        "crystals of the Materials Project (PBE and PBE+U, snapshot of about 2020, legacy compatibility corrections), "
+        "the id list of MT-CGCNN. Source: A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0; "
+        "packed from the repositories kdmsit/MEGNet and kdmsit/crysxpp (MIT)."
+    ),
+    "mp_elastic": (
+        "elastic moduli (Voigt, Reuss, Hill averages) of crystals of the Materials Project. Source: M. de Jong et al., "
+        "Sci. Data 2, 150009 (2015); A. Jain et al., APL Mater. 1, 011002 (2013); Materials Project, CC BY 4.0."
+    ),
+    "vacancies": (
+        "neutral vacancies in oxides, PBE+U: M. Witman et al., Nat. Comput. Sci. 3, 675 (2023), packed from the "
+        "repository sandialabs/d2gnn (MIT); oxygen vacancies in oxides: Y. Kumagai et al., Phys. Rev. Materials 5, "
+        "123803 (2021), packed from zj-163/CAGNN (MIT); vacancies, OptB88vdW: K. Choudhary and B. Sumpter, AIP Adv. "
+        "13, 095109 (2023), from usnistgov/alignn (NIST licence). A host of one set is not used for training where "
+        "another set tests its formula."
+    ),
+}
+
+#: more to say of where a model trained on a data set is not to be trusted
+LIMITS = {
+    "vacancies": (
+        "The vacancies are neutral and isolated. An element of which no vacancy is in the training set, such as "
+        "lithium in the sets of oxides, is flagged: the number given for it is an extrapolation. The models differ in "
+        "what was calculated (functional, +U, chemical potentials): never mix their values.\n\n"
+    ),
+}
