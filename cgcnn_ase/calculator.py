@@ -73,6 +73,7 @@ class CGCNNCalculator(Calculator):
         _check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
         self.model: CrystalModel = self._infer.models[0]
+        self.model.check_level("crystal", "a calculator")
         self.implemented_properties = self._properties()
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters.update(

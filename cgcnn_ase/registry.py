@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "formation-energy-per-atom"
 #: the name that stands for all pretrained models
 ALL = "all"
-#: what the original CGCNN calls its files
+#: other names: what the original CGCNN calls its files; a model with the name of its own fidelity
 ALIASES = {
     "bulk-moduli": "bulk-modulus",
     "shear-moduli": "shear-modulus",
     "semi-metal-classification": "is-metal",
     "final-energy-per-atom": "total-energy-per-atom",
+    "vacancy-formation-energy-witman": "vacancy-formation-energy",
 }
 
 

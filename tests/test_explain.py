@@ -247,8 +247,10 @@ def test_an_architecture_without_an_embedding(crystal):
 def test_bad_choices(model, crystal):
     with pytest.raises(ValueError, match="unknown baseline 'none'; allowed: pure-elements, mean-element, zero"):
         explain(crystal, model, baseline="none")
-    with pytest.raises(ValueError, match="no one prediction"):
-        explain(crystal, make_model(trust=False, pooling="site"))
+    of_sites = make_model(trust=False, pooling="site")
+    of_sites.target = replace(of_sites.target, level="site")
+    with pytest.raises(ValueError, match="predicts sites; an explanation needs one of crystals"):
+        explain(crystal, of_sites)
 
 
 # What perturbations say
@@ -297,6 +299,7 @@ def test_an_isolated_atom_matters_less_when_moved_than_a_bonded_one(pretrained):
 
 def test_json(model, crystal):
     import json
+from dataclasses import replace
 
     found = explain(crystal, model)
     plain = json.loads(json.dumps(found.to_dict()))

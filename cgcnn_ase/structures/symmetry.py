@@ -37,13 +37,18 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
         If spglib finds no space group.
     """
     import spglib
+    from spglib.error import SpglibError
 
     cell = completed_cell(atoms.cell.array, atoms.pbc)
     fractions = np.linalg.solve(cell.T, atoms.positions.T).T
     structure = (cell.tolist(), fractions.tolist(), atoms.numbers.tolist())
-    dataset = spglib.get_symmetry_dataset(structure, symprec=symprec)
+    none = f"spglib finds no space group at a tolerance of {symprec:g} Å"
+    try:
+        dataset = spglib.get_symmetry_dataset(structure, symprec=symprec)
+    except SpglibError as error:  # newer versions raise, or will
+        raise ValueError(f"{none}: {error}") from error
     if dataset is None:
-        raise ValueError(f"spglib finds no space group at a tolerance of {symprec:g} Å")
+        raise ValueError(none)
     _, first, counts = np.unique(dataset.equivalent_atoms, return_index=True, return_counts=True)
     order = np.argsort(first)
     return DistinctSites(first[order], counts[order])
