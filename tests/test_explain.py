@@ -1,5 +1,7 @@
 """Explanations: contributions that add up, that symmetry and order leave alone, and that perturbations bear out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -299,7 +301,6 @@ def test_an_isolated_atom_matters_less_when_moved_than_a_bonded_one(pretrained):
 
 def test_json(model, crystal):
     import json
-from dataclasses import replace
 
     found = explain(crystal, model)
     plain = json.loads(json.dumps(found.to_dict()))
