@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 
-PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "site"]
+PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "site", "site+mean"]
+
+#: those that keep a row for each node
+OF_SITES: tuple[PoolingName, ...] = ("site", "site+mean")
+#: those that put two vectors side by side
+_DOUBLE = ("mean+max", "site+mean")
 
 
 class Pooling(nn.Module):
@@ -27,6 +32,8 @@ class Pooling(nn.Module):
         mean of sigmoid(W h + b) * h of the last layer (CGNN, Tony-Y, 2019).
     ``site``
         no pooling: a row for each node.
+    ``site+mean``
+        a row for each node, with the mean of its crystal beside it: the site in its host.
     """
 
     def __init__(self, name: PoolingName, n_features: int) -> None:
@@ -34,7 +41,7 @@ class Pooling(nn.Module):
         if name not in get_args(PoolingName):
             raise ValueError(f"unknown pooling {name!r}; allowed: {', '.join(get_args(PoolingName))}")
         self.name = name
-        self.n_out = 2 * n_features if name == "mean+max" else n_features
+        self.n_out = 2 * n_features if name in _DOUBLE else n_features
         self.attention = nn.Linear(n_features, 1) if name == "softmax" else None
         self.gate = nn.Linear(n_features, n_features) if name == "gated" else None
 
@@ -44,6 +51,8 @@ class Pooling(nn.Module):
         if self.name == "site":
             return v
         index, n = crystal_index(graph), len(graph.n_nodes)
+        if self.name == "site+mean":
+            return torch.cat([v, segment_mean(v, graph.multiplicity, index, n)[index]], dim=1)
         if self.name == "sum":
             return segment_sum(v * graph.multiplicity[:, None], index, n)
         if self.name == "softmax":
@@ -63,7 +72,7 @@ class MultiStepPooling(nn.Module):
     def __init__(self, name: PoolingName, n_features: int, n_layers: int) -> None:
         super().__init__()
         self.steps = nn.ModuleList(Pooling(name, n_features) for _ in range(n_layers))
-        n_pooled = 2 * n_features if name == "mean+max" else n_features
+        n_pooled = self.steps[0].n_out
         self.linears = nn.ModuleList(nn.Linear(n_pooled, n_features, bias=False) for _ in range(n_layers))
         self.n_out = n_features
 

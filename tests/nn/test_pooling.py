@@ -15,10 +15,10 @@ from torch import Tensor
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNN, CGNNConfig
-from cgcnn_ase.nn.pooling import MultiStepPooling, Pooling, PoolingName
+from cgcnn_ase.nn.pooling import OF_SITES, MultiStepPooling, Pooling, PoolingName
 
 NAMES: list[PoolingName] = list(get_args(PoolingName))
-OF_CRYSTALS = [name for name in NAMES if name != "site"]
+OF_CRYSTALS = [name for name in NAMES if name not in OF_SITES]
 F, T = 5, 3
 
 STRUCTURES = [
@@ -122,6 +122,16 @@ def test_sites_are_not_pooled() -> None:
     layers = random_layers(7)
     assert Pooling("site", F)(crystals_with(REPEATED), layers) is layers[-1]
     assert MultiStepPooling("site", F, T).double()(crystals_with(REPEATED), layers).shape == (7, F)
+
+
+def test_sites_beside_their_crystal() -> None:
+    graph, layers = crystals_with(REPEATED), random_layers(7)
+    found = Pooling("site+mean", F)(graph, layers)
+    means = Pooling("mean", F)(graph, layers)
+    assert found.shape == (7, 2 * F)
+    torch.testing.assert_close(found[:, :F], layers[-1])
+    torch.testing.assert_close(found[:, F:], torch.repeat_interleave(means, graph.n_nodes, dim=0))
+    assert MultiStepPooling("site+mean", F, T).double()(graph, layers).shape == (7, F)
 
 
 def test_an_unknown_name() -> None:
