@@ -31,24 +31,22 @@ class Hole(NamedTuple):
         (3,) in the host's cell.
     radius
         Distance to the nearest atom, Å.
-    multiplicity
-        Equivalent places in the host cell.
+    orbit
+        (M, 3) all equivalent places in the host's cell, itself among them.
     """
 
     frac: Floats
     radius: float
-    multiplicity: int
+    orbit: Floats
 
 
-def interstitials(
-    host: Host, symmetry: Symmetry, elements: Sequence[str], *, method: str = "holes", min_radius: float = 1.0
-) -> Iterator[Plan]:
-    """Each element in each symmetry-distinct hole, the widest first."""
-    for hole in find_holes(host, symmetry, method=method, min_radius=min_radius):
+def interstitials(host: Host, holes: Sequence[Hole], elements: Sequence[str]) -> Iterator[Plan]:
+    """Each element in each symmetry-distinct hole."""
+    for hole in holes:
         position = tuple(float(x) for x in hole.frac @ host.cell)
         for element in elements:
             change = Change(f"{element}_i", "", element, None, (0, 0, 0), position)
-            yield Plan("interstitial", change.name, (change,), hole.multiplicity)
+            yield Plan("interstitial", change.name, (change,), len(hole.orbit))
 
 
 def find_holes(host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0) -> list[Hole]:
@@ -79,14 +77,14 @@ def find_holes(host: Host, symmetry: Symmetry, *, method: str = "holes", min_rad
     from scipy.spatial import cKDTree
 
     tree = cKDTree(_points(host, _REACH))
-    low, _ = _range(host)
+    low = _range(host)[0]
     holes: list[Hole] = []
     taken = np.empty((0, 3))
     for place in sorted(found, key=lambda place: -round(_radius(tree, place @ host.cell), 3)):
         if len(taken) and _apart(host, taken, place).min() < _SAME:
             continue
         centre, orbit = _orbit(host, symmetry, place)
-        holes.append(Hole(low + (centre - low) % 1.0, _radius(tree, centre @ host.cell), len(orbit)))
+        holes.append(Hole(low + (centre - low) % 1.0, _radius(tree, centre @ host.cell), orbit))
         taken = np.concatenate([taken, orbit])
     if not holes:
         raise ValueError(f"{host.name}: no place for an interstitial is {min_radius:g} Å or more from every atom")
@@ -176,9 +174,13 @@ def _range(host: Host) -> tuple[Floats, Floats]:
     heights = 1 / np.linalg.norm(np.linalg.inv(host.cell), axis=0)
     low, high = np.zeros(3), np.ones(3)
     for axis in np.flatnonzero(host.vacuum):
-        gap, start = largest_gap(host.frac[:, axis])
+        along = host.frac[:, axis]
+        start, length = float(along.min()), float(np.ptp(along))
+        if host.atoms.pbc[axis]:  # the layer may lie across the cell's face
+            gap, start = largest_gap(along)
+            length = 1.0 - gap
         margin = ABOVE / heights[axis]
-        low[axis], high[axis] = start - margin, start + 1.0 - gap + margin
+        low[axis], high[axis] = start - margin, start + length + margin
     return low, high
 
 

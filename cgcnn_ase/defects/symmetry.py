@@ -72,18 +72,19 @@ class Symmetry:
             sites[m], cells[m] = best, whole[rows, best].astype(np.int64)
         return sites, cells
 
-    def canonical(self, members: Iterable[Member]) -> tuple[Member, ...]:
-        """The same name for all groups of sites that the symmetry makes equal."""
+    def group_images(self, members: Iterable[Member]) -> set[tuple[Member, ...]]:
+        """All groups of sites that the symmetry makes equal to one, each named by `translated`; they are as many as
+        there are in a cell.
+        """
         group = list(members)
-        labels = [member[0] for member in group]
         sites = np.array([member[1] for member in group])
         shift = np.array([member[2:] for member in group])
         images, cells = self.site_images
         moved = cells[:, sites] + np.einsum("mij,nj->mni", self.rotations, shift)
-        return min(
-            translated([(label, int(s), *map(int, t)) for label, s, t in zip(labels, row, places, strict=True)])  # type: ignore[misc]
+        return {
+            translated([(member[0], s, *t) for member, s, t in zip(group, row, places, strict=True)])
             for row, places in zip(images[:, sites].tolist(), moved.tolist(), strict=True)
-        )
+        }
 
 
 def translated(members: Iterable[Member]) -> tuple[Member, ...]:
