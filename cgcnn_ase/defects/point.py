@@ -158,6 +158,8 @@ def _check(host: Host, kinds: Sequence[str], ask: _Ask) -> None:
     parts = {*kinds, *(ask.complex_of if "complex" in kinds else ())}
     if "substitution" in parts and not ask.dopants:
         raise ValueError("substitution needs dopants, the elements to put in")
+    if "substitution" in parts and {*ask.elements} == {*(ask.dopants or ())} and len(ask.elements) == 1:
+        raise ValueError(f"substitution: {ask.elements[0]} on a site of {ask.elements[0]} changes nothing")
     if "antisite" in parts and len(host.elements) == 1:
         raise ValueError(f"antisite: {host.name} has one element only, {host.elements[0]}")
     if "interstitial" in parts:
