@@ -1,5 +1,6 @@
 """Supercells: images really far enough apart, no smaller cell would do, and the order of the atoms."""
 
+import time
 from itertools import product
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_no_smaller_diagonal_supercell_would_do():
     size = round(np.linalg.det(make_supercell(host, min_distance=9.0, diagonal=True).matrix))
     fitting = [n for n in product(range(1, 6), repeat=3) if shortest(np.diag(n) @ host.cell, 4) >= 9.0]
     assert size == min(np.prod(n) for n in fitting)
+
+
+def test_large_distances_are_quick():
+    """There are 10^5 sublattices of a few hundred cells: those are not all looked at."""
+    start = time.perf_counter()
+    cell = make_supercell(check_host(bulk("Cu")), min_distance=20.0)
+    assert time.perf_counter() - start < 20.0  # 0.4 s on an idle machine
+    assert shortest(cell.atoms.cell.array, 6) >= 20.0
+    assert len(cell.atoms) < 1.25 * 20**3 / np.sqrt(2) / 11.8  # the densest lattice of images has so many
+    with pytest.raises(ValueError, match=r"at most max_atoms = 300 atoms keeps images 20 Å apart"):
+        make_supercell(check_host(bulk("Cu")), min_distance=20.0, max_atoms=300)
 
 
 def test_a_cell_that_is_large_enough_stays():
