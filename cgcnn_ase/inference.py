@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
@@ -19,6 +21,8 @@ from cgcnn_ase.structures import StructureRecord
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import AnyTrust
+
+Members = npt.NDArray[np.floating] | None
 
 #: atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 6000
@@ -48,30 +52,40 @@ class ModelInference:
 
     def __call__(self, records: Sequence[StructureRecord]) -> list[Prediction]:
         """Predictions of each record by each model: record by record, models in their order."""
-        rows: list[list[Prediction]] = [[] for _ in records]
+        return [prediction for prediction, _ in self.with_members(records)]
+
+    def with_members(self, records: Sequence[StructureRecord]) -> list[tuple[Prediction, Members]]:
+        """As calling, and beside each prediction what each member (or dropout sample) says, in the unit of the target.
+
+        The member values are (M,), of a classification the probabilities of class 1; None where there is an error.
+        Their mean is the value of a regression. Errors that two structures share cancel in the difference within each
+        member, which is what :mod:`cgcnn_ase.defects.energy_models` needs them for.
+        """
+        rows: list[list[tuple[Prediction, Members]]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]
         for k, record in enumerate(records):
             if record.atoms is None:
-                rows[k] = [_failure(record, model, record.error or "holds no structure") for model in self.models]
+                error = record.error or "holds no structure"
+                rows[k] = [(_failure(record, model, error), None) for model in self.models]
         with_lines = any(model.graph.line_graph for model in self.models)
         for group in _groups(good, records, MAX_ATOMS_WITH_LINES if with_lines else MAX_ATOMS):
             for k, predictions in zip(group, self._predict([records[k] for k in group]), strict=True):
                 rows[k] = predictions
-        return [prediction for row in rows for prediction in row]
+        return [each for row in rows for each in row]
 
     def trust(self, model: CrystalModel) -> "AnyTrust | None":
         """The calibration of a model's predictions as they are made here."""
         return model.trust if self.n_dropout is None else model.dropout_trust
 
-    def _predict(self, records: list[StructureRecord]) -> list[list[Prediction]]:
+    def _predict(self, records: list[StructureRecord]) -> list[list[tuple[Prediction, Members]]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
             graphs = self._graphs(records)
         except ValueError as error:
             if len(records) == 1:
-                return [[_failure(records[0], model, str(error)) for model in self.models]]
+                return [[(_failure(records[0], model, str(error)), None) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-        columns: dict[int, list[Prediction]] = {}
+        columns: dict[int, list[tuple[Prediction, Members]]] = {}
         for trunk in self._trunks:
             graph = graphs[trunk.network.graph]
             with torch.inference_mode():
@@ -92,7 +106,7 @@ class ModelInference:
         embeddings: list[torch.Tensor],
         graph: CrystalGraph,
         records: list[StructureRecord],
-    ) -> list[Prediction]:
+    ) -> list[tuple[Prediction, Members]]:
         """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
         fast = trunk.reading(model)
         with torch.inference_mode():
@@ -101,7 +115,8 @@ class ModelInference:
             else:
                 out = fast.sample_read(embeddings, self.n_dropout, seed=self.seed)
         said = prediction_fields(model, out, composition(graph).numpy(), self.trust(model))
-        return [_prediction(record, model, row) for record, row in zip(records, said, strict=True)]
+        members = out.values.numpy().T
+        return [(_prediction(record, model, row), m) for record, row, m in zip(records, said, members, strict=True)]
 
 
 class _Trunk(NamedTuple):

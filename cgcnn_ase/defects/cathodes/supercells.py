@@ -119,14 +119,14 @@ def compact_matrix(cell: npt.ArrayLike, n_cells: int) -> Integers:
         score = (round(float(nearest[0]), 6), -round(float(nearest.sum()), 6))
         if best is None or score > best:
             best, chosen = score, matrix
-    _, operation = minkowski_reduce(chosen @ vectors)  # type: ignore[no-untyped-call]
+    _, operation = minkowski_reduce(chosen @ vectors)
     reduced = np.asarray(np.rint(operation @ chosen), dtype=np.int64)
     return reduced if np.linalg.det(reduced) > 0 else -reduced
 
 
 def _lattice_points(vectors: npt.NDArray[np.float64], n_cells: int) -> tuple[Integers, npt.NDArray[np.float64]]:
     """Lattice vectors except 0 by length, as far as the images of any supercell that could be chosen."""
-    primitive, operation = minkowski_reduce(vectors)  # type: ignore[no-untyped-call]
+    primitive, operation = minkowski_reduce(vectors)
     longest = float(np.linalg.norm(primitive, axis=1).max())
     volume = abs(float(np.linalg.det(vectors)))
     reach = 2.0 * max((n_cells * volume) ** (1 / 3), longest)
