@@ -10,10 +10,10 @@ from ase import Atoms
 from cgcnn_ase.defects.cathodes.lattices import METAL, Lattice
 
 #: pairs and triplets whose correlations an SQS makes those of a random alloy, in units of the nearest distance of two
-#: metals: pairs to the third neighbour in the layer and to the next layers, triplets of nearest neighbours
-_PAIRS, _TRIPLETS = 2.05, 1.1
-#: Monte Carlo steps for each metal site
-_STEPS_PER_SITE = 150
+#: metals: pairs to the second neighbour in the layer and to the next layer, triplets of nearest neighbours
+_PAIRS, _TRIPLETS = 1.8, 1.1
+#: Monte Carlo steps for each metal site; with fewer, annealing ends in a worse order now and then
+_STEPS_PER_SITE = 600
 
 
 def random_ordering(atoms: Atoms, counts: Mapping[str, int], rng: np.random.Generator) -> Atoms:
