@@ -254,6 +254,8 @@ def test_symmetry_counts_as_the_same():
         ({"name": "NCA", "n_atoms": 0}, "n_atoms must be at least 1, not 0"),
         ({"name": "NCA", "supercell": (1, 0, 1)}, "1x0x1: the repeats"),
         ({"name": "NCA", "supercell": 0}, "0x0x0: the repeats"),
+        ({"name": "NCA", "supercell": (2, 2)}, "2x2: the repeats are three whole numbers"),
+        ({"name": "NCA", "n_atoms": 10_000}, "at most 512; beyond, give the supercell"),
     ],
 )
 def test_bad_input_in_words(options, message):
