@@ -72,7 +72,7 @@ class MultiStepPooling(nn.Module):
     def __init__(self, name: PoolingName, n_features: int, n_layers: int) -> None:
         super().__init__()
         self.steps = nn.ModuleList(Pooling(name, n_features) for _ in range(n_layers))
-        n_pooled = self.steps[0].n_out
+        n_pooled = 2 * n_features if name in _DOUBLE else n_features
         self.linears = nn.ModuleList(nn.Linear(n_pooled, n_features, bias=False) for _ in range(n_layers))
         self.n_out = n_features
 
