@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.workers import available_cores
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.defects.costs import Model
-    from cgcnn_ase.defects.screening import Ranking, Screened
+    from cgcnn_ase.defects.screening import HostResult, Ranking, Screened
 
-#: the name of the interatomic potential that stands in where DFT is too slow
-_CHGNET = "chgnet"
 #: rows of the table on stdout
 _SHOWN = 20
 
@@ -87,16 +85,22 @@ def screen(
         hosts, repeats, total = _hosts(
             host, _repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
-        from cgcnn_ase.defects.costs import cost_estimate
-        from cgcnn_ase.defects.screening import Ranking
+        from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
 
+        screening = Screening(
+            kinds=tuple(defects or ["vacancy"]),
+            model=model,
+            fidelity=fidelity,
+            chemical_potentials=_potentials(mu),
+            options={
+                "elements": element, "dopants": dopant, "supercell": repeats,
+                "min_distance": min_distance, "max_atoms": max_atoms,
+            },
+        )  # fmt: skip
+        screening.check()
         failed: list[str] = []
-        estimate = cost_estimate(_model(model), fidelity=fidelity, chemical_potentials=_potentials(mu))
-        options: dict[str, Any] = {
-            "kinds": defects or ["vacancy"], "elements": element, "dopants": dopant, "supercell": repeats,
-            "min_distance": min_distance, "max_atoms": max_atoms, "model": estimate,
-        }  # fmt: skip
-        ranking = Ranking(_watch(_screened(hosts, options, failed), total), n_lowest=top, n_uncertain=uncertain)
+        results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
+        ranking = Ranking(_watch(results, total, failed), n_lowest=top, n_uncertain=uncertain)
         if not len(ranking):
             raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
         _write(ranking, output)
@@ -142,49 +146,27 @@ def _hosts(
     return named, 1 if repeats is None else repeats, num
 
 
-def _screened(
-    hosts: "Iterator[tuple[str, Atoms | str]]", options: dict[str, Any], failed: list[str]
-) -> "Iterator[list[Screened]]":
-    """The defects of each host; one that fails is noted and costs the others nothing."""
-    from cgcnn_ase.defects.screening import screen
-
+def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Iterator[tuple[str, Atoms]]":
+    """The hosts that could be read."""
     for name, atoms in hosts:
-        try:
-            if isinstance(atoms, str):
-                raise ValueError(atoms)
-            yield list(screen([(name, atoms)], **options))
-        except ValueError as error:  # noqa: PERF203 - a host's own
-            words = str(error)
-            failed.append(words if name in words else f"{name}: {words}")
-            yield []
+        if isinstance(atoms, str):
+            failed.append(atoms)
+        else:
+            yield name, atoms
 
 
-def _watch(found: "Iterator[list[Screened]]", total: int) -> "Iterator[Screened]":
-    """Show a progress bar where somebody is looking."""
-    if not is_terminal():
-        for defects in found:
-            yield from defects
-        return
+def _watch(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
+    """The defects of all hosts, with a progress bar where somebody is looking; note what failed."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), disable=not is_terminal()) as progress:
         task = progress.add_task("Screening", total=total)
-        for defects in found:
+        for result in results:
             progress.advance(task)
-            yield from defects
-
-
-def _model(name: str) -> "Model":
-    if name != _CHGNET:
-        return name
-    try:
-        from chgnet.model.dynamics import CHGNetCalculator
-    except ImportError as error:
-        raise ImportError('--model chgnet needs CHGNet: pip install "cgcnn-ase[chgnet]"') from error
-    from cgcnn_ase.defects.energy_models import as_energy_model
-
-    return as_energy_model(CHGNetCalculator(use_device="cpu", verbose=False), references="mp-pbe")
+            if result.error is not None:
+                failed.append(result.error)
+            yield from result.found
 
 
 def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.manifest import Manifest
@@ -126,11 +126,6 @@ class FromSupercells:
         ]
 
 
-class _Choice(NamedTuple):
-    level: str
-    predictor: "Predictor | None"
-
-
 def cost_estimate(
     model: "Model" = "vacancy-formation-energy",
     *,
@@ -142,7 +137,7 @@ def cost_estimate(
     Parameters
     ----------
     model
-        A pretrained name, model folder or loaded model; or an ASE calculator (no uncertainty then).
+        A pretrained name, model folder or loaded model; or ``chgnet`` or an ASE calculator (no uncertainty then).
     fidelity
         Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.registry.FIDELITIES`.
     chemical_potentials
@@ -153,11 +148,12 @@ def cost_estimate(
     ValueError
         If chemical potentials are given to a model of sites, whose references are those of its training set.
     """
+    from cgcnn_ase.defects.energy_models import CHGNET
     from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.prediction import Predictor
     from cgcnn_ase.registry import with_fidelity
 
-    if isinstance(model, str | Path | CrystalModel):
+    if isinstance(model, str | Path | CrystalModel) and model != CHGNET:
         known = model if isinstance(model, CrystalModel) else with_fidelity(str(model), fidelity)
         predictor = Predictor(known)
         if predictor.of_sites:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+#: the name that stands for the interatomic potential
+CHGNET = "chgnet"
+
 
 class Combination(NamedTuple):
     """A sum of energies with coefficients."""
@@ -202,7 +205,8 @@ def as_energy_model(
     ----------
     model
         A pretrained name, a model folder or a loaded model of the formation or total energy; an ASE calculator;
-        ``stored`` for structures that bring their energies; or an :class:`EnergyModel`.
+        ``chgnet`` for that interatomic potential; ``stored`` for structures that bring their energies; or an
+        :class:`EnergyModel`.
     references
         Energies of the elements, eV/atom: ``mp-pbe`` for those of the Materials Project, which fit this package's
         models (their default) and potentials trained on its energies, such as CHGNet; or a dict by symbol. A calculator
@@ -221,6 +225,10 @@ def as_energy_model(
     if isinstance(model, CGCNNCalculator):
         dropout = {key: model.parameters[key] for key in ("n_dropout", "seed")}
         return GraphEnergy(Predictor(model.model, **dropout).inference(), references or model.reference)
+    if model == CHGNET:
+        from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
+
+        return CHGNetEnergy()
     if model == "stored":
         return StoredEnergy(_table(references))
     if isinstance(model, BaseCalculator):

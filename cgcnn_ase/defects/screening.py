@@ -1,12 +1,16 @@
 """Screen hosts: all their defects, what each costs, and which to send to DFT."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgcnn_ase.defects.costs import CostEstimate, DefectCost, cost_estimate
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.workers import available_cores, ordered_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,36 +27,107 @@ class Screened(NamedTuple):
 
 
 def screen(
-    hosts: "Iterable[tuple[str, Atoms]]",
+    host: "Atoms",
     kinds: str | Sequence[str] = ("vacancy",),
     *,
-    model: "Model | CostEstimate" = "vacancy-formation-energy",
+    model: "Model" = "vacancy-formation-energy",
+    estimate: CostEstimate | None = None,
+    name: str = "host",
     **options: Any,
-) -> Iterator[Screened]:
-    """Every symmetry-distinct defect of each host, with its cost; host by host, as they come.
+) -> list[Screened]:
+    """Every symmetry-distinct defect of a host, with its cost.
 
     Parameters
     ----------
-    hosts
-        Names and structures.
-    kinds, options
+    kinds, name, options
         As in :func:`cgcnn_ase.defects.point.point_defects`.
     model
-        As in :func:`cgcnn_ase.defects.costs.cost_estimate`, or such an estimate.
+        As in :func:`cgcnn_ase.defects.costs.cost_estimate`.
+    estimate
+        What says the costs, in place of a model.
 
     Raises
     ------
     ValueError
-        As these do; the message names the host.
+        If there are no such defects, or the model cannot predict one.
 
     Examples
     --------
-    >>> ranking = Ranking(screen([("NCM811", atoms)], elements=["Li"]))  # doctest: +SKIP
+    >>> ranking = Ranking(screen(atoms, elements=["Li"]))  # doctest: +SKIP
     """
-    estimate = model if callable(model) else cost_estimate(model)
-    for name, host in hosts:
-        defects = list(point_defects(host, kinds, name=name, **options))
-        yield from map(Screened, defects, estimate(name, host, defects))
+    estimate = estimate or cost_estimate(model)
+    defects = list(point_defects(host, kinds, name=name, **options))
+    return list(map(Screened, defects, estimate(name, host, defects)))
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What is asked of every host of a screening; picklable, so that worker processes can do it.
+
+    Attributes
+    ----------
+    kinds, options
+        As in :func:`cgcnn_ase.defects.point.point_defects`.
+    model, fidelity, chemical_potentials
+        As in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path.
+    """
+
+    kinds: tuple[str, ...] = ("vacancy",)
+    model: str = "vacancy-formation-energy"
+    fidelity: str | None = None
+    chemical_potentials: Mapping[str, float] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def estimate(self) -> CostEstimate:
+        """What the defects cost; made once a process."""
+        return _estimate(self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())))
+
+    def check(self) -> None:
+        """See that the model is there and predicts what is needed, before anything is screened; raises as it does."""
+        self.estimate()
+
+    def of(self, name: str, host: "Atoms") -> list[Screened]:
+        """The defects of one host; raises as :func:`screen` does."""
+        return screen(host, self.kinds, estimate=self.estimate(), name=name, **self.options)
+
+
+@lru_cache(maxsize=2)
+def _estimate(model: str, fidelity: str | None, potentials: tuple[tuple[str, float], ...]) -> CostEstimate:
+    return cost_estimate(model, fidelity=fidelity, chemical_potentials=dict(potentials) or None)
+
+
+class HostResult(NamedTuple):
+    """The defects of a host, or why there are none."""
+
+    name: str
+    found: list[Screened]
+    error: str | None
+
+
+def screen_hosts(
+    hosts: "Iterable[tuple[str, Atoms]]", screening: Screening, *, workers: int | None = None
+) -> Iterator[HostResult]:
+    """Screen hosts one by one, in their order; one that cannot be screened has an ``error`` and costs no other.
+
+    Parameters
+    ----------
+    workers
+        Processes, by default one for each core.
+    """
+    workers = available_cores() if workers is None else workers
+    if workers == 1:
+        for name, host in hosts:
+            yield _screen_one(screening, name, host)
+        return
+    with closing(ordered_map(_screen_one, ((screening, *host) for host in hosts), workers)) as results:
+        yield from results
+
+
+def _screen_one(screening: Screening, name: str, host: "Atoms") -> HostResult:
+    try:
+        return HostResult(name, screening.of(name, host), None)
+    except ValueError as error:
+        return HostResult(name, [], str(error) if name in str(error) else f"{name}: {error}")
 
 
 class Ranking:
@@ -71,6 +146,8 @@ class Ranking:
     ----------
     costs
         One a defect, by energy, equal ones by id.
+    lowest, uncertain
+        The defects whose structures are kept.
     """
 
     def __init__(self, screened: Iterable[Screened], *, n_lowest: int = 10, n_uncertain: int = 10) -> None:
@@ -86,8 +163,8 @@ class Ranking:
             if found.cost.std is not None:
                 _keep(wide, (found.cost.std, -k, found), n_uncertain)
         self.costs = sorted(costs, key=lambda cost: (cost.energy, cost.id))
-        self.lowest = [found for _, _, found in sorted(low, reverse=True)]
-        self.uncertain = [found for _, _, found in sorted(wide, reverse=True)]
+        self.lowest = [found for _, _, found in sorted(low, key=lambda entry: entry[:2], reverse=True)]
+        self.uncertain = [found for _, _, found in sorted(wide, key=lambda entry: entry[:2], reverse=True)]
 
     def __len__(self) -> int:
         return len(self.costs)
