@@ -23,7 +23,7 @@ ALIASES = {
 
 
 #: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
-FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis")}
+FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
 
 
 class UnknownModelError(ValueError):

@@ -52,7 +52,9 @@ def screen(
     ] = "vacancy-formation-energy",
     fidelity: Annotated[
         str | None,
-        typer.Option(help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai or jarvis."),
+        typer.Option(
+            help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai, jarvis or chgnet."
+        ),
     ] = None,
     mu: Annotated[
         list[str] | None,

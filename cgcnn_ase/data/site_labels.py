@@ -11,6 +11,7 @@ from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
 from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.targets import TargetSpec
@@ -27,7 +28,7 @@ class LabelledHost(NamedTuple):
     id: str
     structure: Geometry
     labels: Floats  #: (N,) of each atom, NaN where nothing is known
-    split: str  #: train, val or test
+    split: str  #: train, val or test; empty where the set has none
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ def labelled_host(
             raise DatasetError(f"{name}: site {site} has two labels")
         labels[site] = value
     return LabelledHost(name, structure, labels, split)
+
+
+def with_splits(
+    own: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
+) -> SiteSet:
+    """A set split by formula: as others have split the formula, else by its hash."""
+    known = {reduced_formula(h.structure.numbers): h.split for other in others for h in other.hosts}
+    formulas = [reduced_formula(h.structure.numbers) for h in own.hosts]
+    hashed = hashed_split(formulas, val=val, test=test, seed=seed)
+    splits = [known.get(formula, str(split)) for formula, split in zip(formulas, hashed, strict=True)]
+    return replace(own, hosts=[h._replace(split=split) for h, split in zip(own.hosts, splits, strict=True)])
 
 
 def without_held_out(sets: Sequence[SiteSet]) -> list[SiteSet]:

@@ -31,8 +31,8 @@ def ranking(costs: "Sequence[DefectCost]") -> "Figure":
             continue
         bars = which & known
         axes.errorbar(
-            ranks[bars], energies[bars], yerr=stds[bars], fmt="none", ecolor=color, alpha=0.8 if few else 0.25,
-            elinewidth=1.2 if few else 0.6, capsize=3 if few else 0,
+            ranks[bars], energies[bars], yerr=stds[bars], fmt="none", ecolor=color, alpha=0.8 if few else 0.4,
+            elinewidth=1.2 if few else 0.8, capsize=3 if few else 0,
         )  # fmt: skip
         text = (
             label

@@ -11,7 +11,14 @@ from ase.build import bulk
 
 from cgcnn_ase.data.dataset import reduced_formula
 from cgcnn_ase.data.errors import DatasetError
-from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, labelled_host, prepare_sites, without_held_out
+from cgcnn_ase.data.site_labels import (
+    LabelledHost,
+    SiteSet,
+    labelled_host,
+    prepare_sites,
+    with_splits,
+    without_held_out,
+)
 from cgcnn_ase.data.vacancies import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
@@ -181,10 +188,28 @@ def test_pairs_of_cells(tmp_path):
     assert {k: v for k, v in enumerate(only.labels.tolist()) if v == v} == {2: 6.5, 5: 9.0}
 
 
-def test_the_published_sets(shared_data):
-    sets = load_vacancies(shared_data)
+def test_a_set_without_a_split_takes_that_of_others():
+    """By formula; a formula that no other has is hashed, and stays where it is whatever else is in the set."""
+    given = SiteSet("one", [host("MgO", 4.2, [0], [8.0], "test"), host("NiO", 4.2, [0], [5.0], "val")])
+    formulas = ["MgO", "NiO", "CaO", "LiF", "NaCl", "KBr", "SrO", "BaO", "FeO", "MnO", "CoO", "VO"]
+    own = SiteSet("two", [host(formula, 4.5, [0], [1.0], "") for formula in formulas])
+    split = {h.id.partition("-")[0]: h.split for h in with_splits(own, [given], val=0.3, test=0.3).hosts}
+    assert (split["MgO"], split["NiO"]) == ("test", "val")
+    assert set(split.values()) == {"train", "val", "test"}
+    fewer = replace(own, hosts=own.hosts[4:])
+    again = {h.id.partition("-")[0]: h.split for h in with_splits(fewer, [given], val=0.3, test=0.3).hosts}
+    assert again == {name: split[name] for name in formulas[4:]}
+
+
+def test_the_published_sets(shared_data, tmp_path):
+    write_packed(tmp_path / "set")
+    table = pd.read_csv(tmp_path / "set" / "properties.csv.gz")
+    table.assign(split="").to_csv(tmp_path / "set" / "properties.csv.gz", index=False)
+    rows = pd.DataFrame({"host": ["a", "b"], "site_index": [0, 1], "energy": [7.0, 5.0]})
+    rows.to_csv(tmp_path / "set" / "vacancies.csv.gz", index=False)
+    sets = load_vacancies(shared_data, tmp_path / "set")
     assert tuple(each.name for each in sets) == VACANCY_SETS
-    witman, kumagai, jarvis = sets
+    witman, kumagai, jarvis, _ = sets
     assert witman.n_labels + kumagai.n_labels > 3100
     assert jarvis.n_labels > 450
     held = {
@@ -196,11 +221,9 @@ def test_the_published_sets(shared_data):
     # published values of Kumagai's set
     oxygen = {h.id: float(np.nanmin(h.labels)) for h in kumagai.hosts}
     assert oxygen.get("MgO", 7.61) == pytest.approx(7.61, abs=0.02)
-    for each in (witman, kumagai):
-        for labelled in each.hosts:
-            assert np.isfinite(labelled.labels).any()
+    assert all(np.isfinite(h.labels).any() for each in sets for h in each.hosts)
     assert all((h.structure.numbers[np.isfinite(h.labels)] == 8).all() for h in kumagai.hosts)
     small = [replace(each, hosts=each.hosts[:5]) for each in sets]
     specs = [TargetSpec(name=f"v_{name}", unit="eV", level="site") for name in VACANCY_SETS]
     data = prepare_sites(small, specs, GraphConfig(merge=True))
-    assert len(data.ids) == 15
+    assert len(data.ids) == 15 + len(sets[3].hosts)
