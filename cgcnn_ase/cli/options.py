@@ -21,3 +21,11 @@ Fidelity = Annotated[
     str | None,
     typer.Option(help="Whose values of vacancy-formation-energy: witman, kumagai, jarvis or chgnet."),
 ]
+Elements = Annotated[
+    list[str] | None,
+    typer.Option(help="Element whose sites are taken; all by default. May be given several times."),
+]
+Dopants = Annotated[
+    list[str] | None,
+    typer.Option(help="Element to put in, on sites or between them. May be given several times."),
+]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.options import Dopants, Elements
 from cgcnn_ase.workers import available_cores
 
 if TYPE_CHECKING:
@@ -36,13 +37,8 @@ def screen(
             "  [default: vacancy]"
         ),
     ] = None,
-    element: Annotated[
-        list[str] | None,
-        typer.Option(help="Element whose sites are taken; all by default. May be given several times."),
-    ] = None,
-    dopant: Annotated[
-        list[str] | None, typer.Option(help="Element to put in, on sites or between them. May be given several times.")
-    ] = None,
+    element: Elements = None,
+    dopant: Dopants = None,
     model: Annotated[
         str,
         typer.Option(
