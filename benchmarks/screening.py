@@ -16,6 +16,7 @@ from _structures import say
 def main() -> None:
     made = parser(__doc__ or "", data=False)
     made.add_argument("--n", type=int, default=1000, help="supercells, at least")
+    made.add_argument("--n-atoms", type=int, default=120, help="of each, before the vacancy")
     made.add_argument("--model", nargs="*", default=["formation-energy-per-atom", "vacancy-formation-energy"])
     made.add_argument("--repeats", type=int, default=1)
     chosen = made.parse_args()
@@ -28,18 +29,19 @@ def main() -> None:
     )
     for model in chosen.model:
         say(model)
-        table.rows.append(measure(model, chosen.n, chosen.repeats))
-    table.rows.append(peer(chosen.n))
+        table.rows.append(measure(model, chosen.n, chosen.n_atoms, chosen.repeats))
+    table.rows.append(peer(chosen.n, chosen.n_atoms))
     finish([table], chosen.output, vars(chosen))
 
 
-def measure(model: str, n: int, repeats: int) -> list[object]:
-    orders = -(-n // 20)  # 20 lithium atoms in a cell of 80
+def measure(model: str, n: int, n_atoms: int, repeats: int) -> list[object]:
+    orders = -(-4 * n // n_atoms)  # every fourth atom is lithium
     best = float("inf")
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as place:
             output = Path(place) / "out"
-            options = ["--element", "Li", "--num", str(orders), "--model", model, "--output", str(output)]
+            options = ["--element", "Li", "--num", str(orders), "--n-atoms", str(n_atoms)]
+            options += ["--model", model, "--output", str(output)]
             if model == "vacancy-formation-energy":
                 options += ["--fidelity", "chgnet"]  # the one that knows lithium
             seconds, _ = run([CGCNN_ASE, "screen", "NCM811", *options])
@@ -57,14 +59,14 @@ def measure(model: str, n: int, repeats: int) -> list[object]:
     ]
 
 
-def peer(n: int) -> list[object]:
+def peer(n: int, n_atoms: int) -> list[object]:
     """Making the vacancies alone, by pymatgen-analysis-defects; a few hosts, as it is slow."""
     from pymatgen.analysis.defects.generators import VacancyGenerator
     from pymatgen.io.ase import AseAtomsAdaptor
 
     from cgcnn_ase.defects.cathodes import cathodes
 
-    hosts = list(cathodes("NCM811", num=max(1, min(3, n // 20))))
+    hosts = list(cathodes("NCM811", num=max(1, min(3, 4 * n // n_atoms)), n_atoms=n_atoms))
     start, count = time.perf_counter(), 0
     for host in hosts:
         structure = AseAtomsAdaptor.get_structure(host)
