@@ -112,7 +112,6 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         own = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
         labels = np.concatenate([host.labels for _, _, host in part])
         targets.append(_of_nodes(built.node_of_atom, labels, own, (len(built.graph.numbers), len(specs))))
-    train = [(name, host) for _, name, host in hosts if host.split == "train"]
     return PreparedData(
         ids=[name for _, name, _ in hosts],
         targets=np.concatenate(targets),
@@ -120,11 +119,14 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         graphs=GraphStore.from_graphs(stores),
         graph_config=graph,
         specs=tuple(specs),
-        train_hash=hash_of_samples(
-            [name for name, host in train for _ in host.labels],
-            np.concatenate([host.labels for _, host in train])[:, None],
-        ),
+        train_hash=_hash([(name, host) for _, name, host in hosts if host.split == "train"]),
     )
+
+
+def _hash(hosts: Sequence[tuple[str, LabelledHost]]) -> str:
+    """sha256 of names and labels."""
+    labels = [np.empty(0), *(host.labels for _, host in hosts)]
+    return hash_of_samples([name for name, host in hosts for _ in host.labels], np.concatenate(labels)[:, None])
 
 
 def _of_nodes(
