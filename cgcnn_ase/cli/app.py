@@ -11,6 +11,7 @@ from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
 from cgcnn_ase.cli.screen import screen
 from cgcnn_ase.cli.train import train
+from cgcnn_ase.cli.voltage import voltage
 
 app = typer.Typer(
     name="cgcnn-ase",
@@ -19,5 +20,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen):
+for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen, voltage):
     app.command()(command)

@@ -178,20 +178,24 @@ class StoredEnergy:
         self.references = references
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
-        """The stored energies, eV a cell.
+        """The stored energies, eV a cell: of a calculator with results, or ``info["energy"]`` as files are read.
 
         Raises
         ------
         ValueError
             If a structure has none.
         """
-        for k, atoms in enumerate(structures):
-            if atoms.calc is None or "energy" not in getattr(atoms.calc, "results", {}):
-                raise ValueError(f"structure {k} ({atoms.get_chemical_formula()}) brings no energy")
         return Energies(
-            np.array([float(atoms.get_potential_energy()) for atoms in structures]),
-            in_domain=(None,) * len(structures),
+            np.array([_stored(k, atoms) for k, atoms in enumerate(structures)]), in_domain=(None,) * len(structures)
         )
+
+
+def _stored(k: int, atoms: "Atoms") -> float:
+    if atoms.calc is not None and "energy" in getattr(atoms.calc, "results", {}):
+        return float(atoms.get_potential_energy())
+    if "energy" in atoms.info:
+        return float(atoms.info["energy"])
+    raise ValueError(f"structure {k} ({atoms.get_chemical_formula()}) brings no energy")
 
 
 def as_energy_model(

@@ -1,0 +1,77 @@
+"""``cgcnn-ase voltage``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, say
+
+if TYPE_CHECKING:
+    from cgcnn_ase.defects.voltage import VoltageCurve
+
+
+def voltage(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Structures of one framework with at least two contents of the ion: files, folders or globs.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="Energies by a pretrained name, a model folder, chgnet, or stored (in the files)."),
+    ] = "formation-energy-per-atom",
+    ion: Annotated[str, typer.Option(help="Li, Na or K.")] = "Li",
+    metal: Annotated[
+        float | None, typer.Option(help="Energy of the ion's metal, eV/atom; by default the model's own reference.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: the curve as JSON on stdout.")] = False,
+) -> None:
+    """Voltages of an intercalation series: the stable phases, and the voltage of each step between them.
+
+    Exit code 0: done; 2: nothing could be done.
+    """
+    with errors_as_usage():
+        if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--output {output}: allowed are names that end in .png, .pdf or .svg")
+        from cgcnn_ase.defects.voltage import voltage_curve
+        from cgcnn_ase.structures import collect_paths, read_structures
+
+        records = list(read_structures(collect_paths(paths)))
+        curve = voltage_curve([record.unwrap() for record in records], model, lithium=metal, ion=ion)
+        names = [record.id for record in records]
+        if output is not None:
+            from cgcnn_ase.plots import save
+            from cgcnn_ase.voltage_plot import voltage_plot
+
+            save(voltage_plot(curve), output)
+            say(f"written to {output}")
+    if as_json:
+        typer.echo(json.dumps({"structures": names, **curve.to_dict()}, indent=1))
+    else:
+        _show(curve, names)
+
+
+def _show(curve: "VoltageCurve", names: list[str]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    phases = Table("structure", f"x in {curve.ion}x{curve.unit}", "formation energy (eV)", "std", "above hull (eV)")
+    for phase in curve.phases:
+        std = "" if phase.std is None else f"{phase.std:.3f}"
+        energies = (f"{phase.formation_energy:.3f}", std, f"{phase.above_hull:.3f}")
+        phases.add_row(names[phase.index], f"{phase.x:.4g}", *energies)
+    steps = Table("from x", "to x", f"voltage against {curve.ion} (V)", "std")
+    for step in curve.steps:
+        std = "" if step.std is None else f"{step.std:.2f}"
+        steps.add_row(f"{step.x_from:.4g}", f"{step.x_to:.4g}", f"{step.voltage:.3f}", std)
+    console.print(phases)
+    console.print(steps)
