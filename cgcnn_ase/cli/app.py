@@ -2,6 +2,7 @@
 
 import typer
 
+from cgcnn_ase.cli.defects import defects
 from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
 from cgcnn_ase.cli.models import models
@@ -16,5 +17,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, train, evaluate, explain, prepare):
+for command in (predict, models, train, evaluate, explain, prepare, defects):
     app.command()(command)

@@ -1,0 +1,207 @@
+"""Plans of several defects near one another: pairs of exchanged cations, and complexes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..graphs.neighbors import search
+from .host import Floats, Host
+from .interstitials import Hole
+from .plan import Change, Plan, replacement
+from .symmetry import Member, Symmetry, translated
+
+RANGES = ("all", "near", "far")
+
+#: distances that differ by less than this are one shell, Å
+_SHELL = 0.01
+
+
+@dataclass(frozen=True)
+class Places:
+    """Everything that can be changed in a host: its sites, and after them its holes.
+
+    Attributes
+    ----------
+    host, symmetry
+        Its symmetry knows the holes as sites, too.
+    options
+        What can be done at each place: changes in the cell at the origin.
+    near
+        For each place those within the cutoff: (place, cell, distance in Å), the nearest first.
+    """
+
+    host: Host
+    symmetry: Symmetry
+    options: tuple[tuple[Change, ...], ...]
+    near: tuple[tuple[tuple[int, tuple[int, int, int], float], ...], ...]
+    positions: Floats
+
+    def change(self, member: Member) -> Change:
+        """What a member of a group stands for."""
+        label, place, *cell = member
+        found = next(change for change in self.options[place] if change.name == label)
+        return found._replace(cell=tuple(cell))
+
+    def position(self, member: Member) -> Floats:
+        """Cartesian, Å."""
+        place: Floats = self.positions[member[1]] + np.array(member[2:]) @ self.host.cell
+        return place
+
+    def extent(self, group: Sequence[Member]) -> float:
+        """The largest distance between two members, Å."""
+        at = np.array([self.position(member) for member in group])
+        return float(np.linalg.norm(at[:, None] - at[None], axis=2).max())
+
+
+def find_places(
+    host: Host, symmetry: Symmetry, options: Sequence[Sequence[Change]], cutoff: float, holes: Sequence[Hole] = ()
+) -> Places:
+    """The places of a host, and which are near which.
+
+    Parameters
+    ----------
+    options
+        For each site, and after them for each hole with all its equivalent places, what can be done there.
+    cutoff
+        Å.
+    """
+    frac = np.concatenate([host.frac, *[hole.orbit for hole in holes]])
+    positions = frac @ host.cell
+    bonds = search(positions, host.cell, ~np.array(host.vacuum), cutoff)
+    offsets = bonds.vectors - (positions[bonds.neighbors] - positions[bonds.centers])
+    cells = np.rint(offsets @ np.linalg.inv(host.cell)).astype(int)
+    near: list[list[Any]] = [[] for _ in frac]
+    for center, neighbor, cell, distance in zip(
+        bonds.centers.tolist(), bonds.neighbors.tolist(), cells.tolist(), bonds.distances.tolist(), strict=True
+    ):
+        near[center].append((neighbor, tuple(cell), distance))
+    return Places(host, replace(symmetry, frac=frac), tuple(map(tuple, options)), tuple(map(tuple, near)), positions)
+
+
+def cation_mixing(
+    host: Host, symmetry: Symmetry, pair: tuple[str, str], *, cutoff: float, which: str = "all"
+) -> Iterator[Plan]:
+    """Two cations that have changed places, for each symmetry-distinct pair of sites, the nearest first.
+
+    Parameters
+    ----------
+    pair
+        The two elements.
+    cutoff
+        Largest distance between the two sites, Å.
+    which
+        ``all`` pairs, or for each distinct site of the first element the ``near`` or ``far`` ones (at the smallest or
+        largest distance).
+
+    Raises
+    ------
+    ValueError
+        If no pair is within the cutoff.
+    """
+    first, second = pair
+    names = host.atoms.get_chemical_symbols()
+    swaps = {first: second, second: first}
+    options = [[replacement(name, swaps[name], site)] if name in swaps else [] for site, name in enumerate(names)]
+    places = find_places(host, symmetry, options, cutoff)
+
+    def partners(site: int) -> list[tuple[int, tuple[int, int, int], float]]:
+        found = [entry for entry in places.near[site] if names[entry[0]] == second]
+        if not found or which == "all":
+            return found
+        distances = [entry[2] for entry in found]
+        wanted = min(distances) if which == "near" else max(distances)
+        return [entry for entry in found if abs(entry[2] - wanted) < _SHELL]
+
+    groups = [
+        ((f"{second}_{first}", site, 0, 0, 0), (f"{first}_{second}", other, *cell))
+        for site in symmetry.representatives()
+        if names[site] == first
+        for other, cell, _ in partners(site)
+    ]
+    groups.sort(key=lambda group: round(places.extent(group), 3))
+    if not groups:
+        raise ValueError(
+            f"{host.name}: no {first} and {second} are within {cutoff:.3g} Å of one another; "
+            "take a larger cutoff or supercell"
+        )
+    yield from _distinct("cation-mixing", places, iter(groups))
+
+
+def complexes(places: Places, *, size: int = 2) -> Iterator[Plan]:
+    """Two to `size` defects, all within the cutoff of one another, for each symmetry-distinct group.
+
+    Parameters
+    ----------
+    places
+        Where something can be changed, and what.
+    size
+        Most defects in a group.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    starts = [p for p in _representatives(places) if places.options[p]]
+    found = False
+    for n_members in range(2, size + 1):
+        for plan in _distinct("complex", places, _grown(places, starts, n_members)):
+            found = True
+            yield plan
+    if not found:
+        raise ValueError(f"{places.host.name}: no two defects are within the cutoff; take a larger one")
+
+
+def _representatives(places: Places) -> list[int]:
+    """One place of each kind that symmetry tells apart."""
+    images = places.symmetry.site_images[0]
+    return [int(place) for place in np.unique(images.min(axis=0))]
+
+
+def _grown(places: Places, starts: Sequence[int], n_members: int) -> Iterator[tuple[Member, ...]]:
+    """All groups of so many members around the places to start from; equal ones several times."""
+
+    def grow(sites: tuple[tuple[int, int, int, int], ...]) -> Iterator[tuple[tuple[int, int, int, int], ...]]:
+        if len(sites) == n_members:
+            yield sites
+            return
+        common = set.intersection(*(_around(places, site) for site in sites))
+        for site in sorted(common):
+            if places.options[site[0]] and (len(sites) == 1 or site > sites[-1]):
+                yield from grow((*sites, site))
+
+    for start in starts:
+        for sites in grow(((start, 0, 0, 0),)):
+            yield from _labelled(places, sites)
+
+
+def _around(places: Places, site: tuple[int, int, int, int]) -> set[tuple[int, int, int, int]]:
+    place, a, b, c = site
+    return {(other, a + x, b + y, c + z) for other, (x, y, z), _ in places.near[place]}
+
+
+def _labelled(places: Places, sites: Sequence[tuple[int, int, int, int]]) -> Iterator[tuple[Member, ...]]:
+    if not sites:
+        yield ()
+        return
+    first, *rest = sites
+    for change in places.options[first[0]]:
+        for others in _labelled(places, rest):
+            yield ((change.name, *first), *others)
+
+
+def _distinct(kind: str, places: Places, groups: Iterator[tuple[Member, ...]]) -> Iterator[Plan]:
+    """A plan for each group that no symmetry operation takes to an earlier one."""
+    seen: set[tuple[Member, ...]] = set()
+    for group in groups:
+        if translated(group) in seen:
+            continue
+        images = places.symmetry.group_images(group)
+        seen |= images
+        changes = tuple(places.change(member) for member in group)
+        name = "+".join(change.name for change in changes)
+        first = changes[0].site
+        letter = "" if first is None else places.symmetry.wyckoff[first]
+        yield Plan(kind, name, changes, len(images), letter, places.extent(group))

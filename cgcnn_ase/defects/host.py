@@ -1,0 +1,167 @@
+"""The crystal or layer that gets defects: checked, named, and with its vacuum found."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..elements import symbols
+from ..structures.check import completed_cell, heights_and_inverse
+from ..structures.collect import from_object
+from ..structures.record import StructureError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Floats = npt.NDArray[np.float64]
+
+#: a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
+VACUUM = 6.0
+#: room put around a layer in a direction that is not periodic, Å
+_ROOM = 20.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A checked host.
+
+    Attributes
+    ----------
+    atoms
+        The host, without calculator and constraints.
+    name
+        What the manifests call it.
+    vacuum
+        For each cell vector whether a vacuum, or nothing at all, lies along it.
+    cell
+        (3, 3) Å, periodic in all directions: where the host is not, with room around it.
+    """
+
+    atoms: "Atoms"
+    name: str
+    vacuum: tuple[bool, bool, bool]
+    cell: Floats
+
+    @cached_property
+    def sha256(self) -> str:
+        """See `host_hash`."""
+        return host_hash(self.atoms)
+
+    @cached_property
+    def frac(self) -> Floats:
+        """(N, 3) positions in `cell`."""
+        return np.asarray(self.atoms.positions @ np.linalg.inv(self.cell), dtype=np.float64)
+
+    @cached_property
+    def elements(self) -> tuple[str, ...]:
+        """Its elements in order of appearance."""
+        return tuple(dict.fromkeys(self.atoms.get_chemical_symbols()))
+
+    def chosen(self, elements: Iterable[str] | None) -> tuple[str, ...]:
+        """The elements asked for, all by default.
+
+        Raises
+        ------
+        ValueError
+            If one is not in the host; it names those that are.
+        """
+        asked = self.elements if elements is None else tuple(dict.fromkeys(elements))
+        for symbol in asked:
+            if symbol not in self.elements:
+                raise ValueError(f"{self.name} has no {symbol}; its elements are {', '.join(self.elements)}")
+        if not asked:
+            raise ValueError(f"no element is given; those of {self.name} are {', '.join(self.elements)}")
+        return asked
+
+
+def check_host(host: "Atoms", name: str = "host") -> Host:
+    """The host, or what is wrong with it.
+
+    Parameters
+    ----------
+    host
+        A crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
+    name
+        What to call it in messages and manifests.
+
+    Raises
+    ------
+    StructureError
+        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`.
+    """
+    atoms = from_object(host, source=name)
+    if _partially_occupied(atoms):
+        raise StructureError(
+            name,
+            "has partially occupied sites; order it first: read_structures(..., order_disordered=True), "
+            "on the command line --order-disordered",
+        )
+    if not atoms.pbc.any():
+        raise StructureError(name, "is periodic in no direction; defects are made in crystals, layers and wires")
+    atoms.set_constraint()
+    vacuum, cell = _vacuum(atoms)
+    return Host(atoms, name, vacuum, cell)
+
+
+def check_elements(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Element symbols, each once.
+
+    Raises
+    ------
+    ValueError
+        If one is no element.
+    """
+    found = tuple(dict.fromkeys(names))
+    for name in found:
+        if name not in symbols()[1:]:
+            raise ValueError(f"{what} {name!r}: is no symbol of an element (Li, Mg, ...)")
+    return found
+
+
+def host_hash(atoms: "Atoms") -> str:
+    """sha256 of elements, periodic directions, cell and positions to 0.001 Å, which a round trip to a file keeps."""
+    digest = hashlib.sha256()
+    digest.update(np.asarray(atoms.numbers, dtype="<i8").tobytes())
+    digest.update(np.asarray(atoms.pbc, dtype=np.uint8).tobytes())
+    for lengths in (atoms.cell.array, atoms.positions):
+        digest.update(np.rint(np.asarray(lengths) * 1000).astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _partially_occupied(atoms: "Atoms") -> bool:
+    """Whether ASE's CIF reader noted partial occupancies, of which it keeps the main element only."""
+    occupancy = atoms.info.get("occupancy")
+    if not isinstance(occupancy, dict):
+        return False
+    return any(len(site) > 1 or min(site.values(), default=1) < 1 - 1e-8 for site in occupancy.values())
+
+
+def _vacuum(atoms: "Atoms") -> tuple[tuple[bool, bool, bool], Floats]:
+    """Along which vectors there is vacuum, and the cell with room in the directions that are not periodic."""
+    cell = np.array(completed_cell(atoms.cell.array, atoms.pbc), dtype=np.float64)
+    for axis in np.flatnonzero(~atoms.pbc):
+        along = atoms.positions @ (cell[axis] / np.linalg.norm(cell[axis]))
+        cell[axis] *= (np.ptp(along) + _ROOM) / np.linalg.norm(cell[axis])
+    heights = heights_and_inverse(cell)[0]
+    frac = (atoms.positions @ np.linalg.inv(cell)) % 1.0
+    gaps = [largest_gap(frac[:, axis])[0] * heights[axis] for axis in range(3)]
+    a, b, c = (bool(not periodic or gap > VACUUM) for periodic, gap in zip(atoms.pbc, gaps, strict=True))
+    if a and b and c:  # a crystal of few, large and distant atoms or molecules has no vacuum to spare
+        return (False, False, False), cell
+    return (a, b, c), cell
+
+
+def largest_gap(fractions: Floats) -> tuple[float, float]:
+    """The widest gap between fractional coordinates on a circle of length 1, and where it ends.
+
+    >>> largest_gap(np.array([0.1, 0.3, 0.9]))
+    (0.6000000000000001, 0.9)
+    """
+    ordered = np.sort(fractions % 1.0)
+    gaps = np.diff(ordered, append=ordered[0] + 1.0)
+    widest = int(np.argmax(gaps))
+    return float(gaps[widest]), float(ordered[(widest + 1) % len(ordered)])

@@ -1,0 +1,188 @@
+"""What was done to make a defect: a row of plain values that travels with the structure."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+from ..model_folder import package_version
+
+#: the key in ``atoms.info``
+KEY = "defect"
+
+
+def generator_name() -> str:
+    """Who made a structure: ``cgcnn_ase`` and its version."""
+    return f"cgcnn_ase {package_version()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How a defective structure was made from its host.
+
+    Attributes
+    ----------
+    id
+        Unique among the defects of one host.
+    host, host_sha256
+        Name of the host; hash of its elements, cell and positions (to 0.001 Å), see `host_hash`.
+    kind
+        ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing``, ``complex`` or
+        ``random-vacancy``.
+    defect
+        ``v_Li``, ``Ni_Li`` (nickel on a lithium site), ``Li_i``, ``Li_Ni+Ni_Li``.
+    site_index
+        The (first) site, counted in the host; None for an interstitial.
+    sites
+        All sites that were emptied or replaced, counted in the supercell before anything was removed.
+    position
+        Cartesian position of the (first) defect in the supercell, Å.
+    removed, added
+        Element symbols, one for each atom taken away or put in.
+    wyckoff
+        Wyckoff letter of the (first) site; empty where there is none.
+    multiplicity
+        Equivalent defects in the host cell (of random vacancies: 1).
+    supercell
+        The supercell's vectors in those of the host, rows after one another.
+    image_distance
+        From the defect to its nearest periodic image, Å, not counting those across a vacuum.
+    distance
+        The largest distance between two sites of a pair or complex, Å.
+    charge
+        Charge of this structure, in elementary charges.
+    charges
+        Charge states that are likely, guessed; empty where none were asked for.
+    oxidation_state
+        Of the defect, guessed; None where none was asked for.
+    distortion
+        Local distortion in words; empty where there is none.
+    seed
+        Of all that is random; None where nothing is.
+    generator
+        ``cgcnn_ase`` and its version.
+    formula, n_atoms
+        Of the defective supercell.
+    """
+
+    id: str
+    host: str
+    host_sha256: str
+    kind: str
+    defect: str
+    site_index: int | None = None
+    sites: tuple[int, ...] = ()
+    position: tuple[float, ...] = ()
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    wyckoff: str = ""
+    multiplicity: int = 1
+    supercell: tuple[int, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    image_distance: float = inf
+    distance: float | None = None
+    charge: int = 0
+    charges: tuple[int, ...] = ()
+    oxidation_state: int | None = None
+    distortion: str = ""
+    seed: int | None = None
+    generator: str = ""
+    formula: str = ""
+    n_atoms: int = 0
+
+    def to_info(self) -> dict[str, Any]:
+        """For ``atoms.info.update``: one key, `KEY`, with plain values that extended XYZ and ASE databases keep."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        plain["image_distance"] = self.image_distance if isfinite(self.image_distance) else None
+        return {KEY: plain}
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> "Manifest":
+        """The manifest in ``atoms.info``.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it is not one of this package.
+        """
+        plain = info.get(KEY)
+        if not isinstance(plain, Mapping):
+            raise ValueError(f"atoms.info has no {KEY!r}: the structure was not made by cgcnn_ase.defects")
+        unknown = sorted(set(plain) - set(COLUMNS))
+        missing = sorted({"id", "host", "host_sha256", "kind", "defect"} - set(plain))
+        if unknown or missing:
+            which = f"unknown {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
+            raise ValueError(f"atoms.info[{KEY!r}] is no manifest of a defect: {which}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list | tuple) else value for name, value in plain.items()
+        }
+        if values.get("image_distance") is None:
+            values["image_distance"] = inf
+        return cls(**values)
+
+    def to_row(self) -> dict[str, str]:
+        """As text for a CSV file: lists with spaces between, nothing for None."""
+        return {name: _to_text(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> "Manifest":
+        """The inverse of `to_row`."""
+        return cls(**{field.name: _FROM_TEXT[str(field.type)](row[field.name]) for field in fields(cls)})
+
+
+#: the columns of ``manifest.csv``
+COLUMNS = tuple(field.name for field in fields(Manifest))
+
+_FROM_TEXT: dict[str, Any] = {}
+for _type, _read in ((str, str), (int, int), (float, float)):
+    _FROM_TEXT[str(_type)] = _read
+    _FROM_TEXT[str(_type | None)] = lambda text, read=_read: read(text) if text else None
+    _FROM_TEXT[str(tuple[_type, ...])] = lambda text, read=_read: tuple(map(read, text.split()))  # type: ignore[valid-type]
+
+
+def _to_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def write_manifest(path: str | Path, manifests: Iterable[Manifest]) -> Path:
+    """Write ``manifest.csv``, one row a defect, each as soon as it comes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    manifests
+        The rows; an iterator is taken one at a time.
+    """
+    path = Path(path)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for manifest in manifests:
+            writer.writerow(manifest.to_row())
+    return path
+
+
+def read_manifest(path: str | Path) -> list[Manifest]:
+    """Read what `write_manifest` wrote.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or a value cannot be read, with the line.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: is no manifest of defects: it has no column {', '.join(missing)}")
+        found = []
+        for row in reader:
+            try:
+                found.append(Manifest.from_row(row))
+            except (ValueError, TypeError, AttributeError) as error:  # noqa: PERF203 - a line cut off has None for its last columns
+                raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+        return found

@@ -1,0 +1,119 @@
+"""Which sites, and groups of sites, of a host are equivalent."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .host import Floats, Host
+
+Ints = npt.NDArray[np.int64]
+
+#: tolerance on positions, Å, and on angles, degrees: those of pymatgen-analysis-defects
+SYMPREC, ANGLE = 0.01, 5.0
+
+#: a site of the infinite crystal: what is done there, site of the host, and cell
+Member = tuple[str, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Space group operations of a host and what they do to its sites.
+
+    Attributes
+    ----------
+    orbit
+        (N,) index of the first site equivalent to each.
+    wyckoff
+        Wyckoff letter of each site.
+    rotations, translations
+        (M, 3, 3) and (M, 3), on fractional coordinates; centring translations are among them.
+    frac
+        (N, 3) the sites.
+    """
+
+    orbit: Ints
+    wyckoff: tuple[str, ...]
+    rotations: Ints
+    translations: Floats
+    frac: Floats
+
+    @cached_property
+    def multiplicity(self) -> Ints:
+        """(N,) number of sites equivalent to each, itself among them."""
+        return np.bincount(self.orbit, minlength=len(self.orbit))[self.orbit]
+
+    def representatives(self) -> list[int]:
+        """The first site of each orbit."""
+        return [int(site) for site in np.unique(self.orbit)]
+
+    @cached_property
+    def site_images(self) -> tuple[Ints, Ints]:
+        """Where each operation takes each site: (M, N) sites and (M, N, 3) cells.
+
+        Raises
+        ------
+        ValueError
+            If an operation takes a site to no site.
+        """
+        moved = np.einsum("mij,nj->mni", self.rotations, self.frac) + self.translations[:, None]
+        sites = np.empty(moved.shape[:2], dtype=np.int64)
+        cells = np.empty(moved.shape, dtype=np.int64)
+        for m, places in enumerate(moved):
+            delta = places[:, None] - self.frac[None]
+            whole = np.rint(delta)
+            best = np.abs(delta - whole).max(axis=2).argmin(axis=1)
+            rows = np.arange(len(best))
+            if len(np.unique(best)) != len(best):
+                raise ValueError("a symmetry operation takes two sites to one; the structure is too distorted")
+            sites[m], cells[m] = best, whole[rows, best].astype(np.int64)
+        return sites, cells
+
+    def group_images(self, members: Iterable[Member]) -> set[tuple[Member, ...]]:
+        """All groups of sites that the symmetry makes equal to one, each named by `translated`; they are as many as
+        there are in a cell.
+        """
+        group = list(members)
+        sites = np.array([member[1] for member in group])
+        shift = np.array([member[2:] for member in group])
+        images, cells = self.site_images
+        moved = cells[:, sites] + np.einsum("mij,nj->mni", self.rotations, shift)
+        return {
+            translated([(member[0], s, *t) for member, s, t in zip(group, row, places, strict=True)])
+            for row, places in zip(images[:, sites].tolist(), moved.tolist(), strict=True)
+        }
+
+
+def translated(members: Iterable[Member]) -> tuple[Member, ...]:
+    """The group of sites moved by whole cells so that its name does not depend on where it lies."""
+    group = list(members)
+    found = []
+    for _, _, a, b, c in group:
+        found.append(tuple(sorted((label, site, x - a, y - b, z - c) for label, site, x, y, z in group)))
+    return min(found)
+
+
+def find_symmetry(host: Host) -> Symmetry:
+    """The symmetry of a host, by spglib.
+
+    Raises
+    ------
+    ValueError
+        If spglib finds none.
+    """
+    import spglib
+
+    cell: Any = (host.cell, host.frac, host.atoms.numbers)
+    data = spglib.get_symmetry_dataset(cell, symprec=SYMPREC, angle_tolerance=ANGLE)
+    if data is None:
+        raise ValueError(f"{host.name}: spglib finds no symmetry; are two atoms on one site?")
+    return Symmetry(
+        orbit=np.asarray(data.equivalent_atoms, dtype=np.int64),
+        wyckoff=tuple(data.wyckoffs),
+        rotations=np.asarray(data.rotations, dtype=np.int64),
+        translations=np.asarray(data.translations, dtype=np.float64),
+        frac=host.frac,
+    )
