@@ -5,10 +5,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from cgcnn_ase.elements import MAX_NUMBER
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 
-PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "site"]
+PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site"]
 
 
 class Pooling(nn.Module):
@@ -25,6 +26,9 @@ class Pooling(nn.Module):
         (Xie and Grossman, 2018, go over all layers as well).
     ``gated``
         mean of sigmoid(W h + b) * h of the last layer (CGNN, Tony-Y, 2019).
+    ``contrast``
+        mean of the last layer's vectors, and beside it the largest deviation of an atom's vector from the mean over the
+        atoms of its element in the crystal: what one atom that is unlike its kind makes large, in a cell of any size.
     ``site``
         no pooling: a row for each node.
     """
@@ -34,7 +38,7 @@ class Pooling(nn.Module):
         if name not in get_args(PoolingName):
             raise ValueError(f"unknown pooling {name!r}; allowed: {', '.join(get_args(PoolingName))}")
         self.name = name
-        self.n_out = 2 * n_features if name == "mean+max" else n_features
+        self.n_out = 2 * n_features if name in ("mean+max", "contrast") else n_features
         self.attention = nn.Linear(n_features, 1) if name == "softmax" else None
         self.gate = nn.Linear(n_features, n_features) if name == "gated" else None
 
@@ -54,6 +58,8 @@ class Pooling(nn.Module):
         parts = [] if self.name == "max" else [segment_mean(v, graph.multiplicity, index, n)]
         if "max" in self.name:
             parts.append(segment_max(v, index, n))
+        if self.name == "contrast":
+            parts.append(segment_max(unlike_its_kind(graph, v).abs(), index, n))
         return torch.cat(parts, dim=1)
 
 
@@ -63,7 +69,7 @@ class MultiStepPooling(nn.Module):
     def __init__(self, name: PoolingName, n_features: int, n_layers: int) -> None:
         super().__init__()
         self.steps = nn.ModuleList(Pooling(name, n_features) for _ in range(n_layers))
-        n_pooled = 2 * n_features if name == "mean+max" else n_features
+        n_pooled = 2 * n_features if name in ("mean+max", "contrast") else n_features
         self.linears = nn.ModuleList(nn.Linear(n_pooled, n_features, bias=False) for _ in range(n_layers))
         self.n_out = n_features
 
@@ -71,6 +77,12 @@ class MultiStepPooling(nn.Module):
         """(N, F) of each layer -> (B, F), or (N, F) for sites."""
         parts = [linear(step(graph, [v])) for linear, step, v in zip(self.linears, self.steps, layers, strict=True)]
         return torch.stack(parts).sum(dim=0)
+
+
+def unlike_its_kind(graph: CrystalGraph, v: Tensor) -> Tensor:
+    """Each vector less the mean over the atoms of its element in its crystal: (N, F) -> (N, F)."""
+    kinds, kind = torch.unique(crystal_index(graph) * (MAX_NUMBER + 1) + graph.numbers, return_inverse=True)
+    return v - segment_mean(v, graph.multiplicity, kind, len(kinds))[kind]
 
 
 def softmax_sum(v: Tensor, score: nn.Module, multiplicity: Tensor, index: Tensor, n: int) -> Tensor:

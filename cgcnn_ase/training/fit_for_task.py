@@ -15,6 +15,7 @@ _NO_AVERAGE = {
     "sum": "grows with the cell",
     "max": "is decided by a single atom",
     "mean+max": "is decided by a single atom in part",
+    "contrast": "is decided by a single atom in part",
 }
 
 
@@ -51,7 +52,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
     if target.level == "crystal" and pooling == "site":
         raise ValueError(
             f"{target.name} is a target of crystals, the pooling 'site' gives a value for each atom; "
-            "allowed: network.pooling: mean, sum, max, mean+max, softmax or gated"
+            "allowed: network.pooling: mean, sum, max, mean+max, softmax, gated or contrast"
         )
     if target.per_atom and pooling in _NO_AVERAGE:
         raise ValueError(

@@ -49,7 +49,15 @@ def by_loop(pooling: Pooling, layers: list[Tensor]) -> Tensor:
     for v in atoms:
         total, largest = total + v, torch.maximum(largest, v)
     mean = total / len(atoms)
-    results = {"mean": mean, "sum": total, "max": largest, "mean+max": torch.cat([mean, largest]), "gated": mean}
+    unlike = torch.stack([(v - mean).abs() for v in atoms]).amax(dim=0)  # all atoms are of one element here
+    results = {
+        "mean": mean,
+        "sum": total,
+        "max": largest,
+        "mean+max": torch.cat([mean, largest]),
+        "gated": mean,
+        "contrast": torch.cat([mean, unlike]),
+    }
     return results[pooling.name]
 
 
@@ -116,6 +124,14 @@ def test_steps_add_up(name: PoolingName) -> None:
     found = pooling(graph, layers)
     assert found.shape == (3, F)
     torch.testing.assert_close(found, expected)
+
+
+def test_an_atom_is_held_against_its_own_element_in_its_own_crystal() -> None:
+    graph = crystals_with([[3, 1, 1], [1, 1]])._replace(numbers=torch.tensor([8, 8, 3, 8, 3]))
+    v = torch.tensor([[1.0], [5.0], [40.0], [7.0], [60.0]]).double()
+    found = Pooling("contrast", 1)(graph, [v])
+    # the mean over the oxygens of the first crystal is (3 * 1 + 5) / 4 = 2
+    torch.testing.assert_close(found, torch.tensor([[(3 + 5 + 40) / 5, 3.0], [33.5, 0.0]]).double())
 
 
 def test_sites_are_not_pooled() -> None:
