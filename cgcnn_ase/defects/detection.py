@@ -144,9 +144,9 @@ def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequenc
     for kind in config.kinds:
         for k, defect in enumerate(_drawn(name, host, kind, config, dopants, choice)):
             key = f"{name}:{kind}-{k}"
-            atoms = _rattled(defect.atoms, config.rattle, shifts)
+            atoms = rattled(defect.atoms, config.rattle, shifts)
             yield DetectionCell(key, name, atoms, kind, defect.manifest.defect, _places(defect, perfect))
-            yield DetectionCell(f"{key}:{PERFECT}", name, _rattled(perfect, config.rattle, shifts), PERFECT, "", ())
+            yield DetectionCell(f"{key}:{PERFECT}", name, rattled(perfect, config.rattle, shifts), PERFECT, "", ())
 
 
 def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
@@ -179,17 +179,20 @@ def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
         return (len(defect.atoms) - 1,)
     if manifest.kind != "vacancy":
         return manifest.sites
+    return nearest(defect.atoms, perfect.positions[manifest.sites[0]])
+
+
+def nearest(atoms: "Atoms", place: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
     from ase.geometry import get_distances
 
-    gone = manifest.sites[0]
-    distances = get_distances(
-        perfect.positions[gone], defect.atoms.positions, cell=defect.atoms.cell, pbc=defect.atoms.pbc
-    )[1][0]
+    distances = get_distances(place, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
     return tuple(np.flatnonzero(distances <= _SHELL * distances.min()).tolist())
 
 
-def _rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
-    moved = atoms.copy()
+def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
+    """A copy with normally distributed displacements of a standard deviation in Å."""
+    moved: Atoms = atoms.copy()
     if std > 0:
         shift: npt.NDArray[np.float64] = rng.normal(scale=std, size=atoms.positions.shape)
         moved.positions += shift

@@ -22,9 +22,7 @@ IS_DEFECTIVE = TargetSpec(name="is_defective", unit="probability", task="classif
 IS_DEFECT_SITE = TargetSpec(name="is_defect_site", unit="probability", task="classification", level="site")
 
 
-def split_hosts(
-    hosts: Sequence[NamedHost], *, val: float = 0.1, test: float = 0.2, seed: int = 0
-) -> dict[str, str]:
+def split_hosts(hosts: Sequence[NamedHost], *, val: float = 0.1, test: float = 0.2, seed: int = 0) -> dict[str, str]:
     """The split of each host by name; hosts of one reduced formula are in one split."""
     split = group_split([host.formula for host in hosts], val=val, test=test, seed=seed)
     return {host.name: str(name) for host, name in zip(hosts, split, strict=True)}
@@ -44,7 +42,7 @@ def prepare_cells(
         graphs=build_store([geometry(cell.atoms) for cell in cells], graph, workers=workers),
         graph_config=graph,
         specs=(IS_DEFECTIVE,),
-        train_hash=hash_of_samples([cells[k].id for k in train], labels[train]),
+        train_hash=hash_of_samples([cells[int(k)].id for k in train], labels[train]),
     )
 
 

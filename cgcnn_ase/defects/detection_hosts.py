@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,9 @@ def layers(data: Path, *, largest: int = LARGEST_LAYER) -> list[NamedHost]:
 
 
 def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) -> list[NamedHost]:
-    """Some crystals of the training split of ``mp36k``, of two elements or more and different formulas, drawn at random.
+    """Crystals of the training split of ``mp36k``, of two elements or more and different formulas, drawn at random.
 
-    Of JARVIS those that are no layers come on top.
+    Those of JARVIS that are no layers come on top.
     """
     import pandas as pd
 
@@ -72,7 +72,8 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         name = host.id.rpartition("-")[0]
         bulk = host.structure
         frac = bulk.positions @ np.linalg.inv(bulk.cell)
-        primitive = spglib.find_primitive((bulk.cell, frac, bulk.numbers), symprec=0.01)
+        whole: Any = (bulk.cell, frac, bulk.numbers)
+        primitive: Any = spglib.find_primitive(whole, symprec=0.01)
         if primitive is None or name in seen:
             continue
         seen.add(name)

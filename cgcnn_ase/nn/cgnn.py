@@ -17,7 +17,7 @@ from cgcnn_ase.nn.edge_networks import EdgeNetwork, EdgeNetworkName, at_edges, e
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
 from cgcnn_ase.nn.layers import Activation, Dense, Norm, activation, norm
 from cgcnn_ase.nn.messages import Edges, Engine, connect, sum_messages
-from cgcnn_ase.nn.pooling import MultiStepPooling, Pooling, PoolingName
+from cgcnn_ase.nn.pooling import OF_SITES, MultiStepPooling, Pooling, PoolingName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class CGNN(Architecture):
             self.pooling = MultiStepPooling(config.pooling, f, config.n_convolutions)
         else:
             self.pooling = Pooling(config.pooling, f)
-        kind: Norm = "layer" if config.pooling == "site" and config.norm == "batch" else config.norm
+        kind: Norm = "layer" if config.pooling in OF_SITES and config.norm == "batch" else config.norm
         self.norm = norm(kind, self.pooling.n_out)
         self.act = activation(config.activation)
         sizes = [self.pooling.n_out] + [config.n_hidden] * config.n_hidden_layers

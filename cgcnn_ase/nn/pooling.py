@@ -9,7 +9,14 @@ from cgcnn_ase.elements import MAX_NUMBER
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 
-PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site"]
+PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site", "site+contrast"]
+
+#: those that give a row for each node, not for each crystal
+OF_SITES: tuple[PoolingName, ...] = ("site", "site+contrast")
+#: vectors side by side in what is pooled, where not one
+_PARTS: dict[str, int] = {"mean+max": 2, "contrast": 4, "site+contrast": 4}
+#: variance of vectors that is taken for none
+_SMALL = 0.01
 
 
 class Pooling(nn.Module):
@@ -27,10 +34,12 @@ class Pooling(nn.Module):
     ``gated``
         mean of sigmoid(W h + b) * h of the last layer (CGNN, Tony-Y, 2019).
     ``contrast``
-        mean of the last layer's vectors, and beside it the largest deviation of an atom's vector from the mean over the
-        atoms of its element in the crystal: what one atom that is unlike its kind makes large, in a cell of any size.
+        mean of the last layer's vectors, and beside it the largest of each of three deviations of an atom's vector (see
+        `unlike_the_others`). One odd atom among many makes them large in a cell of any size.
     ``site``
         no pooling: a row for each node.
+    ``site+contrast``
+        the same, and beside it the three deviations of the node.
     """
 
     def __init__(self, name: PoolingName, n_features: int) -> None:
@@ -38,7 +47,7 @@ class Pooling(nn.Module):
         if name not in get_args(PoolingName):
             raise ValueError(f"unknown pooling {name!r}; allowed: {', '.join(get_args(PoolingName))}")
         self.name = name
-        self.n_out = 2 * n_features if name in ("mean+max", "contrast") else n_features
+        self.n_out = _PARTS.get(name, 1) * n_features
         self.attention = nn.Linear(n_features, 1) if name == "softmax" else None
         self.gate = nn.Linear(n_features, n_features) if name == "gated" else None
 
@@ -47,6 +56,8 @@ class Pooling(nn.Module):
         v = layers[-1]
         if self.name == "site":
             return v
+        if self.name == "site+contrast":
+            return torch.cat([v, *unlike_the_others(graph, v)], dim=1)
         index, n = crystal_index(graph), len(graph.n_nodes)
         if self.name == "sum":
             return segment_sum(v * graph.multiplicity[:, None], index, n)
@@ -59,7 +70,7 @@ class Pooling(nn.Module):
         if "max" in self.name:
             parts.append(segment_max(v, index, n))
         if self.name == "contrast":
-            parts.append(segment_max(unlike_its_kind(graph, v).abs(), index, n))
+            parts += [segment_max(deviation.abs(), index, n) for deviation in unlike_the_others(graph, v)]
         return torch.cat(parts, dim=1)
 
 
@@ -69,7 +80,7 @@ class MultiStepPooling(nn.Module):
     def __init__(self, name: PoolingName, n_features: int, n_layers: int) -> None:
         super().__init__()
         self.steps = nn.ModuleList(Pooling(name, n_features) for _ in range(n_layers))
-        n_pooled = 2 * n_features if name in ("mean+max", "contrast") else n_features
+        n_pooled = _PARTS.get(name, 1) * n_features
         self.linears = nn.ModuleList(nn.Linear(n_pooled, n_features, bias=False) for _ in range(n_layers))
         self.n_out = n_features
 
@@ -79,10 +90,24 @@ class MultiStepPooling(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
 
-def unlike_its_kind(graph: CrystalGraph, v: Tensor) -> Tensor:
-    """Each vector less the mean over the atoms of its element in its crystal: (N, F) -> (N, F)."""
-    kinds, kind = torch.unique(crystal_index(graph) * (MAX_NUMBER + 1) + graph.numbers, return_inverse=True)
-    return v - segment_mean(v, graph.multiplicity, kind, len(kinds))[kind]
+def unlike_the_others(graph: CrystalGraph, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far each vector is from the mean of others in its crystal: (N, F) -> three of (N, F).
+
+    d = v - mean and z = d / sqrt(mean(d^2) + 0.01) over the atoms of its element, and z over all atoms. The first is
+    large where an element has sites of several kinds; z is only where few of many atoms are odd; of an element with one
+    atom both are 0, and z over all atoms is not.
+    """
+    index = crystal_index(graph)
+    kinds, kind = torch.unique(index * (MAX_NUMBER + 1) + graph.numbers, return_inverse=True)
+    d, z = _deviation(v, graph.multiplicity, kind, len(kinds))
+    return d, z, _deviation(v, graph.multiplicity, index, len(graph.n_nodes))[1]
+
+
+def _deviation(v: Tensor, weights: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Of each vector from the mean of its group, and that over the group's standard deviation."""
+    d = v - segment_mean(v, weights, group, n_groups)[group]
+    variance = segment_mean(d * d, weights, group, n_groups)
+    return d, d / torch.sqrt(variance + _SMALL)[group]
 
 
 def softmax_sum(v: Tensor, score: nn.Module, multiplicity: Tensor, index: Tensor, n: int) -> Tensor:

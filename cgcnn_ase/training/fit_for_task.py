@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.network import AnyConfig
-from cgcnn_ase.nn.pooling import PoolingName
+from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 
@@ -22,9 +22,9 @@ _NO_AVERAGE = {
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
     """Raise where a network is asked for what it cannot say of a target.
 
-    A target of sites needs the pooling ``site``, one of crystals any other. A quantity per atom is read from an average
-    over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that learn their error are
-    those of regressions; a classification has probabilities.
+    A target of sites needs the pooling ``site`` or ``site+contrast``, one of crystals any other. A quantity per atom is
+    read from an average over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that
+    learn their error are those of regressions; a classification has probabilities.
 
     Raises
     ------
@@ -44,14 +44,14 @@ def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
 
 def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
     pooling = network.pooling
-    if target.level == "site" and pooling != "site":
+    if target.level == "site" and pooling not in OF_SITES:
         raise ValueError(
             f"{target.name} is a target of sites, which the pooling {pooling!r} puts into one vector a crystal; "
-            "allowed: network.pooling: site"
+            f"allowed: network.pooling: {' or '.join(OF_SITES)}"
         )
-    if target.level == "crystal" and pooling == "site":
+    if target.level == "crystal" and pooling in OF_SITES:
         raise ValueError(
-            f"{target.name} is a target of crystals, the pooling 'site' gives a value for each atom; "
+            f"{target.name} is a target of crystals, the pooling {pooling!r} gives a value for each atom; "
             "allowed: network.pooling: mean, sum, max, mean+max, softmax, gated or contrast"
         )
     if target.per_atom and pooling in _NO_AVERAGE:

@@ -1,0 +1,86 @@
+"""What the pretrained detectors learn: layers, crystals and cathodes with and without a defect, no two hosts alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..data.prepared import PreparedData
+from ..graphs.builder import GraphConfig
+from ..targets import TargetSpec
+from .detection import DetectionCell, DetectionConfig, detection_cells, elements_of
+from .detection_cathodes import cathode_cells
+from .detection_data import prepare_cells, prepare_places, split_hosts
+from .detection_hosts import NamedHost, crystals, layers
+
+#: by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
+CATHODES = {
+    "train": (
+        "LiCoO2",
+        "LiMnO2",
+        "LiAlO2",
+        "LiMn2O4",
+        "NCM111",
+        "NCM523",
+        "LiNi0.5Mn0.5O2",
+        "LiNi0.7Co0.3O2",
+        "LiNi0.7Mn0.2Co0.1O2",
+    ),
+    "val": ("NCM622", "LiNi0.9Mn0.1O2"),
+    "test": ("LiNiO2", "NCM811", "NCA"),
+}
+#: two kinds each for every other host, so that an epoch is short
+_HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
+#: repeats of a layer without and with displacements, and of a crystal
+_STILL, _MOVED, _CRYSTAL = 6, 3, 2
+#: of the metals of each cathode
+_ORDERINGS = 10
+#: standard deviation of the displacements, Å
+RATTLE = 0.04
+
+
+def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> PreparedData:
+    """Graphs and labels of the cells, or of their sites where the target is one of sites.
+
+    Parameters
+    ----------
+    data
+        The folder that holds the data sets ``2dmatpedia_subset``, ``jarvis_vacancydb`` and ``mp36k``.
+    targets
+        One classification.
+    graph
+        How the network reads structures.
+
+    Raises
+    ------
+    ValueError
+        If there are several targets.
+    """
+    if len(targets) != 1:
+        raise ValueError(f"the detection of defects has one target, not {len(targets)}")
+    cells, split = training_cells(data)
+    prepare = prepare_places if targets[0].level == "site" else prepare_cells
+    return replace(prepare(cells, split, graph), specs=tuple(targets))
+
+
+def training_cells(data: Path) -> tuple[list[DetectionCell], dict[str, str]]:
+    """All cells, and the split of each host; no formula of a host is in two splits."""
+    flat = layers(data)
+    formulas = {host.formula for host in flat}
+    solid = [host for host in crystals(data) if host.formula not in formulas]
+    split = split_hosts(flat) | split_hosts(solid)
+    split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}
+    names = [name for part in CATHODES.values() for name in part]
+    return [*_cells(flat, solid), *cathode_cells(names, num=_ORDERINGS)], split
+
+
+def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost]) -> Iterator[DetectionCell]:
+    dopants = elements_of(host.atoms for host in (*flat, *solid))
+    for hosts, repeats, rattle, first in (
+        (flat, _STILL, 0.0, 0),
+        (flat, _MOVED, RATTLE, 1),
+        (solid, _CRYSTAL, RATTLE, 0),
+        (solid, _CRYSTAL, 0.0, 1),
+    ):
+        for half in (0, 1):
+            config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats, rattle=rattle)
+            yield from detection_cells([(h.name, h.atoms) for h in hosts[half::2]], config, dopants=dopants)
