@@ -4,7 +4,7 @@
 
 Every row is one network trained on the hosts of the train split and judged on hosts that neither it nor the choice of
 its settings has seen; hosts of one formula are in one split. Rows that the output file holds already are not trained
-again. ``--quick`` shows in a minute that it runs; its figures mean nothing.
+again; the table is printed in any case. ``--quick`` shows in a minute that it runs; its figures mean nothing.
 """
 
 import json
@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import machine, parser
+from _report import Table, machine, parser
 from _structures import DEFAULT_DATA
 
 from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
+from cgcnn_ase.defects.detection_cathodes import cathode_cells
 from cgcnn_ase.defects.detection_data import prepare_cells, split_hosts
 from cgcnn_ase.defects.detection_hosts import layers
+from cgcnn_ase.defects.detection_training import CATHODES
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
@@ -63,6 +65,12 @@ def samples(data: Path, n: int, n_hosts: int | None) -> tuple[dict[str, Prepared
     return {**found, ALL: join(list(found.values()))}, len(hosts)
 
 
+def cathodes() -> PreparedData:
+    """Supercells of LiNiO2, NCM811 and NCA with and without a lithium vacancy or an exchange of lithium and a metal."""
+    cells = list(cathode_cells(CATHODES["test"], num=10))
+    return prepare_cells(cells, {cell.host: "test" for cell in cells}, GRAPH)
+
+
 def accuracy(network: Network, data: PreparedData, split: str) -> dict[str, Any]:
     """Of all cells of a split, and of either class."""
     rows = data.rows(split)
@@ -89,6 +97,8 @@ def row(data: PreparedData, kind: str, n: int, pooling: str, epochs: int, seed: 
         network = best_network(data, settings, Path(folder)).eval()
     seconds = time.process_time() - start
     judged = {split: accuracy(network, data, split) for split in ("val", "test")}
+    if kind == ALL and pooling == "contrast":
+        judged["cathodes, not learned from"] = accuracy(network, cathodes(), "test")
     return {"kind": kind, "cell": n, "pooling": pooling, "seed": seed, "seconds": round(seconds, 1), **judged}
 
 
@@ -99,7 +109,7 @@ def rows(options: Any, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         wanted = [
             (kind, pooling)
             for pooling in options.poolings
-            for kind in (*SINGLE, ALL)
+            for kind in options.kinds
             if (kind, n, pooling, options.seed) not in known
         ]
         if not wanted:
@@ -109,12 +119,37 @@ def rows(options: Any, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield row(data[kind], kind, n, pooling, 2 if options.quick else EPOCHS, options.seed)
 
 
+def tables(content: dict[str, Any]) -> list[Table]:
+    """The figures side by side, a table for each size of cells; of several seeds the mean."""
+    made = []
+    for n in sorted({row["cell"] for row in content["rows"]}, reverse=True):
+        own = [row for row in content["rows"] if row["cell"] == n]
+        poolings = [name for name in POOLINGS if any(row["pooling"] == name for row in own)]
+        table = Table(f"{n}x{n} cells: accuracy on hosts not seen, %", ["defect", "published, max", *poolings])
+        for kind in (*SINGLE, ALL):
+            published = f"{PUBLISHED[kind]}" if n == 6 and kind in PUBLISHED else None
+            table.rows.append([kind, published, *(_figure(own, kind, name) for name in poolings)])
+        made.append(table)
+    return made
+
+
+def _figure(rows: list[dict[str, Any]], kind: str, pooling: str) -> str | None:
+    """Mean and binomial error of one run; how many runs where there are several."""
+    found = [row["test"] for row in rows if (row["kind"], row["pooling"]) == (kind, pooling)]
+    if not found:
+        return None
+    p = float(np.mean([test["accuracy"] for test in found])) / 100
+    words = f"{100 * p:.1f} ± {100 * np.sqrt(p * (1 - p) / found[0]['n']):.1f}"
+    return words if len(found) == 1 else f"{words} ({len(found)} runs)"
+
+
 def main() -> None:
     """Command line."""
     made = parser(str(__doc__), data=False)
     made.add_argument("--data", type=Path, default=DEFAULT_DATA.parent, help="folder that holds the data sets")
     made.add_argument("--cells", type=int, nargs="+", default=[6, 2], help="repeats of the layers")
     made.add_argument("--poolings", nargs="+", default=list(POOLINGS))
+    made.add_argument("--kinds", nargs="+", default=[*SINGLE, ALL])
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--quick", action="store_true")
     options = made.parse_args()
@@ -133,6 +168,7 @@ def main() -> None:
         sys.stdout.flush()
         if options.output is not None:
             options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write("\n" + "\n".join(table.markdown() for table in tables(content)))
 
 
 if __name__ == "__main__":

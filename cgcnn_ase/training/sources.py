@@ -40,3 +40,18 @@ LIMITS = {
         "crystal.\n\n"
     ),
 }
+
+#: what the models know, and what is outside
+KNOWS_CRYSTALS = (
+    "It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements\n"
+    "it has never seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its "
+    "reason\nsay so for the first two."
+)
+#: where it is something else
+KNOWS = {
+    "defects": (
+        "It knows supercells of layers, of crystals with few atoms in the primitive cell, and of cathodes. Elements it "
+        "has never seen,\nstrongly strained or random geometries and molecules are outside; `in_domain` and its reason "
+        "say so for the first two."
+    )
+}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, mx2
+from ase.build import bulk
 from ase.geometry import get_distances
 
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
@@ -14,22 +14,10 @@ from cgcnn_ase.defects.detection_data import prepare_cells, prepare_places, spli
 from cgcnn_ase.defects.detection_hosts import NamedHost, layers
 from cgcnn_ase.graphs.builder import GraphConfig
 
+from ..published_layers import boron_nitride, molybdenum_disulfide
+
 DOPANTS = ["Se", "W", "C", "Na", "Br"]
 GRAPH = GraphConfig(rule="shell", angular=True, merge=True)
-
-
-def boron_nitride() -> Atoms:
-    """One layer, a = 2.504 Å (Paszkowicz et al., Appl. Phys. A 75, 431 (2002))."""
-    a = 2.504
-    cell = [[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, 15]]
-    return Atoms("BN", scaled_positions=[[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]], cell=cell, pbc=True)
-
-
-def molybdenum_disulfide() -> Atoms:
-    """One layer, a = 3.16 Å (Bronsema et al., Z. anorg. allg. Chem. 540, 15 (1986))."""
-    atoms = mx2("MoS2", a=3.16, thickness=3.17, vacuum=8.0)
-    atoms.pbc = True
-    return atoms
 
 
 HOSTS = [("BN", boron_nitride()), ("MoS2", molybdenum_disulfide()), ("MgO", bulk("MgO", "rocksalt", a=4.212))]
