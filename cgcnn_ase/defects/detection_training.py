@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..data.dataset import reduced_formula
 from ..data.prepared import PreparedData
 from ..graphs.builder import GraphConfig
 from ..targets import TargetSpec
@@ -34,6 +35,8 @@ _HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
 _STILL, _MOVED, _CRYSTAL = 6, 3, 2
 #: of the metals of each cathode
 _ORDERINGS = 10
+#: drawn from the Materials Project
+_CRYSTALS = 250
 #: standard deviation of the displacements, Å
 RATTLE = 0.04
 
@@ -64,13 +67,15 @@ def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> P
 
 def training_cells(data: Path) -> tuple[list[DetectionCell], dict[str, str]]:
     """All cells, and the split of each host; no formula of a host is in two splits."""
+    names = [name for part in CATHODES.values() for name in part]
+    of_cathodes = list(cathode_cells(names, num=_ORDERINGS))
     flat = layers(data)
     formulas = {host.formula for host in flat}
-    solid = [host for host in crystals(data) if host.formula not in formulas]
+    formulas |= {reduced_formula(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
+    solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
     split = split_hosts(flat) | split_hosts(solid)
     split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}
-    names = [name for part in CATHODES.values() for name in part]
-    return [*_cells(flat, solid), *cathode_cells(names, num=_ORDERINGS)], split
+    return [*_cells(flat, solid), *of_cathodes], split
 
 
 def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost]) -> Iterator[DetectionCell]:
