@@ -9,9 +9,12 @@ from ase import Atoms
 from ase.build import bulk
 from ase.geometry import get_distances
 
+from cgcnn_ase.data.dataset import reduced_formula
+from cgcnn_ase.defects.cathodes import build_cathode
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
-from cgcnn_ase.defects.detection_data import prepare_cells, prepare_places, split_hosts
+from cgcnn_ase.defects.detection_data import IS_DEFECTIVE, prepare_cells, prepare_places, split_hosts
 from cgcnn_ase.defects.detection_hosts import NamedHost, layers
+from cgcnn_ase.defects.detection_training import CATHODES, prepared
 from cgcnn_ase.graphs.builder import GraphConfig
 
 from ..published_layers import boron_nitride, molybdenum_disulfide
@@ -132,6 +135,20 @@ def test_merged_sites_have_the_label_of_their_atoms():
     weights = data.graphs.batch(range(len(cells))).multiplicity.numpy()
     assert (weights * data.targets[:, 0]).sum() == sum(len(cell.places) for cell in cells)
     assert set(data.targets[:, 0].tolist()) == {0.0, 1.0}
+
+
+def test_the_pretrained_detectors_have_one_target(tmp_path):
+    with pytest.raises(ValueError, match="one target, not 2"):
+        prepared(tmp_path, [IS_DEFECTIVE, IS_DEFECTIVE], GRAPH)
+
+
+def test_cathodes_of_the_test_split_are_not_learned_from():
+    compositions = {
+        part: {reduced_formula(build_cathode(name, n_atoms=80, seed=0).numbers) for name in names}
+        for part, names in CATHODES.items()
+    }
+    assert not compositions["train"] & (compositions["val"] | compositions["test"])
+    assert not compositions["val"] & compositions["test"]
 
 
 def test_published_layers(shared_data):
