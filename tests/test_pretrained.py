@@ -125,8 +125,6 @@ BOUNDS = {
     "poisson-ratio": ("mae", 0.031),
     "is-metal": ("auc", 0.95),
     "band-gap-alignn": ("mae", 0.30),
-    "defect-detection": ("auc", 0.97),
-    "defect-sites": ("auc", 0.97),
 }
 
 

@@ -110,7 +110,7 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         specs=tuple(specs),
         train_hash=hash_of_samples(
             [name for name, host in train for _ in host.labels],
-            np.concatenate([host.labels for _, host in train])[:, None],
+            np.concatenate([np.empty(0), *(host.labels for _, host in train)])[:, None],
         ),
     )
 

@@ -29,7 +29,7 @@ def cathode_cells(
     rattle
         Standard deviation, Å, of random displacements, in both classes.
     seed
-        The same seed gives the same cells.
+        The same seed gives the same cells; ordering k of the metals is that of seed + k.
 
     Yields
     ------
@@ -47,7 +47,7 @@ def cathode_cells(
             rng = np.random.default_rng([seed, k])
             host = f"cathode:{name}"
             for kind, make in zip(CATHODE_KINDS, (_vacancy, _exchange), strict=True):
-                key = f"{host}:{k}:{kind}"
+                key = f"{host}:{seed + k}:{kind}"
                 atoms, defect, places = make(perfect, rng)
                 yield DetectionCell(key, host, rattled(atoms, rattle, rng), kind, defect, places)
                 yield DetectionCell(f"{key}:{PERFECT}", host, rattled(perfect, rattle, rng), PERFECT, "", ())

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.dataset import reduced_formula
 from ..data.prepared import PreparedData
 from ..graphs.builder import GraphConfig
-from ..targets import TargetSpec
+from ..targets import Level, TargetSpec
 from .detection import DetectionCell, DetectionConfig, detection_cells, elements_of
 from .detection_cathodes import cathode_cells
 from .detection_data import prepare_cells, prepare_places, split_hosts
@@ -31,8 +31,11 @@ CATHODES = {
 }
 #: two kinds each for every other host, so that an epoch is short
 _HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
-#: repeats of a layer without and with displacements, and of a crystal
-_STILL, _MOVED, _CRYSTAL = 6, 3, 2
+#: repeats of a layer without displacements, and of a crystal
+_STILL, _CRYSTAL = 6, 2
+#: repeats of the layers of either half with displacements. The largest of many random deviations grows with their
+#: number: whoever judges whole cells must have seen large ones, and displaced cathodes; a site is judged by itself
+_MOVED: dict[Level, tuple[int, int]] = {"crystal": (6, 3), "site": (3, 3)}
 #: of the metals of each cathode
 _ORDERINGS = 10
 #: drawn from the Materials Project
@@ -60,32 +63,34 @@ def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> P
     """
     if len(targets) != 1:
         raise ValueError(f"the detection of defects has one target, not {len(targets)}")
-    cells, split = training_cells(data)
+    cells, split = training_cells(data, targets[0].level)
     prepare = prepare_places if targets[0].level == "site" else prepare_cells
     return replace(prepare(cells, split, graph), specs=tuple(targets))
 
 
-def training_cells(data: Path) -> tuple[list[DetectionCell], dict[str, str]]:
-    """All cells, and the split of each host; no formula of a host is in two splits."""
+def training_cells(data: Path, level: Level) -> tuple[list[DetectionCell], dict[str, str]]:
+    """All cells for a target of this level, and the split of each host; no formula of a host is in two splits."""
     names = [name for part in CATHODES.values() for name in part]
     of_cathodes = list(cathode_cells(names, num=_ORDERINGS))
+    if level == "crystal":
+        of_cathodes += cathode_cells(names, num=_ORDERINGS, rattle=RATTLE, seed=_ORDERINGS)
     flat = layers(data)
     formulas = {host.formula for host in flat}
     formulas |= {reduced_formula(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
     solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
     split = split_hosts(flat) | split_hosts(solid)
     split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}
-    return [*_cells(flat, solid), *of_cathodes], split
+    return [*_cells(flat, solid, _MOVED[level]), *of_cathodes], split
 
 
-def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost]) -> Iterator[DetectionCell]:
+def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost], moved: tuple[int, int]) -> Iterator[DetectionCell]:
     dopants = elements_of(host.atoms for host in (*flat, *solid))
     for hosts, repeats, rattle, first in (
-        (flat, _STILL, 0.0, 0),
-        (flat, _MOVED, RATTLE, 1),
-        (solid, _CRYSTAL, RATTLE, 0),
-        (solid, _CRYSTAL, 0.0, 1),
+        (flat, (_STILL, _STILL), 0.0, 0),
+        (flat, moved, RATTLE, 1),
+        (solid, (_CRYSTAL, _CRYSTAL), RATTLE, 0),
+        (solid, (_CRYSTAL, _CRYSTAL), 0.0, 1),
     ):
         for half in (0, 1):
-            config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats, rattle=rattle)
+            config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats[half], rattle=rattle)
             yield from detection_cells([(h.name, h.atoms) for h in hosts[half::2]], config, dopants=dopants)

@@ -15,7 +15,7 @@ from cgcnn_ase.defects.detection_cathodes import cathode_cells
 from cgcnn_ase.defects.detection_data import prepare_cells
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.registry import find_models, model_names
+from cgcnn_ase.registry import find_models, model_info, model_names
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, train_member
 
@@ -161,4 +161,5 @@ def test_small_and_documented(name):
     (ref,) = find_models(name)
     assert sum(file.stat().st_size for file in ref.path.iterdir()) < 3e6
     assert load_model(name).trust is not None
+    assert model_info(name).test["auc"] >= 0.97
     assert "2DMatPedia" in (ref.path / "README.md").read_text(encoding="utf-8")
