@@ -17,7 +17,7 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.convolutions import Convolution
 from cgcnn_ase.nn.edge_networks import EdgeNetworkName
-from cgcnn_ase.nn.pooling import PoolingName
+from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.fit_for_task import check_targets
@@ -62,7 +62,7 @@ def makes_sense(pooling, task):
     A value for each site needs the vectors of the sites, ``site``; a value of the crystal one vector, from any other
     pooling. The targets here are no averages over atoms: see ``test_a_quantity_per_atom``.
     """
-    return (pooling == "site") == (task == "site")
+    return (pooling in OF_SITES) == (task == "site")
 
 
 COMBINATIONS = list(product(ARCHITECTURES, get_args(PoolingName), TASKS))
@@ -126,13 +126,13 @@ REFUSED = [names for names in COMBINATIONS if not makes_sense(*names[1:])]
 
 def test_what_makes_no_sense_is_refused(data_for, settings, tmp_path):
     """In words, for every combination that is not trained above, before anything is written."""
-    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 7 * 7
+    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 9 * 7
     for architecture, pooling, task in REFUSED:
         config = settings(architecture, pooling, task)
         words = (
             f"site_energy is a target of sites, which the pooling '{pooling}' puts into one vector a crystal"
             if task == "site"
-            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling 'site' gives a value for each atom"
+            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling {pooling!r} gives a value for each atom"
         )
         with pytest.raises(ValueError, match=re.escape(words)):
             check_targets(TASKS[task][0], config)
@@ -156,7 +156,9 @@ def test_a_quantity_per_atom(settings, architecture, pooling):
         "sum": "'sum' grows with the cell; allowed: network.pooling: mean or softmax or gated",
         "max": "'max' is decided by a single atom; allowed",
         "mean+max": "'mean+max' is decided by a single atom in part; allowed",
+        "contrast": "'contrast' is decided by a single atom in part; allowed",
         "site": "is a target of crystals, the pooling 'site'",
+        "site+contrast": "is a target of crystals, the pooling 'site+contrast'",
     }[pooling]
     with pytest.raises(ValueError, match=re.escape(why)):
         check_targets(targets, config)
