@@ -132,7 +132,8 @@ def test_what_makes_no_sense_is_refused(data_for, settings, tmp_path):
         words = (
             f"site_energy is a target of sites, which the pooling '{pooling}' puts into one vector a crystal"
             if task == "site"
-            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling {pooling!r} gives a value for each atom"
+            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling {pooling!r} gives a value for each "
+            "atom"
         )
         with pytest.raises(ValueError, match=re.escape(words)):
             check_targets(TASKS[task][0], config)
