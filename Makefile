@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 DATA ?= ../shared/data
 # in this order: others start from the first
-ZOO ?= formation-energy-per-atom electronic elastic alignn
+ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-energy
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -79,6 +79,7 @@ benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 zoo: $(INSTALLED) ## train the pretrained models again from DATA, or those of ZOO (hours on two cores)
+	$(BIN)/python scripts/label_vacancies.py --data $(DATA) --output runs/chgnet_vacancies
 	@for name in $(ZOO); do $(BIN)/python -m cgcnn_ase.training.zoo $$name --data $(DATA); done
 
 wheel: $(DEV_INSTALLED) ## build the wheel, with the pretrained models in it, into dist/

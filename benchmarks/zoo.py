@@ -52,6 +52,9 @@ def main() -> None:
     )
     more = Table("More of some of them", ["what", "value"])
     for name in recipe_names():
+        if not (root / load_recipe(name).data).is_dir():
+            say(f"{name}: has a benchmark of its own")
+            continue
         refs = _refs(name)
         if refs is None:
             say(f"{name}: not trained")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Reference = Literal["mp-pbe", "none"]
 
 #: targets whose value times the number of atoms is an energy of the cell
-_ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
+ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
 
 _DERIVATIVES = ("forces", "stress", "stresses", "energies")
 
@@ -73,6 +73,7 @@ class CGCNNCalculator(Calculator):
         _check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
         self.model: CrystalModel = self._infer.models[0]
+        self.model.check_level("crystal", "a calculator")
         self.implemented_properties = self._properties()
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters.update(
@@ -106,7 +107,7 @@ class CGCNNCalculator(Calculator):
         name = self.model.target.name
         calibrated = self._infer.trust(self.model) is not None
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
-        energies = ["energy", "free_energy"] if name in _ENERGIES else []
+        energies = ["energy", "free_energy"] if name in ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
         domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if calibrated else []
         return [*energies, name, *stds, *domain]
@@ -142,7 +143,7 @@ class CGCNNCalculator(Calculator):
             "in_domain": prediction.in_domain,
             "in_domain_reason": prediction.reason,
         }
-        if name in _ENERGIES:
+        if name in ENERGIES:
             found |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
         self.results = {key: found[key] for key in self.implemented_properties if key in found}
 
@@ -161,19 +162,9 @@ class CGCNNCalculator(Calculator):
 
     def _reference_energy(self) -> float:
         """Sum of the elements' reference energies, eV."""
-        if self.reference == "none" or self.model.target.name == "total_energy_per_atom":
-            return 0.0
         assert self.atoms is not None
-        table = self.reference if isinstance(self.reference, Mapping) else reference_energies()
-        symbols = self.atoms.get_chemical_symbols()
-        missing = sorted(set(symbols) - set(table))
-        if missing:
-            raise MissingReferenceError(
-                f"no reference energy for {', '.join(missing)}: the total energy is not defined. Give "
-                "reference={'" + missing[0] + "': eV/atom, ...} for all elements, or reference='none' for N times the "
-                "formation energy per atom"
-            )
-        return sum(table[symbol] for symbol in symbols)
+        table = reference_table(self.model, self.reference)
+        return 0.0 if table is None else sum_of_references(self.atoms.get_chemical_symbols(), table)
 
     def get_property(self, name: str, atoms: "Atoms | None" = None, allow_calculation: bool = True) -> Any:
         """A result by name; calculated if the atoms have changed.
@@ -227,6 +218,38 @@ class CGCNNCalculator(Calculator):
             del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz
         atoms.info |= {"cgcnn_model": self.model.name, "cgcnn_model_sha256": self.model.sha256}
         return atoms
+
+
+def reference_table(model: "CrystalModel", reference: Reference | Mapping[str, float]) -> Mapping[str, float] | None:
+    """The reference energies (eV/atom) that turn a model's value into an energy, or None where nothing is added.
+
+    Raises
+    ------
+    ValueError
+        If the reference does not exist.
+    """
+    _check_reference(reference)
+    if reference == "none" or model.target.name == "total_energy_per_atom":
+        return None
+    return reference if isinstance(reference, Mapping) else reference_energies()
+
+
+def sum_of_references(symbols: Sequence[str], table: Mapping[str, float]) -> float:
+    """Sum of the elements' reference energies over the atoms, eV.
+
+    Raises
+    ------
+    MissingReferenceError
+        If an element has none; it is named.
+    """
+    missing = sorted(set(symbols) - set(table))
+    if missing:
+        raise MissingReferenceError(
+            f"no reference energy for {', '.join(missing)}: the total energy is not defined. Give "
+            "reference={'" + missing[0] + "': eV/atom, ...} for all elements, or reference='none' for N times the "
+            "formation energy per atom"
+        )
+    return sum(table[symbol] for symbol in symbols)
 
 
 def _check_reference(reference: object) -> None:

@@ -192,7 +192,7 @@ def explain(
     Raises
     ------
     ValueError
-        If no graph of the structure can be built, or the model gives a value for each site.
+        If no graph of the structure can be built, or the model predicts sites.
 
     Examples
     --------
@@ -203,6 +203,7 @@ def explain(
     if baseline not in get_args(Baseline):
         raise ValueError(f"unknown baseline {baseline!r}; allowed: {', '.join(get_args(Baseline))}")
     loaded = model if isinstance(model, CrystalModel) else load_model(model)
+    loaded.check_level("crystal", "an explanation")
     graph = build_graph(atoms, changed(loaded.graph, merge=False))
     training = loaded.training
     loaded.eval()
@@ -282,8 +283,6 @@ def _explain_network(
     embedding = embedding_of(network)
     with torch.no_grad():
         prediction = read_out(network(graph, engine))
-        if len(prediction) != 1:
-            raise ValueError(f"{model.name!r} gives a value for each site: there is no one prediction to explain")
         end = embedding(graph.numbers)
         starts = _starts(model, network, end, baseline)
         value = value_of_vectors(network, graph, read_out, engine)

@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 MAX_ATOMS = 6000
 #: the same where bond angles are read, of which an atom has a hundred and more
 MAX_ATOMS_WITH_LINES = 500
+
+
+class Said(NamedTuple):
+    """What a model says of a structure or a site."""
+
+    prediction: Prediction
+    members: npt.NDArray[np.floating] | None  #: (M,) what each says, in what the network learned; None after an error
 
 
 class ModelInference:
@@ -52,7 +61,16 @@ class ModelInference:
 
     def by_structure(self, records: Sequence[StructureRecord]) -> list[list[Prediction]]:
         """As a call, a list for each record."""
-        rows: list[list[Prediction]] = [[] for _ in records]
+        return [[said.prediction for said in row] for row in self.with_members(records)]
+
+    def with_members(self, records: Sequence[StructureRecord]) -> list[list[Said]]:
+        """A list for each record: each prediction with what each member (or dropout sample) says.
+
+        The mean of the members is the value of a regression; of a classification they are the probabilities of class 1.
+        Errors that two structures share cancel in the difference within each member, which is what
+        :mod:`cgcnn_ase.defects.energy_models` needs them for.
+        """
+        rows: list[list[Said]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]
         for k, record in enumerate(records):
             if record.atoms is None:
@@ -67,7 +85,7 @@ class ModelInference:
         """The calibration of a model's predictions as they are made here."""
         return model.trust if self.n_dropout is None else model.dropout_trust
 
-    def _predict(self, records: list[StructureRecord]) -> list[list[Prediction]]:
+    def _predict(self, records: list[StructureRecord]) -> list[list[Said]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
             found = self._graphs(records)
@@ -75,7 +93,7 @@ class ModelInference:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
-        columns: dict[int, list[list[Prediction]]] = {}
+        columns: dict[int, list[list[Said]]] = {}
         for trunk in self._trunks:
             graphs = found[trunk.network.graph]
             with torch.inference_mode():
@@ -83,7 +101,7 @@ class ModelInference:
             for k in trunk.models:
                 columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
-        return [[prediction for own in row for prediction in own] for row in by_record]
+        return [[said for own in row for said in own] for row in by_record]
 
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, GraphsAndNodes]:
         structures = [record.unwrap() for record in records]
@@ -97,7 +115,7 @@ class ModelInference:
         embeddings: list[torch.Tensor],
         graphs: GraphsAndNodes,
         records: list[StructureRecord],
-    ) -> list[list[Prediction]]:
+    ) -> list[list[Said]]:
         """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
         fast = trunk.reading(model)
         with torch.inference_mode():
@@ -110,9 +128,10 @@ class ModelInference:
         if model.target.level == "site":
             of_hosts = fractions[crystal_index(graph)].numpy()
             said = prediction_fields(model, out, of_hosts, self.trust(model), site_numbers=graph.numbers.numpy())
-            return _site_predictions(model, said, graphs, records)
+            return _of_sites(model, said, out.values.numpy().T, graphs, records)
         said = prediction_fields(model, out, fractions.numpy(), self.trust(model))
-        return [[_prediction(record, model, row)] for record, row in zip(records, said, strict=True)]
+        members = out.values.numpy().T
+        return [[Said(_prediction(r, model, row), m)] for r, row, m in zip(records, said, members, strict=True)]
 
 
 class _Trunk(NamedTuple):
@@ -174,11 +193,15 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
     )
 
 
-def _site_predictions(
-    model: CrystalModel, said: list[dict[str, Any]], graphs: GraphsAndNodes, records: list[StructureRecord]
-) -> list[list[Prediction]]:
-    """One prediction for each symmetry-distinct site, from what is said of the nodes."""
-    rows: list[list[Prediction]] = []
+def _of_sites(
+    model: CrystalModel,
+    said: list[dict[str, Any]],
+    members: npt.NDArray[np.floating],
+    graphs: GraphsAndNodes,
+    records: list[StructureRecord],
+) -> list[list[Said]]:
+    """What is said of each symmetry-distinct site, from what is said of the nodes."""
+    rows: list[list[Said]] = []
     first = 0
     for record in records:
         atoms = record.unwrap()
@@ -190,13 +213,13 @@ def _site_predictions(
         except ValueError as error:
             rows.append([_failure(record, model, str(error))])
             continue
-        own = [
-            said[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}
-            for site, count in zip(representatives.tolist(), multiplicities.tolist(), strict=True)
-        ]
-        rows.append([_prediction(record, model, row) for row in own])
+        own = []
+        for site, count in zip(representatives.tolist(), multiplicities.tolist(), strict=True):
+            row = said[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}
+            own.append(Said(_prediction(record, model, row), members[nodes[site]]))
+        rows.append(own)
     return rows
 
 
-def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Prediction:
-    return _prediction(record, model, NOTHING | {"error": error})
+def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Said:
+    return Said(_prediction(record, model, NOTHING | {"error": error}), None)

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "formation-energy-per-atom"
 #: the name that stands for all pretrained models
 ALL = "all"
-#: what the original CGCNN calls its files
+#: other names: what the original CGCNN calls its files; a model with the name of its own fidelity
 ALIASES = {
     "bulk-moduli": "bulk-modulus",
     "shear-moduli": "shear-modulus",
     "semi-metal-classification": "is-metal",
     "final-energy-per-atom": "total-energy-per-atom",
+    "vacancy-formation-energy-witman": "vacancy-formation-energy",
 }
 
 
 #: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
-FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis")}
+FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
 
 #: targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
 OF_DEFECTS = ("is_defective",)

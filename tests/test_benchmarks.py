@@ -173,3 +173,32 @@ def test_scaling(model: Path, tmp_path: Path) -> None:
     (table,) = run("scaling.py", "--model", model, *sizes, temporary=tmp_path).values()
 
     assert [row["atoms"] for row in table["rows"]] == [10, 1000, 1500]
+
+
+@pytest.mark.slow
+def test_screening(model: Path, tmp_path: Path) -> None:
+    (table,) = run("screening.py", "--n", 20, "--model", model, temporary=tmp_path).values()
+
+    ours, theirs = table["rows"]
+    assert int(str(ours["supercells"])) >= 20
+    assert ours["atoms each"] == theirs["atoms each"]
+
+
+@pytest.mark.slow
+def test_vacancies(shared_data: Path, tmp_path: Path) -> None:
+    """The figures that the documentation gives, and that the model was built to reach."""
+    table, elements = run("vacancies.py", "--data", shared_data, temporary=tmp_path).values()
+
+    found = {(row["set"], str(row["estimate"]).partition(" of ")[0]): float(str(row["MAE"])) for row in table["rows"]}
+    assert found["witman", "ensemble"] < found["witman", "forest"] / 2
+    assert found["kumagai", "ensemble"] <= 0.30 < found["kumagai", "forest"]
+    assert sum(int(str(row["vacancies"])) for row in elements["rows"]) == 267
+
+
+@pytest.mark.slow
+def test_defect_energies(shared_data: Path, tmp_path: Path) -> None:
+    sizes = ("--sites", 3, "--chgnet-sites", 1, "--sizes", 32)
+    data = shared_data / "oxide_vacancies_witman"
+    tables = run("defect_energies.py", "--data", data, *sizes, temporary=tmp_path)
+
+    assert len(tables) == 3

@@ -65,6 +65,7 @@ def place(structures, original_weights, tmp_path_factory):
     write_cgnn_folder(folder / "OQMD", structures, targets, split)
     for file in original_weights.glob("*.pth.tar"):
         shutil.copy(file, folder)
+    shutil.copy(PAGE.parents[1] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
     for kind, text in FENCES:
         if kind == "yaml":
             (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
@@ -80,7 +81,7 @@ def _there(place, monkeypatch):
 def test_the_page_has_commands_of_each_project():
     assert len(COMMANDS) > 20
     assert all(line.startswith("cgcnn-ase ") for line in COMMANDS)
-    assert {line.split()[1] for line in COMMANDS} == {"models", "predict", "evaluate", "train"}
+    assert {line.split()[1] for line in COMMANDS} == {"models", "predict", "evaluate", "train", "defects"}
     assert PAGE.read_text().count("\ncgcnn-ase ") == len(COMMANDS)
 
 
@@ -99,9 +100,13 @@ def test_a_command(line, cgcnn_ase):
     elif command[0] == "evaluate":
         assert np.isfinite(json.loads((output / "metrics.json").read_text())["mae"])
         assert (output / "results.csv").exists()
+    elif command[0] == "defects":
+        rows = list(csv.DictReader((output / "manifest.csv").open(newline="")))
+        assert [row["removed"] for row in rows] == ["Li"] * (3 if "--num" in command else 1)
+        assert len(list(output.glob("*.extxyz"))) == len(rows)
     elif output is not None:
         rows = list(csv.DictReader(output.open(newline="")))
-        assert len(rows) == N * (2 if output.name == "both.csv" else 1)
+        assert len(rows) == {"both.csv": 2 * N, "vacancies.csv": 3}.get(output.name, N)
         assert all(np.isfinite(float(row["value"])) for row in rows)
 
 

@@ -1,5 +1,7 @@
 """Explanations: contributions that add up, that symmetry and order leave alone, and that perturbations bear out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -247,8 +249,10 @@ def test_an_architecture_without_an_embedding(crystal):
 def test_bad_choices(model, crystal):
     with pytest.raises(ValueError, match="unknown baseline 'none'; allowed: pure-elements, mean-element, zero"):
         explain(crystal, model, baseline="none")
-    with pytest.raises(ValueError, match="no one prediction"):
-        explain(crystal, make_model(trust=False, pooling="site"))
+    of_sites = make_model(trust=False, pooling="site")
+    of_sites.target = replace(of_sites.target, level="site")
+    with pytest.raises(ValueError, match="predicts sites; an explanation needs one of crystals"):
+        explain(crystal, of_sites)
 
 
 # What perturbations say

@@ -33,7 +33,10 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("arguments", ['["--help"]', '["predict", "--help"]', '["train", "--help"]'])
+COMMANDS = ("predict", "train", "evaluate", "explain", "defects", "cathode", "screen")
+
+
+@pytest.mark.parametrize("arguments", ['["--help"]', *(f'["{name}", "--help"]' for name in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments):
     allowed = set() if arguments == '["--help"]' else {"pydantic"}  # Typer's own
     assert imported_by(running(arguments)).isdisjoint(set(HEAVY) - allowed)

@@ -2,12 +2,14 @@
 
 import typer
 
+from cgcnn_ase.cli.cathode import cathode
 from cgcnn_ase.cli.defects import defects
 from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
 from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
+from cgcnn_ase.cli.screen import screen
 from cgcnn_ase.cli.train import train
 
 app = typer.Typer(
@@ -17,5 +19,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, train, evaluate, explain, prepare, defects):
+for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen):
     app.command()(command)

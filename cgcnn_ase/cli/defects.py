@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.options import Dopants, Elements
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,13 +27,8 @@ def defects(
             "times.  [default: vacancy]"
         ),
     ] = None,
-    element: Annotated[
-        list[str] | None,
-        typer.Option(help="Element whose sites are taken; all by default. May be given several times."),
-    ] = None,
-    dopant: Annotated[
-        list[str] | None, typer.Option(help="Element to put in, on sites or between them. May be given several times.")
-    ] = None,
+    element: Elements = None,
+    dopant: Dopants = None,
     supercell: Annotated[
         str | None, typer.Option(help="n, or three numbers such as 3 3 1, or nine (rows of a matrix, in quotes).")
     ] = None,

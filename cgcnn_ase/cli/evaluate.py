@@ -37,6 +37,7 @@ def evaluate(
         from cgcnn_ase.registry import load_model
 
         loaded = load_model(model)
+        loaded.check_level("crystal", "evaluate")
         evaluation = _evaluate(loaded, data, target, split)
         summary = evaluation.summary()
         if output is not None:

@@ -54,6 +54,7 @@ def explain(
             raise ValueError(f"--neighbors {neighbors}: must not be negative")
         from typing import get_args
 
+        from cgcnn_ase.cli.one_structure import one_structure
         from cgcnn_ase.explain import Baseline
         from cgcnn_ase.explain import explain as explain_atoms
         from cgcnn_ase.graphs.builder import build_graph
@@ -65,7 +66,7 @@ def explain(
         ref = find_model(model)
         (loaded,), folder = load_refs([ref]), ref.path if ref.path.is_dir() else None
         index = load_neighbor_index(folder, model_sha256=loaded.sha256) if folder is not None and neighbors else None
-        name, atoms = _the_structure(path, structure, order_disordered)
+        name, atoms = one_structure(path, structure, order_disordered=order_disordered)
         found = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
         nearest = None if index is None else index.nearest(loaded, build_graph(atoms, loaded.graph), neighbors)
         if output is not None:
@@ -84,30 +85,6 @@ def explain(
         typer.echo(json.dumps(_as_dict(name, atoms, found, nearest, index), indent=1))
     else:
         _print(name, atoms, found, nearest, index)
-
-
-def _the_structure(path: str, wanted: str | None, order_disordered: bool) -> "tuple[str, Atoms]":
-    """The one structure that a path names, with its id.
-
-    Raises
-    ------
-    ValueError
-        If there are several, or it cannot be read.
-    """
-    from cgcnn_ase.structures import collect_paths, iter_file
-
-    files = collect_paths(path)
-    if len(files) != 1:
-        raise ValueError(f"{path}: explains one structure at a time, there are {len(files)} files")
-    records = list(iter_file(files[0], order_disordered=order_disordered))
-    ids = [record.id for record in records]
-    few = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    if wanted is None and len(records) != 1:
-        raise ValueError(f"{path}: holds {len(ids)} structures; name one with --structure ({few})")
-    if wanted is not None and wanted not in ids:
-        raise ValueError(f"{path}: no structure {wanted!r}; allowed: {few}")
-    record = records[0 if wanted is None else ids.index(wanted)]
-    return record.id, record.unwrap()
 
 
 def _as_dict(

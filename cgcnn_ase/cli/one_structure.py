@@ -27,7 +27,7 @@ def one_structure(path: str, wanted: str | None, *, order_disordered: bool = Fal
 
     files = collect_paths(path)
     if len(files) != 1:
-        raise ValueError(f"{path}: one structure at a time is taken, there are {len(files)} files")
+        raise ValueError(f"{path}: takes one structure at a time, there are {len(files)} files")
     records = list(iter_file(files[0], order_disordered=order_disordered))
     ids = [record.id for record in records]
     few = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")

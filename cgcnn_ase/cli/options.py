@@ -1,4 +1,4 @@
-"""Options that more than one command has: what of a data set is learned, and how it is parted."""
+"""Options that more than one command has."""
 
 from typing import Annotated
 
@@ -17,3 +17,15 @@ Val = Annotated[
     float | None, typer.Option(help="Part for validation, where the data set has no split.  [default: 0.1]")
 ]
 Test = Annotated[float | None, typer.Option(help="Part for the test, where the data set has no split.  [default: 0.1]")]
+Fidelity = Annotated[
+    str | None,
+    typer.Option(help="Whose values of vacancy-formation-energy: witman, kumagai, jarvis or chgnet."),
+]
+Elements = Annotated[
+    list[str] | None,
+    typer.Option(help="Element whose sites are taken; all by default. May be given several times."),
+]
+Dopants = Annotated[
+    list[str] | None,
+    typer.Option(help="Element to put in, on sites or between them. May be given several times."),
+]

@@ -31,7 +31,9 @@ def predict(
     ] = ["formation-energy-per-atom"],  # noqa: B006
     fidelity: Annotated[
         str | None,
-        typer.Option(help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai or jarvis."),
+        typer.Option(
+            help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai, jarvis or chgnet."
+        ),
     ] = None,
     n_dropout: Annotated[int | None, typer.Option(help="Monte Carlo dropout with so many samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,

@@ -81,6 +81,11 @@ class PreparedData:
         labels: npt.NDArray[np.float64] = self.targets[self.target_rows(torch.from_numpy(self.rows(split))).numpy()]
         return labels
 
+    def owners(self, split: str) -> npt.NDArray[np.int64]:
+        """Of targets of sites: the crystal of each site of one split."""
+        rows = self.rows(split)
+        return np.repeat(rows, self.graphs.n_nodes.numpy()[rows])
+
     def sample_names(self, split: str) -> list[str]:
         """Ids of one split's crystals, or of their sites: the crystal's id and the number of the site."""
         rows = self.rows(split)

@@ -11,6 +11,7 @@ from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
 from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.targets import TargetSpec
@@ -27,7 +28,7 @@ class LabelledHost(NamedTuple):
     id: str
     structure: Geometry
     labels: Floats  #: (N,) of each atom, NaN where nothing is known
-    split: str  #: train, val or test
+    split: str  #: train, val or test; empty where the set has none
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ def labelled_host(
     return LabelledHost(name, structure, labels, split)
 
 
+def with_splits(
+    own: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
+) -> SiteSet:
+    """A set split by formula: as others have split the formula, else by its hash."""
+    known = {reduced_formula(h.structure.numbers): h.split for other in others for h in other.hosts}
+    formulas = [reduced_formula(h.structure.numbers) for h in own.hosts]
+    hashed = hashed_split(formulas, val=val, test=test, seed=seed)
+    splits = [known.get(formula, str(split)) for formula, split in zip(formulas, hashed, strict=True)]
+    return replace(own, hosts=[h._replace(split=split) for h, split in zip(own.hosts, splits, strict=True)])
+
+
 def without_held_out(sets: Sequence[SiteSet]) -> list[SiteSet]:
     """The sets less each host for training (or val) whose formula another set holds out for test (or val).
 
@@ -100,7 +112,6 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         own = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
         labels = np.concatenate([host.labels for _, _, host in part])
         targets.append(_of_nodes(built.node_of_atom, labels, own, (len(built.graph.numbers), len(specs))))
-    train = [(name, host) for _, name, host in hosts if host.split == "train"]
     return PreparedData(
         ids=[name for _, name, _ in hosts],
         targets=np.concatenate(targets),
@@ -108,11 +119,14 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         graphs=GraphStore.from_graphs(stores),
         graph_config=graph,
         specs=tuple(specs),
-        train_hash=hash_of_samples(
-            [name for name, host in train for _ in host.labels],
-            np.concatenate([np.empty(0), *(host.labels for _, host in train)])[:, None],
-        ),
+        train_hash=_hash([(name, host) for _, name, host in hosts if host.split == "train"]),
     )
+
+
+def _hash(hosts: Sequence[tuple[str, LabelledHost]]) -> str:
+    """sha256 of names and labels."""
+    labels = [np.empty(0), *(host.labels for _, host in hosts)]
+    return hash_of_samples([name for name, host in hosts for _ in host.labels], np.concatenate(labels)[:, None])
 
 
 def _of_nodes(

@@ -1,4 +1,4 @@
-"""The published sets of neutral vacancy formation energies that one model learns together.
+"""The sets of neutral vacancy formation energies that one model learns together.
 
 ``witman``
     Witman et al., Nat. Comput. Sci. 3, 675 (2023): relaxed vacancies of 16 elements in oxides, PBE+U.
@@ -6,6 +6,9 @@
     Kumagai et al., Phys. Rev. Materials 5, 123803 (2021): oxygen vacancies in oxides without open d shells.
 ``jarvis``
     Choudhary and Sumpter, AIP Advances 13, 095109 (2023): vacancies in elements and compounds, OptB88vdW.
+``chgnet``
+    Unrelaxed vacancies of all elements in oxides by the interatomic potential CHGNet, which is not DFT: many and cheap,
+    they teach what the published sets are too small for. Made by ``scripts/label_vacancies.py``.
 """
 
 import gzip
@@ -18,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cgcnn_ase.data.dataset import read_packed, reduced_formula
+from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.data.errors import DatasetError
-from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, labelled_host, without_held_out
-from cgcnn_ase.data.splits import hashed_split
+from cgcnn_ase.data.site_labels import SiteSet, labelled_host, with_splits, without_held_out
 from cgcnn_ase.elements import symbols
 from cgcnn_ase.graphs.geometry import Geometry
 
@@ -32,19 +34,32 @@ _PACKED = {
 }
 _JARVIS = "jarvis_vacancydb"
 
-VACANCY_SETS = (*_PACKED, "jarvis")
+VACANCY_SETS = (*_PACKED, "jarvis", "chgnet")
 
 
-def load_vacancies(data: Path) -> list[SiteSet]:
-    """The sets in the folders of DATA, each less what another holds out (see :func:`without_held_out`).
+def load_vacancies(data: Path, labelled: Path) -> list[SiteSet]:
+    """All sets, each less what another holds out (see :func:`cgcnn_ase.data.site_labels.without_held_out`).
+
+    Parameters
+    ----------
+    data
+        The folder of the published sets.
+    labelled
+        The folder that ``scripts/label_vacancies.py`` wrote.
 
     Raises
     ------
     DatasetError
         Naming the file, if one is missing or cannot be used.
     """
-    sets = [packed_vacancies(data / folder, name, *columns) for name, (folder, *columns) in _PACKED.items()]
-    return without_held_out([*sets, jarvis_vacancies(data / _JARVIS)])
+    published = published_vacancies(data)
+    others = [jarvis_vacancies(data / _JARVIS), packed_vacancies(labelled, "chgnet", "host", "energy")]
+    return without_held_out([*published, *(with_splits(other, published) for other in others)])
+
+
+def published_vacancies(data: Path) -> list[SiteSet]:
+    """The sets that have a split of their own: witman and kumagai."""
+    return [packed_vacancies(data / folder, name, *columns) for name, (folder, *columns) in _PACKED.items()]
 
 
 def packed_vacancies(folder: Path, name: str, host_column: str, value_column: str) -> SiteSet:
@@ -54,10 +69,10 @@ def packed_vacancies(folder: Path, name: str, host_column: str, value_column: st
             raise DatasetError(f"{folder / file}: no such file")
     ids, structures = read_packed(folder)
     tables = [
-        pd.read_csv(folder / file, keep_default_na=False, na_values=[""])
+        pd.read_csv(folder / file, keep_default_na=False, na_values=[""], dtype={"split": str})
         for file in ("properties.csv.gz", "vacancies.csv.gz")
     ]
-    splits = dict(zip(tables[0].iloc[:, 0].astype(str), tables[0]["split"], strict=True))
+    splits = dict(zip(tables[0].iloc[:, 0].astype(str), tables[0]["split"].fillna(""), strict=True))
     by_host = dict(list(tables[1].groupby(tables[1][host_column].astype(str))))
     hosts = []
     for host, structure in zip(ids.tolist(), structures, strict=True):
@@ -67,8 +82,8 @@ def packed_vacancies(folder: Path, name: str, host_column: str, value_column: st
     return SiteSet(name, hosts)
 
 
-def jarvis_vacancies(folder: Path, *, seed: int = 0) -> SiteSet:
-    """Hosts and removed sites from pairs of bulk and defective supercells; split by formula, as the set has none.
+def jarvis_vacancies(folder: Path) -> SiteSet:
+    """Hosts and removed sites from pairs of bulk and defective supercells; the set has no split.
 
     Energies that are not those of a vacancy in the given supercell (several of them for one host and size) are told
     apart by the site that is missing.
@@ -85,10 +100,9 @@ def jarvis_vacancies(folder: Path, *, seed: int = 0) -> SiteSet:
         structure, energies = found.setdefault(name, (bulk, {}))
         site = removed_site(structure, _geometry(entry["defective_atoms"]), entry["symbol"])
         energies.setdefault(site, []).append(float(entry["E_vac"]))
-    splits = hashed_split([reduced_formula(s.numbers) for s, _ in found.values()], val=0.1, test=0.1, seed=seed)
-    hosts: list[LabelledHost] = [
-        labelled_host(name, structure, list(energies), [float(np.mean(e)) for e in energies.values()], str(split))
-        for (name, (structure, energies)), split in zip(found.items(), splits, strict=True)
+    hosts = [
+        labelled_host(name, structure, list(energies), [float(np.mean(e)) for e in energies.values()], "")
+        for name, (structure, energies) in found.items()
     ]
     return SiteSet("jarvis", hosts)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..graphs.neighbors import search
 from .host import Floats, Host
 from .interstitials import Hole
 from .plan import Change, Plan, replacement
@@ -67,6 +66,8 @@ def find_places(
     cutoff
         Å.
     """
+    from ..graphs.neighbors import search  # brings torch along, which single defects do not need
+
     frac = np.concatenate([host.frac, *[hole.orbit for hole in holes]])
     positions = frac @ host.cell
     bonds = search(positions, host.cell, ~np.array(host.vacuum), cutoff)

@@ -3,17 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..structures.symmetry import symmetry_dataset
 from .host import Floats, Host
 
 Ints = npt.NDArray[np.int64]
-
-#: tolerance on positions, Å, and on angles, degrees: those of pymatgen-analysis-defects
-SYMPREC, ANGLE = 0.01, 5.0
 
 #: a site of the infinite crystal: what is done there, site of the host, and cell
 Member = tuple[str, int, int, int, int]
@@ -102,14 +99,12 @@ def find_symmetry(host: Host) -> Symmetry:
     Raises
     ------
     ValueError
-        If spglib finds none.
+        If there is none.
     """
-    import spglib
-
-    cell: Any = (host.cell, host.frac, host.atoms.numbers)
-    data = spglib.get_symmetry_dataset(cell, symprec=SYMPREC, angle_tolerance=ANGLE)
-    if data is None:
-        raise ValueError(f"{host.name}: spglib finds no symmetry; are two atoms on one site?")
+    try:
+        data = symmetry_dataset(host.cell, host.frac, host.atoms.numbers)
+    except ValueError as error:
+        raise ValueError(f"{host.name}: {error}") from error
     return Symmetry(
         orbit=np.asarray(data.equivalent_atoms, dtype=np.int64),
         wyckoff=tuple(data.wyckoffs),

@@ -11,7 +11,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, check_graph
-from cgcnn_ase.targets import Scaler, TargetSpec
+from cgcnn_ase.targets import Level, Scaler, TargetSpec
 
 if TYPE_CHECKING:
     from cgcnn_ase.uncertainty.class_trust import ClassTrust
@@ -99,6 +99,20 @@ class CrystalModel(nn.Module):
     def is_potential(self) -> bool:
         """Whether the prediction is a smooth function of the positions, so that forces exist."""
         return False  # no architecture so far damps its messages to zero at the cutoff
+
+    def check_level(self, level: Level, what: str) -> None:
+        """Raise where something is asked of crystals and the model predicts sites, or the other way round.
+
+        Raises
+        ------
+        ValueError
+            Naming the model and what is asked.
+        """
+        if self.target.level != level:
+            wanted = {"crystal": "crystals", "site": "sites"}
+            raise ValueError(
+                f"the model {self.name!r} predicts {wanted[self.target.level]}; {what} needs one of {wanted[level]}"
+            )
 
     def check_dropout(self, n_dropout: int) -> None:
         """Raise where Monte Carlo dropout with so many samples would say nothing.

@@ -9,12 +9,14 @@ from cgcnn_ase.elements import MAX_NUMBER
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 
-PoolingName = Literal["mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site", "site+contrast"]
+PoolingName = Literal[
+    "mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site", "site+mean", "site+contrast"
+]
 
-#: those that give a row for each node, not for each crystal
-OF_SITES: tuple[PoolingName, ...] = ("site", "site+contrast")
+#: those that keep a row for each node
+OF_SITES: tuple[PoolingName, ...] = ("site", "site+mean", "site+contrast")
 #: vectors side by side in what is pooled, where not one
-_PARTS: dict[str, int] = {"mean+max": 2, "contrast": 4, "site+contrast": 4}
+_PARTS: dict[str, int] = {"mean+max": 2, "site+mean": 2, "contrast": 4, "site+contrast": 4}
 #: variance of vectors that is taken for none
 _SMALL = 0.01
 
@@ -38,8 +40,10 @@ class Pooling(nn.Module):
         `unlike_the_others`). One odd atom among many makes them large in a cell of any size.
     ``site``
         no pooling: a row for each node.
+    ``site+mean``
+        a row for each node, with the mean of its crystal beside it: the site in its host.
     ``site+contrast``
-        the same, and beside it the three deviations of the node.
+        a row for each node, and beside it its three deviations.
     """
 
     def __init__(self, name: PoolingName, n_features: int) -> None:
@@ -59,6 +63,8 @@ class Pooling(nn.Module):
         if self.name == "site+contrast":
             return torch.cat([v, *unlike_the_others(graph, v)], dim=1)
         index, n = crystal_index(graph), len(graph.n_nodes)
+        if self.name == "site+mean":
+            return torch.cat([v, segment_mean(v, graph.multiplicity, index, n)[index]], dim=1)
         if self.name == "sum":
             return segment_sum(v * graph.multiplicity[:, None], index, n)
         if self.name == "softmax":

@@ -1,6 +1,6 @@
 """Which sites of a structure are the same by its space group."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,8 @@ from .check import completed_cell
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Å, as pymatgen's space-group analysis has it
-SYMPREC = 0.01
+#: tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
+SYMPREC, ANGLE = 0.01, 5.0
 
 
 class DistinctSites(NamedTuple):
@@ -22,7 +22,7 @@ class DistinctSites(NamedTuple):
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:
-    """The symmetry-distinct sites of a structure, by spglib (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
+    """The symmetry-distinct sites of a structure.
 
     Directions that are not periodic count as cell vectors long enough to keep the images apart.
 
@@ -34,16 +34,44 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
     Raises
     ------
     ValueError
-        If spglib finds no space group.
+        If no space group is found.
     """
-    import spglib
-
     cell = completed_cell(atoms.cell.array, atoms.pbc)
     fractions = np.linalg.solve(cell.T, atoms.positions.T).T
-    structure = (cell.tolist(), fractions.tolist(), atoms.numbers.tolist())
-    dataset = spglib.get_symmetry_dataset(structure, symprec=symprec)
-    if dataset is None:
-        raise ValueError(f"spglib finds no space group at a tolerance of {symprec:g} Å")
+    dataset = symmetry_dataset(cell, fractions, atoms.numbers, symprec=symprec)
     _, first, counts = np.unique(dataset.equivalent_atoms, return_index=True, return_counts=True)
     order = np.argsort(first)
     return DistinctSites(first[order], counts[order])
+
+
+def symmetry_dataset(
+    cell: npt.NDArray[np.float64],
+    fractions: npt.NDArray[np.float64],
+    numbers: npt.NDArray[np.int64],
+    *,
+    symprec: float = SYMPREC,
+) -> Any:
+    """What spglib finds of a periodic structure (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
+
+    Parameters
+    ----------
+    cell, fractions, numbers
+        (3, 3) Å, rows; (N, 3); (N,).
+
+    Raises
+    ------
+    ValueError
+        If it finds no space group.
+    """
+    import spglib
+    from spglib.error import SpglibError
+
+    none = f"no space group is found at a tolerance of {symprec:g} Å; are two atoms on one site?"
+    structure = (cell.tolist(), fractions.tolist(), numbers.tolist())
+    try:
+        dataset = spglib.get_symmetry_dataset(structure, symprec=symprec, angle_tolerance=ANGLE)
+    except SpglibError as error:  # newer versions raise, or will
+        raise ValueError(f"{none} {error}") from error
+    if dataset is None:
+        raise ValueError(none)
+    return dataset

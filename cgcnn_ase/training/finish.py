@@ -191,6 +191,7 @@ def calibrate(
         training_composition=training_composition,
         difficulty=difficulty,
         site_elements=site_elements,
+        groups=data.owners("val")[has] if data.of_sites else None,
     )
 
 

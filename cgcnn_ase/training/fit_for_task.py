@@ -22,7 +22,7 @@ _NO_AVERAGE = {
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
     """Raise where a network is asked for what it cannot say of a target.
 
-    A target of sites needs the pooling ``site`` or ``site+contrast``, one of crystals any other. A quantity per atom is
+    A target of sites needs one of the poolings of sites, one of crystals any other. A quantity per atom is
     read from an average over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that
     learn their error are those of regressions; a classification has probabilities.
 

@@ -47,7 +47,7 @@ def train(
     output: Path,
     *,
     resume: bool = False,
-    start: "CrystalModel | None" = None,
+    start: "CrystalModel | Sequence[CrystalModel] | None" = None,
     frozen: Frozen = "none",
     workers: int = 1,
     name: str = "",
@@ -69,7 +69,8 @@ def train(
     resume : bool
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
-        Fine-tune this model's members instead of new ones, with some layers fixed.
+        Fine-tune this model's members instead of new ones, with some layers fixed; of several models in turn, which
+        makes an ensemble more diverse.
     name, suffix : str
         Of the model; those of several targets have each its target's name, with the suffix.
     workers : int
@@ -87,22 +88,26 @@ def train(
         raise ValueError(f"{workers} members at the same time need one device each, the settings ask for several")
     check_devices(config)
     _check_data(data, config)
-    if start is not None:
-        _check_start(data, config, start)
-    goes_on = start is not None and keeps_head(start, data.specs)
-    scalers = [start.scaler] if start is not None and goes_on else None
+    starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
+    for origin in starts:
+        _check_start(data, config, origin)
+    goes_on = len(starts) == 1 and keeps_head(starts[0], data.specs)
+    scalers = [starts[0].scaler] if goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
     folds = [output / f"fold-{k}" for k in range(config.error_folds)]
     splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
 
     def job(folder: Path, split: npt.NDArray[np.str_], own: TrainConfig, k: int) -> _Job:
         wanted = None if goes_on else network_config(data, config)
-        network = None if start is None else member_to_tune(start, k, frozen, wanted=wanted, seed=own.seed)
+        network = None
+        if starts:
+            turn, place = divmod(k, len(starts))
+            network = member_to_tune(starts[place], turn, frozen, wanted=wanted, seed=own.seed)
         return _Job(folder, split, own, network, scalers, resume, progress)
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
-    _claim(output, _settings(data, config, start, frozen), resume)
+    _claim(output, _settings(data, config, starts, frozen), resume)
     workers = min(workers, len(jobs))
     if workers == 1:
         for each in jobs:
@@ -168,11 +173,12 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
 
 
-def _settings(data: PreparedData, config: TrainConfig, start: "CrystalModel | None", frozen: Frozen) -> str:
+def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
     """What decides the run, as it stands in ``config.yaml``."""
     settings = config.to_dict() | {"train_hash": data.train_hash}
-    if start is not None:
-        settings["from"] = {"model": start.name, "sha256": start.sha256, "frozen": frozen}
+    if starts:
+        given = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
+        settings["from"] = given[0] if len(given) == 1 else given
     return yaml.safe_dump(settings, sort_keys=False)
 
 

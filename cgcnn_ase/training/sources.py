@@ -15,8 +15,10 @@ SOURCES = {
         "neutral vacancies in oxides, PBE+U: M. Witman et al., Nat. Comput. Sci. 3, 675 (2023), packed from the "
         "repository sandialabs/d2gnn (MIT); oxygen vacancies in oxides: Y. Kumagai et al., Phys. Rev. Materials 5, "
         "123803 (2021), packed from zj-163/CAGNN (MIT); vacancies, OptB88vdW: K. Choudhary and B. Sumpter, AIP Adv. "
-        "13, 095109 (2023), from usnistgov/alignn (NIST licence). A host of one set is not used for training where "
-        "another set tests its formula."
+        "13, 095109 (2023), from usnistgov/alignn (NIST licence); unrelaxed vacancies in oxides of the Materials "
+        "Project (CC BY 4.0) and in the training hosts of the first two sets, labelled with CHGNet 0.4.2 (B. Deng et "
+        "al., Nat. Mach. Intell. 5, 1031 (2023); an interatomic potential, not DFT). A host of one set is not used for "
+        "training where another set tests its formula."
     ),
     "defects": (
         "supercells with and without one point defect, made from layers of 2DMatPedia (J. Zhou et al., Sci. Data 6, 86 "

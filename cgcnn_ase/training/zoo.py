@@ -29,6 +29,8 @@ from cgcnn_ase.workers import available_cores
 VACANCIES = "vacancies"
 #: data that is made, not read, by the function ``prepared`` of a module; the modules are above this one, so by name
 MADE = {"defects": "cgcnn_ase.defects.detection_training"}
+#: where ``scripts/label_vacancies.py`` puts the set that this project made itself
+LABELLED = Path("runs") / "chgnet_vacancies"
 
 
 class Recipe(NamedTuple):
@@ -38,7 +40,7 @@ class Recipe(NamedTuple):
     columns: list[str]  #: of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
-    start: str | None = None  #: pretrained model that training starts from
+    start: tuple[str, ...] = ()  #: pretrained models that training starts from
     frozen: Frozen = "none"
     suffix: str = ""  #: of the models' names, after those of their targets
 
@@ -66,7 +68,7 @@ def load_recipe(name: str) -> Recipe:
         columns=[target.pop("column") for target in recipe["targets"]],
         targets=tuple(settings_from(TargetSpec, target) for target in recipe["targets"]),
         config=settings_from(TrainConfig, recipe["train"]),
-        start=recipe.get("from"),
+        start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
         frozen=recipe.get("freeze", "none"),
         suffix=recipe.get("suffix", ""),
     )
@@ -81,7 +83,7 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         recipe.config,
         output,
         resume=resume,
-        start=None if recipe.start is None else load_model(recipe.start),
+        start=[load_model(name) for name in recipe.start] or None,
         frozen=recipe.frozen,
         workers=workers,
         name=name,
@@ -98,7 +100,7 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
 def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
     """What a recipe learns, from the folder that holds all data sets."""
     if recipe.data == VACANCIES:
-        sets = {each.name: each for each in load_vacancies(data)}
+        sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
     if recipe.data in MADE:
         made: PreparedData = import_module(MADE[recipe.data]).prepared(data, recipe.targets, recipe.config.graph)

@@ -11,6 +11,8 @@ from cgcnn_ase.uncertainty.metrics import Floats, as_positive, as_vector
 
 #: fewer calibration samples than this in a bin and all go into one
 MIN_PER_BIN = 100
+#: fewer groups than this say nothing about the next
+MIN_GROUPS = 5
 
 
 class Interval(NamedTuple):
@@ -28,6 +30,11 @@ class ConformalInterval(BaseModel):
     exchangeable, the coverage over both is at least ``level`` and at most ``level + 1/(n+1)``. The width follows the
     std of each structure. With more than one bin each range of std has a q of its own (Mondrian), and the coverage
     holds in each range as well.
+
+    Samples of one group, such as the sites of one host, have errors that are alike: then it is the groups that are
+    exchangeable, and there are fewer of them. Each group counts once, with its samples sharing its weight, and q is the
+    quantile at :math:`(G+1)/G` times ``level`` for G groups (Dunn, Wasserman and Ramdas, J. Am. Stat. Assoc. 118, 2491:
+    pooled distribution functions); the highest score where there are too few for that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,7 +58,13 @@ class ConformalInterval(BaseModel):
 
     @classmethod
     def fit(
-        cls, std: npt.ArrayLike, errors: npt.ArrayLike, *, level: float = 0.9, n_bins: int = 1
+        cls,
+        std: npt.ArrayLike,
+        errors: npt.ArrayLike,
+        *,
+        level: float = 0.9,
+        n_bins: int = 1,
+        groups: npt.NDArray[np.int64] | None = None,
     ) -> "ConformalInterval":
         """Calibrate on held-out data, best on other data than the std was calibrated on.
 
@@ -65,6 +78,8 @@ class ConformalInterval(BaseModel):
             Nominal coverage.
         n_bins
             Quantile bins of std with a factor of their own; one is used if a bin would hold fewer than 100 samples.
+        groups
+            (n,) number of the group of each sample; then there is one bin.
 
         Raises
         ------
@@ -77,6 +92,9 @@ class ConformalInterval(BaseModel):
             raise ValueError(f"level must lie between 0 and 1, got {level}")
         if n_bins < 1:
             raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+        if groups is not None:
+            factor = grouped_quantile(scores, groups, level)
+            return cls(level=level, factors=(factor,), n_samples=spread.size)
         edges = np.unique(np.quantile(spread, np.arange(1, n_bins) / n_bins)) if spread.size else np.empty(0)
         where = np.searchsorted(edges, spread)
         if np.bincount(where, minlength=edges.size + 1).min() < MIN_PER_BIN:
@@ -106,3 +124,20 @@ def conformal_quantile(scores: Floats, level: float) -> float:
         need = ceil(level / (1 - level) - 1e-9)
         raise ValueError(f"an interval of level {level:g} needs at least {need} held-out samples, got {n}")
     return float(np.partition(scores, rank - 1)[rank - 1])
+
+
+def grouped_quantile(scores: Floats, groups: npt.NDArray[np.int64], level: float) -> float:
+    """The quantile of scores in which each group weighs the same, at level (G + 1) / G, or the highest score.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 5 groups: no quantile says anything then.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if sizes.size < MIN_GROUPS:
+        raise ValueError(f"an interval needs held-out samples of at least {MIN_GROUPS} groups, got {sizes.size}")
+    order = np.argsort(scores, kind="stable")
+    share = np.cumsum(1.0 / sizes[group][order]) / sizes.size
+    rank = int(np.searchsorted(share, level * (sizes.size + 1) / sizes.size - 1e-9))
+    return float(scores[order][min(rank, scores.size - 1)])

@@ -47,6 +47,7 @@ class Trust:
         training_composition: npt.ArrayLike,
         difficulty: ErrorForest | None = None,
         site_elements: Collection[int] = (),
+        groups: npt.NDArray[np.int64] | None = None,
         level: float = 0.9,
     ) -> "Trust":
         """Calibrate on held-out data.
@@ -61,6 +62,8 @@ class Trust:
             What errors in the training set taught, see :class:`ErrorModel`.
         site_elements
             Of a target of sites: atomic numbers on the labelled sites of the training set.
+        groups
+            (n,) of a target of sites: the host of each held-out site, whose errors are alike.
         level : float
             Nominal coverage of the interval.
         """
@@ -73,7 +76,7 @@ class Trust:
             errors, left_out = ErrorModel.fit(columns, composition, embedding, error, difficulty=difficulty)
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)
-        interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level)
+        interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=groups)
         return cls(calibrator, interval, domain, errors)
 
     def judge(

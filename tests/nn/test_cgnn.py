@@ -210,13 +210,14 @@ def test_times_the_number_of_atoms() -> None:
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other * torch.tensor([[6.0], [12.0]]))
             torch.testing.assert_close(one[1], 2 * one[0])
-    for pooling in ("sum", "max", "mean+max", "site"):
+    for pooling in ("sum", "max", "mean+max", "site", "site+mean"):
         with pytest.raises(ValueError, match="times the number of atoms makes sense of a mean"):
             replace(SMALL, extensive=True, pooling=pooling)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("pooling", ["site", "site+mean"])
 @pytest.mark.parametrize("multi_step", [False, True])
-def test_a_row_for_each_site(multi_step: bool) -> None:
+def test_a_row_for_each_site(multi_step: bool, pooling: str) -> None:
     """Equal sites have equal rows, in training too: no norm takes them for a batch of crystals."""
     whole, merged = (build_graphs(STRUCTURES, GraphConfig(rule="coordinator", merge=m)) for m in (False, True))
     sites = merge_equivalent(
@@ -226,7 +227,7 @@ def test_a_row_for_each_site(multi_step: bool) -> None:
         whole.distances.numpy().astype(float),
         whole.angular.numpy(),
     )
-    model = CGNN(replace(SMALL, pooling="site", multi_step=multi_step)).double()
+    model = CGNN(replace(SMALL, pooling=pooling, multi_step=multi_step)).double()
     for training in (True, False):
         model.train(training)
         rows = model(double(merged))

@@ -152,6 +152,16 @@ def test_sites_beside_the_others() -> None:
     torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
 
 
+def test_sites_beside_their_crystal() -> None:
+    graph, layers = crystals_with(REPEATED), random_layers(7)
+    found = Pooling("site+mean", F)(graph, layers)
+    means = Pooling("mean", F)(graph, layers)
+    assert found.shape == (7, 2 * F)
+    torch.testing.assert_close(found[:, :F], layers[-1])
+    torch.testing.assert_close(found[:, F:], torch.repeat_interleave(means, graph.n_nodes, dim=0))
+    assert MultiStepPooling("site+mean", F, T).double()(graph, layers).shape == (7, F)
+
+
 def test_an_unknown_name() -> None:
     with pytest.raises(ValueError, match="unknown pooling 'median'; allowed: mean, sum, max"):
         Pooling("median", F)  # type: ignore[arg-type]

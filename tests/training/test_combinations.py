@@ -59,8 +59,8 @@ TASKS = {
 def makes_sense(pooling, task):
     """Whether a pooling can be read for a task, of every architecture.
 
-    A value for each site needs the vectors of the sites, ``site``; a value of the crystal one vector, from any other
-    pooling. The targets here are no averages over atoms: see ``test_a_quantity_per_atom``.
+    A value for each site needs the vectors of the sites, ``site`` or ``site+mean``; a value of the crystal one vector,
+    from any other pooling. The targets here are no averages over atoms: see ``test_a_quantity_per_atom``.
     """
     return (pooling in OF_SITES) == (task == "site")
 
@@ -126,14 +126,13 @@ REFUSED = [names for names in COMBINATIONS if not makes_sense(*names[1:])]
 
 def test_what_makes_no_sense_is_refused(data_for, settings, tmp_path):
     """In words, for every combination that is not trained above, before anything is written."""
-    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 9 * 7
+    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 10 * 7
     for architecture, pooling, task in REFUSED:
         config = settings(architecture, pooling, task)
         words = (
             f"site_energy is a target of sites, which the pooling '{pooling}' puts into one vector a crystal"
             if task == "site"
-            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling {pooling!r} gives a value for each "
-            "atom"
+            else f"{TASKS[task][0][0].name} is a target of crystals, the pooling '{pooling}' gives a value for each"
         )
         with pytest.raises(ValueError, match=re.escape(words)):
             check_targets(TASKS[task][0], config)
@@ -160,6 +159,7 @@ def test_a_quantity_per_atom(settings, architecture, pooling):
         "contrast": "'contrast' is decided by a single atom in part; allowed",
         "site": "is a target of crystals, the pooling 'site'",
         "site+contrast": "is a target of crystals, the pooling 'site+contrast'",
+        "site+mean": "is a target of crystals, the pooling 'site+mean'",
     }[pooling]
     with pytest.raises(ValueError, match=re.escape(why)):
         check_targets(targets, config)

@@ -108,3 +108,42 @@ def test_a_damaged_config_is_refused(change):
     assert ConformalInterval.model_validate(config).factors == (1.6,)
     with pytest.raises(ValidationError):
         ConformalInterval.model_validate(config | change)
+
+
+# Groups
+
+
+def grouped(rng, n_groups, *, shared=1.5):
+    """Errors of groups of 1 to 20 samples that have most of their size in common; stds that know nothing of it."""
+    sizes = rng.integers(1, 21, n_groups)
+    scale = np.repeat(rng.lognormal(sigma=shared, size=n_groups), sizes)
+    groups = np.repeat(np.arange(n_groups), sizes)
+    return np.ones(len(scale)), rng.normal(size=len(scale)) * scale, groups
+
+
+def test_one_sample_a_group_is_the_plain_interval():
+    rng = np.random.default_rng(0)
+    for n in (20, 55, 300):
+        errors = rng.normal(size=n)
+        plain = ConformalInterval.fit(np.ones(n), errors)
+        assert ConformalInterval.fit(np.ones(n), errors, groups=np.arange(n)[::-1]).factors == plain.factors
+
+
+def test_coverage_of_the_sites_of_a_new_group():
+    """Where the calibration has few groups, taking their samples for independent covers too little of new ones."""
+    rng = np.random.default_rng(1)
+    covered = {"plain": [], "grouped": []}
+    for _ in range(300):
+        std, errors, groups = grouped(rng, 12)
+        _, new, owner = grouped(rng, 40)
+        for name, given in (("plain", None), ("grouped", groups)):
+            q = ConformalInterval.fit(std, errors, groups=given).factors[0]
+            inside = np.bincount(owner, np.abs(new) <= q) / np.bincount(owner)
+            covered[name].append(inside.mean())  # of a site of a random new group
+    assert np.mean(covered["plain"]) < 0.89
+    assert 0.9 < np.mean(covered["grouped"]) < 0.96
+
+
+def test_too_few_groups():
+    with pytest.raises(ValueError, match="at least 5 groups, got 3"):
+        ConformalInterval.fit(np.ones(30), np.arange(30.0), groups=np.arange(30) % 3)

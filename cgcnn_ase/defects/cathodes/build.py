@@ -1,4 +1,4 @@
-"""A cathode from its name: supercell, order of the metals, lithium removed, and what was realised beside what was asked."""
+"""A cathode from its name: supercell, order of the metals, lithium removed; what was realised beside what was asked."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -51,8 +51,8 @@ def build_cathode(
     name
         ``NCM811``, ``NCA``, ``LiNiO2``, ``LiNi0.8Mn0.1Co0.1O2``, ...; see :func:`cathode_names`.
     supercell
-        Repeats of the conventional cell along its axes; by default the most compact supercell that holds the composition
-        exactly (else within the tolerance) and is nearest to n_atoms, within a factor of two.
+        Repeats of the conventional cell along its axes; by default the most compact supercell that holds the
+        composition exactly (else within the tolerance) and is nearest to n_atoms, within a factor of two.
     n_atoms
         About so many atoms (before lithium is removed), where no supercell is given.
     ordering
@@ -73,9 +73,9 @@ def build_cathode(
 
     Returns
     -------
-    Atoms whose ``info`` holds ``cathode``, ``composition_asked``, ``composition``, ``li_content`` (Li per formula unit),
-    ``li_vacancy_asked``, ``li_vacancy``, ``ordering``, ``li_removal``, ``oxidation_states``, ``supercell``, ``seed`` and
-    ``reference`` (of the lattice parameters). The cell is that of the lithiated material: nothing is relaxed.
+    Atoms whose ``info`` holds ``cathode``, ``composition_asked``, ``composition``, ``li_content`` (Li a formula unit),
+    ``li_vacancy_asked``, ``li_vacancy``, ``ordering``, ``li_removal``, ``oxidation_states``, ``supercell``, ``seed``
+    and ``reference`` (of the lattice parameters). The cell is that of the lithiated material: nothing is relaxed.
 
     Raises
     ------
@@ -136,9 +136,11 @@ def _different(recipe: "_Recipe", num: int, seed: int) -> Iterator[Atoms]:
             yield atoms
             if len(seen) == num:
                 return
+    best = [w for w, on in (("sqs", recipe.ordering == "sqs"), ("ewald", recipe.li_removal == "ewald")) if on]
+    why = f"; {' and '.join(best)} look{'s' * (len(best) == 1)} for the one best arrangement" if best else ""
     raise ValueError(
-        f"only {len(seen)} different structures of {recipe.what} were found in {_TRIES * num} tries: ask for fewer, or "
-        "for a larger supercell"
+        f"only {len(seen)} different structure{'s' * (len(seen) > 1)} of {recipe.what} found in {_TRIES * num} tries"
+        f"{why}: ask for fewer, for a larger supercell, or for random arrangements"
     )
 
 
@@ -173,13 +175,13 @@ class _Recipe:
         self.cathode = parse_cathode(name)
         self.ordering, self.li_removal = ordering, li_removal
         self.li_vacancy, self.n_candidates = li_vacancy, n_candidates
-        self.cell = cathode_supercell(
-            self.cathode, li_vacancy, repeats=supercell, n_atoms=n_atoms, tolerance=tolerance
-        )
+        self.cell = cathode_supercell(self.cathode, li_vacancy, repeats=supercell, n_atoms=n_atoms, tolerance=tolerance)
         tags = self.cell.atoms.get_tags()
         self.n_lithium = int((tags == LITHIUM).sum())
         self.n_removed = round(li_vacancy * self.n_lithium)
-        self.counts = whole_numbers(self.cathode.fractions, int((tags == METAL).sum())) if self.cathode.fractions else {}
+        self.counts = (
+            whole_numbers(self.cathode.fractions, int((tags == METAL).sum())) if self.cathode.fractions else {}
+        )
         self.lowest = _lowest(model) if model is not None and "lowest" in (ordering, li_removal) else None
 
     @property

@@ -76,8 +76,8 @@ FIXED: dict[str, Lattice] = {
     "LiMnO2": Lattice(
         "LiMnO2", 12, (5.4387, 2.80857, 5.3878, 90.0, 116.006, 90.0),
         (("Mn", (0.0, 0.0, 0.0)), ("Li", (0.0, 0.5, 0.5)), ("O", (0.2725, 0.0, 0.7714))),
-        "layered, monoclinic (C2/m) by the Jahn-Teller effect of Mn3+; cell: Armstrong and Bruce, Nature 381, 499 (1996); "
-        "oxygen set so that Mn-O is 1.92 (4) and 2.31 (2) Å",
+        "layered, monoclinic (C2/m) by the Jahn-Teller effect of Mn3+; cell: Armstrong and Bruce, Nature 381, 499 "
+        "(1996); oxygen set so that Mn-O is 1.92 (4) and 2.31 (2) Å",
     ),
     "LiFePO4": Lattice(
         "LiFePO4", 62, (10.332, 6.010, 4.692, 90.0, 90.0, 90.0),

@@ -25,9 +25,8 @@ def ewald_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> Ato
     """Without so many of its Li, those whose leaving gives the lowest Ewald energy of formal charges.
 
     The metals have their mean charges after the removal (:func:`oxidation_states`), so the cell is neutral. From 20
-    random choices, the exchange of one removed and one remaining Li that lowers the energy most is made until none does;
-    the lowest end is taken. That is a local search, not an enumeration: it is exact in cells with few choices, and no
-    worse than any random choice tried.
+    random choices, the exchange of one removed and one remaining Li that lowers the energy most is made until none
+    does; the lowest end is taken. That is a local search, not an enumeration: no exchange of two sites improves it.
 
     Raises
     ------
@@ -39,12 +38,13 @@ def ewald_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> Ato
 
     counts = Counter(atoms.get_chemical_symbols())
     counts["Li"] -= n_removed
-    bare = atoms.copy()  # type: ignore[no-untyped-call]
+    bare = atoms.copy()
     bare.set_tags(None)
     bare.info.clear()
     structure = AseAtomsAdaptor.get_structure(bare)
     structure.add_oxidation_state_by_element(oxidation_states(counts))
-    energies = np.asarray(EwaldSummation(structure).total_energy_matrix)  # eV; the energy is the sum of its entries
+    ewald = EwaldSummation(structure)  # type: ignore[no-untyped-call]
+    energies = np.asarray(ewald.total_energy_matrix)  # eV; the energy is the sum of its entries
     energies = 0.5 * (energies + energies.T)
     lithium = np.flatnonzero(atoms.get_tags() == LITHIUM)
     ends = [_descend(energies, lithium, rng.choice(lithium, n_removed, replace=False)) for _ in range(_STARTS)]

@@ -18,6 +18,8 @@ Integers = npt.NDArray[np.int64]
 _EXACT = 1e-9
 #: supercells within this factor of the size asked for are considered
 _WINDOW = 2.0
+#: of more primitive cells there are too many shapes to try
+_LARGEST = 128
 #: up to so many primitive cells it is said which supercell could hold the composition
 _MOST_CELLS = 2000
 
@@ -50,9 +52,11 @@ def cathode_supercell(
         matrix = compact_matrix(np.asarray(primitive.cell), n_cells)
         rows = "; ".join(" ".join(map(str, row)) for row in matrix.tolist())
         return Supercell(_sorted(make_supercell(primitive, matrix)), f"primitive x ({rows})")
-    a, b, c = (repeats,) * 3 if isinstance(repeats, int) else repeats
-    if min(a, b, c) < 1:
-        raise ValueError(f"supercell {a}x{b}x{c}: the repeats are whole numbers of at least 1")
+    numbers = (repeats,) * 3 if isinstance(repeats, int) else tuple(repeats)
+    if len(numbers) != 3 or any(n != int(n) or n < 1 for n in numbers):
+        words = "x".join(map(str, numbers))
+        raise ValueError(f"supercell {words}: the repeats are three whole numbers of at least 1")
+    a, b, c = numbers
     atoms = cathode.lattice.atoms(primitive=False).repeat((a, b, c))
     name = f"{a}x{b}x{c}"
     if _off(cathode, li_vacancy, atoms, 1) > tolerance:
@@ -63,7 +67,12 @@ def cathode_supercell(
 def _n_cells(cathode: Cathode, li_vacancy: float, primitive: Atoms, n_atoms: int, tolerance: float) -> int:
     """The exact number of primitive cells nearest to the size asked for, else the nearest within the tolerance."""
     size = len(primitive)
-    low, high = max(1, int(n_atoms / _WINDOW / size)), max(1, int(n_atoms * _WINDOW / size))
+    if n_atoms > _LARGEST * size:
+        raise ValueError(
+            f"n_atoms {n_atoms}: of {cathode.formula} at most {_LARGEST * size}; beyond, give the supercell"
+        )
+    low = max(1, int(n_atoms / _WINDOW / size))
+    high = max(1, min(_LARGEST, int(n_atoms * _WINDOW / size)))
     found = {n: _off(cathode, li_vacancy, primitive, n) for n in range(low, high + 1)}
     fitting = [n for n, off in found.items() if off <= tolerance]
     if not fitting:
@@ -110,33 +119,44 @@ def compact_matrix(cell: npt.ArrayLike, n_cells: int) -> Integers:
     """
     vectors = np.asarray(cell, dtype=float)
     points, lengths = _lattice_points(vectors, n_cells)
-    best: tuple[float, float] | None = None
+    best = (0.0, 0.0)
     chosen = np.eye(3, dtype=np.int64)
     for matrix in _hermite(n_cells):
-        inside = points @ np.linalg.inv(matrix)
-        in_lattice = np.abs(inside - np.rint(inside)).max(axis=1) < 1e-6
-        nearest = lengths[in_lattice][:6:2]  # each vector is there with its opposite
-        score = (round(float(nearest[0]), 6), -round(float(nearest.sum()), 6))
-        if best is None or score > best:
+        inverse = np.linalg.inv(matrix)
+        nearer = int(np.searchsorted(lengths, best[0] - 1e-6))
+        if _on_lattice(points[:nearer], inverse).any():
+            continue  # some image is nearer than in the best so far
+        nearest = lengths[_on_lattice(points, inverse)][:6:2]  # each vector is there with its opposite
+        total = float(nearest.sum()) + float(lengths[-1]) * (3 - len(nearest))
+        score = (round(float(nearest[0]), 6), -round(total, 6))
+        if score > best:
             best, chosen = score, matrix
-    _, operation = minkowski_reduce(chosen @ vectors)  # type: ignore[no-untyped-call]
+    _, operation = minkowski_reduce(chosen @ vectors)
     reduced = np.asarray(np.rint(operation @ chosen), dtype=np.int64)
     return reduced if np.linalg.det(reduced) > 0 else -reduced
 
 
 def _lattice_points(vectors: npt.NDArray[np.float64], n_cells: int) -> tuple[Integers, npt.NDArray[np.float64]]:
     """Lattice vectors except 0 by length, as far as the images of any supercell that could be chosen."""
-    primitive, operation = minkowski_reduce(vectors)  # type: ignore[no-untyped-call]
+    primitive, operation = minkowski_reduce(vectors)
     longest = float(np.linalg.norm(primitive, axis=1).max())
     volume = abs(float(np.linalg.det(vectors)))
-    reach = 2.0 * max((n_cells * volume) ** (1 / 3), longest)
+    # no lattice of volume V has a shortest vector beyond 1.123 V^(1/3), that of the densest packing of spheres
+    reach = 1.3 * max((n_cells * volume) ** (1 / 3), longest)
     heights = volume / np.linalg.norm(np.cross(primitive[[1, 2, 0]], primitive[[2, 0, 1]]), axis=1)
     grids = [np.arange(-k, k + 1) for k in np.ceil(reach / heights).astype(int)]
     points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1).reshape(-1, 3)
     points = points[np.any(points != 0, axis=1)]
     lengths = np.linalg.norm(points @ primitive, axis=1)
     order = np.argsort(lengths, kind="stable")
+    order = order[: np.searchsorted(lengths[order], reach)]
     return np.asarray(points[order] @ np.rint(operation), dtype=np.int64), lengths[order]
+
+
+def _on_lattice(points: Integers, inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which points are whole numbers of the supercell's vectors."""
+    inside = points @ inverse
+    return np.asarray((np.abs(inside - np.rint(inside)) < 1e-6).all(axis=1))
 
 
 def _hermite(n: int) -> Iterator[Integers]:

@@ -1,0 +1,131 @@
+"""``cgcnn-ase cathode``."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, say
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: file endings by format
+_ENDINGS = {"extxyz": ".extxyz", "cif": ".cif", "vasp": ".vasp"}
+#: columns of manifest.csv; those from ``atoms.info`` keep their names
+_COLUMNS = (
+    "id", "cathode", "composition_asked", "composition", "li_content", "li_vacancy_asked", "li_vacancy", "ordering",
+    "li_removal", "seed", "supercell", "n_atoms", "oxidation_states", "reference", "file",
+)  # fmt: skip
+_SHOWN = ("id", "composition", "li_content", "ordering", "li_removal", "seed", "n_atoms", "file")
+
+
+def cathode(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="NCM811, NCM622, NCA, LiNiO2, LiCoO2, LiMnO2, LiAlO2, LiFePO4, LiMn2O4, Li2MnO3, or a formula such as "
+            "LiNi0.8Mn0.1Co0.1O2.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the structures and manifest.csv.", show_default=False)],
+    supercell: Annotated[
+        str | None, typer.Option(help="Repeats of the conventional cell, as 5x2x1 or 3; else the size decides.")
+    ] = None,
+    n_atoms: Annotated[int, typer.Option(help="About so many atoms, before lithium is removed.")] = 100,
+    ordering: Annotated[str, typer.Option(help="Where the metals go: random, sqs, or lowest (in energy).")] = "random",
+    li_vacancy: Annotated[float, typer.Option(help="Part of the lithium to remove, 0 to 1.")] = 0.0,
+    li_removal: Annotated[
+        str,
+        typer.Option(help="Which lithium goes: random, ewald (lowest electrostatic energy), or lowest (in energy)."),
+    ] = "random",
+    model: Annotated[
+        str, typer.Option(help="Pretrained name or model folder that gives the energies for lowest.")
+    ] = "formation-energy-per-atom",
+    n_candidates: Annotated[int, typer.Option(help="Candidates that lowest chooses from.")] = 20,
+    num: Annotated[int, typer.Option(help="How many different structures.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same structures.")] = 42,
+    tolerance: Annotated[float, typer.Option(help="Largest error of a share of metal or of lithium removed.")] = 0.02,
+    file_format: Annotated[str, typer.Option("--format", help="extxyz, cif or vasp.")] = "extxyz",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: a JSON list on stdout.")] = False,
+) -> None:
+    """Build cathode structures: layered oxides and their mixtures, olivine, spinel, lithium-rich.
+
+    Exit code 0: all written; 2: nothing was.
+    """
+    from cgcnn_ase.defects.cathodes import cathodes
+
+    with errors_as_usage():
+        if file_format not in _ENDINGS:
+            raise ValueError(f"--format {file_format}: allowed are {', '.join(_ENDINGS)}")
+        if (output / "manifest.csv").exists():
+            raise ValueError(f"--output {output}: it holds a manifest.csv already; choose another folder")
+        structures = list(
+            cathodes(
+                name,
+                num=num,
+                supercell=None if supercell is None else _repeats(supercell),
+                n_atoms=n_atoms,
+                ordering=ordering,  # type: ignore[arg-type]  # checked there
+                li_vacancy=li_vacancy,
+                li_removal=li_removal,  # type: ignore[arg-type]
+                model=model if "lowest" in (ordering, li_removal) else None,
+                n_candidates=n_candidates,
+                tolerance=tolerance,
+                seed=seed,
+            )
+        )
+        rows = _write(structures, output, file_format)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        _show(rows)
+    say(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
+
+
+def _repeats(text: str) -> int | tuple[int, int, int]:
+    """``3`` or ``5x2x1``, also with commas."""
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--supercell {text}: give one whole number, or three as in 5x2x1")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])
+
+
+def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, Any]]:
+    """The files and the manifest; its rows."""
+    from ase.io import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    width = max(3, len(str(len(structures) - 1)))
+    rows = []
+    for k, atoms in enumerate(structures):
+        stem = f"{atoms.info['cathode']}_{k:0{width}d}".replace(" ", "-")
+        file = folder / (stem + _ENDINGS[file_format])
+        options = {"sort": True, "direct": True} if file_format == "vasp" else {}
+        write(file, atoms, format=file_format, **options)
+        rows.append(
+            {name: ({"id": stem, "n_atoms": len(atoms), "file": file.name} | atoms.info)[name] for name in _COLUMNS}
+        )
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as manifest:
+        writer = csv.DictWriter(manifest, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*_SHOWN)
+    for row in rows:
+        table.add_row(*(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in _SHOWN))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

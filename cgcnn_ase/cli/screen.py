@@ -1,0 +1,230 @@
+"""``cgcnn-ase screen``."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.options import Dopants, Elements
+from cgcnn_ase.workers import available_cores
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.defects.screening import HostResult, Ranking, Screened
+
+#: rows of the table on stdout
+_SHOWN = 20
+
+
+def screen(
+    host: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST",
+            help="A structure file, a folder of them, or the name of a cathode (see `cgcnn-ase cathode`).",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and the DFT folders.")],
+    defects: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="vacancy, antisite, substitution, interstitial, cation-mixing or complex; may be given several times."
+            "  [default: vacancy]"
+        ),
+    ] = None,
+    element: Elements = None,
+    dopant: Dopants = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Pretrained name or model folder: a model of sites reads vacancies off the host, one of energies "
+            "compares supercells; chgnet takes that interatomic potential."
+        ),
+    ] = "vacancy-formation-energy",
+    fidelity: Annotated[
+        str | None,
+        typer.Option(
+            help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai, jarvis or chgnet."
+        ),
+    ] = None,
+    mu: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Chemical potential in eV/atom, as O=-5.2; the elements' own energies by default. Several times."
+        ),
+    ] = None,
+    supercell: Annotated[str | None, typer.Option(help="n, or three numbers, as 3x3x1; a cathode by name: 1.")] = None,
+    min_distance: Annotated[
+        float, typer.Option(help="Å between a defect and its image, where no supercell is given.")
+    ] = 10.0,
+    max_atoms: Annotated[int | None, typer.Option(help="Most atoms in a supercell.")] = None,
+    num: Annotated[int, typer.Option(help="Of a cathode by name: how many different structures.")] = 1,
+    n_atoms: Annotated[int, typer.Option(help="Of a cathode by name: about so many atoms each.")] = 100,
+    li_vacancy: Annotated[float, typer.Option(help="Of a cathode by name: part of the lithium removed before.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of a cathode by name: same seed, same structures.")] = 42,
+    top: Annotated[int, typer.Option(help="DFT folders of the defects of lowest energy.")] = 10,
+    uncertain: Annotated[int, typer.Option(help="DFT folders of the least certain ones.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: all rows as JSON on stdout.")] = False,
+) -> None:
+    """Rank the defects of hosts by what they cost, with the uncertainty; prepare DFT of the cheapest and least certain.
+
+    Writes ranking.csv, ranking.png, histogram.png, and in dft/lowest and dft/uncertain a folder for each defect with
+    the structure (extxyz, POSCAR) and an input of Quantum ESPRESSO.
+
+    Exit code 0: done; 1: some hosts failed, each named on stderr; 2: nothing could be done.
+    """
+    with errors_as_usage():
+        _check_output(output)
+        hosts, repeats, total = _hosts(
+            host, _repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
+        )
+        from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
+
+        screening = Screening(
+            kinds=tuple(defects or ["vacancy"]),
+            model=model,
+            fidelity=fidelity,
+            chemical_potentials=_potentials(mu),
+            options={
+                "elements": element, "dopants": dopant, "supercell": repeats,
+                "min_distance": min_distance, "max_atoms": max_atoms,
+            },
+        )  # fmt: skip
+        screening.check()
+        failed: list[str] = []
+        results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
+        ranking = Ranking(_watch(results, total, failed), n_lowest=top, n_uncertain=uncertain)
+        if not len(ranking):
+            raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
+        _write(ranking, output)
+    if as_json:
+        typer.echo(json.dumps([cost.to_dict() for cost in ranking.costs], indent=1))
+    else:
+        _show(ranking)
+    say(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
+    for problem in failed:
+        say(problem)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_output(output: Path) -> None:
+    if (output / "ranking.csv").exists():
+        raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
+
+
+def _hosts(
+    host: str, repeats: Any, *, num: int, n_atoms: int, li_vacancy: float, seed: int
+) -> "tuple[Iterator[tuple[str, Atoms | str]], Any, int]":
+    """Names and structures (or why there is none), the supercell to take, and how many hosts there are."""
+    if Path(host).exists():
+        from cgcnn_ase.structures import collect_paths, read_structures
+
+        paths = collect_paths(host)
+        records = read_structures(paths)
+        return (
+            ((r.id, r.atoms if r.atoms is not None else f"{r.source}: {r.error}") for r in records),
+            repeats,
+            len(paths),
+        )
+    from cgcnn_ase.defects.cathodes import cathodes
+
+    try:
+        built = cathodes(host, num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed)
+    except ValueError as error:
+        if "/" in host or "." in Path(host).name[-8:]:
+            raise ValueError(f"{host}: no such file or folder") from error
+        raise ValueError(f"{host}: no such file or folder, and no cathode: {error}") from error
+    named = ((host if num == 1 else f"{host}-{k}", atoms) for k, atoms in enumerate(built))
+    return named, 1 if repeats is None else repeats, num
+
+
+def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Iterator[tuple[str, Atoms]]":
+    """The hosts that could be read."""
+    for name, atoms in hosts:
+        if isinstance(atoms, str):
+            failed.append(atoms)
+        else:
+            yield name, atoms
+
+
+def _watch(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
+    """The defects of all hosts, with a progress bar where somebody is looking; note what failed."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not is_terminal()) as progress:
+        task = progress.add_task("Screening", total=total)
+        for result in results:
+            progress.advance(task)
+            if result.error is not None:
+                failed.append(result.error)
+            yield from result.found
+
+
+def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:
+    """``O=-5.2`` and the like."""
+    from cgcnn_ase.elements import symbols
+
+    found: dict[str, float] = {}
+    for text in given or ():
+        element, _, value = text.partition("=")
+        try:
+            found[element.strip()] = float(value)
+        except ValueError as error:
+            raise ValueError(f"--mu {text}: give an element and its energy in eV/atom, as O=-5.2") from error
+        if element.strip() not in symbols()[1:]:
+            raise ValueError(f"--mu {text}: {element!r} is no element")
+    return found or None
+
+
+def _repeats(text: str | None) -> Any:
+    """``3`` or ``3x3x1``, also with commas or spaces."""
+    if text is None:
+        return None
+    parts = text.lower().replace(",", " ").replace("x", " ").split()
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--supercell {text}: give one whole number, or three as in 3x3x1")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _write(ranking: "Ranking", output: Path) -> None:
+    from importlib.util import find_spec
+
+    from cgcnn_ase.defects.dft_folders import write_dft_folder
+
+    output.mkdir(parents=True, exist_ok=True)
+    ranking.to_frame().to_csv(output / "ranking.csv", index=False)
+    for name, kept in (("lowest", ranking.lowest), ("uncertain", ranking.uncertain)):
+        for rank, found in enumerate(kept, start=1):
+            write_dft_folder(output / "dft" / name / f"{rank:03d}_{found.cost.id}", found)
+    if find_spec("matplotlib") is None:
+        say('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
+        return
+    from cgcnn_ase import plots
+    from cgcnn_ase.defects import ranking_plots
+
+    plots.save(ranking_plots.ranking(ranking.costs), output / "ranking.png")
+    plots.save(ranking_plots.histogram(ranking.costs), output / "histogram.png")
+
+
+def _show(ranking: "Ranking") -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("rank", "id", "energy (eV)", "std", "in domain", "multiplicity")
+    for rank, cost in enumerate(ranking.costs[:_SHOWN], start=1):
+        std = "" if cost.std is None else f"{cost.std:.3f}"
+        domain = {True: "yes", False: "no", None: ""}[cost.in_domain]
+        table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, domain, str(cost.multiplicity))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if len(ranking) > _SHOWN:
+        say(f"... and {len(ranking) - _SHOWN} more")

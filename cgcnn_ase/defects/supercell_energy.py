@@ -1,0 +1,169 @@
+"""The formation energy of a neutral defect from two supercells, with the error of their difference."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgcnn_ase.defects.energy_models import EnergyModel, as_energy_model
+from cgcnn_ase.defects.relaxation import relaxed
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator
+
+    from cgcnn_ase.nn.model import CrystalModel
+
+#: the two cells may differ by this part of their lengths
+_CELL = 1e-3
+
+
+@dataclass(frozen=True)
+class DefectEnergy:
+    """Formation energy of a neutral defect.
+
+    Attributes
+    ----------
+    energy
+        eV, positive where the defect costs energy.
+    std
+        One standard deviation of the *difference* of the two cells, eV; None without an ensemble.
+    members
+        What each member of the ensemble says, eV; None without one.
+    std_if_independent
+        What the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of
+        it cancels. None without calibration.
+    removed
+        How many atoms of each element left the pristine cell (negative: were added).
+    chemical_potentials
+        Of those elements, eV/atom, on the scale of the model.
+    n_atoms
+        Of the pristine and of the defective cell.
+    in_domain
+        Whether the model knows structures like both cells; None where it cannot tell.
+    model
+        What gave the energies.
+    was_relaxed
+        Whether the atoms were moved to where the forces vanish.
+    """
+
+    energy: float
+    std: float | None
+    members: tuple[float, ...] | None
+    std_if_independent: float | None
+    removed: dict[str, int]
+    chemical_potentials: dict[str, float]
+    n_atoms: tuple[int, int]
+    in_domain: bool | None
+    model: str
+    was_relaxed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field names and values."""
+        return asdict(self)
+
+
+def defect_formation_energy(
+    defective: "Atoms",
+    pristine: "Atoms",
+    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    *,
+    chemical_potentials: Mapping[str, float] | None = None,
+    relax: bool = False,
+    fmax: float = 0.05,
+    max_steps: int = 500,
+) -> DefectEnergy:
+    r"""Formation energy of a neutral point defect by the difference of two supercells.
+
+    .. math:: E_f = E_\mathrm{defective} - E_\mathrm{pristine} + \sum_i n_i \mu_i
+
+    with :math:`n_i` atoms of element i removed (Zhang and Northrup, Phys. Rev. Lett. 67, 2339, 1991; Freysoldt et al.,
+    Rev. Mod. Phys. 86, 253, 2014). The std is that of the difference within each member of the ensemble, calibrated:
+    see :meth:`cgcnn_ase.defects.energy_models.Energies.combine`.
+
+    Parameters
+    ----------
+    defective, pristine
+        Two cells with the same vectors.
+    model
+        What gives the energies: see :func:`cgcnn_ase.defects.energy_models.as_energy_model`.
+    chemical_potentials
+        Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
+        oxygen-poor conditions give ``{"O": reference - shift}``.
+    relax, fmax, max_steps
+        Move the atoms of both cells until no force is above fmax (eV/Å); needs a calculator with forces.
+
+    Raises
+    ------
+    ValueError
+        If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
+        with.
+    cgcnn_ase.defects.relaxation.NotConvergedError
+        If a relaxation does not end.
+    """
+    options = {"chemical_potentials": chemical_potentials, "relax": relax, "fmax": fmax, "max_steps": max_steps}
+    return next(defect_formation_energies([defective], pristine, model, **options))  # type: ignore[arg-type]
+
+
+def defect_formation_energies(
+    defective: "Sequence[Atoms]",
+    pristine: "Atoms",
+    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    *,
+    chemical_potentials: Mapping[str, float] | None = None,
+    relax: bool = False,
+    fmax: float = 0.05,
+    max_steps: int = 500,
+) -> Iterator[DefectEnergy]:
+    """Those of several defects of one supercell, whose energy is computed once; see :func:`defect_formation_energy`."""
+    source = as_energy_model(model)
+    exchanged = [_removed(cell, pristine) for cell in defective]
+    potentials = [_potentials(removed, source, chemical_potentials) for removed in exchanged]
+    cells = [pristine, *defective]
+    if relax:
+        cells = [relaxed(cell, source, fmax=fmax, max_steps=max_steps) for cell in cells]
+    energies = source.energies(cells)
+    for k, (removed, mu) in enumerate(zip(exchanged, potentials, strict=True), start=1):
+        coefficients = np.zeros(len(cells))
+        coefficients[[0, k]] = -1.0, 1.0
+        difference = energies.combine(coefficients)
+        atoms = sum(n * mu[symbol] for symbol, n in removed.items())
+        known = [energies.in_domain[0], energies.in_domain[k]]
+        yield DefectEnergy(
+            energy=difference.value + atoms,
+            std=difference.std,
+            members=None if difference.members is None else tuple(m + atoms for m in difference.members),
+            std_if_independent=None if energies.stds is None else float(np.hypot(energies.stds[0], energies.stds[k])),
+            removed=removed,
+            chemical_potentials=mu,
+            n_atoms=(len(pristine), len(cells[k])),
+            in_domain=None if None in known else all(known),
+            model=source.name,
+            was_relaxed=relax,
+        )
+
+
+def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
+    """Atoms of each element that left, those that came as negative numbers."""
+    ours, theirs = np.asarray(pristine.cell), np.asarray(defective.cell)
+    if not np.allclose(ours, theirs, atol=_CELL * float(np.abs(ours).max())):
+        raise ValueError(
+            f"the defective cell ({defective.get_chemical_formula()}) and the pristine one "
+            f"({pristine.get_chemical_formula()}) have different cell vectors; both must be the same supercell"
+        )
+    before = Counter(pristine.get_chemical_symbols())
+    after = Counter(defective.get_chemical_symbols())
+    return {s: before[s] - after[s] for s in sorted(before | after) if before[s] != after[s]}
+
+
+def _potentials(removed: Mapping[str, int], source: EnergyModel, given: Mapping[str, float] | None) -> dict[str, float]:
+    table = {**(source.references or {}), **(given or {})}
+    if missing := sorted(set(removed) - set(table)):
+        raise ValueError(
+            f"no chemical potential for {', '.join(missing)} on the energy scale of {source.name!r}: give "
+            "chemical_potentials={'" + missing[0] + "': eV/atom, ...}"
+        )
+    return {symbol: float(table[symbol]) for symbol in removed}

@@ -1,0 +1,217 @@
+"""Differences of energies: their errors are those of the members' differences, checked by hand on made-up members."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from cgcnn_ase import CGCNNCalculator
+from cgcnn_ase.defects.energy_models import CalculatorEnergy, Energies, EnergyModel, as_energy_model
+from cgcnn_ase.defects.relaxation import NotConvergedError
+from cgcnn_ase.defects.supercell_energy import defect_formation_energies, defect_formation_energy
+from cgcnn_ase.elements import reference_energies
+
+
+class Made:
+    """Energies by the number of atoms, as made-up members."""
+
+    name = "made"
+
+    def __init__(self, by_size, stds=None, references=None):
+        self.by_size, self.stds, self.references = by_size, stds, references
+
+    def energies(self, structures):
+        members = np.array([self.by_size[len(atoms)] for atoms in structures], dtype=float).T
+        stds = None if self.stds is None else np.array([self.stds[len(atoms)] for atoms in structures])
+        return Energies(members.mean(axis=0), members, stds, (True,) * len(structures))
+
+
+def cells():
+    pristine = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    return pristine, pristine[1:]  # without one Mg
+
+
+def test_the_std_is_that_of_the_members_differences_by_hand():
+    pristine, defective = cells()
+    model = Made({8: [-40.0, -41.0, -42.0, -43.0], 7: [-30.0, -32.0, -31.5, -34.0]})
+    found = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": -1.5})
+    by_hand = [10.0 - 1.5, 9.0 - 1.5, 10.5 - 1.5, 9.0 - 1.5]
+    assert found.members == pytest.approx(by_hand)
+    assert found.energy == pytest.approx(np.mean(by_hand))
+    assert found.std == pytest.approx(np.std(by_hand))  # no calibration: the spread as it is
+    assert found.removed == {"Mg": 1}
+    assert found.chemical_potentials == {"Mg": -1.5}
+    assert found.n_atoms == (8, 7)
+    assert found.in_domain is True
+    assert found.to_dict()["model"] == "made"
+
+
+def test_members_that_err_alike_have_no_error_left():
+    pristine, defective = cells()
+    shift = np.array([-3.0, 0.0, 1.0, 7.0])
+    model = Made({8: -40 + shift, 7: -33 + shift}, stds={8: 5.0, 7: 5.0})
+    found = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": 0.0})
+    assert found.std == pytest.approx(0.0, abs=1e-12)
+    assert found.std_if_independent == pytest.approx(np.sqrt(50))
+
+
+def test_calibration_widens_the_difference_as_it_widens_the_single_energies():
+    pristine, defective = cells()
+    members = {8: np.array([-40.0, -42.0]), 7: np.array([-33.0, -35.4])}  # spreads 1 and 1.2
+    plain = defect_formation_energy(defective, pristine, Made(members), chemical_potentials={"Mg": 0.0})
+    tripled = Made(members, stds={8: 3.0, 7: 3.6})
+    found = defect_formation_energy(defective, pristine, tripled, chemical_potentials={"Mg": 0.0})
+    assert plain.std == pytest.approx(0.2)
+    assert found.std == pytest.approx(0.6)
+
+
+def test_independent_members_add_in_squares():
+    rng = np.random.default_rng(0)
+    energies = Energies(np.zeros(2), rng.normal(size=(20000, 2)) * [3.0, 4.0])
+    assert energies.combine([1, -1]).std == pytest.approx(5.0, rel=0.03)
+
+
+def test_one_member_knows_no_difference():
+    energies = Energies(np.array([1.0, 2.0]), np.array([[1.0, 2.0]]), np.array([0.1, 0.1]))
+    assert energies.combine([1, -1]).value == pytest.approx(-1.0)
+    assert energies.combine([1, -1]).std is None
+
+
+def test_members_that_agree_in_everything():
+    energies = Energies(np.array([1.0, 2.0]), np.ones((3, 2)) * [1.0, 2.0], np.array([0.1, 0.1]))
+    assert energies.combine([1, -1]).std == 0.0
+
+
+# Models of this package
+
+
+def test_a_graph_model_gives_the_calculators_energies(small_model):
+    from cgcnn_ase import load_model
+
+    pristine, defective = cells()
+    found = as_energy_model(small_model).energies([pristine, defective])
+    for k, atoms in enumerate((pristine, defective)):
+        calculator = CGCNNCalculator(small_model)
+        atoms.calc = calculator
+        assert found.energies[k] == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
+        assert found.stds[k] == pytest.approx(calculator.get_energy_uncertainty())
+    assert found.members.shape == (3, 2)
+    assert found.members.mean(axis=0) == pytest.approx(found.energies)
+    assert found.members.std(axis=0).min() > 0
+    for same in (load_model(small_model), CGCNNCalculator(small_model)):
+        assert as_energy_model(same).energies([pristine]).energies == pytest.approx(found.energies[:1])
+
+
+def test_what_elements_cancel_is_exact(small_model):
+    """With elemental chemical potentials only the formation energies are left, whatever the reference is."""
+    pristine, defective = cells()
+    usual = defect_formation_energy(defective, pristine, small_model)
+    none = defect_formation_energy(defective, pristine, as_energy_model(small_model, references="none"))
+    other = {"Mg": 11.0, "O": -7.0}
+    mapped = defect_formation_energy(defective, pristine, as_energy_model(small_model, references=other))
+    assert usual.chemical_potentials == {"Mg": reference_energies()["Mg"]}
+    assert none.energy == pytest.approx(usual.energy, abs=1e-4)
+    assert mapped.energy == pytest.approx(usual.energy, abs=1e-4)
+    assert usual.std == pytest.approx(none.std, rel=1e-3)
+    poor = defect_formation_energy(
+        pristine[:-1], pristine, small_model, chemical_potentials={"O": reference_energies()["O"] - 2.0}
+    )
+    rich = defect_formation_energy(pristine[:-1], pristine, small_model)
+    assert rich.energy - poor.energy == pytest.approx(2.0)
+
+
+def test_several_at_once_are_those_one_by_one(small_model):
+    pristine, _ = cells()
+    cells_ = [pristine[1:], pristine[:-1]]
+    together = list(defect_formation_energies(cells_, pristine, small_model))
+    alone = [defect_formation_energy(cell, pristine, small_model) for cell in cells_]
+    assert [f.energy for f in together] == pytest.approx([f.energy for f in alone], abs=1e-4)
+    assert [f.removed for f in together] == [{"Mg": 1}, {"O": 1}]
+
+
+def test_an_antisite_exchanges_and_a_displaced_atom_does_not(small_model):
+    pristine, _ = cells()
+    antisite = pristine.copy()
+    antisite.symbols[0] = "O"
+    assert defect_formation_energy(antisite, pristine, small_model).removed == {"Mg": 1, "O": -1}
+    moved = pristine.copy()
+    moved.positions[0] += 0.3
+    assert defect_formation_energy(moved, pristine, small_model).chemical_potentials == {}
+
+
+# Calculators
+
+
+def test_a_vacancy_in_copper_by_emt_with_and_without_relaxation():
+    pristine = bulk("Cu", cubic=True).repeat(2)
+    defective = pristine[1:]
+    pristine.calc = EMT()
+    mu = pristine.get_potential_energy() / len(pristine)
+    fixed = defect_formation_energy(defective, pristine, EMT(), chemical_potentials={"Cu": mu})
+    moved = defect_formation_energy(defective, pristine, EMT(), chemical_potentials={"Cu": mu}, relax=True, fmax=0.01)
+    defective.calc = EMT()
+    assert fixed.energy == pytest.approx(defective.get_potential_energy() - 31 * mu)
+    assert 0.5 < moved.energy < fixed.energy < 2.0  # measured: 1.3 eV
+    assert fixed.std is None
+    assert fixed.members is None
+    assert fixed.std_if_independent is None
+    assert fixed.in_domain is None
+    assert (fixed.was_relaxed, moved.was_relaxed) == (False, True)
+    assert fixed.model == "EMT"
+
+
+def test_stored_energies():
+    pristine, defective = cells()
+    pristine.calc = SinglePointCalculator(pristine, energy=-48.0)
+    defective.calc = SinglePointCalculator(defective, energy=-39.0)
+    found = defect_formation_energy(defective, pristine, "stored", chemical_potentials={"Mg": -1.6})
+    assert found.energy == pytest.approx(9.0 - 1.6)
+    defective.calc = None
+    with pytest.raises(ValueError, match="structure 1 .* brings no energy"):
+        defect_formation_energy(defective, pristine, "stored", chemical_potentials={"Mg": -1.6})
+
+
+def test_chgnet_is_an_energy_model():
+    chgnet = pytest.importorskip("chgnet.model.dynamics")
+    atoms = bulk("MgO", "rocksalt", a=4.21)
+    model = as_energy_model(chgnet.CHGNetCalculator(use_device="cpu"), references="mp-pbe")
+    assert isinstance(model, EnergyModel)
+    assert model.name == "CHGNetCalculator"
+    formation = model.energies([atoms]).energies[0] - model.references["Mg"] - model.references["O"]
+    assert formation / 2 == pytest.approx(-3.05, abs=0.15)  # measured -601.6 kJ/mol = -3.12 eV/atom
+
+
+# Bad input
+
+
+def test_bad_input_in_words(small_model):
+    pristine, defective = cells()
+    stretched = defective.copy()
+    stretched.set_cell(1.1 * stretched.cell.array)
+    with pytest.raises(ValueError, match="different cell vectors; both must be the same supercell"):
+        defect_formation_energy(stretched, pristine, small_model)
+    with pytest.raises(ValueError, match="no chemical potential for Mg on the energy scale of 'EMT'"):
+        defect_formation_energy(defective, pristine, EMT())
+    with pytest.raises(ValueError, match=r"relaxation needs forces, and 'small-formation.* such as CHGNet"):
+        defect_formation_energy(defective, pristine, small_model, relax=True)
+    with pytest.raises(ValueError, match="predicts band_gap; an energy needs one model of"):
+        as_energy_model("band-gap")
+    with pytest.raises(ValueError, match="allowed for a calculator are 'mp-pbe' and a dict"):
+        as_energy_model(EMT(), references="none")
+    with pytest.raises(ValueError, match="no reference energy for Mg"):
+        as_energy_model(small_model, references={"O": 1.0}).energies([pristine])
+    with pytest.raises(ValueError, match="overlap"):
+        as_energy_model(small_model).energies([Atoms("MgO", cell=[4, 4, 4], pbc=True)])
+    copper = bulk("Cu", cubic=True)
+    with pytest.raises(ValueError, match="fmax must be above 0"):
+        defect_formation_energy(copper[1:], copper, EMT(), chemical_potentials={"Cu": 0}, relax=True, fmax=0)
+
+
+def test_a_relaxation_that_does_not_end_is_an_error():
+    pristine = bulk("Cu", cubic=True).repeat(2)
+    pristine.rattle(0.2, seed=1)
+    options = {"chemical_potentials": {"Cu": 0.0}, "relax": True, "fmax": 1e-4, "max_steps": 2}
+    with pytest.raises(NotConvergedError, match="after 2 steps of FIRE"):
+        defect_formation_energy(pristine[1:], pristine, CalculatorEnergy(EMT()), **options)
