@@ -97,7 +97,9 @@ def main() -> None:
                 table.rows.append(row(f"{name}, {kind}", own, whole, sites))
                 sys.stderr.write(f"{table.title}: {table.rows[-1]}\n")
         tables.append(table)
-    finish(tables, options.output, vars(options))
+    finish(
+        tables, options.output, {key: value for key, value in vars(options).items() if key not in ("data", "output")}
+    )
 
 
 if __name__ == "__main__":
