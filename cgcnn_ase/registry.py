@@ -25,6 +25,9 @@ ALIASES = {
 #: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
 FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
 
+#: targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
+OF_DEFECTS = ("is_defective",)
+
 
 class UnknownModelError(ValueError):
     """A model name that is neither pretrained nor a path."""
@@ -129,6 +132,11 @@ def model_level(ref: ModelRef) -> str:
     return str(_entry(ref)["target"].get("level", "crystal"))
 
 
+def _is_property(ref: ModelRef) -> bool:
+    """Whether a pretrained model predicts a property of the material."""
+    return model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS
+
+
 def _entry(ref: ModelRef) -> dict[str, Any]:
     return next(entry for entry in model_entries(read_config(ref.path)) if entry["name"] == ref.name)
 
@@ -137,7 +145,7 @@ def find_models(name: str | Path) -> list[ModelRef]:
     """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
 
     ``all`` are those of every property of crystals; a variant such as ``band-gap-alignn`` is left out beside
-    ``band-gap``.
+    ``band-gap``, and so is the detection of defects.
 
     Raises
     ------
@@ -155,7 +163,7 @@ def find_models(name: str | Path) -> list[ModelRef]:
     known = ALIASES.get(str(name), str(name))
     if known == ALL:
         own = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
-        return [pretrained[name] for name in own if model_level(pretrained[name]) == "crystal"]
+        return [pretrained[name] for name in own if _is_property(pretrained[name])]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:

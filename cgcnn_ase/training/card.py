@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from cgcnn_ase.model_folder import WEIGHTS, model_entries, read_config
-from cgcnn_ase.training.sources import LIMITS, SOURCES
+from cgcnn_ase.training.sources import KNOWS, KNOWS_CRYSTALS, LIMITS, SOURCES
 
 _CARD = """\
 # {name}
@@ -34,9 +34,7 @@ Recipe (`make zoo` trains it again):
 
 ## Where not to trust it
 
-{limits}It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements
-it has never seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its reason
-say so for the first two. Equivalent neighbours are kept together, but a graph of the nearest neighbours is not a smooth
+{limits}{knows} Equivalent neighbours are kept together, but a graph of the nearest neighbours is not a smooth
 function of the positions: there are no forces.
 
 Licence of the weights: MIT, with the attribution that CC BY 4.0 asks of the data.
@@ -109,6 +107,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         ids=TRAINING_IDS,
         weights_hash=config["sha256"][WEIGHTS],
         limits=LIMITS.get(data, ""),
+        knows=KNOWS.get(data, KNOWS_CRYSTALS),
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
     file = folder / "README.md"

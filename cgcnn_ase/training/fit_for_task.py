@@ -15,13 +15,14 @@ _NO_AVERAGE = {
     "sum": "grows with the cell",
     "max": "is decided by a single atom",
     "mean+max": "is decided by a single atom in part",
+    "contrast": "is decided by a single atom in part",
 }
 
 
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
     """Raise where a network is asked for what it cannot say of a target.
 
-    A target of sites needs the pooling ``site`` or ``site+mean``, one of crystals any other. A quantity per atom is
+    A target of sites needs one of the poolings of sites, one of crystals any other. A quantity per atom is
     read from an average over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that
     learn their error are those of regressions; a classification has probabilities.
 
@@ -51,7 +52,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
     if target.level == "crystal" and pooling in OF_SITES:
         raise ValueError(
             f"{target.name} is a target of crystals, the pooling {pooling!r} gives a value for each atom; "
-            "allowed: network.pooling: mean, sum, max, mean+max, softmax or gated"
+            "allowed: network.pooling: mean, sum, max, mean+max, softmax, gated or contrast"
         )
     if target.per_atom and pooling in _NO_AVERAGE:
         raise ValueError(

@@ -20,6 +20,12 @@ SOURCES = {
         "al., Nat. Mach. Intell. 5, 1031 (2023); an interatomic potential, not DFT). A host of one set is not used for "
         "training where another set tests its formula."
     ),
+    "defects": (
+        "supercells with and without one point defect, made from layers of 2DMatPedia (J. Zhou et al., Sci. Data 6, 86 "
+        "(2019), packed from Franklalalala/learn_2dmatpedia, MIT) and of JARVIS (K. Choudhary and B. Sumpter, AIP Adv. "
+        "13, 095109 (2023), NIST licence), from crystals of the Materials Project (A. Jain et al., APL Mater. 1, "
+        "011002 (2013); CC BY 4.0) and from published structures of cathodes. No formula of a host is in two splits."
+    ),
 }
 
 #: more to say of where a model trained on a data set is not to be trusted
@@ -29,4 +35,25 @@ LIMITS = {
         "lithium in the sets of oxides, is flagged: the number given for it is an extrapolation. The models differ in "
         "what was calculated (functional, +U, chemical potentials): never mix their values.\n\n"
     ),
+    "defects": (
+        "The defects were made, not relaxed: displacements up to about 0.05 Å were learned, the larger ones around a "
+        "relaxed defect were not. A cell without any repetition (a glass, a molecule) has nothing to hold an atom "
+        "against. A defect is found in a supercell; a primitive cell with an atom less is another perfect "
+        "crystal.\n\n"
+    ),
+}
+
+#: what the models know, and what is outside
+KNOWS_CRYSTALS = (
+    "It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements\n"
+    "it has never seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its "
+    "reason\nsay so for the first two."
+)
+#: where it is something else
+KNOWS = {
+    "defects": (
+        "It knows supercells of layers, of crystals with few atoms in the primitive cell, and of cathodes. Elements it "
+        "has never seen,\nstrongly strained or random geometries and molecules are outside; `in_domain` and its reason "
+        "say so for the first two."
+    )
 }

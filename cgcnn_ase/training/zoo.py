@@ -4,6 +4,7 @@ import argparse
 import gzip
 import shutil
 import sys
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from cgcnn_ase.workers import available_cores
 
 #: the data of a recipe that learns the published sets of vacancies together
 VACANCIES = "vacancies"
+#: data that is made, not read, by the function ``prepared`` of a module; the modules are above this one, so by name
+MADE = {"defects": "cgcnn_ase.defects.detection_training"}
 #: where ``scripts/label_vacancies.py`` puts the set that this project made itself
 LABELLED = Path("runs") / "chgnet_vacancies"
 
@@ -33,7 +36,7 @@ LABELLED = Path("runs") / "chgnet_vacancies"
 class Recipe(NamedTuple):
     """How a folder of pretrained models is trained."""
 
-    data: str  #: name of the data set's folder, or ``vacancies`` for the published sets of them
+    data: str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `MADE`
     columns: list[str]  #: of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
@@ -99,6 +102,9 @@ def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> Prep
     if recipe.data == VACANCIES:
         sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
+    if recipe.data in MADE:
+        made: PreparedData = import_module(MADE[recipe.data]).prepared(data, recipe.targets, recipe.config.graph)
+        return made
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
 

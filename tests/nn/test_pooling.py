@@ -49,7 +49,16 @@ def by_loop(pooling: Pooling, layers: list[Tensor]) -> Tensor:
     for v in atoms:
         total, largest = total + v, torch.maximum(largest, v)
     mean = total / len(atoms)
-    results = {"mean": mean, "sum": total, "max": largest, "mean+max": torch.cat([mean, largest]), "gated": mean}
+    unlike = torch.stack([(v - mean).abs() for v in atoms])  # all atoms are of one element here
+    spread = (unlike.square().mean(dim=0) + 0.01).sqrt()
+    results = {
+        "mean": mean,
+        "sum": total,
+        "max": largest,
+        "mean+max": torch.cat([mean, largest]),
+        "gated": mean,
+        "contrast": torch.cat([mean, unlike.amax(dim=0), *[unlike.amax(dim=0) / spread] * 2]),
+    }
     return results[pooling.name]
 
 
@@ -118,10 +127,29 @@ def test_steps_add_up(name: PoolingName) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_an_atom_is_held_against_its_own_element_in_its_own_crystal() -> None:
+    graph = crystals_with([[3, 1, 1], [1, 1]])._replace(numbers=torch.tensor([8, 8, 3, 8, 3]))
+    v = torch.tensor([[1.0], [5.0], [40.0], [7.0], [60.0]]).double()
+    found = Pooling("contrast", 1)(graph, [v])
+    # the mean over the oxygens of the first crystal is (3 * 1 + 5) / 4 = 2, their variance (3 * 1 + 9) / 4 = 3;
+    # over all of its atoms the mean is 9.6 and the variance 233.44, in the second crystal 33.5 and 702.25
+    of_all = [30.4 / 233.45**0.5, 26.5 / 702.26**0.5]
+    expected = [[9.6, 3.0, 3.0 / 3.01**0.5, of_all[0]], [33.5, 0.0, 0.0, of_all[1]]]
+    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
+
+
 def test_sites_are_not_pooled() -> None:
     layers = random_layers(7)
     assert Pooling("site", F)(crystals_with(REPEATED), layers) is layers[-1]
     assert MultiStepPooling("site", F, T).double()(crystals_with(REPEATED), layers).shape == (7, F)
+
+
+def test_sites_beside_the_others() -> None:
+    graph = crystals_with([[3, 1, 1]])._replace(numbers=torch.tensor([8, 8, 3]))
+    found = Pooling("site+contrast", 1)(graph, [torch.tensor([[1.0], [5.0], [40.0]]).double()])
+    small, large = 3.01**0.5, 233.45**0.5
+    expected = [[1.0, -1.0, -1 / small, -8.6 / large], [5.0, 3.0, 3 / small, -4.6 / large], [40.0, 0, 0, 30.4 / large]]
+    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
 
 
 def test_sites_beside_their_crystal() -> None:

@@ -126,7 +126,7 @@ REFUSED = [names for names in COMBINATIONS if not makes_sense(*names[1:])]
 
 def test_what_makes_no_sense_is_refused(data_for, settings, tmp_path):
     """In words, for every combination that is not trained above, before anything is written."""
-    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 8 * 7
+    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 10 * 7
     for architecture, pooling, task in REFUSED:
         config = settings(architecture, pooling, task)
         words = (
@@ -156,7 +156,9 @@ def test_a_quantity_per_atom(settings, architecture, pooling):
         "sum": "'sum' grows with the cell; allowed: network.pooling: mean or softmax or gated",
         "max": "'max' is decided by a single atom; allowed",
         "mean+max": "'mean+max' is decided by a single atom in part; allowed",
+        "contrast": "'contrast' is decided by a single atom in part; allowed",
         "site": "is a target of crystals, the pooling 'site'",
+        "site+contrast": "is a target of crystals, the pooling 'site+contrast'",
         "site+mean": "is a target of crystals, the pooling 'site+mean'",
     }[pooling]
     with pytest.raises(ValueError, match=re.escape(why)):

@@ -24,7 +24,8 @@ def test_recipes_are_valid(name):
     assert len(recipe.columns) == len(recipe.targets) > 0
     assert all(target.unit for target in recipe.targets)
     assert recipe.data in SOURCES
-    assert config.n_members >= 4 or config.network.architecture != "cgcnn"
+    of_cells = recipe.data == "defects"  # a classification of what was made: the labels are right, two agree
+    assert config.n_members >= 4 or config.network.architecture != "cgcnn" or (of_cells and config.n_members >= 2)
     assert config.graph.rule == "shell"  # a rule that cuts ties would depend on the order of the atoms
     assert getattr(config.network, "n_angular", 0) == 0  # decided by the graph
 

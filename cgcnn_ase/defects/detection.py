@@ -1,0 +1,199 @@
+"""Perfect and defective supercells of hosts, in pairs, for a classifier to tell apart; and where the defect is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .plan import Defect
+from .point import SINGLE, point_defects
+from .supercell import Given
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: what the crystals of the other class are called
+PERFECT = "perfect"
+
+#: atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
+_SHELL = 1.2
+
+
+class DetectionCell(NamedTuple):
+    """A supercell with its labels.
+
+    Attributes
+    ----------
+    id
+        Unique among the cells of one call.
+    host
+        Name of the host.
+    atoms
+        The supercell.
+    kind
+        ``perfect``, ``vacancy``, ``antisite``, ``substitution`` or ``interstitial``.
+    defect
+        ``v_Li``, ``Ni_Li``, ``Li_i``; empty for a perfect cell.
+    places
+        Indices of the atoms where the defect is: the atom that is wrong, or the nearest ones around a vacancy.
+    """
+
+    id: str
+    host: str
+    atoms: "Atoms"
+    kind: str
+    defect: str
+    places: tuple[int, ...]
+
+    @property
+    def defective(self) -> bool:
+        """Whether there is a defect."""
+        return self.kind != PERFECT
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """How the supercells of a host are made.
+
+    Attributes
+    ----------
+    kinds
+        Of ``vacancy``, ``antisite``, ``substitution``, ``interstitial``.
+    supercell
+        As in `point_defects`; a number is not applied along a vacuum.
+    n_defects
+        Defects of each kind and host, drawn at random from all that symmetry tells apart; fewer where there are fewer.
+    rattle
+        Standard deviation, Å, of the random displacements of each Cartesian coordinate, in both classes.
+    max_atoms
+        Hosts whose supercell would be larger are left out.
+    seed
+        Each host has its own random numbers, from the seed and its name.
+    """
+
+    kinds: tuple[str, ...] = SINGLE
+    supercell: Given = 3
+    n_defects: int = 1
+    rattle: float = 0.0
+    max_atoms: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in SINGLE:
+                raise ValueError(f"kind {kind!r}: allowed are {', '.join(SINGLE)}")
+        if not self.kinds:
+            raise ValueError(f"no kind of defect is given; allowed are {', '.join(SINGLE)}")
+        if self.n_defects < 1:
+            raise ValueError(f"n_defects {self.n_defects}: must be 1 or more")
+        if not (np.isfinite(self.rattle) and self.rattle >= 0):
+            raise ValueError(f"rattle {self.rattle}: must be a length in Å, 0 or more")
+
+
+def detection_cells(
+    hosts: Iterable[tuple[str, "Atoms"]], config: DetectionConfig, *, dopants: Sequence[str] = ()
+) -> Iterator[DetectionCell]:
+    """Each host's defective supercells, each followed by a perfect one: as many of either class, from the same hosts.
+
+    Parameters
+    ----------
+    hosts
+        Names, all different, and structures.
+    config
+        What is made of them.
+    dopants
+        Elements that substitutions draw from, each as often as it is given: those of all hosts make the dopants no
+        stranger than the hosts (see `elements_of`). Those of the host itself are never taken.
+
+    Yields
+    ------
+    DetectionCell
+        One by one; the same arguments give the same cells, and what a host gives does not depend on the others.
+
+    Raises
+    ------
+    ValueError
+        If a host cannot be used, or there is no dopant for a substitution.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> salt = bulk("NaCl", "rocksalt", a=5.64)
+    >>> cells = detection_cells([("NaCl", salt)], DetectionConfig(kinds=("vacancy",), n_defects=2))
+    >>> sorted((cell.kind, cell.defect, len(cell.atoms)) for cell in cells)
+    [('perfect', '', 54), ('perfect', '', 54), ('vacancy', 'v_Cl', 53), ('vacancy', 'v_Na', 53)]
+    """
+    for name, host in hosts:
+        yield from _of_host(name, host, config, dopants)
+
+
+def elements_of(hosts: Iterable["Atoms"]) -> list[str]:
+    """The elements of each host, one host after the other: an element is there as often as hosts have it."""
+    return [element for host in hosts for element in dict.fromkeys(host.get_chemical_symbols())]
+
+
+def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequence[str]) -> Iterator[DetectionCell]:
+    seed = [config.seed, int.from_bytes(sha256(name.encode()).digest()[:8], "big")]
+    choice, shifts = np.random.default_rng(seed).spawn(2)  # the same defects with any displacements
+    perfect = _perfect(name, host, config)
+    if config.max_atoms is not None and len(perfect) > config.max_atoms:
+        return
+    for kind in config.kinds:
+        for k, defect in enumerate(_drawn(name, host, kind, config, dopants, choice)):
+            key = f"{name}:{kind}-{k}"
+            atoms = rattled(defect.atoms, config.rattle, shifts)
+            yield DetectionCell(key, name, atoms, kind, defect.manifest.defect, _places(defect, perfect))
+            yield DetectionCell(f"{key}:{PERFECT}", name, rattled(perfect, config.rattle, shifts), PERFECT, "", ())
+
+
+def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
+    from .host import check_host
+    from .supercell import make_supercell
+
+    return make_supercell(check_host(host, name), config.supercell).atoms
+
+
+def _drawn(
+    name: str, host: "Atoms", kind: str, config: DetectionConfig, dopants: Sequence[str], rng: np.random.Generator
+) -> list[Defect]:
+    """Some of the defects of a kind; none of those that the host cannot have."""
+    own = set(host.get_chemical_symbols())
+    if kind == "antisite" and len(own) == 1:
+        return []
+    chosen: list[str] | None = None
+    if kind == "substitution":
+        others = [element for element in dopants if element not in own]
+        if not others:
+            raise ValueError(f"substitution: no dopant is given that {name} does not have")
+        chosen = list(dict.fromkeys(rng.choice(others, config.n_defects).tolist()))
+    every = list(point_defects(host, kind, supercell=config.supercell, dopants=chosen, name=name, min_radius=1.2))
+    return [every[k] for k in rng.permutation(len(every))[: config.n_defects]]
+
+
+def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
+    manifest = defect.manifest
+    if manifest.kind == "interstitial":
+        return (len(defect.atoms) - 1,)
+    if manifest.kind != "vacancy":
+        return manifest.sites
+    return nearest(defect.atoms, perfect.positions[manifest.sites[0]])
+
+
+def nearest(atoms: "Atoms", place: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
+    from ase.geometry import get_distances
+
+    distances = get_distances(place, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
+    return tuple(np.flatnonzero(distances <= _SHELL * distances.min()).tolist())
+
+
+def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
+    """A copy with normally distributed displacements of a standard deviation in Å."""
+    moved: Atoms = atoms.copy()
+    if std > 0:
+        shift: npt.NDArray[np.float64] = rng.normal(scale=std, size=atoms.positions.shape)
+        moved.positions += shift
+    return moved
