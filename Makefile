@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 DATA ?= ../shared/data
 # in this order: others start from the first
-ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-energy
+ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-energy defect-detection defect-sites
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

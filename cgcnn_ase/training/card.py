@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from cgcnn_ase.model_folder import WEIGHTS, model_entries, read_config
-from cgcnn_ase.training.sources import KNOWS, KNOWS_CRYSTALS, LIMITS, SOURCES
+from cgcnn_ase.training.sources import KNOWS, KNOWS_CRYSTALS, LIMITS, SOURCES, TEST_USE
 
 _CARD = """\
 # {name}
@@ -17,7 +17,7 @@ where a structure lies outside what they were trained on.
 
 {sections}
 One run of each of the {n_members} members (seeds {seeds}). No reduced formula of the test split is in the training
-split; the validation split chose the epoch and fitted the calibration; the test split was used for these tables only.
+split; {chosen} and the validation split fitted the calibration. {tested}
 
 ## Training
 
@@ -105,6 +105,8 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         source=SOURCES.get(data, "not recorded."),
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         ids=TRAINING_IDS,
+        chosen="the last epoch counts" if recipe["select"] == "last" else "the validation split chose the epoch",
+        tested=TEST_USE.get(data, "The test split was used for these tables only."),
         weights_hash=config["sha256"][WEIGHTS],
         limits=LIMITS.get(data, ""),
         knows=KNOWS.get(data, KNOWS_CRYSTALS),

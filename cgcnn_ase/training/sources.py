@@ -57,3 +57,15 @@ KNOWS = {
         "say so for the first two."
     )
 }
+
+#: how the test split was used, where not for the tables alone
+TEST_USE = {
+    "vacancies": (
+        "While the recipe was being found, errors on the test split were seen beside those on the validation split, "
+        "whose hosts are few: the figures may be a little better than those of a set that nobody has seen."
+    ),
+    "defects": (
+        "The first evaluation on test hosts showed false alarms in displaced cells, upon which such cells were added "
+        "to the training set: the figures may be a little better than those of a set that nobody has seen."
+    ),
+}
