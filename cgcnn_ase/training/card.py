@@ -105,7 +105,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         source=SOURCES.get(data, "not recorded."),
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         ids=TRAINING_IDS,
-        chosen="the last epoch counts" if recipe["select"] == "last" else "the validation split chose the epoch",
+        chosen="the last epoch counts" if recipe.get("select") == "last" else "the validation split chose the epoch",
         tested=TEST_USE.get(data, "The test split was used for these tables only."),
         weights_hash=config["sha256"][WEIGHTS],
         limits=LIMITS.get(data, ""),
