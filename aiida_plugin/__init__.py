@@ -1,0 +1,1 @@
+"""AiiDA plugin: predictions, structures and calculations as nodes of one provenance graph."""
