@@ -40,6 +40,9 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write a .csv, .json or .extxyz file; without it, CSV on stdout.")
     ] = None,
+    failures: Annotated[
+        Path | None, typer.Option(help="Also write what failed to this .csv file: id, source, error.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is in OUTPUT (a .csv) and predict only the other files.")
     ] = False,
@@ -87,14 +90,16 @@ def predict(
         todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
             say(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
-    failed: list[tuple[str, str]] = []
+        if failures is not None and (failures.suffix != ".csv" or not failures.parent.is_dir()):
+            raise ValueError(f"--failures {failures}: give a name that ends in .csv, in a folder that exists")
+    failed: list[tuple[str, str, str]] = []
     try:
         with writer, closing(predictor.stream_files(todo, names=writer.done.names)) as predictions:
             for prediction in _watch(predictions, len(todo)):
                 if prediction.error is None:
                     writer.write(prediction)
-                elif failed[-1:] != [(prediction.source, prediction.id)]:  # once, however many models there are
-                    failed.append((prediction.source, prediction.id))
+                elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
+                    failed.append((prediction.id, prediction.source, prediction.error))
                     if len(failed) <= _NAMED:
                         say(f"{_named(prediction)}: {prediction.error}")
     except KeyboardInterrupt:
@@ -106,11 +111,20 @@ def predict(
             raise
         say(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
+    if failures is not None:
+        _write_failures(failed, failures)
     if len(failed) > _NAMED:
         say(f"... and {len(failed) - _NAMED} more")
     if failed:
         say(f"{len(failed)} failed, {writer.n_written} predictions written")
         raise typer.Exit(1)
+
+
+def _write_failures(failed: list[tuple[str, str, str]], file: Path) -> None:
+    import csv
+
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        csv.writer(lines, lineterminator="\n").writerows([("id", "source", "error"), *failed])
 
 
 def _named(prediction: "Prediction") -> str:

@@ -1,0 +1,138 @@
+"""``cgcnn.predict``: one job predicts a whole set of structures with ``cgcnn-ase predict``."""
+
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.engine import CalcJob
+from aiida.orm import Dict, Str
+
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.model_folder import package_version
+
+if TYPE_CHECKING:
+    from aiida.common.folders import Folder
+    from aiida.engine import CalcJobProcessSpec
+
+#: what the settings may hold, and the option of the command that each becomes
+SETTINGS = {"n_dropout": "--n-dropout", "seed": "--seed", "engine": "--engine", "workers": "--workers"}
+
+STRUCTURES, MODEL = "structures.npz", "model"
+PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
+STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
+
+
+class PredictCalculation(CalcJob):
+    """Predict every structure of a set with one model.
+
+    One process node, whatever the number of structures: the set goes in as one node, the predictions come out as one.
+    Structures that cannot be predicted are listed in the predictions' ``failures``; the job is a success all the same,
+    unless all of them failed.
+    """
+
+    @classmethod
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Inputs, outputs and exit codes."""
+        super().define(spec)  # type: ignore[arg-type]
+        spec.input("model", valid_type=CGCNNModelData, help="The model.")
+        spec.input("structures", valid_type=StructureSetData, help="The structures to predict.")
+        spec.input(
+            "settings",
+            valid_type=Dict,
+            required=False,
+            validator=_check_settings,
+            help=f"Options of the prediction: {', '.join(SETTINGS)}.",
+        )
+        spec.input(
+            "package_version",
+            valid_type=Str,
+            default=lambda: Str(package_version()),
+            help="Version of cgcnn-ase that runs, so that caching tells versions apart.",
+        )
+        spec.output(
+            "predictions", valid_type=PredictionsData, required=False, help="A row for each structure (or site)."
+        )
+        spec.output_namespace(
+            "by_model",
+            valid_type=PredictionsData,
+            dynamic=True,
+            required=False,
+            help="The same, of a model node that holds several models.",
+        )
+        spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
+        spec.inputs["metadata"]["options"]["parser_name"].default = "cgcnn.predict"
+        spec.inputs["metadata"]["options"]["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        spec.inputs["metadata"]["options"]["withmpi"].default = False
+        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
+        spec.exit_code(
+            320,
+            "ERROR_KILLED",
+            message="cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or "
+            "split the structures",
+        )
+        spec.exit_code(
+            321,
+            "ERROR_OUT_OF_WALLTIME",
+            message="the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or "
+            "split the structures",
+        )
+        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
+        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        spec.exit_code(
+            332, "ERROR_INCOMPLETE_OUTPUT", message="{n_missing} of {n} structures have no prediction: {ids}"
+        )
+        spec.exit_code(333, "ERROR_MODEL_MISMATCH", message="the predictions are of a model {found}, asked was {asked}")
+        spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be predicted; the first: {reason}")
+
+    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
+        """Write the structures, copy the model, and say what to run.
+
+        Raises
+        ------
+        CheckpointError
+            If a file of the model's node was changed.
+        """
+        model: CGCNNModelData = self.inputs.model
+        model.contents()
+        self.inputs.structures.write_packed(folder.get_abs_path(STRUCTURES))
+        code = CodeInfo()
+        code.code_uuid = self.inputs.code.uuid
+        code.stdout_name, code.stderr_name = STDOUT, STDERR
+        code.cmdline_params = [
+            "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,
+            *_options(self.inputs.settings.get_dict() if "settings" in self.inputs else {}),
+        ]  # fmt: skip
+        job = CalcInfo()
+        job.codes_info = [code]
+        job.local_copy_list = [
+            (model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()
+        ]
+        job.retrieve_list = [PREDICTIONS, FAILURES, STDOUT, STDERR, EXIT_CODE]
+        job.append_text = f"echo $? > {EXIT_CODE}"
+        return job
+
+
+def model_path(model: CGCNNModelData) -> str:
+    """What ``--model`` is given: the folder, or the single file of an original model."""
+    names = model.base.repository.list_object_names()
+    return MODEL if "config.json" in names else f"{MODEL}/{names[0]}"
+
+
+def _options(settings: dict[str, Any]) -> list[str]:
+    return [text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))]
+
+
+def _check_settings(settings: Dict | None, _: Any) -> str | None:
+    """What is wrong with the settings, None if nothing is."""
+    if settings is None:
+        return None
+    given = settings.get_dict()
+    if unknown := sorted(set(given) - set(SETTINGS)):
+        return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
+    if "engine" in given and given["engine"] not in ("auto", "dgl", "torch"):
+        return f"engine {given['engine']!r}; allowed: auto, dgl, torch"
+    for name in ("n_dropout", "seed", "workers"):
+        if name in given and (not isinstance(given[name], int) or given[name] < 0):
+            return f"{name} must be a whole number, not {given[name]!r}"
+    return None

@@ -1,0 +1,228 @@
+"""The prediction job: a real run, what stands behind a number, caching, and each way it can fail."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+
+from aiida import orm  # noqa: E402
+from aiida.common.links import LinkType  # noqa: E402
+from aiida.engine import run_get_node  # noqa: E402
+from aiida.manage.caching import enable_caching  # noqa: E402
+from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
+
+from cgcnn_ase import predict  # noqa: E402
+from cgcnn_ase.checkpoint import save_model, save_models  # noqa: E402
+
+from ..conftest import make_model, random_crystal  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _profile(aiida_profile):
+    return aiida_profile
+
+
+@pytest.fixture(scope="module")
+def crystals():
+    rng = np.random.default_rng(3)
+    return [random_crystal(rng) for _ in range(12)] + [bulk("MgO", "rocksalt", a=4.21)]
+
+
+@pytest.fixture
+def code(aiida_code_installed):
+    executable = str(Path(sys.executable).with_name("cgcnn-ase"))
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=executable)
+
+
+@pytest.fixture
+def model(small_model):
+    return DataFactory("cgcnn.model").get_or_create(small_model)
+
+
+def structure_set(crystals):
+    return DataFactory("cgcnn.structures").from_ase(crystals, [f"s{k}" for k in range(len(crystals))])
+
+
+def run(code, model, crystals, **inputs):
+    return run_get_node(
+        CalculationFactory("cgcnn.predict"), code=code, model=model, structures=structure_set(crystals), **inputs
+    )
+
+
+def test_a_run_gives_what_the_package_predicts(code, model, crystals, small_model):
+    results, node = run(code, model, crystals)
+    assert node.is_finished_ok, node.exit_message
+    frame = results["predictions"].to_frame()
+    expected = predict(small_model, crystals).to_frame()
+    assert frame["id"].tolist() == [f"s{k}" for k in range(len(crystals))]
+    for column in ("value", "std", "lower", "upper"):
+        assert np.allclose(frame[column], expected[column], rtol=1e-4, atol=1e-5)
+    assert frame["in_domain"].tolist() == expected["in_domain"].tolist()
+    summary = results["summary"].get_dict()
+    assert (summary["n_structures"], summary["n_failed"]) == (len(crystals), 0)
+
+
+def test_what_stands_behind_a_number(code, model, crystals):
+    """From the predictions, by links alone, to the model and the structures; one process for all of them."""
+    results, node = run(code, model, crystals)
+    creator = results["predictions"].creator
+    assert creator.uuid == node.uuid
+    inputs = creator.base.links.get_incoming(link_type=LinkType.INPUT_CALC).nested()
+    assert inputs["model"].uuid == model.uuid
+    assert len(inputs["structures"]) == len(crystals)
+    assert inputs["package_version"].value
+
+
+def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
+    _, first = run(code, model, crystals[:3])
+    with enable_caching(identifier="aiida.calculations:cgcnn.predict"):
+        results, again = run(code, model, crystals[:3])
+        _, other = run(code, model, crystals[:4])
+    assert again.base.caching.get_cache_source() == first.uuid
+    assert len(results["predictions"].to_frame()) == 3
+    assert not other.base.caching.is_created_from_cache
+
+
+def test_several_models_of_one_folder(code, crystals, tmp_path):
+    one = make_model(seed=1)
+    from dataclasses import replace
+
+    other = type(one)(
+        one.members, graph=one.graph, target=replace(one.target, name="other_energy"), scaler=one.scaler, name="other"
+    )
+    folder = save_models([one, other], tmp_path / "both", name="both")
+    results, node = run(code, DataFactory("cgcnn.model").get_or_create(folder), crystals)
+    assert node.is_finished_ok, node.exit_message
+    assert set(results["by_model"]) == {one.name.replace("-", "_"), "other"}
+    assert set(results["summary"]["models"]) == {one.name, "other"}
+
+
+def test_some_structures_that_fail_are_listed_and_the_rest_predicted(code, model, crystals):
+    odd = crystals[0].copy()
+    odd.numbers[0] = 0
+    results, node = run(code, model, [*crystals[:2], odd, crystals[3]])
+    assert node.is_finished_ok, node.exit_message
+    assert results["summary"]["n_failed"] == 1
+    assert len(results["predictions"].to_frame()) == 3
+    ((name, reason),) = results["predictions"].failures
+    assert name == "s2"
+    assert reason
+
+
+def test_none_could_be_predicted(code, model, crystals):
+    odd = crystals[0].copy()
+    odd.numbers[0] = 0
+    _, node = run(code, model, [odd])
+    assert node.exit_status == 340
+    assert "no structure could be predicted" in node.exit_message
+
+
+def test_settings(code, model, crystals, dropout_model):
+    with pytest.raises(ValueError, match="unknown settings speed; allowed: n_dropout, seed, engine, workers"):
+        run(code, model, crystals, settings=orm.Dict({"speed": 9}))
+    with pytest.raises(ValueError, match="engine 'warp'; allowed: auto, dgl, torch"):
+        run(code, model, crystals, settings=orm.Dict({"engine": "warp"}))
+    node_model = DataFactory("cgcnn.model").get_or_create(dropout_model)
+    settings = {"n_dropout": 10, "seed": 5}
+    results, node = run(code, node_model, crystals[:3], settings=orm.Dict(settings))
+    assert node.is_finished_ok, node.exit_message
+    expected = predict(dropout_model, crystals[:3], **settings).to_frame()
+    assert np.allclose(results["predictions"].to_frame()["std"], expected["std"], rtol=1e-4)
+
+
+def test_settings_that_do_not_suit_the_model(code, model, crystals):
+    """The command's own words come back with the exit code."""
+    _, node = run(code, model, crystals[:2], settings=orm.Dict({"n_dropout": 10}))
+    assert node.exit_status == 310
+    assert "n_dropout needs a model trained with dropout" in node.exit_message
+
+
+# The parser, on what a job may leave
+
+
+@pytest.fixture
+def parsed(code, model, crystals):
+    """Parse made-up files: name to text, as a job on three structures would have left them."""
+
+    def parse(**files):
+        node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.predict")
+        node.set_option("resources", {"num_machines": 1})
+        inputs = {"model": model, "structures": structure_set(crystals[:3]).store(), "code": code}
+        for label, value in inputs.items():
+            node.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=label)
+        node.store()
+        retrieved = orm.FolderData()
+        names = {"exit": "exit_code", "err": "cgcnn-ase.err"}
+        for name, text in files.items():
+            retrieved.base.repository.put_object_from_bytes(text.encode(), names.get(name, f"{name}.csv"))
+        retrieved.base.links.add_incoming(node, link_type=LinkType.CREATE, link_label="retrieved")
+        retrieved.store()
+        return ParserFactory("cgcnn.predict").parse_from_node(node, store_provenance=False)
+
+    return parse
+
+
+@pytest.fixture
+def written(cgcnn_ase, crystals, small_model, tmp_path):
+    """The files of a good run on three structures."""
+    (tmp_path / "in").mkdir()
+    for k, atoms in enumerate(crystals[:3]):
+        atoms.write(tmp_path / "in" / f"s{k}.extxyz")
+    ran = cgcnn_ase("predict", tmp_path / "in", "--model", small_model, "--output", tmp_path / "predictions.csv",
+                    "--failures", tmp_path / "failures.csv")  # fmt: skip
+    assert ran.code == 0, ran.err
+    return {name: (tmp_path / f"{name}.csv").read_text() for name in ("predictions", "failures")}
+
+
+def test_parsing_a_good_run(parsed, written):
+    results, ended = parsed(exit="0\n", **written)
+    assert ended.is_finished_ok, ended.exit_message
+    assert len(results["predictions"].to_frame()) == 3
+
+
+def without(written, name):
+    return {key: text for key, text in written.items() if key != name}
+
+
+def less(written, n):
+    """The predictions without their last n lines."""
+    return "".join(written["predictions"].splitlines(keepends=True)[:-n])
+
+
+ALL_FAILED = "id,source,error\n" + "".join(f"s{k},x,bad\n" for k in range(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        (lambda w: {"exit": "2", "err": "cgcnn-ase: no model 'x'"}, 310, "could not start: no model 'x'"),
+        (lambda w: {"exit": "137", **w}, 320, "was killed (exit code 137)"),
+        (lambda w: {"predictions": less(w, 2)}, 321, "after 1 of 3 structures"),
+        (lambda w: {"exit": "0", **without(w, "predictions")}, 330, "left no predictions.csv"),
+        (lambda w: {"exit": "0", **without(w, "failures")}, 330, "left no failures.csv"),
+        (lambda w: {"exit": "0", **w, "predictions": "not a table"}, 331, "predictions.csv cannot be read"),
+        (lambda w: {"exit": "0", **w, "predictions": w["predictions"][:-200]}, 331, "predictions.csv cannot be read"),
+        (lambda w: {"exit": "0", **w, "predictions": less(w, 1)}, 332, "1 of 3"),
+        (lambda w: {"exit": "0", **w, "failures": ALL_FAILED}, 340, "the first: bad"),
+    ],
+)
+def test_each_failure_has_its_number(parsed, written, change, status, words):
+    results, ended = parsed(**change(written))
+    assert ended.exit_status == status, ended.exit_message
+    assert words in ended.exit_message
+    assert "predictions" not in results
+
+
+def test_predictions_of_another_model(parsed, written, tmp_path):
+    other = save_model(make_model(seed=9), tmp_path / "other")
+    from cgcnn_ase.registry import model_info
+
+    sha = written["predictions"].splitlines()[1].split(",")[-2]
+    text = written["predictions"].replace(sha, model_info(other).sha256)
+    _, ended = parsed(exit="0", **{**written, "predictions": text})
+    assert ended.exit_status == 333
+    assert sha in ended.exit_message
