@@ -1,11 +1,14 @@
 """The CSV file of ``cgcnn-ase predict --output out.csv``, read strictly."""
 
-import csv
-from io import StringIO
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiida_plugin.data.columns import KINDS, SAME, Column, parse_column
 from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
@@ -18,43 +21,35 @@ def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
     ValueError
         If it is no such file, cut short, damaged, or holds no prediction; the message names file and line or column.
     """
-    rows = _rows(path)
-    header = tuple(rows[0])
+    fields = _fields(path)
+    header = tuple(fields.columns)
     if tuple(name for name in header if name != "source") not in (COLUMNS, SITE_COLUMNS):
         raise ValueError(f"{path}: not written by cgcnn-ase predict: its header is {','.join(header)}")
-    if len(rows) == 1:
+    if fields.empty:
         raise ValueError(f"{path}: holds no predictions")
-    for line, row in enumerate(rows):
-        if len(row) != len(header):
-            raise ValueError(f"{path}: damaged: row {line} has {len(row)} fields, the header has {len(header)}")
-    where = [header.index(name) for name in SAME]
-    of_models: dict[tuple[str, ...], list[list[str]]] = {}
-    for row in rows[1:]:
-        of_models.setdefault(tuple([row[k] for k in where]), []).append(row)
+    for name in ("id", "value", header[-1]):  # a row with too few fields lacks the last
+        if len(rows := fields.index[fields[name] == ""]):
+            raise ValueError(f"{path}: damaged: prediction {rows[0] + 1} has an empty {name}")
     try:
-        return {model: _columns(header, own) for model, own in of_models.items()}
+        return {
+            tuple(map(str, said)): {name: parse_column(name, own[name].tolist()) for name in header if name in KINDS}
+            for said, own in fields.groupby(list(SAME), sort=False)
+        }
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _columns(header: tuple[str, ...], rows: list[list[str]]) -> dict[str, Column]:
-    texts = dict(zip(header, zip(*rows, strict=True), strict=True))
-    columns = {name: parse_column(name, texts[name]) for name in header if name in KINDS}
-    for name in ("id", "value"):
-        if None in columns[name]:
-            raise ValueError(f"column {name}: a field is empty; each prediction has one")
-    return columns
+def _fields(path: Path) -> "pd.DataFrame":
+    """All fields as text; a file whose last line has no end was cut short."""
+    import pandas as pd
 
-
-def _rows(path: Path) -> list[list[str]]:
-    """All rows with the header; a file whose last line has no end was cut short."""
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        raise ValueError(f"{path}: {'cut short in its last line' if content else 'empty'}")
     try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
+        fields = pd.read_csv(BytesIO(content), dtype=object, keep_default_na=False, na_filter=False, encoding="utf-8")
+    except ValueError as error:  # UnicodeDecodeError and pandas' ParserError, EmptyDataError
         raise ValueError(f"{path}: damaged: {error}") from error
-    if not text.endswith("\n"):
-        raise ValueError(f"{path}: {'cut short in its last line' if text else 'empty'}")
-    try:
-        return list(csv.reader(StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}: damaged: {error}") from error
+    if not isinstance(fields.index, pd.RangeIndex):  # pandas takes fields that the header lacks for row names
+        raise ValueError(f"{path}: damaged: its rows have more fields than its header, which has {fields.shape[1]}")
+    return fields

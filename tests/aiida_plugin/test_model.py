@@ -82,6 +82,18 @@ def test_the_same_model_is_stored_once(small_model, tmp_path):
     assert orm.QueryBuilder().append(CGCNNModelData).count() == 1
 
 
+def test_the_folder_of_a_training_run_is_that_of_its_best_model(small_model, tmp_path):
+    shutil.copytree(small_model, tmp_path / "run" / "best")
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    assert CGCNNModelData.get_or_create(tmp_path / "run").pk == CGCNNModelData.get_or_create(small_model).pk
+
+
+def test_a_stray_file_of_the_folder_stays_outside(small_model, tmp_path):
+    folder = shutil.copytree(small_model, tmp_path / "copy")
+    (folder / "last.ckpt").write_bytes(b"a pickle")
+    assert CGCNNModelData(folder).files == CGCNNModelData(small_model).files
+
+
 def test_another_card_is_another_node(small_model, tmp_path):
     first = CGCNNModelData.get_or_create(small_model)
     elsewhere = shutil.copytree(small_model, tmp_path / "copy")

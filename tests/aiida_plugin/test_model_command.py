@@ -72,6 +72,16 @@ def test_a_node_of_another_kind_is_refused():
     assert "Traceback" not in done.output
 
 
+def test_verdi_data_finds_it(entry_points, small_model):
+    from aiida.cmdline.commands.cmd_verdi import verdi
+
+    entry_points.add("aiida_plugin.cli.data:model", "aiida.cmdline.data:cgcnn-model")
+    node = CGCNNModelData.get_or_create(small_model)
+    done = CliRunner().invoke(verdi, ["data", "cgcnn-model", "list"])
+    assert done.exit_code == 0, done.output
+    assert node.sha256[:12] in done.output
+
+
 def test_the_command_imports_nothing_heavy():
     code = (
         "import sys, aiida_plugin.cli.data; print({'torch', 'ase', 'numpy', 'pandas', 'cgcnn_ase'} & set(sys.modules))"

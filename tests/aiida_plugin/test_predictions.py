@@ -1,6 +1,9 @@
 """Predictions as a node: what goes in comes out, to the last digit and the last gap."""
 
 import math
+import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -65,6 +68,12 @@ def stored(node: PredictionsData) -> PredictionsData:
 
 def test_the_entry_point_gives_the_class():
     assert DataFactory("cgcnn.predictions") is PredictionsData
+
+
+def test_importing_it_imports_no_torch():
+    code = "import sys, aiida_plugin.data.predictions; print({'torch', 'ase', 'pymatgen', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "set()"
 
 
 def test_every_column_of_a_frame_is_known():
@@ -208,13 +217,22 @@ def test_sites_and_crystals_in_one_csv(cgcnn_ase, cif_folder, small_model, tmp_p
     assert_frame_equal(crystals.to_frame(), predict(small_model, folder).to_frame(), check_exact=True)
 
 
-def test_an_uncalibrated_original_model(cgcnn_ase, cif_folder, original_weights, tmp_path):
+@pytest.mark.parametrize("name", ["band-gap", "my-model"])  # of the second neither property nor unit are known
+def test_an_uncalibrated_original_model(cgcnn_ase, cif_folder, original_weights, tmp_path, name):
     folder, out = cif_folder(2), tmp_path / "out.csv"
-    model = original_weights / "band-gap.pth.tar"
+    model = shutil.copy(original_weights / "band-gap.pth.tar", tmp_path / f"{name}.pth.tar")
     assert cgcnn_ase("predict", folder, "--model", model, "--output", out).code == 0
-    frame = stored(PredictionsData.from_csv(out)["band-gap"]).to_frame()
+    frame = stored(PredictionsData.from_csv(out)[name]).to_frame()
     assert frame["std"].tolist() == [None, None]
     assert_frame_equal(frame, predict(model, folder).to_frame(), check_exact=True)
+
+
+def test_a_classification(cgcnn_ase, cif_folder, tmp_path):
+    folder, out = cif_folder(3), tmp_path / "out.csv"
+    assert cgcnn_ase("predict", folder, "--model", "is-metal", "--output", out).code == 0
+    node = stored(PredictionsData.from_csv(out)["is-metal"])
+    assert node.base.attributes.get("unit") == "probability"
+    assert_frame_equal(node.to_frame(), predict("is-metal", folder).to_frame(), check_exact=True)
 
 
 @pytest.fixture
@@ -251,9 +269,11 @@ def test_a_csv_cut_short_anywhere_is_refused_or_has_whole_rows(written):
     ("old", "new", "message"),
     [
         (b"id,formula", b"id,colour", "not written by cgcnn-ase predict: its header is id,colour"),
-        (b"-1.25", b"-1,25", r"damaged: row 1 has 17 fields, the header has 16"),
+        (b"-1.25", b"-1,25", "damaged: .* fields"),
+        (b"m,555", b"m555", "damaged: prediction 1 has an empty source"),
+        (b"NA,", b"NA,,", "damaged: .* fields"),
         (b"-1.25", b"high", "column value: 'high' is no number"),
-        (b"-1.25", b"", "column value: a field is empty"),
+        (b"-1.25", b"", "damaged: prediction 1 has an empty value"),
         (b"True", b"yes", "column in_domain: 'yes' is no True or False"),
         (b"LiNiO2,4,", b"LiNiO2,4.5,", "column n_atoms: '4.5' is no whole number"),
         (b"plain", b"\xff\xfe", "damaged: 'utf-8' codec"),
