@@ -1,0 +1,182 @@
+"""A model as a node."""
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.exceptions import ValidationError
+from aiida.orm import Data, QueryBuilder
+
+from aiida_plugin.data.model_contents import describe, hash_of_files, model_path, read_contents
+from cgcnn_ase.model_folder import CheckpointError
+from cgcnn_ase.registry import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from cgcnn_ase.nn.model import CrystalModel
+
+
+class CGCNNModelData(Data):
+    """A model folder, or an original CGCNN ``.pth.tar`` file, in the node's repository.
+
+    Models that share their members share a folder, and so a node: ``names``, ``targets``, ``units``, ``tasks``
+    (regression or classification), ``levels`` (crystal or site) and ``train_hashes`` (sha256 of the ids and targets of
+    the training set; None where the file does not say) are lists with one item each. The other attributes are ``name``,
+    ``architecture``, ``n_members``, ``package_version`` (that wrote the model), ``sha256`` (of the weights: the
+    ``model_sha256`` of its predictions), ``files`` (sha256 by file name) and ``content_sha256`` (of all of ``files``).
+
+    Parameters
+    ----------
+    path : path, optional
+        The folder or file.
+
+    Raises
+    ------
+    CheckpointError, UnsafeCheckpointError
+        If it is no model, damaged, or asks for more than data.
+    """
+
+    def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        if path is None:
+            return
+        place = model_path(Path(path))
+        contents = read_contents(place)
+        for name, content in contents.items():
+            self.base.repository.put_object_from_bytes(content, name)
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        self.base.attributes.set_many(describe(place) | {"files": files, "content_sha256": hash_of_files(files)})
+        self.label = self.label or self.base.attributes.get("name")
+
+    @classmethod
+    def from_name(cls, name: str | Path = DEFAULT_MODEL) -> "CGCNNModelData":
+        """A new node, not stored, of a pretrained name, a model or run folder, or an original ``.pth.tar`` file.
+
+        The name of one of several models that share a folder gives the node of the whole folder.
+
+        Raises
+        ------
+        UnknownModelError
+            If there is no such model; the message lists the names.
+        """
+        return cls(model_path(name))
+
+    @classmethod
+    def get_or_create(cls, name: str | Path = DEFAULT_MODEL) -> "CGCNNModelData":
+        """The stored node of a model: that which has the same files, or else a new one."""
+        node = cls.from_name(name)
+        return node.stored() or node.store()
+
+    def stored(self) -> "CGCNNModelData | None":
+        """The first stored node with the same files."""
+        query = QueryBuilder().append(
+            CGCNNModelData, tag="model", filters={"attributes.content_sha256": self.content_sha256}
+        )
+        found: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
+        return found[0] if found else None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models, in the order of ``targets`` and ``units``."""
+        return list(self.base.attributes.get("names"))
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return str(self.base.attributes.get("sha256"))
+
+    @property
+    def content_sha256(self) -> str:
+        """Of the names and sha256 of all files."""
+        return str(self.base.attributes.get("content_sha256"))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each file."""
+        return dict(self.base.attributes.get("files"))
+
+    def contents(self) -> dict[str, bytes]:
+        """The files by name.
+
+        Raises
+        ------
+        CheckpointError
+            If one is missing or was changed since the node was made; the message names it.
+        """
+        here = set(self.base.repository.list_object_names())
+        if strange := sorted(here ^ self.files.keys()):
+            what = "is missing" if strange[0] in self.files else "does not belong to this model"
+            raise CheckpointError(f"{self._in_words()}: {strange[0]} {what}")
+        contents = {name: self.base.repository.get_object_content(name, "rb") for name in self.files}
+        for name, content in contents.items():
+            found = hashlib.sha256(content).hexdigest()
+            if found != self.files[name]:
+                raise CheckpointError(
+                    f"{self._in_words()}: {name} was changed: its sha256 is {found[:12]}..., "
+                    f"the node was made of {self.files[name][:12]}..."
+                )
+        return contents
+
+    def export(self, folder: str | Path) -> Path:  # type: ignore[override]
+        """Write the files into a new or empty folder.
+
+        Returns
+        -------
+        Path
+            What ``cgcnn-ase predict --model`` and :func:`cgcnn_ase.load_model` take: the folder, or the ``.pth.tar``
+            file in it.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds something.
+        CheckpointError
+            If a file was changed since the node was made.
+        """
+        place = Path(folder)
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise ValueError(f"{place}: not an empty folder; a model is exported into a new or empty one")
+        contents = self.contents()
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (place / name).write_bytes(content)
+        return place / next(iter(contents)) if len(contents) == 1 else place
+
+    def load(self, name: str | None = None) -> "CrystalModel":
+        """The model, ready to predict.
+
+        Parameters
+        ----------
+        name
+            Which one, where several share the folder.
+
+        Raises
+        ------
+        CheckpointError
+            If a file was changed since the node was made.
+        ValueError
+            If the node holds several models and the name none of them.
+        """
+        from cgcnn_ase.registry import find_models, load_refs
+
+        if name is None and len(self.names) > 1:
+            raise ValueError(f"{self._in_words()} holds several models, name one: {', '.join(self.names)}")
+        if name is not None and name not in self.names:
+            raise ValueError(f"{self._in_words()} holds no model {name!r}; it holds {', '.join(self.names)}")
+        with TemporaryDirectory(prefix="cgcnn-model-") as folder:
+            refs = find_models(self.export(folder))
+            return load_refs([ref for ref in refs if name is None or ref.name in (None, name)])[0]
+
+    def _in_words(self) -> str:
+        return f"model node {self.pk}" if self.is_stored else "unstored model node"
+
+    def _validate(self) -> bool:
+        """Refuse to store a node whose files are not those it was made of."""
+        super()._validate()
+        if "files" not in self.base.attributes.all:
+            raise ValidationError("a model node needs a model: CGCNNModelData(path), .from_name or .get_or_create")
+        try:
+            self.contents()
+        except CheckpointError as error:
+            raise ValidationError(str(error)) from error
+        return True

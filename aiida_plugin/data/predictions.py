@@ -1,0 +1,174 @@
+"""The predictions of one model on one set of structures, as a node."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.exceptions import ValidationError
+from aiida.orm import Data
+
+from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, write_columns
+from aiida_plugin.data.prediction_csv import read_csv
+from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS, Prediction, Predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: of a structure without a prediction: its id and why
+Failure = tuple[str, str]
+
+_COLUMNS, _FAILURES = "predictions.npz", "failures.json"
+_OF_SITES = ("site_index", "element", "multiplicity")
+
+
+class PredictionsData(Data):
+    """What one model says of each of a set of structures, or of their sites, and which it could say nothing of.
+
+    The columns are arrays in the node's repository, with all digits. Attributes: ``property``, ``unit``, ``model`` (its
+    name), ``model_sha256`` (of its weights), ``of_sites``, and the counts ``n_predictions``, ``n_structures`` (that
+    have a prediction), ``n_out_of_domain`` (predictions) and ``n_failures`` (structures).
+
+    Parameters
+    ----------
+    columns : mapping
+        A list a column: those of :meth:`to_frame` but unit, property, model and model_sha256; None for what is missing.
+    unit, property, model, model_sha256 : str
+        What all predictions share.
+    failures : iterable of (id, error)
+        The structures without a prediction.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or the lengths differ.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column] | None = None,
+        *,
+        unit: str = "",
+        property: str = "",  # the name of the column
+        model: str = "",
+        model_sha256: str = "",
+        failures: Iterable[Failure] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        if columns is None:
+            return
+        own = _own_columns(columns)
+        failed = [(str(name), str(error)) for name, error in failures]
+        self.base.repository.put_object_from_bytes(write_columns(own), _COLUMNS)
+        if failed:
+            self.base.repository.put_object_from_bytes(json.dumps(failed).encode(), _FAILURES)
+        counts = {
+            "n_predictions": len(own["id"]),
+            "n_structures": len(set(own["id"])),
+            "n_out_of_domain": own["in_domain"].count(False),
+            "n_failures": len(failed),
+        }
+        said = {"unit": unit, "property": property, "model": model, "model_sha256": model_sha256}
+        self.base.attributes.set_many(said | counts | {"of_sites": "site_index" in own})
+
+    @classmethod
+    def from_predictions(cls, predictions: Predictions) -> "PredictionsData":
+        """A new node, not stored, of the predictions and failures of one model.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or of several models.
+        """
+        everything = [*predictions.all, *predictions.failures]
+        models = list(dict.fromkeys(_said_of_all(p) for p in everything))
+        if len(models) != 1:
+            names = ", ".join(model[SAME.index("model")] for model in models) or "none"
+            raise ValueError(f"a node holds the predictions of one model; these are of {names}")
+        return cls(
+            {name: [getattr(p, name) for p in predictions.all] for name in KINDS},
+            failures=[(p.id, str(p.error)) for p in predictions.failures],
+            **dict(zip(SAME, models[0], strict=True)),
+        )
+
+    @classmethod
+    def from_csv(cls, path: str | Path, failures: Iterable[Failure] = ()) -> "dict[str, PredictionsData]":
+        """New nodes, not stored, one for each model in the CSV file of ``cgcnn-ase predict``, by model name.
+
+        Two models of the same name are told apart as ``name@`` and the start of their sha256.
+
+        Parameters
+        ----------
+        path
+            The file.
+        failures
+            Id and error of the structures that have no line in it; each node holds them.
+
+        Raises
+        ------
+        ValueError
+            If it is no such file, cut short, damaged, or holds no prediction.
+        """
+        failed = list(failures)
+        found = [(dict(zip(SAME, said, strict=True)), columns) for said, columns in read_csv(Path(path)).items()]
+        names = [said["model"] for said, _ in found]
+        nodes = {}
+        for said, columns in found:
+            name = said["model"]
+            label = name if names.count(name) == 1 else f"{name}@{said['model_sha256'][:8]}"
+            if label in nodes:
+                raise ValueError(f"{path}: {name} has predictions in two units or of two properties")
+            nodes[label] = cls(columns, failures=failed, **said)
+        return nodes
+
+    def __len__(self) -> int:
+        return int(self.base.attributes.get("n_predictions"))
+
+    def __bool__(self) -> bool:
+        return True  # a node is there, however long
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Id and error of each structure without a prediction."""
+        if _FAILURES not in self.base.repository.list_object_names():
+            return []
+        pairs = json.loads(self.base.repository.get_object_content(_FAILURES, "rb"))
+        return [(name, error) for name, error in pairs]
+
+    def columns(self) -> dict[str, Column]:
+        """The columns as lists; None for what is missing."""
+        return read_columns(self.base.repository.get_object_content(_COLUMNS, "rb"))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The table that :meth:`cgcnn_ase.prediction.Predictions.to_frame` gives; numbers in ``unit``."""
+        import pandas as pd
+
+        columns = self.columns()
+        said = {name: [self.base.attributes.get(name)] * len(self) for name in SAME}
+        names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
+        return pd.DataFrame((columns | said), columns=list(names))
+
+    def _validate(self) -> bool:
+        """Refuse to store a node without predictions' columns."""
+        super()._validate()
+        if _COLUMNS not in self.base.repository.list_object_names():
+            raise ValidationError("a predictions node needs columns: PredictionsData.from_csv or .from_predictions")
+        return True
+
+
+def _said_of_all(prediction: Prediction) -> tuple[str, ...]:
+    return tuple([getattr(prediction, name) for name in SAME])
+
+
+def _own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns to keep: those of sites only where there are sites."""
+    needed = [name for name in KINDS if name not in _OF_SITES]
+    if any(index is not None for index in columns.get("site_index", ())):
+        needed = list(KINDS)
+    if missing := [name for name in needed if name not in columns]:
+        raise ValueError(f"predictions lack the columns {', '.join(missing)}")
+    lengths = {name: len(columns[name]) for name in needed}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of predictions differ in length: {lengths}")
+    return {name: columns[name] for name in needed}
