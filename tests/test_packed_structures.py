@@ -70,12 +70,6 @@ def test_one_bad_structure_costs_only_itself(packed):
     assert good == [False, True, True]
 
 
-def test_an_id_used_twice_is_told(packed):
-    records = list(read_structures(packed(ids=np.array(["a", "a", "b"]))))
-    assert records[1].error is not None
-    assert records[2].error is None
-
-
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -89,6 +83,7 @@ def test_an_id_used_twice_is_told(packed):
         ({"numbers": np.full(7, 6.5)}, "'numbers' is of type float64"),
         ({"pbc": np.ones(3)}, "'pbc' is of type float64"),
         ({"lattice": np.array([["x"] * 9] * 3).reshape(3, 3, 3)}, "'lattice' is of type <U1"),
+        ({"ids": np.array(["a", "b", "a"])}, "the id 'a' is in it twice"),
         ({"ids": np.array([1.5, 2.5, 3.5])}, "'ids' is of type float64"),
         ({"ids": np.array([{}, {}, {}])}, "'ids' is damaged, cut off, or holds Python objects"),
         (packed_arrays([Atoms()], [""]) | {"ids": np.array([], dtype=str), "offsets": np.array([0])}, "no structures"),
@@ -104,11 +99,8 @@ def test_a_bad_file_is_told_in_words(packed, changed, words):
 
 def test_what_is_no_archive_is_told(packed, tmp_path):
     whole = packed().read_bytes()
-    for name, content in {
-        "cut": whole[: len(whole) // 2],
-        "text": b"ids, lattice",
-        "array": b"\x93NUMPY\x01\x00v",
-    }.items():
+    bad = {"cut": whole[: len(whole) // 2], "text": b"ids, lattice", "array": b"\x93NUMPY\x01\x00v"}
+    for name, content in bad.items():
         (tmp_path / f"{name}.npz").write_bytes(content)
         (record,) = read_file(tmp_path / f"{name}.npz")
         assert "is no .npz file" in record.error
@@ -127,6 +119,11 @@ def test_damage_within_an_array_is_told(packed):
     file.write_bytes(whole)
     (record,) = read_file(file)
     assert "'frac' is damaged" in record.error
+
+
+def test_an_id_used_by_two_files_is_told(packed):
+    records = list(read_structures([packed(), packed("other.npz", ids=np.array(["a", "halite", "b"]))]))
+    assert [record.id for record in records if record.error] == ["halite"]
 
 
 def test_in_a_folder_other_archives_are_left_alone(packed, tmp_path):

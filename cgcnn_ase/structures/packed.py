@@ -1,8 +1,8 @@
 """Many structures in one ``.npz`` file: a few flat arrays that NumPy alone writes and reads.
 
 ``ids`` (n), ``lattice`` (n, 3, 3) in Å with cell vectors as rows, ``offsets`` (n + 1), ``numbers`` (atoms), ``frac``
-(atoms, 3) fractional coordinates, and ``pbc`` (n, 3), which may be left out where all is periodic. Atoms of structure k are
-the rows ``offsets[k]`` to ``offsets[k + 1]``.
+(atoms, 3) fractional coordinates, and ``pbc`` (n, 3), which may be left out where all is periodic. Atoms of structure
+k are the rows ``offsets[k]`` to ``offsets[k + 1]``.
 """
 
 import zipfile
@@ -92,6 +92,10 @@ def _checked(found: dict[str, npt.NDArray[np.generic]]) -> PackedStructures:
     n = len(ids)
     if n == 0:
         raise RefusedError("has no structures")
+    names, first = np.unique(ids, return_index=True)
+    if len(names) < n:
+        again = int(np.setdiff1d(np.arange(n), first)[0])
+        raise RefusedError(f"the id {str(ids[again])!r} is in it twice; each structure needs one of its own")
     offsets = _numbers(found, "offsets", "iu", (n + 1,)).astype(np.int64)
     n_atoms = int(offsets[-1])
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
