@@ -155,8 +155,10 @@ def _add(sites: dict[Column, npt.NDArray[Any]], group: str, name: str, array: np
 
 def _current_results(atoms: "Atoms") -> dict[str, Any]:
     """What the calculator has computed for the structure as it is now."""
+    from ase.calculators.calculator import BaseCalculator
+
     found = getattr(atoms.calc, "results", None)
-    if not found or atoms.calc.check_state(atoms):
+    if not found or not isinstance(atoms.calc, BaseCalculator) or atoms.calc.check_state(atoms):
         return {}
     return {name: value for name, value in found.items() if value is not None}
 

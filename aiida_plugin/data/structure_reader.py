@@ -129,7 +129,8 @@ class StructureTable:
 
     def __init__(self, open_file: Open) -> None:
         self.arrays = read_arrays(open_file)
-        self._columns = [_HeldColumn(column, k, open_file) for k, column in enumerate(_read_columns(open_file))]
+        counts = np.diff(self.arrays.offsets)
+        self._columns = [_HeldColumn(column, k, open_file, counts) for k, column in enumerate(_read_columns(open_file))]
         with open_file("rest.jsonl") as file:
             self._rest = file.read().decode().split("\n")
 
@@ -153,12 +154,11 @@ class StructureTable:
 class _HeldColumn:
     """A column in memory, and where the rows of each structure start in it."""
 
-    def __init__(self, column: Column, k: int, open_file: Open) -> None:
+    def __init__(self, column: Column, k: int, open_file: Open, n_atoms: npt.NDArray[np.int64]) -> None:
         self.column = column
         self._rows = _read_all(open_file, f"column-{k}.npy")
         owners = _read_all(open_file, f"column-{k}-owners.npy")
-        offsets = _read_all(open_file, "offsets.npy")
-        counts = np.diff(offsets)[owners]
+        counts = n_atoms[owners]
         self.starts = dict(zip(owners.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
 
     def rows_of(self, k: int, count: int) -> npt.NDArray[Any]:

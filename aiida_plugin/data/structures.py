@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
+from aiida.orm.pydantic import OrmMetadataField
 
 from .packed_file import write_packed_file
 from .structure_reader import StructureArrays, StructureTable, count_structures, iter_structures, read_ids
@@ -16,6 +17,13 @@ from .structure_writer import FORMAT_VERSION, write_structures
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+
+def _attribute(name: str, description: str) -> Any:
+    """An attribute that queries and dumps of the node know."""
+    return OrmMetadataField(
+        description=description, read_only=True, orm_to_model=lambda node: cast(Data, node).base.attributes.get(name)
+    )
 
 
 class StructureSetData(Data):
@@ -29,6 +37,17 @@ class StructureSetData(Data):
     Of a calculator the results are kept (as ASE's ``SinglePointCalculator``), where they belong to the structure as it
     is. NumPy scalars in ``info`` come back as the Python numbers they equal.
     """
+
+    class AttributesModel(Data.AttributesModel):
+        """What can be asked for: ``StructureSetData.fields.attributes.n_structures`` and so on."""
+
+        format_version: int = _attribute("format_version", "The format of the files")
+        n_structures: int = _attribute("n_structures", "How many structures there are")
+        n_atoms: int = _attribute("n_atoms", "How many atoms all structures have together")
+        elements: list[str] = _attribute("elements", "The elements, by atomic number")
+        formulas: list[str] = _attribute("formulas", "The formulas of the first five structures")
+        site_arrays: list[str] = _attribute("site_arrays", "Names of arrays, initial magnetic moments for one")
+        results: list[str] = _attribute("results", "Names of results, energies and forces for two")
 
     @classmethod
     def from_ase(cls, structures: "Iterable[Atoms]", ids: Sequence[str] | None = None) -> "StructureSetData":
@@ -60,13 +79,18 @@ class StructureSetData(Data):
         version = self.base.attributes.get("format_version", None)
         if version is None:
             raise ValidationError("the structure set is empty; make it with StructureSetData.from_ase(structures)")
-        if version > FORMAT_VERSION:
-            raise ValidationError(f"the structure set is of format {version}; known are formats up to {FORMAT_VERSION}")
         if not len(self) == len(self.ids) == count_structures(self._open):
             raise ValidationError("the files of the structure set do not belong together; make it with from_ase")
         return True
 
     def _open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """One of the files; an archive may have brought them from a newer version of this package."""
+        version = self.base.attributes.get("format_version", FORMAT_VERSION)
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"the structure set {self.pk} is of format {version}, this version of cgcnn-ase reads formats up to "
+                f"{FORMAT_VERSION}; install a newer one"
+            )
         return self.base.repository.open(name, "rb")
 
     def __len__(self) -> int:

@@ -155,6 +155,12 @@ def test_the_summary_is_small_and_can_be_asked_for(stored):
         filters={"attributes.n_atoms": 18, "attributes.elements": {"contains": ["Ni"]}, "id": stored.pk},
     )
     assert found.count() == 1
+    fields = StructureSetData.fields
+    found = orm.QueryBuilder().append(
+        StructureSetData, filters=(fields.pk == stored.pk) & (fields.attributes.n_structures > 4)
+    )
+    assert found.count() == 1
+    assert stored.serialize()["attributes"]["n_structures"] == 5
 
 
 # Hashes
@@ -267,6 +273,14 @@ def test_a_packed_repository_is_read_all_the_same(aiida_profile_clean):
 def test_an_empty_node_is_not_stored(aiida_profile):
     with pytest.raises(ValidationError, match="from_ase"):
         StructureSetData().store()
+
+
+def test_a_set_of_a_newer_format_is_not_read(aiida_profile):
+    node = StructureSetData.from_ase(assorted())
+    node.base.attributes.set("format_version", 99)
+    for read in (lambda: node.ids, lambda: node.atoms(0), lambda: next(node.iter_atoms())):
+        with pytest.raises(ValueError, match="of format 99, this version of cgcnn-ase reads formats up to 1"):
+            read()
 
 
 def test_files_that_do_not_belong_together_are_not_stored(aiida_profile):
