@@ -78,8 +78,8 @@ def _checked_ids(ids: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
     given: Sequence[object] = ids
     for k, name in enumerate(given):
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"id {k} is {name!r}; allowed is a string that is not empty")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise ValueError(f"id {k} is {name!r}; allowed is a string that is not empty and holds no NUL")
         if name in seen:
             raise ValueError(f"the id {name!r} is given twice, to structures {seen[name]} and {k}")
         seen[str(name)] = k

@@ -360,6 +360,7 @@ def with_info(value):
         ([bulk("Fe")] * 3, ["a", "b", "a"], "the id 'a' is given twice, to structures 0 and 2"),
         ([bulk("Fe")], [""], "id 0 is ''"),
         ([bulk("Fe")], [7], "id 0 is 7"),
+        ([bulk("Fe")], ["a\0"], "holds no NUL"),
         ([bulk("Fe")] * 2, ["a"], r"more structures than ids \(1\)"),
         ([bulk("Fe")], ["a", "b"], "2 ids for 1 structures"),
         ([with_info(object())], ["odd"], r"structure 'odd'.*\['bad'\]\['deep'\]\[0\] is a object"),
