@@ -125,10 +125,10 @@ class _ColumnReader:
 
 
 class StructureTable:
-    """All structures at hand, in any order; what a million structures of ten atoms need is some 400 MB."""
+    """All structures at hand, in any order; a million structures of ten atoms need about 550 MB."""
 
-    def __init__(self, open_file: Open) -> None:
-        self.arrays = read_arrays(open_file)
+    def __init__(self, arrays: StructureArrays, open_file: Open) -> None:
+        self.arrays = arrays
         counts = np.diff(self.arrays.offsets)
         self._columns = [_HeldColumn(column, k, open_file, counts) for k, column in enumerate(_read_columns(open_file))]
         with open_file("rest.jsonl") as file:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -12,7 +13,7 @@ from aiida.orm import Data, StructureData
 from aiida.orm.pydantic import OrmMetadataField
 
 from .packed_file import write_packed_file
-from .structure_reader import StructureArrays, StructureTable, count_structures, iter_structures, read_ids
+from .structure_reader import StructureArrays, StructureTable, count_structures, iter_structures, read_arrays, read_ids
 from .structure_writer import FORMAT_VERSION, write_structures
 
 if TYPE_CHECKING:
@@ -106,8 +107,12 @@ class StructureSetData(Data):
         return {name: k for k, name in enumerate(self.ids)}
 
     @cached_property
+    def _arrays(self) -> StructureArrays:
+        return read_arrays(self._open)
+
+    @cached_property
     def _table(self) -> StructureTable:
-        return StructureTable(self._open)
+        return StructureTable(self._arrays, self._open)
 
     def row_of(self, key: int | str) -> int:
         """The row of a structure, from 0.
@@ -126,6 +131,8 @@ class StructureSetData(Data):
             if key not in self._rows:
                 raise ValueError(f"no structure has the id {key!r}; the first of {len(self)} is {self.ids[0]!r}")
             return self._rows[key]
+        if not isinstance(key, Integral):
+            raise ValueError(f"{key!r} is a {type(key).__name__}; allowed are rows (integers) and ids (strings)")
         if not -len(self) <= key < len(self):
             raise ValueError(f"there is no row {key}; allowed are 0 to {len(self) - 1}")
         return int(key) % len(self)
@@ -140,7 +147,7 @@ class StructureSetData(Data):
 
     def arrays(self) -> StructureArrays:
         """All structures as flat arrays, read-only; lengths in Å."""
-        return self._table.arrays
+        return self._arrays
 
     def select(self, indices: Iterable[int | str]) -> "StructureSetData":
         """The set of these structures, in this order, under the same ids; not yet stored.

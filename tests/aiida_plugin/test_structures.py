@@ -306,7 +306,8 @@ def test_select_keeps_ids_and_structures(stored):
 @pytest.mark.parametrize(
     ("indices", "words"),
     [
-        ([5], "no row 5; allowed are 0 to 4"), (["Cu"], "no structure has the id 'Cu'"), ([1, 1], "given twice"),
+        ([5], "no row 5; allowed are 0 to 4"), (["Cu"], "no structure has the id 'Cu'"),
+        ([1.0], "1.0 is a float; allowed are rows"), ([-6], "no row -6"), ([1, 1], "given twice"),
         ([], "at least one structure"),
     ],
 )  # fmt: skip
