@@ -1,4 +1,4 @@
-"""Reading structures: CIF, POSCAR, extxyz, ASE databases, pymatgen JSON and objects, all as `ase.Atoms`.
+"""Reading structures: CIF, POSCAR, extxyz, ASE databases, pymatgen JSON and objects, packed .npz, all as `ase.Atoms`.
 
 The only place of the package that reads structure files.
 """

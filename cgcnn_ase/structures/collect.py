@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .check import check_atoms, problem
-from .files import allowed, iter_file, structure_id, suffix_of
+from .files import PACKED_SUFFIX, allowed, iter_file, structure_id, suffix_of
+from .packed import is_packed
 from .record import StructureError, StructureRecord
 
 MEMORY = "<memory>"
@@ -88,7 +89,7 @@ def _is_structure(path: Path) -> bool:
         except OSError:
             return False
         return any(sign in head for sign in _JSON_SIGNS)
-    return path.is_file()
+    return path.is_file() and (suffix != PACKED_SUFFIX or is_packed(path))
 
 
 def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[StructureRecord]:

@@ -6,6 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from . import cif
 from .check import problem
 from .cif_elements import element_words
 from .cif_values import ContradictedError, PartialOccupancyError, UncertainError
+from .packed import iter_packed
 from .pymatgen_objects import from_pymatgen, read_cif_pymatgen, without_reader_warnings
 from .record import RefusedError, StructureError, StructureRecord, one_line
 
@@ -37,7 +39,9 @@ ASE_FORMATS = {
     ".in": "espresso-in",
     ".pwi": "espresso-in",
 }
-SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", *ASE_FORMATS)
+#: many structures as flat arrays (`packed`); each has an id of its own
+PACKED_SUFFIX = ".npz"
+SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", PACKED_SUFFIX, *ASE_FORMATS)
 #: files of these names are VASP's, whatever their suffix
 VASP_NAMES = ("POSCAR", "CONTCAR")
 
@@ -73,7 +77,7 @@ def suffix_of(name: str) -> str:
         lower = lower[:-3]
     dot = lower.rfind(".")
     suffix = lower[dot:] if dot > 0 else ""
-    if suffix in SUFFIXES and not (packed and (suffix in ASE_FORMATS or suffix == ".db")):
+    if suffix in SUFFIXES and not (packed and (suffix in ASE_FORMATS or suffix in (".db", PACKED_SUFFIX))):
         return suffix
     return ".vasp" if name.startswith(VASP_NAMES) else ""
 
@@ -123,8 +127,13 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
     if held is None:
         yield StructureRecord(stem, source, None, "has no structures")
         return
+    suffix = suffix_of(path.name)
+    if suffix == PACKED_SUFFIX and not isinstance(held[1], str):
+        for name, found in chain([held], items):
+            yield _record(name, source, found)
+        return
     following = next(items, None)
-    if following is None and suffix_of(path.name) != ".db":
+    if following is None and suffix != ".db":
         yield _record(stem, source, held[1])
         return
     while held is not None:
@@ -324,6 +333,13 @@ def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
             yield str(i), words(error)
 
 
+def _read_packed(source: str, _: bool) -> Iterator[Item]:
+    with Path(source).open("rb") as file:
+        if not file.read(1):
+            raise RefusedError("is empty")
+    yield from iter_packed(source)
+
+
 def _read_ase(source: str, _: bool) -> Iterator[Item]:
     from ase.io import iread
 
@@ -344,4 +360,5 @@ _READERS: dict[str, Callable[[str, bool], Iterator[Item]]] = {
     **dict.fromkeys(ASE_FORMATS, _read_ase),
     ".db": _read_db,
     ".json": _read_json,
+    PACKED_SUFFIX: _read_packed,
 }

@@ -37,7 +37,7 @@ class StructureRecord(NamedTuple):
     ----------
     id
         Unique name: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
-        database; the position (or the key of the dict) for objects in memory.
+        database; its own in a packed ``.npz``; the position (or the key of the dict) for objects in memory.
     source
         The file, or ``<memory>``.
     atoms

@@ -1,0 +1,105 @@
+"""What ASE keeps in ``info`` and ``results`` as JSON and back, with nothing changed on the way.
+
+Plain JSON values are written as they are, NaN and infinities by their usual names. What JSON does not have (arrays,
+tuples, ...) is a dict of one key that starts with ``$``. NumPy scalars become the Python numbers they equal.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+#: kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+_KINDS = "biufcU"
+#: those that Python's numbers cannot hold
+_LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
+
+
+def dumps(value: Any, what: str) -> str:
+    """The value as one line of JSON; dicts that are equal give the same line, whatever the order of their keys.
+
+    Parameters
+    ----------
+    value
+        None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these.
+    what
+        What to call it in the message.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything else; the message names the place and the type.
+    """
+    return json.dumps(_plain(value, what), sort_keys=True, separators=(",", ":"))
+
+
+def loads(text: str) -> Any:
+    """What `dumps` was given."""
+    return json.loads(text, object_hook=_restored)
+
+
+def _plain(value: Any, what: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, complex):
+        return {"$complex": [value.real, value.imag]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in _KINDS and value.dtype not in _LONG:
+        return {"$array": [value.dtype.newbyteorder("<").str, list(value.shape), _flat(value)]}
+    if isinstance(value, list):
+        return [_plain(entry, f"{what}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"$tuple": [_plain(entry, f"{what}[{i}]") for i, entry in enumerate(value)]}
+    if isinstance(value, dict):
+        return _plain_dict(value, what)
+    if type(value).__name__ == "Spacegroup":  # which ASE leaves in the info of what it reads from a CIF
+        return {"$spacegroup": [int(value.no), int(value.setting)]}
+    raise ValueError(
+        f"{what} is a {type(value).__name__}; allowed are numbers, strings, None, NumPy arrays, and lists, tuples and "
+        "dicts of these"
+    )
+
+
+def _plain_dict(value: dict[Any, Any], what: str) -> dict[str, Any]:
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"{what} has the key {key!r}, a {type(key).__name__}; allowed are strings")
+    plain = {str(key): _plain(entry, f"{what}[{key!r}]") for key, entry in value.items()}
+    only = next(iter(plain), "")
+    return {f"${only}": plain[only]} if len(plain) == 1 and only.startswith("$") else plain
+
+
+def _flat(array: np.typing.NDArray[Any]) -> list[Any]:
+    if array.dtype.kind == "c":
+        return [part for number in array.ravel().tolist() for part in (number.real, number.imag)]
+    flat: list[Any] = array.ravel().tolist()
+    return flat
+
+
+def _restored(found: dict[str, Any]) -> Any:
+    """Called for the innermost dict first, so that what is within a marked dict is restored already."""
+    if len(found) != 1:
+        return found
+    ((mark, content),) = found.items()
+    if mark == "$array":
+        return _array(*content)
+    if mark == "$tuple":
+        return tuple(content)
+    if mark == "$complex":
+        return complex(*content)
+    if mark.startswith("$$"):  # a dict of the user's that looks like a mark
+        return {mark[1:]: content}
+    if mark == "$spacegroup":
+        from ase.spacegroup import Spacegroup
+
+        return Spacegroup(*content)
+    return found
+
+
+def _array(dtype: str, shape: list[int], flat: list[Any]) -> np.typing.NDArray[Any]:
+    kind = np.dtype(dtype)
+    if kind.kind != "c":
+        return np.array(flat, dtype=kind).reshape(shape)
+    real = np.array(flat, dtype=kind.type(0).real.dtype)
+    return real.view(kind).reshape(shape).copy()

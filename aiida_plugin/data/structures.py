@@ -1,0 +1,197 @@
+"""`cgcnn.structures`: a set of one to a million structures as one node."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from aiida.common.exceptions import ValidationError
+from aiida.orm import Data, StructureData
+from aiida.orm.pydantic import OrmMetadataField
+
+from .packed_file import write_packed_file
+from .structure_reader import StructureArrays, StructureTable, count_structures, iter_structures, read_arrays, read_ids
+from .structure_writer import FORMAT_VERSION, write_structures
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def _attribute(name: str, description: str) -> Any:
+    """An attribute that queries and dumps of the node know."""
+    return OrmMetadataField(
+        description=description, read_only=True, orm_to_model=lambda node: cast(Data, node).base.attributes.get(name)
+    )
+
+
+class StructureSetData(Data):
+    """Structures of any sizes with ids, magnetic moments, info and computed results, lossless from and to ASE.
+
+    Two sets of the same structures under the same ids in the same order have the same hash, so that calculations on
+    them are cached; any other order, id, coordinate or info gives another hash. Attributes hold a small summary only:
+    ``n_structures``, ``n_atoms``, ``elements``, ``formulas`` (of the first five), ``site_arrays``, ``results`` and
+    ``format_version``.
+
+    Of a calculator the results are kept (as ASE's ``SinglePointCalculator``), where they belong to the structure as it
+    is. NumPy scalars in ``info`` come back as the Python numbers they equal.
+    """
+
+    class AttributesModel(Data.AttributesModel):
+        """What can be asked for: ``StructureSetData.fields.attributes.n_structures`` and so on."""
+
+        format_version: int = _attribute("format_version", "The format of the files")
+        n_structures: int = _attribute("n_structures", "How many structures there are")
+        n_atoms: int = _attribute("n_atoms", "How many atoms all structures have together")
+        elements: list[str] = _attribute("elements", "The elements, by atomic number")
+        formulas: list[str] = _attribute("formulas", "The formulas of the first five structures")
+        site_arrays: list[str] = _attribute("site_arrays", "Names of arrays, initial magnetic moments for one")
+        results: list[str] = _attribute("results", "Names of results, energies and forces for two")
+
+    @classmethod
+    def from_ase(cls, structures: "Iterable[Atoms]", ids: Sequence[str] | None = None) -> "StructureSetData":
+        """A set of these structures, not yet stored.
+
+        Parameters
+        ----------
+        structures
+            Taken one at a time; none is changed.
+        ids
+            Their names, all different; by default ``"0"``, ``"1"``, ...
+
+        Raises
+        ------
+        ValueError
+            If there are no structures, if two ids are the same, if there are more or fewer ids than structures, or if
+            a structure holds what no file can hold (an object in its info, say).
+        """
+        node = cls()
+        with TemporaryDirectory() as folder:
+            summary = write_structures(structures, ids, Path(folder))
+            node.base.repository.put_object_from_tree(folder)
+        node.base.attributes.set_many(summary)
+        return node
+
+    def _validate(self) -> bool:
+        """Whether it may be stored: made by `from_ase`, whole, and of a version that is known."""
+        super()._validate()
+        version = self.base.attributes.get("format_version", None)
+        if version is None:
+            raise ValidationError("the structure set is empty; make it with StructureSetData.from_ase(structures)")
+        if not len(self) == len(self.ids) == count_structures(self._open):
+            raise ValidationError("the files of the structure set do not belong together; make it with from_ase")
+        return True
+
+    def _open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """One of the files; an archive may have brought them from a newer version of this package."""
+        version = self.base.attributes.get("format_version", FORMAT_VERSION)
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"the structure set {self.pk} is of format {version}, this version of cgcnn-ase reads formats up to "
+                f"{FORMAT_VERSION}; install a newer one"
+            )
+        return self.base.repository.open(name, "rb")
+
+    def __len__(self) -> int:
+        return int(self.base.attributes.get("n_structures", 0))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The names of the structures, in order."""
+        return tuple(read_ids(self._open))
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.ids)}
+
+    @cached_property
+    def _arrays(self) -> StructureArrays:
+        return read_arrays(self._open)
+
+    @cached_property
+    def _table(self) -> StructureTable:
+        return StructureTable(self._arrays, self._open)
+
+    def row_of(self, key: int | str) -> int:
+        """The row of a structure, from 0.
+
+        Parameters
+        ----------
+        key
+            Its row (negative ones count from the end) or its id.
+
+        Raises
+        ------
+        ValueError
+            If there is no such structure.
+        """
+        if isinstance(key, str):
+            if key not in self._rows:
+                raise ValueError(f"no structure has the id {key!r}; the first of {len(self)} is {self.ids[0]!r}")
+            return self._rows[key]
+        if not isinstance(key, Integral):
+            raise ValueError(f"{key!r} is a {type(key).__name__}; allowed are rows (integers) and ids (strings)")
+        if not -len(self) <= key < len(self):
+            raise ValueError(f"there is no row {key}; allowed are 0 to {len(self) - 1}")
+        return int(key) % len(self)
+
+    def atoms(self, key: int | str) -> "Atoms":
+        """One structure; `iter_atoms` is for all of them. Raises as `row_of` does."""
+        return self._table.atoms(self.row_of(key))
+
+    def iter_atoms(self) -> "Iterator[Atoms]":
+        """Each structure in order, in bounded memory."""
+        return iter_structures(self._open)
+
+    def arrays(self) -> StructureArrays:
+        """All structures as flat arrays, read-only; lengths in Å."""
+        return self._arrays
+
+    def select(self, indices: Iterable[int | str]) -> "StructureSetData":
+        """The set of these structures, in this order, under the same ids; not yet stored.
+
+        Parameters
+        ----------
+        indices
+            Rows or ids, each once.
+
+        Raises
+        ------
+        ValueError
+            If there is no such structure, if one is named twice, or if none is named.
+        """
+        rows = [self.row_of(key) for key in indices]
+        return type(self).from_ase((self._table.atoms(row) for row in rows), [self.ids[row] for row in rows])
+
+    def to_structure_data(self, key: int | str) -> StructureData:
+        """One structure as AiiDA's own node, not yet stored; the id is its label and the extra ``structure_id``.
+
+        AiiDA's node holds elements, positions, cell, periodicity, masses and tags (as kinds). Magnetic moments,
+        charges, info and results are lost there.
+
+        Raises
+        ------
+        ValueError
+            If there is no such structure, or it has dummy atoms, which AiiDA's node does not know.
+        """
+        row = self.row_of(key)
+        atoms = self._table.atoms(row)
+        if not atoms.numbers.all():
+            raise ValueError(f"structure {self.ids[row]!r} has dummy atoms (X); a StructureData has none")
+        node = StructureData(ase=atoms)
+        node.label = self.ids[row][:255]
+        node.base.extras.set("structure_id", self.ids[row])
+        return node
+
+    def write_packed(self, path: str | Path) -> None:
+        """Write the ``.npz`` file that ``cgcnn-ase predict`` reads: ids, lattice (Å), offsets, numbers, frac, pbc.
+
+        Moments, info and results are not in it. The same set gives the same bytes.
+        """
+        write_packed_file(Path(path), self.ids, self.arrays())
+
+    def summary(self) -> dict[str, Any]:
+        """The attributes: counts, elements, first formulas, names of further arrays and of results."""
+        return dict(self.base.attributes.all)

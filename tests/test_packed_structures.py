@@ -1,0 +1,148 @@
+"""Reading the packed ``.npz`` file of many structures."""
+
+import shutil
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, graphene, molecule
+
+from cgcnn_ase.structures import StructureError, collect_paths, read_file, read_structures
+from cgcnn_ase.structures.packed import load_packed
+
+STRUCTURES = [bulk("NaCl", "rocksalt", a=5.64), graphene(a=2.46, vacuum=6.0), molecule("CO2", cell=[8, 9, 10])]
+IDS = ["halite", "graphene", "Kohlendioxid ☁"]
+
+
+def packed_arrays(structures=STRUCTURES, ids=IDS):
+    """Written out here by ASE's own fractional coordinates, not by the code that is tested."""
+    return {
+        "ids": np.array(ids),
+        "lattice": np.array([atoms.cell.array for atoms in structures]),
+        "offsets": np.cumsum([0, *(len(atoms) for atoms in structures)]),
+        "numbers": np.concatenate([atoms.numbers for atoms in structures]).astype(np.uint8),
+        "frac": np.concatenate([atoms.get_scaled_positions(wrap=False) for atoms in structures]),
+        "pbc": np.array([atoms.pbc for atoms in structures]),
+    }
+
+
+@pytest.fixture
+def packed(tmp_path):
+    def write(name="set.npz", without=(), compressed=False, **changed):
+        arrays = {**packed_arrays(), **changed}
+        save = np.savez_compressed if compressed else np.savez
+        save(tmp_path / name, **{key: array for key, array in arrays.items() if key not in without})
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_row_is_a_structure_under_its_own_id(packed, compressed):
+    records = list(read_structures(packed(compressed=compressed)))
+    assert [record.id for record in records] == IDS
+    for record, theirs in zip(records, STRUCTURES, strict=True):
+        ours = record.unwrap()
+        assert str(ours.symbols) == str(theirs.symbols)
+        assert np.array_equal(ours.pbc, theirs.pbc)
+        assert np.array_equal(ours.cell, theirs.cell)
+        np.testing.assert_allclose(ours.get_all_distances(mic=True), theirs.get_all_distances(mic=True), atol=1e-12)
+
+
+def test_one_row_keeps_its_id(packed):
+    one = packed_arrays(STRUCTURES[:1], IDS[:1])
+    assert [record.id for record in read_file(packed(**one))] == ["halite"]
+
+
+def test_without_pbc_all_is_periodic(packed):
+    records = read_file(packed(without=["pbc"]))
+    assert [record.unwrap().pbc.tolist() for record in records] == [[True] * 3] * 3
+
+
+def test_ids_may_be_numbers(packed):
+    assert [record.id for record in read_file(packed(ids=np.array([7, 8, 9])))] == ["7", "8", "9"]
+
+
+def test_one_bad_structure_costs_only_itself(packed):
+    frac = packed_arrays()["frac"]
+    frac[1] = frac[0]
+    good = [record.error is None for record in read_file(packed(frac=frac))]
+    assert good == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"without": ["frac"]}, "no array 'frac'; needed are the arrays ids, lattice, offsets, numbers, frac"),
+        (
+            {"frac": np.zeros((3, 3))},
+            r"'frac' is of type float64 and shape \(3, 3\); needed are numbers of shape \(7, 3\)",
+        ),
+        ({"offsets": np.array([0, 4, 2, 7])}, "'offsets' does not count up"),
+        ({"offsets": np.array([0, 2, 7])}, r"'offsets' .* needed are integers of shape \(4,\)"),
+        ({"numbers": np.full(7, 6.5)}, "'numbers' is of type float64"),
+        ({"pbc": np.ones(3)}, "'pbc' is of type float64"),
+        ({"lattice": np.array([["x"] * 9] * 3).reshape(3, 3, 3)}, "'lattice' is of type <U1"),
+        ({"ids": np.array(["a", "b", "a"])}, "the id 'a' is in it twice"),
+        ({"ids": np.array([1.5, 2.5, 3.5])}, "'ids' is of type float64"),
+        ({"ids": np.array([{}, {}, {}])}, "'ids' is damaged, cut off, or holds Python objects"),
+        (packed_arrays([Atoms()], [""]) | {"ids": np.array([], dtype=str), "offsets": np.array([0])}, "no structures"),
+    ],
+)
+def test_a_bad_file_is_told_in_words(packed, changed, words):
+    (record,) = read_file(packed(**changed))
+    assert record.id == "set"
+    with pytest.raises(StructureError, match=words):
+        record.unwrap()
+    assert "\n" not in record.error
+
+
+def test_what_is_no_archive_is_told(packed, tmp_path):
+    whole = packed().read_bytes()
+    bad = {"cut": whole[: len(whole) // 2], "text": b"ids, lattice", "array": b"\x93NUMPY\x01\x00v"}
+    for name, content in bad.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        (record,) = read_file(tmp_path / f"{name}.npz")
+        assert "is no .npz file" in record.error
+    (tmp_path / "empty.npz").write_bytes(b"")
+    assert read_file(tmp_path / "empty.npz")[0].error == "is empty"
+    assert read_file(tmp_path / "missing.npz")[0].error == "no such file"
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    shutil.move(tmp_path / "one.npy", tmp_path / "one.npz")
+    assert "is no .npz file" in read_file(tmp_path / "one.npz")[0].error
+
+
+def test_damage_within_an_array_is_told(packed):
+    file = packed()
+    whole = bytearray(file.read_bytes())
+    whole[whole.find(b"frac.npy") + 200] ^= 0xFF
+    file.write_bytes(whole)
+    (record,) = read_file(file)
+    assert "'frac' is damaged" in record.error
+
+
+def test_an_id_used_by_two_files_is_told(packed):
+    records = list(read_structures([packed(), packed("other.npz", ids=np.array(["a", "halite", "b"]))]))
+    assert [record.id for record in records if record.error] == ["halite"]
+
+
+def test_in_a_folder_other_archives_are_left_alone(packed, tmp_path):
+    packed()
+    np.savez(tmp_path / "weights.npz", layer=np.zeros(3))
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    assert collect_paths(tmp_path) == [tmp_path / "set.npz"]
+
+
+def test_the_shared_data_sets_are_such_files(shared_data):
+    file = shared_data / "mp_elastic" / "structures.npz"
+    packed = load_packed(file)
+    records = read_structures(file)
+    for k, record in zip(range(200), records, strict=False):
+        assert record.id == packed.ids[k]
+        assert len(record.unwrap()) == packed.offsets[k + 1] - packed.offsets[k]
+
+
+def test_predicted_from_the_command_line(packed, cgcnn_ase, small_model):
+    ran = cgcnn_ase("predict", packed(), "--model", small_model, "--engine", "torch")
+    assert ran.code == 0, ran.err
+    assert [row["id"] for row in ran.rows()] == IDS
