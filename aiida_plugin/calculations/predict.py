@@ -32,9 +32,9 @@ class PredictCalculation(CalcJob):
     """
 
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:
+    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
         """Inputs, outputs and exit codes."""
-        super().define(spec)  # type: ignore[arg-type]
+        super().define(spec)
         spec.input("model", valid_type=CGCNNModelData, help="The model.")
         spec.input("structures", valid_type=StructureSetData, help="The structures to predict.")
         spec.input(
@@ -61,9 +61,10 @@ class PredictCalculation(CalcJob):
             help="The same, of a model node that holds several models.",
         )
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
-        spec.inputs["metadata"]["options"]["parser_name"].default = "cgcnn.predict"
-        spec.inputs["metadata"]["options"]["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-        spec.inputs["metadata"]["options"]["withmpi"].default = False
+        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
+        options["parser_name"].default = "cgcnn.predict"
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
         spec.exit_code(
             320,

@@ -24,40 +24,40 @@ class PredictParser(Parser):
 
     def parse(self, **_: Any) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
-        codes, n = self.exit_codes, len(self.node.inputs.structures)
+        n = len(self.node.inputs.structures)
         code = self._exit_code()
         if code == _USAGE:
-            return codes.ERROR_USAGE.format(reason=self._last_words())
+            return self._fail("ERROR_USAGE", reason=self._last_words())
         if code is None:
-            return codes.ERROR_OUT_OF_WALLTIME.format(n_done=self._n_done(), n=n)
+            return self._fail("ERROR_OUT_OF_WALLTIME", n_done=self._n_done(), n=n)
         if code > 128 or code < 0:
-            return codes.ERROR_KILLED.format(code=code)
+            return self._fail("ERROR_KILLED", code=code)
         if code not in (_ALL, _SOME):
-            return codes.ERROR_USAGE.format(reason=self._last_words())
+            return self._fail("ERROR_USAGE", reason=self._last_words())
         for file in (PREDICTIONS, FAILURES):
             if self._text(file) is None:
-                return codes.ERROR_MISSING_OUTPUT.format(file=file, reason=self._last_words())
+                return self._fail("ERROR_MISSING_OUTPUT", file=file, reason=self._last_words())
         failures = [(row["id"], row["error"]) for row in csv.DictReader(StringIO(self._text(FAILURES) or ""))]
-        return self._outputs(failures)
+        return self._make_outputs(failures)
 
-    def _outputs(self, failures: list[tuple[str, str]]) -> ExitCode | None:
-        codes, asked = self.exit_codes, self.node.inputs.structures.ids
+    def _make_outputs(self, failures: list[tuple[str, str]]) -> ExitCode | None:
+        asked = self.node.inputs.structures.ids
         if len(failures) == len(asked):
-            return codes.ERROR_ALL_FAILED.format(reason=failures[0][1])
+            return self._fail("ERROR_ALL_FAILED", reason=failures[0][1])
         try:
             found = self._predictions(failures)
         except ValueError as error:
-            return codes.ERROR_CORRUPT_OUTPUT.format(file=PREDICTIONS, reason=str(error))
+            return self._fail("ERROR_CORRUPT_OUTPUT", file=PREDICTIONS, reason=str(error))
         wanted = self.node.inputs.model.sha256
         frames = {name: predictions.to_frame() for name, predictions in found.items()}
         for frame in frames.values():
             known = set(frame["id"]) | {name for name, _ in failures}
             if missing := [name for name in asked if name not in known]:
                 some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-                return codes.ERROR_INCOMPLETE_OUTPUT.format(n_missing=len(missing), n=len(asked), ids=some)
+                return self._fail("ERROR_INCOMPLETE_OUTPUT", n_missing=len(missing), n=len(asked), ids=some)
             if set(frame["model_sha256"]) != {wanted}:
                 others = ", ".join(sorted(set(frame["model_sha256"])))
-                return codes.ERROR_MODEL_MISMATCH.format(found=others, asked=wanted)
+                return self._fail("ERROR_MODEL_MISMATCH", found=others, asked=wanted)
         if len(found) == 1:
             self.out("predictions", next(iter(found.values())))
         else:
@@ -65,6 +65,10 @@ class PredictParser(Parser):
                 self.out(f"by_model.{name.replace('-', '_')}", predictions)
         self.out("summary", Dict(_summary(frames, n_structures=len(asked), n_failed=len(failures))))
         return None
+
+    def _fail(self, name: str, **words: object) -> ExitCode:
+        code: ExitCode = getattr(self.exit_codes, name).format(**words)
+        return code
 
     def _predictions(self, failures: list[tuple[str, str]]) -> dict[str, PredictionsData]:
         with TemporaryDirectory() as place:
@@ -74,7 +78,7 @@ class PredictParser(Parser):
 
     def _text(self, name: str) -> str | None:
         folder = self.retrieved.base.repository
-        return str(folder.get_object_content(name)) if name in folder.list_object_names() else None
+        return str(folder.get_object_content(name, "r")) if name in folder.list_object_names() else None
 
     def _exit_code(self) -> int | None:
         """That of the command; None where the job ended before it."""

@@ -16,7 +16,7 @@ from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
 from cgcnn_ase import predict  # noqa: E402
-from cgcnn_ase.checkpoint import save_model, save_models  # noqa: E402
+from cgcnn_ase.checkpoint import save_model  # noqa: E402
 
 from ..conftest import make_model, random_crystal  # noqa: E402
 
@@ -87,18 +87,14 @@ def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
     assert not other.base.caching.is_created_from_cache
 
 
-def test_several_models_of_one_folder(code, crystals, tmp_path):
-    one = make_model(seed=1)
-    from dataclasses import replace
-
-    other = type(one)(
-        one.members, graph=one.graph, target=replace(one.target, name="other_energy"), scaler=one.scaler, name="other"
-    )
-    folder = save_models([one, other], tmp_path / "both", name="both")
-    results, node = run(code, DataFactory("cgcnn.model").get_or_create(folder), crystals)
+def test_several_models_of_one_folder(code, crystals):
+    """The pretrained elastic models share a folder, a node, and a pass."""
+    results, node = run(code, DataFactory("cgcnn.model").get_or_create("elastic"), crystals[:3])
     assert node.is_finished_ok, node.exit_message
-    assert set(results["by_model"]) == {one.name.replace("-", "_"), "other"}
-    assert set(results["summary"]["models"]) == {one.name, "other"}
+    assert set(results["by_model"]) == {"bulk_modulus", "shear_modulus", "poisson_ratio"}
+    expected = predict("bulk-modulus", crystals[:3]).to_frame()
+    assert np.allclose(results["by_model"]["bulk_modulus"].to_frame()["value"], expected["value"], rtol=1e-4)
+    assert set(results["summary"]["models"]) == {"bulk-modulus", "shear-modulus", "poisson-ratio"}
 
 
 def test_some_structures_that_fail_are_listed_and_the_rest_predicted(code, model, crystals):
