@@ -7,9 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+
+#: where AiiDA keeps its configuration while it is tested: never the user's own ~/.aiida, which importing it would make
+_AIIDA = TemporaryDirectory(prefix="cgcnn-ase-aiida-")
+os.environ["AIIDA_PATH"] = _AIIDA.name
 
 #: a temporary AiiDA profile (SQLite, no broker) for tests/aiida_plugin
 pytest_plugins = ["aiida.tools.pytest_fixtures"] if find_spec("aiida") else []
