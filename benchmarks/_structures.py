@@ -45,6 +45,11 @@ class Folder:
         return f"{self.n:,} CIF files of {self.mean_atoms:.1f} atoms on average, {self.source}"
 
 
+def data_root(data: Path) -> Path:
+    """The folder of all data sets, given it or one of the packed ones in it."""
+    return data.parent if (data / "structures.npz").exists() else data
+
+
 def cache_folder() -> Path:
     """Where the benchmarks keep what they make: outside the repository."""
     folder = Path(tempfile.gettempdir()) / "cgcnn-ase-bench"

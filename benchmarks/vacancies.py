@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from _report import Table, finish, parser
-from _structures import say
+from _structures import data_root, say
 from sklearn.ensemble import RandomForestRegressor
 
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 def main() -> None:
     chosen = parser(__doc__ or "").parse_args()
-    root = chosen.data.parent if (chosen.data / "structures.npz").exists() else chosen.data
+    root = data_root(chosen.data)
     table = Table(
         "Vacancies in hosts that were not seen (test split), eV",
         ["set", "estimate", "hosts", "vacancies", "MAE", "RMSE", "median error", "90 % interval covers", "to reach"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import cache_folder, say
+from _structures import cache_folder, data_root, say
 
 from cgcnn_ase.class_evaluation import ClassEvaluation
 from cgcnn_ase.data.dataset import load_dataset
@@ -41,7 +41,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
-    root = chosen.data.parent if (chosen.data / "structures.npz").exists() else chosen.data
+    root = data_root(chosen.data)
     table = Table(
         "The zoo on its test splits",
         ["model", "unit", "test crystals", "error", "one member", "coverage", "CGCNN", "MEGNet", "ALIGNN"],

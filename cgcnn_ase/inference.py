@@ -17,7 +17,7 @@ from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.prediction import NOTHING, Prediction
 from cgcnn_ase.prediction_fields import prediction_fields
 from cgcnn_ase.registry import ModelRef, load_refs
-from cgcnn_ase.structures import StructureRecord, distinct_sites
+from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.model import AnyTrust
@@ -93,13 +93,14 @@ class ModelInference:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
+        sites = [_sites(record) for record in records] if any(m.target.level == "site" for m in self.models) else []
         columns: dict[int, list[list[Said]]] = {}
         for trunk in self._trunks:
             graphs = found[trunk.network.graph]
             with torch.inference_mode():
                 embeddings = trunk.network.pooled(graphs.graph, self.engine)
             for k in trunk.models:
-                columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records)
+                columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records, sites)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
         return [[said for own in row for said in own] for row in by_record]
 
@@ -115,6 +116,7 @@ class ModelInference:
         embeddings: list[torch.Tensor],
         graphs: GraphsAndNodes,
         records: list[StructureRecord],
+        sites: list[DistinctSites | str],
     ) -> list[list[Said]]:
         """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
         fast = trunk.reading(model)
@@ -128,7 +130,7 @@ class ModelInference:
         if model.target.level == "site":
             of_hosts = fractions[crystal_index(graph)].numpy()
             said = prediction_fields(model, out, of_hosts, self.trust(model), site_numbers=graph.numbers.numpy())
-            return _of_sites(model, said, out.values.numpy().T, graphs, records)
+            return _of_sites(model, said, out.values.numpy().T, graphs, records, sites)
         said = prediction_fields(model, out, fractions.numpy(), self.trust(model))
         members = out.values.numpy().T
         return [[Said(_prediction(r, model, row), m)] for r, row, m in zip(records, said, members, strict=True)]
@@ -193,26 +195,34 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
     )
 
 
+def _sites(record: StructureRecord) -> DistinctSites | str:
+    """The symmetry-distinct sites of a structure, or why they cannot be found."""
+    try:
+        return distinct_sites(record.unwrap())
+    except ValueError as error:
+        return str(error)
+
+
 def _of_sites(
     model: CrystalModel,
     said: list[dict[str, Any]],
     members: npt.NDArray[np.floating],
     graphs: GraphsAndNodes,
     records: list[StructureRecord],
+    sites: list[DistinctSites | str],
 ) -> list[list[Said]]:
     """What is said of each symmetry-distinct site, from what is said of the nodes."""
     rows: list[list[Said]] = []
     first = 0
-    for record in records:
+    for record, distinct in zip(records, sites, strict=True):
         atoms = record.unwrap()
         nodes = graphs.node_of_atom[first : first + len(atoms)]
         first += len(atoms)
         symbols = atoms.get_chemical_symbols()
-        try:
-            representatives, multiplicities = distinct_sites(atoms)
-        except ValueError as error:
-            rows.append([_failure(record, model, str(error))])
+        if isinstance(distinct, str):
+            rows.append([_failure(record, model, distinct)])
             continue
+        representatives, multiplicities = distinct
         own = []
         for site, count in zip(representatives.tolist(), multiplicities.tolist(), strict=True):
             row = said[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}

@@ -91,7 +91,7 @@ def model_info(name: str | Path) -> ModelInfo:
     """What is known of a model, without loading its weights."""
     ref = find_model(name)
     config: dict[str, Any] = read_config(ref.path)
-    entry = _entry(ref)
+    entry = _entry(config, ref.name)
     return ModelInfo(
         name=entry["name"],
         target=entry["target"]["name"],
@@ -129,16 +129,22 @@ def model_level(ref: ModelRef) -> str:
     """Whether a model predicts crystals (``crystal``) or their sites (``site``)."""
     if ref.name is None:
         return "crystal"  # the original CGCNN
-    return str(_entry(ref)["target"].get("level", "crystal"))
+    return _level(_entry(read_config(ref.path), ref.name)["target"])
 
 
 def _is_property(ref: ModelRef) -> bool:
     """Whether a pretrained model predicts a property of the material."""
-    return model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS
+    target = _entry(read_config(ref.path), ref.name)["target"]
+    return _level(target) == "crystal" and target["name"] not in OF_DEFECTS
 
 
-def _entry(ref: ModelRef) -> dict[str, Any]:
-    return next(entry for entry in model_entries(read_config(ref.path)) if entry["name"] == ref.name)
+def _level(target: dict[str, Any]) -> str:
+    return str(target.get("level", "crystal"))
+
+
+def _entry(config: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """What a configuration says of one of its models."""
+    return next(entry for entry in model_entries(config) if entry["name"] == name)
 
 
 def find_models(name: str | Path) -> list[ModelRef]:

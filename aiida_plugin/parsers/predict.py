@@ -2,8 +2,6 @@
 
 import csv
 from io import StringIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiida.engine import ExitCode
@@ -35,7 +33,7 @@ class PredictParser(Parser):
         if code not in (_ALL, _SOME):
             return self._fail("ERROR_USAGE", reason=self._last_words())
         for file in (PREDICTIONS, FAILURES):
-            if self._text(file) is None:
+            if not self._has(file):
                 return self._fail("ERROR_MISSING_OUTPUT", file=file, reason=self._last_words())
         failures = [(row["id"], row["error"]) for row in csv.DictReader(StringIO(self._text(FAILURES) or ""))]
         return self._make_outputs(failures)
@@ -71,14 +69,14 @@ class PredictParser(Parser):
         return code
 
     def _predictions(self, failures: list[tuple[str, str]]) -> dict[str, PredictionsData]:
-        with TemporaryDirectory() as place:
-            file = Path(place) / PREDICTIONS
-            file.write_text(self._text(PREDICTIONS) or "", encoding="utf-8")
+        with self.retrieved.base.repository.as_path(PREDICTIONS) as file:
             return PredictionsData.from_csv(file, failures=failures)
 
+    def _has(self, name: str) -> bool:
+        return name in self.retrieved.base.repository.list_object_names()
+
     def _text(self, name: str) -> str | None:
-        folder = self.retrieved.base.repository
-        return str(folder.get_object_content(name, "r")) if name in folder.list_object_names() else None
+        return str(self.retrieved.base.repository.get_object_content(name, "r")) if self._has(name) else None
 
     def _exit_code(self) -> int | None:
         """That of the command; None where the job ended before it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.repeats import repeats
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,7 +70,7 @@ def cathode(
             cathodes(
                 name,
                 num=num,
-                supercell=None if supercell is None else _repeats(supercell),
+                supercell=repeats(supercell),
                 n_atoms=n_atoms,
                 ordering=ordering,  # type: ignore[arg-type]  # checked there
                 li_vacancy=li_vacancy,
@@ -86,15 +87,6 @@ def cathode(
     else:
         _show(rows)
     say(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
-
-
-def _repeats(text: str) -> int | tuple[int, int, int]:
-    """``3`` or ``5x2x1``, also with commas."""
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--supercell {text}: give one whole number, or three as in 5x2x1")
-    numbers = [int(part) for part in parts]
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])
 
 
 def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, Any]]:

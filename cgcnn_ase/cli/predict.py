@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.options import Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,7 @@ def predict(
         list[str],
         typer.Option(help="Pretrained name, model folder, or original .pth.tar; may be given several times."),
     ] = ["formation-energy-per-atom"],  # noqa: B006
-    fidelity: Annotated[
-        str | None,
-        typer.Option(
-            help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai, jarvis or chgnet."
-        ),
-    ] = None,
+    fidelity: Fidelity = None,
     n_dropout: Annotated[int | None, typer.Option(help="Monte Carlo dropout with so many samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,
     output: Annotated[

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
-from cgcnn_ase.cli.options import Dopants, Elements
+from cgcnn_ase.cli.options import Dopants, Elements, Fidelity
+from cgcnn_ase.cli.repeats import Repeats, repeats
 from cgcnn_ase.workers import available_cores
 
 if TYPE_CHECKING:
@@ -46,12 +47,7 @@ def screen(
             "compares supercells; chgnet takes that interatomic potential."
         ),
     ] = "vacancy-formation-energy",
-    fidelity: Annotated[
-        str | None,
-        typer.Option(
-            help="Of vacancy-formation-energy, whose calculations to predict: witman, kumagai, jarvis or chgnet."
-        ),
-    ] = None,
+    fidelity: Fidelity = None,
     mu: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,8 +76,8 @@ def screen(
     """
     with errors_as_usage():
         _check_output(output)
-        hosts, repeats, total = _hosts(
-            host, _repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
+        hosts, repeated, total = _hosts(
+            host, repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
         from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
 
@@ -91,7 +87,7 @@ def screen(
             fidelity=fidelity,
             chemical_potentials=_potentials(mu),
             options={
-                "elements": element, "dopants": dopant, "supercell": repeats,
+                "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
             },
         )  # fmt: skip
@@ -119,8 +115,8 @@ def _check_output(output: Path) -> None:
 
 
 def _hosts(
-    host: str, repeats: Any, *, num: int, n_atoms: int, li_vacancy: float, seed: int
-) -> "tuple[Iterator[tuple[str, Atoms | str]], Any, int]":
+    host: str, repeated: Repeats, *, num: int, n_atoms: int, li_vacancy: float, seed: int
+) -> "tuple[Iterator[tuple[str, Atoms | str]], Repeats, int]":
     """Names and structures (or why there is none), the supercell to take, and how many hosts there are."""
     if Path(host).exists():
         from cgcnn_ase.structures import collect_paths, read_structures
@@ -129,7 +125,7 @@ def _hosts(
         records = read_structures(paths)
         return (
             ((r.id, r.atoms if r.atoms is not None else f"{r.source}: {r.error}") for r in records),
-            repeats,
+            repeated,
             len(paths),
         )
     from cgcnn_ase.defects.cathodes import cathodes
@@ -141,7 +137,7 @@ def _hosts(
             raise ValueError(f"{host}: no such file or folder") from error
         raise ValueError(f"{host}: no such file or folder, and no cathode: {error}") from error
     named = ((host if num == 1 else f"{host}-{k}", atoms) for k, atoms in enumerate(built))
-    return named, 1 if repeats is None else repeats, num
+    return named, 1 if repeated is None else repeated, num
 
 
 def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Iterator[tuple[str, Atoms]]":
@@ -181,17 +177,6 @@ def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:
         if element.strip() not in symbols()[1:]:
             raise ValueError(f"--mu {text}: {element!r} is no element")
     return found or None
-
-
-def _repeats(text: str | None) -> Any:
-    """``3`` or ``3x3x1``, also with commas or spaces."""
-    if text is None:
-        return None
-    parts = text.lower().replace(",", " ").replace("x", " ").split()
-    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"--supercell {text}: give one whole number, or three as in 3x3x1")
-    numbers = [int(part) for part in parts]
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _write(ranking: "Ranking", output: Path) -> None:

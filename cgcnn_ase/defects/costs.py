@@ -9,7 +9,7 @@ from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell import make_supercell
-from cgcnn_ase.defects.supercell_energy import defect_formation_energies
+from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -113,17 +113,7 @@ class FromSupercells:
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
         )
-        return [
-            _cost(
-                manifest,
-                energy=found.energy,
-                std=found.std,
-                in_domain=found.in_domain,
-                reason="" if found.in_domain is not False else "the supercell is unlike the training structures",
-                model=found.model,
-            )
-            for (_, manifest), found in zip(defects, energies, strict=True)
-        ]
+        return [_of_difference(manifest, found) for (_, manifest), found in zip(defects, energies, strict=True)]
 
 
 def cost_estimate(
@@ -168,8 +158,8 @@ def cost_estimate(
 
 def _of_site(manifest: Manifest, said: "Prediction") -> DefectCost:
     assert said.value is not None
-    return _cost(
-        manifest,
+    return DefectCost(
+        **_defect(manifest),
         energy=said.value,
         std=said.std,
         lower=said.lower,
@@ -180,31 +170,20 @@ def _of_site(manifest: Manifest, said: "Prediction") -> DefectCost:
     )
 
 
-def _cost(
-    manifest: Manifest,
-    *,
-    energy: float,
-    std: float | None,
-    in_domain: bool | None,
-    reason: str,
-    model: str,
-    lower: float | None = None,
-    upper: float | None = None,
-) -> DefectCost:
+def _of_difference(manifest: Manifest, found: DefectEnergy) -> DefectCost:
     return DefectCost(
-        id=manifest.id,
-        host=manifest.host,
-        kind=manifest.kind,
-        defect=manifest.defect,
-        site_index=manifest.site_index,
-        multiplicity=manifest.multiplicity,
-        energy=energy,
-        std=std,
-        lower=lower,
-        upper=upper,
-        in_domain=in_domain,
-        reason=reason,
-        formula=manifest.formula,
-        n_atoms=manifest.n_atoms,
-        model=model,
+        **_defect(manifest),
+        energy=found.energy,
+        std=found.std,
+        lower=None,
+        upper=None,
+        in_domain=found.in_domain,
+        reason="" if found.in_domain is not False else "the supercell is unlike the training structures",
+        model=found.model,
     )
+
+
+def _defect(manifest: Manifest) -> dict[str, Any]:
+    """What a row takes over from the manifest."""
+    names = ("id", "host", "kind", "defect", "site_index", "multiplicity", "formula", "n_atoms")
+    return {name: getattr(manifest, name) for name in names}
