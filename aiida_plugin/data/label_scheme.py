@@ -1,0 +1,78 @@
+"""What made the labels of a structure, so that labels of different kinds never mix silently.
+
+A label scheme is a plain dict in ``atoms.info["label_scheme"]``: ``engine``, ``engine_version``, ``functional``,
+``hubbard_u`` (eV by element), ``pseudopotentials`` (name or hash by element), ``cutoffs`` (eV by name),
+``kpoints_distance`` (1/Å), ``spin``, ``relaxed``, and what else an engine needs to say.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: where a structure carries its scheme, in ``atoms.info``
+SCHEME = "label_scheme"
+#: hex digits that name a scheme
+_DIGITS = 12
+#: what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
+_BY_ELEMENT = ("hubbard_u", "pseudopotentials")
+
+
+def scheme_of(atoms: "Atoms") -> dict[str, Any] | None:
+    """The scheme that a structure carries, None if it carries none."""
+    scheme = atoms.info.get(SCHEME)
+    return None if scheme is None else dict(scheme)
+
+
+def scheme_id(scheme: Mapping[str, Any]) -> str:
+    """Twelve hex digits of the sha256 of a scheme, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(scheme, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def merge_schemes(schemes: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The one scheme that all of these are; of structures with different elements, with all their elements.
+
+    None stands for a label that nothing is known of, and agrees with itself only.
+
+    Raises
+    ------
+    ValueError
+        If two of them differ; the message says in what.
+    """
+    merged: dict[str, Any] | None = None
+    for k, scheme in enumerate(schemes):
+        if k == 0:
+            merged = None if scheme is None else dict(scheme)
+            continue
+        if (scheme is None) != (merged is None):
+            raise ValueError("some labels say what made them and others do not; labels of one kind only can be mixed")
+        if scheme is not None and merged is not None:
+            merged = _merge(merged, scheme)
+    return merged
+
+
+def only_scheme(structure_set: "Iterable[Atoms] | Any") -> dict[str, Any] | None:
+    """The one scheme of all labels of a set (a ``cgcnn.structures`` node, or atoms); raises as `merge_schemes`."""
+    atoms = structure_set.iter_atoms() if hasattr(structure_set, "iter_atoms") else structure_set
+    return merge_schemes(scheme_of(each) for each in atoms)
+
+
+def _merge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(one)
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if key in _BY_ELEMENT and a is not None and b is not None:
+            for element in sorted({*a} & {*b}):
+                if a[element] != b[element]:
+                    raise ValueError(_differ(f"{key} of {element}", a[element], b[element]))
+            merged[key] = {**a, **b}
+        elif a != b:
+            raise ValueError(_differ(key, a, b))
+    return merged
+
+
+def _differ(what: str, one: Any, other: Any) -> str:
+    return f"labels of different kinds are mixed: {what} is {one} for some and {other} for others"

@@ -1,0 +1,1 @@
+"""DFT codes, each behind the same small interface."""
