@@ -22,9 +22,10 @@ ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-ene
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
+ENGINES_INSTALLED := $(VENV)/.installed-engines
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev demo test test-slow lint format types docs examples benchmarks zoo wheel wheel-test clean
+.PHONY: help install install-dev engines demo test test-slow lint format types docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -37,7 +38,12 @@ $(DEV_INSTALLED): $(INSTALLED)
 	PYTHON=$(PYTHON) bash scripts/bootstrap.sh $(VENV) all,test,docs,dev $(PIP_FLAGS)
 	@touch $@
 
+$(ENGINES_INSTALLED): $(INSTALLED) scripts/install_engines.sh scripts/gpaw_siteconfig.py
+	bash scripts/install_engines.sh $(VENV) $(PIP_FLAGS)
+	@touch $@
+
 install: $(INSTALLED) ## make .venv with the package and everything that running and testing it needs
+engines: $(ENGINES_INSTALLED) ## install the DFT codes: GPAW into .venv, Quantum ESPRESSO and Graphviz as Debian packages
 install-dev: $(DEV_INSTALLED) ## the same, with the tools for docs, lint, types and wheels
 
 demo: $(INSTALLED) ## predict the example structures, on the command line and from Python
@@ -46,10 +52,10 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 	$(BIN)/python examples/first_prediction.py
 
 # One thread for each worker: two workers with two threads each would fight for two cores.
-test: $(INSTALLED) ## run the tests
+test: $(ENGINES_INSTALLED) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(INSTALLED) ## run the long tests, one after the other
+test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(DEV_INSTALLED) ## check style and formatting
@@ -68,7 +74,7 @@ docs: $(DEV_INSTALLED) ## build the documentation into build/docs; a warning is 
 	@echo "open build/docs/index.html"
 
 # Run from another folder, so that an example depends on nothing but itself, and what it writes lands in build/examples.
-examples: $(INSTALLED) ## run every example
+examples: $(ENGINES_INSTALLED) ## run every example
 	@mkdir -p build/examples
 	@for example in examples/*.py; do \
 	    echo "== $$example"; \

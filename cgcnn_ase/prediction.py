@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgcnn_ase.model_folder import read_config, read_weights
 from cgcnn_ase.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
-from cgcnn_ase.structures import StructureRecord, UsedNames, collect_paths, iter_file, read_structures
+from cgcnn_ase.structures import (
+    Piece,
+    StructureRecord,
+    UsedNames,
+    collect_paths,
+    count_structures,
+    iter_piece,
+    iter_pieces,
+    read_structures,
+)
 from cgcnn_ase.workers import available_cores, ordered_map
 
 if TYPE_CHECKING:
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
 #: structures that a worker takes at once
 CHUNK = 128
 
-#: with fewer files than this, starting worker processes costs more than it gains
-FEW_FILES = 256
+#: with fewer structures than this, starting worker processes costs more than it gains
+FEW = 256
 
 T = TypeVar("T")
 
@@ -142,7 +151,7 @@ class Predictor:
     engine : {"auto", "dgl", "torch"}
         How messages are passed. ``auto`` takes torch here: for prediction DGL is no faster, and importing it is slow.
     workers : int, optional
-        Processes that read and predict files; by default one for each core when there are many files.
+        Processes that read and predict files; by default one for each core when there are many.
     order_disordered : bool
         Predict one ordered supercell of a structure with partially occupied sites instead of refusing it.
 
@@ -206,14 +215,15 @@ class Predictor:
             Names that earlier structures have.
         """
         names = names or UsedNames()
-        workers = self._workers(len(paths))
+        workers = self._workers(count_structures(paths))
         if workers == 1:
             return self._in_process(names.admit(record) for record in _records(paths, self.order_disordered))
-        return self._in_workers(_chunks(iter(paths)), workers, names)
+        return self._in_workers(iter_pieces(paths, CHUNK), workers, names)
 
-    def _workers(self, n_files: int | None) -> int:
+    def _workers(self, n: int | None) -> int:
+        """Processes for at least so many structures in files, or for None: structures in memory."""
         movable = all(isinstance(model, ModelRef) for model in self.models)
-        if self.workers is not None or not movable or n_files is None or n_files < FEW_FILES:
+        if self.workers is not None or not movable or n is None or n < FEW:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
 
@@ -297,8 +307,8 @@ def _admit(predictions: list[Prediction], names: UsedNames) -> list[Prediction]:
     return [replace(p, formula=None, n_atoms=None, **NOTHING, error=error) for p in predictions]
 
 
-def _records(paths: Iterable[Path], order_disordered: bool) -> Iterator[StructureRecord]:
-    return (record for path in paths for record in iter_file(path, order_disordered=order_disordered))
+def _records(pieces: Iterable[Piece], order_disordered: bool) -> Iterator[StructureRecord]:
+    return (record for piece in pieces for record in iter_piece(piece, order_disordered=order_disordered))
 
 
 def _predict_chunk(

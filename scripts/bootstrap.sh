@@ -4,27 +4,12 @@
 # On a bare Debian or Ubuntu it first installs what is missing of python3, python3-venv and git.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/apt.sh
 
 venv=$1
 extras=$2
 shift 2
 python=${PYTHON:-python3}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
-
-apt_install() {
-    if ! command -v apt-get > /dev/null; then
-        echo "bootstrap: please install $* with your system's package manager, then run make again" >&2
-        exit 1
-    fi
-    echo "bootstrap: installing $* with apt-get" >&2
-    if ! { as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@"; } >&2; then
-        echo "bootstrap: could not install them; please run: apt-get install $*" >&2
-        exit 1
-    fi
-}
 
 # ensurepip is what Debian leaves out of python3 and puts into python3-venv
 command -v "$python" > /dev/null || apt_install python3 python3-venv

@@ -7,8 +7,19 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
 
-from cgcnn_ase.structures import StructureError, collect_paths, read_file, read_structures
-from cgcnn_ase.structures.packed import load_packed
+from cgcnn_ase.prediction import Predictor
+from cgcnn_ase.structures import (
+    StructureError,
+    collect_paths,
+    count_structures,
+    iter_piece,
+    iter_pieces,
+    read_file,
+    read_structures,
+)
+from cgcnn_ase.structures.packed import count_packed, load_packed
+
+from .conftest import random_crystal
 
 STRUCTURES = [bulk("NaCl", "rocksalt", a=5.64), graphene(a=2.46, vacuum=6.0), molecule("CO2", cell=[8, 9, 10])]
 IDS = ["halite", "graphene", "Kohlendioxid ☁"]
@@ -146,3 +157,38 @@ def test_predicted_from_the_command_line(packed, cgcnn_ase, small_model):
     ran = cgcnn_ase("predict", packed(), "--model", small_model, "--engine", "torch")
     assert ran.code == 0, ran.err
     assert [row["id"] for row in ran.rows()] == IDS
+
+
+def test_pieces_are_the_rows_of_the_file_in_order(packed, tmp_path):
+    """Cut into pieces of two rows, with plain files around it, everything comes as from the files themselves."""
+    STRUCTURES[0].write(tmp_path / "a.cif")
+    paths = [tmp_path / "a.cif", packed("b.npz"), packed("c.npz", ids=np.array(["x", "y", "z"])), tmp_path / "no.cif"]
+    lists = list(iter_pieces(paths, 2))
+    whole = [record for path in paths for record in read_file(path)]
+    cut = [record for pieces in lists for piece in pieces for record in iter_piece(piece)]
+    assert [(r.id, r.source, r.error) for r in cut] == [(r.id, r.source, r.error) for r in whole]
+    assert [r.atoms for r in cut] == [r.atoms for r in whole]
+    assert [len(list(iter_piece(pieces[0]))) for pieces in lists] == [1, 2, 1, 2, 1, 1]
+    assert count_structures(paths) == 8
+
+
+def test_a_piece_of_a_bad_file_says_so_once(packed):
+    bad = packed(without=["frac"])
+    assert count_packed(bad) == 3
+    ((piece,),) = iter_pieces([bad], 1)
+    (record,) = iter_piece(piece)
+    assert "no array 'frac'" in record.error
+
+
+def test_workers_share_one_file(packed, small_model):
+    """Rows divided among processes give what one process gives, in the same order, bad ones in their places."""
+    rng = np.random.default_rng(5)
+    structures = [random_crystal(rng) for _ in range(300)]
+    structures[140].positions[1] = structures[140].positions[0]
+    file = packed(**packed_arrays(structures, [f"s{k}" for k in range(300)]))
+    one, two = (list(Predictor(small_model, workers=n).stream(file)) for n in (1, 2))
+    assert [(p.id, p.error) for p in two] == [(p.id, p.error) for p in one]
+    assert [p.id for p in one] == [f"s{k}" for k in range(300)]
+    assert [p.id for p in one if p.error] == ["s140"]
+    values = np.array([[p.value, p.std] for p in one if not p.error])
+    np.testing.assert_allclose([[p.value, p.std] for p in two if not p.error], values, rtol=1e-4, atol=1e-5)

@@ -134,9 +134,9 @@ def test_a_stream_is_taken_as_it_goes(small_model, crystals):
 def test_a_long_file_is_taken_as_it_goes(small_model, tmp_path, monkeypatch):
     import cgcnn_ase.prediction as module
 
-    read, iter_file = [], module.iter_file
+    read, iter_piece = [], module.iter_piece
     monkeypatch.setattr(
-        module, "iter_file", lambda *a, **k: (read.append(1) or record for record in iter_file(*a, **k))
+        module, "iter_piece", lambda *a, **k: (read.append(1) or record for record in iter_piece(*a, **k))
     )
     write(tmp_path / "a.extxyz", [random_crystal(np.random.default_rng(0))] * 300)
     stream = Predictor(small_model).stream(tmp_path / "a.extxyz")

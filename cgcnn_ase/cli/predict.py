@@ -91,7 +91,7 @@ def predict(
     failed: list[tuple[str, str, str]] = []
     try:
         with writer, closing(predictor.stream_files(todo, names=writer.done.names)) as predictions:
-            for prediction in _watch(predictions, len(todo)):
+            for prediction in _watch(predictions, todo):
                 if prediction.error is None:
                     writer.write(prediction)
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
@@ -129,19 +129,23 @@ def _named(prediction: "Prediction") -> str:
     return f"{prediction.source} ({prediction.id})" if several else prediction.source
 
 
-def _watch(predictions: "Iterator[Prediction]", n_files: int) -> "Iterator[Prediction]":
-    """Show a progress bar where somebody is looking."""
+def _watch(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[Prediction]":
+    """Show a progress bar where somebody is looking: of files, and of the structures in packed ones."""
     if not is_terminal():
         yield from predictions
         return
     from rich.console import Console
     from rich.progress import Progress
 
+    from cgcnn_ase.structures import count_structures, is_packed
+
+    packed = {str(file) for file in files if is_packed(file)}
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("Predicting", total=n_files)
-        source = None
+        task = progress.add_task("Predicting", total=count_structures(files))
+        last = None
         for prediction in predictions:
-            if prediction.source != source:
-                source = prediction.source
+            here = (prediction.source, prediction.id if prediction.source in packed else None)
+            if here != last:
+                last = here
                 progress.advance(task)
             yield prediction

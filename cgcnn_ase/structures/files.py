@@ -130,18 +130,19 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
     suffix = suffix_of(path.name)
     if suffix == PACKED_SUFFIX and not isinstance(held[1], str):
         for name, found in chain([held], items):
-            yield _record(name, source, found)
+            yield record_of(name, source, found)
         return
     following = next(items, None)
     if following is None and suffix != ".db":
-        yield _record(stem, source, held[1])
+        yield record_of(stem, source, held[1])
         return
     while held is not None:
-        yield _record(f"{stem}:{held[0]}", source, held[1])
+        yield record_of(f"{stem}:{held[0]}", source, held[1])
         held, following = following, next(items, None)
 
 
-def _record(name: str, source: str, found: "Atoms | str") -> StructureRecord:
+def record_of(name: str, source: str, found: "Atoms | str") -> StructureRecord:
+    """A structure as it was read, checked, or what is wrong with it."""
     if isinstance(found, str):
         return StructureRecord(name, source, None, found)
     if found.calc is not None:  # energies and the like of the file stay, as plain values

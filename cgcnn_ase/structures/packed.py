@@ -33,6 +33,20 @@ class PackedStructures(NamedTuple):
     frac: npt.NDArray[np.float64]
     pbc: npt.NDArray[np.bool_]
 
+    def rows(self, start: int, stop: int) -> "PackedStructures":
+        """The structures from row `start` up to, not including, row `stop`, as views."""
+        stop = min(stop, len(self.ids))
+        atoms = slice(int(self.offsets[start]), int(self.offsets[stop]))
+        own = slice(start, stop)
+        return PackedStructures(
+            ids=self.ids[own],
+            lattice=self.lattice[own],
+            offsets=self.offsets[start : stop + 1] - self.offsets[start],
+            numbers=self.numbers[atoms],
+            frac=self.frac[atoms],
+            pbc=self.pbc[own],
+        )
+
 
 def is_packed(path: Path) -> bool:
     """Whether the file is a zip archive that holds lattices and fractional coordinates; nothing of them is read."""
@@ -41,6 +55,17 @@ def is_packed(path: Path) -> bool:
             return {f"{name}.npy" for name in REQUIRED} <= set(archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+def count_packed(path: Path) -> int:
+    """How many structures a packed file says it has, from the head of one array; 1 if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("offsets.npy") as head:
+            version = np.lib.format.read_magic(head)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return max(1, int(read(head)[0][0]) - 1)
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, IndexError):
+        return 1  # reading it will say what is wrong
 
 
 def load_packed(path: str | Path) -> PackedStructures:
@@ -67,9 +92,13 @@ def load_packed(path: str | Path) -> PackedStructures:
 
 def iter_packed(path: str | Path) -> "Iterator[tuple[str, Atoms]]":
     """Id and structure of each row, in order. Raises as `load_packed` does."""
+    return iter_rows(load_packed(path))
+
+
+def iter_rows(packed: PackedStructures) -> "Iterator[tuple[str, Atoms]]":
+    """Id and structure of each row, in order."""
     from ase import Atoms
 
-    packed = load_packed(path)
     bounds = packed.offsets.tolist()
     for k, name in enumerate(packed.ids.tolist()):
         own = slice(bounds[k], bounds[k + 1])
