@@ -13,8 +13,6 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 
 from aiida_plugin.calculations.shards import cut, join  # noqa: E402
 
-from ..conftest import random_crystal  # noqa: E402
-
 
 @pytest.fixture(autouse=True)
 def _profile(aiida_profile):
@@ -108,7 +106,7 @@ def flaky(tmp_path, aiida_code_installed):
         script.write_text(
             f"#!/bin/bash\nif {sys.executable} -c \"import numpy, sys; sys.exit('s5' not in numpy.load("
             f"'structures.npz')['ids'])\" && [ $(ls {tmp_path}/tried* 2>/dev/null | wc -l) -lt {times} ]; then\n"
-            f"  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {real} \"$@\"\n"
+            f'  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {real} "$@"\n'
         )
         script.chmod(0o755)
         return aiida_code_installed(
