@@ -1,10 +1,11 @@
 """Which structures of a predicted set to compute next, each with the reason."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from aiida.engine import calcfunction
-from aiida.orm import Dict, List
+from aiida.orm import Dict, Int, List
 
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
@@ -19,7 +20,10 @@ SELECTION: dict[str, Any] = {"take": {"best": 3, "uncertain": 3}, "goal": "min",
 
 @calcfunction
 def select(
-    predictions: PredictionsData, settings: Dict, labelled: StructureSetData | None = None
+    predictions: PredictionsData,
+    settings: Dict,
+    labelled: StructureSetData | None = None,
+    at_most: Int | None = None,
 ) -> dict[str, List | Dict]:
     """Choose structures by one acquisition function after the other; none twice.
 
@@ -32,6 +36,8 @@ def select(
         max; ``kappa`` of lcb; ``in_domain``: whether structures outside the model's domain are passed over.
     labelled
         Structures that are not to be chosen again, by id.
+    at_most
+        Choose no more than so many in all.
 
     Returns
     -------
@@ -54,8 +60,14 @@ def select(
         frame = frame[frame["in_domain"].fillna(False).astype(bool)]
     if frame.empty:
         raise ValueError("no structure is left to choose: all are labelled, failed, or outside the model's domain")
-    rows = _choose(frame, asked)
+    rows = _choose(frame, asked)[: None if at_most is None else at_most.value]
     return {"indices": List([row["id"] for row in rows]), "chosen": Dict({"rows": rows, "n_candidates": len(frame)})}
+
+
+def largest_std(predictions: PredictionsData) -> float:
+    """That of the least certain prediction; infinite where the model gives none."""
+    std = predictions.to_frame()["std"]
+    return float("inf") if std.isna().any() else float(std.max())
 
 
 def selection_problem(settings: Mapping[str, Any]) -> str | None:
@@ -80,12 +92,13 @@ def selection_problem(settings: Mapping[str, Any]) -> str | None:
 def _choose(frame: "pd.DataFrame", asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     if frame["std"].isna().any() and set(asked["take"]) != {"best"}:
         raise ValueError("the model gives no std (it is not calibrated); only the acquisition best can be used")
+    frame = frame.assign(std=frame["std"].astype(float))
     std = frame["std"].fillna(0.0)
     rows: dict[str, dict[str, Any]] = {}
     for name, n in asked["take"].items():
         gain = acquire(name, frame["value"], std, goal=asked["goal"], kappa=asked["kappa"])
         order = frame.assign(gain=gain).sort_values(["gain", "id"], ascending=[False, True])
         for row in order[~order["id"].isin(rows)].head(n).itertuples():
-            known = {"std": float(row.std)} if row.std == row.std else {}
+            known = {} if math.isnan(row.std) else {"std": float(row.std)}
             rows[row.id] = {"id": row.id, "value": float(row.value), **known, "why": name}
     return list(rows.values())
