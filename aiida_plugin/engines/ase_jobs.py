@@ -58,7 +58,13 @@ def job_builder(
     if str(getattr(code, "filepath_executable", "")) == sys.executable:
         builder.calc.versions = Dict(_versions(("ase", *packages)))
     threads = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
-    builder.calc.metadata.options = {**options, "environment_variables": threads}
+    one = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+    builder.calc.metadata.options = {
+        "resources": one,
+        "withmpi": bool(code.with_mpi),
+        **options,
+        "environment_variables": threads,
+    }
     return cast("ProcessBuilder", builder)
 
 
