@@ -75,7 +75,7 @@ def make_calculator(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[t
         import gpaw
 
         unconverged = (SCFError, gpaw.KohnShamConvergenceError)
-        check_functional(parameters.get("xc", "LDA"), gpaw.libraries["libxc"])
+        check_functional(parameters.get("xc", "LDA"), gpaw.get_libraries()["libxc"])
         parameters = {"txt": LOG, **parameters}
         if (PREVIOUS / GPW).exists():
             return make(PREVIOUS / GPW, txt=parameters["txt"]), unconverged
@@ -139,6 +139,8 @@ def results_of(atoms: Atoms, wanted: list[str] | None) -> dict[str, Any]:
     moments = getattr(atoms.calc, "results", {}).get("magmoms")
     if moments is not None and (wanted is None or "magmoms" in wanted):
         found["magmoms"] = np.asarray(moments, dtype=float).tolist()
+    elif wanted is not None and "magmoms" in wanted:
+        raise JobError("usage", "the calculator computes no magmoms")
     for name, value in found.items():
         if not np.isfinite(value).all():
             raise JobError("not_finite", f"{name} is not finite")

@@ -26,6 +26,10 @@ _ENDS = {
     "scf": "ERROR_SCF_NOT_CONVERGED",
     "relax": "ERROR_RELAX_NOT_CONVERGED",
 }
+#: signals by which schedulers end a job that is out of time: SIGTERM, SIGXCPU
+_OUT_OF_TIME = ("143", "152")
+#: characters of an error that are told
+_LENGTH = 400
 #: the id of the one structure; the job knows no other
 ID = "0"
 
@@ -90,7 +94,7 @@ class AseDftParser(Parser):
     def _without_results(self) -> ExitCode:
         """The job ended before the worker could write."""
         code = (self._text(EXIT_CODE) or "").strip()
-        if not code:
+        if not code or code in _OUT_OF_TIME:
             return self._fail("ERROR_OUT_OF_WALLTIME", reason="the job ended before the calculator did")
         if code.isdigit() and int(code) > 128:
             return self._fail("ERROR_KILLED", reason=f"exit code {code}")
@@ -107,5 +111,10 @@ class AseDftParser(Parser):
         return str(repository.get_object_content(name, "r")) if name in repository.list_object_names() else None
 
     def _last_words(self) -> str:
+        """The error of the last traceback, or else the last line."""
         lines = (self._text(STDERR) or "").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        starts = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
+        if starts:
+            said = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")]
+            return " ".join(said)[:_LENGTH]
+        return lines[-1][:_LENGTH] if lines else "it said nothing"
