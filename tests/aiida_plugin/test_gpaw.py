@@ -127,8 +127,8 @@ def silicon():
     [
         ({"xc": "SCAN"}, 310, "functional 'SCAN': this GPAW was built without libxc; allowed: LDA, PBE, revPBE"),
         ({"warp": 9}, 310, "refuses its parameters: TypeError"),
-        ({"setups": {"Si": "warp"}}, 312, "FileNotFoundError"),
-        ({"maxiter": 1}, 410, "the electrons did not converge"),
+        ({"setups": {"Si": "warp"}}, 312, "FileNotFoundError: Could not find required PAW dataset"),
+        ({"maxiter": 2}, 410, "the electrons did not converge"),
     ],
 )
 def test_what_goes_wrong_is_said(code, parameters, status, words):
@@ -157,8 +157,31 @@ def test_a_relaxation_goes_on_from_the_wave_functions(code):
     assert first.exit_status == 420
     relaxed = node.outputs.labelled.atoms(0)
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() <= 0.1
-    print(last.outputs.retrieved.base.repository.get_object_content("calculator.txt"))
-    assert 0
+    assert "previous/restart.gpw" in log_of(last)
+    assert relaxed.get_potential_energy() == pytest.approx(energy_here(relaxed), abs=1e-3)
+
+
+def test_a_run_that_is_out_of_time_goes_on(code):
+    """Stopped within the electrons' steps; the next job takes its wave functions and ends where a run in one does."""
+    job = CalculationFactory("cgcnn.ase_dft")
+    stopped, first = run_get_node(job, **gpaw_job(code, silicon(), options={"max_wallclock_seconds": 1}))
+    assert first.exit_status == 321, first.exit_message
+    assert "labelled" not in stopped
+    results, second = run_get_node(job, **gpaw_job(code, silicon()), restart_folder=stopped["remote_folder"])
+    assert second.is_finished_ok, second.exit_message
+    assert "previous/restart.gpw" in log_of(second)
+    energy = results["labelled"].atoms(0).get_potential_energy()
+    assert energy == pytest.approx(energy_here(silicon()), abs=1e-3)
+
+
+def log_of(job):
+    return job.outputs.retrieved.base.repository.get_object_content("calculator.txt")
+
+
+def energy_here(atoms):
+    atoms = atoms.copy()
+    atoms.calc = gpaw.GPAW(mode=gpaw.PW(150), xc="PBE", kpts=(1, 1, 1), txt=None)
+    return atoms.get_potential_energy()
 
 
 def test_parameters_follow_the_protocol():
