@@ -25,6 +25,8 @@ DATA_FOLDER, RUN, MODEL, SETTINGS_FILE, CACHE = "data", "run", "model", "train.y
 STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
 #: what is kept of a run: not the checkpoints, which stay where it ran
 RETRIEVED = ("config.yaml", "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
+#: folders of a retrieved file that are kept, its name counted
+_DEPTH = 3
 
 
 class TrainCalculation(CalcJob):
@@ -133,7 +135,7 @@ class TrainCalculation(CalcJob):
         job.codes_info = [code]
         job.prepend_text = f"export CGCNN_ASE_CACHE=$PWD/{CACHE}"
         job.append_text = f"echo $? > {EXIT_CODE}"
-        job.retrieve_list = [STDOUT, STDERR, EXIT_CODE, *((f"{RUN}/{name}", ".", None) for name in RETRIEVED)]
+        job.retrieve_list = [STDOUT, STDERR, EXIT_CODE, *((f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED)]
         return job
 
     def _place_model(self, folder: "Folder", copies: list[tuple[str, str, str]]) -> str:

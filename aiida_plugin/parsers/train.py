@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,9 +79,10 @@ class TrainParser(Parser):
     def _model(self) -> CGCNNModelData:
         """The node of the run's best model; its files are those in the retrieved folder."""
         with TemporaryDirectory() as folder:
-            for name in self.retrieved.base.repository.list_object_names(f"{RUN}/{_BEST}"):
-                content = self.retrieved.base.repository.get_object_content(f"{RUN}/{_BEST}/{name}", "rb")
-                (Path(folder) / name).write_bytes(content)
+            for name in self._files:
+                if name.startswith(f"{RUN}/{_BEST}/"):
+                    content = self.retrieved.base.repository.get_object_content(name, "rb")
+                    (Path(folder) / Path(name).name).write_bytes(content)
             return CGCNNModelData(folder)
 
     def _metrics(self) -> dict[str, Any]:
@@ -105,14 +107,17 @@ class TrainParser(Parser):
             found |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
         return found
 
+    @cached_property
+    def _files(self) -> set[str]:
+        """The names of all files in the retrieved folder, with their folders."""
+        return {path.as_posix() for path in self.retrieved.base.repository.glob()}
+
     def _has(self, name: str) -> bool:
-        place, _, file = f"{RUN}/{name}".rpartition("/")
-        names = self.retrieved.base.repository
-        return bool(names.has_object(place) and file in names.list_object_names(place)) if place else False
+        """Whether the run left a file."""
+        return f"{RUN}/{name}" in self._files
 
     def _text(self, name: str) -> str | None:
-        repository = self.retrieved.base.repository
-        return str(repository.get_object_content(name, "r")) if repository.has_object(name) else None
+        return str(self.retrieved.base.repository.get_object_content(name, "r")) if name in self._files else None
 
     def _exit_code(self) -> int | None:
         """That of the command; None where the job ended before it."""
@@ -127,9 +132,7 @@ class TrainParser(Parser):
         """How many epochs all members together have done, and how many there were to do."""
         import yaml
 
-        repository = self.retrieved.base.repository
-        folders = [name for name in repository.list_object_names(RUN) if name.startswith("member-")]
-        files = [f"{RUN}/{name}/{_HISTORY}" for name in folders] or [f"{RUN}/{_HISTORY}"]
+        files = [name for name in self._files if name.endswith(f"/{_HISTORY}")]
         done = sum(max(0, len((self._text(file) or "").splitlines()) - 1) for file in files)
         config = yaml.safe_load(self._text(f"{RUN}/{_CONFIG}") or "") or {}
         return done, int(config.get("epochs", 0)) * int(config.get("n_members", 1))
