@@ -1,5 +1,6 @@
 """The steps of ``cgcnn.finetune`` that are quick enough to run in the workflow itself."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,22 @@ def split_test(structures: StructureSetData, target: Str, settings: Dict) -> dic
     ValueError
         As `gather` does; or if no structure is left to test on.
     """
-    data = gather(structures, target.value, settings.get_dict())
+    train, test = parts(structures, target.value, settings.get_dict())
+    return {"train": structures.select(train), "test": structures.select(test)}
+
+
+def parts(structures: StructureSetData, target: str, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The ids to learn from and to test on; raises as `split_test`."""
+    data = gather(structures, target, settings)
     test = [name for name, split in zip(data.ids, data.split.tolist(), strict=True) if split == "test"]
     if not test:
-        raise ValueError(f"{len(data.ids)} structures are too few to keep a part of them to test on; set test: 0")
+        raise ValueError(
+            f"{len(data.ids)} structures are too few to keep a part of {settings.get('test', 0.1)} to test on; give a "
+            "test set, or set test: 0"
+        )
     kept = set(test)
-    rest = [
-        name
-        for name, label in zip(data.ids, data.labels, strict=True)
-        if name not in kept and label is not None
-    ]  # fmt: skip
-    return {"train": structures.select(rest), "test": structures.select(test)}
+    labelled = [name for name, label in zip(data.ids, data.labels, strict=True) if label is not None]
+    return [name for name in labelled if name not in kept], test
 
 
 @calcfunction

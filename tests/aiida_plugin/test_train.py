@@ -91,7 +91,8 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
 
 
 def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
-    settings = {"epochs": 2, "freeze": "convolutions", "select": "last", "engine": "torch", "name": "tuned-on-six"}
+    settings = {"epochs": 2, "freeze": "convolutions", "select": "last", "engine": "torch", "name": "tuned-on-six",
+                "test": 0.0}  # fmt: skip
     results, calculation = run(code, oxides(6), settings, model=model)
     assert calculation.is_finished_ok, calculation.exit_message
     assert results["model"].names == ["tuned-on-six"]
