@@ -83,9 +83,8 @@ def _load(name: str, state: Literal["there", "made"]) -> Finding:
         words = f"the data of {name} are of another version of AiiDA"
         return Finding("profile", "wrong", words, f"verdi -p {name} storage migrate")
     except ERRORS as error:
-        return Finding(
-            "profile", "wrong", f"{name} cannot be opened: {type(error).__name__}", f"verdi -p {name} status"
-        )
+        words = f"{name} cannot be opened: {type(error).__name__}"
+        return Finding("profile", "wrong", words, f"verdi -p {name} status")
     return Finding("profile", state, describe(profile))
 
 

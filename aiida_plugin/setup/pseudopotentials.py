@@ -69,9 +69,9 @@ def _has_pw() -> bool:
 
 
 def _family(label: str) -> Any:
-    from aiida_pseudo.groups.family import PseudoPotentialFamily
+    from aiida.plugins import GroupFactory
 
-    return QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).first(flat=True)
+    return QueryBuilder().append(GroupFactory("pseudo.family"), filters={"label": label}).first(flat=True)
 
 
 def _engine() -> Any:

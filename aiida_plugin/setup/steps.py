@@ -77,7 +77,7 @@ def _of_this_profile(finding: Finding) -> Finding:
     profile = get_profile()
     if profile is None or profile.name == get_config().default_profile_name:
         return finding
-    command = finding.command.replace("verdi ", f"verdi -p {profile.name} ").replace(
-        SETUP, f"{SETUP} -p {profile.name}"
-    )
+    command = finding.command
+    for start in ("verdi", SETUP):
+        command = command.replace(start, f"{start} -p {profile.name}")
     return replace(finding, command=command)

@@ -139,7 +139,7 @@ def _kinds(asked: Sequence[str], host: "Atoms", dopants: Sequence[str] | None) -
 def _one_element(kinds: Sequence[str], elements: Sequence[str] | None) -> str:
     """The element of random vacancies: lithium by default."""
     if list(kinds) != ["vacancy"]:
-        raise ValueError(f"--num makes random vacancies, not --kind {' '.join(kinds)}")
+        raise ValueError(f"num makes random vacancies, not kind {' '.join(kinds)}")
     if elements is not None and len(elements) != 1:
-        raise ValueError(f"--num takes one --element, there are {len(elements)}: {', '.join(elements)}")
+        raise ValueError(f"num takes one element, there are {len(elements)}: {', '.join(elements)}")
     return elements[0] if elements else "Li"
