@@ -137,7 +137,8 @@ def test_a_job_out_of_time_is_gone_on_with(aiida_code_installed, tmp_path):
     """The weights are those of a run that was not interrupted."""
     script = tmp_path / "dies"
     script.write_text(
-        f'#!/bin/bash\n{EXECUTABLE} "$@" &\nuntil [ -e run/last.ckpt ]; do kill -0 $! || exit 1; sleep 0.05; done\nkill -9 $! $PPID\n'
+        f'#!/bin/bash\n{EXECUTABLE} "$@" &\n'
+        "until [ -e run/last.ckpt ]; do kill -0 $! || exit 1; sleep 0.05; done\nkill -9 $! $PPID\n"
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     atoms, settings = oxides(12), TINY | {"epochs": 40, "test": 0.0}
