@@ -144,11 +144,12 @@ def offset(labelled: StructureSetData, target: str, predictions: PredictionsData
         ``n``, ``mean``, ``std`` (of label - prediction), and of targets per atom ``per_element``, ``determined`` and
         ``mae_without`` (what is left when the shift is taken off).
     """
-    frame = predictions.to_frame().set_index("id")
+    frame = predictions.to_frame()
+    predicted = dict(zip(frame["id"].tolist(), frame["value"].tolist(), strict=True))
     differences, rows = [], []
     for name, atoms, label in zip(labelled.ids, labelled.iter_atoms(), labels_of(labelled, target), strict=True):
-        if label is not None and name in frame.index:
-            differences.append(label - float(frame.at[name, "value"]))
+        if label is not None and name in predicted:
+            differences.append(label - predicted[name])
             rows.append(np.bincount(atoms.numbers, minlength=119) / len(atoms))
     if not rows:
         raise ValueError("no structure has both a label and a prediction")

@@ -43,13 +43,18 @@ def label_of(atoms: "Atoms", target: str) -> float | None:
     return number
 
 
+def named_label(atoms: "Atoms", target: str, what: str) -> float | None:
+    """As `label_of`, with the name of the structure in the error."""
+    try:
+        return label_of(atoms, target)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
 def labels_of(structures: StructureSetData, target: str) -> Iterator[float | None]:
     """The label of each structure in order, None where it has none; raises as `label_of`, naming the structure."""
     for name, atoms in zip(structures.ids, structures.iter_atoms(), strict=True):
-        try:
-            yield label_of(atoms, target)
-        except ValueError as error:
-            raise ValueError(f"structure {name!r}: {error}") from error
+        yield named_label(atoms, target, f"structure {name!r}")
 
 
 def listed(names: list[str]) -> str:

@@ -68,7 +68,9 @@ class TrainCalculation(CalcJob):
         spec.output(
             "test_results", valid_type=ArrayData, required=False, help="id, target, prediction, std, ... of the test."
         )
-        spec.output("val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test.")
+        spec.output(
+            "val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test."
+        )
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.train"
         options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
@@ -146,11 +148,22 @@ class TrainCalculation(CalcJob):
             copies += [(model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()]
             return model_path(model)
         from cgcnn_ase.checkpoint import load_models, save_model
+        from cgcnn_ase.nn.model import CrystalModel
+        from cgcnn_ase.training.finetune import member_to_tune
 
         wanted = self.inputs.model_name.value
         with TemporaryDirectory() as place:
-            models = load_models(model.export(Path(place) / MODEL))
-            save_model(next(own for own in models if own.name == wanted), Path(folder.get_abs_path(MODEL)))
+            own = next(each for each in load_models(model.export(Path(place) / MODEL)) if each.name == wanted)
+            alone = CrystalModel(
+                [member_to_tune(own, k) for k in range(len(own.networks))],
+                graph=own.graph,
+                target=own.target,
+                scaler=own.scaler,
+                trust=own.trust,
+                dropout_trust=own.dropout_trust,
+                name=own.name,
+            )
+            save_model(alone, Path(folder.get_abs_path(MODEL)))
         return MODEL
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiida_plugin.calculations.division import By, divide
-from aiida_plugin.calculations.labels import label_of, listed
+from aiida_plugin.calculations.labels import listed, named_label
 from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
 from aiida_plugin.data.packed_file import write_packed_file
 from aiida_plugin.data.structure_reader import StructureArrays
@@ -90,10 +90,7 @@ def gather(
     for name, each in sets.items():
         for structure_id, atoms in zip(each.ids, each.iter_atoms(), strict=True):
             what = f"structure {structure_id!r} of {name}"
-            try:
-                label = label_of(atoms, target)
-            except ValueError as error:
-                raise ValueError(f"{what}: {error}") from error
+            label = named_label(atoms, target, what)
             if label is not None:
                 schemes.append(scheme_of(atoms))
             _see(seen, atoms, name, structure_id)

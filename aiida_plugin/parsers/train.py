@@ -74,7 +74,7 @@ class TrainParser(Parser):
 
     def _fail(self, name: str, **words: object) -> ExitCode:
         code: ExitCode = getattr(self.exit_codes, name)
-        return code.format(**words) if words else code
+        return code.format(**{key: str(word) for key, word in words.items()}) if words else code
 
     def _model(self) -> CGCNNModelData:
         """The node of the run's best model; its files are those in the retrieved folder."""

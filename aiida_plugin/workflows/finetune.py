@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
-from aiida.plugins import CalculationFactory
 
 from aiida_plugin.calculations.finetune_steps import accuracy, parts, report_finetuning, split_test
-from aiida_plugin.calculations.train import model_facts
+from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.train import TrainCalculation, model_facts
 from aiida_plugin.calculations.train_settings import arguments, problem
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
@@ -17,7 +17,8 @@ from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.finetune_protocol import protocol_inputs
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder, WorkChainSpec
+    from aiida.engine import ProcessBuilder
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
 
 #: exit code of a training that can be gone on with
 OUT_OF_WALLTIME = 321
@@ -43,18 +44,17 @@ class FinetuneWorkChain(WorkChain):
         spec.input("recipe", valid_type=Dict, help="Settings of cgcnn.train; test: part to measure on, if none given.")
         spec.input("max_restarts", valid_type=Int, default=lambda: Int(5), help="Of a training out of time.")
         spec.input("options", valid_type=dict, required=False, non_db=True, help="metadata.options of the training.")
-        spec.input(
-            "predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions."
-        )
+        spec.input("predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions.")
         spec.inputs.validator = _check_inputs
+        own: Any = cls  # the types of if_ and while_ know methods of WorkChain alone
         spec.outline(
-            cls.check,
-            if_(cls.should_split)(cls.split),
-            cls.predict_before,
-            cls.inspect_before,
-            while_(cls.should_train)(cls.train, cls.inspect_train),
-            if_(cls.has_test)(cls.predict_after, cls.inspect_after),
-            cls.report_all,
+            own.check,
+            if_(own.should_split)(own.split),
+            own.predict_before,
+            own.inspect_before,
+            while_(own.should_train)(own.train, own.inspect_train),
+            if_(own.has_test)(own.predict_after, own.inspect_after),
+            own.report_all,
         )
         spec.output("model", valid_type=CGCNNModelData, help="The fine-tuned model.")
         spec.output("metrics", valid_type=Dict, help="Of the training.")
@@ -170,7 +170,7 @@ class FinetuneWorkChain(WorkChain):
         if "restart_folder" in self.ctx:
             inputs["restart_folder"] = self.ctx.restart_folder
             inputs["metadata"]["call_link_label"] = f"train_{self.ctx.n_restarts}"
-        return {"training": self.submit(CalculationFactory("cgcnn.train"), **inputs)}
+        return {"training": self.submit(TrainCalculation, **inputs)}
 
     def inspect_train(self) -> ExitCode | None:
         """Take the model, go on, or give up."""
@@ -230,7 +230,7 @@ class FinetuneWorkChain(WorkChain):
     def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
         options = self.inputs.get("predict_options", {})
         return self.submit(
-            CalculationFactory("cgcnn.predict"),
+            PredictCalculation,
             code=self.inputs.code,
             model=model,
             structures=structures,
@@ -240,11 +240,12 @@ class FinetuneWorkChain(WorkChain):
     def _predictions(self, key: str) -> PredictionsData:
         """Those of a job, of several models in a node those of the one that is tuned."""
         outputs = self.ctx[key].outputs
-        if "predictions" in outputs:
-            return outputs.predictions
         facts = model_facts(self.inputs)
         assert facts is not None
-        return outputs.by_model[facts["name"].replace("-", "_")]
+        found: PredictionsData = (
+            outputs.predictions if "predictions" in outputs else outputs.by_model[facts["name"].replace("-", "_")]
+        )
+        return found
 
     def _fail(self, name: str, **words: object) -> ExitCode:
         code: ExitCode = getattr(self.exit_codes, name).format(**words)

@@ -18,7 +18,7 @@ TINY = {
 
 def formation_energy(atoms) -> float:
     """A made-up number that is smooth in the volume and linear in the composition, eV/atom."""
-    return -1.0 - 0.01 * float(atoms.numbers.mean()) + 0.02 * (atoms.get_volume() / len(atoms) - 9.0)
+    return float(-1.0 - 0.01 * atoms.numbers.mean() + 0.02 * (atoms.get_volume() / len(atoms) - 9.0))
 
 
 def oxide(metal, strain=1.0, *, scheme=SCHEME, label=True):
@@ -35,7 +35,9 @@ def oxide(metal, strain=1.0, *, scheme=SCHEME, label=True):
 
 def oxides(n, *, metals=tuple(OXIDES), **options):
     """n of them by id, metals in turn, each more strained than the one before."""
-    return {f"{m}O-{k}": oxide(m, 0.97 + 0.004 * k, **options) for k, m in ((k, metals[k % len(metals)]) for k in range(n))}
+    return {
+        f"{m}O-{k}": oxide(m, 0.97 + 0.004 * k, **options) for k, m in ((k, metals[k % len(metals)]) for k in range(n))
+    }
 
 
 def small_formation_model(**options):

@@ -107,7 +107,7 @@ if [ "$1" != train ]; then exec {EXECUTABLE} "$@"; fi
 n=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/count
 if [ "$n" -ge {times} ]; then exec {EXECUTABLE} "$@"; fi
 {EXECUTABLE} "$@" &
-until ls run/last.ckpt run/member-0/last.ckpt 2>/dev/null; do sleep 0.1; done
+until [ -e run/last.ckpt ] || [ -e run/member-0/last.ckpt ]; do kill -0 $! || exit 1; sleep 0.1; done
 kill -9 $! $PPID
 """
     )

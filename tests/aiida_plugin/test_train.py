@@ -20,7 +20,6 @@ from aiida.engine import run_get_node  # noqa: E402
 from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
-from aiida_plugin.calculations.training_data import gather  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
 from cgcnn_ase.checkpoint import save_model, save_models  # noqa: E402
 from cgcnn_ase.nn.model import CrystalModel  # noqa: E402
@@ -132,3 +131,161 @@ def test_the_same_again_is_taken_from_the_cache(code, model):
         results, again = run(code, oxides(6), settings, model=model)
     assert again.base.caching.get_cache_source() == first.uuid
     assert results["model"].sha256 == first.outputs.model.sha256
+
+
+def test_a_job_out_of_time_is_gone_on_with(aiida_code_installed, tmp_path):
+    """The weights are those of a run that was not interrupted."""
+    script = tmp_path / "dies"
+    script.write_text(
+        f'#!/bin/bash\n{EXECUTABLE} "$@" &\n'
+        "until [ -e run/last.ckpt ]; do kill -0 $! || exit 1; sleep 0.05; done\nkill -9 $! $PPID\n"
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    atoms, settings = oxides(12), TINY | {"epochs": 40, "test": 0.0}
+    mortal = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=str(script))
+    _, first = run(mortal, atoms, settings)
+    assert first.exit_status == 321
+    assert "of 40 epochs; to go on, submit it again with its remote_folder" in first.exit_message
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=EXECUTABLE, label="whole")
+    resumed, second = run(code, atoms, settings, restart_folder=first.outputs.remote_folder)
+    assert second.is_finished_ok, second.exit_message
+    whole, _ = run(code, atoms, settings)
+    assert resumed["model"].sha256 == whole["model"].sha256
+    assert resumed["metrics"]["n_epochs"] == 40
+
+
+# Input that is refused before anything runs
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speed": 9}, "unknown settings speed; allowed: val, test, split_by"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": "many"}, "epochs: must be a whole number, not 'many'"),
+        ({"freeze": "head"}, "freeze 'head'; allowed: none, embedding, convolutions"),
+        ({"freeze": "embedding"}, "freeze needs a model to start from"),
+        ({"unlabelled": "guess"}, "unlabelled 'guess'; allowed: error, skip"),
+        ({"val": 1.5}, "val must be a part from 0 to less than 1, not 1.5"),
+        ({"workers": 0}, "workers must be a whole number from 1, not 0"),
+        ({"mixed_labels": "yes"}, "mixed_labels must be true or false, not 'yes'"),
+    ],
+)
+def test_settings(code, settings, words):
+    with pytest.raises(ValueError, match=words):
+        run(code, oxides(4), settings)
+
+
+def test_structures_that_cannot_be_learned(code):
+    with pytest.raises(ValueError, match="1 of 5 structures have no label 'formation_energy_per_atom': new"):
+        run(code, oxides(4) | {"new": oxide("Sr", label=False)})
+    with pytest.raises(ValueError, match=r"ids that occur in two sets: NiO-1 \(structures and test\)"):
+        run(code, oxides(4), test=node({"NiO-1": oxide("Sr")}))
+
+
+def test_settings_that_the_network_does_not_take(code):
+    """The command's own words come back with the exit code."""
+    _, calculation = run(code, oxides(6), TINY | {"network": {"depth": 3}})
+    assert calculation.exit_status == 310
+    assert "unknown setting network.depth" in calculation.exit_message
+
+
+# The parser, on what a job may leave
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return oxides(12)
+
+
+@pytest.fixture(scope="module")
+def left(labelled, tmp_path_factory, cgcnn_ase):
+    """The files that a good run leaves, by name."""
+    place = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CGCNN_ASE_CACHE", str(place / "cache"))
+        (place / "data").mkdir()
+        lines = ["id," + TARGET + ",split"]
+        for k, (name, atoms) in enumerate(labelled.items()):
+            lines.append(f"{name},{atoms.info[TARGET]!r},{('test', 'val', 'train')[min(k // 2, 2)]}")
+        (place / "data" / "properties.csv").write_text("\n".join(lines) + "\n")
+        node(labelled).write_packed(place / "data" / "structures.npz")
+        (place / "train.yaml").write_text(yaml.safe_dump(TINY))
+        ran = cgcnn_ase("train", place / "data", "--output", place / "run", "--config", place / "train.yaml",
+                        "--target", TARGET, "--unit", "eV/atom")  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = {str(f.relative_to(place)): f.read_bytes() for f in (place / "run").rglob("*") if f.is_file()}
+    return {name: content for name, content in found.items() if not name.endswith(".ckpt")} | {"exit_code": b"0\n"}
+
+
+@pytest.fixture
+def parsed(code, labelled):
+    """Parse files by name, as a job would have left them."""
+
+    def parse(files):
+        calculation = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.train")
+        calculation.set_option("resources", {"num_machines": 1})
+        linked = {"structures": node(labelled).store(), "target": orm.Str(TARGET).store(), "code": code}
+        for label, value in linked.items():
+            calculation.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=label)
+        calculation.store()
+        retrieved = orm.FolderData()
+        for name, content in files.items():
+            retrieved.base.repository.put_object_from_bytes(content, name)
+        retrieved.base.links.add_incoming(calculation, link_type=LinkType.CREATE, link_label="retrieved")
+        retrieved.store()
+        return ParserFactory("cgcnn.train").parse_from_node(calculation, store_provenance=False)
+
+    return parse
+
+
+def test_parsing_a_good_run(parsed, left, labelled):
+    results, ended = parsed(left)
+    assert ended.is_finished_ok, ended.exit_message
+    assert results["test_results"].get_array("id").tolist() == list(labelled)[:2]
+    assert results["metrics"]["test"]["mae"] == json.loads(left["run/metrics.json"])["test"]["mae"]
+
+
+def test_figures_that_are_no_numbers_are_named_not_stored(parsed, left):
+    metrics = json.loads(left["run/metrics.json"])
+    metrics["test"] |= {"r2": float("nan"), "nll": float("inf"), "spearman": None}
+    results, ended = parsed(left | {"run/metrics.json": json.dumps(metrics).encode()})
+    assert ended.is_finished_ok, ended.exit_message
+    assert {"test.r2", "test.nll", "test.spearman"} <= set(results["metrics"]["undefined"])
+    results["metrics"].store()
+
+
+def without(files, *parts):
+    return {name: content for name, content in files.items() if not any(part in name for part in parts)}
+
+
+def says(files, code, words):
+    return files | {"exit_code": code.encode(), "cgcnn-ase.err": words.encode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        (lambda f: says(f, "2", "cgcnn-ase: the val split is empty"), 310, "could not start: the val split is empty"),
+        (lambda f: says(f, "1", "Traceback\nKeyError: 'x'"), 311, "an error that it does not know: KeyError: 'x'"),
+        (lambda f: says(f, "137", ""), 320, "was killed (exit code 137)"),
+        (lambda f: without(f, "exit_code", "best"), 321, "after 2 of 2 epochs; to go on"),
+        (lambda f: without(f, "exit_code", "run/"), 322, "before cgcnn-ase began to train"),
+        (lambda f: says(f, "1", "torch.OutOfMemoryError: CUDA out of memory."), 323, "make batch_size smaller"),
+        (lambda f: without(f, "metrics.json"), 330, "left no run/metrics.json"),
+        (lambda f: without(f, "best/config.json"), 330, "left no run/best/config.json"),
+        (lambda f: without(f, "test_results.csv"), 330, "left no run/test_results.csv"),
+        (lambda f: f | {"run/metrics.json": b"{"}, 331, "run/metrics.json cannot be read"),
+        (lambda f: f | {"run/metrics.json": b"{}"}, 331, "holds no figures of val or test"),
+        (lambda f: f | {"run/best/model.safetensors": b"0"}, 331, "run/best cannot be read"),
+        (lambda f: f | {"run/test_results.csv": b"id,target\na"}, 331, "another number of fields than the header"),
+        (lambda f: f | {"run/test_results.csv": b"id,target\na,deep\n"}, 331, "run/test_results.csv cannot be read"),
+        (lambda f: says(f, "2", "cgcnn-ase: run: the val error is not a finite number: the training diverged; lower "
+                                "learning_rate"), 340, "the training diverged: make learning_rate smaller"),
+    ],
+)  # fmt: skip
+def test_each_failure_has_its_number(parsed, left, change, status, words):
+    results, ended = parsed(change(dict(left)))
+    assert ended.exit_status == status, ended.exit_message
+    assert words in ended.exit_message
+    assert "model" not in results
