@@ -44,7 +44,7 @@ def linio2():
 def vacancy():
     """A lithium vacancy among four formula units."""
     atoms = linio2().repeat((2, 2, 1))
-    del atoms[[atom.index for atom in atoms if atom.symbol == "Li"][0]]
+    del atoms[next(atom.index for atom in atoms if atom.symbol == "Li")]
     return atoms
 
 
