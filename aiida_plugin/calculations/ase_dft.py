@@ -30,7 +30,7 @@ TASKS = ("energy", "relax")
 PROPERTIES = ("energy", "forces", "stress", "magmoms")
 
 WORKER, PREVIOUS = "ase_worker.py", "previous"
-INPUT, RESULTS, LOG = "input.json", "results.json", "calculator.txt"
+INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calculator.txt"
 STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
 
 
@@ -117,7 +117,7 @@ class AseDftCalculation(CalcJob):
         if "restart_folder" in self.inputs:
             before: Any = self.inputs.restart_folder
             job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
-        job.retrieve_list = [RESULTS, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
+        job.retrieve_list = [RESULTS, STATE, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
         job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 

@@ -45,7 +45,7 @@ class Clock:
     def check(self, *_: Any) -> None:
         """Stop the job if none is left."""
         if self.end is not None and time.monotonic() > self.end:
-            raise JobError("time", "the wall time is over")
+            raise JobError("time", f"stopped, as {SHARE:.0%} of it are over; what there is was kept")
 
 
 def calculator_class(name: str) -> Any:

@@ -95,7 +95,6 @@ def _joined(original: "Atoms", labelled: "Atoms", references: dict[str, Any] | N
         if far or np.abs(original.cell.array - labelled.cell.array).max() > _SAME:
             raise ValueError(f"the label of {name!r} is of other positions or another cell than the structure")
     else:
-        original.set_constraint()
         original.positions[:] = labelled.positions
         original.cell[:] = labelled.cell.array
     results = dict(labelled.calc.results)

@@ -38,6 +38,6 @@ class ASEEngine(ASEJobsEngine):
         }
         if settings["relax"]:
             job |= {"fmax": settings["fmax"], "max_steps": settings["max_relax_steps"]}
-        if settings["functional"] and settings["functional"] != "PBE":
+        if settings["functional"]:
             job["functional"] = settings["functional"]
         return job_builder(structure, code, job, options, (calculator.partition(":")[0].partition(".")[0],))

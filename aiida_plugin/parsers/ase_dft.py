@@ -79,7 +79,7 @@ class AseDftParser(Parser):
         moments = settings["moments"]
         if moments:
             atoms.set_initial_magnetic_moments([moments.get(site.kind_name, 0.0) for site in structure.sites])
-        spin = bool(moments) or bool(settings["parameters"].get("spinpol", False))
+        spin = bool(settings["parameters"].get("spinpol", any(moments.values())))
         atoms.info[SCHEME] = scheme_of_job(settings, found, spin=spin)
         labels = {
             name: value if name == "energy" else np.asarray(value, dtype=float) for name, value in results.items()

@@ -13,7 +13,7 @@ from aiida.engine import (
 )
 from aiida.orm import Dict
 
-from aiida_plugin.calculations.ase_dft import SETTINGS, AseDftCalculation
+from aiida_plugin.calculations.ase_dft import RESULTS, SETTINGS, STATE, AseDftCalculation
 from aiida_plugin.workflows.children import started
 
 if TYPE_CHECKING:
@@ -76,9 +76,10 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         return ended
 
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_OUT_OF_WALLTIME])
-    def handle_out_of_time(self, node: "CalcJobNode") -> ProcessHandlerReport:
-        """Go on where the job was stopped."""
-        return self._go_on(node)
+    def handle_out_of_time(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
+        """Go on where the job was stopped; of one that left nothing, another would leave nothing again."""
+        left = node.outputs.retrieved.base.repository.list_object_names()
+        return self._go_on(node) if RESULTS in left or STATE in left else None
 
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_RELAX_NOT_CONVERGED])
     def handle_relaxation(self, node: "CalcJobNode") -> ProcessHandlerReport:

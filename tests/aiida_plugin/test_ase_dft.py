@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_relaxation_goes_on_until_it_is_done(code):
     jobs = node.called
     assert len(jobs) > 1
     assert [job.exit_status for job in jobs[:-1]] == [420] * (len(jobs) - 1)
-    for before, after in zip(jobs[:-1], jobs[1:], strict=True):
+    for before, after in pairwise(jobs):
         assert after.inputs.restart_folder.uuid == before.outputs.remote_folder.uuid
     relaxed = results["labelled"].atoms(0)
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() <= 0.05

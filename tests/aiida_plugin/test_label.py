@@ -12,8 +12,13 @@ from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
+from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 
-from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
+from aiida_plugin.calculations.join_labels import join_labels  # noqa: E402
+from aiida_plugin.calculations.label_structures import structures_to_label  # noqa: E402
+from aiida_plugin.data.label_scheme import scheme_id, scheme_of  # noqa: E402
+from aiida_plugin.engines.references import reference_structure  # noqa: E402
+from aiida_plugin.workflows.one_scheme import largest_group  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -70,16 +75,25 @@ def test_labels_of_a_set(code):
     assert results["failures"]["n_failed"] == 0
     assert "reference_energies" not in results
 
+    # what stands behind a label, by links alone
+    joined = labelled.creator
+    job = joined.inputs.row_0.creator
+    assert job.process_type == "aiida.calculations:cgcnn.ase_dft"
+    assert job.inputs.settings["calculator"] == "emt"
+    assert job.inputs.versions["ase"]
+    assert job.inputs.structure.creator.inputs.structure_set.uuid == node.inputs.structures.uuid
+    assert joined.inputs.structure_set.uuid == node.inputs.structures.uuid
+
 
 def test_some_fail_and_the_rest_is_kept(code):
     """EMT knows no iron."""
-    results, node = run_get_node(builder(code, [*alloys()[:2], bulk("Fe")], max_parallel=2))
+    results, node = run_get_node(builder(code, [bulk("Fe"), alloys()[0]], ["i.ron", "alloy"], max_parallel=1))
     assert node.is_finished_ok, node.exit_message
-    assert results["labelled"].ids == tuple(IDS[:2])
+    assert results["labelled"].ids == ("alloy",)
     failures = results["failures"].get_dict()
-    assert (failures["n"], failures["n_failed"]) == (3, 1)
-    assert failures["failed"]["silver"]["exit_status"] == 312
-    assert "Fe" in failures["failed"]["silver"]["message"]
+    assert (failures["n"], failures["n_failed"]) == (2, 1)
+    assert failures["failed"]["i.ron"]["exit_status"] == 312
+    assert "Fe" in failures["failed"]["i.ron"]["message"]
 
 
 def test_all_fail(code):
@@ -90,7 +104,10 @@ def test_all_fail(code):
 
 
 def test_formation_energies(code):
-    results, node = run_get_node(builder(code, references=True, indices=["two.with.dots"]))
+    """Of an alloy by hand; copper at the lattice constant of the reference is nothing above itself."""
+    results, node = run_get_node(
+        builder(code, [alloys()[1], bulk("Cu", cubic=True)], ["alloy", "copper"], references=True)
+    )
     assert node.is_finished_ok, node.exit_message
     elements = {}
     for element in ("Cu", "Au"):
@@ -101,8 +118,9 @@ def test_formation_energies(code):
     alloy = alloys()[1]
     alloy.calc = EMT()
     expected = (alloy.get_potential_energy() - 2 * elements["Cu"] - 2 * elements["Au"]) / 4
-    found = results["labelled"].atoms(0).info["formation_energy_per_atom"]
-    assert found == pytest.approx(expected, abs=1e-9)
+    found = [atoms.info["formation_energy_per_atom"] for atoms in results["labelled"].iter_atoms()]
+    assert found == pytest.approx([expected, 0.0], abs=1e-9)
+    assert results["reference_energies"]["scheme_id"] == scheme_id(scheme_of(results["labelled"].atoms(0)))
 
     again, later = run_get_node(
         builder(code, indices=["one", "silver"], reference_energies=results["reference_energies"])
@@ -118,3 +136,112 @@ def test_reference_energies_of_another_kind_are_not_mixed_in(code):
     assert node.exit_status == 350
     assert "engine is gpaw for some and emt for others" in node.exit_message
     assert "formation_energy_per_atom" not in results["labelled"].atoms(0).info
+
+
+def test_relaxed_labels_are_of_the_relaxed_positions(code):
+    results, node = run_get_node(
+        builder(code, indices=["one"], overrides={"relax": True, "fmax": 0.01, "max_relax_steps": 50})
+    )
+    assert node.is_finished_ok, node.exit_message
+    relaxed = results["labelled"].atoms("one")
+    assert scheme_of(relaxed)["relaxed"]
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() <= 0.01
+    assert not np.allclose(relaxed.positions, alloys()[0].positions, atol=1e-3)
+    here = relaxed.copy()
+    here.calc = EMT()
+    assert here.get_potential_energy() == pytest.approx(relaxed.get_potential_energy(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"overrides": {"speed": 1}}, "no setting speed; allowed: functional"),
+        ({"max_parallel": 0}, "max_parallel is 0; it must be 1 or more"),
+        ({"references": True, "reference_energies": {}}, "allowed is one of them"),
+        ({"reference_energies": {"energies": {}}}, "reference_energies lacks scheme"),
+    ],
+)
+def test_inputs_that_make_no_sense(code, inputs, words):
+    if "reference_energies" in inputs:
+        inputs = inputs | {"reference_energies": orm.Dict(inputs["reference_energies"])}
+    with pytest.raises(ValueError, match=words):
+        run_get_node(builder(code, **inputs))
+
+
+def test_names_that_are_not_there(code, aiida_code_installed):
+    chain = WorkflowFactory("cgcnn.label")
+    structures = DataFactory("cgcnn.structures").from_ase(alloys(), IDS)
+    with pytest.raises(ValueError, match="no engine 'warp'; allowed: gpaw, quantumespresso"):
+        chain.get_builder_from_protocol(code, structures, "warp")
+    with pytest.raises(ValueError, match="no protocol 'quick'; allowed: fast, balanced, stringent"):
+        chain.get_builder_from_protocol(code, structures, "gpaw", "quick")
+    other = aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=sys.executable)
+    with pytest.raises(ValueError, match=r"is made for cgcnn\.predict; engine 'gpaw' needs one for cgcnn\.ase_dft"):
+        chain.get_builder_from_protocol(other, structures, "gpaw")
+    _, node = run_get_node(builder(code, indices=["gold"]))
+    assert node.exit_status == 310
+    assert "no structure has the id 'gold'" in node.exit_message
+    _, node = run_get_node(builder(code, overrides={"calculator": None}))
+    assert node.exit_status == 340
+    assert "needs the setting calculator" in node.exit_message
+
+
+# What the engines are given
+
+
+def test_kinds_are_split_where_moments_differ():
+    atoms = bulk("NiO", "rocksalt", a=4.17, cubic=True)
+    nickel = [atom.index for atom in atoms if atom.symbol == "Ni"]
+    moments = np.zeros(8)
+    moments[nickel] = [2.0, -2.0, 2.0, -2.0]
+    atoms.set_initial_magnetic_moments(moments)
+    made = structures_to_label(
+        DataFactory("cgcnn.structures").from_ase([atoms, bulk("Cu")], ["NiO", "Cu"]), orm.List([0, "Cu"])
+    )
+    node = made["row_0"]
+    by_kind = made["moments"]["row_0"]
+    assert by_kind == {"Ni": 2.0, "Ni1": -2.0, "O": 0.0}
+    assert [by_kind[site.kind_name] for site in node.sites] == moments.tolist()
+    assert [node.get_kind(site.kind_name).symbol for site in node.sites] == atoms.get_chemical_symbols()
+    assert np.array_equal([site.position for site in node.sites], atoms.positions)
+    assert "row_1" not in made["moments"].get_dict()
+    with pytest.raises(ValueError, match="'Cu'.*named twice"):
+        structures_to_label(DataFactory("cgcnn.structures").from_ase([bulk("Cu")], ["Cu"]), orm.List([0, "Cu"]))
+
+
+def test_references_of_the_battery_elements():
+    """As many atoms and the distance of neighbours as the textbook's structure has."""
+    neighbours = {"Li": 3.02, "Ni": 2.49, "Co": 2.51, "Al": 2.86, "Mn": 2.59, "Fe": 2.48, "O": 1.21}
+    for element, distance in neighbours.items():
+        atoms = reference_structure(element)
+        assert set(atoms.symbols) == {element}
+        assert neighbour_list("d", atoms, 4.0).min() == pytest.approx(distance, abs=0.1)
+    oxygen = reference_structure("O")
+    assert oxygen.get_initial_magnetic_moments().sum() == 2
+    assert not oxygen.pbc.any()
+    assert reference_structure("Mn").get_initial_magnetic_moments().sum() == 0
+    with pytest.raises(ValueError, match="no simple reference structure of S"):
+        reference_structure("S")
+
+
+def test_labels_of_another_kind_are_left_out():
+    one = {"engine": "gpaw", "smearing": 0.1, "pseudopotentials": {"Ni": "a"}}
+    other_element = {"engine": "gpaw", "smearing": 0.1, "pseudopotentials": {"O": "b"}}
+    wider = {"engine": "gpaw", "smearing": 0.2, "pseudopotentials": {"Ni": "a"}}
+    alike, others = largest_group({"w": wider, "a": one, "b": other_element})
+    assert alike == ["a", "b"]
+    assert others == {
+        "w": "labels of different kinds are mixed: smearing is 0.1 for some and 0.2 for others"
+    }  # fmt: skip
+    assert largest_group({}) == ([], {})
+
+
+def test_a_label_of_another_structure_is_refused():
+    structures = DataFactory("cgcnn.structures")
+    atoms = bulk("Cu")
+    moved, gold = bulk("Cu", a=3.7), bulk("Au", a=3.61)
+    for wrong, words in ((moved, "other positions or another cell"), (gold, "is of Au, the structure of Cu")):
+        wrong.calc = EMT()
+        wrong.get_potential_energy()
+        with pytest.raises(ValueError, match=words):
+            join_labels(structures.from_ase([atoms], ["Cu"]), row_0=structures.from_ase([wrong]))
