@@ -1,5 +1,6 @@
 """The profile: that which is named, else the default one, else a new one as ``verdi presto`` makes it."""
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -45,8 +46,11 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
     except ConfigurationError as error:
         return Finding("profile", "wrong", in_words(error), "verdi config list")
     wanted = name or default
-    if wanted is not None and wanted in known:
-        return _load(wanted, "there")
+    if wanted in known:
+        return _load(str(wanted), "there")
+    if name is None and known:
+        words = f"none is the default one; there {_those(known)}"
+        return Finding("profile", "wrong", words, f"verdi profile set-default {known[0]}")
     how = _presto(name or _FIRST, broker, postgres)
     if not make:
         words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
@@ -54,11 +58,11 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
     if broker == "rabbitmq" and not _has_rabbitmq():
         words = "RabbitMQ does not answer on this machine; start it, or take --broker zeromq, which needs no service"
         return Finding("profile", "wrong", words)
-    done = subprocess.run([sys.executable, "-m", "aiida", *how], capture_output=True, text=True, timeout=_PATIENCE)
+    done = run_verdi(*how, timeout=_PATIENCE)
     if done.returncode:
         return Finding("profile", "wrong", f"`verdi {' '.join(how)}` failed: {_why(done, postgres)}")
     reset_config()  # it was written by another process
-    if name is not None and default is not None:  # verdi presto makes each new profile the default one
+    if default in known:  # verdi presto makes each new profile the default one
         get_config().set_default_profile(default, overwrite=True).store()
     return _load(name or _FIRST, "made")
 
@@ -67,6 +71,19 @@ def describe(profile: "Profile") -> str:
     """Its name, where it keeps its data and what broker it has; no host, user or password."""
     broker = (profile.process_control_backend or "no broker").removeprefix("core.")
     return f"{profile.name} ({profile.storage_backend.removeprefix('core.')}, {broker})"
+
+
+def run_verdi(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run ``verdi`` in a process of its own, on the same configuration.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If it takes longer than so many seconds.
+    """
+    environment = os.environ | {"AIIDA_PATH": str(get_config().dirpath)}
+    command = [sys.executable, "-m", "aiida", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
 def _presto(name: str, broker: Broker, postgres: bool) -> list[str]:
