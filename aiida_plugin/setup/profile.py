@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
-from aiida.manage.configuration import get_config, load_profile, reset_config
+from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
 from aiida_plugin.setup.finding import ERRORS, Finding, in_words
 
@@ -21,7 +21,9 @@ _FIRST = "presto"
 _PATIENCE = 120
 
 
-def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool = False, make: bool = True) -> Finding:
+def open_profile(
+    name: str | None, *, broker: Broker | None = None, postgres: bool = False, make: bool = True
+) -> Finding:
     """Load the profile; make it where there is none.
 
     Parameters
@@ -29,7 +31,7 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
     name
         Of the profile; by default the user's default profile.
     broker
-        Of a new one: ZeroMQ comes with AiiDA and needs no service.
+        Of a new one; by default ZeroMQ, which comes with AiiDA and needs no service.
     postgres
         Whether a new one keeps its data in PostgreSQL on this machine, and not in SQLite.
     make
@@ -47,11 +49,11 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
         return Finding("profile", "wrong", in_words(error), "verdi config list")
     wanted = name or default
     if wanted in known:
-        return _load(str(wanted), "there")
+        return _as_asked(_load(str(wanted), "there"), broker, postgres)
     if name is None and known:
         words = f"none is the default one; there {_those(known)}"
         return Finding("profile", "wrong", words, f"verdi profile set-default {known[0]}")
-    how = _presto(name or _FIRST, broker, postgres)
+    how = _presto(name or _FIRST, broker or "zeromq", postgres)
     if not make:
         words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
         return Finding("profile", "missing", words, " ".join(["aiida-cgcnn setup", *(["-p", name] if name else [])]))
@@ -103,6 +105,21 @@ def _load(name: str, state: Literal["there", "made"]) -> Finding:
         words = f"{name} cannot be opened: {type(error).__name__}"
         return Finding("profile", "wrong", words, f"verdi -p {name} status")
     return Finding("profile", state, describe(profile))
+
+
+def _as_asked(found: Finding, broker: Broker | None, postgres: bool) -> Finding:
+    """Say it where a profile that is there differs from what was asked for."""
+    profile = get_profile()
+    if found.is_bad or profile is None:
+        return found
+    if postgres and profile.storage_backend != "core.psql_dos":
+        return Finding(
+            "profile", "wrong", f"{found.words} is there already, without PostgreSQL; name a new one with -p"
+        )
+    if broker is not None and (profile.process_control_backend or "none").removeprefix("core.") != broker:
+        command = f"verdi -p {profile.name} profile configure-broker {'none' if broker == 'none' else f'core.{broker}'}"
+        return Finding("profile", "wrong", f"{found.words} is there already, with another broker", command)
+    return found
 
 
 def _has_rabbitmq() -> bool:

@@ -271,6 +271,15 @@ def test_a_new_profile_leaves_the_default_one(aiida_profile_tmp):
     assert set(get_config().profile_names) == {default, "other"}
 
 
+def test_a_profile_that_differs_from_what_is_asked(profile):
+    _, found = setup("-p", profile.name, "--broker", "zeromq")
+    assert found["profile"]["state"] == "wrong"
+    assert found["profile"]["command"] == f"verdi -p {profile.name} profile configure-broker core.zeromq"
+    assert "computer localhost" not in found
+    _, found = setup("-p", profile.name, "--postgres")
+    assert "without PostgreSQL" in found["profile"]["words"]
+
+
 def test_no_profile_is_the_default_one(aiida_profile_tmp):
     from aiida_plugin.setup.profile import open_profile
 
@@ -370,6 +379,20 @@ def test_an_archive_of_a_newer_aiida(profile, tmp_path):
     done = CliRunner().invoke(verdi, ["-p", profile.name, "archive", "import", str(tmp_path / "new.aiida")])
     assert done.exit_code != 0
     assert "main_9999" in done.output
+
+
+def test_a_model_node_of_a_newer_version(profile, small_model, monkeypatch, tmp_path):
+    """As an archive brings it: stored by a version that knows the format, read by this one."""
+    from cgcnn_ase import model_folder
+
+    shutil.copytree(small_model, tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    (tmp_path / "new" / "config.json").write_text(json.dumps(config | {"format_version": 99}))
+    with monkeypatch.context() as newer:
+        newer.setattr(model_folder, "FORMAT_VERSION", 99)
+        node = CGCNNModelData(tmp_path / "new").store()
+    with pytest.raises(ValueError, match="format_version 99 is newer than"):
+        node.load()
 
 
 # Speed
