@@ -387,7 +387,9 @@ def test_a_model_node_of_a_newer_version(profile, small_model, monkeypatch, tmp_
 
     shutil.copytree(small_model, tmp_path / "new")
     config = json.loads((tmp_path / "new" / "config.json").read_text())
-    (tmp_path / "new" / "config.json").write_text(json.dumps(config | {"format_version": 99}))
+    config["format_version"] = 99
+    config["sha256"]["config.json"] = model_folder.own_hash(config)
+    (tmp_path / "new" / "config.json").write_text(json.dumps(config))
     with monkeypatch.context() as newer:
         newer.setattr(model_folder, "FORMAT_VERSION", 99)
         node = CGCNNModelData(tmp_path / "new").store()
