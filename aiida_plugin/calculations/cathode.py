@@ -52,12 +52,11 @@ def cathode(
 ) -> CathodeOutputs:
     """Build structures of a cathode material; the same as ``cgcnn-ase cathode`` with these options.
 
-    >>> made = cathode(Dict({"name": "NCM811", "li_vacancy": 0.1, "num": 3}))  # doctest: +SKIP
-
     Parameters
     ----------
     settings
-        The options of the command: ``name``, and those of :func:`cgcnn_ase.defects.cathodes.cathodes`.
+        The options of the command, such as ``{"name": "NCM811", "li_vacancy": 0.1, "num": 3}``: ``name``, and those
+        of :func:`cgcnn_ase.defects.cathodes.cathodes`.
     model
         What gives the energies where ``ordering`` or ``li_removal`` is ``lowest``, and only there.
     package_versions

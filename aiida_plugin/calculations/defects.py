@@ -37,15 +37,13 @@ def defects(
 ) -> DefectOutputs:
     """Make the point defects of a host, each in a supercell; the same as ``cgcnn-ase defects`` with these options.
 
-    >>> settings = Dict({"kind": ["vacancy"], "element": ["Li"], "supercell": [3, 3, 1]})  # doctest: +SKIP
-    >>> made = defects(host, settings)  # doctest: +SKIP
-
     Parameters
     ----------
     host
         A crystal or layer: a structure, or a set that holds it.
     settings
-        The options of the command, see :class:`cgcnn_ase.defects.generate.DefectOptions`; ``structure`` is the id of
+        The options of the command, such as ``{"element": "Li", "supercell": [3, 3, 1]}``, see
+        :class:`cgcnn_ase.defects.generate.DefectOptions`; ``structure`` is the id of
         the host in a set of several, ``name`` what the ids of the defects begin with (by default that id, the label of
         a structure, or ``host``).
     package_versions

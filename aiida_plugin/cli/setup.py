@@ -11,16 +11,14 @@ import click
 @click.option(
     "--broker",
     type=click.Choice(["zeromq", "rabbitmq", "none"]),
-    default="zeromq",
-    show_default=True,
-    help="Of a new profile; ZeroMQ comes with AiiDA and needs no service.",
+    help="Of a new profile; ZeroMQ comes with AiiDA and needs no service.  [default: zeromq]",
 )
 @click.option(
     "--postgres", is_flag=True, help="A new profile keeps its data in this machine's PostgreSQL, not in SQLite."
 )
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; say what is missing and how to get it.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: the report as JSON.")
-def setup(profile: str | None, broker: str, postgres: bool, only_check: bool, as_json: bool) -> None:
+def setup(profile: str | None, broker: str | None, postgres: bool, only_check: bool, as_json: bool) -> None:
     """Make what predictions and DFT through AiiDA need: profile, computer, codes, models, pseudopotentials.
 
     What is there is left as it is. Exit code 0: all there; 1: something could not be made, or, with --check, is

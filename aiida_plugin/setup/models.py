@@ -6,12 +6,12 @@ from pathlib import Path
 
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.setup.finding import SETUP, Finding, Part
-from cgcnn_ase.registry import find_models, model_names
+from cgcnn_ase.registry import pretrained_folder
 
 
 def pretrained_models() -> Iterator[Part]:
     """A part for each folder of pretrained models; several models may share one."""
-    for path in dict.fromkeys(ref.path for name in model_names() for ref in find_models(name)):
+    for path in sorted(config.parent for config in pretrained_folder().glob("*/config.json")):
         yield Part(f"model {path.name}", partial(_look, path), partial(_make, path))
 
 

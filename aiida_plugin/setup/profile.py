@@ -1,11 +1,12 @@
 """The profile: that which is named, else the default one, else a new one as ``verdi presto`` makes it."""
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Literal
 
 from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
-from aiida.manage.configuration import get_config, load_profile, reset_config
+from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
 from aiida_plugin.setup.finding import ERRORS, Finding, in_words
 
@@ -20,7 +21,9 @@ _FIRST = "presto"
 _PATIENCE = 120
 
 
-def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool = False, make: bool = True) -> Finding:
+def open_profile(
+    name: str | None, *, broker: Broker | None = None, postgres: bool = False, make: bool = True
+) -> Finding:
     """Load the profile; make it where there is none.
 
     Parameters
@@ -28,7 +31,7 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
     name
         Of the profile; by default the user's default profile.
     broker
-        Of a new one: ZeroMQ comes with AiiDA and needs no service.
+        Of a new one; by default ZeroMQ, which comes with AiiDA and needs no service.
     postgres
         Whether a new one keeps its data in PostgreSQL on this machine, and not in SQLite.
     make
@@ -45,20 +48,23 @@ def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool 
     except ConfigurationError as error:
         return Finding("profile", "wrong", in_words(error), "verdi config list")
     wanted = name or default
-    if wanted is not None and wanted in known:
-        return _load(wanted, "there")
-    how = _presto(name or _FIRST, broker, postgres)
+    if wanted in known:
+        return _as_asked(_load(str(wanted), "there"), broker, postgres)
+    if name is None and known:
+        words = f"none is the default one; there {_those(known)}"
+        return Finding("profile", "wrong", words, f"verdi profile set-default {known[0]}")
+    how = _presto(name or _FIRST, broker or "zeromq", postgres)
     if not make:
         words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
         return Finding("profile", "missing", words, " ".join(["aiida-cgcnn setup", *(["-p", name] if name else [])]))
     if broker == "rabbitmq" and not _has_rabbitmq():
         words = "RabbitMQ does not answer on this machine; start it, or take --broker zeromq, which needs no service"
         return Finding("profile", "wrong", words)
-    done = subprocess.run([sys.executable, "-m", "aiida", *how], capture_output=True, text=True, timeout=_PATIENCE)
+    done = run_verdi(*how, timeout=_PATIENCE)
     if done.returncode:
         return Finding("profile", "wrong", f"`verdi {' '.join(how)}` failed: {_why(done, postgres)}")
     reset_config()  # it was written by another process
-    if name is not None and default is not None:  # verdi presto makes each new profile the default one
+    if default in known:  # verdi presto makes each new profile the default one
         get_config().set_default_profile(default, overwrite=True).store()
     return _load(name or _FIRST, "made")
 
@@ -67,6 +73,19 @@ def describe(profile: "Profile") -> str:
     """Its name, where it keeps its data and what broker it has; no host, user or password."""
     broker = (profile.process_control_backend or "no broker").removeprefix("core.")
     return f"{profile.name} ({profile.storage_backend.removeprefix('core.')}, {broker})"
+
+
+def run_verdi(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run ``verdi`` in a process of its own, on the same configuration.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If it takes longer than so many seconds.
+    """
+    environment = os.environ | {"AIIDA_PATH": str(get_config().dirpath)}
+    command = [sys.executable, "-m", "aiida", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
 def _presto(name: str, broker: Broker, postgres: bool) -> list[str]:
@@ -86,6 +105,21 @@ def _load(name: str, state: Literal["there", "made"]) -> Finding:
         words = f"{name} cannot be opened: {type(error).__name__}"
         return Finding("profile", "wrong", words, f"verdi -p {name} status")
     return Finding("profile", state, describe(profile))
+
+
+def _as_asked(found: Finding, broker: Broker | None, postgres: bool) -> Finding:
+    """Say it where a profile that is there differs from what was asked for."""
+    profile = get_profile()
+    if found.is_bad or profile is None:
+        return found
+    if postgres and profile.storage_backend != "core.psql_dos":
+        return Finding(
+            "profile", "wrong", f"{found.words} is there already, without PostgreSQL; name a new one with -p"
+        )
+    if broker is not None and (profile.process_control_backend or "none").removeprefix("core.") != broker:
+        command = f"verdi -p {profile.name} profile configure-broker {'none' if broker == 'none' else f'core.{broker}'}"
+        return Finding("profile", "wrong", f"{found.words} is there already, with another broker", command)
+    return found
 
 
 def _has_rabbitmq() -> bool:

@@ -1,7 +1,6 @@
 """What runs beside the commands: broker, daemon, and the computers that codes are on."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,6 +11,7 @@ from aiida.manage import get_manager
 from aiida.orm import Computer, InstalledCode, QueryBuilder
 
 from aiida_plugin.setup.finding import Finding, Part
+from aiida_plugin.setup.profile import run_verdi
 
 #: seconds for the daemon to answer, and for a computer
 _DAEMON, _COMPUTER = 5, 60
@@ -78,11 +78,10 @@ def _computer(label: str) -> Finding:
     what, test = f"connection to {label}", f"verdi computer test {label}"
     profile = get_manager().get_profile()
     name = "" if profile is None else profile.name
-    command = [sys.executable, "-m", "aiida", "-p", name, "computer", "test", label]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPUTER)
+        done = run_verdi("-p", name, "computer", "test", label, timeout=_COMPUTER)
     except subprocess.TimeoutExpired:
         return Finding(what, "wrong", f"it does not answer within {_COMPUTER} s", test)
-    if done.returncode:
+    if "tests succeeded" not in done.stdout + done.stderr:  # its exit code is 0 either way
         return Finding(what, "wrong", "it cannot be used", f"{test} (says why)")
     return Finding(what, "there", "it answers")

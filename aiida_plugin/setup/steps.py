@@ -11,7 +11,7 @@ from aiida_plugin.setup.profile import Broker, open_profile
 _CACHED = "'aiida.calculations:cgcnn.*'"
 
 
-def set_up(profile: str | None = None, *, broker: Broker = "zeromq", postgres: bool = False) -> Iterator[Finding]:
+def set_up(profile: str | None = None, *, broker: Broker | None = None, postgres: bool = False) -> Iterator[Finding]:
     """Make what is missing: profile, computer, codes, model nodes, pseudopotentials.
 
     What is there is left as it is, so that a second run changes nothing; what cannot be made is said, and does not stop
