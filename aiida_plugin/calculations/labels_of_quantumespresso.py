@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from aiida.engine import calcfunction
 from aiida.orm import ArrayData, Dict, Float, FolderData, Str, StructureData
+from ase.units import Hartree, Ry
 
 from aiida_plugin.data.label_scheme import SCHEME
 from aiida_plugin.data.structures import StructureSetData
@@ -12,6 +13,8 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: eV; smaller differences of U are rounding
+_SAME_U = 1e-4
 #: pw.x's record of a run
 _XML = "data-file-schema.xml"
 #: its names of functionals and ours
@@ -52,20 +55,21 @@ def labels_of_quantumespresso(
         If there is no energy among the outputs, or pw.x left a Hubbard U out that it was given.
     """
     found = output_parameters.get_dict()
-    if found.get("energy") is None:
+    if "energy" not in found:
         raise ValueError("the outputs of pw.x hold no energy")
     atoms = structure.get_ase()
     _attach(atoms, float(found["energy"]), output_trajectory)
     given = parameters.get_dict()
-    with retrieved.base.repository.open(_XML, "rb") as stream:
-        by_kind = _hubbard(ElementTree.parse(stream).getroot())  # noqa: S314
-    _check_hubbard(by_kind, structure, given)
+    hubbard = _given_hubbard(structure, given)
+    if hubbard:
+        with retrieved.base.repository.open(_XML, "rb") as stream:
+            _check_hubbard(hubbard, ElementTree.parse(stream).getroot())  # noqa: S314
     symbols = {kind.name: kind.symbol for kind in structure.kinds}
     atoms.info[SCHEME] = {
         "engine": "quantumespresso",
         "engine_version": str(found["creator_version"]),
         "functional": _functional(str(found["dft_exchange_correlation"])),
-        "hubbard_u": {symbols[kind]: value for kind, value in by_kind.items()},
+        "hubbard_u": {symbols[kind]: value for kind, value in hubbard.items()},
         "pseudopotentials": {each.element: f"{each.filename} md5:{each.md5}" for each in pseudos.values()},
         "cutoffs": {"wavefunctions": round(found["wfc_cutoff"], 3), "density": round(found["rho_cutoff"], 3)},
         "kpoints_distance": kpoints_distance.value,
@@ -98,19 +102,23 @@ def _functional(name: str) -> str:
     return _FUNCTIONALS.get(" ".join(name.split()), name)
 
 
-def _hubbard(root: ElementTree.Element) -> dict[str, float]:
-    """U in eV by kind name, from pw.x's record of the run."""
-    from ase.units import Hartree
-
-    found = {each.get("specie", ""): float(each.text or "nan") for each in root.iterfind("./output/dft/dftU/Hubbard_U")}
-    return {kind: round(value * Hartree, 6) for kind, value in found.items() if value}
-
-
-def _check_hubbard(values: dict[str, float], structure: StructureData, given: dict[str, Any]) -> None:
-    """Whether pw.x used the U that it was given; older versions leave out a card that they do not know."""
+def _given_hubbard(structure: StructureData, parameters: dict[str, Any]) -> dict[str, float]:
+    """U in eV by kind name, as the run was given it: in the namelist, or with the structure for the card."""
     card = getattr(structure, "hubbard", None)
-    if not values and ((card is not None and card.parameters) or given["SYSTEM"].get("hubbard_u")):
-        raise ValueError(
-            "pw.x left out the Hubbard U that it was given, as versions before 7.1 do with the card; "
-            "set hubbard_input: namelist"
-        )
+    if card is not None and card.parameters:
+        return {structure.sites[each.atom_index].kind_name: each.value for each in card.parameters}
+    return dict(parameters["SYSTEM"].get("hubbard_u", {}))
+
+
+def _check_hubbard(given: dict[str, float], root: ElementTree.Element) -> None:
+    """Whether pw.x used the U that it was given; older versions leave out a card that they do not know.
+
+    Its record is in rydberg, hartree or eV, depending on the version.
+    """
+    used = {each.get("specie"): float(each.text or 0) for each in root.iterfind("./output/dft/dftU/Hubbard_U")}
+    for kind, value in given.items():
+        if not any(abs(used.get(kind, 0.0) * unit - value) < _SAME_U for unit in (Ry, Hartree, 1.0)):
+            raise ValueError(
+                f"pw.x left out the Hubbard U of {kind} that it was given, as versions before 7.1 do with the card; "
+                "set hubbard_input: namelist"
+            )

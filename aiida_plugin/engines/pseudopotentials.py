@@ -1,7 +1,7 @@
 """Pseudopotentials in UPF files, as families of aiida-pseudo."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,28 +111,29 @@ def cutoffs_of(structure: "StructureData", label: str) -> tuple[float, float]:
     return float(wavefunctions), float(density)
 
 
-def check_hubbard(pseudos: Mapping[str, Any], shells: Mapping[str, str]) -> None:
-    """Refuse a Hubbard U on p, d or f electrons with pseudopotentials that pw.x cannot project them with.
+def check_hubbard(pseudos: Mapping[str, Any], kinds: Iterable[str]) -> None:
+    """Refuse a Hubbard U with fully relativistic pseudopotentials.
 
-    Fully relativistic files hold each such shell twice (j = l ± 1/2). pw.x averages the two where there is no
-    spin-orbit coupling and then does not find the shell any more ("wrong offset"; seen with 6.7).
+    Without spin-orbit coupling pw.x averages what such files hold twice (j = l ± 1/2), and then finds no atomic wave
+    functions to project on ("wrong offset"; measured with 6.7).
 
     Parameters
     ----------
-    pseudos, shells
+    pseudos
         By kind name.
+    kinds
+        Those with a U.
 
     Raises
     ------
     ValueError
         Names the file and what to do.
     """
-    for kind, shell in shells.items():
-        if not shell.endswith("s") and _RELATIVISTIC.search(pseudos[kind].get_content()):
+    for kind in kinds:
+        if _RELATIVISTIC.search(pseudos[kind].get_content()):
             raise ValueError(
-                f"{pseudos[kind].filename} is fully relativistic, and pw.x finds no {shell} shell for a Hubbard U in it; "
-                "name a scalar relativistic family as pseudo_family (aiida-pseudo install sssp -x PBE), or set "
-                "hubbard: false"
+                f"{pseudos[kind].filename} is fully relativistic, which pw.x cannot use with a Hubbard U; name a scalar "
+                "relativistic family as pseudo_family (aiida-pseudo install sssp -x PBE), or set hubbard: false"
             )
 
 

@@ -55,7 +55,7 @@ class QuantumEspressoEngine(Engine):
         parameters = _over(_parameters(structure, settings, cutoffs, moments, z_valences), settings["parameters"])
         values = hubbard.values(structure, settings)
         shells = {kind.name: hubbard.shell(kind.symbol) for kind in structure.kinds if kind.name in values}
-        check_hubbard(pseudos, shells)
+        check_hubbard(pseudos, values)
         if values and settings["hubbard_input"] == "card":
             structure = _with_card(structure, values, shells, settings["hubbard_projectors"])
         inputs: dict[str, Any] = {
@@ -67,7 +67,8 @@ class QuantumEspressoEngine(Engine):
             },
             "kpoints_distance": Float(settings["kpoints_distance"]),
         }
-        if mesh_of(structure, settings["kpoints_distance"]).get_kpoints_mesh()[0] == [1, 1, 1]:
+        gamma = mesh_of(structure, settings["kpoints_distance"]).get_kpoints_mesh()[0] == [1, 1, 1]
+        if gamma and not values:  # half the work; pw.x has no orthogonalised projectors for a U there
             inputs["pw"]["settings"] = Dict({"gamma_only": True})
         if settings["relax"]:
             builder = PwRelaxWorkChain.get_builder()

