@@ -29,6 +29,8 @@ _FORCES = (
     re.compile(r"^ FORCES\| Atomic forces \[hartree/bohr\]\n.*\n((?: FORCES\| +\d+(?: +[-+.\dE]+){4}\n)+)", re.M),
 )
 _STRESS = re.compile(r"^ STRESS\| Analytical stress tensor \[GPa\]\n.*\n((?: STRESS\| +[xyz](?: +[-+.\dE]+){3}\n){3})", re.M)
+#: versions up to 2023.1 go on after it
+_NOT_CONVERGED = "SCF run NOT converged"
 _MULLIKEN = "Mulliken Population Analysis"
 
 
@@ -52,12 +54,14 @@ def labels_of_cp2k(
     Raises
     ------
     ValueError
-        If there is no energy among the outputs, or its text lacks what a label needs.
+        If there is no energy among the outputs, the last step did not converge, or the text lacks what a label needs.
     """
     found = output_parameters.get_dict()
     if "energy" not in found:
         raise ValueError("the outputs of CP2K hold no energy")
     text = retrieved.base.repository.get_object_content(_OUTPUT, "r")
+    if _NOT_CONVERGED in text[text.rfind("SCF WAVEFUNCTION OPTIMIZATION") :]:
+        raise ValueError("CP2K's self-consistent field did not converge; raise max_scf_steps or lower mixing_beta")
     atoms = structure.get_ase()
     spin = bool(parameters["FORCE_EVAL"]["DFT"]["UKS"])
     _attach(atoms, found["energy"] * Hartree, text, spin)
