@@ -20,15 +20,15 @@ _VERSION = re.compile(r"^ CP2K\| version string:\s+CP2K version (\S+)", re.M)
 _FUNCTIONAL = re.compile(r"^ FUNCTIONAL\| (\w+):", re.M)
 _CUTOFF = re.compile(r"^ QS\| Density cutoff \[a\.u\.\]:\s+(\S+)", re.M)
 _RELATIVE = re.compile(r"^ QS\| Relative density cutoff \[a\.u\.\]:\s+(\S+)", re.M)
-_KIND = re.compile(
-    r"\d+\. Atomic kind: (\S+).*?Orbital Basis Set\s+(\S+).*?Potential information for\s+(\S+)", re.S
-)
+_KIND = re.compile(r"\d+\. Atomic kind: (\S+).*?Orbital Basis Set\s+(\S+).*?Potential information for\s+(\S+)", re.S)
 #: until 2024.1, and after
 _FORCES = (
     re.compile(r"^ ATOMIC FORCES in \[a\.u\.\]\n\n.*\n((?: +\d+ +\d+ +\S+(?: +[-+.\dE]+){3}\n)+)", re.M),
     re.compile(r"^ FORCES\| Atomic forces \[hartree/bohr\]\n.*\n((?: FORCES\| +\d+(?: +[-+.\dE]+){4}\n)+)", re.M),
 )
-_STRESS = re.compile(r"^ STRESS\| Analytical stress tensor \[GPa\]\n.*\n((?: STRESS\| +[xyz](?: +[-+.\dE]+){3}\n){3})", re.M)
+_STRESS = re.compile(
+    r"^ STRESS\| Analytical stress tensor \[GPa\]\n.*\n((?: STRESS\| +[xyz](?: +[-+.\dE]+){3}\n){3})", re.M
+)
 #: versions up to 2023.1 go on after it
 _NOT_CONVERGED = "SCF run NOT converged"
 _MULLIKEN = "Mulliken Population Analysis"

@@ -63,7 +63,7 @@ def labels_of_quantumespresso(
     hubbard = _given_hubbard(structure, given)
     if hubbard:
         with retrieved.base.repository.open(_XML, "rb") as stream:
-            _check_hubbard(hubbard, ElementTree.parse(stream).getroot())  # noqa: S314
+            _check_hubbard(hubbard, ElementTree.parse(stream).getroot())
     symbols = {kind.name: kind.symbol for kind in structure.kinds}
     atoms.info[SCHEME] = {
         "engine": "quantumespresso",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: VASP writes stress in kilobar
 _KBAR = 0.1 * GPa
+#: eV, extrapolated to no smearing, of the last electronic step: that of the ionic step has p V in it under PSTRESS
+_ENERGY = "energy_extrapolated_electronic"
 #: digits of a hash that tell potentials apart
 _HASH = 16
 
@@ -52,7 +54,7 @@ def labels_of_vasp(
         If there is no energy among the outputs.
     """
     found, tags = misc.get_dict(), parameters.get_dict()
-    if "energy_extrapolated" not in found.get("total_energies", {}):
+    if _ENERGY not in found.get("total_energies", {}):
         raise ValueError("the outputs of VASP hold no energy")
     atoms = structure.get_ase()
     _attach(atoms, found)
@@ -78,7 +80,7 @@ def _attach(atoms: "Atoms", found: dict[str, Any]) -> None:
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
-    calculator = SinglePointCalculator(atoms, energy=float(found["total_energies"]["energy_extrapolated"]))
+    calculator = SinglePointCalculator(atoms, energy=float(found["total_energies"][_ENERGY]))
     calculator.name = "vasp"
     if found.get("forces") is not None:
         calculator.results["forces"] = np.array(found["forces"], dtype=float)

@@ -59,7 +59,7 @@ class CP2KEngine(Engine):
         made = _over(_parameters(structure, settings, moments, values), settings["parameters"])
         if "max_wallclock_seconds" in options:
             made["GLOBAL"].setdefault("WALLTIME", int(_OF_WALL_TIME * options["max_wallclock_seconds"]))
-        builder = Cp2kBaseWorkChain.get_builder()
+        builder: ProcessBuilder = Cp2kBaseWorkChain.get_builder()
         builder.cp2k.structure = structure
         builder.cp2k.code = code
         builder.cp2k.parameters = Dict(made)

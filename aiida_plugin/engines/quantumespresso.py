@@ -71,7 +71,7 @@ class QuantumEspressoEngine(Engine):
         if gamma and not values:  # half the work; pw.x has no orthogonalised projectors for a U there
             inputs["pw"]["settings"] = Dict({"gamma_only": True})
         if settings["relax"]:
-            builder = PwRelaxWorkChain.get_builder()
+            builder: ProcessBuilder = PwRelaxWorkChain.get_builder()
             builder._update({"structure": structure, "base_relax": inputs, "meta_convergence": Bool(False)})
         else:
             inputs["pw"]["structure"] = structure

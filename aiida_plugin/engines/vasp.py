@@ -45,7 +45,7 @@ class VASPEngine(Engine):
 
         mesh_of(structure, settings["kpoints_distance"])
         potentials = _potentials(structure, settings)
-        builder = VaspWorkChain.get_builder()
+        builder: ProcessBuilder = VaspWorkChain.get_builder()
         builder.code = code
         builder.structure = structure
         builder.parameters = Dict({"incar": _incar(len(structure.sites), settings) | dict(settings["incar"])})

@@ -25,9 +25,7 @@ QUICK = {"basis_set": "SZV-MOLOPT-SR-GTH", "spin": False, "kpoints_distance": 1.
 
 @pytest.fixture
 def code(aiida_profile, aiida_code_installed):
-    return aiida_code_installed(
-        label="cp2k", default_calc_job_plugin="cp2k", filepath_executable=CP2K or "/bin/true"
-    )
+    return aiida_code_installed(label="cp2k", default_calc_job_plugin="cp2k", filepath_executable=CP2K or "/bin/true")
 
 
 def hydrogen(strain=0.0):
@@ -58,7 +56,7 @@ def rendered(made):
 
 
 @needs_cp2k
-def test_stress_and_forces_of_a_real_run(code, tmp_path):
+def test_stress_and_forces_of_a_real_run(code):
     """The stress is the slope of the energy: its sign, its unit and the place of zz."""
     labelled, node = run(hydrogen(), code)
     longer, _ = run(hydrogen(0.01), code)
@@ -86,7 +84,7 @@ def test_stress_and_forces_of_a_real_run(code, tmp_path):
 @needs_cp2k
 def test_moments_and_a_hubbard_u_at_gamma(code):
     u = {"hubbard": True, "hubbard_u": {"H": 2.0}, "kpoints_distance": 10.0, "spin": True,
-         "basis_set": "DZVP-MOLOPT-SR-GTH"}  # fmt: skip
+         "basis_set": "DZVP-MOLOPT-SR-GTH", "cutoff_density": 1500.0, "smearing": 0.3}  # fmt: skip
     atoms = hydrogen()
     del atoms[1]
     _, node = run_get_node(builder(atoms, code, moments={"H": 1.0}, **u))

