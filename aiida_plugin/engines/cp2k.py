@@ -60,13 +60,16 @@ class CP2KEngine(Engine):
         if "max_wallclock_seconds" in options:
             made["GLOBAL"].setdefault("WALLTIME", int(_OF_WALL_TIME * options["max_wallclock_seconds"]))
         builder: ProcessBuilder = Cp2kBaseWorkChain.get_builder()
-        builder.cp2k.structure = structure
-        builder.cp2k.code = code
-        builder.cp2k.parameters = Dict(made)
-        builder.cp2k.metadata.options = job_options(code, options)
+        inputs: dict[str, Any] = {
+            "structure": structure,
+            "code": code,
+            "parameters": Dict(made),
+            "metadata": {"options": job_options(code, options)},
+        }
         if not gamma:
-            builder.cp2k.kpoints = kpoints
-        builder.handler_overrides = Dict({"restart_incomplete_calculation": {"enabled": True}})
+            inputs["kpoints"] = kpoints
+        restarts = Dict({"restart_incomplete_calculation": {"enabled": True}})
+        builder._update({"cp2k": inputs, "handler_overrides": restarts})
         return builder
 
     def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":

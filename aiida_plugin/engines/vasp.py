@@ -52,7 +52,7 @@ class VASPEngine(Engine):
         builder.potential_family = Str(settings["potential_family"])
         builder.potential_mapping = Dict(potentials)
         builder.kpoints_spacing = Float(settings["kpoints_distance"] / (2 * pi))
-        builder.calc.metadata.options = job_options(code, options)
+        builder._update({"calc": {"metadata": {"options": job_options(code, options)}}})
         if values := hubbard.values(structure, settings):
             shells = {kind.name: hubbard.shell(kind.symbol)[-1] for kind in structure.kinds}
             builder.ldau_mapping = Dict({"mapping": {kind: [shells[kind], value] for kind, value in values.items()}})

@@ -20,7 +20,7 @@ from aiida_plugin.engines.registry import engine
 CP2K = shutil.which("cp2k")
 needs_cp2k = pytest.mark.skipif(CP2K is None, reason="cp2k is not installed (Debian: cp2k)")
 ENGINE = engine("cp2k")
-QUICK = {"basis_set": "SZV-MOLOPT-SR-GTH", "spin": False, "kpoints_distance": 1.0}
+QUICK = {"basis_set": "SZV-MOLOPT-SR-GTH", "spin": False, "kpoints_distance": 1.6}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_stress_and_forces_of_a_real_run(code):
     assert scheme["functional"] == "PBE"
     assert scheme["pseudopotentials"] == {"H": "GTH-PBE with SZV-MOLOPT-SR-GTH"}
     assert scheme["cutoffs"] == pytest.approx({"density": 4100, "relative": 540}, abs=2)
-    assert scheme["kpoints_distance"] == 1.0
+    assert scheme["kpoints_distance"] == 1.6
     assert (scheme["spin"], scheme["relaxed"], scheme["hubbard_u"]) == (False, False, {})
     version = subprocess.run([CP2K, "--version"], capture_output=True, text=True, check=False).stdout
     assert f"CP2K version {scheme['engine_version']}\n" in version

@@ -144,7 +144,8 @@ def test_a_lithium_vacancy(family, code):
     labelled, node = run(lithium_vacancy(), code, {"Ni": 1.0})
     assert len(labelled) == 15
     assert np.abs(labelled.get_forces().sum(axis=0)).max() < 0.01
-    assert node.outputs.output_parameters["number_of_k_points"] == 1 * 2  # of each spin
+    assert node.outputs.output_parameters["number_of_k_points"] == 1
+    assert node.outputs.output_parameters["number_of_atoms"] == 15
 
 
 @needs_pw
