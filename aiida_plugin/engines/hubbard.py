@@ -1,0 +1,31 @@
+"""Which electrons a Hubbard U acts on."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiida.orm import StructureData
+
+
+def shell(element: str) -> str:
+    """The shell of an element that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell.
+
+    Raises
+    ------
+    ValueError
+        If there is no such element.
+    """
+    from pymatgen.core import Element
+
+    if not Element.is_valid_symbol(element):
+        raise ValueError(f"hubbard_u names {element!r}, which is no element")
+    found = Element(element)
+    return f"{found.row - {'d': 1, 'f': 2}.get(found.block, 0)}{found.block}"
+
+
+def values(structure: "StructureData", settings: Mapping[str, Any]) -> dict[str, float]:
+    """U in eV by kind name, for the elements that have one; empty where the settings want none."""
+    if not settings["hubbard"]:
+        return {}
+    given = {kind.name: float(settings["hubbard_u"].get(kind.symbol, 0.0)) for kind in structure.kinds}
+    return {name: value for name, value in given.items() if value}
