@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
-from aiida.engine import CalcJob
 from aiida.orm import Dict, Str
 
+from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
@@ -23,7 +23,7 @@ PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
 STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
 
 
-class PredictCalculation(CalcJob):
+class PredictCalculation(CrashSafeCalcJob):
     """Predict every structure of a set with one model.
 
     One process node, whatever the number of structures: the set goes in as one node, the predictions come out as one.
@@ -114,6 +114,7 @@ class PredictCalculation(CalcJob):
             (model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()
         ]
         job.retrieve_list = [PREDICTIONS, FAILURES, STDOUT, STDERR, EXIT_CODE]
+        job.prepend_text = START_ONCE
         job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 

@@ -7,6 +7,7 @@ from aiida.orm import CalcJobNode, Int
 
 from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.calculations.shards import cut, join
+from aiida_plugin.workflows.once import call_once, submit_once
 
 #: exit codes of a job after which trying again would change nothing
 _FINAL = ("ERROR_MODEL_MISMATCH",)
@@ -62,7 +63,8 @@ class PredictShardsWorkChain(WorkChain):
             reason = f"there are {total} of them and {n} shards; allowed are 1 to {total} shards"
             code: ExitCode = self.exit_codes.ERROR_CANNOT_CUT.format(reason=reason)
             return code
-        self.ctx.shards = dict(sorted(cut(self.inputs.structures, self.inputs.n_shards).items()))
+        shards = call_once(self, "cut", cut, structures=self.inputs.structures, n_shards=self.inputs.n_shards)
+        self.ctx.shards = dict(sorted(shards.items()))
         self.ctx.left = list(self.ctx.shards)
         self.ctx.attempts = dict.fromkeys(self.ctx.left, 0)
         self.ctx.running = []
@@ -104,17 +106,20 @@ class PredictShardsWorkChain(WorkChain):
             code: ExitCode = self.exit_codes.ERROR_ALL_FAILED.format(reason=_why(next(iter(jobs.values()))))
             return code
         if "predictions" in done[0].outputs:
-            self.out("predictions", join(**{name: _said(job, None) for name, job in jobs.items()}))
+            shards = {name: _said(job, None) for name, job in jobs.items()}
+            self.out("predictions", call_once(self, "join", join, **shards))
             return None
         for model in done[0].outputs.by_model:
-            self.out(f"by_model.{model}", join(**{name: _said(job, model) for name, job in jobs.items()}))
+            shards = {name: _said(job, model) for name, job in jobs.items()}
+            self.out(f"by_model.{model}", call_once(self, f"join_{model}", join, **shards))
         return None
 
     def _submit(self, name: str) -> Any:
         inputs = self.exposed_inputs(PredictCalculation, "job") | self.exposed_inputs(PredictCalculation)
         inputs["structures"] = self.ctx.shards[name]
-        inputs["metadata"] = {**inputs.get("metadata", {}), "label": name, "call_link_label": name}
-        return self.submit(PredictCalculation, **inputs)
+        inputs["metadata"] = {**inputs.get("metadata", {}), "label": name}
+        attempt = self.ctx.attempts[name] + 1
+        return submit_once(self, name if attempt == 1 else f"{name}_attempt_{attempt}", PredictCalculation, **inputs)
 
 
 def _said(job: CalcJobNode, model: str | None) -> Any:

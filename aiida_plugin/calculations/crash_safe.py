@@ -1,0 +1,32 @@
+"""Jobs that run once, and keep their outputs, wherever the daemon dies."""
+
+from typing import Any
+
+from aiida.common.links import LinkType
+from aiida.engine import CalcJob
+from aiida.orm import RemoteData
+
+#: For the start of a job's script (a job's ``prepend_text``, or ``metadata.options.prepend_text`` of another plugin's):
+#: where the daemon dies between the start of the job and noting its number, it starts the job a second time in the same
+#: folder. The second waits for the first, and does nothing if that came to its end.
+START_ONCE = """\
+exec 9>> .cgcnn_lock; flock 9 2> /dev/null
+if [ -e .cgcnn_done ]; then exit 0; fi
+trap 'touch .cgcnn_done' EXIT"""
+
+
+class CrashSafeCalcJob(CalcJob):
+    """A job of which the daemon may be killed at any moment; what it runs begins with `START_ONCE`."""
+
+    def load_instance_state(self, saved_state: Any, load_context: Any) -> None:
+        """Go on from a checkpoint, with the ``remote_folder`` that AiiDA forgets if it dies just after the upload.
+
+        The node is marked as uploaded before its ``remote_folder`` is linked; in between the upload is not done again.
+        """
+        super().load_instance_state(saved_state, load_context)
+        node = self.node
+        if node.get_state() is None or node.is_terminated or "remote_folder" in self.outputs:
+            return
+        links = node.base.links.get_outgoing(link_type=LinkType.CREATE).all_link_labels()
+        if "remote_folder" not in links and (folder := node.get_remote_workdir()) is not None:
+            self.out("remote_folder", RemoteData(computer=node.computer, remote_path=folder))

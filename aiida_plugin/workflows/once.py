@@ -1,0 +1,140 @@
+"""Steps of a work chain that may be taken twice: what a step has called already is found again by its label.
+
+AiiDA saves a work chain between its steps. Where the daemon dies within a step, the step is taken again from its start,
+and what it had called or submitted before would be called or submitted twice. `call_once` and `submit_once` name each
+call by the label of its link, look among what the work chain has called before, and take what is there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from aiida.common.links import LinkType
+from aiida.engine import Process, ProcessBuilder, ProcessState, WorkChain
+from aiida.orm import CalcJobNode, Data, ProcessNode, WorkChainNode
+
+_INTERRUPTED = "the daemon died before this was done; the work chain calls it again, under the same link label"
+
+
+def call_once(chain: WorkChain, label: str, function: Callable[..., Any], **inputs: Any) -> Any:
+    """Call a calcfunction or workfunction in a step of a work chain, or take what it gave before.
+
+    Parameters
+    ----------
+    chain
+        The work chain, ``self`` in a step.
+    label
+        The label of the call, of which a work chain has one: in a loop, with the number of the turn.
+    function
+        A calcfunction or workfunction.
+    **inputs
+        Its inputs.
+
+    Returns
+    -------
+    Any
+        What the function returns: a node, or a dictionary of nodes. Of one that ended before, its outputs. One that was
+        interrupted is marked as excepted, and the function is called again.
+
+    Raises
+    ------
+    ValueError
+        If the label was used with other inputs or for another process.
+    """
+    for node in _called(chain, label, function.process_class.build_process_type(), inputs):  # type: ignore[attr-defined]
+        if node.is_finished_ok:
+            return _returned(node)
+        _give_up(node)
+    return function(**inputs, metadata={"call_link_label": label})
+
+
+def submit_once(
+    chain: WorkChain, label: str, process: type[Process] | ProcessBuilder, **inputs: Any
+) -> CalcJobNode | WorkChainNode:
+    """Submit a job or work chain in a step of a work chain, or take the one that was submitted before.
+
+    Parameters
+    ----------
+    chain
+        The work chain, ``self`` in a step.
+    label
+        The label of the call, of which a work chain has one: of another attempt, with the number of the attempt.
+    process
+        The process class, or a filled builder.
+    **inputs
+        Its inputs, where it is a class.
+
+    Returns
+    -------
+    CalcJobNode or WorkChainNode
+        For ``ToContext``; it may have ended already. One whose submission was cut off is marked as excepted, and
+        another is submitted.
+
+    Raises
+    ------
+    ValueError
+        If the label was used with other inputs or for another process.
+    """
+    if isinstance(process, ProcessBuilder):
+        process, inputs = process.process_class, process._inputs(prune=True)
+    for node in _called(chain, label, process.build_process_type(), inputs):
+        if not never_began(node):
+            return node
+        _give_up(node)
+    inputs["metadata"] = {**inputs.get("metadata", {}), "call_link_label": label}
+    return chain.submit(process, inputs)
+
+
+def never_began(node: ProcessNode) -> bool:
+    """Whether the daemon died between storing a job or work chain and submitting it, so that it can never run.
+
+    Such a node has no checkpoint to go on from and no trace of a first step. AiiDA leaves it as created, or, once
+    ``verdi process repair`` was used, as excepted for want of a checkpoint.
+    """
+    if node.is_finished or node.is_killed or node.exit_status is not None or node.checkpoint is not None:
+        return False
+    if node.is_excepted and not any(word in (node.exception or "") for word in (_INTERRUPTED, "PersistenceError")):
+        return False
+    began = node.get_state() if isinstance(node, CalcJobNode) else getattr(node, "stepper_state_info", None)
+    return began is None and not node.base.links.get_outgoing().all_link_labels()
+
+
+def _called(chain: WorkChain, label: str, kind: str | None, inputs: Mapping[str, Any]) -> Iterator[Any]:
+    """What the work chain called under this label, the last first."""
+    links = chain.node.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()
+    for node in sorted((link.node for link in links if link.link_label == label), key=lambda n: n.pk, reverse=True):
+        if node.process_type != kind:
+            raise ValueError(f"the label {label!r} belongs to {node.process_label} ({node.pk}), and cannot be {kind}'s")
+        if odd := _other_inputs(node, inputs):
+            raise ValueError(
+                f"{node.process_label} ({node.pk}) was called as {label!r} with another {', '.join(odd)}; a work chain "
+                "needs a label of its own for each call"
+            )
+        yield node
+
+
+def _other_inputs(node: ProcessNode, inputs: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs that are not those of the node, as far as stored nodes show it."""
+    had = node.base.links.get_incoming(link_type=(LinkType.INPUT_CALC, LinkType.INPUT_WORK)).nested()
+    return sorted(name for name, value in inputs.items() if _differs(had.get(name), value))
+
+
+def _differs(had: Any, given: Any) -> bool:
+    if not (isinstance(given, Data) and given.is_stored and isinstance(had, Data)) or had.uuid == given.uuid:
+        return False
+    return bool(had.base.caching.compute_hash() != given.base.caching.compute_hash())
+
+
+def _returned(node: ProcessNode) -> Any:
+    """What a process function returned."""
+    outputs = dict(node.base.links.get_outgoing(link_type=(LinkType.CREATE, LinkType.RETURN)).nested())
+    return outputs["result"] if set(outputs) == {"result"} else outputs
+
+
+def _give_up(node: ProcessNode) -> None:
+    """Mark what was interrupted, so that nothing waits for it."""
+    if not node.is_terminated:
+        node.set_exception(_INTERRUPTED)
+        node.set_process_state(ProcessState.EXCEPTED)
+        node.set_process_status(None)
+    if not node.is_sealed:
+        node.seal()
