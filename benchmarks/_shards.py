@@ -71,5 +71,3 @@ def runs(profile: Profile) -> Counter[str]:
     log = profile.folder / "runs.log"
     lines = log.read_text().splitlines() if log.exists() else []
     return Counter(line.split(maxsplit=1)[1] for line in lines if line.startswith("start"))
-
-

@@ -98,7 +98,7 @@ def _choose(frame: "pd.DataFrame", asked: Mapping[str, Any]) -> list[dict[str, A
     for name, n in asked["take"].items():
         gain = acquire(name, frame["value"], std, goal=asked["goal"], kappa=asked["kappa"])
         order = frame.assign(gain=gain).sort_values(["gain", "id"], ascending=[False, True])
-        for row in order[~order["id"].isin(rows)].head(n).itertuples():
-            known = {} if math.isnan(row.std) else {"std": float(row.std)}
-            rows[row.id] = {"id": row.id, "value": float(row.value), **known, "why": name}
+        for row in order[~order["id"].isin(rows)].head(n).to_dict("records"):
+            known = {} if math.isnan(row["std"]) else {"std": float(row["std"])}
+            rows[row["id"]] = {"id": row["id"], "value": float(row["value"]), **known, "why": name}
     return list(rows.values())

@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
-from aiida.engine import CalcJob
 from aiida.orm import ArrayData, Dict, RemoteData, Str
 
+from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import model_path
 from aiida_plugin.calculations.train_settings import DATA, OPTIONS, arguments, of_file, problem
 from aiida_plugin.calculations.training_data import TrainingData, gather
@@ -29,7 +29,7 @@ RETRIEVED = ("config.yaml", "metrics.json", "*.csv", "*.png", "best/*", "member-
 _DEPTH = 3
 
 
-class TrainCalculation(CalcJob):
+class TrainCalculation(CrashSafeCalcJob):
     """Train a model on labelled structures, or fine-tune one.
 
     The model that comes out is a node, whose creator's inputs say what it was trained on. A job that ran out of time
@@ -135,7 +135,7 @@ class TrainCalculation(CalcJob):
             *arguments(settings, self.inputs.target.value, model_facts(self.inputs)),
         ]  # fmt: skip
         job.codes_info = [code]
-        job.prepend_text = f"export CGCNN_ASE_CACHE=$PWD/{CACHE}"
+        job.prepend_text = f"{START_ONCE}\nexport CGCNN_ASE_CACHE=$PWD/{CACHE}"
         job.append_text = f"echo $? > {EXIT_CODE}"
         job.retrieve_list = [STDOUT, STDERR, EXIT_CODE, *((f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED)]
         return job

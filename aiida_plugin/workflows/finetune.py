@@ -15,6 +15,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.finetune_protocol import protocol_inputs
+from aiida_plugin.workflows.once import call_once, submit_once
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -123,9 +124,9 @@ class FinetuneWorkChain(WorkChain):
         self.ctx.n_restarts, self.ctx.trained = 0, None
         try:
             if self.should_split():
-                parts(self.ctx.structures, self.ctx.target.value, self.ctx.recipe)
+                parts(self.ctx.structures, self.ctx.target, self.ctx.recipe)
             else:
-                gather(self.ctx.structures, self.ctx.target.value, self.ctx.recipe, test=self.ctx.test)
+                gather(self.ctx.structures, self.ctx.target, self.ctx.recipe, test=self.ctx.test)
         except ValueError as error:
             return self._fail("ERROR_LABELS", reason=str(error))
         return None
@@ -136,7 +137,8 @@ class FinetuneWorkChain(WorkChain):
 
     def split(self) -> None:
         """Two nodes of one."""
-        found = split_test(self.ctx.structures, self.ctx.target, self.inputs.recipe)
+        inputs = {"structures": self.ctx.structures, "target": Str(self.ctx.target), "recipe": self.inputs.recipe}
+        found = call_once(self, "split", split_test, **inputs)
         self.ctx.structures, self.ctx.test = found["train"], found["test"]
         self.out("test", self.ctx.test)
 
@@ -160,17 +162,18 @@ class FinetuneWorkChain(WorkChain):
         """Start, or go on after the wall time."""
         inputs = {
             "code": self.inputs.code, "model": self.inputs.model, "structures": self.ctx.structures,
-            "target": self.ctx.target, "settings": self.inputs.recipe,
-            "metadata": {"options": dict(self.inputs.get("options", {})), "call_link_label": "train"},
+            "target": Str(self.ctx.target), "settings": self.inputs.recipe,
+            "metadata": {"options": dict(self.inputs.get("options", {}))},
         }  # fmt: skip
         if self.ctx.test is not None:
             inputs["test"] = self.ctx.test
         if "model_name" in self.inputs:
             inputs["model_name"] = self.inputs.model_name
+        label = "train"
         if "restart_folder" in self.ctx:
             inputs["restart_folder"] = self.ctx.restart_folder
-            inputs["metadata"]["call_link_label"] = f"train_{self.ctx.n_restarts}"
-        return {"training": self.submit(TrainCalculation, **inputs)}
+            label = f"train_{self.ctx.n_restarts}"
+        return {"training": submit_once(self, label, TrainCalculation, **inputs)}
 
     def inspect_train(self) -> ExitCode | None:
         """Take the model, go on, or give up."""
@@ -207,7 +210,7 @@ class FinetuneWorkChain(WorkChain):
     def report_all(self) -> ExitCode | None:
         """Before and after, in one node."""
         inputs = {
-            "target": self.ctx.target,
+            "target": Str(self.ctx.target),
             "metrics": self.ctx.trained.outputs.metrics,
             "train": self.ctx.structures,
             "before_on_train": self._predictions("before_on_train"),
@@ -217,24 +220,26 @@ class FinetuneWorkChain(WorkChain):
         try:
             for labelled, key in (("train", "before_on_train"), ("test", "before"), ("test", "after")):
                 if key in inputs:
-                    accuracy(inputs[labelled], self.ctx.target.value, inputs[key])
+                    accuracy(inputs[labelled], self.ctx.target, inputs[key])
         except ValueError as error:
             return self._fail("ERROR_REPORT", reason=str(error))
-        self.out("report", report_finetuning(**inputs))
+        self.out("report", call_once(self, "report", report_finetuning, **inputs))
         return None
 
-    def _target(self) -> Str:
+    def _target(self) -> str:
         facts = model_facts(self.inputs)
-        return self.inputs.target if "target" in self.inputs else Str(facts["target"] if facts else "")
+        return str(self.inputs.target.value if "target" in self.inputs else facts["target"] if facts else "")
 
     def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
         options = self.inputs.get("predict_options", {})
-        return self.submit(
+        return submit_once(
+            self,
+            f"predict_{label}",
             PredictCalculation,
             code=self.inputs.code,
             model=model,
             structures=structures,
-            metadata={"options": dict(options), "call_link_label": f"predict_{label}"},
+            metadata={"options": dict(options)},
         )
 
     def _predictions(self, key: str) -> PredictionsData:

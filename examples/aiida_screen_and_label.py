@@ -1,0 +1,62 @@
+"""Lithium vacancies in NCM811 through AiiDA: screened by a model, two of them labelled by real DFT, the model tuned.
+
+    verdi presto --use-zeromq && aiida-cgcnn setup      once: a profile, codes, and the pretrained models
+    verdi run aiida_screen_and_label.py                 GPAW, or: ... quantumespresso
+
+Everything is a node: at the end, by links alone, the tuned model leads back to both DFT runs, as the picture shows.
+The fast protocol shows how things go together; its energies are not converged.
+"""
+
+import sys
+
+from aiida.engine import run_get_node
+from aiida.orm import Dict, load_code
+from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory
+
+from aiida_plugin.tools.origin import origin
+from aiida_plugin.tools.picture import graph_picture
+
+CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost"}
+engine = sys.argv[1] if len(sys.argv) > 1 else "gpaw"
+cgcnn, dft = load_code("cgcnn-ase@localhost"), load_code(CODES[engine])
+
+# NCM811 in its smallest exact cell, 40 atoms, and each of its ten lithium atoms taken away
+host = CalculationFactory("cgcnn.cathode")(Dict({"name": "NCM811", "n_atoms": 40}))["structures"]
+made = CalculationFactory("cgcnn.defects")(host, Dict({"kind": "vacancy", "element": "Li", "supercell": 1}))
+vacancies = made["structures"]
+print(f"{len(vacancies)} lithium vacancies in {host.atoms(0).get_chemical_formula()}, 39 atoms each")
+
+# the model ranks them; the best and the least certain go to DFT, with the elements computed in the same way
+model = DataFactory("cgcnn.model").get_or_create("formation-energy-per-atom")
+screening = WorkflowFactory("cgcnn.screen").get_builder_from_protocol(
+    cgcnn,
+    model,
+    vacancies,
+    label_code=dft,
+    engine=engine,
+    protocol="fast",
+    overrides={"spin": False},
+    selection={"take": {"best": 1, "uncertain": 1}},
+    references=True,
+)
+screened, chain = run_get_node(screening)
+if not chain.is_finished_ok:
+    raise SystemExit(f"the screening failed: {chain.exit_message}")
+for row in screened["agreement"]["rows"]:
+    print(f"{row['id']}: predicted {row['predicted']:.3f} ± {row['std']:.3f}, DFT {row['label']:.3f} eV/atom")
+
+# what DFT said goes back into the model
+tuning = WorkflowFactory("cgcnn.finetune").get_builder_from_protocol(
+    cgcnn, model, screened["labelled"], overrides={"recipe": {"epochs": 10}}
+)
+tuned, chain = run_get_node(tuning)
+if not chain.is_finished_ok:
+    raise SystemExit(f"the fine-tuning failed: {chain.exit_message}")
+print(f"tuned model: node {tuned['model'].pk}, learned from {tuned['report']['n_train']} label(s)")
+
+# which model, which training data, which DFT runs stand behind a prediction of the tuned model
+job = CalculationFactory("cgcnn.predict")
+predicted, _ = run_get_node(job, code=cgcnn, model=tuned["model"], structures=vacancies)
+behind = origin(predicted["predictions"])
+print(behind)
+print(f"picture of the provenance: {graph_picture(tuned['model'], 'provenance.png')}")
