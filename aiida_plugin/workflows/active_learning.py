@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: when a loop ends: after so many rounds or labels, or when no candidate is less certain than this
 BUDGET: dict[str, Any] = {"rounds": 3, "labels": None, "std_below": None}
+#: labels that a training needs: one to learn from, one to hold out
+FEWEST = 2
 #: what each round labels
 TAKE: dict[str, Any] = SELECTION | {"take": {"lcb": 2}}
 
@@ -258,8 +260,12 @@ class ActiveLearningWorkChain(WorkChain):
             return self._error("ERROR_LABELS_DIFFER", str(error))
         return None
 
-    def retrain(self) -> dict[str, Any]:
-        """Train the first model on all labels."""
+    def retrain(self) -> dict[str, Any] | None:
+        """Train the first model on all labels, as soon as there is one to hold out."""
+        self.ctx.training = None
+        if len(self.ctx.labelled) < FEWEST:
+            self.report(f"round {self.ctx.round}: with {len(self.ctx.labelled)} label the model stays as it is")
+            return None
         inputs = self.exposed_inputs(FinetuneWorkChain, "finetune")
         inputs |= {"model": self.inputs.model, "structures": self.ctx.labelled}
         return {"training": submit_once(self, self._label("finetune"), FinetuneWorkChain, **inputs)}
@@ -267,10 +273,11 @@ class ActiveLearningWorkChain(WorkChain):
     def end_round(self) -> ExitCode | None:
         """Take the new model."""
         run = self.ctx.training
-        if not run.is_finished_ok:
+        if run is not None and not run.is_finished_ok:
             return self._error("ERROR_TRAINING_FAILED", run.exit_message or str(run.process_state))
-        self.ctx.model = run.outputs.model
-        self.ctx.rounds = {**self.ctx.rounds, self._label("finetune"): run.outputs.report}
+        if run is not None:
+            self.ctx.model = run.outputs.model
+            self.ctx.rounds = {**self.ctx.rounds, self._label("finetune"): run.outputs.report}
         self.report(f"round {self.ctx.round}: {len(self.ctx.labelled)} labels, model {self.ctx.model.pk}")
         self.ctx.round += 1
         return None

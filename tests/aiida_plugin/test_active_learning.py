@@ -94,6 +94,9 @@ def test_new_defects_of_a_host_for_each_round(codes, model):
     proposed = [each for each in node.called if each.process_label == "defects"]
     assert [each.inputs.settings["seed"] for each in proposed] == [3, 4]
     assert all(each.inputs.host.uuid == host.uuid for each in proposed)
+    # with one label there is none to hold out: the first round trains no model
+    assert len([each for each in node.called if each.process_label == "FinetuneWorkChain"]) == 1
+    assert ["n_train" in row for row in results["report"]["rows"]] == [False, True]
 
 
 def test_the_budget_of_labels_and_a_pool_that_runs_dry(codes, model):
