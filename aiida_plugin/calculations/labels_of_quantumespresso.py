@@ -24,6 +24,7 @@ _FUNCTIONALS = {"SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE"}
 @calcfunction
 def labels_of_quantumespresso(
     structure: StructureData,
+    given: StructureData,
     output_parameters: Dict,
     output_trajectory: ArrayData,
     retrieved: FolderData,
@@ -38,6 +39,8 @@ def labels_of_quantumespresso(
     ----------
     structure
         Where the last step was made: the one that was given, or the relaxed one.
+    given
+        What the run was given, with its Hubbard U: a relaxed structure comes back without it.
     output_parameters, output_trajectory, retrieved
         Of the run.
     parameters
@@ -59,8 +62,8 @@ def labels_of_quantumespresso(
         raise ValueError("the outputs of pw.x hold no energy")
     atoms = structure.get_ase()
     _attach(atoms, float(found["energy"]), output_trajectory)
-    given = parameters.get_dict()
-    hubbard = _given_hubbard(structure, given)
+    namelists = parameters.get_dict()
+    hubbard = _given_hubbard(given, namelists)
     if hubbard:
         with retrieved.base.repository.open(_XML, "rb") as stream:
             _check_hubbard(hubbard, ElementTree.parse(stream).getroot())
@@ -73,9 +76,9 @@ def labels_of_quantumespresso(
         "pseudopotentials": {each.element: f"{each.filename} md5:{each.md5}" for each in pseudos.values()},
         "cutoffs": {"wavefunctions": round(found["wfc_cutoff"], 3), "density": round(found["rho_cutoff"], 3)},
         "kpoints_distance": kpoints_distance.value,
-        "smearing": [given["SYSTEM"]["smearing"], round(found["degauss"], 6)],
+        "smearing": [namelists["SYSTEM"]["smearing"], round(found["degauss"], 6)],
         "spin": bool(found["lsda"]),
-        "relaxed": given["CONTROL"]["calculation"] == "relax",
+        "relaxed": namelists["CONTROL"]["calculation"] == "relax",
     }
     return StructureSetData.from_ase([atoms], [structure_id.value])
 

@@ -88,9 +88,10 @@ class QuantumEspressoEngine(Engine):
                 raise ValueError(f"the run {run.pk} has no {name}, so no energy; its exit code: {run.exit_status}")
         base = run.inputs.base_relax if "base_relax" in run.inputs else run.inputs
         relaxed = "output_structure" in run.outputs
-        structure = base.pw.structure if not relaxed else run.outputs.output_structure
+        given = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
         labels: StructureSetData = labels_of_quantumespresso(
-            structure=structure,
+            structure=run.outputs.output_structure if relaxed else given,
+            given=given,
             output_parameters=run.outputs.output_parameters,
             output_trajectory=run.outputs.output_trajectory,
             retrieved=run.outputs.retrieved,
