@@ -44,7 +44,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         super().define(spec)
         spec.expose_inputs(AseDftCalculation, namespace="calc")
         spec.expose_outputs(AseDftCalculation)
-        # a daemon that is killed while a job is uploaded may leave the job without it, and the labels are good all the same
+        # a daemon killed while a job is uploaded may leave the job without it; its labels are good all the same
         spec.outputs["remote_folder"].required = False
         step: Any = cls
         spec.outline(
