@@ -44,6 +44,8 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         super().define(spec)
         spec.expose_inputs(AseDftCalculation, namespace="calc")
         spec.expose_outputs(AseDftCalculation)
+        # a daemon killed while a job is uploaded may leave the job without it; its labels are good all the same
+        spec.outputs["remote_folder"].required = False
         step: Any = cls
         spec.outline(
             step.setup,
@@ -66,6 +68,12 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         self.ctx.iteration += 1
         return ToContext(children=append_(before))
 
+    def results(self) -> None:
+        """The outputs of the last job; all of them, also where this step is run again and some are linked already."""
+        last = self.ctx.children[self.ctx.iteration - 1]
+        for name, output in self.exposed_outputs(last, AseDftCalculation).items():
+            self.out(name, output)
+
     def inspect_process(self) -> ExitCode | None:
         """Judge the last job; when giving up, its words are told."""
         ended = super().inspect_process()
@@ -82,7 +90,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         return self._go_on(node) if RESULTS in left or STATE in left else None
 
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_RELAX_NOT_CONVERGED])
-    def handle_relaxation(self, node: "CalcJobNode") -> ProcessHandlerReport:
+    def handle_relaxation(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Go on from the last positions."""
         return self._go_on(node)
 
@@ -117,7 +125,9 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
             return None
         return ProcessHandlerReport(do_break=True, exit_code=ExitCode(node.exit_status or 1, node.exit_message))
 
-    def _go_on(self, node: "CalcJobNode") -> ProcessHandlerReport:
+    def _go_on(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
+        if "remote_folder" not in node.outputs:
+            return None
         self.report(f"job {node.pk} came to no end ({node.exit_message}): going on from there")
         self.ctx.inputs["restart_folder"] = node.outputs.remote_folder
         return ProcessHandlerReport(do_break=True)
