@@ -1,0 +1,1 @@
+"""Questions to the provenance graph, and recording what runs outside of AiiDA."""
