@@ -1,8 +1,8 @@
 """All that stands behind some nodes, or was made from them, as a small graph in memory.
 
-AiiDA's own recursive joins (``with_ancestors``, ``with_descendants``) list every path from one node to another. In a loop
-of predict, select, label and retrain each round multiplies the paths, so after a few rounds such a query does not end.
-Here one query goes one step further for all nodes at once, and each node is met once: the number of queries is the
+AiiDA's own recursive joins (``with_ancestors``, ``with_descendants``) list every path from one node to another. In a
+loop of predict, select, label and retrain each round multiplies the paths, so after a few rounds such a query does not
+end. Here one query goes one step further for all nodes at once, and each node is met once: the number of queries is the
 length of the longest chain, whatever the number of nodes.
 """
 
@@ -128,17 +128,14 @@ class Lineage:
         through
             What the search goes beyond; a node for which this is false is given, and ends the search there.
         """
-        front, seen = list(start), set(start)
-        for pk in front:
-            for row in self.inputs(pk):
-                if row.pk not in seen:
-                    seen.add(row.pk)
-                    yield row
-                    if through is None or through(row):
-                        front.append(row.pk)
+        return _walk(start, self.inputs, through)
+
+    def after(self, start: Iterable[int]) -> Iterator[NodeRow]:
+        """All nodes that were made from or with the given ones, the nearest first, each once."""
+        return _walk(start, self.outputs, None)
 
 
-def lineage(start: Iterable[int], direction: Direction) -> Lineage:
+def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = None) -> Lineage:
     """The nodes that the given ones come from (or that were made from them), by links of data alone.
 
     Parameters
@@ -147,6 +144,8 @@ def lineage(start: Iterable[int], direction: Direction) -> Lineage:
         Pks; they are in the result.
     direction
         ``ancestors`` or ``descendants``.
+    depth
+        So many links at most; None for all.
 
     Returns
     -------
@@ -155,7 +154,9 @@ def lineage(start: Iterable[int], direction: Direction) -> Lineage:
     front = sorted(set(start))
     nodes = {row.pk: row for batch in _batches(front) for row in _rows(batch)}
     links: dict[Link, None] = {}
-    while front:
+    left = depth
+    while front and left != 0:
+        left = None if left is None else left - 1
         met: list[int] = []
         for batch in _batches(front):
             for here, label, *columns in _step(batch, direction):
@@ -166,6 +167,22 @@ def lineage(start: Iterable[int], direction: Direction) -> Lineage:
                     met.append(row.pk)
         front = met
     return Lineage(nodes, list(links))
+
+
+def _walk(
+    start: Iterable[int],
+    step: Callable[[int], list[NodeRow]],
+    through: Callable[[NodeRow], bool] | None,
+) -> Iterator[NodeRow]:
+    front = list(start)
+    seen = set(front)
+    for pk in front:
+        for row in step(pk):
+            if row.pk not in seen:
+                seen.add(row.pk)
+                yield row
+                if through is None or through(row):
+                    front.append(row.pk)
 
 
 def _batches(pks: list[int]) -> Iterator[list[int]]:

@@ -41,8 +41,8 @@ def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
 
     Notes
     -----
-    One query finds the predictions of all sets that hold the elements; of each set only the hashes (8 bytes a structure)
-    or the ids are read, and of predictions only the rows asked for.
+    One query finds the predictions of all sets that hold the elements; of each set only the hashes (8 bytes a
+    structure) or the ids are read, and of predictions only the rows asked for.
     """
     import pandas as pd
 

@@ -1,0 +1,161 @@
+"""How far predictions were from the labels that were computed later."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiida.orm import CalculationNode, QueryBuilder, load_node
+
+from aiida_plugin.data.label_scheme import scheme_id, scheme_of
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structure_hash import hash_of_atoms
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.tools.lineage import STRUCTURES, lineage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+
+#: columns of `errors`
+COLUMNS = (
+    "id", "predicted", "std", "lower", "upper", "label", "error", "in_domain", "unit", "property", "model", "scheme",
+    "engine", "functional", "relaxed", "predictions_pk", "labelled_pk",
+)  # fmt: skip
+
+
+class _Label(NamedTuple):
+    """A computed structure of a labelled set."""
+
+    atoms: "Atoms"
+    hash: int
+    scheme: dict[str, Any] | None
+    pk: int
+
+
+def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
+    """Predictions beside the labels that the same structures got later.
+
+    A label belongs to a prediction if it is in a labelled set that was made from the predicted set, under the same id,
+    and is of the same structure (cell, elements, positions to 0.001 Å), or of the structure that this one relaxed to by
+    what its label scheme says (``relaxed``).
+
+    Parameters
+    ----------
+    source
+        Predictions, or a model for all predictions of it.
+
+    Returns
+    -------
+    DataFrame
+        A row for each prediction and label: ``predicted``, ``std``, ``lower``, ``upper``, ``label`` and ``error``
+        (predicted - label) in ``unit``; ``scheme`` names the kind of label (None where it does not say),
+        ``engine``, ``functional`` and ``relaxed`` are of it. A formation energy is compared with the label's formation
+        energy per atom, an energy per atom with its total energy over the atoms. ``attrs["left_out"]`` counts the
+        labels that could not be compared, by reason.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels to compare with, or predictions are of sites.
+    """
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = []
+    left_out: dict[str, int] = {}
+    predicted = _predicted(source)
+    labels = _labels([structures.pk for structures, _ in predicted])
+    for structures, predictions in predicted:
+        if predictions.base.attributes.get("of_sites"):
+            raise ValueError(f"node {predictions.pk} holds predictions of sites; labels are of whole structures")
+        own = {name: found for name, found in labels[structures.pk].items() if name in structures.ids}
+        for row in predictions.to_frame(own).itertuples():
+            seen: set[tuple[Any, ...]] = set()
+            for label in own[row.id]:
+                value = label_value(label.atoms, row.property)
+                if reason := _unlike(label, row, structures, value):
+                    left_out[reason] = left_out.get(reason, 0) + 1
+                    continue
+                scheme = None if label.scheme is None else scheme_id(label.scheme)
+                if (scheme, value) in seen:  # the same label in a set that others were joined to
+                    continue
+                seen.add((scheme, value))
+                rows.append(_row(row, label, value, scheme, predictions.pk))
+    if not rows:
+        why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"node {source.pk}: no label to compare with{f': {why}' if why else ' was made from its structures'}"
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def label_value(atoms: "Atoms", property: str) -> float | None:
+    """What a label says of a property, in the property's unit; None if nothing.
+
+    A total energy per atom is the label's energy over the number of atoms, eV/atom; any other property is looked up by
+    its name in ``info``, where labels keep the formation energy per atom, and then in the results.
+    """
+    results = {} if atoms.calc is None else atoms.calc.results
+    if property in ("energy_per_atom", "total_energy_per_atom"):
+        return float(results["energy"]) / len(atoms) if "energy" in results else None
+    value = atoms.info.get(property, results.get(property))
+    return None if value is None else float(value)
+
+
+def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[StructureSetData, PredictionsData]]:
+    """Each predicted set, and the predictions of it."""
+    if isinstance(source, PredictionsData):
+        from aiida_plugin.tools.origin import origin
+
+        return [(load_node(row.pk), source) for row in origin(source).structures]
+    query = QueryBuilder().append(CGCNNModelData, filters={"id": source.pk}, tag="model")
+    query.append(CalculationNode, with_incoming="model", tag="job")
+    query.append(PredictionsData, with_incoming="job", tag="predictions")
+    query.append(StructureSetData, with_outgoing="job", tag="structures", project="*")
+    query.add_projection("predictions", "*")
+    return [(structures, predictions) for predictions, structures in query.all()]
+
+
+def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
+    """Of each set, the labels by id in sets that were made from it."""
+    found: dict[int, dict[str, list[_Label]]] = {}
+    read: dict[int, list[tuple[str, _Label]]] = {}
+    graph = lineage(sets, "descendants")
+    for pk in sorted(set(sets)):
+        of_set = found.setdefault(pk, {})
+        for row in graph.after([pk]):
+            if row.node_type == STRUCTURES and row.results:
+                if row.pk not in read:
+                    read[row.pk] = list(_read(load_node(row.pk)))
+                for name, label in read[row.pk]:
+                    of_set.setdefault(name, []).append(label)
+    return found
+
+
+def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:
+    for name, atoms in zip(labelled.ids, labelled.iter_atoms(), strict=True):
+        if atoms.calc is not None:
+            yield name, _Label(atoms, hash_of_atoms(atoms), scheme_of(atoms), labelled.pk)
+
+
+def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float | None) -> str | None:
+    """Why a label cannot be compared with a prediction, None if it can."""
+    if label.hash != structures.hashes[structures.row_of(row.id)]:
+        if not (label.scheme or {}).get("relaxed"):
+            return "under the same id are of another structure"
+        if label.atoms.get_chemical_formula() != row.formula:
+            return "under the same id are of another composition"
+    return f"have no {row.property}" if value is None else None
+
+
+def _row(
+    row: Any, label: _Label, value: float | None, scheme: str | None, predictions_pk: int | None
+) -> tuple[Any, ...]:
+    assert value is not None
+    said = label.scheme or {}
+    return (
+        row.id, row.value, row.std, row.lower, row.upper, value, row.value - value, row.in_domain, row.unit,
+        row.property, row.model, scheme, said.get("engine"), said.get("functional"), bool(said.get("relaxed")),
+        predictions_pk, label.pk,
+    )  # fmt: skip
