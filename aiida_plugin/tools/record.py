@@ -72,6 +72,7 @@ class Recording:
                 raise
             self._keep(None)
 
+        self.calculator.reset()  # type: ignore[no-untyped-call]
         vars(self.calculator)["calculate"] = calculate_and_keep
         return self
 
@@ -132,8 +133,8 @@ def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None
     At the end ``recorded.node`` has the inputs ``model``, ``structures`` (each structure that was computed, in order,
     ids ``"0"``, ``"1"``, ...), ``settings`` and ``package_version``, and the output ``predictions``. If the block ends
     by an exception, what was computed until then is recorded, the node's exit status is 400 and its message names the
-    kind of exception; the exception goes on. A structure that ASE did not compute again, as nothing had changed, is in
-    it once.
+    kind of exception; the exception goes on. The calculator forgets what it computed before, so that the first structure
+    is in it; one that ASE does not compute again, as nothing has changed, is in it once.
 
     Parameters
     ----------

@@ -39,10 +39,14 @@ def process(kind, process_type, inputs, outputs, computer=None, exit_status=0, l
     return node
 
 
-def pool_of(n, seed=0, start=0):
-    """n nickel oxides, all different."""
+def pool_of(n, seed=0):
+    """n nickel oxides, all different, as they are taken."""
     rng = np.random.default_rng(seed)
-    return [bulk("NiO", "rocksalt", a=4.0 + 1e-5 * (start + k) + 0.5 * rng.random()) for k in range(n)]
+    perfect = bulk("NiO", "rocksalt", a=4.17)
+    for _ in range(n):
+        atoms = perfect.copy()
+        atoms.positions += rng.uniform(-0.3, 0.3, (2, 3))
+        yield atoms
 
 
 def predictions_of_model(structures, model, ids, values, failures=()):
@@ -85,9 +89,8 @@ class StoredGraph:
 def store_graph(folder, tmp_path, computer, *, n_pool=20, n_rounds=2, n_runs=3):
     """Store it; models are copies of a folder that differ in their cards."""
     host = orm.StructureData(ase=bulk("NiO", "rocksalt", a=4.17)).store()
-    structures = pool_of(n_pool)
     ids = [f"v{k}" for k in range(n_pool)]
-    pool = StructureSetData.from_ase(structures, ids)
+    pool = StructureSetData.from_ase(pool_of(n_pool), ids)
     defects = process(orm.CalcFunctionNode, "aiida.calculations:cgcnn.defects", {"host": host}, {"structures": pool})
     graph = StoredGraph(computer, host, defects, pool)
     start = model_node(folder, tmp_path, 0).store()
