@@ -56,13 +56,8 @@ def measure(folder, args):
     from aiida_plugin.tools.same_structure import predictions_of
     from aiida_plugin.tools.use import used_by
 
-    computer = orm.Computer(
-        label="localhost", hostname="localhost", transport_type="core.local", scheduler_type="core.direct"
-    ).store()
     start = time.perf_counter()
-    graph = store_graph(
-        model_path("formation-energy-per-atom"), folder, computer, n_pool=args.n, n_rounds=args.rounds, n_runs=10
-    )
+    graph = store_graph(model_path("formation-energy-per-atom"), folder, n_pool=args.n, n_rounds=args.rounds, n_runs=10)
     filled = time.perf_counter() - start
     last, atoms = graph.predictions[-1], graph.pool.atoms(args.n // 2)
     found = Table("Questions to the graph", ("question", "graph", "seconds", "processor, s", "found"))

@@ -68,7 +68,7 @@ def predictions_of(structure: str, structures: "StructureSetData | None", as_jso
     with errors_in_words():
         table = predictions_of(structure_named(structure, structures))
     for pk, name, reason in table.attrs["failures"]:
-        echo.echo_warning(f"predictions {pk}: {name} failed: {reason}")
+        echo.echo_warning(f"predictions {pk}: {name} failed: {reason}", err=True)
     columns = ["id", "formula", "value", "std", "in_domain", "unit", "property", "model", "predictions_pk", "model_pk"]
     print_frame(table, columns, as_json=as_json)
 
@@ -106,7 +106,7 @@ def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
         if plot is not None:
             parity_plot(table, plot)
     for reason, count in table.attrs["left_out"].items():
-        echo.echo_warning(f"{count} labels are left out: they {reason}")
+        echo.echo_warning(f"{count} labels are left out: they {reason}", err=True)
     columns = ["id", "predicted", "std", "label", "error", "in_domain", "unit", "property", "scheme", "labelled_pk"]
     print_frame(table, columns, as_json=as_json)
 

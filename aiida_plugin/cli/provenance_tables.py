@@ -70,19 +70,19 @@ def origin_rows(found: "Origin") -> list[Row]:
         std = "" if row["std"] is None else f" ± {row['std']:.4f}"
         rows.append(("prediction", None, row["id"], f"{row['property']} = {row['value']:.4f}{std} {row['unit']}"))
     rows.append(_row("predictions", found.predictions, f"{found.predictions.n_structures} structures"))
-    rows += _some("made by", found.jobs)
+    rows += _some("predicted by", found.jobs)
     rows += [_row("model", model, f"sha256 {(model.sha256 or '')[:12]}") for model in found.models]
     for training in found.trainings:
         rows.append(_row("trained by", training.job, f"gave model {training.model.pk}"))
-        rows += [_row("  from model", model, "") for model in training.started_from]
-        rows += [_row("  on labels", row, f"{row.n_structures} structures") for row in training.labelled]
-        rows.append(("  DFT runs", None, str(training.n_dft_runs), ""))
+        rows += [_row("began with model", model, "") for model in training.started_from]
+        rows += [_row("trained on", row, f"{row.n_structures} structures") for row in training.labelled]
+        rows.append(("DFT runs", None, f"{training.n_dft_runs} behind its labels", ""))
     if not found.trainings:
         rows.append(("trained by", None, "not in this profile", "the model was imported"))
     rows += _some("DFT run", found.dft_runs)
     rows += [_row("structures", row, f"{row.n_structures} structures") for row in found.structures]
-    rows += _some("  made by", found.structure_steps)
-    rows += _some("  from", found.hosts)
+    rows += _some("structures by", found.structure_steps)
+    rows += _some("host", found.hosts)
     rows += [_row("BAD", row, row.bad or "") for row in found.bad]
     return rows
 

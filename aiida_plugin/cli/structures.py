@@ -73,7 +73,7 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
     with errors_in_words():
         node, bad = read_set(paths, skip_bad=skip_bad, order_disordered=order_disordered)
         for line in bad:
-            echo.echo_warning(line)
+            echo.echo_warning(line, err=True)
         node.label = label
         echo.echo_success(f"{len(node)} structures: node {node.store().pk}")
     if bad:

@@ -1,7 +1,7 @@
 """How far predictions were from the labels that were computed later."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiida.orm import CalculationNode, QueryBuilder, load_node
 
@@ -63,12 +63,14 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     rows: list[tuple[Any, ...]] = []
     left_out: dict[str, int] = {}
     predicted = _predicted(source)
-    labels = _labels([structures.pk for structures, _ in predicted])
+    labels = _labels([cast(int, structures.pk) for structures, _ in predicted])
     for structures, predictions in predicted:
         if predictions.base.attributes.get("of_sites"):
             raise ValueError(f"node {predictions.pk} holds predictions of sites; labels are of whole structures")
-        own = {name: found for name, found in labels[structures.pk].items() if name in structures.ids}
-        for row in predictions.to_frame(own).itertuples():
+        known = set(structures.ids)
+        own = {name: found for name, found in labels[cast(int, structures.pk)].items() if name in known}
+        rows_of_labels: Iterable[Any] = predictions.to_frame(own).itertuples()
+        for row in rows_of_labels:
             seen: set[tuple[Any, ...]] = set()
             for label in own[row.id]:
                 value = label_value(label.atoms, row.property)
@@ -108,7 +110,7 @@ def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[Structure
     if isinstance(source, PredictionsData):
         from aiida_plugin.tools.origin import origin
 
-        return [(load_node(row.pk), source) for row in origin(source).structures]
+        return [(cast(StructureSetData, load_node(row.pk)), source) for row in origin(source).structures]
     query = QueryBuilder().append(CGCNNModelData, filters={"id": source.pk}, tag="model")
     query.append(CalculationNode, with_incoming="model", tag="job")
     query.append(PredictionsData, with_incoming="job", tag="predictions")
@@ -127,7 +129,7 @@ def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
         for row in graph.after([pk]):
             if row.node_type == STRUCTURES and row.results:
                 if row.pk not in read:
-                    read[row.pk] = list(_read(load_node(row.pk)))
+                    read[row.pk] = list(_read(cast(StructureSetData, load_node(row.pk))))
                 for name, label in read[row.pk]:
                     of_set.setdefault(name, []).append(label)
     return found
@@ -136,7 +138,7 @@ def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
 def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:
     for name, atoms in zip(labelled.ids, labelled.iter_atoms(), strict=True):
         if atoms.calc is not None:
-            yield name, _Label(atoms, hash_of_atoms(atoms), scheme_of(atoms), labelled.pk)
+            yield name, _Label(atoms, hash_of_atoms(atoms), scheme_of(atoms), cast(int, labelled.pk))
 
 
 def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float | None) -> str | None:

@@ -197,12 +197,7 @@ def _step(pks: list[int], direction: Direction) -> list[list[Any]]:
 
     Few columns: to build the query takes longer than to run it.
     """
+    other: dict[str, Any] = {"with_outgoing" if direction == "ancestors" else "with_incoming": "here"}
     query = QueryBuilder().append(Node, filters={"id": {"in": pks}}, project="id", tag="here")
-    query.append(
-        Node,
-        project="id",
-        edge_filters={"type": {"in": _DATA_LINKS}},
-        edge_project="label",
-        **{"with_outgoing" if direction == "ancestors" else "with_incoming": "here"},
-    )
+    query.append(Node, project="id", edge_filters={"type": {"in": _DATA_LINKS}}, edge_project="label", **other)
     return query.all()

@@ -128,8 +128,8 @@ def _row(predictions: "PredictionsData", id: str) -> dict[str, Any]:
         reason = dict(predictions.failures).get(id)
         said = f"the structure {id!r} failed: {reason}" if reason else f"no structure has the id {id!r}"
         raise ValueError(f"predictions node {predictions.pk}: {said}")
-    row: dict[str, Any] = frame.astype(object).where(frame.notna(), None).iloc[0].to_dict()
-    return row
+    row = frame.astype(object).where(frame.notna(), None).iloc[0]
+    return {str(name): value for name, value in row.items()}
 
 
 def _jobs(graph: Lineage, predictions: int) -> list[NodeRow]:

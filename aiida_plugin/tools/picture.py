@@ -64,7 +64,7 @@ def graph_picture(
     if kind == "dot":
         file.write_text(graph.graphviz.source, encoding="utf-8")
         return file
-    from graphviz import ExecutableNotFound
+    from graphviz import ExecutableNotFound  # type: ignore[import-untyped]
 
     try:
         file.write_bytes(graph.graphviz.pipe(format=kind))

@@ -88,7 +88,7 @@ class Recording:
         atoms = self.calculator.atoms
         if atoms is None:
             return
-        frame = atoms.copy()  # type: ignore[no-untyped-call]
+        frame = atoms.copy()
         frame.calc = None
         self._said.append(_prediction(self.calculator, frame, str(len(self._frames)), failed, self._model.sha256))
         self._frames.append(frame)
@@ -133,8 +133,8 @@ def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None
     At the end ``recorded.node`` has the inputs ``model``, ``structures`` (each structure that was computed, in order,
     ids ``"0"``, ``"1"``, ...), ``settings`` and ``package_version``, and the output ``predictions``. If the block ends
     by an exception, what was computed until then is recorded, the node's exit status is 400 and its message names the
-    kind of exception; the exception goes on. The calculator forgets what it computed before, so that the first structure
-    is in it; one that ASE does not compute again, as nothing has changed, is in it once.
+    kind of exception; the exception goes on. The calculator forgets what it computed before, so that the first
+    structure is in it; one that ASE does not compute again, as nothing has changed, is in it once.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _prediction(
     return Prediction(
         id=name,
         source="<atoms>",
-        formula=atoms.get_chemical_formula(),  # type: ignore[no-untyped-call]
+        formula=atoms.get_chemical_formula(),
         n_atoms=len(atoms),
         value=results.get(key),
         std=results.get(f"{key}_std"),

@@ -1,7 +1,7 @@
 """All predictions of one structure, by every model, in whatever set it was predicted."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from aiida.manage import get_manager
@@ -53,7 +53,7 @@ def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
 
     frames, failures = [], []
     for hit in _hits(structure):
-        predictions: PredictionsData = load_node(hit.pks[0])
+        predictions = cast(PredictionsData, load_node(hit.pks[0]))
         frame = predictions.to_frame(hit.ids)
         frames.append(frame.assign(**dict(zip(NODES, hit.pks, strict=True))))
         found = set(frame["id"])
@@ -98,7 +98,7 @@ def _query(structure: "Atoms | str") -> QueryBuilder:
 def _opener(files: dict[str, Any]) -> Open:
     """Opens the files of a node that is not loaded."""
     repository = Repository.from_serialized(get_manager().get_profile_storage().get_repository(), files)
-    return repository.open  # type: ignore[return-value]
+    return repository.open
 
 
 def _finder(structure: "Atoms | str") -> Callable[[Open], list[str]]:

@@ -28,7 +28,7 @@ def process(kind, process_type, inputs, outputs, computer=None, exit_status=0, l
         node.set_option("resources", {"num_machines": 1})
     for name, data in inputs.items():
         node.base.links.add_incoming(data, link_type=LinkType.INPUT_CALC, link_label=name)
-    node.set_process_label(label or process_type.rpartition(":")[2].rpartition(".")[2])
+    node.set_process_label(label or process_type.rpartition(":")[2])
     node.set_process_state("finished")
     node.set_exit_status(exit_status)
     node.store()
@@ -86,8 +86,11 @@ class StoredGraph:
     runs: list = field(default_factory=list)  # a list for each labelled set
 
 
-def store_graph(folder, tmp_path, computer, *, n_pool=20, n_rounds=2, n_runs=3):
+def store_graph(folder, tmp_path, *, n_pool=20, n_rounds=2, n_runs=3):
     """Store it; models are copies of a folder that differ in their cards."""
+    computer = orm.Computer.collection.get_or_create(
+        "stored", hostname="localhost", transport_type="core.local", scheduler_type="core.direct", workdir=str(tmp_path)
+    )[1].store()
     host = orm.StructureData(ase=bulk("NiO", "rocksalt", a=4.17)).store()
     ids = [f"v{k}" for k in range(n_pool)]
     pool = StructureSetData.from_ase(pool_of(n_pool), ids)
