@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiida.orm import CalculationNode, QueryBuilder, load_node
 
-from aiida_plugin.data.label_scheme import scheme_id, scheme_of
+from aiida_plugin.data.label_scheme import merge_schemes, scheme_id, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_hash import hash_of_atoms
@@ -61,6 +61,7 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     import pandas as pd
 
     rows: list[tuple[Any, ...]] = []
+    schemes: list[dict[str, Any] | None] = []
     left_out: dict[str, int] = {}
     predicted = _predicted(source)
     labels = _labels([cast(int, structures.pk) for structures, _ in predicted])
@@ -81,13 +82,15 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
                 if (scheme, value) in seen:  # the same label in a set that others were joined to
                     continue
                 seen.add((scheme, value))
-                rows.append(_row(row, label, value, scheme, predictions.pk))
+                rows.append(_row(row, label, value, predictions.pk))
+                schemes.append(label.scheme)
     if not rows:
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise ValueError(
             f"node {source.pk}: no label to compare with{f': {why}' if why else ' was made from its structures'}"
         )
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "scheme"])
+    table.insert(COLUMNS.index("scheme"), "scheme", _kinds(schemes))
     table.attrs["left_out"] = left_out
     return table
 
@@ -141,6 +144,31 @@ def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:
             yield name, _Label(atoms, hash_of_atoms(atoms), scheme_of(atoms), cast(int, labelled.pk))
 
 
+def _kinds(schemes: list[dict[str, Any] | None]) -> list[str | None]:
+    """A name for each label's kind, the same for schemes that differ only in which elements they tell of."""
+    kinds: list[dict[str, Any]] = []
+    places: list[int | None] = []
+    for scheme in schemes:
+        place = None if scheme is None else _place(scheme, kinds)
+        places.append(place)
+    names = [scheme_id(kind) for kind in kinds]
+    return [None if place is None else names[place] for place in places]
+
+
+def _place(scheme: dict[str, Any], kinds: list[dict[str, Any]]) -> int:
+    """The first kind that the scheme agrees with, which then tells of its elements too; else a new one."""
+    for place, kind in enumerate(kinds):
+        try:
+            merged = merge_schemes([kind, scheme])
+        except ValueError:  # another kind
+            continue
+        assert merged is not None
+        kinds[place] = merged
+        return place
+    kinds.append(scheme)
+    return len(kinds) - 1
+
+
 def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float | None) -> str | None:
     """Why a label cannot be compared with a prediction, None if it can."""
     if label.hash != structures.hashes[structures.row_of(row.id)]:
@@ -151,13 +179,11 @@ def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float 
     return f"have no {row.property}" if value is None else None
 
 
-def _row(
-    row: Any, label: _Label, value: float | None, scheme: str | None, predictions_pk: int | None
-) -> tuple[Any, ...]:
+def _row(row: Any, label: _Label, value: float | None, predictions_pk: int | None) -> tuple[Any, ...]:
     assert value is not None
     said = label.scheme or {}
     return (
         row.id, row.value, row.std, row.lower, row.upper, value, row.value - value, row.in_domain, row.unit,
-        row.property, row.model, scheme, said.get("engine"), said.get("functional"), bool(said.get("relaxed")),
+        row.property, row.model, said.get("engine"), said.get("functional"), bool(said.get("relaxed")),
         predictions_pk, label.pk,
     )  # fmt: skip

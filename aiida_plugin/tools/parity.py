@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
 def parity_plot(table: "pd.DataFrame", path: str | Path) -> Path:
@@ -48,9 +49,27 @@ def parity_plot(table: "pd.DataFrame", path: str | Path) -> Path:
         axes.plot(outside["label"], outside["predicted"], "x", color=ORANGE, markersize=8,
                   label=f"outside the domain ({len(outside)})")  # fmt: skip
         axes.legend(loc="lower right", frameon=False, fontsize=9)
-    made_by = " ".join(str(word) for word in (table["engine"].iloc[0], table["functional"].iloc[0]) if word)
-    axes.set_xlabel(f"{made_by or 'label'}: {name.replace('_', ' ')} ({unit})")
+    _label(axes, table, name, unit)
     return save(figure, path)
+
+
+def _label(axes: "Axes", table: "pd.DataFrame", name: str, unit: str) -> None:
+    """Who said what, and room for all of the bars."""
+    from matplotlib.ticker import MaxNLocator
+
+    from cgcnn_ase.plots import MAX_POINTS, ORANGE
+
+    made_by = " ".join(str(word) for word in (table["engine"].iloc[0], table["functional"].iloc[0]) if word)
+    axes.set_title(f"{name.replace('_', ' ')}\n{axes.get_title()}", size=11)
+    axes.set_xlabel(f"{made_by or 'label'} ({unit})")
+    axes.set_ylabel(f"predicted ({unit})")
+    spread = table["std"].astype(float).fillna(0.0) if len(table) <= MAX_POINTS else 0.0  # more have no bars
+    low = min(axes.get_xlim()[0], float((table["predicted"] - spread).min()))
+    high = max(axes.get_xlim()[1], float((table["predicted"] + spread).max()))
+    for axis, set_limits in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+        set_limits(low, high)
+        axis.set_major_locator(MaxNLocator(5))
+    axes.axline((low, low), slope=1, color=ORANGE, linestyle="--", linewidth=1.2)
 
 
 def _only(table: "pd.DataFrame", column: str) -> str:

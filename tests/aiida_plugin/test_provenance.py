@@ -16,7 +16,7 @@ from aiida_plugin.tools.picture import graph_picture
 from aiida_plugin.tools.same_structure import predictions_of
 from aiida_plugin.tools.use import used_by
 
-from .stored_graph import labelled, store_graph
+from .stored_graph import SCHEME, labelled, store_graph
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,18 @@ def test_errors_against_later_dft(graph):
     assert table.attrs["left_out"] == {}
     of_model = errors(graph.models[0])
     assert of_model.equals(table)
+
+
+def test_kinds_of_labels():
+    """Schemes that tell of other elements are of one kind; another functional or another U is not."""
+    from aiida_plugin.tools.errors import _kinds
+
+    nickel, cobalt = SCHEME, {**SCHEME, "hubbard_u": {"Co": 3.3}}
+    other = {**SCHEME, "hubbard_u": {"Ni": 5.0}}
+    names = _kinds([nickel, cobalt, None, other, {**SCHEME, "functional": "SCAN"}, nickel])
+    assert names[0] == names[1] == names[5]
+    assert names[2] is None
+    assert len(set(names)) == 4
 
 
 def test_errors_of_another_property(graph):
