@@ -65,23 +65,27 @@ class PredictCalculation(CalcJob):
         options["parser_name"].default = "cgcnn.predict"
         options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
         options["withmpi"].default = False
-        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
+        # what another attempt may mend is never taken from the cache
+        again = {"invalidates_cache": True}
+        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}", **again)
         spec.exit_code(
             320,
             "ERROR_KILLED",
             message="cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or "
             "split the structures",
+            **again,
         )
         spec.exit_code(
             321,
             "ERROR_OUT_OF_WALLTIME",
             message="the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or "
             "split the structures",
+            **again,
         )
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}", **again)
+        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}", **again)
         spec.exit_code(
-            332, "ERROR_INCOMPLETE_OUTPUT", message="{n_missing} of {n} structures have no prediction: {ids}"
+            332, "ERROR_INCOMPLETE_OUTPUT", message="{n_missing} of {n} structures have no prediction: {ids}", **again
         )
         spec.exit_code(333, "ERROR_MODEL_MISMATCH", message="the predictions are of a model {found}, asked was {asked}")
         spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be predicted; the first: {reason}")

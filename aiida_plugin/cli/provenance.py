@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from aiida.cmdline.params import arguments, types
+from aiida.cmdline.groups import VerdiCommandGroup
+from aiida.cmdline.params import arguments, options, types
 from aiida.cmdline.utils import decorators, echo
 
 from aiida_plugin.cli.errors import errors_in_words
@@ -26,7 +27,8 @@ _EITHER = arguments.NODE(
 _JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on stdout.")
 
 
-@click.group("provenance")
+@click.group("provenance", cls=VerdiCommandGroup)
+@options.PROFILE(type=types.ProfileParamType(load_profile=True), expose_value=False)
 def provenance() -> None:
     """Where numbers come from, what used a model, and how far predictions were off."""
 

@@ -19,6 +19,8 @@ SCHEME = "label_scheme"
 _DIGITS = 12
 #: what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
+#: what says most about a difference, and is named first
+_FIRST = ("engine", "functional")
 
 
 def scheme_of(atoms: "Atoms") -> dict[str, Any] | None:
@@ -62,7 +64,7 @@ def only_scheme(structure_set: "Iterable[Atoms] | Any") -> dict[str, Any] | None
 
 def _merge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(one)
-    for key in sorted({*one, *other}):
+    for key in sorted({*one, *other}, key=lambda name: (name not in _FIRST, name)):
         a, b = one.get(key), other.get(key)
         if key in _BY_ELEMENT and a is not None and b is not None:
             for element in sorted({*a} & {*b}):

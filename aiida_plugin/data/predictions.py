@@ -1,7 +1,7 @@
 """The predictions of one model on one set of structures, as a node."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,25 @@ class PredictionsData(Data):
                 raise ValueError(f"{path}: {name} has predictions in two units or of two properties")
             nodes[label] = cls(columns, failures=failed, **said)
         return nodes
+
+    @classmethod
+    def joined(cls, parts: "Sequence[PredictionsData]", failures: Iterable[Failure]) -> "PredictionsData":
+        """A new node, not stored, of the predictions of several, in their order.
+
+        Raises
+        ------
+        ValueError
+            If they are not all of one model, property and unit.
+        """
+        said = {tuple(part.base.attributes.get(name) for name in SAME) for part in parts}
+        if len(said) != 1:
+            models = ", ".join(sorted(f"{model} ({sha[:8]})" for *_, model, sha in said)) or "none"
+            raise ValueError(f"a node holds the predictions of one model; these are of {models}")
+        columns: dict[str, Column] = {}
+        for part in parts:
+            for name, values in part.columns().items():
+                columns.setdefault(name, []).extend(values)
+        return cls(columns, failures=failures, **dict(zip(SAME, said.pop(), strict=True)))
 
     def __len__(self) -> int:
         return int(self.base.attributes.get("n_predictions"))

@@ -10,7 +10,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_hash import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.tools.lineage import STRUCTURES, lineage
+from aiida_plugin.tools.lineage import STRUCTURES, Lineage, NodeRow, lineage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,12 +130,18 @@ def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
     for pk in sorted(set(sets)):
         of_set = found.setdefault(pk, {})
         for row in graph.after([pk]):
-            if row.node_type == STRUCTURES and row.results:
+            if row.node_type == STRUCTURES and row.results and not _joined_later(graph, row):
                 if row.pk not in read:
                     read[row.pk] = list(_read(cast(StructureSetData, load_node(row.pk))))
                 for name, label in read[row.pk]:
                     of_set.setdefault(name, []).append(label)
     return found
+
+
+def _joined_later(graph: Lineage, labelled: NodeRow) -> bool:
+    """Whether all its labels went into another labelled set: of single runs into one, of this round into those before."""
+    into = [made for user in graph.outputs(labelled.pk) for made in graph.outputs(user.pk) if made.results]
+    return any((made.n_structures or 0) >= (labelled.n_structures or 0) for made in into)
 
 
 def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:

@@ -22,7 +22,7 @@ class Training:
     started_from
         The models that went in, of a fine-tuning.
     labelled
-        The structure sets that went in.
+        The structure sets that it learned from; one that it was only tested on is not among them.
     n_dft_runs
         How many DFT jobs stand behind these sets.
     """
@@ -98,7 +98,9 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
     structures = _unique(found for job in jobs for found in graph.inputs(job.pk) if found.node_type == STRUCTURES)
     trainings = _trainings(graph, [model.pk for model in models])
     labelled = [found.pk for training in trainings for found in training.labelled]
-    before = list(graph.behind(found.pk for found in structures))
+    before = list(
+        graph.behind([found.pk for found in structures], through=lambda row: row.is_process or row.node_type in _HOSTS)
+    )
     return Origin(
         predictions=graph.nodes[predictions.pk],
         row=row,
@@ -155,7 +157,8 @@ def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
     for pk in front:
         for job in graph.inputs(pk):
             inputs = graph.inputs(job.pk)
-            labelled = [row for row in inputs if row.node_type == STRUCTURES]
+            test = {row.pk for row in graph.inputs(job.pk, "test")}
+            labelled = [row for row in inputs if row.node_type == STRUCTURES and row.pk not in test]
             started_from = [row for row in inputs if row.node_type == MODEL]
             runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in DFT]
             found.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))

@@ -93,11 +93,11 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
     """The files and the manifest; its rows."""
     from ase.io import write
 
+    from cgcnn_ase.defects.cathodes import cathode_ids
+
     folder.mkdir(parents=True, exist_ok=True)
-    width = max(3, len(str(len(structures) - 1)))
     rows = []
-    for k, atoms in enumerate(structures):
-        stem = f"{atoms.info['cathode']}_{k:0{width}d}".replace(" ", "-")
+    for stem, atoms in zip(cathode_ids(structures), structures, strict=True):
         file = folder / (stem + _ENDINGS[file_format])
         options = {"sort": True, "direct": True} if file_format == "vasp" else {}
         write(file, atoms, format=file_format, **options)

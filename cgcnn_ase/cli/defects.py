@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +10,7 @@ from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 from cgcnn_ase.cli.options import Dopants, Elements
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
+    from cgcnn_ase.defects.generate import Repeats
     from cgcnn_ase.defects.plan import Defect
 
 _SINGLE = "vacancy, antisite, substitution, interstitial"
@@ -88,33 +87,16 @@ def defects(
         path, repeats = _host_and_supercell(structure, supercell)
         from cgcnn_ase.cli.defect_files import DefectFolder, print_json, print_table
         from cgcnn_ase.cli.one_structure import one_structure
-        from cgcnn_ase.defects.augmentation import random_vacancies
-        from cgcnn_ase.defects.point import point_defects
+        from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
         name, host = one_structure(path, structure_id, order_disordered=order_disordered)
-        cell: dict[str, Any] = {
-            "supercell": repeats, "min_distance": min_distance, "diagonal": diagonal,
-            "max_atoms": max_atoms, "name": name,
-        }  # fmt: skip
-        if num is None:
-            found = point_defects(
-                host, _kinds(kind or ["vacancy"], host, dopant), elements=element, dopants=dopant,
-                interstitial_method=interstitials, min_radius=min_radius, pair=pair, pair_range=pair_range,
-                complex_of=complex_of or ["vacancy"], complex_size=size, cutoff=cutoff, **cell,
-            )  # fmt: skip
-        else:
-            found = random_vacancies(
-                host, _one_element(kind, element), num=num, seed=seed,
-                n_vacancies=n_vacancies if n_vacancies < 1 or n_vacancies % 1 else int(n_vacancies), **cell,
-            )  # fmt: skip
-        if charges:
-            from cgcnn_ase.defects.charges import with_charges
-
-            found = with_charges(found, host)
-        if distort:
-            from cgcnn_ase.defects.distortion import distorted
-
-            found = (distorted(defect, bond_distortion=bond_distortion, seed=seed) for defect in found)
+        options = DefectOptions(
+            kind=kind or "vacancy", element=element, dopant=dopant, supercell=repeats, min_distance=min_distance,
+            diagonal=diagonal, max_atoms=max_atoms, num=num, n_vacancies=n_vacancies, seed=seed, pair=pair,
+            range=pair_range, of=complex_of or "vacancy", size=size, cutoff=cutoff, interstitials=interstitials,
+            min_radius=min_radius, charges=charges, distort=distort, bond_distortion=bond_distortion,
+        )  # fmt: skip
+        found = generate_defects(host, options, name=name)
         folder = DefectFolder(output, file_format, overwrite=overwrite)
         manifests = folder.write(_watch(found, num))
         if as_json:
@@ -124,7 +106,7 @@ def defects(
         say(f"{len(manifests)} structures and manifest.csv in {output}")
 
 
-def _host_and_supercell(words: Sequence[str], supercell: str | None) -> tuple[str, Any]:
+def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[str, Repeats]":
     """The file, and the supercell as numbers; of ``--supercell 3 3 1`` the last two come among the arguments."""
     files = [word for word in words if not (supercell and word.lstrip("-").isdigit())]
     if len(files) != 1:
@@ -141,24 +123,6 @@ def _host_and_supercell(words: Sequence[str], supercell: str | None) -> tuple[st
     if len(numbers) == 9:
         return files[0], [numbers[0:3], numbers[3:6], numbers[6:9]]
     return files[0], numbers[0] if len(numbers) == 1 else numbers
-
-
-def _kinds(asked: Sequence[str], host: "Atoms", dopants: Sequence[str] | None) -> list[str]:
-    """The kinds; ``all`` are those of one place that the host and the options allow."""
-    possible = ["vacancy"]
-    possible += ["antisite"] if len(set(host.numbers)) > 1 else []
-    possible += ["substitution"] if dopants else []
-    possible += ["interstitial"]
-    return [one for kind in asked for one in (possible if kind == "all" else [kind])]
-
-
-def _one_element(kinds: Sequence[str] | None, elements: Sequence[str] | None) -> str:
-    """The element of random vacancies: lithium by default."""
-    if kinds not in (None, ["vacancy"]):
-        raise ValueError(f"--num makes random vacancies, not --kind {' '.join(kinds or ())}")
-    if elements is not None and len(elements) != 1:
-        raise ValueError(f"--num takes one --element, there are {len(elements)}: {', '.join(elements)}")
-    return elements[0] if elements else "Li"
 
 
 def _watch(found: "Iterator[Defect]", total: int | None) -> "Iterator[Defect]":

@@ -39,6 +39,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Crystals in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better val error.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the model.  [default: that of the run's folder]")] = "",
     seed: Annotated[int | None, typer.Option(help="Decides weights and order; member k has seed + k.")] = None,
     val: Val = None,
     test: Test = None,
@@ -85,7 +86,7 @@ def train(
             summary = cross_validate(prepared, settings, output, k_fold, **options)
             typer.echo(json.dumps(summary, indent=1) if as_json else _folds_in_words(summary))
             return
-        best = run_training(prepared, settings, output, **options)
+        best = run_training(prepared, settings, output, name=name, **options)
     file = output / "metrics.json"
     metrics = json.loads(file.read_text()) if file.exists() else {}
     if as_json:
@@ -93,6 +94,8 @@ def train(
         return
     for spec in prepared.specs:
         for split, values in (metrics if len(prepared.specs) == 1 else metrics.get(spec.name, {})).items():
+            if split not in ("val", "test"):
+                continue
             typer.echo(f"{spec.name}, {split}: {_in_words(values, spec.learned_unit)}")
     typer.echo(f"model: {best}")
 

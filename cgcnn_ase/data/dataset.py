@@ -122,14 +122,17 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
 
 
 def read_packed(folder: Path) -> tuple[npt.NDArray[np.str_], list[Geometry]]:
-    """Ids and structures of ``structures.npz``: lattice (n, 3, 3) in Å, offsets (n + 1), numbers, frac."""
+    """Ids and structures of ``structures.npz``: lattice (n, 3, 3) in Å, offsets (n + 1), numbers, frac.
+
+    Without ``pbc`` (n, 3) they repeat in all directions.
+    """
     with np.load(folder / "structures.npz", allow_pickle=False) as packed:
         ids, lattice, offsets = packed["ids"].astype(str), packed["lattice"].astype(float), packed["offsets"]
         numbers, frac = packed["numbers"].astype(np.int64), packed["frac"].astype(float)
-    periodic = np.ones(3, dtype=bool)
+        pbc = packed["pbc"].astype(bool) if "pbc" in packed.files else np.ones((len(ids), 3), dtype=bool)
     return ids, [
         Geometry(numbers[a:b], frac[a:b] @ cell, cell, periodic)
-        for cell, a, b in zip(lattice, offsets[:-1], offsets[1:], strict=True)
+        for cell, periodic, a, b in zip(lattice, pbc, offsets[:-1], offsets[1:], strict=True)
     ]
 
 

@@ -22,6 +22,7 @@ from cgcnn_ase.targets import Scaler, output_slices
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import left_out_errors
+from cgcnn_ase.training.kept_trust import keep_trust
 from cgcnn_ase.training.member import best_network, train_scalers
 from cgcnn_ase.uncertainty.class_trust import ClassTrust
 from cgcnn_ase.uncertainty.error_model import difficulty_of
@@ -42,12 +43,14 @@ def finish_run(
     folds: list[Path],
     *,
     scalers: Sequence[Scaler] | None = None,
+    start: CrystalModel | None = None,
     name: str = "",
     suffix: str = "",
 ) -> Path:
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
 
-    ``members`` and ``folds`` are the folders of the trained networks.
+    ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
+    learned on: where too few held-out labels are there to calibrate, its calibration is kept (:func:`keep_trust`).
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
@@ -78,10 +81,14 @@ def finish_run(
         place = output if len(models) == 1 else output / model.target.name
         place.mkdir(exist_ok=True)
         errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
-        model.trust = _calibrated(model, data, t, known["val"], train, errors)
+        model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
         if model.dropout and model.trust is not None:
-            model.dropout_trust = _calibrated(model, data, t, known["val"], train, errors, n_dropout=N_DROPOUT)
+            model.dropout_trust, _ = _calibrated(
+                model, data, t, known["val"], train, errors, start, n_dropout=N_DROPOUT
+            )
         own_metrics = _measure(model, data, t, known, place)
+        if factor is not None and start is not None:
+            own_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
         metrics |= own_metrics if len(models) == 1 else {model.target.name: own_metrics}
         model.training_record = {
             "train_hash": data.train_hash,
@@ -132,18 +139,49 @@ def _calibrated(
     val: list[torch.Tensor],
     train: torch.Tensor,
     left_out: Floats | None,
+    start: CrystalModel | None = None,
     *,
     n_dropout: int | None = None,
-) -> Trust | ClassTrust | None:
+) -> tuple[Trust | ClassTrust | None, float | None]:
+    """A new calibration, else that of the model to tune and the factor of its std, else none; the latter in words."""
     try:
-        return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout)
+        return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
-        warnings.warn(
-            f"the model is not calibrated: {error}. Its predictions have no calibrated std, no interval and no word on "
-            "whether a structure is in its domain",
-            stacklevel=3,
-        )
-        return None
+        reason = str(error)
+    old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
+    if start is not None and isinstance(old, Trust) and not data.of_sites:
+        try:
+            kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
+        except ValueError as error:
+            reason += f"; {error}"
+        else:
+            warnings.warn(
+                f"the calibration is that of {start.name}, with its std times {factor:.2f}: {reason}", stacklevel=3
+            )
+            return kept, factor
+    warnings.warn(
+        f"the model is not calibrated: {reason}. Its predictions have no calibrated std, no interval and no word on "
+        "whether a structure is in its domain",
+        stacklevel=3,
+    )
+    return None, None
+
+
+def _kept(
+    model: CrystalModel, old: Trust, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
+) -> tuple[Trust, float]:
+    """The calibration of the model to tune, held against the held-out errors."""
+    labels = data.labels("val")[:, t]
+    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
+    return keep_trust(
+        old,
+        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
+        data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
+        embedding=out.embedding.numpy(),
+        composition=compositions_of(data.graphs, data.rows("val"))[has],
+        training_composition=compositions_of(data.graphs, data.rows("train"))[taught],
+    )
 
 
 def calibrate(

@@ -128,7 +128,10 @@ def train(
         return output
     from cgcnn_ase.training.finish import finish_run
 
-    return finish_run(data, config, output, members, folds, scalers=scalers, name=name, suffix=suffix)
+    return finish_run(
+        data, config, output, members, folds,
+        scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
+    )  # fmt: skip
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:

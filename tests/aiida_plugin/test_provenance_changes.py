@@ -18,7 +18,7 @@ from aiida_plugin.tools.picture import graph_picture
 from aiida_plugin.tools.same_structure import predictions_of
 from aiida_plugin.tools.use import bad_models, mark_bad, unmark, used_by
 
-from .stored_graph import SCHEME, label, labelled, predict, predictions_of_model, process, store_graph
+from .stored_graph import SCHEME, label, labelled, pool_of, predict, predictions_of_model, process, store_graph
 
 
 @pytest.fixture
@@ -174,6 +174,23 @@ def test_a_label_joined_to_others_counts_once(graph):
     )
     process(orm.CalcFunctionNode, "x.join", {"a": graph.labelled[0], "b": graph.labelled[1]}, {"labelled": joined})
     assert len(errors(graph.predictions[0])) == 4
+
+
+def test_sets_of_single_labels_are_not_counted_beside_the_set_that_joins_them(graph):
+    """As the labelling does it: a set for each run under the id "0", which may be an id of the predicted set too."""
+    pool = StructureSetData.from_ase(pool_of(3, seed=5)).store()
+    found = predictions_of_model(pool, graph.models[0], pool.ids, [0.0, 0.0, 0.0])
+    predict(graph, graph.models[0], pool, found)
+    singles = {}
+    for k in (1, 2):
+        singles[f"row_{k}"] = StructureSetData.from_ase([labelled(pool.atoms(k), 0.1 * k)])
+        process(orm.CalcFunctionNode, "x.run", {"structures": pool}, {"labelled": singles[f"row_{k}"]})
+    joined = StructureSetData.from_ase([labelled(pool.atoms(k), 0.1 * k) for k in (1, 2)], ["1", "2"])
+    process(orm.CalcFunctionNode, "x.join", {"structure_set": pool, **singles}, {"labelled": joined})
+    table = errors(found)
+    assert table["id"].tolist() == ["1", "2"]
+    assert table["error"].to_numpy() == pytest.approx([-0.1, -0.2])
+    assert table.attrs["left_out"] == {}
 
 
 def test_parity_plot(graph, tmp_path):

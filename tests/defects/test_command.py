@@ -147,11 +147,11 @@ def hosts(tmp_path):
         ("LiNiO2", ["--max-atoms", "50"], "no supercell of LiNiO2 with at most max_atoms = 50 atoms"),
         ("LiNiO2", ["--min-distance", "-1"], "min_distance -1.0: must be a positive length"),
         ("LiNiO2", ["--format", "pdf"], "--format pdf: allowed are extxyz, cif, vasp"),
-        ("LiNiO2", ["--num", "3", "--kind", "antisite"], "--num makes random vacancies, not --kind antisite"),
+        ("LiNiO2", ["--num", "3", "--kind", "antisite"], "num makes random vacancies, not kind antisite"),
         (
             "LiNiO2",
             ["--num", "3", "--element", "Li", "--element", "O"],
-            "--num takes one --element, there are 2: Li, O",
+            "num takes one element, there are 2: Li, O",
         ),
         ("LiNiO2", ["--num", "3", "--n-vacancies", "50"], "has 39 Li, fewer than the 50 vacancies asked for"),
         ("LiNiO2", ["--num", "4", "--supercell", "1"], "1 of 3 Li can be removed in 3 ways only"),

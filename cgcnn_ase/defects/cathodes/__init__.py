@@ -1,7 +1,7 @@
 """Cathode materials: layered oxides and their mixtures, olivine, spinel and lithium-rich, from published structures."""
 
-from cgcnn_ase.defects.cathodes.build import build_cathode, cathodes
+from cgcnn_ase.defects.cathodes.build import build_cathode, cathode_ids, cathodes
 from cgcnn_ase.defects.cathodes.composition import parse_cathode
 from cgcnn_ase.defects.cathodes.lattices import cathode_names
 
-__all__ = ["build_cathode", "cathode_names", "cathodes", "parse_cathode"]
+__all__ = ["build_cathode", "cathode_ids", "cathode_names", "cathodes", "parse_cathode"]

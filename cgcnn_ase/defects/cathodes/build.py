@@ -1,7 +1,7 @@
 """A cathode from its name: supercell, order of the metals, lithium removed; what was realised beside what was asked."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -124,6 +124,12 @@ def cathodes(
             f"{num} different structures need a larger supercell"
         )
     return _different(recipe, num, seed)
+
+
+def cathode_ids(structures: Sequence[Atoms]) -> list[str]:
+    """What structures of one cathode are called, in order: ``NCM811_000``, ``NCM811_001``, ..."""
+    width = max(3, len(str(len(structures) - 1)))
+    return [f"{atoms.info['cathode']}_{k:0{width}d}".replace(" ", "-") for k, atoms in enumerate(structures)]
 
 
 def _different(recipe: "_Recipe", num: int, seed: int) -> Iterator[Atoms]:

@@ -1,0 +1,144 @@
+"""``cgcnn.ase_dft``: one structure through any ASE calculator, by name, in a job that needs no cgcnn-ase there."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.engine import CalcJob
+from aiida.orm import Dict, RemoteData, StructureData
+
+from aiida_plugin.data.structures import StructureSetData
+
+if TYPE_CHECKING:
+    from aiida.common.folders import Folder
+    from aiida.engine import CalcJobProcessSpec
+
+#: what the settings may hold, and what stands where they do not say
+SETTINGS: dict[str, Any] = {
+    "calculator": None,
+    "parameters": {},
+    "task": "energy",
+    "fmax": 0.05,
+    "max_steps": 100,
+    "moments": {},
+    "properties": None,
+    "kpoints_distance": None,
+    "functional": None,
+}
+TASKS = ("energy", "relax")
+PROPERTIES = ("energy", "forces", "stress", "magmoms")
+
+WORKER, PREVIOUS = "ase_worker.py", "previous"
+INPUT, RESULTS, LOG = "input.json", "results.json", "calculator.txt"
+STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
+
+
+class AseDftCalculation(CalcJob):
+    """Energy, forces, stress and magnetic moments of a structure by an ASE calculator; or its relaxed positions.
+
+    The code is a Python interpreter that has ASE and the calculator. Settings:
+
+    - ``calculator``: ASE's name (gpaw, emt, ...), chgnet, or ``module:Class``;
+    - ``parameters``: what it is made with, as JSON;
+    - ``task``: energy (default) or relax, which relaxes the positions until no force is above ``fmax`` (eV/Å), in at
+      most ``max_steps`` steps;
+    - ``moments``: initial magnetic moments, μB by kind name;
+    - ``properties``: what must be there, of energy, forces, stress, magmoms; by default what the calculator has;
+    - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them.
+    """
+
+    #: raised when the worker computes something else from the same inputs
+    CACHE_VERSION = 1
+
+    @classmethod
+    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
+        """Inputs, outputs and exit codes."""
+        super().define(spec)
+        spec.input("structure", valid_type=StructureData, help="The structure.")
+        spec.input(
+            "settings", valid_type=Dict, validator=_check_settings, help=f"What to compute: {', '.join(SETTINGS)}."
+        )
+        spec.input(
+            "versions",
+            valid_type=Dict,
+            required=False,
+            help="Versions of the packages that run, where known, so that caching tells them apart.",
+        )
+        spec.input(
+            "restart_folder",
+            valid_type=RemoteData,
+            required=False,
+            help="The folder of a job that came to no end: go on from its last positions and wave functions.",
+        )
+        spec.output("labelled", valid_type=StructureSetData, required=False, help="The structure with its labels.")
+        spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
+        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
+        options["parser_name"].default = "cgcnn.ase_dft"
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
+        spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
+        spec.exit_code(311, "ERROR_NOT_INSTALLED", message="{reason}: install it for the Python of the code")
+        spec.exit_code(312, "ERROR_CALCULATOR", message="the calculator stopped: {reason}")
+        spec.exit_code(
+            320,
+            "ERROR_KILLED",
+            message="the calculator was killed ({reason}): most often by running out of memory; ask for more",
+        )
+        spec.exit_code(321, "ERROR_OUT_OF_WALLTIME", message="out of wall time: {reason}")
+        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
+        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        spec.exit_code(332, "ERROR_NOT_FINITE", message="the calculator gave no number: {reason}")
+        spec.exit_code(410, "ERROR_SCF_NOT_CONVERGED", message="the electrons did not converge: {reason}")
+        spec.exit_code(420, "ERROR_RELAX_NOT_CONVERGED", message="the relaxation did not converge: {reason}")
+
+    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
+        """Write the input and the script, and say what to run."""
+        given = {name: value for name, value in self.settings.items() if name not in ("moments", "kpoints_distance")}
+        structure: StructureData = self.inputs.structure
+        moments = self.settings["moments"]
+        given["structure"] = {
+            "symbols": [structure.get_kind(site.kind_name).symbol for site in structure.sites],
+            "positions": [list(site.position) for site in structure.sites],
+            "cell": structure.cell,
+            "pbc": list(structure.pbc),
+            "moments": [moments.get(site.kind_name, 0.0) for site in structure.sites] if moments else None,
+        }
+        given["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
+        with folder.open(INPUT, "w") as file:
+            json.dump(given, file)
+        folder.insert_path(str(Path(__file__).with_name(WORKER)), WORKER)
+        code = CodeInfo()
+        code.code_uuid = self.inputs.code.uuid
+        code.cmdline_params = [WORKER]
+        code.stdout_name, code.stderr_name = STDOUT, STDERR
+        job = CalcInfo()
+        job.codes_info = [code]
+        if "restart_folder" in self.inputs:
+            before: Any = self.inputs.restart_folder
+            job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
+        job.retrieve_list = [RESULTS, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
+        job.append_text = f"echo $? > {EXIT_CODE}"
+        return job
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings with all that they do not say."""
+        return {**SETTINGS, **self.inputs.settings.get_dict()}
+
+
+def _check_settings(settings: Dict, _: Any) -> str | None:
+    """What is wrong with the settings, None if nothing is."""
+    given = settings.get_dict()
+    if unknown := sorted(set(given) - set(SETTINGS)):
+        return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
+    if not isinstance(given.get("calculator"), str):
+        return "settings must name a calculator: one that ASE knows (gpaw, emt, ...), chgnet, or module:Class"
+    if given.get("task", "energy") not in TASKS:
+        return f"task {given['task']!r}; allowed: {', '.join(TASKS)}"
+    if unknown := sorted(set(given.get("properties") or ()) - set(PROPERTIES)):
+        return f"unknown properties {', '.join(unknown)}; allowed: {', '.join(PROPERTIES)}"
+    for name in ("parameters", "moments"):
+        if not isinstance(given.get(name, {}), dict):
+            return f"{name} must be a dict, not {given[name]!r}"
+    return None

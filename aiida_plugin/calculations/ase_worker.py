@@ -1,0 +1,212 @@
+"""Runs one ASE calculator on one structure, on the computer: needs ASE and the calculator there, nothing else.
+
+Copied into the folder of a ``cgcnn.ase_dft`` job and run there by its Python. Reads ``input.json``, writes
+``results.json``, and keeps ``state.json`` (last positions) and, of GPAW, ``restart.gpw`` for a job that goes on.
+"""
+
+import json
+import sys
+import time
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase import __version__ as ase_version
+from ase.calculators.calculator import CalculatorSetupError, SCFError, get_calculator_class
+from ase.optimize import BFGS
+
+INPUT, RESULTS, STATE, GPW, LOG = "input.json", "results.json", "state.json", "restart.gpw", "calculator.txt"
+PREVIOUS = Path("previous")
+#: calculators whose class is outside `ase.calculators`, and not known to ASE by name
+OUTSIDE = {"chgnet": "chgnet.model.dynamics:CHGNetCalculator"}
+#: functionals that GPAW has without libxc
+BUILT_IN = ("LDA", "PBE", "revPBE", "RPBE", "PW91")
+#: share of the wall time after which to stop and keep what there is
+SHARE = 0.9
+
+
+class JobError(Exception):
+    """The end of the job, with a word for the parser and a sentence for the user."""
+
+    def __init__(self, status: str, reason: str, **found: Any) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.found = {"reason": reason, **found}
+
+
+class Clock:
+    """The wall time that is left."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.end = None if seconds is None else time.monotonic() + SHARE * seconds
+
+    def check(self, *_: Any) -> None:
+        """Stop the job if none is left."""
+        if self.end is not None and time.monotonic() > self.end:
+            raise JobError("time", "the wall time is over")
+
+
+def calculator_class(name: str) -> Any:
+    """The class (or function) that makes the calculator: by ASE's name, ``module:Class``, or one of OUTSIDE."""
+    name = OUTSIDE.get(name, name)
+    try:
+        if ":" in name:
+            module, _, attribute = name.partition(":")
+            return getattr(import_module(module), attribute)
+        return get_calculator_class(name)
+    except ModuleNotFoundError as error:
+        if error.name == f"ase.calculators.{name}":
+            raise JobError(
+                "usage", f"no calculator {name!r}: neither a name that ASE knows, nor module:Class"
+            ) from error
+        raise JobError("missing", f"calculator {name!r} needs {error.name}, which {sys.executable} lacks") from error
+    except AttributeError as error:
+        raise JobError("usage", f"no calculator {name!r}: {error}") from error
+
+
+def make_calculator(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[type[Exception], ...]]:
+    """The calculator, and the errors with which it says that it did not converge."""
+    make = calculator_class(name)
+    parameters = dict(parameters)
+    unconverged: tuple[type[Exception], ...] = (SCFError,)
+    if name == "gpaw":
+        import gpaw
+
+        unconverged = (SCFError, gpaw.KohnShamConvergenceError)
+        check_functional(parameters.get("xc", "LDA"), gpaw.get_libraries()["libxc"])
+        parameters = {"txt": LOG, **parameters}
+        if (PREVIOUS / GPW).exists():
+            return make(PREVIOUS / GPW, txt=parameters["txt"]), unconverged
+    try:
+        return make(**parameters), unconverged
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, NotImplementedError,
+            CalculatorSetupError) as error:  # fmt: skip
+        raise JobError(
+            "usage", f"calculator {name!r} refuses its parameters: {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_functional(xc: Any, libxc: str) -> None:
+    """Refuse functionals that this GPAW was built without."""
+    name = xc["name"] if isinstance(xc, dict) else xc
+    if not libxc and name not in BUILT_IN:
+        allowed = ", ".join(BUILT_IN)
+        raise JobError("usage", f"functional {name!r}: this GPAW was built without libxc; allowed: {allowed}")
+
+
+def read_atoms(given: dict[str, Any]) -> Atoms:
+    """The structure, at the positions where the previous job ended if there was one."""
+    atoms = Atoms(given["symbols"], positions=given["positions"], cell=given["cell"], pbc=given["pbc"])
+    if given["moments"] is not None:
+        atoms.set_initial_magnetic_moments(given["moments"])
+    if (PREVIOUS / STATE).exists():
+        atoms.positions[:] = json.loads((PREVIOUS / STATE).read_text())["positions"]
+    return atoms
+
+
+def keep_positions(atoms: Atoms) -> None:
+    """Write them so that a kill in the middle leaves the last whole file."""
+    Path(STATE + ".part").write_text(json.dumps({"positions": atoms.positions.tolist()}))
+    Path(STATE + ".part").replace(STATE)
+
+
+def relax(atoms: Atoms, given: dict[str, Any], clock: Clock) -> int:
+    """Relax the positions in the given cell; the number of steps."""
+    optimizer = BFGS(atoms, logfile="relax.log", trajectory="relax.traj")
+    optimizer.attach(lambda: keep_positions(atoms))
+    optimizer.attach(clock.check)
+    converged = optimizer.run(fmax=given["fmax"], steps=given["max_steps"])
+    if not converged:
+        largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        raise JobError(
+            "relax", f"after {optimizer.nsteps} steps the largest force is {largest:.3f} eV/Å", force=largest
+        )
+    return int(optimizer.nsteps)
+
+
+def results_of(atoms: Atoms, wanted: list[str] | None) -> dict[str, Any]:
+    """Energy (eV), forces (eV/Å), stress (eV/Å³, of what is periodic), magnetic moments (μB)."""
+    found = {"energy": float(atoms.get_potential_energy())}
+    for name in wanted or ("forces", "stress"):
+        if name in ("forces", "stress") and not (name == "stress" and wanted is None and not atoms.pbc.all()):
+            try:
+                found[name] = np.asarray(atoms.calc.get_property(name, atoms), dtype=float).tolist()
+            except NotImplementedError as error:
+                if wanted is not None:
+                    raise JobError("usage", f"the calculator computes no {name}") from error
+    moments = getattr(atoms.calc, "results", {}).get("magmoms")
+    if moments is not None and (wanted is None or "magmoms" in wanted):
+        found["magmoms"] = np.asarray(moments, dtype=float).tolist()
+    elif wanted is not None and "magmoms" in wanted:
+        raise JobError("usage", "the calculator computes no magmoms")
+    for name, value in found.items():
+        if not np.isfinite(value).all():
+            raise JobError("not_finite", f"{name} is not finite")
+    return found
+
+
+def facts(name: str, atoms: Atoms) -> dict[str, Any]:
+    """What the calculator says of itself: version, and the PAW data sets of GPAW."""
+    calculator = atoms.calc
+    module = type(calculator).__module__.partition(".")[0]
+    said: dict[str, Any] = {
+        "ase": ase_version,
+        "python": sys.version.split()[0],
+        "calculator": type(calculator).__name__,
+    }
+    if module == "ase":
+        said["version"] = ase_version
+    else:
+        owners = metadata.packages_distributions().get(module, [])
+        said["version"] = metadata.version(owners[0]) if owners else "unknown"
+    if name == "gpaw":
+        setups = zip(atoms.symbols, calculator.dft.setups, strict=True)
+        said["pseudopotentials"] = {symbol: f"PAW md5:{setup.fingerprint}" for symbol, setup in setups}
+        said["scf_steps"] = int(calculator.get_number_of_iterations())
+    return said
+
+
+def run(given: dict[str, Any]) -> dict[str, Any]:
+    """What ``results.json`` holds when all went well."""
+    clock = Clock(given["wall_seconds"])
+    atoms = read_atoms(given["structure"])
+    atoms.calc, unconverged = make_calculator(given["calculator"], given["parameters"])
+    if hasattr(atoms.calc, "hooks"):
+        atoms.calc.hooks["scf_step"] = clock.check
+    try:
+        steps = relax(atoms, given, clock) if given["task"] == "relax" else None
+        found = results_of(atoms, given["properties"])
+    except JobError as stop:
+        if given["calculator"] == "gpaw" and stop.status in ("time", "relax") and hasattr(atoms.calc, "dft"):
+            atoms.calc.write(GPW, mode="all")
+        raise
+    except unconverged as error:
+        raise JobError("scf", str(error) or type(error).__name__) from error
+    except MemoryError as error:
+        raise JobError("memory", "it asked for more memory than there is") from error
+    return {
+        "status": "ok",
+        "results": found,
+        "positions": atoms.positions.tolist(),
+        "relax_steps": steps,
+        **facts(given["calculator"], atoms),
+    }
+
+
+def main() -> int:
+    """Run the job of this folder."""
+    given = json.loads(Path(INPUT).read_text())
+    started = time.monotonic()
+    try:
+        made = run(given)
+    except JobError as stop:
+        made = {"status": stop.status, **stop.found}
+    made["seconds"] = time.monotonic() - started
+    Path(RESULTS).write_text(json.dumps(made, allow_nan=False))
+    return 0 if made["status"] == "ok" else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

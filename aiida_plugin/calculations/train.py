@@ -1,0 +1,212 @@
+"""``cgcnn.train``: one job trains or fine-tunes a model on labelled structures with ``cgcnn-ase train``."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.datastructures import CalcInfo, CodeInfo
+from aiida.engine import CalcJob
+from aiida.orm import ArrayData, Dict, RemoteData, Str
+
+from aiida_plugin.calculations.predict import model_path
+from aiida_plugin.calculations.train_settings import DATA, OPTIONS, arguments, of_file, problem
+from aiida_plugin.calculations.training_data import TrainingData, gather
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.model_folder import package_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiida.common.folders import Folder
+    from aiida.engine import CalcJobProcessSpec
+
+DATA_FOLDER, RUN, MODEL, SETTINGS_FILE, CACHE = "data", "run", "model", "train.yaml", "cache"
+STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
+#: what is kept of a run: not the checkpoints, which stay where it ran
+RETRIEVED = ("config.yaml", "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
+#: folders of a retrieved file that are kept, its name counted
+_DEPTH = 3
+
+
+class TrainCalculation(CalcJob):
+    """Train a model on labelled structures, or fine-tune one.
+
+    The model that comes out is a node, whose creator's inputs say what it was trained on. A job that ran out of time
+    (exit code 321) is gone on with by giving its ``remote_folder`` as ``restart_folder`` to another with the same
+    inputs: the weights are the same as without the interruption.
+    """
+
+    @classmethod
+    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
+        """Inputs, outputs and exit codes."""
+        super().define(spec)
+        spec.input("structures", valid_type=StructureSetData, help="Labelled structures to learn from.")
+        spec.input("target", valid_type=Str, help="Their label: a key of the info, a result, or energy_per_atom.")
+        spec.input("test", valid_type=StructureSetData, required=False, help="Labelled structures to test on.")
+        spec.input("val", valid_type=StructureSetData, required=False, help="Labelled structures to validate on.")
+        spec.input("model", valid_type=CGCNNModelData, required=False, help="The model to start from.")
+        spec.input(
+            "model_name", valid_type=Str, required=False, help="Which model, where the node holds several of them."
+        )
+        spec.input(
+            "settings",
+            valid_type=Dict,
+            required=False,
+            help=f"{', '.join(DATA + OPTIONS)}, and all that the settings file of `cgcnn-ase train` takes.",
+        )
+        spec.input("restart_folder", valid_type=RemoteData, required=False, help="Of a job that ran out of time.")
+        spec.input(
+            "package_version",
+            valid_type=Str,
+            default=lambda: Str(package_version()),
+            help="Version of cgcnn-ase that runs, so that caching tells versions apart.",
+        )
+        spec.inputs.validator = _check_inputs
+        spec.output("model", valid_type=CGCNNModelData, help="The trained and calibrated model.")
+        spec.output("metrics", valid_type=Dict, help="Errors on val and test, counts, and what made the labels.")
+        spec.output(
+            "test_results", valid_type=ArrayData, required=False, help="id, target, prediction, std, ... of the test."
+        )
+        spec.output(
+            "val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test."
+        )
+        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
+        options["parser_name"].default = "cgcnn.train"
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
+        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
+        spec.exit_code(311, "ERROR_CRASHED", message="cgcnn-ase ended with an error that it does not know: {reason}")
+        spec.exit_code(
+            320,
+            "ERROR_KILLED",
+            message="cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or "
+            "make batch_size smaller",
+        )
+        spec.exit_code(
+            321,
+            "ERROR_OUT_OF_WALLTIME",
+            message="the job ended before cgcnn-ase did, after {n_done} of {n} epochs; to go on, submit it again with "
+            "its remote_folder as restart_folder",
+        )
+        spec.exit_code(
+            322,
+            "ERROR_OUT_OF_WALLTIME_TOO_EARLY",
+            message="the job ended before cgcnn-ase began to train: ask for more wall time",
+        )
+        spec.exit_code(
+            323, "ERROR_OUT_OF_GPU_MEMORY", message="the GPU's memory is too small: make batch_size smaller ({reason})"
+        )
+        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
+        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        spec.exit_code(340, "ERROR_DIVERGED", message="the training diverged: make learning_rate smaller ({reason})")
+
+    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
+        """Write the labelled structures and the settings, copy the model, and say what to run.
+
+        Raises
+        ------
+        CheckpointError
+            If a file of the model's node was changed.
+        """
+        import yaml
+
+        settings = _plain(self.inputs.get("settings"))
+        place = Path(folder.get_abs_path(DATA_FOLDER))
+        place.mkdir()
+        data_of(self.inputs).write(place, self.inputs.target.value)
+        Path(folder.get_abs_path(SETTINGS_FILE)).write_text(yaml.safe_dump(of_file(settings)), encoding="utf-8")
+        job = CalcInfo()
+        job.local_copy_list = []
+        start = []
+        if "model" in self.inputs:
+            start = ["--from", self._place_model(folder, job.local_copy_list)]
+        if "restart_folder" in self.inputs:
+            remote = self.inputs.restart_folder
+            job.remote_copy_list = [
+                (remote.computer.uuid, f"{remote.get_remote_path()}/{name}", ".") for name in (RUN, CACHE)
+            ]
+            start.append("--resume")
+        code = CodeInfo()
+        code.code_uuid = self.inputs.code.uuid
+        code.stdout_name, code.stderr_name = STDOUT, STDERR
+        code.cmdline_params = [
+            "train", DATA_FOLDER, "--output", RUN, "--config", SETTINGS_FILE, *start,
+            *arguments(settings, self.inputs.target.value, model_facts(self.inputs)),
+        ]  # fmt: skip
+        job.codes_info = [code]
+        job.prepend_text = f"export CGCNN_ASE_CACHE=$PWD/{CACHE}"
+        job.append_text = f"echo $? > {EXIT_CODE}"
+        job.retrieve_list = [STDOUT, STDERR, EXIT_CODE, *((f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED)]
+        return job
+
+    def _place_model(self, folder: "Folder", copies: list[tuple[str, str, str]]) -> str:
+        """Put the model's files into the job's folder, of several models one; return what ``--from`` is given."""
+        model: CGCNNModelData = self.inputs.model
+        model.contents()
+        if len(model.names) == 1:
+            copies += [(model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()]
+            return model_path(model)
+        from cgcnn_ase.checkpoint import load_models, save_model
+
+        wanted = self.inputs.model_name.value
+        with TemporaryDirectory() as place:
+            models = load_models(model.export(Path(place) / MODEL))
+            save_model(next(own for own in models if own.name == wanted), Path(folder.get_abs_path(MODEL)))
+        return MODEL
+
+
+def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
+    """The labelled structures of a job's inputs, divided; raises as `gather` does."""
+    return gather(
+        inputs["structures"],
+        inputs["target"].value,
+        _plain(inputs.get("settings")),
+        val=inputs.get("val"),
+        test=inputs.get("test"),
+    )
+
+
+def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
+    """``name``, ``target``, ``unit`` and ``task`` of the model to start from.
+
+    Raises
+    ------
+    ValueError
+        If the node holds several and none of them is named.
+    """
+    model: CGCNNModelData | None = inputs.get("model")
+    if model is None:
+        return None
+    names = model.names
+    wanted = inputs["model_name"].value if "model_name" in inputs else None
+    if wanted is None and len(names) > 1:
+        raise ValueError(f"the model node holds several models; set model_name to one of {', '.join(names)}")
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"model_name {wanted!r}; the model node holds {', '.join(names)}")
+    k = names.index(names[0] if wanted is None else wanted)
+    attributes = model.base.attributes
+    facts = {name: str(attributes.get(f"{name}s")[k]) for name in ("target", "unit", "task", "level")}
+    if facts["level"] == "site":
+        raise ValueError(f"the model {names[k]} predicts sites; labels of sites are trained from Python")
+    return facts | {"name": names[k]}
+
+
+def _plain(settings: Dict | None) -> dict[str, Any]:
+    found: dict[str, Any] = {} if settings is None else settings.get_dict()
+    return found
+
+
+def _check_inputs(inputs: "Mapping[str, Any]", _: Any) -> str | None:
+    """What is wrong with the inputs, None if nothing is."""
+    if "structures" not in inputs or "target" not in inputs:
+        return None  # the ports say so themselves
+    settings = _plain(inputs.get("settings"))
+    if wrong := problem(settings, tunes="model" in inputs):
+        return wrong
+    try:
+        arguments(settings, inputs["target"].value, model_facts(inputs))
+        data_of(inputs)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,192 @@
+"""Labelled sets of structures -> the packed folder that ``cgcnn-ase train`` reads."""
+
+import csv
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aiida_plugin.calculations.division import By, divide
+from aiida_plugin.calculations.labels import label_of, listed
+from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
+from aiida_plugin.data.packed_file import write_packed_file
+from aiida_plugin.data.structure_reader import StructureArrays
+from aiida_plugin.data.structures import StructureSetData
+
+
+class TrainingData(NamedTuple):
+    """The rows of all sets, those of ``structures`` first.
+
+    Attributes
+    ----------
+    ids, labels, split
+        Of each structure; the label None where it has none and is left out.
+    split_by
+        Whether formulas (or what else was asked) are kept together, or single structures were drawn.
+    scheme
+        What made the labels; None where it is not known or where several are mixed.
+    sets
+        The nodes.
+    """
+
+    ids: list[str]
+    labels: list[float | None]
+    split: npt.NDArray[np.str_]
+    split_by: By | None
+    scheme: dict[str, Any] | None
+    sets: list[StructureSetData]
+
+    def count(self, split: str) -> int:
+        """How many labelled structures a split has."""
+        return sum(label is not None and own == split for label, own in zip(self.labels, self.split, strict=True))
+
+    def write(self, folder: Path, target: str) -> None:
+        """Write ``structures.npz`` and ``properties.csv``."""
+        write_packed_file(folder / "structures.npz", self.ids, _joined([each.arrays() for each in self.sets]))
+        with (folder / "properties.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", target, "split"])
+            for name, label, split in zip(self.ids, self.labels, self.split.tolist(), strict=True):
+                writer.writerow([name, "" if label is None else repr(label), split])
+
+
+def gather(
+    structures: StructureSetData,
+    target: str,
+    settings: Mapping[str, Any],
+    *,
+    val: StructureSetData | None = None,
+    test: StructureSetData | None = None,
+) -> TrainingData:
+    """Read the labels, see that they can be learned together, and divide the structures.
+
+    Parameters
+    ----------
+    structures
+        To learn from; parts of them validate and test where no sets are given for that.
+    target
+        See :func:`aiida_plugin.calculations.labels.label_of`.
+    settings
+        ``val`` and ``test`` (parts, 0.1 each), ``split_by`` (formula, structure or a key of the info), ``split_seed``,
+        ``unlabelled`` (error or skip) and ``mixed_labels`` (whether labels of several kinds may be mixed).
+    val, test
+        Labelled sets.
+
+    Raises
+    ------
+    ValueError
+        Naming the structures: without a label, in two sets, or too few; or what differs between the labels.
+    """
+    given = {"structures": structures, "val": val, "test": test}
+    sets = {name: each for name, each in given.items() if each is not None}
+    ids: list[str] = []
+    labels: list[float | None] = []
+    groups: list[Hashable] = []
+    of_set: list[str] = []
+    schemes: list[dict[str, Any] | None] = []
+    seen: dict[bytes, tuple[str, str]] = {}
+    for name, each in sets.items():
+        for structure_id, atoms in zip(each.ids, each.iter_atoms(), strict=True):
+            what = f"structure {structure_id!r} of {name}"
+            try:
+                label = label_of(atoms, target)
+            except ValueError as error:
+                raise ValueError(f"{what}: {error}") from error
+            if label is not None:
+                schemes.append(scheme_of(atoms))
+            _see(seen, atoms, name, structure_id)
+            ids.append(structure_id)
+            labels.append(label)
+            of_set.append(name)
+            groups.append(_group(atoms, len(ids), str(settings.get("split_by", "formula")), what))
+    _check_ids(ids, of_set)
+    if settings.get("unlabelled", "error") == "error":
+        _check_labels(ids, labels, target)
+    scheme = None if settings.get("mixed_labels", False) else merge_schemes(schemes)
+    split, by = _split(of_set, labels, groups, settings, has_val=val is not None, has_test=test is not None)
+    for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
+        if (part == "train" or name in sets) and not any(
+            label is not None and own == part for label, own in zip(labels, split.tolist(), strict=True)
+        ):
+            raise ValueError(f"no structure of {name} has a label {target!r}")
+    return TrainingData(ids, labels, split, by, scheme, list(sets.values()))
+
+
+def _split(
+    of_set: list[str],
+    labels: list[float | None],
+    groups: list[Hashable],
+    settings: Mapping[str, Any],
+    *,
+    has_val: bool,
+    has_test: bool,
+) -> tuple[npt.NDArray[np.str_], By | None]:
+    """The set's name of what was given apart; what is to be divided, divided."""
+    split = np.array(["train" if name == "structures" else name for name in of_set], dtype="<U5")
+    rows = [k for k, name in enumerate(of_set) if name == "structures" and labels[k] is not None]
+    test = 0.0 if has_test else float(settings.get("test", 0.1))
+    seed = int(settings.get("split_seed", 0))
+    if not has_val:
+        own, by = divide([groups[k] for k in rows], val=float(settings.get("val", 0.1)), test=test, seed=seed)
+        split[rows] = own
+        return split, by
+    if test == 0.0:
+        return split, None
+    from cgcnn_ase.data.splits import group_split
+
+    split[rows] = group_split([repr(groups[k]) for k in rows], val=0.0, test=test, seed=seed)
+    return split, "group"
+
+
+def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
+    if by == "structure":
+        return k
+    if by == "formula":
+        from cgcnn_ase.data.dataset import reduced_formula
+
+        return reduced_formula(atoms.numbers)
+    if by not in atoms.info:
+        raise ValueError(f"{what} has no {by!r} in its info to split by; allowed: formula, structure or a key of all")
+    return str(atoms.info[by])
+
+
+def _see(seen: dict[bytes, tuple[str, str]], atoms: Any, name: str, structure_id: str) -> None:
+    """Refuse a structure that is in two sets, under whatever id."""
+    key = b"".join(a.tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))
+    other, other_id = seen.setdefault(key, (name, structure_id))
+    if other != name:
+        raise ValueError(
+            f"structure {structure_id!r} of {name} is the same as {other_id!r} of {other}; a structure to learn from "
+            "cannot be held out as well"
+        )
+
+
+def _check_ids(ids: list[str], of_set: list[str]) -> None:
+    first: dict[str, str] = {}
+    twice = [f"{name} ({first[name]} and {own})" for name, own in zip(ids, of_set, strict=True)
+             if first.setdefault(name, own) != own]  # fmt: skip
+    if twice:
+        raise ValueError(f"ids that occur in two sets: {listed(twice)}; give each structure to one of them")
+
+
+def _check_labels(ids: list[str], labels: list[float | None], target: str) -> None:
+    if missing := [name for name, label in zip(ids, labels, strict=True) if label is None]:
+        raise ValueError(
+            f"{len(missing)} of {len(ids)} structures have no label {target!r}: {listed(missing)}; leave them out, or "
+            "set unlabelled: skip"
+        )
+
+
+def _joined(parts: list[StructureArrays]) -> StructureArrays:
+    """Several sets as one."""
+    starts = np.cumsum([0] + [int(part.offsets[-1]) for part in parts])
+    offsets = [np.zeros(1, np.int64)] + [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+    return StructureArrays(
+        lattice=np.concatenate([part.lattice for part in parts]),
+        offsets=np.concatenate(offsets),
+        numbers=np.concatenate([part.numbers for part in parts]),
+        positions=np.concatenate([part.positions for part in parts]),
+        pbc=np.concatenate([part.pbc for part in parts]),
+    )

@@ -1,0 +1,47 @@
+"""``aiida-cgcnn setup``."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.command("setup")
+@click.option("-p", "--profile", metavar="NAME", help="The profile; by default the default one.  [made if not there]")
+@click.option(
+    "--broker",
+    type=click.Choice(["zeromq", "rabbitmq", "none"]),
+    default="zeromq",
+    show_default=True,
+    help="Of a new profile; ZeroMQ comes with AiiDA and needs no service.",
+)
+@click.option(
+    "--postgres", is_flag=True, help="A new profile keeps its data in this machine's PostgreSQL, not in SQLite."
+)
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; say what is missing and how to get it.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: the report as JSON.")
+def setup(profile: str | None, broker: str, postgres: bool, only_check: bool, as_json: bool) -> None:
+    """Make what predictions and DFT through AiiDA need: profile, computer, codes, models, pseudopotentials.
+
+    What is there is left as it is. Exit code 0: all there; 1: something could not be made, or, with --check, is
+    missing.
+    """
+    from aiida_plugin.setup.steps import check, set_up
+
+    found = []
+    for finding in check(profile) if only_check else set_up(profile, broker=broker, postgres=postgres):  # type: ignore[arg-type]
+        found.append(finding)
+        if not as_json:
+            todo = f"; to have it: {finding.command}" if finding.command else ""
+            click.echo(f"{finding.state:<9}{finding.what}: {finding.words}{todo}")
+    made = [finding for finding in found if finding.state == "made"]
+    bad = [finding for finding in found if finding.is_bad]
+    if as_json:
+        report = {"changed": bool(made), "complete": not bad, "findings": [asdict(finding) for finding in found]}
+        click.echo(json.dumps(report, indent=1))
+    elif not only_check:
+        click.echo(f"{len(made)} made, {len(bad)} could not be made" if made or bad else "Nothing was changed.")
+    elif not bad:
+        click.echo("Nothing is missing.")
+    if bad:
+        raise click.exceptions.Exit(1)

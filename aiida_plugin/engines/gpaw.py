@@ -1,0 +1,90 @@
+"""GPAW through ``cgcnn.ase_dft``."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiida_plugin.engines.ase_jobs import ASEJobsEngine, job_builder
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+    from aiida.orm import AbstractCode, StructureData
+
+
+class GPAWEngine(ASEJobsEngine):
+    """GPAW with plane waves; its code is a Python interpreter that has it."""
+
+    name = "gpaw"
+
+    def builder(
+        self,
+        structure: "StructureData",
+        code: "AbstractCode",
+        settings: Mapping[str, Any],
+        *,
+        moments: Mapping[str, float],
+        options: Mapping[str, Any],
+    ) -> "ProcessBuilder":
+        """All inputs of one run."""
+        job = {
+            "calculator": "gpaw",
+            "parameters": gpaw_parameters(structure, settings),
+            "task": "relax" if settings["relax"] else "energy",
+            "moments": dict(moments) if settings["spin"] else {},
+            "kpoints_distance": settings["kpoints_distance"],
+        }
+        if settings["relax"]:
+            job |= {"fmax": settings["fmax"], "max_steps": settings["max_relax_steps"]}
+        return job_builder(structure, code, job, options, ("gpaw", "gpaw-data"))
+
+
+def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What GPAW is made with, as JSON: plane waves, a mesh around Γ, PAW data sets with U.
+
+    Raises
+    ------
+    ValueError
+        If ``kpoints_distance`` is not positive.
+    """
+    parameters: dict[str, Any] = {
+        "mode": {"name": "pw", "ecut": float(settings["cutoff"])},
+        "xc": settings["functional"],
+        "kpts": {"size": mesh(structure, float(settings["kpoints_distance"])), "gamma": True},
+        "spinpol": bool(settings["spin"]),
+        "occupations": {"name": "fermi-dirac", "width": float(settings["smearing"])},
+        "maxiter": int(settings["max_scf_steps"]),
+        "convergence": {
+            # GPAW counts eV per valence electron, of which few oxides have more than ten an atom
+            "energy": float(settings["energy_tolerance"]) / 10,
+            "density": float(settings["density_tolerance"]),
+            "eigenstates": float(settings["eigenstates_tolerance"]),
+        },
+    }
+    setups = _setups({kind.symbol for kind in structure.kinds}, settings)
+    if setups:
+        parameters["setups"] = setups
+    return {**parameters, **settings["parameters"]}
+
+
+def mesh(structure: "StructureData", distance: float) -> list[int]:
+    """The coarsest mesh whose neighbours are at most this far apart (1/Å, with 2π); one where not periodic."""
+    from aiida.orm import KpointsData
+
+    if not distance > 0:
+        raise ValueError(f"kpoints_distance is {distance}; it must be more than 0 (1/Å)")
+    kpoints = KpointsData()
+    kpoints.set_cell_from_structure(structure)
+    kpoints.set_kpoints_mesh_from_density(distance)
+    return [int(n) for n in kpoints.get_kpoints_mesh()[0]]
+
+
+def _setups(elements: set[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """PAW data sets by element, with U on the d electrons: ``{"Ni": "10:d,6.2"}``."""
+    u = settings["hubbard_u"] if settings["hubbard"] else {}
+    found = {}
+    for element in sorted(elements):
+        name = str(settings["setups"].get(element, ""))
+        if u.get(element):
+            name += f":d,{float(u[element])}"
+        if name:
+            found[element] = name
+    return found

@@ -1,0 +1,185 @@
+"""What ``cgcnn.train`` left in the retrieved folder -> model, metrics and results, or a numbered exit code in words."""
+
+import csv
+import json
+import math
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from aiida.engine import ExitCode
+from aiida.orm import ArrayData, Dict
+from aiida.parsers import Parser
+
+from aiida_plugin.calculations.train import EXIT_CODE, RUN, STDERR, data_of
+from aiida_plugin.data.label_scheme import scheme_id
+from aiida_plugin.data.model import CGCNNModelData
+
+_DONE, _USAGE = 0, 2
+_BEST, _METRICS, _CONFIG, _HISTORY = "best", "metrics.json", "config.yaml", "history.csv"
+
+
+class TrainParser(Parser):
+    """Reads the retrieved folder only."""
+
+    def parse(self, **_: Any) -> ExitCode | None:
+        """Make the outputs, or say by number why there are none."""
+        if failure := self._failure(self._exit_code()):
+            return failure
+        for file in (_METRICS, f"{_BEST}/config.json"):
+            if not self._has(file):
+                return self._fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self._last_words())
+        try:
+            metrics = self._metrics()
+        except ValueError as error:
+            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_METRICS}", reason=str(error))
+        try:
+            model = self._model()
+        except (ValueError, OSError) as error:
+            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_BEST}", reason=str(error))
+        split = "test" if "test" in metrics else "val"
+        file = f"{split}_results.csv"
+        if not self._has(file):
+            return self._fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self._last_words())
+        try:
+            results = results_from(self._text(f"{RUN}/{file}") or "")
+        except ValueError as error:
+            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{file}", reason=str(error))
+        results.base.attributes.set("unit", model.base.attributes.get("units")[0])
+        self.out("model", model)
+        self.out("metrics", Dict(self._of_labels() | storable(metrics)))
+        self.out(f"{split}_results", results)
+        return None
+
+    def _failure(self, code: int | None) -> ExitCode | None:
+        """The number of what went wrong, None if nothing did."""
+        error = self._text(STDERR) or ""
+        if code == _DONE:
+            return None
+        if code is None:
+            if not self._has(_CONFIG):
+                return self._fail("ERROR_OUT_OF_WALLTIME_TOO_EARLY")
+            n_done, n = self._epochs()
+            return self._fail("ERROR_OUT_OF_WALLTIME", n_done=n_done, n=n)
+        if code > 128 or code < 0:
+            return self._fail("ERROR_KILLED", code=code)
+        if "the training diverged" in error:
+            return self._fail("ERROR_DIVERGED", reason=self._last_words())
+        if "CUDA out of memory" in error or "OutOfMemoryError" in error:
+            return self._fail("ERROR_OUT_OF_GPU_MEMORY", reason=self._last_words())
+        return self._fail("ERROR_USAGE" if code == _USAGE else "ERROR_CRASHED", reason=self._last_words())
+
+    def _fail(self, name: str, **words: object) -> ExitCode:
+        code: ExitCode = getattr(self.exit_codes, name)
+        return code.format(**words) if words else code
+
+    def _model(self) -> CGCNNModelData:
+        """The node of the run's best model; its files are those in the retrieved folder."""
+        with TemporaryDirectory() as folder:
+            for name in self._files:
+                if name.startswith(f"{RUN}/{_BEST}/"):
+                    content = self.retrieved.base.repository.get_object_content(name, "rb")
+                    (Path(folder) / Path(name).name).write_bytes(content)
+            return CGCNNModelData(folder)
+
+    def _metrics(self) -> dict[str, Any]:
+        found = json.loads(self._text(f"{RUN}/{_METRICS}") or "")
+        if not isinstance(found, dict) or not {"val", "test"} & found.keys():
+            raise ValueError("it holds no figures of val or test")
+        return found
+
+    def _of_labels(self) -> dict[str, Any]:
+        """What the model was trained on: counts, and what made the labels."""
+        inputs = self.node.inputs
+        data = data_of({name: getattr(inputs, name) for name in inputs})
+        found: dict[str, Any] = {
+            "target": inputs.target.value,
+            "trained_on": inputs.structures.uuid,
+            "n_epochs": self._epochs()[0],
+            "split_by": data.split_by,
+            **{f"n_{split}": data.count(split) for split in ("train", "val", "test")},
+            "n_unlabelled": sum(label is None for label in data.labels),
+        }
+        if data.scheme is not None:
+            found |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
+        return found
+
+    @cached_property
+    def _files(self) -> set[str]:
+        """The names of all files in the retrieved folder, with their folders."""
+        return {path.as_posix() for path in self.retrieved.base.repository.glob()}
+
+    def _has(self, name: str) -> bool:
+        """Whether the run left a file."""
+        return f"{RUN}/{name}" in self._files
+
+    def _text(self, name: str) -> str | None:
+        return str(self.retrieved.base.repository.get_object_content(name, "r")) if name in self._files else None
+
+    def _exit_code(self) -> int | None:
+        """That of the command; None where the job ended before it."""
+        text = (self._text(EXIT_CODE) or "").strip()
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    def _last_words(self) -> str:
+        lines = (self._text(STDERR) or "").strip().splitlines()
+        return lines[-1].removeprefix("cgcnn-ase: ") if lines else "it said nothing"
+
+    def _epochs(self) -> tuple[int, int]:
+        """How many epochs all members together have done, and how many there were to do."""
+        import yaml
+
+        files = [name for name in self._files if name.endswith(f"/{_HISTORY}")]
+        done = sum(max(0, len((self._text(file) or "").splitlines()) - 1) for file in files)
+        config = yaml.safe_load(self._text(f"{RUN}/{_CONFIG}") or "") or {}
+        return done, int(config.get("epochs", 0)) * int(config.get("n_members", 1))
+
+
+def results_from(text: str) -> ArrayData:
+    """The columns of a results file as arrays: ``id`` is text, ``in_domain`` bool, the others numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is no such table or holds no row.
+    """
+    rows = list(csv.DictReader(StringIO(text)))
+    if not rows or "id" not in rows[0]:
+        raise ValueError("it holds no row with an id")
+    results = ArrayData()
+    for name in rows[0]:
+        column = [row[name] for row in rows]
+        if name is None or None in column:
+            raise ValueError("a row has another number of fields than the header")
+        if name == "id":
+            array: Any = np.array(column)
+        elif set(column) <= {"True", "False"}:
+            array = np.array([value == "True" for value in column])
+        elif not any(column):
+            continue  # of a model that is not calibrated
+        else:
+            array = np.array([float(value or "nan") for value in column])
+        results.set_array(name, array)
+    return results
+
+
+def storable(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """The values without those that are not finite, which AiiDA cannot store; ``undefined`` lists their names."""
+    undefined: list[str] = []
+    plain = _finite(values, place, undefined)
+    return plain | ({"undefined": undefined} if undefined else {})
+
+
+def _finite(values: dict[str, Any], place: str, undefined: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found[name] = _finite(value, f"{place}{name}.", undefined)
+        elif value is None or (isinstance(value, float) and not math.isfinite(value)):
+            undefined.append(f"{place}{name}")
+        else:
+            found[name] = value
+    return found

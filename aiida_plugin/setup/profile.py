@@ -1,0 +1,110 @@
+"""The profile: that which is named, else the default one, else a new one as ``verdi presto`` makes it."""
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
+from aiida.manage.configuration import get_config, load_profile, reset_config
+
+from aiida_plugin.setup.finding import ERRORS, Finding, in_words
+
+if TYPE_CHECKING:
+    from aiida.manage.configuration import Profile
+
+Broker = Literal["zeromq", "rabbitmq", "none"]
+
+#: the name that ``verdi presto`` gives a first profile
+_FIRST = "presto"
+#: seconds; making one takes two
+_PATIENCE = 120
+
+
+def open_profile(name: str | None, *, broker: Broker = "zeromq", postgres: bool = False, make: bool = True) -> Finding:
+    """Load the profile; make it where there is none.
+
+    Parameters
+    ----------
+    name
+        Of the profile; by default the user's default profile.
+    broker
+        Of a new one: ZeroMQ comes with AiiDA and needs no service.
+    postgres
+        Whether a new one keeps its data in PostgreSQL on this machine, and not in SQLite.
+    make
+        Whether to make one.
+
+    Returns
+    -------
+    Finding
+        Unless it is bad, the profile is loaded now.
+    """
+    try:
+        config = get_config(create=True)
+        known, default = config.profile_names, config.default_profile_name
+    except ConfigurationError as error:
+        return Finding("profile", "wrong", in_words(error), "verdi config list")
+    wanted = name or default
+    if wanted is not None and wanted in known:
+        return _load(wanted, "there")
+    how = _presto(name or _FIRST, broker, postgres)
+    if not make:
+        words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
+        return Finding("profile", "missing", words, " ".join(["aiida-cgcnn setup", *(["-p", name] if name else [])]))
+    if broker == "rabbitmq" and not _has_rabbitmq():
+        words = "RabbitMQ does not answer on this machine; start it, or take --broker zeromq, which needs no service"
+        return Finding("profile", "wrong", words)
+    done = subprocess.run([sys.executable, "-m", "aiida", *how], capture_output=True, text=True, timeout=_PATIENCE)
+    if done.returncode:
+        return Finding("profile", "wrong", f"`verdi {' '.join(how)}` failed: {_why(done, postgres)}")
+    reset_config()  # it was written by another process
+    if name is not None and default is not None:  # verdi presto makes each new profile the default one
+        get_config().set_default_profile(default, overwrite=True).store()
+    return _load(name or _FIRST, "made")
+
+
+def describe(profile: "Profile") -> str:
+    """Its name, where it keeps its data and what broker it has; no host, user or password."""
+    broker = (profile.process_control_backend or "no broker").removeprefix("core.")
+    return f"{profile.name} ({profile.storage_backend.removeprefix('core.')}, {broker})"
+
+
+def _presto(name: str, broker: Broker, postgres: bool) -> list[str]:
+    brokers: dict[str, list[str]] = {"zeromq": ["--use-zeromq"], "rabbitmq": [], "none": ["--no-broker"]}
+    storage = ["--use-postgres"] if postgres else []
+    return ["presto", "--non-interactive", "--profile-name", name, *brokers[broker], *storage]
+
+
+def _load(name: str, state: Literal["there", "made"]) -> Finding:
+    try:
+        profile = load_profile(name, allow_switch=True)
+        profile.storage_cls(profile).close()
+    except IncompatibleStorageSchema:
+        words = f"the data of {name} are of another version of AiiDA"
+        return Finding("profile", "wrong", words, f"verdi -p {name} storage migrate")
+    except ERRORS as error:
+        words = f"{name} cannot be opened: {type(error).__name__}"
+        return Finding("profile", "wrong", words, f"verdi -p {name} status")
+    return Finding("profile", state, describe(profile))
+
+
+def _has_rabbitmq() -> bool:
+    from aiida.brokers.rabbitmq.defaults import detect_rabbitmq_config
+
+    try:
+        detect_rabbitmq_config()
+    except ConnectionError:
+        return False
+    return True
+
+
+def _why(done: subprocess.CompletedProcess[str], postgres: bool) -> str:
+    """Its last words; of PostgreSQL they hold the connection, which is kept to oneself."""
+    if postgres:
+        return "PostgreSQL on this machine lets nobody in as administrator; see `verdi presto --help` for its options"
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[-1] if said else f"exit code {done.returncode}"
+
+
+def _those(names: list[str]) -> str:
+    return f"{'is' if len(names) == 1 else 'are'} {', '.join(names)}" if names else "is none"

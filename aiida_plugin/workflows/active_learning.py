@@ -1,0 +1,343 @@
+"""``cgcnn.active_learning``: while there is budget: propose, predict, choose, label, retrain."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from aiida.engine import ExitCode, WorkChain, if_, while_
+from aiida.orm import AbstractCode, Dict, Int, List, Str
+
+from aiida_plugin.calculations.agreement import agreement
+from aiida_plugin.calculations.defects import defects
+from aiida_plugin.calculations.learning_report import learning_report
+from aiida_plugin.calculations.merge_labelled import merge_labelled
+from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.selection import SELECTION, largest_std, select, selection_problem
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
+from aiida_plugin.workflows.finetune import FinetuneWorkChain
+from aiida_plugin.workflows.finetune_protocol import protocol_inputs
+from aiida_plugin.workflows.label import LabelWorkChain
+from aiida_plugin.workflows.once import call_once, submit_once
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+    from aiida.orm import ProcessNode
+
+#: when a loop ends: after so many rounds or labels, or when no candidate is less certain than this
+BUDGET: dict[str, Any] = {"rounds": 3, "labels": None, "std_below": None}
+#: what each round labels
+TAKE: dict[str, Any] = SELECTION | {"take": {"lcb": 2}}
+
+
+class ActiveLearningWorkChain(WorkChain):
+    """A model that asks for the labels it learns most from.
+
+    Each round predicts the candidates with the newest model, chooses some by an acquisition function, labels them by
+    DFT, and trains the first model again on all labels so far: so rounds never compound each other's errors. Candidates
+    are a set, or defects of a host that are generated anew for each round. By links alone the last model leads back to
+    every DFT run.
+    """
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Inputs, outputs, steps and exit codes."""
+        super().define(spec)
+        spec.input("model", valid_type=CGCNNModelData, help="The model to begin with.")
+        spec.input("candidates", valid_type=StructureSetData, required=False, help="What may be labelled.")
+        spec.input("host", valid_type=StructureSetData, required=False, help="Instead, what defects are made in.")
+        spec.input("proposal", valid_type=Dict, required=False, help="Settings of cgcnn.defects, for the host.")
+        spec.input("labelled", valid_type=StructureSetData, required=False, help="Labels that there are already.")
+        spec.input(
+            "budget", valid_type=Dict, default=lambda: Dict(BUDGET), validator=_check_budget, help=", ".join(BUDGET)
+        )
+        spec.input(
+            "selection",
+            valid_type=Dict,
+            default=lambda: Dict(TAKE),
+            validator=_check_selection,
+            help=f"What each round labels: {', '.join(SELECTION)}.",
+        )
+        spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
+        spec.expose_inputs(
+            LabelWorkChain, namespace="label", exclude=("structures", "indices"), namespace_options={"required": True}
+        )
+        spec.expose_inputs(FinetuneWorkChain, namespace="finetune", exclude=("structures", "model"))
+        spec.inputs.validator = _check_inputs
+        spec.output("model", valid_type=CGCNNModelData, required=False, help="The last one.")
+        spec.output("labelled", valid_type=StructureSetData, required=False, help="All labels.")
+        spec.output("reference_energies", valid_type=Dict, required=False, help="eV/atom by element, and their scheme.")
+        spec.output("report", valid_type=Dict, required=False, help="Errors, labels and what was learned, by round.")
+        spec.outline(
+            cls.begin,
+            while_(cls.has_budget)(
+                cls.propose_candidates,
+                cls.predict,
+                cls.choose,
+                if_(cls.has_chosen)(cls.label, cls.gather, cls.retrain, cls.end_round),
+            ),
+            cls.report_rounds,
+        )
+        spec.exit_code(
+            410, "ERROR_PREDICTION_FAILED", message="round {k}: the candidates could not be predicted: {reason}"
+        )
+        spec.exit_code(420, "ERROR_NOTHING_CHOSEN", message="round {k}: no structure could be chosen: {reason}")
+        spec.exit_code(430, "ERROR_LABELS_FAILED", message="round {k}: nothing could be labelled: {reason}")
+        spec.exit_code(
+            431, "ERROR_LABELS_DIFFER", message="round {k}: the new labels do not go with the others: {reason}"
+        )
+        spec.exit_code(440, "ERROR_TRAINING_FAILED", message="round {k}: the model could not be retrained: {reason}")
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        code: AbstractCode,
+        model: CGCNNModelData,
+        label_code: AbstractCode,
+        *,
+        candidates: StructureSetData | None = None,
+        host: StructureSetData | None = None,
+        proposal: Mapping[str, Any] | None = None,
+        engine: str = "gpaw",
+        protocol: str = DEFAULT_PROTOCOL,
+        overrides: Mapping[str, Any] | None = None,
+        finetune: Mapping[str, Any] | None = None,
+        selection: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        labelled: StructureSetData | None = None,
+        predict_options: Mapping[str, Any] | None = None,
+        **label: Any,
+    ) -> "ProcessBuilder":
+        """All inputs of a loop.
+
+        Parameters
+        ----------
+        code
+            That runs ``cgcnn-ase``.
+        model
+            To begin with.
+        label_code
+            The engine's.
+        candidates
+            A pool to choose from; or
+        host, proposal
+            a host, and settings of ``cgcnn.defects`` whose seed counts up with the rounds.
+        engine, protocol, overrides, label
+            See :meth:`LabelWorkChain.get_builder_from_protocol`.
+        finetune
+            Arguments of :meth:`FinetuneWorkChain.get_builder_from_protocol`: ``protocol``, ``overrides``, ``test``,
+            ``target``, ``model_name`` and ``options``.
+        selection, budget
+            Over the defaults `TAKE` and `BUDGET`.
+        labelled
+            Labels that there are already, of the same kind.
+        predict_options
+            ``metadata.options`` of the prediction's jobs.
+
+        Raises
+        ------
+        ValueError
+            If a name is none of the allowed, or neither candidates nor a host are given.
+        """
+        some = candidates if candidates is not None else host
+        if some is None:
+            raise ValueError("give candidates, or a host and the settings of its defects")
+        selection, budget = TAKE | dict(selection or {}), BUDGET | dict(budget or {})
+        builder: Any = cls.get_builder()
+        builder.model, builder.predict.code = model, code
+        if predict_options:
+            builder.predict.metadata.options = dict(predict_options)
+        if candidates is not None:
+            builder.candidates = candidates
+        if host is not None:
+            builder.host, builder.proposal = host, Dict(dict(proposal or {}))
+        if labelled is not None:
+            builder.labelled = labelled
+        builder.selection, builder.budget = Dict(selection), Dict(budget)
+        own: Any = LabelWorkChain.get_builder_from_protocol(label_code, some, engine, protocol, overrides, **label)
+        own.pop("structures")
+        builder.label = dict(own)
+        builder.finetune = _finetune_inputs(code, dict(finetune or {}), _n_labels(selection, budget, labelled))
+        return cast("ProcessBuilder", builder)
+
+    def begin(self) -> None:
+        """What the loop carries from round to round."""
+        self.ctx.round = 1
+        self.ctx.model = self.inputs.model
+        self.ctx.labelled = self.inputs.labelled if "labelled" in self.inputs else None
+        self.ctx.references = self.inputs.label.get("reference_energies", None)
+        self.ctx.rounds = {}
+        self.ctx.ended = None
+
+    def has_budget(self) -> bool:
+        """Whether another round begins; if not, why is noted."""
+        budget = BUDGET | self.inputs.budget.get_dict()
+        n = 0 if self.ctx.labelled is None else len(self.ctx.labelled)
+        if self.ctx.ended is None and self.ctx.round > budget["rounds"]:
+            self.ctx.ended = f"{budget['rounds']} rounds were done"
+        if self.ctx.ended is None and budget["labels"] is not None and n >= budget["labels"]:
+            self.ctx.ended = f"there are {n} labels; the budget is {budget['labels']}"
+        return self.ctx.ended is None
+
+    def propose_candidates(self) -> None:
+        """The set, or new defects of the host."""
+        if "candidates" in self.inputs:
+            self.ctx.candidates = self.inputs.candidates
+            return
+        asked = self.inputs.proposal.get_dict()
+        name = f"{asked.get('name', self.inputs.host.ids[0])}-r{self.ctx.round}"
+        settings = Dict(asked | {"name": name, "seed": asked.get("seed", 42) + self.ctx.round - 1})
+        made = call_once(self, self._label("propose"), defects, host=self.inputs.host, settings=settings)
+        self.ctx.candidates = made["structures"]
+
+    def predict(self) -> dict[str, Any]:
+        """Predict the candidates with the newest model."""
+        inputs = self.exposed_inputs(PredictCalculation, "predict")
+        inputs |= {"structures": self.ctx.candidates, "model": self.ctx.model}
+        return {"prediction": submit_once(self, self._label("predict"), PredictCalculation, **inputs)}
+
+    def choose(self) -> ExitCode | None:
+        """Choose what to label, or find that nothing is left."""
+        run = self.ctx.prediction
+        if not run.is_finished_ok or "predictions" not in run.outputs:
+            reason = run.exit_message or "the model node holds several models; give one with a single model"
+            return self._error("ERROR_PREDICTION_FAILED", reason)
+        budget = BUDGET | self.inputs.budget.get_dict()
+        predictions = run.outputs.predictions
+        inputs = {"predictions": predictions, "settings": self.inputs.selection}
+        if self.ctx.labelled is not None:
+            inputs["labelled"] = self.ctx.labelled
+        if budget["labels"] is not None:
+            inputs["at_most"] = Int(budget["labels"] - (0 if self.ctx.labelled is None else len(self.ctx.labelled)))
+        if budget["std_below"] is not None and largest_std(predictions) < budget["std_below"]:
+            self.ctx.ended = f"no candidate has a std of {budget['std_below']} or more"
+            return None
+        try:
+            chosen = call_once(self, self._label("select"), select, **inputs)
+        except ValueError as error:
+            if self.ctx.round == 1:
+                return self._error("ERROR_NOTHING_CHOSEN", str(error))
+            self.ctx.ended = str(error)
+            return None
+        self.ctx.indices = chosen["indices"]
+        return None
+
+    def has_chosen(self) -> bool:
+        """Whether there is something to label."""
+        return self.ctx.ended is None
+
+    def label(self) -> dict[str, Any]:
+        """Label what was chosen; the elements in the first round only."""
+        indices: List = self.ctx.indices
+        inputs = self.exposed_inputs(LabelWorkChain, "label")
+        inputs |= {"structures": self.ctx.candidates, "indices": indices}
+        if self.ctx.references is not None:
+            inputs.pop("references", None)
+            inputs["reference_energies"] = self.ctx.references
+        return {"labels": submit_once(self, self._label("label"), LabelWorkChain, **inputs)}
+
+    def gather(self) -> ExitCode | None:
+        """Put the new labels to the others, and hold the predictions against them."""
+        run: ProcessNode = self.ctx.labels
+        if "labelled" not in run.outputs or not run.is_finished_ok:
+            return self._error("ERROR_LABELS_FAILED", run.exit_message or str(run.process_state))
+        new = run.outputs.labelled
+        if "reference_energies" in run.outputs:
+            self.ctx.references = run.outputs.reference_energies
+        found = call_once(
+            self, self._label("agreement"), agreement, predictions=self.ctx.prediction.outputs.predictions, labelled=new
+        )
+        self.ctx.rounds = {**self.ctx.rounds, self._label("agreement"): found}
+        if self.ctx.labelled is None:
+            self.ctx.labelled = new
+            return None
+        sets = {"set_0": self.ctx.labelled, "set_1": new}
+        try:
+            self.ctx.labelled = call_once(self, self._label("merge"), merge_labelled, **sets)
+        except ValueError as error:
+            return self._error("ERROR_LABELS_DIFFER", str(error))
+        return None
+
+    def retrain(self) -> dict[str, Any]:
+        """Train the first model on all labels."""
+        inputs = self.exposed_inputs(FinetuneWorkChain, "finetune")
+        inputs |= {"model": self.inputs.model, "structures": self.ctx.labelled}
+        return {"training": submit_once(self, self._label("finetune"), FinetuneWorkChain, **inputs)}
+
+    def end_round(self) -> ExitCode | None:
+        """Take the new model."""
+        run = self.ctx.training
+        if not run.is_finished_ok:
+            return self._error("ERROR_TRAINING_FAILED", run.exit_message or str(run.process_state))
+        self.ctx.model = run.outputs.model
+        self.ctx.rounds = {**self.ctx.rounds, self._label("finetune"): run.outputs.report}
+        self.report(f"round {self.ctx.round}: {len(self.ctx.labelled)} labels, model {self.ctx.model.pk}")
+        self.ctx.round += 1
+        return None
+
+    def report_rounds(self) -> None:
+        """What came out of it all."""
+        self._out_what_there_is()
+        ended = Dict({"ended": self.ctx.ended})
+        self.out("report", call_once(self, "report", learning_report, ended=ended, **self.ctx.rounds))
+
+    def _label(self, step: str) -> str:
+        return f"{step}_{self.ctx.round}"
+
+    def _out_what_there_is(self) -> None:
+        if self.ctx.labelled is not None:
+            self.out("labelled", self.ctx.labelled)
+        if self.ctx.references is not None:
+            self.out("reference_energies", self.ctx.references)
+        if self.ctx.model.pk != self.inputs.model.pk:
+            self.out("model", self.ctx.model)
+
+    def _error(self, name: str, reason: str) -> ExitCode:
+        """End in words; what was labelled and learned before is not lost."""
+        self._out_what_there_is()
+        code: ExitCode = self.exit_codes[name].format(k=self.ctx.round, reason=reason)
+        return code
+
+
+def _n_labels(selection: Mapping[str, Any], budget: Mapping[str, Any], labelled: StructureSetData | None) -> int:
+    """How many labels there are in the end."""
+    known = 0 if labelled is None else len(labelled)
+    most = known + budget["rounds"] * sum(selection["take"].values())
+    return int(most if budget["labels"] is None else min(most, budget["labels"]))
+
+
+def _finetune_inputs(code: AbstractCode, asked: dict[str, Any], n_labels: int) -> dict[str, Any]:
+    recipe, max_restarts = protocol_inputs(asked.pop("protocol", None), n_labels, asked.pop("overrides", None))
+    if unknown := sorted(set(asked) - {"test", "target", "model_name", "options"}):
+        raise ValueError(
+            f"finetune: unknown {', '.join(unknown)}; allowed: protocol, overrides, test, target, model_name, options"
+        )
+    texts: dict[str, Any] = {name: Str(asked.pop(name)) for name in ("target", "model_name") if name in asked}
+    return {"code": code, "recipe": Dict(recipe), "max_restarts": Int(max_restarts), **texts, **asked}
+
+
+def _check_budget(budget: Dict, _: Any) -> str | None:
+    given = budget.get_dict()
+    if unknown := sorted(set(given) - set(BUDGET)):
+        return f"unknown {', '.join(unknown)}; allowed: {', '.join(BUDGET)}"
+    rounds, labels = given.get("rounds", 1), given.get("labels")
+    if not isinstance(rounds, int) or rounds < 1:
+        return f"rounds must be a whole number from 1 on, not {rounds!r}"
+    return None if labels is None or (isinstance(labels, int) and labels > 0) else f"labels: {labels!r} is no number"
+
+
+def _check_selection(settings: Dict, _: Any) -> str | None:
+    return selection_problem(settings.get_dict())
+
+
+def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+    if ("candidates" in inputs) == ("host" in inputs):
+        return "give either candidates, or a host and a proposal"
+    if "host" not in inputs:
+        return None
+    if "proposal" not in inputs or inputs["proposal"].get_dict().get("num") is None:
+        return (
+            "the host needs a proposal: settings of cgcnn.defects for random structures, such as {'num': 20, "
+            "'n_vacancies': 2}; for all distinct defects make them by cgcnn.defects, and give them as candidates"
+        )
+    return None

@@ -1,0 +1,122 @@
+"""``cgcnn.ase_dft.base``: an ASE calculator that starts again when out of time or not converged."""
+
+from typing import TYPE_CHECKING, Any
+
+from aiida.engine import (
+    BaseRestartWorkChain,
+    ExitCode,
+    ProcessHandlerReport,
+    ToContext,
+    append_,
+    process_handler,
+    while_,
+)
+from aiida.orm import Dict
+
+from aiida_plugin.calculations.ase_dft import SETTINGS, AseDftCalculation
+from aiida_plugin.workflows.children import started
+
+if TYPE_CHECKING:
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
+    from aiida.orm import CalcJobNode
+
+#: GPAW's own mixing, and what is tried when it does not converge
+_BETA, _SMALLER_BETA = 0.05, 0.02
+#: factors of the second try: smearing and steps
+_WIDER, _MORE = 2.0, 2
+#: steps and width (eV) of GPAW where the parameters do not say
+_MAXITER, _WIDTH = 333, 0.1
+
+
+class AseDftBaseWorkChain(BaseRestartWorkChain):
+    """``cgcnn.ase_dft`` with restarts.
+
+    Out of wall time: goes on from the last positions and wave functions. Electrons not converged (GPAW): smaller
+    mixing and more steps, then wider smearing too, which the label scheme tells. Relaxation out of steps: goes on from
+    the last positions. Any other end is the work chain's own, with its number and words.
+    """
+
+    _process_class = AseDftCalculation
+
+    @classmethod
+    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
+        """Inputs, outline, outputs and exit codes."""
+        super().define(spec)
+        spec.expose_inputs(AseDftCalculation, namespace="calc")
+        spec.expose_outputs(AseDftCalculation)
+        step: Any = cls
+        spec.outline(
+            step.setup,
+            while_(step.should_run_process)(step.run_process, step.inspect_process),
+            step.results,
+        )
+        spec.exit_code(430, "ERROR_GAVE_UP", message="gave up after {n} tries; the last: {reason}")
+
+    def setup(self) -> None:
+        """What the first job gets."""
+        super().setup()
+        self.ctx.inputs = self.exposed_inputs(AseDftCalculation, "calc")
+        self.ctx.n_unconverged = 0
+
+    def run_process(self) -> Any:
+        """Start the next job, unless this step is run again and it was started before."""
+        before = started(self.node, f"iteration_{self.ctx.iteration + 1:02d}")
+        if before is None:
+            return super().run_process()
+        self.ctx.iteration += 1
+        return ToContext(children=append_(before))
+
+    def inspect_process(self) -> ExitCode | None:
+        """Judge the last job; when giving up, its words are told."""
+        ended = super().inspect_process()
+        if ended is not None and ended.status == self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED.status:
+            last = self.ctx.children[self.ctx.iteration - 1]
+            gave_up: ExitCode = self.exit_codes.ERROR_GAVE_UP.format(n=self.ctx.iteration, reason=last.exit_message)
+            return gave_up
+        return ended
+
+    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_OUT_OF_WALLTIME])
+    def handle_out_of_time(self, node: "CalcJobNode") -> ProcessHandlerReport:
+        """Go on where the job was stopped."""
+        return self._go_on(node)
+
+    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_RELAX_NOT_CONVERGED])
+    def handle_relaxation(self, node: "CalcJobNode") -> ProcessHandlerReport:
+        """Go on from the last positions."""
+        return self._go_on(node)
+
+    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_SCF_NOT_CONVERGED])
+    def handle_electrons(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
+        """Mix less, then smear wider, with more steps each time; only GPAW's parameters are known here."""
+        given: Any = self.ctx.inputs[
+            "settings"
+        ]  # after the first change, a plain dict: checkpoints hold stored nodes only
+        settings = {**SETTINGS, **(given.get_dict() if isinstance(given, Dict) else given)}
+        if settings["calculator"] != "gpaw" or self.ctx.n_unconverged > 1:
+            return None
+        parameters: dict[str, Any] = dict(settings["parameters"])
+        parameters["maxiter"] = _MORE * int(parameters.get("maxiter", _MAXITER))
+        if self.ctx.n_unconverged == 0:
+            mixer = dict(parameters.get("mixer", {}))
+            parameters["mixer"] = mixer | {"beta": _SMALLER_BETA / _BETA * mixer.get("beta", _BETA)}
+            self.report(f"job {node.pk} did not converge: smaller mixing, {parameters['maxiter']} steps")
+        else:
+            smearing = {"name": "fermi-dirac", "width": _WIDTH, **parameters.get("occupations", {})}
+            parameters["occupations"] = smearing | {"width": _WIDER * smearing["width"]}
+            self.report(f"job {node.pk} did not converge: smearing {parameters['occupations']['width']} eV")
+        self.ctx.n_unconverged += 1
+        self.ctx.inputs["settings"] = {**settings, "parameters": parameters}
+        self.ctx.inputs.pop("restart_folder", None)
+        return ProcessHandlerReport(do_break=True)
+
+    @process_handler(priority=0)
+    def handle_the_rest(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
+        """Nothing helps: end as the job did, in its words."""
+        if node.is_finished_ok:
+            return None
+        return ProcessHandlerReport(do_break=True, exit_code=ExitCode(node.exit_status or 1, node.exit_message))
+
+    def _go_on(self, node: "CalcJobNode") -> ProcessHandlerReport:
+        self.report(f"job {node.pk} came to no end ({node.exit_message}): going on from there")
+        self.ctx.inputs["restart_folder"] = node.outputs.remote_folder
+        return ProcessHandlerReport(do_break=True)

@@ -1,0 +1,269 @@
+"""``cgcnn.finetune``: a model and labelled structures -> a model that fits the labels better, and how much better."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiida.engine import ExitCode, WorkChain, if_, while_
+from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
+from aiida.plugins import CalculationFactory
+
+from aiida_plugin.calculations.finetune_steps import accuracy, parts, report_finetuning, split_test
+from aiida_plugin.calculations.train import model_facts
+from aiida_plugin.calculations.train_settings import arguments, problem
+from aiida_plugin.calculations.training_data import gather
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.workflows.finetune_protocol import protocol_inputs
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder, WorkChainSpec
+
+#: exit code of a training that can be gone on with
+OUT_OF_WALLTIME = 321
+
+
+class FinetuneWorkChain(WorkChain):
+    """Fine-tune a model on labelled structures, and measure it before and after on structures it has not seen.
+
+    The test set is an input, or a part of the labelled set that becomes a node of its own. A training that runs out of
+    time is gone on with. `get_builder_from_protocol` knows recipes.
+    """
+
+    @classmethod
+    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
+        """Inputs, steps, outputs and exit codes."""
+        super().define(spec)
+        spec.input("code", valid_type=AbstractCode, help="cgcnn-ase; it trains and predicts.")
+        spec.input("model", valid_type=CGCNNModelData, help="The model to start from.")
+        spec.input("model_name", valid_type=Str, required=False, help="Which, where the node holds several.")
+        spec.input("structures", valid_type=StructureSetData, help="Labelled structures.")
+        spec.input("test", valid_type=StructureSetData, required=False, help="Labelled structures to measure on.")
+        spec.input("target", valid_type=Str, required=False, help="Their label; by default the model's target.")
+        spec.input("recipe", valid_type=Dict, help="Settings of cgcnn.train; test: part to measure on, if none given.")
+        spec.input("max_restarts", valid_type=Int, default=lambda: Int(5), help="Of a training out of time.")
+        spec.input("options", valid_type=dict, required=False, non_db=True, help="metadata.options of the training.")
+        spec.input("predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions.")
+        spec.inputs.validator = _check_inputs
+        spec.outline(
+            cls.check,
+            if_(cls.should_split)(cls.split),
+            cls.predict_before,
+            cls.inspect_before,
+            while_(cls.should_train)(cls.train, cls.inspect_train),
+            if_(cls.has_test)(cls.predict_after, cls.inspect_after),
+            cls.report_all,
+        )
+        spec.output("model", valid_type=CGCNNModelData, help="The fine-tuned model.")
+        spec.output("metrics", valid_type=Dict, help="Of the training.")
+        spec.output("report", valid_type=Dict, help="before, after, offset between labels and the old model, counts.")
+        spec.output("test", valid_type=StructureSetData, required=False, help="The part that was measured on.")
+        spec.output("predictions", valid_type=PredictionsData, required=False, help="Of the new model on the test set.")
+        spec.exit_code(401, "ERROR_LABELS", message="the labels cannot be learned: {reason}")
+        spec.exit_code(410, "ERROR_PREDICTION_BEFORE", message="the model to tune could not predict: {reason}")
+        spec.exit_code(420, "ERROR_TRAINING", message="the training <{pk}> failed: {reason}")
+        spec.exit_code(
+            421,
+            "ERROR_TOO_MANY_RESTARTS",
+            message="the training <{pk}> ran out of time after {n} restarts: ask for more wall time or max_restarts",
+        )
+        spec.exit_code(430, "ERROR_PREDICTION_AFTER", message="the tuned model could not predict: {reason}")
+        spec.exit_code(440, "ERROR_REPORT", message="before and after cannot be compared: {reason}")
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        code: AbstractCode,
+        model: CGCNNModelData,
+        structures: StructureSetData,
+        protocol: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        test: StructureSetData | None = None,
+        target: str | None = None,
+        model_name: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> "ProcessBuilder":
+        """The inputs of a protocol.
+
+        Parameters
+        ----------
+        code, model, structures, test, target, model_name, options
+            As the inputs of the same names.
+        protocol
+            fast, balanced (the default) or stringent; fewer than 50 labels have a recipe of their own in each.
+        overrides
+            ``recipe`` (settings by name) and ``max_restarts``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such protocol, or nothing of that name to override.
+        """
+        recipe, max_restarts = protocol_inputs(protocol, len(structures), overrides)
+        builder = cls.get_builder()
+        builder.code, builder.model, builder.structures = code, model, structures
+        builder.recipe, builder.max_restarts = Dict(recipe), Int(max_restarts)
+        if test is not None:
+            builder.test = test
+        if target is not None:
+            builder.target = Str(target)
+        if model_name is not None:
+            builder.model_name = Str(model_name)
+        if options is not None:
+            builder.options = dict(options)
+        return builder
+
+    def check(self) -> ExitCode | None:
+        """See that the labels can be learned."""
+        self.ctx.target, self.ctx.recipe = self._target(), self.inputs.recipe.get_dict()
+        self.ctx.structures, self.ctx.test = self.inputs.structures, self.inputs.get("test")
+        self.ctx.n_restarts, self.ctx.trained = 0, None
+        try:
+            if self.should_split():
+                parts(self.ctx.structures, self.ctx.target.value, self.ctx.recipe)
+            else:
+                gather(self.ctx.structures, self.ctx.target.value, self.ctx.recipe, test=self.ctx.test)
+        except ValueError as error:
+            return self._fail("ERROR_LABELS", reason=str(error))
+        return None
+
+    def should_split(self) -> bool:
+        """Whether a part is kept to measure on."""
+        return self.ctx.test is None and float(self.ctx.recipe.get("test", 0.1)) > 0
+
+    def split(self) -> None:
+        """Two nodes of one."""
+        found = split_test(self.ctx.structures, self.ctx.target, self.inputs.recipe)
+        self.ctx.structures, self.ctx.test = found["train"], found["test"]
+        self.out("test", self.ctx.test)
+
+    def predict_before(self) -> dict[str, Any]:
+        """The old model on what is learned, for the offset, and on the test set."""
+        sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
+        return {key: self._predict(self.inputs.model, own, key) for key, own in sets.items() if own is not None}
+
+    def inspect_before(self) -> ExitCode | None:
+        """Whether it could."""
+        for key in ("before_on_train", "before"):
+            if key in self.ctx and not self.ctx[key].is_finished_ok:
+                return self._fail("ERROR_PREDICTION_BEFORE", reason=_why(self.ctx[key]))
+        return None
+
+    def should_train(self) -> bool:
+        """Until a training has come to its end."""
+        return self.ctx.trained is None
+
+    def train(self) -> dict[str, Any]:
+        """Start, or go on after the wall time."""
+        inputs = {
+            "code": self.inputs.code, "model": self.inputs.model, "structures": self.ctx.structures,
+            "target": self.ctx.target, "settings": self.inputs.recipe,
+            "metadata": {"options": dict(self.inputs.get("options", {})), "call_link_label": "train"},
+        }  # fmt: skip
+        if self.ctx.test is not None:
+            inputs["test"] = self.ctx.test
+        if "model_name" in self.inputs:
+            inputs["model_name"] = self.inputs.model_name
+        if "restart_folder" in self.ctx:
+            inputs["restart_folder"] = self.ctx.restart_folder
+            inputs["metadata"]["call_link_label"] = f"train_{self.ctx.n_restarts}"
+        return {"training": self.submit(CalculationFactory("cgcnn.train"), **inputs)}
+
+    def inspect_train(self) -> ExitCode | None:
+        """Take the model, go on, or give up."""
+        job: CalcJobNode = self.ctx.training
+        if job.is_finished_ok:
+            self.ctx.trained = job
+            self.out("model", job.outputs.model)
+            self.out("metrics", job.outputs.metrics)
+            return None
+        if job.exit_status != OUT_OF_WALLTIME:
+            return self._fail("ERROR_TRAINING", pk=job.pk, reason=_why(job))
+        if self.ctx.n_restarts >= self.inputs.max_restarts.value:
+            return self._fail("ERROR_TOO_MANY_RESTARTS", pk=job.pk, n=self.ctx.n_restarts)
+        self.ctx.n_restarts += 1
+        self.ctx.restart_folder = job.outputs.remote_folder
+        self.report(f"training <{job.pk}>: {job.exit_message}; restart {self.ctx.n_restarts}")
+        return None
+
+    def has_test(self) -> bool:
+        """Whether there is something to measure on."""
+        return self.ctx.test is not None
+
+    def predict_after(self) -> dict[str, Any]:
+        """The new model on the test set."""
+        return {"after": self._predict(self.ctx.trained.outputs.model, self.ctx.test, "after")}
+
+    def inspect_after(self) -> ExitCode | None:
+        """Whether it could."""
+        if not self.ctx.after.is_finished_ok:
+            return self._fail("ERROR_PREDICTION_AFTER", reason=_why(self.ctx.after))
+        self.out("predictions", self._predictions("after"))
+        return None
+
+    def report_all(self) -> ExitCode | None:
+        """Before and after, in one node."""
+        inputs = {
+            "target": self.ctx.target,
+            "metrics": self.ctx.trained.outputs.metrics,
+            "train": self.ctx.structures,
+            "before_on_train": self._predictions("before_on_train"),
+        }
+        if self.has_test():
+            inputs |= {"test": self.ctx.test} | {key: self._predictions(key) for key in ("before", "after")}
+        try:
+            for labelled, key in (("train", "before_on_train"), ("test", "before"), ("test", "after")):
+                if key in inputs:
+                    accuracy(inputs[labelled], self.ctx.target.value, inputs[key])
+        except ValueError as error:
+            return self._fail("ERROR_REPORT", reason=str(error))
+        self.out("report", report_finetuning(**inputs))
+        return None
+
+    def _target(self) -> Str:
+        facts = model_facts(self.inputs)
+        return self.inputs.target if "target" in self.inputs else Str(facts["target"] if facts else "")
+
+    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
+        options = self.inputs.get("predict_options", {})
+        return self.submit(
+            CalculationFactory("cgcnn.predict"),
+            code=self.inputs.code,
+            model=model,
+            structures=structures,
+            metadata={"options": dict(options), "call_link_label": f"predict_{label}"},
+        )
+
+    def _predictions(self, key: str) -> PredictionsData:
+        """Those of a job, of several models in a node those of the one that is tuned."""
+        outputs = self.ctx[key].outputs
+        if "predictions" in outputs:
+            return outputs.predictions
+        facts = model_facts(self.inputs)
+        assert facts is not None
+        return outputs.by_model[facts["name"].replace("-", "_")]
+
+    def _fail(self, name: str, **words: object) -> ExitCode:
+        code: ExitCode = getattr(self.exit_codes, name).format(**words)
+        return code
+
+
+def _why(job: CalcJobNode) -> str:
+    return str(job.exit_message or f"it ended in the state {job.process_state}")
+
+
+def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+    """What is wrong with recipe and model, None if nothing is."""
+    if "recipe" not in inputs or "model" not in inputs:
+        return None  # the ports say so themselves
+    recipe = inputs["recipe"].get_dict()
+    if wrong := problem(recipe, tunes=True):
+        return f"recipe: {wrong}"
+    try:
+        facts = model_facts(inputs)
+        target = inputs["target"].value if "target" in inputs else (facts or {}).get("target", "")
+        arguments(recipe, target, facts)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,280 @@
+"""``cgcnn.label``: structures -> labels by DFT, by the engine of a name."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from aiida.engine import ExitCode, WorkChain, if_, while_
+from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
+
+from aiida_plugin.calculations.join_labels import join_labels, join_references
+from aiida_plugin.calculations.label_structures import reference_structures, structures_to_label
+from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
+from aiida_plugin.engines.registry import engine as engine_of
+from aiida_plugin.engines.registry import engine_names
+from aiida_plugin.workflows.children import call_once, started
+from aiida_plugin.workflows.one_scheme import largest_group
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
+    from aiida.orm import ProcessNode
+
+_REFERENCE = "reference_"
+
+
+class LabelWorkChain(WorkChain):
+    """Energy, forces, stress and magnetic moments of structures from a DFT engine, as one labelled set.
+
+    One process of the engine a structure, `max_parallel` of them at a time. Structures that fail are listed in
+    ``failures`` and the others kept. With ``references`` the elements (O2 and other gases as molecules) are computed
+    with the same settings and formation energies noted; ``reference_energies`` of an earlier run do the same if they
+    were made alike.
+    """
+
+    @classmethod
+    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
+        """Inputs, outline, outputs and exit codes."""
+        super().define(spec)
+        spec.input("structures", valid_type=StructureSetData, help="The structures.")
+        spec.input("indices", valid_type=List, required=False, help="Rows or ids of those to label; default all.")
+        spec.input(
+            "engine", valid_type=Str, validator=_check_engine, help=f"Who computes: {', '.join(engine_names())}."
+        )
+        spec.input("code", valid_type=AbstractCode, help="The engine's code.")
+        spec.input("settings", valid_type=Dict, help="A resolved protocol of the engine.")
+        spec.input("options", valid_type=Dict, required=False, help="metadata.options of the engine's jobs.")
+        spec.input("references", valid_type=Bool, default=lambda: Bool(False), help="Whether to compute the elements.")
+        spec.input("reference_energies", valid_type=Dict, required=False, help="Those of an earlier run.")
+        spec.input("max_parallel", valid_type=Int, required=False, validator=_check_max, help="Engine runs at a time.")
+        spec.inputs.validator = _check_inputs
+        spec.output("labelled", valid_type=StructureSetData, required=False, help="What could be labelled.")
+        spec.output("failures", valid_type=Dict, help="n, n_failed, and failed: by id exit_status and message.")
+        spec.output("reference_energies", valid_type=Dict, required=False, help="eV/atom by element, and their scheme.")
+        step: Any = cls
+        spec.outline(
+            step.prepare,
+            while_(step.any_left)(step.submit_some),
+            step.collect,
+            if_(step.has_references)(step.join_references),
+            step.join,
+        )
+        spec.exit_code(310, "ERROR_STRUCTURES", message="the structures cannot be labelled: {reason}")
+        spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be labelled; the first: {reason}")
+        spec.exit_code(
+            350,
+            "ERROR_REFERENCES",
+            message="the labels are there, without formation energies, as the reference energies do not suit: {reason}",
+        )
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        code: AbstractCode,
+        structures: StructureSetData,
+        engine: str = "gpaw",
+        protocol: str = DEFAULT_PROTOCOL,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        indices: Iterable[int | str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        references: bool = False,
+        reference_energies: Dict | None = None,
+        max_parallel: int | None = None,
+    ) -> "ProcessBuilder":
+        """All inputs of a run.
+
+        Parameters
+        ----------
+        code
+            The engine's code.
+        structures
+            The set; initial magnetic moments of its structures, where they carry any, go before the protocol's.
+        engine
+            gpaw, quantumespresso, cp2k, vasp, or ase (any ASE calculator, named by the override ``calculator``).
+        protocol
+            fast, balanced or stringent.
+        overrides
+            Settings over the protocol's, nested as in the YAML files.
+        indices
+            Rows or ids of those to label; default all.
+        options
+            ``metadata.options`` of the engine's jobs: resources, wall time, queue.
+        references
+            Whether to compute the elements too.
+        reference_energies
+            Instead, the output of an earlier run.
+        max_parallel
+            Engine runs at a time; default all.
+
+        Raises
+        ------
+        ValueError
+            If there is no such engine, protocol or setting, or the code is of another plugin than the engine's.
+        """
+        needed = engine_of(engine).code_plugin
+        if code.default_calc_job_plugin not in (None, needed):
+            raise ValueError(
+                f"code {code.full_label!r} is made for {code.default_calc_job_plugin}; engine {engine!r} needs one for "
+                f"{needed}"
+            )
+        builder: Any = cls.get_builder()
+        builder.code, builder.structures, builder.engine = code, structures, Str(engine)
+        builder.settings = Dict(resolve(engine, protocol, overrides))
+        builder.references = Bool(references)
+        if indices is not None:
+            builder.indices = List(list(indices))
+        if options:
+            builder.options = Dict(dict(options))
+        if reference_energies is not None:
+            builder.reference_energies = reference_energies
+        if max_parallel is not None:
+            builder.max_parallel = Int(max_parallel)
+        return cast("ProcessBuilder", builder)
+
+    # Each step may run twice, if the daemon is killed within it: what was started before is looked for first.
+
+    def prepare(self) -> ExitCode | None:
+        """The structures as the engine takes them, those of the elements too."""
+        structures: StructureSetData = self.inputs.structures
+        indices = self.inputs.indices if "indices" in self.inputs else List(list(range(len(structures))))
+        self.ctx.failures, self.ctx.done = {}, []
+        try:
+            rows = [structures.row_of(key) for key in indices]
+            elements = sorted({symbol for row in rows for symbol in structures.atoms(row).symbols})
+            call_once(self.node, "extract", structures_to_label, structures, indices)
+            if self.inputs.references.value:
+                call_once(self.node, "extract_references", reference_structures, List(elements))
+        except ValueError as error:
+            code: ExitCode = self.exit_codes.ERROR_STRUCTURES.format(reason=str(error))
+            return code
+        self.ctx.rows = [f"row_{row}" for row in rows]
+        self.ctx.names = {f"row_{row}": structures.ids[row] for row in rows}
+        if self.inputs.references.value:
+            self.ctx.names |= {f"{_REFERENCE}{element}": f"{_REFERENCE}{element}" for element in elements}
+        self.ctx.todo = list(self.ctx.names)
+        return None
+
+    def any_left(self) -> bool:
+        """Whether any structure has not been given to the engine."""
+        return bool(self.ctx.todo)
+
+    def submit_some(self) -> None:
+        """Start the next runs of the engine."""
+        most = self.inputs.max_parallel.value if "max_parallel" in self.inputs else len(self.ctx.todo)
+        now, self.ctx.todo = self.ctx.todo[:most], self.ctx.todo[most:]
+        for label in now:
+            run = started(self.node, label)
+            if run is None:
+                try:
+                    builder = self._builder(label)
+                except ValueError as error:
+                    self._failed(label, None, str(error))
+                    continue
+                builder.metadata.call_link_label = label
+                run = self.submit(builder)
+                self.report(f"{self.inputs.engine.value} run {run.pk} labels {self.ctx.names[label]!r}")
+            self.to_context(**{label: run})
+            self.ctx.done.append(label)
+
+    def collect(self) -> None:
+        """The label of each run, or why there is none."""
+        labels = {}
+        for label in self.ctx.done:
+            run: ProcessNode = self.ctx[label]
+            if not run.is_finished_ok:
+                self._failed(label, run.exit_status, run.exit_message or str(run.process_state))
+                continue
+            try:
+                labels[label] = engine_of(self.inputs.engine.value).labelled(run, Str(self.ctx.names[label]))
+            except ValueError as error:
+                self._failed(label, run.exit_status, str(error))
+        schemes = {label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()}
+        alike, others = largest_group(schemes)
+        for label, reason in others.items():
+            self._failed(label, 0, f"its label is of another kind than the others': {reason}")
+        self.ctx.labels = {label: labels[label] for label in alike}
+
+    def has_references(self) -> bool:
+        """Whether any element was computed."""
+        return any(label.startswith(_REFERENCE) for label in self.ctx.labels)
+
+    def join_references(self) -> None:
+        """The energies of the elements."""
+        found = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
+        self.out("reference_energies", call_once(self.node, "references", join_references, **found).outputs.result)
+
+    def join(self) -> ExitCode | None:
+        """One set of all labels."""
+        failed = dict(self.ctx.failures)
+        self.out("failures", Dict({"n": len(self.ctx.rows), "n_failed": len(failed), "failed": failed}).store())
+        labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(_REFERENCE)}
+        if not labels:
+            reason = next(f"{name}: {why['message']}" for name, why in failed.items())
+            none: ExitCode = self.exit_codes.ERROR_ALL_FAILED.format(reason=reason)
+            return none
+        references, misfit = self._references(labels)
+        inputs = labels if references is None else {**labels, "reference_energies": references}
+        joined = call_once(self.node, "join", join_labels, self.inputs.structures, **inputs)
+        self.out("labelled", joined.outputs.result)
+        if misfit is None:
+            return None
+        ended: ExitCode = self.exit_codes.ERROR_REFERENCES.format(reason=misfit)
+        return ended
+
+    def _references(self, labels: Mapping[str, StructureSetData]) -> tuple[Dict | None, str | None]:
+        """The energies of the elements, or why those that were given do not suit."""
+        if "reference_energies" in self.node.outputs:
+            return self.node.outputs.reference_energies, None
+        if "reference_energies" not in self.inputs:
+            return None, None
+        given: Dict = self.inputs.reference_energies
+        try:
+            merge_schemes([given["scheme"], *(scheme_of(labelled.atoms(0)) for labelled in labels.values())])
+        except ValueError as error:
+            return None, str(error)
+        return given, None
+
+    def _builder(self, label: str) -> Any:
+        """All inputs of the engine's run of one structure."""
+        link = "extract_references" if label.startswith(_REFERENCE) else "extract"
+        extracted: Any = cast("ProcessNode", started(self.node, link)).outputs
+        settings = self.inputs.settings.get_dict()
+        structure = extracted[label]
+        moments = extracted.moments.get_dict().get(label)
+        if moments is None:
+            by_element = settings["initial_moments"] if link == "extract" else {}
+            moments = {kind.name: float(by_element.get(kind.symbol, 0.0)) for kind in structure.kinds}
+        options = self.inputs.options.get_dict() if "options" in self.inputs else {}
+        return engine_of(self.inputs.engine.value).builder(
+            structure,
+            self.inputs.code,
+            settings,
+            moments=moments if settings["spin"] else {},
+            options=options,
+        )
+
+    def _failed(self, label: str, status: int | None, message: str) -> None:
+        self.report(f"{self.ctx.names[label]!r} has no label: {message}")
+        self.ctx.failures = {
+            **self.ctx.failures, self.ctx.names[label]: {"exit_status": status, "message": message}
+        }  # fmt: skip
+
+
+def _check_engine(name: Str, _: Any) -> str | None:
+    return None if name.value in engine_names() else f"no engine {name.value!r}; allowed: {', '.join(engine_names())}"
+
+
+def _check_max(number: Int | None, _: Any) -> str | None:
+    return None if number is None or number.value > 0 else f"max_parallel is {number.value}; it must be 1 or more"
+
+
+def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+    given = inputs.get("reference_energies")
+    if given is None:
+        return None
+    if "references" in inputs and inputs["references"].value:
+        return "references are to be computed and reference_energies are given; allowed is one of them"
+    missing = sorted({"energies", "scheme"} - set(given.get_dict()))
+    return f"reference_energies lacks {', '.join(missing)}; give that output of an earlier run" if missing else None

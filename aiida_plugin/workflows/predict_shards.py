@@ -1,0 +1,140 @@
+"""``cgcnn.predict_shards``: a set too large for one machine, predicted in shards by jobs of their own."""
+
+from typing import Any
+
+from aiida.engine import ExitCode, ToContext, WorkChain, while_
+from aiida.orm import CalcJobNode, Int
+
+from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.shards import cut, join
+
+#: exit codes of a job after which trying again would change nothing
+_FINAL = ("ERROR_MODEL_MISMATCH",)
+
+
+class PredictShardsWorkChain(WorkChain):
+    """Cut a set into shards, predict each by a job of its own, try failed ones again alone, and join the predictions.
+
+    The inputs are those of ``cgcnn.predict``, with the number of shards; the predictions are those that one job would
+    give, in the order of the set. A shard of which no structure can be predicted adds to the failures.
+    """
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Inputs, outputs, steps and exit codes."""
+        super().define(spec)
+        spec.expose_inputs(PredictCalculation, exclude=("metadata",))
+        spec.expose_inputs(PredictCalculation, namespace="job", include=("metadata",))
+        spec.input("n_shards", valid_type=Int, validator=_positive, help="How many jobs the set is divided among.")
+        spec.input(
+            "max_attempts",
+            valid_type=Int,
+            validator=_positive,
+            default=lambda: Int(3),
+            help="How often a shard is tried before the work chain gives up.",
+        )
+        spec.input(
+            "max_parallel",
+            valid_type=Int,
+            validator=_positive,
+            required=False,
+            help="Jobs at the same time; by default all.",
+        )
+        spec.expose_outputs(PredictCalculation, include=("predictions", "by_model"))
+        spec.outline(
+            cls.cut_structures,
+            while_(cls.has_shards_left)(cls.submit_shards, cls.inspect_shards),
+            cls.join_predictions,
+        )
+        spec.exit_code(401, "ERROR_CANNOT_CUT", message="the structures cannot be cut into shards: {reason}")
+        spec.exit_code(
+            410,
+            "ERROR_SHARD_FAILED",
+            message="{shard} failed {n} times, last as job {pk} with exit code {status}: {reason}. Run the work chain "
+            "again with caching enabled for cgcnn.predict: shards that succeeded are not computed again",
+        )
+        spec.exit_code(420, "ERROR_ALL_FAILED", message="no structure could be predicted; the first: {reason}")
+
+    def cut_structures(self) -> ExitCode | None:
+        """Cut the set."""
+        n, total = self.inputs.n_shards.value, len(self.inputs.structures)
+        if n > total:
+            reason = f"there are {total} of them and {n} shards; allowed are 1 to {total} shards"
+            code: ExitCode = self.exit_codes.ERROR_CANNOT_CUT.format(reason=reason)
+            return code
+        self.ctx.shards = dict(sorted(cut(self.inputs.structures, self.inputs.n_shards).items()))
+        self.ctx.left = list(self.ctx.shards)
+        self.ctx.attempts = dict.fromkeys(self.ctx.left, 0)
+        self.ctx.running = []
+        return None
+
+    def has_shards_left(self) -> bool:
+        """Whether a shard is still to be predicted."""
+        return bool(self.ctx.left)
+
+    def submit_shards(self) -> dict[str, Any]:
+        """Submit the jobs of the shards that are left, or as many as may run at once."""
+        at_once = self.inputs.max_parallel.value if "max_parallel" in self.inputs else len(self.ctx.left)
+        self.ctx.running = self.ctx.left[:at_once]
+        return ToContext(**{name: self._submit(name) for name in self.ctx.running})
+
+    def inspect_shards(self) -> ExitCode | None:
+        """Keep the shards that failed for another attempt, or give up in words."""
+        failed = []
+        for name in self.ctx.running:
+            job: CalcJobNode = self.ctx[name]
+            self.ctx.attempts[name] += 1
+            if job.is_finished_ok or _all_failed(job):
+                continue
+            if self.ctx.attempts[name] >= self.inputs.max_attempts.value or job.exit_status in _final():
+                code: ExitCode = self.exit_codes.ERROR_SHARD_FAILED.format(
+                    shard=name, n=self.ctx.attempts[name], pk=job.pk, status=job.exit_status, reason=_why(job)
+                )
+                return code
+            self.report(f"{name} failed as job {job.pk} ({_why(job)}); it is tried again")
+            failed.append(name)
+        self.ctx.left = [name for name in self.ctx.left if name not in self.ctx.running or name in failed]
+        return None
+
+    def join_predictions(self) -> ExitCode | None:
+        """Join the predictions, those of each model of its own."""
+        jobs = {name: self.ctx[name] for name in self.ctx.shards}
+        done = [job for job in jobs.values() if job.is_finished_ok]
+        if not done:
+            code: ExitCode = self.exit_codes.ERROR_ALL_FAILED.format(reason=_why(next(iter(jobs.values()))))
+            return code
+        if "predictions" in done[0].outputs:
+            self.out("predictions", join(**{name: _said(job, None) for name, job in jobs.items()}))
+            return None
+        for model in done[0].outputs.by_model:
+            self.out(f"by_model.{model}", join(**{name: _said(job, model) for name, job in jobs.items()}))
+        return None
+
+    def _submit(self, name: str) -> Any:
+        inputs = self.exposed_inputs(PredictCalculation, "job") | self.exposed_inputs(PredictCalculation)
+        inputs["structures"] = self.ctx.shards[name]
+        inputs["metadata"] = {**inputs.get("metadata", {}), "label": name, "call_link_label": name}
+        return self.submit(PredictCalculation, **inputs)
+
+
+def _said(job: CalcJobNode, model: str | None) -> Any:
+    """The predictions of a shard's job, by one of several models; what it retrieved where it has none."""
+    if not job.is_finished_ok:
+        return job.outputs.retrieved
+    return job.outputs.predictions if model is None else job.outputs.by_model[model]
+
+
+def _all_failed(job: CalcJobNode) -> bool:
+    return bool(job.exit_status == PredictCalculation.exit_codes.ERROR_ALL_FAILED.status)
+
+
+def _final() -> tuple[int, ...]:
+    return tuple(PredictCalculation.exit_codes[name].status for name in _FINAL)
+
+
+def _why(job: CalcJobNode) -> str:
+    return job.exit_message or f"the job is {job.process_state}"
+
+
+def _positive(value: Int | None, _: Any) -> str | None:
+    return None if value is None or value.value >= 1 else f"must be at least 1, not {value.value}"

@@ -1,0 +1,194 @@
+"""``cgcnn.screen``: structures -> predictions -> the ones worth computing -> labels -> how well both agree."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from aiida.engine import ExitCode, WorkChain, if_
+from aiida.orm import AbstractCode, Dict, Int, List, Str
+
+from aiida_plugin.calculations.agreement import agreement
+from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.selection import SELECTION, select, selection_problem
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
+from aiida_plugin.workflows.label import LabelWorkChain
+from aiida_plugin.workflows.once import call_once, submit_once
+from aiida_plugin.workflows.predict_shards import PredictShardsWorkChain
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+
+
+class ScreenWorkChain(WorkChain):
+    """Predict a set, choose the best and the least certain structures, label them by DFT, and say how well both agree.
+
+    Without inputs in ``label`` it ends with the choice. Structures whose labels failed are listed, and cost no other.
+    """
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Inputs, outputs, steps and exit codes."""
+        super().define(spec)
+        spec.input("structures", valid_type=StructureSetData, help="The candidates.")
+        spec.input("model", valid_type=CGCNNModelData, help="The model that predicts them.")
+        spec.input(
+            "property", valid_type=Str, required=False, help="Of a model node with several models, the one to rank by."
+        )
+        spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
+        spec.input(
+            "n_shards", valid_type=Int, required=False, help="Predict in so many jobs; see cgcnn.predict_shards."
+        )
+        spec.input(
+            "selection",
+            valid_type=Dict,
+            default=lambda: Dict(SELECTION),
+            validator=_check_selection,
+            help=f"What is chosen, and how: {', '.join(SELECTION)}.",
+        )
+        spec.expose_inputs(
+            LabelWorkChain,
+            namespace="label",
+            exclude=("structures", "indices"),
+            namespace_options={"required": False, "populate_defaults": False},
+        )
+        spec.output("predictions", valid_type=PredictionsData, help="Of all candidates.")
+        spec.output("chosen", valid_type=Dict, help="The structures worth computing, each with the reason.")
+        spec.expose_outputs(LabelWorkChain)
+        spec.outputs["failures"].required = False
+        spec.output("agreement", valid_type=Dict, required=False, help="Errors of the predictions against the labels.")
+        spec.outline(cls.predict, cls.choose, if_(cls.is_to_label)(cls.label, cls.compare))
+        spec.exit_code(410, "ERROR_PREDICTION_FAILED", message="the candidates could not be predicted: {reason}")
+        spec.exit_code(
+            411, "ERROR_NO_SUCH_PROPERTY", message="the model node has no model of {property}; it has {known}"
+        )
+        spec.exit_code(420, "ERROR_NOTHING_CHOSEN", message="no structure could be chosen: {reason}")
+        spec.exit_code(430, "ERROR_LABELS_FAILED", message="the chosen structures could not be labelled: {reason}")
+
+    @classmethod
+    def get_builder_from_protocol(
+        cls,
+        code: AbstractCode,
+        model: CGCNNModelData,
+        structures: StructureSetData,
+        *,
+        label_code: AbstractCode | None = None,
+        engine: str = "gpaw",
+        protocol: str = DEFAULT_PROTOCOL,
+        overrides: Mapping[str, Any] | None = None,
+        selection: Mapping[str, Any] | None = None,
+        n_shards: int | None = None,
+        predict_options: Mapping[str, Any] | None = None,
+        **label: Any,
+    ) -> "ProcessBuilder":
+        """All inputs of a screening.
+
+        Parameters
+        ----------
+        code
+            That runs ``cgcnn-ase``.
+        model, structures
+            What predicts, and what is predicted.
+        label_code
+            The engine's; without it nothing is labelled.
+        engine, protocol, overrides, label
+            See :meth:`LabelWorkChain.get_builder_from_protocol`.
+        selection
+            Over the default; see :func:`aiida_plugin.calculations.selection.select`.
+        n_shards
+            Predict in so many jobs.
+        predict_options
+            ``metadata.options`` of the prediction's jobs.
+
+        Raises
+        ------
+        ValueError
+            If a name is none of the allowed.
+        """
+        builder: Any = cls.get_builder()
+        builder.model, builder.structures, builder.predict.code = model, structures, code
+        if predict_options:
+            builder.predict.metadata.options = dict(predict_options)
+        if selection is not None:
+            builder.selection = Dict(SELECTION | dict(selection))
+        if n_shards is not None:
+            builder.n_shards = Int(n_shards)
+        if label_code is not None:
+            own: Any = LabelWorkChain.get_builder_from_protocol(
+                label_code, structures, engine, protocol, overrides, **label
+            )
+            own.pop("structures")
+            builder.label = dict(own)
+        else:
+            builder.pop("label")
+        return cast("ProcessBuilder", builder)
+
+    def predict(self) -> dict[str, Any]:
+        """Predict all candidates, in one job or in shards."""
+        inputs = self.exposed_inputs(PredictCalculation, "predict")
+        inputs |= {"structures": self.inputs.structures, "model": self.inputs.model}
+        if "n_shards" not in self.inputs:
+            return {"prediction": submit_once(self, "predict", PredictCalculation, **inputs)}
+        inputs["job"] = {"metadata": inputs.pop("metadata", {})}
+        inputs["n_shards"] = self.inputs.n_shards
+        return {"prediction": submit_once(self, "predict", PredictShardsWorkChain, **inputs)}
+
+    def choose(self) -> ExitCode | None:
+        """Rank the candidates and choose those to label."""
+        run = self.ctx.prediction
+        if not run.is_finished_ok:
+            failed: ExitCode = self.exit_codes.ERROR_PREDICTION_FAILED.format(reason=run.exit_message)
+            return failed
+        predictions = self._predictions()
+        if isinstance(predictions, ExitCode):
+            return predictions
+        self.out("predictions", predictions)
+        try:
+            chosen = call_once(self, "select", select, predictions=predictions, settings=self.inputs.selection)
+        except ValueError as error:
+            none: ExitCode = self.exit_codes.ERROR_NOTHING_CHOSEN.format(reason=str(error))
+            return none
+        self.ctx.indices = chosen["indices"]
+        self.out("chosen", chosen["chosen"])
+        return None
+
+    def is_to_label(self) -> bool:
+        """Whether there is an engine."""
+        return "label" in self.inputs and "code" in self.inputs.label
+
+    def label(self) -> dict[str, Any]:
+        """Label what was chosen."""
+        indices: List = self.ctx.indices
+        inputs = self.exposed_inputs(LabelWorkChain, "label")
+        inputs |= {"structures": self.inputs.structures, "indices": indices}
+        return {"labels": submit_once(self, "label", LabelWorkChain, **inputs)}
+
+    def compare(self) -> ExitCode | None:
+        """Hold the predictions against the labels."""
+        run = self.ctx.labels
+        for name, node in self.exposed_outputs(run, LabelWorkChain).items():
+            self.out(name, node)
+        if "labelled" not in run.outputs:
+            failed: ExitCode = self.exit_codes.ERROR_LABELS_FAILED.format(reason=run.exit_message)
+            return failed
+        self.out(
+            "agreement",
+            call_once(self, "agreement", agreement, predictions=self._predictions(), labelled=run.outputs.labelled),
+        )
+        return None
+
+    def _predictions(self) -> Any:
+        """Those to rank by; an exit code where the model has no such property."""
+        outputs = self.ctx.prediction.outputs
+        if "predictions" in outputs:
+            return outputs.predictions
+        asked = self.inputs.property.value.replace("-", "_") if "property" in self.inputs else "(not said)"
+        known = sorted(outputs.by_model)
+        if asked in known:
+            return outputs.by_model[asked]
+        return self.exit_codes.ERROR_NO_SUCH_PROPERTY.format(property=asked, known=", ".join(known))
+
+
+def _check_selection(settings: Dict, _: Any) -> str | None:
+    return selection_problem(settings.get_dict())

@@ -1,0 +1,103 @@
+"""Acquisition functions: how much is to be gained from computing a candidate, from its predicted value and its std.
+
+Each is larger for what should be computed first. They are written for a value that is to be as low as possible; where
+it is to be high, the values' signs are turned.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Acquisition = Literal["best", "uncertain", "lcb", "ei", "pi"]
+Goal = Literal["min", "max"]
+
+Array = npt.NDArray[np.float64]
+
+
+def acquire(
+    name: Acquisition,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    *,
+    goal: Goal = "min",
+    kappa: float = 2.0,
+    best: float | None = None,
+) -> Array:
+    """The acquisition of each candidate.
+
+    Parameters
+    ----------
+    name
+        ``best``: the predicted value. ``uncertain``: the std (uncertainty sampling). ``lcb``: the value less `kappa`
+        std, the lower confidence bound (Srinivas et al., ICML 2010). ``ei``: the expected improvement on `best`, and
+        ``pi``: the probability of one (Jones, Schonlau & Welch, J. Glob. Optim. 13, 455).
+    mean, std
+        (n,) predicted values and one standard deviation of each, in one unit.
+    goal
+        Whether a low or a high value is wanted.
+    kappa
+        Of ``lcb``: how much an uncertain candidate is preferred.
+    best
+        Of ``ei`` and ``pi``: the best value known so far; by default the best of `mean`.
+
+    Returns
+    -------
+    ndarray
+        (n,), larger is better; in the unit of the values, but ``pi``, which has none.
+
+    Raises
+    ------
+    ValueError
+        If the name or the goal is none of the allowed, a number is not finite, a std negative, or lengths differ.
+
+    Examples
+    --------
+    >>> acquire("lcb", [0.0, 0.1], [0.0, 0.2]).round(3)
+    array([0. , 0.3])
+    """
+    if name not in get_args(Acquisition):
+        raise ValueError(f"no acquisition {name!r}; allowed: {', '.join(get_args(Acquisition))}")
+    if goal not in get_args(Goal):
+        raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Goal))}")
+    values, spread = _checked(mean, std)
+    cost = values if goal == "min" else -values
+    if name == "best":
+        return -cost
+    if name == "uncertain":
+        return spread
+    if name == "lcb":
+        return kappa * spread - cost
+    known = cost.min(initial=np.inf) if best is None else (best if goal == "min" else -best)
+    return _expected_improvement(known - cost, spread) if name == "ei" else _probability(known - cost, spread)
+
+
+def _expected_improvement(gain: Array, std: Array) -> Array:
+    """E[max(0, gain + std Z)] of a standard normal Z."""
+    from scipy.stats import norm
+
+    z = _ratio(gain, std)
+    certain = np.maximum(gain, 0.0)
+    return np.where(std > 0, gain * norm.cdf(z) + std * norm.pdf(z), certain)
+
+
+def _probability(gain: Array, std: Array) -> Array:
+    """P[gain + std Z > 0]."""
+    from scipy.stats import norm
+
+    return np.where(std > 0, norm.cdf(_ratio(gain, std)), (gain > 0).astype(float))
+
+
+def _ratio(gain: Array, std: Array) -> Array:
+    return np.divide(gain, std, out=np.zeros_like(gain), where=std > 0)
+
+
+def _checked(mean: npt.ArrayLike, std: npt.ArrayLike) -> tuple[Array, Array]:
+    values, spread = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
+    if values.ndim != 1 or values.shape != spread.shape:
+        raise ValueError(f"values of shape {values.shape} and stds of shape {spread.shape}; needed are two equal rows")
+    if not (np.isfinite(values).all() and np.isfinite(spread).all()):
+        raise ValueError("a predicted value or its std is not a finite number")
+    if (spread < 0).any():
+        raise ValueError(f"a std is negative: {spread.min()}")
+    return values, spread

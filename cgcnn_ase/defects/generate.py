@@ -1,0 +1,145 @@
+"""The defects that the options of ``cgcnn-ase defects`` ask for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .plan import Defect
+from .supercell import Given
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: a supercell in a file: n, three numbers, or rows of a matrix
+Repeats = int | list[int] | list[list[int]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefectOptions:
+    """What to make of a host. The command's options have the same names, with hyphens.
+
+    Attributes
+    ----------
+    kind
+        See `point_defects`; ``all`` stands for those of one place that the host and the options allow.
+    element, dopant
+        Elements whose sites become defective, by default all (of random vacancies lithium); elements to put in.
+    supercell, min_distance, diagonal, max_atoms
+        See `point_defects`; lengths in Å.
+    num, n_vacancies
+        So many random structures with vacancies, instead of all distinct defects; see `random_vacancies`.
+    seed
+        Of random structures and distortions.
+    pair, range
+        Of cation mixing: the elements, and ``all``, ``near`` or ``far``.
+    of, size, cutoff
+        Of complexes: the kinds they are made of, the most defects in one; Å between defects.
+    interstitials, min_radius
+        How places are found, ``holes`` or ``voronoi``; Å to the nearest atom.
+    charges
+        Guess charge states with doped, for the manifest.
+    distort, bond_distortion
+        Distort the bonds at the defect with ShakeNBreak; -0.3 makes them 30 % shorter.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: str | list[str] = "vacancy"
+    element: str | list[str] | None = None
+    dopant: str | list[str] | None = None
+    supercell: Repeats = None
+    min_distance: float = 10.0
+    diagonal: bool = False
+    max_atoms: int | None = None
+    num: int | None = None
+    n_vacancies: int | float = 1
+    seed: int = 42
+    pair: tuple[str, str] = ("Li", "Ni")
+    range: str = "all"
+    of: str | list[str] = "vacancy"
+    size: int = 2
+    cutoff: float | None = None
+    interstitials: str = "holes"
+    min_radius: float = 1.0
+    charges: bool = False
+    distort: bool = False
+    bond_distortion: float = -0.3
+
+
+def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host") -> Iterator[Defect]:
+    """The defects of a host, one by one.
+
+    Parameters
+    ----------
+    host
+        A crystal or layer.
+    options
+        What is wanted.
+    name
+        Of the host, for the ids and manifests.
+
+    Raises
+    ------
+    ValueError
+        At once, for a bad host or option; the message says what is allowed.
+    ImportError
+        If charges or distortions are asked for and their package is not installed.
+    """
+    from .augmentation import random_vacancies
+    from .point import point_defects
+
+    supercell: Given | None = options.supercell
+    cell: dict[str, Any] = {
+        "supercell": supercell, "min_distance": options.min_distance, "diagonal": options.diagonal,
+        "max_atoms": options.max_atoms, "name": name,
+    }  # fmt: skip
+    kinds, elements, dopants = _list(options.kind), _list_or_none(options.element), _list_or_none(options.dopant)
+    if options.num is None:
+        found = point_defects(
+            host, _kinds(kinds, host, dopants), elements=elements, dopants=dopants,
+            interstitial_method=options.interstitials, min_radius=options.min_radius, pair=options.pair,
+            pair_range=options.range, complex_of=_list(options.of), complex_size=options.size,
+            cutoff=options.cutoff, **cell,
+        )  # fmt: skip
+    else:
+        n = options.n_vacancies
+        found = random_vacancies(
+            host, _one_element(kinds, elements), num=options.num, seed=options.seed,
+            n_vacancies=n if n < 1 or n % 1 else int(n), **cell,
+        )  # fmt: skip
+    if options.charges:
+        from .charges import with_charges
+
+        found = with_charges(found, host)
+    if options.distort:
+        from .distortion import distorted
+
+        distortion, seed = options.bond_distortion, options.seed
+        found = (distorted(defect, bond_distortion=distortion, seed=seed) for defect in found)
+    return found
+
+
+def _list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _list_or_none(value: str | Sequence[str] | None) -> list[str] | None:
+    return None if value is None else _list(value)
+
+
+def _kinds(asked: Sequence[str], host: "Atoms", dopants: Sequence[str] | None) -> list[str]:
+    """The kinds; ``all`` are those of one place that the host and the options allow."""
+    possible = ["vacancy"]
+    possible += ["antisite"] if len(set(host.numbers)) > 1 else []
+    possible += ["substitution"] if dopants else []
+    possible += ["interstitial"]
+    return [one for kind in asked for one in (possible if kind == "all" else [kind])]
+
+
+def _one_element(kinds: Sequence[str], elements: Sequence[str] | None) -> str:
+    """The element of random vacancies: lithium by default."""
+    if list(kinds) != ["vacancy"]:
+        raise ValueError(f"num makes random vacancies, not kind {' '.join(kinds)}")
+    if elements is not None and len(elements) != 1:
+        raise ValueError(f"num takes one element, there are {len(elements)}: {', '.join(elements)}")
+    return elements[0] if elements else "Li"

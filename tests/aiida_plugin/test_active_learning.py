@@ -1,0 +1,150 @@
+"""The active-learning loop, with EMT for DFT: rounds, budget, provenance, and each way it ends."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+
+aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+
+from aiida import orm  # noqa: E402
+from aiida.engine import run_get_node  # noqa: E402
+from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
+
+from cgcnn_ase.checkpoint import save_model  # noqa: E402
+
+from .alloys import alloys  # noqa: E402
+from .labelled import small_formation_model  # noqa: E402
+
+EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
+EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "emt"}}
+#: a retraining of a second or two
+QUICK = {"overrides": {"recipe": {"epochs": 2, "engine": "torch"}}}
+
+
+@pytest.fixture(autouse=True)
+def _profile(aiida_profile):
+    return aiida_profile
+
+
+@pytest.fixture
+def codes(aiida_code_installed):
+    ours = aiida_code_installed(
+        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=str(EXECUTABLE)
+    )
+    return ours, aiida_code_installed(
+        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable
+    )
+
+
+@pytest.fixture
+def model(tmp_path):
+    return DataFactory("cgcnn.model").get_or_create(save_model(small_formation_model(), tmp_path / "old"))
+
+
+def structure_set(atoms):
+    return DataFactory("cgcnn.structures").from_ase(atoms.values(), list(atoms))
+
+
+def builder(codes, model, **options):
+    chain = WorkflowFactory("cgcnn.active_learning")
+    return chain.get_builder_from_protocol(
+        codes[0], model, codes[1], **EMT_LABELS, **{"finetune": QUICK, "references": True} | options
+    )
+
+
+def test_two_rounds_from_a_pool(codes, model):
+    asked = builder(
+        codes, model, candidates=structure_set(alloys(12)), budget={"rounds": 2}, selection={"take": {"lcb": 2}}
+    )
+    results, node = run_get_node(asked)
+    assert node.is_finished_ok, node.exit_message
+    labelled = results["labelled"]
+    assert len(set(labelled.ids)) == len(labelled) == 4
+    assert all("formation_energy_per_atom" in atoms.info for atoms in labelled.iter_atoms())
+    report = results["report"].get_dict()
+    assert report["ended"] == "2 rounds were done"
+    assert [row["n_labels"] for row in report["rows"]] == [2, 4]
+    # the elements were computed once, in the first round
+    labels = [each for each in node.called if each.process_label == "LabelWorkChain"]
+    assert ["reference_energies" in each.inputs for each in labels] == [False, True]
+    # from the last model back to every DFT run that labelled, by links alone
+    query = orm.QueryBuilder().append(orm.Data, filters={"uuid": results["model"].uuid}, tag="model")
+    query.append(
+        orm.CalcJobNode, with_descendants="model", filters={"process_type": {"like": "%cgcnn.ase_dft"}}, project="uuid"
+    )
+    runs = [each for chain in labels for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]
+    assert {uuid for (uuid,) in query.all()} == {run.uuid for run in runs}
+    # and both models were trained from the first
+    chains = [each for each in node.called if each.process_label == "FinetuneWorkChain"]
+    assert [each.inputs.model.uuid for each in chains] == [model.uuid, model.uuid]
+    assert len(chains[1].inputs.structures) == 4
+
+
+def test_new_defects_of_a_host_for_each_round(codes, model):
+    host = structure_set({"alloy": bulk("Ni", cubic=True).repeat((2, 2, 1))})
+    asked = builder(
+        codes, model, host=host, proposal={"element": ["Ni"], "num": 4, "n_vacancies": 2, "supercell": 1, "seed": 3},
+        budget={"rounds": 2}, selection={"take": {"uncertain": 1}},
+    )  # fmt: skip
+    results, node = run_get_node(asked)
+    assert node.is_finished_ok, node.exit_message
+    assert len(results["labelled"]) == 2
+    proposed = [each for each in node.called if each.process_label == "defects"]
+    assert [each.inputs.settings["seed"] for each in proposed] == [3, 4]
+    assert all(each.inputs.host.uuid == host.uuid for each in proposed)
+
+
+def test_the_budget_of_labels_and_a_pool_that_runs_dry(codes, model):
+    pool = structure_set(alloys(3))
+    results, node = run_get_node(
+        builder(codes, model, candidates=pool, budget={"rounds": 5, "labels": 3}, selection={"take": {"lcb": 2}})
+    )
+    assert node.is_finished_ok, node.exit_message
+    assert len(results["labelled"]) == 3
+    assert results["report"]["ended"] == "there are 3 labels; the budget is 3"
+    results, node = run_get_node(
+        builder(codes, model, candidates=pool, budget={"rounds": 5}, selection={"take": {"lcb": 3}})
+    )
+    assert node.is_finished_ok, node.exit_message
+    assert "no structure is left to choose" in results["report"]["ended"]
+    assert len(results["report"]["rows"]) == 1
+
+
+def test_nothing_could_be_labelled(codes, model):
+    iron = alloys(1)
+    iron["a0"].symbols[:] = "Fe"
+    _, node = run_get_node(builder(codes, model, candidates=structure_set(iron)))
+    assert node.exit_status == 430
+    assert "round 1: nothing could be labelled" in node.exit_message
+
+
+def test_labels_of_another_kind_do_not_mix(codes, model):
+    """What there is already was computed by something else."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = alloys(1)["a0"]
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0)
+    atoms.info |= {"label_scheme": {"engine": "vasp", "functional": "PBE"}, "formation_energy_per_atom": 0.1}
+    old = structure_set({"old": atoms})
+    results, node = run_get_node(builder(codes, model, candidates=structure_set(alloys(3)), labelled=old))
+    assert node.exit_status == 431
+    assert "labels of different kinds are mixed: engine is vasp for some and emt for others" in node.exit_message
+    assert results["labelled"].uuid == old.uuid  # nothing is lost
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give candidates, or a host"),
+        ({"host": 1, "proposal": {}}, "the host needs a proposal"),
+        ({"candidates": 1, "budget": {"hours": 1}}, "unknown hours; allowed: rounds, labels, std_below"),
+        ({"candidates": 1, "budget": {"rounds": 0}}, "rounds must be a whole number from 1 on, not 0"),
+        ({"candidates": 1, "finetune": {"recipe": 1}}, "finetune: unknown recipe; allowed: protocol"),
+    ],
+)
+def test_bad_input_in_words(codes, model, options, words):
+    some = {k: structure_set(alloys(2)) if k in ("candidates", "host") else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=words):
+        run_get_node(builder(codes, model, **{"finetune": {}} | some))

@@ -1,0 +1,227 @@
+"""Any ASE calculator as a job: real runs with EMT, restarts, and each way to fail."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+
+from aiida import orm  # noqa: E402
+from aiida.common.links import LinkType  # noqa: E402
+from aiida.engine import run_get_node  # noqa: E402
+from aiida.manage.caching import enable_caching  # noqa: E402
+from aiida.plugins import CalculationFactory, ParserFactory, WorkflowFactory  # noqa: E402
+from ase.build import bulk  # noqa: E402
+from ase.calculators.emt import EMT  # noqa: E402
+
+from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
+from aiida_plugin.parsers.ase_scheme import scheme_of_job  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _profile(aiida_profile):
+    return aiida_profile
+
+
+@pytest.fixture
+def code(aiida_code_installed):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable)
+
+
+def copper():
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def inputs_of(code, atoms=None, *, options=None, **settings):
+    """Those of one job with EMT, unless the settings say otherwise."""
+    return {
+        "code": code,
+        "structure": orm.StructureData(ase=copper() if atoms is None else atoms),
+        "settings": orm.Dict({"calculator": "emt", **settings}),
+        "metadata": {"options": options or {}},
+    }
+
+
+def run(code, *args, **settings):
+    return run_get_node(CalculationFactory("cgcnn.ase_dft"), **inputs_of(code, *args, **settings))
+
+
+def test_a_run_gives_what_the_calculator_gives_here_and_is_cached(code):
+    results, node = run(code)
+    assert node.is_finished_ok, node.exit_message
+    ours, theirs = results["labelled"].atoms(0), copper()
+    theirs.calc = EMT()
+    assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), abs=1e-9)
+    assert np.allclose(ours.get_forces(), theirs.get_forces(), atol=1e-9)
+    assert np.allclose(ours.get_stress(), theirs.get_stress(), atol=1e-12)
+    assert results["output_parameters"]["energy"] == pytest.approx(ours.get_potential_energy(), abs=1e-9)
+    assert results["labelled"].creator.inputs.structure.uuid == node.inputs.structure.uuid
+    scheme = scheme_of(ours)
+    assert (scheme["engine"], scheme["functional"]) == ("emt", "empirical")
+    with enable_caching(identifier="aiida.calculations:cgcnn.ase_dft"):
+        _, again = run(code)
+    assert again.base.caching.get_cache_source() == node.uuid
+
+
+def test_a_relaxation_goes_on_until_it_is_done(code):
+    """Three steps a job are too few; the next job starts where the last one ended."""
+    chain = WorkflowFactory("cgcnn.ase_dft.base")
+    inputs = inputs_of(code, task="relax", fmax=0.05, max_steps=3)
+    results, node = run_get_node(chain, calc=inputs)
+    assert node.is_finished_ok, node.exit_message
+    jobs = node.called
+    assert len(jobs) > 1
+    assert [job.exit_status for job in jobs[:-1]] == [420] * (len(jobs) - 1)
+    for before, after in zip(jobs[:-1], jobs[1:], strict=True):
+        assert after.inputs.restart_folder.uuid == before.outputs.remote_folder.uuid
+    relaxed = results["labelled"].atoms(0)
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() <= 0.05
+    assert scheme_of(relaxed)["relaxed"]
+    here = relaxed.copy()
+    here.calc = EMT()
+    assert here.get_potential_energy() == pytest.approx(relaxed.get_potential_energy(), abs=1e-6)
+
+    _, gave_up = run_get_node(chain, calc=inputs_of(code, task="relax", fmax=1e-9, max_steps=1), max_iterations=1)
+    assert gave_up.exit_status == 430
+    assert "gave up after 1 tries; the last: the relaxation did not converge: after 1 steps" in gave_up.exit_message
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ({"calculator": "warp"}, 310, "no calculator 'warp': neither a name that ASE knows, nor module:Class"),
+        ({"calculator": "ase.calculators.emt:FTL"}, 310, "has no attribute 'FTL'"),
+        ({"calculator": "not_installed_here:Any"}, 311, "needs not_installed_here"),
+        ({"calculator": "ase.calculators.tip3p:TIP3P", "parameters": {"warp": 9}}, 310, "refuses its parameters"),
+        ({"properties": ["magmoms"]}, 310, "the calculator computes no magmoms"),
+    ],
+)
+def test_what_the_calculator_refuses_comes_back_in_words(code, settings, status, words):
+    _, node = run(code, **settings)
+    assert node.exit_status == status, node.exit_message
+    assert words in node.exit_message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speed": 9}, "unknown settings speed; allowed: calculator, parameters, task"),
+        ({"calculator": None}, "settings must name a calculator"),
+        ({"task": "dance"}, "task 'dance'; allowed: energy, relax"),
+        ({"properties": ["beauty"]}, "unknown properties beauty; allowed: energy, forces, stress, magmoms"),
+        ({"moments": [1]}, "moments must be a dict"),
+    ],
+)
+def test_settings_that_make_no_sense(code, settings, words):
+    with pytest.raises(ValueError, match=words):
+        run(code, **settings)
+
+
+# The parser, on what a job may leave
+
+GOOD = {
+    "status": "ok",
+    "results": {"energy": -1.5, "forces": [[0.0, 0.0, 0.1]] * 4},
+    "positions": copper().positions.tolist(),
+    "relax_steps": None,
+    "version": "1",
+}
+
+
+@pytest.fixture
+def parsed(code):
+    """Parse made-up files: name to text, as a job would have left them."""
+
+    def parse(**files):
+        node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.ase_dft")
+        node.set_option("resources", {"num_machines": 1})
+        inputs = inputs_of(code, moments={"Cu": 1.0})
+        for name in ("structure", "settings", "code"):
+            value = inputs[name] if inputs[name].is_stored else inputs[name].store()
+            node.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=name)
+        node.store()
+        retrieved = orm.FolderData()
+        names = {"exit": "exit_code", "err": "ase.err", "results": "results.json"}
+        for name, text in files.items():
+            retrieved.base.repository.put_object_from_bytes(text.encode(), names[name])
+        retrieved.base.links.add_incoming(node, link_type=LinkType.CREATE, link_label="retrieved")
+        retrieved.store()
+        return ParserFactory("cgcnn.ase_dft").parse_from_node(node, store_provenance=False)
+
+    return parse
+
+
+def results(**changes):
+    return json.dumps({**GOOD, **changes})
+
+
+def test_parsing_a_good_run(parsed):
+    found, ended = parsed(exit="0", results=results())
+    assert ended.is_finished_ok, ended.exit_message
+    atoms = found["labelled"].atoms(0)
+    assert atoms.get_potential_energy() == -1.5
+    assert scheme_of(atoms)["spin"]
+    assert "relax_steps" not in found["output_parameters"].get_dict()
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "words"),
+    [
+        ({"exit": "2", "results": results(status="usage", reason="bad")}, 310, "could not start: bad"),
+        ({"exit": "2", "results": results(status="missing", reason="needs x")}, 311, "needs x: install it"),
+        ({"exit": "1", "err": "Traceback\nValueError: too close"}, 312, "stopped: ValueError: too close"),
+        ({"exit": "137"}, 320, "was killed (exit code 137)"),
+        ({"exit": "2", "results": results(status="memory", reason="more than there is")}, 320, "more than there is"),
+        ({}, 321, "out of wall time: the job ended before the calculator did"),
+        ({"exit": "2", "results": results(status="time", reason="over")}, 321, "out of wall time: over"),
+        ({"exit": "0", "err": "gone"}, 330, "left no results.json: gone"),
+        ({"exit": "0", "results": "{"}, 331, "results.json cannot be read"),
+        ({"exit": "0", "results": "[]"}, 331, "results.json cannot be read"),
+        ({"exit": "0", "results": results(results={"forces": [[0, 0, 0]] * 4})}, 331, "KeyError: 'energy'"),
+        ({"exit": "0", "results": results(results={"energy": 1, "forces": [[0, 0, 0]]})}, 331, "forces is of shape"),
+        ({"exit": "0", "results": results(results={"energy": float("nan")})}, 332, "gave no number"),
+        ({"exit": "2", "results": results(status="not_finite", reason="energy is not finite")}, 332, "energy is not"),
+        ({"exit": "2", "results": results(status="scf", reason="100 steps")}, 410, "did not converge: 100 steps"),
+        ({"exit": "2", "results": results(status="relax", reason="9 steps")}, 420, "did not converge: 9 steps"),
+    ],
+)
+def test_each_failure_has_its_number(parsed, files, status, words):
+    found, ended = parsed(**files)
+    assert ended.exit_status == status, ended.exit_message
+    assert words in ended.exit_message
+    assert "labelled" not in found
+
+
+# What the labels are called
+
+
+def scheme(calculator, parameters=None, **settings):
+    given = {
+        "calculator": calculator, "parameters": parameters or {}, "task": "energy", "functional": None,
+        "kpoints_distance": None, **settings,
+    }  # fmt: skip
+    return scheme_of_job(given, {"version": "1"}, spin=False)
+
+
+def test_a_machine_learned_potential_is_called_what_it_is():
+    assert scheme("chgnet")["functional"] == "machine-learned"
+    assert scheme("mace.calculators:mace_mp")["functional"] == "machine-learned"
+    assert scheme("emt")["functional"] == "empirical"
+    assert scheme("espresso")["functional"] == "unknown"
+    assert scheme("espresso", functional="PBE")["functional"] == "PBE"
+
+
+def test_the_scheme_tells_u_cutoff_and_smearing_of_gpaw():
+    parameters = {
+        "mode": {"name": "pw", "ecut": 300}, "xc": "PBE", "setups": {"Ni": "10:d,6.2", "Co": ":d,3.32,0", "Li": "1"},
+        "occupations": {"name": "fermi-dirac", "width": 0.1},
+    }  # fmt: skip
+    found = scheme("gpaw", parameters)
+    assert found["hubbard_u"] == {"Ni": 6.2, "Co": 3.32}
+    assert found["cutoffs"] == {"wave functions": 300.0}
+    assert found["smearing"]["width"] == 0.1
+    assert scheme("gpaw", {**parameters, "occupations": {"width": 0.2}}) != found

@@ -1,0 +1,253 @@
+"""Fine-tuning as a workflow: before and after, provenance, going on after the wall time, and each way it can fail."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+
+from aiida import orm  # noqa: E402
+from aiida.engine import run_get_node  # noqa: E402
+from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
+
+from aiida_plugin.calculations.finetune_steps import accuracy, offset  # noqa: E402
+from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
+from aiida_plugin.workflows.finetune_protocol import protocol_inputs, protocol_names  # noqa: E402
+from cgcnn_ase import predict  # noqa: E402
+from cgcnn_ase.checkpoint import save_model  # noqa: E402
+
+from .labelled import SCHEME, oxide, oxides, small_formation_model  # noqa: E402
+
+TARGET = "formation_energy_per_atom"
+EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
+#: a recipe of a second
+QUICK = {"epochs": 2, "freeze": "convolutions", "select": "last", "engine": "torch", "test": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _profile(aiida_profile):
+    return aiida_profile
+
+
+@pytest.fixture
+def code(aiida_code_installed):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=str(EXECUTABLE))
+
+
+@pytest.fixture
+def model(tmp_path):
+    return DataFactory("cgcnn.model").get_or_create(save_model(small_formation_model(), tmp_path / "old"))
+
+
+def node(atoms):
+    return DataFactory("cgcnn.structures").from_ase(atoms.values(), list(atoms))
+
+
+def run(code, model, atoms, recipe=QUICK, **others):
+    return run_get_node(
+        WorkflowFactory("cgcnn.finetune"),
+        code=code, model=model, structures=node(atoms), recipe=orm.Dict(recipe), **others,
+    )  # fmt: skip
+
+
+def test_before_and_after_on_a_part_that_neither_model_has_seen(code, model):
+    recipe = QUICK | {"test": 0.25, "epochs": 20, "learning_rate": 5e-2}
+    results, workflow = run(code, model, oxides(24), recipe)
+    assert workflow.is_finished_ok, workflow.exit_message
+    report = results["report"].get_dict()
+    tested = results["test"]
+    assert report["n_test"] == report["before"]["n"] == report["after"]["n"] == len(tested) == 6
+    assert report["n_train"] + report["n_val"] == 18
+    assert report["label_scheme"] == SCHEME
+    # no formula was both learned and tested
+    learned = results["model"].creator.inputs.structures
+    assert {i.split("-")[0] for i in tested.ids}.isdisjoint({i.split("-")[0] for i in learned.ids})
+    # the figures are those of the two models
+    for when, own in (("before", model), ("after", results["model"])):
+        labels = np.array([atoms.info[TARGET] for atoms in tested.iter_atoms()])
+        frame = in_process(own, tested)
+        assert report[when]["mae"] == pytest.approx(np.abs(frame["value"] - labels).mean(), rel=1e-3)
+    assert report["after"]["mae"] < report["before"]["mae"]
+    assert results["predictions"].creator.inputs.model.uuid == results["model"].uuid
+    # and from the new model back to the old one by links alone
+    assert results["model"].creator.inputs.model.uuid == model.uuid
+
+
+def in_process(model, structures):
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as place:
+        return predict(model.export(Path(place) / "model"), list(structures.iter_atoms())).to_frame()
+
+
+def test_two_labels_and_a_test_set(code, model):
+    """As an active-learning loop begins; the recipe is that of few labels."""
+    builder = WorkflowFactory("cgcnn.finetune").get_builder_from_protocol(
+        code, model, node(oxides(2)), "balanced", {"recipe": {"epochs": 1, "engine": "torch"}},
+        test=node({"t": oxide("Sr", 1.1)}),
+    )  # fmt: skip
+    results, workflow = run_get_node(builder)
+    assert workflow.is_finished_ok, workflow.exit_message
+    report = results["report"].get_dict()
+    assert (report["n_train"], report["n_val"], report["n_test"]) == (1, 1, 1)
+    assert report["calibration"]["std_factor"] >= 1
+    assert "coverage" in report["after"]
+    assert report["offset"]["n"] == 2
+
+
+def dies(tmp_path, times):
+    """A cgcnn-ase whose job is killed, script and all, after the first epoch of the first so many trainings."""
+    script = tmp_path / "cgcnn-ase"
+    script.write_text(
+        f"""#!/bin/bash
+if [ "$1" != train ]; then exec {EXECUTABLE} "$@"; fi
+n=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/count
+if [ "$n" -ge {times} ]; then exec {EXECUTABLE} "$@"; fi
+{EXECUTABLE} "$@" &
+until ls run/last.ckpt run/member-0/last.ckpt 2>/dev/null; do sleep 0.1; done
+kill -9 $! $PPID
+"""
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path):
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=dies(tmp_path, 1))
+    results, workflow = run(code, model, oxides(6), QUICK | {"epochs": 30})
+    assert workflow.is_finished_ok, workflow.exit_message
+    first, second = sorted(
+        (job for job in workflow.called if "cgcnn.train" in job.process_type), key=lambda job: job.pk
+    )
+    assert first.exit_status == 321
+    assert "of 60 epochs" in first.exit_message
+    assert second.inputs.restart_folder.uuid == first.outputs.remote_folder.uuid
+    assert results["metrics"]["n_epochs"] == 60  # of two members
+
+
+def test_it_does_not_go_on_for_ever(aiida_code_installed, model, tmp_path):
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=dies(tmp_path, 9))
+    _, workflow = run(code, model, oxides(6), QUICK | {"epochs": 200}, max_restarts=orm.Int(0))
+    assert workflow.exit_status == 421
+    assert "ran out of time after 0 restarts" in workflow.exit_message
+
+
+def test_labels_that_cannot_be_learned(code, model):
+    atoms = oxides(4) | {"new": oxide("Sr", label=False)}
+    _, workflow = run(code, model, atoms)
+    assert workflow.exit_status == 401
+    assert "have no label 'formation_energy_per_atom': new" in workflow.exit_message
+    _, workflow = run(code, model, oxides(4), QUICK | {"test": 0.1})
+    assert workflow.exit_status == 401
+    assert "4 structures are too few to keep a part of 0.1" in workflow.exit_message
+
+
+def test_a_recipe_that_is_none(code, model):
+    with pytest.raises(ValueError, match="recipe: unknown settings speed"):
+        run(code, model, oxides(4), {"speed": 9})
+    with pytest.raises(ValueError, match="unit 'meV': the model to tune has formation_energy_per_atom with the unit"):
+        run(code, model, oxides(4), {"unit": "meV"})
+
+
+def fails(tmp_path, command, text):
+    """A cgcnn-ase one of whose commands fails with a message; of ``predict`` the last of so many."""
+    script = tmp_path / "cgcnn-ase"
+    script.write_text(
+        f"""#!/bin/bash
+if {command}; then echo "{text}" >&2; exit 2; fi
+exec {EXECUTABLE} "$@"
+"""
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        ('[ "$1" = predict ]', 410, "the model to tune could not predict: cgcnn-ase could not start: no disk"),
+        ('[ "$1" = train ]', 420, "failed: cgcnn-ase could not start: no disk"),
+        ('[ "$1" = predict ] && grep -q -- -tuned model/config.json', 430, "the tuned model could not predict"),
+    ],
+)
+def test_each_failure_has_its_number(aiida_code_installed, model, tmp_path, command, status, words):
+    code = aiida_code_installed(
+        default_calc_job_plugin="cgcnn.train", filepath_executable=fails(tmp_path, command, "cgcnn-ase: no disk")
+    )
+    test = {"test": node({"t": oxide("Sr", 1.1)})} if status == 430 else {}
+    _, workflow = run(code, model, oxides(4), QUICK | {"epochs": 1}, **test)
+    assert workflow.exit_status == status, workflow.exit_message
+    assert words in workflow.exit_message
+
+
+# The report
+
+
+def predictions(values, *, unit="eV/atom", width=0.1):
+    n = len(values)
+    return PredictionsData(
+        {
+            "id": list(values), "formula": ["X"] * n, "n_atoms": [2] * n, "value": list(values.values()),
+            "std": [width / 2] * n, "lower": [v - width for v in values.values()],
+            "upper": [v + width for v in values.values()], "epistemic": [None] * n, "aleatoric": [None] * n,
+            "in_domain": [True] * n, "reason": [""] * n,
+        },
+        unit=unit, property=TARGET, model="m", model_sha256="0",
+    )  # fmt: skip
+
+
+def test_figures_of_known_errors():
+    atoms = oxides(4)
+    errors = dict(zip(atoms, (0.05, -0.05, 0.3, 0.0), strict=True))
+    found = accuracy(node(atoms), TARGET, predictions({k: a.info[TARGET] + errors[k] for k, a in atoms.items()}))
+    assert found["mae"] == pytest.approx(0.1)
+    assert found["rmse"] == pytest.approx(np.sqrt((0.05**2 * 2 + 0.09) / 4))
+    assert (found["coverage"], found["largest_error"]) == (0.75, pytest.approx(0.3))
+    less = predictions({k: a.info[TARGET] for k, a in list(atoms.items())[:3]})
+    assert (accuracy(node(atoms), TARGET, less)["n"], accuracy(node(atoms), TARGET, less)["n_failed"]) == (3, 1)
+    with pytest.raises(ValueError, match="no structure has both a label and a prediction"):
+        accuracy(node(atoms), TARGET, predictions({"other": 1.0}))
+
+
+def test_a_shift_of_the_references_is_found_element_by_element():
+    """Labels of another functional: 0.4 eV for each Ni, -0.1 for each O and 0.2 for each Mg atom."""
+    shift = {"Ni": 0.4, "O": -0.1, "Mg": 0.2}
+    atoms = {
+        "a": bulk("NiO", "rocksalt", a=4.2), "b": bulk("MgO", "rocksalt", a=4.2), "c": bulk("Ni", cubic=True),
+        "d": bulk("Mg"), "e": bulk("NiO", "rocksalt", a=4.4),
+    }  # fmt: skip
+    for own in atoms.values():
+        own.info[TARGET] = -1.0 + float(np.mean([shift[s] for s in own.get_chemical_symbols()]))
+    found = offset(node(atoms), TARGET, predictions(dict.fromkeys(atoms, -1.0)))
+    assert found["determined"]
+    assert found["per_element"] == pytest.approx(shift)
+    assert found["mae_without"] == pytest.approx(0.0, abs=1e-9)
+    only = {key: atoms[key] for key in "ae"}
+    undecided = offset(node(only), TARGET, predictions(dict.fromkeys(only, -1.0)))
+    assert not undecided["determined"]
+    assert undecided["mean"] == pytest.approx(0.15)
+    assert "per_element" not in offset(node(only), TARGET, predictions(dict.fromkeys(only, -1.0), unit="eV"))
+
+
+# Protocols
+
+
+def test_every_protocol_is_a_recipe_for_few_and_for_many():
+    from aiida_plugin.calculations.train_settings import problem
+
+    assert list(protocol_names()) == ["fast", "balanced", "stringent"]
+    for name in protocol_names():
+        for n in (2, 50, 10_000):
+            recipe, _ = protocol_inputs(name, n)
+            assert problem(recipe, tunes=True) is None
+            assert (recipe["freeze"], recipe["select"], recipe["test"]) == ("convolutions", "last", 0.0) or n >= 50
+    assert protocol_inputs("fast", 100)[0]["epochs"] < protocol_inputs("stringent", 100)[0]["epochs"]
+    recipe, restarts = protocol_inputs(None, 100, {"recipe": {"epochs": 3}, "max_restarts": 1})
+    assert (recipe["epochs"], recipe["freeze"], restarts) == (3, "none", 1)
+    with pytest.raises(ValueError, match="unknown protocol 'slow'; allowed: fast, balanced, stringent"):
+        protocol_inputs("slow", 100)
+    with pytest.raises(ValueError, match="overrides of epochs; allowed: max_restarts, recipe"):
+        protocol_inputs("fast", 100, {"epochs": 3})
