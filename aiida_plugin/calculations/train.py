@@ -68,9 +68,7 @@ class TrainCalculation(CalcJob):
         spec.output(
             "test_results", valid_type=ArrayData, required=False, help="id, target, prediction, std, ... of the test."
         )
-        spec.output(
-            "val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test."
-        )
+        spec.output("val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test.")
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.train"
         options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}

@@ -139,7 +139,7 @@ def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
 
 
 def _joined_later(graph: Lineage, labelled: NodeRow) -> bool:
-    """Whether all its labels went into another labelled set: of single runs into one, of this round into those before."""
+    """Whether all its labels went into another labelled set: of single runs into one, of a round into all rounds'."""
     into = [made for user in graph.outputs(labelled.pk) for made in graph.outputs(user.pk) if made.results]
     return any((made.n_structures or 0) >= (labelled.n_structures or 0) for made in into)
 

@@ -43,7 +43,9 @@ class FinetuneWorkChain(WorkChain):
         spec.input("recipe", valid_type=Dict, help="Settings of cgcnn.train; test: part to measure on, if none given.")
         spec.input("max_restarts", valid_type=Int, default=lambda: Int(5), help="Of a training out of time.")
         spec.input("options", valid_type=dict, required=False, non_db=True, help="metadata.options of the training.")
-        spec.input("predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions.")
+        spec.input(
+            "predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions."
+        )
         spec.inputs.validator = _check_inputs
         spec.outline(
             cls.check,

@@ -35,9 +35,7 @@ def oxide(metal, strain=1.0, *, scheme=SCHEME, label=True):
 
 def oxides(n, *, metals=tuple(OXIDES), **options):
     """n of them by id, metals in turn, each more strained than the one before."""
-    return {
-        f"{m}O-{k}": oxide(m, 0.97 + 0.004 * k, **options) for k, m in ((k, metals[k % len(metals)]) for k in range(n))
-    }
+    return {f"{m}O-{k}": oxide(m, 0.97 + 0.004 * k, **options) for k, m in ((k, metals[k % len(metals)]) for k in range(n))}
 
 
 def small_formation_model(**options):

@@ -1,5 +1,7 @@
 """The training job: real runs, what stands behind a model, going on, caching, and each way it can fail."""
 
+import json
+import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
@@ -15,8 +18,9 @@ from aiida import orm  # noqa: E402
 from aiida.common.links import LinkType  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.manage.caching import enable_caching  # noqa: E402
-from aiida.plugins import CalculationFactory, DataFactory  # noqa: E402
+from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
+from aiida_plugin.calculations.training_data import gather  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
 from cgcnn_ase.checkpoint import save_model, save_models  # noqa: E402
 from cgcnn_ase.nn.model import CrystalModel  # noqa: E402

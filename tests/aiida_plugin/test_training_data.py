@@ -5,13 +5,13 @@ import pytest
 
 pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
-from aiida_plugin.calculations.division import divide
-from aiida_plugin.calculations.labels import label_of
-from aiida_plugin.calculations.training_data import gather
-from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.data.dataset import load_dataset
+from aiida_plugin.calculations.division import divide  # noqa: E402
+from aiida_plugin.calculations.labels import label_of  # noqa: E402
+from aiida_plugin.calculations.training_data import gather  # noqa: E402
+from aiida_plugin.data.structures import StructureSetData  # noqa: E402
+from cgcnn_ase.data.dataset import load_dataset  # noqa: E402
 
-from .labelled import SCHEME, oxide, oxides
+from .labelled import SCHEME, oxide, oxides  # noqa: E402
 
 TARGET = "formation_energy_per_atom"
 
@@ -34,9 +34,7 @@ def test_where_a_label_comes_from():
     assert label_of(oxide("Ni", label=False), "energy_per_atom") is None
 
 
-@pytest.mark.parametrize(
-    ("value", "words"), [("deep", "is a str, not a number"), (np.nan, "is nan; allowed are finite")]
-)
+@pytest.mark.parametrize(("value", "words"), [("deep", "is a str, not a number"), (np.nan, "is nan; allowed are finite")])
 def test_a_label_that_is_no_number_names_its_structure(value, words):
     atoms = oxides(4)
     atoms["NiO-1"].info["gap"] = value
@@ -111,9 +109,7 @@ def test_one_label_is_too_few():
 
 def test_missing_labels():
     atoms = oxides(6) | {"new": oxide("Sr", label=False)}
-    with pytest.raises(
-        ValueError, match="1 of 7 structures have no label 'formation_energy_per_atom': new; leave them"
-    ):
+    with pytest.raises(ValueError, match="1 of 7 structures have no label 'formation_energy_per_atom': new; leave them"):
         gather(node(atoms), TARGET, {})
     data = gather(node(atoms), TARGET, {"unlabelled": "skip", "test": 0.0})
     assert data.labels[-1] is None
