@@ -68,6 +68,8 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     for structures, predictions in predicted:
         if predictions.base.attributes.get("of_sites"):
             raise ValueError(f"node {predictions.pk} holds predictions of sites; labels are of whole structures")
+        if not labels[cast(int, structures.pk)]:
+            continue
         known = set(structures.ids)
         own = {name: found for name, found in labels[cast(int, structures.pk)].items() if name in known}
         rows_of_labels: Iterable[Any] = predictions.to_frame(own).itertuples()
