@@ -1,6 +1,8 @@
 """All predictions of one structure, by every model, in whatever set it was predicted."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -12,6 +14,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_hash import hash_of_atoms
 from aiida_plugin.data.structure_reader import Open, read_hashes, read_ids
+from aiida_plugin.data.structure_writer import HASHES
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
@@ -70,9 +73,11 @@ def _hits(structure: "Atoms | str") -> list[_Hit]:
     found: dict[int, _Hit] = {}
     places: dict[int, list[str]] = {}
     find = _finder(structure)
-    for predictions, job, model, structures, files in _query(structure).all():
+    rows = _query(structure).all()
+    may_hold = _candidates({structures: files for _, _, _, structures, files in rows}, structure)
+    for predictions, job, model, structures, files in rows:
         if structures not in places:
-            places[structures] = find(_opener(files))
+            places[structures] = find(_opener(files)) if structures in may_hold else []
         if ids := places[structures]:
             found.setdefault(predictions, _Hit((predictions, model, structures, job), ids))
     return [found[pk] for pk in sorted(found)]
@@ -93,6 +98,31 @@ def _query(structure: "Atoms | str") -> QueryBuilder:
         StructureSetData, tag="structures", with_outgoing="job", filters=filters, project=["id", "repository_metadata"]
     )
     return query
+
+
+def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> set[int]:
+    """The sets whose hashes (or ids) name the structure, and those without that file.
+
+    All files are asked for at once: to open a thousand one by one takes seconds.
+    """
+    name = "ids.json" if isinstance(structure, str) else HASHES
+    owners: dict[str, list[int]] = {}
+    found: set[int] = set()
+    for pk, own in files.items():
+        if name in own["o"]:
+            owners.setdefault(own["o"][name]["k"], []).append(pk)
+        else:
+            found.add(pk)
+    wanted = None if isinstance(structure, str) else np.uint64(hash_of_atoms(structure))
+    for key, stream in get_manager().get_profile_storage().get_repository().iter_object_streams(list(owners)):
+        content = BytesIO(stream.read())
+        if wanted is None:
+            hit = structure in read_ids(lambda _, file=content: nullcontext(file))  # type: ignore[misc]
+        else:
+            hit = bool((read_hashes(lambda _, file=content: nullcontext(file)) == wanted).any())  # type: ignore[misc]
+        if hit:
+            found.update(owners[key])
+    return found
 
 
 def _opener(files: dict[str, Any]) -> Open:
