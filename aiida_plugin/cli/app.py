@@ -6,6 +6,7 @@ import click
 
 #: command -> where it is; imported when it is asked for
 _COMMANDS = {
+    "provenance": "aiida_plugin.cli.provenance:provenance",
     "setup": "aiida_plugin.cli.setup:setup",
 }
 

@@ -1,6 +1,6 @@
 """The columns of predictions as numpy arrays in one file, exactly: what is missing stays missing, not NaN."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Literal
 
@@ -87,6 +87,16 @@ def read_columns(content: bytes) -> dict[str, Column]:
 
 
 # A column has an array with its name; text has its distinct texts besides, and numbers may have a mask.
+
+
+def read_rows(content: bytes, ids: Collection[str]) -> dict[str, Column]:
+    """The rows of these ids, of what :func:`write_columns` wrote; the other rows are not turned into Python objects."""
+    with np.load(BytesIO(content), allow_pickle=False) as file:
+        arrays = dict(file)
+    wanted = set(ids)
+    rows = np.array([name in wanted for name in _READERS["text"]("id", arrays)], dtype=bool)
+    own = {key: array if key.endswith((".texts", ".lengths")) else array[rows] for key, array in arrays.items()}
+    return {name: _READERS[kind](name, own) for name, kind in KINDS.items() if name in own}
 
 
 def _write_text(column: Column) -> Arrays:

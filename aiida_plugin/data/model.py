@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, QueryBuilder
 
+from aiida_plugin.data.attribute_fields import attribute
 from aiida_plugin.data.model_contents import describe, hash_of_files, model_path, read_contents
 from cgcnn_ase.model_folder import CheckpointError
 from cgcnn_ase.registry import DEFAULT_MODEL
@@ -35,6 +36,23 @@ class CGCNNModelData(Data):
     CheckpointError, UnsafeCheckpointError
         If it is no model, damaged, or asks for more than data.
     """
+
+    class AttributesModel(Data.AttributesModel):
+        """What can be asked for: ``CGCNNModelData.fields.attributes.sha256`` and so on."""
+
+        name: str = attribute("name", "The name of the folder or file")
+        names: list[str] = attribute("names", "The names of the models")
+        targets: list[str] = attribute("targets", "What each model predicts")
+        units: list[str] = attribute("units", "The unit of each")
+        tasks: list[str] = attribute("tasks", "Regression or classification, of each")
+        levels: list[str] = attribute("levels", "Crystal or site, of each")
+        train_hashes: list[str | None] = attribute("train_hashes", "The sha256 of each training set, where known")
+        architecture: str = attribute("architecture", "The kind of network")
+        n_members: int = attribute("n_members", "How many networks there are")
+        package_version: str | None = attribute("package_version", "The version that wrote the model")
+        sha256: str = attribute("sha256", "Of the weights")
+        files: dict[str, str] = attribute("files", "The sha256 of each file")
+        content_sha256: str = attribute("content_sha256", "Of all files")
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]

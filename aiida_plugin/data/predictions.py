@@ -1,14 +1,15 @@
 """The predictions of one model on one set of structures, as a node."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
-from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, write_columns
+from aiida_plugin.data.attribute_fields import attribute
+from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, read_rows, write_columns
 from aiida_plugin.data.prediction_csv import read_csv
 from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
@@ -43,6 +44,19 @@ class PredictionsData(Data):
     ValueError
         If a column is missing or the lengths differ.
     """
+
+    class AttributesModel(Data.AttributesModel):
+        """What can be asked for: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
+
+        property: str = attribute("property", "What is predicted")
+        unit: str = attribute("unit", "The unit of value, std and interval")
+        model: str = attribute("model", "The name of the model")
+        model_sha256: str = attribute("model_sha256", "The sha256 of its weights")
+        of_sites: bool = attribute("of_sites", "Whether there is a row for each site")
+        n_predictions: int = attribute("n_predictions", "How many rows there are")
+        n_structures: int = attribute("n_structures", "How many structures have a prediction")
+        n_out_of_domain: int = attribute("n_out_of_domain", "How many predictions are outside the model's domain")
+        n_failures: int = attribute("n_failures", "How many structures have no prediction")
 
     def __init__(
         self,
@@ -159,12 +173,19 @@ class PredictionsData(Data):
         """The columns as lists; None for what is missing."""
         return read_columns(self.base.repository.get_object_content(_COLUMNS, "rb"))
 
-    def to_frame(self) -> "pd.DataFrame":
-        """The table that :meth:`cgcnn_ase.prediction.Predictions.to_frame` gives; numbers in ``unit``."""
+    def to_frame(self, ids: Collection[str] | None = None) -> "pd.DataFrame":
+        """The table that :meth:`cgcnn_ase.prediction.Predictions.to_frame` gives; numbers in ``unit``.
+
+        Parameters
+        ----------
+        ids
+            Only the rows of these structures; an id that has none is left out.
+        """
         import pandas as pd
 
-        columns = self.columns()
-        said = {name: [self.base.attributes.get(name)] * len(self) for name in SAME}
+        content = self.base.repository.get_object_content(_COLUMNS, "rb")
+        columns = read_columns(content) if ids is None else read_rows(content, ids)
+        said = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in SAME}
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
         return pd.DataFrame((columns | said), columns=list(names))
 

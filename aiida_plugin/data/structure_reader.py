@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from .atoms_parts import AtomsParts, Column, put_together
 from .npy_stream import NpyReader, buffered
-from .structure_writer import FLAT
+from .structure_hash import hashes_of_arrays
+from .structure_writer import FLAT, HASHES
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -59,6 +60,14 @@ def count_structures(open_file: Open) -> int:
 def read_arrays(open_file: Open) -> StructureArrays:
     """All lattices, numbers and positions, read-only."""
     return StructureArrays(**{name: _read_all(open_file, f"{name}.npy") for name in StructureArrays._fields})
+
+
+def read_hashes(open_file: Open) -> npt.NDArray[np.uint64]:
+    """The hash of each structure; computed where an early version wrote the set."""
+    try:
+        return _read_all(open_file, HASHES)
+    except FileNotFoundError:
+        return hashes_of_arrays(read_arrays(open_file))
 
 
 def iter_parts(open_file: Open) -> Iterator[AtomsParts]:

@@ -1,9 +1,9 @@
 """Many structures as a few flat files: written one structure at a time, in bounded memory.
 
 ``lattice.npy`` (n, 3, 3) Å, ``pbc.npy`` (n, 3), ``offsets.npy`` (n + 1), ``numbers.npy`` and ``positions.npy``
-(atoms, 3), Cartesian Å; ``ids.json``; ``rest.jsonl``, a line a structure; ``columns.json`` names what only some
-structures have, of which ``column-0.npy`` holds the rows and ``column-0-owners.npy`` which structures have it. Equal
-structures in the same order give equal bytes.
+(atoms, 3), Cartesian Å; ``hashes.npy`` (n,), by which a structure is found; ``ids.json``; ``rest.jsonl``, a line a
+structure; ``columns.json`` names what only some structures have, of which ``column-0.npy`` holds the rows and
+``column-0-owners.npy`` which structures have it. Equal structures in the same order give equal bytes.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 
 from .atoms_parts import Column, take_apart
 from .npy_stream import NpyWriter
+from .structure_hash import structure_hash
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,6 +32,8 @@ FLAT = {
     "numbers": ("u1", ()),
     "positions": ("<f8", (3,)),
 }
+#: a number for each structure; sets of early versions have no such file
+HASHES = "hashes.npy"
 #: how many formulas a summary names
 _FORMULAS = 5
 
@@ -96,6 +99,7 @@ class _Writer:
         self._n_atoms = 0
         self._flat = {name: self._open(f"{name}.npy", *kind) for name, kind in FLAT.items()}
         self._flat["offsets"].append(np.zeros(1, dtype=np.int64))
+        self._hashes = self._open(HASHES, "<u8", ())
         self._columns: dict[Column, tuple[str, NpyWriter, NpyWriter]] = {}
         self._rest = self.open_files.enter_context((folder / "rest.jsonl").open("w", encoding="utf-8", newline="\n"))
         self._seen = np.zeros(256, dtype=bool)
@@ -113,6 +117,8 @@ class _Writer:
         self._flat["offsets"].append(np.array([self._n_atoms]))
         self._flat["numbers"].append(parts.numbers)
         self._flat["positions"].append(parts.positions)
+        own = structure_hash(parts.lattice, parts.pbc, parts.numbers, parts.positions)
+        self._hashes.append(np.array([own], dtype=np.uint64))
         for column, array in parts.sites.items():
             if column not in self._columns:
                 stem = f"growing-{len(self._columns)}"

@@ -6,25 +6,28 @@ from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
-from aiida.orm.pydantic import OrmMetadataField
 
+from .attribute_fields import attribute
 from .packed_file import write_packed_file
-from .structure_reader import StructureArrays, StructureTable, count_structures, iter_structures, read_arrays, read_ids
+from .structure_reader import (
+    StructureArrays,
+    StructureTable,
+    count_structures,
+    iter_structures,
+    read_arrays,
+    read_hashes,
+    read_ids,
+)
 from .structure_writer import FORMAT_VERSION, write_structures
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from ase import Atoms
-
-
-def _attribute(name: str, description: str) -> Any:
-    """An attribute that queries and dumps of the node know."""
-    return OrmMetadataField(
-        description=description, read_only=True, orm_to_model=lambda node: cast(Data, node).base.attributes.get(name)
-    )
 
 
 class StructureSetData(Data):
@@ -42,13 +45,13 @@ class StructureSetData(Data):
     class AttributesModel(Data.AttributesModel):
         """What can be asked for: ``StructureSetData.fields.attributes.n_structures`` and so on."""
 
-        format_version: int = _attribute("format_version", "The format of the files")
-        n_structures: int = _attribute("n_structures", "How many structures there are")
-        n_atoms: int = _attribute("n_atoms", "How many atoms all structures have together")
-        elements: list[str] = _attribute("elements", "The elements, by atomic number")
-        formulas: list[str] = _attribute("formulas", "The formulas of the first five structures")
-        site_arrays: list[str] = _attribute("site_arrays", "Names of arrays, initial magnetic moments for one")
-        results: list[str] = _attribute("results", "Names of results, energies and forces for two")
+        format_version: int = attribute("format_version", "The format of the files")
+        n_structures: int = attribute("n_structures", "How many structures there are")
+        n_atoms: int = attribute("n_atoms", "How many atoms all structures have together")
+        elements: list[str] = attribute("elements", "The elements, by atomic number")
+        formulas: list[str] = attribute("formulas", "The formulas of the first five structures")
+        site_arrays: list[str] = attribute("site_arrays", "Names of arrays, initial magnetic moments for one")
+        results: list[str] = attribute("results", "Names of results, energies and forces for two")
 
     @classmethod
     def from_ase(cls, structures: "Iterable[Atoms]", ids: Sequence[str] | None = None) -> "StructureSetData":
@@ -101,6 +104,11 @@ class StructureSetData(Data):
     def ids(self) -> tuple[str, ...]:
         """The names of the structures, in order."""
         return tuple(read_ids(self._open))
+
+    @cached_property
+    def hashes(self) -> "npt.NDArray[np.uint64]":
+        """Of each structure: by them it is found, see `aiida_plugin.data.structure_hash`."""
+        return read_hashes(self._open)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """``verdi data cgcnn-model``: the models in a profile. Imported by each ``verdi data``, so nothing heavy here."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from aiida.cmdline.params import arguments, types
 from aiida.cmdline.utils import decorators, echo
+
+from aiida_plugin.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from aiida_plugin.data.model import CGCNNModelData
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 _MODEL = arguments.NODE(metavar="MODEL", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.model",)))
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """One line for what bad input raises; a bug keeps its traceback."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        echo.echo_error(str(error))
-        raise click.exceptions.Exit(2) from error
 
 
 @click.group("cgcnn-model")
@@ -59,7 +49,7 @@ def list_models(name: str | None) -> None:
 @decorators.with_dbenv()
 def show_model(node: "CGCNNModelData") -> None:
     """Show what is known of a model, and whether its files are those that were stored."""
-    with _errors_in_words():
+    with errors_in_words():
         node.contents()
     echo.echo_dictionary({"pk": node.pk, "uuid": node.uuid, **node.base.attributes.all}, fmt="yaml")
 
@@ -71,7 +61,7 @@ def import_model(name: str) -> None:
     """Store a model once: NAME is a pretrained name, a model or run folder, or an original .pth.tar file."""
     from aiida_plugin.data.model import CGCNNModelData
 
-    with _errors_in_words():
+    with errors_in_words():
         node = CGCNNModelData.from_name(name)
     if (stored := node.stored()) is not None:
         echo.echo_report(f"{', '.join(node.names)}: stored already, as node {stored.pk}")
@@ -85,5 +75,5 @@ def import_model(name: str) -> None:
 @decorators.with_dbenv()
 def export_model(node: "CGCNNModelData", folder: Path) -> None:
     """Write a model into a new FOLDER, for cgcnn-ase predict --model."""
-    with _errors_in_words():
+    with errors_in_words():
         echo.echo_success(str(node.export(folder)))

@@ -1,0 +1,164 @@
+"""``aiida-cgcnn provenance``: questions to the graph."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from aiida.cmdline.groups import VerdiCommandGroup
+from aiida.cmdline.params import arguments, options, types
+from aiida.cmdline.utils import decorators, echo
+
+from aiida_plugin.cli.errors import errors_in_words
+
+if TYPE_CHECKING:
+    from aiida.orm import Node
+
+    from aiida_plugin.data.model import CGCNNModelData
+    from aiida_plugin.data.predictions import PredictionsData
+    from aiida_plugin.data.structures import StructureSetData
+
+_MODEL = arguments.NODE(metavar="MODEL", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.model",)))
+_PREDICTIONS = arguments.NODE(
+    metavar="PREDICTIONS", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.predictions",))
+)
+_EITHER = arguments.NODE(
+    metavar="NODE", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.predictions", "aiida.data:cgcnn.model"))
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on stdout.")
+
+
+@click.group("provenance", cls=VerdiCommandGroup)
+@options.PROFILE(type=types.ProfileParamType(load_profile=True), expose_value=False)
+def provenance() -> None:
+    """Where numbers come from, what used a model, and how far predictions were off."""
+
+
+@provenance.command("origin")
+@_PREDICTIONS
+@click.argument("id", required=False)
+@_JSON
+@decorators.with_dbenv()
+def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
+    """Where PREDICTIONS (or that of one ID) come from: job, model, training, DFT runs, structures."""
+    from aiida_plugin.cli.provenance_tables import origin_rows, print_dataclass, print_rows
+    from aiida_plugin.tools.origin import origin
+
+    with errors_in_words():
+        found = origin(node, id)
+    if as_json:
+        print_dataclass(found)
+    else:
+        print_rows(origin_rows(found))
+
+
+@provenance.command("predictions-of")
+@click.argument("structure")
+@click.option(
+    "--in",
+    "structures",
+    metavar="SET",
+    type=types.DataParamType(sub_classes=("aiida.data:cgcnn.structures",)),
+    help="Take the structure of this id in a set, and find it by its content.",
+)
+@_JSON
+@decorators.with_dbenv()
+def predictions_of(structure: str, structures: "StructureSetData | None", as_json: bool) -> None:
+    """All predictions of a STRUCTURE by every model: a file with one structure, or an id."""
+    from aiida_plugin.cli.provenance_tables import print_frame, structure_named
+    from aiida_plugin.tools.same_structure import predictions_of
+
+    with errors_in_words():
+        table = predictions_of(structure_named(structure, structures))
+    for pk, name, reason in table.attrs["failures"]:
+        echo.echo_warning(f"predictions {pk}: {name} failed: {reason}", err=True)
+    columns = ["id", "formula", "value", "std", "in_domain", "unit", "property", "model", "predictions_pk", "model_pk"]
+    print_frame(table, columns, as_json=as_json)
+
+
+@provenance.command("used-by")
+@_MODEL
+@_JSON
+@decorators.with_dbenv()
+def used_by(node: "CGCNNModelData", as_json: bool) -> None:
+    """Everything that used MODEL: predictions, structures selected by them, labels, later models."""
+    from aiida_plugin.cli.provenance_tables import print_dataclass, print_rows, use_rows
+    from aiida_plugin.tools.use import used_by
+
+    with errors_in_words():
+        found = used_by(node)
+    if as_json:
+        print_dataclass(found)
+    else:
+        print_rows(use_rows(found))
+
+
+@provenance.command("errors")
+@_EITHER
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw them: .png, .pdf or .svg.")
+@_JSON
+@decorators.with_dbenv()
+def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
+    """Errors of predictions (of a predictions NODE, or of a model) against labels that were computed later."""
+    from aiida_plugin.cli.provenance_tables import print_frame
+    from aiida_plugin.tools.errors import errors
+    from aiida_plugin.tools.parity import parity_plot
+
+    with errors_in_words():
+        table = errors(node)
+        if plot is not None:
+            parity_plot(table, plot)
+    for reason, count in table.attrs["left_out"].items():
+        echo.echo_warning(f"{count} labels are left out: they {reason}", err=True)
+    columns = ["id", "predicted", "std", "label", "error", "in_domain", "unit", "property", "scheme", "labelled_pk"]
+    print_frame(table, columns, as_json=as_json)
+
+
+@provenance.command("picture")
+@arguments.NODE()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--direction", type=click.Choice(["ancestors", "descendants", "both"]), default="ancestors", show_default=True
+)
+@click.option("--depth", type=click.IntRange(min=1), help="So many links away at most.")
+@decorators.with_dbenv()
+def picture(node: "Node", path: Path, direction: Any, depth: int | None) -> None:
+    """Draw the graph around NODE into PATH: .png, .svg, .pdf, or .dot."""
+    from aiida_plugin.tools.picture import graph_picture
+
+    with errors_in_words():
+        echo.echo_success(str(graph_picture(node, path, direction=direction, depth=depth)))
+
+
+@provenance.command("mark-bad")
+@_MODEL
+@click.argument("reason", required=False)
+@click.option("--undo", is_flag=True, help="Take the mark back.")
+@decorators.with_dbenv()
+def mark_bad(node: "CGCNNModelData", reason: str | None, undo: bool) -> None:
+    """Say why MODEL must not be trusted; origin and used-by then tell."""
+    from aiida_plugin.tools.use import mark_bad, unmark, used_by
+
+    with errors_in_words():
+        if undo == (reason is not None):
+            raise ValueError("give either a REASON or --undo")
+        if reason is None:
+            unmark(node)
+            echo.echo_success(f"model {node.pk} is no longer marked")
+            return
+        mark_bad(node, reason)
+        use = used_by(node)
+    echo.echo_success(
+        f"model {node.pk} is marked; {len(use.predictions)} predictions nodes, {len(use.labelled)} labelled sets and "
+        f"{len(use.models)} later models came of it: aiida-cgcnn provenance used-by {node.pk}"
+    )
+
+
+@provenance.command("bad-models")
+@decorators.with_dbenv()
+def bad_models() -> None:
+    """List the models that were marked bad."""
+    from aiida_plugin.tools.lineage import BAD
+    from aiida_plugin.tools.use import bad_models
+
+    rows = [[node.pk, node.label, node.sha256[:12], node.base.extras.get(BAD)["reason"]] for node in bad_models()]
+    echo.echo_tabulate(rows, headers=["PK", "Label", "sha256", "Reason"])

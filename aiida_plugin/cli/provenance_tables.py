@@ -1,0 +1,123 @@
+"""Answers of the provenance commands as tables and JSON; imported when one of them runs."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiida.cmdline.utils import echo
+
+from aiida_plugin.tools.lineage import NodeRow
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+
+    from aiida_plugin.data.structures import StructureSetData
+    from aiida_plugin.tools.origin import Origin
+    from aiida_plugin.tools.use import Use
+
+#: what, pk, name, and what else is to be said
+Row = tuple[str, int | None, str, str]
+#: rows of one kind that are shown; the rest is counted
+_SHOWN = 20
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A table of nodes."""
+    echo.echo_tabulate(rows, headers=["What", "PK", "Name", ""])
+
+
+def print_dataclass(found: "Origin | Use") -> None:
+    """As JSON; nodes are objects."""
+    echo.echo(json.dumps(_plain(found), indent=1))
+
+
+def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool) -> None:
+    """All columns as JSON, or those that people read."""
+    if as_json:
+        echo.echo(table.to_json(orient="records", indent=1, double_precision=15))
+        return
+    shown = table[[name for name in columns if name in table]]
+    echo.echo_tabulate(shown.to_numpy(dtype=object).tolist(), headers=list(shown.columns), floatfmt=".4f")
+
+
+def structure_named(structure: str, structures: "StructureSetData | None") -> "Atoms | str":
+    """The structure of this id in a set, the one structure of a file, or else an id.
+
+    Raises
+    ------
+    ValueError
+        If the file holds several or cannot be read, or the set has no such id.
+    """
+    from pathlib import Path
+
+    from cgcnn_ase.structures import read_structures
+
+    if structures is not None:
+        return structures.atoms(structure)
+    if not Path(structure).exists():
+        return structure
+    records = list(read_structures([structure]))
+    if len(records) != 1:
+        raise ValueError(f"{structure}: holds {len(records)} structures; give a file with one, or an id")
+    return records[0].unwrap()
+
+
+def origin_rows(found: "Origin") -> list[Row]:
+    """From the number back to DFT and to the hosts."""
+    rows: list[Row] = []
+    if (row := found.row) is not None:
+        std = "" if row["std"] is None else f" ± {row['std']:.4f}"
+        rows.append(("prediction", None, row["id"], f"{row['property']} = {row['value']:.4f}{std} {row['unit']}"))
+    rows.append(_row("predictions", found.predictions, f"{found.predictions.n_structures} structures"))
+    rows += _some("predicted by", found.jobs)
+    rows += [_row("model", model, f"sha256 {(model.sha256 or '')[:12]}") for model in found.models]
+    for training in found.trainings:
+        rows.append(_row("trained by", training.job, f"gave model {training.model.pk}"))
+        rows += [_row("began with model", model, "") for model in training.started_from]
+        rows += [_row("trained on", row, f"{row.n_structures} structures") for row in training.labelled]
+        rows.append(("DFT runs", None, f"{training.n_dft_runs} behind its labels", ""))
+    if not found.trainings:
+        rows.append(("trained by", None, "not in this profile", "the model was imported"))
+    rows += _some("DFT run", found.dft_runs)
+    rows += [_row("structures", row, f"{row.n_structures} structures") for row in found.structures]
+    rows += _some("structures by", found.structure_steps)
+    rows += _some("host", found.hosts)
+    rows += [_row("BAD", row, row.bad or "") for row in found.bad]
+    return rows
+
+
+def use_rows(found: "Use") -> list[Row]:
+    """What came of a model."""
+    bad = "" if found.model.bad is None else f"BAD: {found.model.bad}"
+    rows = [_row("model", found.model, bad)]
+    for what, nodes in (
+        ("predictions", found.predictions),
+        ("selected", found.structures),
+        ("DFT run", found.dft_runs),
+        ("labelled", found.labelled),
+        ("later model", found.models),
+    ):
+        rows += _some(what, nodes)
+    return rows
+
+
+def _some(what: str, nodes: Sequence[NodeRow]) -> list[Row]:
+    rows = [_row(what, node, "" if node.n_structures is None else f"{node.n_structures} structures") for node in nodes]
+    more: list[Row] = [(what, None, f"... and {len(rows) - _SHOWN} more", "")] if len(rows) > _SHOWN else []
+    return rows[:_SHOWN] + more
+
+
+def _row(what: str, node: NodeRow, more: str) -> Row:
+    failed = f"exit code {node.exit_status}" if node.exit_status else ""
+    return what, node.pk, node.title, " ".join(words for words in (more, failed) if words)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, NodeRow):
+        return {key: each for key, each in value._asdict().items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value.item() if hasattr(value, "item") else value

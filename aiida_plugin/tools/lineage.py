@@ -1,0 +1,203 @@
+"""All that stands behind some nodes, or was made from them, as a small graph in memory.
+
+AiiDA's own recursive joins (``with_ancestors``, ``with_descendants``) list every path from one node to another. In a
+loop of predict, select, label and retrain each round multiplies the paths, so after a few rounds such a query does not
+end. Here one query goes one step further for all nodes at once, and each node is met once: the number of queries is the
+length of the longest chain, whatever the number of nodes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from aiida.common.links import LinkType
+from aiida.orm import Node, QueryBuilder
+
+#: nodes that one query asks for; SQLite takes no more than some ten thousand values
+_BATCH = 10_000
+#: the links of data: from inputs to calculations to what they created
+_DATA_LINKS = [LinkType.INPUT_CALC.value, LinkType.CREATE.value]
+
+MODEL = "data.cgcnn.model.CGCNNModelData."
+STRUCTURES = "data.cgcnn.structures.StructureSetData."
+PREDICTIONS = "data.cgcnn.predictions.PredictionsData."
+#: jobs that ran a DFT code
+DFT = tuple(f"aiida.calculations:{name}" for name in ("cgcnn.ase_dft", "quantumespresso.pw", "cp2k", "vasp.vasp"))
+TRAIN = "aiida.calculations:cgcnn.train"
+#: the extra that says why a model is bad
+BAD = "cgcnn_bad"
+
+Direction = Literal["ancestors", "descendants"]
+
+
+class NodeRow(NamedTuple):
+    """What is asked of each node; of those that have no such attribute it is None.
+
+    Attributes
+    ----------
+    pk, uuid, node_type, process_type, label
+        As AiiDA has them.
+    process_label
+        Of a process: its name.
+    exit_status
+        Of a process.
+    name, sha256
+        Of a model.
+    n_structures
+        Of a set, and of predictions those that have one.
+    results
+        Of a set: the names of the results (energy, forces, ...) that structures carry.
+    bad
+        The reason, where the node was marked bad.
+    """
+
+    pk: int
+    uuid: str
+    node_type: str
+    process_type: str | None
+    label: str
+    process_label: str | None
+    exit_status: int | None
+    name: str | None
+    sha256: str | None
+    n_structures: int | None
+    results: list[str] | None
+    bad: str | None
+
+    @property
+    def is_process(self) -> bool:
+        """Whether it is a process, rather than data."""
+        return self.node_type.startswith("process.")
+
+    @property
+    def title(self) -> str:
+        """What to call it in tables."""
+        if self.is_process:
+            return self.process_label or (self.process_type or self.node_type).rpartition(":")[2]
+        return self.label or self.name or self.node_type.split(".")[-2]
+
+
+_PROJECT = [
+    "id",
+    "uuid",
+    "node_type",
+    "process_type",
+    "label",
+    *(f"attributes.{key}" for key in ("process_label", "exit_status", "name", "sha256", "n_structures", "results")),
+    f"extras.{BAD}.reason",
+]
+
+
+class Link(NamedTuple):
+    """From an input to a process, or from a process to what it created."""
+
+    source: int
+    target: int
+    label: str
+
+
+@dataclass
+class Lineage:
+    """Nodes by pk and the links between them."""
+
+    nodes: dict[int, NodeRow]
+    links: list[Link]
+    _into: dict[int, list[Link]] = field(default_factory=dict, repr=False)
+    _out_of: dict[int, list[Link]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for link in self.links:
+            self._into.setdefault(link.target, []).append(link)
+            self._out_of.setdefault(link.source, []).append(link)
+
+    def inputs(self, pk: int, label: str | None = None) -> list[NodeRow]:
+        """The nodes with a link into this one: of a process its inputs, of data its creator."""
+        return [self.nodes[link.source] for link in self._into.get(pk, ()) if label in (None, link.label)]
+
+    def outputs(self, pk: int) -> list[NodeRow]:
+        """The nodes that this one has a link to: of a process what it created, of data the processes that used it."""
+        return [self.nodes[link.target] for link in self._out_of.get(pk, ())]
+
+    def behind(self, start: Iterable[int], *, through: Callable[[NodeRow], bool] | None = None) -> Iterator[NodeRow]:
+        """All nodes that the given ones come from, the nearest first, each once; they themselves are not among them.
+
+        Parameters
+        ----------
+        start
+            Their pks.
+        through
+            What the search goes beyond; a node for which this is false is given, and ends the search there.
+        """
+        return _walk(start, self.inputs, through)
+
+    def after(self, start: Iterable[int]) -> Iterator[NodeRow]:
+        """All nodes that were made from or with the given ones, the nearest first, each once."""
+        return _walk(start, self.outputs, None)
+
+
+def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = None) -> Lineage:
+    """The nodes that the given ones come from (or that were made from them), by links of data alone.
+
+    Parameters
+    ----------
+    start
+        Pks; they are in the result.
+    direction
+        ``ancestors`` or ``descendants``.
+    depth
+        So many links at most; None for all.
+
+    Returns
+    -------
+    Lineage
+    """
+    front = sorted(set(start))
+    seen = set(front)
+    links: dict[Link, None] = {}
+    left = depth
+    while front and left != 0:
+        left = None if left is None else left - 1
+        found = [step for batch in _batches(front) for step in _step(batch, direction)]
+        for here, there, label in found:
+            links[Link(there, here, label) if direction == "ancestors" else Link(here, there, label)] = None
+        front = sorted({there for _, there, _ in found} - seen)
+        seen.update(front)
+    nodes = {row.pk: row for batch in _batches(sorted(seen)) for row in _rows(batch)}
+    return Lineage(nodes, list(links))
+
+
+def _walk(
+    start: Iterable[int],
+    step: Callable[[int], list[NodeRow]],
+    through: Callable[[NodeRow], bool] | None,
+) -> Iterator[NodeRow]:
+    front = list(start)
+    seen = set(front)
+    for pk in front:
+        for row in step(pk):
+            if row.pk not in seen:
+                seen.add(row.pk)
+                yield row
+                if through is None or through(row):
+                    front.append(row.pk)
+
+
+def _batches(pks: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(pks), _BATCH):
+        yield pks[start : start + _BATCH]
+
+
+def _rows(pks: list[int]) -> Iterator[NodeRow]:
+    query = QueryBuilder().append(Node, filters={"id": {"in": pks}}, project=_PROJECT)
+    return (NodeRow(*columns) for columns in query.all())
+
+
+def _step(pks: list[int], direction: Direction) -> list[list[Any]]:
+    """Pk of a given node, pk of the node at the other end of a link, and the link's label.
+
+    Few columns: to build the query takes longer than to run it.
+    """
+    other: dict[str, Any] = {"with_outgoing" if direction == "ancestors" else "with_incoming": "here"}
+    query = QueryBuilder().append(Node, filters={"id": {"in": pks}}, project="id", tag="here")
+    query.append(Node, project="id", edge_filters={"type": {"in": _DATA_LINKS}}, edge_project="label", **other)
+    return query.all()
