@@ -8,8 +8,8 @@ import numpy.typing as npt
 from aiida.engine import calcfunction
 from aiida.orm import Dict, Str
 
-from aiida_plugin.calculations.labels import labels_of
 from aiida_plugin.calculations.training_data import gather
+from aiida_plugin.data.labels import labels_of
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 

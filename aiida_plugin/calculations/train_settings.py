@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aiida_plugin.calculations.labels import UNITS
+from aiida_plugin.data.labels import UNITS
 
 #: how the sets become the data of a run
 DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aiida_plugin.calculations.division import By, divide
-from aiida_plugin.calculations.labels import listed, named_label
 from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
+from aiida_plugin.data.labels import listed, named_label
 from aiida_plugin.data.packed_file import write_packed_file
 from aiida_plugin.data.structure_reader import StructureArrays
 from aiida_plugin.data.structures import StructureSetData
@@ -67,7 +67,7 @@ def gather(
     structures
         To learn from; parts of them validate and test where no sets are given for that.
     target
-        See :func:`aiida_plugin.calculations.labels.label_of`.
+        See :func:`aiida_plugin.data.labels.label_of`.
     settings
         ``val`` and ``test`` (parts, 0.1 each), ``split_by`` (formula, structure or a key of the info), ``split_seed``,
         ``unlabelled`` (error or skip) and ``mixed_labels`` (whether labels of several kinds may be mixed).

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from aiida.orm import CalculationNode, QueryBuilder, load_node
 
 from aiida_plugin.data.label_scheme import merge_schemes, scheme_id, scheme_of
+from aiida_plugin.data.labels import label_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_hash import hash_of_atoms
@@ -76,7 +77,7 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
         for row in rows_of_labels:
             seen: set[tuple[Any, ...]] = set()
             for label in own[row.id]:
-                value = label_value(label.atoms, row.property)
+                value = label_of(label.atoms, row.property)
                 if reason := _unlike(label, row, structures, value):
                     left_out[reason] = left_out.get(reason, 0) + 1
                     continue
@@ -95,19 +96,6 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     table.insert(COLUMNS.index("scheme"), "scheme", _kinds(schemes))
     table.attrs["left_out"] = left_out
     return table
-
-
-def label_value(atoms: "Atoms", property: str) -> float | None:
-    """What a label says of a property, in the property's unit; None if nothing.
-
-    A total energy per atom is the label's energy over the number of atoms, eV/atom; any other property is looked up by
-    its name in ``info``, where labels keep the formation energy per atom, and then in the results.
-    """
-    results = {} if atoms.calc is None else atoms.calc.results
-    if property in ("energy_per_atom", "total_energy_per_atom"):
-        return float(results["energy"]) / len(atoms) if "energy" in results else None
-    value = atoms.info.get(property, results.get(property))
-    return None if value is None else float(value)
 
 
 def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[StructureSetData, PredictionsData]]:

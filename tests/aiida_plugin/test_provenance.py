@@ -16,7 +16,7 @@ from aiida_plugin.tools.picture import graph_picture
 from aiida_plugin.tools.same_structure import predictions_of
 from aiida_plugin.tools.use import used_by
 
-from .stored_graph import SCHEME, labelled, store_graph
+from .stored_graph import SCHEME, store_graph
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +133,6 @@ def test_kinds_of_labels():
     assert names[0] == names[1] == names[5]
     assert names[2] is None
     assert len(set(names)) == 4
-
-
-def test_errors_of_another_property(graph):
-    """The total energy of the cell over its atoms, by the property's name."""
-    from aiida_plugin.tools.errors import label_value
-
-    atoms = labelled(graph.pool.atoms(0), -0.5)
-    assert label_value(atoms, "formation_energy_per_atom") == -0.5
-    assert label_value(atoms, "total_energy_per_atom") == pytest.approx(-100.5 / 2)
-    assert label_value(atoms, "band_gap") is None
-    assert label_value(graph.pool.atoms(0), "total_energy_per_atom") is None
 
 
 # Pictures
