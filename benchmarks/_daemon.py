@@ -160,9 +160,14 @@ class Profile:
 
     def wait(self, pk: int, seconds: float, poll: float = 0.3) -> bool:
         """Wait until a process has ended; whether it did."""
+        return self.wait_for(lambda: self.state(pk) in ("finished", "excepted", "killed"), seconds, poll)
+
+    @staticmethod
+    def wait_for(what: Callable[[], bool], seconds: float, poll: float = 0.3) -> bool:
+        """Wait until something is so; whether it came to be."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if self.state(pk) in ("finished", "excepted", "killed"):
+            if what():
                 return True
             time.sleep(poll)
         return False

@@ -108,7 +108,7 @@ def flaky(tmp_path, aiida_code_installed):
         script.write_text(
             f"#!/bin/bash\nif {sys.executable} -c \"import numpy, sys; sys.exit('s5' not in numpy.load("
             f"'structures.npz')['ids'])\" && [ $(ls {tmp_path}/tried* 2>/dev/null | wc -l) -lt {times} ]; then\n"
-            f"  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {real} \"$@\"\n"
+            f'  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {real} "$@"\n'
         )
         script.chmod(0o755)
         return aiida_code_installed(
