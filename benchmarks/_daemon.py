@@ -174,8 +174,10 @@ class Profile:
 
 
 @contextmanager
-def profile(*presto: str, workers: int = 1, environment: dict[str, str] | None = None) -> Iterator[Profile]:
-    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon."""
+def profile(
+    *presto: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
+) -> Iterator[Profile]:
+    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon; `broker` configures it."""
     with tempfile.TemporaryDirectory(prefix="cgcnn-ase-daemon-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / ".aiida").mkdir()
@@ -184,6 +186,8 @@ def profile(*presto: str, workers: int = 1, environment: dict[str, str] | None =
         own["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
         made = Profile(folder, {**os.environ, **own, **(environment or {})})
         made.verdi("presto", *(presto or ("--use-zeromq",)))
+        if broker:
+            made.verdi("profile", "configure-broker", *broker)
         made.verdi("config", "set", "daemon.default_workers", str(workers))
         made.verdi("config", "set", "runner.poll.interval", "1")
         made.python(
