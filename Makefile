@@ -25,7 +25,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 ENGINES_INSTALLED := $(VENV)/.installed-engines
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev engines demo test test-slow lint format types docs examples benchmarks zoo wheel wheel-test clean
+.PHONY: help install install-dev engines demo test test-slow test-services lint format types docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -53,10 +53,13 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 
 # One thread for each worker: two workers with two threads each would fight for two cores.
 test: $(ENGINES_INSTALLED) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not services" $(PYTEST_ARGS)
 
 test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not services" $(PYTEST_ARGS)
+
+test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run the daemon's tests on them
+	bash scripts/test_services.sh $(VENV) $(PYTEST_ARGS)
 
 lint: $(DEV_INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .

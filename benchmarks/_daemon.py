@@ -160,17 +160,24 @@ class Profile:
 
     def wait(self, pk: int, seconds: float, poll: float = 0.3) -> bool:
         """Wait until a process has ended; whether it did."""
+        return self.wait_for(lambda: self.state(pk) in ("finished", "excepted", "killed"), seconds, poll)
+
+    @staticmethod
+    def wait_for(what: Callable[[], bool], seconds: float, poll: float = 0.3) -> bool:
+        """Wait until something is so; whether it came to be."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if self.state(pk) in ("finished", "excepted", "killed"):
+            if what():
                 return True
             time.sleep(poll)
         return False
 
 
 @contextmanager
-def profile(*presto: str, workers: int = 1, environment: dict[str, str] | None = None) -> Iterator[Profile]:
-    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon."""
+def profile(
+    *presto: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
+) -> Iterator[Profile]:
+    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon; `broker` configures it."""
     with tempfile.TemporaryDirectory(prefix="cgcnn-ase-daemon-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / ".aiida").mkdir()
@@ -179,6 +186,8 @@ def profile(*presto: str, workers: int = 1, environment: dict[str, str] | None =
         own["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
         made = Profile(folder, {**os.environ, **own, **(environment or {})})
         made.verdi("presto", *(presto or ("--use-zeromq",)))
+        if broker:
+            made.verdi("profile", "configure-broker", *broker)
         made.verdi("config", "set", "daemon.default_workers", str(workers))
         made.verdi("config", "set", "runner.poll.interval", "1")
         made.python(

@@ -15,13 +15,15 @@ from ase import Atoms
 from aiida import orm
 from aiida.engine import submit
 from aiida.plugins import DataFactory, WorkflowFactory
+CHAIN = WorkflowFactory("cgcnn.predict_shards")
+IMPORT
 rng = np.random.default_rng(3)
 crystals = [
     Atoms(rng.choice([8, 12, 14, 22], 2), scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=3.2 * np.eye(3), pbc=True)
     for _ in range(N_STRUCTURES)
 ]
 node = submit(
-    WorkflowFactory("cgcnn.predict_shards"),
+    CHAIN,
     code=orm.load_code(CODE),
     model=DataFactory("cgcnn.model").get_or_create(MODEL),
     structures=DataFactory("cgcnn.structures").from_ase(crystals, [f"s{k}" for k in range(N_STRUCTURES)]),
@@ -58,11 +60,13 @@ def make_code(profile: Profile, *, computer: str = "localhost", seconds: float =
     )  # fmt: skip
 
 
-def submit_shards(profile: Profile, model: Path | str, *, code: str = "logged", n: int = N_SHARDS, **extra: int) -> int:
-    """Submit the workflow; its pk."""
+def submit_shards(
+    profile: Profile, model: Path | str, *, code: str = "logged", n: int = N_SHARDS, chain: str = "", **extra: int
+) -> int:
+    """Submit the workflow, or the CHAIN that a line of Python imports; its pk."""
     inputs = "{" + ", ".join(f"{key!r}: orm.Int({value})" for key, value in extra.items()) + "}"
     head = f"N_SHARDS, N_STRUCTURES, CODE, MODEL = {n}, {N_STRUCTURES}, {code!r}, {str(model)!r}\n"
-    said = profile.python(head + _SUBMIT.replace("EXTRA", inputs))
+    said = profile.python(head + _SUBMIT.replace("EXTRA", inputs).replace("IMPORT", chain))
     return int(said.split("PK", 1)[1].split()[0])
 
 

@@ -32,22 +32,28 @@ def recover() -> list[str]:
     RuntimeError
         If one of the commands fails; the message is its own.
     """
+    from aiida.engine.daemon.client import DaemonException, DaemonNotRunningException, get_daemon_client
     from aiida.manage import get_manager
 
-    said = []
     name = get_manager().get_profile().name  # type: ignore[union-attr]
+    client = get_daemon_client(name)
+    said = []
     try:
-        said.append(_verdi(name, "daemon", "stop"))
-    except RuntimeError:  # it hangs, or is half dead: no answer in time
-        said.append("The daemon did not answer; it is ended.")
+        client.stop_daemon()
+        said.append("Stopped the daemon.")
+    except DaemonNotRunningException:
+        said.append("The daemon was not running.")
+    except DaemonException:  # it hangs, or is half dead
+        said.append("The daemon did not answer.")
     if survivors := _end_survivors(name):
-        said.append(f"Ended {survivors} processes that had outlived the daemon.")
-    _verdi(name, "daemon", "stop")
+        said.append(f"Ended {survivors} processes that had outlived it.")
+    with suppress(DaemonException):
+        client.stop_daemon()  # again, so that what names the dead process is removed
     if closed := close_ended():
         said.append(f"Closed {closed} processes that had ended.")
-    said.append(_verdi(name, "process", "repair", "--force"))
-    said.append(_verdi(name, "daemon", "start"))
-    return [line for text in said for line in text.splitlines() if line.strip()]
+    said += _verdi(name, "process", "repair", "--force").splitlines()
+    said += _verdi(name, "daemon", "start").splitlines()
+    return [line for line in said if line.strip()]
 
 
 def close_ended() -> int:

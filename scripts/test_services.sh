@@ -1,0 +1,17 @@
+#!/bin/bash
+# scripts/test_services.sh VENV [PYTEST_ARGS...]: the tests that need servers. Debian's packages are installed where they
+# are missing; the tests start servers of their own, on loopback and in temporary folders, and end them.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/apt.sh"
+venv=$1
+shift
+
+missing=()
+ls -d /usr/lib/postgresql/*/bin > /dev/null 2>&1 || missing+=(postgresql)
+for pair in rabbitmq-server:rabbitmq-server slurmctld:slurm-wlm munged:munge; do
+    PATH=$PATH:/usr/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair##*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
+
+OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -m services tests/aiida_services "$@"
