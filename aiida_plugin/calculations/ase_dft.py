@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
-from aiida.engine import CalcJob
 from aiida.orm import Dict, RemoteData, StructureData
 
+from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calcul
 STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
 
 
-class AseDftCalculation(CalcJob):
+class AseDftCalculation(CrashSafeCalcJob):
     """Energy, forces, stress and magnetic moments of a structure by an ASE calculator; or its relaxed positions.
 
     The code is a Python interpreter that has ASE and the calculator. Settings:
@@ -118,6 +118,7 @@ class AseDftCalculation(CalcJob):
             before: Any = self.inputs.restart_folder
             job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
         job.retrieve_list = [RESULTS, STATE, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
+        job.prepend_text = START_ONCE
         job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.engines.base import Engine
+from aiida_plugin.engines.base import Call, Engine, plain_call
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -19,7 +19,12 @@ class ASEJobsEngine(Engine):
 
     code_plugin = "cgcnn.ase_dft"
 
-    def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":  # noqa: ARG002
+    def labelled(  # the job has labelled already
+        self,
+        run: "ProcessNode",
+        structure_id: "Str",
+        call: Call = plain_call,  # noqa: ARG002
+    ) -> "StructureSetData":
         """The job's own output; its one structure has the id ``0``, as the job knows no names."""
         if "labelled" not in run.outputs:
             raise ValueError(f"run {run.pk} holds no labels: {run.exit_message or run.process_state}")

@@ -1,7 +1,7 @@
 """What every DFT engine must say: how a run is built, and what labels came out of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from aiida.orm import AbstractCode, ProcessNode, Str, StructureData
 
     from aiida_plugin.data.structures import StructureSetData
+
+
+#: calls a calcfunction with inputs
+Call = Callable[..., Any]
+
+
+def plain_call(function: Callable[..., Any], **inputs: Any) -> Any:
+    """Call a function with its inputs."""
+    return function(**inputs)
 
 
 class Engine(ABC):
@@ -56,8 +65,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":
+    def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
         """The labels of a finished run, as a set of one structure; made by a calcfunction, so that links lead back.
+
+        `call` is what calls the calcfunction: a work chain's `call_once`, say.
 
         The structure carries energy (eV), and where the engine gives them forces (eV/Å), stress (eV/Å³) and magnetic
         moments, and the label scheme (:mod:`aiida_plugin.data.label_scheme`) read from what the run says of itself.

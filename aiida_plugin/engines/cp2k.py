@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ase.units import Bohr, Hartree, Ry, kB
 
 from aiida_plugin.engines import hubbard
-from aiida_plugin.engines.base import Engine
+from aiida_plugin.engines.base import Call, Engine, plain_call
 from aiida_plugin.engines.jobs import job_options
 from aiida_plugin.engines.kpoints import mesh_of
 
@@ -72,7 +72,7 @@ class CP2KEngine(Engine):
         builder._update({"cp2k": inputs, "handler_overrides": restarts})
         return builder
 
-    def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":
+    def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
         """The labels of a finished run; see :meth:`Engine.labelled`."""
         from aiida_plugin.calculations.labels_of_cp2k import labels_of_cp2k
 
@@ -80,7 +80,8 @@ class CP2KEngine(Engine):
             raise ValueError(f"the run {run.pk} has no output_parameters, so no energy; exit code: {run.exit_status}")
         parameters = run.inputs.cp2k.parameters
         relaxed = parameters["GLOBAL"]["RUN_TYPE"] == "GEO_OPT"
-        labels: StructureSetData = labels_of_cp2k(
+        labels: StructureSetData = call(
+            labels_of_cp2k,
             structure=run.outputs.output_structure if relaxed else run.inputs.cp2k.structure,
             output_parameters=run.outputs.output_parameters,
             retrieved=run.outputs.retrieved,

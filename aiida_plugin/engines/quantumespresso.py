@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ase.units import Bohr, Ry
 
 from aiida_plugin.engines import hubbard
-from aiida_plugin.engines.base import Engine
+from aiida_plugin.engines.base import Call, Engine, plain_call
 from aiida_plugin.engines.jobs import job_options
 from aiida_plugin.engines.kpoints import mesh_of
 from aiida_plugin.engines.pseudopotentials import check_hubbard, cutoffs_of, pseudos_of
@@ -79,7 +79,7 @@ class QuantumEspressoEngine(Engine):
             builder._update(inputs)
         return builder
 
-    def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":
+    def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
         """The labels of a finished run; see :meth:`Engine.labelled`."""
         from aiida_plugin.calculations.labels_of_quantumespresso import labels_of_quantumespresso
 
@@ -89,7 +89,8 @@ class QuantumEspressoEngine(Engine):
         base = run.inputs.base_relax if "base_relax" in run.inputs else run.inputs
         relaxed = "output_structure" in run.outputs
         given = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
-        labels: StructureSetData = labels_of_quantumespresso(
+        labels: StructureSetData = call(
+            labels_of_quantumespresso,
             structure=run.outputs.output_structure if relaxed else given,
             given=given,
             output_parameters=run.outputs.output_parameters,

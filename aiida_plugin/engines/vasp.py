@@ -5,7 +5,7 @@ from math import pi
 from typing import TYPE_CHECKING, Any
 
 from aiida_plugin.engines import hubbard
-from aiida_plugin.engines.base import Engine
+from aiida_plugin.engines.base import Call, Engine, plain_call
 from aiida_plugin.engines.jobs import job_options
 from aiida_plugin.engines.kpoints import mesh_of
 
@@ -61,7 +61,7 @@ class VASPEngine(Engine):
             builder.magmom_mapping = Dict(starts | {"default": 0.0})
         return builder
 
-    def labelled(self, run: "ProcessNode", structure_id: "Str") -> "StructureSetData":
+    def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
         """The labels of a finished run; see :meth:`Engine.labelled`."""
         from aiida.orm import CalcJobNode
 
@@ -70,7 +70,8 @@ class VASPEngine(Engine):
         if "misc" not in run.outputs:
             raise ValueError(f"the run {run.pk} has no misc, so no energy; exit code: {run.exit_status}")
         job = [each for each in run.called_descendants if isinstance(each, CalcJobNode)][-1]
-        labels: StructureSetData = labels_of_vasp(
+        labels: StructureSetData = call(
+            labels_of_vasp,
             structure=run.outputs.structure if "structure" in run.outputs else run.inputs.structure,
             misc=run.outputs.misc,
             parameters=job.inputs.parameters,

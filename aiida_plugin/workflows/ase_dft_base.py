@@ -14,7 +14,7 @@ from aiida.engine import (
 from aiida.orm import Dict
 
 from aiida_plugin.calculations.ase_dft import RESULTS, SETTINGS, STATE, AseDftCalculation
-from aiida_plugin.workflows.children import started
+from aiida_plugin.workflows.once import submitted
 
 if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
@@ -62,7 +62,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
 
     def run_process(self) -> Any:
         """Start the next job, unless this step is run again and it was started before."""
-        before = started(self.node, f"iteration_{self.ctx.iteration + 1:02d}")
+        before = submitted(self, f"iteration_{self.ctx.iteration + 1:02d}", AseDftCalculation)
         if before is None:
             return super().run_process()
         self.ctx.iteration += 1

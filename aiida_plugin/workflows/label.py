@@ -1,6 +1,7 @@
 """``cgcnn.label``: structures -> labels by DFT, by the engine of a name."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from aiida.engine import ExitCode, WorkChain, if_, while_
@@ -13,7 +14,7 @@ from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.engines.registry import engine_names
-from aiida_plugin.workflows.children import call_once, started
+from aiida_plugin.workflows.once import call_once, submit_once
 from aiida_plugin.workflows.one_scheme import largest_group
 
 if TYPE_CHECKING:
@@ -143,9 +144,11 @@ class LabelWorkChain(WorkChain):
         try:
             rows = [structures.row_of(key) for key in indices]
             elements = sorted({symbol for row in rows for symbol in structures.atoms(row).symbols})
-            call_once(self.node, "extract", structures_to_label, structures, indices)
+            extracted = call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
+            self.ctx.extracted = dict(extracted)
             if self.inputs.references.value:
-                call_once(self.node, "extract_references", reference_structures, List(elements))
+                made = call_once(self, "extract_references", reference_structures, elements=List(elements))
+                self.ctx.extracted_references = dict(made)
         except ValueError as error:
             code: ExitCode = self.exit_codes.ERROR_STRUCTURES.format(reason=str(error))
             return code
@@ -165,16 +168,13 @@ class LabelWorkChain(WorkChain):
         most = self.inputs.max_parallel.value if "max_parallel" in self.inputs else len(self.ctx.todo)
         now, self.ctx.todo = self.ctx.todo[:most], self.ctx.todo[most:]
         for label in now:
-            run = started(self.node, label)
-            if run is None:
-                try:
-                    builder = self._builder(label)
-                except ValueError as error:
-                    self._failed(label, None, str(error))
-                    continue
-                builder.metadata.call_link_label = label
-                run = self.submit(builder)
-                self.report(f"{self.inputs.engine.value} run {run.pk} labels {self.ctx.names[label]!r}")
+            try:
+                builder = self._builder(label)
+            except ValueError as error:
+                self._failed(label, None, str(error))
+                continue
+            run = submit_once(self, label, builder)
+            self.report(f"{self.inputs.engine.value} run {run.pk} labels {self.ctx.names[label]!r}")
             self.to_context(**{label: run})
             self.ctx.done.append(label)
 
@@ -187,7 +187,8 @@ class LabelWorkChain(WorkChain):
                 self._failed(label, run.exit_status, run.exit_message or str(run.process_state))
                 continue
             try:
-                labels[label] = engine_of(self.inputs.engine.value).labelled(run, Str(self.ctx.names[label]))
+                call = partial(call_once, self, f"read_{label}")
+                labels[label] = engine_of(self.inputs.engine.value).labelled(run, Str(self.ctx.names[label]), call)
             except ValueError as error:
                 self._failed(label, run.exit_status, str(error))
         schemes = {label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()}
@@ -203,7 +204,7 @@ class LabelWorkChain(WorkChain):
     def join_references(self) -> None:
         """The energies of the elements."""
         found = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
-        self.out("reference_energies", call_once(self.node, "references", join_references, **found).outputs.result)
+        self.out("reference_energies", call_once(self, "references", join_references, **found))
 
     def join(self) -> ExitCode | None:
         """One set of all labels."""
@@ -216,8 +217,7 @@ class LabelWorkChain(WorkChain):
             return none
         references, misfit = self._references(labels)
         inputs = labels if references is None else {**labels, "reference_energies": references}
-        joined = call_once(self.node, "join", join_labels, self.inputs.structures, **inputs)
-        self.out("labelled", joined.outputs.result)
+        self.out("labelled", call_once(self, "join", join_labels, structure_set=self.inputs.structures, **inputs))
         if misfit is None:
             return None
         ended: ExitCode = self.exit_codes.ERROR_REFERENCES.format(reason=misfit)
@@ -238,13 +238,13 @@ class LabelWorkChain(WorkChain):
 
     def _builder(self, label: str) -> Any:
         """All inputs of the engine's run of one structure."""
-        link = "extract_references" if label.startswith(_REFERENCE) else "extract"
-        extracted: Any = cast("ProcessNode", started(self.node, link)).outputs
+        is_reference = label.startswith(_REFERENCE)
+        extracted = self.ctx.extracted_references if is_reference else self.ctx.extracted
         settings = self.inputs.settings.get_dict()
         structure = extracted[label]
-        moments = extracted.moments.get_dict().get(label)
+        moments = extracted["moments"].get_dict().get(label)
         if moments is None:
-            by_element = settings["initial_moments"] if link == "extract" else {}
+            by_element = {} if is_reference else settings["initial_moments"]
             moments = {kind.name: float(by_element.get(kind.symbol, 0.0)) for kind in structure.kinds}
         options = self.inputs.options.get_dict() if "options" in self.inputs else {}
         return engine_of(self.inputs.engine.value).builder(
