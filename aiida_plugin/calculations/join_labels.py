@@ -52,11 +52,13 @@ def join_labels(
 
 
 @calcfunction
-def join_references(**labels: StructureSetData) -> Dict:
+def join_references(known: Dict | None = None, **labels: StructureSetData) -> Dict:
     """Energies of the elements: ``energies`` (eV/atom by element), their ``scheme`` and its ``scheme_id``.
 
     Parameters
     ----------
+    known
+        Energies of other elements, of an earlier run.
     labels
         From ``reference_Li`` to the label of lithium, a set of one structure of one element.
 
@@ -65,11 +67,13 @@ def join_references(**labels: StructureSetData) -> Dict:
     ValueError
         If the labels are of different kinds.
     """
-    energies = {}
+    energies: dict[str, float] = {} if known is None else dict(known["energies"])
     for label, labelled in sorted(labels.items()):
         atoms = labelled.atoms(0)
         energies[label.removeprefix("reference_")] = atoms.get_potential_energy() / len(atoms)
     scheme = only_scheme([labelled.atoms(0) for labelled in labels.values()])
+    if scheme is not None and known is not None:
+        scheme = merge_schemes([known["scheme"], scheme])
     if scheme is None:
         raise ValueError("the labels of the elements do not say what made them")
     return Dict({"energies": energies, "scheme": scheme, "scheme_id": scheme_id(scheme)})

@@ -22,7 +22,7 @@ class ASEJobsEngine(Engine):
     def labelled(  # the job has labelled already
         self,
         run: "ProcessNode",
-        structure_id: "Str",
+        structure_id: "Str",  # noqa: ARG002
         call: Call = plain_call,  # noqa: ARG002
     ) -> "StructureSetData":
         """The job's own output; its one structure has the id ``0``, as the job knows no names."""

@@ -229,12 +229,11 @@ class ActiveLearningWorkChain(WorkChain):
         return self.ctx.ended is None
 
     def label(self) -> dict[str, Any]:
-        """Label what was chosen; the elements in the first round only."""
+        """Label what was chosen, and the elements that no round before had."""
         indices: List = self.ctx.indices
         inputs = self.exposed_inputs(LabelWorkChain, "label")
         inputs |= {"structures": self.ctx.candidates, "indices": indices}
         if self.ctx.references is not None:
-            inputs.pop("references", None)
             inputs["reference_energies"] = self.ctx.references
         return {"labels": submit_once(self, self._label("label"), LabelWorkChain, **inputs)}
 

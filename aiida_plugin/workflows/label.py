@@ -31,7 +31,7 @@ class LabelWorkChain(WorkChain):
     One process of the engine a structure, `max_parallel` of them at a time. Structures that fail are listed in
     ``failures`` and the others kept. With ``references`` the elements (O2 and other gases as molecules) are computed
     with the same settings and formation energies noted; ``reference_energies`` of an earlier run do the same if they
-    were made alike.
+    were made alike, and with both only the elements that are not among them are computed.
     """
 
     @classmethod
@@ -105,7 +105,7 @@ class LabelWorkChain(WorkChain):
         references
             Whether to compute the elements too.
         reference_energies
-            Instead, the output of an earlier run.
+            The output of an earlier run; its elements are not computed again.
         max_parallel
             Engine runs at a time; default all.
 
@@ -143,10 +143,10 @@ class LabelWorkChain(WorkChain):
         self.ctx.failures, self.ctx.done = {}, []
         try:
             rows = [structures.row_of(key) for key in indices]
-            elements = sorted({symbol for row in rows for symbol in structures.atoms(row).symbols})
+            elements = self._elements(rows)
             extracted = call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
             self.ctx.extracted = dict(extracted)
-            if self.inputs.references.value:
+            if elements:
                 made = call_once(self, "extract_references", reference_structures, elements=List(elements))
                 self.ctx.extracted_references = dict(made)
         except ValueError as error:
@@ -154,7 +154,7 @@ class LabelWorkChain(WorkChain):
             return code
         self.ctx.rows = [f"row_{row}" for row in rows]
         self.ctx.names = {f"row_{row}": structures.ids[row] for row in rows}
-        if self.inputs.references.value:
+        if elements:
             self.ctx.names |= {f"{_REFERENCE}{element}": f"{_REFERENCE}{element}" for element in elements}
         self.ctx.todo = list(self.ctx.names)
         return None
@@ -204,6 +204,10 @@ class LabelWorkChain(WorkChain):
     def join_references(self) -> None:
         """The energies of the elements."""
         found = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
+        if "reference_energies" in self.inputs:
+            if self._misfit(found) is not None:  # told by `join`
+                return
+            found["known"] = self.inputs.reference_energies
         self.out("reference_energies", call_once(self, "references", join_references, **found))
 
     def join(self) -> ExitCode | None:
@@ -229,12 +233,25 @@ class LabelWorkChain(WorkChain):
             return self.node.outputs.reference_energies, None
         if "reference_energies" not in self.inputs:
             return None, None
+        misfit = self._misfit(labels)
+        return (self.inputs.reference_energies, None) if misfit is None else (None, misfit)
+
+    def _misfit(self, labels: Mapping[str, StructureSetData]) -> str | None:
+        """In what the labels differ from the reference energies that were given; None if they do not."""
         given: Dict = self.inputs.reference_energies
         try:
             merge_schemes([given["scheme"], *(scheme_of(labelled.atoms(0)) for labelled in labels.values())])
         except ValueError as error:
-            return None, str(error)
-        return given, None
+            return str(error)
+        return None
+
+    def _elements(self, rows: Iterable[int]) -> list[str]:
+        """The elements to compute: those of the structures that are not known."""
+        if not self.inputs.references.value:
+            return []
+        structures: StructureSetData = self.inputs.structures
+        known = self.inputs.reference_energies["energies"] if "reference_energies" in self.inputs else {}
+        return sorted({symbol for row in rows for symbol in structures.atoms(row).symbols} - set(known))
 
     def _builder(self, label: str) -> Any:
         """All inputs of the engine's run of one structure."""
@@ -274,7 +291,5 @@ def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
     given = inputs.get("reference_energies")
     if given is None:
         return None
-    if "references" in inputs and inputs["references"].value:
-        return "references are to be computed and reference_energies are given; allowed is one of them"
     missing = sorted({"energies", "scheme"} - set(given.get_dict()))
     return f"reference_energies lacks {', '.join(missing)}; give that output of an earlier run" if missing else None

@@ -130,6 +130,17 @@ def test_formation_energies(code):
     assert "formation_energy_per_atom" not in again["labelled"].atoms("silver").info  # its energy is not known
 
 
+def test_only_elements_that_are_not_known_are_computed(code):
+    first, _ = run_get_node(builder(code, indices=["silver"], references=True))
+    results, node = run_get_node(builder(code, references=True, reference_energies=first["reference_energies"]))
+    assert node.is_finished_ok, node.exit_message
+    labels = [link.link_label for link in node.base.links.get_outgoing().all()]
+    assert "reference_Cu" in labels
+    assert "reference_Ag" not in labels
+    assert sorted(results["reference_energies"]["energies"]) == ["Ag", "Au", "Cu"]
+    assert all("formation_energy_per_atom" in atoms.info for atoms in results["labelled"].iter_atoms())
+
+
 def test_reference_energies_of_another_kind_are_not_mixed_in(code):
     other = orm.Dict({"energies": {"Cu": 0.0, "Au": 0.0}, "scheme": {"engine": "gpaw", "functional": "PBE"}})
     results, node = run_get_node(builder(code, indices=[0], reference_energies=other))
@@ -157,7 +168,6 @@ def test_relaxed_labels_are_of_the_relaxed_positions(code):
     [
         ({"overrides": {"speed": 1}}, "no setting speed; allowed: functional"),
         ({"max_parallel": 0}, "max_parallel is 0; it must be 1 or more"),
-        ({"references": True, "reference_energies": {}}, "allowed is one of them"),
         ({"reference_energies": {"energies": {}}}, "reference_energies lacks scheme"),
     ],
 )
