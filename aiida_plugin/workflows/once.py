@@ -10,7 +10,7 @@ from typing import Any
 
 from aiida.common.links import LinkType
 from aiida.engine import Process, ProcessBuilder, ProcessState, WorkChain
-from aiida.orm import CalcJobNode, Data, ProcessNode, WorkChainNode
+from aiida.orm import CalcJobNode, Data, ProcessNode
 
 _INTERRUPTED = "the daemon died before this was done; the work chain calls it again, under the same link label"
 
@@ -47,9 +47,7 @@ def call_once(chain: WorkChain, label: str, function: Callable[..., Any], **inpu
     return function(**inputs, metadata={"call_link_label": label})
 
 
-def submit_once(
-    chain: WorkChain, label: str, process: type[Process] | ProcessBuilder, **inputs: Any
-) -> CalcJobNode | WorkChainNode:
+def submit_once(chain: WorkChain, label: str, process: type[Process] | ProcessBuilder, **inputs: Any) -> Any:
     """Submit a job or work chain in a step of a work chain, or take the one that was submitted before.
 
     Parameters
@@ -74,14 +72,15 @@ def submit_once(
     ValueError
         If the label was used with other inputs or for another process.
     """
+    kind: Any = process
     if isinstance(process, ProcessBuilder):
-        process, inputs = process.process_class, process._inputs(prune=True)
-    for node in _called(chain, label, process.build_process_type(), inputs):
+        kind, inputs = process.process_class, process._inputs(prune=True)
+    for node in _called(chain, label, kind.build_process_type(), inputs):
         if not never_began(node):
             return node
         _give_up(node)
     inputs["metadata"] = {**inputs.get("metadata", {}), "call_link_label": label}
-    return chain.submit(process, inputs)
+    return chain.submit(kind, inputs)
 
 
 def never_began(node: ProcessNode) -> bool:
@@ -101,7 +100,8 @@ def never_began(node: ProcessNode) -> bool:
 def _called(chain: WorkChain, label: str, kind: str | None, inputs: Mapping[str, Any]) -> Iterator[Any]:
     """What the work chain called under this label, the last first."""
     links = chain.node.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()
-    for node in sorted((link.node for link in links if link.link_label == label), key=lambda n: n.pk, reverse=True):
+    nodes: list[Any] = [link.node for link in links if link.link_label == label]
+    for node in sorted(nodes, key=lambda node: node.pk, reverse=True):
         if node.process_type != kind:
             raise ValueError(f"the label {label!r} belongs to {node.process_label} ({node.pk}), and cannot be {kind}'s")
         if odd := _other_inputs(node, inputs):

@@ -41,7 +41,7 @@ def folder(owner: str | None = None) -> Iterator[Path]:
         if ROOT and owner is not None:
             user = pwd.getpwnam(owner)
             os.chown(name, user.pw_uid, user.pw_gid)
-        os.chmod(name, 0o755)
+        Path(name).chmod(0o755)
         yield Path(name)
 
 
