@@ -173,9 +173,12 @@ class Profile:
 
 @contextmanager
 def profile(
-    *presto: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
+    *command: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
 ) -> Iterator[Profile]:
-    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon; `broker` configures it."""
+    """A profile in a temporary folder, made by a ``verdi`` command, and removed with its daemon.
+
+    By default it is of SQLite with AiiDA's own broker; `broker` are options of ``verdi profile configure-broker``.
+    """
     with tempfile.TemporaryDirectory(prefix="cgcnn-ase-daemon-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / ".aiida").mkdir()
@@ -183,15 +186,18 @@ def profile(
         own = {"AIIDA_PATH": name, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         own["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
         made = Profile(folder, {**os.environ, **own, **(environment or {})})
-        made.verdi("presto", *(presto or ("--use-zeromq",)))
+        made.verdi(*(command or ("presto", "--use-zeromq")))
         if broker:
             made.verdi("profile", "configure-broker", *broker)
         made.verdi("config", "set", "daemon.default_workers", str(workers))
         made.verdi("config", "set", "runner.poll.interval", "1")
         made.python(
-            "from aiida.orm import load_computer\ncomputer = load_computer('localhost')\n"
+            "from aiida.orm import Computer\n"
+            "_, computer = Computer.collection.get_or_create(label='localhost', hostname='localhost',\n"
+            "    transport_type='core.local', scheduler_type='core.direct')\n"
+            "computer.store()\n"
             "computer.set_minimum_job_poll_interval(0.5)\ncomputer.configure(safe_interval=0.0)\n"
-            f"computer.set_workdir({str(folder / 'work')!r})"
+            f"computer.set_default_mpiprocs_per_machine(1)\ncomputer.set_workdir({str(folder / 'work')!r})"
         )
         try:
             yield made

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 #: the processes of a daemon, by the commands of `verdi daemon` that they are
 _PARTS = {"start-circus", "worker", "broker"}

@@ -94,7 +94,7 @@ def test_ten_kills_at_random_moments(small_model):
 
 def test_no_broker(small_model):
     """What AiiDA says where a profile has no broker: nothing can be submitted, `run` works."""
-    with profile("--no-broker") as made:
+    with profile("presto", "--no-broker") as made:
         make_code(made)
         with pytest.raises(RuntimeError, match="broker"):
             submit_shards(made, small_model)
