@@ -97,7 +97,8 @@ def postgres() -> Iterator[tuple[str, ...]]:
                 "profile", "setup", "core.psql_dos", "--non-interactive", "--profile-name", "servers", "--set-as-default",
                 "--email", "a@b.c", "--first-name", "A", "--last-name", "B", "--institution", "C",
                 "--database-hostname", "127.0.0.1", "--database-port", str(port), "--database-name", "aiida",
-                "--database-username", "postgres", "--database-password", "trusted",
+                "--database-username", "postgres", "--database-password", "trusted", "--repository-uri",
+                f"file://{here}/repository",
             )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def rabbitmq() -> Iterator[tuple[str, ...]]:
         with server([run], lambda: listens(port), here / "log", **env):
             yield (
                 "core.rabbitmq", "--broker-protocol", "amqp", "--broker-host", "127.0.0.1", "--broker-port", str(port),
-                "--broker-username", "guest", "--broker-password", "guest", "--broker-virtual-host", "",
+                "--broker-username", "guest", "--broker-password", "guest", "--broker-virtual-host", "", "--force",
                 "--non-interactive",
             )  # fmt: skip
 
