@@ -29,8 +29,11 @@ top = orm.load_node(PK)
 calls = [top, *top.called_descendants]
 name = lambda node: node.process_label or type(node).__name__
 links, data = [], {}
-for node in calls:
+well = [node for node in calls if node.is_finished_ok]
+for node in well:
     for link in node.base.links.get_outgoing().all():
+        if isinstance(link.node, orm.ProcessNode) and not link.node.is_finished_ok:
+            continue
         links.append([name(node), link.link_label, link.link_type.value, type(link.node).__name__])
         if isinstance(link.node, orm.Data):
             data[link.node.uuid] = link.node
@@ -42,7 +45,7 @@ print("GRAPH" + json.dumps({
     "calls": [[name(n), n.process_state.value if n.process_state else None, n.exit_status, n.is_sealed] for n in calls],
     "links": links,
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
-    "outputs": {k: v.base.caching.compute_hash() for k, v in top.base.links.get_outgoing().nested().items()
+    "outputs": {k: v.base.caching.compute_hash() for k, v in top.base.links.get_outgoing(link_type=LinkType.RETURN).nested().items()
                 if isinstance(v, orm.Data)},
 }))
 """
@@ -50,7 +53,7 @@ print("GRAPH" + json.dumps({
 
 @dataclass
 class Graph:
-    """What a workflow left in the graph."""
+    """What a workflow left in the graph; the links are those of processes that finished well."""
 
     state: str | None
     exit_status: int | None

@@ -5,6 +5,7 @@ workflow ends. Then its graph is compared with that of an undisturbed run, and t
 says how often each was run.
 """
 
+import sys
 import time
 
 import numpy as np
@@ -64,6 +65,7 @@ def main() -> None:
                 patience=given.patience,
             )
             left -= len(done.kills)
+            print(f"round {number}: {len(done.kills)} kills, {done.graph.state}", file=sys.stderr)
             table.rows.append(_row(str(number), done.kills, done.graph, whole, sum(runs(made).values()), done.seconds))
     table.notes.append(
         f"{N_SHARDS} shards; a job that ran before copies its predictions; kills: {', '.join(given.kinds)}"
@@ -78,7 +80,8 @@ def _row(name, kills, graph, whole, n_runs, seconds):
         ", ".join(f"{KINDS['' if kind == 'all' else kind]} {moment:.0f} s" for moment, kind in kills) or "none",
         f"{graph.state}, {graph.exit_status}",
         sum(graph.finished.values()),
-        "yes" if same else f"no: {'; '.join(graph.others) or 'other links'}",
+        "yes" if same else "no",
+        "; ".join(graph.others) or "none",
         n_runs,
         len(graph.unsealed),
         "yes" if graph.outputs == whole.outputs else "no",

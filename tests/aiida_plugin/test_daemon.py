@@ -49,7 +49,8 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
     """Finished, nothing doubled, nothing missing."""
     assert (graph.state, graph.exit_status) == ("finished", 0), graph.message
     assert dict(graph.finished) == whole
-    assert graph.others == []
+    # a calcfunction that was cut off is called again, and stays as what it is
+    assert set(graph.others) <= {"cut: excepted, None", "join: excepted, None"}
     assert graph.unsealed == []
     assert len(graph.jobs) == N_SHARDS
     assert sorted(starts.values()) == [1] * N_SHARDS  # the code itself says how often it ran

@@ -20,7 +20,7 @@ from test_daemon import WHOLE, check  # noqa: E402
 def test_kills_on_postgresql_and_rabbitmq(postgres, rabbitmq, small_model):
     with profile(*postgres, broker=rabbitmq) as made:
         status = made.verdi("status")
-        assert "PsqlDosStorage" in status
+        assert "PostgreSQL" in status or "psql_dos" in status or "@127.0.0.1" in status, status
         assert "RabbitMQ" in status
         make_code(made)
         made.verdi("daemon", "start")
