@@ -90,11 +90,12 @@ def postgres() -> Iterator[tuple[str, ...]]:
         options = [run, "-D", str(here / "data"), "-p", str(port), "-k", str(here), "-h", "127.0.0.1", "-F"]
         (here / "log").touch()
         with server(options, lambda: listens(port), here / "log", user="postgres"):
-            # `verdi presto --use-postgres` would make the database, with the locale en_US.UTF-8, which not every server has
+            # `verdi presto --use-postgres` makes one with the locale en_US.UTF-8, which not every server has
             address = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
             subprocess.run([program("createdb", *bins), *address, "-E", "UTF8", "aiida"], check=True)
             yield (
-                "profile", "setup", "core.psql_dos", "--non-interactive", "--profile-name", "servers", "--set-as-default",
+                "profile", "setup", "core.psql_dos", "--non-interactive", "--profile-name", "servers",
+                "--set-as-default",
                 "--email", "a@b.c", "--first-name", "A", "--last-name", "B", "--institution", "C",
                 "--database-hostname", "127.0.0.1", "--database-port", str(port), "--database-name", "aiida",
                 "--database-username", "postgres", "--database-password", "trusted", "--repository-uri",
