@@ -45,8 +45,8 @@ print("GRAPH" + json.dumps({
     "calls": [[name(n), n.process_state.value if n.process_state else None, n.exit_status, n.is_sealed] for n in calls],
     "links": links,
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
-    "outputs": {k: v.base.caching.compute_hash() for k, v in top.base.links.get_outgoing(link_type=LinkType.RETURN).nested().items()
-                if isinstance(v, orm.Data)},
+    "outputs": {link.link_label: link.node.base.caching.compute_hash()
+                for link in top.base.links.get_outgoing(link_type=LinkType.RETURN).all()},
 }))
 """
 
