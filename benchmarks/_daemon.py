@@ -205,7 +205,8 @@ def profile(
         try:
             yield made
         finally:
-            made.kill()
+            while made.kill():  # again, for what was about to start
+                time.sleep(0.5)
 
 
 def kill_and_finish(
