@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ top = orm.load_node(PK)
 calls = [top, *top.called_descendants]
 name = lambda node: node.process_label or type(node).__name__
 links, data = [], {}
-for node in calls:
+well = [node for node in calls if node.is_finished_ok]
+for node in well:
     for link in node.base.links.get_outgoing().all():
+        if isinstance(link.node, orm.ProcessNode) and not link.node.is_finished_ok:
+            continue
         links.append([name(node), link.link_label, link.link_type.value, type(link.node).__name__])
         if isinstance(link.node, orm.Data):
             data[link.node.uuid] = link.node
@@ -42,15 +45,15 @@ print("GRAPH" + json.dumps({
     "calls": [[name(n), n.process_state.value if n.process_state else None, n.exit_status, n.is_sealed] for n in calls],
     "links": links,
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
-    "outputs": {k: v.base.caching.compute_hash() for k, v in top.base.links.get_outgoing().nested().items()
-                if isinstance(v, orm.Data)},
+    "outputs": {link.link_label: link.node.base.caching.compute_hash()
+                for link in top.base.links.get_outgoing(link_type=LinkType.RETURN).all()},
 }))
 """
 
 
 @dataclass
 class Graph:
-    """What a workflow left in the graph."""
+    """What a workflow left in the graph; the links are those of processes that finished well."""
 
     state: str | None
     exit_status: int | None
@@ -131,10 +134,8 @@ class Profile:
         """Kill the daemon's processes of a kind with signal 9, all at once; how many."""
         victims = self.processes(kind)
         for process in victims:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         psutil.wait_procs(victims, timeout=5)
         return len(victims)
 
@@ -175,9 +176,12 @@ class Profile:
 
 @contextmanager
 def profile(
-    *presto: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
+    *command: str, workers: int = 1, environment: dict[str, str] | None = None, broker: tuple[str, ...] = ()
 ) -> Iterator[Profile]:
-    """A profile made by ``verdi presto`` in a temporary folder, and removed with its daemon; `broker` configures it."""
+    """A profile in a temporary folder, made by a ``verdi`` command, and removed with its daemon.
+
+    By default it is of SQLite with AiiDA's own broker; `broker` are options of ``verdi profile configure-broker``.
+    """
     with tempfile.TemporaryDirectory(prefix="cgcnn-ase-daemon-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / ".aiida").mkdir()
@@ -185,20 +189,24 @@ def profile(
         own = {"AIIDA_PATH": name, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         own["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
         made = Profile(folder, {**os.environ, **own, **(environment or {})})
-        made.verdi("presto", *(presto or ("--use-zeromq",)))
+        made.verdi(*(command or ("presto", "--use-zeromq")))
         if broker:
             made.verdi("profile", "configure-broker", *broker)
         made.verdi("config", "set", "daemon.default_workers", str(workers))
         made.verdi("config", "set", "runner.poll.interval", "1")
         made.python(
-            "from aiida.orm import load_computer\ncomputer = load_computer('localhost')\n"
+            "from aiida.orm import Computer\n"
+            "_, computer = Computer.collection.get_or_create(label='localhost', hostname='localhost',\n"
+            "    transport_type='core.local', scheduler_type='core.direct')\n"
+            "computer.store()\n"
             "computer.set_minimum_job_poll_interval(0.5)\ncomputer.configure(safe_interval=0.0)\n"
-            f"computer.set_workdir({str(folder / 'work')!r})"
+            f"computer.set_default_mpiprocs_per_machine(1)\ncomputer.set_workdir({str(folder / 'work')!r})"
         )
         try:
             yield made
         finally:
-            made.kill()
+            while made.kill():  # again, for what was about to start
+                time.sleep(0.5)
 
 
 def kill_and_finish(

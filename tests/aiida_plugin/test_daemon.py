@@ -49,7 +49,8 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
     """Finished, nothing doubled, nothing missing."""
     assert (graph.state, graph.exit_status) == ("finished", 0), graph.message
     assert dict(graph.finished) == whole
-    assert graph.others == []
+    # a calcfunction that was cut off is called again, and stays as what it is
+    assert set(graph.others) <= {"cut: excepted, None", "join: excepted, None"}
     assert graph.unsealed == []
     assert len(graph.jobs) == N_SHARDS
     assert sorted(starts.values()) == [1] * N_SHARDS  # the code itself says how often it ran
@@ -94,7 +95,7 @@ def test_ten_kills_at_random_moments(small_model):
 
 def test_no_broker(small_model):
     """What AiiDA says where a profile has no broker: nothing can be submitted, `run` works."""
-    with profile("--no-broker") as made:
+    with profile("presto", "--no-broker") as made:
         make_code(made)
         with pytest.raises(RuntimeError, match="broker"):
             submit_shards(made, small_model)

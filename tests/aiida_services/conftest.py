@@ -41,7 +41,7 @@ def folder(owner: str | None = None) -> Iterator[Path]:
         if ROOT and owner is not None:
             user = pwd.getpwnam(owner)
             os.chown(name, user.pw_uid, user.pw_gid)
-        os.chmod(name, 0o755)
+        Path(name).chmod(0o755)
         yield Path(name)
 
 
@@ -79,7 +79,7 @@ def listens(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[tuple[str, ...]]:
-    """PostgreSQL; the options of ``verdi presto`` that use it."""
+    """PostgreSQL; the command of ``verdi`` that makes a profile on it."""
     bins = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
     initdb, run = program("initdb", *bins), program("postgres", *bins)
     port = free_port()
@@ -90,9 +90,16 @@ def postgres() -> Iterator[tuple[str, ...]]:
         options = [run, "-D", str(here / "data"), "-p", str(port), "-k", str(here), "-h", "127.0.0.1", "-F"]
         (here / "log").touch()
         with server(options, lambda: listens(port), here / "log", user="postgres"):
+            # `verdi presto --use-postgres` makes one with the locale en_US.UTF-8, which not every server has
+            address = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+            subprocess.run([program("createdb", *bins), *address, "-E", "UTF8", "aiida"], check=True)
             yield (
-                "--use-postgres", "--postgres-hostname", "127.0.0.1", "--postgres-port", str(port),
-                "--postgres-username", "postgres", "--postgres-password", "trusted", "--non-interactive",
+                "profile", "setup", "core.psql_dos", "--non-interactive", "--profile-name", "servers",
+                "--set-as-default",
+                "--email", "a@b.c", "--first-name", "A", "--last-name", "B", "--institution", "C",
+                "--database-hostname", "127.0.0.1", "--database-port", str(port), "--database-name", "aiida",
+                "--database-username", "postgres", "--database-password", "trusted", "--repository-uri",
+                f"file://{here}/repository",
             )  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def rabbitmq() -> Iterator[tuple[str, ...]]:
         with server([run], lambda: listens(port), here / "log", **env):
             yield (
                 "core.rabbitmq", "--broker-protocol", "amqp", "--broker-host", "127.0.0.1", "--broker-port", str(port),
-                "--broker-username", "guest", "--broker-password", "guest", "--broker-virtual-host", "",
+                "--broker-username", "guest", "--broker-password", "guest", "--broker-virtual-host", "", "--force",
                 "--non-interactive",
             )  # fmt: skip
 
