@@ -7,6 +7,7 @@ import click
 #: command -> where it is; imported when it is asked for
 _COMMANDS = {
     "provenance": "aiida_plugin.cli.provenance:provenance",
+    "recover": "aiida_plugin.cli.recover:recover",
     "setup": "aiida_plugin.cli.setup:setup",
 }
 
@@ -27,4 +28,4 @@ class _Lazy(click.Group):
 
 @click.group("aiida-cgcnn", cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """cgcnn-ase in AiiDA: set-up and provenance."""
+    """cgcnn-ase in AiiDA: set-up, provenance, and going on after a crash."""
