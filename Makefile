@@ -81,7 +81,11 @@ examples: $(ENGINES_INSTALLED) ## run every example
 	@mkdir -p build/examples
 	@for example in examples/*.py; do \
 	    echo "== $$example"; \
-	    (cd build/examples && "$(abspath $(BIN))/python" "../../$$example"); \
+	    case $$example in \
+	        */aiida_*) run="bash ../../scripts/run_aiida_example.sh $(abspath $(BIN))" ;; \
+	        *) run="$(abspath $(BIN))/python" ;; \
+	    esac; \
+	    (cd build/examples && $$run "../../$$example"); \
 	done
 
 benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
