@@ -130,10 +130,11 @@ def _options(settings: dict[str, Any]) -> list[str]:
 
 
 def _check_settings(settings: Dict | None, _: Any) -> str | None:
-    """What is wrong with the settings, None if nothing is."""
-    if settings is None:
-        return None
-    given = settings.get_dict()
+    return None if settings is None else settings_problem(settings.get_dict())
+
+
+def settings_problem(given: dict[str, Any]) -> str | None:
+    """What is wrong with the settings of a prediction, None if nothing is."""
     if unknown := sorted(set(given) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
     if "engine" in given and given["engine"] not in ("auto", "dgl", "torch"):

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
 from aiida_plugin.engines.base import Call, Engine, plain_call
+from aiida_plugin.engines.jobs import job_options
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -63,13 +64,7 @@ def job_builder(
     if str(getattr(code, "filepath_executable", "")) == sys.executable:
         builder.calc.versions = Dict(_versions(("ase", *packages)))
     threads = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
-    one = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-    builder.calc.metadata.options = {
-        "resources": one,
-        "withmpi": bool(code.with_mpi),
-        **options,
-        "environment_variables": threads,
-    }
+    builder.calc.metadata.options = job_options(code, options) | {"environment_variables": threads}
     return cast("ProcessBuilder", builder)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiida_plugin.engines.ase_jobs import ASEJobsEngine, job_builder
+from aiida_plugin.engines.kpoints import mesh_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -48,7 +49,7 @@ def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> 
     parameters: dict[str, Any] = {
         "mode": {"name": "pw", "ecut": float(settings["cutoff"])},
         "xc": settings["functional"],
-        "kpts": {"size": mesh(structure, float(settings["kpoints_distance"])), "gamma": True},
+        "kpts": {"size": mesh_of(structure, float(settings["kpoints_distance"])).get_kpoints_mesh()[0], "gamma": True},
         "spinpol": bool(settings["spin"]),
         "occupations": {"name": "fermi-dirac", "width": float(settings["smearing"])},
         "maxiter": int(settings["max_scf_steps"]),
@@ -63,18 +64,6 @@ def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> 
     if setups:
         parameters["setups"] = setups
     return {**parameters, **settings["parameters"]}
-
-
-def mesh(structure: "StructureData", distance: float) -> list[int]:
-    """The coarsest mesh whose neighbours are at most this far apart (1/Å, with 2π); one where not periodic."""
-    from aiida.orm import KpointsData
-
-    if not distance > 0:
-        raise ValueError(f"kpoints_distance is {distance}; it must be more than 0 (1/Å)")
-    kpoints = KpointsData()
-    kpoints.set_cell_from_structure(structure)
-    kpoints.set_kpoints_mesh_from_density(distance)
-    return [int(n) for n in kpoints.get_kpoints_mesh()[0]]
 
 
 def _setups(elements: set[str], settings: Mapping[str, Any]) -> dict[str, str]:

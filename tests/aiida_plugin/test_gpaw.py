@@ -16,7 +16,8 @@ from ase.build import bulk, niggli_reduce  # noqa: E402
 from ase.spacegroup import crystal  # noqa: E402
 
 from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
-from aiida_plugin.engines.gpaw import gpaw_parameters, mesh  # noqa: E402
+from aiida_plugin.engines.gpaw import gpaw_parameters  # noqa: E402
+from aiida_plugin.engines.kpoints import mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 
 
@@ -193,13 +194,13 @@ def test_parameters_follow_the_protocol():
     assert gpaw_parameters(structure, named)["setups"] == {"Ni": "10:d,6.2"}
     assert gpaw_parameters(structure, named)["mixer"] == {"beta": 0.02}
     with pytest.raises(ValueError, match="kpoints_distance is 0"):
-        mesh(structure, 0)
+        mesh_of(structure, 0)
 
 
 def test_a_mesh_has_the_spacing_that_was_asked():
     """Along each reciprocal vector, by its length; one point where the structure is not periodic."""
     atoms = bulk("Cu", cubic=True, a=4.0)
-    assert mesh(orm.StructureData(ase=atoms), 2 * np.pi / 4.0 / 3 + 1e-6) == [3, 3, 3]
-    assert mesh(orm.StructureData(ase=atoms), 2 * np.pi / 4.0 / 3 - 1e-6) == [4, 4, 4]
+    assert mesh_of(orm.StructureData(ase=atoms), 2 * np.pi / 4.0 / 3 + 1e-6).get_kpoints_mesh()[0] == [3, 3, 3]
+    assert mesh_of(orm.StructureData(ase=atoms), 2 * np.pi / 4.0 / 3 - 1e-6).get_kpoints_mesh()[0] == [4, 4, 4]
     atoms.pbc = (True, True, False)
-    assert mesh(orm.StructureData(ase=atoms), 0.5) == [4, 4, 1]
+    assert mesh_of(orm.StructureData(ase=atoms), 0.5).get_kpoints_mesh()[0] == [4, 4, 1]
