@@ -137,7 +137,7 @@ class FinetuneWorkChain(WorkChain):
 
     def split(self) -> None:
         """Two nodes of one."""
-        inputs = {"structures": self.ctx.structures, "target": Str(self.ctx.target), "recipe": self.inputs.recipe}
+        inputs = {"structures": self.ctx.structures, "target": Str(self.ctx.target), "settings": self.inputs.recipe}
         found = call_once(self, "split", split_test, **inputs)
         self.ctx.structures, self.ctx.test = found["train"], found["test"]
         self.out("test", self.ctx.test)

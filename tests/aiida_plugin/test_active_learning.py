@@ -101,17 +101,23 @@ def test_new_defects_of_a_host_for_each_round(codes, model):
     assert ["n_train" in row for row in results["report"]["rows"]] == [False, True]
 
 
-def test_the_budget_of_labels_and_a_pool_that_runs_dry(codes, model):
+def test_the_budget_of_labels(codes, model):
+    """The last round takes what is left; with a single label the model stays as it is."""
     pool = structure_set(alloys(3))
     results, node = run_get_node(
-        builder(codes, model, candidates=pool, budget={"rounds": 5, "labels": 3}, selection={"take": {"lcb": 2}})
+        builder(codes, model, candidates=pool, budget={"rounds": 5, "labels": 1}, selection={"take": {"lcb": 2}})
     )
     assert node.is_finished_ok, node.exit_message
-    assert len(results["labelled"]) == 3
-    assert results["report"]["ended"] == "there are 3 labels; the budget is 3"
-    results, node = run_get_node(
-        builder(codes, model, candidates=pool, budget={"rounds": 5}, selection={"take": {"lcb": 3}})
+    assert len(results["labelled"]) == 1
+    assert results["report"]["ended"] == "there are 1 labels; the budget is 1"
+    assert "model" not in results
+
+
+def test_a_pool_that_runs_dry(codes, model):
+    asked = builder(
+        codes, model, candidates=structure_set(alloys(2)), budget={"rounds": 5}, selection={"take": {"lcb": 2}}
     )
+    results, node = run_get_node(asked)
     assert node.is_finished_ok, node.exit_message
     assert "no structure is left to choose" in results["report"]["ended"]
     assert len(results["report"]["rows"]) == 1

@@ -165,23 +165,28 @@ def test_a_relaxation_goes_on_from_the_wave_functions(code):
 def test_a_run_that_is_out_of_time_goes_on(code):
     """Stopped within the electrons' steps; the next job takes its wave functions and ends where a run in one does."""
     job = CalculationFactory("cgcnn.ase_dft")
-    stopped, first = run_get_node(job, **gpaw_job(code, silicon(), options={"max_wallclock_seconds": 1}))
+    long = {  # takes several seconds on any machine
+        "mode": {"name": "pw", "ecut": 400},
+        "kpts": {"size": [4, 4, 4]},
+        "convergence": {"density": 1e-7, "eigenstates": 1e-11, "energy": 1e-7},
+    }
+    stopped, first = run_get_node(job, **gpaw_job(code, silicon(), options={"max_wallclock_seconds": 1}, **long))
     assert first.exit_status == 321, first.exit_message
     assert "labelled" not in stopped
-    results, second = run_get_node(job, **gpaw_job(code, silicon()), restart_folder=stopped["remote_folder"])
+    results, second = run_get_node(job, **gpaw_job(code, silicon(), **long), restart_folder=stopped["remote_folder"])
     assert second.is_finished_ok, second.exit_message
     assert "previous/restart.gpw" in log_of(second)
     energy = results["labelled"].atoms(0).get_potential_energy()
-    assert energy == pytest.approx(energy_here(silicon()), abs=1e-3)
+    assert energy == pytest.approx(energy_here(silicon(), ecut=400, n_kpoints=4), abs=1e-3)
 
 
 def log_of(job):
     return job.outputs.retrieved.base.repository.get_object_content("calculator.txt")
 
 
-def energy_here(atoms):
+def energy_here(atoms, *, ecut=150, n_kpoints=1):
     atoms = atoms.copy()
-    atoms.calc = gpaw.GPAW(mode=gpaw.PW(150), xc="PBE", kpts=(1, 1, 1), txt=None)
+    atoms.calc = gpaw.GPAW(mode=gpaw.PW(ecut), xc="PBE", kpts=(n_kpoints,) * 3, txt=None)
     return atoms.get_potential_energy()
 
 
