@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import Dict
-from aiida.parsers import Parser
 
 from aiida_plugin.calculations.ase_dft import EXIT_CODE, RESULTS, SETTINGS, STDERR
 from aiida_plugin.data.label_scheme import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.parsers.ase_scheme import scheme_of_job
+from aiida_plugin.parsers.retrieved import RetrievedParser
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,29 +34,31 @@ _LENGTH = 400
 ID = "0"
 
 
-class AseDftParser(Parser):
+class AseDftParser(RetrievedParser):
     """Reads the retrieved folder only."""
+
+    stderr, exit_code = STDERR, EXIT_CODE
 
     def parse(self, **_: Any) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
-        text = self._text(RESULTS)
+        text = self.text(RESULTS)
         if text is None:
             return self._without_results()
         try:
             found = json.loads(text)
             status = found["status"]
         except (ValueError, KeyError, TypeError) as error:
-            return self._fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
         if status != "ok":
             said = {key: value for key, value in found.items() if key != "status"}
             self.out("output_parameters", Dict({"finished": False, **said}))
-            return self._fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=found.get("reason", status))
+            return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=found.get("reason", status))
         try:
             atoms = self._labelled(found)
         except (ValueError, KeyError, TypeError) as error:
-            return self._fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
         if not all(np.isfinite(value).all() for value in atoms.calc.results.values()):
-            return self._fail("ERROR_NOT_FINITE", reason="energy, forces, stress or moments are not finite")
+            return self.fail("ERROR_NOT_FINITE", reason="energy, forces, stress or moments are not finite")
         self.out("labelled", StructureSetData.from_ase([atoms], [ID]))
         said = {key: value for key, value in found.items() if key not in ("status", "results", "positions")}
         said = {key: value for key, value in said.items() if value is not None}
@@ -93,26 +95,18 @@ class AseDftParser(Parser):
 
     def _without_results(self) -> ExitCode:
         """The job ended before the worker could write."""
-        code = (self._text(EXIT_CODE) or "").strip()
+        code = (self.text(EXIT_CODE) or "").strip()
         if not code or code in _OUT_OF_TIME:
-            return self._fail("ERROR_OUT_OF_WALLTIME", reason="the job ended before the calculator did")
+            return self.fail("ERROR_OUT_OF_WALLTIME", reason="the job ended before the calculator did")
         if code.isdigit() and int(code) > 128:
-            return self._fail("ERROR_KILLED", reason=f"exit code {code}")
+            return self.fail("ERROR_KILLED", reason=f"exit code {code}")
         if code == "0":
-            return self._fail("ERROR_MISSING_OUTPUT", file=RESULTS, reason=self._last_words())
-        return self._fail("ERROR_CALCULATOR", reason=self._last_words())
+            return self.fail("ERROR_MISSING_OUTPUT", file=RESULTS, reason=self.last_words())
+        return self.fail("ERROR_CALCULATOR", reason=self.last_words())
 
-    def _fail(self, name: str, **words: object) -> ExitCode:
-        code: ExitCode = getattr(self.exit_codes, name).format(**words)
-        return code
-
-    def _text(self, name: str) -> str | None:
-        repository = self.retrieved.base.repository
-        return str(repository.get_object_content(name, "r")) if name in repository.list_object_names() else None
-
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """The error of the last traceback, or else the last line."""
-        lines = (self._text(STDERR) or "").strip().splitlines()
+        lines = (self.text(STDERR) or "").strip().splitlines()
         starts = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
         if starts:
             said = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")]

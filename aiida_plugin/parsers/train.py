@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,42 +11,44 @@ from typing import Any
 import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
-from aiida.parsers import Parser
 
 from aiida_plugin.calculations.train import EXIT_CODE, RUN, STDERR, data_of
 from aiida_plugin.data.label_scheme import scheme_id
 from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.parsers.retrieved import RetrievedParser
 
 _DONE, _USAGE = 0, 2
 _BEST, _METRICS, _CONFIG, _HISTORY = "best", "metrics.json", "config.yaml", "history.csv"
 
 
-class TrainParser(Parser):
+class TrainParser(RetrievedParser):
     """Reads the retrieved folder only."""
+
+    stderr, exit_code = STDERR, EXIT_CODE
 
     def parse(self, **_: Any) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
-        if failure := self._failure(self._exit_code()):
+        if failure := self._failure(self.command_exit_code()):
             return failure
         for file in (_METRICS, f"{_BEST}/config.json"):
             if not self._has(file):
-                return self._fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self._last_words())
+                return self.fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self.last_words())
         try:
             metrics = self._metrics()
         except ValueError as error:
-            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_METRICS}", reason=str(error))
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_METRICS}", reason=str(error))
         try:
             model = self._model()
         except (ValueError, OSError) as error:
-            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_BEST}", reason=str(error))
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_BEST}", reason=str(error))
         split = "test" if "test" in metrics else "val"
         file = f"{split}_results.csv"
         if not self._has(file):
-            return self._fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self._last_words())
+            return self.fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self.last_words())
         try:
-            results = results_from(self._text(f"{RUN}/{file}") or "")
+            results = results_from(self.text(f"{RUN}/{file}") or "")
         except ValueError as error:
-            return self._fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{file}", reason=str(error))
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{file}", reason=str(error))
         results.base.attributes.set("unit", model.base.attributes.get("units")[0])
         self.out("model", model)
         self.out("metrics", Dict(self._of_labels() | storable(metrics)))
@@ -56,37 +57,33 @@ class TrainParser(Parser):
 
     def _failure(self, code: int | None) -> ExitCode | None:
         """The number of what went wrong, None if nothing did."""
-        error = self._text(STDERR) or ""
+        error = self.text(STDERR) or ""
         if code == _DONE:
             return None
         if code is None:
             if not self._has(_CONFIG):
-                return self._fail("ERROR_OUT_OF_WALLTIME_TOO_EARLY")
+                return self.fail("ERROR_OUT_OF_WALLTIME_TOO_EARLY")
             n_done, n = self._epochs()
-            return self._fail("ERROR_OUT_OF_WALLTIME", n_done=n_done, n=n)
+            return self.fail("ERROR_OUT_OF_WALLTIME", n_done=n_done, n=n)
         if code > 128 or code < 0:
-            return self._fail("ERROR_KILLED", code=code)
+            return self.fail("ERROR_KILLED", code=code)
         if "the training diverged" in error:
-            return self._fail("ERROR_DIVERGED", reason=self._last_words())
+            return self.fail("ERROR_DIVERGED", reason=self.last_words())
         if "CUDA out of memory" in error or "OutOfMemoryError" in error:
-            return self._fail("ERROR_OUT_OF_GPU_MEMORY", reason=self._last_words())
-        return self._fail("ERROR_USAGE" if code == _USAGE else "ERROR_CRASHED", reason=self._last_words())
-
-    def _fail(self, name: str, **words: object) -> ExitCode:
-        code: ExitCode = getattr(self.exit_codes, name)
-        return code.format(**{key: str(word) for key, word in words.items()}) if words else code
+            return self.fail("ERROR_OUT_OF_GPU_MEMORY", reason=self.last_words())
+        return self.fail("ERROR_USAGE" if code == _USAGE else "ERROR_CRASHED", reason=self.last_words())
 
     def _model(self) -> CGCNNModelData:
         """The node of the run's best model; its files are those in the retrieved folder."""
         with TemporaryDirectory() as folder:
-            for name in self._files:
+            for name in self.files:
                 if name.startswith(f"{RUN}/{_BEST}/"):
                     content = self.retrieved.base.repository.get_object_content(name, "rb")
                     (Path(folder) / Path(name).name).write_bytes(content)
             return CGCNNModelData(folder)
 
     def _metrics(self) -> dict[str, Any]:
-        found = json.loads(self._text(f"{RUN}/{_METRICS}") or "")
+        found = json.loads(self.text(f"{RUN}/{_METRICS}") or "")
         if not isinstance(found, dict) or not {"val", "test"} & found.keys():
             raise ValueError("it holds no figures of val or test")
         return found
@@ -107,34 +104,17 @@ class TrainParser(Parser):
             found |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
         return found
 
-    @cached_property
-    def _files(self) -> set[str]:
-        """The names of all files in the retrieved folder, with their folders."""
-        return {path.as_posix() for path in self.retrieved.base.repository.glob()}
-
     def _has(self, name: str) -> bool:
         """Whether the run left a file."""
-        return f"{RUN}/{name}" in self._files
-
-    def _text(self, name: str) -> str | None:
-        return str(self.retrieved.base.repository.get_object_content(name, "r")) if name in self._files else None
-
-    def _exit_code(self) -> int | None:
-        """That of the command; None where the job ended before it."""
-        text = (self._text(EXIT_CODE) or "").strip()
-        return int(text) if text.lstrip("-").isdigit() else None
-
-    def _last_words(self) -> str:
-        lines = (self._text(STDERR) or "").strip().splitlines()
-        return lines[-1].removeprefix("cgcnn-ase: ") if lines else "it said nothing"
+        return f"{RUN}/{name}" in self.files
 
     def _epochs(self) -> tuple[int, int]:
         """How many epochs all members together have done, and how many there were to do."""
         import yaml
 
-        files = [name for name in self._files if name.endswith(f"/{_HISTORY}")]
-        done = sum(max(0, len((self._text(file) or "").splitlines()) - 1) for file in files)
-        config = yaml.safe_load(self._text(f"{RUN}/{_CONFIG}") or "") or {}
+        files = [name for name in self.files if name.endswith(f"/{_HISTORY}")]
+        done = sum(max(0, len((self.text(file) or "").splitlines()) - 1) for file in files)
+        config = yaml.safe_load(self.text(f"{RUN}/{_CONFIG}") or "") or {}
         return done, int(config.get("epochs", 0)) * int(config.get("n_members", 1))
 
 

@@ -1,0 +1,40 @@
+"""What every parser here reads of the retrieved folder, which is all that it may read."""
+
+from functools import cached_property
+from typing import Any
+
+from aiida.engine import ExitCode
+from aiida.parsers import Parser
+
+
+class RetrievedParser(Parser):
+    """A parser of a job that leaves its messages and its exit code in files."""
+
+    #: the file of the command's messages
+    stderr: str
+    #: the file of the command's exit code
+    exit_code: str
+
+    def fail(self, name: str, **words: Any) -> ExitCode:
+        """The exit code of a name, in words."""
+        code: ExitCode = getattr(self.exit_codes, name).format(**words)
+        return code
+
+    @cached_property
+    def files(self) -> set[str]:
+        """The names of all files, with their folders."""
+        return {path.as_posix() for path in self.retrieved.base.repository.glob()}
+
+    def text(self, name: str) -> str | None:
+        """The text of a file, None if there is none."""
+        return str(self.retrieved.base.repository.get_object_content(name, "r")) if name in self.files else None
+
+    def command_exit_code(self) -> int | None:
+        """That of the command; None where the job ended before it."""
+        text = (self.text(self.exit_code) or "").strip()
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    def last_words(self) -> str:
+        """The last line of the command's messages."""
+        lines = (self.text(self.stderr) or "").strip().splitlines()
+        return lines[-1].removeprefix("cgcnn-ase: ") if lines else "it said nothing"
