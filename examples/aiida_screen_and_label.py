@@ -43,7 +43,7 @@ screened, chain = run_get_node(screening)
 if not chain.is_finished_ok:
     raise SystemExit(f"the screening failed: {chain.exit_message}")
 for row in screened["agreement"]["rows"]:
-    print(f"{row['id']}: predicted {row['predicted']:.3f} ± {row['std']:.3f}, DFT {row['label']:.3f} eV/atom")
+    print(f"{row['id']}: predicted {row['predicted']:.4f} ± {row['std']:.4f}, DFT {row['label']:.4f} eV/atom")
 
 # what DFT said goes back into the model
 tuning = WorkflowFactory("cgcnn.finetune").get_builder_from_protocol(
@@ -58,5 +58,10 @@ print(f"tuned model: node {tuned['model'].pk}, learned from {tuned['report']['n_
 job = CalculationFactory("cgcnn.predict")
 predicted, _ = run_get_node(job, code=cgcnn, model=tuned["model"], structures=vacancies)
 behind = origin(predicted["predictions"])
-print(behind)
+for training in behind.trainings:
+    print(f"{training.model.title} (node {training.model.pk}) was trained by {training.job.title} {training.job.pk}")
+    print(
+        f"  from {', '.join(model.title for model in training.started_from)}, on labels of {training.n_dft_runs} DFT runs"
+    )
+print(f"the structures came out of {', '.join(step.title for step in behind.structure_steps)}")
 print(f"picture of the provenance: {graph_picture(tuned['model'], 'provenance.png')}")
