@@ -43,7 +43,7 @@ $(ENGINES_INSTALLED): $(INSTALLED) scripts/install_engines.sh scripts/gpaw_sitec
 	@touch $@
 
 install: $(INSTALLED) ## make .venv with the package and everything that running and testing it needs
-engines: $(ENGINES_INSTALLED) ## install the DFT codes: GPAW into .venv, Quantum ESPRESSO and Graphviz as Debian packages
+engines: $(ENGINES_INSTALLED) ## install the DFT codes: GPAW into .venv; Quantum ESPRESSO, CP2K, Graphviz as Debian packages
 install-dev: $(DEV_INSTALLED) ## the same, with the tools for docs, lint, types and wheels
 
 demo: $(INSTALLED) ## predict the example structures, on the command line and from Python

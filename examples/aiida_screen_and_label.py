@@ -60,8 +60,6 @@ predicted, _ = run_get_node(job, code=cgcnn, model=tuned["model"], structures=va
 behind = origin(predicted["predictions"])
 for training in behind.trainings:
     print(f"{training.model.title} (node {training.model.pk}) was trained by {training.job.title} {training.job.pk}")
-    print(
-        f"  from {', '.join(model.title for model in training.started_from)}, on labels of {training.n_dft_runs} DFT runs"
-    )
+    print(f"  from {training.started_from[0].title}, on labels of {training.n_dft_runs} DFT runs")
 print(f"the structures came out of {', '.join(step.title for step in behind.structure_steps)}")
 print(f"picture of the provenance: {graph_picture(tuned['model'], 'provenance.png')}")

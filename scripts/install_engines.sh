@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the DFT codes that the tests and the AiiDA examples run: Quantum ESPRESSO and Graphviz as Debian packages, and
-# GPAW, built from PyPI, into the virtual environment VENV.
+# Installs the DFT codes that the tests and the AiiDA examples run: Quantum ESPRESSO, CP2K and Graphviz as Debian
+# packages, and GPAW, built from PyPI, into the virtual environment VENV.
 #   scripts/install_engines.sh VENV [pip options...]
 # Where Debian's packages cannot be installed it says so and goes on, as the tests that need them are then skipped with
 # the reason; with CI set in the environment that is an error.
@@ -13,6 +13,7 @@ shift
 
 missing=()
 command -v pw.x > /dev/null || missing+=(quantum-espresso)
+command -v cp2k > /dev/null || missing+=(cp2k)
 command -v dot > /dev/null || missing+=(graphviz)
 command -v g++ > /dev/null || missing+=(g++)
 headers=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
