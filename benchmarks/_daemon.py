@@ -45,6 +45,8 @@ print("GRAPH" + json.dumps({
     "calls": [[name(n), n.process_state.value if n.process_state else None, n.exit_status, n.is_sealed] for n in calls],
     "links": links,
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
+    "called": [[caller.uuid, link.link_label, name(link.node), link.node.is_finished_ok] for caller in calls for link in
+               caller.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()],
     "outputs": {link.link_label: link.node.base.caching.compute_hash()
                 for link in top.base.links.get_outgoing(link_type=LinkType.RETURN).all()},
 }))
@@ -61,6 +63,7 @@ class Graph:
     calls: list[list[Any]]
     links: list[list[str]]
     jobs: dict[str, str]
+    called: list[list[Any]]
     outputs: dict[str, str]
 
     @property

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,19 @@ pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from _daemon import Graph, kill_and_finish, profile
+from _daemon import Graph, Profile, kill_and_finish, profile
+from _learning import make_codes, submit_labels, submit_learning
 from _shards import N_SHARDS, make_code, runs, submit_shards
+
+from cgcnn_ase.checkpoint import save_model
+
+from .labelled import small_formation_model
 
 #: what 8 shards are in the graph
 WHOLE = {"PredictShardsWorkChain": 1, "cut": 1, "PredictCalculation": N_SHARDS, "join": 1}
 
-#: the same workflow, whose worker kills itself twice: between submitting three jobs and its next checkpoint, and after
-#: the predictions were joined
+#: the same workflow, whose worker kills itself between submitting three jobs and its next checkpoint, and after the
+#: predictions were joined
 CRASHING = """\
 import os
 from pathlib import Path
@@ -60,16 +67,20 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
         assert sum(link[0] == "PredictCalculation" and link[1] == label for link in graph.links) == N_SHARDS, label
 
 
-def test_a_worker_killed_within_a_step_and_all_killed_at_once(small_model, tmp_path):
-    """8 shards through the daemon; its worker dies twice where it hurts most, and then everything is killed."""
+@pytest.mark.parametrize("n_deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
+    """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more."""
     (tmp_path / "crashing_chain.py").write_text(CRASHING)
+    if n_deaths == 1:
+        (tmp_path / "join").touch()
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with profile(environment={"PYTHONPATH": path}) as made:
         make_code(made)
         made.verdi("daemon", "start")
         pk = submit_shards(made, small_model, chain="from crashing_chain import CrashingWorkChain as CHAIN")
         assert made.wait_for(lambda: (tmp_path / "submit").exists(), 60)
-        made.wait(pk, 5)
+        if n_deaths == 2:
+            made.wait(pk, 5)
         made.kill()
         made.recover()
         assert made.wait(pk, 200), made.verdi("process", "list", "-a")
@@ -91,6 +102,54 @@ def test_ten_kills_at_random_moments(small_model):
             )
             check(killed.graph, WHOLE, runs(made))
             total += len(killed.kills)
+
+
+def killed_thrice(made: Profile, submit: Callable[[Profile], int], *, within: float, seed: int) -> Graph:
+    """All of the daemon is killed at three random moments; no step of any work chain is missing or doubled."""
+    make_codes(made)
+    made.verdi("daemon", "start")
+    killed = kill_and_finish(made, submit, 3, np.random.default_rng(seed), within=within)
+    graph = killed.graph
+    assert len(killed.kills) == 3
+    assert (graph.state, graph.exit_status) == ("finished", 0), f"{graph.message}\n{graph.others}"
+    # each call of each work chain came to its end once, by its link's label, and what was cut off was called again
+    ended = Counter((caller, label) for caller, label, _, well in graph.called if well)
+    assert set(ended.values()) == {1}
+    assert {(caller, label) for caller, label, _, _ in graph.called} == set(ended)
+    assert graph.unsealed == []
+    # the codes themselves say how often they ran
+    starts = runs(made)
+    assert sum(graph.finished[name] for name in set(graph.jobs.values())) == len(starts)
+    assert set(starts.values()) == {1}
+    return graph
+
+
+@pytest.mark.slow
+def test_labels_under_kills():
+    with profile() as made:
+        graph = killed_thrice(made, submit_labels, within=7, seed=1)
+        assert graph.finished["AseDftCalculation"] == 4 + 3  # the alloys, and Ni, Al and Cu
+        assert graph.finished["AseDftBaseWorkChain"] == 4 + 3
+        assert set(graph.outputs) == {"labelled", "failures", "reference_energies"}
+
+
+@pytest.mark.slow
+def test_active_learning_under_kills(tmp_path):
+    model = save_model(small_formation_model(), tmp_path / "model")
+    with profile() as made:
+        graph = killed_thrice(made, lambda p: submit_learning(p, model), within=25, seed=2)
+        assert graph.finished["LabelWorkChain"] == graph.finished["FinetuneWorkChain"] == 2
+        assert (
+            graph.finished["AseDftCalculation"] == 4 + 3
+        )  # each element in the first round that has it, and never again
+        assert graph.finished["TrainCalculation"] == 2
+        ids = made.python(
+            "from aiida import orm\n"
+            "[n] = orm.QueryBuilder().append(orm.Node, filters={'attributes.process_label': 'ActiveLearningWorkChain'})"
+            ".all(flat=True)\nprint('IDS', *n.outputs.labelled.ids)"
+        )
+        labelled = ids.split("IDS", 1)[1].split()
+        assert len(labelled) == len(set(labelled)) == 4
 
 
 def test_no_broker(small_model):
