@@ -1,6 +1,7 @@
 #!/bin/bash
 # scripts/test_services.sh VENV [PYTEST_ARGS...]: the tests that need servers. Debian's packages are installed where they
-# are missing; the tests start servers of their own, on loopback and in temporary folders, and end them.
+# are missing; the tests start servers of their own, on loopback and in temporary folders, and end them. Debian enables
+# what it installs for the next boot: `systemctl disable ssh postgresql rabbitmq-server munge` where that is not wanted.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/apt.sh"
