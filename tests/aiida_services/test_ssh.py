@@ -47,9 +47,9 @@ def ssh():
         yield make_ssh_server(here)
 
 
-def computer(made, label, transport, *options):
+def computer(made, label, transport, *options, host=HOST):
     made.verdi(
-        "computer", "setup", "--non-interactive", "--label", label, "--hostname", HOST, "--transport", transport,
+        "computer", "setup", "--non-interactive", "--label", label, "--hostname", host, "--transport", transport,
         "--scheduler", "core.direct", "--work-dir", str(made.folder / label),
     )  # fmt: skip
     made.verdi("computer", "configure", transport, label, "--non-interactive", "--safe-interval", "0", *options)
@@ -68,6 +68,7 @@ def test_both_transports_and_no_key_anywhere(ssh, small_model):
         computer(
             made, "paramiko", "core.ssh", "--username", getpass.getuser(), "--port", str(ssh.port), "--key-filename",
             str(ssh.key), "--key-policy", "RejectPolicy", "--no-look-for-keys", "--no-allow-agent",
+            host="127.0.0.1",  # it asks ~/.ssh/config for no address
         )  # fmt: skip
         made.verdi("daemon", "start")
         pks = [
