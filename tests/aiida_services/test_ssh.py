@@ -25,8 +25,8 @@ DUMP = """
 from aiida import orm
 for node in orm.QueryBuilder().append(orm.Node).all(flat=True):
     print(node.base.attributes.all, node.base.extras.all, node.label, node.description)
-    for path, file in node.base.repository.walk():
-        for name in file:
+    for path, _, names in node.base.repository.walk():
+        for name in names:
             print(node.base.repository.get_object_content(str(path / name), "rb"))
 for log in orm.QueryBuilder().append(orm.Log, project=["message", "metadata"]).all():
     print(log)
