@@ -11,6 +11,11 @@ import pytest
 
 pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
+from aiida import orm
+from aiida.common.exceptions import InvalidOperation
+from aiida.engine import submit
+from aiida.plugins import DataFactory, WorkflowFactory
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from _daemon import Graph, Profile, kill_and_finish, profile
@@ -69,13 +74,18 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("n_deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
-    """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more."""
+    """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
+
+    AiiDA's own broker is part of the daemon: before it is started a submission is refused, and says what to do.
+    """
     (tmp_path / "crashing_chain.py").write_text(CRASHING)
     if n_deaths == 1:
         (tmp_path / "join").touch()
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with profile(environment={"PYTHONPATH": path}) as made:
         make_code(made)
+        with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
+            submit_shards(made, small_model)
         made.verdi("daemon", "start")
         pk = submit_shards(made, small_model, chain="from crashing_chain import CrashingWorkChain as CHAIN")
         assert made.wait_for(lambda: (tmp_path / "submit").exists(), 60)
@@ -152,17 +162,15 @@ def test_active_learning_under_kills(tmp_path):
         assert len(labelled) == len(set(labelled)) == 4
 
 
-def test_no_broker(small_model):
+def test_no_broker(aiida_profile, aiida_code_installed, small_model, crystals):
     """What AiiDA says where a profile has no broker: nothing can be submitted, `run` works."""
-    with profile("presto", "--no-broker") as made:
-        make_code(made)
-        with pytest.raises(RuntimeError, match="broker"):
-            submit_shards(made, small_model)
-
-
-def test_no_daemon(small_model):
-    """AiiDA's own broker is part of the daemon: without it a submission is refused, and says what to do."""
-    with profile() as made:
-        make_code(made)
-        with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
-            submit_shards(made, small_model)
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable="/bin/true")
+    structures = DataFactory("cgcnn.structures").from_ase(crystals[:2])
+    with pytest.raises(InvalidOperation, match="does not define a broker"):
+        submit(
+            WorkflowFactory("cgcnn.predict_shards"),
+            code=code,
+            model=DataFactory("cgcnn.model").get_or_create(small_model),
+            structures=structures,
+            n_shards=orm.Int(2),
+        )

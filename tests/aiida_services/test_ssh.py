@@ -82,6 +82,7 @@ def test_both_transports_and_no_key_anywhere(ssh, small_model):
         assert sorted(runs(made).values()) == [1, 1, 1]
         dumped = made.python(DUMP)
         assert int(dumped.split("NODES")[1]) > 10
+        assert "on_paramiko.sh" in dumped  # it is everything
         secrets = [API_KEY, *(line for line in ssh.key.read_text().splitlines() if "PRIVATE KEY" not in line)]
         assert len(secrets) > 3
         for secret in secrets:
