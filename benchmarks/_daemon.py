@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,12 @@ class Profile:
     def processes(self, kind: str = "") -> list[psutil.Process]:
         """The daemon's processes: ``start-circus``, ``worker``, ``broker``, or all of them with circus' own."""
         found = []
+        # `verdi daemon start` hands the folder of the configuration on to them, which is one below
+        paths = {str(self.folder), str(self.folder / ".aiida")}
         for process in psutil.process_iter():
             try:
                 words = process.cmdline()
-                mine = process.environ().get("AIIDA_PATH") == self.environment["AIIDA_PATH"]
+                mine = process.environ().get("AIIDA_PATH") in paths
             except psutil.Error:
                 continue
             text = " ".join(words)
@@ -167,7 +170,7 @@ class Profile:
         return self.wait_for(lambda: self.state(pk) in ("finished", "excepted", "killed"), seconds, poll)
 
     @staticmethod
-    def wait_for(what: Callable[[], bool], seconds: float, poll: float = 0.3) -> bool:
+    def wait_for(what: Callable[[], object], seconds: float, poll: float = 0.3) -> bool:
         """Wait until something is so; whether it came to be."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -248,7 +251,8 @@ def kill_and_finish(
         if profile.wait(pk, float(rng.uniform(0, within)), poll=0.05):
             break
         kind = str(rng.choice(kinds))
-        profile.kill(kind)
+        if not profile.wait_for(partial(profile.kill, kind), 30):
+            raise RuntimeError(f"no process of the daemon was found to kill: {kind or 'all'}")
         kills.append((time.monotonic() - start, kind or "all"))
         if kind != "worker":
             profile.recover()

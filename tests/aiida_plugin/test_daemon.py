@@ -91,7 +91,7 @@ def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
         assert made.wait_for(lambda: (tmp_path / "submit").exists(), 60)
         if n_deaths == 2:
             made.wait(pk, 5)
-        made.kill()
+        assert made.kill() > 0
         made.recover()
         assert made.wait(pk, 200), made.verdi("process", "list", "-a")
         assert (tmp_path / "join").exists()
