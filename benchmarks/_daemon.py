@@ -48,6 +48,8 @@ print("GRAPH" + json.dumps({
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
     "called": [[caller.uuid, link.link_label, name(link.node), link.node.is_finished_ok] for caller in calls for link in
                caller.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()],
+    "cut_off": [name(n) for n in calls if n.is_excepted and any(
+        words in (n.exception or "") for words in ("the daemon died before this was done", "PersistenceError"))],
     "outputs": {link.link_label: link.node.base.caching.compute_hash()
                 for link in top.base.links.get_outgoing(link_type=LinkType.RETURN).all()},
 }))
@@ -65,6 +67,7 @@ class Graph:
     links: list[list[str]]
     jobs: dict[str, str]
     called: list[list[Any]]
+    cut_off: list[str]
     outputs: dict[str, str]
 
     @property
