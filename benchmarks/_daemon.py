@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ print("GRAPH" + json.dumps({
     "calls": [[name(n), n.process_state.value if n.process_state else None, n.exit_status, n.is_sealed] for n in calls],
     "links": links,
     "jobs": {n.uuid: name(n) for n in calls if isinstance(n, orm.CalcJobNode)},
+    "called": [[caller.uuid, link.link_label, name(link.node), link.node.is_finished_ok] for caller in calls for link in
+               caller.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()],
+    "cut_off": [name(n) for n in calls if n.is_excepted and any(
+        words in (n.exception or "") for words in ("the daemon died before this was done", "PersistenceError"))],
     "outputs": {link.link_label: link.node.base.caching.compute_hash()
                 for link in top.base.links.get_outgoing(link_type=LinkType.RETURN).all()},
 }))
@@ -61,6 +66,8 @@ class Graph:
     calls: list[list[Any]]
     links: list[list[str]]
     jobs: dict[str, str]
+    called: list[list[Any]]
+    cut_off: list[str]
     outputs: dict[str, str]
 
     @property
@@ -119,10 +126,12 @@ class Profile:
     def processes(self, kind: str = "") -> list[psutil.Process]:
         """The daemon's processes: ``start-circus``, ``worker``, ``broker``, or all of them with circus' own."""
         found = []
+        # `verdi daemon start` hands the folder of the configuration on to them, which is one below
+        paths = {str(self.folder), str(self.folder / ".aiida")}
         for process in psutil.process_iter():
             try:
                 words = process.cmdline()
-                mine = process.environ().get("AIIDA_PATH") == self.environment["AIIDA_PATH"]
+                mine = process.environ().get("AIIDA_PATH") in paths
             except psutil.Error:
                 continue
             text = " ".join(words)
@@ -164,7 +173,7 @@ class Profile:
         return self.wait_for(lambda: self.state(pk) in ("finished", "excepted", "killed"), seconds, poll)
 
     @staticmethod
-    def wait_for(what: Callable[[], bool], seconds: float, poll: float = 0.3) -> bool:
+    def wait_for(what: Callable[[], object], seconds: float, poll: float = 0.3) -> bool:
         """Wait until something is so; whether it came to be."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -245,7 +254,8 @@ def kill_and_finish(
         if profile.wait(pk, float(rng.uniform(0, within)), poll=0.05):
             break
         kind = str(rng.choice(kinds))
-        profile.kill(kind)
+        if not profile.wait_for(partial(profile.kill, kind), 30):
+            raise RuntimeError(f"no process of the daemon was found to kill: {kind or 'all'}")
         kills.append((time.monotonic() - start, kind or "all"))
         if kind != "worker":
             profile.recover()

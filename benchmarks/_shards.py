@@ -34,24 +34,26 @@ print("PK", node.pk)
 """
 
 
-def make_code(profile: Profile, *, computer: str = "localhost", seconds: float = 0.0, label: str = "logged") -> None:
-    """A code that notes each start with the job's folder, waits, and predicts.
+def make_code(
+    profile: Profile, *, computer: str = "localhost", seconds: float = 0.0, label: str = "logged", before: str = ""
+) -> None:
+    """A code that notes each start with the job's folder, waits, does what lines of bash say, and predicts.
 
     What it predicted once it copies the next time: the daemon is on trial, and PyTorch takes seconds to import.
     """
     script = profile.folder / f"{label}.sh"
     kept = profile.folder / "kept"
-    script.write_text(
-        dedent(f"""\
+    text = dedent(f"""\
             #!/bin/bash
             echo start "$PWD" >> {profile.folder / "runs.log"}
             sleep {seconds}
+            BEFORE
             kept={kept}/$(sha256sum < structures.npz | cut -c1-64)
             if [ -d "$kept" ]; then cp "$kept"/* .; exit 0; fi
             {BIN / "cgcnn-ase"} "$@" || exit $?
             mkdir -p "$kept" && cp predictions.csv failures.csv "$kept"
         """)
-    )
+    script.write_text(text.replace("BEFORE", before))
     script.chmod(0o755)
     profile.verdi(
         "code", "create", "core.code.installed", "--non-interactive", "--label", label, "--computer", computer,

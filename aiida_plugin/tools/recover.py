@@ -1,6 +1,7 @@
 """The daemon after a crash: what it left behind is cleared away, and what it was at goes on."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ def recover() -> list[str]:
     AiiDA's own steps are three, and they miss one: ``verdi daemon stop`` removes what names the dead process, ``verdi
     process repair`` finds processes that no message asks for, and ``verdi daemon start`` starts again. Workers or the
     broker that outlived the daemon are missed; with them the same processes would be worked on twice, so they are ended
-    first. Processes that ended but were not closed are closed, since no archive takes them as they are.
+    first. The address of a killed broker stays in its file, too, and a worker that reads it before the new broker has
+    written its own waits there for ever; it is removed. Processes that ended but were not closed are closed, since no
+    archive takes them as they are.
 
     Returns
     -------
@@ -49,6 +52,7 @@ def recover() -> list[str]:
         said.append(f"Ended {survivors} processes that had outlived it.")
     with suppress(DaemonException):
         client.stop_daemon()  # again, so that what names the dead process is removed
+    _forget_broker(name)
     if closed := close_ended():
         said.append(f"Closed {closed} processes that had ended.")
     said += _verdi(name, "process", "repair", "--force").splitlines()
@@ -79,6 +83,21 @@ def _end_survivors(profile: str) -> int:
             process.kill()
     psutil.wait_procs(survivors, timeout=10)
     return len(survivors)
+
+
+def _forget_broker(profile: str) -> None:
+    """Remove the address and the number that a killed broker of AiiDA's own left behind."""
+    from aiida.brokers.zeromq.service import ZeromqBrokerService
+    from aiida.manage.configuration import get_config
+
+    config = get_config()
+    if config.get_profile(profile).process_control_backend != "core.zeromq":
+        return
+    layout = ZeromqBrokerService.FilepathLayout(config.filepaths(config.get_profile(profile))["broker_service"]["dir"])
+    if layout.sockets_file.exists() and (sockets := layout.sockets_file.read_text().strip()):
+        shutil.rmtree(sockets, ignore_errors=True)
+    layout.sockets_file.unlink(missing_ok=True)
+    layout.pid_file.unlink(missing_ok=True)
 
 
 def _survivors(profile: str) -> Iterator[psutil.Process]:

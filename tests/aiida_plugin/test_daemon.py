@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,26 @@ import pytest
 
 pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
+from aiida import orm
+from aiida.common.exceptions import InvalidOperation
+from aiida.engine import submit
+from aiida.plugins import DataFactory, WorkflowFactory
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from _daemon import Graph, kill_and_finish, profile
+from _daemon import Graph, Profile, kill_and_finish, profile
+from _learning import make_codes, submit_labels, submit_learning
 from _shards import N_SHARDS, make_code, runs, submit_shards
+
+from cgcnn_ase.checkpoint import save_model
+
+from .labelled import small_formation_model
 
 #: what 8 shards are in the graph
 WHOLE = {"PredictShardsWorkChain": 1, "cut": 1, "PredictCalculation": N_SHARDS, "join": 1}
 
-#: the same workflow, whose worker kills itself twice: between submitting three jobs and its next checkpoint, and after
-#: the predictions were joined
+#: the same workflow, whose worker kills itself between submitting three jobs and its next checkpoint, and after the
+#: predictions were joined
 CRASHING = """\
 import os
 from pathlib import Path
@@ -49,10 +61,10 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
     """Finished, nothing doubled, nothing missing."""
     assert (graph.state, graph.exit_status) == ("finished", 0), graph.message
     assert dict(graph.finished) == whole
-    # a calcfunction that was cut off is called again, and stays as what it is
-    assert set(graph.others) <= {"cut: excepted, None", "join: excepted, None"}
+    # what was cut off, a calcfunction or a job that was never submitted, is called again, and stays as what it is
+    assert len(graph.others) == len(graph.cut_off), graph.others
+    assert set(graph.cut_off) <= {"cut", "join", "PredictCalculation"}
     assert graph.unsealed == []
-    assert len(graph.jobs) == N_SHARDS
     assert sorted(starts.values()) == [1] * N_SHARDS  # the code itself says how often it ran
     labels = sorted(label for _, label, kind, _ in graph.links if kind == "call_calc")
     assert labels == sorted(["cut", "join", *(f"shard_{k:04d}" for k in range(N_SHARDS))])
@@ -60,17 +72,26 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
         assert sum(link[0] == "PredictCalculation" and link[1] == label for link in graph.links) == N_SHARDS, label
 
 
-def test_a_worker_killed_within_a_step_and_all_killed_at_once(small_model, tmp_path):
-    """8 shards through the daemon; its worker dies twice where it hurts most, and then everything is killed."""
+@pytest.mark.parametrize("n_deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
+    """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
+
+    AiiDA's own broker is part of the daemon: before it is started a submission is refused, and says what to do.
+    """
     (tmp_path / "crashing_chain.py").write_text(CRASHING)
+    if n_deaths == 1:
+        (tmp_path / "join").touch()
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with profile(environment={"PYTHONPATH": path}) as made:
         make_code(made)
+        with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
+            submit_shards(made, small_model)
         made.verdi("daemon", "start")
         pk = submit_shards(made, small_model, chain="from crashing_chain import CrashingWorkChain as CHAIN")
         assert made.wait_for(lambda: (tmp_path / "submit").exists(), 60)
-        made.wait(pk, 5)
-        made.kill()
+        if n_deaths == 2:
+            made.wait(pk, 5)
+        assert made.kill() > 0
         made.recover()
         assert made.wait(pk, 200), made.verdi("process", "list", "-a")
         assert (tmp_path / "join").exists()
@@ -93,17 +114,64 @@ def test_ten_kills_at_random_moments(small_model):
             total += len(killed.kills)
 
 
-def test_no_broker(small_model):
-    """What AiiDA says where a profile has no broker: nothing can be submitted, `run` works."""
-    with profile("presto", "--no-broker") as made:
-        make_code(made)
-        with pytest.raises(RuntimeError, match="broker"):
-            submit_shards(made, small_model)
+def killed_thrice(made: Profile, submit: Callable[[Profile], int], *, within: float, seed: int) -> Graph:
+    """All of the daemon is killed at three random moments; no step of any work chain is missing or doubled."""
+    make_codes(made)
+    made.verdi("daemon", "start")
+    killed = kill_and_finish(made, submit, 3, np.random.default_rng(seed), within=within)
+    graph = killed.graph
+    assert len(killed.kills) == 3
+    assert (graph.state, graph.exit_status) == ("finished", 0), f"{graph.message}\n{graph.others}"
+    # each call of each work chain came to its end once, by its link's label, and what was cut off was called again
+    ended = Counter((caller, label) for caller, label, _, well in graph.called if well)
+    assert set(ended.values()) == {1}
+    assert {(caller, label) for caller, label, _, _ in graph.called} == set(ended)
+    assert len(graph.others) == len(graph.cut_off), graph.others
+    assert graph.unsealed == []
+    # the codes themselves say how often they ran
+    starts = runs(made)
+    assert sum(graph.finished[name] for name in set(graph.jobs.values())) == len(starts)
+    assert set(starts.values()) == {1}
+    return graph
 
 
-def test_no_daemon(small_model):
-    """AiiDA's own broker is part of the daemon: without it a submission is refused, and says what to do."""
+@pytest.mark.slow
+def test_labels_under_kills():
     with profile() as made:
-        make_code(made)
-        with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
-            submit_shards(made, small_model)
+        graph = killed_thrice(made, submit_labels, within=7, seed=1)
+        assert graph.finished["AseDftCalculation"] == 4 + 3  # the alloys, and Ni, Al and Cu
+        assert graph.finished["AseDftBaseWorkChain"] == 4 + 3
+        assert set(graph.outputs) == {"labelled", "failures", "reference_energies"}
+
+
+@pytest.mark.slow
+def test_active_learning_under_kills(tmp_path):
+    model = save_model(small_formation_model(), tmp_path / "model")
+    with profile() as made:
+        graph = killed_thrice(made, lambda p: submit_learning(p, model), within=25, seed=2)
+        assert graph.finished["LabelWorkChain"] == graph.finished["FinetuneWorkChain"] == 2
+        assert (
+            graph.finished["AseDftCalculation"] == 4 + 3
+        )  # each element in the first round that has it, and never again
+        assert graph.finished["TrainCalculation"] == 2
+        ids = made.python(
+            "from aiida import orm\n"
+            "[n] = orm.QueryBuilder().append(orm.Node, filters={'attributes.process_label': 'ActiveLearningWorkChain'})"
+            ".all(flat=True)\nprint('IDS', *n.outputs.labelled.ids)"
+        )
+        labelled = ids.split("IDS", 1)[1].split()
+        assert len(labelled) == len(set(labelled)) == 4
+
+
+def test_no_broker(aiida_profile, aiida_code_installed, small_model, crystals):
+    """What AiiDA says where a profile has no broker: nothing can be submitted, `run` works."""
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable="/bin/true")
+    structures = DataFactory("cgcnn.structures").from_ase(crystals[:2])
+    with pytest.raises(InvalidOperation, match="does not define a broker"):
+        submit(
+            WorkflowFactory("cgcnn.predict_shards"),
+            code=code,
+            model=DataFactory("cgcnn.model").get_or_create(small_model),
+            structures=structures,
+            n_shards=orm.Int(2),
+        )
