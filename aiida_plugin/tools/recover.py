@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 
 import psutil
 
@@ -94,7 +94,8 @@ def _forget_broker(profile: str) -> None:
     if config.get_profile(profile).process_control_backend != "core.zeromq":
         return
     layout = ZeromqBrokerService.FilepathLayout(config.filepaths(config.get_profile(profile))["broker_service"]["dir"])
-    if layout.sockets_file.exists() and (sockets := layout.sockets_file.read_text().strip()):
+    sockets = Path(layout.sockets_file.read_text().strip()) if layout.sockets_file.exists() else Path()
+    if sockets.is_relative_to(gettempdir()) and sockets != Path(gettempdir()):  # where AiiDA makes them
         shutil.rmtree(sockets, ignore_errors=True)
     layout.sockets_file.unlink(missing_ok=True)
     layout.pid_file.unlink(missing_ok=True)
