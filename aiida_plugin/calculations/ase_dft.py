@@ -75,8 +75,6 @@ class AseDftCalculation(CrashSafeCalcJob):
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.ase_dft"
-        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-        options["withmpi"].default = False
         spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
         spec.exit_code(311, "ERROR_NOT_INSTALLED", message="{reason}: install it for the Python of the code")
         spec.exit_code(312, "ERROR_CALCULATOR", message="the calculator stopped: {reason}")

@@ -1,10 +1,13 @@
 """Jobs that run once, and keep their outputs, wherever the daemon dies."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiida.common.links import LinkType
 from aiida.engine import CalcJob
 from aiida.orm import RemoteData
+
+if TYPE_CHECKING:
+    from aiida.engine import CalcJobProcessSpec
 
 #: For the start of a job's script (a job's ``prepend_text``, or ``metadata.options.prepend_text`` of another plugin's):
 #: where the daemon dies between the start of the job and noting its number, it starts the job a second time in the same
@@ -16,7 +19,18 @@ trap 'touch .cgcnn_done' EXIT"""
 
 
 class CrashSafeCalcJob(CalcJob):
-    """A job of which the daemon may be killed at any moment; what it runs begins with `START_ONCE`."""
+    """A job of which the daemon may be killed at any moment; what it runs begins with `START_ONCE`.
+
+    Where nothing else is asked for it is one process without MPI.
+    """
+
+    @classmethod
+    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
+        """Defaults of the options."""
+        super().define(spec)
+        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
+        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        options["withmpi"].default = False
 
     def load_instance_state(self, saved_state: Any, load_context: Any) -> None:
         """Go on from a checkpoint, with the ``remote_folder`` that AiiDA forgets if it dies just after the upload.

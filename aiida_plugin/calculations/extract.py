@@ -29,12 +29,4 @@ def extract(structure_set: StructureSetData, indices: List) -> dict[str, Structu
     ValueError
         If no row is named, one is named twice, or there is no such structure.
     """
-    promoted: dict[str, StructureData] = {}
-    for key in indices:
-        row = structure_set.row_of(key)
-        if f"row_{row}" in promoted:
-            raise ValueError(f"row {row} ({structure_set.ids[row]!r}) is named twice")
-        promoted[f"row_{row}"] = structure_set.to_structure_data(row)
-    if not promoted:
-        raise ValueError("indices is empty; name at least one row or id")
-    return promoted
+    return {f"row_{row}": structure_set.to_structure_data(row) for row in structure_set.rows_of(indices)}

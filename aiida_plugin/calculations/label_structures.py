@@ -39,19 +39,14 @@ def structures_to_label(structure_set: StructureSetData, indices: List) -> dict[
     """
     made: dict[str, StructureData | Dict] = {}
     moments: dict[str, dict[str, float]] = {}
-    for key in indices:
-        row = structure_set.row_of(key)
+    for row in structure_set.rows_of(indices):
         label = f"row_{row}"
-        if label in made:
-            raise ValueError(f"row {row} ({structure_set.ids[row]!r}) is named twice")
         atoms = structure_set.atoms(row)
         if not atoms.numbers.all():
             raise ValueError(f"structure {structure_set.ids[row]!r} has dummy atoms (X); no engine takes them")
         made[label], found = _with_kinds(atoms)
         if found:
             moments[label] = found
-    if not made:
-        raise ValueError("indices is empty; name at least one row or id")
     return {**made, "moments": Dict(moments)}
 
 

@@ -63,8 +63,6 @@ class PredictCalculation(CrashSafeCalcJob):
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.predict"
-        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-        options["withmpi"].default = False
         # what another attempt may mend is never taken from the cache
         again = {"invalidates_cache": True}
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}", **again)

@@ -89,6 +89,11 @@ def selection_problem(settings: Mapping[str, Any]) -> str | None:
     return None if isinstance(kappa, int | float) and kappa >= 0 else f"kappa must be 0 or more, not {kappa!r}"
 
 
+def check_selection(settings: Dict, _: Any) -> str | None:
+    """The same, as the validator of an input."""
+    return selection_problem(settings.get_dict())
+
+
 def _choose(frame: "pd.DataFrame", asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     if frame["std"].isna().any() and set(asked["take"]) != {"best"}:
         raise ValueError("the model gives no std (it is not calibrated); only the acquisition best can be used")

@@ -73,8 +73,6 @@ class TrainCalculation(CrashSafeCalcJob):
         )
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.train"
-        options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-        options["withmpi"].default = False
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
         spec.exit_code(311, "ERROR_CRASHED", message="cgcnn-ase ended with an error that it does not know: {reason}")
         spec.exit_code(

@@ -145,6 +145,24 @@ class StructureSetData(Data):
             raise ValueError(f"there is no row {key}; allowed are 0 to {len(self) - 1}")
         return int(key) % len(self)
 
+    def rows_of(self, keys: Iterable[int | str]) -> list[int]:
+        """The rows of some structures.
+
+        Raises
+        ------
+        ValueError
+            If none is named, one is named twice, or there is no such structure.
+        """
+        rows: dict[int, None] = {}
+        for key in keys:
+            row = self.row_of(key)
+            if row in rows:
+                raise ValueError(f"row {row} ({self.ids[row]!r}) is named twice")
+            rows[row] = None
+        if not rows:
+            raise ValueError("indices is empty; name at least one row or id")
+        return list(rows)
+
     def atoms(self, key: int | str) -> "Atoms":
         """One structure; `iter_atoms` is for all of them. Raises as `row_of` does."""
         return self._table.atoms(self.row_of(key))

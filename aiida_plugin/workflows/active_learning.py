@@ -11,13 +11,13 @@ from aiida_plugin.calculations.defects import defects
 from aiida_plugin.calculations.learning_report import learning_report
 from aiida_plugin.calculations.merge_labelled import merge_labelled
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.selection import SELECTION, largest_std, select, selection_problem
+from aiida_plugin.calculations.selection import SELECTION, check_selection, largest_std, select
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
 from aiida_plugin.workflows.finetune import FinetuneWorkChain
 from aiida_plugin.workflows.finetune_protocol import protocol_inputs
-from aiida_plugin.workflows.label import LabelWorkChain
+from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 from aiida_plugin.workflows.once import call_once, submit_once
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ActiveLearningWorkChain(WorkChain):
             "selection",
             valid_type=Dict,
             default=lambda: Dict(TAKE),
-            validator=_check_selection,
+            validator=check_selection,
             help=f"What each round labels: {', '.join(SELECTION)}.",
         )
         spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
@@ -156,9 +156,7 @@ class ActiveLearningWorkChain(WorkChain):
         if labelled is not None:
             builder.labelled = labelled
         builder.selection, builder.budget = Dict(selection), Dict(budget)
-        own: Any = LabelWorkChain.get_builder_from_protocol(label_code, some, engine, protocol, overrides, **label)
-        own.pop("structures")
-        builder.label = dict(own)
+        builder.label = label_inputs(label_code, some, engine, protocol, overrides, **label)
         builder.finetune = _finetune_inputs(code, dict(finetune or {}), _n_labels(selection, budget, labelled))
         return cast("ProcessBuilder", builder)
 
@@ -173,8 +171,7 @@ class ActiveLearningWorkChain(WorkChain):
 
     def has_budget(self) -> bool:
         """Whether another round begins; if not, why is noted."""
-        budget = BUDGET | self.inputs.budget.get_dict()
-        n = 0 if self.ctx.labelled is None else len(self.ctx.labelled)
+        budget, n = self._budget(), self._n_labelled()
         if self.ctx.ended is None and self.ctx.round > budget["rounds"]:
             self.ctx.ended = f"{budget['rounds']} rounds were done"
         if self.ctx.ended is None and budget["labels"] is not None and n >= budget["labels"]:
@@ -204,13 +201,13 @@ class ActiveLearningWorkChain(WorkChain):
         if not run.is_finished_ok or "predictions" not in run.outputs:
             reason = run.exit_message or "the model node holds several models; give one with a single model"
             return self._error("ERROR_PREDICTION_FAILED", reason)
-        budget = BUDGET | self.inputs.budget.get_dict()
+        budget = self._budget()
         predictions = run.outputs.predictions
         inputs = {"predictions": predictions, "settings": self.inputs.selection}
         if self.ctx.labelled is not None:
             inputs["labelled"] = self.ctx.labelled
         if budget["labels"] is not None:
-            inputs["at_most"] = Int(budget["labels"] - (0 if self.ctx.labelled is None else len(self.ctx.labelled)))
+            inputs["at_most"] = Int(budget["labels"] - self._n_labelled())
         if budget["std_below"] is not None and largest_std(predictions) < budget["std_below"]:
             self.ctx.ended = f"no candidate has a std of {budget['std_below']} or more"
             return None
@@ -287,6 +284,13 @@ class ActiveLearningWorkChain(WorkChain):
         ended = Dict({"ended": self.ctx.ended})
         self.out("report", call_once(self, "report", learning_report, ended=ended, **self.ctx.rounds))
 
+    def _budget(self) -> dict[str, Any]:
+        given: dict[str, Any] = self.inputs.budget.get_dict()
+        return BUDGET | given
+
+    def _n_labelled(self) -> int:
+        return 0 if self.ctx.labelled is None else len(self.ctx.labelled)
+
     def _label(self, step: str) -> str:
         return f"{step}_{self.ctx.round}"
 
@@ -330,10 +334,6 @@ def _check_budget(budget: Dict, _: Any) -> str | None:
     if not isinstance(rounds, int) or rounds < 1:
         return f"rounds must be a whole number from 1 on, not {rounds!r}"
     return None if labels is None or (isinstance(labels, int) and labels > 0) else f"labels: {labels!r} is no number"
-
-
-def _check_selection(settings: Dict, _: Any) -> str | None:
-    return selection_problem(settings.get_dict())
 
 
 def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:

@@ -142,7 +142,7 @@ class LabelWorkChain(WorkChain):
         indices = self.inputs.indices if "indices" in self.inputs else List(list(range(len(structures))))
         self.ctx.failures, self.ctx.done = {}, []
         try:
-            rows = [structures.row_of(key) for key in indices]
+            rows = structures.rows_of(indices)
             elements = self._elements(rows)
             extracted = call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
             self.ctx.extracted = dict(extracted)
@@ -277,6 +277,19 @@ class LabelWorkChain(WorkChain):
         self.ctx.failures = {
             **self.ctx.failures, self.ctx.names[label]: {"exit_status": status, "message": message}
         }  # fmt: skip
+
+
+def label_inputs(code: AbstractCode, structures: StructureSetData, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """All inputs but the structures, for a work chain that labels structures of its own; arguments as of the builder.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`LabelWorkChain.get_builder_from_protocol`.
+    """
+    builder: Any = LabelWorkChain.get_builder_from_protocol(code, structures, *args, **kwargs)
+    builder.pop("structures")
+    return dict(builder)
 
 
 def _check_engine(name: Str, _: Any) -> str | None:

@@ -8,12 +8,12 @@ from aiida.orm import AbstractCode, Dict, Int, List, Str
 
 from aiida_plugin.calculations.agreement import agreement
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.selection import SELECTION, select, selection_problem
+from aiida_plugin.calculations.selection import SELECTION, check_selection, select
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
-from aiida_plugin.workflows.label import LabelWorkChain
+from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 from aiida_plugin.workflows.once import call_once, submit_once
 from aiida_plugin.workflows.predict_shards import PredictShardsWorkChain
 
@@ -44,7 +44,7 @@ class ScreenWorkChain(WorkChain):
             "selection",
             valid_type=Dict,
             default=lambda: Dict(SELECTION),
-            validator=_check_selection,
+            validator=check_selection,
             help=f"What is chosen, and how: {', '.join(SELECTION)}.",
         )
         spec.expose_inputs(
@@ -115,11 +115,7 @@ class ScreenWorkChain(WorkChain):
         if n_shards is not None:
             builder.n_shards = Int(n_shards)
         if label_code is not None:
-            own: Any = LabelWorkChain.get_builder_from_protocol(
-                label_code, structures, engine, protocol, overrides, **label
-            )
-            own.pop("structures")
-            builder.label = dict(own)
+            builder.label = label_inputs(label_code, structures, engine, protocol, overrides, **label)
         else:
             builder.pop("label")
         return cast("ProcessBuilder", builder)
@@ -188,7 +184,3 @@ class ScreenWorkChain(WorkChain):
         if asked in known:
             return outputs.by_model[asked]
         return self.exit_codes.ERROR_NO_SUCH_PROPERTY.format(property=asked, known=", ".join(known))
-
-
-def _check_selection(settings: Dict, _: Any) -> str | None:
-    return selection_problem(settings.get_dict())

@@ -137,9 +137,10 @@ def _watch(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[
     from rich.console import Console
     from rich.progress import Progress
 
-    from cgcnn_ase.structures import count_structures, is_packed
+    from cgcnn_ase.structures import count_structures
+    from cgcnn_ase.structures.files import PACKED_SUFFIX, suffix_of
 
-    packed = {str(file) for file in files if is_packed(file)}
+    packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("Predicting", total=count_structures(files))
         last = None

@@ -7,7 +7,6 @@ from .check import OVERLAP, check_atoms
 from .cif import read_cif_gemmi
 from .collect import UsedNames, collect_paths, from_object, read_structures
 from .files import SUFFIXES, iter_file, read_file, structure_id
-from .packed import is_packed
 from .pieces import Piece, count_structures, iter_piece, iter_pieces
 from .pymatgen_objects import read_cif_pymatgen
 from .record import StructureError, StructureRecord
@@ -26,7 +25,6 @@ __all__ = [
     "count_structures",
     "distinct_sites",
     "from_object",
-    "is_packed",
     "iter_file",
     "iter_piece",
     "iter_pieces",
