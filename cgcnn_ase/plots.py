@@ -51,6 +51,17 @@ def parity(
     return figure
 
 
+def parities(
+    sets: "Sequence[tuple[str, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]]", *, name: str, unit: str
+) -> "Figure":
+    """Several of :func:`parity` side by side: a title, reference, predicted values and their std of each."""
+    figure, panels = new_figure(len(sets))
+    for axes, (title, target, mean, std) in zip(panels, sets, strict=True):
+        _parity(axes, target, mean, std, name=name, unit=unit)
+        axes.set_title(f"{title}: {axes.get_title()}")
+    return figure
+
+
 def calibration(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> "Figure":
     """Observed against expected share of targets below each predicted quantile."""
     figure, (axes,) = new_figure(1)

@@ -103,7 +103,7 @@ class ALIGNN(Architecture):
         self.gcn_layers = nn.ModuleList(
             EdgeGatedConvolution(f, "silu", kind, edge_messages=more) for _ in range(config.n_gcn)
         )
-        self.pooling = Pooling(config.pooling, f)
+        self.pooling = Pooling(config.pooling, f, config.n_alignn + config.n_gcn)
         self.n_crystal = self.pooling.n_out
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:

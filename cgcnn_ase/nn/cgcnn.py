@@ -58,7 +58,7 @@ class CGCNN(Architecture):
             ]
         self.convolutions = nn.ModuleList(layers)
         self.atom_layer = nn.Sequential(nn.Linear(f, f), activation(act)) if config.atom_layer else nn.Identity()
-        self.pooling = Pooling(config.pooling, f)
+        self.pooling = Pooling(config.pooling, f, config.n_convolutions)
         self.to_crystal = nn.Linear(self.pooling.n_out, config.n_hidden)
         self.act = activation(act)
         self.hidden = nn.ModuleList(

@@ -132,7 +132,7 @@ class CGNN(Architecture):
         if config.multi_step and config.n_convolutions > 1:
             self.pooling = MultiStepPooling(config.pooling, f, config.n_convolutions)
         else:
-            self.pooling = Pooling(config.pooling, f)
+            self.pooling = Pooling(config.pooling, f, config.n_convolutions)
         kind: Norm = "layer" if config.pooling in OF_SITES and config.norm == "batch" else config.norm
         self.norm = norm(kind, self.pooling.n_out)
         self.act = activation(config.activation)

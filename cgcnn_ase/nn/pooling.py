@@ -10,7 +10,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 
 PoolingName = Literal[
-    "mean", "sum", "max", "mean+max", "softmax", "gated", "contrast", "site", "site+mean", "site+contrast"
+    "mean", "sum", "max", "mean+max", "softmax", "gated", "layers", "contrast", "site", "site+mean", "site+contrast"
 ]
 
 #: those that keep a row for each node
@@ -35,6 +35,9 @@ class Pooling(nn.Module):
         (Xie and Grossman, 2018, go over all layers as well).
     ``gated``
         mean of sigmoid(W h + b) * h of the last layer (CGNN, Tony-Y, 2019).
+    ``layers``
+        means of all layers' vectors side by side. The first layers know what the last have given up for the property
+        that they were trained on, which is what fine-tuning for another one needs.
     ``contrast``
         mean of the last layer's vectors, and beside it the largest of each of three deviations of an atom's vector (see
         `unlike_the_others`). One odd atom among many makes them large in a cell of any size.
@@ -46,12 +49,12 @@ class Pooling(nn.Module):
         a row for each node, and beside it its three deviations.
     """
 
-    def __init__(self, name: PoolingName, n_features: int) -> None:
+    def __init__(self, name: PoolingName, n_features: int, n_layers: int = 1) -> None:
         super().__init__()
         if name not in get_args(PoolingName):
             raise ValueError(f"unknown pooling {name!r}; allowed: {', '.join(get_args(PoolingName))}")
         self.name = name
-        self.n_out = _PARTS.get(name, 1) * n_features
+        self.n_out = (n_layers if name == "layers" else _PARTS.get(name, 1)) * n_features
         self.attention = nn.Linear(n_features, 1) if name == "softmax" else None
         self.gate = nn.Linear(n_features, n_features) if name == "gated" else None
 
@@ -65,6 +68,8 @@ class Pooling(nn.Module):
         index, n = crystal_index(graph), len(graph.n_nodes)
         if self.name == "site+mean":
             return torch.cat([v, segment_mean(v, graph.multiplicity, index, n)[index]], dim=1)
+        if self.name == "layers":
+            return torch.cat([segment_mean(u, graph.multiplicity, index, n) for u in layers], dim=1)
         if self.name == "sum":
             return segment_sum(v * graph.multiplicity[:, None], index, n)
         if self.name == "softmax":

@@ -28,6 +28,7 @@ class TrainConfig:
     batch_size: int = 64
     accumulate: int = 1  #: batches whose gradients are added up before a step
     learning_rate: float = 2e-3  #: the maximum of the one-cycle schedule
+    hold_norms: bool = False  #: batch norms keep their running statistics, as those of fixed layers do
     trunk_rate: float = 1.0  #: embeddings and convolutions learn with so many times the learning rate
     weight_decay: float = 1e-2  #: of AdamW; none on norms, biases and embeddings
     loss: Loss = "l1"

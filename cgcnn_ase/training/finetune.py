@@ -100,11 +100,12 @@ def _copy_rows(source: nn.Module, target: nn.Module, rows: list[int]) -> None:
     target.load_state_dict({name: tensor[rows] for name, tensor in source.state_dict().items()})
 
 
-def hold_frozen(network: nn.Module) -> None:
-    """Put modules whose parameters are all fixed into evaluation, so that their running statistics stay."""
+def hold_frozen(network: nn.Module, *, norms: bool = False) -> None:
+    """Put modules whose parameters are all fixed, or all batch norms, into evaluation: running statistics stay."""
     for module in network.modules():
         parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        fixed = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        if fixed or (norms and isinstance(module, nn.BatchNorm1d)):
             module.eval()
 
 

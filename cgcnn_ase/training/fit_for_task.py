@@ -9,7 +9,7 @@ from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
-AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated")
+AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
 #: why another is none
 _NO_AVERAGE = {
     "sum": "grows with the cell",

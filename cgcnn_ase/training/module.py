@@ -53,7 +53,7 @@ class TrainingModule(pl.LightningModule):
     def train(self, mode: bool = True) -> "Self":
         """Into training or out of it; fixed layers keep their running statistics."""
         super().train(mode)
-        hold_frozen(self.network)
+        hold_frozen(self.network, norms=self.config.hold_norms)
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

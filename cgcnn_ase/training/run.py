@@ -65,7 +65,8 @@ def train(
         With train and val rows; test rows are evaluated once, at the end.
     output : path
         The run's folder: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k`` if there are several),
-        ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``, ``learning_curve.png``.
+        ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``, ``learning_curve.png``, and of a fine-tuning
+        ``before_after.json`` (see :func:`~cgcnn_ase.training.before_after.write_before_after`).
     resume : bool
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
@@ -128,10 +129,15 @@ def train(
         return output
     from cgcnn_ase.training.finish import finish_run
 
-    return finish_run(
+    best = finish_run(
         data, config, output, members, folds,
         scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
     )  # fmt: skip
+    if len(starts) == 1:
+        from cgcnn_ase.training.before_after import write_before_after
+
+        write_before_after(data, starts[0], best, output)
+    return best
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:

@@ -57,6 +57,7 @@ def by_loop(pooling: Pooling, layers: list[Tensor]) -> Tensor:
         "max": largest,
         "mean+max": torch.cat([mean, largest]),
         "gated": mean,
+        "layers": torch.cat([layer.mean(dim=0) for layer in layers]),
         "contrast": torch.cat([mean, unlike.amax(dim=0), *[unlike.amax(dim=0) / spread] * 2]),
     }
     return results[pooling.name]
@@ -88,7 +89,7 @@ def random_layers(n: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", OF_CRYSTALS)
 def test_crystal_by_crystal(name: PoolingName) -> None:
-    graph, pooling = crystals_with(COUNTS), Pooling(name, F).double()
+    graph, pooling = crystals_with(COUNTS), Pooling(name, F, T).double()
     layers = random_layers(7)
     parts = [v.split(graph.n_nodes.tolist()) for v in layers]
     expected = torch.stack([by_loop(pooling, [part[c] for part in parts]) for c in range(3)])
@@ -100,7 +101,7 @@ def test_crystal_by_crystal(name: PoolingName) -> None:
 @pytest.mark.parametrize("name", OF_CRYSTALS)
 def test_nodes_count_as_often_as_they_stand_for_atoms(name: PoolingName) -> None:
     """In value and gradient."""
-    pooling = Pooling(name, F).double()
+    pooling = Pooling(name, F, T).double()
     multiplicity = torch.tensor([m for c in REPEATED for m in c])
     all_atoms = crystals_with([[1] * sum(c) for c in REPEATED])
     results = []

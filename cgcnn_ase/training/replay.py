@@ -1,0 +1,69 @@
+"""Old data learned beside new, so that a fine-tuned model does not forget what it knew (rehearsal; Robins, 1995)."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.data.compositions import composition_groups
+from cgcnn_ase.data.prepared import PreparedData, join
+
+#: replayed crystals where the new labels are fewer
+LEAST = 500
+#: the split of old crystals that tell what was forgotten, and of those that are not used
+OLD_TEST, UNUSED = "old test", "unused"
+
+
+def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, seed: int = 0) -> PreparedData:
+    """The new data, with some of the old in its train and val splits and the old test split beside its own.
+
+    Old crystals are drawn at random: `n` of their train split, and of their val split as many as the new data has for
+    val, so that the chosen epoch and the calibration serve both. None of a composition that the new data holds out for
+    val or test is learned, and a crystal in both sets counts as new.
+
+    Parameters
+    ----------
+    new, old
+        Of the same target and graph.
+    n
+        Old crystals to learn from; by default as many as there are new ones, and at least 500.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    PreparedData
+        Its splits are train, val, test, ``old test`` and ``unused``; the ids of the old data begin with ``old:``.
+
+    Raises
+    ------
+    ValueError
+        If n is not positive, graphs or targets differ, or nothing of the old data can be learned.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"replayed crystals: must be at least 1, not {n}")
+    known = set(new.ids)
+    taken = np.array([name in known for name in old.ids])
+    both = join([new, replace(old, ids=[f"old:{name}" for name in old.ids])])
+    is_old = np.arange(len(both.ids)) >= len(new.ids)
+    only_old = is_old.copy()
+    only_old[is_old] = ~taken
+    rng = np.random.default_rng(seed)
+    split = np.where(is_old, UNUSED, both.split).astype(object)
+    split[only_old & (both.split == "test")] = OLD_TEST
+    free = only_old & ~_held_out(both, is_old)
+    n_train = max(LEAST, len(new.rows("train"))) if n is None else n
+    for name, wanted in (("train", n_train), ("val", len(new.rows("val")))):
+        pool = np.flatnonzero(free & (both.split == name))
+        if not len(pool):
+            raise ValueError(
+                f"nothing of the old data's {name} split can be replayed: it is all in the new data or held out there"
+            )
+        split[rng.permutation(pool)[:wanted]] = name
+    return replace(both, split=split.astype(str))
+
+
+def _held_out(both: PreparedData, is_old: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether a crystal has the composition of a new one in val or test."""
+    group = composition_groups(both.graphs, np.arange(len(both.ids)))
+    return np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])

@@ -1,0 +1,77 @@
+"""How to fine-tune, by how many labels there are and whether the model has learned the property before."""
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from cgcnn_ase.nn.pooling import PoolingName
+from cgcnn_ase.training.finetune import Frozen
+
+#: fewer labels than this cannot choose an epoch, nor move convolutions to a better place
+FEW = 50
+#: from this many labels on all layers learn alike
+MANY = 3000
+#: up to this many labels the number of steps is fixed, not that of epochs
+_ENOUGH = 300
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings of a fine-tuning: fields of :class:`~cgcnn_ase.training.config.TrainConfig`, and what stays fixed."""
+
+    frozen: Frozen
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean") -> Tuning:
+    """Defaults for so many training labels, as `docs/finetuning.md` measures them.
+
+    For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
+    (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
+    statistics of the old data unless there are many new ones.
+
+    Parameters
+    ----------
+    n_labels
+        In the training split, without replayed ones.
+    same_target
+        Whether the model learns its own target on, with its own head.
+    pooling
+        Of the model; only where it is the mean another takes its place.
+
+    Raises
+    ------
+    ValueError
+        If there is no label.
+
+    Examples
+    --------
+    >>> tuning(40, same_target=True).frozen
+    'convolutions'
+    >>> tuning(10_000, same_target=True).settings["learning_rate"]
+    0.0005
+    """
+    if n_labels < 1:
+        raise ValueError(f"fine-tuning needs labels, there are {n_labels}")
+    if n_labels >= MANY:
+        rate = 5e-4 if same_target else 1e-3
+        return Tuning("none", {"learning_rate": rate, "epochs": 20 if same_target else 30, "batch_size": 64})
+    batch = 8 if n_labels < _ENOUGH else 16
+    few = {"batch_size": batch, "hold_norms": True} | ({"select": "last"} if n_labels < FEW else {})
+    if n_labels < _ENOUGH:
+        rate, steps = (1e-3, 300) if same_target else (3e-3, 400)
+        own = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels, batch)}
+        stays = same_target or n_labels < FEW
+        found = Tuning("convolutions", own) if stays else Tuning("none", own | {"trunk_rate": 0.1})
+    else:
+        found = Tuning("none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "trunk_rate": 0.1, "epochs": 20})
+    return (
+        found
+        if same_target or pooling != "mean"
+        else Tuning(found.frozen, found.settings | {"network": {"pooling": "layers"}})
+    )
+
+
+def _epochs(steps: int, n_labels: int, batch: int) -> int:
+    """Passes that make about so many steps."""
+    return ceil(steps / max(1, n_labels // batch))
