@@ -64,19 +64,12 @@ class LabelledTable:
     @cached_property
     def formulas(self) -> list[str]:
         """Reduced formulas, as ``LiNiO2``."""
-        from pymatgen.core import Composition
-
-        from cgcnn_ase.structures.pymatgen_objects import without_reader_warnings
-
         named: dict[str, str] = {}
         formulas = []
         for structure in self.structures:
             key = reduced_formula(structure.numbers)
             if key not in named:
-                numbers, counts = np.unique(structure.numbers, return_counts=True)
-                amounts = {symbols()[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
-                with without_reader_warnings():
-                    named[key] = Composition(amounts).reduced_formula
+                named[key] = formula_of(structure.numbers)
             formulas.append(named[key])
         return formulas
 
@@ -96,6 +89,17 @@ class LabelledTable:
     def fractions(self) -> Floats:
         """Atomic fractions, (n, 101); column Z belongs to atomic number Z."""
         return atomic_fractions([s.numbers for s in self.structures])
+
+
+def formula_of(atomic_numbers: npt.NDArray[np.int64]) -> str:
+    """The reduced formula as chemists write it: ``LiNiO2``."""
+    from pymatgen.core import Composition
+
+    from cgcnn_ase.structures.pymatgen_objects import without_reader_warnings
+
+    numbers, counts = np.unique(atomic_numbers, return_counts=True)
+    with without_reader_warnings():
+        return Composition({symbols()[z]: int(n) for z, n in zip(numbers, counts, strict=True)}).reduced_formula
 
 
 def atomic_fractions(numbers: "list[npt.NDArray[np.int64]]") -> Floats:
