@@ -43,7 +43,7 @@ def _counts(report: DatasetReport) -> Iterator[str]:
         yield f"- atoms in a cell: {_in_words(report.sizes)}"
     if report.volumes is not None:
         yield f"- volume per atom (Å³): {_in_words(report.volumes)}"
-    yield f"- structures with so many elements: {_counted(report.n_components)}"
+    yield f"- structures by how many elements they have: {_counted(report.n_components)}"
     if report.splits is not None:
         yield f"- splits: {_counted(report.splits.sizes)}; formulas in several: {report.splits.n_leaked_formulas:,}"
     for name, kinds in report.schemes.items():
@@ -60,7 +60,7 @@ def _in_words(found: Distribution) -> str:
 
 
 def _counted(counts: "dict[str, int] | dict[int, int]") -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    return ", ".join(f"{name}: {n:,}" for name, n in counts.items())
 
 
 def _columns(report: DatasetReport) -> Iterator[str]:

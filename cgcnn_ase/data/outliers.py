@@ -34,7 +34,7 @@ class Limits:
     """Beyond what something is flagged."""
 
     value: float = 8.0  #: robust standard deviations from the median
-    composition: float = 8.0  #: robust standard deviations from what the elements let expect
+    composition: float = 8.0  #: robust standard deviations from what the elements suggest
     model: float = 5.0  #: standard deviations of a model's prediction
     distance: float = 0.6  #: shortest distance in units of the two covalent radii, below this
     volume: float = 8.0  #: robust standard deviations of the logarithm of volume per atom over that of the elements
@@ -85,7 +85,7 @@ def find_outliers(
     Parameters
     ----------
     target : str, optional
-        Column to judge: by itself (median and median absolute deviation), against a sum over its elements that is
+        Column to judge: by itself (median and median absolute deviation), against a sum over the elements that is
         fitted robustly to all structures, and against a model's prediction. Without it only the geometry is judged.
     model : ModelSays, optional
         Its prediction of each structure.
@@ -139,7 +139,7 @@ def _compositions(
     for k in np.flatnonzero(np.abs(residual) > limit * max(spread, _smallest(values))).tolist():
         far = abs(residual[k]) / max(spread, _smallest(values))
         reason = (
-            f"{target} is {values[k]:.4g}, its elements let expect {expected[k]:.4g}: "
+            f"{target} is {values[k]:.4g} where its elements suggest {expected[k]:.4g}: "
             f"{far:.1f} robust standard deviations"
         )
         yield _outlier(table, k, "composition", far / limit, reason)
@@ -172,7 +172,7 @@ def _volumes(table: LabelledTable, limit: float, not_judged: list[str]) -> Itera
     spread = max(MAD_TO_STD * float(np.nanmedian(np.abs(ratio))), 1e-6)
     for k in np.flatnonzero(np.abs(ratio) > limit * spread).tolist():
         reason = (
-            f"{volumes[k]:.3g} Å³ per atom, its elements let expect {expected[k]:.3g} Å³: "
+            f"{volumes[k]:.3g} Å³ per atom where its elements suggest {expected[k]:.3g} Å³: "
             f"{abs(ratio[k]) / spread:.1f} robust standard deviations of the logarithm"
         )
         yield _outlier(table, k, "volume", abs(ratio[k]) / spread / limit, reason)
