@@ -215,19 +215,23 @@ def _same(candidates: list[_Candidates], sameness: Sameness) -> list[tuple[int, 
     """The pairs that are the same crystal, as rows of the data sets."""
     from pymatgen.core.structure_matcher import StructureMatcher
 
-    matcher = StructureMatcher(ltol=sameness.length, stol=sameness.site, angle_tol=sameness.angle)
+    tolerances = sameness.length, sameness.site, sameness.angle
+    matchers = StructureMatcher(*tolerances), StructureMatcher(*tolerances, attempt_supercell=True)
     found = []
     for structures, rows, pairs in candidates:
         reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k]))
         for i, j in pairs:
-            if _as_written(structures[i], structures[j]) or _fit(matcher, reduced(i), reduced(j)):
+            if _as_written(structures[i], structures[j]) or _fit(matchers, reduced(i), reduced(j)):
                 (_, first), (_, second) = sorted((rows[i], rows[j]))
                 found.append((first, second))
     return found
 
 
-def _fit(matcher: "StructureMatcher", one: "Structure", other: "Structure") -> bool:
-    return len(one) == len(other) and bool(matcher.fit(one, other, symmetric=True, skip_structure_reduction=True))
+def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure", other: "Structure") -> bool:
+    """By the first matcher; by the second where a cell is a multiple, slightly distorted so that it was not reduced."""
+    few, many = sorted((len(one), len(other)))
+    matcher = matchers[few != many]
+    return many % few == 0 and bool(matcher.fit(one, other, symmetric=True, skip_structure_reduction=True))
 
 
 def _as_written(one: Geometry, other: Geometry) -> bool:

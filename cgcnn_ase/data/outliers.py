@@ -23,6 +23,8 @@ Kind = Literal["value", "composition", "model", "distance", "volume"]
 _PER_ELEMENT = 3
 #: so many values at least say what is usual
 _FEWEST = 10
+#: a volume within this factor of what the elements suggest is not flagged: the sizes of ions do not just add up
+_VOLUME_FACTOR = 2.0
 #: curium
 _LAST_RADIUS = 96
 #: Å, at least: the search sets up cubes of this edge
@@ -37,7 +39,8 @@ class Limits:
     composition: float = 8.0  #: robust standard deviations from what the elements suggest
     model: float = 5.0  #: standard deviations of a model's prediction
     distance: float = 0.6  #: shortest distance in units of the two covalent radii, below this
-    volume: float = 8.0  #: robust standard deviations of the logarithm of volume per atom over that of the elements
+    volume: float = 8.0  #: robust standard deviations of the logarithm of volume per atom over that of the elements,
+    #: and at least a factor of two
 
     def __post_init__(self) -> None:
         for name, limit in asdict(self).items():
@@ -170,7 +173,7 @@ def _volumes(table: LabelledTable, limit: float, not_judged: list[str]) -> Itera
     ratio = np.full(len(table), np.nan)
     ratio[usable] = np.log(volumes[usable] / expected[usable])
     spread = max(MAD_TO_STD * float(np.nanmedian(np.abs(ratio))), 1e-6)
-    for k in np.flatnonzero(np.abs(ratio) > limit * spread).tolist():
+    for k in np.flatnonzero(np.abs(ratio) > max(limit * spread, np.log(_VOLUME_FACTOR))).tolist():
         reason = (
             f"{volumes[k]:.3g} Å³ per atom where its elements suggest {expected[k]:.3g} Å³: "
             f"{abs(ratio[k]) / spread:.1f} robust standard deviations of the logarithm"
