@@ -169,6 +169,7 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
 
     projector = null.T @ null
     unsure = np.diag(projector) > _OUTSIDE
+    tied = _tied(projector)
     return ElementOffsets(
         offsets=dict(zip(names, (basis.T @ solution).tolist(), strict=True)),
         errors={
@@ -176,8 +177,12 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
             for name, doubtful, error in zip(names, unsure, spread, strict=True)
         },
         counts=dict(zip(names, (x > 0).sum(axis=0).tolist(), strict=True)),
-        tied=_tied(projector, names),
-        free=tuple({name: float(c) for name, c in zip(names, row, strict=True) if abs(c) > _OUTSIDE} for row in null),
+        tied=tuple(tuple(names[k] for k in group) for group in tied),
+        free=tuple(
+            {names[k]: float(c) for k, c in zip(group, row, strict=True) if abs(c) > _OUTSIDE}
+            for group in tied
+            for row in _directions(projector[np.ix_(group, group)])
+        ),
         n_structures=len(y),
         rank=rank,
         rmse_before=_rms(y),
@@ -220,14 +225,19 @@ def _scale(residual: Floats) -> float:
     return MAD_TO_STD * float(np.median(np.abs(residual)))
 
 
-def _tied(projector: Floats, names: list[str]) -> tuple[tuple[str, ...], ...]:
+def _tied(projector: Floats) -> list[list[int]]:
     """Groups of elements that one change of offsets, unnoticed by all structures, moves together."""
     from scipy.sparse.csgraph import connected_components
 
     moved = np.abs(projector) > _OUTSIDE
     _, group = connected_components(moved, directed=False)
-    members = [[n for n, g in zip(names, group, strict=True) if g == k] for k in np.unique(group[np.diag(moved)])]
-    return tuple(tuple(group) for group in members)
+    return [np.flatnonzero(group == k).tolist() for k in np.unique(group[np.diag(moved)])]
+
+
+def _directions(projector: Floats) -> Floats:
+    """An orthonormal basis of what a projector keeps, in rows."""
+    values, vectors = np.linalg.eigh(projector)
+    return np.asarray(vectors[:, values > 0.5].T)
 
 
 def _checked(fractions: npt.ArrayLike) -> Floats:

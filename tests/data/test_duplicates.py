@@ -44,7 +44,7 @@ def test_planted_copies_are_found_and_near_twins_are_not():
     structures = [
         RUTILE, MGO, ZNS, ANATASE,
         disguised(RUTILE, 1), disguised(MGO, 2), disguised(ANATASE, 3, rattle=0.02), disguised(ZNS, 4),
-        WURTZITE, strained(RUTILE, (1.0, 1.0, 1.25)), strained(MGO, (1.05, 1.05, 1.05)), bulk("MgO", "cesiumchloride", a=2.66),
+        WURTZITE, strained(RUTILE, (1.0, 1.0, 1.25)), strained(MGO, (1.05,) * 3), bulk("MgO", "cesiumchloride", a=2.66),
     ]  # fmt: skip
     found = find_duplicates(shapes(structures))
     assert found.pairs == [(0, 4), (1, 5), (2, 7), (3, 6)]

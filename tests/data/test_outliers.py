@@ -54,7 +54,8 @@ def test_planted_labels_and_structures():
     atoms[30].positions[1] = atoms[30].positions[0] + [0, 0, 1.0]
     found = find_outliers(table(names, atoms, energy=energy), "energy")
     assert flagged(found) == {
-        ("LiI-3", "value"), ("LiI-3", "composition"), ("NaI-7", "composition"), ("MgS-20", "volume"), ("NaBr-30", "distance"),
+        ("LiI-3", "value"), ("LiI-3", "composition"), ("NaI-7", "composition"),
+        ("MgS-20", "volume"), ("NaBr-30", "distance"),
     }  # fmt: skip
     reasons = {(o.id, o.kind): o.reason for o in found.found}
     assert reasons["LiI-3", "value"].startswith("energy is 40, ")
