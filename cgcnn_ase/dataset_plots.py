@@ -1,7 +1,7 @@
 """Pictures of a data set: elements, sizes, values, and two sources side by side, in the style of :mod:`.plots`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: rows of the lanthanides and actinides, below the table with a gap
 _LANTHANIDES, _ACTINIDES = 8.4, 9.4
-#: more elements than this are drawn without their names in a row of bars
-_NAMED = 40
+#: of more elements than this, those with the largest offsets are drawn
+_BARS = 16
 
 
 def place(number: int) -> tuple[float, int]:
@@ -135,15 +135,15 @@ def sources(
     """
     before = _finite(difference, "differences")
     figure, panels = new_figure(2 if offsets is not None else 1)
-    shown = [(before, BLUE, "as they are")]
+    shown: list[tuple[npt.NDArray[np.float64], str, dict[str, Any]]] = [(before, "as they are", {"color": BLUE})]
     if residuals is not None:
-        shown.append((_finite(residuals, "residuals"), ORANGE, "after the offsets"))
+        after = _finite(residuals, "residuals")
+        shown.append((after, "after the offsets", {"histtype": "step", "color": ORANGE, "linewidth": 1.8}))
     ends = np.quantile(np.concatenate([x for x, _, _ in shown]), [0.005, 0.995])
     pad = 0.1 * float(np.ptp(ends)) or 0.5
     edges = np.linspace(ends[0] - pad, ends[1] + pad, 61).tolist()
-    for x, colour, words in shown:
-        rmse = float(np.sqrt(np.mean(x**2)))
-        panels[0].hist(x, bins=edges, color=colour, alpha=0.7, label=f"{words}, RMSE {rmse:.2g}")
+    for x, words, style in shown:
+        panels[0].hist(x, bins=edges, label=f"{words}, RMSE {float(np.sqrt(np.mean(x**2))):.2g}", **style)
     panels[0].set_yscale("log")
     panels[0].set_ylim(top=20 * panels[0].get_ylim()[1])  # room for the legend
     panels[0].set_xlabel(f"{name}\nless that of {other}")
@@ -156,19 +156,22 @@ def sources(
 
 
 def _offsets(axes: "Axes", offsets: "ElementOffsets") -> None:
-    names = list(offsets.offsets)
-    values = np.array([offsets.offsets[n] for n in names])
-    errors = np.array([offsets.errors[n] or 0.0 for n in names])
+    every = list(offsets.offsets)
+    largest = sorted(every, key=lambda name: -abs(offsets.offsets[name]))[:_BARS]
+    names = [name for name in every if name in largest]  # by atomic number
     x = np.arange(len(names))
-    axes.bar(x, values, yerr=errors, color=[GREY if offsets.errors[n] is None else BLUE for n in names], capsize=1.5)
+    axes.bar(
+        x,
+        [offsets.offsets[name] for name in names],
+        yerr=[offsets.errors[name] or 0.0 for name in names],
+        color=[GREY if offsets.errors[name] is None else BLUE for name in names],
+        capsize=2,
+    )
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylabel("offset (eV/atom)")
-    if len(names) <= _NAMED:
-        axes.set_xticks(x, names, fontsize=9 if len(names) > 15 else 11)
-    else:
-        largest = np.sort(np.argsort(-np.abs(values))[: _NAMED // 4])
-        axes.set_xticks(x[largest], [names[k] for k in largest], fontsize=8)
-    axes.set_title(f"of {len(names)} elements" + (", grey: not told apart" if offsets.tied else ""), fontsize=11)
+    axes.set_ylabel("offset of the element")
+    axes.set_xticks(x, names, fontsize=11)
+    title = f"of {len(every)} elements" if len(names) == len(every) else f"the {_BARS} largest of {len(every)} elements"
+    axes.set_title(title + (", grey: not told apart" if offsets.tied else ""), fontsize=11)
 
 
 def _finite(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
