@@ -140,7 +140,7 @@ def inspect_dataset(
         target=target,
         duplicates=None if matches is None else _groups(table, matches, target),
         matches=matches,
-        outliers=find_outliers(table, target, model=says, limits=limits),
+        outliers=find_outliers(table, target, model=says, limits=limits, progress=progress),
         comparison=comparison,
     )
 

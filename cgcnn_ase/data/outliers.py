@@ -81,7 +81,12 @@ class Outliers:
 
 
 def find_outliers(
-    table: LabelledTable, target: str | None = None, *, model: ModelSays | None = None, limits: Limits | None = None
+    table: LabelledTable,
+    target: str | None = None,
+    *,
+    model: ModelSays | None = None,
+    limits: Limits | None = None,
+    progress: bool = False,
 ) -> Outliers:
     """Look for unusual labels and structures.
 
@@ -94,6 +99,8 @@ def find_outliers(
         Its prediction of each structure.
     limits : Limits, optional
         Beyond what something is flagged.
+    progress : bool
+        Show a bar on stderr.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def find_outliers(
     """
     limits = limits or Limits()
     not_judged: list[str] = []
-    found = [*_distances(table, limits.distance), *_volumes(table, limits.volume, not_judged)]
+    found = [*_distances(table, limits.distance, progress), *_volumes(table, limits.volume, not_judged)]
     if target is not None:
         values = table.values(target)
         found += _values(table, target, values, limits.value, not_judged)
@@ -197,9 +204,13 @@ def _smallest(values: Floats) -> float:
     return 1e-9 * max(float(np.nanmax(np.abs(values))), 1e-9)
 
 
-def _distances(table: LabelledTable, limit: float) -> Iterator[Outlier]:
+def _distances(table: LabelledTable, limit: float, progress: bool) -> Iterator[Outlier]:
+    from rich.console import Console
+    from rich.progress import track
+
     names = symbols()
-    for k, structure in enumerate(table.structures):
+    watched = track(table.structures, "Looking for near atoms", console=Console(stderr=True), disable=not progress)
+    for k, structure in enumerate(watched):
         near = _nearest(structure, limit)
         if near is not None:
             first, second, distance, ratio = near

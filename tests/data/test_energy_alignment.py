@@ -170,3 +170,29 @@ def test_reference_energies_of_the_materials_project(shared_data):
     assert max(abs(value) for e, value in apart.items() if e not in fitted) < 1e-6
     assert {e: round(apart[e], 3) for e in fitted} == {"H": 0.153, "N": 0.384, "F": 0.491, "Cl": 0.595}
     assert found.rmse_after < 1e-9
+
+
+def test_corrections_of_the_materials_project(shared_data):
+    """Robust offsets of corrected less uncorrected energies are the corrections that nearly all compounds had."""
+    from importlib.resources import files
+
+    import yaml
+
+    text = files("pymatgen.analysis.compatibility").joinpath("MPCompatibility.yaml").read_text()
+    published = yaml.safe_load(text)
+    table = read_table(shared_data / "mp36k")
+    corrected, plain = (
+        table.values(f"total_energy_per_atom_{kind}_reconstructed") for kind in ("corrected", "uncorrected")
+    )
+    known = np.flatnonzero(np.isfinite(corrected - plain))[::8]  # enough, and quicker
+    found = fit_offsets(table.fractions[known], (corrected - plain)[known], robust=True).offsets
+    shifts = published["Advanced"]["UCorrections"]["O"]
+    true = {
+        "O": published["OxideCorrections"]["oxide"],
+        "S": published["SulfideCorrections"]["sulfide"],
+        "V": shifts["V"],
+        "Mn": shifts["Mn"],
+        "Li": 0.0,
+        "Cu": 0.0,
+    }
+    assert {e: found[e] for e in true} == pytest.approx(true, abs=2e-3)
