@@ -176,13 +176,16 @@ def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: 
         raise ValueError(f"{model}: predicts {loaded.target.name}, the column to judge is {target}")
     structures = (Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc) for s in table.structures)
     mean, std = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    failed: list[str] = []
     predictions = Predictor(model, workers=workers).stream(structures)
     for k, prediction in enumerate(_watch(predictions, len(table), progress)):
-        if prediction.value is not None and prediction.std is None:
+        if prediction.value is None:
+            failed.append(f"{table.ids[k]}: {prediction.error}")
+        elif prediction.std is None:
             raise ValueError(f"{model}: has no calibrated uncertainty, in units of which values could be judged")
-        if prediction.value is not None and prediction.std is not None:
+        else:
             mean[k], std[k] = prediction.value, prediction.std
-    return ModelSays(loaded.name or str(model), mean, std)
+    return ModelSays(loaded.name or str(model), mean, std, tuple(failed))
 
 
 def _watch(predictions: "Iterable[Prediction]", n: int, progress: bool) -> "Iterator[Prediction]":

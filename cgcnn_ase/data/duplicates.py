@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.data.dataset import reduced_formula
-from cgcnn_ase.data.labelled_table import formula_of
+from cgcnn_ase.data.labelled_table import formula_of, volume_per_atom
 from cgcnn_ase.elements import symbols
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.workers import ordered_map
@@ -39,7 +39,7 @@ class Sameness:
     length: float = 0.1  #: of cell vectors, relative
     angle: float = 3.0  #: between cell vectors, degrees
     site: float = 0.15  #: of sites, in units of (volume per atom)^(1/3)
-    volume: float = 0.1  #: of volumes per atom, relative; beyond it shapes are compared, not sizes
+    volume: float = 0.1  #: of volumes per atom, relative; within it shapes are compared, not sizes
     max_pairs: int = 20_000  #: of one formula that are compared, those nearest in volume first
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Matches:
     """Pairs of structures that are the same crystal."""
 
     pairs: list[tuple[int, int]]  #: indices, sorted; the second of the other data set where there are two
-    n_compared: int  #: pairs that the matcher looked at
+    n_compared: int  #: pairs that were compared
     not_compared: dict[str, int] = field(default_factory=dict)  #: formulas with more pairs than allowed: how many more
     n_without_cell: int = 0  #: structures that do not repeat in all directions, which are not compared
 
@@ -138,12 +138,8 @@ def _find(sets: list[Sequence[Geometry]], sameness: Sameness, workers: int, prog
     else:
         answers = (_same(*task) for task in tasks)
         pairs = [pair for found in _watch(answers, tasks, n_pairs, progress) for pair in found]
-    n_without = sum(not _has_cell(s) for structures in sets for s in structures)
+    n_without = sum(not s.pbc.all() for structures in sets for s in structures)
     return Matches(sorted(pairs), n_pairs, not_compared, n_without)
-
-
-def _has_cell(structure: Geometry) -> bool:
-    return bool(structure.pbc.all())
 
 
 def _candidates(
@@ -153,8 +149,8 @@ def _candidates(
     rows: dict[str, list[tuple[float, int, int]]] = {}
     for which, structures in enumerate(sets):
         for k, structure in enumerate(structures):
-            if _has_cell(structure):
-                volume = abs(float(np.linalg.det(structure.cell))) / len(structure.numbers)
+            volume = volume_per_atom(structure)
+            if not np.isnan(volume):
                 rows.setdefault(reduced_formula(structure.numbers), []).append((volume, which, k))
     for members in rows.values():
         if len({which for _, which, _ in members}) < len(sets) or len(members) < 2:

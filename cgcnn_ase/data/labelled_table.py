@@ -27,6 +27,9 @@ from cgcnn_ase.graphs.geometry import Geometry
 
 Floats = npt.NDArray[np.float64]
 
+#: Å³ per atom; diamond has 5.7
+_NO_VOLUME = 0.01
+
 
 @dataclass(frozen=True)
 class LabelledTable:
@@ -81,14 +84,17 @@ class LabelledTable:
     @cached_property
     def volumes(self) -> Floats:
         """Volume per atom, Å³, (n,); NaN where a structure does not repeat in all directions."""
-        return np.array(
-            [abs(np.linalg.det(s.cell)) / len(s.numbers) if s.pbc.all() else np.nan for s in self.structures]
-        )
+        return np.array([volume_per_atom(structure) for structure in self.structures])
 
     @cached_property
     def fractions(self) -> Floats:
         """Atomic fractions, (n, 101); column Z belongs to atomic number Z."""
         return atomic_fractions([s.numbers for s in self.structures])
+
+
+def volume_per_atom(structure: Geometry) -> float:
+    """Å³; NaN where a structure does not repeat in all directions."""
+    return abs(float(np.linalg.det(structure.cell))) / len(structure.numbers) if structure.pbc.all() else np.nan
 
 
 def formula_of(atomic_numbers: npt.NDArray[np.int64]) -> str:
@@ -150,9 +156,25 @@ def _packed(folder: Path) -> tuple[list[str], list[Geometry], pd.DataFrame]:
             f"{folder / 'structures.npz'}: is not a packed set of structures ({' '.join(str(error).split())})"
         ) from error
     check_rows(table, ids, source)
+    for name, structure in zip(ids, structures, strict=True):
+        if (reason := _problem(structure)) is not None:
+            raise DatasetError(f"{folder / 'structures.npz'}: structure {name} {reason}")
     numeric = numeric_columns(table)
     columns = {str(c): table[c] if c in numeric else table[c].fillna("").astype(str) for c in table.columns[1:]}
     return [str(name) for name in ids], structures, pd.DataFrame(columns, index=range(len(ids)))
+
+
+def _problem(structure: Geometry) -> str | None:
+    """Why a packed structure is none; those of files were checked when they were read."""
+    if not len(structure.numbers):
+        return "has no atoms"
+    if structure.numbers.min() < 1 or structure.numbers.max() > MAX_NUMBER:
+        return f"has an atomic number that is not from 1 to {MAX_NUMBER}"
+    if not (np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()):
+        return "has a coordinate or a cell vector that is not a finite number"
+    if structure.pbc.all() and volume_per_atom(structure) < _NO_VOLUME:
+        return "is periodic but its cell has no volume"
+    return None
 
 
 def _id_prop(source: Path) -> tuple[list[str], list[Geometry], pd.DataFrame]:

@@ -70,6 +70,7 @@ class ModelSays:
     name: str
     mean: Floats  #: (n,), in the unit of the label
     std: Floats  #: (n,)
+    failed: tuple[str, ...] = ()  #: what went wrong, of each structure that it does not predict
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def find_outliers(
         found += _compositions(table, target, values, limits.composition, not_judged)
         if model is not None:
             found += _predictions(table, target, values, model, limits.model)
+            if model.failed:
+                not_judged.append(f"{len(model.failed)} structures by {model.name}, such as {model.failed[0]}")
     return Outliers(sorted(found, key=lambda o: (-o.score, o.id, o.kind)), not_judged)
 
 

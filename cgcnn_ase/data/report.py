@@ -68,6 +68,7 @@ class DatasetReport:
 
     source: str
     n_structures: int
+    n_repeated_ids: int  #: rows whose id an earlier row has
     n_atoms: int
     n_formulas: int
     n_chemical_systems: int
@@ -83,6 +84,8 @@ class DatasetReport:
     def warnings(self) -> list[str]:
         """What should be looked at before a model is trained on it, one sentence each."""
         said = []
+        if self.n_repeated_ids:
+            said.append(f"{self.n_repeated_ids:,} rows have the id of an earlier one")
         for name, kinds in self.schemes.items():
             if len(kinds) > 1:
                 parts = ", ".join(f"{kind or 'not said'} ({n:,})" for kind, n in kinds.items())
@@ -110,6 +113,7 @@ def dataset_report(table: LabelledTable) -> DatasetReport:
     return DatasetReport(
         source=str(table.source),
         n_structures=len(table),
+        n_repeated_ids=len(table) - len(set(table.ids)),
         n_atoms=int(table.n_atoms.sum()),
         n_formulas=len(set(table.formulas)),
         n_chemical_systems=len(np.unique(present, axis=0)),

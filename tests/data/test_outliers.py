@@ -90,10 +90,11 @@ def test_the_shortest_distance_is_that_of_ase():
 
 def test_against_a_model():
     names, atoms, energy = salts()
-    said = ModelSays("made-up", energy + 0.02, np.full(len(energy), 0.05))
+    said = ModelSays("made-up", energy + 0.02, np.full(len(energy), 0.05), ("x: why",))
     said.mean[5] -= 0.5
     said.mean[6] = np.nan
     found = find_outliers(table(names, atoms, energy=energy), "energy", model=said)
+    assert found.not_judged == ["1 structures by made-up, such as x: why"]
     (outlier,) = found.found
     assert (outlier.id, outlier.kind) == ("NaCl-5", "model")
     assert outlier.score == pytest.approx(0.48 / 0.05 / 5)

@@ -152,6 +152,32 @@ def test_places_that_are_no_data_set(tmp_path, packed):
         read_table(packed)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"frac": np.nan}, "structure a has a coordinate or a cell vector that is not a finite number"),
+        ({"lattice": 0.0}, "structure a is periodic but its cell has no volume"),
+        ({"numbers": 0}, "structure a has an atomic number that is not from 1 to 100"),
+        ({"offsets": 0}, "structure a has no atoms"),
+    ],
+)
+def test_packed_structures_that_are_none(packed, change, words):
+    with np.load(packed / "structures.npz") as saved:
+        arrays = dict(saved)
+    for name, value in change.items():
+        arrays[name][:] = value
+    np.savez(packed / "structures.npz", **arrays)
+    with pytest.raises(DatasetError, match=words):
+        read_table(packed)
+
+
+def test_ids_that_are_there_twice(tmp_path):
+    folder = write_packed(tmp_path, CRYSTALS, {"gap": range(5)})
+    table = read_table(folder)
+    table.ids[1] = "a"
+    assert dataset_report(table).warnings() == ["1 rows have the id of an earlier one"]
+
+
 def test_graphs_are_no_structures(tmp_path):
     for name in ("targets.csv", "graph_data.npz", "config.json"):
         (tmp_path / name).write_text("")
