@@ -144,6 +144,8 @@ def sources(
     edges = np.linspace(ends[0] - pad, ends[1] + pad, 61).tolist()
     for x, words, style in shown:
         panels[0].hist(x, bins=edges, label=f"{words}, RMSE {float(np.sqrt(np.mean(x**2))):.2g}", **style)
+    outside = int(((before < edges[0]) | (before > edges[-1])).sum())
+    panels[0].set_title(f"{before.size:,} structures" + (f", {outside:,} outside the picture" if outside else ""))
     panels[0].set_yscale("log")
     panels[0].set_ylim(top=20 * panels[0].get_ylim()[1])  # room for the legend
     panels[0].set_xlabel(f"{name}\nless that of {other}")

@@ -61,4 +61,6 @@ def test_two_sources():
         f"as they are, RMSE {offsets.rmse_before:.2g}",
         f"after the offsets, RMSE {offsets.rmse_after:.2g}",
     ]
-    assert len(dataset_plots.sources(difference, name="gap", other="b").axes) == 1
+    difference[0] = 99.0
+    alone = dataset_plots.sources(difference, name="gap", other="b")
+    assert [axes.get_title() for axes in alone.axes] == ["50 structures, 1 outside the picture"]
