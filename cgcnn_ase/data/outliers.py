@@ -25,6 +25,8 @@ _PER_ELEMENT = 3
 _FEWEST = 10
 #: a volume within this factor of what the elements suggest is not flagged: the sizes of ions do not just add up
 _VOLUME_FACTOR = 2.0
+#: relative; a spread below it is that of rounding
+_ROUNDING = 1e-9
 #: curium
 _LAST_RADIUS = 96
 #: Å, at least: the search sets up cubes of this edge
@@ -149,8 +151,11 @@ def _compositions(
         return
     residual = values - expected
     spread = MAD_TO_STD * float(np.nanmedian(np.abs(residual)))
-    for k in np.flatnonzero(np.abs(residual) > limit * max(spread, _smallest(values))).tolist():
-        far = abs(residual[k]) / max(spread, _smallest(values))
+    if spread <= _ROUNDING * max(float(np.nanmax(np.abs(values))), 1.0):
+        not_judged.append(f"{target} against its elements: at least half of the values are a plain sum over them")
+        return
+    for k in np.flatnonzero(np.abs(residual) > limit * spread).tolist():
+        far = abs(residual[k]) / spread
         reason = (
             f"{target} is {values[k]:.4g} where its elements suggest {expected[k]:.4g}: "
             f"{far:.1f} robust standard deviations"
@@ -200,11 +205,6 @@ def _of_elements(fractions: Floats, values: Floats) -> Floats | None:
     expected = np.full(len(values), np.nan)
     expected[known] = fitted.difference(fractions[known])
     return expected
-
-
-def _smallest(values: Floats) -> float:
-    """Below this a spread is rounding."""
-    return 1e-9 * max(float(np.nanmax(np.abs(values))), 1e-9)
 
 
 def _distances(table: LabelledTable, limit: float, progress: bool) -> Iterator[Outlier]:

@@ -113,6 +113,10 @@ def test_what_cannot_be_judged_is_said():
     ]
     found = find_outliers(table(names, atoms, gap=gap), "gap")
     assert "the values of gap by themselves: at least half of them are 0" in found.not_judged
+    sums = [sum(ENERGY[s] for s in a.symbols) / len(a) for a in atoms] * 3
+    found = find_outliers(table(names * 3, atoms * 3, energy=[*sums[:-1], 7.0]), "energy")
+    assert found.not_judged == ["energy against its elements: at least half of the values are a plain sum over them"]
+    assert flagged(found) == {("BaS-71", "value")}
 
 
 def test_bad_input():
