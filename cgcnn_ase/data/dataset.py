@@ -63,7 +63,7 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
         raise DatasetError(f"{folder}: no such file or folder")
     if (folder / "structures.npz").exists():
         return _load_packed(folder, target)
-    return _load_id_prop(_csv_in(folder), target)
+    return _load_id_prop(csv_in(folder), target)
 
 
 def target_columns(path: str | Path) -> list[str]:
@@ -72,14 +72,14 @@ def target_columns(path: str | Path) -> list[str]:
     if not folder.exists():
         raise DatasetError(f"{folder}: no such file or folder")
     if (folder / "structures.npz").exists():
-        table, _ = _table(folder)
-        return _numeric(table)
+        table, _ = read_properties(folder)
+        return numeric_columns(table)
     from cgcnn_ase.data.id_prop import column_names
 
-    return column_names(_csv_in(folder))
+    return column_names(csv_in(folder))
 
 
-def _table(folder: Path) -> tuple[pd.DataFrame, Path]:
+def read_properties(folder: Path) -> tuple[pd.DataFrame, Path]:
     """The properties of a packed data set, and their file."""
     files = [folder / name for name in ("properties.csv.gz", "properties.csv") if (folder / name).exists()]
     if not files:
@@ -87,24 +87,25 @@ def _table(folder: Path) -> tuple[pd.DataFrame, Path]:
     return pd.read_csv(files[0], keep_default_na=False, na_values=[""], dtype={0: str}), files[0]
 
 
-def _csv_in(folder: Path) -> Path:
+def csv_in(folder: Path) -> Path:
+    """The id_prop.csv of a folder, or the file itself; raises DatasetError where there is none."""
     csv = folder / "id_prop.csv" if folder.is_dir() else folder
     if not csv.exists():
         raise DatasetError(f"{folder}: neither structures.npz nor id_prop.csv is in this folder")
     return csv
 
 
-def _numeric(table: pd.DataFrame) -> list[str]:
+def numeric_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of numbers, but for the first, the id."""
     return [str(c) for c in table.columns[1:] if pd.api.types.is_numeric_dtype(table[c])]
 
 
 def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
-    table, source = _table(folder)
+    table, source = read_properties(folder)
     named = [target] if target is None or isinstance(target, str) else list(target)
     columns = [_target_column(table, name, source) for name in named]
     ids, structures = read_packed(folder)
-    if len(table) != len(ids) or (table.iloc[:, 0].to_numpy() != ids).any():
-        raise DatasetError(f"{source}: its rows are not the structures of structures.npz, in the same order")
+    check_rows(table, ids, source)
     values = table[columns].to_numpy(dtype=float)
     rows = np.flatnonzero(np.isfinite(values).any(axis=1))
     structures = [structures[i] for i in rows]
@@ -119,6 +120,12 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
         split=kept["split"].to_numpy(dtype=str) if "split" in kept else None,
         formulas=[str(f) for f in formulas],
     )
+
+
+def check_rows(table: pd.DataFrame, ids: npt.NDArray[np.str_], source: Path) -> None:
+    """Raise DatasetError where the properties are not those of these structures, row by row."""
+    if len(table) != len(ids) or (table.iloc[:, 0].to_numpy() != ids).any():
+        raise DatasetError(f"{source}: its rows are not the structures of structures.npz, in the same order")
 
 
 def read_packed(folder: Path) -> tuple[npt.NDArray[np.str_], list[Geometry]]:
@@ -137,7 +144,7 @@ def read_packed(folder: Path) -> tuple[npt.NDArray[np.str_], list[Geometry]]:
 
 
 def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str:
-    numeric = _numeric(table)
+    numeric = numeric_columns(table)
     if target is None and len(numeric) == 1:
         return numeric[0]
     if target is None:

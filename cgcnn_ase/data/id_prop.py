@@ -4,10 +4,10 @@ import csv as csv_module
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.graphs.geometry import Geometry, geometry
@@ -15,6 +15,8 @@ from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix
 from cgcnn_ase.workers import available_cores
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: more structure files than this are read in parallel
 PARALLEL_ABOVE = 500
@@ -59,12 +61,32 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[I
     """
     files = _files_by_name(csv.parent)
     rows, names, has_header = _table(csv, files)
-    width = len(names)
     asked = [target] if target is None or isinstance(target, str) else list(target)
     columns = [_column(names, name, csv, has_header=has_header) for name in asked]
+    samples = _samples(csv, files, rows, len(names), lambda cells: _labels(cells, columns, names))
+    return [IdPropRow(*sample) for sample in samples]
 
+
+def read_cells(csv: Path) -> tuple[list[str], list[tuple[str, Geometry, list[str]]]]:
+    """Names of the columns after the id, and of each row the id, its structure and those cells as text.
+
+    Raises
+    ------
+    DatasetError
+        As :func:`read_id_prop`, but for what the cells hold.
+    """
+    files = _files_by_name(csv.parent)
+    rows, names, has_header = _table(csv, files)
+    _column(names, names[-1], csv, has_header=has_header)  # there is one, and no two of a name
+    return names[1:], _samples(csv, files, rows, len(names), lambda cells: cells[1:])
+
+
+def _samples(
+    csv: Path, files: dict[str, list[Path]], rows: list[_Cells], width: int, of_cells: Callable[[list[str]], T]
+) -> list[tuple[str, Geometry, T]]:
+    """Id, structure and what is read of the cells of each row; an error names all rows that cannot be used."""
     problems: dict[int, str] = {}
-    found: list[tuple[int, str, Path, tuple[float, ...]]] = []
+    found: list[tuple[int, str, Path, T]] = []
     row_of_file: dict[Path, int] = {}
     for number, cells in rows:
         try:
@@ -73,7 +95,7 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[I
             if path in row_of_file:
                 raise ValueError(f"id {cells[0]!r} repeats that of row {row_of_file[path]}")
             row_of_file[path] = number
-            found.append((number, cells[0], path, _labels(cells, columns, names)))
+            found.append((number, cells[0], path, of_cells(cells)))
         except ValueError as error:  # noqa: PERF203  every bad row is reported, not the first
             problems[number] = str(error)
 
@@ -84,7 +106,7 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[I
         if isinstance(structure, str):
             problems[number] = f"structure {path.name} {structure}"
         else:
-            samples.append(IdPropRow(name, structure, values))
+            samples.append((name, structure, values))
     if problems:
         raise DatasetError(_report(csv, problems))
     return samples
@@ -136,10 +158,11 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
 
 def _is_header(cells: list[str], files: dict[str, list[Path]]) -> bool:
     """Names only: no number, no gap, and the first is not that of a structure."""
-    return len(cells) > 1 and all(cells) and cells[0] not in files and not any(map(_is_number, cells[1:]))
+    return len(cells) > 1 and all(cells) and cells[0] not in files and not any(map(is_number, cells[1:]))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell holds a number."""
     try:
         float(text)
     except ValueError:
@@ -191,7 +214,7 @@ def _labels(cells: list[str], columns: list[int], names: list[str]) -> tuple[flo
 def _finite_number(text: str, column: str) -> float:
     if not text:
         raise ValueError(f"{column} is empty")
-    if not _is_number(text):
+    if not is_number(text):
         raise ValueError(f"{column} {text!r} is not a number")
     value = float(text)
     if not math.isfinite(value):
