@@ -15,10 +15,13 @@ from cgcnn_ase.active.pareto import costs_of, pareto_front
 from cgcnn_ase.active.pool import Pool
 from cgcnn_ase.active.space import SearchSpace
 from cgcnn_ase.active.surrogate import Surrogate
-from cgcnn_ase.active.surrogates import make_surrogate
+from cgcnn_ase.active.surrogates import SurrogateName, make_surrogate
 from cgcnn_ase.active.variables import Point, Value
 
 Floats = npt.NDArray[np.float64]
+
+#: a surrogate by its name, one, or one for each objective
+Given = SurrogateName | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 #: labels that a surrogate needs
 _FEWEST = 2
@@ -78,7 +81,7 @@ class Optimizer:
     def __init__(
         self,
         space: SearchSpace,
-        surrogate: str | Surrogate | Sequence[Surrogate] = "gp",
+        surrogate: Given = "gp",
         acquisition: Acquisition = "ei",
         goals: Sequence[Wanted] = ("min",),
         *,
@@ -263,10 +266,10 @@ class Optimizer:
         return values
 
 
-def _surrogates(given: str | Surrogate | Sequence[Surrogate], n_goals: int) -> tuple[Surrogate, ...]:
+def _surrogates(given: Given, n_goals: int) -> tuple[Surrogate, ...]:
     if isinstance(given, str):
-        return tuple(make_surrogate(given) for _ in range(n_goals))  # type: ignore[arg-type]
-    several: tuple[Surrogate, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
+        return tuple(make_surrogate(given) for _ in range(n_goals))
+    several = tuple(given) if isinstance(given, list | tuple) else (given,)
     if len(several) != n_goals:
         raise ValueError(f"{len(several)} surrogates and {n_goals} goals; needed is one surrogate for each goal")
     return several
