@@ -34,8 +34,8 @@ _AMPLITUDE, _LENGTH, _NOISE = (0.05, 20.0), (0.05, 20.0), (1e-5, 1.0)
 class GaussianProcess:
     """scikit-optimize's regressor with a Matern 5/2 kernel, one length scale a feature, and white noise.
 
-    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood (of at most 200 labels,
-    drawn by the seed), from one start and a few random ones by the seed. The white noise is what points of equal or near
+    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood (of at most 200
+    labels, drawn by the seed), from one start and a few random ones. The white noise is what points of equal or near
     features differ by: the ordering of the metals, and the error of a label beyond its error bar.
 
     Parameters
