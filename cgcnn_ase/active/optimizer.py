@@ -11,6 +11,7 @@ from cgcnn_ase.active.batch import Aim, Proposal, propose
 from cgcnn_ase.active.goals import Wanted, check_wanted
 from cgcnn_ase.active.initial import Initial, initial_points
 from cgcnn_ase.active.labels import Labels
+from cgcnn_ase.active.neighbors import neighbors
 from cgcnn_ase.active.pareto import costs_of, pareto_front
 from cgcnn_ase.active.pool import Pool
 from cgcnn_ase.active.space import SearchSpace
@@ -86,7 +87,7 @@ class Optimizer:
         goals: Sequence[Wanted] = ("min",),
         *,
         seed: int = 0,
-        n_initial: int = 10,
+        n_initial: int = 8,
         initial: Initial = "sobol",
         candidates: Sequence[Mapping[str, Value]] | None = None,
         n_candidates: int = 10_000,
@@ -252,7 +253,7 @@ class Optimizer:
             near = {
                 self.space.key(point): point
                 for i in best
-                for point in self.space.neighbors(self.space.snap(self.labels.pool.points[i]))
+                for point in neighbors(self.space, self.space.snap(self.labels.pool.points[i]))
             }
             pool = pool + Pool.of(self.space, [point for key, point in near.items() if key not in pool.index])
         return pool + Pool.of(self.space, [point for key, point in self._pending.items() if key not in pool.index])
