@@ -20,7 +20,9 @@ Floats = npt.NDArray[np.float64]
 #: labels below which the length scales stay as they start
 _FEW = 4
 #: labels by which the kernel's parameters are found; of more, so many at random
-_MANY = 200
+_MANY = 120
+#: labels beyond which one start finds them: their likelihood has one clear maximum
+_CLEAR = 50
 #: of a hyperparameter's search; it has converged or is lost
 _STEPS = 60
 #: random Fourier features of a sample
@@ -34,14 +36,14 @@ _AMPLITUDE, _LENGTH, _NOISE = (0.05, 20.0), (0.05, 20.0), (1e-5, 1.0)
 class GaussianProcess:
     """scikit-optimize's regressor with a Matern 5/2 kernel, one length scale a feature, and white noise.
 
-    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood (of at most 200
-    labels, drawn by the seed), from one start and a few random ones. The white noise is what points of equal or near
-    features differ by: the ordering of the metals, and the error of a label beyond its error bar.
+    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood (of at most 120
+    labels, drawn by the seed), from one start and, of few labels, some random ones. The white noise is what points of
+    equal or near features differ by: the ordering of the metals, and the error of a label beyond its error bar.
 
     Parameters
     ----------
     n_restarts
-        Random starts of the search for the kernel's parameters.
+        Random starts of the search for the kernel's parameters, of up to 50 labels.
 
     Raises
     ------
@@ -68,7 +70,7 @@ class GaussianProcess:
                 model.set_params(
                     alpha=alpha[some],
                     optimizer=_search,
-                    n_restarts_optimizer=self.n_restarts,
+                    n_restarts_optimizer=self.n_restarts if len(values) <= _CLEAR else 0,
                     random_state=seed,
                 )
                 model.fit(pool.features[some], targets[some])

@@ -108,7 +108,7 @@ def test_few_labels_equal_labels_and_the_same_point_twice(labelled, others, n):
     assert (said.epistemic >= 0).all()
 
 
-def test_beyond_200_labels_all_are_still_used(others):
+def test_of_many_labels_all_are_still_used():
     pool = Pool.of(SPACE, SPACE.sample(260, 3))
     process = GaussianProcess(n_restarts=0)
     process.fit(pool, smooth(pool), None, seed=0)
