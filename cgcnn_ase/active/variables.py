@@ -1,0 +1,202 @@
+"""What can be varied: a number in a range, a whole number of atoms, one of several names, the seed of an ordering."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, floor, isfinite
+from typing import Any, Literal
+
+Value = float | int | str
+#: values of the named variables
+Point = dict[str, Value]
+
+Kind = Literal["real", "share", "integer", "category", "seed"]
+
+#: what an atom that is not there has for a label
+NONE = "none"
+_ROUNDING = 1e-9
+
+#: the options of a variable that go together
+_FORMS: dict[Kind, frozenset[str]] = {
+    "real": frozenset({"low", "high"}),
+    "share": frozenset({"low", "high", "sites"}),
+    "integer": frozenset({"low", "high", "integer"}),
+    "category": frozenset({"categories"}),
+    "seed": frozenset({"seeds"}),
+}
+_ALLOWED = (
+    "low and high (any number), low, high and sites (a whole number of atoms out of so many), low, high and "
+    "integer: true, categories (and of: the content they are the names of), or seeds (how many)"
+)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One thing that can be varied.
+
+    Attributes
+    ----------
+    name
+        As in a point.
+    kind
+        ``real``: any number; ``share``: k / sites for whole k; ``integer``; ``category``: one of several names;
+        ``seed``: 0, 1, ..., which tells structures apart that are otherwise described alike.
+    low, high
+        The bounds, included.
+    sites
+        Of a share: of how many sites it is a part.
+    categories
+        The names.
+    of
+        The share that the categories are the names of: where it is 0 the name is ``none``.
+    """
+
+    name: str
+    kind: Kind
+    low: float = 0.0
+    high: float = 0.0
+    sites: int = 0
+    categories: tuple[str, ...] = ()
+    of: str | None = None
+
+    @classmethod
+    def from_dict(cls, name: str, options: Mapping[str, Any]) -> "Variable":
+        """A variable as it stands in a configuration.
+
+        Raises
+        ------
+        ValueError
+            If the options do not go together, or a range is empty.
+        """
+        given = frozenset(key for key, value in options.items() if value is not None and value is not False)
+        kinds = [kind for kind, form in _FORMS.items() if given - {"of"} == form]
+        if not kinds or ("of" in given and kinds != ["category"]):
+            raise ValueError(f"{name}: {', '.join(sorted(given)) or 'no option'} given; a variable has {_ALLOWED}")
+        kind = kinds[0]
+        if kind == "category":
+            names, of = _names(name, options["categories"]), options.get("of")
+            if of is not None and NONE in names:
+                raise ValueError(f"{name}: {NONE!r} is the name where {of} is 0, and no category")
+            return cls(name, kind, categories=names, of=of)
+        if kind == "seed":
+            n = _whole(name, "seeds", options["seeds"], at_least=1)
+            return cls(name, kind, 0, n - 1)
+        low, high = (_number(name, key, options[key]) for key in ("low", "high"))
+        if low > high:
+            raise ValueError(f"{name}: low {low:g} is above high {high:g}")
+        if kind == "integer" and (low != int(low) or high != int(high)):
+            raise ValueError(f"{name}: the bounds of an integer are whole numbers, not {low:g} and {high:g}")
+        sites = _whole(name, "sites", options["sites"], at_least=1) if kind == "share" else 0
+        found = cls(name, kind, low, high, sites)
+        if kind == "share":
+            found.check_share()
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options that make this variable."""
+        if self.kind == "category":
+            return {"categories": list(self.categories)} | ({"of": self.of} if self.of else {})
+        if self.kind == "seed":
+            return {"seeds": int(self.high) + 1}
+        options: dict[str, Any] = {"low": self.low, "high": self.high}
+        if self.kind == "share":
+            options["sites"] = self.sites
+        if self.kind == "integer":
+            options["integer"] = True
+        return options
+
+    def check_share(self) -> None:
+        """That some whole number of atoms is within the bounds.
+
+        Raises
+        ------
+        ValueError
+            If none is, or a bound is not within 0 and 1.
+        """
+        if self.low < 0 or self.high > 1:
+            raise ValueError(f"{self.name}: a share is 0 to 1, not {self.low:g} to {self.high:g}")
+        first, last = self.whole
+        if first > last:
+            raise ValueError(
+                f"{self.name}: no whole number of {self.sites} sites is between {self.low:g} and {self.high:g}"
+            )
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """The first and last whole number within the bounds; of a share, of atoms."""
+        factor = self.sites or 1
+        return ceil(self.low * factor - _ROUNDING), floor(self.high * factor + _ROUNDING)
+
+    @property
+    def count(self) -> int | None:
+        """How many values it can have; None for any number in a range."""
+        if self.kind == "category":
+            return len(self.categories)
+        if self.kind == "real":
+            return 1 if self.low == self.high else None
+        first, last = self.whole
+        return last - first + 1
+
+    def value(self, index: int) -> Value:
+        """The value with a number, 0 to `count` - 1."""
+        if self.kind == "category":
+            return self.categories[index]
+        if self.kind == "real":
+            return self.low
+        k = self.whole[0] + index
+        return k / self.sites if self.kind == "share" else k
+
+    def from_unit(self, u: float) -> Value:
+        """The value of a coordinate between 0 and 1; uniform coordinates give all values equally often."""
+        n = self.count
+        if n is None:
+            return min(self.low + u * (self.high - self.low), self.high)
+        return self.value(min(int(u * n), n - 1))
+
+    def snap(self, value: Value) -> Value:
+        """The nearest value that it can have.
+
+        Raises
+        ------
+        ValueError
+            If a name is not among the categories, or a number is not finite.
+        """
+        if self.kind == "category":
+            if value not in self.categories:
+                raise ValueError(f"{self.name} {value!r}; allowed: {', '.join(self.categories)}")
+            return value
+        number = as_number(self.name, value)
+        if self.kind == "real":
+            return min(max(number, self.low), self.high)
+        first, last = self.whole
+        k = min(max(round(number * (self.sites or 1)), first), last)
+        return k / self.sites if self.kind == "share" else k
+
+
+def as_number(name: str, value: Value) -> float:
+    """The value of a variable that must be a number.
+
+    Raises
+    ------
+    ValueError
+        If it is a name, or not finite.
+    """
+    return _number(name, "value", value)
+
+
+def _number(name: str, what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise ValueError(f"{name}: {what} must be a finite number, not {value!r}")
+    return float(value)
+
+
+def _whole(name: str, what: str, value: Any, *, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name}: {what} must be a whole number of at least {at_least}, not {value!r}")
+    return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(each, str) and each for each in names) or len(set(names)) < len(names):
+        raise ValueError(f"{name}: categories must be a list of different names, not {value!r}")
+    return names
