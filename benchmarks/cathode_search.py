@@ -1,0 +1,207 @@
+"""Evaluations to find one of the best 1 % of a cathode space, with CHGNet (a potential, not DFT) as the oracle.
+
+    python benchmarks/cathode_search.py --output docs/cathode_search.json --picture docs/images/cathode_search.png
+
+All candidates are labelled once (unrelaxed cells of 48 atoms and fewer; kept in --labels), so that any search can be
+played again. Against the optimizer (Gaussian process, expected improvement) stand random search and a grid: the
+smallest grid over the shares and the lithium removed that holds one of the best.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from _report import Table, machine, parser
+from _structures import say
+
+from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.active.initial import initial_points
+from cgcnn_ase.active.optimizer import Optimizer
+from cgcnn_ase.active.space import SearchSpace
+from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
+
+RANGES = {
+    "li_vacancy_ratio": [0, 0.75],
+    "ni_content": [0, 1],
+    "co_content": [0, 1],
+    "mn_content": [0, 1],
+    "ordering_seed": 3,
+}
+METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn"}
+GOALS = {"formation energy": "min", "mixing energy": "min", "voltage": "max"}
+#: cells labelled before they are saved
+_AT_ONCE = 40
+#: sizes of grids that are tried
+_GRIDS = range(1, 400)
+
+
+def main() -> None:
+    """Command line."""
+    made = parser(__doc__ or "", data=False)
+    made.add_argument("--labels", type=Path, default=Path("runs") / "cathode_chgnet.json", help="energies, kept here")
+    made.add_argument("--seeds", type=int, default=10)
+    made.add_argument("--most", type=int, default=120, help="evaluations of a search at most")
+    made.add_argument("--picture", type=Path, metavar="FILE.png")
+    chosen = made.parse_args()
+    space = cathode_space(RANGES)
+    energies = labelled(space, chosen.labels)
+    found = {}
+    for name, goal in GOALS.items():
+        values = VALUES[name](space, energies)
+        points = [point for point in space.candidates() if space.key(point) in values]
+        found[name] = compare(space, points, values, goal, chosen.seeds, chosen.most)
+        say(f"{name}: {found[name]['optimizer']}")
+        if chosen.output is not None:
+            settings = {"seeds": chosen.seeds, "most": chosen.most, "ranges": RANGES}
+            content = {"machine": machine(), "settings": settings, "points": found}
+            chosen.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"_{machine()}_\n\n{table(found, chosen.seeds).markdown()}")
+    if chosen.picture is not None:
+        draw(found, chosen.picture)
+
+
+def labelled(space: SearchSpace, file: Path) -> dict[str, tuple[float, int, int]]:
+    """Energy (eV), atoms and lithium atoms of each candidate's cell; goes on where it was stopped."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    missing = [point for point in space.candidates() if space.key(point) not in known]
+    if missing:
+        model = CHGNetEnergy()
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(missing), _AT_ONCE):
+        part = missing[first : first + _AT_ONCE]
+        cells = [cathode_structure(point) for point in part]
+        for point, atoms, energy in zip(part, cells, model.energies(cells).energies, strict=True):
+            known[space.key(point)] = (float(energy), len(atoms), int(sum(atoms.numbers == 3)))
+        file.write_text(json.dumps(known))
+        say(f"{first + len(part)} of {len(missing)} labelled")
+    return known
+
+
+# Values from energies; without an entry where the point has none
+
+
+def formation(space: SearchSpace, energies: dict) -> dict[str, float]:
+    """EV/atom against the elements."""
+    from cgcnn_ase.elements import reference_energies
+
+    own = reference_energies()
+    found = {}
+    for point in space.candidates():
+        atoms = cathode_structure(point)
+        energy, n, _ = energies[space.key(point)]
+        found[space.key(point)] = (energy - sum(own[symbol] for symbol in atoms.symbols)) / n
+    return found
+
+
+def mixing(space: SearchSpace, energies: dict) -> dict[str, float]:
+    """EV/atom against the cells with one metal each, of the same lithium and ordering."""
+    found = {}
+    for point in space.candidates():
+        energy, n, _ = energies[space.key(point)]
+        for name in METALS:
+            end = {**point, **{other: float(other == name) for other in METALS}}
+            own, n_own, _ = energies[space.key(end)]
+            energy -= n * point[name] * own / n_own
+        if max(point[name] for name in METALS) < 1:
+            found[space.key(point)] = energy / n
+    return found
+
+
+def voltage(space: SearchSpace, energies: dict) -> dict[str, float]:
+    """V, averaged between the full lithium content and the point's."""
+    from cgcnn_ase.elements import reference_energies
+
+    metal = reference_energies()["Li"]
+    found = {}
+    for point in space.candidates():
+        energy, _, n_li = energies[space.key(point)]
+        full, _, n_full = energies[space.key({**point, "li_vacancy_ratio": 0.0})]
+        if n_full > n_li:
+            found[space.key(point)] = -(full - energy - (n_full - n_li) * metal) / (n_full - n_li)
+    return found
+
+
+VALUES = {"formation energy": formation, "mixing energy": mixing, "voltage": voltage}
+
+
+# Searches
+
+
+def compare(space: SearchSpace, points: list, values: dict[str, float], goal: str, seeds: int, most: int) -> dict:
+    """How many evaluations each search needs, and what it has found after each."""
+    sign = 1.0 if goal == "min" else -1.0
+    costs = {key: sign * value for key, value in values.items()}
+    n_best = len(costs) // 100
+    limit = sorted(costs.values())[n_best - 1]
+    needed, courses, drawn = [], [], []
+    for seed in range(seeds):
+        optimizer = Optimizer(space, goals=[goal], seed=seed, candidates=points)
+        course: list[float] = []
+        while len(course) < most:
+            (point,) = optimizer.ask()
+            optimizer.tell([point], [values[space.key(point)]])
+            course.append(costs[space.key(point)])
+        needed.append(first(course, limit, most))
+        courses.append((sign * np.minimum.accumulate(course)).tolist())
+        order = np.random.default_rng([seed, 7]).permutation(len(points))
+        by_chance = [costs[space.key(points[i])] for i in order]
+        drawn.append((sign * np.minimum.accumulate(by_chance[:most])).tolist())
+    return {
+        "goal": goal, "candidates": len(points), "best": n_best, "limit": sign * limit, "optimizer": needed,
+        "random": (len(points) + 1) / (n_best + 1), "grid": grid(space, costs, limit), "courses": courses,
+        "drawn": drawn, "optimum": sign * min(costs.values()),
+    }  # fmt: skip
+
+
+def first(course: list[float], limit: float, most: int) -> int:
+    """The evaluation that finds one of the best; one more than there were if none does."""
+    return next((k + 1 for k, cost in enumerate(course) if cost <= limit), most + 1)
+
+
+def grid(space: SearchSpace, costs: dict[str, float], limit: float) -> int | None:
+    """Points of the smallest grid that holds one of the best; None if none that is tried does."""
+    for n in _GRIDS:
+        keys = {space.key(point) for point in initial_points(space, n, kind="grid", seed=0)}
+        if any(costs.get(key, np.inf) <= limit for key in keys):
+            return len(keys)
+    return None
+
+
+def table(found: dict, seeds: int) -> Table:
+    """Evaluations to the first of the best 1 %."""
+    made = Table(
+        f"evaluations to find one of the best 1 %, mean ± standard error of {seeds} seeds",
+        ["objective", "goal", "candidates", "optimizer", "most", "random search", "share of random", "smallest grid"],
+        notes=["oracle: CHGNet, a machine-learned potential, not DFT; random search: (N + 1) / (n + 1), exact"],
+    )
+    for name, point in found.items():
+        needed = np.array(point["optimizer"])
+        spread = f"{needed.mean():.1f} ± {needed.std(ddof=1) / np.sqrt(len(needed)):.1f}"
+        share = f"{needed.mean() / point['random']:.0%}"
+        row = [name, point["goal"], point["candidates"], spread, int(needed.max()), point["random"], share]
+        made.rows.append([*row, point["grid"]])
+    return made
+
+
+def draw(found: dict, file: Path) -> None:
+    """Best value so far against evaluations, with the range of the seeds."""
+    from cgcnn_ase.plots import BLUE, GREY, ORANGE, new_figure, save
+
+    units = {"formation energy": "eV/atom", "mixing energy": "eV/atom", "voltage": "V"}
+    figure, panels = new_figure(len(found))
+    for axes, (name, point) in zip(panels, found.items(), strict=True):
+        for key, color, label in (("drawn", GREY, "random"), ("courses", BLUE, "optimizer")):
+            courses = np.array(point[key])
+            x = np.arange(1, courses.shape[1] + 1)
+            axes.fill_between(x, courses.min(axis=0), courses.max(axis=0), color=color, alpha=0.2, linewidth=0)
+            axes.plot(x, courses.mean(axis=0), color=color, label=label)
+        axes.axhline(point["limit"], color=ORANGE, linestyle="--", linewidth=1, label="best 1 %")
+        axes.set_xlabel("evaluations")
+        axes.set_ylabel(f"best {name} so far ({units[name]})")
+        axes.legend(frameon=False, fontsize=10)
+    figure.suptitle("oracle: CHGNet, a potential, not DFT", fontsize=11)
+    save(figure, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Fine-tuning with the defaults of `cgcnn-ase train --from`, on three tasks, against the same network from scratch.
+
+    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/transfer.json
+
+elastic           K_VRH (log10 GPa) from 50 labels, starting from the pretrained band-gap model; judged on test
+two-dimensional   formation energies of two-dimensional crystals (PBE energies less those of the elements), from the
+                  pretrained formation energy
+cathode           crystals of Li, Ni, Co, Mn, Al and O alone, in five folds by formula; the model before has learned all
+                  of the training split but these (trained here first, into --general), and 500 of it are replayed
+
+Labels for val count as labels. From scratch: as many networks of the same kind, 100 epochs, learning rate 3e-3.
+"""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _report import Table, machine, parser
+from _structures import say
+
+from cgcnn_ase.checkpoint import load_folder
+from cgcnn_ase.data.dataset import Dataset, load_dataset
+from cgcnn_ase.data.prepare import prepare
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import k_fold
+from cgcnn_ase.elements import symbols
+from cgcnn_ase.evaluation import evaluate_model
+from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.registry import load_model
+from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune import keeps_head
+from cgcnn_ase.training.replay import with_replay
+from cgcnn_ase.training.run import train
+from cgcnn_ase.training.settings import merged, settings_from
+from cgcnn_ase.training.tuning import tuning
+from cgcnn_ase.training.zoo import load_recipe
+
+CATHODE = {"Li", "Ni", "Co", "Mn", "Al", "O"}
+BULK = TargetSpec(name="K_VRH", unit="GPa", transform="log10")
+Point = dict[str, Any]
+
+
+def main() -> None:
+    """Command line."""
+    made = parser(__doc__ or "")
+    made.add_argument("tasks", nargs="+", choices=list(TASKS))
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--general", type=Path, default=Path("runs") / "general", help="run of the model for `cathode`")
+    chosen = made.parse_args()
+    warnings.filterwarnings("ignore", message="the calibration is that of|the model is not calibrated")
+    found: dict[str, list[Point]] = {}
+    if chosen.output is not None and chosen.output.exists():
+        found = json.loads(chosen.output.read_text())["points"]
+    for task in chosen.tasks:
+        found[task] = []
+        for point in TASKS[task](chosen.data.parent, chosen.seeds, chosen.general):
+            found[task].append(point)
+            say(f"{task}: {point}")
+            if chosen.output is not None:
+                chosen.output.write_text(json.dumps({"machine": machine(), "points": found}, indent=1) + "\n")
+    print(f"_{machine()}_\n\n{table(found).markdown()}")
+
+
+def table(found: dict[str, list[Point]]) -> Table:
+    """Mean and standard deviation over the runs."""
+    made = Table(
+        "test MAE, mean ± standard deviation over the runs",
+        ["task", "runs", "labels", "before", "from scratch", "fine-tuned", "against", "old test set"],
+        notes=[
+            "against: before, where the model knew the property, else from scratch; elastic in log10 GPa, else eV/atom"
+        ],
+    )
+    for task, points in found.items():
+        for what in dict.fromkeys(point["what"] for point in points):
+            own = [point for point in points if point["what"] == what]
+            base = "before" if own[0].get("before") is not None else "scratch"
+            ratio = np.mean([p["after"] for p in own]) / np.mean([p[base] for p in own]) - 1
+            old = ""
+            if "old_before" in own[0]:
+                old = f"{np.mean([p['old_after'] for p in own]) / np.mean([p['old_before'] for p in own]) - 1:+.1%}"
+            shown = [_spread([p[key] for p in own if p.get(key) is not None]) for key in ("before", "scratch", "after")]
+            made.rows.append([f"{task}, {what}", len(own), own[0]["labels"], *shown, f"{ratio:+.1%}", old])
+    return made
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+
+
+# The tasks
+
+
+def elastic(data: Path, seeds: int, _: Path) -> Iterator[Point]:
+    start = load_model("band-gap")
+    whole = load_dataset(data / "mp_elastic", target="K_VRH")
+    possible = picked(whole, np.flatnonzero(whole.targets[:, 0] > 0))
+    prepared = prepare(possible, BULK, start.graph)
+    for seed in range(seeds):
+        drawn = few(prepared, 50, seed)
+        point = {"what": "50 labels", "seed": seed, "labels": 50}
+        yield point | compare(drawn, start, seed, scratch=True)
+
+
+def two_dimensional(data: Path, seeds: int, _: Path) -> Iterator[Point]:
+    start = load_model("formation-energy-per-atom")
+    whole = load_dataset(data / "2dmatpedia_subset", target="energy_per_atom")
+    references = json.loads((data / "mp_pbe_element_refs" / "refs.json").read_text())
+    names = symbols()
+    elements = [np.mean([references[names[z]] for z in shape.numbers]) for shape in whole.structures]
+    prepared = prepare(replace(whole, targets=whole.targets - np.array(elements)[:, None]), start.target, start.graph)
+    n_all = len(prepared.rows("train")) + len(prepared.rows("val"))
+    for n in (100, n_all):
+        for seed in range(seeds if n == 100 else 1):
+            drawn = few(prepared, n, seed)
+            point = {"what": f"{n} labels", "seed": seed, "labels": n}
+            yield point | compare(drawn, start, seed, scratch=n == 100)
+
+
+def cathode(data: Path, seeds: int, general: Path) -> Iterator[Point]:
+    recipe = load_recipe("formation-energy-per-atom")
+    whole = load_dataset(data / "mp36k", target=recipe.columns)
+    own = {symbols().index(element) for element in CATHODE}
+    inside = np.array([set(shape.numbers.tolist()) <= own for shape in whole.structures])
+    old = prepare(picked(whole, np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
+    if not (general / "best").exists():
+        config = replace(recipe.config, n_members=1, error_folds=0, epochs=24)
+        train(old, config, general, resume=general.exists(), name="general-without-cathodes")
+    start = load_folder(general / "best")
+    subset = picked(whole, np.flatnonzero(inside))
+    for seed in range(seeds):
+        folds = [np.where(f == "val", "test", f) for f in k_fold(subset.formulas, k=5, seed=seed)]
+        parts = []
+        for fold in folds:
+            train_rows = np.flatnonzero(fold == "train")
+            fold = fold.astype(object)
+            fold[np.random.default_rng(seed).permutation(train_rows)[: len(train_rows) // 10]] = "val"
+            new = prepare(replace(subset, split=fold.astype(str)), recipe.targets, recipe.config.graph)
+            parts.append(compare(with_replay(new, old, seed=seed), start, seed))
+        n_test = np.array([part["n_test"] for part in parts])
+        mean = {key: float(np.average([p[key] for p in parts], weights=n_test)) for key in ("before", "after")}
+        old_errors = {key: float(np.mean([p[key] for p in parts])) for key in ("old_before", "old_after")}
+        yield (
+            {"what": "five folds", "seed": seed, "labels": int(len(subset) * 0.8), "n_test": int(n_test.sum())}
+            | mean
+            | old_errors
+        )
+
+
+TASKS: dict[str, Callable[[Path, int, Path], Iterator[Point]]] = {
+    "elastic": elastic,
+    "two-dimensional": two_dimensional,
+    "cathode": cathode,
+}
+
+
+# What each is made of
+
+
+def picked(whole: Dataset, rows: np.ndarray) -> Dataset:
+    """Some rows of a data set."""
+    return replace(
+        whole,
+        ids=[whole.ids[i] for i in rows],
+        structures=[whole.structures[i] for i in rows],
+        targets=whole.targets[rows],
+        split=None if whole.split is None else whole.split[rows],
+        formulas=[whole.formulas[i] for i in rows],
+    )
+
+
+def few(data: PreparedData, n: int, seed: int) -> PreparedData:
+    """So many labels, a tenth of them for val; the test split stays."""
+    rng = np.random.default_rng(seed)
+    free = rng.permutation(np.flatnonzero(data.split != "test"))[:n]
+    split = np.where(data.split == "test", "test", "unused").astype(object)
+    split[free] = "train"
+    split[free[: max(1, n // 10)]] = "val"
+    return replace(data, split=split.astype(str))
+
+
+def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool = False) -> Point:
+    """Errors on the test split of the model before, from scratch and fine-tuned, and on an old test set."""
+    same = keeps_head(start, data.specs)
+    n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
+    own = tuning(n_new, same_target=same)
+    network = start.networks[0].config
+    base = {
+        "graph": asdict(start.graph), "network": asdict(network.architecture), "mean_variance": network.mean_variance,
+        "n_members": len(start.members), "seed": seed,
+    }  # fmt: skip
+    point: Point = {"n_test": len(data.rows("test"))}
+    tuned = trained(data, settings_from(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)
+    models = {"after": tuned}
+    if same:
+        models["before"] = start
+    if scratch:
+        alone = {"epochs": 100, "learning_rate": 3e-3, "batch_size": 8, "select": "last"}
+        models["scratch"] = trained(data, settings_from(TrainConfig, merged(base, alone)))
+    for key, model in models.items():
+        point[key], coverage = errors(model, data, "test")
+        if key == "after" and coverage is not None:
+            point["coverage"] = coverage
+        if key != "scratch" and len(data.rows("old test")):
+            point[f"old_{key}"], _ = errors(model, data, "old test")
+    return point
+
+
+def trained(data: PreparedData, config: TrainConfig, **options: Any) -> CrystalModel:
+    """The model of a run."""
+    with tempfile.TemporaryDirectory() as place:
+        return load_folder(train(data, config, Path(place) / "run", progress=False, **options))
+
+
+def errors(model: CrystalModel, data: PreparedData, split: str) -> tuple[float, float | None]:
+    """Mean absolute error in what is learned, and how much the 90 % interval covers."""
+    labels = data.labels(split)[:, 0]
+    metrics = evaluate_model(model, data.graphs, data.rows(split), data.sample_names(split), labels).metrics()
+    return metrics["mae"], metrics.get("coverage")
+
+
+if __name__ == "__main__":
+    main()
