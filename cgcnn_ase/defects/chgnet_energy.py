@@ -11,9 +11,38 @@ from cgcnn_ase.elements import reference_energies
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
+    from chgnet.model.model import CHGNet
 
 #: structures that go through the network at once
 _AT_ONCE = 8
+
+
+def chgnet_calculator() -> "Calculator":
+    """The pretrained CHGNet as an ASE calculator with forces, on the CPU; eV, eV/Å.
+
+    Raises
+    ------
+    ImportError
+        If CHGNet is not installed.
+    """
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    model = _load()
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    with redirect_stdout(StringIO()):  # it prints on which device it runs
+        return CHGNetCalculator(model, use_device="cpu", on_isolated_atoms="error")
+
+
+def _load() -> "CHGNet":
+    """The network that the wheel brings."""
+    try:
+        from chgnet.model.model import CHGNet
+    except ImportError as error:
+        raise ImportError('CHGNet is not installed: pip install "cgcnn-ase[chgnet]"') from error
+    return CHGNet.load(use_device="cpu", verbose=False)
 
 
 class CHGNetEnergy:
@@ -29,11 +58,7 @@ class CHGNetEnergy:
     """
 
     def __init__(self) -> None:
-        try:
-            from chgnet.model.model import CHGNet
-        except ImportError as error:
-            raise ImportError('CHGNet is not installed: pip install "cgcnn-ase[chgnet]"') from error
-        self._model = CHGNet.load(use_device="cpu", verbose=False)
+        self._model = _load()
         self.name = f"CHGNet {version('chgnet')} (interatomic potential)"
         self.references: Mapping[str, float] | None = reference_energies()
 
