@@ -4,12 +4,13 @@ Each is larger for what should be computed first. They are written for a value t
 it is to be high, the values' signs are turned.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-Acquisition = Literal["best", "uncertain", "lcb", "ei", "pi"]
+Acquisition = Literal["best", "uncertain", "lcb", "ei", "pi", "thompson", "information"]
 Goal = Literal["min", "max"]
 
 Array = npt.NDArray[np.float64]
@@ -23,15 +24,20 @@ def acquire(
     goal: Goal = "min",
     kappa: float = 2.0,
     best: float | None = None,
+    noise: npt.ArrayLike = 1.0,
+    seed: int | Sequence[int] = 0,
 ) -> Array:
-    """The acquisition of each candidate.
+    r"""The acquisition of each candidate.
 
     Parameters
     ----------
     name
         ``best``: the predicted value. ``uncertain``: the std (uncertainty sampling). ``lcb``: the value less `kappa`
         std, the lower confidence bound (Srinivas et al., ICML 2010). ``ei``: the expected improvement on `best`, and
-        ``pi``: the probability of one (Jones, Schonlau & Welch, J. Glob. Optim. 13, 455).
+        ``pi``: the probability of one (Jones, Schonlau & Welch, J. Glob. Optim. 13, 455). ``thompson``: a value drawn
+        from the prediction (Thompson, Biometrika 25, 285), each candidate by itself; where the surrogate can draw all
+        together, its sample comes as `mean`, with a std of 0. ``information``: what a label tells of the value, in nat,
+        :math:`\frac{1}{2} \log(1 + \sigma^2 / \sigma_\mathrm{noise}^2)` (Krause et al., JMLR 9, 235).
     mean, std
         (n,) predicted values and one standard deviation of each, in one unit.
     goal
@@ -40,16 +46,21 @@ def acquire(
         Of ``lcb``: how much an uncertain candidate is preferred.
     best
         Of ``ei`` and ``pi``: the best value known so far; by default the best of `mean`.
+    noise
+        Of ``information``: one standard deviation of a label's error, in the unit of the values; of all or (n,).
+    seed
+        Of ``thompson``.
 
     Returns
     -------
     ndarray
-        (n,), larger is better; in the unit of the values, but ``pi``, which has none.
+        (n,), larger is better; in the unit of the values, but ``pi`` and ``information``, which have none.
 
     Raises
     ------
     ValueError
-        If the name or the goal is none of the allowed, a number is not finite, a std negative, or lengths differ.
+        If the name or the goal is none of the allowed, a number is not finite, a std negative, the noise not positive,
+        or lengths differ.
 
     Examples
     --------
@@ -66,6 +77,10 @@ def acquire(
         return -cost
     if name == "uncertain":
         return spread
+    if name == "information":
+        return _information(spread, np.asarray(noise, dtype=float))
+    if name == "thompson":
+        return -(cost + spread * np.random.default_rng(seed).standard_normal(len(cost)))
     if name == "lcb":
         return kappa * spread - cost
     known = cost.min(initial=np.inf) if best is None else (best if goal == "min" else -best)
@@ -86,6 +101,12 @@ def _probability(gain: Array, std: Array) -> Array:
     from scipy.stats import norm
 
     return np.where(std > 0, norm.cdf(_ratio(gain, std)), (gain > 0).astype(float))
+
+
+def _information(std: Array, noise: Array) -> Array:
+    if not (noise > 0).all():
+        raise ValueError(f"the noise of a label must be positive, not {noise.min()}")
+    return 0.5 * np.log1p((std / noise) ** 2)
 
 
 def _ratio(gain: Array, std: Array) -> Array:
