@@ -2,14 +2,16 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cgcnn_ase.active.acquisition import Acquisition
+from cgcnn_ase.active.initial import Initial
 from cgcnn_ase.active.objectives import ALIASES, Goal, Objective
 from cgcnn_ase.active.oracles.registry import OracleRecipe, oracle_names
 from cgcnn_ase.active.oracles.settings import Positive, Settings, settings_of, unknown_name
+from cgcnn_ase.active.surrogates import SurrogateName
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
@@ -25,7 +27,7 @@ class SpaceSettings(Settings):
     host: str | None = None  #: a layered cathode; without one there are no structures but those of `structure`
     supercell: Count | tuple[Count, Count, Count] | None = None  #: repeats of the host's conventional cell
     li_removal: Literal["random", "ewald"] = "random"
-    sum_to_one: list[str] = []  #: without a host: variables that add up to 1
+    sum_to_one: list[str] = Field(default_factory=list)  #: without a host: variables that add up to 1
     structure: str | None = None  #: without a host: ``module:function`` or ``file.py:function`` from point to Atoms
 
     @model_validator(mode="after")
@@ -64,7 +66,7 @@ class ObjectiveSettings(Settings):
 class OracleSettings(Settings):
     """Who evaluates, and how failures are dealt with; all other names are the oracle's own options."""
 
-    model_config = {"extra": "allow", "frozen": True}
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
     timeout_s: Positive | None = None
@@ -85,22 +87,16 @@ class OracleSettings(Settings):
 class SurrogateSettings(Settings):
     """What predicts the points that were not evaluated."""
 
-    kind: Literal["gp", "network", "stacked"] = "gp"
-    model: str | None = None  #: of ``network`` and ``stacked``: pretrained name or model folder
+    kind: SurrogateName = "gp"
+    #: of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
+    model: str | dict[str, str] | None = None
 
 
 class AcquisitionSettings(Settings):
     """What makes a point worth evaluating."""
 
-    name: str = "ei"
+    name: Acquisition = "ei"
     kappa: Annotated[float, Field(ge=0)] = 2.0  #: of ``lcb``
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in get_args(Acquisition):
-            raise unknown_name("acquisition", name, list(get_args(Acquisition)))
-        return name
 
 
 class BudgetSettings(Settings):
@@ -109,7 +105,7 @@ class BudgetSettings(Settings):
     evaluations: Count  #: points, those that fail too; labels that were given cost nothing
     initial: Count = 10  #: of them before the surrogate decides
     batch: Count = 1  #: points a round
-    design: Literal["sobol", "random", "lhs", "grid"] = "sobol"  #: how the initial points are spread
+    design: Initial = "sobol"  #: how the initial points are spread
 
 
 class OptimisationConfig(Settings):

@@ -82,16 +82,15 @@ class Evaluator:
         from time import monotonic
 
         start = monotonic()
-        waiting = {key: cell for key, cell in self._missing(points).items()}
         answers: dict[str, Answer] = {}
         ready: dict[str, Point] = {}
         structures: dict[str, Atoms | None] = {}
-        for key, cell in waiting.items():
-            try:
-                structures[key] = self.problem.structure(cell)
-                ready[key] = cell
-            except OracleError as error:
-                answers[key] = Answer(None, str(error), 1, 0.0)
+        for key, cell in self._missing(points).items():
+            made = self._structure(cell)
+            if isinstance(made, Answer):
+                answers[key] = made
+            else:
+                ready[key], structures[key] = cell, made
         left = {self.problem.space.key(point): point for point in points}
 
         def complete() -> "Iterator[Outcome]":
@@ -118,11 +117,15 @@ class Evaluator:
         yield from complete()
 
     def _ask(self, cell: "Point") -> Answer:
+        made = self._structure(cell)
+        return made if isinstance(made, Answer) else self.guard.ask(cell, made)
+
+    def _structure(self, cell: "Point") -> "Atoms | Answer | None":
+        """The structure of a cell, or the answer where there is none to ask about."""
         try:
-            atoms = self.problem.structure(cell)
+            return self.problem.structure(cell)
         except OracleError as error:
             return Answer(None, str(error), 1, 0.0)
-        return self.guard.ask(cell, atoms)
 
     def _cells(self, point: "Point") -> "dict[str, Point]":
         """The cells that the oracle is needed for, by key."""

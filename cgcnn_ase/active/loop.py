@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from cgcnn_ase.active.config import FREE, OptimisationConfig, read_config
 from cgcnn_ase.active.evaluator import Evaluator, Outcome
-from cgcnn_ase.active.labels import Label, read_labels
 from cgcnn_ase.active.log import LogWriter
+from cgcnn_ase.active.measurements import Label, read_labels
 from cgcnn_ase.active.oracles.guarded import GuardedOracle
 from cgcnn_ase.active.oracles.oracle import Evaluation, Oracle
 from cgcnn_ase.active.oracles.registry import make_oracle
@@ -126,7 +126,7 @@ class _Run:
     ) -> None:
         names = [objective.name for objective in problem.objectives]
         labels = [] if config.labels is None else read_labels(files / config.labels, problem.space, names)
-        self.proposer = Proposer(config, problem)
+        self.proposer = Proposer(config, problem, files)
         evaluator = Evaluator(problem, guard)
         self.config, self.problem, self.state, self.evaluator = config, problem, state, evaluator
         self.described = evaluator.describe()

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 #: variables that an experiment does not have: which ordering it was
 _SEED = "ordering_seed"
-#: how far a number may be from the nearest point, in parts of the variable's range
-_FAR = 0.1
+_NO_ORDERING = -1
+#: how far a number may be outside the range, to the digits that files have
+_ROUNDING = 1e-4
 
 
 class Label(NamedTuple):
@@ -22,14 +23,13 @@ class Label(NamedTuple):
     point: "Point"
     values: dict[str, float]
     stds: dict[str, float]
-    asked: dict[str, Any]  #: the point as the file has it, before it was moved to the nearest realisable one
 
 
 def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> list[Label]:
     """Labels of a CSV file: a column for each variable, one for each objective, and ``NAME_std`` with its error bar.
 
-    A composition is moved to the nearest that the space can realise. Without a column ``ordering_seed`` the label is of
-    the composition, and is given to the first ordering.
+    A composition need not be one that the space can realise, but must lie in its ranges. Without a column
+    ``ordering_seed`` the label is of the composition, and of none of its orderings.
 
     Parameters
     ----------
@@ -57,8 +57,7 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
     seen: dict[str, int] = {}
     for k, row in enumerate(rows, start=2):
         where = f"{file}, row {k}"
-        asked = {name: row[name] for name in variables}
-        point = _point(space, asked, where)
+        point = _point(space, {name: row[name] for name in variables}, where)
         if (key := space.key(point)) in seen:
             raise ValueError(
                 f"{where}: the same point as row {seen[key]} ({key}); give one row, with its mean and error bar"
@@ -69,28 +68,29 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
         stds = {name: _number(bar, f"{where}: {name}{STD}") for name, bar in bars.items() if bar == bar}  # not NaN
         if negative := [name for name, std in stds.items() if std < 0]:
             raise ValueError(f"{where}: the error bar of {negative[0]} is negative: {stds[negative[0]]:g}")
-        found.append(Label(point, values, stds, asked))
+        found.append(Label(point, values, stds))
     return found
 
 
-def _point(space: "SearchSpace", asked: dict[str, Any], where: str) -> "Point":
-    given = dict(asked)
-    if _SEED in space.names:
-        given.setdefault(_SEED, 0)
+def _point(space: "SearchSpace", given: dict[str, Any], where: str) -> "Point":
+    """The row's point, as it is; in the ranges of the space, and its shares adding up to one."""
+    point: dict[str, Any] = {name: _NO_ORDERING for name in space.names if name == _SEED} | given
     try:
-        point = space.snap(given)
+        space.snap(point)  # knows the names of categories, and what is a number
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for variable in space.variables:
-        if variable.kind == "category" or variable.name not in asked:
-            continue
-        moved = abs(float(point[variable.name]) - float(asked[variable.name]))
-        if moved > max(_FAR * (variable.high - variable.low), 0.5 / variable.sites if variable.sites else 0.0) + 1e-9:
-            raise ValueError(
-                f"{where}: {variable.name} {asked[variable.name]:g} is not in the space; the nearest point has "
-                f"{point[variable.name]:g}"
-            )
-    return point
+        if variable.kind != "category" and variable.name in given:
+            value = float(given[variable.name])
+            if not variable.low - _ROUNDING <= value <= variable.high + _ROUNDING:
+                raise ValueError(
+                    f"{where}: {variable.name} {value:g} is not in the space, where it is {variable.low:g} to "
+                    f"{variable.high:g}"
+                )
+    total = sum(float(point[name]) for name in space.sum_to_one)
+    if space.sum_to_one and abs(total - 1) > 10 * _ROUNDING:
+        raise ValueError(f"{where}: {', '.join(space.sum_to_one)} add up to {total:g}, not to 1")
+    return {name: point[name] for name in space.names}
 
 
 def _number(cell: Any, where: str) -> float:

@@ -3,8 +3,8 @@ r"""What is optimised: a number computed from what the oracle says of one or sev
 - ``energy_per_atom``: :math:`E / N`, eV/atom.
 - ``formation_energy_per_atom``: :math:`(E - \sum_i \mu_i) / N` with the elements' energies :math:`\mu` on the oracle's
   scale, eV/atom.
-- ``mixing_energy_per_atom`` (also ``stability``): :math:`E / N - \sum_M x_M E_M / N_M`, where :math:`E_M` is the cell of
-  the space in which all the mixed metals are M and everything else, the lithium vacancies too, is as in the point;
+- ``mixing_energy_per_atom`` (also ``stability``): :math:`E / N - \sum_M x_M E_M / N_M`, where :math:`E_M` is the cell
+  of the space in which all the mixed metals are M and everything else, the lithium vacancies too, is as in the point;
   eV/atom. Negative: the mixture does not fall apart into its end members.
 - ``voltage``: the average voltage between the full lithium content and the point's (Aydinol et al., Phys. Rev. B 56,
   1354), V against lithium metal.
@@ -199,15 +199,9 @@ def _voltage(cells: Cells, references: References | None, mixed: tuple[str, ...]
     full, partial = cells[_LITHIATED], cells[ITSELF]
     if references is None or "Li" not in references:
         raise OracleError("a voltage needs the energy of lithium metal: give `references: {Li: ...}` (eV/atom)")
-    named = []
-    for cell in (full, partial):
-        if cell.atoms is None:
-            raise OracleError("a voltage needs structures, and the configuration makes none: give `structure`")
-        atoms = cell.atoms.copy()
-        atoms.info["energy"] = cell.energy
-        named.append(atoms)
-    found = average_voltage(*named, StoredEnergy(), lithium=references["Li"])
-    units = framework(named[0], "Li").n_units
+    lithiated, delithiated = (_with_energy(cell) for cell in (full, partial))
+    found = average_voltage(lithiated, delithiated, StoredEnergy(), lithium=references["Li"])
+    units = framework(lithiated, "Li").n_units
     per_volt = 1 / (units * (found.x_from - found.x_to))
     return Measured(found.voltage, _quadrature([_scaled(cell.energy_std, per_volt) for cell in (full, partial)]))
 
@@ -218,6 +212,15 @@ _COMPUTED: dict[str, Callable[[Cells, References | None, tuple[str, ...]], Measu
     "mixing_energy_per_atom": _mixing_energy,
     "voltage": _voltage,
 }
+
+
+def _with_energy(cell: Cell) -> "Atoms":
+    """The structure, which brings its energy."""
+    if cell.atoms is None:
+        raise OracleError("a voltage needs structures, and the configuration makes none: give `structure`")
+    atoms: Atoms = cell.atoms.copy()
+    atoms.info["energy"] = cell.energy
+    return atoms
 
 
 def _scaled(std: float | None, factor: float) -> float | None:

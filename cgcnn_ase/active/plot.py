@@ -1,7 +1,7 @@
 """Pictures of an optimisation: how the best value fell, and which points no other beats."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -65,9 +65,9 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
             )  # fmt: skip
     if len(result.objectives) == 2 and all(o.goal != "target" for o in result.objectives):
         corners = values(front, (first, second))
-        # what a point of the front beats: the step towards the worse second value comes first or last
-        where = "post" if (first.goal == "min") == (second.goal == "min") else "pre"
-        where = where if first.goal == "min" else {"post": "pre", "pre": "post"}[where]
+        # from one point of the front to the next: first the value that gets worse
+        alike = first.goal == second.goal
+        where: Literal["pre", "post"] = "post" if alike == (first.goal == "min") else "pre"
         axes.step(corners[:, 0], corners[:, 1], where=where, color=BLUE, linewidth=1)
     axes.set_xlabel(_label(first))
     axes.set_ylabel(_label(second))

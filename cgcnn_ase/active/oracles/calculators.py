@@ -66,6 +66,7 @@ class CalculatorOracle:
         from ase.calculators.calculator import CalculatorError
         from ase.optimize import FIRE
 
+        del point
         if atoms is None:
             raise OracleError(f"{self.name} needs a structure, and the configuration makes none: give `structure`")
         cell = atoms.copy()

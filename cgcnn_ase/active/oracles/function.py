@@ -21,7 +21,8 @@ class FunctionOracle:
     """
 
     def __init__(self, settings: FunctionSettings, folder: Path) -> None:
-        self.name, self.references = "callable", settings.references
+        self.name = "callable"
+        self.references: Mapping[str, float] | None = settings.references
         self._settings = settings
         self._function = load_named(settings.function, folder, "oracle.function")
 

@@ -63,21 +63,27 @@ class GuardedOracle:
     def ask(self, point: "Point", atoms: "Atoms | None") -> Answer:
         """The evaluation of a point, or why there is none."""
         start = time.monotonic()
-        reason = ""
-        for attempt in range(1, self.retries + 2):
-            try:
-                evaluation = checked(self._once(point, atoms))
-            except OracleError as error:
-                reason = str(error)
-            else:
-                return Answer(evaluation, "", attempt, time.monotonic() - start)
-        return Answer(None, reason, self.retries + 1, time.monotonic() - start)
+        attempt = 1
+        said = self._once(point, atoms)
+        while isinstance(said, OracleError) and attempt <= self.retries:
+            attempt += 1
+            said = self._once(point, atoms)
+        seconds = time.monotonic() - start
+        if isinstance(said, OracleError):
+            return Answer(None, str(said), attempt, seconds)
+        return Answer(said, "", attempt, seconds)
 
     def close(self) -> None:
         """End the child process."""
         self._worker.close()
 
-    def _once(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
+    def _once(self, point: "Point", atoms: "Atoms | None") -> Evaluation | OracleError:
+        try:
+            return checked(self._evaluate(point, atoms))
+        except OracleError as error:
+            return error
+
+    def _evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
         if self.timeout_s is None:
             return in_words(self.oracle, point, atoms)
         assert self._recipe is not None

@@ -91,7 +91,7 @@ def checked(evaluation: Evaluation) -> Evaluation:
         raise OracleError("the oracle gave no value")
     for what, numbers in (("", evaluation.values), ("the std of ", evaluation.stds)):
         for name, number in numbers.items():
-            if not isinstance(number, float | int) or isinstance(number, bool) or not math.isfinite(number):
+            if not math.isfinite(number):
                 raise OracleError(f"{what}{name} is {number!r}, not a finite number")
     for name, std in evaluation.stds.items():
         if std < 0:

@@ -32,7 +32,8 @@ class TableOracle:
     """
 
     def __init__(self, file: Path) -> None:
-        self.name, self.references = "table", None
+        self.name = "table"
+        self.references: Mapping[str, float] | None = None
         self.file = file
         self._frame = read_table(file)
         self._sha256 = sha256(file.read_bytes()).hexdigest()

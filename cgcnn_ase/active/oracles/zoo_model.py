@@ -25,7 +25,8 @@ class ModelOracle:
     def __init__(self, model: str) -> None:
         from cgcnn_ase.prediction import Predictor
 
-        self.name, self.references = "model", None
+        self.name = "model"
+        self.references: Mapping[str, float] | None = None
         self._model = model
         self._predictor = Predictor(model)
         self.properties = [found.target.name for found in self._predictor.inference().models]
@@ -43,6 +44,7 @@ class ModelOracle:
         OracleError
             If there is no structure, or it cannot be predicted.
         """
+        del point
         if atoms is None:
             raise OracleError("a model needs a structure, and the configuration makes none: give `structure`")
         values: dict[str, float] = {}
