@@ -1,7 +1,10 @@
 """Energies by CHGNet, an interatomic potential that stands in where DFT is too slow."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +29,6 @@ def chgnet_calculator() -> "Calculator":
     ImportError
         If CHGNet is not installed.
     """
-    from contextlib import redirect_stdout
-    from io import StringIO
-
     model = _load()
     from chgnet.model.dynamics import CHGNetCalculator
 
@@ -42,7 +42,8 @@ def _load() -> "CHGNet":
         from chgnet.model.model import CHGNet
     except ImportError as error:
         raise ImportError('CHGNet is not installed: pip install "cgcnn-ase[chgnet]"') from error
-    return CHGNet.load(use_device="cpu", verbose=False)
+    with redirect_stdout(StringIO()):  # it prints its size
+        return CHGNet.load(use_device="cpu", verbose=False)
 
 
 class CHGNetEnergy:
@@ -68,7 +69,8 @@ class CHGNetEnergy:
         from pymatgen.io.ase import AseAtomsAdaptor
 
         cells = [AseAtomsAdaptor.get_structure(atoms) for atoms in structures]
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Converting a tensor")  # CHGNet's own code
             said = self._model.predict_structure(cells, task="e", batch_size=_AT_ONCE)
         rows = [said] if isinstance(said, dict) else said
         per_atom = np.array([float(row["e"]) for row in rows])

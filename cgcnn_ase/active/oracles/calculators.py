@@ -12,24 +12,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
 
     from cgcnn_ase.active.variables import Point
+    from cgcnn_ase.defects.energy_models import EnergyModel
 
 
-class CalculatorOracle:
-    """Total energies by an ASE calculator, of the structure as it stands or relaxed in its cell.
+class EnergyOracle:
+    """Total energies of the structure as it stands, or relaxed in its cell.
 
     Parameters
     ----------
-    calculator
-        Anything with ``get_potential_energy``.
+    model
+        What gives the energies; for a relaxation a :class:`~cgcnn_ase.defects.energy_models.CalculatorEnergy` with
+        forces.
     name
         How it is called in the configuration.
     what
         What it is, for people.
-    references
-        Energies of the elements on its scale, eV/atom.
     relax
         Positions are relaxed in the fixed cell first; None for the structure as it stands.
     settings
@@ -38,16 +37,16 @@ class CalculatorOracle:
 
     def __init__(
         self,
-        calculator: "BaseCalculator",
+        model: "EnergyModel",
         *,
         name: str,
         what: str,
-        references: Mapping[str, float] | None = None,
         relax: RelaxSettings | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._calculator = calculator
-        self.name, self.references = name, references
+        self._model = model
+        self.name = name
+        self.references: Mapping[str, float] | None = model.references
         self._what, self._relax, self._settings = what, relax, dict(settings or {})
 
     def describe(self) -> dict[str, Any]:
@@ -61,32 +60,27 @@ class CalculatorOracle:
         Raises
         ------
         OracleError
-            If there is no structure, the relaxation does not converge, or the calculator fails by ASE's own errors.
+            If there is no structure, or the relaxation does not converge.
         """
-        from ase.calculators.calculator import CalculatorError
-        from ase.optimize import FIRE
+        from cgcnn_ase.defects.relaxation import NotConvergedError, relaxed
 
         del point
         if atoms is None:
             raise OracleError(f"{self.name} needs a structure, and the configuration makes none: give `structure`")
-        cell = atoms.copy()
-        cell.calc = self._calculator
-        info: dict[str, Any] = {"n_atoms": len(cell), "formula": cell.get_chemical_formula()}
-        try:
-            if self._relax is not None:
-                run = FIRE(cell, logfile=None)
-                if not run.run(fmax=self._relax.fmax, steps=self._relax.steps):
-                    raise OracleError(
-                        f"forces are above {self._relax.fmax:g} eV/Å after {self._relax.steps} steps of FIRE"
-                    )
-                info["relax_steps"] = run.nsteps
-            energy = float(cell.get_potential_energy())
-        except CalculatorError as error:
-            raise OracleError(f"{self.name}: {type(error).__name__}: {error}") from error
-        return Evaluation({"energy": energy}, info=info)
+        cell = atoms
+        if self._relax is not None:
+            try:
+                cell = relaxed(atoms, self._model, fmax=self._relax.fmax, max_steps=self._relax.steps)
+            except NotConvergedError as error:
+                raise OracleError(str(error)) from error
+        energies = self._model.energies([cell])
+        stds = {} if energies.stds is None else {"energy": float(energies.stds[0])}
+        return Evaluation(
+            {"energy": float(energies.energies[0])}, stds, {"n_atoms": len(cell), "formula": str(cell.symbols)}
+        )
 
 
-def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> CalculatorOracle:
+def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
     """The pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), on the energies of the Materials Project.
 
     Raises
@@ -95,22 +89,27 @@ def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> CalculatorOr
         If CHGNet is not installed.
     """
     from cgcnn_ase.active.oracles.settings import CHGNetSettings, settings_of
-    from cgcnn_ase.defects.chgnet_energy import chgnet_calculator
+    from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy, chgnet_calculator
+    from cgcnn_ase.defects.energy_models import CalculatorEnergy
     from cgcnn_ase.elements import reference_energies
 
     del folder
     settings = settings_of(CHGNetSettings, options, "oracle")
-    return CalculatorOracle(
-        chgnet_calculator(),
+    model: EnergyModel
+    if settings.relax is None:
+        model = CHGNetEnergy()  # without forces, which cost more than the energy
+    else:
+        model = CalculatorEnergy(chgnet_calculator(), reference_energies())
+    return EnergyOracle(
+        model,
         name="chgnet",
         what=f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT",
-        references=reference_energies(),
         relax=settings.relax,
         settings={"version": version("chgnet")},
     )
 
 
-def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> CalculatorOracle:
+def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
     """Any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``.
 
     Raises
@@ -119,6 +118,7 @@ def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> CalculatorOracl
         If there is no such class, or it does not take the parameters.
     """
     from cgcnn_ase.active.oracles.settings import AseSettings, settings_of
+    from cgcnn_ase.defects.energy_models import CalculatorEnergy
 
     settings = settings_of(AseSettings, options, "oracle")
     kind = load_named(settings.calculator, folder, "oracle.calculator")
@@ -131,11 +131,10 @@ def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> CalculatorOracl
         release = f" ({package} {version(package)})"
     except PackageNotFoundError:
         release = ""
-    return CalculatorOracle(
-        calculator,
+    return EnergyOracle(
+        CalculatorEnergy(calculator, settings.references),
         name="ase",
         what=f"{settings.calculator.partition(':')[2]}, an ASE calculator{release}",
-        references=settings.references,
         relax=settings.relax,
         settings={"calculator": settings.calculator, "parameters": settings.parameters},
     )
