@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cgcnn_ase.active.objectives import ITSELF, Cell, Measured, Objective
@@ -79,18 +80,15 @@ class Evaluator:
             yield self._outcome(point, {key: self._ask(cell) for key, cell in self._missing([point]).items()})
 
     def _side_by_side(self, oracle: BatchOracle, points: "Sequence[Point]") -> "Iterator[Outcome]":
-        from time import monotonic
-
-        start = monotonic()
+        """All cells at once; those that failed again at once, as often as is configured."""
         answers: dict[str, Answer] = {}
-        ready: dict[str, Point] = {}
-        structures: dict[str, Atoms | None] = {}
+        ready: dict[str, tuple[Point, Atoms | None]] = {}
         for key, cell in self._missing(points).items():
             made = self._structure(cell)
             if isinstance(made, Answer):
                 answers[key] = made
             else:
-                ready[key], structures[key] = cell, made
+                ready[key] = (cell, made)
         left = {self.problem.space.key(point): point for point in points}
 
         def complete() -> "Iterator[Outcome]":
@@ -98,23 +96,18 @@ class Evaluator:
                 mine = self._cells(point)
                 if all(cell in answers or cell in self._known for cell in mine):
                     del left[key]
-                    yield self._outcome(point, {cell: answers.pop(cell) for cell in mine if cell in answers})
+                    yield self._outcome(point, {cell: answers[cell] for cell in mine if cell not in self._known})
 
         yield from complete()
-        keys = list(ready)
-        for k, said in oracle.evaluate_many([ready[key] for key in keys], [structures[key] for key in keys]):
-            seconds = monotonic() - start
-            try:
-                if isinstance(said, OracleError):
-                    raise said
-                answers[keys[k]] = Answer(checked(said), "", 1, seconds)
-            except OracleError as error:
-                answers[keys[k]] = Answer(None, str(error), 1, seconds)
-            yield from complete()
-        for key in keys:
-            if key not in answers and key not in self._known:
-                answers[key] = Answer(None, "the oracle ended without an answer", 1, monotonic() - start)
-        yield from complete()
+        for attempt in range(1, self.guard.retries + 2):
+            again: dict[str, tuple[Point, Atoms | None]] = {}
+            for key, answer in _answers(oracle, ready, attempt):
+                if answer.evaluation is None and attempt <= self.guard.retries:
+                    again[key] = ready[key]
+                    continue
+                answers[key] = answer
+                yield from complete()
+            ready = again
 
     def _ask(self, cell: "Point") -> Answer:
         made = self._structure(cell)
@@ -172,3 +165,30 @@ class Evaluator:
                 raise OracleError(said if name == ITSELF else f"the cell it is compared with ({name}): {said}")
             cells[name] = Cell(cell, self.problem.structure(cell), said)
         return objective.value(cells, self.guard.oracle.references)
+
+
+def _answers(
+    oracle: BatchOracle, cells: "Mapping[str, tuple[Point, Atoms | None]]", attempt: int
+) -> Iterator[tuple[str, Answer]]:
+    """What came of each cell, by key, as soon as it is there; the reason where nothing came."""
+    start = monotonic()
+    waiting = list(cells)
+    keys = tuple(waiting)
+    reason = "the oracle ended without an answer"
+    try:
+        for k, said in oracle.evaluate_many([cell for cell, _ in cells.values()], [a for _, a in cells.values()]):
+            waiting.remove(keys[k])
+            yield keys[k], _answer(said, attempt, monotonic() - start)
+    except OracleError as error:
+        reason = str(error)
+    for key in waiting:
+        yield key, Answer(None, reason, attempt, monotonic() - start)
+
+
+def _answer(said: Evaluation | OracleError, attempt: int, seconds: float) -> Answer:
+    try:
+        if isinstance(said, OracleError):
+            raise said
+        return Answer(checked(said), "", attempt, seconds)
+    except OracleError as error:
+        return Answer(None, str(error), attempt, seconds)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cgcnn_ase.active.oracles.oracle import Evaluation, Oracle, OracleError, checked
+from cgcnn_ase.active.oracles.oracle import BatchOracle, Evaluation, Oracle, OracleError, checked
 from cgcnn_ase.workers import Worker, WorkerError
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class GuardedOracle:
     ) -> None:
         if timeout_s is not None and recipe is None:
             raise ValueError("timeout_s: an oracle given as a Python object has no time limit; name one in the file")
+        if timeout_s is not None and isinstance(oracle, BatchOracle):
+            raise ValueError(f"timeout_s: {oracle.name} evaluates several at once, and has time limits of its own")
         self.oracle, self.retries, self.timeout_s = oracle, retries, timeout_s
         self._recipe = recipe
         self._worker = Worker()

@@ -73,9 +73,9 @@ class BatchOracle(Oracle, Protocol):
     def evaluate_many(
         self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
     ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
-        """Yield the place in `points` and what came out, each as soon as it is there, in any order.
+        """Yield the place in `points` and what came out, each once and as soon as it is there, in any order.
 
-        Retries and time limits are the oracle's own affair.
+        Those that failed are asked for again as configured (``retries``); time limits are the oracle's own affair.
         """
 
 
