@@ -206,7 +206,8 @@ def test_folders_that_are_something_else(folder):
 
 def test_measurements_are_told_first(folder):
     (folder / "m.csv").write_text("x,y,value,value_std\n0.3,0.701,0.0001,0.02\n0.9,0.9,0.4,0.02\n0.1,0.5,0.08,\n")
-    result = optimise(settings(labels="m.csv", budget={"evaluations": 8, "initial": 3}), folder / "run", folder=folder)
+    config = settings(labels="m.csv", budget={"evaluations": 8, "initial": 3})
+    result = optimise(config, folder / "run", folder=folder)
     labels = [r for r in result.records if r.status == "label"]
     assert [(r.round, r.values["value"], r.stds) for r in labels] == [
         (0, 0.0001, {"value": 0.02}), (0, 0.4, {"value": 0.02}), (0, 0.08, {}),
@@ -215,18 +216,11 @@ def test_measurements_are_told_first(folder):
     evaluated = [r for r in result.records if r.status != "label"]
     assert len(evaluated) == 8  # they cost no budget
     assert all(r.chosen_by == "ei" for r in evaluated)  # and stand for the initial design
-    again = optimise(
-        settings(labels="m.csv", budget={"evaluations": 8, "initial": 3}), folder / "run", folder=folder, resume=True
-    )
+    again = optimise(config, folder / "run", folder=folder, resume=True)
     assert trace(again) == trace(result)
     (folder / "m.csv").write_text("x,y,value\n0.3,0.7,0.5\n")
     with pytest.raises(ValueError, match="labels_sha256"):
-        optimise(
-            settings(labels="m.csv", budget={"evaluations": 8, "initial": 3}),
-            folder / "run",
-            folder=folder,
-            resume=True,
-        )
+        optimise(config, folder / "run", folder=folder, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +275,7 @@ def test_a_target(folder):
 
 
 class Parallel:
-    """Answers in any order, as jobs on a cluster do."""
+    """Answers in any order, as jobs on a cluster do; every other job is lost when it is tried first."""
 
     name, references = "callable", None
 
@@ -291,30 +285,81 @@ class Parallel:
     def describe(self):
         return {"name": self.name, "what": "a cluster"}
 
-    def evaluate(self, point, atoms):
-        return Evaluation({"value": point["x"]})
+    def evaluate(self, point, atoms):  # noqa: ARG002
+        raise NotImplementedError
 
     def evaluate_many(self, points, structures):
         assert len(points) == len(structures)
         self.asked.append(len(points))
         for k in reversed(range(len(points))):
             x = points[k]["x"]
-            yield k, OracleError("job 7 was killed") if x > 0.8 else Evaluation({"value": (x - 0.3) ** 2})
+            if x > 0.8:
+                yield k, OracleError("job 7 was killed")
+            elif round(20 * x) % 2 or len(self.asked) % 2 == 0:
+                yield k, Evaluation({"value": (x - 0.3) ** 2})
 
 
 def test_side_by_side(folder):
+    config = settings(budget={"evaluations": 12, "initial": 4, "batch": 4})
+    config["oracle"] = config["oracle"] | {"retries": 1}
     oracle = Parallel()
-    result = optimise(
-        settings(budget={"evaluations": 12, "initial": 4, "batch": 4}), folder / "run", folder=folder, oracle=oracle
-    )
-    assert oracle.asked == [4, 4, 4]
+    result = optimise(config, folder / "run", folder=folder, oracle=oracle)
+    assert len(oracle.asked) == 6  # three rounds, and what failed in each once more
+    assert oracle.asked[::2] == [4, 4, 4]
+    assert max(oracle.asked[1::2]) < 4
     assert len(result.records) == 12
     assert {r.reason for r in result.failed} == {"job 7 was killed"}
+    assert all(r.attempts == 1 + (round(20 * r.point["x"]) % 2 == 0 or r.status == "failed") for r in result.records)
     assert result.oracle["what"] == "a cluster"
-    again = optimise(
-        settings(budget={"evaluations": 12, "initial": 4, "batch": 4}),
-        folder / "other",
-        folder=folder,
-        oracle=Parallel(),
-    )
-    assert trace(again) == trace(result)
+    assert trace(optimise(config, folder / "other", folder=folder, oracle=Parallel())) == trace(result)
+
+
+def test_a_cluster_has_its_own_time_limits(folder):
+    config = settings(oracle={"name": "callable", "function": "bowl.py:bowl", "timeout_s": 3})
+    with pytest.raises(ValueError, match="timeout_s"):
+        optimise(config, folder / "run", folder=folder, oracle=Parallel())
+
+
+# cathodes
+
+#: eV/atom
+ELEMENTS = {"Li": -2.0, "Ni": -6.0, "Co": -7.0, "Mn": -9.0, "O": -5.0}
+ADDITIVE = f"""
+calls = []
+
+def energy(point, atoms, binding=0.0):
+    calls.append(point)
+    table = {ELEMENTS}
+    symbols = atoms.get_chemical_symbols()
+    total = sum(table[s] for s in symbols) - binding * symbols.count("Li")
+    return {{"energy": total}}, {{"energy": 0.1}}
+"""
+
+
+@pytest.mark.parametrize("name", ["stability", "formation_energy_per_atom", "voltage"])
+def test_energies_that_add_up(name, folder):
+    """Where every atom has its own energy nothing mixes, nothing forms, and all lithium leaves at one voltage."""
+    (folder / "additive.py").write_text(ADDITIVE)
+    binding = 3.5 if name == "voltage" else 0.0
+    config = {
+        "space": {
+            "host": "LiNiO2",
+            "supercell": [2, 1, 1],
+            "variables": {"ni_content": [0.0, 1.0], "mn_content": [0.0, 1.0], "li_vacancy_ratio": [0.1, 0.5]},
+        },
+        "objectives": name,
+        "oracle": {
+            "name": "callable",
+            "function": "additive.py:energy",
+            "parameters": {"binding": binding},
+            "references": ELEMENTS,
+        },
+        "budget": {"evaluations": 6, "initial": 4},
+    }
+    result = optimise(config, folder / "run", folder=folder)
+    assert [r.reason for r in result.failed] == []
+    (objective,) = result.objectives
+    assert all(r.values[objective.name] == pytest.approx(binding, abs=1e-9) for r in result.records)
+    assert all(r.stds[objective.name] > 0 for r in result.records)
+    cells = [key for r in result.records for key in r.cells]
+    assert len(cells) == len(set(cells))  # none is computed twice
