@@ -149,8 +149,10 @@ def propose(
     found: list[Proposal] = []
     root = [seed] if isinstance(seed, int) else list(seed)
     while len(found) < n and free.any():
-        gains = _gains(belief, aim, costs, seed=[*root, len(pending) + len(found)])
-        index = int(np.argmax(np.where(free, gains, -np.inf)))
+        gains, cost = _gains(belief, aim, costs, seed=[*root, len(pending) + len(found)])
+        left = np.flatnonzero(free)
+        # of equal gains (no improvement is to be expected anywhere) the lowest expected cost decides
+        index = int(left[np.lexsort((cost[left], -gains[left]))[0]])
         std = belief.std(of_structures=aim.of_structures)[index]
         mean = belief.mean[index]
         found.append(
@@ -170,15 +172,15 @@ def _believed(belief: Belief, index: int, aim: Aim) -> Floats:
     return np.array([as_cost(value, goal) for value, goal in zip(belief.mean[index], aim.goals, strict=True)])
 
 
-def _gains(belief: Belief, aim: Aim, costs: Floats, seed: Sequence[int]) -> Floats:
-    """(n,) the acquisition of each point of the pool."""
+def _gains(belief: Belief, aim: Aim, costs: Floats, seed: Sequence[int]) -> tuple[Floats, Floats]:
+    """(n,) the acquisition of each point of the pool, and the cost that is expected there."""
     if aim.acquisition == "information":
         # greedy choice of these sums is greedy growth of the log determinant of the labels' covariance
         parts = []
         for std, noise in zip(belief.epistemic.T, belief.noise.T, strict=True):
             least = _LEAST_NOISE * float(std.mean()) or 1.0
             parts.append(acquire("information", np.zeros_like(std), std, noise=np.maximum(noise, least)))
-        return np.asarray(np.sum(parts, axis=0), dtype=float)
+        return np.sum(parts, axis=0), np.zeros(len(belief.pool))
     rng = np.random.default_rng(seed)
     if aim.acquisition == "thompson":
         drawn = belief.drawn(int(rng.integers(2**31)))
@@ -190,11 +192,14 @@ def _gains(belief: Belief, aim: Aim, costs: Floats, seed: Sequence[int]) -> Floa
         spread = belief.std(of_structures=aim.of_structures)
         moments = [cost_moments(m, s, g) for m, s, g in zip(belief.mean.T, spread.T, aim.goals, strict=True)]
         mean, std = (np.stack(columns, axis=1) for columns in zip(*moments, strict=True))
-    if mean.shape[1] == 1:
-        return acquire(aim.acquisition, mean[:, 0], std[:, 0], kappa=aim.kappa, best=float(costs.min()))
-    weights = random_weights(mean.shape[1], rng)
-    ideal, nadir = costs.min(axis=0), costs.max(axis=0)
-    half = rng.standard_normal((_DRAWS // 2, mean.shape[1]))
-    draws = [scalarise(mean + std * z, weights, ideal, nadir) for z in (*half, *-half)]
-    best = float(scalarise(costs, weights, ideal, nadir).min())
-    return acquire(aim.acquisition, np.mean(draws, axis=0), np.std(draws, axis=0), kappa=aim.kappa, best=best)
+    best = costs.min(axis=0)
+    if mean.shape[1] > 1:
+        # the lowest cost may be still to come: below it the Chebyshev function would turn its weights round
+        ideal, nadir = np.minimum(costs.min(axis=0), mean.min(axis=0)), costs.max(axis=0)
+        weights = random_weights(mean.shape[1], rng)
+        half = rng.standard_normal((_DRAWS // 2, mean.shape[1]))
+        draws = [scalarise(mean + std * z, weights, ideal, nadir) for z in (*half, *-half)]
+        mean, std = np.mean(draws, axis=0)[:, None], np.std(draws, axis=0)[:, None]
+        best = scalarise(costs, weights, ideal, nadir).min(keepdims=True)
+    gains = acquire(aim.acquisition, mean[:, 0], std[:, 0], kappa=aim.kappa, best=float(best[0]))
+    return gains, mean[:, 0]

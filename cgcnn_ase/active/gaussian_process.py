@@ -13,11 +13,16 @@ from cgcnn_ase.active.surrogate import Estimate
 
 if TYPE_CHECKING:
     from skopt.learning import GaussianProcessRegressor
+    from skopt.learning.gaussian_process.kernels import Kernel
 
 Floats = npt.NDArray[np.float64]
 
 #: labels below which the length scales stay as they start
 _FEW = 4
+#: labels by which the kernel's parameters are found; of more, so many at random
+_MANY = 120
+#: labels beyond which one start finds them: their likelihood has one clear maximum
+_CLEAR = 50
 #: of a hyperparameter's search; it has converged or is lost
 _STEPS = 60
 #: random Fourier features of a sample
@@ -31,14 +36,14 @@ _AMPLITUDE, _LENGTH, _NOISE = (0.05, 20.0), (0.05, 20.0), (1e-5, 1.0)
 class GaussianProcess:
     """scikit-optimize's regressor with a Matern 5/2 kernel, one length scale a feature, and white noise.
 
-    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood, from one start and a
-    few random ones by the seed. The white noise is what points of equal or near features differ by: the ordering of the
-    metals, and the error of a label beyond its error bar.
+    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood (of at most 120
+    labels, drawn by the seed), from one start and, of few labels, some random ones. The white noise is what points of
+    equal or near features differ by: the ordering of the metals, and the error of a label beyond its error bar.
 
     Parameters
     ----------
     n_restarts
-        Random starts of the search for the kernel's parameters.
+        Random starts of the search for the kernel's parameters, of up to 50 labels.
 
     Raises
     ------
@@ -56,11 +61,22 @@ class GaussianProcess:
         self._mean = float(np.mean(values))
         self._scale = float(np.std(values)) or 1.0
         errors = np.zeros(len(values)) if noise is None else noise / self._scale
-        search = _search if len(values) >= _FEW else None
-        model = _regressor(pool.features.shape[1], errors**2 + _JITTER, search, self.n_restarts, seed)
+        targets, alpha = (values - self._mean) / self._scale, errors**2 + _JITTER
+        model = _regressor(pool.features.shape[1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a length scale at its bound is a feature without influence: no concern
-            model.fit(pool.features, (values - self._mean) / self._scale)
+            if len(values) >= _FEW:
+                some = np.random.default_rng(seed).permutation(len(values))[:_MANY]
+                model.set_params(
+                    alpha=alpha[some],
+                    optimizer=_search,
+                    n_restarts_optimizer=self.n_restarts if len(values) <= _CLEAR else 0,
+                    random_state=seed,
+                )
+                model.fit(pool.features[some], targets[some])
+                model.set_params(kernel=_found(model), optimizer=None, n_restarts_optimizer=0)
+            model.set_params(alpha=alpha)
+            model.fit(pool.features, targets)
         self._model: GaussianProcessRegressor = model
         self._last = None
 
@@ -132,9 +148,7 @@ class GaussianProcess:
         return cross, solve_triangular(self._model.L_, cross.T, lower=True, check_finite=False)
 
 
-def _regressor(
-    dimension: int, alpha: Floats, search: "Callable[..., tuple[Floats, float]] | None", n_restarts: int, seed: int
-) -> "GaussianProcessRegressor":
+def _regressor(dimension: int) -> "GaussianProcessRegressor":
     try:
         from skopt.learning import GaussianProcessRegressor
         from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -142,14 +156,12 @@ def _regressor(
         raise ImportError(MISSING) from error
 
     smooth = ConstantKernel(1.0, _AMPLITUDE) * Matern(np.full(dimension, 0.5), _LENGTH, nu=2.5)
-    return GaussianProcessRegressor(
-        smooth + WhiteKernel(0.05, _NOISE),
-        alpha=alpha,
-        optimizer=search,
-        n_restarts_optimizer=n_restarts if search else 0,
-        random_state=seed,
-        noise="gaussian",
-    )
+    return GaussianProcessRegressor(smooth + WhiteKernel(0.05, _NOISE), optimizer=None, noise="gaussian")
+
+
+def _found(model: "GaussianProcessRegressor") -> "Kernel":
+    """The kernel that was found, with the noise that scikit-optimize sets to 0 for predictions."""
+    return model.kernel_.clone_with_theta(model.kernel_.theta).set_params(k2__noise_level=model.noise_)
 
 
 def _search(objective: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats) -> tuple[Floats, float]:

@@ -25,7 +25,7 @@ _DISTANCE = 0.2
 
 
 class Network:
-    """A calibrated model of the zoo, or of the user.
+    """A model of the zoo, or of the user, that says how sure it is.
 
     Its predictions differ from the labels by the mean of what they differ by where both are known: another functional
     or other references shift all energies alike. A candidate is predicted once and never again.
@@ -33,7 +33,7 @@ class Network:
     Parameters
     ----------
     model
-        A pretrained name, a model folder or a loaded model with a calibrated std.
+        A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
     structure
         Makes the structure of a point.
 
@@ -85,7 +85,7 @@ class Network:
         Raises
         ------
         ValueError
-            If a structure cannot be predicted, or the model has no calibrated std.
+            If a structure cannot be predicted, or the model gives no std.
         """
         missing = {key: point for key, point in zip(pool.keys, pool.points, strict=True) if key not in self._known}
         if missing:
@@ -99,7 +99,7 @@ class Network:
             if prediction.error is not None or prediction.value is None:
                 raise ValueError(f"{key}: {prediction.error}")
             if prediction.std is None:
-                raise ValueError(f"the model {prediction.model!r} is not calibrated: without a std it is no surrogate")
+                raise ValueError(f"the model {prediction.model!r} gives no std: a surrogate must say how sure it is")
             yield prediction.value, prediction.std
 
 

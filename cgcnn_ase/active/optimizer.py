@@ -11,14 +11,18 @@ from cgcnn_ase.active.batch import Aim, Proposal, propose
 from cgcnn_ase.active.goals import Wanted, check_wanted
 from cgcnn_ase.active.initial import Initial, initial_points
 from cgcnn_ase.active.labels import Labels
+from cgcnn_ase.active.neighbors import neighbors
 from cgcnn_ase.active.pareto import costs_of, pareto_front
 from cgcnn_ase.active.pool import Pool
 from cgcnn_ase.active.space import SearchSpace
 from cgcnn_ase.active.surrogate import Surrogate
-from cgcnn_ase.active.surrogates import make_surrogate
+from cgcnn_ase.active.surrogates import SurrogateName, make_surrogate
 from cgcnn_ase.active.variables import Point, Value
 
 Floats = npt.NDArray[np.float64]
+
+#: a surrogate by its name, one, or one for each objective
+Given = SurrogateName | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 #: labels that a surrogate needs
 _FEWEST = 2
@@ -78,12 +82,12 @@ class Optimizer:
     def __init__(
         self,
         space: SearchSpace,
-        surrogate: str | Surrogate | Sequence[Surrogate] = "gp",
+        surrogate: Given = "gp",
         acquisition: Acquisition = "ei",
         goals: Sequence[Wanted] = ("min",),
         *,
         seed: int = 0,
-        n_initial: int = 10,
+        n_initial: int = 8,
         initial: Initial = "sobol",
         candidates: Sequence[Mapping[str, Value]] | None = None,
         n_candidates: int = 10_000,
@@ -249,7 +253,7 @@ class Optimizer:
             near = {
                 self.space.key(point): point
                 for i in best
-                for point in self.space.neighbors(self.space.snap(self.labels.pool.points[i]))
+                for point in neighbors(self.space, self.space.snap(self.labels.pool.points[i]))
             }
             pool = pool + Pool.of(self.space, [point for key, point in near.items() if key not in pool.index])
         return pool + Pool.of(self.space, [point for key, point in self._pending.items() if key not in pool.index])
@@ -263,10 +267,10 @@ class Optimizer:
         return values
 
 
-def _surrogates(given: str | Surrogate | Sequence[Surrogate], n_goals: int) -> tuple[Surrogate, ...]:
+def _surrogates(given: Given, n_goals: int) -> tuple[Surrogate, ...]:
     if isinstance(given, str):
-        return tuple(make_surrogate(given) for _ in range(n_goals))  # type: ignore[arg-type]
-    several: tuple[Surrogate, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
+        return tuple(make_surrogate(given) for _ in range(n_goals))
+    several = tuple(given) if isinstance(given, list | tuple) else (given,)
     if len(several) != n_goals:
         raise ValueError(f"{len(several)} surrogates and {n_goals} goals; needed is one surrogate for each goal")
     return several

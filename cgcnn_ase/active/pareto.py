@@ -90,7 +90,7 @@ def scalarise(costs: npt.ArrayLike, weights: npt.ArrayLike, ideal: npt.ArrayLike
     weights
         (m,) as :func:`random_weights` gives them.
     ideal, nadir
-        (m,) the costs that become 0 and 1: the lowest and the highest known.
+        (m,) the costs that become 0 and 1: the lowest that is known or expected, and the highest known.
     """
     low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
     scaled = (

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.active.simplex import Simplex
-from cgcnn_ase.active.variables import NONE, Point, Value, Variable
+from cgcnn_ase.active.variables import NONE, Point, Value, Variable, as_number
 
 if TYPE_CHECKING:
     from skopt.space import Dimension
@@ -70,10 +70,11 @@ class SearchSpace:
         by_name = {variable.name: variable for variable in self.variables}
         if unknown := [name for name in self.sum_to_one if name not in by_name]:
             raise ValueError(f"sum_to_one: unknown {', '.join(unknown)}; the variables are {', '.join(self.names)}")
-        self._shares = tuple(by_name[name] for name in self.sum_to_one)
-        self._labels = {v.of: v for v in self.variables if v.of is not None}
-        inside = {*self.sum_to_one, *(v.name for v in self._labels.values())}
-        self._alone = tuple(v for v in self.variables if v.name not in inside)
+        #: the shares that add up to 1, the variables that name them (by the share), and those that stand alone
+        self.shares = tuple(by_name[name] for name in self.sum_to_one)
+        self.labels = {v.of: v for v in self.variables if v.of is not None}
+        inside = {*self.sum_to_one, *(v.name for v in self.labels.values())}
+        self.alone = tuple(v for v in self.variables if v.name not in inside)
         self._check_shares()
 
     @classmethod
@@ -110,7 +111,7 @@ class SearchSpace:
     @cached_property
     def count(self) -> int | None:
         """How many points there are; None where a variable can be any number in a range."""
-        counts = [self._simplex.count, *(v.count for v in self._alone)]
+        counts = [self._simplex.count, *(v.count for v in self.alone)]
         known = [n for n in counts if n is not None]
         return prod(known) if len(known) == len(counts) else None
 
@@ -129,11 +130,11 @@ class SearchSpace:
         if not 0 <= index < len(self):
             raise IndexError(f"point {index}: there are {len(self)}")
         found: Point = {}
-        for variable in reversed(self._alone):
+        for variable in reversed(self.alone):
             assert variable.count is not None
             index, k = divmod(index, variable.count)
             found[variable.name] = variable.value(k)
-        return self._ordered(found | self._named(self._simplex[index]))
+        return self.ordered(found | self._named(self._simplex[index]))
 
     def candidates(self) -> list[Point]:
         """All points.
@@ -176,7 +177,7 @@ class SearchSpace:
     @property
     def n_unit(self) -> int:
         """How many coordinates of the unit cube a point is made from."""
-        return len(self._shares) + len(self._alone)
+        return len(self.shares) + len(self.alone)
 
     def from_unit(self, coordinates: npt.ArrayLike) -> list[Point]:
         """Points from (n, n_unit) coordinates between 0 and 1: of uniform coordinates all points are equally frequent.
@@ -184,11 +185,11 @@ class SearchSpace:
         What samplers of the unit cube give (Sobol, Latin hypercube, a grid) so becomes realisable points.
         """
         rows = np.asarray(coordinates, dtype=float).tolist()
-        n = len(self._shares)
+        n = len(self.shares)
         return [
-            self._ordered(
+            self.ordered(
                 self._named(self._simplex.from_unit(row[:n]))
-                | {v.name: v.from_unit(u) for v, u in zip(self._alone, row[n:], strict=True)}
+                | {v.name: v.from_unit(u) for v, u in zip(self.alone, row[n:], strict=True)}
             )
             for row in rows
         ]
@@ -203,13 +204,13 @@ class SearchSpace:
         """
         if set(point) != set(self.names):
             raise ValueError(f"point of {', '.join(point) or 'nothing'}; the variables are {', '.join(self.names)}")
-        found: Point = {v.name: v.snap(point[v.name]) for v in self._alone}
-        amounts = [_as_float(v.name, point[v.name]) * v.sites for v in self._shares]
-        for share, k in zip(self._shares, self._simplex.nearest(amounts), strict=True):
+        found: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
+        amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
+        for share, k in zip(self.shares, self._simplex.nearest(amounts), strict=True):
             found[share.name] = k / share.sites
-            if (label := self._labels.get(share.name)) is not None:
+            if (label := self.labels.get(share.name)) is not None:
                 found[label.name] = label.snap(point[label.name]) if k else NONE
-        return self._ordered(found)
+        return self.ordered(found)
 
     def key(self, point: Mapping[str, Value]) -> str:
         """One name for each point, the same in every run: its values by the names of the variables in order.
@@ -243,26 +244,6 @@ class SearchSpace:
                 columns.append(self._scaled(variable.name, points))
         return np.stack(columns, axis=1) if columns else np.zeros((len(points), 1))
 
-    def neighbors(self, point: Mapping[str, Value]) -> list[Point]:
-        """Points one step away: one atom exchanged for another kind, or the next value of one other variable."""
-        found: dict[str, Point] = {}
-        for variable in self._alone:
-            for value in _steps(variable, point[variable.name]):
-                found.setdefault(self.key(near := {**point, variable.name: value}), near)
-        counts = {v.name: round(_as_float(v.name, point[v.name]) * v.sites) for v in self._shares}
-        for more in self._shares:
-            for less in self._shares:
-                if more is less or counts[more.name] >= more.whole[1] or counts[less.name] <= less.whole[0]:
-                    continue
-                near = {
-                    **point,
-                    more.name: (counts[more.name] + 1) / more.sites,
-                    less.name: (counts[less.name] - 1) / less.sites,
-                }
-                for each in self._relabelled(near):
-                    found.setdefault(self.key(each), each)
-        return [self._ordered(near) for near in found.values()]
-
     @property
     def dimensions(self) -> "list[Dimension]":
         """The variables as scikit-optimize's dimensions, each by itself.
@@ -280,17 +261,17 @@ class SearchSpace:
 
     @cached_property
     def _simplex(self) -> Simplex:
-        bounds = [v.whole for v in self._shares]
-        labels = tuple(len(self._labels[v.name].categories) if v.name in self._labels else 1 for v in self._shares)
-        total = self._shares[0].sites if self._shares else 0
+        bounds = [v.whole for v in self.shares]
+        labels = tuple(len(self.labels[v.name].categories) if v.name in self.labels else 1 for v in self.shares)
+        total = self.shares[0].sites if self.shares else 0
         return Simplex(tuple(low for low, _ in bounds), tuple(high for _, high in bounds), total, labels)
 
     @cached_property
     def _limits(self) -> dict[str, tuple[float, float]]:
         """The lowest and highest value that each number can have."""
-        limits = {v.name: (v.low, v.high) for v in self._alone}
-        limits |= {v.name: (v.whole[0] / v.sites, v.whole[1] / v.sites) for v in self._alone if v.kind == "share"}
-        for share, (low, high) in zip(self._shares, self._simplex.reachable(), strict=True):
+        limits = {v.name: (v.low, v.high) for v in self.alone}
+        limits |= {v.name: (v.whole[0] / v.sites, v.whole[1] / v.sites) for v in self.alone if v.kind == "share"}
+        for share, (low, high) in zip(self.shares, self._simplex.reachable(), strict=True):
             limits[share.name] = (low / share.sites, high / share.sites)
         return limits
 
@@ -301,62 +282,35 @@ class SearchSpace:
 
     def _named(self, parts: Sequence[tuple[int, int]]) -> Point:
         found: Point = {}
-        for share, (k, label) in zip(self._shares, parts, strict=True):
+        for share, (k, label) in zip(self.shares, parts, strict=True):
             found[share.name] = k / share.sites
-            if (names := self._labels.get(share.name)) is not None:
+            if (names := self.labels.get(share.name)) is not None:
                 found[names.name] = names.categories[label] if k else NONE
         return found
 
-    def _relabelled(self, point: Point) -> list[Point]:
-        """A point with every name that its shares can have, where they had none before or have none now."""
-        found = [point]
-        for share, label in self._labels.items():
-            if not point[str(share)]:
-                found = [{**each, label.name: NONE} for each in found]
-            elif point[label.name] == NONE:
-                found = [{**each, label.name: name} for each in found for name in label.categories]
-        return found
-
-    def _ordered(self, point: Mapping[str, Value]) -> Point:
+    def ordered(self, point: Mapping[str, Value]) -> Point:
+        """The same point with its variables in the order of the space."""
         return {name: point[name] for name in self.names}
 
     def _continuous(self) -> str:
-        return ", ".join(v.name for v in self._alone if v.count is None)
+        return ", ".join(v.name for v in self.alone if v.count is None)
 
     def _check_shares(self) -> None:
-        if others := [f"{v.name} of {v.of}" for v in self._labels.values() if v.of not in self.sum_to_one]:
+        if others := [f"{v.name} of {v.of}" for v in self.labels.values() if v.of not in self.sum_to_one]:
             raise ValueError(f"{', '.join(others)}: names can be of a share in sum_to_one only")
-        if not self._shares:
+        if not self.shares:
             return
-        if wrong := [v.name for v in self._shares if v.kind != "share"]:
+        if wrong := [v.name for v in self.shares if v.kind != "share"]:
             raise ValueError(f"sum_to_one: {', '.join(wrong)} must have low, high and sites")
-        if len(sites := {v.sites for v in self._shares}) > 1:
+        if len(sites := {v.sites for v in self.shares}) > 1:
             raise ValueError(f"sum_to_one: the shares must be of the same number of sites, not {sorted(sites)}")
-        if (lowest := sum(v.low for v in self._shares)) > 1 + 1e-9:
+        if (lowest := sum(v.low for v in self.shares)) > 1 + 1e-9:
             raise ValueError(f"sum_to_one: the lower bounds add up to {lowest:g}, more than 1")
-        if (highest := sum(v.high for v in self._shares)) < 1 - 1e-9:
+        if (highest := sum(v.high for v in self.shares)) < 1 - 1e-9:
             raise ValueError(f"sum_to_one: the upper bounds add up to {highest:g}, less than 1")
         if not self._simplex.count:
             (n,) = sites
             raise ValueError(f"sum_to_one: no whole numbers of {n} sites within the bounds add up to 1")
-
-
-def _steps(variable: Variable, value: Value) -> list[Value]:
-    """The next values of a variable."""
-    if variable.kind == "category":
-        return [name for name in variable.categories if name != value]
-    number = _as_float(variable.name, value)
-    step = 1 / variable.sites if variable.sites else 1.0
-    if variable.kind == "real":
-        step = (variable.high - variable.low) / 50
-    snapped = [variable.snap(number + step), variable.snap(number - step)]
-    return [near for near in snapped if near != value]
-
-
-def _as_float(name: str, value: Value) -> float:
-    if isinstance(value, str):
-        raise ValueError(f"{name}: must be a number, not {value!r}")
-    return float(value)
 
 
 def _word(value: Value) -> str:

@@ -161,12 +161,23 @@ class Variable:
             if value not in self.categories:
                 raise ValueError(f"{self.name} {value!r}; allowed: {', '.join(self.categories)}")
             return value
-        number = _number(self.name, "value", value)
+        number = as_number(self.name, value)
         if self.kind == "real":
             return min(max(number, self.low), self.high)
         first, last = self.whole
         k = min(max(round(number * (self.sites or 1)), first), last)
         return k / self.sites if self.kind == "share" else k
+
+
+def as_number(name: str, value: Value) -> float:
+    """The value of a variable that must be a number.
+
+    Raises
+    ------
+    ValueError
+        If it is a name, or not finite.
+    """
+    return _number(name, "value", value)
 
 
 def _number(name: str, what: str, value: Any) -> float:
