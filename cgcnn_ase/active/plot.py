@@ -28,11 +28,12 @@ def convergence_plot(result: OptimisationResult) -> "Figure":
     if not result.known:
         raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
     figure, panels = new_figure(len(result.objectives))
-    if len(panels) == 1:
-        figure.set_size_inches(6.4, 4.2)
+    figure.set_size_inches(max(6.4, 4.2 * len(panels)), 4.8)
     for axes, objective in zip(panels, result.objectives, strict=True):
         _convergence(axes, result, objective)
-    figure.suptitle(f"values: {result.oracle['what']}", fontsize=11)
+    _title(figure, result)
+    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure
 
 
@@ -49,6 +50,7 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
     if not result.known:
         raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
     figure, (axes,) = new_figure(1)
+    figure.set_size_inches(6.0, 4.2)
     first, second = result.objectives[:2]
     front = sorted(result.front, key=lambda record: record.values[first.name])
     on_front = {record.index for record in front}
@@ -65,14 +67,13 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
             )  # fmt: skip
     if len(result.objectives) == 2 and all(o.goal != "target" for o in result.objectives):
         corners = values(front, (first, second))
-        # from one point of the front to the next: first the value that gets worse
-        alike = first.goal == second.goal
-        where: Literal["pre", "post"] = "post" if alike == (first.goal == "min") else "pre"
+        # what the front is better than: right of a point where the first value is to be low, left where high
+        where: Literal["pre", "post"] = "post" if first.goal == "min" else "pre"
         axes.step(corners[:, 0], corners[:, 1], where=where, color=BLUE, linewidth=1)
     axes.set_xlabel(_label(first))
     axes.set_ylabel(_label(second))
     axes.legend(frameon=False, fontsize=10)
-    axes.set_title(f"values: {result.oracle['what']}", fontsize=10, wrap=True)
+    _title(figure, result)
     return figure
 
 
@@ -138,7 +139,11 @@ def _convergence(axes: "Axes", result: OptimisationResult, objective: "Objective
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("evaluations")
     axes.set_ylabel(_label(objective))
-    axes.legend(frameon=False, fontsize=9)
+
+
+def _title(figure: "Figure", result: OptimisationResult) -> None:
+    """Who said so."""
+    figure.suptitle(f"values: {result.oracle['what']}", fontsize=11)
 
 
 def _label(objective: "Objective") -> str:

@@ -285,7 +285,7 @@ class Parallel:
     def describe(self):
         return {"name": self.name, "what": "a cluster"}
 
-    def evaluate(self, point, atoms):  # noqa: ARG002
+    def evaluate(self, point, atoms):
         raise NotImplementedError
 
     def evaluate_many(self, points, structures):
