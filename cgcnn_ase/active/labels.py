@@ -65,8 +65,8 @@ class Labels:
         errors = np.zeros_like(table) if noise is None else self._table(noise, len(points), "error bars")
         if (errors < 0).any():
             raise ValueError(f"an error bar is negative: {errors.min()}")
-        keys = [self._key(point) for point in points]
-        lost = [self._key(point) for point in failed]
+        keys = [self._space.checked_key(point) for point in points]
+        lost = [self._space.checked_key(point) for point in failed]
         rows = zip(keys, map(tuple, table.tolist()), map(tuple, errors.tolist()), map(dict, points), strict=True)
         self._rows = sorted([*self._rows, *rows], key=lambda row: row[:3])
         self.failed |= set(lost)
@@ -84,10 +84,3 @@ class Labels:
         if not np.isfinite(table).all():
             raise ValueError(f"the {what} are not all finite numbers; a point without a value is told as failed")
         return table
-
-    def _key(self, point: Mapping[str, Value]) -> str:
-        if set(point) != set(self._space.names):
-            raise ValueError(
-                f"point of {', '.join(point) or 'nothing'}; the variables are {', '.join(self._space.names)}"
-            )
-        return self._space.key(point)

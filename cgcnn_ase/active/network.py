@@ -36,6 +36,8 @@ class Network:
         A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
     structure
         Makes the structure of a point.
+    progress
+        Whether to show a progress bar on stderr while candidates are predicted.
 
     Raises
     ------
@@ -43,11 +45,17 @@ class Network:
         If the model cannot be loaded.
     """
 
-    def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
+    def __init__(
+        self,
+        model: "str | Path | CrystalModel",
+        structure: "Callable[[Point], Atoms]",
+        *,
+        progress: bool = False,
+    ) -> None:
         from cgcnn_ase.prediction import Predictor
 
         self._predictor = Predictor(model, workers=1)
-        self._structure = structure
+        self._structure, self._progress = structure, progress
         self._known: dict[str, tuple[float, float]] = {}
         self.offset = 0.0  #: by how much the labels are above the model, in their unit
 
@@ -94,8 +102,18 @@ class Network:
         return found[:, 0], found[:, 1]
 
     def _said(self, points: Sequence[tuple[str, Point]]) -> Iterator[tuple[float, float]]:
+        from rich.console import Console
+        from rich.progress import track
+
         structures = (self._structure(point) for _, point in points)
-        for (key, _), prediction in zip(points, self._predictor.stream(structures), strict=True):
+        predictions = track(
+            self._predictor.stream(structures),
+            description="Predicting candidates",
+            total=len(points),
+            console=Console(stderr=True),
+            disable=not self._progress,
+        )
+        for (key, _), prediction in zip(points, predictions, strict=True):
             if prediction.error is not None or prediction.value is None:
                 raise ValueError(f"{key}: {prediction.error}")
             if prediction.std is None:

@@ -108,12 +108,12 @@ class Optimizer:
         self._pending: dict[str, Point] = {}
         self._listed = candidates is not None or (space.count is not None and space.count <= n_candidates)
         if candidates is not None:
-            points: Sequence[Mapping[str, Value]] = list(candidates)
+            points = list({space.checked_key(point): dict(point) for point in candidates}.values())
         else:
             points = space.candidates() if self._listed else space.sample(n_candidates, [seed, 1])
         self._candidates = Pool.of(space, points)
         self._design = _design(space, self._candidates if candidates is not None else None, n_initial, initial, seed)
-        self._fitted = -1
+        self._fitted = 0  # so many labels the surrogates know
 
     @property
     def pending(self) -> list[Point]:
@@ -237,11 +237,11 @@ class Optimizer:
 
     def _fit(self) -> None:
         """Fit the surrogates, unless they are."""
-        if self._fitted == self.labels.n_told:
+        if self._fitted == len(self.labels):
             return
         for k, surrogate in enumerate(self.surrogates):
             surrogate.fit(self.labels.pool, self.labels.values[:, k], self.labels.noise(k), seed=self.seed)
-        self._fitted = self.labels.n_told
+        self._fitted = len(self.labels)
 
     def _pool(self) -> Pool:
         """The candidates, and pending points that are none."""
@@ -259,11 +259,12 @@ class Optimizer:
         return pool + Pool.of(self.space, [point for key, point in self._pending.items() if key not in pool.index])
 
     def _known(self) -> Floats:
-        """(t, m) the values that proposals are to improve on: those told, or what is believed of them if noisy."""
-        values = self.labels.values.copy()
+        """(t, m) the values to improve on: those told, or where they have error bars what is believed of them."""
+        values = self.labels.values
         for k, surrogate in enumerate(self.surrogates):
-            if self.labels.noise(k) is not None:
-                values[:, k] = surrogate.predict(self.labels.pool).mean
+            noise = self.labels.noise(k)
+            if noise is not None:
+                values[:, k] = np.where(noise > 0, surrogate.predict(self.labels.pool).mean, values[:, k])
         return values
 
 

@@ -202,8 +202,7 @@ class SearchSpace:
         ValueError
             If a variable is missing or unknown, or a name is not among the categories.
         """
-        if set(point) != set(self.names):
-            raise ValueError(f"point of {', '.join(point) or 'nothing'}; the variables are {', '.join(self.names)}")
+        self.checked_key(point)
         found: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
         for share, k in zip(self.shares, self._simplex.nearest(amounts), strict=True):
@@ -220,6 +219,24 @@ class SearchSpace:
         'ordering_seed=2,x=0.333333333'
         """
         return ",".join(f"{name}={_word(point[name])}" for name in sorted(self.names))
+
+    def checked_key(self, point: Mapping[str, Value]) -> str:
+        """The :meth:`key` of a point from elsewhere, which need not be realisable.
+
+        Raises
+        ------
+        ValueError
+            If a variable is missing or unknown, a number not finite, or a name not among the categories.
+        """
+        if set(point) != set(self.names):
+            raise ValueError(f"point of {', '.join(point) or 'nothing'}; the variables are {', '.join(self.names)}")
+        for variable in self.variables:
+            value = point[variable.name]
+            if variable.kind != "category":
+                as_number(variable.name, value)
+            elif not (value == NONE and variable.of is not None and not point[variable.of]):
+                variable.snap(value)
+        return self.key(point)
 
     def features(self, points: Sequence[Mapping[str, Value]]) -> Floats:
         """Points as numbers between 0 and 1, for a Gaussian process.

@@ -20,6 +20,7 @@ def make_surrogate(
     *,
     model: "str | Path | CrystalModel | None" = None,
     structure: "Callable[[Point], Atoms] | None" = None,
+    progress: bool = False,
 ) -> Surrogate:
     """The surrogate of one objective.
 
@@ -32,6 +33,8 @@ def make_surrogate(
         Of ``network`` and ``stacked``: what predicts the objective.
     structure
         Of ``network`` and ``stacked``: makes the structure of a point.
+    progress
+        Of these: whether to show a progress bar while they predict candidates.
 
     Raises
     ------
@@ -48,5 +51,5 @@ def make_surrogate(
         raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
     from cgcnn_ase.active.network import Network, Stacked
 
-    network = Network(model, structure)
+    network = Network(model, structure, progress=progress)
     return network if name == "network" else Stacked(network)

@@ -60,10 +60,10 @@ def test_the_posterior_is_that_of_scikit_learn(fitted, labelled, others):
 
 def test_samples_have_the_posterior_mean_and_covariance(fitted, others):
     few = others.take(range(12))
-    draws = np.array([fitted.sample(few, seed) for seed in range(3000)])
+    draws = np.array([fitted.sample(few, seed) for seed in range(1500)])
     said, expected = fitted.predict(few), fitted.covariance(few, few)
-    np.testing.assert_allclose(draws.mean(axis=0), said.mean, atol=4 * said.epistemic.max() / np.sqrt(3000) + 0.005)
-    np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.15 * expected.max())
+    np.testing.assert_allclose(draws.mean(axis=0), said.mean, atol=4 * said.epistemic.max() / np.sqrt(1500) + 0.005)
+    np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.2 * expected.max())
     np.testing.assert_array_equal(fitted.sample(few, 7), draws[7])
 
 

@@ -113,6 +113,30 @@ def test_only_candidates_are_asked_for():
     assert {SPACE.key(point) for point in found} == {SPACE.key(point) for point in rows}
 
 
+def test_a_candidate_that_is_there_twice_is_asked_for_once():
+    rows = SPACE.sample(4, 0)
+    optimizer = Optimizer(SPACE, n_initial=2, candidates=rows + rows)
+    optimizer.tell(rows[:2], [0.0, 1.0])
+    assert len(optimizer.ask(8)) == 2
+
+
+def test_a_lucky_label_with_a_large_error_bar_is_not_what_is_to_be_improved_on():
+    points = SPACE.sample(20, 0)
+    values = np.array([energy(point) for point in points])
+    noise = np.zeros(20)
+    values[3], noise[3] = values.min() - 5, 3.0
+    lowest = []
+    for told in (noise, None):
+        optimizer = Optimizer(SPACE, n_initial=0)
+        optimizer.tell(points, values, told)
+        optimizer.ask()
+        known = optimizer._known()[:, 0]
+        lowest.append(known.min())
+    assert lowest[1] == values[3]
+    assert lowest[0] > values[3] + 4
+    assert set(np.delete(values, 3)) <= set(known)
+
+
 def test_labels_told_first_stand_for_initial_points():
     optimizer = Optimizer(SPACE, n_initial=6, seed=0)
     known = SPACE.sample(6, 3)
@@ -140,8 +164,8 @@ def test_a_space_too_large_to_list_is_searched_near_the_best():
     def cost(point):
         return float(((np.array([point[name] for name in shares]) - target) ** 2).sum())
 
-    optimizer = Optimizer(space, n_initial=8, n_candidates=300, seed=0)
-    for _ in range(40):
+    optimizer = Optimizer(space, n_initial=8, n_candidates=200, seed=0)
+    for _ in range(25):
         points = optimizer.ask()
         optimizer.tell(points, [cost(point) for point in points])
     drawn = min(cost(point) for point in optimizer._candidates.points)
@@ -190,6 +214,12 @@ def test_refused(options, words):
     ("points", "values", "noise", "words"),
     [
         ([{"ni_content": 1.0}], [0.0], None, "point of ni_content; the variables are li_vacancy_ratio"),
+        (
+            [SPACE.point(0) | {"ni_content": "high"}],
+            [0.0],
+            None,
+            "ni_content: value must be a finite number, not 'high'",
+        ),
         ([SPACE.point(0)], [[0.0, 1.0]], None, r"values of shape \(1, 2\); 1 points of 1 objectives need \(1, 1\)"),
         ([SPACE.point(0)], [float("inf")], None, "the values are not all finite"),
         ([SPACE.point(0)], [0.0], [-1.0], "an error bar is negative: -1.0"),

@@ -201,3 +201,10 @@ def test_points_of_other_variables_are_refused(space):
         space.snap({"ni_content": 0.8})
     with pytest.raises(ValueError, match="dopant 'Fe'; allowed: Mg, Ti, Zr"):
         space.snap(space.point(0) | {"dopant_content": 2 / 6, "ni_content": 0.5, "dopant": "Fe"})
+    for bad, words in (
+        ({"dopant": "none"}, "dopant 'none'; allowed"),
+        ({"ni_content": np.inf}, "must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            space.checked_key(space.point(0) | {"dopant_content": 0.1} | bad)
+    assert space.checked_key(space.point(0)) == space.key(space.point(0))
