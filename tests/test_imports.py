@@ -33,7 +33,7 @@ except SystemExit as end:
 """
 
 
-COMMANDS = ("predict", "train", "evaluate", "explain", "defects", "cathode", "screen", "voltage")
+COMMANDS = ("predict", "train", "evaluate", "explain", "defects", "cathode", "screen", "voltage", "optimize")
 
 
 @pytest.mark.parametrize("arguments", ['["--help"]', *(f'["{name}", "--help"]' for name in COMMANDS)])

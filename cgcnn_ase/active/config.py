@@ -103,7 +103,7 @@ class BudgetSettings(Settings):
     """How much is spent."""
 
     evaluations: Count  #: points, those that fail too; labels that were given cost nothing
-    initial: Count = 10  #: of them before the surrogate decides
+    initial: Count = 8  #: of them before the surrogate decides
     batch: Count = 1  #: points a round
     design: Initial = "sobol"  #: how the initial points are spread
 
@@ -146,11 +146,10 @@ class OptimisationConfig(Settings):
         return self
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
-        """Plain values, complete, with the sha256 of the files that are read: two equal ones are the same run."""
+        """Plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
         found = self.model_dump(mode="json")
-        for place, name in (("labels", self.labels), ("oracle", (self.oracle.model_extra or {}).get("file"))):
-            if isinstance(name, str):
-                found[f"{place}_sha256"] = sha256((folder / name).read_bytes()).hexdigest()
+        if self.labels is not None:
+            found["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
         return found
 
 

@@ -65,7 +65,11 @@ class Evaluator:
     def describe(self) -> dict[str, Any]:
         """Who says what: the oracle, and the models of objectives that have one of their own."""
         found = self.guard.oracle.describe()
-        return found | ({"models": [m.describe() for m in self._models.values()]} if self._models else {})
+        if not self._models:
+            return found
+        said = {o.name: self._models[o.model].describe() for o in self.problem.objectives if o.model is not None}
+        whats = [found["what"], *(f"{name}: {model['what']}" for name, model in said.items())]
+        return found | {"what": "; ".join(whats), "models": said}
 
     def evaluate(self, points: "Sequence[Point]") -> "Iterator[Outcome]":
         """Yield what came of each point, as soon as it is there.
@@ -157,13 +161,14 @@ class Evaluator:
     def _measured(self, objective: Objective, point: "Point") -> Measured:
         if objective.model is not None:
             atoms = self.problem.structure(point)
-            return objective.value({ITSELF: Cell(point, atoms, in_words(self._models[objective.model], point, atoms))})
+            said = checked(in_words(self._models[objective.model], point, atoms))
+            return objective.value({ITSELF: Cell(point, atoms, said)})
         cells: dict[str, Cell] = {}
         for name, cell in objective.needs(point).items():
-            said = self._known[self.problem.space.key(cell)]
-            if isinstance(said, str):
-                raise OracleError(said if name == ITSELF else f"the cell it is compared with ({name}): {said}")
-            cells[name] = Cell(cell, self.problem.structure(cell), said)
+            answer = self._known[self.problem.space.key(cell)]
+            if isinstance(answer, str):
+                raise OracleError(answer if name == ITSELF else f"the cell it is compared with ({name}): {answer}")
+            cells[name] = Cell(cell, self.problem.structure(cell), answer)
         return objective.value(cells, self.guard.oracle.references)
 
 

@@ -70,7 +70,7 @@ def optimise(
     resume
         Go on with the run in `output`, if there is one.
     oracle
-        In place of the one that the configuration names, which must have the same name.
+        In place of the one that the configuration names, of whose settings only ``retries`` counts then.
     progress
         Whether to show a progress bar on stderr.
     on_step

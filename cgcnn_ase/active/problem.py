@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cgcnn_ase.active.objectives import Objective
 from cgcnn_ase.active.oracles.loading import load_named
 from cgcnn_ase.active.oracles.oracle import Oracle, OracleError
+from cgcnn_ase.active.oracles.table import rounded
 from cgcnn_ase.active.space import SearchSpace
 from cgcnn_ase.active.variables import Point
 
@@ -129,17 +130,8 @@ def _candidates(space: SearchSpace, oracle: Oracle) -> "list[Point] | None":
     found: list[Point] = []
     for point in points(space.names):
         snapped = space.snap(point)
-        if all(_same(point[name], snapped[name]) for name in space.names):
+        if all(rounded(point[name]) == rounded(snapped[name]) for name in space.names):
             found.append(snapped)
     if not found:
         raise ValueError(f"{oracle.describe()['what']} has no point of the space")
     return found
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether a value of a file is that of the space, to the digits that files have."""
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    assert isinstance(one, float | int)
-    assert isinstance(other, float | int)
-    return abs(one - other) < 1e-4

@@ -88,11 +88,19 @@ def test_entry_points_of_other_packages(monkeypatch):
         (Evaluation({"energy": 1.0}, {"energy": math.inf}), "the std of energy is inf"),
         (Evaluation({"energy": 1.0}, {"energy": -0.1}), "the std of energy is negative"),
         (Evaluation({}), "gave no value"),
+        (Evaluation({"energy": None}), "energy is None, not a number"),
+        (Evaluation({"energy": 1.0}, info={"calculator": EMT()}), "info holds what cannot be saved"),
     ],
 )
 def test_numbers_that_are_none(evaluation, words):
     with pytest.raises(OracleError, match=words):
         checked(evaluation)
+
+
+def test_numbers_of_numpy_are_plain_afterwards():
+    said = checked(Evaluation({"energy": np.float32(0.5)}, {"energy": np.float64(0.25)}, {"steps": 3}))
+    assert said == Evaluation({"energy": 0.5}, {"energy": 0.25}, {"steps": 3})
+    assert {type(number) for number in (*said.values.values(), *said.stds.values())} == {float}
 
 
 # functions
@@ -149,7 +157,7 @@ def test_a_function(functions):
     assert answer.evaluation == Evaluation({"value": 0.5}, {})
     assert functions("with_error_bar").ask({"x": 0.25}, None).evaluation.stds == {"value": 0.1}
     assert "returned 'high', not values by name" in functions("text").ask({"x": 0.0}, None).reason
-    assert "holds a value that is no number" in functions("words").ask({"x": 0.0}, None).reason
+    assert functions("words").ask({"x": 0.0}, None).reason == "value is 'high', not a number"
 
 
 def test_retries_as_configured(functions, tmp_path):
@@ -203,7 +211,7 @@ def test_a_time_limit_needs_something_to_make_again():
 
 
 def test_a_table(tmp_path):
-    (tmp_path / "t.csv").write_text("x,name,gap,gap_std,note\n0.5,a,1.0,0.1,fine\n0.333333,b,2.0,,\n0.25,a,,,\n")
+    (tmp_path / "t.csv").write_text("x,name,gap,gap_std,note\n0.5,a,1.0,0.1,fine\n0.3333,b,2.0,,\n0.25,a,,,\n")
     oracle = make_oracle("table", {"file": "t.csv"}, folder=tmp_path)
     assert oracle.evaluate({"x": 0.5, "name": "a"}, None) == Evaluation({"gap": 1.0}, {"gap": 0.1})
     assert oracle.evaluate({"name": "b", "x": 1 / 3}, None) == Evaluation({"gap": 2.0}, {})

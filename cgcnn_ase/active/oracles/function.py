@@ -45,15 +45,7 @@ class FunctionOracle:
         values, stds = said if isinstance(said, tuple) and len(said) == 2 else (said, {})
         if not isinstance(values, Mapping) or not isinstance(stds, Mapping):
             raise OracleError(f"{self._settings.function} returned {said!r}, not values by name")
-        return Evaluation(_numbers(values), _numbers(stds))
-
-
-def _numbers(given: Mapping[str, Any]) -> dict[str, float]:
-    """Numpy's numbers as Python's; what is none fails."""
-    try:
-        return {str(name): float(value) for name, value in given.items()}
-    except (TypeError, ValueError) as error:
-        raise OracleError(f"{dict(given)!r} holds a value that is no number") from error
+        return Evaluation(values, stds)
 
 
 def function_oracle(options: Mapping[str, Any], *, folder: Path) -> FunctionOracle:

@@ -116,7 +116,7 @@ def _prepare(recipe: str) -> None:
 
 def _in_child(recipe: str, point: "Point", atoms: "Atoms | None") -> Evaluation:
     """Of the child process, which keeps its oracle."""
-    return in_words(_oracle_of(recipe), point, atoms)
+    return checked(in_words(_oracle_of(recipe), point, atoms))
 
 
 @lru_cache(maxsize=1)

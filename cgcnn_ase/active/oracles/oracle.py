@@ -1,5 +1,6 @@
 """What an oracle is: it says what the value of a point is, at a price."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,20 +81,33 @@ class BatchOracle(Oracle, Protocol):
 
 
 def checked(evaluation: Evaluation) -> Evaluation:
-    """The same evaluation, if all its numbers are numbers.
+    """The same evaluation in plain numbers, if all its numbers are numbers.
 
     Raises
     ------
     OracleError
-        If there is none, one is not finite, or a standard deviation is negative.
+        If there is none, one is not finite, a standard deviation is negative, or `info` holds what JSON cannot.
     """
-    if not evaluation.values:
+    values, stds = _finite(evaluation.values, ""), _finite(evaluation.stds, "the std of ")
+    if not values:
         raise OracleError("the oracle gave no value")
-    for what, numbers in (("", evaluation.values), ("the std of ", evaluation.stds)):
-        for name, number in numbers.items():
-            if not math.isfinite(number):
-                raise OracleError(f"{what}{name} is {number!r}, not a finite number")
-    for name, std in evaluation.stds.items():
+    for name, std in stds.items():
         if std < 0:
             raise OracleError(f"the std of {name} is negative: {std:g}")
-    return evaluation
+    try:
+        info = json.loads(json.dumps(dict(evaluation.info), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OracleError(f"info holds what cannot be saved: {error}") from error
+    return Evaluation(values, stds, info)
+
+
+def _finite(numbers: Mapping[str, float], what: str) -> dict[str, float]:
+    """Numbers of any library as Python's."""
+    for name, number in numbers.items():
+        try:
+            finite = math.isfinite(number)
+        except TypeError as error:
+            raise OracleError(f"{what}{name} is {number!r}, not a number") from error
+        if not finite:
+            raise OracleError(f"{what}{name} is {float(number)!r}, not a finite number")
+    return {str(name): float(number) for name, number in numbers.items()}

@@ -67,7 +67,7 @@ class TableOracle:
         """
         del atoms
         names = tuple(point)
-        row = self._by_point(names).get(tuple(_rounded(value) for value in point.values()))
+        row = self._by_point(names).get(tuple(rounded(value) for value in point.values()))
         if row is None:
             raise OracleError(f"{self.file.name} has no row for this point")
         cells = {name: self._frame[name].iloc[row] for name in self._frame.columns if name not in names}
@@ -81,7 +81,7 @@ class TableOracle:
             found: dict[tuple[object, ...], int] = {}
             columns = [self._frame[name] for name in names if name in self._frame.columns]
             for row, cells in enumerate(zip(*columns, strict=True)):
-                key = tuple(_rounded(_plain(cell)) for cell in cells)
+                key = tuple(rounded(_plain(cell)) for cell in cells)
                 if key in found:
                     raise ValueError(
                         f"{self.file}: rows {found[key] + 2} and {row + 2} are the same point; give one, with its "
@@ -125,9 +125,9 @@ def _plain(cell: Any) -> float | int | str:
     return found
 
 
-def _rounded(value: float | int | str) -> object:
-    """A value as it is compared: 0.3333 of a file is not 1/3, 0.333333333 is."""
-    return value if isinstance(value, str) else round(float(value), 6)
+def rounded(value: float | int | str) -> object:
+    """A value as it is compared, to the digits that files have: 0.3333 and 1/3 are the same."""
+    return value if isinstance(value, str) else round(float(value), 4)
 
 
 def _is_number(cell: Any) -> bool:
