@@ -99,8 +99,9 @@ def optimise(
         oracle = make_oracle(config.oracle.name, config.oracle.model_extra or {}, folder=files)
     problem = build_problem(config, oracle, files)
     guard = GuardedOracle(oracle, retries=config.oracle.retries, timeout_s=config.oracle.timeout_s, recipe=recipe)
-    run = _Run(config, problem, guard, RunFolder(Path(output)), files, resume=resume)
+    state = RunFolder(Path(output))
     try:
+        run = _Run(config, problem, guard, state, files, resume=resume)
         with _bar(progress, config.budget.evaluations) as advance:
             advance(run.n_evaluated)
             for step in run.steps(advance):
@@ -108,6 +109,7 @@ def optimise(
                     on_step(step)
     finally:
         guard.close()
+        state.close()
     return run.result()
 
 

@@ -5,12 +5,13 @@ round (its points and what was predicted of them), written before they are evalu
 for each evaluation. A line is on the disk (fsync) before the next thing is done.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Status = Literal["done", "failed", "label"]
 
 CONFIG, ORACLE, PROPOSALS, EVALUATIONS = "config.yaml", "oracle.json", "proposals.jsonl", "evaluations.jsonl"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ class Record:
 
 
 class RunFolder:
-    """The folder of one optimisation."""
+    """The folder of one optimisation, which one process at a time writes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock: IO[bytes] | None = None
 
     def start(
         self, config: Mapping[str, Any], oracle: Mapping[str, Any], *, resume: bool, free: tuple[str, ...]
@@ -113,8 +116,8 @@ class RunFolder:
         Raises
         ------
         ValueError
-            If the folder is not empty and nothing is to be resumed, or the run was started with something else; the
-            message names it.
+            If the folder is not empty and nothing is to be resumed, another process runs in it, or the run was started
+            with something else; the message names it.
         """
         file = self.folder / CONFIG
         used = self.folder.exists() and any(self.folder.iterdir())
@@ -130,8 +133,24 @@ class RunFolder:
             if said.exists():
                 _refuse_changes(self.folder, json.loads(said.read_text(encoding="utf-8")), oracle, "oracle: ", ())
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim()
         _replace(self.folder / ORACLE, json.dumps(dict(oracle), indent=1, allow_nan=False))
         _replace(file, yaml.safe_dump(dict(config), sort_keys=False))
+
+    def close(self) -> None:
+        """Let another process go on."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _claim(self) -> None:
+        """Lock the folder; the system takes the lock off a process that ends, however it ends."""
+        self._lock = (self.folder / LOCK).open("ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise ValueError(f"{self.folder}: another process is running this optimisation; wait, or end it") from error
 
     def proposals(self) -> list[Proposal]:
         """The rounds so far."""

@@ -156,6 +156,17 @@ def test_killed_and_resumed_is_never_killed(folder):
     assert trace(again) == trace(whole)
 
 
+def test_one_process_at_a_time(folder):
+    config = settings()
+
+    def meanwhile(step):
+        with pytest.raises(ValueError, match="another process is running this optimisation"):
+            optimise(config, folder / "run", folder=folder, resume=True)
+
+    assert len(optimise(config, folder / "run", folder=folder, on_step=meanwhile).records) == 16
+    assert len(optimise(config, folder / "run", folder=folder, resume=True).records) == 16
+
+
 def test_a_failure_is_a_failure_after_a_resume_too(folder):
     config = settings("fails")
     whole = optimise(config, folder / "whole", folder=folder)
