@@ -1,7 +1,8 @@
 """The space of layered cathodes: shares of the metals, a dopant, lithium removed, orderings; and its structures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from cgcnn_ase.active.space import SearchSpace
@@ -10,7 +11,7 @@ from cgcnn_ase.active.variables import NONE, Value, Variable
 if TYPE_CHECKING:
     from ase import Atoms
 
-Supercell = int | tuple[int, int, int]
+Supercell = int | Sequence[int]
 LiRemoval = Literal["random", "ewald"]
 
 #: the shares of the metals, by name
@@ -54,7 +55,7 @@ def cathode_space(ranges: Mapping[str, Any], *, host: str = "LiNiO2", supercell:
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")
     if (DOPANT in ranges) != (DOPANT_CONTENT in ranges):
         raise ValueError(f"{DOPANT} and {DOPANT_CONTENT} go together; only one of them is given")
-    n_sites = 3 * _n_cells(supercell)
+    n_sites = 3 * prod(_repeats(supercell))
     metals = _host_metals(host)
     shares: list[str] = []
     if any(name in ranges for name in (*METALS, DOPANT_CONTENT)):
@@ -115,7 +116,7 @@ def cathode_structure(
 
     if unknown := sorted(set(point) - set(CATHODE_VARIABLES)):
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")
-    n_sites = 3 * _n_cells(supercell)
+    n_sites = 3 * prod(_repeats(supercell))
     counts = _counts(point, host, n_sites)
     carriers = dict(counts)  # the dopant on the sites of the metal whose place it takes
     dopant = str(point.get(DOPANT, NONE))
@@ -124,11 +125,11 @@ def cathode_structure(
         if not carriers:
             raise ValueError(f"{DOPANT_CONTENT} 1: some metal of the host must be left")
         carriers[max(carriers, key=lambda metal: carriers[metal])] += n_dopant
-    template, reference = _template(tuple(sorted(carriers.items())), supercell)
+    template, reference = _template(tuple(sorted(carriers.items())), _repeats(supercell))
     rng = np.random.default_rng([seed, int(point.get(ORDERING, 0))])
     atoms = random_ordering(template, counts, rng)
-    n_removed = _whole(VACANCIES, point.get(VACANCIES, 0.0), int((atoms.get_tags() == LITHIUM).sum()))
     n_lithium = int((atoms.get_tags() == LITHIUM).sum())
+    n_removed = _whole(VACANCIES, point.get(VACANCIES, 0.0), n_lithium)
     if li_removal == "ewald" and 0 < n_removed < n_lithium:
         atoms = ewald_removal(atoms, n_removed, rng)
     else:
@@ -139,13 +140,12 @@ def cathode_structure(
 
 
 @lru_cache(maxsize=512)
-def _template(carriers: tuple[tuple[str, int], ...], supercell: Supercell) -> "tuple[Atoms, str]":
+def _template(carriers: tuple[tuple[str, int], ...], repeats: tuple[int, int, int]) -> "tuple[Atoms, str]":
     """The supercell of a composition with tagged sites; copied, never changed, by those who use it."""
     from cgcnn_ase.defects.cathodes.lattices import layered
 
     n_sites = sum(n for _, n in carriers)
     lattice = layered({metal: n / n_sites for metal, n in carriers})
-    repeats = (supercell,) * 3 if isinstance(supercell, int) else tuple(supercell)
     return lattice.atoms(primitive=False).repeat(repeats), lattice.reference
 
 
@@ -187,12 +187,11 @@ def _host_metals(host: str) -> Mapping[str, float]:
     return {metal: amounts[metal] for metal in LAYERED if metal in amounts}
 
 
-def _n_cells(supercell: Supercell) -> int:
+def _repeats(supercell: Supercell) -> tuple[int, int, int]:
     repeats = (supercell,) * 3 if isinstance(supercell, int) else tuple(supercell)
     if len(repeats) != 3 or any(type(n) is not int or n < 1 for n in repeats):
         raise ValueError(f"supercell {supercell!r}: a whole number, or three, of at least 1")
-    a, b, c = repeats
-    return a * b * c
+    return repeats
 
 
 def _range(name: str, given: Any) -> tuple[Any, Any]:

@@ -36,7 +36,7 @@ def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
                 less.name: (counts[less.name] - 1) / less.sites,
             }
             moved += _named(space, {**point, **exchanged})
-    for share, label in space.labels.items():
+    for share, label in space.names_of.items():
         if point[share]:
             moved += [{**point, label.name: name} for name in label.categories if name != point[label.name]]
     return [space.ordered(near) for near in moved]
@@ -45,7 +45,7 @@ def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
 def _named(space: SearchSpace, point: Point) -> list[Point]:
     """A point with every name that its shares can have, where they had none before or have none now."""
     found = [point]
-    for share, label in space.labels.items():
+    for share, label in space.names_of.items():
         if not point[share]:
             found = [{**each, label.name: NONE} for each in found]
         elif point[label.name] == NONE:

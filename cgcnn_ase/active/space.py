@@ -72,9 +72,11 @@ class SearchSpace:
             raise ValueError(f"sum_to_one: unknown {', '.join(unknown)}; the variables are {', '.join(self.names)}")
         #: the shares that add up to 1, the variables that name them (by the share), and those that stand alone
         self.shares = tuple(by_name[name] for name in self.sum_to_one)
-        self.labels = {v.of: v for v in self.variables if v.of is not None}
-        inside = {*self.sum_to_one, *(v.name for v in self.labels.values())}
+        self.names_of = {v.of: v for v in self.variables if v.of is not None}
+        inside = {*self.sum_to_one, *(v.name for v in self.names_of.values())}
         self.alone = tuple(v for v in self.variables if v.name not in inside)
+        if twice := [v.name for v in self.alone if v.of is not None]:
+            raise ValueError(f"{', '.join(twice)}: a share can have names by one variable only")
         self._check_shares()
 
     @classmethod
@@ -116,9 +118,10 @@ class SearchSpace:
         return prod(known) if len(known) == len(counts) else None
 
     def __len__(self) -> int:
-        if self.count is None:
-            raise ValueError(f"{self._continuous()} can be any number in a range: such points cannot be counted")
-        return self.count
+        return self._counted()
+
+    def __bool__(self) -> bool:
+        return True  # a space is never empty, and need not be countable
 
     @property
     def has_replicas(self) -> bool:
@@ -127,8 +130,8 @@ class SearchSpace:
 
     def point(self, index: int) -> Point:
         """The point with a number, 0 to `count` - 1; the last variables change first."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"point {index}: there are {len(self)}")
+        if not 0 <= index < self._counted():
+            raise IndexError(f"point {index}: there are {self.count}")
         found: Point = {}
         for variable in reversed(self.alone):
             assert variable.count is not None
@@ -144,12 +147,12 @@ class SearchSpace:
         ValueError
             If there are more than 200,000, or infinitely many; they are counted before any is made.
         """
-        if len(self) > MOST_CANDIDATES:
-            raise ValueError(f"the space has {len(self):,} points, more than {MOST_CANDIDATES:,}: sample it")
+        if (n := self._counted()) > MOST_CANDIDATES:
+            raise ValueError(f"the space has {n:,} points, more than {MOST_CANDIDATES:,}: sample it")
         return list(self)
 
     def __iter__(self) -> Iterator[Point]:
-        return (self.point(index) for index in range(len(self)))
+        return (self.point(index) for index in range(self._counted()))
 
     def sample(self, n: int, seed: int | Sequence[int]) -> list[Point]:
         """So many different points at random, all equally probable, without listing the others.
@@ -207,7 +210,7 @@ class SearchSpace:
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
         for share, k in zip(self.shares, self._simplex.nearest(amounts), strict=True):
             found[share.name] = k / share.sites
-            if (label := self.labels.get(share.name)) is not None:
+            if (label := self.names_of.get(share.name)) is not None:
                 found[label.name] = label.snap(point[label.name]) if k else NONE
         return self.ordered(found)
 
@@ -279,7 +282,7 @@ class SearchSpace:
     @cached_property
     def _simplex(self) -> Simplex:
         bounds = [v.whole for v in self.shares]
-        labels = tuple(len(self.labels[v.name].categories) if v.name in self.labels else 1 for v in self.shares)
+        labels = tuple(len(self.names_of[v.name].categories) if v.name in self.names_of else 1 for v in self.shares)
         total = self.shares[0].sites if self.shares else 0
         return Simplex(tuple(low for low, _ in bounds), tuple(high for _, high in bounds), total, labels)
 
@@ -301,7 +304,7 @@ class SearchSpace:
         found: Point = {}
         for share, (k, label) in zip(self.shares, parts, strict=True):
             found[share.name] = k / share.sites
-            if (names := self.labels.get(share.name)) is not None:
+            if (names := self.names_of.get(share.name)) is not None:
                 found[names.name] = names.categories[label] if k else NONE
         return found
 
@@ -309,11 +312,14 @@ class SearchSpace:
         """The same point with its variables in the order of the space."""
         return {name: point[name] for name in self.names}
 
-    def _continuous(self) -> str:
-        return ", ".join(v.name for v in self.alone if v.count is None)
+    def _counted(self) -> int:
+        if self.count is None:
+            names = ", ".join(v.name for v in self.alone if v.count is None)
+            raise ValueError(f"{names} can be any number in a range: such points cannot be counted")
+        return self.count
 
     def _check_shares(self) -> None:
-        if others := [f"{v.name} of {v.of}" for v in self.labels.values() if v.of not in self.sum_to_one]:
+        if others := [f"{v.name} of {v.of}" for v in self.names_of.values() if v.of not in self.sum_to_one]:
             raise ValueError(f"{', '.join(others)}: names can be of a share in sum_to_one only")
         if not self.shares:
             return

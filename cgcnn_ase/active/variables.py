@@ -73,7 +73,10 @@ class Variable:
             raise ValueError(f"{name}: {', '.join(sorted(given)) or 'no option'} given; a variable has {_ALLOWED}")
         kind = kinds[0]
         if kind == "category":
-            return cls(name, kind, categories=_names(name, options["categories"]), of=options.get("of"))
+            names, of = _names(name, options["categories"]), options.get("of")
+            if of is not None and NONE in names:
+                raise ValueError(f"{name}: {NONE!r} is the name where {of} is 0, and no category")
+            return cls(name, kind, categories=names, of=of)
         if kind == "seed":
             n = _whole(name, "seeds", options["seeds"], at_least=1)
             return cls(name, kind, 0, n - 1)

@@ -1,5 +1,6 @@
 """The search space: what it holds against brute force, and what it refuses."""
 
+import sys
 from collections import Counter
 from itertools import product
 from math import comb
@@ -78,6 +79,10 @@ def test_a_space_too_large_to_list_is_still_counted_and_sampled():
     shares = {name: {"low": 0, "high": 1, "sites": 60} for name in "abcdefg"}
     space = SearchSpace.from_dict({"variables": shares, "sum_to_one": list(shares)})
     assert space.count == comb(66, 6)
+    huge = SearchSpace.from_dict({"variables": {f"x{i}": {"low": 0, "high": 9, "integer": True} for i in range(30)}})
+    assert huge
+    assert huge.count == 10**30
+    assert len({huge.key(point) for point in huge.sample(20, 0)}) == 20
     with pytest.raises(ValueError, match="more than 200,000: sample it"):
         space.candidates()
     points = space.sample(100, 0)
@@ -154,6 +159,17 @@ def test_dimensions_are_those_of_scikit_optimize(space):
     assert by_name["dopant"].categories == ("Mg", "Ti", "Zr")
 
 
+def test_without_scikit_optimize_it_is_said_what_to_install(space, monkeypatch):
+    from cgcnn_ase.active.initial import initial_points
+
+    for name in ("skopt", "skopt.space", "skopt.sampler"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for ask in (lambda: space.dimensions, lambda: initial_points(space, 4)):
+        with pytest.raises(ImportError, match=r'pip install "cgcnn-ase\[optimize\]"'):
+            ask()
+    assert len(initial_points(space, 4, kind="random")) == 4
+
+
 def test_a_simplex_counts_what_it_lists():
     simplex = Simplex((0, 1, 0), (5, 3, 4), 7, (1, 2, 4))
     listed = [simplex[k] for k in range(simplex.count)]
@@ -185,6 +201,8 @@ def changed(**options):
         (changed(x={"seeds": 0}), "x: seeds must be a whole number of at least 1, not 0"),
         (changed(x={"categories": ["a", "a"]}), "x: categories must be a list of different names"),
         (changed(x={"categories": ["a"], "of": "li_vacancy_ratio"}), "x of li_vacancy_ratio: names can be of a share"),
+        (changed(x={"categories": ["a"], "of": "dopant_content"}), "dopant: a share can have names by one variable"),
+        (changed(dopant={"categories": ["none"], "of": "dopant_content"}), "'none' is the name where dopant_content"),
         ({**CONFIG, "sum_to_one": ["ni_content", "fe_content"]}, "sum_to_one: unknown fe_content"),
         ({**CONFIG, "sum_to_one": ["ni_content", "ni_content"]}, "sum_to_one: ni_content is there twice"),
         ({"variables": {}}, "at least one variable"),
