@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
+from threading import Event, Timer
 from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
@@ -76,6 +79,70 @@ def ordered_map(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], wo
         threads.shutdown()
         for process in processes:
             process.communicate()
+
+
+class Worker:
+    """One worker process that is asked with a time limit; started when first asked, and again after it was killed.
+
+    Like those of :func:`ordered_map`, it ends with this process.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process to ask; else the next question starts one."""
+        return self._process is not None
+
+    def ask(self, function: Callable[..., T], *task: Any, timeout_s: float) -> T:
+        """``function(*task)``, computed by the worker.
+
+        Raises
+        ------
+        TimeoutError
+            If that takes more than `timeout_s` seconds; the worker and all that it has started are killed.
+        WorkerError
+            If it dies. An exception of ``function`` is raised as it is.
+        """
+        if self._process is None:
+            self._process = _start()
+        idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        idle.put(self._process)
+        late = Event()
+
+        def give_up() -> None:
+            late.set()
+            self._kill()
+
+        timer = Timer(timeout_s, give_up)
+        timer.start()
+        try:
+            return _ask(idle, function, task)
+        except WorkerError as error:
+            self.close()
+            if late.is_set():
+                raise TimeoutError(f"no answer after {timeout_s:g} s") from error
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+            if late.is_set():  # it may have answered just before it was killed
+                self.close()
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._process is not None:
+            self._kill()
+            self._process.communicate()
+            self._process = None
+
+    def _kill(self) -> None:
+        """The worker is the first of its own session: so nothing that it has started goes on."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def serve() -> None:

@@ -67,7 +67,7 @@ def place(structures, original_weights, tmp_path_factory):
         shutil.copy(file, folder)
     shutil.copy(PAGE.parents[1] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
     for kind, text in FENCES:
-        if kind == "yaml":
+        if kind in ("yaml", "py"):
             (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
     return folder
 
@@ -81,7 +81,7 @@ def _there(place, monkeypatch):
 def test_the_page_has_commands_of_each_project():
     assert len(COMMANDS) > 20
     assert all(line.startswith("cgcnn-ase ") for line in COMMANDS)
-    assert {line.split()[1] for line in COMMANDS} == {"models", "predict", "evaluate", "train", "defects"}
+    assert {line.split()[1] for line in COMMANDS} == {"models", "predict", "evaluate", "train", "defects", "optimize"}
     assert PAGE.read_text().count("\ncgcnn-ase ") == len(COMMANDS)
 
 
@@ -100,6 +100,9 @@ def test_a_command(line, cgcnn_ase):
     elif command[0] == "evaluate":
         assert np.isfinite(json.loads((output / "metrics.json").read_text())["mae"])
         assert (output / "results.csv").exists()
+    elif command[0] == "optimize":
+        assert len(list(csv.DictReader((output / "log.csv").open(newline="")))) == 5
+        assert (output / "convergence.png").exists()
     elif command[0] == "defects":
         rows = list(csv.DictReader((output / "manifest.csv").open(newline="")))
         assert [row["removed"] for row in rows] == ["Li"] * (3 if "--num" in command else 1)

@@ -33,7 +33,9 @@ except SystemExit as end:
 """
 
 
-COMMANDS = ("predict", "train", "evaluate", "explain", "inspect", "defects", "cathode", "screen", "voltage")
+COMMANDS = (
+    "predict", "train", "evaluate", "explain", "inspect", "fetch", "defects", "cathode", "screen", "voltage", "optimize",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", ['["--help"]', *(f'["{name}", "--help"]' for name in COMMANDS)])

@@ -8,6 +8,7 @@ from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
 from cgcnn_ase.cli.inspect_data import inspect
 from cgcnn_ase.cli.models import models
+from cgcnn_ase.cli.optimize import optimize
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
 from cgcnn_ase.cli.screen import screen
@@ -21,5 +22,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+<<<<<<< HEAD
 for command in (predict, models, train, evaluate, explain, inspect, prepare, defects, cathode, screen, voltage):
+=======
+for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen, voltage, optimize):
+>>>>>>> wt-loop
     app.command()(command)

@@ -1,0 +1,97 @@
+"""``cgcnn-ase optimize``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+
+if TYPE_CHECKING:
+    from cgcnn_ase.active.result import OptimisationResult
+    from cgcnn_ase.active.state import Record
+
+#: rows of the table on stdout, and failures that are named one by one
+_SHOWN, _NAMED = 10, 20
+
+
+def optimize(
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG.yaml", help="Space, objectives, oracle and budget.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the run: log.csv, evaluations.jsonl, convergence.png, ...")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT, if there is one.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: the result as JSON on stdout.")] = False,
+) -> None:
+    """Search a space of compositions and defects for the best points, spending few evaluations: active learning.
+
+    Everything is saved after each evaluation; a run that was killed goes on with --resume as if nothing had happened.
+
+    Exit code 0: done; 1: some evaluations failed, each named on stderr; 2: nothing could be done.
+    """
+    with errors_as_usage():
+        from cgcnn_ase.active.loop import optimise
+
+        try:
+            result = optimise(config, output, resume=resume, progress=is_terminal())
+        except KeyboardInterrupt:
+            say(f"interrupted: what was evaluated is in {output}; --resume goes on")
+            raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    else:
+        _show(result)
+    _draw(result)
+    say(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
+    failed = result.failed
+    for record in failed[:_NAMED]:
+        say(f"evaluation {record.index} failed ({record.key}): {record.reason}")
+    if len(failed) > _NAMED:
+        say(f"... and {len(failed) - _NAMED} more")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _draw(result: "OptimisationResult") -> None:
+    """The pictures, where there is something to draw and something to draw with."""
+    from cgcnn_ase.active.plot import save_plots
+
+    if not result.known:
+        return
+    try:
+        save_plots(result)
+    except ImportError as error:
+        say(str(error))
+
+
+def _show(result: "OptimisationResult") -> None:
+    """The best by the only objective, or the Pareto front of several."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [objective.name for objective in result.objectives]
+    if len(names) > 1:
+        title, rows = "Pareto front", result.front
+    else:
+        title, rows = "best first", result.ranked
+    variables = list(rows[0].point) if rows else []
+    heads = [f"{o.name} ({o.unit})" if o.unit else o.name for o in result.objectives]
+    table = Table("evaluation", *variables, *heads, title=f"{title}; values: {result.oracle['what']}")
+    for record in rows[:_SHOWN]:
+        table.add_row(str(record.index), *map(_word, record.point.values()), *(_value(record, n) for n in names))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if len(rows) > _SHOWN:
+        say(f"... and {len(rows) - _SHOWN} more")
+
+
+def _value(record: "Record", name: str) -> str:
+    std = record.stds.get(name)
+    return f"{record.values[name]:.4f}" + ("" if std is None else f" ± {std:.4f}")
+
+
+def _word(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
