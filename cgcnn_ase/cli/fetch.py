@@ -117,9 +117,11 @@ def _client(provider: str, *, thermo_type: str, endpoint: str | None) -> "Refere
         raise ValueError(f"--provider {provider}: allowed is mp")
     from cgcnn_ase.data.materials_project import MaterialsProject
 
-    return MaterialsProject(
-        endpoint=endpoint, thermo_type=thermo_type, ask_key=_ask_key if sys.stdin.isatty() else None
-    )
+    return MaterialsProject(endpoint=endpoint, thermo_type=thermo_type, ask_key=_ask_key if _somebody_types() else None)
+
+
+def _somebody_types() -> bool:
+    return sys.stdin.isatty()
 
 
 def _ask_key() -> str:

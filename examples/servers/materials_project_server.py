@@ -18,10 +18,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from math import asin, degrees, sqrt
 from urllib.parse import parse_qsl, urlsplit
 
@@ -95,6 +96,10 @@ CRYSTALS: list[tuple[Lattice, list[str], list]] = [
 ]
 
 
+#: after so many materials the same structures come again: each at eleven strains
+PERIOD = 11 * len(CRYSTALS)
+
+
 @dataclass(frozen=True)
 class Crystal:
     """One material: a structure, and values that are made up from its elements and its strain."""
@@ -150,6 +155,38 @@ def bases() -> tuple[Structure, ...]:
     return tuple(Structure(cell, elements, positions) for cell, elements, positions in CRYSTALS)
 
 
+@cache
+def symmetry(formula: str, n: int) -> dict:
+    """The space group of a crystal as documents state it: asked of spglib once, strain does not change it."""
+    from emmet.core.symmetry import SymmetryData
+
+    crystal = next(s for s in bases() if (s.composition.reduced_formula, len(s)) == (formula, n))
+    return SymmetryData.from_structure(crystal).model_dump()
+
+
+def about(structure: Structure) -> dict:
+    """What each document says of the structure it belongs to."""
+    composition = structure.composition
+    elements = sorted(element.symbol for element in composition.elements)
+    return {
+        "structure": structure,
+        "nsites": len(structure),
+        "elements": elements,
+        "nelements": len(elements),
+        "composition": composition,
+        "composition_reduced": composition.reduced_composition,
+        "formula_pretty": composition.reduced_formula,
+        "formula_anonymous": composition.anonymized_formula,
+        "chemsys": "-".join(elements),
+        "volume": structure.volume,
+        "density": structure.density,
+        "density_atomic": structure.volume / len(structure),
+        "symmetry": symmetry(composition.reduced_formula, len(structure)),
+        "last_updated": "2026-02-01T00:00:00",
+        "deprecated": False,
+    }
+
+
 class Database:
     """Documents of so many materials, each made when it is asked for."""
 
@@ -171,9 +208,8 @@ class Database:
     def documents(self, route: str, name: str) -> list[dict]:
         """What a route has of a material; the thermo route has one document for each thermo type."""
         k = self.position[name]
-        period = len(bases()) * 11  # then structures come again exactly
         number = int(name.removeprefix("mp-"))
-        made = _document_sets(route, k % period, number % 6)
+        made = _document_sets(route, k % PERIOD, number % 6)
         found = []
         for document in made:
             document = copy.copy(document)
@@ -224,9 +260,9 @@ def summary(crystal: Crystal) -> list:
         else {}
     )
     return [
-        SummaryDoc.from_structure(
-            meta_structure=best,
-            deprecated=False,
+        SummaryDoc(
+            **about(best),
+            property_name="summary",
             band_gap=crystal.gap,
             efermi=crystal.gap / 2,
             is_metal=crystal.gap == 0,
@@ -259,9 +295,9 @@ def thermo(crystal: Crystal) -> list:
             structure, energy * len(structure), parameters={"run_type": run}, entry_id=f"mp-1-{run}"
         )
         documents.append(
-            ThermoDoc.from_structure(
-                meta_structure=structure,
-                deprecated=False,
+            ThermoDoc(
+                **about(structure),
+                property_name="thermo",
                 thermo_type=kind,
                 uncorrected_energy_per_atom=energy + 0.1,
                 energy_per_atom=energy,
@@ -282,9 +318,9 @@ def elasticity(crystal: Crystal) -> list:
     if not crystal.has_elasticity:
         return []
     return [
-        ElasticityDoc.from_structure(
-            meta_structure=crystal.structure,
-            deprecated=False,
+        ElasticityDoc(
+            **about(crystal.structure),
+            property_name="elasticity",
             bulk_modulus=dict.fromkeys(("voigt", "reuss", "vrh"), crystal.bulk_modulus),
             shear_modulus=dict.fromkeys(("voigt", "reuss", "vrh"), 0.6 * crystal.bulk_modulus),
             homogeneous_poisson=0.25,
@@ -299,7 +335,7 @@ def magnetism(crystal: Crystal) -> list:
     units = crystal.composition.get_reduced_composition_and_factor()[1]
     return [
         MagnetismDoc(
-            **PLAIN,
+            **about(crystal.structure),
             property_name="magnetism",
             ordering="FM" if crystal.moment else "NM",
             is_magnetic=crystal.moment > 0,
@@ -307,10 +343,6 @@ def magnetism(crystal: Crystal) -> list:
             total_magnetization_normalized_formula_units=crystal.moment / units,
         )
     ]
-
-
-#: what a document has that is not asked for here
-PLAIN: dict = {"deprecated": False, "last_updated": "2026-02-01T00:00:00", "structure": None, "origins": []}
 
 
 def insertion_electrodes(crystal: Crystal) -> list:
@@ -403,7 +435,8 @@ class MaterialsProjectServer(ThreadingHTTPServer):
         names = self.database.ids
         if named is not None:
             names = [n for n in (x.removesuffix("_Li") for x in named.split(",")) if n in self.database.position]
-        if route in ("summary", "magnetism") and not conditions:  # one for each: only the page is made
+        one_each = {"summary": {}, "magnetism": {}, "thermo": {"thermo_types": THERMO_TYPES[0]}}
+        if conditions == one_each.get(route):  # then only the page is made
             page = [self.database.documents(route, n)[0] for n in names[skip : skip + limit]]
             total = len(names)
         else:
@@ -495,6 +528,11 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self.close_connection = True
 
+    def handle(self) -> None:
+        """A client that went away is no error of the server."""
+        with suppress(ConnectionError):
+            super().handle()
+
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
@@ -518,6 +556,9 @@ def main() -> None:
     given = parser.parse_args()
     faults = Faults(rate=given.fault_rate)
     with MaterialsProjectServer(given.records, given.port, faults, keep_log=False) as server:
+        for name in islice(server.database.position, PERIOD):  # make each once, so that no answer waits for it
+            for route in ROUTES:
+                server.database.documents(route, name)
         print(f"{server.url} serves {given.records} made-up records; the key is {KEY}", flush=True)
         server.serve_forever()
 
