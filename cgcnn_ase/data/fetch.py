@@ -80,7 +80,8 @@ def fetch(
         version = client.version(retry=retry)
         pages_cache = PageCache.of(client, query, names, version, cache)
         _complete(pages_cache, client, query, retry, progress=progress, tell=tell)
-    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    whole = output.resolve()
+    draft = whole.with_name(f".{whole.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
         counts = write_folder(draft, pages_cache.pages(), names)
@@ -166,6 +167,13 @@ def _read(
             client.pages(query, cache.fields, after=cursor, retry=retry), start=len(there)
         ):
             count(cache.save(page_new, position).text())
+    state = client.version(retry=retry)
+    if state != cache.version:
+        cache.clear()
+        raise FetchError(
+            f"{client.name}: the database changed from version {cache.version} to {state} while it was read; "
+            "start again"
+        )
     if not n_records:
         cache.clear()
         why = f"; one was refused: {refused[0][0]}: {refused[0][1]}" if refused else ""

@@ -2,7 +2,7 @@
 
 A. Jain et al., APL Materials 1, 011002 (2013). Energies come from the thermo documents of one ``thermo_type`` and never
 from the summary, which takes whichever functional is best for each material; their structure is the one that this
-energy was computed for. Every other property is the summary's or its own route's.
+energy was computed for, where the database gives it. Every other property is the summary's or its own route's.
 """
 
 import hashlib
@@ -16,12 +16,7 @@ from cgcnn_ase.data.materials_project_documents import Records
 from cgcnn_ase.data.materials_project_http import heartbeat, in_words, make_rester, make_session, missing
 from cgcnn_ase.data.materials_project_key import find_key
 from cgcnn_ase.data.materials_project_listing import AT_ONCE, canonical, electrodes, material_ids
-from cgcnn_ase.data.materials_project_records import (
-    PLACES,
-    SCHEMES,
-    Document,
-    routes_of,
-)
+from cgcnn_ase.data.materials_project_records import PLACES, SCHEMES, Document, routes_of
 from cgcnn_ase.data.provenance import Provenance
 from cgcnn_ase.data.reference import UNITS, CursorError, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries

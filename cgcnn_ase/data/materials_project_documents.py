@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.data.materials_project_listing import AT_ONCE, Ask, canonical, pieces
+from cgcnn_ase.data.materials_project_listing import AT_ONCE, Ask, canonical, id_of, pieces
 from cgcnn_ase.data.materials_project_records import (
     PLACES,
     SCHEMES,
@@ -97,13 +97,17 @@ class Records:
 
     def electrodes(self, query: Query, fields: tuple[str, ...], found: Mapping[str, Document]) -> Found:
         """Records of insertion electrodes, with the structure of the discharged host: the ion is in it."""
-        hosts = {name: canonical(str(document.get("id_discharge"))) for name, document in found.items()}
+        hosts = {
+            name: canonical(str(document["id_discharge"]))
+            for name, document in found.items()
+            if document.get("id_discharge")
+        }
         ids = sorted(set(hosts.values()))
         summary = self._documents("summary", ids, ["structure", "symmetry"])
         records: list[FetchedRecord] = []
         refused: list[tuple[str, str]] = []
         for name, document in found.items():
-            host = hosts[name]
+            host = hosts.get(name, "")
             try:
                 words = {**self._scheme(document), "working_ion": str(document["working_ion"]), "discharged": host}
                 if host not in summary:
@@ -127,7 +131,7 @@ class Records:
         for some in pieces(ids, AT_ONCE):
             wanted = {"material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
             for document in self.ask(search, **wanted, **more, fields=["material_id", *fields]):
-                documents[canonical(str(document.get("material_id")))] = document
+                documents[id_of(document)] = document
         return documents
 
 

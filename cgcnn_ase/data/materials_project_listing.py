@@ -48,8 +48,6 @@ _THERMO_RANGES: Mapping[str, str] = {
     "energy_per_atom": "total_energy",
     "uncorrected_energy_per_atom": "uncorrected_energy",
 }
-#: yes or no, given as a range of 0 and 1
-_FLAGS = ("is_metal", "is_stable")
 
 _ELECTRODE_FIELDS = ["material_ids", "working_ion", "id_discharge", "thermo_type", "average_voltage", "capacity_grav"]
 
@@ -127,6 +125,14 @@ def canonical(name: str) -> str:
         raise ValueError(f"{name!r} is no id of the Materials Project, as mp-149") from error
 
 
+def id_of(document: Document) -> str:
+    """Which material a document is of; raises `FetchError` where it does not say."""
+    found = document.get("material_id")
+    if not isinstance(found, str):
+        raise FetchError("the Materials Project: a document has no material_id; this server speaks another interface")
+    return canonical(found)
+
+
 def pieces(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     """The items in pieces of at most `size`."""
     for begin in range(0, len(items), size):
@@ -144,13 +150,13 @@ def _listed(rester: "MPRester", ask: Ask, query: Query, conditions: Mapping[str,
     common = {**conditions, "deprecated": False}
     if not query.ids:
         for page in _pages_of(search, ask, {**common, "_sort_fields": "material_id"}, ["material_id"]):
-            yield from (canonical(str(document["material_id"])) for document in page)
+            yield from map(id_of, page)
         return
     ids = sorted({canonical(name) for name in query.ids})
     for some in pieces(ids, AT_ONCE):
         more = {**common, "material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
         documents = ask(search, **more, fields=["material_id"])
-        yield from (canonical(str(document["material_id"])) for document in documents)
+        yield from map(id_of, documents)
 
 
 def _pages_of(
@@ -176,7 +182,7 @@ def _of_thermo(
     for some in pieces(ids, AT_ONCE):
         more = {**conditions, "material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
         documents = ask(search, **more, thermo_types=[thermo_type], fields=["material_id"])
-        there = {canonical(str(document["material_id"])) for document in documents}
+        there = set(map(id_of, documents))
         kept += [name for name in some if name in there]
     return kept
 

@@ -556,7 +556,7 @@ def main() -> None:
     given = parser.parse_args()
     faults = Faults(rate=given.fault_rate)
     with MaterialsProjectServer(given.records, given.port, faults, keep_log=False) as server:
-        for name in islice(server.database.position, PERIOD):  # make each once, so that no answer waits for it
+        for name in islice(server.database.position, 3 * PERIOD):  # make each once, so that no answer waits for it
             for route in ROUTES:
                 server.database.documents(route, name)
         print(f"{server.url} serves {given.records} made-up records; the key is {KEY}", flush=True)

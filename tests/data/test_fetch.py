@@ -173,6 +173,18 @@ def test_a_list_that_changed_is_read_from_the_start(tmp_path):
     assert told[-1] == "another list; reading from the start"
 
 
+def test_a_database_that_changes_while_it_is_read_is_not_believed(tmp_path):
+    class Moving(Shelf):
+        def version(self, *, retry):  # noqa: ARG002
+            return "2" if self.asked else "1"
+
+    with pytest.raises(FetchError, match="the database changed from version 1 to 2 while it was read; start again"):
+        get(Moving(records(9)), tmp_path)
+    again = Shelf(records(9))
+    get(again, tmp_path)
+    assert len(again.asked) == 3
+
+
 def test_doubled_records_are_kept_once_and_counted(tmp_path):
     made = records(6)
     found = get(Shelf([*made, made[0], made[5], made[3]]), tmp_path)

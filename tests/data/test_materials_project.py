@@ -372,6 +372,7 @@ DRIFT = {
     "no space group": (without("symmetry"), N, None),
     "no energies": (without("formation_energy_per_atom"), 0, "the database has no formation_energy_per_atom of it"),
     "no entries": (without("entries"), N, None),  # the summary's structures, and it is said
+    "no ids": (without("material_id"), 0, "a document has no material_id"),
     "no structures": (without("entries", "structure"), 0, "the database gives no structure"),
     "text for a number": (
         lambda route, document: {**document, "formation_energy_per_atom": "low"}, 0,
@@ -395,6 +396,13 @@ def test_changed_documents_are_used_or_refused_in_words(server, client, tmp_path
     _, rows = get(client, tmp_path)
     assert len(rows) == n
     assert {row["geometry"] for row in rows.values()} == ({"summary"} if name == "no entries" else {"GGA", "GGA+U"})
+
+
+def test_an_electrode_without_a_discharged_host_is_refused(server, client, tmp_path):
+    server.change = lambda route, document: {**document, "id_discharge": None} if "172" in str(document) else document
+    provenance, rows = get(client, tmp_path, fields=["average_voltage"])
+    assert "mp-172_Li" not in rows
+    assert provenance.n_refused == 1
 
 
 def test_overlapping_and_disordered_crystals_are_refused(server, client, tmp_path):
