@@ -411,6 +411,7 @@ class MaterialsProjectServer(ThreadingHTTPServer):
         self.database = Database(n)
         self.faults = faults or Faults()
         self.key = KEY
+        self.refusal = 401  #: status of the answer to another key
         self.db_version = DB_VERSION
         #: changes a document before it is sent: (route, document) -> document
         self.change: Callable[[str, dict], dict] = lambda route, document: document
@@ -506,9 +507,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.removeprefix("materials/") not in ROUTES:
             self._send(404, {"detail": "Not Found"})
         elif self.headers.get("x-api-key") != self.server.key:
-            self._send(
-                401 if self.headers.get("x-api-key") is None else 403, {"detail": "Invalid authentication credentials"}
-            )
+            self._send(self.server.refusal, {"detail": "Invalid authentication credentials"})
         elif int(asked.get("_limit", 0)) > 1000:
             self._send(400, {"detail": "_limit must be at most 1000"})
         else:

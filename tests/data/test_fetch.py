@@ -247,3 +247,23 @@ def test_parts_of_a_packed_file_are_joined_as_numpy_would(tmp_path):
         assert set(packed.files) == {"ids", "lattice", "offsets", "numbers", "frac", "pbc"}
         assert packed["offsets"].tolist() == np.cumsum([0, *(len(record.atoms) for record in made)]).tolist()
         assert packed["ids"].tolist() == [record.id for record in made]
+
+
+@pytest.mark.slow
+def test_the_benchmark_counts_and_compares(tmp_path):
+    """At a tiny size: nothing lost or doubled while requests fail."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    pytest.importorskip("mp_api")
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "fetch.py"
+    output = tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--n", "40", "90", "--output", str(output)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (table,) = json.loads(output.read_text())["tables"].values()
+    assert [row["records"] for row in table["rows"]] == [40, 40, 40, 90]
+    assert [(row["lost"], row["doubled"]) for row in table["rows"][1:]] == [(0, 0)] * 3
