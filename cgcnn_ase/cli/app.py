@@ -6,6 +6,7 @@ from cgcnn_ase.cli.cathode import cathode
 from cgcnn_ase.cli.defects import defects
 from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
+from cgcnn_ase.cli.fetch import fetch
 from cgcnn_ase.cli.inspect_data import inspect
 from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.optimize import optimize
@@ -22,9 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-<<<<<<< HEAD
-for command in (predict, models, train, evaluate, explain, inspect, prepare, defects, cathode, screen, voltage):
-=======
-for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen, voltage, optimize):
->>>>>>> wt-loop
+COMMANDS = (
+    predict, models, fetch, inspect, train, evaluate, explain, prepare, defects, cathode, screen, voltage, optimize,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
