@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from cgcnn_ase.data.cache_folder import default_cache_folder
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
@@ -20,13 +21,6 @@ from cgcnn_ase.workers import available_cores
 CACHE_VERSION = 2
 
 _CHUNK = 128
-
-
-def default_cache_folder() -> Path:
-    """``$CGCNN_ASE_CACHE``, or ``cgcnn-ase`` in the user's cache folder."""
-    if folder := os.environ.get("CGCNN_ASE_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cgcnn-ase"
 
 
 def content_hash(structures: Sequence[Geometry], config: GraphConfig) -> str:

@@ -1,0 +1,200 @@
+"""From a reference database to a data set that is ready for training: pages, cache, one packed folder."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cgcnn_ase.data.errors import DatasetError, FetchError
+from cgcnn_ase.data.fetched_folder import write_folder
+from cgcnn_ase.data.page_cache import CachedPage, PageCache, PageText
+from cgcnn_ase.data.provenance import Provenance
+from cgcnn_ase.data.reference import ENERGIES, SCHEME, CursorError, Query, ReferenceClient, check_fields
+from cgcnn_ase.data.retry import Retry, with_retries
+
+
+def fetch(
+    client: ReferenceClient,
+    query: Query,
+    output: str | Path,
+    *,
+    fields: Sequence[str],
+    cache: Path | None = None,
+    offline: bool = False,
+    attempts: int = 6,
+    seed: int = 0,
+    progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Provenance:
+    """Fetch the records of a query into a folder that :func:`cgcnn_ase.data.dataset.load_dataset` reads.
+
+    Each page is kept on disk as soon as it is there. Where the fetch is interrupted, the same call goes on after the
+    last page; where all pages are there, none is asked for again. Memory does not grow with the number of records.
+
+    Parameters
+    ----------
+    client
+        The database.
+    query
+        Which records.
+    output
+        A folder that is empty or not there yet. It gets ``structures.npz``, ``properties.csv.gz`` (id, reduced
+        formula, number of sites, a column for each field in its unit, what the database says in words),
+        ``provenance.json``, ``README.md`` and, where records could not be used, ``refused.csv``.
+    fields
+        Properties in our names, :data:`cgcnn_ase.data.reference.UNITS`.
+    cache
+        Folder of the pages, by default ``~/.cache/cgcnn-ase/reference``.
+    offline
+        Take the newest complete answer to this query from the cache; nothing is asked of the network.
+    attempts, seed
+        How often a request is made at most, and the seed of the waits between.
+    progress
+        Show a progress bar on stderr.
+    say
+        Is told what happens on the way, line by line.
+
+    Raises
+    ------
+    FetchError
+        If the database refuses, cannot be reached, or has nothing that fits, in words.
+    DatasetError
+        If `output` is not empty, or the records hold energies of more than one scheme.
+    ValueError
+        If a field is not known.
+    """
+    output = Path(output)
+    names = check_fields(fields, client.units)
+    if not names:
+        raise ValueError(f"no field is asked for; allowed are {', '.join(client.units)}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DatasetError(f"{output}: it is there already and not empty; choose another folder")
+    tell = say or _silent
+    if offline:
+        pages_cache = _offline(client, query, names, cache, tell)
+    else:
+        retry = partial(with_retries, attempts=attempts, seed=np.random.default_rng(seed), say=say)
+        version = client.version(retry=retry)
+        pages_cache = PageCache.of(client, query, names, version, cache)
+        _complete(pages_cache, client, query, retry, progress=progress, tell=tell)
+    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    draft.mkdir(parents=True)
+    try:
+        counts = write_folder(draft, pages_cache.pages(), names)
+        provenance = client.provenance(
+            query, names, version=pages_cache.version, retrieved=pages_cache.retrieved, **counts._asdict()
+        )
+        provenance.write(draft)
+        if output.exists():
+            output.rmdir()
+        draft.replace(output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return provenance
+
+
+def _offline(
+    client: ReferenceClient, query: Query, fields: tuple[str, ...], root: Path | None, tell: Callable[[str], None]
+) -> PageCache:
+    found = PageCache.newest(client, query, fields, root)
+    if found is None:
+        raise FetchError(
+            f"offline: the cache has no complete answer of {client.name} ({client.url}) to this query with these fields"
+        )
+    tell(f"offline: database version {found.version}, fetched {found.retrieved}")
+    return found
+
+
+def _complete(
+    cache: PageCache,
+    client: ReferenceClient,
+    query: Query,
+    retry: Retry,
+    *,
+    progress: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Read the pages that are missing."""
+    if cache.is_complete:
+        tell(f"all of it is in the cache: database version {cache.version}, fetched {cache.retrieved}")
+        return
+    scheme = _OneScheme(cache.fields)
+    try:
+        _read(cache, cache.pages(), client, query, retry, scheme, progress=progress, tell=tell)
+    except CursorError as error:
+        tell(f"{error}; reading from the start")
+        cache.clear()
+        _read(cache, [], client, query, retry, scheme, progress=progress, tell=tell)
+
+
+def _read(
+    cache: PageCache,
+    there: list[CachedPage],
+    client: ReferenceClient,
+    query: Query,
+    retry: Retry,
+    scheme: "_OneScheme",
+    *,
+    progress: bool,
+    tell: Callable[[str], None],
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    n_records = 0
+    refused: list[tuple[str, str]] = []
+    cursor: str | None = None
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(f"Fetching from {client.name}", total=None)
+
+        def count(text: PageText) -> None:
+            nonlocal n_records, cursor
+            scheme.check(text.words)
+            n_records += len(text.words)
+            refused.extend(text.refused[: 1 - len(refused)])
+            cursor = text.cursor
+            bar.update(task, total=text.total, advance=len(text.words) + len(text.refused))
+
+        for page in there:
+            count(page.text())
+        if there:
+            tell(f"{n_records} records are in the cache already; going on")
+        for position, page_new in enumerate(
+            client.pages(query, cache.fields, after=cursor, retry=retry), start=len(there)
+        ):
+            count(cache.save(page_new, position).text())
+    if not n_records:
+        cache.clear()
+        why = f"; one was refused: {refused[0][0]}: {refused[0][1]}" if refused else ""
+        raise FetchError(f"{client.name} ({client.url}) has no record that can be used for this query{why}")
+    cache.finish()
+
+
+class _OneScheme:
+    """Refuses energies of different functionals or corrections in one data set."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.matters = any(name in ENERGIES for name in fields)
+        self.found: tuple[str, ...] | None = None
+
+    def check(self, words: Sequence[dict[str, str]]) -> None:
+        """Raise if these records differ from one another or from those before."""
+        if not self.matters:
+            return
+        for each in words:
+            scheme = tuple(each.get(name, "not stated") for name in SCHEME)
+            if self.found is not None and scheme != self.found:
+                first, second = (f"{functional} with corrections {fix}" for functional, fix in (self.found, scheme))
+                raise DatasetError(
+                    f"the records hold energies of two schemes that cannot be compared: {first}, and {second}; "
+                    "ask for one of them (the Materials Project: --thermo-type; other providers: --provider and "
+                    "--fields)"
+                )
+            self.found = scheme
+
+
+def _silent(_: str) -> None:
+    """Nobody wants to know."""
