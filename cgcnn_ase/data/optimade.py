@@ -5,23 +5,24 @@ a server's failure or a body cut off, and cannot go on after a break. Its filter
 """
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from cgcnn_ase.data.errors import FetchError
+from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_version
 from cgcnn_ase.data.optimade_filter import Kept, check_filter, optimade_filter
+from cgcnn_ase.data.optimade_records import read_records
 from cgcnn_ase.data.optimade_server import OptimadeServer
-from cgcnn_ase.data.optimade_structures import STRUCTURE_FIELDS, to_atoms
-from cgcnn_ase.data.property_units import conversion, same_unit
-from cgcnn_ase.data.providers import Provider, ProviderProperty, provider
-from cgcnn_ase.data.reference import UNITS, CursorError, FetchedRecord, Page, Provenance, Query, check_fields
+from cgcnn_ase.data.optimade_structures import STRUCTURE_FIELDS
+from cgcnn_ase.data.property_units import conversion
+from cgcnn_ase.data.provenance import Provenance
+from cgcnn_ase.data.providers import Provider, ProviderProperty, find_provider
+from cgcnn_ase.data.reference import UNITS, CursorError, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
-from cgcnn_ase.structures import StructureError
 
 #: the specification and the network of servers
 _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00974-z"
@@ -42,7 +43,7 @@ class Optimade:
         More or other properties: ``{"band_gap": ("_prefix_gap", "eV")}``, our name to the server's and its unit; a dot
         steps into a dictionary.
     page_limit
-        Records asked for at once; the provider's own number by default.
+        Records asked for at once; by default a number that the provider takes, or else the server's own.
     timeout
         Seconds without any answer after which a request counts as failed.
     sleep
@@ -67,9 +68,10 @@ class Optimade:
         timeout: float = 60.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        known = provider if isinstance(provider, Provider) else _provider(provider)
+        known = provider if isinstance(provider, Provider) else find_provider(provider)
         own = {name: _own_property(name, *given) for name, given in (properties or {}).items()}
         self.provider = replace(known, properties={**known.properties, **own})
+        self._own_limit = page_limit is not None
         self.page_limit = known.page_limit if page_limit is None else page_limit
         if self.page_limit < 1:
             raise ValueError(f"page_limit={page_limit}: at least 1 is needed")
@@ -108,19 +110,12 @@ class Optimade:
         FetchError
             If the server does not answer, or states another unit for a property than we know.
         """
-        meta = retry(lambda: self._server.get("structures", urlencode({"page_limit": 1, "response_fields": "id"})))
-        meta = meta.get("meta") or {}
+        query = urlencode({"page_limit": 1, "response_fields": "id"})
+        body = retry(lambda: self._server.get("structures", query))
         if not self.provider.licence and not self._licence:
-            self._licence = _licence(retry(lambda: self._server.get("info")))
-        self._check_units(retry)
-        implementation = meta.get("implementation") or {}
-        parts = [
-            (meta.get("database") or {}).get("version"),
-            f"{meta['data_available']} records" if isinstance(meta.get("data_available"), int) else None,
-            " ".join(str(implementation[key]) for key in ("name", "version") if implementation.get(key)),
-            f"OPTIMADE {meta['api_version']}" if meta.get("api_version") else None,
-        ]
-        return ", ".join(str(part) for part in parts if part)
+            self._licence = stated_licence(retry(lambda: self._server.get("info")))
+        check_units(retry(self._info_of_structures), self.provider)
+        return stated_version(body.get("meta") or {})
 
     def pages(
         self, query: Query, fields: Sequence[str], *, after: str | None = None, retry: Retry = with_retries
@@ -178,6 +173,16 @@ class Optimade:
             n_doubled=n_doubled,
         )
 
+    def _info_of_structures(self) -> dict[str, Any]:
+        """What the server lists of its properties; some servers do not, and then their units cannot be checked."""
+        try:
+            return self._server.get("info/structures")
+        except FetchError as error:
+            if error.again:
+                raise
+            warnings.warn(f"{self.name}: the units could not be compared with the server's ({error})", stacklevel=2)
+            return {}
+
     def _first(self, query: Query, text: str, names: Sequence[str]) -> str:
         """The query string of the first page."""
         asked = {self.provider.properties[name].top: None for name in names}
@@ -195,7 +200,7 @@ class Optimade:
             body = self._page(at, retry, resumed=resumed)
             resumed = False
             data, meta = body["data"], body.get("meta") or {}
-            records, refused = self._records(data, fields, kept)
+            records, refused = read_records(data, self.provider, fields, kept)
             if query.limit is not None:
                 records = records[: query.limit - at.kept]
             total = meta.get("data_returned") if isinstance(meta.get("data_returned"), int) else None
@@ -214,12 +219,20 @@ class Optimade:
             pause = min(float(meta.get("request_delay") or 0.0), _LONGEST_PAUSE)
 
     def _page(self, at: "_Place", retry: Retry, *, resumed: bool) -> dict[str, Any]:
-        try:
-            body = retry(lambda: self._server.get("structures", at.next))
-        except FetchError as error:
-            if resumed and not error.again:
-                raise CursorError(f"{error}: it cannot go on where it was") from error
-            raise
+        """The answer at a place; a link of an earlier day that the server refuses is a `CursorError`."""
+
+        def ask() -> dict[str, Any]:
+            try:
+                return self._server.get("structures", at.next)
+            except FetchError as error:
+                if resumed and not error.again:
+                    raise CursorError(f"{error}: it cannot go on where it was") from error
+                if error.again or self._own_limit or "page_limit" not in str(error):
+                    raise
+                parts = [part for part in at.next.split("&") if not part.startswith("page_limit=")]
+                return self._server.get("structures", "&".join(parts))  # as many as the server likes
+
+        body = retry(ask)
         if not isinstance(body.get("data"), list):
             raise FetchError(f"{self.url}: the answer holds no list of structures")
         return body
@@ -230,60 +243,6 @@ class Optimade:
             raise FetchError(f"{self.url}: the server says there is more than {sent} records, but gives no link to it")
         if total is not None and sent < total:
             raise FetchError(f"{self.url}: the server announced {total} records and sent {sent}; fetch again")
-
-    def _records(
-        self, data: Sequence[object], fields: tuple[str, ...], kept: Kept
-    ) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
-        """The records of a page, and those that cannot be used."""
-        records, refused = [], []
-        for resource in data:
-            if not isinstance(resource, dict) or "id" not in resource:
-                raise FetchError(f"{self.url}: the answer holds a structure without an id")
-            id, attributes = str(resource["id"]), resource.get("attributes") or {}
-            try:
-                atoms = to_atoms(id, attributes)
-                values = self._values(id, attributes, (*fields, *kept.ranges), len(atoms))
-            except StructureError as error:
-                refused.append((id, error.reason))
-                continue
-            record = FetchedRecord(id, atoms, values, dict(self.provider.words))
-            if kept(record):
-                records.append(replace(record, values={name: values[name] for name in fields if name in values}))
-        return records, refused
-
-    def _values(self, id: str, attributes: Mapping[str, Any], names: Sequence[str], n_atoms: int) -> dict[str, float]:
-        """The properties in our units; what the server does not have is left out."""
-        values = {}
-        for name in dict.fromkeys(names):
-            known = self.provider.properties[name]
-            value = _inside(attributes, known.field)
-            if value is None or value in self.provider.missing:
-                continue
-            if isinstance(value, str) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise StructureError(id, f"its {known.field} is {value!r}, no finite number")
-            ours = conversion(name, known.unit)(float(value), n_atoms)
-            values[name] = ours if known.at_least is None else max(ours, known.at_least)
-        return values
-
-    def _check_units(self, retry: Retry) -> None:
-        """Compare the units that the server states with those we know; the user's own are his to know."""
-        try:
-            stated = retry(lambda: self._server.get("info/structures")).get("data") or {}
-        except FetchError as error:
-            if error.again:
-                raise
-            warnings.warn(f"{self.name}: the units could not be checked ({error})", stacklevel=2)
-            return
-        listed = stated.get("properties") or {}
-        for name, known in self.provider.properties.items():
-            described = listed.get(known.field) or {}
-            unit = described.get("unit") or described.get("x-optimade-unit")
-            if unit in (None, "inapplicable") or known.evidence == "user" or same_unit(str(unit), known.unit):
-                continue
-            raise FetchError(
-                f"{self.name}: the server states the unit {unit!r} for {known.field}, we know {known.unit!r}; "
-                f"give properties {name}={known.field}:UNIT to decide"
-            )
 
 
 @dataclass(frozen=True)
@@ -306,37 +265,9 @@ class _Place:
             raise CursorError(f"cursor {cursor!r} is none of an OPTIMADE answer") from None
 
 
-def _provider(text: str) -> Provider:
-    """A provider by name, or one that is known by its URL only."""
-    if "://" not in text:
-        return provider(text)
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{text}: needed is the base URL of an OPTIMADE server, http(s)://host/path and nothing else")
-    path = parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
-    return Provider(name=parts.netloc + path, title=parts.netloc + path, url=f"{parts.scheme}://{parts.netloc}{path}")
-
-
 def _own_property(name: str, field: str, unit: str) -> ProviderProperty:
     """A property that the user describes."""
     if not field.strip():
         raise ValueError(f"property {name}: needed is the server's name of it, as _prefix_name")
     conversion(name, unit)
     return ProviderProperty(field, unit, "user")
-
-
-def _inside(attributes: Mapping[str, Any], field: str) -> Any:
-    """The value of a field; ``.`` steps into dictionaries, and what is not there is None."""
-    value: Any = attributes
-    for step in field.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
-
-
-def _licence(info: Mapping[str, Any]) -> str:
-    """What ``/info`` says of the licence, or nothing."""
-    data = info.get("data")
-    attributes = (data.get("attributes") if isinstance(data, Mapping) else None) or {}
-    names = attributes.get("available_licenses") or attributes.get("available_licenses_for_entries") or []
-    link = attributes.get("license") or ""
-    return " or ".join(str(name) for name in names) or str(link.get("href") if isinstance(link, Mapping) else link)

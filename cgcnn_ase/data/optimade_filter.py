@@ -11,6 +11,7 @@ from cgcnn_ase.data.errors import FetchError
 from cgcnn_ase.data.property_units import conversion
 from cgcnn_ase.data.providers import ProviderProperty
 from cgcnn_ase.data.reference import FetchedRecord, Query, check_fields
+from cgcnn_ase.elements import symbols
 
 #: a compound within so many eV/atom of the hull is on it
 ON_HULL = 1e-6
@@ -138,6 +139,9 @@ def reduced_formula(formula: str) -> str:
     except (ValueError, KeyError) as error:
         raise ValueError(f"formula {formula!r}: {error}") from None
     counts = {symbol: round(amount) for symbol, amount in amounts.items()}
+    unknown = sorted(set(counts) - set(symbols()[1:]))
+    if unknown:
+        raise ValueError(f"formula {formula!r}: {unknown[0]!r} is no element")
     if not counts or any(abs(amounts[symbol] - count) > 1e-8 or not count for symbol, count in counts.items()):
         raise ValueError(f"formula {formula!r}: needed are whole numbers of atoms, as LiNiO2")
     divisor = gcd(*counts.values())
@@ -183,10 +187,9 @@ class Kept:
         """The condition on the structure that does not hold, in words."""
         query, atoms = self.query, record.atoms
         elements = set(atoms.get_chemical_symbols())
-        formula = reduced_formula(atoms.get_chemical_formula())
         if query.ids and record.id not in query.ids:
             return "is none of the ids asked for"
-        if self.formulas and formula not in self.formulas:
+        if self.formulas and (formula := reduced_formula(atoms.get_chemical_formula())) not in self.formulas:
             return f"is {formula}"
         if (
             (self.systems and frozenset(elements) not in self.systems)

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from cgcnn_ase.data.property_units import conversion
 
@@ -79,21 +80,34 @@ class Provider:
             conversion(name, known.unit)
 
 
-def provider(name: str) -> Provider:
-    """The provider of a name.
+def find_provider(name: str) -> Provider:
+    """The provider of a name, or one that is known by the URL of its server only.
 
     Raises
     ------
     ValueError
-        If there is none; the message lists them.
+        If there is none; the message lists them. Or if the URL is none, or holds a user, a key or a filter.
     """
+    if "://" in name:
+        return _at(name)
     if name in PROVIDERS:
         return PROVIDERS[name]
     near = difflib.get_close_matches(name, PROVIDERS, n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
     raise ValueError(
-        f"--provider {name}: no such OPTIMADE provider{guess}; allowed are {', '.join(PROVIDERS)} and a URL"
+        f"provider {name!r}: no such OPTIMADE provider{guess}; allowed are {', '.join(PROVIDERS)} and a URL"
     )
+
+
+def _at(url: str) -> Provider:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError(
+            f"provider {parts.scheme}://{parts.hostname or ''}{parts.path}: needed is the base URL of an OPTIMADE "
+            "server, http(s)://host/path and nothing else"
+        )
+    place = parts.netloc + parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
+    return Provider(name=place, title=place, url=f"{parts.scheme}://{place}")
 
 
 def _alexandria(name: str, functional: str, path: str, infix: str, citation: tuple[str, ...]) -> Provider:
