@@ -1,8 +1,9 @@
 """OPTIMADE providers by name: where they are, their licence and citation, and what they call our properties.
 
-A name and a unit are `documented` where the provider's own documentation or server code states them, `seen` where other
-programs that read the provider rely on them, and `assumed` where we found neither. None of it can be checked without
-the network: a server that states another unit for a field is refused when it is asked (see `cgcnn_ase.data.optimade`).
+A name is `documented` where the provider's own documentation or server code has it, `seen` where several programs that
+read the provider rely on it, and `assumed` where we found no more than a hint. None of it can be checked without the
+network; a server that states another unit for a field than we know is refused when it is asked
+(`cgcnn_ase.data.optimade_about.check_units`).
 """
 
 import difflib
@@ -29,8 +30,8 @@ class ProviderProperty:
     evidence
         How we know.
     at_least
-        Smaller values of the provider mean this one of ours: OQMD's distance to the hull is negative for a compound on
-        it, the distance to the hull of all others.
+        Smaller values of the provider mean this one of ours: OQMD computes negative distances to the hull for compounds
+        on it, the distance to the hull of all others.
     """
 
     field: str
@@ -192,7 +193,7 @@ _ALL = (
             "formation_energy_per_atom": ProviderProperty("_oqmd_delta_e", "eV/atom", "documented"),
             "energy_above_hull": ProviderProperty("_oqmd_stability", "eV/atom", "documented", at_least=0.0),
             "band_gap": ProviderProperty("_oqmd_band_gap", "eV", "documented"),
-            "volume": ProviderProperty("_oqmd_volume", "Å^3", "documented"),
+            "volume": ProviderProperty("_oqmd_volume", "Å^3", "seen"),
         },
         words={"functional": "PBE and PBE+U", "corrections": "OQMD"},
     ),
@@ -207,7 +208,7 @@ _ALL = (
             "energy_above_hull": ProviderProperty("_jarvis_ehull", "eV/atom", "seen"),
             "band_gap": ProviderProperty("_jarvis_optb88vdw_bandgap", "eV", "seen"),
             "energy_per_atom": ProviderProperty("_jarvis_optb88vdw_total_energy", "eV/atom", "seen"),
-            "total_magnetization": ProviderProperty("_jarvis_magmom_outcar", "mu_B", "seen"),
+            "total_magnetization": ProviderProperty("_jarvis_magmom_outcar", "mu_B", "assumed"),
             "density": ProviderProperty("_jarvis_density", "g/cm^3", "seen"),
         },
         words={"functional": "OptB88vdW"},
