@@ -6,6 +6,7 @@ from cgcnn_ase.cli.cathode import cathode
 from cgcnn_ase.cli.defects import defects
 from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
+from cgcnn_ase.cli.fetch import fetch
 from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
@@ -20,5 +21,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (predict, models, train, evaluate, explain, prepare, defects, cathode, screen, voltage):
+for command in (predict, models, fetch, train, evaluate, explain, prepare, defects, cathode, screen, voltage):
     app.command()(command)
