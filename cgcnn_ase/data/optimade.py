@@ -39,6 +39,8 @@ class Optimade:
     provider
         Name of a provider (`cgcnn_ase.data.providers.PROVIDERS`), or the base URL of any OPTIMADE server, as that of
         an own AiiDA database.
+    url
+        Another address of the same database, a mirror of it.
     properties
         More or other properties: ``{"band_gap": ("_prefix_gap", "eV")}``, our name to the server's and its unit; a dot
         steps into a dictionary.
@@ -63,6 +65,7 @@ class Optimade:
         self,
         provider: str | Provider,
         *,
+        url: str | None = None,
         properties: Mapping[str, tuple[str, str]] | None = None,
         page_limit: int | None = None,
         timeout: float = 60.0,
@@ -70,7 +73,8 @@ class Optimade:
     ) -> None:
         known = provider if isinstance(provider, Provider) else find_provider(provider)
         own = {name: _own_property(name, *given) for name, given in (properties or {}).items()}
-        self.provider = replace(known, properties={**known.properties, **own})
+        address = known.url if url is None else find_provider(url).url
+        self.provider = replace(known, url=address, properties={**known.properties, **own})
         self._own_limit = page_limit is not None
         self.page_limit = known.page_limit if page_limit is None else page_limit
         if self.page_limit < 1:
