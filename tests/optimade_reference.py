@@ -1,5 +1,6 @@
 """The reference OPTIMADE server on loopback, with crystals of published lattice parameters and faults on request."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -57,7 +58,7 @@ class Faults:
     def __init__(self, app):
         self.app = app
         self.asked = []
-        self.plan = deque()  # of the next requests for crystals: None (all well), a status, "cut", or bytes
+        self.plan = deque()  # of the next requests for crystals: None (all well), a status, "cut", "slow", or bytes
 
     async def __call__(self, scope, receive, send):
         query = scope.get("query_string", b"").decode()
@@ -67,6 +68,9 @@ class Faults:
         self.asked.append(parse_qs(query))
         fault = self.plan.popleft() if self.plan else None
         if fault is None:
+            await self.app(scope, receive, send)
+        elif fault == "slow":
+            await asyncio.sleep(0.6)
             await self.app(scope, receive, send)
         elif fault == "cut":
             await self.app(scope, receive, _cut(send))

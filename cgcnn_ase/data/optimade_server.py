@@ -56,7 +56,11 @@ class OptimadeServer:
             response = session.get(url, params=query, timeout=(_CONNECT, self.timeout))
         except requests.Timeout:
             raise FetchError(f"{url}: no answer for {self.timeout:g} s", again=True) from None
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (
+            requests.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+        ) as error:
             raise FetchError(f"{url}: the connection failed or broke off ({_reason(error)})", again=True) from error
         except requests.RequestException as error:
             raise FetchError(f"{url}: {_reason(error)}") from error

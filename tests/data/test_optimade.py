@@ -194,6 +194,16 @@ def test_a_failure_in_between_loses_nothing(client, server, retry, slept, fault)
     assert len(slept) == 3
 
 
+def test_a_slow_answer_is_asked_for_again(client, server, retry, slept):
+    impatient = Optimade(client.provider, page_limit=50, timeout=0.2)
+    server.faults.plan.append("slow")
+    assert len(records(impatient, Query(), retry=retry)) == len(CRYSTALS)
+    assert len(slept) == 1
+    server.faults.plan.extend(["slow"] * 4)
+    with pytest.raises(FetchError, match="no answer for 0.2 s"):
+        records(impatient, Query(), retry=retry)
+
+
 def test_too_many_requests_waits_as_asked(client, server, retry, slept):
     server.faults.plan.append(429)
     assert len(records(client, Query(), retry=retry)) == len(CRYSTALS)

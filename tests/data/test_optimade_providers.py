@@ -1,5 +1,7 @@
 """Providers, units and filters, without a server."""
 
+from pathlib import Path
+
 import pytest
 from ase import units as ase_units
 from optimade.filterparser import LarkParser
@@ -24,6 +26,15 @@ def test_each_provider_says_what_is_needed(name):
         # the specification's form of a provider's own property
         assert described.top.startswith("_")
         assert described.top == described.top.lower()
+
+
+def test_the_page_of_the_manual_names_them_all():
+    text = (Path(__file__).resolve().parents[2] / "docs/optimade.md").read_text(encoding="utf-8")
+    for name, known in PROVIDERS.items():
+        assert f"`{name}`" in text
+        if not name.startswith("mp-optimade-"):  # the manual has the first of three
+            for ours, theirs in known.properties.items():
+                assert f"`{ours}` = `{theirs.field}`, {theirs.unit}" in text
 
 
 def test_a_url_is_a_provider():
