@@ -31,6 +31,10 @@ _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00
 _LONGEST_PAUSE = 60.0
 
 
+#: ids in one question: servers take addresses of about 8,000 characters
+_MOST_IDS = 100
+
+
 class Optimade:
     """A client of one OPTIMADE server; a `ReferenceClient`.
 
@@ -139,12 +143,12 @@ class Optimade:
             If a property is asked for that the provider does not have.
         """
         wanted = check_fields(fields, self.units)
-        text = optimade_filter(query, self.provider.properties)
-        if text:
-            check_filter(text)
         kept = Kept(query, self.provider.properties)
-        at = _Place.read(after) if after is not None else _Place(self._first(query, text, (*wanted, *kept.ranges)))
-        return self._pages(query, wanted, kept, at, retry, resumed=after is not None)
+        # what is chosen here needs full pages, few of a page may remain
+        limit = self.page_limit if query.limit is None or kept.own else min(self.page_limit, query.limit)
+        parts = [self._first(part, (*wanted, *kept.ranges), limit) for part in _parts(query)]
+        at = _Place(0, parts[0]) if after is None else _Place.read(after)
+        return self._pages(query, parts, wanted, kept, at, retry, resumed=after is not None)
 
     def provenance(
         self,
@@ -187,15 +191,25 @@ class Optimade:
             warnings.warn(f"{self.name}: the units could not be compared with the server's ({error})", stacklevel=2)
             return {}
 
-    def _first(self, query: Query, text: str, names: Sequence[str]) -> str:
+    def _first(self, query: Query, names: Sequence[str], limit: int) -> str:
         """The query string of the first page."""
+        text = optimade_filter(query, self.provider.properties)
+        if text:
+            check_filter(text)
         asked = {self.provider.properties[name].top: None for name in names}
-        limit = self.page_limit if query.limit is None else min(self.page_limit, query.limit)
-        parts = {"filter": text} if text else {}
-        return urlencode({**parts, "response_fields": ",".join((*STRUCTURE_FIELDS, *asked)), "page_limit": limit})
+        fields = {"response_fields": ",".join((*STRUCTURE_FIELDS, *asked)), "page_limit": limit}
+        return urlencode({"filter": text, **fields} if text else fields)
 
     def _pages(
-        self, query: Query, fields: tuple[str, ...], kept: Kept, at: "_Place", retry: Retry, *, resumed: bool
+        self,
+        query: Query,
+        parts: Sequence[str],
+        fields: tuple[str, ...],
+        kept: Kept,
+        at: "_Place",
+        retry: Retry,
+        *,
+        resumed: bool,
     ) -> Iterator[Page]:
         pause = 0.0
         while at.next:
@@ -209,17 +223,16 @@ class Optimade:
                 records = records[: query.limit - at.kept]
             total = meta.get("data_returned") if isinstance(meta.get("data_returned"), int) else None
             before = at
-            at = _Place(self._server.next(body), at.sent + len(data), at.kept + len(records))
+            at = _Place(at.part, self._server.next(body), at.sent + len(data), at.kept + len(records))
             if query.limit is not None and at.kept >= query.limit:
                 at = replace(at, next="")
             elif not at.next or not data:
                 self._check_end(at.sent, total, bool(meta.get("more_data_available")) and bool(data))
-                at = replace(at, next="")
+                following = at.part + 1
+                at = _Place(following, parts[following] if following < len(parts) else "", 0, at.kept)
             elif at.next == before.next:
                 raise FetchError(f"{self.url}: the link to the next page leads to the same page again")
-            if total is not None and query.limit is not None:
-                total = min(total, query.limit)
-            yield Page(tuple(records), tuple(refused), at.text(), total)
+            yield Page(tuple(records), tuple(refused), at.text(), _total(total, query, parts))
             pause = min(float(meta.get("request_delay") or 0.0), _LONGEST_PAUSE)
 
     def _page(self, at: "_Place", retry: Retry, *, resumed: bool) -> dict[str, Any]:
@@ -251,22 +264,37 @@ class Optimade:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an answer goes on: the query string of the next page (none at the end), and what came before."""
+    """Where an answer goes on: the query string of the next page, none at the end, and what came before."""
 
+    part: int  #: of a question with many ids
     next: str
-    sent: int = 0
-    kept: int = 0
+    sent: int = 0  #: of this part
+    kept: int = 0  #: of all parts
 
     def text(self) -> str:
-        return json.dumps([self.next, self.sent, self.kept])
+        return json.dumps([self.part, self.next, self.sent, self.kept])
 
     @classmethod
     def read(cls, cursor: str) -> "_Place":
         try:
-            following, sent, kept = json.loads(cursor)
-            return cls(str(following), int(sent), int(kept))
+            part, following, sent, kept = json.loads(cursor)
+            return cls(int(part), str(following), int(sent), int(kept))
         except (ValueError, TypeError):
             raise CursorError(f"cursor {cursor!r} is none of an OPTIMADE answer") from None
+
+
+def _parts(query: Query) -> list[Query]:
+    """The query, or several of it with some of the ids each."""
+    if len(query.ids) <= _MOST_IDS:
+        return [query]
+    return [replace(query, ids=query.ids[k : k + _MOST_IDS]) for k in range(0, len(query.ids), _MOST_IDS)]
+
+
+def _total(told: int | None, query: Query, parts: Sequence[str]) -> int | None:
+    """Records in the whole answer, from what the server told of one part."""
+    if told is None or len(parts) > 1:
+        return None
+    return told if query.limit is None else min(told, query.limit)
 
 
 def _own_property(name: str, field: str, unit: str) -> ProviderProperty:

@@ -157,8 +157,12 @@ class Kept:
         self.formulas = {reduced_formula(formula) for formula in query.formula}
         self.systems = {frozenset(system.split("-")) for system in query.chemsys}
         self.ranges = ranges_of(query, properties)
-        #: bounds that the server is not asked to keep
-        self.own = {name for name in self.ranges if not _comparable(name, properties[name])}
+        #: bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
+        self.own = {
+            name
+            for name in self.ranges
+            if not _comparable(name, properties[name]) or properties[name].at_least is not None
+        }
 
     def __call__(self, record: FetchedRecord) -> bool:
         """Whether the record is wanted; one without a value that is bounded is not.

@@ -162,6 +162,30 @@ def test_limit(client, server):
     assert len(server.faults.asked) == 2
 
 
+@pytest.mark.parametrize("broken_after", [None, 1, 2, 3])
+def test_more_ids_than_an_address_holds(client, server, monkeypatch, broken_after):
+    monkeypatch.setattr("cgcnn_ase.data.optimade._MOST_IDS", 7)
+    query = Query(ids=tuple(CRYSTALS))
+    found, cursor = [], None
+    for page, _ in zip(client.pages(query, FIELDS), range(broken_after or 99), strict=False):
+        found += [record.id for record in page.records]
+        cursor = page.cursor
+    if broken_after:
+        found += [record.id for record in records(client, query, after=cursor)]
+    assert sorted(found) == sorted(CRYSTALS)
+    assert max(asked["filter"][0].count("id=") for asked in server.faults.asked) == 7
+
+
+def test_limit_of_what_is_chosen_here_reads_full_pages(client, server):
+    query = Query(ranges={"energy_above_hull": (0.5, None)}, limit=1)
+    assert [record.id for record in records(client, query)] == [list(CRYSTALS)[15]]
+    assert server.faults.asked[0]["page_limit"] == ["5"]
+
+
+def test_no_distance_below_the_hull(client):
+    assert records(client, Query(ranges={"energy_above_hull": (None, -0.1)})) == []
+
+
 def test_no_record_is_an_empty_answer(client):
     assert records(client, Query(elements=("Fm",))) == []
 
