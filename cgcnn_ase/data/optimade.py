@@ -4,31 +4,27 @@ The requests are made here, with ``requests``: `optimade.client.OptimadeClient` 
 a server's failure or a body cut off, and cannot go on after a break. Its filter grammar is used.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from cgcnn_ase.data.errors import FetchError
 from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_version
 from cgcnn_ase.data.optimade_filter import Kept, check_filter, optimade_filter
-from cgcnn_ase.data.optimade_records import read_records
+from cgcnn_ase.data.optimade_pages import Answer, Place
 from cgcnn_ase.data.optimade_server import OptimadeServer
 from cgcnn_ase.data.optimade_structures import STRUCTURE_FIELDS
 from cgcnn_ase.data.property_units import conversion
 from cgcnn_ase.data.provenance import Provenance
 from cgcnn_ase.data.providers import Provider, ProviderProperty, find_provider
-from cgcnn_ase.data.reference import UNITS, CursorError, Page, Query, check_fields
+from cgcnn_ase.data.reference import UNITS, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
 
 #: the specification and the network of servers
 _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00974-z"
-
-#: seconds between two requests at most, whatever the server asks for
-_LONGEST_PAUSE = 60.0
 
 
 #: ids in one question: servers take addresses of about 8,000 characters
@@ -147,8 +143,9 @@ class Optimade:
         # what is chosen here needs full pages, few of a page may remain
         limit = self.page_limit if query.limit is None or kept.own else min(self.page_limit, query.limit)
         parts = [self._first(part, (*wanted, *kept.ranges), limit) for part in _parts(query)]
-        at = _Place(0, parts[0]) if after is None else _Place.read(after)
-        return self._pages(query, parts, wanted, kept, at, retry, resumed=after is not None)
+        answer = Answer(self._server, self.provider, query, wanted, kept, parts, retry, self.sleep, self._own_limit)
+        at = Place(0, parts[0]) if after is None else Place.read(after)
+        return answer.pages(at, resumed=after is not None)
 
     def provenance(
         self,
@@ -200,101 +197,12 @@ class Optimade:
         fields = {"response_fields": ",".join((*STRUCTURE_FIELDS, *asked)), "page_limit": limit}
         return urlencode({"filter": text, **fields} if text else fields)
 
-    def _pages(
-        self,
-        query: Query,
-        parts: Sequence[str],
-        fields: tuple[str, ...],
-        kept: Kept,
-        at: "_Place",
-        retry: Retry,
-        *,
-        resumed: bool,
-    ) -> Iterator[Page]:
-        pause = 0.0
-        while at.next:
-            if pause:
-                self.sleep(pause)
-            body = self._page(at, retry, resumed=resumed)
-            resumed = False
-            data, meta = body["data"], body.get("meta") or {}
-            records, refused = read_records(data, self.provider, fields, kept)
-            if query.limit is not None:
-                records = records[: query.limit - at.kept]
-            total = meta.get("data_returned") if isinstance(meta.get("data_returned"), int) else None
-            before = at
-            at = _Place(at.part, self._server.next(body), at.sent + len(data), at.kept + len(records))
-            if query.limit is not None and at.kept >= query.limit:
-                at = replace(at, next="")
-            elif not at.next or not data:
-                self._check_end(at.sent, total, bool(meta.get("more_data_available")) and bool(data))
-                following = at.part + 1
-                at = _Place(following, parts[following] if following < len(parts) else "", 0, at.kept)
-            elif at.next == before.next:
-                raise FetchError(f"{self.url}: the link to the next page leads to the same page again")
-            yield Page(tuple(records), tuple(refused), at.text(), _total(total, query, parts))
-            pause = min(float(meta.get("request_delay") or 0.0), _LONGEST_PAUSE)
-
-    def _page(self, at: "_Place", retry: Retry, *, resumed: bool) -> dict[str, Any]:
-        """The answer at a place; a link of an earlier day that the server refuses is a `CursorError`."""
-
-        def ask() -> dict[str, Any]:
-            try:
-                return self._server.get("structures", at.next)
-            except FetchError as error:
-                if resumed and not error.again:
-                    raise CursorError(f"{error}: it cannot go on where it was") from error
-                if error.again or self._own_limit or "page_limit" not in str(error):
-                    raise
-                parts = [part for part in at.next.split("&") if not part.startswith("page_limit=")]
-                return self._server.get("structures", "&".join(parts))  # as many as the server likes
-
-        body = retry(ask)
-        if not isinstance(body.get("data"), list):
-            raise FetchError(f"{self.url}: the answer holds no list of structures")
-        return body
-
-    def _check_end(self, sent: int, total: int | None, more: bool) -> None:
-        """Nothing is lost: the server sent what it announced."""
-        if more:
-            raise FetchError(f"{self.url}: the server says there is more than {sent} records, but gives no link to it")
-        if total is not None and sent < total:
-            raise FetchError(f"{self.url}: the server announced {total} records and sent {sent}; fetch again")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an answer goes on: the query string of the next page, none at the end, and what came before."""
-
-    part: int  #: of a question with many ids
-    next: str
-    sent: int = 0  #: of this part
-    kept: int = 0  #: of all parts
-
-    def text(self) -> str:
-        return json.dumps([self.part, self.next, self.sent, self.kept])
-
-    @classmethod
-    def read(cls, cursor: str) -> "_Place":
-        try:
-            part, following, sent, kept = json.loads(cursor)
-            return cls(int(part), str(following), int(sent), int(kept))
-        except (ValueError, TypeError):
-            raise CursorError(f"cursor {cursor!r} is none of an OPTIMADE answer") from None
-
 
 def _parts(query: Query) -> list[Query]:
     """The query, or several of it with some of the ids each."""
     if len(query.ids) <= _MOST_IDS:
         return [query]
     return [replace(query, ids=query.ids[k : k + _MOST_IDS]) for k in range(0, len(query.ids), _MOST_IDS)]
-
-
-def _total(told: int | None, query: Query, parts: Sequence[str]) -> int | None:
-    """Records in the whole answer, from what the server told of one part."""
-    if told is None or len(parts) > 1:
-        return None
-    return told if query.limit is None else min(told, query.limit)
 
 
 def _own_property(name: str, field: str, unit: str) -> ProviderProperty:

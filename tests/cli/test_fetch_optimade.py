@@ -8,6 +8,9 @@ import pytest
 
 from ..optimade_reference import crystals, document, serve
 
+#: of the reference server, about itself
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute:DeprecationWarning")
+
 CRYSTALS = crystals()
 
 

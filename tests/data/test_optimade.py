@@ -17,6 +17,9 @@ from cgcnn_ase.structures.packed import iter_packed
 
 from ..optimade_reference import crystals, document, serve
 
+#: of the reference server, about itself
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute:DeprecationWarning")
+
 CRYSTALS = crystals()
 #: made-up values that tell the crystals apart
 DELTA_E = {name: -0.1 * k for k, name in enumerate(CRYSTALS)}
