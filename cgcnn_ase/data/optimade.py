@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_version
+from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_provider, stated_version
 from cgcnn_ase.data.optimade_filter import Kept, check_filter, optimade_filter
 from cgcnn_ase.data.optimade_pages import Answer, Place
 from cgcnn_ase.data.optimade_server import OptimadeServer
@@ -81,7 +81,8 @@ class Optimade:
             raise ValueError(f"page_limit={page_limit}: at least 1 is needed")
         self.sleep = sleep
         self._server = OptimadeServer(self.provider.url, timeout=timeout)
-        self._licence = ""
+        self._stated_licence = ""
+        self._stated_by = ("", "")
 
     @property
     def name(self) -> str:
@@ -115,11 +116,12 @@ class Optimade:
             If the server does not answer, or states another unit for a property than we know.
         """
         query = urlencode({"page_limit": 1, "response_fields": "id"})
-        body = retry(lambda: self._server.get("structures", query))
-        if not self.provider.licence and not self._licence:
-            self._licence = stated_licence(retry(lambda: self._server.get("info")))
+        meta = retry(lambda: self._server.get("structures", query)).get("meta") or {}
+        if not self.provider.licence and not self._stated_licence:
+            self._stated_licence = stated_licence(retry(lambda: self._server.get("info")))
         check_units(retry(self._info_of_structures), self.provider)
-        return stated_version(body.get("meta") or {})
+        self._stated_by = stated_provider(meta)
+        return stated_version(meta)
 
     def pages(
         self, query: Query, fields: Sequence[str], *, after: str | None = None, retry: Retry = with_retries
@@ -158,15 +160,21 @@ class Optimade:
         n_refused: int,
         n_doubled: int = 0,
     ) -> Provenance:
-        """What to write beside the records; see `ReferenceClient.provenance`."""
+        """What to write beside the records; see `ReferenceClient.provenance`.
+
+        Who stands behind a server that is given by its URL, and its licence, are known once `version` was asked.
+        """
         from importlib.metadata import version as installed
 
         return Provenance(
             provider=self.provider.title,
             url=self.url,
             database_version=version,
-            licence=self.provider.licence or self._licence or "not known",
-            citations=(*self.provider.citation, _OPTIMADE),
+            licence=self.provider.licence or self._stated_licence or "not known",
+            citations=(
+                *(self.provider.citation or filter(None, [", ".join(filter(None, self._stated_by))])),
+                _OPTIMADE,
+            ),
             settings=self.settings,
             query=query.as_dict(),
             fields=tuple(fields),

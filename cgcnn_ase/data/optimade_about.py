@@ -24,6 +24,13 @@ def stated_version(meta: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
+def stated_provider(meta: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and home page of who stands behind a server, from the ``meta`` of an answer; empty where it is not said."""
+    provider = meta.get("provider") or {}
+    page = provider.get("homepage") or ""
+    return str(provider.get("name") or ""), str(page.get("href") if isinstance(page, Mapping) else page)
+
+
 def stated_licence(info: Mapping[str, Any]) -> str:
     """What ``/info`` says of the licence: SPDX identifiers, or a link; empty where it says nothing."""
     data = info.get("data")

@@ -1,6 +1,7 @@
 """The pages of one answer of an OPTIMADE server, one after the other, and where to go on."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,12 +58,14 @@ class Answer:
     def pages(self, at: Place, *, resumed: bool) -> Iterator[Page]:
         """The pages from a place on; `resumed` says that the place was reached by an earlier reading."""
         pause, limit = 0.0, self.query.limit
+        warned: set[str] = set()
         while at.next:
             if pause:
                 self.sleep(pause)
             body = self._page(at, resumed=resumed)
             resumed = False
             data, meta = body["data"], body.get("meta") or {}
+            self._pass_on(meta.get("warnings") or [], warned)
             records, refused = read_records(data, self.provider, self.fields, self.kept)
             if limit is not None:
                 records = records[: limit - at.kept]
@@ -98,6 +101,14 @@ class Answer:
         if not isinstance(body.get("data"), list):
             raise FetchError(f"{self.provider.url}: the answer holds no list of structures")
         return body
+
+    def _pass_on(self, told: Sequence[dict[str, Any]], warned: set[str]) -> None:
+        """What the server warns of, each once: a part of the filter that it does not know, for one."""
+        for each in told:
+            words = " ".join(str(each.get("detail") or each.get("title")).split())[:300]
+            if words not in warned:
+                warned.add(words)
+                warnings.warn(f"{self.provider.name}: the server warns: {words}", stacklevel=3)
 
     def _check_end(self, sent: int, total: int | None, more: bool) -> None:
         """Nothing is lost: the server sent what it announced."""

@@ -16,7 +16,7 @@ from cgcnn_ase.structures import StructureError, check_atoms
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: properties of a structure resource that `to_atoms` reads
+#: properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
 STRUCTURE_FIELDS = (
     "lattice_vectors",
     "cartesian_site_positions",
@@ -24,7 +24,6 @@ STRUCTURE_FIELDS = (
     "species_at_sites",
     "dimension_types",
     "structure_features",
-    "assemblies",
 )
 
 #: a site is fully occupied if no more than this is missing

@@ -412,6 +412,21 @@ def test_the_server_s_own_page_size_where_ours_is_too_large(client, server):
     assert "page_limit" not in server.faults.asked[1]
 
 
+def test_what_the_server_warns_of_is_passed_on_once(client, server):
+    told = [{"type": "warning", "detail": "nsites is\nnot known here"}]
+    first = page(copper(), warnings=told * 2, next="/structures?page_offset=1&response_fields=lattice_vectors")
+    server.faults.plan.extend([first, page(copper("Cu2"), warnings=told)])
+    with pytest.warns(UserWarning, match="oqmd: the server warns: nsites is not known here") as given:
+        assert len(records(client, Query())) == 2
+    assert len([warning for warning in given if warning.category is UserWarning]) == 1
+
+
+def test_who_stands_behind_a_url(server):
+    client = Optimade(server.url, properties={"band_gap": ("_oqmd_band_gap", "eV")})
+    given = {"version": client.version(), "retrieved": "", "n_records": 0, "n_refused": 0}
+    assert client.provenance(Query(), [], **given).citations[0] == "Test crystals, https://example.org/"
+
+
 def test_the_server_asks_to_wait_between_requests(tmp_path):
     documents = [document(name, CRYSTALS[name]) for name in ("Cu", "Al", "Ni")]
     waited = []
