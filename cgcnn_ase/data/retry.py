@@ -34,7 +34,7 @@ def with_retries(
     say: Callable[[str], None] | None = None,
     first_wait: float = 0.5,
     longest_wait: float = 60.0,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> T:
     """Call until it succeeds; between two calls wait twice as long as before, times a random 0.5 to 1.
 
@@ -51,7 +51,7 @@ def with_retries(
     first_wait, longest_wait
         Seconds. A ``Retry-After`` of the server is kept where it is longer, up to ten times `longest_wait`.
     sleep
-        What waits, seconds.
+        What waits, seconds; `time.sleep` by default.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def with_retries(
         attempt += 1
         if say is not None:
             say(f"{reason}; attempt {attempt} of {attempts} in {wait:.1f} s")
-        sleep(wait)
+        (sleep or time.sleep)(wait)
 
 
 def worth_another(status: int) -> bool:

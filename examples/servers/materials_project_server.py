@@ -4,7 +4,7 @@ The documents are built with the published models of the interface (emmet-core) 
 parameters. THEIR VALUES ARE MADE UP by simple rules (`Crystal`), so that nothing of the real database is in here.
 It can be told to fail, as real servers do: see `Faults`.
 
-    python examples/materials_project_server.py --port 8000 --records 500 --fault-rate 0.05
+    python examples/servers/materials_project_server.py --port 8000 --records 500 --fault-rate 0.05
     MP_API_KEY=... cgcnn-ase fetch --endpoint http://127.0.0.1:8000 --elements Li,O --output data
 
 Needs `pip install "cgcnn-ase[mp]"`.
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import asin, degrees, sqrt
 from urllib.parse import parse_qsl, urlsplit
 
 from pymatgen.core import Composition, Lattice, Structure
@@ -33,12 +34,36 @@ DB_VERSION = "2026.02.30"
 ROUTES = ("summary", "thermo", "elasticity", "magnetism", "insertion_electrodes")
 THERMO_TYPES = ("GGA_GGA+U", "R2SCAN", "GGA_GGA+U_R2SCAN")
 
-ROCK_SALT = ("Fm-3m", [[0, 0, 0], [0.5, 0.5, 0.5]])
-LAYERED = ("R-3m", [[0, 0, 0.5], [0, 0, 0], [0, 0, 0.2419]])
-#: space group, cell (Å), elements, positions: published lattice parameters at room temperature
-CRYSTALS = [
+
+def fcc(a: float) -> Lattice:
+    """The primitive cell of a face-centred cube of edge `a`, Å."""
+    return Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]])
+
+
+def rhombohedral(a: float, c: float) -> Lattice:
+    """The primitive cell of a rhombohedral crystal, from the edges of its hexagonal cell, Å."""
+    return Lattice.rhombohedral(sqrt(a**2 / 3 + c**2 / 9), 2 * degrees(asin(1.5 / sqrt(3 + (c / a) ** 2))))
+
+
+def bcc(a: float) -> Lattice:
+    return Lattice([[-a / 2, a / 2, a / 2], [a / 2, -a / 2, a / 2], [a / 2, a / 2, -a / 2]])
+
+
+#: fractional positions in the primitive cells; z of layered and u of spinel oxides is that of LiNiO2 and LiMn2O4
+LAYERED = [[0.5] * 3, [0] * 3, [0.2419] * 3, [-0.2419] * 3]
+U, V = 0.2625, 0.5 - 3 * 0.2625
+SPINEL = [
+    *([0.125] * 3, [0.875] * 3),
+    *([0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]),
+    *([sign * x for x in o] for o in ([U, U, U], [U, U, V], [U, V, U], [V, U, U]) for sign in (1, -1)),
+]
+FLUORITE = [[0] * 3, [0.25] * 3, [0.75] * 3]
+PEROVSKITE = [[0.5] * 3, [0] * 3, [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]]
+
+#: cell, element of each position, positions: lattice parameters at room temperature as published
+CRYSTALS: list[tuple[Lattice, list[str], list]] = [
     *(
-        (ROCK_SALT[0], Lattice.cubic(a), [cation, anion], ROCK_SALT[1])
+        (fcc(a), [cation, anion], [[0] * 3, [0.5] * 3])
         for cation, anion, a in (
             *(("Ni", "O", 4.177), ("Co", "O", 4.261), ("Mn", "O", 4.446), ("Mg", "O", 4.212), ("Ca", "O", 4.811)),
             *(("Fe", "O", 4.326), ("Li", "F", 4.026), ("Na", "Cl", 5.640), ("Ti", "N", 4.242), ("V", "O", 4.073)),
@@ -46,31 +71,28 @@ CRYSTALS = [
         )
     ),
     *(
-        (LAYERED[0], Lattice.hexagonal(a, c), ["Li", metal, "O"], LAYERED[1])
+        (rhombohedral(a, c), ["Li", metal, "O", "O"], LAYERED)
         for metal, a, c in (
             *(("Ni", 2.878, 14.19), ("Co", 2.815, 14.05), ("Al", 2.800, 14.22), ("Cr", 2.900, 14.43)),
             *(("V", 2.838, 14.82), ("Fe", 2.955, 14.57), ("Mn", 2.860, 14.34)),
         )
     ),
     *(
-        ("Fm-3m", Lattice.cubic(a), [anion, cation], [[0, 0, 0], [0.25, 0.25, 0.25]])
-        for cation, anion, a in (("Li", "O", 4.619), ("Na", "O", 5.550), ("F", "Ca", 5.463), ("O", "Ce", 5.411))
+        (fcc(a), [one, two, two], FLUORITE)
+        for one, two, a in (("O", "Li", 4.619), ("O", "Na", 5.550), ("Ca", "F", 5.463), ("Ce", "O", 5.411))
     ),
     *(
-        ("Pm-3m", Lattice.cubic(a), [a_site, b_site, "O"], [[0.5, 0.5, 0.5], [0, 0, 0], [0.5, 0, 0]])
+        (Lattice.cubic(a), [a_site, b_site, "O", "O", "O"], PEROVSKITE)
         for a_site, b_site, a in (("Sr", "Ti", 3.905), ("Ba", "Ti", 4.006), ("La", "Al", 3.790), ("K", "Ta", 3.989))
     ),
+    *((fcc(a), ["Li"] * 2 + [metal] * 4 + ["O"] * 8, SPINEL) for metal, a in (("Mn", 8.247), ("Ti", 8.370))),
     *(
-        ("Fd-3m", Lattice.cubic(a), ["Li", metal, "O"], [[0] * 3, [0.625] * 3, [0.3875] * 3])
-        for metal, a in (("Mn", 8.247), ("Ti", 8.370))
-    ),
-    *(
-        ("F-43m", Lattice.cubic(a), [cation, anion], [[0, 0, 0], [0.25, 0.25, 0.25]])
+        (fcc(a), [cation, anion], [[0] * 3, [0.25] * 3])
         for cation, anion, a in (("Zn", "S", 5.409), ("Ga", "As", 5.653), ("Cu", "Cl", 5.416))
     ),
-    *(("Fm-3m", Lattice.cubic(a), [s], [[0, 0, 0]]) for s, a in (("Ni", 3.524), ("Cu", 3.615), ("Al", 4.050))),
-    *(("Im-3m", Lattice.cubic(a), [s], [[0, 0, 0]]) for s, a in (("Li", 3.510), ("Fe", 2.866))),
-]  # fmt: skip
+    *((fcc(a), [symbol], [[0] * 3]) for symbol, a in (("Ni", 3.524), ("Cu", 3.615), ("Al", 4.050))),
+    *((bcc(a), [symbol], [[0] * 3]) for symbol, a in (("Li", 3.510), ("Fe", 2.866))),
+]
 
 
 @dataclass(frozen=True)
@@ -125,10 +147,7 @@ class Crystal:
 @cache
 def bases() -> tuple[Structure, ...]:
     """The crystals, primitive and at their published size."""
-    return tuple(
-        Structure.from_spacegroup(group, cell, elements, positions).get_primitive_structure()
-        for group, cell, elements, positions in CRYSTALS
-    )
+    return tuple(Structure(cell, elements, positions) for cell, elements, positions in CRYSTALS)
 
 
 class Database:
@@ -237,7 +256,7 @@ def thermo(crystal: Crystal) -> list:
         energy = crystal.energy + shift
         hull = round(abs(25 * crystal.strain**2), 6)
         entry = ComputedStructureEntry(
-            structure, energy * len(structure), parameters={"run_type": run}, entry_id="mp-1"
+            structure, energy * len(structure), parameters={"run_type": run}, entry_id=f"mp-1-{run}"
         )
         documents.append(
             ThermoDoc.from_structure(
@@ -451,12 +470,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "heartbeat":
             about = {"db_version": self.server.db_version, "version": "0.87.3", "access_controlled_batch_ids": []}
             self._send(200, {"status": "OK", **about})
+        elif path.removeprefix("materials/") not in ROUTES:
+            self._send(404, {"detail": "Not Found"})
         elif self.headers.get("x-api-key") != self.server.key:
             self._send(
                 401 if self.headers.get("x-api-key") is None else 403, {"detail": "Invalid authentication credentials"}
             )
-        elif path.removeprefix("materials/") not in ROUTES:
-            self._send(404, {"detail": "Not Found"})
         elif int(asked.get("_limit", 0)) > 1000:
             self._send(400, {"detail": "_limit must be at most 1000"})
         else:
