@@ -82,7 +82,7 @@ class Optimade:
         self.sleep = sleep
         self._server = OptimadeServer(self.provider.url, timeout=timeout)
         self._stated_licence = ""
-        self._stated_by = ("", "")
+        self._stated_by: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -171,10 +171,7 @@ class Optimade:
             url=self.url,
             database_version=version,
             licence=self.provider.licence or self._stated_licence or "not known",
-            citations=(
-                *(self.provider.citation or filter(None, [", ".join(filter(None, self._stated_by))])),
-                _OPTIMADE,
-            ),
+            citations=(*(self.provider.citation or self._stated_by), _OPTIMADE),
             settings=self.settings,
             query=query.as_dict(),
             fields=tuple(fields),

@@ -24,11 +24,17 @@ def stated_version(meta: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def stated_provider(meta: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and home page of who stands behind a server, from the ``meta`` of an answer; empty where it is not said."""
+def stated_provider(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Who stands behind a server, name and home page, from the ``meta`` of an answer; empty where it is not said.
+
+    >>> stated_provider({"provider": {"name": "X", "homepage": {"href": "https://x.org"}}})
+    ('X, https://x.org',)
+    """
     provider = meta.get("provider") or {}
-    page = provider.get("homepage") or ""
-    return str(provider.get("name") or ""), str(page.get("href") if isinstance(page, Mapping) else page)
+    page = provider.get("homepage")
+    said = (provider.get("name"), page.get("href") if isinstance(page, Mapping) else page)
+    words = ", ".join(str(each) for each in said if each)
+    return (words,) if words else ()
 
 
 def stated_licence(info: Mapping[str, Any]) -> str:
