@@ -134,6 +134,7 @@ def serve(documents, folder: Path, *, prefix="tst", fields=(), page_limit_max=50
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
+            assert thread.is_alive(), "the server did not start"
             time.sleep(0.02)
         try:
             yield Server(f"http://127.0.0.1:{listening.getsockname()[1]}", faults)
