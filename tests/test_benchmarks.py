@@ -202,3 +202,13 @@ def test_defect_energies(shared_data: Path, tmp_path: Path) -> None:
     tables = run("defect_energies.py", "--data", data, *sizes, temporary=tmp_path)
 
     assert len(tables) == 3
+
+
+@pytest.mark.slow
+def test_fetch_optimade(tmp_path: Path) -> None:
+    (table,) = run("fetch_optimade.py", "--n", 2_000, "--failing", 0.3, temporary=tmp_path).values()
+
+    (row,) = table["rows"]
+    assert row["records"] == 2_000
+    assert row["lost"] == row["doubled"] == 0
+    assert int(str(row["failed answers"])) > 0

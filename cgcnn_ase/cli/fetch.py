@@ -1,7 +1,7 @@
 """``cgcnn-ase fetch``."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,18 +10,25 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.reference import ReferenceClient
+    from cgcnn_ase.data.reference import Query, ReferenceClient
 
 #: refused records that are named one by one; all of them are in refused.csv
 _NAMED = 10
 
 #: what is fetched where nothing is said
 _FIELDS = ("formation_energy_per_atom", "energy_above_hull", "band_gap")
+_THERMO_TYPE = "GGA_GGA+U"
 
 
 def fetch(
     output: Annotated[Path, typer.Option(help="Folder for the data set; it must be empty or not there yet.")],
-    provider: Annotated[str, typer.Option(help="The database: mp (the Materials Project).")] = "mp",
+    provider: Annotated[
+        str,
+        typer.Option(
+            help="The database: mp (the Materials Project), an OPTIMADE provider (oqmd, jarvis, aflow, alexandria, "
+            "mc3d, ...), or the URL of any OPTIMADE server."
+        ),
+    ] = "mp",
     ids: Annotated[list[str] | None, typer.Option(help="Records by name, as mp-149.")] = None,
     formula: Annotated[list[str] | None, typer.Option(help="Reduced formula, as LiNiO2.")] = None,
     chemsys: Annotated[
@@ -42,7 +49,18 @@ def fetch(
     limit: Annotated[int | None, typer.Option(help="So many records at most.")] = None,
     fields: Annotated[
         list[str] | None,
-        typer.Option(help=f"Properties, by their names here, as K_VRH,G_VRH.  [default: {','.join(_FIELDS)}]"),
+        typer.Option(
+            help=f"Properties, by their names here, as K_VRH,G_VRH.  [default: {','.join(_FIELDS)}, as far "
+            "as the database has them, and each --property]"
+        ),
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            metavar="NAME=FIELD:UNIT",
+            help="Of an OPTIMADE server: what it calls a property, as band_gap=_prefix_gap:eV.",
+        ),
     ] = None,
     thermo_type: Annotated[
         str,
@@ -50,7 +68,7 @@ def fetch(
             help="Of the Materials Project: functional and corrections of the energies; GGA_GGA+U, R2SCAN or "
             "GGA_GGA+U_R2SCAN."
         ),
-    ] = "GGA_GGA+U",
+    ] = _THERMO_TYPE,
     endpoint: Annotated[str | None, typer.Option(help="Another address of the interface.", show_default=False)] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of the pages that are kept.  [default: ~/.cache/cgcnn-ase/reference]")
@@ -84,7 +102,8 @@ def fetch(
             max_atoms=max_atoms,
             limit=limit,
         )
-        client = _client(provider, thermo_type=thermo_type, endpoint=endpoint)
+        own = dict(_property(text) for text in properties or ())
+        client = _client(provider, query, own, thermo_type=thermo_type, endpoint=endpoint)
         if not query.as_dict() and not offline:
             say("no condition is given: this is the whole database")
         try:
@@ -92,7 +111,7 @@ def fetch(
                 client,
                 query,
                 output,
-                fields=_several(fields) or _FIELDS,
+                fields=_several(fields) or _default_fields(client, own),
                 cache=cache,
                 offline=offline,
                 progress=is_terminal(),
@@ -112,9 +131,13 @@ def fetch(
         raise typer.Exit(1)
 
 
-def _client(provider: str, *, thermo_type: str, endpoint: str | None) -> "ReferenceClient":
+def _client(
+    provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, endpoint: str | None
+) -> "ReferenceClient":
     if provider != "mp":
-        raise ValueError(f"--provider {provider}: allowed is mp")
+        return _optimade(provider, query, own, thermo_type=thermo_type, url=endpoint)
+    if own:
+        raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
     from cgcnn_ase.data.materials_project import MaterialsProject
 
     return MaterialsProject(endpoint=endpoint, thermo_type=thermo_type, ask_key=_ask_key if _somebody_types() else None)
@@ -122,6 +145,36 @@ def _client(provider: str, *, thermo_type: str, endpoint: str | None) -> "Refere
 
 def _somebody_types() -> bool:
     return sys.stdin.isatty()
+
+
+def _optimade(
+    provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
+) -> "ReferenceClient":
+    from cgcnn_ase.data.optimade import Optimade
+    from cgcnn_ase.data.optimade_filter import optimade_filter
+    from cgcnn_ase.data.providers import find_provider
+
+    if thermo_type != _THERMO_TYPE:
+        raise ValueError(
+            f"--thermo-type {thermo_type} is for --provider mp; of OPTIMADE take mp-optimade, mp-optimade-r2scan or "
+            "mp-optimade-mixed"
+        )
+    try:
+        known = find_provider(provider)
+    except ValueError as error:
+        raise ValueError(f"{error}; mp is the Materials Project's own interface") from None
+    client = Optimade(known, url=url, properties=own)
+    if not client.units:
+        raise ValueError(
+            f"{client.name}: no property is known; give --property NAME=FIELD:UNIT, as its server has them"
+        )
+    optimade_filter(query, client.provider.properties)  # a wrong question is told before anything is asked
+    return client
+
+
+def _default_fields(client: "ReferenceClient", own: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+    """The usual properties that the database has, and the user's own; all that it has if it has none of these."""
+    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *own))) or tuple(client.units)
 
 
 def _ask_key() -> str:
@@ -144,6 +197,17 @@ def _range(text: str) -> tuple[str, tuple[float | None, float | None]]:
         return name.strip(), (float(low) if low.strip() else None, float(high) if high.strip() else None)
     except ValueError:
         raise ValueError(f"--range {text}: give a property and its bounds, as band_gap=1:3 or band_gap=1:") from None
+
+
+def _property(text: str) -> tuple[str, tuple[str, str]]:
+    """``band_gap=_prefix_gap:eV``."""
+    name, equals, described = text.partition("=")
+    field, colon, unit = described.rpartition(":")
+    if not (name.strip() and equals and field.strip() and colon):
+        raise ValueError(
+            f"--property {text}: give our name, the server's and its unit, as band_gap=_prefix_gap:eV, or :1 for none"
+        )
+    return name.strip(), (field.strip(), unit.strip())
 
 
 def _name_refused(path: Path, n: int) -> None:
