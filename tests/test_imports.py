@@ -34,7 +34,8 @@ except SystemExit as end:
 
 
 COMMANDS = (
-    "predict", "train", "evaluate", "explain", "inspect", "fetch", "defects", "cathode", "screen", "voltage", "optimize",
+    "predict", "fetch", "inspect", "train", "evaluate", "explain", "defects", "cathode", "screen", "voltage",
+    "optimize",
 )  # fmt: skip
 
 

@@ -109,8 +109,8 @@ def check_filter(text: str) -> None:
         If it is not in the language; an id with a line break, say.
     """
     try:
-        from optimade.exceptions import BadRequest  # type: ignore[import-untyped]
-        from optimade.filterparser import LarkParser  # type: ignore[import-untyped]
+        from optimade.exceptions import BadRequest
+        from optimade.filterparser import LarkParser
     except ImportError as error:
         raise ImportError('OPTIMADE needs `pip install "cgcnn-ase[mp]"`') from error
     try:
