@@ -79,14 +79,16 @@ class PoolLearner:
         known = np.asarray(values, dtype=float)
         if known.shape != (len(rows),):
             raise ValueError(f"{len(rows)} rows and values of shape {known.shape}; needed is one value a row")
+        new: dict[int, float] = {}
         for row, value in zip(np.asarray(rows).tolist(), known.tolist(), strict=True):
             if not 0 <= row < len(self.points):
                 raise ValueError(f"row {row}: the pool has rows 0 to {len(self.points) - 1}")
-            if row in self._labels:
+            if row in self._labels or row in new:
                 raise ValueError(f"row {row} has a label already")
             if not np.isfinite(value):
                 raise ValueError(f"the label of row {row} is {value}; needed is a finite number")
-            self._labels[row] = value
+            new[row] = value
+        self._labels |= new
         self._fit()
 
     def predict(self, vectors: npt.ArrayLike | None = None) -> tuple[Floats, Floats]:
