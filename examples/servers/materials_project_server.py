@@ -1,8 +1,8 @@
 """A small server on this machine that speaks the Materials Project's interface, to try and test its clients.
 
 The documents are built with the published models of the interface (emmet-core) from crystals with published lattice
-parameters. THEIR VALUES ARE MADE UP by the simple rules of `materials_project_crystals`: nothing of the real database is
-in here. It can be told to fail, as real servers do: see `Faults`.
+parameters. THEIR VALUES ARE MADE UP by the simple rules of `materials_project_crystals`: nothing of the real database
+is in here. It can be told to fail, as real servers do: see `Faults`.
 
     python examples/servers/materials_project_server.py --port 8000 --records 500 --fault-rate 0.05
     MP_API_KEY=... cgcnn-ase fetch --endpoint http://127.0.0.1:8000 --elements Li,O --output data
