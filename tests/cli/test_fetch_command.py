@@ -152,6 +152,39 @@ def test_failures_on_the_way_are_told_and_passed_over(run, server, monkeypatch):
     assert "too many requests (HTTP 429); attempt 3 of 6" in done.err
 
 
+def test_a_killed_fetch_goes_on_after_the_last_page(run, server, tmp_path, monkeypatch):
+    """Killed from outside between two pages, as by a batch system: the next one asks for the rest alone."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    command = [sys.executable, "-c", "import cgcnn_ase.data.materials_project as m; m.AT_ONCE = 4\n"
+               "from cgcnn_ase.cli.app import app; app()"]  # fmt: skip
+    command += ["fetch", "--endpoint", server.url, "--output", str(tmp_path / "data"), "--elements", "O"]
+    server.faults.queue.extend([None] * 4 + ["slow"])
+    server.faults.delay = 30.0
+    with subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL) as process:
+        started = time.monotonic()
+        while len(list((tmp_path / "cache").glob("**/page-*.npz"))) < 1 and time.monotonic() - started < 100:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    kept = len(list((tmp_path / "cache").glob("**/page-*.npz")))
+    assert kept >= 1
+    assert not (tmp_path / "data").exists()
+    server.faults.queue.clear()
+    monkeypatch.setattr("cgcnn_ase.data.materials_project.AT_ONCE", 4)
+    server.log.clear()
+    done = run("--elements", "O")
+    assert done.code == 0, done.err
+    assert f"{4 * kept} records are in the cache already; going on" in done.err
+    expected = [n for n in server.database.ids if "O" in server.database.crystal(n).composition]
+    assert sorted(load_dataset(tmp_path / "data", target="band_gap").ids) == expected
+    pages = [asked["material_ids"] for path, asked in server.log if path == "materials/thermo"]
+    assert sum(len(ids.split(",")) for ids in pages) == len(expected) - 4 * kept
+
+
 def test_help_imports_nothing_heavy():
     import subprocess
     import sys
