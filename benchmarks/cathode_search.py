@@ -54,7 +54,7 @@ def main() -> None:
         if chosen.output is not None:
             settings = {"seeds": chosen.seeds, "most": chosen.most, "ranges": RANGES}
             content = {"machine": machine(), "settings": settings, "points": found}
-            chosen.output.write_text(json.dumps(content, indent=1) + "\n")
+            chosen.output.write_text(json.dumps(content) + "\n")
     print(f"_{machine()}_\n\n{table(found, chosen.seeds).markdown()}")
     if chosen.picture is not None:
         draw(found, chosen.picture)
@@ -142,10 +142,10 @@ def compare(space: SearchSpace, points: list, values: dict[str, float], goal: st
             optimizer.tell([point], [values[space.key(point)]])
             course.append(costs[space.key(point)])
         needed.append(first(course, limit, most))
-        courses.append((sign * np.minimum.accumulate(course)).tolist())
+        courses.append((sign * np.minimum.accumulate(course)).round(4).tolist())
         order = np.random.default_rng([seed, 7]).permutation(len(points))
         by_chance = [costs[space.key(points[i])] for i in order]
-        drawn.append((sign * np.minimum.accumulate(by_chance[:most])).tolist())
+        drawn.append((sign * np.minimum.accumulate(by_chance[:most])).round(4).tolist())
     return {
         "goal": goal, "candidates": len(points), "best": n_best, "limit": sign * limit, "optimizer": needed,
         "random": (len(points) + 1) / (n_best + 1), "grid": grid(space, costs, limit), "courses": courses,

@@ -47,5 +47,5 @@ with ExitStack() as stack:
     print((work / "data" / "README.md").read_text().partition("`structures.npz`")[0])
     run(
         *("train", data, "--output", model, "--target", "formation_energy_per_atom", "--unit", "eV/atom"),
-        *("--from", "formation-energy-per-atom", "--freeze", "convolutions", "--members", "1", "--epochs", "3"),
+        *("--from", "formation-energy-per-atom", "--members", "1"),
     )

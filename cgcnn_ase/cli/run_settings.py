@@ -125,8 +125,8 @@ def parts(file: Path | None, val: float | None, test: float | None) -> tuple[flo
     return own[0] if val is None else val, own[1] if test is None else test
 
 
-def tuning_of(tuned: "CrystalModel", data: "PreparedData") -> "Tuning":
-    """The defaults for a model to tune and its training labels."""
+def tuning_of(tuned: "CrystalModel", data: "PreparedData", *, n_replayed: int = 0) -> "Tuning":
+    """The defaults for a model to tune and its new training labels, beside so many old ones."""
     import numpy as np
 
     from cgcnn_ase.training.finetune import keeps_head
@@ -136,4 +136,5 @@ def tuning_of(tuned: "CrystalModel", data: "PreparedData") -> "Tuning":
         int(np.isfinite(data.labels("train")).any(axis=1).sum()),
         same_target=keeps_head(tuned, data.specs),
         pooling=tuned.networks[0].config.architecture.pooling,
+        n_replayed=n_replayed,
     )

@@ -79,12 +79,13 @@ def train(
         settings = read_settings(data, config, asked, tuned, **layers)
         val, test = parts(config, val, test)
         prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
+        new = prepared
+        if replay is not None:
+            prepared = load_with_replay(new, replay, target or [], settings, tuned, n=n_replay)
         if tuned is not None:
-            own = tuning_of(tuned, prepared)
+            own = tuning_of(tuned, new, n_replayed=len(prepared.rows("train")) - len(new.rows("train")))
             freeze = freeze or own.frozen
             settings = read_settings(data, config, asked, tuned, tuning=own.settings, **layers)
-        if replay is not None:
-            prepared = load_with_replay(prepared, replay, target or [], settings, tuned, n=n_replay)
         say(
             f"{len(prepared.ids)} structures: "
             + ", ".join(f"{len(prepared.rows(s))} {s}" for s in ("train", "val", "test"))

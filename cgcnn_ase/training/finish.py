@@ -19,6 +19,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.evaluation import draw, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.targets import Scaler, output_slices
+from cgcnn_ase.training.blending import blend
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.cross_fit import left_out_errors
@@ -50,13 +51,15 @@ def finish_run(
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
-    learned on: where too few held-out labels are there to calibrate, its calibration is kept (:func:`keep_trust`).
+    learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.blending.blend`), and where too few
+    held-out labels are there to calibrate, its calibration is kept (:func:`keep_trust`).
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
     """
     own_name = name or output.resolve().name
-    networks = nn.ModuleList(best_network(data, config, folder) for folder in members)
+    trained = [best_network(data, config, folder) for folder in members]
+    networks, blended = (nn.ModuleList(trained), None) if start is None else blend(trained, start, data)
     own = scalers or train_scalers(data)
     models = [
         CrystalModel(
@@ -89,6 +92,8 @@ def finish_run(
         own_metrics = _measure(model, data, t, known, place)
         if factor is not None and start is not None:
             own_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
+        if blended is not None:
+            own_metrics["blend"] = {"part": blended.part, "val_mae": {str(a): e for a, e in blended.val_errors.items()}}
         metrics |= own_metrics if len(models) == 1 else {model.target.name: own_metrics}
         model.training_record = {
             "train_hash": data.train_hash,

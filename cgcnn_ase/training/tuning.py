@@ -23,8 +23,8 @@ class Tuning:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean") -> Tuning:
-    """Defaults for so many training labels, as `docs/finetuning.md` measures them.
+def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n_replayed: int = 0) -> Tuning:
+    """Defaults for so many training labels; docs/finetuning.md says what they give.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
     (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
@@ -38,6 +38,8 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean") -
         Whether the model learns its own target on, with its own head.
     pooling
         Of the model; only where it is the mean another takes its place.
+    n_replayed
+        Old labels that are learned beside them: what is a number of steps makes fewer epochs then.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean") -
     few = {"batch_size": batch, "hold_norms": True} | ({"select": "last"} if n_labels < FEW else {})
     if n_labels < _ENOUGH:
         rate, steps = (1e-3, 300) if same_target else (3e-3, 400)
-        own = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels, batch)}
+        own = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels + n_replayed, batch)}
         stays = same_target or n_labels < FEW
         found = Tuning("convolutions", own) if stays else Tuning("none", own | {"trunk_rate": 0.1})
     else:
@@ -72,6 +74,6 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean") -
     )
 
 
-def _epochs(steps: int, n_labels: int, batch: int) -> int:
-    """Passes that make about so many steps."""
-    return ceil(steps / max(1, n_labels // batch))
+def _epochs(steps: int, n: int, batch: int) -> int:
+    """Passes over n crystals that make about so many steps, at least a few."""
+    return max(5, ceil(steps / max(1, n // batch)))
