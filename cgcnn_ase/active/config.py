@@ -67,6 +67,7 @@ class OracleSettings(Settings):
     """Who evaluates, and how failures are dealt with; all other names are the oracle's own options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Any]
 
     name: str
     timeout_s: Positive | None = None
