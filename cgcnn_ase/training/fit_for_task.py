@@ -52,7 +52,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
     if target.level == "crystal" and pooling in OF_SITES:
         raise ValueError(
             f"{target.name} is a target of crystals, the pooling {pooling!r} gives a value for each atom; "
-            "allowed: network.pooling: mean, sum, max, mean+max, softmax, gated or contrast"
+            "allowed: network.pooling: mean, sum, max, mean+max, softmax, gated, layers or contrast"
         )
     if target.per_atom and pooling in _NO_AVERAGE:
         raise ValueError(

@@ -126,7 +126,7 @@ REFUSED = [names for names in COMBINATIONS if not makes_sense(*names[1:])]
 
 def test_what_makes_no_sense_is_refused(data_for, settings, tmp_path):
     """In words, for every combination that is not trained above, before anything is written."""
-    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 10 * 7
+    assert len(SENSIBLE) + len(REFUSED) == len(COMBINATIONS) == 9 * 11 * 7
     for architecture, pooling, task in REFUSED:
         config = settings(architecture, pooling, task)
         words = (
@@ -149,11 +149,11 @@ def test_a_quantity_per_atom(settings, architecture, pooling):
     """It is read from an average over atoms; a classification beside it changes nothing."""
     config = settings(architecture, pooling, "regression")
     targets = (BINARY, replace(REGRESSION, name="energy_per_atom", unit="eV/atom", per_atom=True))
-    if pooling in ("mean", "softmax", "gated"):
+    if pooling in ("mean", "softmax", "gated", "layers"):
         check_targets(targets, config)
         return
     why = {
-        "sum": "'sum' grows with the cell; allowed: network.pooling: mean or softmax or gated",
+        "sum": "'sum' grows with the cell; allowed: network.pooling: mean or softmax or gated or layers",
         "max": "'max' is decided by a single atom; allowed",
         "mean+max": "'mean+max' is decided by a single atom in part; allowed",
         "contrast": "'contrast' is decided by a single atom in part; allowed",
