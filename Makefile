@@ -87,6 +87,11 @@ examples: $(ENGINES_INSTALLED) ## run every example
 	    esac; \
 	    (cd build/examples && $$run "../../$$example"); \
 	done
+	@for example in examples/*.yaml; do \
+	    echo "== $$example"; \
+	    rm -rf "build/examples/$$(basename $$example .yaml)"; \
+	    $(BIN)/cgcnn-ase optimize $$example --output "build/examples/$$(basename $$example .yaml)"; \
+	done
 
 benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
