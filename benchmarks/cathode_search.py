@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from _report import Table, machine, parser
 from _structures import say
+from optimizer_search import RANGES
 
 from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
 from cgcnn_ase.active.initial import initial_points
@@ -20,13 +21,6 @@ from cgcnn_ase.active.optimizer import Optimizer
 from cgcnn_ase.active.space import SearchSpace
 from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
 
-RANGES = {
-    "li_vacancy_ratio": [0, 0.75],
-    "ni_content": [0, 1],
-    "co_content": [0, 1],
-    "mn_content": [0, 1],
-    "ordering_seed": 3,
-}
 METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn"}
 GOALS = {"formation energy": "min", "mixing energy": "min", "voltage": "max"}
 #: cells labelled before they are saved

@@ -62,7 +62,7 @@ class GaussianProcess:
         self._scale = float(np.std(values)) or 1.0
         errors = np.zeros(len(values)) if noise is None else noise / self._scale
         targets, alpha = (values - self._mean) / self._scale, errors**2 + _JITTER
-        model = _regressor(pool.features.shape[1])
+        model = regressor(np.full(pool.features.shape[1], 0.5))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a length scale at its bound is a feature without influence: no concern
             if len(values) >= _FEW:
@@ -74,7 +74,7 @@ class GaussianProcess:
                     random_state=seed,
                 )
                 model.fit(pool.features[some], targets[some])
-                model.set_params(kernel=_found(model), optimizer=None, n_restarts_optimizer=0)
+                model.set_params(kernel=found_kernel(model), optimizer=None, n_restarts_optimizer=0)
             model.set_params(alpha=alpha)
             model.fit(pool.features, targets)
         self._model: GaussianProcessRegressor = model
@@ -148,18 +148,31 @@ class GaussianProcess:
         return cross, solve_triangular(self._model.L_, cross.T, lower=True, check_finite=False)
 
 
-def _regressor(dimension: int) -> "GaussianProcessRegressor":
+def regressor(
+    lengths: "float | Floats",
+    *,
+    amplitude: tuple[float, float] = _AMPLITUDE,
+    length: tuple[float, float] = _LENGTH,
+    noise: tuple[float, float] = _NOISE,
+) -> "GaussianProcessRegressor":
+    """scikit-optimize's regressor with a Matern 5/2 kernel and white noise, before it has learned anything.
+
+    Raises
+    ------
+    ImportError
+        If scikit-optimize is not installed.
+    """
     try:
         from skopt.learning import GaussianProcessRegressor
         from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
     except ImportError as error:
         raise ImportError(MISSING) from error
 
-    smooth = ConstantKernel(1.0, _AMPLITUDE) * Matern(np.full(dimension, 0.5), _LENGTH, nu=2.5)
-    return GaussianProcessRegressor(smooth + WhiteKernel(0.05, _NOISE), optimizer=None, noise="gaussian")
+    smooth = ConstantKernel(1.0, amplitude) * Matern(lengths, length, nu=2.5)
+    return GaussianProcessRegressor(smooth + WhiteKernel(0.05, noise), optimizer=None, noise="gaussian")
 
 
-def _found(model: "GaussianProcessRegressor") -> "Kernel":
+def found_kernel(model: "GaussianProcessRegressor") -> "Kernel":
     """The kernel that was found, with the noise that scikit-optimize sets to 0 for predictions."""
     return model.kernel_.clone_with_theta(model.kernel_.theta).set_params(k2__noise_level=model.noise_)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.active.dimensions import MISSING
+from cgcnn_ase.active.gaussian_process import found_kernel, regressor
 
 if TYPE_CHECKING:
-    from skopt.learning import GaussianProcessRegressor
+    pass
 
 Floats = npt.NDArray[np.float64]
 
@@ -139,15 +139,14 @@ class PoolLearner:
         rows, values = self.labelled, np.array(list(self._labels.values()))
         self._mean, self._width = float(values.mean()), float(values.std()) or 1.0
         points, targets = self.points[rows], (values - self._mean) / self._width
-        model = _regressor()
+        model = regressor(10.0, amplitude=_AMPLITUDE, length=_LENGTH, noise=_NOISE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a parameter at its bound is no concern
             if len(rows) > 2:
                 some = np.random.default_rng(self.seed).permutation(len(rows))[:_MANY]
+                model.set_params(optimizer="fmin_l_bfgs_b")
                 model.fit(points[some], targets[some])
-                found = model.kernel_.clone_with_theta(model.kernel_.theta).set_params(k2__noise_level=model.noise_)
-                model.set_params(kernel=found)
-            model.set_params(optimizer=None)
+                model.set_params(kernel=found_kernel(model), optimizer=None)
             model.fit(points, targets)
         self._model = model
 
@@ -157,14 +156,3 @@ class PoolLearner:
 
         cross = self._model.kernel_(points, self._model.X_train_)
         return np.asarray(solve_triangular(self._model.L_, cross.T, lower=True, check_finite=False), dtype=float)
-
-
-def _regressor() -> "GaussianProcessRegressor":
-    try:
-        from skopt.learning import GaussianProcessRegressor
-        from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-
-    smooth = ConstantKernel(1.0, _AMPLITUDE) * Matern(10.0, _LENGTH, nu=2.5)
-    return GaussianProcessRegressor(smooth + WhiteKernel(0.05, _NOISE), noise="gaussian", n_restarts_optimizer=0)
