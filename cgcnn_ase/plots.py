@@ -59,6 +59,9 @@ def parities(
     for axes, (title, target, mean, std) in zip(panels, sets, strict=True):
         _parity(axes, target, mean, std, name=name, unit=unit)
         axes.set_title(f"{title}: {axes.get_title()}")
+        axes.set_xlabel(f"reference ({unit})" if unit else "reference")
+        axes.set_ylabel(f"predicted ({unit})" if unit else "predicted")
+    figure.suptitle(name, fontsize=12)
     return figure
 
 
