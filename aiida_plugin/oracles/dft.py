@@ -105,8 +105,8 @@ class DFTOracle:
     ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
-        Structures that are the same are computed once. ``info`` holds the uuid of the ``cgcnn.structures`` node with the
-        label (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and
+        Structures that are the same are computed once. ``info`` holds the uuid of the ``cgcnn.structures`` node with a
+        label for each (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and
         the ``engine_version``.
 
         Raises
