@@ -1,7 +1,9 @@
 """An oracle whose values are labels of ``cgcnn.label``."""
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ from aiida_plugin.data.structure_hash import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine as engine_of
-from aiida_plugin.oracles.launch import run_chain
+from aiida_plugin.oracles.launch import chains_of, run_chain, submit_chain, terminated
 from aiida_plugin.oracles.profile import code_of, open_default_profile
 from aiida_plugin.oracles.settings import DFTSettings
 from aiida_plugin.oracles.steps import StepRecorder
@@ -18,6 +20,7 @@ from aiida_plugin.oracles.words import engine_in_words
 from cgcnn_ase.active.oracles import Evaluation, OracleError
 
 if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
     from aiida.orm import Dict, WorkChainNode
     from ase import Atoms
 
@@ -105,9 +108,9 @@ class DFTOracle:
     ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
-        Structures that are the same are computed once. ``info`` holds the uuid of the ``cgcnn.structures`` node with a
-        label for each (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and
-        the ``engine_version``.
+        Structures that are the same are computed once. ``info`` holds the uuid of the set with the labels
+        (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and the
+        ``engine_version``.
 
         Raises
         ------
@@ -134,10 +137,25 @@ class DFTOracle:
                     yield k, said
 
     def _chains(self, cells: "Mapping[str, Atoms]") -> "Iterator[tuple[WorkChainNode, list[str]]]":
-        """Label work chains that ended, and the cells whose labels they were to give."""
+        """Label work chains when they have ended, each with the cells whose labels it was to give."""
+        if not self._options.submit:
+            cached = not self._unlucky & set(cells)
+            chain = run_chain(self._builder(cells), engine_of(self.name).code_plugin, cached=cached)
+            self._learn(chain)
+            yield chain, list(cells)
+            return
+        waiting = chains_of(self._key, cells)
+        rest = {name: atoms for name, atoms in cells.items() if not any(name in mine for _, mine in waiting)}
+        if rest:
+            waiting.append((submit_chain(self._builder(rest), self._key, list(rest)), list(rest)))
+        for chain, names in terminated(waiting):
+            self._learn(chain)
+            yield chain, names
+
+    def _builder(self, cells: "Mapping[str, Atoms]") -> "ProcessBuilder":
         from aiida_plugin.workflows.label import LabelWorkChain
 
-        builder = LabelWorkChain.get_builder_from_protocol(
+        return LabelWorkChain.get_builder_from_protocol(
             self._code,
             StructureSetData.from_ase(cells.values(), list(cells)),
             self.name,
@@ -148,9 +166,12 @@ class DFTOracle:
             reference_energies=self._reference_energies,
             max_parallel=self._options.max_parallel,
         )
-        chain = run_chain(builder, engine_of(self.name).code_plugin, cached=not self._unlucky & set(cells))
-        self._learn(chain)
-        yield chain, list(cells)
+
+    @property
+    def _key(self) -> str:
+        """What beside the structure decides a label, as a digest."""
+        decides = [self.name, self._code.uuid, self._resolved, bool(self._elements)]
+        return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def _learn(self, chain: "WorkChainNode") -> None:
         """Keep what of a work chain is of use to others: the energies of the elements, and what failed."""
@@ -165,7 +186,7 @@ class DFTOracle:
         if name in failed:
             return OracleError(f"{failed[name]['message']} (label work chain {chain.pk})")
         if "labelled" not in chain.outputs or name not in chain.outputs.labelled.ids:
-            why = chain.exit_message or f"it is {chain.process_state.value}" if chain.process_state else "it is lost"
+            why = chain.exit_message or getattr(chain.process_state, "value", "lost")
             return OracleError(f"label work chain {chain.pk} gave no label: {why}")
         labelled: StructureSetData = chain.outputs.labelled
         atoms = labelled.atoms(name)

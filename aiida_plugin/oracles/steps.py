@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from aiida.common.hashing import make_hash
 from aiida.orm import CalcFunctionNode, Dict, QueryBuilder
 
 from aiida_plugin.calculations.optimisation_step import optimisation_step
@@ -69,8 +70,10 @@ class StepRecorder:
         if row is None:
             return None
         node, log = row
-        found: Dict | None = log if content is None or node.inputs.evaluations.get_dict() == content else None
-        return found
+        found: Dict = log
+        # by their hashes, as numbers come back from the database in 14 digits
+        same = content is None or make_hash(node.inputs.evaluations.get_dict()) == make_hash(dict(content))
+        return found if same else None
 
 
 def record_steps(run: Mapping[str, Any]) -> "Callable[[Step], Dict]":

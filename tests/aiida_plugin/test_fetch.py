@@ -35,9 +35,9 @@ class Shelf:
     """A database in memory: seven salts, of which every third has no gap."""
 
     name, url, settings = "shelf", "http://shelf", {"thermo_type": "GGA"}
-    units = {"energy_per_atom": "eV/atom", "band_gap": "eV"}
 
     def __init__(self):
+        self.units = {"energy_per_atom": "eV/atom", "band_gap": "eV"}
         self.records = [
             FetchedRecord(
                 f"s-{k}",
