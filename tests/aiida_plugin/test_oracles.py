@@ -29,6 +29,11 @@ from cgcnn_ase.active.loop import optimise  # noqa: E402
 from cgcnn_ase.active.oracles import BatchOracle, OracleError, RecordingOracle, make_oracle  # noqa: E402
 from cgcnn_ase.active.problem import build_problem  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from _daemon import profile  # noqa: E402
+from _learning import make_codes  # noqa: E402
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "optimize_ncm.yaml"
 STRUCTURES = """
 from ase.build import bulk
@@ -81,6 +86,7 @@ def steps_of(run):
     return query.order_by({"step": {"id": "asc"}}).all(flat=True)
 
 
+@pytest.mark.slow
 def test_the_command_with_real_gpaw(folder):
     """Lithium hydride: formation energies from GPAW's own lithium and H2; from the last round back to all jobs."""
     gpaw = pytest.importorskip("gpaw", reason="GPAW is an optional extra")
@@ -296,6 +302,40 @@ def test_a_code_of_another_engine(aiida_code_installed):
     other = aiida_code_installed(label="other", default_calc_job_plugin="core.arithmetic.add")
     with pytest.raises(ValueError, match="needs one for cgcnn.ase_dft"):
         emt(code=other.full_label).evaluate({}, bulk("Cu"))
+
+
+DAEMON = """
+import sys
+from ase.build import bulk
+from aiida.orm import QueryBuilder, WorkChainNode
+from aiida_plugin.oracles import dft
+from aiida_plugin.oracles.settings import DFTSettings
+
+if KILLED:
+    dft.terminated = lambda waiting: sys.exit(0)
+settings = {"code": "python", "protocol": "fast", "overrides": {"calculator": "emt"}, "submit": True}
+oracle = dft.DFTOracle("ase", DFTSettings(**settings))
+found = dict(oracle.evaluate_many([{}] * len(METALS), [bulk(metal) for metal in METALS]))
+chains = QueryBuilder().append(WorkChainNode, filters={"attributes.process_label": "LabelWorkChain"}).count()
+print("FOUND", chains, *(found[k].values["energy"] for k in range(len(METALS))))
+"""
+
+
+@pytest.mark.slow
+def test_under_the_daemon_a_killed_optimiser_finds_its_work_chain_again():
+    with profile() as made:
+        make_codes(made)
+        made.verdi("daemon", "start")
+        made.python(f"KILLED, METALS = True, ['Cu', 'Ag']\n{DAEMON}")
+        said = made.python(f"KILLED, METALS = False, ['Cu', 'Ag', 'Au']\n{DAEMON}", timeout=240)
+        starts = (made.folder / "runs.log").read_text().count("start")
+    _, n_chains, *energies = said[said.index("FOUND") :].split()[:5]
+    assert int(n_chains) == 2  # gold alone is in the second
+    assert starts == 3
+    for metal, energy in zip(["Cu", "Ag", "Au"], energies, strict=True):
+        atoms = bulk(metal)
+        atoms.calc = EMT()
+        assert float(energy) == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
 
 
 def test_submit_needs_a_daemon():
