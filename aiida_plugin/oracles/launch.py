@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, cast
 from aiida.common.exceptions import ConfigurationError
 from aiida.engine import run_get_node, submit
 from aiida.engine.daemon.client import get_daemon_client
+from aiida.engine.daemon.execmanager import kill_calculation
 from aiida.manage.caching import enable_caching
-from aiida.orm import QueryBuilder, WorkChainNode
+from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
+from plumpy.exceptions import KilledError
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -35,15 +37,26 @@ def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChai
     Raises
     ------
     KeyboardInterrupt
-        If it was killed: AiiDA takes Ctrl-C as that, and ends the work chain.
+        If it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
     """
-    with ExitStack() as stack:
-        if cached:
-            stack.enter_context(enable_caching(identifier=f"aiida.calculations:{job}"))
-        _, node = run_get_node(builder)
-    if node.is_killed:
-        raise KeyboardInterrupt
+    try:
+        with ExitStack() as stack:
+            if cached:
+                stack.enter_context(enable_caching(identifier=f"aiida.calculations:{job}"))
+            _, node = run_get_node(builder)
+    except KilledError as error:
+        _end_jobs(builder["structures"])
+        raise KeyboardInterrupt from error
     return cast("WorkChainNode", node)
+
+
+def _end_jobs(structures: Data) -> None:
+    """End the jobs that an interrupted work chain on these structures has left running."""
+    for chain in structures.base.links.get_outgoing(node_class=WorkChainNode).all_nodes():
+        for job in chain.called_descendants:
+            if isinstance(job, CalcJobNode) and not job.is_finished and job.get_job_id() is not None:
+                with job.get_transport() as transport:
+                    kill_calculation(job, transport)
 
 
 def submit_chain(builder: "ProcessBuilder", key: str, cells: list[str]) -> WorkChainNode:
