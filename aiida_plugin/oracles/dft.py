@@ -108,7 +108,7 @@ class DFTOracle:
     ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
-        Structures that are the same are computed once. ``info`` holds the uuid of the set with the labels
+        Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
         (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and the
         ``engine_version``.
 
@@ -175,9 +175,10 @@ class DFTOracle:
 
     def _learn(self, chain: "WorkChainNode") -> None:
         """Keep what of a work chain is of use to others: the energies of the elements, and what failed."""
-        if "reference_energies" in chain.outputs:
-            self._reference_energies = chain.outputs.reference_energies
-            self.references = dict(chain.outputs.reference_energies["energies"])
+        for nodes in (chain.inputs, chain.outputs):  # what it computed holds what it was given
+            if "reference_energies" in nodes:
+                self._reference_energies = nodes.reference_energies
+                self.references = dict(nodes.reference_energies["energies"])
         if "failures" in chain.outputs and chain.outputs.failures["n_failed"]:
             self._failures.append(chain.outputs.failures)
 
