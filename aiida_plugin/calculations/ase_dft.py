@@ -75,17 +75,24 @@ class AseDftCalculation(CrashSafeCalcJob):
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["parser_name"].default = "cgcnn.ase_dft"
+        # what another machine, more time or more memory could cure is not taken from the cache
         spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
-        spec.exit_code(311, "ERROR_NOT_INSTALLED", message="{reason}: install it for the Python of the code")
-        spec.exit_code(312, "ERROR_CALCULATOR", message="the calculator stopped: {reason}")
+        spec.exit_code(
+            311,
+            "ERROR_NOT_INSTALLED",
+            invalidates_cache=True,
+            message="{reason}: install it for the Python of the code",
+        )
+        spec.exit_code(312, "ERROR_CALCULATOR", invalidates_cache=True, message="the calculator stopped: {reason}")
         spec.exit_code(
             320,
             "ERROR_KILLED",
+            invalidates_cache=True,
             message="the calculator was killed ({reason}): most often by running out of memory; ask for more",
         )
-        spec.exit_code(321, "ERROR_OUT_OF_WALLTIME", message="out of wall time: {reason}")
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        spec.exit_code(321, "ERROR_OUT_OF_WALLTIME", invalidates_cache=True, message="out of wall time: {reason}")
+        spec.exit_code(330, "ERROR_MISSING_OUTPUT", invalidates_cache=True, message="the job left no {file}: {reason}")
+        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", invalidates_cache=True, message="{file} cannot be read: {reason}")
         spec.exit_code(332, "ERROR_NOT_FINITE", message="the calculator gave no number: {reason}")
         spec.exit_code(410, "ERROR_SCF_NOT_CONVERGED", message="the electrons did not converge: {reason}")
         spec.exit_code(420, "ERROR_RELAX_NOT_CONVERGED", message="the relaxation did not converge: {reason}")

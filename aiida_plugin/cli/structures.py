@@ -20,7 +20,7 @@ _SET = arguments.NODE(metavar="SET", type=types.DataParamType(sub_classes=("aiid
 
 @click.group("cgcnn-structures")
 def structures() -> None:
-    """Sets of structures as nodes: list, show, import, export."""
+    """Sets of structures as nodes: list, show, import, import-fetched, export."""
 
 
 @structures.command("list")
@@ -78,6 +78,20 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
         echo.echo_success(f"{len(node)} structures: node {node.store().pk}")
     if bad:
         raise click.exceptions.Exit(1)
+
+
+@structures.command("import-fetched")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--label", default="", help="Label of the node.")
+@decorators.with_dbenv()
+def import_fetched(folder: Path, label: str) -> None:
+    """Store what `cgcnn-ase fetch --output FOLDER` wrote as one set: values as labels, provenance as an input."""
+    from aiida_plugin.tools.fetched import store_fetched
+
+    with errors_in_words():
+        node = store_fetched(folder)
+        node.label = label
+        echo.echo_success(f"{len(node)} structures: node {node.pk}")
 
 
 @structures.command("export")

@@ -11,7 +11,7 @@ from cgcnn_ase.active.evaluator import Evaluator, Outcome
 from cgcnn_ase.active.log import LogWriter
 from cgcnn_ase.active.measurements import Label, read_labels
 from cgcnn_ase.active.oracles.guarded import GuardedOracle
-from cgcnn_ase.active.oracles.oracle import Evaluation, Oracle
+from cgcnn_ase.active.oracles.oracle import Evaluation, Oracle, RecordingOracle
 from cgcnn_ase.active.oracles.registry import make_oracle
 from cgcnn_ase.active.oracles.settings import settings_of
 from cgcnn_ase.active.problem import Problem, build_problem
@@ -36,11 +36,14 @@ class Step:
         Its points and what was predicted of them.
     records
         What came out, in the order of the points.
+    is_new
+        Whether any of it was evaluated now, and not before the run was resumed.
     """
 
     round: int
     proposal: Proposal
     records: tuple[Record, ...]
+    is_new: bool = True
 
 
 def optimise(
@@ -102,10 +105,14 @@ def optimise(
     state = RunFolder(Path(output))
     try:
         run = _Run(config, problem, guard, state, files, resume=resume)
+        if isinstance(oracle, RecordingOracle):
+            oracle.begin(run.as_dict())
         with _bar(progress, config.budget.evaluations) as advance:
             advance(run.n_evaluated)
             for step in run.steps(advance):
-                if on_step is not None:
+                if isinstance(oracle, RecordingOracle):
+                    oracle.on_step(step)
+                if on_step is not None and step.is_new:
                     on_step(step)
     finally:
         guard.close()
@@ -132,7 +139,8 @@ class _Run:
         evaluator = Evaluator(problem, guard)
         self.config, self.problem, self.state, self.evaluator = config, problem, state, evaluator
         self.described = evaluator.describe()
-        state.start(config.as_dict(files), self.described, resume=resume, free=FREE)
+        self._settings = config.as_dict(files)
+        state.start(self._settings, self.described, resume=resume, free=FREE)
         self.records, self.proposals = state.records(), state.proposals()
         for record in self.records:
             evaluator.know(record.known_cells())
@@ -147,8 +155,19 @@ class _Run:
         """Evaluations so far, those that failed too."""
         return sum(record.status != LABEL for record in self.records)
 
+    def as_dict(self) -> dict[str, Any]:
+        """What decides the run, and where it is, as plain values."""
+        return {
+            "config": self._settings,
+            "oracle": self.described,
+            "objectives": [
+                {"name": one.name, "wanted": one.wanted, "model": one.model} for one in self.problem.objectives
+            ],
+            "folder": str(self.state.folder.resolve()),
+        }
+
     def steps(self, advance: Callable[[int], None]) -> Iterator[Step]:
-        """Rounds, each when it is complete; those of a resumed run are learned again and not yielded."""
+        """Rounds, each when it is complete; first those of the run that is resumed, which are learned again."""
         budget = self.config.budget
         for proposal in self.proposals:
             yield from self._finish(proposal, advance)
@@ -181,8 +200,7 @@ class _Run:
             advance(1)
         records = [done[key(point)] for point in proposal.points]
         self.proposer.tell(records)
-        if missing:
-            yield Step(proposal.round, proposal, tuple(records))
+        yield Step(proposal.round, proposal, tuple(records), is_new=bool(missing))
 
     def _save(self, record: Record) -> Record:
         self.state.save(record)

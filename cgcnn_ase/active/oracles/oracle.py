@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from cgcnn_ase.active.loop import Step
     from cgcnn_ase.active.variables import Point
 
 
@@ -78,6 +79,25 @@ class BatchOracle(Oracle, Protocol):
 
         Those that failed are asked for again as configured (``retries``); time limits are the oracle's own affair.
         """
+
+
+@runtime_checkable
+class RecordingOracle(Oracle, Protocol):
+    """An oracle that keeps a record of its own of the run, as AiiDA's provenance graph is one."""
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Called once before the first evaluation.
+
+        Parameters
+        ----------
+        run
+            In plain values: ``config``, ``oracle`` (who says what), ``folder`` of the run, and ``objectives``: of each
+            ``name``, ``wanted`` (min, max or a number) and ``model`` (what predicts it in place of the oracle, or
+            None).
+        """
+
+    def on_step(self, step: "Step") -> None:
+        """Called when a round is complete; of a run that is resumed for the earlier rounds again."""
 
 
 def checked(evaluation: Evaluation) -> Evaluation:

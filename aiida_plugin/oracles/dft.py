@@ -1,0 +1,212 @@
+"""An oracle whose values are labels of ``cgcnn.label``."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from aiida_plugin.data.label_scheme import scheme_id, scheme_of
+from aiida_plugin.data.structure_hash import hash_of_atoms
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.protocol import resolve
+from aiida_plugin.engines.registry import engine as engine_of
+from aiida_plugin.oracles.launch import chains_of, run_chain, submit_chain, terminated
+from aiida_plugin.oracles.profile import code_of, open_default_profile
+from aiida_plugin.oracles.settings import DFTSettings
+from aiida_plugin.oracles.steps import StepRecorder
+from aiida_plugin.oracles.words import engine_in_words
+from cgcnn_ase.active.oracles import Evaluation, OracleError
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+    from aiida.orm import Dict, WorkChainNode
+    from ase import Atoms
+
+    from cgcnn_ase.active.loop import Step
+    from cgcnn_ase.active.variables import Point
+
+#: objectives that need energies of elements, and of which; None: of all in the structure
+_ELEMENTS = {"formation_energy_per_atom": None, "voltage": "Li"}
+
+
+class DFTOracle:
+    """Total energies by DFT through AiiDA: one label work chain for all cells of a round.
+
+    In this process a run that was done before with the same inputs is taken from AiiDA's cache; under the daemon a work
+    chain on the same structure, done or still running, is found again. So what was computed before a kill is not
+    computed twice.
+
+    Parameters
+    ----------
+    engine
+        Who computes.
+    settings
+        The options.
+
+    Raises
+    ------
+    ValueError
+        If there is no profile, no such code, protocol or setting, or the engine's AiiDA plugin is not installed.
+    """
+
+    def __init__(self, engine: str, settings: DFTSettings) -> None:
+        self.name = engine
+        self.references: Mapping[str, float] | None = settings.references
+        self._profile = open_default_profile()
+        self._options = settings
+        engine_of(engine)
+        self._code = code_of(engine, settings.code)
+        self._resolved = resolve(engine, settings.protocol, settings.overrides)
+        self._elements: set[str | None] = set()
+        self._reference_energies: Dict | None = None
+        self._unlucky: set[str] = set()
+        self._failures: list[Dict] = []
+        self._recorder: StepRecorder | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Engine, version where it is known before a run, profile, code and all settings."""
+        version = self._version()
+        return {
+            "name": self.name,
+            "what": engine_in_words(self.name, version, self._options.protocol, self._resolved),
+            "version": version,
+            "profile": self._profile,
+            "code": self._code.full_label,
+            "settings": self._resolved,
+            "references": self._options.references,
+        }
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Before the first round: which reference energies to compute, and what each round's node says of the run."""
+        wanted = {one["name"] for one in run["objectives"] if one["model"] is None} & set(_ELEMENTS)
+        self._elements = set() if self._options.references is not None else {_ELEMENTS[name] for name in wanted}
+        self._recorder = StepRecorder(run)
+
+    def on_step(self, step: "Step") -> None:
+        """A round is complete: it becomes a node."""
+        failures, self._failures = self._failures, []
+        if self._recorder is not None:
+            self._recorder(step, failures)
+
+    def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
+        """As `evaluate_many`, of one point.
+
+        Raises
+        ------
+        OracleError
+            In AiiDA's words, if there is no label.
+        """
+        ((_, said),) = self.evaluate_many([point], [atoms])
+        if isinstance(said, OracleError):
+            raise said
+        return said
+
+    def evaluate_many(
+        self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
+    ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
+        """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
+
+        Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
+        (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and the
+        ``engine_version``.
+
+        Raises
+        ------
+        ValueError
+            If the code is of another engine, or the daemon that is to run it does not.
+        """
+        places: dict[str, list[int]] = {}
+        cells: dict[str, Atoms] = {}
+        for k, (_, atoms) in enumerate(zip(points, structures, strict=True)):
+            if atoms is None:
+                yield k, OracleError(f"{self.name} needs a structure, and the configuration makes none")
+                continue
+            name = f"{atoms.get_chemical_formula()}-{hash_of_atoms(atoms):016x}"
+            places.setdefault(name, []).append(k)
+            cells.setdefault(name, atoms)
+        if not cells:
+            return
+        for chain, names in self._chains(cells):
+            for name in names:
+                said = self._answer(chain, name)
+                if isinstance(said, OracleError):
+                    self._unlucky.add(name)
+                for k in places[name]:
+                    yield k, said
+
+    def _chains(self, cells: "Mapping[str, Atoms]") -> "Iterator[tuple[WorkChainNode, list[str]]]":
+        """Label work chains when they have ended, each with the cells whose labels it was to give."""
+        if not self._options.submit:
+            cached = not self._unlucky & set(cells)
+            chain = run_chain(self._builder(cells), engine_of(self.name).code_plugin, cached=cached)
+            self._learn(chain)
+            yield chain, list(cells)
+            return
+        waiting = chains_of(self._key, cells)
+        rest = {name: atoms for name, atoms in cells.items() if not any(name in mine for _, mine in waiting)}
+        if rest:
+            waiting.append((submit_chain(self._builder(rest), self._key, list(rest)), list(rest)))
+        for chain, names in terminated(waiting):
+            self._learn(chain)
+            yield chain, names
+
+    def _builder(self, cells: "Mapping[str, Atoms]") -> "ProcessBuilder":
+        from aiida_plugin.workflows.label import LabelWorkChain
+
+        return LabelWorkChain.get_builder_from_protocol(
+            self._code,
+            StructureSetData.from_ase(cells.values(), list(cells)),
+            self.name,
+            self._options.protocol,
+            self._options.overrides,
+            options=self._options.options,
+            references=bool(self._elements),
+            reference_energies=self._reference_energies,
+            max_parallel=self._options.max_parallel,
+        )
+
+    @property
+    def _key(self) -> str:
+        """What beside the structure decides a label, as a digest."""
+        decides = [self.name, self._code.uuid, self._resolved, bool(self._elements)]
+        return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def _learn(self, chain: "WorkChainNode") -> None:
+        """Keep what of a work chain is of use to others: the energies of the elements, and what failed."""
+        for nodes in (chain.inputs, chain.outputs):  # what it computed holds what it was given
+            if "reference_energies" in nodes:
+                self._reference_energies = nodes.reference_energies
+                self.references = dict(nodes.reference_energies["energies"])
+        if "failures" in chain.outputs and chain.outputs.failures["n_failed"]:
+            self._failures.append(chain.outputs.failures)
+
+    def _answer(self, chain: "WorkChainNode", name: str) -> Evaluation | OracleError:
+        failed = chain.outputs.failures["failed"] if "failures" in chain.outputs else {}
+        if name in failed:
+            return OracleError(f"{failed[name]['message']} (label work chain {chain.pk})")
+        if "labelled" not in chain.outputs or name not in chain.outputs.labelled.ids:
+            why = chain.exit_message or getattr(chain.process_state, "value", "lost")
+            return OracleError(f"label work chain {chain.pk} gave no label: {why}")
+        labelled: StructureSetData = chain.outputs.labelled
+        atoms = labelled.atoms(name)
+        for element in sorted(set(atoms.symbols) if None in self._elements else self._elements - {None}):
+            if element not in (self.references or {}):
+                why = failed.get(f"reference_{element}", {}).get("message", chain.exit_message)
+                return OracleError(f"the energy of {element} is not known: {why} (label work chain {chain.pk})")
+        scheme = scheme_of(atoms) or {}
+        info = {
+            "labelled": labelled.uuid,
+            "id": name,
+            "label_workchain": chain.uuid,
+            "scheme_id": scheme_id(scheme),
+            "engine_version": scheme.get("engine_version"),
+        }
+        return Evaluation({"energy": atoms.get_potential_energy()}, {}, info)
+
+    def _version(self) -> str | None:
+        """Of the Python package of an engine that is one, where the code is this Python."""
+        if self.name != "gpaw" or str(getattr(self._code, "filepath_executable", "")) != sys.executable:
+            return None
+        return metadata.version("gpaw")

@@ -1,0 +1,112 @@
+"""Run a label work chain for an oracle, here or under the daemon."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
+
+from aiida.common.exceptions import ConfigurationError
+from aiida.engine import run_get_node, submit
+from aiida.engine.daemon.client import get_daemon_client
+from aiida.engine.daemon.execmanager import kill_calculation
+from aiida.manage.caching import enable_caching
+from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
+from plumpy.exceptions import KilledError
+
+if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+
+#: the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
+_EXTRA = "cgcnn_oracle"
+#: seconds between two looks at what the daemon runs
+_LOOK = 2.0
+
+
+def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChainNode":
+    """Run it in this process.
+
+    Parameters
+    ----------
+    builder
+        All inputs.
+    job
+        Entry point of the engine's jobs.
+    cached
+        Whether jobs that ran with the same inputs before are taken from AiiDA's cache.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
+    """
+    try:
+        with ExitStack() as stack:
+            if cached:
+                stack.enter_context(enable_caching(identifier=f"aiida.calculations:{job}"))
+            _, node = run_get_node(builder)
+    except KilledError as error:
+        _end_jobs(builder["structures"])
+        raise KeyboardInterrupt from error
+    return cast("WorkChainNode", node)
+
+
+def _end_jobs(structures: Data) -> None:
+    """End the jobs that an interrupted work chain on these structures has left running."""
+    for chain in structures.base.links.get_outgoing(node_class=WorkChainNode).all_nodes():
+        for job in chain.called_descendants:
+            if isinstance(job, CalcJobNode) and not job.is_finished and job.get_job_id() is not None:
+                with job.get_transport() as transport:
+                    kill_calculation(job, transport)
+
+
+def submit_chain(builder: "ProcessBuilder", key: str, cells: list[str]) -> WorkChainNode:
+    """Give it to the daemon, so that `chains_of` finds it again.
+
+    Raises
+    ------
+    ValueError
+        If no daemon runs.
+    """
+    try:
+        running = get_daemon_client().is_daemon_running
+    except ConfigurationError as error:
+        raise ValueError(f"oracle.submit: this profile has no daemon: {error}; leave `submit` out") from error
+    if not running:
+        raise ValueError("oracle.submit: the daemon does not run; start it: verdi daemon start, or leave `submit` out")
+    chain = submit(builder)
+    chain.base.extras.set(_EXTRA, {"key": key, "cells": cells})
+    return cast("WorkChainNode", chain)
+
+
+def chains_of(key: str, cells: Iterable[str]) -> list[tuple[WorkChainNode, list[str]]]:
+    """Submitted work chains that label these cells, with their cells; running ones too, but none that failed on a cell.
+
+    Parameters
+    ----------
+    key
+        What beside the structures decides the labels.
+    cells
+        Ids of structures.
+    """
+    left = set(cells)
+    query = QueryBuilder().append(WorkChainNode, filters={f"extras.{_EXTRA}.key": key}, tag="chain")
+    found: list[tuple[WorkChainNode, list[str]]] = []
+    for (chain,) in query.order_by({"chain": {"id": "desc"}}).iterall():
+        mine = left & set(chain.base.extras.get(_EXTRA)["cells"])
+        if mine and chain.is_terminated:
+            mine &= set(chain.outputs.labelled.ids) if "labelled" in chain.outputs else set()
+        if mine:
+            found.append((chain, sorted(mine)))
+            left -= mine
+    return found
+
+
+def terminated(chains: list[tuple[WorkChainNode, list[str]]]) -> Iterator[tuple[WorkChainNode, list[str]]]:
+    """Each as soon as it has ended."""
+    waiting = list(chains)
+    while waiting:
+        for each in [each for each in waiting if each[0].is_terminated]:
+            waiting.remove(each)
+            yield each
+        if waiting:
+            time.sleep(_LOOK)
