@@ -112,9 +112,7 @@ def test_files_that_are_no_configuration(cgcnn_ase, tmp_path):
 def test_the_example_with_chgnet(cgcnn_ase, tmp_path):
     """The example as it stands but smaller, and nowhere called DFT."""
     small = yaml.safe_load(EXAMPLE.read_text())
-    small["space"]["supercell"] = [2, 1, 1]
     small["budget"] = {"evaluations": 4, "initial": 3}
-    small["oracle"] = "chgnet"
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(small))
     ran = cgcnn_ase("optimize", tmp_path / "c.yaml", "--output", tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
