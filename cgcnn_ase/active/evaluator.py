@@ -100,7 +100,8 @@ class Evaluator:
                 mine = self._cells(point)
                 if all(cell in answers or cell in self._known for cell in mine):
                     del left[key]
-                    yield self._outcome(point, {cell: answers[cell] for cell in mine if cell not in self._known})
+                    new = {cell: answers[cell] for cell in mine if cell not in self._known}
+                    yield self._outcome(point, new, side_by_side=True)
 
         yield from complete()
         for attempt in range(1, self.guard.retries + 2):
@@ -138,7 +139,9 @@ class Evaluator:
             found |= {key: cell for key, cell in self._cells(point).items() if key not in self._known}
         return found
 
-    def _outcome(self, point: "Point", answers: Mapping[str, Answer]) -> Outcome:
+    def _outcome(self, point: "Point", answers: Mapping[str, Answer], *, side_by_side: bool = False) -> Outcome:
+        """The values of a point from its cells, asked for one after the other or all together."""
+        seconds = [a.seconds for a in answers.values()]
         said = {key: a.evaluation if a.evaluation is not None else a.reason for key, a in answers.items()}
         self._known |= said
         measured: dict[str, Measured] = {}
@@ -154,7 +157,7 @@ class Evaluator:
             stds={name: one.std for name, one in measured.items() if one.std is not None},
             reason=reason,
             attempts=max((a.attempts for a in answers.values()), default=0),
-            seconds=sum(a.seconds for a in answers.values()),
+            seconds=max(seconds, default=0.0) if side_by_side else sum(seconds),
             cells=said,
         )
 

@@ -272,7 +272,7 @@ def test_the_example_with_gpaw_is_accepted(tmp_path):
     assert oracle.describe()["what"].startswith("GPAW ")
     assert "PBE+U, plane waves 500 eV, protocol balanced" in oracle.describe()["what"]
     point = problem.space.snap(
-        {"ni_content": 0.8, "co_content": 0.1, "mn_content": 0.1, "li_vacancy_ratio": 0.2, "ordering_seed": 1}
+        {"ni_content": 0.5, "co_content": 0.33, "mn_content": 0.17, "li_vacancy_ratio": 0.2, "ordering_seed": 1}
     )
     assert set(problem.structure(point).symbols) == {"Li", "Ni", "Co", "Mn", "O"}
 
