@@ -151,8 +151,8 @@ def _optimade(
     provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
 ) -> "ReferenceClient":
     from cgcnn_ase.data.optimade import Optimade
-    from cgcnn_ase.data.optimade_filter import optimade_filter
-    from cgcnn_ase.data.providers import find_provider
+    from cgcnn_ase.data.optimade.filter import optimade_filter
+    from cgcnn_ase.data.optimade.providers import find_provider
 
     if thermo_type != _THERMO_TYPE:
         raise ValueError(

@@ -10,7 +10,7 @@ import pytest
 from cgcnn_ase.data.errors import FetchError
 from cgcnn_ase.data.fetch import fetch
 from cgcnn_ase.data.optimade import Optimade
-from cgcnn_ase.data.providers import PROVIDERS
+from cgcnn_ase.data.optimade.providers import PROVIDERS
 from cgcnn_ase.data.reference import CursorError, Query
 from cgcnn_ase.data.retry import with_retries
 from cgcnn_ase.structures.packed import iter_packed
@@ -167,7 +167,7 @@ def test_limit(client, server):
 
 @pytest.mark.parametrize("broken_after", [None, 1, 2, 3])
 def test_more_ids_than_an_address_holds(client, server, monkeypatch, broken_after):
-    monkeypatch.setattr("cgcnn_ase.data.optimade._MOST_IDS", 7)
+    monkeypatch.setattr("cgcnn_ase.data.optimade.client._MOST_IDS", 7)
     query = Query(ids=tuple(CRYSTALS))
     found, cursor = [], None
     for page, _ in zip(client.pages(query, FIELDS), range(broken_after or 99), strict=False):

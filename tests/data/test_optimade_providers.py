@@ -7,10 +7,10 @@ from ase import units as ase_units
 from optimade.filterparser import LarkParser
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_version
-from cgcnn_ase.data.optimade_filter import optimade_filter, reduced_formula
+from cgcnn_ase.data.optimade.about import check_units, stated_licence, stated_version
+from cgcnn_ase.data.optimade.filter import optimade_filter, reduced_formula
+from cgcnn_ase.data.optimade.providers import PROVIDERS, find_provider
 from cgcnn_ase.data.property_units import FACTORS, conversion, same_unit, units
-from cgcnn_ase.data.providers import PROVIDERS, find_provider
 from cgcnn_ase.data.reference import UNITS, Query
 
 

@@ -3,7 +3,7 @@
 A name is `documented` where the provider's own documentation or server code has it, `seen` where several programs that
 read the provider rely on it, and `assumed` where we found no more than a hint. None of it can be checked without the
 network; a server that states another unit for a field than we know is refused when it is asked
-(`cgcnn_ase.data.optimade_about.check_units`).
+(`cgcnn_ase.data.optimade.about.check_units`).
 """
 
 import difflib

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade_filter import Kept
-from cgcnn_ase.data.optimade_records import read_records
-from cgcnn_ase.data.optimade_server import OptimadeServer
-from cgcnn_ase.data.providers import Provider
+from cgcnn_ase.data.optimade.filter import Kept
+from cgcnn_ase.data.optimade.providers import Provider
+from cgcnn_ase.data.optimade.records import read_records
+from cgcnn_ase.data.optimade.server import OptimadeServer
 from cgcnn_ase.data.reference import CursorError, Page, Query
 from cgcnn_ase.data.retry import Retry
 

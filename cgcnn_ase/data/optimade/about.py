@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgcnn_ase.data.errors import FetchError
+from cgcnn_ase.data.optimade.providers import Provider
 from cgcnn_ase.data.property_units import same_unit
-from cgcnn_ase.data.providers import Provider
 
 
 def stated_version(meta: Mapping[str, Any]) -> str:

@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade_about import check_units, stated_licence, stated_provider, stated_version
-from cgcnn_ase.data.optimade_filter import Kept, check_filter, optimade_filter
-from cgcnn_ase.data.optimade_pages import Answer, Place
-from cgcnn_ase.data.optimade_server import OptimadeServer
-from cgcnn_ase.data.optimade_structures import STRUCTURE_FIELDS
+from cgcnn_ase.data.optimade.about import check_units, stated_licence, stated_provider, stated_version
+from cgcnn_ase.data.optimade.filter import Kept, check_filter, optimade_filter
+from cgcnn_ase.data.optimade.pages import Answer, Place
+from cgcnn_ase.data.optimade.providers import Provider, ProviderProperty, find_provider
+from cgcnn_ase.data.optimade.server import OptimadeServer
+from cgcnn_ase.data.optimade.structures import STRUCTURE_FIELDS
 from cgcnn_ase.data.property_units import conversion
 from cgcnn_ase.data.provenance import Provenance
-from cgcnn_ase.data.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.data.reference import UNITS, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
 
@@ -37,8 +37,8 @@ class Optimade:
     Parameters
     ----------
     provider
-        Name of a provider (`cgcnn_ase.data.providers.PROVIDERS`), or the base URL of any OPTIMADE server, as that of
-        an own AiiDA database.
+        Name of a provider (`cgcnn_ase.data.optimade.providers.PROVIDERS`), or the base URL of any OPTIMADE server, as
+        that of an own AiiDA database.
     url
         Another address of the same database, a mirror of it.
     properties

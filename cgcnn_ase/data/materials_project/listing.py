@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.materials_project_records import Document, routes_of
+from cgcnn_ase.data.materials_project.records import Document, routes_of
 from cgcnn_ase.data.reference import Query
 
 if TYPE_CHECKING:

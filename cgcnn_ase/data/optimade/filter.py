@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
 
 from cgcnn_ase.data.errors import FetchError
+from cgcnn_ase.data.optimade.providers import ProviderProperty
 from cgcnn_ase.data.property_units import conversion
-from cgcnn_ase.data.providers import ProviderProperty
 from cgcnn_ase.data.reference import FetchedRecord, Query, check_fields
 from cgcnn_ase.elements import symbols
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.data.materials_project_listing import AT_ONCE, Ask, canonical, id_of, pieces
-from cgcnn_ase.data.materials_project_records import (
+from cgcnn_ase.data.materials_project.listing import AT_ONCE, Ask, canonical, id_of, pieces
+from cgcnn_ase.data.materials_project.records import (
     PLACES,
     SCHEMES,
     Document,

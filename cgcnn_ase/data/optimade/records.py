@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade_filter import Kept
-from cgcnn_ase.data.optimade_structures import to_atoms
+from cgcnn_ase.data.optimade.filter import Kept
+from cgcnn_ase.data.optimade.providers import Provider
+from cgcnn_ase.data.optimade.structures import to_atoms
 from cgcnn_ase.data.property_units import conversion
-from cgcnn_ase.data.providers import Provider
 from cgcnn_ase.data.reference import FetchedRecord
 from cgcnn_ase.structures import StructureError
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.data.materials_project_documents import Records
-from cgcnn_ase.data.materials_project_http import heartbeat, in_words, make_rester, make_session, missing
-from cgcnn_ase.data.materials_project_key import find_key
-from cgcnn_ase.data.materials_project_listing import AT_ONCE, canonical, electrodes, material_ids
-from cgcnn_ase.data.materials_project_records import PLACES, SCHEMES, Document, routes_of
+from cgcnn_ase.data.materials_project.documents import Records
+from cgcnn_ase.data.materials_project.http import heartbeat, in_words, make_rester, make_session, missing
+from cgcnn_ase.data.materials_project.key import find_key
+from cgcnn_ase.data.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
+from cgcnn_ase.data.materials_project.records import PLACES, SCHEMES, Document, routes_of
 from cgcnn_ase.data.provenance import Provenance
 from cgcnn_ase.data.reference import UNITS, CursorError, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
@@ -47,7 +47,7 @@ class MaterialsProject:
     Parameters
     ----------
     api_key : str, optional
-        By default the one that :func:`cgcnn_ase.data.materials_project_key.find_key` finds when it is first needed.
+        By default the one that :func:`cgcnn_ase.data.materials_project.key.find_key` finds when it is first needed.
     endpoint : str, optional
         Address of the interface; ``MP_API_ENDPOINT`` or https://api.materialsproject.org by default.
     thermo_type : str
