@@ -67,6 +67,10 @@ def train(
         from cgcnn_ase.registry import load_model
         from cgcnn_ase.training.run import train as run_training
 
+        if replay is None and n_replay is not None:
+            raise ValueError("--n-replay says how many of --replay; give its data, too")
+        if replay is not None and k_fold is not None:
+            raise ValueError("--replay and --k-fold do not go together: old data would be tested on")
         tuned = None if start is None else load_model(start)
         given = {
             "n_members": members, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr,
@@ -86,10 +90,8 @@ def train(
             own = tuning_of(tuned, new, n_replayed=len(prepared.rows("train")) - len(new.rows("train")))
             freeze = freeze or own.frozen
             settings = read_settings(data, config, asked, tuned, tuning=own.settings, **layers)
-        say(
-            f"{len(prepared.ids)} structures: "
-            + ", ".join(f"{len(prepared.rows(s))} {s}" for s in ("train", "val", "test"))
-        )
+        counts = {split: len(prepared.rows(split)) for split in ("train", "val", "test")}
+        say(f"{sum(counts.values())} structures: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
         options: dict[str, Any] = {"resume": resume, "start": tuned, "frozen": freeze or "none", "workers": workers}
         options["progress"] = is_terminal()
         if k_fold is not None:

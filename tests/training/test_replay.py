@@ -152,6 +152,11 @@ def test_on_the_command_line(make_crystals, cgcnn_ase, tiny, data, tmp_path, mon
     again = cgcnn_ase("train", own, "--from", base, "--output", tmp_path / "run")
     assert again.code == 2
     assert "holds a training run already" in again.err
-    alone = cgcnn_ase("train", own, "--replay", past, "--output", tmp_path / "other")
-    assert alone.code == 2
-    assert "--from" in alone.err
+    for options, said in (
+        (["--replay", past], "--from"),
+        (["--from", base, "--n-replay", 5], "--n-replay says how many of --replay"),
+        (["--from", base, "--replay", past, "--k-fold", 3], "do not go together"),
+    ):
+        refused = cgcnn_ase("train", own, *options, "--output", tmp_path / "other")
+        assert refused.code == 2
+        assert said in refused.err
