@@ -32,8 +32,9 @@ def select(
     predictions
         Of whole structures.
     settings
-        ``take``: how many by each of the acquisitions best, uncertain, lcb, ei and pi, in this order; ``goal``: min or
-        max; ``kappa`` of lcb; ``in_domain``: whether structures outside the model's domain are passed over.
+        ``take``: how many by each acquisition (see :func:`~cgcnn_ase.active.acquisition.acquire`), in this order;
+        ``goal``: min or max; ``kappa`` of lcb; ``in_domain``: whether structures outside the model's domain are passed
+        over.
     labelled
         Structures that are not to be chosen again, by id.
     at_most
