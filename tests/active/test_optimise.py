@@ -1,6 +1,7 @@
 """The loop: what it finds, what it saves, what it refuses, and that a kill changes nothing."""
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -323,6 +324,34 @@ def test_side_by_side(folder):
     assert all(r.attempts == 1 + (round(20 * r.point["x"]) % 2 == 0 or r.status == "failed") for r in result.records)
     assert result.oracle["what"] == "a cluster"
     assert trace(optimise(config, folder / "other", folder=folder, oracle=Parallel())) == trace(result)
+
+
+class Together(Parallel):
+    """Cells of one energy an atom."""
+
+    def evaluate_many(self, points, structures):
+        self.asked.append(len(points))
+        for k, atoms in enumerate(structures):
+            yield k, Evaluation({"energy": -4.0 * len(atoms)})
+
+
+def test_cells_side_by_side_count_their_time_once(folder, monkeypatch):
+    """A mixing energy needs the cells of the end members, too; on this clock each look is a second."""
+    clock = itertools.count()
+    monkeypatch.setattr("cgcnn_ase.active.evaluator.monotonic", lambda: float(next(clock)))
+    config = {
+        "space": {
+            "host": "LiNiO2", "supercell": [1, 1, 1],
+            "variables": {"ni_content": [0.3, 0.7], "co_content": [0.3, 0.7], "mn_content": [0, 0.4]},
+        },
+        "objectives": "mixing_energy_per_atom", "oracle": {"name": "chgnet"},
+        "budget": {"evaluations": 1, "initial": 1},
+    }  # fmt: skip
+    oracle = Together()
+    (record,) = optimise(config, folder / "run", folder=folder, oracle=oracle).records
+    assert oracle.asked[0] > 2
+    assert record.values["mixing_energy_per_atom"] == pytest.approx(0.0)
+    assert record.seconds == oracle.asked[0]  # when the last of them is there
 
 
 def test_a_cluster_has_its_own_time_limits(folder):
