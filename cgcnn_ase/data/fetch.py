@@ -85,8 +85,16 @@ def fetch(
     draft.mkdir(parents=True)
     try:
         counts = write_folder(draft, pages_cache.pages(), names)
-        provenance = client.provenance(
-            query, names, version=pages_cache.version, retrieved=pages_cache.retrieved, **counts._asdict()
+        provenance = Provenance(
+            url=client.url,
+            database_version=pages_cache.version,
+            settings=client.settings,
+            query=query.as_dict(),
+            fields=names,
+            units={name: client.units[name] for name in names},
+            retrieved=pages_cache.retrieved,
+            **client.credit(names)._asdict(),
+            **counts._asdict(),
         )
         provenance.write(draft)
         if output.exists():

@@ -4,7 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Credit(NamedTuple):
+    """Whose data it is."""
+
+    provider: str
+    licence: str
+    citations: tuple[str, ...]
+    client: str  #: package and version
 
 
 @dataclass(frozen=True, kw_only=True)

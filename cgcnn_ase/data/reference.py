@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.provenance import Provenance
+from cgcnn_ase.data.provenance import Credit
 from cgcnn_ase.data.retry import Retry, with_retries
 from cgcnn_ase.elements import symbols
 
@@ -220,18 +220,8 @@ class ReferenceClient(Protocol):
         """
         ...
 
-    def provenance(
-        self,
-        query: Query,
-        fields: Sequence[str],
-        *,
-        version: str,
-        retrieved: str,
-        n_records: int,
-        n_refused: int,
-        n_doubled: int = 0,
-    ) -> Provenance:
-        """What to write beside the records; touches no network."""
+    def credit(self, fields: Sequence[str]) -> Credit:
+        """Whom to credit for these properties; touches no network."""
         ...
 
 

@@ -19,7 +19,7 @@ from aiida_plugin.cli.structures import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from aiida_plugin.tools.fetched import fetch_into_aiida, store_fetched  # noqa: E402
 from cgcnn_ase.data.fetch import fetch  # noqa: E402
-from cgcnn_ase.data.provenance import Provenance  # noqa: E402
+from cgcnn_ase.data.provenance import Credit  # noqa: E402
 from cgcnn_ase.data.reference import FetchedRecord, Page, Query  # noqa: E402
 from cgcnn_ase.structures.packed import iter_packed  # noqa: E402
 
@@ -54,12 +54,8 @@ class Shelf:
     def pages(self, query, fields, *, after=None, retry=None):  # noqa: ARG002
         yield Page(tuple(self.records), (), "end", len(self.records))
 
-    def provenance(self, query, fields, *, version, **more):
-        return Provenance(
-            provider="a shelf", url=self.url, database_version=version, licence="CC0", citations=("nobody",),
-            settings=self.settings, query=query.as_dict(), fields=tuple(fields), units=self.units, client="test",
-            **more,
-        )  # fmt: skip
+    def credit(self, fields):  # noqa: ARG002
+        return Credit(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
 
 
 @pytest.fixture

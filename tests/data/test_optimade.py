@@ -375,7 +375,7 @@ def test_own_properties_with_units(tmp_path):
         assert "_aiida_gap>=250 AND _aiida_gap<=550" in running.faults.asked[0]["filter"][0]
         # 13.605693 eV, the CODATA value, times -2 Ry an atom
         assert all(record.values["energy_per_atom"] == pytest.approx(-27.211386, abs=1e-6) for record in found)
-        assert "not known" in client.provenance(Query(), [], version="", retrieved="", n_records=0, n_refused=0).licence
+        assert "not known" in client.credit([]).licence
 
 
 def test_version_and_units_are_asked_of_the_server(client, server):
@@ -423,8 +423,8 @@ def test_what_the_server_warns_of_is_passed_on_once(client, server):
 
 def test_who_stands_behind_a_url(server):
     client = Optimade(server.url, properties={"band_gap": ("_oqmd_band_gap", "eV")})
-    given = {"version": client.version(), "retrieved": "", "n_records": 0, "n_refused": 0}
-    assert client.provenance(Query(), [], **given).citations[0] == "Test crystals, https://example.org/"
+    client.version()
+    assert client.credit([]).citations[0] == "Test crystals, https://example.org/"
 
 
 def test_the_server_asks_to_wait_between_requests(tmp_path):

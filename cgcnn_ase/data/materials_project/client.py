@@ -17,7 +17,7 @@ from cgcnn_ase.data.materials_project.http import heartbeat, in_words, make_rest
 from cgcnn_ase.data.materials_project.key import find_key
 from cgcnn_ase.data.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
 from cgcnn_ase.data.materials_project.records import PLACES, SCHEMES, Document, routes_of
-from cgcnn_ase.data.provenance import Provenance
+from cgcnn_ase.data.provenance import Credit
 from cgcnn_ase.data.reference import UNITS, CursorError, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
 
@@ -150,34 +150,14 @@ class MaterialsProject:
                 refused += missed
             yield Page(tuple(records), tuple(refused), f"{begin + len(chunk)}:{digest}", len(ids))
 
-    def provenance(
-        self,
-        query: Query,
-        fields: Sequence[str],
-        *,
-        version: str,
-        retrieved: str,
-        n_records: int,
-        n_refused: int,
-        n_doubled: int = 0,
-    ) -> Provenance:
+    def credit(self, fields: Sequence[str]) -> Credit:
         """Licence CC BY 4.0, the Materials Project's citation and those of the builders whose data was taken."""
         routes = routes_of(fields)
-        return Provenance(
+        return Credit(
             provider="the Materials Project",
-            url=self.url,
-            database_version=version,
             licence=LICENCE,
             citations=tuple(text for route, text in _CITATIONS.items() if not route or route in routes),
-            settings=self.settings,
-            query=query.as_dict(),
-            fields=tuple(fields),
-            units={name: UNITS[name] for name in fields},
             client=f"cgcnn-ase {version_of('cgcnn-ase')} and mp-api {_version_of_client()}",
-            retrieved=retrieved,
-            n_records=n_records,
-            n_refused=n_refused,
-            n_doubled=n_doubled,
         )
 
     @cached_property

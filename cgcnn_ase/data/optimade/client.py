@@ -19,7 +19,7 @@ from cgcnn_ase.data.optimade.providers import Provider, ProviderProperty, find_p
 from cgcnn_ase.data.optimade.server import OptimadeServer
 from cgcnn_ase.data.optimade.structures import STRUCTURE_FIELDS
 from cgcnn_ase.data.property_units import conversion
-from cgcnn_ase.data.provenance import Provenance
+from cgcnn_ase.data.provenance import Credit
 from cgcnn_ase.data.reference import UNITS, Page, Query, check_fields
 from cgcnn_ase.data.retry import Retry, with_retries
 
@@ -149,38 +149,18 @@ class Optimade:
         at = Place(0, parts[0]) if after is None else Place.read(after)
         return answer.pages(at, resumed=after is not None)
 
-    def provenance(
-        self,
-        query: Query,
-        fields: Sequence[str],
-        *,
-        version: str,
-        retrieved: str,
-        n_records: int,
-        n_refused: int,
-        n_doubled: int = 0,
-    ) -> Provenance:
-        """What to write beside the records; see `ReferenceClient.provenance`.
+    def credit(self, fields: Sequence[str]) -> Credit:  # noqa: ARG002  all is of one provider
+        """Provider, licence and citations.
 
         Who stands behind a server that is given by its URL, and its licence, are known once `version` was asked.
         """
         from importlib.metadata import version as installed
 
-        return Provenance(
+        return Credit(
             provider=self.provider.title,
-            url=self.url,
-            database_version=version,
             licence=self.provider.licence or self._stated_licence or "not known",
             citations=(*(self.provider.citation or self._stated_by), _OPTIMADE),
-            settings=self.settings,
-            query=query.as_dict(),
-            fields=tuple(fields),
-            units={name: self.units[name] for name in fields},
             client=f"cgcnn-ase {installed('cgcnn-ase')} (optimade {installed('optimade')})",
-            retrieved=retrieved,
-            n_records=n_records,
-            n_refused=n_refused,
-            n_doubled=n_doubled,
         )
 
     def _info_of_structures(self) -> dict[str, Any]:
