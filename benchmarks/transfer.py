@@ -16,7 +16,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import k_fold
-from cgcnn_ase.elements import symbols
+from cgcnn_ase.elements import reference_energies, symbols
 from cgcnn_ase.evaluation import evaluate_model
 from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.registry import load_model
 from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import keeps_head
+from cgcnn_ase.training.finetune import keeps_head, settings_of
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.settings import merged, settings_from
@@ -113,9 +113,7 @@ def elastic(data: Path, seeds: int, _: Path) -> Iterator[Point]:
 def two_dimensional(data: Path, seeds: int, _: Path) -> Iterator[Point]:
     start = load_model("formation-energy-per-atom")
     whole = load_dataset(data / "2dmatpedia_subset", target="energy_per_atom")
-    prepared = prepare(
-        replace(whole, targets=whole.targets - of_elements(data, whole)[:, None]), start.target, start.graph
-    )
+    prepared = prepare(replace(whole, targets=whole.targets - of_elements(whole)[:, None]), start.target, start.graph)
     n_all = len(prepared.rows("train")) + len(prepared.rows("val"))
     for n in (100, n_all):
         for seed in range(seeds if n == 100 else 1):
@@ -145,7 +143,7 @@ def uncorrected(data: Path, subset: Dataset) -> Dataset:
     totals = load_dataset(data / "mp36k", target="total_energy_per_atom_uncorrected_reconstructed")
     known = dict(zip(totals.ids, totals.targets[:, 0], strict=True))
     energies = [known[name] for name in subset.ids]
-    return replace(subset, targets=(np.array(energies) - of_elements(data, subset))[:, None])
+    return replace(subset, targets=(np.array(energies) - of_elements(subset))[:, None])
 
 
 def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData | None) -> Point:
@@ -163,10 +161,9 @@ def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData 
     return {"seed": seed, "labels": int(len(subset) * 0.8), "n_test": int(n_test.sum())} | mean | old_errors
 
 
-def of_elements(data: Path, own: Dataset) -> np.ndarray:
+def of_elements(own: Dataset) -> np.ndarray:
     """PBE energies of the elements in each composition, eV/atom."""
-    references = json.loads((data / "mp_pbe_element_refs" / "refs.json").read_text())
-    names = symbols()
+    references, names = reference_energies(), symbols()
     return np.array([np.mean([references[names[z]] for z in shape.numbers]) for shape in own.structures])
 
 
@@ -207,11 +204,7 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
     same = keeps_head(start, data.specs)
     n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
     own = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
-    network = start.networks[0].config
-    base = {
-        "graph": asdict(start.graph), "network": asdict(network.architecture), "mean_variance": network.mean_variance,
-        "n_members": len(start.members), "seed": seed,
-    }  # fmt: skip
+    base = settings_of(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
     tuned = trained(data, settings_from(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)
     models = {"after": tuned}

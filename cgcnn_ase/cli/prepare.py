@@ -43,7 +43,7 @@ def prepare(
         for part, place, draft in zip(data, places, drafts, strict=True):
             if (place / "meta.json").exists():
                 continue
-            settings = read_settings(part, config, {}, preset=preset)
+            settings = read_settings(part, config, {}, preset=preset).config()
             prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was stopped
             prepared.save(draft)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgcnn_ase.cli.messages import say
 
@@ -22,6 +22,27 @@ def only_classes(data: Path, names: list[str], task: str) -> bool:
     return all((name.partition(":")[2] or task) == "classification" for name in names or [""])
 
 
+class SettingsLayers(NamedTuple):
+    """Settings of a run by name, each layer over those before it."""
+
+    start: dict[str, Any]  #: of prepared data, of the preset or of the model to tune
+    file: dict[str, Any]
+    given: dict[str, Any]  #: of the command line
+
+    def config(self, tuning: Mapping[str, Any] | None = None) -> "TrainConfig":
+        """All of them over the defaults; those of a ``tuning`` lie over the start.
+
+        Raises
+        ------
+        ValueError
+            Naming the setting and what is allowed.
+        """
+        from cgcnn_ase.training.config import TrainConfig
+        from cgcnn_ase.training.settings import merged, settings_from
+
+        return settings_from(TrainConfig, merged(self.start, tuning or {}, self.file, self.given))
+
+
 def read_settings(
     data: Path,
     file: Path | None,
@@ -30,12 +51,10 @@ def read_settings(
     *,
     preset: str | None = None,
     only_classes: bool = False,
-    tuning: Mapping[str, Any] | None = None,
-) -> "TrainConfig":
-    """Settings of a run: the defaults, then each over those before it.
+) -> SettingsLayers:
+    """What is asked of a run.
 
-    They are those of prepared data, of the preset or of the model to tune, those of its ``tuning``, the file's, and the
-    command line's. Of a model to tune the head that learns its error is left out where there are ``only_classes``.
+    Of a model to tune the head that learns its error is left out where there are ``only_classes``.
 
     Raises
     ------
@@ -46,8 +65,7 @@ def read_settings(
 
     from cgcnn_ase.data.cgnn_folder import GRAPH, is_cgnn_folder
     from cgcnn_ase.data.prepared import PreparedData, is_prepared
-    from cgcnn_ase.training.config import TrainConfig
-    from cgcnn_ase.training.settings import merged, settings_from
+    from cgcnn_ase.training.finetune import settings_of
 
     start: dict[str, Any] = {}
     if is_prepared(data):
@@ -57,22 +75,15 @@ def read_settings(
     if preset is not None:
         start = _of_preset(preset, tuned)
     if tuned is not None:
-        network = tuned.networks[0].config
-        start = {
-            "graph": asdict(tuned.graph), "network": asdict(network.architecture),
-            "mean_variance": network.mean_variance and not only_classes,
-            "quantiles": network.quantiles and not only_classes,
-            "n_members": len(tuned.members),
-        }  # fmt: skip
-    start = merged(start, tuning or {})
+        start = settings_of(tuned) | ({"mean_variance": False, "quantiles": False} if only_classes else {})
     try:
         asked = {} if file is None else read_file(file)
         if tuned is not None or preset is not None:
             _check_architecture(start, asked, "the model to tune" if tuned is not None else f"the preset {preset}")
-        settings_from(TrainConfig, merged(start, asked))
+        SettingsLayers(start, asked, {}).config()
     except ValueError as error:
         raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
-    return settings_from(TrainConfig, merged(start, asked, given))
+    return SettingsLayers(start, asked, given)
 
 
 def _of_preset(name: str, tuned: "CrystalModel | None") -> dict[str, Any]:

@@ -78,9 +78,11 @@ def train(
             "accelerator": accelerator, "devices": devices, "nodes": nodes, "precision": precision,
             "tensorboard": tensorboard or None,
         }  # fmt: skip
-        layers: dict[str, Any] = {"preset": preset, "only_classes": only_classes(data, target or [], task)}
-        asked = {k: v for k, v in given.items() if v is not None}
-        settings = read_settings(data, config, asked, tuned, **layers)
+        layers = read_settings(
+            data, config, {k: v for k, v in given.items() if v is not None}, tuned,
+            preset=preset, only_classes=only_classes(data, target or [], task),
+        )  # fmt: skip
+        settings = layers.config()
         val, test = parts(config, val, test)
         prepared = load_prepared(data, target or [], task, unit, settings, tuned, val=val, test=test)
         new = prepared
@@ -89,7 +91,7 @@ def train(
         if tuned is not None:
             own = tuning_of(tuned, new, n_replayed=len(prepared.rows("train")) - len(new.rows("train")))
             freeze = freeze or own.frozen
-            settings = read_settings(data, config, asked, tuned, tuning=own.settings, **layers)
+            settings = layers.config(own.settings)
         counts = {split: len(prepared.rows(split)) for split in ("train", "val", "test")}
         say(f"{sum(counts.values())} structures: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
         options: dict[str, Any] = {"resume": resume, "start": tuned, "frozen": freeze or "none", "workers": workers}

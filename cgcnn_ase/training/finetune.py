@@ -1,8 +1,8 @@
 """Start from a trained model: copy its members, freeze the layers that should stay."""
 
 import copy
-from dataclasses import replace
-from typing import Literal, get_args
+from dataclasses import asdict, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -33,6 +33,18 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
     has = model.networks[0].config.architecture
     if replace(has, pooling=wanted.architecture.pooling, dropout=wanted.architecture.dropout) != wanted.architecture:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
+
+
+def settings_of(model: CrystalModel) -> dict[str, Any]:
+    """What of the settings of a run a model to tune decides: graph, network, kind of head and number of members."""
+    network = model.networks[0].config
+    return {
+        "graph": asdict(model.graph),
+        "network": asdict(network.architecture),
+        "mean_variance": network.mean_variance,
+        "quantiles": network.quantiles,
+        "n_members": len(model.members),
+    }
 
 
 def member_to_tune(
