@@ -17,12 +17,19 @@ from optimizer_search import RANGES
 
 from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
 from cgcnn_ase.active.initial import initial_points
+from cgcnn_ase.active.objectives import ITSELF, Cell, Objective
 from cgcnn_ase.active.optimizer import Optimizer
+from cgcnn_ase.active.oracles import Evaluation
 from cgcnn_ase.active.space import SearchSpace
 from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
+from cgcnn_ase.elements import reference_energies
 
-METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn"}
-GOALS = {"formation energy": "min", "mixing energy": "min", "voltage": "max"}
+METALS = ("ni_content", "co_content", "mn_content")
+OBJECTIVES = {
+    "formation energy": Objective("formation_energy_per_atom"),
+    "mixing energy": Objective("mixing_energy_per_atom", mixed=METALS),
+    "voltage": Objective("voltage", "max"),
+}
 #: cells labelled before they are saved
 _AT_ONCE = 40
 #: sizes of grids that are tried
@@ -40,10 +47,10 @@ def main() -> None:
     space = cathode_space(RANGES)
     energies = labelled(space, chosen.labels)
     found = {}
-    for name, goal in GOALS.items():
-        values = VALUES[name](space, energies)
+    for name, objective in OBJECTIVES.items():
+        values = values_of(objective, space, energies)
         points = [point for point in space.candidates() if space.key(point) in values]
-        found[name] = compare(space, points, values, goal, chosen.seeds, chosen.most)
+        found[name] = compare(space, points, values, objective.goal, chosen.seeds, chosen.most)
         say(f"{name}: {found[name]['optimizer']}")
         if chosen.output is not None:
             settings = {"seeds": chosen.seeds, "most": chosen.most, "ranges": RANGES}
@@ -54,9 +61,9 @@ def main() -> None:
         draw(found, chosen.picture)
 
 
-def labelled(space: SearchSpace, file: Path) -> dict[str, tuple[float, int, int]]:
-    """Energy (eV), atoms and lithium atoms of each candidate's cell; goes on where it was stopped."""
-    known = json.loads(file.read_text()) if file.exists() else {}
+def labelled(space: SearchSpace, file: Path) -> dict[str, float]:
+    """Energy of each candidate's cell, eV; goes on where it was stopped."""
+    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     missing = [point for point in space.candidates() if space.key(point) not in known]
     if missing:
         model = CHGNetEnergy()
@@ -64,58 +71,26 @@ def labelled(space: SearchSpace, file: Path) -> dict[str, tuple[float, int, int]
     for first in range(0, len(missing), _AT_ONCE):
         part = missing[first : first + _AT_ONCE]
         cells = [cathode_structure(point) for point in part]
-        for point, atoms, energy in zip(part, cells, model.energies(cells).energies, strict=True):
-            known[space.key(point)] = (float(energy), len(atoms), int(sum(atoms.numbers == 3)))
+        for point, energy in zip(part, model.energies(cells).energies.tolist(), strict=True):
+            known[space.key(point)] = energy
         file.write_text(json.dumps(known))
         say(f"{first + len(part)} of {len(missing)} labelled")
     return known
 
 
-# Values from energies; without an entry where the point has none
-
-
-def formation(space: SearchSpace, energies: dict) -> dict[str, float]:
-    """EV/atom against the elements."""
-    from cgcnn_ase.elements import reference_energies
-
-    own = reference_energies()
+def values_of(objective: Objective, space: SearchSpace, energies: dict[str, float]) -> dict[str, float]:
+    """The objective of each point, as an optimisation computes it; without an entry where it means nothing there."""
+    cells: dict[str, Cell] = {}
+    for point in space.candidates():
+        said = Evaluation({"energy": energies[space.key(point)]})
+        cells[space.key(point)] = Cell(point, cathode_structure(point), said)
     found = {}
     for point in space.candidates():
-        atoms = cathode_structure(point)
-        energy, n, _ = energies[space.key(point)]
-        found[space.key(point)] = (energy - sum(own[symbol] for symbol in atoms.symbols)) / n
+        needs = {name: cells[space.key(own)] for name, own in objective.needs(point).items()}
+        if len(needs) > 1 and any(cell is cells[space.key(point)] for name, cell in needs.items() if name != ITSELF):
+            continue  # an end member itself, or all the lithium
+        found[space.key(point)] = objective.value(needs, reference_energies()).value
     return found
-
-
-def mixing(space: SearchSpace, energies: dict) -> dict[str, float]:
-    """EV/atom against the cells with one metal each, of the same lithium and ordering."""
-    found = {}
-    for point in space.candidates():
-        energy, n, _ = energies[space.key(point)]
-        for name in METALS:
-            end = {**point, **{other: float(other == name) for other in METALS}}
-            own, n_own, _ = energies[space.key(end)]
-            energy -= n * point[name] * own / n_own
-        if max(point[name] for name in METALS) < 1:
-            found[space.key(point)] = energy / n
-    return found
-
-
-def voltage(space: SearchSpace, energies: dict) -> dict[str, float]:
-    """V, averaged between the full lithium content and the point's."""
-    from cgcnn_ase.elements import reference_energies
-
-    metal = reference_energies()["Li"]
-    found = {}
-    for point in space.candidates():
-        energy, _, n_li = energies[space.key(point)]
-        full, _, n_full = energies[space.key({**point, "li_vacancy_ratio": 0.0})]
-        if n_full > n_li:
-            found[space.key(point)] = -(full - energy - (n_full - n_li) * metal) / (n_full - n_li)
-    return found
-
-
-VALUES = {"formation energy": formation, "mixing energy": mixing, "voltage": voltage}
 
 
 # Searches
