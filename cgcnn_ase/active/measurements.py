@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cgcnn_ase.active.cathode_space import ORDERING
 from cgcnn_ase.active.oracles.table import STD, read_table
 
 if TYPE_CHECKING:
     from cgcnn_ase.active.space import SearchSpace
     from cgcnn_ase.active.variables import Point
 
-#: variables that an experiment does not have: which ordering it was
-_SEED = "ordering_seed"
+#: what stands for the variable that an experiment does not have: which ordering it was
 _NO_ORDERING = -1
 #: how far a number may be outside the range, to the digits that files have
 _ROUNDING = 1e-4
@@ -49,7 +49,7 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
         If the file cannot be read.
     """
     frame = read_table(file)
-    variables = [name for name in space.names if name in frame.columns or name != _SEED]
+    variables = [name for name in space.names if name in frame.columns or name != ORDERING]
     if missing := [name for name in [*variables, *objectives] if name not in frame.columns]:
         raise ValueError(f"{file}: no column {', '.join(missing)}; needed are {', '.join([*variables, *objectives])}")
     rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
@@ -74,7 +74,7 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
 
 def _point(space: "SearchSpace", given: dict[str, Any], where: str) -> "Point":
     """The row's point, as it is; in the ranges of the space, and its shares adding up to one."""
-    point: dict[str, Any] = {name: _NO_ORDERING for name in space.names if name == _SEED} | given
+    point: dict[str, Any] = {name: _NO_ORDERING for name in space.names if name == ORDERING} | given
     try:
         space.snap(point)  # knows the names of categories, and what is a number
     except ValueError as error:

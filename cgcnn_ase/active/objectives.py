@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from cgcnn_ase.active.cathode_space import VACANCIES
 from cgcnn_ase.active.oracles.oracle import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ UNITS = {
 #: what the point itself is called among the cells of an objective
 ITSELF = "itself"
 _LITHIATED = "lithiated"
-_VACANCY = "li_vacancy_ratio"
 
 
 class Cell(NamedTuple):
@@ -117,7 +117,7 @@ class Objective:
         """The points whose cells the value is computed from, by what they are called."""
         found = {ITSELF: point}
         if self.name == "voltage":
-            found[_LITHIATED] = {**point, _VACANCY: 0.0}
+            found[_LITHIATED] = {**point, VACANCIES: 0.0}
         if self.name == "mixing_energy_per_atom":
             for metal in self.mixed:
                 if point[metal]:

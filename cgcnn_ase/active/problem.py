@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cgcnn_ase.active.cathode_space import DOPANT_CONTENT, VACANCIES, Supercell
 from cgcnn_ase.active.objectives import Objective
 from cgcnn_ase.active.oracles.loading import load_named
 from cgcnn_ase.active.oracles.oracle import Oracle, OracleError
@@ -15,13 +16,9 @@ from cgcnn_ase.active.variables import Point
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.active.cathode_space import Supercell
     from cgcnn_ase.active.config import OptimisationConfig, SpaceSettings
 
 MakeStructure = Callable[[Point], "Atoms"]
-
-_VACANCY = "li_vacancy_ratio"
-_DOPANT = "dopant_content"
 
 
 @dataclass(frozen=True)
@@ -109,13 +106,13 @@ def _check_objective(objective: Objective, space: SearchSpace) -> None:
     if objective.model is not None:
         return
     if objective.name == "voltage":
-        lithium = next((v for v in space.variables if v.name == _VACANCY), None)
+        lithium = next((v for v in space.variables if v.name == VACANCIES), None)
         if lithium is None or lithium.whole[0] <= 0:
             raise ValueError(
-                f"voltage: it is between all the lithium and less: {_VACANCY} must be a variable, and its lowest value "
-                "above 0"
+                f"voltage: it is between all the lithium and less: {VACANCIES} must be a variable, and its lowest "
+                "value above 0"
             )
-    if objective.name == "mixing_energy_per_atom" and (not objective.mixed or _DOPANT in objective.mixed):
+    if objective.name == "mixing_energy_per_atom" and (not objective.mixed or DOPANT_CONTENT in objective.mixed):
         raise ValueError(
             "mixing_energy_per_atom (stability): it needs a host whose metals are mixed, without a dopant, as its end "
             "members are the cells of one metal"

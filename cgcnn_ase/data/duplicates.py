@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.data.dataset import reduced_formula
-from cgcnn_ase.data.labelled_table import formula_of, volume_per_atom
+from cgcnn_ase.data.formula import formula_of
+from cgcnn_ase.data.labelled_table import volume_per_atom
 from cgcnn_ase.elements import symbols
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.workers import ordered_map

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cgcnn_ase.data.formula import formula_of
 from cgcnn_ase.data.page_cache import CachedPage
-from cgcnn_ase.elements import symbols
 from cgcnn_ase.structures.pack import write_packed
 from cgcnn_ase.structures.packed import PackedStructures
 
@@ -83,7 +83,7 @@ def _write_properties(
                 table.writerow(
                     [
                         structures.ids[k],
-                        _formula(numbers),
+                        formula_of(numbers),
                         len(numbers),
                         *("" if np.isnan(value) else repr(value) for value in values[k].tolist()),
                         *(words[k].get(name, "") for name in said),
@@ -100,13 +100,3 @@ def _write_refused(path: Path, pages: Sequence[CachedPage]) -> int:
         with path.open("w", newline="", encoding="utf-8") as lines:
             csv.writer(lines, lineterminator="\n").writerows([("id", "why"), *refused.items()])
     return len(refused)
-
-
-def _formula(numbers: npt.NDArray[np.int64]) -> str:
-    """Reduced, as pymatgen and the Materials Project write it."""
-    from pymatgen.core import Composition
-
-    names = symbols()
-    found, counts = np.unique(numbers, return_counts=True)
-    amounts = {names[z]: int(n) for z, n in zip(found.tolist(), counts.tolist(), strict=True)}
-    return str(Composition(amounts).reduced_formula)

@@ -21,8 +21,9 @@ from cgcnn_ase.data.dataset import (
     reduced_formula,
 )
 from cgcnn_ase.data.errors import DatasetError
+from cgcnn_ase.data.formula import formula_of
 from cgcnn_ase.data.prepared import is_prepared
-from cgcnn_ase.elements import MAX_NUMBER, symbols
+from cgcnn_ase.elements import MAX_NUMBER
 from cgcnn_ase.graphs.geometry import Geometry
 
 Floats = npt.NDArray[np.float64]
@@ -95,17 +96,6 @@ class LabelledTable:
 def volume_per_atom(structure: Geometry) -> float:
     """Å³; NaN where a structure does not repeat in all directions."""
     return abs(float(np.linalg.det(structure.cell))) / len(structure.numbers) if structure.pbc.all() else np.nan
-
-
-def formula_of(atomic_numbers: npt.NDArray[np.int64]) -> str:
-    """The reduced formula as chemists write it: ``LiNiO2``."""
-    from pymatgen.core import Composition
-
-    from cgcnn_ase.structures.pymatgen_objects import without_reader_warnings
-
-    numbers, counts = np.unique(atomic_numbers, return_counts=True)
-    with without_reader_warnings():
-        return Composition({symbols()[z]: int(n) for z, n in zip(numbers, counts, strict=True)}).reduced_formula
 
 
 def atomic_fractions(numbers: "list[npt.NDArray[np.int64]]") -> Floats:
