@@ -4,7 +4,7 @@
 # Each starts from a bare Debian with Python 3.11 and make. `make help` lists the others.
 #
 # PyTorch's default build for Linux brings several gigabytes of CUDA libraries. For the small CPU build, pass pip the
-# address of PyTorch's CPU index (see docs/install.md):   make demo PIP_FLAGS="--extra-index-url ADDRESS"
+# address of PyTorch's CPU index (see docs/how_to/install.md):   make demo PIP_FLAGS="--extra-index-url ADDRESS"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

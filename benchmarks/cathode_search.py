@@ -1,6 +1,6 @@
 """Evaluations to find one of the best 1 % of a cathode space, with CHGNet (a potential, not DFT) as the oracle.
 
-    python benchmarks/cathode_search.py --output docs/cathode_search.json --picture docs/images/cathode_search.png
+    python benchmarks/cathode_search.py --output docs/data/cathode_search.json --picture docs/images/cathode_search.png
 
 All candidates are labelled once (unrelaxed cells of 48 atoms and fewer; kept in --labels), so that any search can be
 played again. Against the optimizer (Gaussian process, expected improvement) stand random search and a grid: the

@@ -1,6 +1,6 @@
 """What the pretrained detectors say of hosts that they have not seen: by kind, displacements and cathode.
 
-    python benchmarks/defect_pretrained.py --output docs/defect_pretrained.json
+    python benchmarks/defect_pretrained.py --output docs/data/defect_pretrained.json
 
 Layers are those of the test split in 6x6 cells. A place is named rightly where the site of the highest probability is
 one of the atoms where the defect is: the wrong atom, or one of the nearest around a vacancy.

@@ -1,6 +1,6 @@
 """Fine-tuning with the defaults of `cgcnn-ase train --from`, on three tasks, against the same network from scratch.
 
-    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/transfer.json
+    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/data/transfer.json
 
 elastic           K_VRH (log10 GPa) from 50 labels, starting from the pretrained band-gap model; judged on test
 two-dimensional   formation energies of two-dimensional crystals (PBE energies less those of the elements), from the

@@ -24,7 +24,7 @@ class Tuning:
 
 
 def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n_replayed: int = 0) -> Tuning:
-    """Defaults for so many training labels; docs/finetuning.md says what they give.
+    """Defaults for so many training labels; docs/how_to/finetune.md says what they give.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
     (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
