@@ -98,7 +98,7 @@ benchmarks: $(INSTALLED) ## run every benchmark; each prints a table
 
 zoo: $(INSTALLED) ## train the pretrained models again from DATA, or those of ZOO (hours on two cores)
 	$(BIN)/python scripts/label_vacancies.py --data $(DATA) --output runs/chgnet_vacancies
-	@for name in $(ZOO); do $(BIN)/python -m cgcnn_ase.training.zoo $$name --data $(DATA); done
+	@for name in $(ZOO); do $(BIN)/python -m cgcnn_ase.zoo.train $$name --data $(DATA); done
 
 wheel: $(DEV_INSTALLED) ## build the wheel, with the pretrained models in it, into dist/
 	rm -rf dist

@@ -10,12 +10,12 @@ import numpy as np
 from _report import Table, finish, original_weights, parser
 from _structures import TARGET, cache_folder, say
 
-from cgcnn_ase import plots
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
-from cgcnn_ase.evaluation import Evaluation, evaluate_model
-from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.registry import load_model
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.plotting import model_plots as plots
+from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
 
 #: title of a row -> key of `Evaluation.summary`
 _ROWS = {

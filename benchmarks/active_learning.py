@@ -17,11 +17,10 @@ from _report import Table, machine, parser
 from _structures import say
 from ase import Atoms
 
-from cgcnn_ase.active.pool_learner import PoolLearner
-from cgcnn_ase.active.vectors import site_vectors
 from cgcnn_ase.data.site_labels import SiteSet
-from cgcnn_ase.data.vacancies import published_vacancies
-from cgcnn_ase.registry import load_model
+from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.optimization.surrogates.pool_learner import PoolLearner, site_vectors
+from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 FIRST, ROUND, LAST = 20, 10, 200
 
@@ -121,7 +120,7 @@ def table(found: dict[str, Any], seeds: int) -> Table:
 
 def draw(found: dict[str, Any], file: Path) -> None:
     """Error against labels, with the standard deviation of the seeds."""
-    from cgcnn_ase.plots import BLUE, GREY, new_figure, save
+    from cgcnn_ase.plotting.model_plots import BLUE, GREY, new_figure, save
 
     figure, panels = new_figure(len(found))
     for axes, (name, point) in zip(panels, found.items(), strict=True):

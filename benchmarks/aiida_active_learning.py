@@ -53,7 +53,7 @@ def inside(found: Path) -> None:
     from aiida.orm import CalcJobNode, Node, QueryBuilder, load_code
     from aiida.plugins import DataFactory, WorkflowFactory
 
-    from aiida_plugin.tools.origin import origin
+    from aiida_plugin.provenance.origin import origin
 
     pool = candidates()
     structures = DataFactory("cgcnn.structures").from_ase(pool.values(), list(pool)).store()

@@ -49,12 +49,12 @@ def measure(folder, args):
     from aiida import orm
 
     from aiida_plugin.data.model_contents import model_path
-    from aiida_plugin.data.structure_hash import hashes_of_arrays
+    from aiida_plugin.data.structure_archive.arrays import hashes_of_arrays
     from aiida_plugin.data.structures import StructureSetData
-    from aiida_plugin.tools.errors import errors
-    from aiida_plugin.tools.origin import origin
-    from aiida_plugin.tools.same_structure import predictions_of
-    from aiida_plugin.tools.use import used_by
+    from aiida_plugin.provenance.errors import errors
+    from aiida_plugin.provenance.model_usage import used_by
+    from aiida_plugin.provenance.origin import origin
+    from aiida_plugin.provenance.same_structure import predictions_of
 
     start = time.perf_counter()
     graph = store_graph(model_path("formation-energy-per-atom"), folder, n_pool=args.n, n_rounds=args.rounds, n_runs=10)

@@ -15,14 +15,13 @@ from _report import Table, machine, parser
 from _structures import say
 from optimizer_search import RANGES
 
-from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
-from cgcnn_ase.active.initial import initial_points
-from cgcnn_ase.active.objectives import ITSELF, Cell, Objective
-from cgcnn_ase.active.optimizer import Optimizer
-from cgcnn_ase.active.oracles import Evaluation
-from cgcnn_ase.active.space import SearchSpace
-from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
-from cgcnn_ase.elements import reference_energies
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.energies.chgnet import CHGNetEnergy
+from cgcnn_ase.optimization.objectives import ITSELF, Cell, Objective
+from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
+from cgcnn_ase.optimization.oracles import Evaluation
+from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.optimization.space.search_space import SearchSpace
 
 METALS = ("ni_content", "co_content", "mn_content")
 OBJECTIVES = {
@@ -154,7 +153,7 @@ def table(found: dict, seeds: int) -> Table:
 
 def draw(found: dict, file: Path) -> None:
     """Best value so far against evaluations, with the range of the seeds."""
-    from cgcnn_ase.plots import BLUE, GREY, ORANGE, new_figure, save
+    from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure, save
 
     units = {"formation energy": "eV/atom", "mixing energy": "eV/atom", "voltage": "V"}
     figure, panels = new_figure(len(found))

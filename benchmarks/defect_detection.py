@@ -22,16 +22,13 @@ from _structures import DEFAULT_DATA
 
 from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
-from cgcnn_ase.defects.detection_cathodes import cathode_cells
-from cgcnn_ase.defects.detection_data import prepare_cells, split_hosts
-from cgcnn_ase.defects.detection_hosts import layers
-from cgcnn_ase.defects.detection_training import CATHODES
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, train_member
+from cgcnn_ase.zoo.detection_data import CATHODES, cathode_cells, layers, prepare_cells, split_hosts
 
 POOLINGS = ("mean", "max", "gated", "contrast")
 #: accuracy in per cent of the published study, 6x6 cells, max pooling

@@ -20,13 +20,18 @@ from _structures import DEFAULT_DATA
 from cgcnn_ase import load_model
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.defects.detection import DetectionCell, DetectionConfig, detection_cells, elements_of
-from cgcnn_ase.defects.detection_cathodes import CATHODE_KINDS, cathode_cells
-from cgcnn_ase.defects.detection_data import prepare_cells, prepare_places, split_hosts
-from cgcnn_ase.defects.detection_hosts import layers
-from cgcnn_ase.defects.detection_training import CATHODES
 from cgcnn_ase.defects.point import SINGLE
-from cgcnn_ase.evaluation import evaluate_model
-from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.prediction.evaluation import evaluate_model
+from cgcnn_ase.zoo.detection_data import (
+    CATHODE_KINDS,
+    CATHODES,
+    cathode_cells,
+    layers,
+    prepare_cells,
+    prepare_places,
+    split_hosts,
+)
 
 RATTLES = (0.0, 0.02, 0.05)
 COLUMNS = ("defect", "cells", "right, %", "± (binomial)", "of defective, %", "of perfect, %", "place named, %")
@@ -34,7 +39,7 @@ COLUMNS = ("defect", "cells", "right, %", "± (binomial)", "of defective, %", "o
 
 def probabilities(model: CrystalModel, data: PreparedData) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of class 1, for each cell or site."""
-    from cgcnn_ase.class_evaluation import ClassEvaluation
+    from cgcnn_ase.prediction.evaluation import ClassEvaluation
 
     found = evaluate_model(model, data.graphs, data.rows("test"), data.sample_names("test"), data.labels("test")[:, 0])
     assert isinstance(found, ClassEvaluation)

@@ -131,9 +131,9 @@ def ours(url: str, folder: Path) -> dict:
     """The same as a data set on disk."""
     from mp_api.client import MPRester
 
-    from cgcnn_ase.data.fetch import fetch
-    from cgcnn_ase.data.materials_project import MaterialsProject
-    from cgcnn_ase.data.reference import Query
+    from cgcnn_ase.sources.client import Query
+    from cgcnn_ase.sources.fetch import fetch
+    from cgcnn_ase.sources.materials_project import MaterialsProject
 
     _ = MPRester  # imported before the clock starts
     told: list[str] = []

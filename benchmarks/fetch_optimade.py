@@ -65,9 +65,9 @@ def fetch_once(url: str) -> dict[str, float]:
     """What is measured."""
     import numpy as np
 
-    from cgcnn_ase.data.fetch import fetch
-    from cgcnn_ase.data.optimade import Optimade
-    from cgcnn_ase.data.reference import Query
+    from cgcnn_ase.sources.client import Query
+    from cgcnn_ase.sources.fetch import fetch
+    from cgcnn_ase.sources.optimade import Optimade
 
     failed: list[str] = []
     client = Optimade(url, properties={"band_gap": ("_made_gap", "eV")}, page_limit=_PAGE)

@@ -19,13 +19,13 @@ import numpy as np
 from _report import Table, machine, parser
 from _structures import TARGET, say
 
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.presets import PRESETS
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.zoo import load_recipe
+from cgcnn_ase.zoo.train import load_recipe
 
 SPEC = TargetSpec(name=TARGET, unit="eV/atom", per_atom=True)
 SEED = 0
@@ -131,7 +131,7 @@ def part(data: Path, n: int, config: TrainConfig) -> PreparedData:
 
 def draw(found: dict[str, Any], file: Path) -> None:
     """Both axes logarithmic."""
-    from cgcnn_ase.plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
+    from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(5.6, 4.4)

@@ -5,8 +5,8 @@ from _report import Table, finish, parser
 from _structures import say
 from scipy.stats import spearmanr
 
+from cgcnn_ase.cathodes import cathodes
 from cgcnn_ase.defects import Screening, screen_hosts
-from cgcnn_ase.defects.cathodes import cathodes
 
 #: model and fidelity, each beside CHGNet
 MODELS = (("vacancy-formation-energy", "chgnet"), ("formation-energy-per-atom", None))

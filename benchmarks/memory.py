@@ -69,7 +69,7 @@ def many_names(source: Path, n: int) -> Path:
 
 def stream(folder: Path, model: str, workers: int | None) -> None:
     """The work under test: predictions are counted and dropped."""
-    from cgcnn_ase.prediction import Predictor
+    from cgcnn_ase.prediction.predictor import Predictor
 
     failed = done = 0
     for prediction in Predictor(model, workers=workers).stream(folder):

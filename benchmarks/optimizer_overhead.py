@@ -10,10 +10,10 @@ import numpy as np
 from _report import Table, finish, parser
 from _structures import say
 
-from cgcnn_ase.active.cathode_space import cathode_space
-from cgcnn_ase.active.network import Network, Stacked
-from cgcnn_ase.active.optimizer import Optimizer
-from cgcnn_ase.active.pool import Pool
+from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.space.cathode_space import cathode_space
+from cgcnn_ase.optimization.surrogates.base import Pool
+from cgcnn_ase.optimization.surrogates.graph_network import Network, Stacked
 
 RANGES = {
     "li_vacancy_ratio": [0, 1],

@@ -12,10 +12,10 @@ import numpy as np
 from _report import Table, finish, parser
 from _structures import say
 
-from cgcnn_ase.active.acquisition import Acquisition
-from cgcnn_ase.active.cathode_space import cathode_space
-from cgcnn_ase.active.optimizer import Optimizer
-from cgcnn_ase.active.space import SearchSpace
+from cgcnn_ase.optimization.acquisition import Acquisition
+from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.space.cathode_space import cathode_space
+from cgcnn_ase.optimization.space.search_space import SearchSpace
 
 RANGES = {
     "li_vacancy_ratio": [0, 0.75],

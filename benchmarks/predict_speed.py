@@ -62,9 +62,9 @@ def main() -> None:
 
 def one_member(model: str, place: Path) -> tuple[Path, int]:
     """A model folder with the ensemble's first member only, in all else the same."""
-    from cgcnn_ase.checkpoint import save_model
-    from cgcnn_ase.nn.model import CrystalModel
-    from cgcnn_ase.registry import load_model
+    from cgcnn_ase.models.checkpoint import save_model
+    from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.models.registry import load_model
 
     whole = load_model(model)
     first = CrystalModel(
@@ -125,7 +125,7 @@ def prepare_cgcnn2(folder: Path) -> None:
 
 def run_cgcnn2(folder: Path, output: Path, *, workers: int) -> float:
     """Seconds of cgcnn2's own command; its values, un-scaled, go to ``output`` outside the time."""
-    from cgcnn_ase.legacy_checkpoint import read_legacy_checkpoint
+    from cgcnn_ase.models.original_cgcnn import read_legacy_checkpoint
 
     script, weights = Path(sys.executable).with_name("cgcnn-pr"), original_weights()
     command = [str(script), "-mp", str(weights), "-as", str(folder), "-ji", "bench", "-j", str(workers)]

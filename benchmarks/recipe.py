@@ -22,12 +22,12 @@ import numpy as np
 from _report import Table, machine, parser
 from _structures import TARGET
 
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 
 #: one change after the other, each on top of those above it

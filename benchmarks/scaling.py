@@ -72,9 +72,9 @@ def measure(model: str, n_atoms: int, repeats: int) -> dict[str, Any]:
     import torch
 
     from cgcnn_ase.graphs.builder import build_graph
-    from cgcnn_ase.inference import ModelInference
-    from cgcnn_ase.nn.for_prediction import FastModel
-    from cgcnn_ase.registry import load_model
+    from cgcnn_ase.models.registry import load_model
+    from cgcnn_ase.prediction.fused_cgcnn import FastModel
+    from cgcnn_ase.prediction.inference import ModelInference
     from cgcnn_ase.structures import StructureRecord
 
     infer = ModelInference([load_model(model)])

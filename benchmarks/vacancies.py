@@ -15,11 +15,11 @@ from _report import Table, finish, parser
 from _structures import data_root, say
 from sklearn.ensemble import RandomForestRegressor
 
+from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
-from cgcnn_ase.data.vacancies import published_vacancies
-from cgcnn_ase.elements import symbols
-from cgcnn_ase.evaluation import Evaluation, evaluate_model
-from cgcnn_ase.registry import load_model, with_fidelity
+from cgcnn_ase.models.registry import load_model, with_fidelity
+from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 MODEL = "vacancy-formation-energy"
 FIGURES = {"witman": "≤ 0.60", "kumagai": "≤ 0.30"}

@@ -12,12 +12,11 @@ import numpy as np
 from _report import Table, finish, parser
 from _structures import cache_folder, data_root, say
 
-from cgcnn_ase.class_evaluation import ClassEvaluation
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
-from cgcnn_ase.evaluation import Evaluation, embeddings_of, evaluate_model
-from cgcnn_ase.registry import ModelRef, find_models, load_refs
-from cgcnn_ase.training.zoo import load_recipe, recipe_names
+from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
+from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation, embeddings_of, evaluate_model
+from cgcnn_ase.zoo.train import load_recipe, recipe_names
 
 #: published test errors: CGCNN (Xie and Grossman 2018, 28,046 training crystals for the energies), MEGNet (Chen et al.
 #: 2019, 60,000), ALIGNN (Choudhary and DeCost 2021, 60,000); other crystals and random splits, so only a rough measure

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
-    from cgcnn_ase.prediction import Predictor, predict
-    from cgcnn_ase.registry import load_model
+    from cgcnn_ase.models.registry import load_model
+    from cgcnn_ase.prediction.predictor import Predictor, predict
 
 _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
-    "Predictor": "cgcnn_ase.prediction",
-    "load_model": "cgcnn_ase.registry",
-    "predict": "cgcnn_ase.prediction",
+    "Predictor": "cgcnn_ase.prediction.predictor",
+    "load_model": "cgcnn_ase.models.registry",
+    "predict": "cgcnn_ase.prediction.predictor",
 }
 
 __all__ = ["CGCNNCalculator", "Predictor", "load_model", "predict"]

@@ -2,34 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
 
-from cgcnn_ase.elements import reference_energies
-from cgcnn_ase.prediction import Prediction, Predictor
-from cgcnn_ase.registry import DEFAULT_MODEL
+from cgcnn_ase.energies.energy_model import GraphEnergy
+from cgcnn_ase.energies.reference_scale import (
+    ENERGIES,
+    MissingReferenceError,
+    Reference,
+    _check_reference,
+    reference_table,
+    sum_of_references,
+)
+from cgcnn_ase.models.registry import DEFAULT_MODEL
+from cgcnn_ase.prediction.predictor import Predictor
+from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import StructureRecord, check_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
-Reference = Literal["mp-pbe", "none"]
-
-#: targets whose value times the number of atoms is an energy of the cell
-ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
 
 _DERIVATIVES = ("forces", "stress", "stresses", "energies")
-
-
 _NO_ATOMS = "no structure has been calculated: give the atoms, or ask atoms.get_potential_energy() first"
-
-
-class MissingReferenceError(ValueError):
-    """An element has no reference energy, so that the total energy is not defined."""
 
 
 class CGCNNCalculator(Calculator):
@@ -44,7 +43,7 @@ class CGCNNCalculator(Calculator):
         atom + sum of the elements' reference energies``. ``mp-pbe`` takes those of the Materials Project; a dict gives
         them by symbol in eV/atom; with ``none``, energy is ``N * formation energy per atom``.
     n_dropout, seed
-        Monte Carlo dropout; see :class:`cgcnn_ase.prediction.Predictor`.
+        Monte Carlo dropout; see :class:`cgcnn_ase.prediction.predictor.Predictor`.
 
     Notes
     -----
@@ -85,6 +84,10 @@ class CGCNNCalculator(Calculator):
         """What turns a formation energy into an energy."""
         reference: Reference | Mapping[str, float] = self.parameters["reference"]
         return reference
+
+    def energy_model(self, references: Reference | Mapping[str, float] | None = None) -> GraphEnergy:
+        """Return the energies of each member, as :func:`cgcnn_ase.energies.energy_model.as_energy_model` asks for."""
+        return GraphEnergy(self._infer, references or self.reference)
 
     def set(self, **changes: Any) -> dict[str, Any]:
         """Change ``reference``, and forget the results; the other settings are those of the loaded model.
@@ -218,43 +221,6 @@ class CGCNNCalculator(Calculator):
             del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz
         atoms.info |= {"cgcnn_model": self.model.name, "cgcnn_model_sha256": self.model.sha256}
         return atoms
-
-
-def reference_table(model: "CrystalModel", reference: Reference | Mapping[str, float]) -> Mapping[str, float] | None:
-    """The reference energies (eV/atom) that turn a model's value into an energy, or None where nothing is added.
-
-    Raises
-    ------
-    ValueError
-        If the reference does not exist.
-    """
-    _check_reference(reference)
-    if reference == "none" or model.target.name == "total_energy_per_atom":
-        return None
-    return reference if isinstance(reference, Mapping) else reference_energies()
-
-
-def sum_of_references(symbols: Sequence[str], table: Mapping[str, float]) -> float:
-    """Sum of the elements' reference energies over the atoms, eV.
-
-    Raises
-    ------
-    MissingReferenceError
-        If an element has none; it is named.
-    """
-    missing = sorted(set(symbols) - set(table))
-    if missing:
-        raise MissingReferenceError(
-            f"no reference energy for {', '.join(missing)}: the total energy is not defined. Give "
-            "reference={'" + missing[0] + "': eV/atom, ...} for all elements, or reference='none' for N times the "
-            "formation energy per atom"
-        )
-    return sum(table[symbol] for symbol in symbols)
-
-
-def _check_reference(reference: object) -> None:
-    if not isinstance(reference, Mapping) and reference not in ("mp-pbe", "none"):
-        raise ValueError(f"unknown reference {reference!r}; allowed: 'mp-pbe', 'none', or a dict by symbol")
 
 
 register_calculator_class("cgcnn", CGCNNCalculator)

@@ -13,8 +13,8 @@ from aiida.engine import run_get_node
 from aiida.orm import Dict, load_code
 from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory
 
-from aiida_plugin.tools.origin import origin
-from aiida_plugin.tools.picture import graph_picture
+from aiida_plugin.provenance.origin import origin
+from aiida_plugin.provenance.picture import graph_picture
 
 CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost"}
 engine = sys.argv[1] if len(sys.argv) > 1 else "gpaw"

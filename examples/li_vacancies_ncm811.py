@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from cgcnn_ase import plots
-from cgcnn_ase.defects import Ranking, Screening, ranking_plots, screen_hosts, write_dft_folder
-from cgcnn_ase.defects.cathodes import cathodes
+from cgcnn_ase.cathodes import cathodes
+from cgcnn_ase.defects import Ranking, Screening, screen_hosts, write_dft_folder
+from cgcnn_ase.defects import ranking_plot as ranking_plots
+from cgcnn_ase.plotting import model_plots as plots
 
 output = Path("li_vacancies_ncm811")
 output.mkdir(exist_ok=True)

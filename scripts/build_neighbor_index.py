@@ -9,10 +9,11 @@ import argparse
 from pathlib import Path
 
 from cgcnn_ase.data.dataset import load_dataset
+from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
-from cgcnn_ase.data.prepared import PreparedData, is_prepared
-from cgcnn_ase.neighbor_index import build_neighbor_index
-from cgcnn_ase.registry import load_model, model_folder
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.explain.training_neighbors import build_neighbor_index
+from cgcnn_ase.models.registry import load_model, model_folder
 
 
 def main() -> None:

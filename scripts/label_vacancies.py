@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import track
 
 from cgcnn_ase.data.dataset import read_packed, reduced_formula
-from cgcnn_ase.data.vacancies import published_vacancies
-from cgcnn_ase.defects.chgnet_energy import CHGNetEnergy
 from cgcnn_ase.defects.costs import FromSupercells
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.energies.chgnet import CHGNetEnergy
 from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 #: hosts, and vacancies of each, at most
 N_HOSTS, N_SITES = 2000, 8
@@ -82,7 +82,7 @@ def labels(name: str, shape: Geometry, estimate: FromSupercells) -> Iterator[tup
 
 
 def pack(folder: Path, structures: dict[str, Geometry], table: pd.DataFrame) -> None:
-    """Write the files that :func:`cgcnn_ase.data.vacancies.packed_vacancies` reads."""
+    """Write the files that :func:`cgcnn_ase.zoo.vacancy_data.packed_vacancies` reads."""
     names = list(dict.fromkeys(table["host"]))
     shapes = [structures[name] for name in names]
     np.savez_compressed(

@@ -58,11 +58,11 @@ def make_model(
     """A small ensemble with random weights; `architecture` overrides its shape."""
     import torch
 
+    from cgcnn_ase.core.targets import Scaler, TargetSpec
     from cgcnn_ase.graphs.builder import GraphConfig
+    from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.cgcnn import CGCNNConfig
-    from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.nn.network import Network, NetworkConfig
-    from cgcnn_ase.targets import Scaler, TargetSpec
 
     shape = {
         "n_features": 16, "n_convolutions": 2, "n_hidden": 16, "n_gaussians": 20, "convolution": "edge-message",
@@ -96,7 +96,7 @@ def made_up_trust(model, seed, n_dropout=None):
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition
     from cgcnn_ase.uncertainty.estimators import combine
-    from cgcnn_ase.uncertainty.trust import Trust
+    from cgcnn_ase.uncertainty.regression_calibration import Trust
 
     rng = np.random.default_rng(seed)
     graph = build_graphs([random_crystal(rng) for _ in range(80)], model.graph)
@@ -135,7 +135,7 @@ def random_crystal(rng, *, n_atoms=None):
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory) -> Path:
     """The folder of an ensemble of three for the formation energy, calibrated."""
-    from cgcnn_ase.checkpoint import save_model
+    from cgcnn_ase.models.checkpoint import save_model
 
     return save_model(make_model(), tmp_path_factory.mktemp("models") / "small")
 
@@ -143,7 +143,7 @@ def small_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dropout_model(tmp_path_factory) -> Path:
     """The folder of a single network trained with dropout, calibrated."""
-    from cgcnn_ase.checkpoint import save_model
+    from cgcnn_ase.models.checkpoint import save_model
 
     model = make_model(n_members=1, dropout=0.3, n_hidden_layers=2)
     return save_model(model, tmp_path_factory.mktemp("models") / "dropout")

@@ -68,12 +68,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained ensemble."""
     import torch
 
-    from cgcnn_ase.checkpoint import save_model
+    from cgcnn_ase.core.targets import Scaler, TargetSpec
     from cgcnn_ase.graphs.builder import GraphConfig
+    from cgcnn_ase.models.checkpoint import save_model
+    from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.cgcnn import CGCNNConfig
-    from cgcnn_ase.nn.model import CrystalModel
     from cgcnn_ase.nn.network import Network, NetworkConfig
-    from cgcnn_ase.targets import Scaler, TargetSpec
 
     torch.manual_seed(0)
     config = NetworkConfig(architecture=CGCNNConfig(n_features=8, n_convolutions=1, n_hidden=8))

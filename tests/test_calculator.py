@@ -14,9 +14,9 @@ from ase.io import Trajectory, read, write
 from ase.optimize import BFGS
 
 from cgcnn_ase import CGCNNCalculator
-from cgcnn_ase.calculator import MissingReferenceError
-from cgcnn_ase.checkpoint import save_model
-from cgcnn_ase.elements import reference_energies
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.energies.reference_scale import MissingReferenceError
+from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.structures import StructureError
 
 from .conftest import make_model

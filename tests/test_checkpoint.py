@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 
 from cgcnn_ase import Predictor, load_model
-from cgcnn_ase.checkpoint import load_folder, save_model
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.model_folder import CONFIG, FORMAT_VERSION, WEIGHTS, CheckpointError, read_config
-from cgcnn_ase.registry import ModelRef, UnknownModelError, find_models, model_info, model_names
+from cgcnn_ase.models.checkpoint import load_folder, save_model
+from cgcnn_ase.models.folder import CONFIG, FORMAT_VERSION, WEIGHTS, CheckpointError, read_config
+from cgcnn_ase.models.registry import ModelRef, UnknownModelError, find_models, model_info, model_names
 
 from .conftest import make_model
 
@@ -166,7 +166,7 @@ def test_no_configuration(folder, text):
 )
 def test_a_configuration_that_does_not_fit(folder, changes):
     """Signed well, but not of this model."""
-    from cgcnn_ase.model_folder import own_hash as _own_hash
+    from cgcnn_ase.models.folder import own_hash as _own_hash
 
     edit(folder, **changes)
     config = json.loads((folder / CONFIG).read_text())

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from cgcnn_ase.structures import read_cif_gemmi, read_cif_pymatgen, read_file
 from cgcnn_ase.structures.cif import lattice_matrix
-from cgcnn_ase.structures.cif_elements import rank_by_number
-from cgcnn_ase.structures.cif_values import UncertainError
+from cgcnn_ase.structures.cif_values import UncertainError, rank_by_number
 
 SPINEL = {"a": 8.0806, "u": 0.2624}  # MgAl2O4
 

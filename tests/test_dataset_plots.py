@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase import dataset_plots
-from cgcnn_ase.data.energy_alignment import fit_offsets
-from cgcnn_ase.elements import MAX_NUMBER, symbols
+from cgcnn_ase.core.elements import MAX_NUMBER, symbols
+from cgcnn_ase.inspection.element_offsets import fit_offsets
+from cgcnn_ase.plotting import dataset_plots
 
 
 def test_the_periodic_table_is_that_of_pymatgen():

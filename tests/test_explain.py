@@ -10,9 +10,9 @@ from ase.build import make_supercell
 from torch import nn
 
 from cgcnn_ase import load_model, predict
-from cgcnn_ase.explain import N_PURE, Explanation, explain, known_elements
+from cgcnn_ase.explain.explain import N_PURE, Explanation, explain, known_elements
+from cgcnn_ase.explain.integrated_gradients import first_vectors, integrated_gradients, value_of_vectors
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
-from cgcnn_ase.integrated_gradients import first_vectors, integrated_gradients, value_of_vectors
 from cgcnn_ase.structures import read_file
 
 from .conftest import make_model, random_crystal
@@ -70,7 +70,7 @@ def test_several_starts_are_averaged():
 
 def test_large_structures_go_in_parts(monkeypatch, model, crystal):
     whole = explain(crystal, model)
-    monkeypatch.setattr("cgcnn_ase.integrated_gradients.MAX_ATOMS", 20)
+    monkeypatch.setattr("cgcnn_ase.explain.integrated_gradients.MAX_ATOMS", 20)
     np.testing.assert_allclose(explain(crystal, model).members, whole.members, rtol=1e-4, atol=1e-6)
 
 
@@ -314,8 +314,8 @@ def test_json(model, crystal):
 
 
 def test_the_picture(model, crystal, tmp_path):
-    from cgcnn_ase.explanation_plot import explanation
-    from cgcnn_ase.plots import save
+    from cgcnn_ase.explain.plot import explanation
+    from cgcnn_ase.plotting.model_plots import save
 
     found = explain(crystal, model)
     figure = explanation(crystal, found)
@@ -334,8 +334,8 @@ def test_the_picture(model, crystal, tmp_path):
 @pytest.mark.parametrize("pbc", [True, False, (True, True, False)])
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_pictures_of_all_sorts(model, tmp_path, pbc, n):
-    from cgcnn_ase.explanation_plot import explanation
-    from cgcnn_ase.plots import save
+    from cgcnn_ase.explain.plot import explanation
+    from cgcnn_ase.plotting.model_plots import save
 
     atoms = random_crystal(np.random.default_rng(n), n_atoms=n)
     atoms.pbc = pbc

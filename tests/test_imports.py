@@ -50,7 +50,7 @@ def test_the_package_imports_nothing_heavy():
 
 
 def test_workers_import_nothing_before_they_are_asked():
-    assert imported_by("import cgcnn_ase.workers").isdisjoint([*HEAVY, "typer", "rich"])
+    assert imported_by("import cgcnn_ase.core.parallel").isdisjoint([*HEAVY, "typer", "rich"])
 
 
 def test_public_names():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.legacy_checkpoint import UnsafeCheckpointError, read_legacy_checkpoint
+from cgcnn_ase.models.original_cgcnn import UnsafeCheckpointError, read_legacy_checkpoint
 
 NAMES = (
     "band-gap",

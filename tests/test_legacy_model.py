@@ -12,10 +12,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifParser, CifWriter
 
 from cgcnn_ase import Predictor, load_model
-from cgcnn_ase.elements import descriptor_table
+from cgcnn_ase.core.elements import descriptor_table
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.legacy_checkpoint import UnsafeCheckpointError, read_legacy_checkpoint
-from cgcnn_ase.legacy_model import PUBLISHED, load_legacy
+from cgcnn_ase.models.original_cgcnn import PUBLISHED, UnsafeCheckpointError, load_legacy, read_legacy_checkpoint
 from cgcnn_ase.structures import read_file
 
 from .conftest import random_crystal

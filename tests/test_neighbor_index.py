@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from cgcnn_ase import load_model
-from cgcnn_ase.checkpoint import save_model
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.graphs.builder import build_graph
-from cgcnn_ase.model_folder import CheckpointError
-from cgcnn_ase.neighbor_index import (
+from cgcnn_ase.explain.training_neighbors import (
     NEIGHBORS,
     NeighborIndex,
     build_neighbor_index,
     crystal_embeddings,
     load_neighbor_index,
 )
-from cgcnn_ase.registry import DEFAULT_MODEL, find_model
+from cgcnn_ase.graphs.builder import build_graph
+from cgcnn_ase.models.checkpoint import save_model
+from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.models.registry import DEFAULT_MODEL, find_model
 
 from .conftest import make_model
 from .test_pretrained import EXAMPLES

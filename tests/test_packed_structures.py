@@ -7,7 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
 
-from cgcnn_ase.prediction import Predictor
+from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.structures import (
     StructureError,
     collect_paths,

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from cgcnn_ase import plots
+from cgcnn_ase.plotting import model_plots as plots
 
 UNIT, NAME = "eV/atom", "formation energy"
 
@@ -163,10 +163,10 @@ def test_save_names_a_missing_folder(predictions, tmp_path):
 
 def test_matplotlib_and_scipy_are_imported_only_when_needed():
     code = (
-        "import sys; import cgcnn_ase.plots, cgcnn_ase.uncertainty as u\n"
+        "import sys; import cgcnn_ase.plotting.model_plots, cgcnn_ase.uncertainty as u\n"
         "u.evaluate([1., 2.], [1., 3.], [1., 2.], n_bins=1)\n"
         "assert not {'matplotlib', 'scipy', 'torch', 'pandas', 'ase'} & set(sys.modules), 'heavy'\n"
-        "cgcnn_ase.plots.calibration([1., 2.], [1., 3.], [1., 2.])\n"
+        "cgcnn_ase.plotting.model_plots.calibration([1., 2.], [1., 3.], [1., 2.])\n"
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'\n"
         "print('light')"
     )

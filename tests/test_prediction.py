@@ -10,12 +10,13 @@ from ase.io import write
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from cgcnn_ase import Predictor, load_model, predict
-from cgcnn_ase.checkpoint import save_model
+from cgcnn_ase.core.parallel import WorkerError, ordered_map
 from cgcnn_ase.graphs.builder import build_graphs, graphs_and_nodes
-from cgcnn_ase.prediction import CHUNK, COLUMNS, Prediction
-from cgcnn_ase.registry import UnknownModelError
+from cgcnn_ase.models.checkpoint import save_model
+from cgcnn_ase.models.registry import UnknownModelError
+from cgcnn_ase.prediction.predictor import CHUNK
+from cgcnn_ase.prediction.results import COLUMNS, Prediction
 from cgcnn_ase.structures import StructureError
-from cgcnn_ase.workers import WorkerError, ordered_map
 
 from .conftest import make_model, random_crystal, rock_salt_cif
 
@@ -132,7 +133,7 @@ def test_a_stream_is_taken_as_it_goes(small_model, crystals):
 
 
 def test_a_long_file_is_taken_as_it_goes(small_model, tmp_path, monkeypatch):
-    import cgcnn_ase.prediction as module
+    import cgcnn_ase.prediction.predictor as module
 
     read, iter_piece = [], module.iter_piece
     monkeypatch.setattr(
@@ -158,7 +159,7 @@ def test_failures_never_cost_the_others(small_model, crystals):
 
 def test_what_only_the_graph_refuses(small_model, crystals, monkeypatch):
     """A structure that cannot become a graph is found among the others of its batch."""
-    import cgcnn_ase.inference as module
+    import cgcnn_ase.prediction.inference as module
 
     def build(structures, config):
         if any(len(atoms) == 7 for atoms in structures):
@@ -350,8 +351,8 @@ def test_dropout_leaves_the_model_as_it_was(dropout_model, crystals):
 
 
 def test_dropout_computes_the_convolutions_once(dropout_model, crystals, monkeypatch):
-    from cgcnn_ase.nn.blocked import BlockedCGCNN
     from cgcnn_ase.nn.cgcnn import CGCNN
+    from cgcnn_ase.prediction.fused_cgcnn import BlockedCGCNN
 
     calls = []
     atoms, crystal = BlockedCGCNN.atoms_of_blocks, CGCNN.crystal

@@ -8,8 +8,16 @@ import pytest
 from ase.io import read
 
 from cgcnn_ase import CGCNNCalculator, load_model, predict
-from cgcnn_ase.model_folder import CONFIG, WEIGHTS, model_entries, read_config
-from cgcnn_ase.registry import ALIASES, DEFAULT_MODEL, ModelRef, find_models, model_info, model_names, pretrained_folder
+from cgcnn_ase.models.folder import CONFIG, WEIGHTS, model_entries, read_config
+from cgcnn_ase.models.registry import (
+    ALIASES,
+    DEFAULT_MODEL,
+    ModelRef,
+    find_models,
+    model_info,
+    model_names,
+    pretrained_folder,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"
 

@@ -12,14 +12,14 @@ from ase.build import bulk
 from ase.io import write
 
 from cgcnn_ase import CGCNNCalculator, Predictor, predict
-from cgcnn_ase.checkpoint import load_models, save_model
-from cgcnn_ase.explain import explain
+from cgcnn_ase.explain.explain import explain
 from cgcnn_ase.graphs.builder import build_graphs, graphs_and_nodes
 from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
-from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS
-from cgcnn_ase.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
+from cgcnn_ase.models.checkpoint import load_models, save_model
+from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
+from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
 from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.trust import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Trust
 
 from .conftest import make_model, random_crystal
 

@@ -483,7 +483,7 @@ def test_unreadable_files(tmp_path):
     locked.write_text(NACL)
     locked.chmod(0)
     if os.access(locked, os.R_OK):  # root reads everything
-        from cgcnn_ase.structures.files import words
+        from cgcnn_ase.structures.readers import words
 
         assert "permission" in words(PermissionError(13, "Permission denied"))
     else:
@@ -562,7 +562,7 @@ def test_overlaps_are_those_of_an_independent_search(seed, n, pbc):
     """Against ASE's neighbour list, in skewed cells, on both sides of the switch to a tree."""
     from ase.neighborlist import neighbor_list
 
-    from cgcnn_ase.structures.check import problem
+    from cgcnn_ase.structures.validation import problem
 
     rng = np.random.default_rng(seed)
     cell = np.diag(rng.uniform(2, 9, 3)) + rng.uniform(-4, 4, (3, 3))

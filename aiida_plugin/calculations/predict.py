@@ -9,7 +9,7 @@ from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.model_folder import package_version
+from cgcnn_ase.models.folder import package_version
 
 if TYPE_CHECKING:
     from aiida.common.folders import Folder

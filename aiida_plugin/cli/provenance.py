@@ -41,7 +41,7 @@ def provenance() -> None:
 def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
     """Where PREDICTIONS (or that of one ID) come from: job, model, training, DFT runs, structures."""
     from aiida_plugin.cli.provenance_tables import origin_rows, print_dataclass, print_rows
-    from aiida_plugin.tools.origin import origin
+    from aiida_plugin.provenance.origin import origin
 
     with errors_in_words():
         found = origin(node, id)
@@ -65,7 +65,7 @@ def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
 def predictions_of(structure: str, structures: "StructureSetData | None", as_json: bool) -> None:
     """All predictions of a STRUCTURE by every model: a file with one structure, or an id."""
     from aiida_plugin.cli.provenance_tables import print_frame, structure_named
-    from aiida_plugin.tools.same_structure import predictions_of
+    from aiida_plugin.provenance.same_structure import predictions_of
 
     with errors_in_words():
         table = predictions_of(structure_named(structure, structures))
@@ -82,7 +82,7 @@ def predictions_of(structure: str, structures: "StructureSetData | None", as_jso
 def used_by(node: "CGCNNModelData", as_json: bool) -> None:
     """Everything that used MODEL: predictions, structures selected by them, labels, later models."""
     from aiida_plugin.cli.provenance_tables import print_dataclass, print_rows, use_rows
-    from aiida_plugin.tools.use import used_by
+    from aiida_plugin.provenance.model_usage import used_by
 
     with errors_in_words():
         found = used_by(node)
@@ -100,8 +100,8 @@ def used_by(node: "CGCNNModelData", as_json: bool) -> None:
 def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
     """Errors of predictions (of a predictions NODE, or of a model) against labels that were computed later."""
     from aiida_plugin.cli.provenance_tables import print_frame
-    from aiida_plugin.tools.errors import errors
-    from aiida_plugin.tools.parity import parity_plot
+    from aiida_plugin.provenance.errors import errors
+    from aiida_plugin.provenance.parity import parity_plot
 
     with errors_in_words():
         table = errors(node)
@@ -123,7 +123,7 @@ def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
 @decorators.with_dbenv()
 def picture(node: "Node", path: Path, direction: Any, depth: int | None) -> None:
     """Draw the graph around NODE into PATH: .png, .svg, .pdf, or .dot."""
-    from aiida_plugin.tools.picture import graph_picture
+    from aiida_plugin.provenance.picture import graph_picture
 
     with errors_in_words():
         echo.echo_success(str(graph_picture(node, path, direction=direction, depth=depth)))
@@ -136,7 +136,7 @@ def picture(node: "Node", path: Path, direction: Any, depth: int | None) -> None
 @decorators.with_dbenv()
 def mark_bad(node: "CGCNNModelData", reason: str | None, undo: bool) -> None:
     """Say why MODEL must not be trusted; origin and used-by then tell."""
-    from aiida_plugin.tools.use import mark_bad, unmark, used_by
+    from aiida_plugin.provenance.model_usage import mark_bad, unmark, used_by
 
     with errors_in_words():
         if undo == (reason is not None):
@@ -157,8 +157,8 @@ def mark_bad(node: "CGCNNModelData", reason: str | None, undo: bool) -> None:
 @decorators.with_dbenv()
 def bad_models() -> None:
     """List the models that were marked bad."""
-    from aiida_plugin.tools.lineage import BAD
-    from aiida_plugin.tools.use import bad_models
+    from aiida_plugin.provenance.lineage import BAD
+    from aiida_plugin.provenance.model_usage import bad_models
 
     rows = [[node.pk, node.label, node.sha256[:12], node.base.extras.get(BAD)["reason"]] for node in bad_models()]
     echo.echo_tabulate(rows, headers=["PK", "Label", "sha256", "Reason"])

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from aiida.cmdline.utils import echo
 
-from aiida_plugin.tools.lineage import NodeRow
+from aiida_plugin.provenance.lineage import NodeRow
 
 if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
     from aiida_plugin.data.structures import StructureSetData
-    from aiida_plugin.tools.origin import Origin
-    from aiida_plugin.tools.use import Use
+    from aiida_plugin.provenance.model_usage import Use
+    from aiida_plugin.provenance.origin import Origin
 
 #: what, pk, name, and what else is to be said
 Row = tuple[str, int | None, str, str]

@@ -8,7 +8,7 @@ from aiida.cmdline.utils import decorators, echo
 @decorators.with_dbenv()
 def recover() -> None:
     """Start the daemon again after it, or the machine, was killed; every process goes on."""
-    from aiida_plugin.tools import recover as tools
+    from aiida_plugin.provenance import recover as tools
 
     try:
         for line in tools.recover():

@@ -86,7 +86,7 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
 @decorators.with_dbenv()
 def import_fetched(folder: Path, label: str) -> None:
     """Store what `cgcnn-ase fetch --output FOLDER` wrote as one set: values as labels, provenance as an input."""
-    from aiida_plugin.tools.fetched import store_fetched
+    from aiida_plugin.provenance.fetched import store_fetched
 
     with errors_in_words():
         node = store_fetched(folder)

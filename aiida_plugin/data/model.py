@@ -10,11 +10,11 @@ from aiida.orm import Data, QueryBuilder
 
 from aiida_plugin.data.attribute_fields import attribute
 from aiida_plugin.data.model_contents import describe, hash_of_files, model_path, read_contents
-from cgcnn_ase.model_folder import CheckpointError
-from cgcnn_ase.registry import DEFAULT_MODEL
+from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.models.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 
 class CGCNNModelData(Data):
@@ -175,7 +175,7 @@ class CGCNNModelData(Data):
         ValueError
             If the node holds several models and the name none of them.
         """
-        from cgcnn_ase.registry import find_models, load_refs
+        from cgcnn_ase.models.registry import find_models, load_refs
 
         if name is None and len(self.names) > 1:
             raise ValueError(f"{self._in_words()} holds several models, name one: {', '.join(self.names)}")

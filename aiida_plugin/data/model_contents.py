@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cgcnn_ase.model_folder import CONFIG, WEIGHTS, model_entries, read_config, read_weights
-from cgcnn_ase.registry import find_models
+from cgcnn_ase.models.folder import CONFIG, WEIGHTS, model_entries, read_config, read_weights
+from cgcnn_ase.models.registry import find_models
 
 #: what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
 BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
@@ -81,7 +81,7 @@ def _of_folder(config: dict[str, Any]) -> dict[str, Any]:
 
 def _of_original(path: Path) -> dict[str, Any]:
     """Of a ``.pth.tar``, which does not say what it was trained on nor with which version."""
-    from cgcnn_ase.registry import load_model
+    from cgcnn_ase.models.registry import load_model
 
     model = load_model(path)
     return {

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from .structure_reader import StructureArrays
+from aiida_plugin.data.structure_archive.arrays import StructureArrays
+from cgcnn_ase.core.arrays import Floats
 
 if TYPE_CHECKING:
-    Array = npt.NDArray[np.float64]
+    Array = Floats
 
 #: so many atoms at a time have their cell's inverse beside them
 _BLOCK = 100_000

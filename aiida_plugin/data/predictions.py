@@ -9,9 +9,8 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data.attribute_fields import attribute
-from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, read_rows, write_columns
-from aiida_plugin.data.prediction_csv import read_csv
-from cgcnn_ase.prediction import COLUMNS, SITE_COLUMNS, Prediction, Predictions
+from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, read_csv, read_rows, write_columns
+from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +173,7 @@ class PredictionsData(Data):
         return read_columns(self.base.repository.get_object_content(_COLUMNS, "rb"))
 
     def to_frame(self, ids: Collection[str] | None = None) -> "pd.DataFrame":
-        """The table that :meth:`cgcnn_ase.prediction.Predictions.to_frame` gives; numbers in ``unit``.
+        """The table that :meth:`cgcnn_ase.prediction.results.Predictions.to_frame` gives; numbers in ``unit``.
 
         Parameters
         ----------

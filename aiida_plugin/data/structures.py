@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
 
-from .attribute_fields import attribute
-from .packed_file import write_packed_file
-from .structure_reader import (
-    StructureArrays,
+from aiida_plugin.data.attribute_fields import attribute
+from aiida_plugin.data.packed_file import write_packed_file
+from aiida_plugin.data.structure_archive.arrays import StructureArrays
+from aiida_plugin.data.structure_archive.reader import (
     StructureTable,
     count_structures,
     iter_structures,
@@ -22,7 +22,7 @@ from .structure_reader import (
     read_hashes,
     read_ids,
 )
-from .structure_writer import FORMAT_VERSION, write_structures
+from aiida_plugin.data.structure_archive.writer import FORMAT_VERSION, write_structures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ class StructureSetData(Data):
 
     @cached_property
     def hashes(self) -> "npt.NDArray[np.uint64]":
-        """Of each structure: by them it is found, see `aiida_plugin.data.structure_hash`."""
+        """Of each structure: by them it is found, see `aiida_plugin.data.structure_archive.arrays`."""
         return read_hashes(self._open)
 
     @cached_property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aiida_plugin.engines.ase_jobs import ASEJobsEngine, job_builder
+from aiida_plugin.engines.ase import ASEJobsEngine, job_builder
 from aiida_plugin.engines.kpoints import mesh_of
 
 if TYPE_CHECKING:

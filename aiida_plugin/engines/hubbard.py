@@ -1,10 +1,13 @@
-"""Which electrons a Hubbard U acts on."""
+"""The Hubbard U: the electrons it acts on, and structures that carry it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from aiida.engine import calcfunction
+from aiida.orm import Dict, StructureData
+
 if TYPE_CHECKING:
-    from aiida.orm import StructureData
+    from aiida_quantumespresso.data.hubbard_structure import HubbardStructureData
 
 
 def shell(element: str) -> str:
@@ -29,3 +32,24 @@ def values(structure: "StructureData", settings: Mapping[str, Any]) -> dict[str,
         return {}
     given = {kind.name: float(settings["hubbard_u"].get(kind.symbol, 0.0)) for kind in structure.kinds}
     return {name: value for name, value in given.items() if value}
+
+
+@calcfunction
+def with_hubbard(structure: StructureData, hubbard: Dict) -> "HubbardStructureData":
+    """The structure with U on its kinds.
+
+    Parameters
+    ----------
+    structure
+        It keeps its kinds and their names.
+    hubbard
+        ``values`` (eV by kind name), ``shells`` (``3d``, ... by kind name), ``projectors`` (``ortho-atomic``, ...).
+    """
+    from aiida_quantumespresso.common.hubbard import Hubbard
+    from aiida_quantumespresso.data.hubbard_structure import HubbardStructureData
+
+    wanted = hubbard.get_dict()
+    made = HubbardStructureData.from_structure(structure, Hubbard(parameters=[], projectors=wanted["projectors"]))
+    for kind, value in sorted(wanted["values"].items()):
+        made.initialize_onsites_hubbard(kind, wanted["shells"][kind], value, "U", use_kinds=True)
+    return made

@@ -10,7 +10,7 @@ _ENGINES = {
     "quantumespresso": "aiida_plugin.engines.quantumespresso:QuantumEspressoEngine",
     "cp2k": "aiida_plugin.engines.cp2k:CP2KEngine",
     "vasp": "aiida_plugin.engines.vasp:VASPEngine",
-    "ase": "aiida_plugin.engines.ase_calculator:ASEEngine",
+    "ase": "aiida_plugin.engines.ase:ASEEngine",
 }
 
 

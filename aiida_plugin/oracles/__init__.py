@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def gpaw(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
-    """``gpaw``; the options are those of :class:`aiida_plugin.oracles.settings.DFTSettings`."""
+    """``gpaw``; the options are those of :class:`aiida_plugin.oracles.dft.DFTSettings`."""
     del folder
     return _made("gpaw", options)
 
@@ -39,8 +39,7 @@ def vasp(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
 def _made(engine: str, options: Mapping[str, Any]) -> "DFTOracle":
     if find_spec("aiida") is None:
         raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')
-    from aiida_plugin.oracles.dft import DFTOracle
-    from aiida_plugin.oracles.settings import DFTSettings
-    from cgcnn_ase.active.oracles.settings import settings_of
+    from aiida_plugin.oracles.dft import DFTOracle, DFTSettings
+    from cgcnn_ase.core.settings import settings_of
 
     return DFTOracle(engine, settings_of(DFTSettings, options, "oracle"))

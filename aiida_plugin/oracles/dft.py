@@ -5,27 +5,75 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from aiida_plugin.data.label_scheme import scheme_id, scheme_of
-from aiida_plugin.data.structure_hash import hash_of_atoms
+from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.protocol import resolve
+from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.registry import engine as engine_of
-from aiida_plugin.oracles.launch import chains_of, run_chain, submit_chain, terminated
-from aiida_plugin.oracles.profile import code_of, open_default_profile
-from aiida_plugin.oracles.settings import DFTSettings
+from aiida_plugin.oracles.launch import chains_of, code_of, open_default_profile, run_chain, submit_chain, terminated
 from aiida_plugin.oracles.steps import StepRecorder
-from aiida_plugin.oracles.words import engine_in_words
-from cgcnn_ase.active.oracles import Evaluation, OracleError
+from cgcnn_ase.core.settings import Settings
+from cgcnn_ase.optimization.oracles import Evaluation, OracleError
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import Dict, WorkChainNode
     from ase import Atoms
 
-    from cgcnn_ase.active.loop import Step
-    from cgcnn_ase.active.variables import Point
+    from cgcnn_ase.optimization.records import Step
+    from cgcnn_ase.optimization.space.variables import Point
+
+
+class DFTSettings(Settings):
+    """Options of ``gpaw``, ``quantumespresso``, ``cp2k`` and ``vasp``."""
+
+    code: str | None = None  #: label of the engine's code; default the one that ``aiida-cgcnn setup`` makes
+    protocol: str = DEFAULT_PROTOCOL  #: fast, balanced or stringent, as of the labels
+    overrides: dict[str, Any] = Field(default_factory=dict)  #: settings over the protocol's
+    options: dict[str, Any] = Field(default_factory=dict)  #: ``metadata.options`` of the jobs: resources, wall time
+    references: dict[str, float] | None = None  #: energies of the elements, eV/atom; default computed where needed
+    submit: bool = False  #: by the daemon, which is waited for; default in this process
+    max_parallel: Annotated[int, Field(gt=0, strict=True)] | None = None  #: runs at a time; default all of a round
+
+
+_TITLES = {"gpaw": "GPAW", "quantumespresso": "Quantum ESPRESSO", "cp2k": "CP2K", "vasp": "VASP"}
+
+
+def engine_in_words(engine: str, version: str | None, protocol: str, settings: Mapping[str, Any]) -> str:
+    """Such as ``GPAW 26.7.0 (PBE+U, plane waves 500 eV, protocol balanced) through AiiDA``.
+
+    Parameters
+    ----------
+    engine
+        Its name.
+    version
+        Where it is known before a run.
+    protocol, settings
+        The protocol's name, and the settings that it and the overrides give.
+    """
+    if engine == "ase":
+        return f"the ASE calculator {settings['calculator']} through AiiDA"
+    title = _TITLES[engine] + (f" {version}" if version else "")
+    parts = [_functional(settings), *_basis(engine, settings), f"protocol {protocol}"]
+    if settings["relax"]:
+        parts.append(f"positions relaxed to {settings['fmax']:g} eV/Å")
+    return f"{title} ({', '.join(parts)}) through AiiDA"
+
+
+def _functional(settings: Mapping[str, Any]) -> str:
+    return str(settings["functional"]) + ("+U" if settings["hubbard"] and settings["hubbard_u"] else "")
+
+
+def _basis(engine: str, settings: Mapping[str, Any]) -> list[str]:
+    if engine == "cp2k":
+        return [str(settings["basis_set"])]
+    cutoff = settings["cutoff" if engine == "gpaw" else "cutoff_wavefunctions"]
+    return ["plane waves" if cutoff is None else f"plane waves {float(cutoff):g} eV"]
+
 
 #: objectives that need energies of elements, and of which; None: of all in the structure
 _ELEMENTS = {"formation_energy_per_atom": None, "voltage": "Li"}

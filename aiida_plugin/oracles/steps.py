@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from aiida.common.hashing import make_hash
 from aiida.orm import CalcFunctionNode, Dict, QueryBuilder
 
-from aiida_plugin.calculations.optimisation_step import optimisation_step
+from aiida_plugin.calculations.functions.optimisation_step import optimisation_step
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
-    from cgcnn_ase.active.loop import Step
+    from cgcnn_ase.optimization.records import Step
 
 #: the type of the nodes
 PROCESS_TYPE = "aiida.calculations:cgcnn.optimisation_step"

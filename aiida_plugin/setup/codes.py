@@ -13,8 +13,32 @@ from typing import NamedTuple
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Computer, InstalledCode, QueryBuilder, load_computer
 
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.setup.checks import SETUP, Finding, Part
 from aiida_plugin.setup.computer import LOCALHOST
-from aiida_plugin.setup.finding import SETUP, Finding, Part
+from cgcnn_ase.models.registry import pretrained_folder
+
+
+def pretrained_models() -> Iterator[Part]:
+    """A part for each folder of pretrained models; several models may share one."""
+    for path in sorted(config.parent for config in pretrained_folder().glob("*/config.json")):
+        yield Part(f"model {path.name}", partial(_look, path), partial(_make, path))
+
+
+def _look(path: Path) -> Finding:
+    node = CGCNNModelData.from_name(path)
+    stored = node.stored()
+    what = f"model {path.name}"
+    if stored is None:
+        return Finding(what, "missing", "it is not stored", SETUP)
+    stored.contents()
+    names = [name for name in stored.names if name != path.name]
+    return Finding(what, "there", f"node {stored.pk}" + (f": {', '.join(stored.names)}" if names else ""))
+
+
+def _make(path: Path) -> None:
+    CGCNNModelData.get_or_create(path)
+
 
 #: DFT codes thread badly on small cells
 _ONE_THREAD = "export OMP_NUM_THREADS=1"

@@ -6,7 +6,7 @@ from aiida.common.exceptions import NotExistent
 from aiida.manage.configuration import get_config, get_profile
 from aiida.orm import Computer, User
 
-from aiida_plugin.setup.finding import SETUP, Finding, Part
+from aiida_plugin.setup.checks import SETUP, Finding, Part
 
 LOCALHOST = "localhost"
 #: seconds between two looks at the jobs above which a hint is given

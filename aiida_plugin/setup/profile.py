@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
 from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
-from aiida_plugin.setup.finding import ERRORS, Finding, in_words
+from aiida_plugin.setup.checks import ERRORS, Finding, in_words
 
 if TYPE_CHECKING:
     from aiida.manage.configuration import Profile

@@ -8,7 +8,7 @@ from typing import Any
 from aiida.orm import InstalledCode, QueryBuilder
 
 from aiida_plugin.engines.protocol import resolve
-from aiida_plugin.setup.finding import SETUP, Finding, Part
+from aiida_plugin.setup.checks import SETUP, Finding, Part
 
 #: the elements that the protocols have defaults for
 _ELEMENTS = ("Li", "O", "Al", "Mn", "Co", "Ni")

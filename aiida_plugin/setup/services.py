@@ -10,7 +10,7 @@ from aiida.engine.daemon.client import DaemonException, DaemonNotRunningExceptio
 from aiida.manage import get_manager
 from aiida.orm import Computer, InstalledCode, QueryBuilder
 
-from aiida_plugin.setup.finding import Finding, Part
+from aiida_plugin.setup.checks import Finding, Part
 from aiida_plugin.setup.profile import run_verdi
 
 #: seconds for the daemon to answer, and for a computer

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
-from aiida_plugin.setup.finding import SETUP, Finding, Part, ensure_all
+from aiida_plugin.setup.checks import SETUP, Finding, Part, ensure_all
 from aiida_plugin.setup.profile import Broker, open_profile
 
 #: the processes of this package: what they give depends on their inputs alone
@@ -59,9 +59,8 @@ def caching() -> Finding:
 
 def _parts() -> Iterator[Part]:
     """Imported when it is their turn: they need a profile."""
-    from aiida_plugin.setup.codes import codes
+    from aiida_plugin.setup.codes import codes, pretrained_models
     from aiida_plugin.setup.computer import computer
-    from aiida_plugin.setup.models import pretrained_models
     from aiida_plugin.setup.pseudopotentials import pseudopotentials
 
     yield computer()

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any, cast
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Dict, Int, List, Str
 
-from aiida_plugin.calculations.agreement import agreement
-from aiida_plugin.calculations.defects import defects
-from aiida_plugin.calculations.learning_report import learning_report
-from aiida_plugin.calculations.merge_labelled import merge_labelled
+from aiida_plugin.calculations.functions.defects import defects
+from aiida_plugin.calculations.functions.join_labels import merge_labelled
+from aiida_plugin.calculations.functions.prediction_errors import agreement, learning_report
+from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, largest_std, select
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.selection import SELECTION, check_selection, largest_std, select
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
-from aiida_plugin.workflows.finetune import FinetuneWorkChain
-from aiida_plugin.workflows.finetune_protocol import protocol_inputs
+from aiida_plugin.workflows.finetune import FinetuneWorkChain, protocol_inputs
+from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
-from aiida_plugin.workflows.once import call_once, submit_once
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

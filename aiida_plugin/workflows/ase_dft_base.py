@@ -14,7 +14,7 @@ from aiida.engine import (
 from aiida.orm import Dict
 
 from aiida_plugin.calculations.ase_dft import RESULTS, SETTINGS, STATE, AseDftCalculation
-from aiida_plugin.workflows.once import submitted
+from aiida_plugin.workflows.idempotent import submitted
 
 if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec

@@ -1,25 +1,65 @@
 """``cgcnn.finetune``: a model and labelled structures -> a model that fits the labels better, and how much better."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
-from aiida_plugin.calculations.finetune_steps import accuracy, parts, report_finetuning, split_test
+from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import TrainCalculation, model_facts
-from aiida_plugin.calculations.train_settings import arguments, problem
+from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, problem
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.workflows.finetune_protocol import protocol_inputs
-from aiida_plugin.workflows.once import call_once, submit_once
+from aiida_plugin.workflows.idempotent import call_once, submit_once
+from cgcnn_ase.core.settings import merged, read_yaml
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
+
+
+_FILE = Path(__file__).parent / "protocols" / "finetune.yaml"
+
+
+def protocol_names() -> dict[str, str]:
+    """The protocols, each with what it is for."""
+    return {name: str(values["description"]) for name, values in read_yaml(_FILE)["protocols"].items()}
+
+
+def protocol_inputs(
+    protocol: str | None, n_labels: int, overrides: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], int]:
+    """The recipe of a protocol for so many labels, and how often a job is gone on with.
+
+    Parameters
+    ----------
+    protocol
+        fast, balanced or stringent; by default balanced.
+    n_labels
+        Labelled structures to learn from. Fewer than 50 have a recipe of their own in every protocol.
+    overrides
+        ``recipe`` (settings by name) and ``max_restarts``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such protocol, or nothing of that name to override.
+    """
+    known = read_yaml(_FILE)
+    name = protocol or str(known["default_protocol"])
+    if name not in known["protocols"]:
+        raise ValueError(f"unknown protocol {name!r}; allowed: {', '.join(known['protocols'])}")
+    few = known["few_labels"] if n_labels < known["few_below"] else {}
+    own = {key: value for key, value in known["protocols"][name].items() if key != "description"}
+    if strange := sorted(set(overrides or {}) - set(known["default"])):
+        raise ValueError(f"overrides of {', '.join(strange)}; allowed: {', '.join(known['default'])}")
+    found = merged(known["default"], own, few, overrides or {})
+    return found["recipe"], int(found["max_restarts"])
+
 
 #: exit code of a training that can be gone on with
 OUT_OF_WALLTIME = 321

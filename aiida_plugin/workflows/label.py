@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
-from aiida_plugin.calculations.join_labels import join_labels, join_references
-from aiida_plugin.calculations.label_structures import reference_structures, structures_to_label
-from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
+from aiida_plugin.calculations.functions.join_labels import join_labels, join_references
+from aiida_plugin.calculations.functions.label_structures import reference_structures, structures_to_label
+from aiida_plugin.data.label_scheme import largest_group, merge_schemes, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.engines.registry import engine_names
-from aiida_plugin.workflows.once import call_once, submit_once
-from aiida_plugin.workflows.one_scheme import largest_group
+from aiida_plugin.workflows.idempotent import call_once, submit_once
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

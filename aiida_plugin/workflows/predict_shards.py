@@ -5,9 +5,9 @@ from typing import Any
 from aiida.engine import ExitCode, ToContext, WorkChain, while_
 from aiida.orm import CalcJobNode, Int
 
+from aiida_plugin.calculations.functions.shards import cut, join
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.shards import cut, join
-from aiida_plugin.workflows.once import call_once, submit_once
+from aiida_plugin.workflows.idempotent import call_once, submit_once
 
 #: exit codes of a job after which trying again would change nothing
 _FINAL = ("ERROR_MODEL_MISMATCH",)

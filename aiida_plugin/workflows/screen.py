@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, cast
 from aiida.engine import ExitCode, WorkChain, if_
 from aiida.orm import AbstractCode, Dict, Int, List, Str
 
-from aiida_plugin.calculations.agreement import agreement
+from aiida_plugin.calculations.functions.prediction_errors import agreement
+from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.selection import SELECTION, check_selection, select
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
+from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
-from aiida_plugin.workflows.once import call_once, submit_once
 from aiida_plugin.workflows.predict_shards import PredictShardsWorkChain
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ScreenWorkChain(WorkChain):
         engine, protocol, overrides, label
             See :meth:`LabelWorkChain.get_builder_from_protocol`.
         selection
-            Over the default; see :func:`aiida_plugin.calculations.selection.select`.
+            Over the default; see :func:`aiida_plugin.calculations.functions.selection.select`.
         n_shards
             Predict in so many jobs.
         predict_options

@@ -7,7 +7,7 @@ from cgcnn_ase.cli.defects import defects
 from cgcnn_ase.cli.evaluate import evaluate
 from cgcnn_ase.cli.explain import explain
 from cgcnn_ase.cli.fetch import fetch
-from cgcnn_ase.cli.inspect_data import inspect
+from cgcnn_ase.cli.inspect import inspect
 from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.optimize import optimize
 from cgcnn_ase.cli.predict import predict

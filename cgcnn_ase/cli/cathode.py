@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
-from cgcnn_ase.cli.repeats import repeats
+from cgcnn_ase.cli.options import repeats
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -59,7 +59,7 @@ def cathode(
 
     Exit code 0: all written; 2: nothing was.
     """
-    from cgcnn_ase.defects.cathodes import cathodes
+    from cgcnn_ase.cathodes import cathodes
 
     with errors_as_usage():
         if file_format not in _ENDINGS:
@@ -93,7 +93,7 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
     """The files and the manifest; its rows."""
     from ase.io import write
 
-    from cgcnn_ase.defects.cathodes import cathode_ids
+    from cgcnn_ase.cathodes import cathode_ids
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -85,8 +85,8 @@ def defects(
         if file_format not in ("extxyz", "cif", "vasp"):
             raise ValueError(f"--format {file_format}: allowed are extxyz, cif, vasp")
         path, repeats = _host_and_supercell(structure, supercell)
-        from cgcnn_ase.cli.defect_files import DefectFolder, print_json, print_table
-        from cgcnn_ase.cli.one_structure import one_structure
+        from cgcnn_ase.cli.defect_output import DefectFolder, print_json, print_table
+        from cgcnn_ase.cli.options import one_structure
         from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
         name, host = one_structure(path, structure_id, order_disordered=order_disordered)

@@ -8,12 +8,9 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from cgcnn_ase.class_evaluation import ClassEvaluation
-    from cgcnn_ase.evaluation import Evaluation
-    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.core.arrays import Ints, Strings
+    from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation
 
 
 def evaluate(
@@ -33,8 +30,8 @@ def evaluate(
     import json
 
     with errors_as_usage():
-        from cgcnn_ase.evaluation import draw
-        from cgcnn_ase.registry import load_model
+        from cgcnn_ase.models.registry import load_model
+        from cgcnn_ase.plotting.write_evaluation import draw
 
         loaded = load_model(model)
         loaded.check_level("crystal", "evaluate")
@@ -56,11 +53,12 @@ def evaluate(
 def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation | ClassEvaluation":
     import numpy as np
 
-    from cgcnn_ase.data.cgnn_folder import is_cgnn_folder, load_cgnn_folder
+    from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
     from cgcnn_ase.data.dataset import load_dataset
+    from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
     from cgcnn_ase.data.graph_cache import cached_graphs
-    from cgcnn_ase.data.prepared import PreparedData, is_prepared
-    from cgcnn_ase.evaluation import evaluate_model
+    from cgcnn_ase.data.prepared import PreparedData
+    from cgcnn_ase.prediction.evaluation import evaluate_model
 
     if is_prepared(data) or is_cgnn_folder(data):
         wanted = f"{target or model.target.name}:{model.target.task}"
@@ -87,7 +85,7 @@ def _column(names: list[str], wanted: str) -> int:
     return 0
 
 
-def _rows(splits: "npt.NDArray[np.str_] | None", n: int, split: str, data: Path) -> "npt.NDArray[np.int64]":
+def _rows(splits: "Strings | None", n: int, split: str, data: Path) -> "Ints":
     """Indices of a split.
 
     Raises

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from rich.table import Table
 
-    from cgcnn_ase.explain import Explanation
-    from cgcnn_ase.neighbor_index import Neighbor, NeighborIndex
+    from cgcnn_ase.explain.explain import Explanation
+    from cgcnn_ase.explain.training_neighbors import Neighbor, NeighborIndex
 
 #: a gap beyond this share of the sizes of all contributions and the baseline is told
 _LARGE_GAP = 0.05
@@ -54,12 +54,12 @@ def explain(
             raise ValueError(f"--neighbors {neighbors}: must not be negative")
         from typing import get_args
 
-        from cgcnn_ase.cli.one_structure import one_structure
-        from cgcnn_ase.explain import Baseline
-        from cgcnn_ase.explain import explain as explain_atoms
+        from cgcnn_ase.cli.options import one_structure
+        from cgcnn_ase.explain.explain import Baseline
+        from cgcnn_ase.explain.explain import explain as explain_atoms
+        from cgcnn_ase.explain.training_neighbors import load_neighbor_index
         from cgcnn_ase.graphs.builder import build_graph
-        from cgcnn_ase.neighbor_index import load_neighbor_index
-        from cgcnn_ase.registry import find_model, load_refs
+        from cgcnn_ase.models.registry import find_model, load_refs
 
         if baseline not in get_args(Baseline):
             raise ValueError(f"--baseline {baseline}: allowed are {', '.join(get_args(Baseline))}")
@@ -70,8 +70,8 @@ def explain(
         found = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
         nearest = None if index is None else index.nearest(loaded, build_graph(atoms, loaded.graph), neighbors)
         if output is not None:
-            from cgcnn_ase.explanation_plot import explanation
-            from cgcnn_ase.plots import save
+            from cgcnn_ase.explain.plot import explanation
+            from cgcnn_ase.plotting.model_plots import save
 
             save(explanation(atoms, found), output)
             say(f"written to {output}")

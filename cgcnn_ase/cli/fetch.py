@@ -10,7 +10,7 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.reference import Query, ReferenceClient
+    from cgcnn_ase.sources.client import Query, ReferenceClient
 
 #: refused records that are named one by one; all of them are in refused.csv
 _NAMED = 10
@@ -88,8 +88,8 @@ def fetch(
     2: nothing could be done.
     """
     with errors_as_usage():
-        from cgcnn_ase.data.fetch import fetch as fetch_records
-        from cgcnn_ase.data.reference import Query
+        from cgcnn_ase.sources.client import Query
+        from cgcnn_ase.sources.fetch import fetch as fetch_records
 
         query = Query(
             ids=_several(ids),
@@ -138,7 +138,7 @@ def _client(
         return _optimade(provider, query, own, thermo_type=thermo_type, url=endpoint)
     if own:
         raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
-    from cgcnn_ase.data.materials_project import MaterialsProject
+    from cgcnn_ase.sources.materials_project import MaterialsProject
 
     return MaterialsProject(endpoint=endpoint, thermo_type=thermo_type, ask_key=_ask_key if _somebody_types() else None)
 
@@ -150,9 +150,9 @@ def _somebody_types() -> bool:
 def _optimade(
     provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
 ) -> "ReferenceClient":
-    from cgcnn_ase.data.optimade import Optimade
-    from cgcnn_ase.data.optimade.filter import optimade_filter
-    from cgcnn_ase.data.optimade.providers import find_provider
+    from cgcnn_ase.sources.optimade import Optimade
+    from cgcnn_ase.sources.optimade.filter import optimade_filter
+    from cgcnn_ase.sources.optimade.providers import find_provider
 
     if thermo_type != _THERMO_TYPE:
         raise ValueError(

@@ -8,14 +8,14 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage
 
 if TYPE_CHECKING:
-    from cgcnn_ase.registry import ModelInfo
+    from cgcnn_ase.models.registry import ModelInfo
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a JSON list.")] = False,
 ) -> None:
     """List the pretrained models: property, unit, error on the test split, size, sha256."""
-    from cgcnn_ase.registry import model_info, model_names
+    from cgcnn_ase.models.registry import model_info, model_names
 
     with errors_as_usage():
         infos = [model_info(name) for name in model_names()]

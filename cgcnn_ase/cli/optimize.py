@@ -9,8 +9,8 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 
 if TYPE_CHECKING:
-    from cgcnn_ase.active.result import OptimisationResult
-    from cgcnn_ase.active.state import Record
+    from cgcnn_ase.optimization.records import Record
+    from cgcnn_ase.optimization.result import OptimisationResult
 
 #: rows of the table on stdout, and failures that are named one by one
 _SHOWN, _NAMED = 10, 20
@@ -32,7 +32,7 @@ def optimize(
     Exit code 0: done; 1: some evaluations failed, each named on stderr; 2: nothing could be done.
     """
     with errors_as_usage():
-        from cgcnn_ase.active.loop import optimise
+        from cgcnn_ase.optimization.loop import optimise
 
         try:
             result = optimise(config, output, resume=resume, progress=is_terminal())
@@ -56,7 +56,7 @@ def optimize(
 
 def _draw(result: "OptimisationResult") -> None:
     """The pictures, where there is something to draw and something to draw with."""
-    from cgcnn_ase.active.plot import save_plots
+    from cgcnn_ase.optimization.plot import save_plots
 
     if not result.known:
         return

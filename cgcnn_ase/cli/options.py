@@ -1,12 +1,70 @@
 """Options that more than one command has."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def one_structure(path: str, wanted: str | None, *, order_disordered: bool = False) -> "tuple[str, Atoms]":
+    """The one structure that a path names, with its id.
+
+    Parameters
+    ----------
+    path
+        A structure file.
+    wanted
+        Id of the structure, where the file holds several.
+    order_disordered
+        Make one ordered supercell where sites are partially occupied.
+
+    Raises
+    ------
+    ValueError
+        If there are several, or it cannot be read.
+    """
+    from cgcnn_ase.structures import collect_paths, iter_file
+
+    files = collect_paths(path)
+    if len(files) != 1:
+        raise ValueError(f"{path}: takes one structure at a time, there are {len(files)} files")
+    records = list(iter_file(files[0], order_disordered=order_disordered))
+    ids = [record.id for record in records]
+    few = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    if wanted is None and len(records) != 1:
+        raise ValueError(f"{path}: holds {len(ids)} structures; name one with --structure ({few})")
+    if wanted is not None and wanted not in ids:
+        raise ValueError(f"{path}: no structure {wanted!r}; allowed: {few}")
+    record = records[0 if wanted is None else ids.index(wanted)]
+    return record.id, record.unwrap()
+
+
+#: along all three vectors, along each, or not said
+Repeats = int | tuple[int, int, int] | None
+
+
+def repeats(text: str | None) -> Repeats:
+    """``3`` or ``5x2x1``, also with commas or spaces; None as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is neither one whole number nor three.
+    """
+    if text is None:
+        return None
+    joined = text.lower().replace(",", "x")
+    parts = joined.split("x") if "x" in joined else joined.split()
+    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--supercell {text}: give one whole number, or three as in 5x2x1")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])
+
+
 #: here in words, as help text must not import the networks
 PRESET_NAMES = "cgcnn-2018, cgcnn-2018-eq4, cgnn, cgcnn-defects-max, alignn or alignn-small"
-
 Targets = Annotated[
     list[str] | None,
     typer.Option(help="Column to learn, where there are several; may be given several times. NAME:classification."),

@@ -11,7 +11,7 @@ from cgcnn_ase.cli.options import Fidelity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cgcnn_ase.prediction import Prediction
+    from cgcnn_ase.prediction.results import Prediction
 
 #: failed structures that are named one by one; the rest is counted
 _NAMED = 50
@@ -55,12 +55,12 @@ def predict(
     """
     from contextlib import closing
 
-    from cgcnn_ase.cli.output import CsvWriter, open_output
-    from cgcnn_ase.model_folder import CheckpointError
-    from cgcnn_ase.prediction import Predictor
-    from cgcnn_ase.registry import with_fidelity
+    from cgcnn_ase.cli.prediction_output import CsvWriter, open_output
+    from cgcnn_ase.core.parallel import WorkerError
+    from cgcnn_ase.models.folder import CheckpointError
+    from cgcnn_ase.models.registry import with_fidelity
+    from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.structures import collect_paths
-    from cgcnn_ase.workers import WorkerError
 
     with errors_as_usage():
         if engine not in ("auto", "dgl", "torch"):
@@ -138,7 +138,7 @@ def _watch(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[
     from rich.progress import Progress
 
     from cgcnn_ase.structures import count_structures
-    from cgcnn_ase.structures.files import PACKED_SUFFIX, suffix_of
+    from cgcnn_ase.structures.readers import PACKED_SUFFIX, suffix_of
 
     packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
     with Progress(console=Console(stderr=True)) as progress:

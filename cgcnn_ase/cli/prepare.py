@@ -8,8 +8,7 @@ import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, say
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
-from cgcnn_ase.cli.run_data import load_prepared
-from cgcnn_ase.cli.run_settings import parts, read_settings
+from cgcnn_ase.training.run_config import load_prepared, parts, read_settings
 
 
 def prepare(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
-from cgcnn_ase.cli.options import Dopants, Elements, Fidelity
-from cgcnn_ase.cli.repeats import Repeats, repeats
-from cgcnn_ase.workers import available_cores
+from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
+from cgcnn_ase.core.parallel import available_cores
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -128,7 +127,7 @@ def _hosts(
             repeated,
             len(paths),
         )
-    from cgcnn_ase.defects.cathodes import cathodes
+    from cgcnn_ase.cathodes import cathodes
 
     try:
         built = cathodes(host, num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed)
@@ -165,7 +164,7 @@ def _watch(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "I
 
 def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:
     """``O=-5.2`` and the like."""
-    from cgcnn_ase.elements import symbols
+    from cgcnn_ase.core.elements import symbols
 
     found: dict[str, float] = {}
     for text in given or ():
@@ -192,8 +191,8 @@ def _write(ranking: "Ranking", output: Path) -> None:
     if find_spec("matplotlib") is None:
         say('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
         return
-    from cgcnn_ase import plots
-    from cgcnn_ase.defects import ranking_plots
+    from cgcnn_ase.defects import ranking_plot as ranking_plots
+    from cgcnn_ase.plotting import model_plots as plots
 
     plots.save(ranking_plots.ranking(ranking.costs), output / "ranking.png")
     plots.save(ranking_plots.histogram(ranking.costs), output / "histogram.png")

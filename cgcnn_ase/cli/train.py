@@ -62,10 +62,16 @@ def train(
     import json
 
     with errors_as_usage():
-        from cgcnn_ase.cli.run_data import load_prepared, load_with_replay
-        from cgcnn_ase.cli.run_settings import only_classes, parts, read_settings, tuning_of
-        from cgcnn_ase.registry import load_model
+        from cgcnn_ase.models.registry import load_model
         from cgcnn_ase.training.run import train as run_training
+        from cgcnn_ase.training.run_config import (
+            load_prepared,
+            load_with_replay,
+            only_classes,
+            parts,
+            read_settings,
+            tuning_of,
+        )
 
         if replay is None and n_replay is not None:
             raise ValueError("--n-replay says how many of --replay; give its data, too")
@@ -103,7 +109,7 @@ def train(
             typer.echo(json.dumps(summary, indent=1) if as_json else _folds_in_words(summary))
             return
         best = run_training(prepared, settings, output, name=name, **options)
-    from cgcnn_ase.training.before_after import FILE, in_words
+    from cgcnn_ase.training.finetune_report import FILE, in_words
 
     rows = json.loads((output / FILE).read_text()) if (output / FILE).exists() else []
     file = output / "metrics.json"

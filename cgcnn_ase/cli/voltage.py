@@ -9,7 +9,7 @@ import typer
 from cgcnn_ase.cli.messages import errors_as_usage, say
 
 if TYPE_CHECKING:
-    from cgcnn_ase.defects.voltage import VoltageCurve
+    from cgcnn_ase.cathodes.voltage import VoltageCurve
 
 
 def voltage(
@@ -39,15 +39,15 @@ def voltage(
     with errors_as_usage():
         if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"--output {output}: allowed are names that end in .png, .pdf or .svg")
-        from cgcnn_ase.defects.voltage import voltage_curve
+        from cgcnn_ase.cathodes.voltage import voltage_curve
         from cgcnn_ase.structures import collect_paths, read_structures
 
         records = list(read_structures(collect_paths(paths)))
         curve = voltage_curve([record.unwrap() for record in records], model, lithium=metal, ion=ion)
         names = [record.id for record in records]
         if output is not None:
-            from cgcnn_ase.plots import save
-            from cgcnn_ase.voltage_plot import voltage_plot
+            from cgcnn_ase.cathodes.voltage_plot import voltage_plot
+            from cgcnn_ase.plotting.model_plots import save
 
             save(voltage_plot(curve), output)
             say(f"written to {output}")

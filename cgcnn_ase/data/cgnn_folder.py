@@ -12,46 +12,96 @@
 """
 
 import json
+import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
+from cgcnn_ase.core.arrays import Ints, Strings
+from cgcnn_ase.core.elements import check_numbers
+from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
-from cgcnn_ase.data.errors import DatasetError
+from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
-from cgcnn_ase.data.object_array import read_object
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
 from cgcnn_ase.data.tasks import TaskName, asked_columns, target_specs
-from cgcnn_ase.elements import check_numbers
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 
-IntArray = npt.NDArray[np.int64]
+_CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
+_ADMITTED = frozenset(
+    {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+        *((module, name) for module in _CORE for name in ("_reconstruct", "scalar")),
+    }
+)
+
+#: what a damaged file makes the readers of zip, npy and pickle raise
+_DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds arrays and plain Python values."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise _UnsafeError(
+                f"it asks for {module}.{name}; only arrays, numbers, strings, lists and dicts are admitted"
+            )
+        return super().find_class(module, name)
+
+
+class _UnsafeError(Exception):
+    """The file asks for something that is not admitted."""
+
+
+def read_object(file: Path, name: str) -> Any:
+    """The object that ``numpy.savez(file, name=object)`` wrote, in Python 2 or 3.
+
+    Raises
+    ------
+    ValueError
+        If the file has no such array, is damaged, or asks for anything but plain data.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                found = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
+                raise _UnsafeError(f"it holds no {name}, but {found}")
+            with archive.open(f"{name}.npy") as stream:
+                version = np.lib.format.read_magic(stream)
+                header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(stream)
+                if shape != () or dtype != np.dtype(object):
+                    raise _UnsafeError(f"{name} is an array of the shape {shape}, not one object")
+                return _Unpickler(stream, encoding="latin1").load().item()
+    except _UnsafeError as error:
+        raise ValueError(f"{file}: {error}") from None
+    except _DAMAGED as error:
+        raise ValueError(f"{file}: damaged, or not written by numpy.savez ({error})") from error
+
 
 #: how such graphs were made; of the coordinator's settings none can differ
 GRAPH = GraphConfig(rule="coordinator")
-
-_TARGETS, _GRAPHS, _CONFIG, _SPLIT = "targets.csv", "graph_data.npz", "config.json", "split.json"
 _LISTED = 10
 
 
 class _Graph(NamedTuple):
     """One crystal."""
 
-    numbers: IntArray  #: (N,)
-    centers: IntArray  #: (E,)
-    neighbors: IntArray  #: (E,)
-
-
-def is_cgnn_folder(path: Path) -> bool:
-    """Whether a folder is a data set of the CGNN code, complete or not."""
-    return (path / _GRAPHS).exists() or ((path / _TARGETS).exists() and (path / _CONFIG).exists())
+    numbers: Ints  #: (N,)
+    centers: Ints  #: (E,)
+    neighbors: Ints  #: (E,)
 
 
 def load_cgnn_folder(
@@ -83,23 +133,27 @@ def load_cgnn_folder(
     DatasetError
         In words, if anything in it cannot be used.
     """
-    for name in (_TARGETS, _GRAPHS, _CONFIG):
+    for name in (CGNN_TARGETS, CGNN_GRAPHS, CGNN_CONFIG):
         if not (folder / name).exists():
-            raise DatasetError(f"{folder}: {name} is missing; a CGNN data set is {_TARGETS}, {_GRAPHS} and {_CONFIG}")
-    table, numeric = _table(folder / _TARGETS)
+            raise DatasetError(
+                f"{folder}: {name} is missing; a CGNN data set is {CGNN_TARGETS}, {CGNN_GRAPHS} and {CGNN_CONFIG}"
+            )
+    table, numeric = _table(folder / CGNN_TARGETS)
     columns, kinds = asked_columns(folder, names, task, lambda: numeric)
-    columns = columns or _only(numeric, folder / _TARGETS)
+    columns = columns or _only(numeric, folder / CGNN_TARGETS)
     if unknown := [name for name in columns if name not in numeric]:
-        raise DatasetError(f"{folder / _TARGETS}: no column of numbers {unknown[0]!r}; allowed: {', '.join(numeric)}")
+        raise DatasetError(
+            f"{folder / CGNN_TARGETS}: no column of numbers {unknown[0]!r}; allowed: {', '.join(numeric)}"
+        )
     values = table[columns].to_numpy(dtype=float)
-    split = _split(folder / _SPLIT, len(table))
+    split = _split(folder / CGNN_SPLIT, len(table))
     used = np.isfinite(values).any(axis=1) & (split != "")
     if not used.any():
-        raise DatasetError(f"{folder / _TARGETS}: no row has a target and a split")
+        raise DatasetError(f"{folder / CGNN_TARGETS}: no row has a target and a split")
     ids = [str(name) for name in table["name"][used]]
     graphs = _graphs(folder, ids)
     split = split[used]
-    if not (folder / _SPLIT).exists():
+    if not (folder / CGNN_SPLIT).exists():
         by_formula = hashed_split if is_part else group_split
         split = by_formula([reduced_formula(graph.numbers) for graph in graphs], val=val, test=test)
     targets = np.where(np.isfinite(values[used]), values[used], np.nan)
@@ -147,7 +201,7 @@ def _json(file: Path) -> dict[str, Any]:
     return read
 
 
-def _split(file: Path, n: int) -> npt.NDArray[np.str_]:
+def _split(file: Path, n: int) -> Strings:
     """Name of the split of each row, empty where it is in none; without a file all rows are in one."""
     if not file.exists():
         return np.full(n, "train")
@@ -157,7 +211,7 @@ def _split(file: Path, n: int) -> npt.NDArray[np.str_]:
         rows = _whole(found.get(name, []), f"{file}: {name}")
         if len(rows) and (rows.min() < 0 or rows.max() >= n):
             raise DatasetError(f"{file}: {name}: there is no row {rows.max() if rows.max() >= n else rows.min()}; "
-                               f"{_TARGETS} has {n}")  # fmt: skip
+                               f"{CGNN_TARGETS} has {n}")  # fmt: skip
         if (split[rows] != "").any():
             raise DatasetError(f"{file}: row {rows[split[rows] != ''][0]} is in {name} and in another split")
         split[rows] = name
@@ -166,7 +220,7 @@ def _split(file: Path, n: int) -> npt.NDArray[np.str_]:
 
 def _graphs(folder: Path, ids: list[str]) -> list[_Graph]:
     """The graphs of these names, in this order."""
-    file = folder / _GRAPHS
+    file = folder / CGNN_GRAPHS
     try:
         graphs = read_object(file, "graph_dict")
     except ValueError as error:
@@ -176,12 +230,12 @@ def _graphs(folder: Path, ids: list[str]) -> list[_Graph]:
     by_name = {key.decode() if isinstance(key, bytes) else str(key): value for key, value in graphs.items()}
     if missing := [name for name in ids if name not in by_name]:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise DatasetError(f"{file}: no graph of {', '.join(missing[:_LISTED])}{more}, which {_TARGETS} names")
-    elements = _elements(folder / _CONFIG)
+        raise DatasetError(f"{file}: no graph of {', '.join(missing[:_LISTED])}{more}, which {CGNN_TARGETS} names")
+    elements = _elements(folder / CGNN_CONFIG)
     return [_graph(by_name[name], elements, f"{file}: {name}") for name in ids]
 
 
-def _elements(file: Path) -> IntArray:
+def _elements(file: Path) -> Ints:
     """Atomic number of each species."""
     config = _json(file)
     if "atomic_numbers" not in config:
@@ -199,27 +253,27 @@ def _elements(file: Path) -> IntArray:
     return numbers
 
 
-def _graph(found: Any, elements: IntArray, where: str) -> _Graph:
+def _graph(found: Any, elements: Ints, where: str) -> _Graph:
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise DatasetError(f"{where}: not a pair of the nodes and their neighbours")
     species = _whole(found[0], f"{where}: nodes")
     lists = list(found[1])
     if not len(species) or len(lists) != len(species):
         raise DatasetError(f"{where}: {len(species)} nodes with {len(lists)} lists of neighbours")
-    _check_range(species, len(elements), f"{where}: node", f"{_CONFIG} has so many species")
+    _check_range(species, len(elements), f"{where}: node", f"{CGNN_CONFIG} has so many species")
     rows = [_whole(row, f"{where}: neighbours of node {k}") for k, row in enumerate(lists)]
     neighbors = np.concatenate(rows)
     _check_range(neighbors, len(species), f"{where}: neighbour", "so many nodes are there")
     return _Graph(elements[species], np.repeat(np.arange(len(rows)), [len(row) for row in rows]), neighbors)
 
 
-def _check_range(values: IntArray, n: int, where: str, reason: str) -> None:
+def _check_range(values: Ints, n: int, where: str, reason: str) -> None:
     if len(values) and (values.min() < 0 or values.max() >= n):
         wrong = values.max() if values.max() >= n else values.min()
         raise DatasetError(f"{where} {wrong} is not from 0 to {n - 1}: {reason}")
 
 
-def _whole(values: Any, where: str) -> IntArray:
+def _whole(values: Any, where: str) -> Ints:
     """A list of whole numbers."""
     try:
         array = np.asarray(values if len(values) else np.zeros(0, dtype=np.int64))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from cgcnn_ase.data.cache_folder import default_cache_folder
+from cgcnn_ase.core.cache_folder import default_cache_folder
+from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.workers import available_cores
 
 #: raise when the meaning of a cached graph changes
 CACHE_VERSION = 2

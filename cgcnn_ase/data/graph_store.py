@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.core.arrays import Ints
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, unbatch
 from cgcnn_ase.graphs.line_graph import LineGraph
-
-_NODE_FIELDS = ("numbers", "multiplicity")
-_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")
-_LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
-_COUNTS = ("n_nodes", "n_edges", "n_lines")
-#: fields that only some graphs have; a store has them if one of its graphs does
-_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
-#: in files and in memory; other fields stay as they are
-_COMPACT = {
-    "numbers": torch.uint8,
-    "centers": torch.int32,
-    "neighbors": torch.int32,
-    "edge_multiplicity": torch.int16,
-    "line_targets": torch.int32,
-    "line_sources": torch.int32,
-    "line_multiplicity": torch.int16,
-}
 
 
 @dataclass(frozen=True)
@@ -140,6 +125,73 @@ class GraphStore:
             if name not in _OPTIONAL or file.exists()
         }
         return replace(cls._make(arrays), folder=folder.resolve())
+
+
+@dataclass(frozen=True)
+class GraphShards:
+    """The graphs of several stores, numbered through; it is used as a single :class:`GraphStore` is."""
+
+    stores: tuple[GraphStore, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise ValueError("there must be at least one shard")
+
+    def __len__(self) -> int:
+        return sum(len(store) for store in self.stores)
+
+    @cached_property
+    def n_nodes(self) -> Tensor:
+        """Nodes of each graph, (n,)."""
+        return torch.cat([store.n_nodes for store in self.stores])
+
+    @cached_property
+    def _first(self) -> Tensor:
+        return starts_of(torch.tensor([len(store) for store in self.stores]))
+
+    @cached_property
+    def _first_node(self) -> Tensor:
+        return starts_of(self.n_nodes)
+
+    def batch(self, indices: Sequence[int] | Tensor) -> CrystalGraph:
+        """The graphs with these indices side by side, in this order; quickest where they never decrease."""
+        picked = torch.as_tensor(indices, dtype=torch.long)
+        shard = torch.searchsorted(self._first, picked, right=True) - 1
+        order = torch.argsort(shard, stable=True)
+        parts = [self.stores[k].batch(picked[shard == k] - self._first[k]) for k in shard.unique().tolist()]
+        together = batch(parts)
+        if bool((order.diff() > 0).all()):
+            return together
+        graphs = unbatch(together)
+        return batch([graphs[k] for k in torch.argsort(order).tolist()])
+
+    def node_rows(self, indices: Tensor) -> Tensor:
+        """Where the nodes of these graphs, in this order, lie among all nodes."""
+        return row_ranges(self._first_node[indices], self.n_nodes[indices])
+
+    def node_owner(self) -> Ints:
+        """To which graph each node belongs."""
+        return np.repeat(np.arange(len(self)), self.n_nodes.numpy())
+
+
+_NODE_FIELDS = ("numbers", "multiplicity")
+_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")
+_LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
+_COUNTS = ("n_nodes", "n_edges", "n_lines")
+
+#: fields that only some graphs have; a store has them if one of its graphs does
+_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
+
+#: in files and in memory; other fields stay as they are
+_COMPACT = {
+    "numbers": torch.uint8,
+    "centers": torch.int32,
+    "neighbors": torch.int32,
+    "edge_multiplicity": torch.int16,
+    "line_targets": torch.int32,
+    "line_sources": torch.int32,
+    "line_multiplicity": torch.int16,
+}
 
 
 def _localise(graph: CrystalGraph) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from cgcnn_ase.data.errors import DatasetError
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.graphs.geometry import Geometry, geometry
-from cgcnn_ase.structures.files import SUFFIXES, read_file, structure_id, suffix_of
-from cgcnn_ase.workers import available_cores
+from cgcnn_ase.structures.readers import SUFFIXES, read_file, structure_id, suffix_of
 
 _log = logging.getLogger(__name__)
 

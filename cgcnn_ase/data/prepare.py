@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset
-from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.targets import TargetSpec
 
 
 def prepare(

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cgcnn_ase.data.graph_store import GraphStore
-from cgcnn_ase.data.shards import GraphShards
+from cgcnn_ase.core.arrays import Floats, Ints, Strings
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.data.formats import SAMPLES, TARGETS, shards_of
+from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.targets import TargetSpec
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.architecture import ArchitectureConfig
-
-_SAMPLES, _TARGETS = "samples.csv", "targets.npy"
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class PreparedData:
     """
 
     ids: list[str]
-    targets: npt.NDArray[np.float64]  #: (n, T), or (sites, T), each in its target's own unit; NaN: no label
-    split: npt.NDArray[np.str_]  #: (n,)
+    targets: Floats  #: (n, T), or (sites, T), each in its target's own unit; NaN: no label
+    split: Strings  #: (n,)
     graphs: GraphStore | GraphShards
     graph_config: GraphConfig
     specs: tuple[TargetSpec, ...]  #: T of them
@@ -68,7 +66,7 @@ class PreparedData:
                 f"the graphs have no distances, which the architecture {name} reads; take one that reads none"
             )
 
-    def rows(self, split: str) -> npt.NDArray[np.int64]:
+    def rows(self, split: str) -> Ints:
         """Indices of the samples of one split."""
         return np.flatnonzero(self.split == split)
 
@@ -76,12 +74,12 @@ class PreparedData:
         """Rows of ``targets`` that belong to some samples, in their order."""
         return self.graphs.node_rows(rows) if self.of_sites else rows
 
-    def labels(self, split: str) -> npt.NDArray[np.float64]:
+    def labels(self, split: str) -> Floats:
         """The targets of one split, (rows or their sites, T)."""
-        labels: npt.NDArray[np.float64] = self.targets[self.target_rows(torch.from_numpy(self.rows(split))).numpy()]
+        labels: Floats = self.targets[self.target_rows(torch.from_numpy(self.rows(split))).numpy()]
         return labels
 
-    def owners(self, split: str) -> npt.NDArray[np.int64]:
+    def owners(self, split: str) -> Ints:
         """Of targets of sites: the crystal of each site of one split."""
         rows = self.rows(split)
         return np.repeat(rows, self.graphs.n_nodes.numpy()[rows])
@@ -103,8 +101,8 @@ class PreparedData:
         if isinstance(self.graphs, GraphShards):
             raise TypeError("data in shards is on disk already")
         self.graphs.save(folder, meta)
-        np.save(folder / _TARGETS, self.targets)
-        with (folder / _SAMPLES).open("w", newline="") as file:
+        np.save(folder / TARGETS, self.targets)
+        with (folder / SAMPLES).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "split"])
             writer.writerows(zip(self.ids, self.split.tolist(), strict=True))
@@ -112,14 +110,14 @@ class PreparedData:
     @classmethod
     def load(cls, folder: Path) -> "PreparedData":
         """Read what :meth:`save` wrote, or a folder of such folders (see :func:`join`)."""
-        if shards := _shards(folder):
+        if shards := shards_of(folder):
             return join([cls.load(shard) for shard in shards])
         meta = json.loads((folder / "meta.json").read_text())
-        with (folder / _SAMPLES).open(newline="") as file:
+        with (folder / SAMPLES).open(newline="") as file:
             rows = list(csv.DictReader(file))
         return cls(
             ids=[row["id"] for row in rows],
-            targets=np.load(folder / _TARGETS, allow_pickle=False),
+            targets=np.load(folder / TARGETS, allow_pickle=False),
             split=np.array([row["split"] for row in rows]),
             graphs=GraphStore.load(folder),
             graph_config=GraphConfig(**meta["graph"]),
@@ -167,12 +165,3 @@ def _widest(same: tuple[TargetSpec, ...]) -> TargetSpec:
 
 def _stores(graphs: GraphStore | GraphShards) -> tuple[GraphStore, ...]:
     return graphs.stores if isinstance(graphs, GraphShards) else (graphs,)
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("shard-*") if (path / "meta.json").exists())
-
-
-def is_prepared(path: Path) -> bool:
-    """Whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
-    return bool(path.is_dir() and _shards(path)) or ((path / "meta.json").exists() and (path / _SAMPLES).exists())

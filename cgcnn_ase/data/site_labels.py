@@ -5,18 +5,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
-from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.targets import TargetSpec
-
-Floats = npt.NDArray[np.float64]
 
 #: structures whose graphs are built at once
 _AT_ONCE = 64
@@ -129,9 +127,7 @@ def _hash(hosts: Sequence[tuple[str, LabelledHost]]) -> str:
     return hash_of_samples([name for name, host in hosts for _ in host.labels], np.concatenate(labels)[:, None])
 
 
-def _of_nodes(
-    node_of_atom: npt.NDArray[np.int64], labels: Floats, column: npt.NDArray[np.int64], shape: tuple[int, int]
-) -> Floats:
+def _of_nodes(node_of_atom: Ints, labels: Floats, column: Ints, shape: tuple[int, int]) -> Floats:
     """Mean label of each node in the column that it belongs to; NaN elsewhere."""
     known = np.isfinite(labels)
     at = (node_of_atom[known], column[known])

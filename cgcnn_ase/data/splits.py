@@ -6,19 +6,45 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from cgcnn_ase.core.arrays import Floats32, Ints, Strings
+from cgcnn_ase.data.graph_store import GraphShards, GraphStore
+from cgcnn_ase.graphs.crystal_graph import composition
+
+_BATCH = 256
+
+
+def compositions_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> Floats32:
+    """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
+    parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())).numpy() for k in range(0, len(rows), _BATCH)]
+    fractions = np.concatenate(parts)
+    return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
+
+
+def site_numbers_of(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
+    """Atomic numbers on the sites of some crystals, crystal by crystal."""
+    return np.concatenate(
+        [graphs.batch(rows[k : k + _BATCH].tolist()).numbers.numpy() for k in range(0, len(rows), _BATCH)]
+    )
+
+
+def composition_groups(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
+    """A number for each of some crystals, the same for equal compositions, (n,)."""
+    _, group = np.unique(np.round(compositions_of(graphs, rows), 5), axis=0, return_inverse=True)
+    numbered: Ints = group.ravel()
+    return numbered
+
 
 NAMES = ("train", "val", "test")
 
 
-def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> npt.NDArray[np.str_]:
+def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
     """Name of the split of each of n samples, drawn at random."""
     return group_split(np.arange(n), val=val, test=test, seed=seed)
 
 
 def group_split(
     groups: Sequence[object] | npt.NDArray[np.generic], *, val: float = 0.1, test: float = 0.1, seed: int = 0
-) -> npt.NDArray[np.str_]:
+) -> Strings:
     """Name of the split of each sample; samples of one group (a reduced formula, a host) stay together.
 
     Raises
@@ -35,7 +61,7 @@ def group_split(
     return name[group]
 
 
-def hashed_split(groups: Sequence[str], *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> npt.NDArray[np.str_]:
+def hashed_split(groups: Sequence[str], *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
     """As :func:`group_split`, each group by a hash of its name: the same in every part of a data set.
 
     Raises
@@ -54,7 +80,7 @@ def _check_fractions(val: float, test: float) -> None:
         raise ValueError(f"val and test must be fractions that leave something to train on, not {val} and {test}")
 
 
-def k_fold(groups: Sequence[object], *, k: int = 5, seed: int = 0) -> Iterator[npt.NDArray[np.str_]]:
+def k_fold(groups: Sequence[object], *, k: int = 5, seed: int = 0) -> Iterator[Strings]:
     """Yield k splits into train and val in which each group is in val once.
 
     Raises

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
-from cgcnn_ase.data.errors import DatasetError
-from cgcnn_ase.targets import TargetSpec
 
 TaskName = Literal["regression", "classification", "multi"]
 
@@ -67,9 +67,7 @@ def asked_columns(
     return columns, kinds or [_default_kind(0, 1, task)]
 
 
-def target_specs(
-    columns: Sequence[str], kinds: Sequence[str], targets: npt.NDArray[np.float64], unit: str
-) -> tuple[TargetSpec, ...]:
+def target_specs(columns: Sequence[str], kinds: Sequence[str], targets: Floats, unit: str) -> tuple[TargetSpec, ...]:
     """What is learned of each column of ``targets``."""
     return tuple(
         _spec(name, kind, targets[:, k], unit) for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
@@ -82,7 +80,7 @@ def _default_kind(k: int, n: int, task: TaskName) -> str:
     return task
 
 
-def _spec(name: str, kind: str, values: npt.NDArray[np.float64], unit: str) -> TargetSpec:
+def _spec(name: str, kind: str, values: Floats, unit: str) -> TargetSpec:
     if kind == "classification":
         known = values[np.isfinite(values)]
         n_classes = max(2, int(known.max(initial=0)) + 1)

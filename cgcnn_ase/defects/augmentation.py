@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .host import check_elements, check_host
-from .plan import Defect, Maker, Plan, vacancy
-from .supercell import Given, make_supercell
+from cgcnn_ase.defects.host import check_elements, check_host
+from cgcnn_ase.defects.plan import Defect, Maker, Plan, vacancy
+from cgcnn_ase.defects.supercell import Given, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms

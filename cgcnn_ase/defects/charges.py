@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .host import check_host
-from .plan import Defect
+from cgcnn_ase.defects.host import check_host
+from cgcnn_ase.defects.plan import Defect
 
 if TYPE_CHECKING:
     from ase import Atoms

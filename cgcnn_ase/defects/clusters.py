@@ -1,15 +1,45 @@
 """Plans of several defects near one another: pairs of exchanged cations, and complexes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .host import Floats, Host
-from .interstitials import Hole
-from .plan import Change, Plan, replacement
-from .symmetry import Member, Symmetry, translated
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.defects.host import Host
+from cgcnn_ase.defects.interstitials import Hole
+from cgcnn_ase.defects.plan import Change, Plan, replacement, vacancy
+from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
+
+
+def site_options(
+    host: Host, kinds: Sequence[str], elements: Sequence[str], dopants: Sequence[str] | None
+) -> list[list[Change]]:
+    """What can be done at each site: a vacancy, an antisite, a dopant."""
+    makers: dict[str, Callable[[str, int], list[Change]]] = {
+        "vacancy": lambda old, site: [vacancy(old, site)],
+        "antisite": lambda old, site: [replacement(old, new, site) for new in host.elements if new != old],
+        "substitution": lambda old, site: [replacement(old, new, site) for new in dopants or () if new != old],
+    }
+    options: list[list[Change]] = []
+    for site, name in enumerate(host.atoms.get_chemical_symbols()):
+        changes = [c for kind in kinds if kind in makers for c in makers[kind](name, site)] if name in elements else []
+        options.append(list({change.name: change for change in changes}.values()))
+    return options
+
+
+def hole_options(host: Host, holes: Sequence[Hole], inserted: Sequence[str]) -> list[list[Change]]:
+    """What can be put in each place of each hole."""
+    return [
+        [
+            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, place @ host.cell)))
+            for element in inserted
+        ]
+        for hole in holes
+        for place in hole.orbit
+    ]
+
 
 RANGES = ("all", "near", "far")
 
@@ -66,7 +96,7 @@ def find_places(
     cutoff
         Å.
     """
-    from ..graphs.neighbors import search  # brings torch along, which single defects do not need
+    from cgcnn_ase.graphs.neighbors import search  # brings torch along, which single defects do not need
 
     frac = np.concatenate([host.frac, *[hole.orbit for hole in holes]])
     positions = frac @ host.cell

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.defects.energy_models import EnergyModel
-    from cgcnn_ase.nn.model import CrystalModel
-    from cgcnn_ase.prediction import Prediction, Predictor
+    from cgcnn_ase.energies.ensemble_energy import EnergyModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.prediction.results import Prediction
 
     Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
 
@@ -97,7 +98,7 @@ class FromSupercells:
     """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
 
     def __init__(self, model: "Model", chemical_potentials: Mapping[str, float] | None = None) -> None:
-        from cgcnn_ase.defects.energy_models import as_energy_model
+        from cgcnn_ase.energies.energy_model import as_energy_model
 
         self._model, self._potentials = as_energy_model(model), chemical_potentials
 
@@ -129,7 +130,7 @@ def cost_estimate(
     model
         A pretrained name, model folder or loaded model; or ``chgnet`` or an ASE calculator (no uncertainty then).
     fidelity
-        Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.registry.FIDELITIES`.
+        Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.models.registry.FIDELITIES`.
     chemical_potentials
         Of the exchanged elements, eV/atom; by default the elements' own energies. Only for models of energies.
 
@@ -138,10 +139,10 @@ def cost_estimate(
     ValueError
         If chemical potentials are given to a model of sites, whose references are those of its training set.
     """
-    from cgcnn_ase.defects.energy_models import CHGNET
-    from cgcnn_ase.nn.model import CrystalModel
-    from cgcnn_ase.prediction import Predictor
-    from cgcnn_ase.registry import with_fidelity
+    from cgcnn_ase.energies.energy_model import CHGNET
+    from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.models.registry import with_fidelity
+    from cgcnn_ase.prediction.predictor import Predictor
 
     if isinstance(model, str | Path | CrystalModel) and model != CHGNET:
         known = model if isinstance(model, CrystalModel) else with_fidelity(str(model), fidelity)

@@ -6,11 +6,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from .plan import Defect
-from .point import SINGLE, point_defects
-from .supercell import Given
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.defects.plan import Defect
+from cgcnn_ase.defects.point import SINGLE, point_defects
+from cgcnn_ase.defects.supercell import Given
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -150,8 +150,8 @@ def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequenc
 
 
 def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
-    from .host import check_host
-    from .supercell import make_supercell
+    from cgcnn_ase.defects.host import check_host
+    from cgcnn_ase.defects.supercell import make_supercell
 
     return make_supercell(check_host(host, name), config.supercell).atoms
 
@@ -182,7 +182,7 @@ def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
     return nearest(defect.atoms, perfect.positions[manifest.sites[0]])
 
 
-def nearest(atoms: "Atoms", place: npt.NDArray[np.float64]) -> tuple[int, ...]:
+def nearest(atoms: "Atoms", place: Floats) -> tuple[int, ...]:
     """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
     from ase.geometry import get_distances
 
@@ -194,6 +194,6 @@ def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
     """A copy with normally distributed displacements of a standard deviation in Å."""
     moved: Atoms = atoms.copy()
     if std > 0:
-        shift: npt.NDArray[np.float64] = rng.normal(scale=std, size=atoms.positions.shape)
+        shift: Floats = rng.normal(scale=std, size=atoms.positions.shape)
         moved.positions += shift
     return moved

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .plan import Defect
+from cgcnn_ase.defects.plan import Defect
 
 #: an atom this near to the defect's position is the defect itself, Å
 _HERE = 0.05

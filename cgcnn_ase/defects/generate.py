@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .plan import Defect
-from .supercell import Given
+from cgcnn_ase.defects.plan import Defect
+from cgcnn_ase.defects.supercell import Given
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -85,8 +85,8 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
     ImportError
         If charges or distortions are asked for and their package is not installed.
     """
-    from .augmentation import random_vacancies
-    from .point import point_defects
+    from cgcnn_ase.defects.augmentation import random_vacancies
+    from cgcnn_ase.defects.point import point_defects
 
     supercell: Given | None = options.supercell
     cell: dict[str, Any] = {
@@ -108,11 +108,11 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
             n_vacancies=n if n < 1 or n % 1 else int(n), **cell,
         )  # fmt: skip
     if options.charges:
-        from .charges import with_charges
+        from cgcnn_ase.defects.charges import with_charges
 
         found = with_charges(found, host)
     if options.distort:
-        from .distortion import distorted
+        from cgcnn_ase.defects.distortion import distorted
 
         distortion, seed = options.bond_distortion, options.seed
         found = (distorted(defect, bond_distortion=distortion, seed=seed) for defect in found)

@@ -7,17 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from ..elements import symbols
-from ..structures.check import completed_cell, heights_and_inverse
-from ..structures.collect import from_object
-from ..structures.record import StructureError
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.structures.inputs import from_object
+from cgcnn_ase.structures.record import StructureError
+from cgcnn_ase.structures.validation import completed_cell, heights_and_inverse
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-Floats = npt.NDArray[np.float64]
 
 #: a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
 VACUUM = 6.0

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .host import Floats, Host, largest_gap
-from .plan import Change, Plan
-from .symmetry import Symmetry
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.defects.host import Host, largest_gap
+from cgcnn_ase.defects.plan import Change, Plan
+from cgcnn_ase.defects.symmetry import Symmetry
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree

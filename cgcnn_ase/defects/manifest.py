@@ -7,7 +7,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from ..model_folder import package_version
+from cgcnn_ase.models.folder import package_version
 
 #: the key in ``atoms.info``
 KEY = "defect"

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ..elements import symbols
-from .host import Host
-from .manifest import Manifest, generator_name
-from .supercell import Supercell
+from cgcnn_ase.core.arrays import Ints
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.defects.host import Host
+from cgcnn_ase.defects.manifest import Manifest, generator_name
+from cgcnn_ase.defects.supercell import Supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -153,7 +153,7 @@ def _number(symbol: str) -> int:
     return symbols().index(symbol)
 
 
-def _formula(numbers: npt.NDArray[np.int64]) -> str:
+def _formula(numbers: Ints) -> str:
     """Elements in alphabetical order, as `Atoms.get_chemical_formula` has it without carbon, at a tenth of its time."""
     counts = np.bincount(numbers)
     names = symbols()

@@ -4,19 +4,54 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .clusters import RANGES, cation_mixing, complexes, find_places
-from .host import Host, check_elements, check_host
-from .interstitials import METHODS, Hole, find_holes, interstitials
-from .options import hole_options, site_options
-from .plan import Defect, Maker, Plan
-from .sites import antisites, substitutions, vacancies
-from .supercell import Given, make_supercell
-from .symmetry import find_symmetry
+from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
+from cgcnn_ase.defects.host import Host, check_elements, check_host
+from cgcnn_ase.defects.interstitials import METHODS, Hole, find_holes, interstitials
+from cgcnn_ase.defects.plan import Change, Defect, Maker, Plan, replacement, vacancy
+from cgcnn_ase.defects.supercell import Given, make_supercell
+from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+
+def vacancies(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """One for each symmetry-distinct site of the elements."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        yield _on_site("vacancy", symmetry, vacancy(element, site))
+
+
+def antisites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each other element of the host on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for other in host.elements:
+            if other != element:
+                yield _on_site("antisite", symmetry, replacement(element, other, site))
+
+
+def substitutions(host: Host, symmetry: Symmetry, elements: Sequence[str], dopants: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each dopant on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for dopant in dopants:
+            if dopant != element:
+                yield _on_site("substitution", symmetry, replacement(element, dopant, site))
+
+
+def distinct_sites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The first site of each orbit of the elements, with its element."""
+    names = host.atoms.get_chemical_symbols()
+    for site in symmetry.representatives():
+        if names[site] in elements:
+            yield site, names[site]
+
+
+def _on_site(kind: str, symmetry: Symmetry, change: Change) -> Plan:
+    assert change.site is not None
+    return Plan(kind, change.name, (change,), int(symmetry.multiplicity[change.site]), symmetry.wyckoff[change.site])
+
+
 KINDS = ("vacancy", "antisite", "substitution", "interstitial", "cation-mixing", "complex")
+
 #: those at one place, of which complexes are made
 SINGLE = KINDS[:4]
 

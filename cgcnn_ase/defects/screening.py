@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.defects.costs import CostEstimate, DefectCost, cost_estimate
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
-from cgcnn_ase.workers import available_cores, ordered_map
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cgcnn_ase.defects.energy_models import EnergyModel, as_energy_model
-from cgcnn_ase.defects.relaxation import relaxed
+from cgcnn_ase.energies.energy_model import as_energy_model
+from cgcnn_ase.energies.ensemble_energy import EnergyModel
+from cgcnn_ase.energies.relax import relaxed
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 #: the two cells may differ by this part of their lengths
 _CELL = 1e-3
@@ -82,14 +83,14 @@ def defect_formation_energy(
 
     with :math:`n_i` atoms of element i removed (Zhang and Northrup, Phys. Rev. Lett. 67, 2339, 1991; Freysoldt et al.,
     Rev. Mod. Phys. 86, 253, 2014). The std is that of the difference within each member of the ensemble, calibrated:
-    see :meth:`cgcnn_ase.defects.energy_models.Energies.combine`.
+    see :meth:`cgcnn_ase.energies.ensemble_energy.Energies.combine`.
 
     Parameters
     ----------
     defective, pristine
         Two cells with the same vectors.
     model
-        What gives the energies: see :func:`cgcnn_ase.defects.energy_models.as_energy_model`.
+        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     chemical_potentials
         Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
         oxygen-poor conditions give ``{"O": reference - shift}``.
@@ -101,7 +102,7 @@ def defect_formation_energy(
     ValueError
         If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
         with.
-    cgcnn_ase.defects.relaxation.NotConvergedError
+    cgcnn_ase.energies.relax.NotConvergedError
         If a relaxation does not end.
     """
     options = {"chemical_potentials": chemical_potentials, "relax": relax, "fmax": fmax, "max_steps": max_steps}

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from ..structures.symmetry import symmetry_dataset
-from .host import Floats, Host
-
-Ints = npt.NDArray[np.int64]
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.defects.host import Host
+from cgcnn_ase.structures.symmetry import symmetry_dataset
 
 #: a site of the infinite crystal: what is done there, site of the host, and cell
 Member = tuple[str, int, int, int, int]

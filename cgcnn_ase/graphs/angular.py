@@ -13,14 +13,11 @@ into one sum per atom, so the cost is linear in the number of bonds.
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.functional import embedding_bag
 
-from cgcnn_ase.elements import electronegativity_scale
-
-FloatArray = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.elements import electronegativity_scale
 
 MAX_DEGREE = 4
 N_WEIGHTS = 3
@@ -33,7 +30,7 @@ DECAY_LENGTH = 0.5
 _DEGREE_OF_TERM = np.repeat(np.eye(MAX_DEGREE, dtype=np.float32), [3, 5, 7, 9], axis=0)
 
 
-def _harmonics(u: Float32Array) -> Float32Array:
+def _harmonics(u: Floats32) -> Floats32:
     """Real spherical harmonics of degree 1 to 4 of unit vectors, (E, 3) -> (E, 24), with sum_m Y_lm(u)^2 = 1."""
     x, y, z = u.T
     xy, zz = x * y, z * z
@@ -52,12 +49,12 @@ def _harmonics(u: Float32Array) -> Float32Array:
 
 
 def angular_moments(
-    numbers: npt.NDArray[np.int64],
-    centers: npt.NDArray[np.int64],
-    neighbors: npt.NDArray[np.int64],
-    distances: FloatArray,
-    vectors: FloatArray,
-) -> Float32Array:
+    numbers: Ints,
+    centers: Ints,
+    neighbors: Ints,
+    distances: Floats,
+    vectors: Floats,
+) -> Floats32:
     """Angular moments of every bond, shape (E, 12); ``centers`` must not decrease.
 
     The column of degree l and weight w is 3 (l - 1) + w.
@@ -80,7 +77,7 @@ def angular_moments(
     return moments.reshape(n_bonds, N_ANGULAR)
 
 
-def _sum_over_bonds(weight: Float32Array, y: Float32Array, starts: npt.NDArray[np.int64]) -> Float32Array:
+def _sum_over_bonds(weight: Floats32, y: Floats32, starts: Ints) -> Floats32:
     """sum_k w_ik y_ik for each atom, whose bonds begin at ``starts``: (E,), (E, 24), (N,) -> (N, 24)."""
     bonds = torch.arange(len(y))
     bags = torch.from_numpy(starts)

@@ -8,15 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cgcnn_ase.elements import check_numbers
+from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.graphs.line_graph import LineGraph, Lines, line_graph
-from cgcnn_ase.graphs.line_orbits import quotient
-from cgcnn_ase.graphs.neighbors import Bonds, IntArray, NeighborRule, bonds_of_all, pad_to
-from cgcnn_ase.graphs.orbits import merge_equivalent
+from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, bonds_of_all, pad_to
+from cgcnn_ase.graphs.quotient import merge_equal_edges, merge_equivalent, quotient
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -28,7 +27,7 @@ class GraphConfig:
 
     ``padding="first-atom"`` reproduces the original CGCNN: atoms with fewer than ``n_neighbors`` neighbours get edges
     to atom 0 at ``cutoff + 1`` Å. ``merge`` computes equivalent atoms, and equal edges of each, once (see
-    :mod:`cgcnn_ase.graphs.orbits`); predictions do not change. ``line_graph`` adds the bond angles (see
+    :mod:`cgcnn_ase.graphs.quotient`); predictions do not change. ``line_graph`` adds the bond angles (see
     :mod:`cgcnn_ase.graphs.line_graph`).
     """
 
@@ -79,7 +78,7 @@ class GraphsAndNodes(NamedTuple):
     """Graphs, and where the atoms of the structures went."""
 
     graph: CrystalGraph
-    node_of_atom: IntArray  #: (atoms,) the node of the batch that stands for each atom, structure by structure
+    node_of_atom: Ints  #: (atoms,) the node of the batch that stands for each atom, structure by structure
 
 
 def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> GraphsAndNodes:
@@ -104,7 +103,7 @@ def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConf
 
 
 def _graph(
-    numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int, angular: npt.NDArray[np.float32] | None = None
+    numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int, angular: Floats32 | None = None
 ) -> CrystalGraph:
     """Every atom a node and every bond an edge."""
     if angular is None:
@@ -122,7 +121,7 @@ def _graph(
     )
 
 
-def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.float64]) -> GraphsAndNodes:
+def _merged(graph: CrystalGraph, crystal: Ints, distances: Floats) -> GraphsAndNodes:
     """The graph with one node for each class of equivalent atoms, and the different edges of one of them."""
     centers, neighbors = graph.centers.numpy(), graph.neighbors.numpy()
     merged = merge_equivalent(
@@ -145,7 +144,7 @@ def _merged(graph: CrystalGraph, crystal: IntArray, distances: npt.NDArray[np.fl
     return GraphsAndNodes(merge_equal_edges(few), merged.node_of_atom)
 
 
-def _with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> CrystalGraph:
+def _with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> CrystalGraph:
     """All atoms, bonds and pairs of bonds."""
     lines = line_graph(*bonds, n_atoms=len(numbers))
     counts = np.ones(len(lines.targets), dtype=np.int64)
@@ -153,7 +152,7 @@ def _with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: 
     return graph._replace(lines=_line_tensors(lines, counts, crystal[bonds.centers], n_crystals))
 
 
-def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_crystals: int) -> GraphsAndNodes:
+def _merged_with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> GraphsAndNodes:
     """One atom, bond and pair of bonds of each class."""
     lines = line_graph(*bonds, n_atoms=len(numbers))
     few = quotient(numbers + 128 * crystal, bonds.centers, bonds.neighbors, bonds.distances, lines)
@@ -173,7 +172,7 @@ def _merged_with_lines(numbers: IntArray, bonds: Bonds, crystal: IntArray, n_cry
     return GraphsAndNodes(graph, few.nodes.node_of_atom)
 
 
-def _line_tensors(lines: Lines, counts: IntArray, crystal_of_edge: IntArray, n_crystals: int) -> LineGraph:
+def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals: int) -> LineGraph:
     return LineGraph(
         targets=torch.from_numpy(lines.targets),
         sources=torch.from_numpy(lines.sources),
@@ -187,14 +186,12 @@ def _float32(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _count(crystal: IntArray, n_crystals: int) -> torch.Tensor:
+def _count(crystal: Ints, n_crystals: int) -> torch.Tensor:
     """How many rows are of each crystal."""
     return torch.from_numpy(np.bincount(crystal, minlength=n_crystals))
 
 
-def _bonds(
-    shapes: Sequence[Geometry], n_atoms: IntArray, crystal: IntArray, config: GraphConfig
-) -> tuple[IntArray, Bonds]:
+def _bonds(shapes: Sequence[Geometry], n_atoms: Ints, crystal: Ints, config: GraphConfig) -> tuple[Ints, Bonds]:
     """Atomic numbers and bonds of all structures."""
     if not n_atoms.all():
         raise ValueError("structure has no atoms")

@@ -11,12 +11,9 @@ candidates are complete in cells of every shape, and the split is the best one o
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from cgcnn_ase.elements import atomic_radii, symbols
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.elements import atomic_radii, symbols
 
 #: how far a candidate may be, in sums of two atoms' radii as large as fill the cell
 RADIUS_FACTOR = 1.2
@@ -32,7 +29,7 @@ REACH = 1.0 + 5 * TIE
 _SAME = 1e-6
 
 
-def scaled_radii(numbers: IntArray, volume: float) -> FloatArray:
+def scaled_radii(numbers: Ints, volume: float) -> Floats:
     """Radii such that R_ij is the sum of those of i and j; (N,) Å.
 
     Raises
@@ -53,7 +50,7 @@ def scaled_radii(numbers: IntArray, volume: float) -> FloatArray:
     return RADIUS_FACTOR * filling * radii
 
 
-def n_coordinated(table: FloatArray) -> IntArray:
+def n_coordinated(table: Floats) -> Ints:
     """How many of the nearest candidates each atom is bonded to; (N,).
 
     Two clusters of numbers in a row are the first k and the others. The best k, that of 2-means, has the smallest sum
@@ -88,9 +85,9 @@ def n_coordinated(table: FloatArray) -> IntArray:
     return n
 
 
-def _n_candidates(table: FloatArray) -> IntArray:
+def _n_candidates(table: Floats) -> Ints:
     """How many are within 1, or tied with one that is; (N,)."""
     table = np.minimum(table, 2.0)
     begins_beyond = (table >= 1.0) & (np.diff(table, axis=1, prepend=-1.0) > TIE)
-    n: IntArray = (np.cumsum(begins_beyond, axis=1) == 0).sum(axis=1)
+    n: Ints = (np.cumsum(begins_beyond, axis=1) == 0).sum(axis=1)
     return n

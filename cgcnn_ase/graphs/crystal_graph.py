@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cgcnn_ase.elements import MAX_NUMBER
+from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.graphs.line_graph import LineGraph
 
 

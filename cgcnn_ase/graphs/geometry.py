@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+from cgcnn_ase.core.arrays import Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -12,10 +11,10 @@ if TYPE_CHECKING:
 class Geometry(NamedTuple):
     """A structure as plain arrays, no ASE needed."""
 
-    numbers: npt.NDArray[np.int64]  #: (N,)
-    positions: npt.NDArray[np.float64]  #: (N, 3) Å
-    cell: npt.NDArray[np.float64]  #: (3, 3) Å, rows
-    pbc: npt.NDArray[np.bool_]  #: (3,)
+    numbers: Ints  #: (N,)
+    positions: Floats  #: (N, 3) Å
+    cell: Floats  #: (3, 3) Å, rows
+    pbc: Bools  #: (3,)
 
 
 def geometry(atoms: "Atoms") -> Geometry:

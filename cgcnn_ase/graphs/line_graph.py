@@ -9,12 +9,9 @@ leaves that pair out, and with it the published ALIGNN, whose output therefore d
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 
 
 class LineGraph(NamedTuple):
@@ -30,14 +27,12 @@ class LineGraph(NamedTuple):
 class Lines(NamedTuple):
     """The same as plain arrays."""
 
-    targets: IntArray  #: (L,)
-    sources: IntArray  #: (L,)
-    cosines: Float32Array  #: (L,)
+    targets: Ints  #: (L,)
+    sources: Ints  #: (L,)
+    cosines: Floats32  #: (L,)
 
 
-def line_graph(
-    centers: IntArray, neighbors: IntArray, distances: FloatArray, vectors: FloatArray, n_atoms: int
-) -> Lines:
+def line_graph(centers: Ints, neighbors: Ints, distances: Floats, vectors: Floats, n_atoms: int) -> Lines:
     """All pairs of bonds that share an atom; ``centers`` must not decrease, ``vectors`` go from centre to neighbour."""
     counts = np.bincount(centers, minlength=n_atoms)
     starts = np.cumsum(counts) - counts

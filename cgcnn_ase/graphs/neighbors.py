@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.graphs.coordinator import REACH, n_coordinated, scaled_radii
 from cgcnn_ase.graphs.geometry import Geometry
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
@@ -25,19 +21,19 @@ NO_VOLUME = 1e-6
 class Bonds(NamedTuple):
     """Directed bonds, grouped by centre and sorted by distance within each."""
 
-    centers: IntArray  #: (E,)
-    neighbors: IntArray  #: (E,)
-    distances: FloatArray  #: (E,) Å
-    vectors: FloatArray  #: (E, 3) Å, from centre to neighbour image
+    centers: Ints  #: (E,)
+    neighbors: Ints  #: (E,)
+    distances: Floats  #: (E,) Å
+    vectors: Floats  #: (E, 3) Å, from centre to neighbour image
 
 
 class _Found(NamedTuple):
     """Pairs of atoms as a search finds them; atoms are counted through all structures."""
 
-    centers: IntArray
-    neighbors: IntArray
-    images: FloatArray  # (E, 3) lattice vectors from the neighbour to its image
-    distances: FloatArray
+    centers: Ints
+    neighbors: Ints
+    images: Floats  # (E, 3) lattice vectors from the neighbour to its image
+    distances: Floats
 
 
 class _Crystals:
@@ -54,7 +50,7 @@ class _Crystals:
             raise ValueError("the cell's periodic vectors are zero or lie in one plane")
         self.crystal_of_atom = np.repeat(np.arange(len(shapes)), self.n_atoms)
 
-    def find(self, crystal: int, cutoff: float, centers: IntArray | None = None) -> _Found:
+    def find(self, crystal: int, cutoff: float, centers: Ints | None = None) -> _Found:
         """All pairs of one structure within a cutoff, over as many images as that takes; around some atoms only."""
         from pymatgen.optimization.neighbors import find_points_in_spheres
 
@@ -70,7 +66,7 @@ class _Crystals:
         )
         return _Found(i + first if centers is None else centers[i], j + first, images, distances)
 
-    def bonds(self, found: _Found, order: IntArray) -> Bonds:
+    def bonds(self, found: _Found, order: Ints) -> Bonds:
         """Some of the pairs, in this order, with their vectors."""
         i, j = found.centers[order], found.neighbors[order]
         lattices = self.lattices.take(self.crystal_of_atom[i], axis=0)  # take is twice as fast as indexing rows
@@ -79,7 +75,7 @@ class _Crystals:
         return Bonds(i, j, found.distances[order], vectors)
 
 
-def search(positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutoff: float) -> Bonds:
+def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
     """All neighbours within a cutoff, over as many periodic images as that takes.
 
     Parameters
@@ -96,7 +92,7 @@ def search(positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutoff: floa
     return find_bonds(positions, cell, pbc, rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
 
 
-def _complete_cell(cell: FloatArray, pbc: BoolArray) -> FloatArray:
+def _complete_cell(cell: Floats, pbc: Bools) -> Floats:
     """The cell with unit vectors normal to the others in non-periodic directions, where its own mean nothing."""
     if pbc.all():
         return cell
@@ -107,9 +103,9 @@ def _complete_cell(cell: FloatArray, pbc: BoolArray) -> FloatArray:
 
 
 def find_bonds(
-    positions: FloatArray,
-    cell: FloatArray,
-    pbc: BoolArray,
+    positions: Floats,
+    cell: Floats,
+    pbc: Bools,
     *,
     rule: NeighborRule,
     cutoff: float,
@@ -175,7 +171,7 @@ def _coordinated(crystals: _Crystals, shapes: Sequence[Geometry]) -> Bonds:
     return crystals.bonds(found, chosen[by_distance])
 
 
-def _some(found: _Found, which: BoolArray) -> _Found:
+def _some(found: _Found, which: Bools) -> _Found:
     return _Found(*(array.compress(which, axis=0) for array in found))
 
 
@@ -187,7 +183,7 @@ def _near(crystals: _Crystals, crystal: int, reach: float, cutoff: float, rule: 
     return _some(found, found.distances <= reach)
 
 
-def _completed(crystals: _Crystals, found: _Found, complete: BoolArray, cutoff: float, rule: NeighborRule) -> _Found:
+def _completed(crystals: _Crystals, found: _Found, complete: Bools, cutoff: float, rule: NeighborRule) -> _Found:
     """The pairs of the atoms that have all they need, and for the others all pairs within the cutoff."""
     parts = [_some(found, complete[found.centers])]
     for crystal in np.unique(crystals.crystal_of_atom[~complete]).tolist():
@@ -204,7 +200,7 @@ def _joined(parts: Sequence[_Found]) -> _Found:
     return parts[0] if len(parts) == 1 else _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _ranked(found: _Found, n_atoms: int) -> tuple[IntArray, FloatArray]:
+def _ranked(found: _Found, n_atoms: int) -> tuple[Ints, Floats]:
     """The pairs of each atom, nearest first, and their distances, infinite where there are no more; (N, M) both.
 
     Ties keep the order in which the search found them.
@@ -220,20 +216,20 @@ def _ranked(found: _Found, n_atoms: int) -> tuple[IntArray, FloatArray]:
     return by_center[places] if len(centers) else places, np.sort(table, axis=1)
 
 
-def _reach(crystals: _Crystals, cutoff: float, k: int) -> FloatArray:
+def _reach(crystals: _Crystals, cutoff: float, k: int) -> Floats:
     """Radius of the sphere that holds 2 k atoms at the cell's density, at most the cutoff; (C,)."""
     radius = (0.75 * 2.0 * k * crystals.volumes / (np.pi * crystals.n_atoms)) ** (1 / 3)
     return np.where(crystals.volumes < NO_VOLUME, cutoff, np.minimum(radius, cutoff))
 
 
-def _limit(distances: FloatArray, k: int, rule: NeighborRule, tolerance: float) -> FloatArray:
+def _limit(distances: Floats, k: int, rule: NeighborRule, tolerance: float) -> Floats:
     """How far each atom's bonds reach, infinite where it has fewer than k neighbours; (N,)."""
     if distances.shape[1] < k:
         return np.full(len(distances), np.inf)
     return distances[:, k - 1] + (tolerance if rule == "shell" else 0.0)
 
 
-def pad_to(bonds: Bonds, first_atom: IntArray, k: int, distance: float) -> Bonds:
+def pad_to(bonds: Bonds, first_atom: Ints, k: int, distance: float) -> Bonds:
     """Give atoms with fewer than k neighbours extra edges to the first atom of their crystal at a given distance.
 
     The original CGCNN does so with 9 Å; its published weights expect it. No other model should.

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.basis import GaussianBasis
 from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution, SimpleConvolution
-from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
+from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding, GaussianBasis
 from cgcnn_ase.nn.layers import Activation, Norm, activation
 from cgcnn_ase.nn.messages import Engine, connect
 from cgcnn_ase.nn.pooling import Pooling

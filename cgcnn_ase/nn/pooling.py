@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cgcnn_ase.elements import MAX_NUMBER
+from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.nn.messages import segment_max, segment_mean, segment_sum
 

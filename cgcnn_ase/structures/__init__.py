@@ -3,14 +3,22 @@
 The only place of the package that reads structure files.
 """
 
-from .check import OVERLAP, check_atoms
-from .cif import read_cif_gemmi
-from .collect import UsedNames, collect_paths, from_object, read_structures
-from .files import SUFFIXES, iter_file, read_file, structure_id
-from .pieces import Piece, count_structures, iter_piece, iter_pieces
-from .pymatgen_objects import read_cif_pymatgen
-from .record import StructureError, StructureRecord
-from .symmetry import DistinctSites, distinct_sites
+from cgcnn_ase.structures.cif import read_cif_gemmi
+from cgcnn_ase.structures.disorder import read_cif_pymatgen
+from cgcnn_ase.structures.inputs import (
+    Piece,
+    UsedNames,
+    collect_paths,
+    count_structures,
+    from_object,
+    iter_piece,
+    iter_pieces,
+    read_structures,
+)
+from cgcnn_ase.structures.readers import SUFFIXES, iter_file, read_file, structure_id
+from cgcnn_ase.structures.record import StructureError, StructureRecord
+from cgcnn_ase.structures.symmetry import DistinctSites, distinct_sites
+from cgcnn_ase.structures.validation import OVERLAP, check_atoms
 
 __all__ = [
     "OVERLAP",

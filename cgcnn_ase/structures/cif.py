@@ -11,20 +11,31 @@ from math import cos, radians
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ..elements import symbols
-from .check import problem
-from .cif_elements import element_of_label, element_of_symbol, numbers_by_symbol, rank_by_number, without_charge
-from .cif_symmetry import TwoOriginsError, expand, merge_near, operations_of
-from .cif_values import BRACKET, ContradictedError, PartialOccupancyError, UncertainError, first_value, number, plain
-from .formula import formula_problem
-from .record import RefusedError
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.structures.cif_symmetry import TwoOriginsError, expand, merge_near, operations_of
+from cgcnn_ase.structures.cif_values import (
+    BRACKET,
+    ContradictedError,
+    PartialOccupancyError,
+    UncertainError,
+    element_of_label,
+    element_of_symbol,
+    first_value,
+    number,
+    numbers_by_symbol,
+    plain,
+    rank_by_number,
+    without_charge,
+)
+from cgcnn_ase.structures.formula import formula_problem
+from cgcnn_ase.structures.record import RefusedError
+from cgcnn_ase.structures.validation import problem
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-Array = npt.NDArray[np.float64]
 
 #: 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
@@ -49,10 +60,10 @@ class Sites(NamedTuple):
 
     numbers: list[int]
     charges: list[str]  # type symbols as written where the file states oxidation states, which then sort; else empty
-    frac: Array
+    frac: Floats
 
 
-def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamma: float) -> Array:
+def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamma: float) -> Floats:
     """The cell as rows, Å: c along z, a in the xz plane; bit for bit pymatgen's ``Lattice.from_parameters``."""
     angles = np.radians([alpha, beta, gamma])
     cos_alpha, cos_beta, cos_gamma = np.cos(angles)
@@ -105,7 +116,9 @@ def read_block(block: Any, *, rare: bool = True) -> "Atoms":
     return atoms
 
 
-def _generated(block: Any, sites: Sites, operations: tuple[Array, Array], matrix: Array) -> "tuple[Atoms, str | None]":
+def _generated(
+    block: Any, sites: Sites, operations: tuple[Floats, Floats], matrix: Floats
+) -> "tuple[Atoms, str | None]":
     """The atoms that the operations generate, and what is wrong with them."""
     atoms = _assemble(sites, *expand(sites.frac, *operations), matrix)
     reason = block_formula_problem(block, atoms.numbers, symmetric=True) or problem(atoms)
@@ -117,7 +130,7 @@ def _generated(block: Any, sites: Sites, operations: tuple[Array, Array], matrix
     return atoms, reason
 
 
-def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix: Array) -> "Atoms":
+def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix: Floats) -> "Atoms":
     """The structure by that choice of origin which gives the formula of the file and no overlaps, if just one does."""
     found = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
     good = [atoms for atoms, reason in found if reason is None]
@@ -135,7 +148,7 @@ def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix
     )
 
 
-def _assemble(sites: Sites, frac: Array, owner: npt.NDArray[np.int64] | None, matrix: Array) -> "Atoms":
+def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) -> "Atoms":
     """Atoms in pymatgen's order: by electronegativity, then as in the file, then by symmetry operation."""
     from ase import Atoms
 
@@ -174,7 +187,7 @@ def refuse_unsupported(block: Any) -> None:
         raise UncertainError("it is a magnetic CIF")
 
 
-def _cell(block: Any) -> tuple[Array, list[float]]:
+def _cell(block: Any) -> tuple[Floats, list[float]]:
     """The cell matrix and the six parameters."""
     values = [block.find_value(tag) for tag in _CELL]
     if all(value is None for value in values):
@@ -233,7 +246,7 @@ def _elements(types: list[str], labels: list[str]) -> list[int]:
         return [element_of_label(plain(label)) for label in labels]
 
 
-def _coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Array:
+def _coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Floats:
     try:
         frac = np.array([[*map(float, x)], [*map(float, y)], [*map(float, z)]]).T
     except ValueError:
@@ -282,9 +295,7 @@ def partial_words(sites: Sequence[tuple[str, str, float]]) -> str:
     )
 
 
-def block_formula_problem(
-    block: Any, numbers: npt.NDArray[np.int64], *, symmetric: bool, doubtful: bool = False
-) -> str | None:
+def block_formula_problem(block: Any, numbers: Ints, *, symmetric: bool, doubtful: bool = False) -> str | None:
     """Why the atoms do not match the formula that the block states, or None."""
     formula = first_value(block, _FORMULA)
     if formula is None:

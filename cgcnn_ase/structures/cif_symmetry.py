@@ -6,11 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .cif_values import UncertainError, first_value, plain
-
-Array = npt.NDArray[np.float64]
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.structures.cif_values import UncertainError, first_value, plain
 
 #: fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
 SITE_TOLERANCE = 1e-4
@@ -30,13 +28,13 @@ _HALL = ("_space_group_name_Hall", "_symmetry_space_group_name_Hall")
 class TwoOriginsError(UncertainError):
     """The file names a space group that has two choices of origin, and gives no operations."""
 
-    def __init__(self, name: str, operations: tuple[tuple[Array, Array], tuple[Array, Array]]) -> None:
+    def __init__(self, name: str, operations: tuple[tuple[Floats, Floats], tuple[Floats, Floats]]) -> None:
         super().__init__(f"{name} has two choices of origin")
         self.name = name
         self.operations = operations
 
 
-def operations_of(block: Any, cell: Sequence[float]) -> tuple[tuple[Array, Array] | None, bool]:
+def operations_of(block: Any, cell: Sequence[float]) -> tuple[tuple[Floats, Floats] | None, bool]:
     """Rotations (n, 3, 3) and translations (n, 3), None for the identity; and whether the group says otherwise."""
     name = first_value(block, _NAMES)
     stated = first_value(block, _NUMBERS)
@@ -72,7 +70,7 @@ def _group_by_name(name: str) -> int | None:
 
 
 @lru_cache(maxsize=256)
-def _parse_operations(triplets: tuple[str, ...]) -> tuple[Array, Array, int | None]:
+def _parse_operations(triplets: tuple[str, ...]) -> tuple[Floats, Floats, int | None]:
     import gemmi
 
     try:
@@ -94,7 +92,7 @@ def _parse_operations(triplets: tuple[str, ...]) -> tuple[Array, Array, int | No
 
 def _operations_of_name(
     name: str | None, hall: str | None, stated: str | None, cell: Sequence[float]
-) -> tuple[Array, Array] | None:
+) -> tuple[Floats, Floats] | None:
     """Operations of a space group that the file only names; `UncertainError` where the name leaves its origin open."""
     import gemmi
 
@@ -120,14 +118,14 @@ def _operations_of_name(
     return None if len(group.operations()) == 1 else _matrices(group.operations())
 
 
-def _matrices(operations: Iterable[Any]) -> tuple[Array, Array]:
+def _matrices(operations: Iterable[Any]) -> tuple[Floats, Floats]:
     """Rotations (n, 3, 3) and translations (n, 3) of gemmi's operations."""
     listed = list(operations)
     rotations = np.array([op.rot for op in listed], dtype=np.float64) / listed[0].DEN
     return rotations, np.array([op.tran for op in listed], dtype=np.float64) / listed[0].DEN
 
 
-def expand(frac: Array, rotations: Array, translations: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+def expand(frac: Floats, rotations: Floats, translations: Floats) -> tuple[Floats, Ints]:
     """All images of each site, equal ones once; and the site each belongs to."""
     images = np.einsum("oij,nj->noi", rotations, frac) + translations  # (sites, operations, 3)
     images -= np.floor(images)
@@ -146,9 +144,7 @@ def expand(frac: Array, rotations: Array, translations: Array) -> tuple[Array, n
     return images[keep], np.nonzero(keep)[0]
 
 
-def merge_near(
-    frac: Array, rotations: Array, translations: Array, matrix: Array
-) -> tuple[Array, npt.NDArray[np.int64]]:
+def merge_near(frac: Floats, rotations: Floats, translations: Floats, matrix: Floats) -> tuple[Floats, Ints]:
     """As `expand`, but images of one site within `MERGE` become one atom at their mean: coordinates of few digits."""
     positions, owners = [], []
     for site, own in enumerate(frac):

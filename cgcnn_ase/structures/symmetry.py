@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from .check import completed_cell
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.structures.validation import completed_cell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -17,8 +17,8 @@ SYMPREC, ANGLE = 0.01, 5.0
 class DistinctSites(NamedTuple):
     """One site of each set of symmetry-equivalent ones, in the order of the structure."""
 
-    representatives: npt.NDArray[np.int64]  #: (D,) index of the first site of each set
-    multiplicities: npt.NDArray[np.int64]  #: (D,) sites in each set; their sum is the number of atoms
+    representatives: Ints  #: (D,) index of the first site of each set
+    multiplicities: Ints  #: (D,) sites in each set; their sum is the number of atoms
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:
@@ -45,9 +45,9 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
 
 
 def symmetry_dataset(
-    cell: npt.NDArray[np.float64],
-    fractions: npt.NDArray[np.float64],
-    numbers: npt.NDArray[np.int64],
+    cell: Floats,
+    fractions: Floats,
+    numbers: Ints,
     *,
     symprec: float = SYMPREC,
 ) -> Any:

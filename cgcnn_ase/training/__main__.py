@@ -11,11 +11,12 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from cgcnn_ase.data.prepared import PreparedData, is_prepared
-from cgcnn_ase.training.alignn_settings import is_alignn, translate
+from cgcnn_ase.core.settings import merged, read_yaml, settings_from
+from cgcnn_ase.data.formats import is_prepared
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
-from cgcnn_ase.training.settings import merged, read_yaml, settings_from
 
 
 def main(arguments: list[str] | None = None) -> int:

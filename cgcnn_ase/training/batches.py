@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cgcnn_ase.core.arrays import Ints
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 
@@ -42,7 +42,7 @@ class EpochSampler(Sampler[list[int]]):
     so-many-th row of what is only looked at.
     """
 
-    def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None) -> None:
+    def __init__(self, rows: Ints, batch_size: int, seed: int | None) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.epoch = 0
 
@@ -75,9 +75,7 @@ def process() -> tuple[int, int]:
     return 0, 1
 
 
-def loader(
-    data: PreparedData, rows: npt.NDArray[np.int64], batch_size: int, seed: int | None = None
-) -> DataLoader[Batch]:
+def loader(data: PreparedData, rows: Ints, batch_size: int, seed: int | None = None) -> DataLoader[Batch]:
     """Batches of the given rows: shuffled, whole batches only, with a seed; in order, all of them, without.
 
     The sampler of batches stands in the place of one of samples (``batch_size=None``): Lightning tells the epoch to no

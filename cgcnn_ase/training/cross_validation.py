@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from cgcnn_ase.data.compositions import composition_groups
+from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 
@@ -55,7 +55,7 @@ def cross_validate(
     return summary
 
 
-def k_splits(data: PreparedData, k: int, *, seed: int) -> list[npt.NDArray[np.str_]]:
+def k_splits(data: PreparedData, k: int, *, seed: int) -> list[Strings]:
     """The split of each of k trainings; raises as :func:`cross_validate` does."""
     group = composition_groups(data.graphs, np.arange(len(data.ids)))
     n_groups = int(group.max()) + 1

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import TargetSpec
 
 Frozen = Literal["none", "embedding", "convolutions"]
 

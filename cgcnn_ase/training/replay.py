@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from cgcnn_ase.data.compositions import composition_groups
+from cgcnn_ase.core.arrays import Bools
 from cgcnn_ase.data.prepared import PreparedData, join
+from cgcnn_ase.data.splits import composition_groups
 
 #: replayed crystals where the new labels are fewer
 LEAST = 500
@@ -63,7 +63,7 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
     return replace(both, split=split.astype(str))
 
 
-def _held_out(both: PreparedData, is_old: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _held_out(both: PreparedData, is_old: Bools) -> Bools:
     """Whether a crystal has the composition of a new one in val or test."""
     group = composition_groups(both.graphs, np.arange(len(both.ids)))
     return np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])

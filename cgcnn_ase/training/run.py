@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
+from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.targets import Scaler, TargetSpec
-from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.cross_fit import fold_config, fold_splits
+from cgcnn_ase.training.callbacks import check_devices
+from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune, own_config
-from cgcnn_ase.training.fit_for_task import check_targets
-from cgcnn_ase.training.member import network_config, train_member
-from cgcnn_ase.training.trainer import check_devices
-from cgcnn_ase.workers import KEEP_MEMORY, available_cores
+from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
 
 if TYPE_CHECKING:
-    from cgcnn_ase.nn.model import CrystalModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 #: more of the same for training, whose tensors are larger
 _MALLOC = KEEP_MEMORY | {
@@ -66,7 +64,7 @@ def train(
     output : path
         The run's folder: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k`` if there are several),
         ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``, ``learning_curve.png``, and of a fine-tuning
-        ``before_after.json`` (see :func:`~cgcnn_ase.training.before_after.write_before_after`).
+        ``before_after.json`` (see :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
     resume : bool
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
@@ -98,7 +96,7 @@ def train(
     folds = [output / f"fold-{k}" for k in range(config.error_folds)]
     splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
 
-    def job(folder: Path, split: npt.NDArray[np.str_], own: TrainConfig, k: int) -> _Job:
+    def job(folder: Path, split: Strings, own: TrainConfig, k: int) -> _Job:
         wanted = None if goes_on else network_config(data, config)
         network = None
         if starts:
@@ -127,14 +125,14 @@ def train(
             stacklevel=2,
         )
         return output
-    from cgcnn_ase.training.finish import finish_run
+    from cgcnn_ase.training.assemble import finish_run
 
     best = finish_run(
         data, config, output, members, folds,
         scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
     )  # fmt: skip
     if len(starts) == 1:
-        from cgcnn_ase.training.before_after import write_before_after
+        from cgcnn_ase.training.finetune_report import write_before_after
 
         write_before_after(data, starts[0], best, output)
     return best
@@ -212,7 +210,7 @@ class _Job(NamedTuple):
     """One network to train."""
 
     folder: Path
-    split: npt.NDArray[np.str_]
+    split: Strings
     config: TrainConfig
     network: Network | None
     scalers: Sequence[Scaler] | None

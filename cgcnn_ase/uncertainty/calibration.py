@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cgcnn_ase.uncertainty.metrics import Floats, as_vector
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.uncertainty.metrics import as_vector
 
 MIN_SAMPLES = 20
 #: signals below this quantile of the calibration set count as equal to it

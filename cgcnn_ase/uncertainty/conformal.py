@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cgcnn_ase.uncertainty.metrics import Floats, as_positive, as_vector
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.uncertainty.metrics import as_positive, as_vector
 
 #: fewer calibration samples than this in a bin and all go into one
 MIN_PER_BIN = 100
@@ -64,7 +65,7 @@ class ConformalInterval(BaseModel):
         *,
         level: float = 0.9,
         n_bins: int = 1,
-        groups: npt.NDArray[np.int64] | None = None,
+        groups: Ints | None = None,
     ) -> "ConformalInterval":
         """Calibrate on held-out data, best on other data than the std was calibrated on.
 
@@ -126,7 +127,7 @@ def conformal_quantile(scores: Floats, level: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1])
 
 
-def grouped_quantile(scores: Floats, groups: npt.NDArray[np.int64], level: float) -> float:
+def grouped_quantile(scores: Floats, groups: Ints, level: float) -> float:
     """The quantile of scores in which each group weighs the same, at level (G + 1) / G, or the highest score.
 
     Raises

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.elements import MAX_NUMBER, symbols
-from cgcnn_ase.uncertainty.metrics import Floats
+from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 
 #: distances up to this percentile of the calibration set's are in the domain
 PERCENTILE = 99
@@ -34,8 +34,8 @@ class Domain:
     one in a hundred structures like the training set's is flagged.
     """
 
-    mean: npt.NDArray[np.float32]  #: (F,)
-    whitening: npt.NDArray[np.float32]  #: (F, F); d = |(x - mean) @ whitening|
+    mean: Floats32  #: (F,)
+    whitening: Floats32  #: (F, F); d = |(x - mean) @ whitening|
     limit: float
     elements: frozenset[int]  #: atomic numbers in the training set
     site_elements: frozenset[int] = frozenset()  #: of a target of sites: atomic numbers on the labelled sites
@@ -101,7 +101,7 @@ class Domain:
         embeddings: npt.ArrayLike,
         *,
         elements: Sequence[Collection[int]],
-        site_numbers: npt.NDArray[np.int64] | None = None,
+        site_numbers: Ints | None = None,
     ) -> list[DomainVerdict]:
         """One verdict a structure, from its embedding (n, F) and the atomic numbers in it.
 
@@ -128,7 +128,7 @@ class Domain:
             reasons.append(f"embedding distance {compared}, the {PERCENTILE}th percentile of the calibration set")
         return DomainVerdict(not reasons, distance, "; ".join(reasons))
 
-    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+    def arrays(self) -> dict[str, Floats32]:
         """The domain as named float32 arrays, ready for a safetensors file."""
         return {
             "mean": self.mean,

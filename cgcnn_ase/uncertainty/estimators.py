@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from cgcnn_ase.core.arrays import Floats
 
 #: an ensemble of one has no spread; the calibrator floors its signals above this
 _NO_SPREAD = 1e-12

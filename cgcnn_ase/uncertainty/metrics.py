@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-Floats = npt.NDArray[np.float64]
+from cgcnn_ase.core.arrays import Floats, Ints
 
 
 class CalibrationCurve(NamedTuple):
@@ -24,7 +24,7 @@ class ReliabilityBins(NamedTuple):
     std: Floats  #: root mean square of the predicted std in each bin
     rmse: Floats  #: root mean square error in each bin
     rmse_error: Floats  #: standard error of that
-    n: npt.NDArray[np.int64]
+    n: Ints
 
 
 class UncertaintyMetrics(BaseModel):

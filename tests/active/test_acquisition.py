@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.acquisition import acquire
+from cgcnn_ase.optimization.acquisition import acquire
 
 MEAN = np.array([0.3, -0.2, 0.1, 0.0, -0.2])
 STD = np.array([0.1, 0.05, 0.6, 0.0, 0.3])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.batch import Aim, Belief, propose
-from cgcnn_ase.active.gaussian_process import GaussianProcess
-from cgcnn_ase.active.pool import Pool
-from cgcnn_ase.active.space import SearchSpace
+from cgcnn_ase.optimization.batch import Aim, Belief, propose
+from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.surrogates.base import Pool
+from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
 
 SPACE = SearchSpace.from_dict(
     {"variables": {"x": {"low": 0, "high": 1, "sites": 20}, "y": {"low": 0, "high": 1, "sites": 10}}}

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
 
 RANGES = {
     "li_vacancy_ratio": [0, 0.5], "ni_content": [0.5, 1], "co_content": [0, 0.3], "mn_content": [0, 0.3],
@@ -60,7 +60,7 @@ def test_a_supercell_may_stand_as_a_list():
 
 
 def test_the_lattice_is_that_of_the_cathode_builder():
-    from cgcnn_ase.defects.cathodes import build_cathode
+    from cgcnn_ase.cathodes import build_cathode
 
     ours = cathode_structure({"ni_content": 10 / 12, "co_content": 1 / 12, "mn_content": 1 / 12})
     theirs = build_cathode("LiNi0.8333333Co0.0833333Mn0.0833333O2", supercell=(2, 2, 1))

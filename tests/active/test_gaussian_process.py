@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.gaussian_process import GaussianProcess
-from cgcnn_ase.active.pool import Pool
-from cgcnn_ase.active.space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.surrogates.base import Pool
+from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
 
 SPACE = SearchSpace.from_dict(
     {"variables": {"x": {"low": 0, "high": 1}, "y": {"low": 0, "high": 2}, "ordering_seed": {"seeds": 50}}}

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.cathode_space import cathode_space, cathode_structure
-from cgcnn_ase.active.network import Network, Stacked
-from cgcnn_ase.active.optimizer import Optimizer
-from cgcnn_ase.active.pool import Pool
-from cgcnn_ase.active.surrogates import make_surrogate
-from cgcnn_ase.prediction import Predictor
+from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.optimization.surrogates.base import Pool
+from cgcnn_ase.optimization.surrogates.graph_network import Network, Stacked, make_surrogate
+from cgcnn_ase.prediction.predictor import Predictor
 
 from ..conftest import make_model
 

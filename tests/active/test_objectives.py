@@ -4,9 +4,9 @@ from math import sqrt
 
 import pytest
 
-from cgcnn_ase.active.cathode_space import cathode_structure
-from cgcnn_ase.active.objectives import Cell, Measured, Objective
-from cgcnn_ase.active.oracles import Evaluation, OracleError
+from cgcnn_ase.optimization.objectives import Cell, Measured, Objective
+from cgcnn_ase.optimization.oracles import Evaluation, OracleError
+from cgcnn_ase.optimization.space.cathode_space import cathode_structure
 
 REFERENCES = {"Li": -1.9, "Ni": -5.8, "Co": -7.1, "O": -4.9}
 POINT = {"li_vacancy_ratio": 0.25, "ni_content": 0.75, "co_content": 0.25, "ordering_seed": 0}

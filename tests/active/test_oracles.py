@@ -10,10 +10,10 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from cgcnn_ase.active.oracles import BatchOracle, Evaluation, Oracle, OracleError, make_oracle, oracle_names
-from cgcnn_ase.active.oracles.guarded import GuardedOracle
-from cgcnn_ase.active.oracles.oracle import checked
-from cgcnn_ase.active.oracles.registry import OracleRecipe
+from cgcnn_ase.optimization.oracles import BatchOracle, Evaluation, Oracle, OracleError, make_oracle, oracle_names
+from cgcnn_ase.optimization.oracles.base import checked
+from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
+from cgcnn_ase.optimization.oracles.registry import OracleRecipe
 
 EMT_ORACLE = {"calculator": "ase.calculators.emt:EMT"}
 
@@ -70,7 +70,7 @@ def test_bad_options(name, options, words, tmp_path):
 def test_entry_points_of_other_packages(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from cgcnn_ase.active.oracles import registry
+    from cgcnn_ase.optimization.oracles import registry
 
     found = EntryPoint("gpaw", "tests_oracle_factory:make", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [found] if group == registry.GROUP else [])
@@ -238,7 +238,7 @@ def test_bad_tables(tmp_path):
 
 
 def test_chgnet_is_called_what_it_is():
-    from cgcnn_ase.defects.energy_models import as_energy_model
+    from cgcnn_ase.energies.energy_model import as_energy_model
 
     oracle = make_oracle("chgnet")
     assert oracle.describe()["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from cgcnn_ase.active.pool_learner import PoolLearner
+from cgcnn_ase.optimization.surrogates.pool_learner import PoolLearner
 
 N = 60
 

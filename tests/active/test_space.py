@@ -8,9 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from cgcnn_ase.active.neighbors import neighbors
-from cgcnn_ase.active.simplex import Simplex
-from cgcnn_ase.active.space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import SearchSpace, neighbors
+from cgcnn_ase.optimization.space.simplex import Simplex
 
 CONFIG = {
     "variables": {
@@ -160,7 +159,7 @@ def test_dimensions_are_those_of_scikit_optimize(space):
 
 
 def test_without_scikit_optimize_it_is_said_what_to_install(space, monkeypatch):
-    from cgcnn_ase.active.initial import initial_points
+    from cgcnn_ase.optimization.optimizer import initial_points
 
     for name in ("skopt", "skopt.space", "skopt.sampler"):
         monkeypatch.setitem(sys.modules, name, None)

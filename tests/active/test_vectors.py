@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk
 
 from cgcnn_ase import load_model
-from cgcnn_ase.active.vectors import crystal_vectors, site_vectors
+from cgcnn_ase.optimization.surrogates.pool_learner import crystal_vectors, site_vectors
 
 
 @pytest.fixture(scope="module")

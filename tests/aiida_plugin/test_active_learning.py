@@ -12,7 +12,7 @@ from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 
-from cgcnn_ase.checkpoint import save_model  # noqa: E402
+from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 
 from .alloys import alloys  # noqa: E402
 from .labelled import small_formation_model  # noqa: E402

@@ -22,7 +22,7 @@ from _daemon import Graph, Profile, kill_and_finish, profile
 from _learning import make_codes, submit_labels, submit_learning
 from _shards import N_SHARDS, make_code, runs, submit_shards
 
-from cgcnn_ase.checkpoint import save_model
+from cgcnn_ase.models.checkpoint import save_model
 
 from .labelled import small_formation_model
 

@@ -17,10 +17,14 @@ from click.testing import CliRunner  # noqa: E402
 from aiida_plugin.calculations.training_data import gather  # noqa: E402
 from aiida_plugin.cli.structures import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
-from aiida_plugin.tools.fetched import fetch_into_aiida, store_fetched  # noqa: E402
-from cgcnn_ase.data.fetch import fetch  # noqa: E402
-from cgcnn_ase.data.provenance import Credit  # noqa: E402
-from cgcnn_ase.data.reference import FetchedRecord, Page, Query  # noqa: E402
+from aiida_plugin.provenance.fetched import fetch_into_aiida, store_fetched  # noqa: E402
+from cgcnn_ase.sources.client import (  # noqa: E402
+    Credit,
+    FetchedRecord,
+    Page,
+    Query,
+)
+from cgcnn_ase.sources.fetch import fetch  # noqa: E402
 from cgcnn_ase.structures.packed import iter_packed  # noqa: E402
 
 FIELDS = ("energy_per_atom", "band_gap")

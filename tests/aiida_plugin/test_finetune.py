@@ -13,11 +13,11 @@ from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 
-from aiida_plugin.calculations.finetune_steps import accuracy, offset  # noqa: E402
+from aiida_plugin.calculations.functions.finetune_steps import accuracy, offset  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
-from aiida_plugin.workflows.finetune_protocol import protocol_inputs, protocol_names  # noqa: E402
+from aiida_plugin.workflows.finetune import protocol_inputs, protocol_names  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
-from cgcnn_ase.checkpoint import save_model  # noqa: E402
+from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 
 from .labelled import SCHEME, oxide, oxides, small_formation_model  # noqa: E402
 
@@ -236,7 +236,7 @@ def test_a_shift_of_the_references_is_found_element_by_element():
 
 
 def test_every_protocol_is_a_recipe_for_few_and_for_many():
-    from aiida_plugin.calculations.train_settings import problem
+    from aiida_plugin.calculations.train import problem
 
     assert list(protocol_names()) == ["fast", "balanced", "stringent"]
     for name in protocol_names():

@@ -14,11 +14,14 @@ from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 
-from aiida_plugin.calculations.join_labels import join_labels  # noqa: E402
-from aiida_plugin.calculations.label_structures import structures_to_label  # noqa: E402
-from aiida_plugin.data.label_scheme import scheme_id, scheme_of  # noqa: E402
+from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
+from aiida_plugin.calculations.functions.label_structures import structures_to_label  # noqa: E402
+from aiida_plugin.data.label_scheme import (  # noqa: E402
+    largest_group,
+    scheme_id,
+    scheme_of,
+)
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
-from aiida_plugin.workflows.one_scheme import largest_group  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

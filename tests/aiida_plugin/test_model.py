@@ -20,8 +20,8 @@ from aiida.tools.archive import create_archive, import_archive
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.model_contents import BESIDES, hash_of_files
 from cgcnn_ase import predict
-from cgcnn_ase.model_folder import CheckpointError
-from cgcnn_ase.registry import pretrained_folder
+from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.models.registry import pretrained_folder
 
 MGO = Path(__file__).resolve().parents[2] / "examples" / "structures" / "MgO.cif"
 NAME = "formation-energy-per-atom"
@@ -48,8 +48,8 @@ def test_importing_it_imports_no_torch():
 
 
 def test_the_files_besides_have_the_names_that_are_written():
-    from cgcnn_ase.neighbor_index import NEIGHBORS
-    from cgcnn_ase.training.card import TRAINING_IDS
+    from cgcnn_ase.explain.training_neighbors import NEIGHBORS
+    from cgcnn_ase.zoo.card import TRAINING_IDS
 
     assert {NEIGHBORS, TRAINING_IDS} <= set(BESIDES)
 

@@ -13,9 +13,9 @@ from aiida.manage import get_manager  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # noqa: E402
 
 from aiida_plugin.calculations.crash_safe import START_ONCE  # noqa: E402
-from aiida_plugin.calculations.shards import cut  # noqa: E402
-from aiida_plugin.tools.recover import close_ended  # noqa: E402
-from aiida_plugin.workflows.once import call_once, never_began, submit_once  # noqa: E402
+from aiida_plugin.calculations.functions.shards import cut  # noqa: E402
+from aiida_plugin.provenance.recover import close_ended  # noqa: E402
+from aiida_plugin.workflows.idempotent import call_once, never_began, submit_once  # noqa: E402
 
 
 @pytest.fixture

@@ -19,15 +19,17 @@ from ase.calculators.emt import EMT  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
-from aiida_plugin.oracles.dft import DFTOracle  # noqa: E402
-from aiida_plugin.oracles.settings import DFTSettings  # noqa: E402
+from aiida_plugin.oracles.dft import (  # noqa: E402
+    DFTOracle,
+    DFTSettings,
+    engine_in_words,
+)
 from aiida_plugin.oracles.steps import PROCESS_TYPE, record_steps  # noqa: E402
-from aiida_plugin.oracles.words import engine_in_words  # noqa: E402
-from aiida_plugin.tools.lineage import DFT, lineage  # noqa: E402
-from cgcnn_ase.active.config import read_config  # noqa: E402
-from cgcnn_ase.active.loop import optimise  # noqa: E402
-from cgcnn_ase.active.oracles import BatchOracle, OracleError, RecordingOracle, make_oracle  # noqa: E402
-from cgcnn_ase.active.problem import build_problem  # noqa: E402
+from aiida_plugin.provenance.lineage import DFT, lineage  # noqa: E402
+from cgcnn_ase.optimization.config import read_config  # noqa: E402
+from cgcnn_ase.optimization.loop import optimise  # noqa: E402
+from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, RecordingOracle, make_oracle  # noqa: E402
+from cgcnn_ase.optimization.problem import build_problem  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -309,7 +311,7 @@ import sys
 from ase.build import bulk
 from aiida.orm import QueryBuilder, WorkChainNode
 from aiida_plugin.oracles import dft
-from aiida_plugin.oracles.settings import DFTSettings
+from aiida_plugin.oracles.dft import DFTSettings
 
 if KILLED:
     dft.terminated = lambda waiting: sys.exit(0)
@@ -344,7 +346,7 @@ def test_submit_needs_a_daemon():
 
 
 def test_without_a_profile(tmp_path):
-    line = "from cgcnn_ase.active.oracles import make_oracle; make_oracle('gpaw')"
+    line = "from cgcnn_ase.optimization.oracles import make_oracle; make_oracle('gpaw')"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", line],
         env=os.environ | {"AIIDA_PATH": str(tmp_path), "HOME": str(tmp_path)},

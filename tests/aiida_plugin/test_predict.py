@@ -16,7 +16,7 @@ from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
 from cgcnn_ase import predict  # noqa: E402
-from cgcnn_ase.checkpoint import save_model  # noqa: E402
+from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 
 from ..conftest import make_model, random_crystal  # noqa: E402
 
@@ -232,7 +232,7 @@ def test_each_failure_has_its_number(parsed, written, change, status, words):
 
 def test_predictions_of_another_model(parsed, written, tmp_path):
     other = save_model(make_model(seed=9), tmp_path / "other")
-    from cgcnn_ase.registry import model_info
+    from cgcnn_ase.models.registry import model_info
 
     sha = written["predictions"].splitlines()[1].split(",")[-2]
     text = written["predictions"].replace(sha, model_info(other).sha256)

@@ -23,7 +23,7 @@ from pandas.testing import assert_frame_equal
 from aiida_plugin.data.columns import KINDS, SAME, read_columns, write_columns
 from aiida_plugin.data.predictions import PredictionsData
 from cgcnn_ase import predict
-from cgcnn_ase.prediction import NOTHING, SITE_COLUMNS, Prediction, Predictions
+from cgcnn_ase.prediction.results import NOTHING, SITE_COLUMNS, Prediction, Predictions
 
 SHA = "5" * 64
 
@@ -238,7 +238,7 @@ def test_a_classification(cgcnn_ase, cif_folder, tmp_path):
 @pytest.fixture
 def written(tmp_path):
     """The CSV file of awkward predictions, by the command's own writer."""
-    from cgcnn_ase.cli.output import open_output
+    from cgcnn_ase.cli.prediction_output import open_output
 
     path = tmp_path / "out.csv"
     with open_output(path, as_json=False, resume=False, sources=[], models=[]) as writer:

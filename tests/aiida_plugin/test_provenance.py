@@ -9,12 +9,12 @@ from ase.build import bulk
 
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.tools.errors import errors
-from aiida_plugin.tools.lineage import lineage
-from aiida_plugin.tools.origin import origin
-from aiida_plugin.tools.picture import graph_picture
-from aiida_plugin.tools.same_structure import predictions_of
-from aiida_plugin.tools.use import used_by
+from aiida_plugin.provenance.errors import errors
+from aiida_plugin.provenance.lineage import lineage
+from aiida_plugin.provenance.model_usage import used_by
+from aiida_plugin.provenance.origin import origin
+from aiida_plugin.provenance.picture import graph_picture
+from aiida_plugin.provenance.same_structure import predictions_of
 
 from .stored_graph import SCHEME, store_graph
 
@@ -125,7 +125,7 @@ def test_errors_against_later_dft(graph):
 
 def test_kinds_of_labels():
     """Schemes that tell of other elements are of one kind; another functional or another U is not."""
-    from aiida_plugin.tools.errors import _kinds
+    from aiida_plugin.provenance.errors import _kinds
 
     nickel, cobalt = SCHEME, {**SCHEME, "hubbard_u": {"Co": 3.3}}
     other = {**SCHEME, "hubbard_u": {"Ni": 5.0}}

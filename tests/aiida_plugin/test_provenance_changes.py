@@ -11,12 +11,12 @@ from ase.build import bulk
 from sqlalchemy import event
 
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.tools.errors import errors
-from aiida_plugin.tools.origin import origin
-from aiida_plugin.tools.parity import parity_plot
-from aiida_plugin.tools.picture import graph_picture
-from aiida_plugin.tools.same_structure import predictions_of
-from aiida_plugin.tools.use import bad_models, mark_bad, unmark, used_by
+from aiida_plugin.provenance.errors import errors
+from aiida_plugin.provenance.model_usage import bad_models, mark_bad, unmark, used_by
+from aiida_plugin.provenance.origin import origin
+from aiida_plugin.provenance.parity import parity_plot
+from aiida_plugin.provenance.picture import graph_picture
+from aiida_plugin.provenance.same_structure import predictions_of
 
 from .stored_graph import SCHEME, label, labelled, pool_of, predict, predictions_of_model, process, store_graph
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from aiida_plugin.cli.app import main
 from aiida_plugin.cli.predictions import predictions
-from aiida_plugin.tools.origin import origin
+from aiida_plugin.provenance.origin import origin
 
 from .stored_graph import store_graph
 

@@ -14,9 +14,9 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 from aiida_plugin.data.model import CGCNNModelData
-from aiida_plugin.tools.origin import origin
-from aiida_plugin.tools.record import PROCESS_TYPE, record
-from aiida_plugin.tools.same_structure import predictions_of
+from aiida_plugin.provenance.origin import origin
+from aiida_plugin.provenance.record import PROCESS_TYPE, record
+from aiida_plugin.provenance.same_structure import predictions_of
 from cgcnn_ase import CGCNNCalculator
 
 

@@ -9,10 +9,12 @@ from aiida import orm  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 
-from aiida_plugin.calculations.agreement import agreement  # noqa: E402
-from aiida_plugin.calculations.learning_report import learning_report  # noqa: E402
-from aiida_plugin.calculations.merge_labelled import merge_labelled  # noqa: E402
-from aiida_plugin.calculations.selection import select  # noqa: E402
+from aiida_plugin.calculations.functions.join_labels import merge_labelled  # noqa: E402
+from aiida_plugin.calculations.functions.prediction_errors import (  # noqa: E402
+    agreement,
+    learning_report,
+)
+from aiida_plugin.calculations.functions.selection import select  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 

@@ -22,9 +22,9 @@ from aiida_plugin.cli.app import main
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.setup import codes as codes_of
+from aiida_plugin.setup import codes as models_of
 from aiida_plugin.setup import computer as computer_of
-from aiida_plugin.setup import models as models_of
-from aiida_plugin.setup.finding import ensure, look
+from aiida_plugin.setup.checks import ensure, look
 from aiida_plugin.setup.services import services
 
 
@@ -383,7 +383,7 @@ def test_an_archive_of_a_newer_aiida(profile, tmp_path):
 
 def test_a_model_node_of_a_newer_version(profile, small_model, monkeypatch, tmp_path):
     """As an archive brings it: stored by a version that knows the format, read by this one."""
-    from cgcnn_ase import model_folder
+    from cgcnn_ase.models import folder as model_folder
 
     shutil.copytree(small_model, tmp_path / "new")
     config = json.loads((tmp_path / "new" / "config.json").read_text())

@@ -21,10 +21,10 @@ from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
 from cgcnn_ase import predict  # noqa: E402
-from cgcnn_ase.checkpoint import save_model, save_models  # noqa: E402
-from cgcnn_ase.nn.model import CrystalModel  # noqa: E402
+from cgcnn_ase.core.targets import TargetSpec  # noqa: E402
+from cgcnn_ase.models.checkpoint import save_model, save_models  # noqa: E402
+from cgcnn_ase.models.crystal_model import CrystalModel  # noqa: E402
 from cgcnn_ase.nn.network import Network  # noqa: E402
-from cgcnn_ase.targets import TargetSpec  # noqa: E402
 
 from .labelled import SCHEME, TINY, oxide, oxides, small_formation_model  # noqa: E402
 

@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
-from aiida_plugin.calculations.division import divide
-from aiida_plugin.calculations.training_data import gather
+from aiida_plugin.calculations.training_data import divide, gather
 from aiida_plugin.data.labels import label_of
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.data.dataset import load_dataset

@@ -628,7 +628,7 @@ def test_workers_end_with_the_command(slow_folder, small_model, tmp_path, name):
 
 
 def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_path, monkeypatch, cgcnn_ase):
-    from cgcnn_ase.prediction import Predictor
+    from cgcnn_ase.prediction.predictor import Predictor
 
     stream = Predictor.stream_files
 
@@ -765,7 +765,7 @@ def test_dropout_on_the_command_line(cgcnn_ase, cif_folder, dropout_model):
 
 
 def test_models_as_json(cgcnn_ase, monkeypatch, tmp_path, small_model):
-    from cgcnn_ase import registry
+    from cgcnn_ase.models import registry
 
     monkeypatch.setattr(registry, "pretrained_folder", lambda: tmp_path)
     assert json.loads(cgcnn_ase("models", "--json").out) == []
@@ -780,7 +780,7 @@ def test_models_as_json(cgcnn_ase, monkeypatch, tmp_path, small_model):
 
 
 def test_a_model_by_its_name(cgcnn_ase, monkeypatch, tmp_path, small_model, cif_folder):
-    from cgcnn_ase import registry
+    from cgcnn_ase.models import registry
 
     shutil.copytree(small_model, tmp_path / "zoo" / "mine")
     monkeypatch.setattr(registry, "pretrained_folder", lambda: tmp_path / "zoo")

@@ -9,15 +9,15 @@ import pytest
 from ase import Atoms
 from ase.io import write
 
-from cgcnn_ase.checkpoint import save_model
+from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.model_folder import CONFIG, WEIGHTS, read_config, write_files
+from cgcnn_ase.models.checkpoint import save_model
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.folder import CONFIG, WEIGHTS, read_config, write_files
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
-from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import Scaler, TargetSpec
 
 GRAPH = GraphConfig(cutoff=5.0, n_neighbors=6, merge=True)
 LINES = replace(GRAPH, line_graph=True)

@@ -7,8 +7,8 @@ import ase.io
 import pytest
 from ase.build import bulk
 
-from cgcnn_ase.neighbor_index import NEIGHBORS
-from cgcnn_ase.registry import DEFAULT_MODEL, find_model
+from cgcnn_ase.explain.training_neighbors import NEIGHBORS
+from cgcnn_ase.models.registry import DEFAULT_MODEL, find_model
 
 from ..conftest import cif_text, rock_salt_cif
 

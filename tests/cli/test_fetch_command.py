@@ -119,16 +119,16 @@ def test_a_wrong_key_and_none(run, monkeypatch):
     assert (done.code, "the key is not accepted" in done.err) == (2, True)
     assert "q" * 32 not in done.err
     monkeypatch.delenv("MP_API_KEY")
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.key._of_ase", lambda: None)
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.key._of_pymatgen", lambda: None)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.http._of_ase", lambda: None)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.http._of_pymatgen", lambda: None)
     done = run("--formula", "NiO")  # stdin is no terminal: nobody is asked
     assert (done.code, "needs a key: set MP_API_KEY" in done.err) == (2, True)
 
 
 def test_a_person_is_asked_for_the_key_and_it_is_not_shown(run, monkeypatch):
     monkeypatch.delenv("MP_API_KEY")
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.key._of_ase", lambda: None)
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.key._of_pymatgen", lambda: None)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.http._of_ase", lambda: None)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.http._of_pymatgen", lambda: None)
     hidden = []
 
     def answer(text, *, hide_input, err):
@@ -144,7 +144,7 @@ def test_a_person_is_asked_for_the_key_and_it_is_not_shown(run, monkeypatch):
 
 
 def test_failures_on_the_way_are_told_and_passed_over(run, server, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.retry.time", type("Clock", (), {"sleep": staticmethod(lambda _: None)}))
+    monkeypatch.setattr("cgcnn_ase.sources.retry.time", type("Clock", (), {"sleep": staticmethod(lambda _: None)}))
     server.faults.queue.extend([None, "500", "429"])
     done = run("--formula", "NiO")
     assert done.code == 0
@@ -160,7 +160,7 @@ def test_a_killed_fetch_goes_on_after_the_last_page(run, server, tmp_path, monke
     import sys
     import time
 
-    command = [sys.executable, "-c", "import cgcnn_ase.data.materials_project.client as m; m.AT_ONCE = 4\n"
+    command = [sys.executable, "-c", "import cgcnn_ase.sources.materials_project.client as m; m.AT_ONCE = 4\n"
                "from cgcnn_ase.cli.app import app; app()"]  # fmt: skip
     command += ["fetch", "--endpoint", server.url, "--output", str(tmp_path / "data"), "--elements", "O"]
     server.faults.queue.extend([None] * 4 + ["slow"])
@@ -174,7 +174,7 @@ def test_a_killed_fetch_goes_on_after_the_last_page(run, server, tmp_path, monke
     assert kept >= 1
     assert not (tmp_path / "data").exists()
     server.faults.queue.clear()
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.client.AT_ONCE", 4)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.client.AT_ONCE", 4)
     server.log.clear()
     done = run("--elements", "O")
     assert done.code == 0, done.err

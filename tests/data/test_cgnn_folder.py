@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from cgcnn_ase import load_model
-from cgcnn_ase.data.cgnn_folder import is_cgnn_folder, load_cgnn_folder
+from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
+from cgcnn_ase.data.formats import is_cgnn_folder
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import unbatch
 

@@ -9,13 +9,14 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset
-from cgcnn_ase.data.errors import DatasetError
+from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
-from cgcnn_ase.data.prepared import PreparedData, is_prepared
+from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.targets import TargetSpec
 
 CRYSTALS = [
     bulk("NaCl", "rocksalt", a=5.6),

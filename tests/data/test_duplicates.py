@@ -7,8 +7,8 @@ import pytest
 from ase.build import bulk, fcc111, make_supercell
 from ase.spacegroup import crystal
 
-from cgcnn_ase.data.duplicates import Matches, Sameness, find_common, find_duplicates
 from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.inspection.duplicates import Matches, Sameness, find_common, find_duplicates
 
 MGO, ZNS = bulk("MgO", "rocksalt", a=4.21), bulk("ZnS", "zincblende", a=5.41)
 WURTZITE = bulk("ZnS", "wurtzite", a=3.82, c=6.26)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cgcnn_ase.data.energy_alignment import ElementOffsets, fit_offsets
-from cgcnn_ase.data.labelled_table import read_table
-from cgcnn_ase.elements import symbols
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.data.dataset import read_table
+from cgcnn_ase.inspection.element_offsets import ElementOffsets, fit_offsets
 
 ELEMENTS = ["Li", "O", "Mg", "Ti", "Ni", "Cu"]
 TRUE = {"Li": 0.31, "O": -0.69, "Mg": 0.02, "Ti": -1.4, "Ni": -2.5, "Cu": 0.0}

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from ase.build import bulk, graphene
 
+from cgcnn_ase.core.errors import DatasetError, FetchError
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.errors import DatasetError, FetchError
-from cgcnn_ase.data.fetch import fetch
-from cgcnn_ase.data.provenance import Credit
-from cgcnn_ase.data.reference import CursorError, FetchedRecord, Page, Query
+from cgcnn_ase.sources.client import Credit, CursorError, FetchedRecord, Page, Query
+from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.structures import read_structures
 
 SIZE = 4

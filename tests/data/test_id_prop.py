@@ -8,8 +8,8 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
+from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data import id_prop
-from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.id_prop import read_id_prop
 
 

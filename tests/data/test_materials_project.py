@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("mp_api")
 
-from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.fetch import fetch
-from cgcnn_ase.data.materials_project import MaterialsProject
-from cgcnn_ase.data.materials_project.key import NoKeyError, find_key
-from cgcnn_ase.data.reference import CursorError, Query
-from cgcnn_ase.data.retry import with_retries
+from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.client import CursorError, Query
+from cgcnn_ase.sources.fetch import fetch
+from cgcnn_ase.sources.materials_project import MaterialsProject
+from cgcnn_ase.sources.materials_project.http import NoKeyError, find_key
+from cgcnn_ase.sources.retry import with_retries
 from cgcnn_ase.structures import read_structures
 
 from ..local_servers import server_module
@@ -52,7 +52,7 @@ def client(server):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.retry.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("cgcnn_ase.sources.retry.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.delenv("MP_API_KEY", raising=False)
 
 
@@ -247,7 +247,7 @@ def test_limit_takes_the_first(server, client, tmp_path):
 
 
 def test_pages_and_cursors(server, client, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.client.AT_ONCE", 16)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.client.AT_ONCE", 16)
     whole = list(client.pages(Query(), ["band_gap"]))
     assert [len(page.records) for page in whole] == [16, 16, 12]
     assert {page.total for page in whole} == {N}
@@ -259,7 +259,7 @@ def test_pages_and_cursors(server, client, monkeypatch):
 
 
 def test_the_list_is_read_to_its_end_in_any_order(server, client, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.listing._LISTED", 13)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.listing._LISTED", 13)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(server.database, "ids", rng.permutation(server.database.ids).tolist())
     found = [record.id for page in client.pages(Query(), ["band_gap"]) for record in page.records]
@@ -270,7 +270,7 @@ def test_the_list_is_read_to_its_end_in_any_order(server, client, monkeypatch):
 
 
 def test_a_list_that_changes_while_it_is_read_is_refused(server, client, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.listing._LISTED", 20)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.listing._LISTED", 20)
     original = mps.MaterialsProjectServer.search
     monkeypatch.setattr(
         mps.MaterialsProjectServer,
@@ -311,8 +311,8 @@ def test_a_failure_is_passed_over(server, client, tmp_path, kind):
 
 
 def test_many_failures_lose_and_double_nothing(server, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.client.AT_ONCE", 3)
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.listing._LISTED", 7)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.client.AT_ONCE", 3)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.listing._LISTED", 7)
     server.faults = mps.Faults(rate=0.2, kinds=("500", "429", "cut", "refused"), seed=5)
     provenance, rows = get(client, tmp_path, attempts=12)
     assert sum(server.faults.given.values()) > 5
@@ -339,7 +339,7 @@ def test_a_slow_answer_is_given_up_and_asked_again(server, tmp_path):
 
 
 def test_it_gives_up_in_words_and_goes_on_later(server, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.data.materials_project.client.AT_ONCE", 16)
+    monkeypatch.setattr("cgcnn_ase.sources.materials_project.client.AT_ONCE", 16)
     server.faults.queue.extend([None, None, None, "500"] + ["500"] * 5)  # of the list, of the list, of a page
     with pytest.raises(FetchError, match=r"the server failed \(HTTP 500\) \(given up after 6 attempts\)"):
         get(client, tmp_path)

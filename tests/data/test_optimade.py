@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.fetch import fetch
-from cgcnn_ase.data.optimade import Optimade
-from cgcnn_ase.data.optimade.providers import PROVIDERS
-from cgcnn_ase.data.reference import CursorError, Query
-from cgcnn_ase.data.retry import with_retries
+from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.client import CursorError, Query
+from cgcnn_ase.sources.fetch import fetch
+from cgcnn_ase.sources.optimade import Optimade
+from cgcnn_ase.sources.optimade.providers import PROVIDERS
+from cgcnn_ase.sources.retry import with_retries
 from cgcnn_ase.structures.packed import iter_packed
 
 from ..optimade_reference import crystals, document, serve
@@ -167,7 +167,7 @@ def test_limit(client, server):
 
 @pytest.mark.parametrize("broken_after", [None, 1, 2, 3])
 def test_more_ids_than_an_address_holds(client, server, monkeypatch, broken_after):
-    monkeypatch.setattr("cgcnn_ase.data.optimade.client._MOST_IDS", 7)
+    monkeypatch.setattr("cgcnn_ase.sources.optimade.client._MOST_IDS", 7)
     query = Query(ids=tuple(CRYSTALS))
     found, cursor = [], None
     for page, _ in zip(client.pages(query, FIELDS), range(broken_after or 99), strict=False):

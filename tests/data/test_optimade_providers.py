@@ -6,12 +6,12 @@ import pytest
 from ase import units as ase_units
 from optimade.filterparser import LarkParser
 
-from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.optimade.about import check_units, stated_licence, stated_version
-from cgcnn_ase.data.optimade.filter import optimade_filter, reduced_formula
-from cgcnn_ase.data.optimade.providers import PROVIDERS, find_provider
-from cgcnn_ase.data.property_units import FACTORS, conversion, same_unit, units
-from cgcnn_ase.data.reference import UNITS, Query
+from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.client import UNITS, Query
+from cgcnn_ase.sources.optimade.filter import optimade_filter, reduced_formula
+from cgcnn_ase.sources.optimade.providers import PROVIDERS, find_provider
+from cgcnn_ase.sources.optimade.server import check_units, stated_licence, stated_version
+from cgcnn_ase.sources.units import FACTORS, conversion, same_unit, units
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import molecule, mx2
 
-from cgcnn_ase.data.optimade.structures import to_atoms
+from cgcnn_ase.sources.optimade.structures import to_atoms
 from cgcnn_ase.structures import StructureError
 
 from ..optimade_reference import crystals, document

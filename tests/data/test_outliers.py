@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from ase.build import bulk
 
-from cgcnn_ase.data.errors import DatasetError
-from cgcnn_ase.data.labelled_table import LabelledTable
-from cgcnn_ase.data.outliers import Limits, ModelSays, find_outliers
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.data.dataset import LabelledTable
 from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.inspection.outliers import Limits, ModelSays, find_outliers
 
 #: published lattice parameters of rock salts, Å (Wyckoff, Crystal Structures, 1963)
 SALTS = {

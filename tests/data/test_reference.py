@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cgcnn_ase.data.reference import Query
+from cgcnn_ase.sources.client import Query
 
 BAD = {
     "element": ({"elements": ("Li", "Xx")}, "elements: 'Xx' is no element"),

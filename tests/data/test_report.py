@@ -9,10 +9,9 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
-from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.errors import DatasetError
-from cgcnn_ase.data.labelled_table import read_table
-from cgcnn_ase.data.report import Distribution, dataset_report
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.data.dataset import load_dataset, read_table
+from cgcnn_ase.inspection.report import Distribution, dataset_report
 
 CRYSTALS = {
     "a": bulk("NaCl", "rocksalt", a=5.64, cubic=True),

@@ -5,8 +5,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from cgcnn_ase.data.errors import FetchError
-from cgcnn_ase.data.retry import retry_after, with_retries
+from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.retry import retry_after, with_retries
 
 
 class Flaky:

@@ -10,13 +10,13 @@ import torch
 from ase.build import bulk
 from ase.io import write
 
-from cgcnn_ase.data.graph_store import GraphStore
-from cgcnn_ase.data.prepared import PreparedData, is_prepared, join
-from cgcnn_ase.data.shards import GraphShards
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.data.formats import is_prepared
+from cgcnn_ase.data.graph_store import GraphShards, GraphStore
+from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.targets import TargetSpec
 
 CRYSTALS = [bulk("NaCl", "rocksalt", a=5.6 + 0.05 * k) for k in range(5)] + [bulk("Si"), bulk("Cu"), bulk("Al")]
 GRAPH = GraphConfig(cutoff=5.0, n_neighbors=6)

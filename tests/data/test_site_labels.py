@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from ase.build import bulk
 
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import reduced_formula
-from cgcnn_ase.data.errors import DatasetError
 from cgcnn_ase.data.site_labels import (
     LabelledHost,
     SiteSet,
@@ -19,10 +20,9 @@ from cgcnn_ase.data.site_labels import (
     with_splits,
     without_held_out,
 )
-from cgcnn_ase.data.vacancies import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.targets import TargetSpec
+from cgcnn_ase.zoo.vacancy_data import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 
 SPECS = tuple(TargetSpec(name=f"vacancy_{name}", unit="eV", level="site") for name in ("a", "b"))
 

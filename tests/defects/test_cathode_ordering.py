@@ -8,8 +8,8 @@ from ase.neighborlist import neighbor_list
 from pymatgen.core.ewald import EwaldSummation
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from cgcnn_ase.defects.cathodes import build_cathode
-from cgcnn_ase.defects.cathodes.oxidation import oxidation_states
+from cgcnn_ase.cathodes import build_cathode
+from cgcnn_ase.cathodes.composition import oxidation_states
 
 METALS = {"Ni", "Co", "Mn"}
 
@@ -92,7 +92,7 @@ def test_ewald_removal_finds_what_enumeration_finds():
 
 def test_lowest_takes_the_lowest_of_its_candidates():
     """A model that likes Co and Mn near the origin, and Li far from it, so the answer can be computed beside it."""
-    from cgcnn_ase.defects.energy_models import Energies
+    from cgcnn_ase.energies.ensemble_energy import Energies
 
     class Likes:
         name, references = "likes", None

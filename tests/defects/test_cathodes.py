@@ -6,10 +6,9 @@ import pytest
 import spglib
 from ase.neighborlist import neighbor_list
 
-from cgcnn_ase.defects.cathodes import build_cathode, cathode_names, cathodes, parse_cathode
-from cgcnn_ase.defects.cathodes.composition import whole_numbers
-from cgcnn_ase.defects.cathodes.oxidation import oxidation_states
-from cgcnn_ase.defects.cathodes.supercells import compact_matrix
+from cgcnn_ase.cathodes import build_cathode, cathode_names, cathodes, parse_cathode
+from cgcnn_ase.cathodes.composition import oxidation_states, whole_numbers
+from cgcnn_ase.cathodes.supercells import compact_matrix
 
 
 def bonds(atoms, a, b, cutoff):

@@ -9,13 +9,20 @@ from ase import Atoms
 from ase.build import bulk
 from ase.geometry import get_distances
 
+from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.data.dataset import reduced_formula
-from cgcnn_ase.defects.cathodes import build_cathode
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
-from cgcnn_ase.defects.detection_data import IS_DEFECTIVE, prepare_cells, prepare_places, split_hosts
-from cgcnn_ase.defects.detection_hosts import NamedHost, layers
-from cgcnn_ase.defects.detection_training import CATHODES, prepared
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.zoo.detection_data import (
+    CATHODES,
+    IS_DEFECTIVE,
+    NamedHost,
+    layers,
+    prepare_cells,
+    prepare_places,
+    prepared,
+    split_hosts,
+)
 
 from ..published_layers import boron_nitride, molybdenum_disulfide
 

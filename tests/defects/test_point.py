@@ -136,7 +136,7 @@ def test_a_large_cell_without_symmetry_is_quick(layered_108):
 
 def test_thousands_come_one_by_one(layered_108):
     """Nothing is made before it is asked for: the first few of 108 sites × 90 dopants."""
-    from cgcnn_ase.elements import symbols
+    from cgcnn_ase.core.elements import symbols
 
     dopants = [symbol for symbol in symbols()[1:95] if symbol not in ("Li", "O")]
     found = point_defects(layered_108, "substitution", dopants=dopants, supercell=2)

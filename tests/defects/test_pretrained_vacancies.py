@@ -9,7 +9,7 @@ from ase.io import read, write
 
 from cgcnn_ase import load_model, predict
 from cgcnn_ase.defects import build_cathode, screen
-from cgcnn_ase.registry import FIDELITIES, model_names, with_fidelity
+from cgcnn_ase.models.registry import FIDELITIES, model_names, with_fidelity
 
 from ..test_pretrained import EXAMPLES
 

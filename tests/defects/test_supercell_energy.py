@@ -8,10 +8,11 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from cgcnn_ase import CGCNNCalculator
-from cgcnn_ase.defects.energy_models import CalculatorEnergy, Energies, EnergyModel, as_energy_model
-from cgcnn_ase.defects.relaxation import NotConvergedError
+from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.defects.supercell_energy import defect_formation_energies, defect_formation_energy
-from cgcnn_ase.elements import reference_energies
+from cgcnn_ase.energies.energy_model import CalculatorEnergy, as_energy_model
+from cgcnn_ase.energies.ensemble_energy import Energies, EnergyModel
+from cgcnn_ase.energies.relax import NotConvergedError
 
 
 class Made:

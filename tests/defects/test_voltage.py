@@ -7,12 +7,11 @@ import pytest
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 
-from cgcnn_ase.defects.cathodes import build_cathode
-from cgcnn_ase.defects.energy_models import Energies
-from cgcnn_ase.defects.framework import framework
-from cgcnn_ase.defects.voltage import average_voltage, voltage_curve
-from cgcnn_ase.plots import save
-from cgcnn_ase.voltage_plot import voltage_plot
+from cgcnn_ase.cathodes import build_cathode
+from cgcnn_ase.cathodes.voltage import average_voltage, framework, voltage_curve
+from cgcnn_ase.cathodes.voltage_plot import voltage_plot
+from cgcnn_ase.energies.ensemble_energy import Energies
+from cgcnn_ase.plotting.model_plots import save
 
 LITHIUM = -1.9
 

@@ -8,7 +8,7 @@ from ase.data import chemical_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgcnn_ase.elements import atomic_radii
+from cgcnn_ase.core.elements import atomic_radii
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.graphs.coordinator import CENTER_DISTANCE, MAX_SPLITS, n_coordinated
 from cgcnn_ase.graphs.neighbors import search

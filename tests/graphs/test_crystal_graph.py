@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from cgcnn_ase.elements import UnknownElementError
+from cgcnn_ase.core.elements import UnknownElementError
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, build_graphs, unbatch
 from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms, to_device, to_dgl
 from cgcnn_ase.graphs.geometry import Geometry, geometry

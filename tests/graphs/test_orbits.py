@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cgcnn_ase.graphs import GraphConfig, batch, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
-from cgcnn_ase.graphs.orbits import Merged, merge_equivalent
+from cgcnn_ase.graphs.quotient import Merged, merge_equivalent
 from cgcnn_ase.nn.cgcnn import CGCNN
 
 NAMES = ["fcc", "bcc", "hcp", "diamond", "rocksalt", "perovskite", "LiNiO2", "spinel", "rutile"]

@@ -13,9 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.alignn import ALIGNNConfig
-from cgcnn_ase.nn.batch_norm import WeightedBatchNorm
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.layers import norm
+from cgcnn_ase.nn.layers import WeightedBatchNorm, norm
 from cgcnn_ase.nn.network import AnyConfig, Network, NetworkConfig
 
 R, C = 9, 4

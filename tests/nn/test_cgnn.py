@@ -13,15 +13,13 @@ from torch.nn import functional
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import crystal_index
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
-from cgcnn_ase.graphs.orbits import merge_equivalent
+from cgcnn_ase.graphs.quotient import merge_equal_edges, merge_equivalent
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.cgnn import CGNN, CGNNConfig, CGNNConvolution
-from cgcnn_ase.nn.edge_networks import AggregateLayer, BilinearLayer, FastLayer
-from cgcnn_ase.nn.for_prediction import for_prediction
+from cgcnn_ase.nn.cgnn import CGNN, AggregateLayer, BilinearLayer, CGNNConfig, CGNNConvolution, FastLayer
 from cgcnn_ase.nn.layers import activation
 from cgcnn_ase.nn.messages import connect
 from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+from cgcnn_ase.prediction.fused_cgcnn import for_prediction
 
 STRUCTURES = [
     bulk("NaCl", "rocksalt", a=5.6, cubic=True),

@@ -6,12 +6,11 @@ from ase import Atoms
 from ase.build import bulk
 
 from cgcnn_ase.graphs import GraphConfig, build_graphs
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
-from cgcnn_ase.nn import blocks
-from cgcnn_ase.nn.blocked import BlockedEdgeGated, BlockedGated, BlockedSimple, Softplus
+from cgcnn_ase.graphs.quotient import merge_equal_edges
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.for_prediction import for_prediction
 from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.prediction import fused_cgcnn as blocks
+from cgcnn_ase.prediction.fused_cgcnn import BlockedEdgeGated, BlockedGated, BlockedSimple, Softplus, for_prediction
 
 STRUCTURES = [
     bulk("NaCl", "rocksalt", a=5.6),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
-from cgcnn_ase.graphs.equal_edges import merge_equal_edges
+from cgcnn_ase.graphs.quotient import merge_equal_edges
 from cgcnn_ase.nn import messages
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.messages import (

@@ -11,13 +11,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
+from cgcnn_ase.core.elements import electronegativity_scale
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.elements import electronegativity_scale
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.targets import TargetSpec
 from cgcnn_ase.training.config import TrainConfig
 
 ELEMENTS = ["Li", "Na", "Mg", "Al", "Ti", "Mn", "Fe", "Ni", "Cu", "Zn", "O", "S", "F", "Cl", "N"]

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from cgcnn_ase import load_model
-from cgcnn_ase.checkpoint import load_folder, save_model
+from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.inference import ModelInference
-from cgcnn_ase.model_folder import CheckpointError
+from cgcnn_ase.models.checkpoint import load_folder, save_model
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.nn.alignn import ALIGNNConfig
-from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.prediction import Predictor
+from cgcnn_ase.prediction.inference import ModelInference
+from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.structures import StructureRecord
-from cgcnn_ase.targets import Scaler, TargetSpec
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.run import train
 
@@ -67,7 +67,7 @@ def test_a_folder_gives_back_what_was_saved(tmp_path, make_crystals):
 
 
 def test_an_unknown_architecture_in_a_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.checkpoint.asdict", lambda config: _renamed(config))
+    monkeypatch.setattr("cgcnn_ase.models.checkpoint.asdict", lambda config: _renamed(config))
     save_model(model_of(), tmp_path / "m")
     with pytest.raises(CheckpointError, match="unknown architecture 'schnet'; allowed: cgcnn, alignn"):
         load_folder(tmp_path / "m")

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cgcnn_ase.training.alignn_settings import is_alignn, translate
+from cgcnn_ase.core.settings import settings_from
+from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.settings import settings_from
 
 #: as published with ALIGNN, without the keys that only name files
 PUBLISHED = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.evaluation import evaluate_model
-from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.core.targets import Scaler
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import Scaler
-from cgcnn_ase.training.blending import STEPS, blend
+from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.weight_interpolation import STEPS, blend
 
 
 @pytest.fixture

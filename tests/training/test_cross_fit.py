@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.checkpoint import load_folder
 from cgcnn_ase.graphs.crystal_graph import composition
-from cgcnn_ase.training.cross_fit import fold_config, fold_splits, left_out_errors
-from cgcnn_ase.training.member import train_member
+from cgcnn_ase.models.checkpoint import load_folder
+from cgcnn_ase.training.member import fold_config, fold_splits, left_out_errors, train_member
 from cgcnn_ase.training.run import train
 
 
@@ -47,7 +46,7 @@ def test_each_error_is_made_by_the_network_that_had_not_seen_the_structure(data,
 
 
 def test_a_run_with_folds_gives_a_model_with_an_error_model(make_data, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.uncertainty.trust.MIN_SAMPLES", 30)
+    monkeypatch.setattr("cgcnn_ase.uncertainty.regression_calibration.MIN_SAMPLES", 30)
     data = make_data(n_train=160, n_val=80, n_test=24)
     best = train(data, tiny(error_folds=2, n_members=2), tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "fold-1" / "finished").exists()
@@ -57,7 +56,7 @@ def test_a_run_with_folds_gives_a_model_with_an_error_model(make_data, tiny, tmp
 
 
 def test_the_error_model_may_do_without_folds(make_data, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.uncertainty.trust.MIN_SAMPLES", 30)
+    monkeypatch.setattr("cgcnn_ase.uncertainty.regression_calibration.MIN_SAMPLES", 30)
     model = load_folder(train(make_data(n_val=80), tiny(), tmp_path / "run", progress=False))
     assert model.trust.errors is not None
     assert model.trust.errors.difficulty is None

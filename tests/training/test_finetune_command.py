@@ -9,14 +9,14 @@ import yaml
 from ase.io import write
 
 from cgcnn_ase import load_model
-from cgcnn_ase.checkpoint import load_models, save_model, save_models
+from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.models.checkpoint import load_models, save_model, save_models
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
-from cgcnn_ase.nn.model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.training.finetune import member_to_tune
 
 SHELL = GraphConfig(cutoff=5.0, n_neighbors=6, merge=True)
@@ -217,7 +217,7 @@ def test_the_head_of_one_of_several(several, crystals):
 
 def test_one_of_several_learns_on(several, tune, monkeypatch, tmp_path):
     """It keeps its own head, scaler and limits."""
-    from cgcnn_ase import registry
+    from cgcnn_ase.models import registry
 
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "several").symlink_to(several)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cgcnn_ase import load_model
-from cgcnn_ase.training.kept_trust import PRIOR, keep_trust
 from cgcnn_ase.training.run import train
+from cgcnn_ase.uncertainty.calibration_reuse import PRIOR, keep_trust
 from cgcnn_ase.uncertainty.estimators import Estimate
-from cgcnn_ase.uncertainty.trust import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Trust
 
 FRACTIONS = np.zeros((1, 101))
 FRACTIONS[0, 8] = 1.0

@@ -8,16 +8,16 @@ import pytest
 import torch
 from ase.io import write
 
-from cgcnn_ase.checkpoint import load_models, save_model
-from cgcnn_ase.data.compositions import composition_groups
-from cgcnn_ase.evaluation import evaluate_model
-from cgcnn_ase.nn.model import CrystalModel
+from cgcnn_ase.core.targets import Scaler
+from cgcnn_ase.data.splits import composition_groups
+from cgcnn_ase.models.checkpoint import load_models, save_model
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.targets import Scaler
-from cgcnn_ase.training.before_after import FILE, in_words, write_before_after
+from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.finetune import hold_frozen
+from cgcnn_ase.training.finetune_defaults import tuning
+from cgcnn_ase.training.finetune_report import FILE, in_words, write_before_after
 from cgcnn_ase.training.replay import OLD_TEST, UNUSED, with_replay
-from cgcnn_ase.training.tuning import tuning
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from cgcnn_ase.training import trainer as trainer_module
+from cgcnn_ase.training import callbacks as trainer_module
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import train_member
 

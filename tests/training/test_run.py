@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from cgcnn_ase import load_model
-from cgcnn_ase.data.compositions import compositions_of
-from cgcnn_ase.evaluation import embeddings_of, evaluate_model, outputs_of
-from cgcnn_ase.training.finish import N_DROPOUT
+from cgcnn_ase.data.splits import compositions_of
+from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.training.assemble import N_DROPOUT
 from cgcnn_ase.training.run import train
 from cgcnn_ase.uncertainty.estimators import combine
 
@@ -175,8 +175,8 @@ def test_without_a_test_split_val_is_what_is_shown(make_data, tiny, tmp_path):
 
 
 def test_no_pictures_without_matplotlib(data, tiny, tmp_path, monkeypatch):
-    from cgcnn_ase import evaluation
-    from cgcnn_ase.training import finish
+    from cgcnn_ase.prediction import evaluation
+    from cgcnn_ase.training import assemble as finish
 
     for module in (evaluation, finish):
         monkeypatch.setattr(module, "find_spec", lambda _: None)

@@ -2,11 +2,11 @@
 
 import pytest
 
+from cgcnn_ase.core.settings import merged, read_yaml, settings_from
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.settings import merged, read_yaml, settings_from
 
 
 def test_what_to_dict_gives_is_read_back(tiny):

@@ -10,18 +10,18 @@ import torch
 from torch.nn import functional as F
 
 from cgcnn_ase import Predictor, load_model
-from cgcnn_ase.checkpoint import load_models, save_models
+from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.data.graph_cache import build_store
-from cgcnn_ase.evaluation import evaluate_model
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.model_folder import CheckpointError
+from cgcnn_ase.models.checkpoint import load_models, save_models
+from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.models.registry import find_models
 from cgcnn_ase.nn.heads import Head, Output
-from cgcnn_ase.registry import find_models
-from cgcnn_ase.targets import Scaler, TargetSpec, output_slices
-from cgcnn_ase.training.losses import pinball, target_loss
+from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.member import read_history
+from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.class_trust import ClassTrust
+from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
 
 HARD = TargetSpec(name="is_hard", unit="probability", task="classification")
 KIND = TargetSpec(name="kind", unit="class", task="classification", n_classes=3)
@@ -126,7 +126,7 @@ def test_a_folder_of_several_predicts_all_and_asks_which_one_is_meant(multi_run,
 
 
 def test_shared_networks_run_once(multi_run, make_crystals, monkeypatch):
-    from cgcnn_ase.nn import blocked
+    from cgcnn_ase.prediction import fused_cgcnn as blocked
 
     passes = []
     plain = blocked.BlockedCGCNN.atoms_of_blocks
@@ -168,7 +168,7 @@ def test_probabilities_are_calibrated_and_sets_cover(multi, multi_run):
         q = (q / q.sum(axis=2, keepdims=True)).mean(axis=0)
         return -np.log(q[np.arange(len(y)), y]).mean()
 
-    from cgcnn_ase.evaluation import embeddings_of, outputs_of
+    from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
 
     known = np.isfinite(multi.targets[rows, 2])
     logits = outputs_of(model, embeddings_of(model, multi.graphs, rows[known])).logits.double().numpy()
@@ -268,7 +268,7 @@ def test_quantile_heads_learn_the_spread():
     head = Head(8, 1, error="quantile")
     crystal = torch.cat([x**k for k in range(8)], dim=1)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
-    from cgcnn_ase.training.losses import regression_loss
+    from cgcnn_ase.training.module import regression_loss
 
     for _ in range(300):
         optimizer.zero_grad()

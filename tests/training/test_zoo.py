@@ -5,12 +5,11 @@ import json
 import pytest
 
 from cgcnn_ase import load_model
-from cgcnn_ase.model_folder import CheckpointError
-from cgcnn_ase.registry import DEFAULT_MODEL
-from cgcnn_ase.training.card import write_card
+from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.training.run import train
-from cgcnn_ase.training.sources import SOURCES
-from cgcnn_ase.training.zoo import load_recipe, main, recipe_names
+from cgcnn_ase.zoo.card import SOURCES, write_card
+from cgcnn_ase.zoo.train import load_recipe, main, recipe_names
 
 
 def test_the_default_model_has_a_recipe():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
-from cgcnn_ase.uncertainty import error_forest
-from cgcnn_ase.uncertainty.error_forest import ErrorForest
+from cgcnn_ase.uncertainty import error_model as error_forest
+from cgcnn_ase.uncertainty.error_model import ErrorForest
 
 
 @pytest.fixture(scope="module")

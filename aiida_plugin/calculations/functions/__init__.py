@@ -1,0 +1,1 @@
+"""Calculation functions: the steps that leave one node each in the provenance graph."""

@@ -1,0 +1,167 @@
+"""The steps of ``cgcnn.finetune`` that are quick enough to run in the workflow itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from aiida.engine import calcfunction
+from aiida.orm import Dict, Str
+
+from aiida_plugin.calculations.training_data import gather
+from aiida_plugin.data.labels import labels_of
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.core.arrays import Floats
+
+
+@calcfunction
+def split_test(structures: StructureSetData, target: Str, settings: Dict) -> dict[str, StructureSetData]:
+    """Divide a labelled set into ``train`` and ``test``, which before and after are both measured on.
+
+    Parameters
+    ----------
+    structures, target, settings
+        As for :func:`aiida_plugin.calculations.training_data.gather`.
+
+    Raises
+    ------
+    ValueError
+        As `gather` does; or if no structure is left to test on.
+    """
+    train, test = parts(structures, target.value, settings.get_dict())
+    return {"train": structures.select(train), "test": structures.select(test)}
+
+
+def parts(structures: StructureSetData, target: str, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The ids to learn from and to test on; raises as `split_test`."""
+    data = gather(structures, target, settings)
+    test = [name for name, split in zip(data.ids, data.split.tolist(), strict=True) if split == "test"]
+    if not test:
+        raise ValueError(
+            f"{len(data.ids)} structures are too few to keep a part of {settings.get('test', 0.1)} to test on; give a "
+            "test set, or set test: 0"
+        )
+    kept = set(test)
+    labelled = [name for name, label in zip(data.ids, data.labels, strict=True) if label is not None]
+    return [name for name in labelled if name not in kept], test
+
+
+@calcfunction
+def report_finetuning(
+    target: Str,
+    metrics: Dict,
+    train: StructureSetData,
+    before_on_train: PredictionsData,
+    test: StructureSetData | None = None,
+    before: PredictionsData | None = None,
+    after: PredictionsData | None = None,
+) -> Dict:
+    """What fine-tuning changed.
+
+    Parameters
+    ----------
+    target
+        What is learned.
+    metrics
+        Of the training.
+    train, test
+        The labelled sets; without a test set there is no before and after.
+    before_on_train
+        Predictions of the old model on ``train``.
+    before, after
+        Predictions of the old and of the new model on ``test``.
+
+    Returns
+    -------
+    Dict
+        ``before`` and ``after`` (see `accuracy`), ``offset`` (see `offset`, of the old model on what was learned),
+        ``n_train``, ``n_test``, and what the metrics say of the labels and of the calibration.
+    """
+    facts = metrics.get_dict()
+    same = ("target", "n_train", "n_val", "label_scheme", "label_scheme_id", "calibration", "n_epochs")
+    found: dict[str, Any] = {name: facts[name] for name in same if name in facts}
+    found["unit"] = str(before_on_train.base.attributes.get("unit"))
+    found["offset"] = offset(train, target.value, before_on_train)
+    found["n_test"] = 0 if test is None else len(test)
+    if test is not None and before is not None and after is not None:
+        found["before"], found["after"] = (accuracy(test, target.value, own) for own in (before, after))
+        found["mae_ratio"] = found["after"]["mae"] / found["before"]["mae"] if found["before"]["mae"] > 0 else 1.0
+    return Dict(found)
+
+
+def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
+    """Errors of predictions of a labelled set, in their unit.
+
+    Returns
+    -------
+    dict
+        ``n``, ``mae``, ``rmse``, ``mean_error`` (prediction - label), ``largest_error``; where the model is calibrated
+        ``coverage`` (part of the labels within the interval), ``mean_std`` and ``in_domain`` (part); ``n_failed``
+        (structures without a prediction, left out).
+
+    Raises
+    ------
+    ValueError
+        If no structure has a label and a prediction.
+    """
+    frame = predictions.to_frame().set_index("id")
+    pairs = dict(zip(labelled.ids, labels_of(labelled, target), strict=True))
+    names = [name for name, label in pairs.items() if label is not None and name in frame.index]
+    if not names:
+        raise ValueError("no structure has both a label and a prediction")
+    frame, labels = frame.loc[names], np.array([pairs[name] for name in names], dtype=float)
+    errors = frame["value"].to_numpy(dtype=float) - labels
+    found: dict[str, Any] = {
+        "n": len(names),
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "mean_error": float(errors.mean()),
+        "largest_error": float(np.abs(errors).max()),
+        "n_failed": len(pairs) - len(names),
+    }
+    if frame[["lower", "upper"]].notna().all(axis=None):
+        inside = (frame["lower"].to_numpy(float) <= labels) & (labels <= frame["upper"].to_numpy(float))
+        found["coverage"] = float(inside.mean())
+    if frame["std"].notna().all():
+        found["mean_std"] = float(frame["std"].astype(float).mean())
+    if frame["in_domain"].notna().all():
+        found["in_domain"] = float(frame["in_domain"].astype(bool).mean())
+    return found
+
+
+def offset(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
+    r"""How labels differ from a model as a whole: label - prediction.
+
+    A change of functional, of pseudopotentials or of the elements' references shifts an energy per atom by
+    :math:`\sum_e x_e c_e` with the atomic fractions x. The c are fitted by least squares, the smallest where the
+    compositions leave some of them open; ``determined`` says whether they do.
+
+    Returns
+    -------
+    dict
+        ``n``, ``mean``, ``std`` (of label - prediction), and of targets per atom ``per_element``, ``determined`` and
+        ``mae_without`` (what is left when the shift is taken off).
+    """
+    frame = predictions.to_frame()
+    predicted = dict(zip(frame["id"].tolist(), frame["value"].tolist(), strict=True))
+    differences, rows = [], []
+    for name, atoms, label in zip(labelled.ids, labelled.iter_atoms(), labels_of(labelled, target), strict=True):
+        if label is not None and name in predicted:
+            differences.append(label - predicted[name])
+            rows.append(np.bincount(atoms.numbers, minlength=119) / len(atoms))
+    if not rows:
+        raise ValueError("no structure has both a label and a prediction")
+    shift, fractions = np.array(differences), np.array(rows)
+    found: dict[str, Any] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
+    if not str(predictions.base.attributes.get("unit")).endswith("/atom"):
+        return found
+    from ase.data import chemical_symbols
+
+    elements = np.flatnonzero(fractions.any(axis=0))
+    share: Floats = fractions[:, elements]
+    coefficients, _, rank, _ = np.linalg.lstsq(share, shift, rcond=None)
+    return found | {
+        "per_element": {chemical_symbols[z]: float(c) for z, c in zip(elements, coefficients, strict=True)},
+        "determined": bool(rank == len(elements)),
+        "mae_without": float(np.abs(shift - share @ coefficients).mean()),
+    }

@@ -1,0 +1,59 @@
+"""``cgcnn.predict_in_process``: a handful of structures predicted here and now, without a job."""
+
+from aiida.engine import calcfunction
+from aiida.orm import Dict, Str
+
+from aiida_plugin.calculations.predict import settings_problem
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.models.folder import package_version
+
+
+def _version() -> Str:
+    return Str(package_version())
+
+
+@calcfunction
+def predict_in_process(
+    model: CGCNNModelData,
+    structures: StructureSetData,
+    settings: Dict | None = None,
+    package_version: Str = _version,  # type: ignore[assignment]  # noqa: ARG001  # AiiDA calls it for each run
+) -> PredictionsData:
+    """Predict a set in this process: no code, no computer, no job; for what takes seconds.
+
+    Parameters
+    ----------
+    model
+        Of a single model.
+    structures
+        What to predict.
+    settings
+        As those of ``cgcnn.predict``.
+    package_version
+        Of what predicts, so that caching tells versions apart; filled in.
+
+    Returns
+    -------
+    PredictionsData
+        With the structures that could not be predicted, and why.
+
+    Raises
+    ------
+    ValueError
+        If the node holds several models, a setting is none of the allowed, or no structure could be predicted.
+    CheckpointError
+        If a file of the model's node was changed.
+    """
+    from cgcnn_ase.prediction.predictor import Predictor
+
+    given = {} if settings is None else settings.get_dict()
+    if reason := settings_problem(given):
+        raise ValueError(reason)
+    if len(model.names) > 1:
+        raise ValueError(f"the node holds {len(model.names)} models: {', '.join(model.names)}; cgcnn.predict takes all")
+    found = Predictor(model.load(), **given)(dict(zip(structures.ids, structures.iter_atoms(), strict=True)))
+    if not found.all:
+        raise ValueError(f"no structure could be predicted; the first: {found.failures[0].error}")
+    return PredictionsData.from_predictions(found)

@@ -1,0 +1,173 @@
+"""One `ase.Atoms` taken apart into arrays and one line of JSON, and put together again with nothing lost."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aiida_plugin.data.structure_archive.json_values import dumps, loads
+from cgcnn_ase.core.arrays import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: properties of ASE's calculators that have one row an atom
+SITE_RESULTS = ("forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges")
+
+#: arrays of every `ase.Atoms`
+_ALWAYS = ("numbers", "positions")
+#: kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
+_KINDS = "biufcU"
+
+
+class Column(NamedTuple):
+    """An array with one row an atom that some structures have.
+
+    Attributes
+    ----------
+    group
+        ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...).
+    name
+        As in ``atoms.arrays`` or ``atoms.calc.results``.
+    dtype
+        NumPy's name of its type, little-endian.
+    shape
+        Of the row of one atom.
+    """
+
+    group: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class AtomsParts(NamedTuple):
+    """What a structure is made of.
+
+    Attributes
+    ----------
+    lattice
+        (3, 3), Å, rows.
+    pbc
+        (3,)
+    numbers
+        (n,) atomic numbers, 0 for a dummy.
+    positions
+        (n, 3), Cartesian, Å.
+    sites
+        Further arrays, each with n rows.
+    rest
+        One line of JSON: info, results that are not per atom, constraints; empty if there are none.
+    """
+
+    lattice: Floats
+    pbc: Bools
+    numbers: npt.NDArray[np.uint8]
+    positions: Floats
+    sites: Mapping[Column, npt.NDArray[Any]]
+    rest: str
+
+
+def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
+    """The parts of a structure.
+
+    Results of its calculator are kept where they belong to these positions; stale ones are not.
+
+    Parameters
+    ----------
+    atoms
+        The structure; it is not changed.
+    what
+        What to call it in messages.
+
+    Raises
+    ------
+    ValueError
+        If it holds something that no file can hold as it is; the message names what.
+    """
+    numbers = atoms.numbers
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:
+        raise ValueError(f"{what} has the atomic number {_odd(numbers)}; allowed are 1 to 118, and 0 for a dummy")
+    results = _current_results(atoms)
+    sites: dict[Column, npt.NDArray[Any]] = {}
+    for name, array in atoms.arrays.items():
+        if name not in _ALWAYS:
+            _add(sites, "arrays", name, array, f"{what}: the array {name!r}")
+    for name in SITE_RESULTS:
+        if isinstance(results.get(name), np.ndarray) and len(results[name]) == len(numbers):
+            _add(sites, "results", name, results.pop(name), f"{what}: the result {name!r}")
+    rest: dict[str, Any] = {}
+    if atoms.info:
+        rest["info"] = atoms.info
+    if results or any(column.group == "results" for column in sites):
+        rest["results"], rest["calculator"] = results, str(getattr(atoms.calc, "name", None) or "unknown")
+    if atoms.constraints:
+        rest["constraints"] = [constraint.todict() for constraint in atoms.constraints]
+    if atoms.get_celldisp().any():
+        rest["celldisp"] = atoms.get_celldisp().ravel().tolist()
+    return AtomsParts(
+        lattice=atoms.cell.array,
+        pbc=atoms.pbc,
+        numbers=numbers.astype(np.uint8),
+        positions=atoms.positions,
+        sites=sites,
+        rest=dumps(rest, what) if rest else "",
+    )
+
+
+def put_together(parts: AtomsParts) -> "Atoms":
+    """The structure of these parts, which shares no memory with them."""
+    from ase import Atoms
+
+    rest = loads(parts.rest) if parts.rest else {}
+    atoms = Atoms(
+        numbers=parts.numbers.astype(np.int64),
+        positions=parts.positions,
+        cell=parts.lattice,
+        pbc=parts.pbc,
+        info=rest.get("info"),
+        celldisp=rest.get("celldisp"),
+    )
+    results = rest.get("results", {})
+    for column, array in parts.sites.items():
+        if column.group == "arrays":
+            atoms.arrays[column.name] = array.copy()
+        else:
+            results[column.name] = array.copy()
+    if "constraints" in rest:
+        from ase.constraints import dict2constraint
+
+        atoms.set_constraint([dict2constraint(constraint) for constraint in rest["constraints"]])
+    if "results" in rest:
+        _attach(atoms, results, rest["calculator"])
+    return atoms
+
+
+def _odd(numbers: Ints) -> int:
+    return int(numbers[(numbers < 0) | (numbers > 118)][0])
+
+
+def _add(sites: dict[Column, npt.NDArray[Any]], group: str, name: str, array: npt.NDArray[Any], what: str) -> None:
+    if array.dtype.kind not in _KINDS:
+        raise ValueError(f"{what} is of type {array.dtype}; allowed are bool, numbers and text")
+    sites[Column(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
+
+
+def _current_results(atoms: "Atoms") -> dict[str, Any]:
+    """What the calculator has computed for the structure as it is now."""
+    from ase.calculators.calculator import BaseCalculator
+
+    found = getattr(atoms.calc, "results", None)
+    if not found or not isinstance(atoms.calc, BaseCalculator) or atoms.calc.check_state(atoms):
+        return {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _attach(atoms: "Atoms", results: dict[str, Any], name: str) -> None:
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    calculator = SinglePointCalculator(atoms)
+    calculator.results.update(results)
+    calculator.name = name
+    atoms.calc = calculator

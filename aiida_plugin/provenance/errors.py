@@ -1,0 +1,185 @@
+"""How far predictions were from the labels that were computed later."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from aiida.orm import CalculationNode, QueryBuilder, load_node
+
+from aiida_plugin.data.label_scheme import merge_schemes, scheme_id, scheme_of
+from aiida_plugin.data.labels import label_of
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
+from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+
+#: columns of `errors`
+COLUMNS = (
+    "id", "predicted", "std", "lower", "upper", "label", "error", "in_domain", "unit", "property", "model", "scheme",
+    "engine", "functional", "relaxed", "predictions_pk", "labelled_pk",
+)  # fmt: skip
+
+
+class _Label(NamedTuple):
+    """A computed structure of a labelled set."""
+
+    atoms: "Atoms"
+    hash: int
+    scheme: dict[str, Any] | None
+    pk: int
+
+
+def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
+    """Predictions beside the labels that the same structures got later.
+
+    A label belongs to a prediction if it is in a labelled set that was made from the predicted set, under the same id,
+    and is of the same structure (cell, elements, positions to 0.001 Å), or of the structure that this one relaxed to by
+    what its label scheme says (``relaxed``).
+
+    Parameters
+    ----------
+    source
+        Predictions, or a model for all predictions of it.
+
+    Returns
+    -------
+    DataFrame
+        A row for each prediction and label: ``predicted``, ``std``, ``lower``, ``upper``, ``label`` and ``error``
+        (predicted - label) in ``unit``; ``scheme`` names the kind of label (None where it does not say),
+        ``engine``, ``functional`` and ``relaxed`` are of it. A formation energy is compared with the label's formation
+        energy per atom, an energy per atom with its total energy over the atoms. ``attrs["left_out"]`` counts the
+        labels that could not be compared, by reason.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels to compare with, or predictions are of sites.
+    """
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = []
+    schemes: list[dict[str, Any] | None] = []
+    left_out: dict[str, int] = {}
+    predicted = _predicted(source)
+    labels = _labels([cast(int, structures.pk) for structures, _ in predicted])
+    for structures, predictions in predicted:
+        if predictions.base.attributes.get("of_sites"):
+            raise ValueError(f"node {predictions.pk} holds predictions of sites; labels are of whole structures")
+        if not labels[cast(int, structures.pk)]:
+            continue
+        known = set(structures.ids)
+        own = {name: found for name, found in labels[cast(int, structures.pk)].items() if name in known}
+        rows_of_labels: Iterable[Any] = predictions.to_frame(own).itertuples()
+        for row in rows_of_labels:
+            seen: set[tuple[Any, ...]] = set()
+            for label in own[row.id]:
+                value = label_of(label.atoms, row.property)
+                if reason := _unlike(label, row, structures, value):
+                    left_out[reason] = left_out.get(reason, 0) + 1
+                    continue
+                scheme = None if label.scheme is None else scheme_id(label.scheme)
+                if (scheme, value) in seen:  # the same label in a set that others were joined to
+                    continue
+                seen.add((scheme, value))
+                rows.append(_row(row, label, value, predictions.pk))
+                schemes.append(label.scheme)
+    if not rows:
+        why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"node {source.pk}: no label to compare with{f': {why}' if why else ' was made from its structures'}"
+        )
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "scheme"])
+    table.insert(COLUMNS.index("scheme"), "scheme", _kinds(schemes))
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[StructureSetData, PredictionsData]]:
+    """Each predicted set, and the predictions of it."""
+    if isinstance(source, PredictionsData):
+        from aiida_plugin.provenance.origin import origin
+
+        return [(cast(StructureSetData, load_node(row.pk)), source) for row in origin(source).structures]
+    query = QueryBuilder().append(CGCNNModelData, filters={"id": source.pk}, tag="model")
+    query.append(CalculationNode, with_incoming="model", tag="job")
+    query.append(PredictionsData, with_incoming="job", tag="predictions")
+    query.append(StructureSetData, with_outgoing="job", tag="structures", project="*")
+    query.add_projection("predictions", "*")
+    return [(structures, predictions) for predictions, structures in query.all()]
+
+
+def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
+    """Of each set, the labels by id in sets that were made from it."""
+    found: dict[int, dict[str, list[_Label]]] = {}
+    read: dict[int, list[tuple[str, _Label]]] = {}
+    graph = lineage(sets, "descendants")
+    for pk in sorted(set(sets)):
+        of_set = found.setdefault(pk, {})
+        for row in graph.after([pk]):
+            if row.node_type == STRUCTURES and row.results and not _joined_later(graph, row):
+                if row.pk not in read:
+                    read[row.pk] = list(_read(cast(StructureSetData, load_node(row.pk))))
+                for name, label in read[row.pk]:
+                    of_set.setdefault(name, []).append(label)
+    return found
+
+
+def _joined_later(graph: Lineage, labelled: NodeRow) -> bool:
+    """Whether all its labels went into another labelled set: of single runs into one, of a round into all rounds'."""
+    into = [made for user in graph.outputs(labelled.pk) for made in graph.outputs(user.pk) if made.results]
+    return any((made.n_structures or 0) >= (labelled.n_structures or 0) for made in into)
+
+
+def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:
+    for name, atoms in zip(labelled.ids, labelled.iter_atoms(), strict=True):
+        if atoms.calc is not None:
+            yield name, _Label(atoms, hash_of_atoms(atoms), scheme_of(atoms), cast(int, labelled.pk))
+
+
+def _kinds(schemes: list[dict[str, Any] | None]) -> list[str | None]:
+    """A name for each label's kind, the same for schemes that differ only in which elements they tell of."""
+    kinds: list[dict[str, Any]] = []
+    places: list[int | None] = []
+    for scheme in schemes:
+        place = None if scheme is None else _place(scheme, kinds)
+        places.append(place)
+    names = [scheme_id(kind) for kind in kinds]
+    return [None if place is None else names[place] for place in places]
+
+
+def _place(scheme: dict[str, Any], kinds: list[dict[str, Any]]) -> int:
+    """The first kind that the scheme agrees with, which then tells of its elements too; else a new one."""
+    for place, kind in enumerate(kinds):
+        try:
+            merged = merge_schemes([kind, scheme])
+        except ValueError:  # another kind
+            continue
+        assert merged is not None
+        kinds[place] = merged
+        return place
+    kinds.append(scheme)
+    return len(kinds) - 1
+
+
+def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float | None) -> str | None:
+    """Why a label cannot be compared with a prediction, None if it can."""
+    if label.hash != structures.hashes[structures.row_of(row.id)]:
+        if not (label.scheme or {}).get("relaxed"):
+            return "under the same id are of another structure"
+        if label.atoms.get_chemical_formula() != row.formula:
+            return "under the same id are of another composition"
+    return f"have no {row.property}" if value is None else None
+
+
+def _row(row: Any, label: _Label, value: float | None, predictions_pk: int | None) -> tuple[Any, ...]:
+    assert value is not None
+    said = label.scheme or {}
+    return (
+        row.id, row.value, row.std, row.lower, row.upper, value, row.value - value, row.in_domain, row.unit,
+        row.property, row.model, said.get("engine"), said.get("functional"), bool(said.get("relaxed")),
+        predictions_pk, label.pk,
+    )  # fmt: skip

@@ -1,0 +1,171 @@
+"""Where a prediction comes from: job, model, training, the DFT runs behind it, and how its structures were made."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiida_plugin.provenance.lineage import DFT, MODEL, PREDICTIONS, STRUCTURES, Lineage, NodeRow, lineage
+
+if TYPE_CHECKING:
+    from aiida_plugin.data.predictions import PredictionsData
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run behind a model.
+
+    Attributes
+    ----------
+    job
+        The process that trained.
+    model
+        What came out.
+    started_from
+        The models that went in, of a fine-tuning.
+    labelled
+        The structure sets that it learned from; one that it was only tested on is not among them.
+    n_dft_runs
+        How many DFT jobs stand behind these sets.
+    """
+
+    job: NodeRow
+    model: NodeRow
+    started_from: list[NodeRow]
+    labelled: list[NodeRow]
+    n_dft_runs: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What stands behind some predictions, by links alone.
+
+    Attributes
+    ----------
+    predictions
+        The node that was asked for.
+    row
+        Of an id: its value, std, unit and so on.
+    jobs
+        The processes that predicted; several where shards were joined.
+    models, structures
+        What they took in.
+    trainings
+        The newest first: that of the model, then that of the model which it was fine-tuned from, and so on. Empty for a
+        model that was imported.
+    dft_runs
+        All DFT jobs behind the labelled sets of these trainings.
+    structure_steps
+        The processes that made the structures (defects, cathode, selection), the nearest first.
+    hosts
+        What these began with: data that nothing in the graph created.
+    bad
+        What of all this was marked bad.
+    """
+
+    predictions: NodeRow
+    row: dict[str, Any] | None
+    jobs: list[NodeRow]
+    models: list[NodeRow]
+    structures: list[NodeRow]
+    trainings: list[Training]
+    dft_runs: list[NodeRow]
+    structure_steps: list[NodeRow]
+    hosts: list[NodeRow]
+    bad: list[NodeRow]
+
+
+def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
+    """Where predictions come from.
+
+    Parameters
+    ----------
+    predictions
+        The node.
+    id
+        A structure of it: its row is given too, and where shards were joined only what stands behind its own shard.
+
+    Raises
+    ------
+    ValueError
+        If there is no prediction of this id.
+    """
+    assert predictions.pk is not None
+    row = None if id is None else _row(predictions, id)
+    graph = lineage([predictions.pk], "ancestors")
+    jobs = _jobs(graph, predictions.pk)
+    if id is not None and len(jobs) > 1:
+        jobs = [job for job in jobs if _took_in(graph, job, id)]
+    models = _unique(found for job in jobs for found in graph.inputs(job.pk) if found.node_type == MODEL)
+    structures = _unique(found for job in jobs for found in graph.inputs(job.pk) if found.node_type == STRUCTURES)
+    trainings = _trainings(graph, [model.pk for model in models])
+    labelled = [found.pk for training in trainings for found in training.labelled]
+    before = list(
+        graph.behind([found.pk for found in structures], through=lambda row: row.is_process or row.node_type in _HOSTS)
+    )
+    return Origin(
+        predictions=graph.nodes[predictions.pk],
+        row=row,
+        jobs=jobs,
+        models=models,
+        structures=structures,
+        trainings=trainings,
+        dft_runs=[found for found in graph.behind(labelled) if found.process_type in DFT],
+        structure_steps=[found for found in before if found.is_process],
+        hosts=[found for found in before if found.node_type in _HOSTS and not graph.inputs(found.pk)],
+        bad=[found for found in graph.nodes.values() if found.bad is not None],
+    )
+
+
+#: the kinds of data that structures begin with
+_HOSTS = (
+    STRUCTURES,
+    "data.core.structure.StructureData.",
+    "data.core.cif.CifData.",
+    "data.core.singlefile.SinglefileData.",
+)
+
+
+def _row(predictions: "PredictionsData", id: str) -> dict[str, Any]:
+    frame = predictions.to_frame([id])
+    if frame.empty:
+        reason = dict(predictions.failures).get(id)
+        said = f"the structure {id!r} failed: {reason}" if reason else f"no structure has the id {id!r}"
+        raise ValueError(f"predictions node {predictions.pk}: {said}")
+    row = frame.astype(object).where(frame.notna(), None).iloc[0]
+    return {str(name): value for name, value in row.items()}
+
+
+def _jobs(graph: Lineage, predictions: int) -> list[NodeRow]:
+    """The processes that predicted: beyond those that joined parts, which took in no model."""
+    reached = graph.behind([predictions], through=lambda row: row.is_process or row.node_type == PREDICTIONS)
+    processes = [row for row in reached if row.is_process]
+    with_model = [row for row in processes if any(found.node_type == MODEL for found in graph.inputs(row.pk))]
+    return with_model or processes[:1]
+
+
+def _took_in(graph: Lineage, job: NodeRow, id: str) -> bool:
+    from aiida.orm import load_node
+
+    sets = [row for row in graph.inputs(job.pk) if row.node_type == STRUCTURES]
+    return any(id in load_node(row.pk).ids for row in sets)
+
+
+def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
+    """The training runs behind models, the newest first."""
+    found: list[Training] = []
+    front = list(models)
+    seen = set(models)
+    for pk in front:
+        for job in graph.inputs(pk):
+            inputs = graph.inputs(job.pk)
+            test = {row.pk for row in graph.inputs(job.pk, "test")}
+            labelled = [row for row in inputs if row.node_type == STRUCTURES and row.pk not in test]
+            started_from = [row for row in inputs if row.node_type == MODEL]
+            runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in DFT]
+            found.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))
+            front += [row.pk for row in started_from if row.pk not in seen]
+            seen |= {row.pk for row in started_from}
+    return found
+
+
+def _unique(rows: Any) -> list[NodeRow]:
+    return list({row.pk: row for row in rows}.values())

@@ -1,0 +1,234 @@
+"""One node for all that a calculator computes in a relaxation, a Monte Carlo run or molecular dynamics."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from aiida.common.links import LinkType
+from aiida.orm import CalculationNode, Dict, Str
+
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.models.folder import package_version
+from cgcnn_ase.prediction.results import Prediction, Predictions
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.calculator import CGCNNCalculator
+
+#: the type of the nodes; no process class stands behind it, as nothing can be run again
+PROCESS_TYPE = "cgcnn.record"
+#: exit status of a run that an error or a key ended
+STOPPED = 400
+
+
+class Recording:
+    """What a calculator computes while this context is open; made by `record`.
+
+    Attributes
+    ----------
+    node : CalculationNode
+        After the context: the stored process.
+    """
+
+    def __init__(self, calculator: "CGCNNCalculator", model: CGCNNModelData | None) -> None:
+        self.calculator = calculator
+        self._model = _model_node(calculator, model)
+        self._frames: list[Atoms] = []
+        self._said: list[Prediction] = []
+        self._node: CalculationNode | None = None
+
+    @property
+    def node(self) -> CalculationNode:
+        """The stored process.
+
+        Raises
+        ------
+        ValueError
+            While the context is open, and if nothing was computed in it: then nothing is stored.
+        """
+        if self._node is None:
+            raise ValueError("nothing is recorded: the context is still open, or nothing was computed in it")
+        return self._node
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __enter__(self) -> "Recording":
+        if "calculate" in vars(self.calculator):
+            raise ValueError("this calculator is being recorded already")
+        calculate = self.calculator.calculate
+
+        def calculate_and_keep(atoms: "Atoms | None" = None, *args: Any, **kwargs: Any) -> None:
+            try:
+                calculate(atoms, *args, **kwargs)
+            except ValueError as error:
+                self._keep(str(error))
+                raise
+            self._keep(None)
+
+        self.calculator.reset()  # type: ignore[no-untyped-call]
+        vars(self.calculator)["calculate"] = calculate_and_keep
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        del vars(self.calculator)["calculate"]
+        if self._frames:
+            self._node = self._store(None if kind is None else kind.__name__)  # its words may hold what is private
+
+    def _keep(self, failed: str | None) -> None:
+        """The structure that was computed last, and what was said of it."""
+        atoms = self.calculator.atoms
+        if atoms is None:
+            return
+        frame = atoms.copy()
+        frame.calc = None
+        self._said.append(_prediction(self.calculator, frame, str(len(self._frames)), failed, self._model.sha256))
+        self._frames.append(frame)
+
+    def _store(self, reason: str | None) -> CalculationNode:
+        predictions = PredictionsData.from_predictions(Predictions(self._said))
+        node = CalculationNode(process_type=PROCESS_TYPE)
+        node.set_process_label("record")
+        node.label = f"{len(self._frames)} evaluations of {self.calculator.model.name}"
+        for name, data in self._inputs().items():
+            node.base.links.add_incoming(data.store(), link_type=LinkType.INPUT_CALC, link_label=name)
+        node.set_process_state("finished")
+        node.set_exit_status(0 if reason is None else STOPPED)
+        if reason is not None:
+            node.set_exit_message(f"stopped after {len(self._frames)} evaluations: {reason}")
+        node.store()
+        predictions.base.links.add_incoming(node, link_type=LinkType.CREATE, link_label="predictions")
+        predictions.store()
+        node.seal()
+        return node
+
+    def _inputs(self) -> dict[str, Any]:
+        said = self.calculator.parameters
+        reference = said["reference"]
+        settings = {
+            "reference": reference if isinstance(reference, str) else dict(reference),
+            "n_dropout": said["n_dropout"],
+            "seed": said["seed"],
+            "model": said["model"],
+        }
+        return {
+            "model": self._model,
+            "structures": StructureSetData.from_ase(self._frames),
+            "settings": Dict(settings),
+            "package_version": Str(package_version()),
+        }
+
+
+def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None) -> Recording:
+    """Record all that a calculator computes, as one process node: ``with record(atoms.calc) as recorded: opt.run()``.
+
+    At the end ``recorded.node`` has the inputs ``model``, ``structures`` (each structure that was computed, in order,
+    ids ``"0"``, ``"1"``, ...), ``settings`` and ``package_version``, and the output ``predictions``. If the block ends
+    by an exception, what was computed until then is recorded, the node's exit status is 400 and its message names the
+    kind of exception; the exception goes on. The calculator forgets what it computed before, so that the first
+    structure is in it; one that ASE does not compute again, as nothing has changed, is in it once.
+
+    Parameters
+    ----------
+    calculator
+        Only this one is watched, and only while the block runs; several are several ``with`` items.
+    model
+        The node of its model; by default the stored one with the same weights, or else a new one.
+
+    Raises
+    ------
+    TypeError
+        If it is another kind of calculator.
+    ValueError
+        If the model is another one than the calculator's, or it is being recorded already.
+
+    Notes
+    -----
+    The node is a plain `CalculationNode` of the type ``cgcnn.record``, not a calcfunction: the work was done outside of
+    AiiDA's engine, where the optimiser decided what to compute next. A calcfunction that is handed frames and returns
+    predictions computed before would claim to have run; one that computes them again would double the work. So the
+    process says what did happen: these structures came from outside and went in, this model predicted, these
+    predictions came out. Nothing says how the structures followed from one another, and nothing is cached.
+    """
+    from cgcnn_ase.calculator import CGCNNCalculator
+
+    if not isinstance(calculator, CGCNNCalculator):
+        raise TypeError(f"a {type(calculator).__name__} cannot be recorded; allowed is a CGCNNCalculator")
+    return Recording(calculator, model)
+
+
+def _model_node(calculator: "CGCNNCalculator", given: CGCNNModelData | None) -> CGCNNModelData:
+    """The node of the calculator's model."""
+    sha256 = calculator.model.sha256
+    if given is not None:
+        if given.sha256 != sha256:
+            raise ValueError(
+                f"the model node {given.pk} has the weights {given.sha256[:12]}..., the calculator has {sha256[:12]}..."
+            )
+        return given
+    return _stored(sha256) or _from_model(calculator)
+
+
+def _stored(sha256: str) -> CGCNNModelData | None:
+    from aiida.orm import QueryBuilder
+
+    query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"attributes.sha256": sha256})
+    found: Sequence[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
+    return found[0] if found else None
+
+
+def _from_model(calculator: "CGCNNCalculator") -> CGCNNModelData:
+    """A node of a model that no stored node holds: the pretrained folder of its name, or else as it is in memory."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from cgcnn_ase.models.checkpoint import save_model
+    from cgcnn_ase.models.registry import model_info, model_names
+
+    model = calculator.model
+    if model.name in model_names() and model_info(model.name).sha256 == model.sha256:
+        return CGCNNModelData.get_or_create(model.name)
+    with TemporaryDirectory(prefix="cgcnn-model-") as folder:
+        node = CGCNNModelData.from_name(save_model(model, Path(folder) / "model"))
+    if model.sha256 not in ("", node.sha256):
+        raise ValueError(
+            f"no node holds the file that {model.name!r} was loaded from; give it: "
+            "record(calc, model=CGCNNModelData.get_or_create(FILE))"
+        )
+    return node.stored() or node.store()
+
+
+def _prediction(
+    calculator: "CGCNNCalculator", atoms: "Atoms", name: str, failed: str | None, model_sha256: str
+) -> Prediction:
+    """What the calculator said of a structure; raw, uncalibrated parts of the uncertainty are not among its results."""
+    model, results = calculator.model, calculator.results if failed is None else {}
+    key = model.target.name
+    lower, upper = map(float, results[f"{key}_interval"]) if f"{key}_interval" in results else (None, None)
+    return Prediction(
+        id=name,
+        source="<atoms>",
+        formula=atoms.get_chemical_formula(),
+        n_atoms=len(atoms),
+        value=results.get(key),
+        std=results.get(f"{key}_std"),
+        lower=lower,
+        upper=upper,
+        epistemic=None,
+        aleatoric=None,
+        in_domain=results.get("in_domain"),
+        reason=results.get("in_domain_reason") or "",
+        unit=model.target.unit,
+        property=key,
+        model=model.name,
+        model_sha256=model_sha256,
+        error=failed,
+    )

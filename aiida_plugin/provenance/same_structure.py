@@ -1,0 +1,146 @@
+"""All predictions of one structure, by every model, in whatever set it was predicted."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from aiida.manage import get_manager
+from aiida.orm import CalculationNode, QueryBuilder, load_node
+from aiida.repository import Repository
+
+from aiida_plugin.data.model import CGCNNModelData
+from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structure_archive.arrays import HASHES, hash_of_atoms
+from aiida_plugin.data.structure_archive.reader import Open, read_hashes, read_ids
+from aiida_plugin.data.structures import StructureSetData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+
+#: columns of `predictions_of` besides those of the predictions: pks of the nodes
+NODES = ("predictions_pk", "model_pk", "structures_pk", "job_pk")
+
+
+class _Hit(NamedTuple):
+    """Predictions of a set, and the ids under which the structure is in it."""
+
+    pks: tuple[int, int | None, int, int]
+    ids: list[str]
+
+
+def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
+    """All predictions of one structure, the oldest first.
+
+    Parameters
+    ----------
+    structure
+        The structure itself, found by its content: same cell, periodicity, elements and positions to 0.001 Å, atoms in
+        the same order, under whatever id. Or an id: all structures that go by it, in any set.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `PredictionsData.to_frame` (values in ``unit``) and the pks of the predictions, model, structure
+        set and job. ``attrs["failures"]`` lists (pk of the predictions, id, reason) of models that could say nothing.
+
+    Notes
+    -----
+    One query finds the predictions of all sets that hold the elements; of each set only the hashes (8 bytes a
+    structure) or the ids are read, and of predictions only the rows asked for.
+    """
+    import pandas as pd
+
+    frames, failures = [], []
+    for hit in _hits(structure):
+        predictions = cast(PredictionsData, load_node(hit.pks[0]))
+        frame = predictions.to_frame(hit.ids)
+        frames.append(frame.assign(**dict(zip(NODES, hit.pks, strict=True))))
+        found = set(frame["id"])
+        if len(found) < len(hit.ids):
+            reasons = dict(predictions.failures)
+            failures += [(hit.pks[0], name, reasons[name]) for name in hit.ids if name in reasons]
+    whole = [frame for frame in frames if not frame.empty]
+    table = pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=["id", "value", "std", *NODES])
+    table.attrs["failures"] = failures
+    return table
+
+
+def _hits(structure: "Atoms | str") -> list[_Hit]:
+    found: dict[int, _Hit] = {}
+    places: dict[int, list[str]] = {}
+    find = _finder(structure)
+    rows = _query(structure).all()
+    may_hold = _candidates({structures: files for _, _, _, structures, files in rows}, structure)
+    for predictions, job, model, structures, files in rows:
+        if structures not in places:
+            places[structures] = find(_opener(files)) if structures in may_hold else []
+        if ids := places[structures]:
+            found.setdefault(predictions, _Hit((predictions, model, structures, job), ids))
+    return [found[pk] for pk in sorted(found)]
+
+
+def _query(structure: "Atoms | str") -> QueryBuilder:
+    """Pks of predictions, job, model and set, and the set's files, of all predictions that may be of the structure.
+
+    Columns only: to load ten thousand nodes would take seconds.
+    """
+    filters: dict[str, Any] = {}
+    if not isinstance(structure, str):
+        filters = {"attributes.elements": {"contains": sorted(set(structure.get_chemical_symbols()))}}
+    query = QueryBuilder().append(PredictionsData, tag="predictions", project="id")
+    query.append(CalculationNode, tag="job", with_outgoing="predictions", project="id")
+    query.append(CGCNNModelData, tag="model", with_outgoing="job", outerjoin=True, project="id")
+    query.append(
+        StructureSetData, tag="structures", with_outgoing="job", filters=filters, project=["id", "repository_metadata"]
+    )
+    return query
+
+
+def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> set[int]:
+    """The sets whose hashes (or ids) name the structure, and those without that file.
+
+    All files are asked for at once: to open a thousand one by one takes seconds.
+    """
+    name = "ids.json" if isinstance(structure, str) else HASHES
+    owners: dict[str, list[int]] = {}
+    found: set[int] = set()
+    for pk, own in files.items():
+        if name in own["o"]:
+            owners.setdefault(own["o"][name]["k"], []).append(pk)
+        else:
+            found.add(pk)
+    wanted = None if isinstance(structure, str) else np.uint64(hash_of_atoms(structure))
+    for key, stream in get_manager().get_profile_storage().get_repository().iter_object_streams(list(owners)):
+        content = BytesIO(stream.read())
+        if wanted is None:
+            hit = structure in read_ids(lambda _, file=content: nullcontext(file))  # type: ignore[misc]
+        else:
+            hit = bool((read_hashes(lambda _, file=content: nullcontext(file)) == wanted).any())  # type: ignore[misc]
+        if hit:
+            found.update(owners[key])
+    return found
+
+
+def _opener(files: dict[str, Any]) -> Open:
+    """Opens the files of a node that is not loaded."""
+    repository = Repository.from_serialized(get_manager().get_profile_storage().get_repository(), files)
+    return repository.open
+
+
+def _finder(structure: "Atoms | str") -> Callable[[Open], list[str]]:
+    """Gives the ids of the structure in a set."""
+    if isinstance(structure, str):
+        return lambda open_file: [structure] if structure in read_ids(open_file) else []
+    wanted = np.uint64(hash_of_atoms(structure))
+
+    def find(open_file: Open) -> list[str]:
+        rows = np.flatnonzero(read_hashes(open_file) == wanted).tolist()
+        if not rows:
+            return []
+        ids = read_ids(open_file)
+        return [ids[row] for row in rows]
+
+    return find

@@ -1,0 +1,323 @@
+r"""Intercalation voltages from the energies of lithiated and delithiated cells.
+
+The average voltage between two contents :math:`x_1 > x_2` of Li (or Na, K) in a framework is
+
+.. math:: V = -\frac{E(\mathrm{Li}_{x_1}) - E(\mathrm{Li}_{x_2}) - (x_1 - x_2)\,E(\mathrm{Li})}{(x_1 - x_2)\,e}
+
+(Aydinol et al., Phys. Rev. B 56, 1354, 1997), energies at 0 K in place of free energies.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.energies.energy_model import as_energy_model
+from cgcnn_ase.energies.ensemble_energy import Combination, Energies, EnergyModel
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+Ion = str
+
+#: ions of charge 1, for which one ion is one electron
+IONS = ("Li", "Na", "K")
+
+
+class Framework(NamedTuple):
+    """The atoms of a cell other than the ion.
+
+    One unit is the reduced formula with all metals counted together: MO2 for LiCoO2 and for NCM811, MPO4 for LiFePO4,
+    MO2 (not M2O4) for LiMn2O4.
+    """
+
+    counts: dict[str, int]  #: atoms in the cell, without the ion
+    n_ions: int  #: ions in the cell
+    n_units: int  #: units in the cell
+
+    @property
+    def x(self) -> float:
+        """Ions a unit."""
+        return self.n_ions / self.n_units
+
+    @property
+    def formula(self) -> str:
+        """One unit, with the shares of its metals."""
+        order = sorted(self.counts, key=lambda symbol: (not _is_metal(symbol), symbol == "O", symbol))
+        amounts = {symbol: self.counts[symbol] / self.n_units for symbol in order}
+        return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
+
+    def same_as(self, other: "Framework") -> bool:
+        """Whether both have the same composition; the cells may differ in size."""
+        return {s: n * other.n_units for s, n in self.counts.items()} == {
+            s: n * self.n_units for s, n in other.counts.items()
+        }
+
+
+def framework(atoms: "Atoms", ion: Ion) -> Framework:
+    """The framework of a cell.
+
+    Raises
+    ------
+    ValueError
+        If the ion has not the charge 1, or there is nothing but the ion.
+    """
+    if ion not in IONS:
+        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
+    counts = Counter(atoms.get_chemical_symbols())
+    n_ions = counts.pop(ion, 0)
+    if not counts:
+        raise ValueError(f"{atoms.get_chemical_formula()} holds nothing but {ion}: there is no framework")
+    metals = sum(n for symbol, n in counts.items() if _is_metal(symbol))
+    others = [n for symbol, n in counts.items() if not _is_metal(symbol)]
+    return Framework(dict(counts), n_ions, gcd(metals, *others))
+
+
+def _is_metal(symbol: str) -> bool:
+    from pymatgen.core import Element
+
+    return bool(Element(symbol).is_metal)
+
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator
+
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+    Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
+
+#: phases this little above the hull (eV a unit) count as on it
+_ON_HULL = 1e-9
+
+
+@dataclass(frozen=True)
+class Voltage:
+    """The average voltage between two contents of the ion.
+
+    Attributes
+    ----------
+    x_from, x_to
+        Ions a unit of the framework, x_from > x_to: the cell is charged from one to the other.
+    voltage
+        V, against the metal of the ion.
+    std
+        One standard deviation, V, of what the members of the ensemble say; None without an ensemble.
+    members
+        What each member says, V; None without an ensemble.
+    """
+
+    x_from: float
+    x_to: float
+    voltage: float
+    std: float | None
+    members: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One structure of a series.
+
+    Attributes
+    ----------
+    index
+        Its place in the series given.
+    x
+        Ions a unit of the framework.
+    formation_energy, std
+        eV a unit, against the structures of least and most ions.
+    above_hull
+        eV a unit; 0 on the hull.
+    """
+
+    index: int
+    x: float
+    formation_energy: float
+    std: float | None
+    above_hull: float
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether it lies on the hull."""
+        return self.above_hull <= _ON_HULL
+
+
+@dataclass(frozen=True)
+class VoltageCurve:
+    """Phases by rising content of the ion, and the steps of voltage between those on the hull, as in charging."""
+
+    phases: tuple[Phase, ...]
+    steps: tuple[Voltage, ...]
+    unit: str  #: formula of one unit of the framework
+    ion: str
+    model: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field names and values."""
+        return asdict(self)
+
+
+def average_voltage(
+    lithiated: "Atoms",
+    delithiated: "Atoms",
+    model: "Model" = "formation-energy-per-atom",
+    *,
+    lithium: "float | Atoms | None" = None,
+    ion: str = "Li",
+) -> Voltage:
+    """The average voltage between two contents of Li, V.
+
+    Parameters
+    ----------
+    lithiated, delithiated
+        Cells of one framework, in any order and of any size.
+    model
+        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
+    lithium
+        The metal: its energy (eV/atom), or its structure, whose energy the model then gives; by default what the
+        model's references have.
+    ion
+        Li, Na or K.
+
+    Raises
+    ------
+    ValueError
+        If the frameworks differ, both hold as much Li, or the energy of the metal is not known.
+    """
+    series = _Series([lithiated, delithiated], model, lithium, ion)
+    return series.voltage(*sorted((0, 1), key=lambda k: -series.x[k]))
+
+
+def voltage_curve(
+    structures: "Sequence[Atoms]",
+    model: "Model" = "formation-energy-per-atom",
+    *,
+    lithium: "float | Atoms | None" = None,
+    ion: str = "Li",
+) -> VoltageCurve:
+    """Stable phases and voltage steps of a series of structures of one framework.
+
+    The formation energies against the structures of least and most Li have a lower convex hull; between two
+    neighbours on it both phases coexist at one voltage.
+
+    Parameters
+    ----------
+    structures
+        At least two, of at least two contents of Li; several of one content are orderings, of which the lowest counts.
+    model, lithium, ion
+        As for :func:`average_voltage`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`average_voltage`.
+    """
+    series = _Series(structures, model, lithium, ion)
+    order = sorted(range(len(series.x)), key=lambda k: (series.x[k], series.per_unit[k]))
+    first = order[0]
+    last = min((k for k in order if series.x[k] == series.x[order[-1]]), key=lambda k: series.per_unit[k])
+    formation = {k: series.formation(k, first, last) for k in order}
+    hull = _lower_hull([(series.x[k], formation[k].value, k) for k in order])
+    on_x, on_f = [series.x[k] for k in hull], [formation[k].value for k in hull]
+    phases = tuple(
+        Phase(k, series.x[k], formation[k].value, formation[k].std,
+              max(0.0, formation[k].value - float(np.interp(series.x[k], on_x, on_f))))
+        for k in order
+    )  # fmt: skip
+    steps = tuple(series.voltage(b, a) for a, b in zip(hull[-2::-1], hull[:0:-1], strict=True))
+    return VoltageCurve(phases, steps, series.frameworks[0].formula, ion, series.source.name)
+
+
+class _Series:
+    """Cells of one framework with their energies, and that of the metal."""
+
+    def __init__(
+        self, structures: "Sequence[Atoms]", model: "Model", lithium: "float | Atoms | None", ion: str
+    ) -> None:
+        self.frameworks = [framework(atoms, ion) for atoms in structures]
+        self.x = [found.x for found in self.frameworks]
+        self._check(ion)
+        self.source = as_energy_model(model)
+        self.n = len(structures)
+        self.metal, self.metal_weights = self._metal(lithium, ion)
+        cells = [*structures, *([] if isinstance(lithium, int | float) or lithium is None else [lithium])]
+        self.energies: Energies = self.source.energies(cells)
+        self.units = np.array([found.n_units for found in self.frameworks], dtype=float)
+        self.per_unit = self.energies.energies[: self.n] / self.units
+
+    def voltage(self, rich: int, poor: int) -> Voltage:
+        """Between two of the cells."""
+        change = self.x[rich] - self.x[poor]
+        c = self._weights({rich: -1 / change, poor: 1 / change})
+        c[self.n :] += self.metal_weights
+        found = self.energies.combine(c)
+        return Voltage(
+            x_from=self.x[rich],
+            x_to=self.x[poor],
+            voltage=found.value + self.metal,
+            std=found.std,
+            members=None if found.members is None else tuple(m + self.metal for m in found.members),
+        )
+
+    def formation(self, k: int, first: int, last: int) -> Combination:
+        """Formation energy of a cell against two others, eV a unit."""
+        part = (self.x[k] - self.x[first]) / (self.x[last] - self.x[first])
+        c = self._weights({k: 1.0}) - self._weights({first: 1 - part}) - self._weights({last: part})
+        return self.energies.combine(c)
+
+    def _weights(self, shares: dict[int, float]) -> Floats:
+        c = np.zeros(len(self.energies.energies))
+        for k, share in shares.items():
+            c[k] = share / self.units[k]
+        return c
+
+    def _check(self, ion: str) -> None:
+        if not self.frameworks:
+            raise ValueError("there are no structures")
+        first: Framework = self.frameworks[0]
+        for k, found in enumerate(self.frameworks):
+            if not found.same_as(first):
+                raise ValueError(
+                    f"structure {k} has the framework {found.formula} and structure 0 {first.formula}: a voltage is "
+                    f"between structures that differ in {ion} only"
+                )
+        if len(set(self.x)) < 2:
+            raise ValueError(
+                f"all structures hold {self.x[0]:g} {ion} per {first.formula}: a voltage needs two contents"
+            )
+
+    def _metal(self, lithium: "float | Atoms | None", ion: str) -> tuple[float, list[float]]:
+        """The metal's energy as a constant (eV/atom), and the weight of its cell where it is one."""
+        if lithium is None:
+            if self.source.references is None or ion not in self.source.references:
+                raise ValueError(
+                    f"the energy of {ion} metal on the scale of {self.source.name!r} is not known: give lithium=, in "
+                    "eV/atom or as a structure"
+                )
+            return float(self.source.references[ion]), []
+        if isinstance(lithium, int | float):
+            return float(lithium), []
+        if set(lithium.get_chemical_symbols()) != {ion}:
+            raise ValueError(f"the metal is {ion}, not {lithium.get_chemical_formula()}")
+        return 0.0, [1 / len(lithium)]
+
+
+def _lower_hull(points: list[tuple[float, float, int]]) -> list[int]:
+    """Labels of the points (x, y, label), sorted by x, on the lower convex hull (Andrew's monotone chain)."""
+    hull: list[tuple[float, float, int]] = []
+    for x, y, label in points:
+        if hull and hull[-1][0] == x:
+            continue  # the lowest of this x came first
+        while len(hull) > 1:
+            (x0, y0, _), (x1, y1, _) = hull[-2:]
+            if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
+                break
+            hull.pop()
+        hull.append((x, y, label))
+    return [label for _, _, label in hull]

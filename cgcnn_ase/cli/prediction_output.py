@@ -1,0 +1,216 @@
+"""Where predictions go: CSV line by line, JSON, or extended XYZ with the structures."""
+
+import csv
+import json
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
+from cgcnn_ase.structures import StructureRecord, UsedNames, iter_file
+
+
+def _fields(*, of_sites: bool) -> tuple[str, ...]:
+    """CSV files also hold where each structure came from, which is what --resume goes by."""
+    return (*(SITE_COLUMNS if of_sites else COLUMNS), "source")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an earlier run has finished."""
+
+    files: frozenset[Path] = frozenset()
+    names: UsedNames = field(default_factory=UsedNames)
+
+
+class Writer(Protocol):
+    """A place for predictions; a context manager that closes it."""
+
+    n_written: int
+    done: Done
+
+    def write(self, prediction: Prediction) -> None:
+        """Add one prediction; it is on disk, as a complete line, when this returns."""
+
+    def __enter__(self) -> "Writer": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_output(
+    output: Path | None,
+    *,
+    as_json: bool,
+    resume: bool,
+    sources: Sequence[Path],
+    models: Collection[tuple[str, str]],
+    of_sites: bool = False,
+    order_disordered: bool = False,
+) -> Writer:
+    """The writer that the options ask for.
+
+    Parameters
+    ----------
+    sources
+        The files to predict.
+    models
+        Name and sha256 of the models that predict them.
+    of_sites
+        Whether a model among them predicts sites.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, the folder is missing, or ``resume`` does not fit.
+    """
+    suffix = "" if output is None else output.suffix.lower()
+    if output is not None and suffix not in (".csv", ".json", ".extxyz"):
+        raise ValueError(f"--output {output}: allowed are names that end in .csv, .json or .extxyz")
+    if resume and suffix != ".csv":
+        raise ValueError("--resume needs --output FILE.csv")
+    if of_sites and suffix == ".extxyz":
+        raise ValueError(f"--output {output}: .extxyz holds one prediction a structure; of sites take .csv or .json")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+    if suffix == ".csv" and output is not None:
+        fields = _fields(of_sites=of_sites)
+        done = _done(output, fields, sources, models) if resume and output.exists() else Done()
+        return CsvWriter(output.open("a" if done.files else "w", newline="", encoding="utf-8"), fields, done)
+    if suffix == ".extxyz" and output is not None:
+        return XyzWriter(output.open("w", encoding="utf-8"), order_disordered=order_disordered)
+    if output is not None:
+        return JsonWriter(output.open("w", encoding="utf-8"))
+    return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
+
+
+class _Writer:
+    def __init__(self, file: IO[str]) -> None:
+        self.file, self.n_written = file, 0
+        self.done = Done()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self.file.flush()
+        if self.file is not sys.stdout:
+            self.file.close()
+
+
+class CsvWriter(_Writer):
+    """One complete line for each prediction, flushed at once."""
+
+    def __init__(self, file: IO[str], fields: Sequence[str], done: Done | None = None) -> None:
+        super().__init__(file)
+        self.done, self._fields = done or Done(), fields
+        self._csv = csv.writer(file, lineterminator="\n")
+        if not self.done.files:
+            self._csv.writerow(fields)
+            self.file.flush()
+
+    def write(self, prediction: Prediction) -> None:
+        """Append a line; numbers with all their digits."""
+        self._csv.writerow([getattr(prediction, name) for name in self._fields])
+        self.file.flush()
+        self.n_written += 1
+
+
+class JsonWriter(_Writer):
+    """A JSON list, one object a line; closed wherever the run is stopped."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self.file.write("[")
+        self._separator = ""
+
+    def write(self, prediction: Prediction) -> None:
+        """Append an object."""
+        self.file.write(self._separator + json.dumps(prediction.to_dict()))
+        self._separator = ",\n"
+        self.n_written += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.write("]\n")
+        super().__exit__(kind, error, trace)
+
+
+class XyzWriter(_Writer):
+    """Extended XYZ: the structures, each with its prediction in the comment line."""
+
+    def __init__(self, file: IO[str], *, order_disordered: bool = False) -> None:
+        super().__init__(file)
+        self._order_disordered = order_disordered
+        self._source: str | None = None
+        self._records: Iterator[StructureRecord] = iter(())
+        self._record: StructureRecord | None = None
+
+    def write(self, prediction: Prediction) -> None:
+        """Append a frame."""
+        from ase.io.extxyz import write_extxyz
+
+        atoms = self._structure(prediction).unwrap().copy()
+        said = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
+        atoms.info = {"id": prediction.id, **{key: value for key, value in said.items() if key != "id"}}
+        frame = StringIO()
+        write_extxyz(frame, [atoms])
+        self.file.write(frame.getvalue())  # whole frames only, whenever the run is stopped
+        self.file.flush()
+        self.n_written += 1
+
+    def _structure(self, prediction: Prediction) -> StructureRecord:
+        """Read the prediction's file again, alongside the predictions: they come in the order of its structures."""
+        if self._source != prediction.source:
+            self._source = prediction.source
+            self._records = iter_file(prediction.source, order_disordered=self._order_disordered)
+            self._record = None
+        while self._record is None or self._record.id != prediction.id:
+            self._record = next(self._records)
+        return self._record
+
+
+def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
+    """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
+
+    Raises
+    ------
+    ValueError
+        If the file was not written by this command with the same models.
+    """
+    text = output.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    rows = list(csv.DictReader(lines))
+    if lines and tuple(next(csv.reader(lines[:1]))) != tuple(fields):
+        raise ValueError(f"--resume: {output} was not written by cgcnn-ase predict: its header is another")
+    others = {row["model"] for row in rows if (row["model"], row["model_sha256"]) not in models}
+    if others:
+        raise ValueError(f"--resume: {output} holds predictions of another model ({', '.join(sorted(others))})")
+    if not rows:
+        return Done()
+    last = rows[-1]["source"]  # the file in hand when the run stopped may hold more structures
+    kept = [row for row in rows if row["source"] != last]
+    if kept and {(row["model"], row["model_sha256"]) for row in kept} != set(models):
+        raise ValueError(f"--resume: {output} lacks predictions of one of the models")
+    draft = output.with_name(output.name + ".part")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+    draft.replace(output)
+    finished = {row["source"] for row in kept}
+    done = Done(frozenset(path for path in sources if str(path) in finished))
+    for row in kept:
+        done.names.admit(StructureRecord(row["id"], row["source"], None, None))
+    return done

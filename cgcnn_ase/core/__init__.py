@@ -1,0 +1,1 @@
+"""What every room stands on: elements, targets, settings, errors, parallel workers, the cache folder."""

@@ -1,5 +1,0 @@
-"""Reference data of the Materials Project, through its own client."""
-
-from cgcnn_ase.data.materials_project.client import MaterialsProject
-
-__all__ = ["MaterialsProject"]

@@ -1,7 +1,0 @@
-"""Cathode materials: layered oxides and their mixtures, olivine, spinel and lithium-rich, from published structures."""
-
-from cgcnn_ase.defects.cathodes.build import build_cathode, cathode_ids, cathodes
-from cgcnn_ase.defects.cathodes.composition import parse_cathode
-from cgcnn_ase.defects.cathodes.lattices import cathode_names
-
-__all__ = ["build_cathode", "cathode_ids", "cathode_names", "cathodes", "parse_cathode"]

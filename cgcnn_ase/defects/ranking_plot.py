@@ -1,0 +1,90 @@
+"""Pictures of a ranking; see :mod:`cgcnn_ase.plotting.model_plots`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cgcnn_ase.defects.costs import DefectCost
+
+#: names are written under so many defects, at most
+_NAMED = 30
+#: colours of the commonest defects; the others share the last
+_COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+
+
+def ranking(costs: "Sequence[DefectCost]") -> "Figure":
+    """The energy of every defect, cheapest first, with one std up and down; open circles are outside the domain."""
+    figure, (axes,) = new_figure(1)
+    figure.set_size_inches(9.0, 4.6)
+    ranks = np.arange(1, len(costs) + 1)
+    energies = np.array([cost.energy for cost in costs])
+    stds = np.array([np.nan if cost.std is None else cost.std for cost in costs])
+    outside = np.array([cost.in_domain is False for cost in costs])
+    few = len(costs) <= _NAMED
+    size, width, faint = (5.0, 1.2, 0.8) if few else (3.0, 0.7, 0.35)
+    for name, which, color in _groups(costs):
+        bars = which & np.isfinite(stds)
+        axes.errorbar(
+            ranks[bars], energies[bars], yerr=stds[bars], fmt="none", ecolor=color, alpha=faint, elinewidth=width,
+            capsize=3 if few else 0,
+        )  # fmt: skip
+        for shown, face in ((which & ~outside, color), (which & outside, "white")):
+            label = f"{name} ({which.sum():,})" if face == color else None
+            axes.plot(ranks[shown], energies[shown], "o", ms=size, color=color, mfc=face, label=label)
+    if few:
+        axes.set_xticks(ranks, [cost.id for cost in costs], rotation=60, ha="right", fontsize=8)
+    else:
+        axes.set_xlabel("rank")
+    if outside.any():
+        axes.plot([], [], "o", ms=size, color=GREY, mfc="white", label="open: outside the domain")
+    bars_mean = "; bars: one std" if np.isfinite(stds).any() else ""
+    axes.set(ylabel="formation energy (eV)", title=_title(costs) + bars_mean)
+    axes.margins(x=0.02)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def histogram(costs: "Sequence[DefectCost]") -> "Figure":
+    """How many defects cost how much, by name of the defect."""
+    figure, (axes,) = new_figure(1)
+    figure.set_size_inches(6.4, 4.6)
+    energies = np.array([cost.energy for cost in costs])
+    bins = np.histogram_bin_edges(energies, bins="fd" if len(costs) > 10 else 10)
+    if len(bins) > 61:
+        bins = np.linspace(bins[0], bins[-1], 61)
+    groups = _groups(costs)
+    axes.hist(
+        [energies[which].tolist() for _, which, _ in groups],
+        bins=bins.tolist(),
+        stacked=True,
+        color=[color for *_, color in groups],
+        label=[name for name, *_ in groups],
+    )
+    axes.set(xlabel="formation energy (eV)", ylabel="defects", title=_title(costs))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _groups(costs: "Sequence[DefectCost]") -> "list[tuple[str, np.typing.NDArray[np.bool_], str]]":
+    """Name, members and colour of the commonest defects, and of all others together."""
+    names = np.array([cost.defect for cost in costs])
+    found, counts = np.unique(names, return_counts=True)
+    order = found[np.argsort(-counts, kind="stable")].tolist()
+    n = len(_COLORS) if len(order) <= len(_COLORS) else len(_COLORS) - 1
+    groups = [(str(name), names == name, color) for name, color in zip(order[:n], _COLORS, strict=False)]
+    if len(order) > n:
+        groups.append((f"{len(order) - n} others", np.isin(names, order[n:]), _COLORS[-1]))
+    return groups
+
+
+def _title(costs: "Sequence[DefectCost]") -> str:
+    hosts = {cost.host for cost in costs}
+    models = sorted({cost.model for cost in costs})
+    where = next(iter(hosts)) if len(hosts) == 1 else f"{len(hosts):,} hosts"
+    return f"{where}: {', '.join(models)}"

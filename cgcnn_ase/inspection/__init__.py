@@ -1,0 +1,1 @@
+"""Looking at data sets before learning from them: counts, duplicates, outliers, offsets between two sources."""

@@ -1,0 +1,1 @@
+"""Trained models: loading, saving, the registry of pretrained ones, the original CGCNN's weights."""

@@ -1,0 +1,183 @@
+"""Save and load models: ``model.safetensors`` and ``config.json`` in a folder. Loading one executes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.folder import (
+    CONFIG,
+    FORMAT_VERSION,
+    WEIGHTS,
+    CheckpointError,
+    model_entries,
+    package_version,
+    read_config,
+    read_weights,
+    write_files,
+)
+from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+
+#: calibrations of a model, each with its arrays under its own name
+_TRUSTS = ("trust", "dropout_trust")
+
+
+def save_model(model: CrystalModel, folder: Path) -> Path:
+    """Write a model's weights, settings and calibration into a folder, and return it.
+
+    ``config.json`` holds the sha256 of the weights and of itself, so that a damaged file is found on loading.
+    """
+    return save_models([model], folder, name=model.name or folder.name)
+
+
+def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> Path:
+    """Write models that share their members into one folder, and return it.
+
+    A single one is the folder's own; several have an entry each under ``models``.
+
+    Raises
+    ------
+    ValueError
+        If they do not share their members, or two have the same name.
+    """
+    from safetensors.torch import save
+
+    first = models[0]
+    if any(model.members is not first.members for model in models):
+        raise ValueError("models of one folder must share their members")
+    if len({model.name for model in models}) < len(models):
+        raise ValueError(f"models of one folder need names that differ: {', '.join(model.name for model in models)}")
+    tensors = {key: tensor.contiguous() for key, tensor in first.members.state_dict().items()}
+    several = len(models) > 1
+    for model in models:
+        for kind in _TRUSTS:
+            trust = getattr(model, kind)
+            if trust is not None:
+                prefix = _prefix(kind, model.name, several=several)
+                tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in trust.arrays().items()}
+    entries = [_entry(model) for model in models]
+    config: dict[str, Any] = {
+        "format_version": FORMAT_VERSION if several else 1,
+        "package_version": package_version(),
+        "name": name,
+        "n_members": len(first.members),
+        "network": asdict(first.networks[0].config),
+        "graph": asdict(first.graph),
+        **({"models": entries} if several else entries[0] | {"name": name}),
+    }
+    write_files(folder, config, save(tensors))
+    return folder
+
+
+def _entry(model: CrystalModel) -> dict[str, Any]:
+    """What is a single model's own."""
+    trusts = {kind: getattr(model, kind) for kind in _TRUSTS}
+    return {
+        "name": model.name,
+        "target": asdict(model.target),
+        "scaler": asdict(model.scaler),
+        **{kind: None if trust is None else trust.to_config() for kind, trust in trusts.items()},
+        "training": model.training_record,
+    }
+
+
+def _prefix(kind: str, name: str, *, several: bool) -> str:
+    return f"{kind}.{name}." if several else f"{kind}."
+
+
+def load_folder(folder: Path) -> CrystalModel:
+    """Load a folder that holds one model.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged, of a newer format, or not a model's; or if there are several models.
+    """
+    models = load_models(folder)
+    if len(models) > 1:
+        raise CheckpointError(f"{folder}: holds several models, name one: {', '.join(m.name for m in models)}")
+    return models[0]
+
+
+def load_models(folder: Path) -> list[CrystalModel]:
+    """Load all models of a folder; they share their members.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged, of a newer format, or not a model's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    config = read_config(folder)
+    weights = read_weights(folder, config)
+    try:
+        tensors = load(weights)
+        network = _network_config(config["network"])
+        graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
+            members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
+        weights_of = {k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS}
+        _check_weights(members, weights_of, network.architecture.architecture)
+        members.load_state_dict(weights_of)
+        entries = model_entries(config)
+        targets = tuple(TypeAdapter(TargetSpec).validate_python(entry["target"]) for entry in entries)
+        if sum(target.n_outputs for target in targets) != network.n_outputs:
+            raise ValueError(f"the network has {network.n_outputs} outputs, which its targets do not fill")
+        return [
+            CrystalModel(
+                members,
+                graph=graph,
+                target=target,
+                scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
+                **{kind: _trust(kind, entry, tensors, several=len(entries) > 1) for kind in _TRUSTS},
+                name=entry["name"],
+                sha256=config["sha256"][WEIGHTS],
+                training=entry["training"],
+                first_output=columns.start,
+            )
+            for entry, target, columns in zip(entries, targets, output_slices(targets), strict=True)
+        ]
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
+
+
+def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], architecture: str) -> None:
+    """See that a file's weights are those of the network that the configuration speaks of."""
+    wanted = members.state_dict()
+    for what, names in (
+        ("have no", wanted.keys() - tensors.keys()),
+        ("hold, too,", tensors.keys() - wanted.keys()),
+        ("have another shape of", {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{WEIGHTS} is not of the {architecture} network in {CONFIG}: its weights {what} {min(names)}{more}"
+            )
+
+
+def _network_config(values: dict[str, Any]) -> NetworkConfig:
+    architecture = values["architecture"]
+    chosen = TypeAdapter(config_class(architecture)).validate_python(architecture)
+    return TypeAdapter(NetworkConfig).validate_python(values | {"architecture": chosen})
+
+
+def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
+    if entry.get(kind) is None:
+        return None
+    from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+    from cgcnn_ase.uncertainty.regression_calibration import Trust
+
+    prefix = _prefix(kind, entry["name"], several=several)
+    arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
+    which = ClassTrust if "temperature" in entry[kind] else Trust
+    return which.from_files(entry[kind], arrays)

@@ -1,0 +1,181 @@
+"""CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.nn.heads import Output
+from cgcnn_ase.nn.messages import Engine
+from cgcnn_ase.nn.network import Network, check_graph
+
+if TYPE_CHECKING:
+    from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+    from cgcnn_ase.uncertainty.regression_calibration import Trust
+
+    AnyTrust = Trust | ClassTrust
+
+
+class MemberOutputs(NamedTuple):
+    """What each member says of each crystal (or site), in the unit that the network learned (:class:`TargetSpec`)."""
+
+    values: Tensor  #: (M, B); for a classification the probability of class 1
+    stds: Tensor | None  #: (M, B) predicted standard deviation of the error, where the head has one
+    embedding: Tensor  #: (B, P) crystal embedding of the first member
+    logits: Tensor | None = None  #: (M, B, K) of a classification
+
+
+class CrystalModel(nn.Module):
+    """An ensemble of networks with the graph they read and the target they predict.
+
+    Networks that predict several targets are several models, which share their members: see ``outputs``.
+
+    Parameters
+    ----------
+    members : iterable of Network
+        At least one.
+    graph : GraphConfig
+        How structures become graphs for these networks.
+    target : TargetSpec
+        What is predicted.
+    scaler : Scaler
+        Fitted on the training targets.
+    trust : Trust, optional
+        Calibration; without it predictions have no std.
+    dropout_trust : Trust, optional
+        The same for Monte Carlo dropout.
+    name, sha256 : str
+        The model's name and the hash of its weights' file, for the record.
+    training : dict, optional
+        What it was trained on and how: plain values.
+    first_output : int
+        Which of the networks' outputs is the target's first.
+    """
+
+    def __init__(
+        self,
+        members: Iterable[Network] | nn.ModuleList,
+        *,
+        graph: GraphConfig,
+        target: TargetSpec,
+        scaler: Scaler,
+        trust: "AnyTrust | None" = None,
+        dropout_trust: "AnyTrust | None" = None,
+        name: str = "",
+        sha256: str = "",
+        training: dict[str, Any] | None = None,
+        first_output: int = 0,
+    ) -> None:
+        super().__init__()
+        self.members = members if isinstance(members, nn.ModuleList) else nn.ModuleList(members)
+        if not len(self.members):
+            raise ValueError("a model needs at least one member")
+        for network in self.networks:
+            check_graph(network.config.architecture, graph)
+        self.graph, self.target, self.scaler = graph, target, scaler
+        self.trust, self.dropout_trust = trust, dropout_trust
+        self.name, self.sha256, self.training_record = name, sha256, training or {}
+        self.outputs = slice(first_output, first_output + target.n_outputs)
+        if self.outputs.stop > self.networks[0].config.n_outputs:
+            has = self.networks[0].config.n_outputs
+            raise ValueError(f"{target.name} needs output {self.outputs.stop} of networks that have {has}")
+        self.eval()
+
+    @property
+    def networks(self) -> list[Network]:
+        """The members as networks."""
+        return [member for member in self.members if isinstance(member, Network)]
+
+    @property
+    def dropout(self) -> float:
+        """Dropout probability that the members were trained with."""
+        return float(self.networks[0].config.architecture.dropout)
+
+    @property
+    def is_potential(self) -> bool:
+        """Whether the prediction is a smooth function of the positions, so that forces exist."""
+        return False  # no architecture so far damps its messages to zero at the cutoff
+
+    def check_level(self, level: Level, what: str) -> None:
+        """Raise where something is asked of crystals and the model predicts sites, or the other way round.
+
+        Raises
+        ------
+        ValueError
+            Naming the model and what is asked.
+        """
+        if self.target.level != level:
+            wanted = {"crystal": "crystals", "site": "sites"}
+            raise ValueError(
+                f"the model {self.name!r} predicts {wanted[self.target.level]}; {what} needs one of {wanted[level]}"
+            )
+
+    def check_dropout(self, n_dropout: int) -> None:
+        """Raise where Monte Carlo dropout with so many samples would say nothing.
+
+        Raises
+        ------
+        ValueError
+            If the members were trained without dropout, or one sample cannot have a spread.
+        """
+        if n_dropout < 2:
+            raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
+        if self.dropout == 0.0:
+            raise ValueError(
+                f"n_dropout needs a model trained with dropout; {self.name!r} was trained without, so switching "
+                "parts of it off would show nothing about its uncertainty. The spread of an ensemble needs no n_dropout"
+            )
+
+    def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
+        """Crystal embeddings of each member before its head, (B, P)."""
+        return [network.pooled(graph, engine) for network in self.networks]
+
+    def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> MemberOutputs:
+        """One deterministic prediction of each member."""
+        return self.read(self.pooled(graph, engine))
+
+    def read(self, pooled: list[Tensor]) -> MemberOutputs:
+        """The prediction of each member from its crystal embeddings, (B, P)."""
+        outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
+        return self._physical(outputs, pooled[0])
+
+    def sample(self, graph: CrystalGraph, n_dropout: int, *, seed: int = 0, engine: Engine = "auto") -> MemberOutputs:
+        """Monte Carlo dropout (Gal and Ghahramani, 2016): n_dropout thinned heads for each member.
+
+        The convolutions run once. The same thinned heads, which the seed decides, read every structure, so that the
+        result does not depend on the batch. Normalisation stays as in evaluation.
+
+        Raises
+        ------
+        ValueError
+            If the members were trained without dropout.
+        """
+        return self.sample_read(self.pooled(graph, engine), n_dropout, seed=seed)
+
+    def sample_read(self, embeddings: list[Tensor], n_dropout: int, *, seed: int = 0) -> MemberOutputs:
+        """As :meth:`sample`, from the crystal embeddings of each member."""
+        self.check_dropout(n_dropout)
+        generator = torch.Generator().manual_seed(seed)
+        outputs = []
+        for network, pooled in zip(self.networks, embeddings, strict=True):
+            keep = torch.bernoulli(
+                torch.full((n_dropout, network.architecture.n_crystal), 1.0 - self.dropout), generator=generator
+            )
+            masks = (keep / (1.0 - self.dropout)).to(pooled)
+            outputs += [network.read(pooled, mask) for mask in masks]
+        return self._physical(outputs, embeddings[0])
+
+    def _physical(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
+        own = [output.of(self.outputs) for output in outputs]
+        if self.target.task == "classification":
+            logits = torch.stack([o.value for o in own])
+            return MemberOutputs(logits.softmax(dim=2)[:, :, 1], None, embedding, logits)
+        values = self.target.limited(self.scaler.unscale(torch.stack([o.value[:, 0] for o in own])))
+        scales = [o.scale[:, 0] for o in own if o.scale is not None]
+        # the standard deviation of a Laplace distribution is sqrt(2) times its scale
+        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(own) else None
+        return MemberOutputs(values, stds, embedding)

@@ -1,0 +1,221 @@
+"""Pretrained models by name: where they are, what they are, and how to load them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, model_entries, read_config
+
+if TYPE_CHECKING:
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+DEFAULT_MODEL = "formation-energy-per-atom"
+#: the name that stands for all pretrained models
+ALL = "all"
+#: other names: what the original CGCNN calls its files; a model with the name of its own fidelity
+ALIASES = {
+    "bulk-moduli": "bulk-modulus",
+    "shear-moduli": "shear-modulus",
+    "semi-metal-classification": "is-metal",
+    "final-energy-per-atom": "total-energy-per-atom",
+    "vacancy-formation-energy-witman": "vacancy-formation-energy",
+}
+
+
+#: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
+FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
+
+#: targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
+OF_DEFECTS = ("is_defective",)
+
+
+class UnknownModelError(ValueError):
+    """A model name that is neither pretrained nor a path."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is: a file, or a folder and the name of one of its models."""
+
+    path: Path
+    name: str | None = None  #: None for a file
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model's configuration says of it."""
+
+    name: str
+    target: str
+    unit: str
+    task: str
+    n_members: int
+    test: dict[str, Any]  #: its figures on the test split that its card names
+    size: int  #: bytes of its weights, which other models may share
+    sha256: str
+    path: Path
+
+    @property
+    def test_mae(self) -> float | None:
+        """On the test split, in what the network learns; None for a classification."""
+        return self.test.get("mae")
+
+
+def pretrained_folder() -> Path:
+    """Where the pretrained models lie: in the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "pretrained"
+    return installed if installed.is_dir() else package.parent / "pretrained"
+
+
+def model_names() -> list[str]:
+    """Names of the pretrained models."""
+    return sorted(_pretrained())
+
+
+def _pretrained() -> dict[str, ModelRef]:
+    """The pretrained models by name: that of their folder, or, of several in one folder, their own."""
+    found: dict[str, ModelRef] = {}
+    for place in sorted(path.parent for path in pretrained_folder().glob("*/config.json")):
+        refs = _refs(place)
+        found |= {place.name if len(refs) == 1 else str(ref.name): ref for ref in refs}
+    return found
+
+
+def _refs(folder: Path) -> list[ModelRef]:
+    """The models of a folder."""
+    return [ModelRef(folder, entry["name"]) for entry in model_entries(read_config(folder))]
+
+
+def model_info(name: str | Path) -> ModelInfo:
+    """What is known of a model, without loading its weights."""
+    ref = find_model(name)
+    config: dict[str, Any] = read_config(ref.path)
+    entry = _entry(config, ref.name)
+    return ModelInfo(
+        name=entry["name"],
+        target=entry["target"]["name"],
+        unit=entry["target"]["unit"],
+        task=entry["target"]["task"],
+        n_members=config["n_members"],
+        test=entry["training"].get("test", {}),
+        size=(ref.path / WEIGHTS).stat().st_size,
+        sha256=config["sha256"][WEIGHTS],
+        path=ref.path,
+    )
+
+
+def with_fidelity(name: str, fidelity: str | None) -> str:
+    """The name of the model that speaks for one of the data sets a model was trained on.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no such data set; the message lists those there are.
+    """
+    if fidelity is None:
+        return name
+    allowed = FIDELITIES.get(name)
+    if allowed is None:
+        raise UnknownModelError(
+            f"fidelity {fidelity!r}: {name} was trained on one set; several: {', '.join(FIDELITIES)}"
+        )
+    if fidelity not in allowed:
+        raise UnknownModelError(f"fidelity {fidelity!r} of {name}; allowed: {', '.join(allowed)}")
+    return name if fidelity == allowed[0] else f"{name}-{fidelity}"
+
+
+def model_level(ref: ModelRef) -> str:
+    """Whether a model predicts crystals (``crystal``) or their sites (``site``)."""
+    if ref.name is None:
+        return "crystal"  # the original CGCNN
+    return _level(_entry(read_config(ref.path), ref.name)["target"])
+
+
+def _is_property(ref: ModelRef) -> bool:
+    """Whether a pretrained model predicts a property of the material."""
+    target = _entry(read_config(ref.path), ref.name)["target"]
+    return _level(target) == "crystal" and target["name"] not in OF_DEFECTS
+
+
+def _level(target: dict[str, Any]) -> str:
+    return str(target.get("level", "crystal"))
+
+
+def _entry(config: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """What a configuration says of one of its models."""
+    return next(entry for entry in model_entries(config) if entry["name"] == name)
+
+
+def find_models(name: str | Path) -> list[ModelRef]:
+    """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
+
+    ``all`` are those of every property of crystals; a variant such as ``band-gap-alignn`` is left out beside
+    ``band-gap``, and so is the detection of defects.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none; the message lists the names.
+    CheckpointError
+        If a folder is not a model's, or damaged.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _refs(path / "best" if (path / "best").is_dir() else path)  # a training run's folder holds it there
+    if path.exists():
+        return [ModelRef(path)]
+    pretrained = _pretrained()
+    known = ALIASES.get(str(name), str(name))
+    if known == ALL:
+        own = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
+        return [pretrained[name] for name in own if _is_property(pretrained[name])]
+    if known in pretrained:
+        return [pretrained[known]]
+    if together := [ref for ref in pretrained.values() if ref.path.name == known]:
+        return together
+    raise UnknownModelError(
+        f"no model {str(name)!r}: neither a file or folder nor a pretrained model; pretrained: "
+        f"{', '.join(model_names()) or 'none'}"
+    )
+
+
+def find_model(name: str | Path) -> ModelRef:
+    """The one model that a name or path stands for; raises as :func:`load_model` does."""
+    refs = find_models(name)
+    if len(refs) > 1:
+        raise CheckpointError(f"{name}: holds several models, name one: {', '.join(str(ref.name) for ref in refs)}")
+    return refs[0]
+
+
+def load_model(name: str | Path = DEFAULT_MODEL) -> "CrystalModel":
+    """Load a model by pretrained name, from a model or run folder, or from an original CGCNN ``.pth.tar``.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no such model.
+    CheckpointError, UnsafeCheckpointError
+        If its files are damaged or ask for more than data; or if they hold several models and the name none of them.
+    """
+    return load_refs([find_model(name)])[0]
+
+
+def load_refs(refs: "list[ModelRef]") -> "list[CrystalModel]":
+    """Load models; those of one folder share their members."""
+    from cgcnn_ase.models.checkpoint import load_models
+    from cgcnn_ase.models.original_cgcnn import is_legacy, load_legacy
+
+    loaded: dict[Path, list[CrystalModel]] = {}
+    for ref in refs:
+        if ref.path in loaded:
+            continue
+        if ref.path.is_dir():
+            loaded[ref.path] = load_models(ref.path)
+        elif is_legacy(ref.path):
+            loaded[ref.path] = [load_legacy(ref.path)]
+        else:
+            raise CheckpointError(
+                f"{ref.path}: not a model; allowed: a model folder, or an original CGCNN .pth.tar file"
+            )
+    return [next(model for model in loaded[ref.path] if ref.name in (None, model.name)) for ref in refs]

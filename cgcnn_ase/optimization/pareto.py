@@ -1,0 +1,136 @@
+"""Several objectives at once: the Pareto front, the volume it dominates, and a random scalarisation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.core.arrays import Bools, Floats
+from cgcnn_ase.optimization.acquisition import Wanted, as_cost
+
+#: weight of the sum beside the largest term (Knowles 2006)
+_AUGMENTATION = 0.05
+
+
+def pareto_front(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Bools:
+    """Which rows no other row beats: none is as good in every objective and better in one.
+
+    Parameters
+    ----------
+    values
+        (n, m) finite values.
+    goals
+        For each objective: min, max, or the number it shall be near to.
+
+    Returns
+    -------
+    ndarray
+        (n,) True on the front; of equal rows all are.
+
+    Examples
+    --------
+    >>> pareto_front([[1, 4], [2, 2], [3, 3]], ["min", "min"])
+    array([ True,  True, False])
+    """
+    costs = costs_of(values, goals)
+    order = np.lexsort(costs.T[::-1])  # by the first objective, then the next: only an earlier row can beat a later
+    front: list[int] = []
+    for i in order.tolist():
+        kept = costs[front]
+        beaten = (kept <= costs[i]).all(axis=1) & (kept < costs[i]).any(axis=1)
+        if not beaten.any():
+            front.append(i)
+    mask = np.zeros(len(costs), dtype=bool)
+    mask[front] = True
+    return mask
+
+
+def hypervolume(values: npt.ArrayLike, goals: Sequence[Wanted], reference: npt.ArrayLike) -> float:
+    """The volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
+
+    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
+
+    Parameters
+    ----------
+    values
+        (n, m) finite values; rows that do not beat the reference in every objective add nothing.
+    goals
+        As for :func:`pareto_front`.
+    reference
+        (m,) the worst values that count.
+
+    Returns
+    -------
+    float
+        In the product of the objectives' units.
+
+    Examples
+    --------
+    >>> hypervolume([[1, 3], [2, 1]], ["min", "min"], [4, 4])
+    7.0
+    """
+    worst = costs_of(np.asarray(reference, dtype=float)[None], goals)[0]
+    costs = costs_of(values, goals)
+    return _volume(costs[(costs < worst).all(axis=1)], worst)
+
+
+def scalarise(costs: npt.ArrayLike, weights: npt.ArrayLike, ideal: npt.ArrayLike, nadir: npt.ArrayLike) -> Floats:
+    r"""One cost of several: the augmented Chebyshev function of ParEGO.
+
+    .. math:: \max_k w_k z_k + 0.05 \sum_k w_k z_k, \qquad z = (c - c^{ideal}) / (c^{nadir} - c^{ideal})
+
+    For every point of the front, convex or not, there are weights for which it has the lowest (Knowles, IEEE Trans.
+    Evol. Comput. 10, 50, 2006).
+
+    Parameters
+    ----------
+    costs
+        (..., m) as :func:`cgcnn_ase.optimization.acquisition.as_cost` gives them.
+    weights
+        (m,) as :func:`random_weights` gives them.
+    ideal, nadir
+        (m,) the costs that become 0 and 1: the lowest that is known or expected, and the highest known.
+    """
+    low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
+    scaled = (
+        np.asarray(weights, dtype=float) * (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)
+    )
+    result: Floats = scaled.max(axis=-1) + _AUGMENTATION * scaled.sum(axis=-1)
+    return result
+
+
+def random_weights(m: int, rng: np.random.Generator) -> Floats:
+    """(m,) weights that add up to 1, uniform among all such."""
+    return rng.dirichlet(np.ones(m))
+
+
+def costs_of(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Floats:
+    """(n, m) values as costs, each objective by its goal.
+
+    Raises
+    ------
+    ValueError
+        If there is not one goal for each column, or a value is not finite.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 2 or array.shape[1] != len(goals):
+        raise ValueError(f"values of shape {array.shape} and {len(goals)} goals; needed is one column for each goal")
+    if not np.isfinite(array).all():
+        raise ValueError("a value is not a finite number")
+    return np.stack([as_cost(column, goal) for column, goal in zip(array.T, goals, strict=True)], axis=1)
+
+
+def _volume(costs: Floats, worst: Floats) -> float:
+    """Of rows that all beat the worst."""
+    if not len(costs):
+        return 0.0
+    if len(worst) == 1:
+        return float(worst[0] - costs.min())
+    costs = costs[np.argsort(costs[:, -1], kind="stable")]
+    ends = np.append(costs[1:, -1], worst[-1])
+    volume = 0.0
+    for i, thickness in enumerate(ends - costs[:, -1]):
+        if thickness > 0:
+            slice_ = costs[: i + 1, :-1]
+            volume += thickness * _volume(slice_[pareto_front(slice_, ["min"] * slice_.shape[1])], worst[:-1])
+    return float(volume)

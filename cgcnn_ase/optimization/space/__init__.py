@@ -1,0 +1,1 @@
+"""Search spaces: variables, shares that add up to one, cathodes by whole atoms."""

@@ -1,0 +1,1 @@
+"""Surrogates: what predicts the objectives of points that have not been evaluated."""

@@ -1,0 +1,378 @@
+"""Pictures of predictions, of their uncertainties and of a training run.
+
+Every function returns a :class:`matplotlib.figure.Figure`; :func:`save` writes it. No global matplotlib state is
+touched and matplotlib is imported on the first picture only. Colours are Okabe and Ito's, which colour-blind readers
+can tell apart.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cgcnn_ase.uncertainty.metrics import (
+    as_positive,
+    as_vector,
+    calibration_curve,
+    ence,
+    evaluate,
+    miscalibration_area,
+    reliability_bins,
+    spearman,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_BINS = 10
+
+
+def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike, *, name: str) -> "Figure":
+    """How often each class was taken for each: counts, and shares of the true class as colour."""
+    y, said = np.asarray(labels, dtype=int), np.asarray(predicted, dtype=int)
+    n = max(2, int(max(y.max(), said.max())) + 1)
+    counts = np.zeros((n, n), dtype=int)
+    np.add.at(counts, (y, said), 1)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, (axes,) = new_figure(1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for true, given in np.ndindex(n, n):
+        ink = "white" if share[true, given] > 0.5 else "black"
+        text = f"{counts[true, given]:,}\n{share[true, given]:.1%}"
+        axes.text(given, true, text, ha="center", va="center", color=ink)
+    axes.set(xticks=range(n), yticks=range(n), xlabel="predicted class", ylabel="true class", title=name)
+    return figure
+
+
+def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, name: str) -> "Figure":
+    """Observed frequency against stated probability, in bins of equal count, with the bins' standard errors."""
+    y, p = np.asarray(labels, dtype=int), np.asarray(probabilities, dtype=float)
+    stated, hit = (p[:, 1], y == 1) if p.shape[1] == 2 else (p.max(axis=1), p.argmax(axis=1) == y)
+    bins = np.array_split(np.argsort(stated, kind="stable"), min(_BINS, len(stated)))
+    x = np.array([stated[b].mean() for b in bins])
+    f = np.array([hit[b].mean() for b in bins])
+    error = np.sqrt(np.maximum(f * (1 - f), 1e-4) / [len(b) for b in bins])
+    figure, (axes,) = new_figure(1)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="calibrated")
+    axes.errorbar(x, f, yerr=error, color=BLUE, marker="o", lw=1, capsize=2, label=f"{len(y):,} structures")
+    what = "probability of class 1" if p.shape[1] == 2 else "probability of the most probable class"
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f"stated {what}", ylabel="observed frequency", title=name)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+
+#: more points than this are drawn as a density
+MAX_POINTS = 300
+DPI = 150
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write a figure; the ending of the path (.png, .pdf, .svg) says how."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist")
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def parity(
+    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike | None = None, *, name: str, unit: str
+) -> "Figure":
+    """Predicted against reference values: points with error bars where there are few, else their density."""
+    figure, (axes,) = new_figure(1)
+    _parity(axes, target, mean, std, name=name, unit=unit)
+    return figure
+
+
+def parities(
+    sets: "Sequence[tuple[str, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]]", *, name: str, unit: str
+) -> "Figure":
+    """Several of :func:`parity` side by side: a title, reference, predicted values and their std of each."""
+    figure, panels = new_figure(len(sets))
+    for axes, (title, target, mean, std) in zip(panels, sets, strict=True):
+        _parity(axes, target, mean, std, name=name, unit=unit)
+        axes.set_title(f"{title}: {axes.get_title()}")
+        axes.set_xlabel(f"reference ({unit})" if unit else "reference")
+        axes.set_ylabel(f"predicted ({unit})" if unit else "predicted")
+    figure.suptitle(name, fontsize=12)
+    return figure
+
+
+def calibration(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> "Figure":
+    """Observed against expected share of targets below each predicted quantile."""
+    figure, (axes,) = new_figure(1)
+    _calibration(axes, target, mean, std)
+    return figure
+
+
+def error_against_std(
+    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, unit: str, n_bins: int = 10
+) -> "Figure":
+    """RMSE against predicted std in bins of equal count, with standard errors, over the single errors."""
+    figure, (axes,) = new_figure(1)
+    _error_against_std(axes, target, mean, std, unit=unit, n_bins=n_bins)
+    return figure
+
+
+def summary(
+    target: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    lower: npt.ArrayLike | None = None,
+    upper: npt.ArrayLike | None = None,
+    *,
+    name: str,
+    unit: str,
+    level: float = 0.9,
+    n_bins: int = 10,
+) -> "Figure":
+    """Parity, calibration and RMSE against std side by side."""
+    figure, (left, middle, right) = new_figure(3)
+    _parity(left, target, mean, None, name=name, unit=unit)
+    _calibration(middle, target, mean, std)
+    figures = evaluate(target, mean, std, lower, upper, level=level, n_bins=n_bins)
+    kind = "Gaussian" if lower is None else "conformal"
+    text = f"{100 * level:g} % {kind} interval\nholds {100 * figures.coverage:.1f} %"
+    _note(middle, text)
+    _error_against_std(right, target, mean, std, unit=unit, n_bins=n_bins)
+    return figure
+
+
+def interval_coverage(
+    target: npt.ArrayLike,
+    std: npt.ArrayLike,
+    lower: npt.ArrayLike,
+    upper: npt.ArrayLike,
+    *,
+    unit: str,
+    level: float = 0.9,
+    n_bins: int = 10,
+) -> "Figure":
+    """The share of targets inside their interval, from the surest to the least sure predictions."""
+    y = as_vector(target, name="target")
+    s = as_positive(std, name="std", size=y.size)
+    low, high = as_vector(lower, name="lower", size=y.size), as_vector(upper, name="upper", size=y.size)
+    inside = ((low <= y) & (y <= high)).astype(np.float64)
+    if not 1 <= n_bins <= y.size:
+        raise ValueError(f"{n_bins} bins cannot be made of {y.size} samples")
+    bins = np.array_split(np.argsort(s, kind="stable"), n_bins)
+    share = np.array([inside[b].mean() for b in bins])
+    error = np.array([np.sqrt(level * (1 - level) / b.size) for b in bins])
+    middle = [float(np.median(s[b])) for b in bins]
+
+    figure, (axes,) = new_figure(1)
+    axes.axhline(100 * level, color=GREY, linestyle="--", linewidth=1.2, label=f"nominal {100 * level:g} %")
+    axes.errorbar(
+        middle, 100 * share, yerr=100 * error, fmt="o", color=BLUE, capsize=3, label=f"{n_bins} groups of equal count"
+    )
+    axes.set_xscale("log")
+    _plain_log_ticks(axes, x=True)
+    axes.set_ylim(min(100 * float((share - error).min()) - 2, 100 * level - 10), 100.5)
+    axes.set_xlabel(f"predicted std ({unit})")
+    axes.set_ylabel("targets inside their interval (%)")
+    axes.set_title(f"coverage {100 * float(inside.mean()):.1f} %")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def error_histogram(
+    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike | None = None, *, unit: str
+) -> "Figure":
+    """The errors; with a std the errors in units of it, against the normal distribution."""
+    y = as_vector(target, name="target")
+    error = as_vector(mean, name="mean", size=y.size) - y
+    figure, (axes,) = new_figure(1)
+    if std is None:
+        limit = max(float(np.quantile(np.abs(error), 0.995)), np.finfo(float).tiny)
+        axes.set_xlabel(f"error ({unit}), prediction − reference")
+    else:
+        error, limit = error / as_positive(std, name="std", size=y.size), 6.0
+        x = np.linspace(-limit, limit, 241)
+        axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=ORANGE, linewidth=2, label="normal")
+        axes.set_xlabel("error / predicted std")
+    edges = np.linspace(-limit, limit, 61)
+    weight = 1 / (error.size * (edges[1] - edges[0]))
+    inside = np.abs(error) <= limit
+    weights = np.full(np.count_nonzero(inside), weight)
+    axes.hist(error[inside], bins=edges.tolist(), weights=weights, color=BLUE, alpha=0.75)
+    axes.set_yscale("log")
+    axes.set_ylim(0.5 * weight, 3 * axes.get_ylim()[1])
+    axes.set_xlim(-limit, limit)
+    axes.set_ylabel("density" if std is not None else f"density (1 / ({unit}))")
+    axes.set_title(f"mean {error.mean():.2g}, median |error| {np.median(np.abs(error)):.2g}")
+    note = f"{error.size:,} errors"
+    if not inside.all():
+        note += f",\n{np.count_nonzero(~inside)} beyond ±{limit:.2g}"
+    _note(axes, note)
+    if std is not None:
+        axes.legend(loc="upper right", frameon=False, borderaxespad=0.2)
+    return figure
+
+
+def learning_curve(
+    epochs: Sequence[int],
+    *,
+    train_loss: npt.ArrayLike,
+    val_mae: npt.ArrayLike,
+    unit: str,
+    best_epoch: int | None = None,
+) -> "Figure":
+    """Training loss and validation MAE by epoch; NaN where an epoch was not validated."""
+    from matplotlib.ticker import MaxNLocator
+
+    x = np.asarray(epochs)
+    loss, mae = np.asarray(train_loss, dtype=np.float64), np.asarray(val_mae, dtype=np.float64)
+    if not x.size or x.shape != loss.shape or x.shape != mae.shape:
+        raise ValueError(f"{x.size} epochs, {loss.size} training losses and {mae.size} validation errors do not match")
+    if best_epoch is not None and best_epoch not in x:
+        raise ValueError(f"the best epoch, {best_epoch}, is not among the epochs")
+    figure, panels = new_figure(2)
+    labels = ("training loss", f"validation MAE ({unit})")
+    for axes, values, color, label in zip(panels, (loss, mae), (BLUE, ORANGE), labels, strict=True):
+        seen = np.isfinite(values)
+        axes.plot(
+            x[seen], values[seen], color=color, linewidth=1.8, marker="o" if seen.sum() < 30 else "", markersize=4
+        )
+        if seen.any() and values[seen].min() > 0 and values[seen].max() > 2 * values[seen].min():
+            axes.set_yscale("log")
+            _plain_log_ticks(axes, x=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+    if best_epoch is not None:
+        best = float(mae[x == best_epoch][0])
+        panels[1].plot([best_epoch], [best], marker="*", markersize=14, color=GREEN, linestyle="")
+        panels[1].set_title(f"best: {best:.4g} {unit} in epoch {best_epoch}")
+    return figure
+
+
+def new_figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels side by side, in this package's style."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(4.6, 4.2) if n_panels == 1 else (3.9 * n_panels, 3.75), layout="constrained", facecolor="white"
+    )
+    panels = [figure.add_subplot(1, n_panels, i + 1) for i in range(n_panels)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=11)
+        axes.xaxis.label.set_fontsize(12)
+        axes.yaxis.label.set_fontsize(12)
+        axes.title.set_fontsize(12)
+    return figure, panels
+
+
+def _parity(
+    axes: "Axes", target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike | None, *, name: str, unit: str
+) -> None:
+    from matplotlib.colors import LogNorm
+
+    y = as_vector(target, name="target")
+    m = as_vector(mean, name="mean", size=y.size)
+    if not y.size:
+        raise ValueError("target is empty")
+    low, high = float(min(y.min(), m.min())), float(max(y.max(), m.max()))
+    pad = 0.04 * (high - low) or 1.0
+    limits = (low - pad, high + pad)
+    if y.size > MAX_POINTS:
+        hexes = axes.hexbin(
+            y, m, gridsize=60, extent=(*limits, *limits), mincnt=1, cmap="viridis", norm=LogNorm(), linewidths=0.1
+        )
+        bar = axes.figure.colorbar(hexes, ax=axes, shrink=0.7, pad=0.02, aspect=25)
+        bar.set_label("structures per cell", size=10)
+        bar.ax.tick_params(labelsize=9)
+        bar.ax.minorticks_off()
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        bar.outline.set_visible(False)
+    elif std is not None:
+        s = as_positive(std, name="std", size=y.size)
+        axes.errorbar(y, m, yerr=s, fmt="o", markersize=4, color=BLUE, ecolor=GREY, elinewidth=0.8, alpha=0.8)
+    else:
+        axes.plot(y, m, "o", markersize=4, color=BLUE, alpha=0.7)
+    axes.plot(limits, limits, color=ORANGE, linestyle="--", linewidth=1.2)
+    axes.set_xlim(limits)
+    axes.set_ylim(limits)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"reference {name} ({unit})")
+    axes.set_ylabel(f"predicted {name} ({unit})")
+    title = f"MAE {_three(float(np.mean(np.abs(y - m))))} {unit}"
+    if y.std() > 0:
+        title += f", R² {1 - float(np.mean((y - m) ** 2) / np.var(y)):.3f}"
+    axes.set_title(title)
+    _note(axes, f"{y.size:,} structures")
+
+
+def _calibration(axes: "Axes", target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
+    expected, observed = calibration_curve(target, mean, std)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
+    axes.fill_between(expected, expected, observed, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(expected, observed, color=BLUE, linewidth=2)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    axes.set_xlabel("expected share below quantile")
+    axes.set_ylabel("observed share below quantile")
+    axes.set_title(f"miscalibration area {miscalibration_area(target, mean, std):.3f}")
+
+
+def _error_against_std(
+    axes: "Axes", target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, unit: str, n_bins: int
+) -> None:
+    bins = reliability_bins(target, mean, std, n_bins=n_bins)
+    s = np.asarray(std, dtype=np.float64)
+    error = np.abs(np.asarray(target, dtype=np.float64) - np.asarray(mean, dtype=np.float64))
+    low = 0.6 * float(min(np.quantile(s, 0.002), bins.rmse[bins.rmse > 0].min(initial=np.inf), bins.std.min()))
+    high = 1.6 * float(max(np.quantile(s, 0.998), bins.rmse.max(), bins.std.max()))
+    axes.plot(s, error, ".", markersize=3, color=GREY, alpha=0.25, markeredgewidth=0, rasterized=True)
+    axes.plot([], [], ".", markersize=6, color=GREY, markeredgewidth=0, label="single structures")  # for the legend
+    axes.plot([low, high], [low, high], color=ORANGE, linestyle="--", linewidth=1.2)
+    down = np.minimum(bins.rmse_error, 0.9 * bins.rmse)
+    axes.errorbar(
+        bins.std,
+        bins.rmse,
+        yerr=(down, bins.rmse_error),
+        fmt="o",
+        color=BLUE,
+        capsize=3,
+        label=f"RMSE of {n_bins} groups",
+    )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    _plain_log_ticks(axes, x=True)
+    _plain_log_ticks(axes, x=False)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"predicted std ({unit})")
+    axes.set_ylabel(f"error ({unit})")
+    rank = spearman(s, error)
+    title = f"ENCE {ence(target, mean, std, n_bins=n_bins):.3f}"
+    axes.set_title(title if rank is None else f"{title}, Spearman {rank:.2f}")
+    axes.legend(loc="upper left", frameon=False, fontsize=10.5, handletextpad=0.2, borderaxespad=0.2)
+
+
+def _plain_log_ticks(axes: "Axes", *, x: bool) -> None:
+    """Write 0.03 and 0.1, not powers of ten; at 1, 3, 10, ... or, on a short axis, at more."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if x else axes.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0) if high > 30 * low else (1.0, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _note(axes: "Axes", text: str) -> None:
+    axes.text(0.04, 0.96, text, transform=axes.transAxes, ha="left", va="top", fontsize=10.5)
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent where that is short."""
+    return f"{value:#.3g}".rstrip(".")

@@ -1,0 +1,229 @@
+"""Predictor: a stream of structures in, Predictions out, in order, in bounded memory.
+
+Importing this module, and handing files to worker processes, needs neither torch nor ASE in the calling process.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cgcnn_ase.core.parallel import available_cores, ordered_map
+from cgcnn_ase.models.folder import read_config, read_weights
+from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
+from cgcnn_ase.prediction.results import NOTHING, Prediction, Predictions
+from cgcnn_ase.structures import (
+    Piece,
+    StructureRecord,
+    UsedNames,
+    collect_paths,
+    count_structures,
+    iter_piece,
+    iter_pieces,
+    read_structures,
+)
+
+if TYPE_CHECKING:
+    from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.prediction.inference import ModelInference
+
+
+#: structures that a worker takes at once
+CHUNK = 128
+
+#: with fewer structures than this, starting worker processes costs more than it gains
+FEW = 256
+T = TypeVar("T")
+
+
+class Predictor:
+    """Predict any number of structures with one or more models.
+
+    Parameters
+    ----------
+    model : str, path, CrystalModel, or sequence of these
+        Pretrained names (``all`` for all of them), model folders, original ``.pth.tar`` files, or loaded models. Models
+        that share their networks cost one pass together.
+    n_dropout : int, optional
+        Monte Carlo dropout with so many samples instead of one deterministic pass a member.
+    seed : int
+        Of the dropout samples.
+    engine : {"auto", "dgl", "torch"}
+        How messages are passed. ``auto`` takes torch here: for prediction DGL is no faster, and importing it is slow.
+    workers : int, optional
+        Processes that read and predict files; by default one for each core when there are many.
+    order_disordered : bool
+        Predict one ordered supercell of a structure with partially occupied sites instead of refusing it.
+
+    Raises
+    ------
+    UnknownModelError, CheckpointError, ValueError
+        If a model cannot be loaded or n_dropout does not suit it: at once, not after the first structures.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]" = DEFAULT_MODEL,
+        *,
+        n_dropout: int | None = None,
+        seed: int = 0,
+        engine: str = "auto",
+        workers: int | None = None,
+        order_disordered: bool = False,
+    ) -> None:
+        several = isinstance(model, Sequence) and not isinstance(model, str)
+        asked: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
+        if not asked:
+            raise ValueError("a predictor needs at least one model")
+        found = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
+        self.models: list[ModelRef | CrystalModel] = [each for models in found for each in models]
+        self.settings = {"n_dropout": n_dropout, "seed": seed, "engine": "torch" if engine == "auto" else engine}
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        self.workers = workers
+        self.order_disordered = order_disordered
+
+    def __call__(self, inputs: Any) -> Predictions:
+        """Predict all, and keep the results; inputs as for :meth:`stream`."""
+        return Predictions(self.stream(inputs))
+
+    def stream(self, inputs: Any) -> Generator[Prediction, None, None]:
+        """Predictions one by one, in the order of the inputs.
+
+        Parameters
+        ----------
+        inputs
+            Anything that :func:`cgcnn_ase.structures.read_structures` takes. A bad structure gives a prediction with
+            its ``error`` and never costs the others.
+        """
+        if (paths := as_paths(inputs)) is not None:
+            return self.stream_files(paths)
+        records = read_structures(inputs, order_disordered=self.order_disordered)
+        workers = self._workers(None)
+        return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UsedNames())
+
+    def stream_files(
+        self, paths: Sequence[Path], *, names: UsedNames | None = None
+    ) -> Generator[Prediction, None, None]:
+        """As :meth:`stream`, of structure files; one that is missing gives a prediction with its ``error``.
+
+        Parameters
+        ----------
+        paths
+            The files, as :func:`cgcnn_ase.structures.collect_paths` gives them.
+        names : UsedNames, optional
+            Names that earlier structures have.
+        """
+        names = names or UsedNames()
+        workers = self._workers(count_structures(paths))
+        if workers == 1:
+            return self._in_process(names.admit(record) for record in _records(paths, self.order_disordered))
+        return self._in_workers(iter_pieces(paths, CHUNK), workers, names)
+
+    def _workers(self, n: int | None) -> int:
+        """Processes for at least so many structures in files, or for None: structures in memory."""
+        movable = all(isinstance(model, ModelRef) for model in self.models)
+        if self.workers is not None or not movable or n is None or n < FEW:
+            return self.workers if self.workers is not None and movable else 1
+        return available_cores()
+
+    @property
+    def of_sites(self) -> bool:
+        """Whether a model among them predicts sites, and not structures."""
+        return any(
+            model_level(m) == "site" if isinstance(m, ModelRef) else m.target.level == "site" for m in self.models
+        )
+
+    def check(self) -> list[tuple[str, str]]:
+        """Name and sha256 of the weights of each model, after checking that they are whole and can be used as asked.
+
+        Where worker processes will load the models, this process only reads their files.
+
+        Raises
+        ------
+        CheckpointError, UnsafeCheckpointError, ValueError
+            As when predicting.
+        """
+        folders = {model.path for model in self.models if isinstance(model, ModelRef) and model.name is not None}
+        if self.settings["n_dropout"] is not None or not all(
+            isinstance(model, ModelRef) and model.name is not None for model in self.models
+        ):
+            return [(model.name, model.sha256) for model in self.inference().models]
+        hashes = {folder: sha256(read_weights(folder, read_config(folder))).hexdigest() for folder in folders}
+        return [(str(model.name), hashes[model.path]) for model in self.models if isinstance(model, ModelRef)]
+
+    def inference(self) -> "ModelInference":
+        """The loaded models, in this process."""
+        from cgcnn_ase.prediction.inference import inference
+
+        return inference(self.models, **self.settings)
+
+    def _in_process(self, records: Iterator[StructureRecord]) -> Generator[Prediction, None, None]:
+        infer = self.inference()
+        return (p for chunk in _chunks(records) for p in infer(chunk))
+
+    def _in_workers(
+        self, chunks: "Iterator[list[Any]]", workers: int, names: UsedNames
+    ) -> Generator[Prediction, None, None]:
+        tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
+        with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
+            for structures in answers:
+                for predictions in structures:
+                    yield from _admit(predictions, names)
+
+
+def predict(
+    model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: Any, **options: Any
+) -> Predictions:
+    """Predict structures with a model; see :class:`Predictor` for the options.
+
+    >>> results = predict("formation-energy-per-atom", "structures/")  # doctest: +SKIP
+    >>> for structure_id, (mean, std) in results.items():  # doctest: +SKIP
+    ...     print(structure_id, mean, std)
+    """
+    return Predictor(model, **options)(structures)
+
+
+def as_paths(inputs: Any) -> list[Path] | None:
+    """The files that the inputs stand for, or None where they are not (only) paths."""
+    if isinstance(inputs, str | Path):
+        return collect_paths(inputs)
+    if isinstance(inputs, list | tuple) and inputs and all(isinstance(entry, str | Path) for entry in inputs):
+        return collect_paths(inputs)
+    return None
+
+
+def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
+    while chunk := list(islice(items, CHUNK)):
+        yield chunk
+
+
+def _admit(predictions: list[Prediction], names: UsedNames) -> list[Prediction]:
+    """What the models say of one structure; an error in place of it if its name was used before."""
+    first = predictions[0]
+    error = names.admit(StructureRecord(first.id, first.source, None, first.error)).error
+    if error == first.error:
+        return predictions
+    return [replace(p, formula=None, n_atoms=None, **NOTHING, error=error) for p in predictions]
+
+
+def _records(pieces: Iterable[Piece], order_disordered: bool) -> Iterator[StructureRecord]:
+    return (record for piece in pieces for record in iter_piece(piece, order_disordered=order_disordered))
+
+
+def _predict_chunk(
+    chunk: list[Any], models: "list[ModelRef]", settings: dict[str, Any], order_disordered: bool
+) -> list[list[Prediction]]:
+    """Run in a worker process: read files (or take structures) and predict each of them on one core."""
+    import torch
+
+    from cgcnn_ase.prediction.inference import inference
+
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    infer = inference(models, **settings)
+    records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
+    return [predictions for part in _chunks(records) for predictions in infer.by_structure(part)]

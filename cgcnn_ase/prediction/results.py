@@ -1,0 +1,104 @@
+"""Predictions: the fields of one, and many by id as a table."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one model says of one structure, or why it says nothing.
+
+    ``value``, ``std``, ``lower`` and ``upper`` are in ``unit``. ``epistemic`` (spread of the members) and ``aleatoric``
+    (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
+    model without calibration; everything is None where there is an ``error``.
+
+    Of a classification, ``value`` is the probability of class 1 of two, else the most probable class; ``std`` is
+    sqrt(p (1 - p)), and ``lower`` and ``upper`` are the first and the last class of a set that holds the true one as
+    often as the interval of a regression holds its target.
+    """
+
+    id: str
+    source: str
+    formula: str | None
+    n_atoms: int | None
+    value: float | None
+    std: float | None
+    lower: float | None
+    upper: float | None
+    epistemic: float | None
+    aleatoric: float | None
+    in_domain: bool | None
+    reason: str
+    unit: str
+    property: str
+    model: str
+    model_sha256: str
+    probabilities: tuple[float, ...] | None = None  #: of each class, for a classification
+    site_index: int | None = None  #: of a model of sites: the first of the equivalent sites that it is said of
+    element: str | None = None  #: what is there
+    multiplicity: int | None = None  #: how many equivalent sites the cell has
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field names and values."""
+        return asdict(self)
+
+
+#: the fields of a prediction that failed
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain", "probabilities")),
+    "reason": "",
+}
+_OF_SITES = ("site_index", "element", "multiplicity")
+
+#: columns of :meth:`Predictions.to_frame` and of CSV output
+COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
+
+#: the same where a model of sites is among the models
+SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
+
+
+class Predictions(Mapping[str, tuple[float, float | None]]):
+    """Results by structure id: ``results[id]`` is (mean, std).
+
+    With several models a name is the id, a slash and the model's name (with the start of its sha256, where two models
+    have the same). The name of a site is the structure's, a colon and the site's index. Structures that failed are in
+    ``failures``.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction]) -> None:
+        everything = list(predictions)
+        self.all = [p for p in everything if p.error is None]
+        self.failures = [p for p in everything if p.error is not None]
+        models = {(p.model, p.model_sha256) for p in self.all}
+        names = Counter(name for name, _ in models)
+        labels = {(name, sha): name if names[name] == 1 else f"{name}@{sha[:8]}" for name, sha in models}
+        own = {key: "" if len(models) == 1 else f"/{label}" for key, label in labels.items()}
+        self._by_name = {f"{_name(p)}{own[p.model, p.model_sha256]}": p for p in self.all}
+
+    def __getitem__(self, name: str) -> tuple[float, float | None]:
+        prediction = self._by_name[name]
+        assert prediction.value is not None
+        return prediction.value, prediction.std
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table with one row a prediction: id, formula, n_atoms, value, std, lower, upper, ..., model_sha256."""
+        import pandas as pd
+
+        columns = list(SITE_COLUMNS if any(p.site_index is not None for p in self.all) else COLUMNS)
+        return pd.DataFrame([[getattr(p, name) for name in columns] for p in self.all], columns=columns)
+
+
+def _name(prediction: Prediction) -> str:
+    return prediction.id if prediction.site_index is None else f"{prediction.id}:{prediction.site_index}"

@@ -1,0 +1,224 @@
+"""An OPTIMADE structure resource as ASE atoms, or why it cannot be one.
+
+The resources are read as servers send them, not as the specification's full model wants them: clients ask for a few
+properties only, and several providers leave out others (a species list where the names are elements, for one).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.client import FetchedRecord
+from cgcnn_ase.sources.optimade.filter import Kept
+from cgcnn_ase.sources.optimade.providers import Provider
+from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.structures import StructureError, check_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def read_records(
+    data: Sequence[object], provider: Provider, fields: Sequence[str], kept: Kept
+) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
+    """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
+
+    Parameters
+    ----------
+    data
+        The resources, as the server sent them.
+    provider
+        What it calls our properties.
+    fields
+        Our properties that the records shall hold.
+    kept
+        The query, to compare each record with.
+
+    Raises
+    ------
+    FetchError
+        If a resource has no id, or is none that was asked for.
+    """
+    records: list[FetchedRecord] = []
+    refused: list[tuple[str, str]] = []
+    for resource in data:
+        if not isinstance(resource, dict) or "id" not in resource:
+            raise FetchError(f"{provider.url}: the answer holds a structure without an id")
+        record = _record(str(resource["id"]), resource.get("attributes") or {}, provider, (*fields, *kept.ranges))
+        if isinstance(record, str):
+            refused.append((str(resource["id"]), record))
+        elif kept(record):
+            asked = {name: record.values[name] for name in fields if name in record.values}
+            records.append(replace(record, values=asked))
+    return records, refused
+
+
+def _record(id: str, attributes: Mapping[str, Any], provider: Provider, names: Sequence[str]) -> FetchedRecord | str:
+    """One record, or why there is none."""
+    try:
+        atoms = to_atoms(id, attributes)
+        values = {}
+        for name in dict.fromkeys(names):
+            value = _value(id, attributes, provider, name, len(atoms))
+            if value is not None:
+                values[name] = value
+    except StructureError as error:
+        return error.reason
+    return FetchedRecord(id, atoms, values, dict(provider.words))
+
+
+def _value(id: str, attributes: Mapping[str, Any], provider: Provider, name: str, n_atoms: int) -> float | None:
+    """A property in our unit, or None where the provider has no value."""
+    known = provider.properties[name]
+    value: Any = attributes
+    for step in known.field.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if value is None or value in provider.missing:
+        return None
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise StructureError(id, f"its {known.field} is {value!r}, no finite number")
+    ours = conversion(name, known.unit)(float(value), n_atoms)
+    return ours if known.at_least is None else max(ours, known.at_least)
+
+
+#: properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
+STRUCTURE_FIELDS = (
+    "lattice_vectors",
+    "cartesian_site_positions",
+    "species",
+    "species_at_sites",
+    "dimension_types",
+    "structure_features",
+)
+
+#: a site is fully occupied if no more than this is missing
+_FULL = 1e-3
+
+#: features of the specification that plain atoms cannot hold, and what they mean
+_FEATURES = {
+    "assemblies": "its sites are occupied in groups by chance (assemblies)",
+    "disorder": "has partially occupied sites",
+    "implicit_atoms": "has atoms without positions (implicit_atoms)",
+    "site_attachments": "has atoms attached to sites without positions of their own (site_attachments)",
+    "unknown_positions": "has atoms of unknown position",
+}
+
+
+def to_atoms(id: str, attributes: Mapping[str, Any]) -> "Atoms":
+    """The structure of a resource.
+
+    Parameters
+    ----------
+    id
+        The resource's id, for messages.
+    attributes
+        Its ``attributes``; positions and cell in Å. Where `dimension_types` is missing, it is taken as periodic in
+        all three directions; where `species` is missing, the names at the sites must be elements.
+
+    Raises
+    ------
+    StructureError
+        If sites are partially occupied, vacant, of unknown element or without position; if sites exclude one another
+        (assemblies); or if the cell or the positions are no structure. The message says which.
+
+    References
+    ----------
+    Andersen et al., Sci. Data 8, 217 (2021), and the specification, version 1.2, "Structures Entries".
+    """
+    from ase import Atoms
+
+    for feature in _names(attributes.get("structure_features")):
+        if feature in _FEATURES:
+            raise StructureError(id, _FEATURES[feature])
+    if attributes.get("assemblies"):
+        raise StructureError(id, _FEATURES["assemblies"])
+    names = _names(attributes.get("species_at_sites"))
+    if not names:
+        raise StructureError(id, "the server sends no species_at_sites")
+    elements = _elements(id, attributes.get("species"))
+    positions = _array(id, attributes, "cartesian_site_positions", (len(names), 3))
+    pbc = attributes.get("dimension_types")
+    pbc = [1, 1, 1] if pbc is None else pbc
+    if not isinstance(pbc, Sequence) or len(pbc) != 3 or any(p not in (0, 1) for p in pbc):
+        raise StructureError(id, f"its dimension_types are {pbc!r}; allowed are three of 0 and 1")
+    atoms = Atoms(
+        [_element(id, name, elements) for name in names],
+        positions=positions,
+        cell=_cell(id, attributes.get("lattice_vectors"), pbc),
+        pbc=[bool(p) for p in pbc],
+    )
+    return check_atoms(atoms, id)
+
+
+def _names(value: object) -> list[str]:
+    """A list of strings, empty where there is none."""
+    return [str(name) for name in value] if isinstance(value, list) else []
+
+
+def _elements(id: str, species: object) -> dict[str, str]:
+    """The element that stands behind each name of a species; refuse sites that are not one whole atom."""
+    found: dict[str, str] = {}
+    for kind in species if isinstance(species, list) else []:
+        name, chemical = str(kind.get("name")), _names(kind.get("chemical_symbols"))
+        shares = kind.get("concentration")
+        shares = [1.0] * len(chemical) if shares is None else [float(share) for share in shares]
+        if len(shares) != len(chemical) or not chemical:
+            raise StructureError(id, f"species {name!r} has {len(chemical)} elements and {len(shares)} concentrations")
+        if any(kind.get("nattached") or ()):
+            raise StructureError(id, _FEATURES["site_attachments"])
+        occupied = {symbol: share for symbol, share in zip(chemical, shares, strict=True) if share > _FULL}
+        if "vacancy" in occupied:
+            raise StructureError(id, f"species {name!r} is a vacancy to {occupied['vacancy']:g}")
+        if len(occupied) != 1 or abs(sum(occupied.values()) - 1) > _FULL:
+            parts = " ".join(f"{symbol} {share:g}" for symbol, share in occupied.items()) or "nothing"
+            raise StructureError(id, f"has partially occupied sites: species {name!r} is {parts}")
+        found[name] = next(iter(occupied))
+    return found
+
+
+def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
+    """The element at a site."""
+    symbol = elements.get(name, name)
+    if symbol == "X":
+        raise StructureError(id, f"species {name!r} is of unknown element (X)")
+    if symbol not in symbols()[1:]:
+        why = "is none of its species and no element" if name not in elements else f"is {symbol!r}, no element"
+        raise StructureError(id, f"species {name!r} {why}")
+    return symbol
+
+
+def _array(id: str, attributes: Mapping[str, Any], name: str, shape: tuple[int, int]) -> Floats:
+    """Numbers of a given shape."""
+    value = attributes.get(name)
+    if value is None:
+        raise StructureError(id, f"the server sends no {name}")
+    try:
+        array = np.array([[np.nan if x is None else x for x in row] for row in value], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise StructureError(id, f"its {name} are no table of numbers") from None
+    if array.shape != shape:
+        raise StructureError(id, f"its {name} are of shape {array.shape}; needed is {shape}, a row for each site")
+    if not np.isfinite(array).all():
+        raise StructureError(id, f"its {name} are not all known")
+    return array
+
+
+def _cell(id: str, vectors: object, pbc: Sequence[int]) -> Floats:
+    """The cell in Å; vectors of directions that are not periodic may be missing (null), and become zero."""
+    if vectors is None and not any(pbc):
+        return np.zeros((3, 3))
+    if not isinstance(vectors, list) or len(vectors) != 3:
+        raise StructureError(id, "the server sends no lattice_vectors")
+    known = [
+        [0.0, 0.0, 0.0] if not periodic and (row is None or all(x is None for x in row)) else row
+        for row, periodic in zip(vectors, pbc, strict=True)
+    ]
+    if any(row is None for row in known):
+        raise StructureError(id, "its lattice_vectors are not all known")
+    return _array(id, {"lattice_vectors": known}, "lattice_vectors", (3, 3))

@@ -1,0 +1,305 @@
+"""From what the user names (files, folders, globs, a list on stdin, objects) to a stream of structures."""
+
+import glob
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, iter_rows, load_packed
+from cgcnn_ase.structures.readers import PACKED_SUFFIX, allowed, iter_file, record_of, structure_id, suffix_of
+from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord
+from cgcnn_ase.structures.validation import check_atoms, problem
+
+
+class PackedPiece(NamedTuple):
+    """Some rows of a packed file."""
+
+    source: str
+    rows: PackedStructures
+
+
+Piece = Path | PackedPiece
+
+
+def count_structures(paths: Iterable[Path]) -> int:
+    """How many structures there are at least: those of packed files, and one for each other file."""
+    return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
+
+
+def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[Piece]]:
+    """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
+
+    One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
+    """
+    files: list[Piece] = []
+    for path in paths:
+        if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
+            if files:
+                yield files
+                files = []
+            for start in range(0, len(packed.ids), size):
+                yield [PackedPiece(str(path), packed.rows(start, start + size))]
+            continue
+        files.append(path)
+        if len(files) == size:
+            yield files
+            files = []
+    if files:
+        yield files
+
+
+def iter_piece(piece: Piece, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+    """The structures of a piece, as `iter_file` gives them."""
+    if isinstance(piece, Path):
+        return iter_file(piece, order_disordered=order_disordered)
+    return (record_of(name, piece.source, atoms) for name, atoms in iter_rows(piece.rows))
+
+
+def _loaded(path: Path) -> PackedStructures | None:
+    try:
+        return load_packed(path)
+    except (RefusedError, OSError):
+        return None
+
+
+MEMORY = "<memory>"
+
+#: formats whose files in a folder may be something else altogether (settings, inputs of other programs)
+_ONLY_BY_NAME = (".in", ".pwi")
+_JSON_SIGNS = (b'"@module"', b'"lattice"', b'"sites"', b'"nextid"', b'"cell"')
+
+
+def collect_paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The structure files that the inputs name.
+
+    Parameters
+    ----------
+    inputs
+        Files; folders (every structure file in them by suffix or name, sorted, not in subfolders); globs such as
+        ``"runs/*/CONTCAR"``; ``"-"`` for a list of paths on stdin, one a line. A file named twice is taken once.
+
+    Returns
+    -------
+    list of Path
+        In the order of the inputs. Files listed on stdin are not looked for here: a missing one is a record with
+        an error when it is read.
+
+    Raises
+    ------
+    StructureError
+        If a file or folder is missing, a folder holds no structure file, a glob matches none, or a file has an unknown
+        suffix.
+    """
+    found: dict[Path, None] = {}
+    for entry in [inputs] if isinstance(inputs, str | Path) else inputs:
+        for path in _paths_of(entry):
+            found[path] = None
+    return list(found)
+
+
+def _paths_of(entry: str | Path) -> Iterable[Path]:
+    if str(entry) == "-":
+        return [Path(line.strip()) for line in sys.stdin if line.strip()]
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.exists():
+        if not suffix_of(path.name):
+            raise StructureError(str(entry), f"has an unknown suffix; known are {allowed()}")
+        return [path]
+    if glob.has_magic(str(path)):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute too
+        files = [match for match in matches if suffix_of(match.name) and match.is_file()]
+        if not files:
+            what = "matches no structure file" if matches else "matches no file"
+            raise StructureError(str(entry), f"{what}; known are {allowed()}")
+        return files
+    raise StructureError(
+        str(entry), "no such file or folder; give structure files, folders, globs, or - for a list on stdin"
+    )
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    try:
+        files = [path for path in sorted(folder.iterdir()) if _is_structure(path)]
+    except PermissionError:
+        raise StructureError(str(folder), "may not be read (permission denied)") from None
+    if not files:
+        raise StructureError(str(folder), f"the folder holds no structure file; known are {allowed()}")
+    return files
+
+
+def _is_structure(path: Path) -> bool:
+    suffix = suffix_of(path.name)
+    if not suffix or suffix in _ONLY_BY_NAME or path.name.startswith("."):
+        return False
+    if suffix == ".json" and path.name.lower().endswith(".json"):
+        try:
+            with path.open("rb") as file:
+                head = file.read(4096)
+        except OSError:
+            return False
+        return any(sign in head for sign in _JSON_SIGNS)
+    return path.is_file() and (suffix != PACKED_SUFFIX or is_packed(path))
+
+
+def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+    """A stream of structures from files or objects, in order and in bounded memory.
+
+    Parameters
+    ----------
+    inputs
+        A path, folder, glob or ``"-"`` (see `collect_paths`); an `ase.Atoms`; a pymatgen ``Structure`` or ``Molecule``;
+        an iterable of any of these, taken lazily; or a dict from names to them.
+    order_disordered
+        Make one ordered supercell where sites are partially occupied, rather than refuse.
+
+    Yields
+    ------
+    StructureRecord
+        One for each structure. A bad file gives a record with its `error` and never costs the others; so does a file
+        whose name was used before.
+
+    Raises
+    ------
+    StructureError
+        At once, if `inputs` is or holds (in a list or tuple) a folder or glob without structure files, or one path that
+        is missing.
+    """
+    if isinstance(inputs, str | Path):
+        return _unique(_of_paths(collect_paths(inputs), order_disordered))
+    if _is_object(inputs):
+        return _of_named([("0", inputs)], order_disordered)
+    if isinstance(inputs, Mapping):
+        return _of_named(inputs.items(), order_disordered)
+    if not isinstance(inputs, Iterable):
+        raise TypeError(
+            f"cannot read structures from {type(inputs).__name__}: give paths, ase.Atoms or pymatgen structures"
+        )
+    if isinstance(inputs, list | tuple):
+        inputs = [_expanded(entry) for entry in inputs]
+    return _unique(_of_entries(inputs, order_disordered))
+
+
+def from_object(obj: Any, *, order_disordered: bool = False, source: str = MEMORY) -> Any:
+    """An `ase.Atoms`, or a pymatgen ``Structure`` or ``Molecule``, as a checked copy in `ase.Atoms` without calculator.
+
+    Raises
+    ------
+    StructureError
+        If it is disordered and not to be ordered, or fails `check_atoms`.
+    TypeError
+        If it is something else.
+    """
+    return check_atoms(_converted(obj, order_disordered, source), source)
+
+
+def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
+    from ase import Atoms
+
+    if isinstance(obj, Atoms):
+        copy = obj.copy()
+        copy.calc = None
+        return copy
+    if not _is_object(obj):
+        raise TypeError(f"{type(obj).__name__} is neither an ase.Atoms nor a pymatgen Structure or Molecule")
+    from cgcnn_ase.structures.disorder import from_pymatgen
+
+    try:
+        return from_pymatgen(obj, order_disordered=order_disordered)
+    except ValueError as error:
+        raise StructureError(source, str(error)) from error
+
+
+def _is_object(entry: Any) -> bool:
+    """Whether the input is one structure in memory (told without importing pymatgen)."""
+    names = {base.__name__ for base in type(entry).__mro__}
+    return "Atoms" in names or bool(names & {"SiteCollection", "IStructure", "IMolecule"})
+
+
+def _expanded(entry: Any) -> Any:
+    """An entry of a list: folders and globs as the files they stand for; a path with a known suffix as it is."""
+    if not isinstance(entry, str | Path):
+        return entry
+    name = Path(entry).name
+    if suffix_of(name) and not glob.has_magic(str(entry)):
+        return entry
+    return _PathList(collect_paths(entry))
+
+
+class _PathList(list[Path]):
+    """The files that one entry of a list stands for."""
+
+
+def _of_entries(entries: Iterable[Any], order_disordered: bool) -> Iterator[StructureRecord]:
+    for i, entry in enumerate(entries):
+        if isinstance(entry, _PathList):
+            yield from _of_paths(entry, order_disordered)
+        elif not isinstance(entry, str | Path):
+            yield _of_object(str(i), entry, order_disordered)
+        elif suffix_of(Path(entry).name) and not glob.has_magic(str(entry)):
+            yield from iter_file(entry, order_disordered=order_disordered)
+        else:
+            try:
+                paths = collect_paths(entry)
+            except StructureError as error:
+                yield StructureRecord(str(entry), str(entry), None, error.reason)
+                continue
+            yield from _of_paths(paths, order_disordered)
+
+
+def _of_paths(paths: Iterable[Path], order_disordered: bool) -> Iterator[StructureRecord]:
+    for path in paths:
+        yield from iter_file(path, order_disordered=order_disordered)
+
+
+def _of_named(named: Iterable[tuple[Any, Any]], order_disordered: bool) -> Iterator[StructureRecord]:
+    for key, entry in named:
+        name = str(key)
+        if isinstance(entry, str | Path):
+            records = list(iter_file(entry, order_disordered=order_disordered))
+            for record in records:
+                suffix = record.id[len(structure_id(entry)) :]
+                yield record._replace(id=name + suffix)
+        else:
+            yield _of_object(name, entry, order_disordered)
+
+
+def _of_object(name: str, obj: Any, order_disordered: bool) -> StructureRecord:
+    try:
+        atoms = _converted(obj, order_disordered, MEMORY)
+    except StructureError as error:
+        return StructureRecord(name, MEMORY, None, error.reason)
+    reason = problem(atoms)
+    return StructureRecord(name, MEMORY, None if reason else atoms, reason)
+
+
+def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
+    """The records, with an error in place of each structure whose name was used before.
+
+    Only a hash of each name and a number of its source are kept.
+    """
+    names = UsedNames()
+    for record in records:
+        yield names.admit(record)
+
+
+class UsedNames:
+    """The names used so far, so that a name used twice is found whoever read the files.
+
+    Keeps 64 bits a name and, of its sources, only the text: about 200 bytes a file.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[int, str] = {}
+
+    def admit(self, record: StructureRecord) -> StructureRecord:
+        """The record, or one with an error if its name was used before."""
+        key = hash(record.id)
+        first = self._sources.setdefault(key, record.source)
+        if first is record.source:
+            return record
+        # setdefault returns the very object that it stored: anything else was there before
+        reason = f"the name {record.id!r} is used twice: by {first} and {record.source}; rename one"
+        return record._replace(atoms=None, error=reason)

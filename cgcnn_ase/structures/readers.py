@@ -1,0 +1,364 @@
+"""Which files hold structures, and reading one of them: the boundary where readers' errors become words."""
+
+import gzip
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgcnn_ase.structures import cif
+from cgcnn_ase.structures.cif_values import ContradictedError, PartialOccupancyError, UncertainError, element_words
+from cgcnn_ase.structures.disorder import from_pymatgen, read_cif_pymatgen, without_reader_warnings
+from cgcnn_ase.structures.packed import iter_packed
+from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord, one_line
+from cgcnn_ase.structures.validation import problem
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: what one structure of a file turned out to be: its label within the file, and it or the reason there is none
+Item = tuple[str, "Atoms | str"]
+
+#: suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
+CIF_SUFFIXES = (".cif", ".mcif")
+VASP_SUFFIXES = (".vasp", ".poscar", ".contcar")
+XYZ_SUFFIXES = (".extxyz", ".xyz")
+#: suffix -> the name of the format in ASE
+ASE_FORMATS = {
+    ".traj": "traj",
+    ".gen": "gen",
+    ".xsf": "xsf",
+    ".res": "res",
+    ".in": "espresso-in",
+    ".pwi": "espresso-in",
+}
+#: many structures as flat arrays (`packed`); each has an id of its own
+PACKED_SUFFIX = ".npz"
+SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", PACKED_SUFFIX, *ASE_FORMATS)
+#: files of these names are VASP's, whatever their suffix
+VASP_NAMES = ("POSCAR", "CONTCAR")
+
+
+@cache
+def reader_errors() -> tuple[type[Exception], ...]:
+    """What readers raise on a bad file; anything else is a bug and shows as one.
+
+    ASE's own are imported here, when something has been raised, to keep the import of this module light.
+    """
+    from ase.io import ParseError
+    from ase.io.formats import UnknownFileTypeError
+
+    general = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, SyntaxError)
+    system = (OSError, EOFError, RuntimeError, MemoryError, StopIteration, sqlite3.Error, zlib.error)
+    return (*general, *system, ParseError, UnknownFileTypeError)
+
+
+def allowed() -> str:
+    """The file names that are read, in words."""
+    return f"{', '.join(SUFFIXES)} (also .cif.gz, .vasp.gz, .xyz.gz, .json.gz) and POSCAR*, CONTCAR*"
+
+
+def suffix_of(name: str) -> str:
+    """The known suffix of a file name in lower case (``.vasp`` for POSCAR and CONTCAR); empty if it is not known.
+
+    >>> suffix_of("LiNiO2.CIF"), suffix_of("CONTCAR_2"), suffix_of("a.cif.gz"), suffix_of("notes.txt")
+    ('.cif', '.vasp', '.cif', '')
+    """
+    lower = name.lower()
+    packed = lower.endswith(".gz")
+    if packed:
+        lower = lower[:-3]
+    dot = lower.rfind(".")
+    suffix = lower[dot:] if dot > 0 else ""
+    if suffix in SUFFIXES and not (packed and (suffix in ASE_FORMATS or suffix in (".db", PACKED_SUFFIX))):
+        return suffix
+    return ".vasp" if name.startswith(VASP_NAMES) else ""
+
+
+def structure_id(path: str | Path) -> str:
+    """The name of the structure in a file: its stem. A bare POSCAR or CONTCAR is told apart by its folder.
+
+    >>> structure_id("hosts/LiNiO2.cif"), structure_id("LiNiO2/CONTCAR"), structure_id("POSCAR")
+    ('LiNiO2', 'LiNiO2_CONTCAR', 'POSCAR')
+    """
+    if isinstance(path, str):
+        path = Path(path)
+    name = path.name
+    if name[-3:].lower() == ".gz":
+        name = name[:-3]
+    if name.startswith(VASP_NAMES) and not name.lower().endswith(VASP_SUFFIXES):
+        folder = path.parent.name
+        return f"{folder}_{name}" if name in VASP_NAMES and folder else name
+    return name.rpartition(".")[0] or name
+
+
+def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
+    """Every structure of one file; never raises for a bad file.
+
+    Parameters
+    ----------
+    path
+        A file of a known suffix.
+    order_disordered
+        Make one ordered supercell where sites are partially occupied, rather than refuse.
+
+    Returns
+    -------
+    list of StructureRecord
+        At least one; a record of a structure that could not be read holds the reason.
+    """
+    return list(iter_file(path, order_disordered=order_disordered))
+
+
+def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+    """As `read_file`, one at a time: trajectories and databases are never held in memory whole."""
+    if isinstance(path, str):
+        path = Path(path)
+    source, stem = str(path), structure_id(path)
+    items = _items(path, source, order_disordered)
+    held = next(items, None)
+    if held is None:
+        yield StructureRecord(stem, source, None, "has no structures")
+        return
+    suffix = suffix_of(path.name)
+    if suffix == PACKED_SUFFIX and not isinstance(held[1], str):
+        for name, found in chain([held], items):
+            yield record_of(name, source, found)
+        return
+    following = next(items, None)
+    if following is None and suffix != ".db":
+        yield record_of(stem, source, held[1])
+        return
+    while held is not None:
+        yield record_of(f"{stem}:{held[0]}", source, held[1])
+        held, following = following, next(items, None)
+
+
+def record_of(name: str, source: str, found: "Atoms | str") -> StructureRecord:
+    """A structure as it was read, checked, or what is wrong with it."""
+    if isinstance(found, str):
+        return StructureRecord(name, source, None, found)
+    if found.calc is not None:  # energies and the like of the file stay, as plain values
+        results = found.calc.results
+        found.info = {**{key: value for key, value in results.items() if np.isscalar(value)}, **found.info}
+        found.calc = None
+    reason = problem(found)
+    return StructureRecord(name, source, None if reason else found, reason)
+
+
+def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
+    """The structures of a file with what went wrong as words: the one place where readers' errors are caught."""
+    reader = _READERS.get(suffix_of(path.name))
+    if reader is None:
+        yield "0", f"has an unknown suffix; known are {allowed()}"
+        return
+    done = 0
+    try:
+        for item in reader(source, order_disordered):
+            yield item
+            done += 1
+    except reader_errors() as error:
+        yield str(done), words(error)
+
+
+def words(error: BaseException) -> str:
+    """What a reader's error means, on one line."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if isinstance(error, StructureError):
+        return error.reason
+    if isinstance(error, UnicodeDecodeError):
+        return "is binary, not text"
+    if isinstance(error, (gzip.BadGzipFile, zlib.error, EOFError)):
+        return f"is cut off or not compressed by gzip ({one_line(error)})" if str(error) else "is cut off"
+    said = one_line(error)
+    if isinstance(error, RefusedError):
+        return said
+    if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
+        return element_words(error.args[0])
+    if isinstance(error, KeyError) and " " not in said:
+        return f"cannot be read: {said} is missing or unknown"
+    return f"cannot be read ({type(error).__name__}: {said})" if said else f"cannot be read ({type(error).__name__})"
+
+
+def _text(source: str) -> str:
+    """The whole text of a file, unpacked."""
+    if source.lower().endswith(".gz"):
+        with gzip.open(source, "rb") as packed:
+            data = packed.read()
+    else:
+        with Path(source).open("rb") as file:
+            data = file.read()
+    if not data.strip():
+        raise RefusedError("is empty")
+    if b"\0" in data:
+        raise RefusedError("is binary, not text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        control = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in data[:4096])
+        if control > 8:
+            raise RefusedError("is binary, not text") from None
+        return data.decode("latin-1")  # old files have accents in names of authors
+
+
+def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
+    blocks, rare = cif.blocks_with_atoms(_text(source))
+    for i, block in enumerate(blocks):
+        try:
+            yield str(i), read_cif_block(block, rare=rare, order_disordered=order_disordered)
+        except reader_errors() as error:  # noqa: PERF203 - one bad block never costs the others
+            yield str(i), words(error)
+
+
+def read_cif_block(block: Any, *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
+    """One block of a CIF: by gemmi, by pymatgen where gemmi cannot be certain or sites are to be ordered.
+
+    Raises
+    ------
+    ValueError
+        If it is wrong, in words.
+    """
+    try:
+        return cif.read_block(block, rare=rare)
+    except PartialOccupancyError:
+        if not order_disordered:
+            raise
+        return read_cif_pymatgen(block.as_string(), order_disordered=True)[0]
+    except UncertainError as doubt:
+        atoms = read_cif_pymatgen(block.as_string(), order_disordered=order_disordered)[0]
+        doubtful = isinstance(doubt, ContradictedError)
+        reason = cif.block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=doubtful)
+        if reason is not None and not order_disordered:
+            raise RefusedError(reason) from None
+        return atoms
+
+
+def _read_vasp(source: str, _: bool) -> Iterator[Item]:
+    from io import StringIO
+
+    from ase.io.vasp import read_vasp
+
+    file = StringIO(_text(source))
+    file.name = source  # where a file of VASP 4 names no elements, ASE looks for a POTCAR beside it
+    with without_reader_warnings():
+        atoms = read_vasp(file)
+    atoms.set_constraint()
+    yield "0", atoms
+
+
+def _read_xyz(source: str, _: bool) -> Iterator[Item]:
+    """All frames; a frame that cannot be read costs itself only."""
+    from ase.io.extxyz import read_xyz
+
+    opener: Callable[..., Any] = gzip.open if source.lower().endswith(".gz") else open
+    with opener(source, "rb") as file:
+        head = file.read(4096)
+    if not head.strip():
+        raise RefusedError("is empty")
+    if b"\0" in head:
+        raise RefusedError("is binary, not text")
+    with opener(source, "rt", encoding="utf-8") as file:
+        yield from _frames(lambda start: read_xyz(file, index=slice(start, None)), file)
+
+
+def _frames(read_from: Callable[[int], Iterator["Atoms"]], file: Any) -> Iterator[Item]:
+    start = 0
+    while True:
+        file.seek(0)
+        frames = read_from(start)
+        try:
+            with without_reader_warnings():
+                atoms = next(frames, None)
+            while atoms is not None:
+                yield str(start), atoms
+                start += 1
+                with without_reader_warnings():
+                    atoms = next(frames, None)
+            return
+        except OSError:
+            raise  # the file as a whole: wrong counts of lines
+        except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
+            yield str(start), words(error)
+            start += 1
+
+
+def _read_db(source: str, _: bool) -> Iterator[Item]:
+    """The rows of an ASE database, SQLite or JSON."""
+    from ase.db import connect
+
+    with Path(source).open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise RefusedError("is empty")
+    kind = "db" if head.startswith(b"SQLite format 3") else "json"
+    if kind == "json" and not head.lstrip().startswith(b"{"):
+        raise RefusedError("is not an ASE database")
+    with connect(source, type=kind, use_lock_file=False) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            atoms.info.update(row.key_value_pairs)
+            yield str(row.id), atoms
+
+
+def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
+    """The ``as_dict`` of a pymatgen structure or molecule, a list of them, or an ASE database."""
+    from pymatgen.core import Molecule, Structure
+
+    content = json.loads(_text(source))
+    if isinstance(content, dict) and "ids" in content and "nextid" in content:
+        yield from _read_db(source, order_disordered)
+        return
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise RefusedError("has no structures")
+    for i, entry in enumerate(entries):
+        try:
+            if not isinstance(entry, dict) or "sites" not in entry:
+                raise RefusedError("is JSON, but neither a pymatgen structure (or a list of them) nor an ASE database")
+            with without_reader_warnings():
+                found = Structure.from_dict(entry) if "lattice" in entry else Molecule.from_dict(entry)
+            yield str(i), from_pymatgen(found, order_disordered=order_disordered)
+        except reader_errors() as error:  # noqa: PERF203
+            yield str(i), words(error)
+
+
+def _read_packed(source: str, _: bool) -> Iterator[Item]:
+    with Path(source).open("rb") as file:
+        if not file.read(1):
+            raise RefusedError("is empty")
+    yield from iter_packed(source)
+
+
+def _read_ase(source: str, _: bool) -> Iterator[Item]:
+    from ase.io import iread
+
+    path = Path(source)
+    with path.open("rb") as file:
+        if not file.read(1):
+            raise RefusedError("is empty")
+    kind = "aims" if path.name.lower() == "geometry.in" else ASE_FORMATS[path.suffix.lower()]
+    with without_reader_warnings():
+        for i, atoms in enumerate(iread(source, format=kind)):
+            yield str(i), atoms
+
+
+_READERS: dict[str, Callable[[str, bool], Iterator[Item]]] = {
+    **dict.fromkeys(CIF_SUFFIXES, _read_cif),
+    **dict.fromkeys(VASP_SUFFIXES, _read_vasp),
+    **dict.fromkeys(XYZ_SUFFIXES, _read_xyz),
+    **dict.fromkeys(ASE_FORMATS, _read_ase),
+    ".db": _read_db,
+    ".json": _read_json,
+    PACKED_SUFFIX: _read_packed,
+}

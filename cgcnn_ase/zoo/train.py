@@ -1,0 +1,142 @@
+"""Train the pretrained models again: ``python -m cgcnn_ase.zoo.train NAME --data FOLDER``."""
+
+import argparse
+import gzip
+import shutil
+import sys
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from cgcnn_ase.core.parallel import available_cores
+from cgcnn_ase.core.settings import settings_from
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.data.dataset import load_dataset
+from cgcnn_ase.data.prepare import prepare
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.site_labels import prepare_sites
+from cgcnn_ase.models.registry import load_model, pretrained_folder
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune import Frozen
+from cgcnn_ase.training.run import train
+from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
+from cgcnn_ase.zoo.vacancy_data import load_vacancies
+
+#: the data of a recipe that learns the published sets of vacancies together
+VACANCIES = "vacancies"
+#: data that is made, not read, by the function ``prepared`` of a module; the modules are above this one, so by name
+MADE = {"defects": "cgcnn_ase.zoo.detection_data"}
+#: where ``scripts/label_vacancies.py`` puts the set that this project made itself
+LABELLED = Path("runs") / "chgnet_vacancies"
+
+
+class Recipe(NamedTuple):
+    """How a folder of pretrained models is trained."""
+
+    data: str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `MADE`
+    columns: list[str]  #: of the data set, one a target; of vacancies, the sets
+    targets: tuple[TargetSpec, ...]
+    config: TrainConfig
+    start: tuple[str, ...] = ()  #: pretrained models that training starts from
+    frozen: Frozen = "none"
+    suffix: str = ""  #: of the models' names, after those of their targets
+
+
+def recipe_names() -> list[str]:
+    """Names of the folders of pretrained models that have a recipe."""
+    found = (Path(entry.name) for entry in files("cgcnn_ase.zoo.recipes").iterdir())
+    return sorted(entry.stem for entry in found if entry.suffix == ".yaml")
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a folder of pretrained models.
+
+    Raises
+    ------
+    ValueError
+        If there is no recipe of that name.
+    """
+    if name not in recipe_names():
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+    text = files("cgcnn_ase.zoo.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    recipe: dict[str, Any] = yaml.safe_load(text)
+    return Recipe(
+        data=recipe["data"],
+        columns=[target.pop("column") for target in recipe["targets"]],
+        targets=tuple(settings_from(TargetSpec, target) for target in recipe["targets"]),
+        config=settings_from(TrainConfig, recipe["train"]),
+        start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
+        frozen=recipe.get("freeze", "none"),
+        suffix=recipe.get("suffix", ""),
+    )
+
+
+def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resume: bool, progress: bool = True) -> Path:
+    """Train a recipe's models in ``output`` and put them, with their card, into the folder of pretrained models."""
+    recipe = load_recipe(name)
+    prepared = prepared_data(recipe, data, progress=progress)
+    best = train(
+        prepared,
+        recipe.config,
+        output,
+        resume=resume,
+        start=[load_model(name) for name in recipe.start] or None,
+        frozen=recipe.frozen,
+        workers=workers,
+        name=name,
+        suffix=recipe.suffix,
+        progress=progress,
+    )
+    place = pretrained_folder() / name
+    shutil.copytree(best, place, dirs_exist_ok=True)
+    write_ids([prepared.ids[i] for i in prepared.rows("train")], place)
+    write_card(place, data=recipe.data)
+    return place
+
+
+def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
+    """What a recipe learns, from the folder that holds all data sets."""
+    if recipe.data == VACANCIES:
+        sets = {each.name: each for each in load_vacancies(data, LABELLED)}
+        return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
+    if recipe.data in MADE:
+        made: PreparedData = import_module(MADE[recipe.data]).prepared(data, recipe.targets, recipe.config.graph)
+        return made
+    dataset = load_dataset(data / recipe.data, target=recipe.columns)
+    return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
+
+
+def write_ids(ids: list[str], folder: Path) -> Path:
+    """Write the ids of the training set, one a line, into ``training-ids.txt.gz``; the same ids give the same file."""
+    file = folder / TRAINING_IDS
+    file.write_bytes(gzip.compress("".join(f"{name}\n" for name in ids).encode(), mtime=0))
+    return file
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=recipe_names())
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="members trained at the same time")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--no-progress", action="store_true")
+    options = parser.parse_args()
+    output = options.output or Path("runs") / options.name
+    place = train_pretrained(
+        options.name,
+        options.data,
+        output,
+        workers=options.workers,
+        resume=options.resume,
+        progress=not options.no_progress,
+    )
+    sys.stdout.write(f"{place}\n")
+
+
+if __name__ == "__main__":
+    main()
