@@ -25,7 +25,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 ENGINES_INSTALLED := $(VENV)/.installed-engines
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev engines demo test test-slow test-services lint format types docs examples benchmarks zoo wheel wheel-test clean
+.PHONY: help install install-dev engines demo test test-slow test-services lint format types architecture imports docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -71,6 +71,13 @@ format: $(DEV_INSTALLED) ## put style and formatting right
 
 types: $(DEV_INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy
+
+architecture: $(DEV_INSTALLED) ## draw the rooms of the two packages and what they import, into docs/development/architecture.md
+	$(BIN)/python scripts/draw_architecture.py
+
+imports: $(DEV_INSTALLED) ## check that imports go one way, and that the page on architecture matches them
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/draw_architecture.py --check
 
 docs: $(DEV_INSTALLED) ## build the documentation into build/docs; a warning is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
