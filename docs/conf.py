@@ -1,13 +1,22 @@
 """Sphinx configuration. Build with ``make docs``; a warning is an error."""
 
+import os
 import re
 import sys
+import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_pages import fill_in  # noqa: E402
+from generated_pages import fill_in
+
+# AiiDA makes its folder when it is imported: not in the home folder. Its own deprecations are none of ours.
+os.environ.setdefault("AIIDA_PATH", tempfile.mkdtemp())
+from aiida.common.warnings import AiidaDeprecationWarning
+
+warnings.simplefilter("ignore", AiidaDeprecationWarning)
 
 project = "cgcnn-ase"
 author = "The cgcnn-ase developers"

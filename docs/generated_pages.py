@@ -13,8 +13,9 @@ import re
 import textwrap
 from importlib import import_module
 from pathlib import Path
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
-import click
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,39 +34,31 @@ def commands(where):
     module, _, name = where.partition(":")
     app = getattr(import_module(module), name)
     root = typer.main.get_command(app) if isinstance(app, typer.Typer) else app
-    return "\n".join(_command(root, root.name or name, 2))
+    return "\n".join(_command(root, root.name or name))
 
 
-def _command(command, path, level):
-    lines = []
-    if isinstance(command, click.Group):
-        context = click.Context(command, info_name=path)
-        for name in command.list_commands(context):
-            lines += _command(command.get_command(context, name), f"{path} {name}", level)
-        return lines
-    lines += [f"{'#' * level} `{path}`", "", _plain(command.help), ""]
-    rows = [row for parameter in command.params if not getattr(parameter, "hidden", False) for row in _row(parameter)]
-    return [*lines, "| argument or option | meaning | default |", "|---|---|---|", *rows, ""]
+def _command(command, path):
+    context = command.make_context(path, [], resilient_parsing=True)
+    if hasattr(command, "list_commands"):  # a group; Typer has a Click of its own
+        names = command.list_commands(context)
+        return [line for name in names for line in _command(command.get_command(context, name), f"{path} {name}")]
+    rows = [row for parameter in command.params for row in _row(parameter, context)]
+    head = ["| argument or option | meaning |", "|---|---|"] if rows else []
+    return [f"## `{path}`", "", _plain(command.help), "", *head, *rows, ""]
 
 
-def _row(parameter):
-    if "--help" in parameter.opts:
+def _row(parameter, context):
+    """Show an argument or option as ``--help`` does."""
+    if {"--help", "--verbosity"} & set(parameter.opts) or getattr(parameter, "hidden", False):
         return
-    if isinstance(parameter, click.Argument):
-        names = f"`{parameter.human_readable_name}`" + ("..." if parameter.nargs == -1 else "")
-    else:
-        names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-        if not parameter.is_flag:
-            kind = parameter.metavar or getattr(parameter.type, "choices", None) or parameter.type.name
-            names += " " + (" or ".join(f"`{choice}`" for choice in kind) if isinstance(kind, list | tuple) else kind)
-    default = parameter.default if isinstance(parameter.default, int | float | str) else None
-    shown = "" if default is None or parameter.required else f"`{default}`"
-    yield f"| {_cell(names)} | {_cell(_plain(getattr(parameter, 'help', '') or ''))} | {_cell(shown)} |"
+    names, text = parameter.get_help_record(context) or (parameter.make_metavar(context), "")
+    yield f"| `{_cell(names)}` | {_cell(_plain(text))} |"
 
 
 def _plain(text):
     """Take the help of a command as Markdown: no form feeds, no marks of Rich."""
-    return re.sub(r"\[/?(bold|italic|cyan|green|red|dim)\]", "", (text or "").replace("\b\n", "").replace("``", "`")).strip()
+    text = inspect.cleandoc(text or "").replace("\b\n", "").replace("``", "`")
+    return re.sub(r"\[/?(bold|italic|cyan|green|red|dim)\]", "", text).strip()
 
 
 def _cell(text):
@@ -73,25 +66,38 @@ def _cell(text):
 
 
 def settings(where):
-    """List the fields of a class, those of its bases first: name, type, default, and the comment beside it."""
+    """List the fields of a class, those of its bases first: name, what is allowed, default, and what it means."""
     module, _, name = where.partition(":")
-    rows: dict[str, str] = {}
-    for cls in reversed(getattr(import_module(module), name).__mro__):
-        if cls.__module__.startswith("cgcnn_ase."):
-            rows |= _fields(textwrap.dedent(inspect.getsource(cls)))
-    return "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows.values()])
-
-
-def _fields(text):
+    last = getattr(import_module(module), name)
+    hints = get_type_hints(last)
     rows = {}
-    lines = text.splitlines()
+    for cls in reversed(last.__mro__):
+        if cls.__module__.startswith("cgcnn_ase."):
+            rows |= _fields(cls, hints)
+    return "\n".join(["| setting | allowed | default | meaning |", "|---|---|---|---|", *rows.values()])
+
+
+def _fields(cls, hints):
+    text = textwrap.dedent(inspect.getsource(cls))
+    lines, rows = text.splitlines(), {}
     for node in ast.parse(text).body[0].body:
         if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
+            name = node.target.id
             comment = re.search(r"#:? ?(.*)$", lines[node.end_lineno - 1])
+            meaning = re.sub(r":\w+:`(\w+)`", r"`\1`", comment[1]) if comment else ""
             default = "required" if node.value is None else f"`{_default(node.value)}`"
-            kind = _cell(ast.unparse(node.annotation))
-            rows[node.target.id] = f"| `{node.target.id}` | `{kind}` | {default} | {comment[1] if comment else ''} |"
+            rows[name] = f"| `{name}` | {_cell(_allowed(hints[name]))} | {_cell(default)} | {_cell(meaning)} |"
     return rows
+
+
+def _allowed(hint):
+    """Show a type by what a YAML file may hold."""
+    if get_origin(hint) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(hint))
+    if (options := get_args(hint)) and get_origin(hint) in (Union, UnionType):
+        return " or ".join(_allowed(option) for option in options)
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "nothing"}
+    return words.get(hint, f"`{getattr(hint, '__name__', hint)}`")
 
 
 def _default(node):

@@ -1,11 +1,11 @@
 """Draw the house: which room imports which, read from the syntax trees, as a picture and a table in the docs.
 
     python scripts/draw_architecture.py            write docs/images/architecture.svg and the tables of the page
-    python scripts/draw_architecture.py --check    change nothing; exit code 1 if they are out of date, or there is a circle
+    python scripts/draw_architecture.py --check    only look: exit code 1 if they are out of date, or there is a circle
 
-A room is a subpackage of ``cgcnn_ase`` or ``aiida_plugin``, or a module that stands loose at the top of one. Every import
-counts: those inside functions and under TYPE_CHECKING too, and modules that a string names for a later import. A room
-stands one floor above the highest room that it imports. Nothing is imported to find this out, only read.
+A room is a subpackage of ``cgcnn_ase`` or ``aiida_plugin``, or a module that stands loose at the top of one. Every
+import counts: those inside functions and under TYPE_CHECKING too, and modules that a string names for a later import.
+A room stands one floor above the highest room that it imports. Nothing is imported to find this out, only read.
 """
 
 import argparse
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cgcnn_ase", "aiida_plugin")  # from the ground up
 PAGE = ROOT / "docs" / "development" / "architecture.md"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+MODULE = rf"({'|'.join(PACKAGES)})(\.\w+)+(:\w+)?"  # a string that names one
 MARKS = "<!-- rooms: written by scripts/draw_architecture.py -->", "<!-- end of rooms -->"
 
 Edges = dict[str, set[str]]
@@ -63,9 +64,8 @@ def imported_modules(module: str, file: Path, modules: dict[str, Path]) -> Itera
                 if name not in modules and source in PACKAGES:
                     name = front_door(source, modules).get(alias.name, source)
                 yield from _known(name, modules, node.lineno)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"(cgcnn_ase|aiida_plugin)(\.\w+)+(:\w+)?", node.value):
-                yield from _known(node.value.partition(":")[0], modules, node.lineno)
+        elif isinstance(node, ast.Constant) and re.fullmatch(MODULE, str(node.value)):
+            yield from _known(node.value.partition(":")[0], modules, node.lineno)
 
 
 def _known(name: str, modules: dict[str, Path], line: int) -> Iterator[tuple[str, int]]:
@@ -222,7 +222,7 @@ def picture(edges: Edges, modules: dict[str, Path]) -> str:
             at[room] = (x + BOX / 2, y)
             words = wrap(purpose(room, modules).replace("`", ""), 32, max_lines=2, placeholder=" …")
             boxes += [
-                f'<g><title>{escape(room)}: {escape(purpose(room, modules))}</title>'
+                f"<g><title>{escape(room)}: {escape(purpose(room, modules))}</title>"
                 f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX}" height="{HIGH}" rx="6" fill="white" stroke="{line}"/>',
                 f'<text x="{x + BOX / 2:.0f}" y="{y + 18:.0f}" class="name">{escape(_short(room, package))}</text>',
                 *(
