@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# ruff: noqa: N802  (visit_Module and the like are named by ast)
+# ruff: noqa: N815
 
 PACKAGES = ("cgcnn_ase", "aiida_plugin")
 ROOTS = (*PACKAGES, "tests", "benchmarks", "scripts", "examples")
