@@ -1,5 +1,6 @@
 """Settings by name, as YAML gives them, into the dataclasses that hold them. It needs no more than Python and YAML."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def settings_of(kind: type[S], values: Any, place: str = "") -> S:
+def parse_settings(kind: type[S], values: Any, prefix: str = "") -> S:
     """Settings from plain values, as YAML gives them.
 
     Parameters
@@ -28,7 +29,7 @@ def settings_of(kind: type[S], values: Any, place: str = "") -> S:
         The pydantic model.
     values
         Settings by name.
-    place
+    prefix
         Where they stand, for messages.
 
     Raises
@@ -42,11 +43,11 @@ def settings_of(kind: type[S], values: Any, place: str = "") -> S:
         # an unknown name first: it often is what is missing, misspelt
         problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         parts = [str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier()]
-        where = ".".join([*([place] if place else []), *parts])
-        raise ValueError(_in_words(kind, problem, where, parts)) from error
+        where = ".".join([*([prefix] if prefix else []), *parts])
+        raise ValueError(_error_message(kind, problem, where, parts)) from error
 
 
-def _in_words(kind: type[BaseModel], problem: Mapping[str, Any], where: str, parts: list[str]) -> str:
+def _error_message(kind: type[BaseModel], problem: Mapping[str, Any], where: str, parts: list[str]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {where}{_allowed(parts[-1], _fields(kind, parts[:-1]))}"
     if problem["type"] == "missing":
@@ -91,6 +92,38 @@ def unknown_name(what: str, name: str, names: list[str]) -> ValueError:
 
 T = TypeVar("T")
 
+# names that settings of a training had in run files of version 1, and today's
+OLD_NAMES = {
+    "error_folds": "cross_fit_folds",
+    "hold_norms": "freeze_batchnorm_stats",
+    "select": "checkpoint",
+    "trunk_rate": "backbone_lr_scale",
+}
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the settings of a training that version 1 called otherwise, with a warning for each.
+
+    Raises
+    ------
+    ValueError
+        If a setting stands under both of its names.
+
+    Examples
+    --------
+    >>> current_names({"epochs": 30, "checkpoint": "last"})
+    {'epochs': 30, 'checkpoint': 'last'}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        new = OLD_NAMES.get(name, name)
+        if new != name and new in values:
+            raise ValueError(f"the settings {name} and {new} are the same; give only {new}")
+        if new != name:
+            warnings.warn(f"the setting {name} is called {new} now", stacklevel=2)
+        result[new] = value
+    return result
+
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Settings by name.
@@ -120,7 +153,7 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> T:
+def settings_from(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """A dataclass from plain values, each of them checked.
 
     Raises
@@ -131,12 +164,12 @@ def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> 
     allowed = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in allowed:
-            raise ValueError(f"unknown setting {place}{name}; allowed: {', '.join(allowed)}")
+            raise ValueError(f"unknown setting {where}{name}; allowed: {', '.join(allowed)}")
     for name, field in allowed.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"setting {place}{name} is missing")
+            raise ValueError(f"setting {where}{name} is missing")
     hints = get_type_hints(kind)
-    return kind(**{name: _checked(hints[name], value, f"{place}{name}") for name, value in values.items()})
+    return kind(**{name: _checked(hints[name], value, f"{where}{name}") for name, value in values.items()})
 
 
 def _checked(hint: Any, value: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from cgcnn_ase.core.settings import merged, read_yaml, settings_from
+from cgcnn_ase.core.settings import current_names, merged, read_yaml, settings_from
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.alignn_config import is_alignn, translate
@@ -37,12 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_prepared(options.prepared):
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
-        given = {} if options.config is None else read_yaml(options.config)
-        if is_alignn(given):
-            given = translate(given).settings
-        place = train(
+        settings = {} if options.config is None else read_yaml(options.config)
+        settings = translate(settings).settings if is_alignn(settings) else current_names(settings)
+        path = train(
             data,
-            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, given)),
+            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, settings)),
             options.output,
             resume=options.resume,
             workers=options.workers,
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
-    sys.stdout.write(f"{place}\n")
+    sys.stdout.write(f"{path}\n")
     return 0
 
 
