@@ -201,7 +201,7 @@ def _order(room: str) -> tuple[int, str]:
     return -PACKAGES.index(room.split(".")[0]), room
 
 
-WIDTH, BOX, HIGH, GAP, STEP = 1240, 176, 58, 22, 100
+BOX, HIGH, GAP, STEP, MARGIN = 190, 62, 22, 104, 110
 COLOURS = {"cgcnn_ase": ("#e8f1fb", "#2b6cb0"), "aiida_plugin": ("#fdf0e3", "#b7651b")}
 
 
@@ -209,18 +209,19 @@ def picture(edges: Edges, modules: dict[str, Path]) -> str:
     """Draw the rooms on their floors, with a line from each room to the rooms that it stands on, as SVG."""
     floors = [(package, floor) for package in PACKAGES for floor in floors_of(edges, package)]
     height = STEP * len(floors) + 30
+    width = max(len(rooms) for _, rooms in floors) * (BOX + GAP) + 2 * MARGIN
     at: dict[str, tuple[float, float]] = {}
     bands, boxes = [], []
     for number, (package, rooms) in enumerate(floors):
-        rooms = _untangled(rooms, edges, at)
+        rooms = _untangled(rooms, edges, at, width)
         top = height - 20 - STEP * (number + 1)
         fill, line = COLOURS[package]
-        bands.append(f'<rect x="0" y="{top}" width="{WIDTH}" height="{STEP}" fill="{fill}" opacity="0.45"/>')
-        for place, room in enumerate(rooms):
-            x = WIDTH / 2 + (place - len(rooms) / 2) * (BOX + GAP) + GAP / 2
+        bands.append(f'<rect x="0" y="{top}" width="{width}" height="{STEP}" fill="{fill}" opacity="0.45"/>')
+        for column, room in enumerate(rooms):
+            x = width / 2 + (column - len(rooms) / 2) * (BOX + GAP) + GAP / 2
             y = top + (STEP - HIGH) / 2
             at[room] = (x + BOX / 2, y)
-            words = wrap(purpose(room, modules).replace("`", ""), 32, max_lines=2, placeholder=" …")
+            words = wrap(purpose(room, modules).replace("`", ""), 33, max_lines=2, placeholder=" …")
             boxes += [
                 f"<g><title>{escape(room)}: {escape(purpose(room, modules))}</title>"
                 f'<rect x="{x:.0f}" y="{y:.0f}" width="{BOX}" height="{HIGH}" rx="6" fill="white" stroke="{line}"/>',
@@ -247,25 +248,25 @@ def picture(edges: Edges, modules: dict[str, Path]) -> str:
     style = (
         "text{font-family:Helvetica,Arial,sans-serif;text-anchor:middle}.name{fill:#1a202c}"
         ".house{font-size:18px;font-weight:bold;text-anchor:start}"
-        ".name{font-size:14px;font-weight:bold}.words{font-size:10.5px;fill:#4a5568}"
+        ".name{font-size:15px;font-weight:bold}.words{font-size:11px;fill:#4a5568}"
     )
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
             "<title>The rooms of cgcnn_ase and aiida_plugin on their floors</title>",
-            f'<style>{style}</style><rect width="{WIDTH}" height="{height}" fill="white"/>',
+            f'<style>{style}</style><rect width="{width}" height="{height}" fill="white"/>',
             *bands, *lines, *boxes,
             "</svg>", "",
         ]
     )  # fmt: skip
 
 
-def _untangled(rooms: list[str], edges: Edges, at: dict[str, tuple[float, float]]) -> list[str]:
+def _untangled(rooms: list[str], edges: Edges, at: dict[str, tuple[float, float]], width: int) -> list[str]:
     """Order the rooms of a floor by where the rooms stand that they import, so that fewer lines cross."""
 
     def middle(room: str) -> float:
         below = [at[other][0] for other in edges[room] if other in at]
-        return sum(below) / len(below) if below else WIDTH / 2
+        return sum(below) / len(below) if below else width / 2
 
     return sorted(rooms, key=lambda room: (middle(room), room))
 
