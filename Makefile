@@ -88,7 +88,7 @@ imports: $(DEV_INSTALLED) ## check that imports go one way, and that the page on
 	$(BIN)/python scripts/draw_architecture.py --check
 
 docs: $(DEV_INSTALLED) ## build the documentation into build/docs; a warning is an error
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 # Run from another folder, so that an example depends on nothing but itself, and what it writes lands in build/examples.
