@@ -1,1 +1,1 @@
-"""Which candidates to compute next."""
+"""Active learning and Bayesian optimisation: spaces, surrogates, acquisitions, oracles, run folders."""
