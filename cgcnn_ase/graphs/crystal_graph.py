@@ -150,22 +150,3 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
         )
         for k in range(len(nodes))
     ]
-
-
-def to_dgl(graph: CrystalGraph) -> Any:
-    """The same graph as a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``.
-
-    Raises
-    ------
-    ImportError
-        If DGL is not installed.
-    """
-    import dgl
-
-    result = dgl.graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
-    result.set_batch_num_nodes(graph.n_nodes)
-    result.set_batch_num_edges(graph.n_edges)
-    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
-    if graph.vectors is not None:
-        result.edata["r"] = graph.vectors
-    return result
