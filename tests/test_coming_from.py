@@ -65,7 +65,7 @@ def path(structures, original_weights, tmp_path_factory):
     write_cgnn_folder(folder / "OQMD", structures, targets, split)
     for file in original_weights.glob("*.pth.tar"):
         shutil.copy(file, folder)
-    shutil.copy(PAGE.parents[1] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
+    shutil.copy(PAGE.parents[2] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
     for kind, text in FENCES:
         if kind in ("yaml", "py"):
             (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
