@@ -37,8 +37,8 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import keeps_head, settings_of
-from cgcnn_ase.training.finetune_defaults import tuning
+from cgcnn_ase.training.start_model import keeps_head, settings_of
+from cgcnn_ase.training.finetune_defaults import recipe_for
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
 from cgcnn_ase.zoo.train import load_recipe
@@ -204,7 +204,7 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
     """Errors on the test split of the model before, from scratch and fine-tuned, and on an old test set."""
     same = keeps_head(start, data.specs)
     n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
-    own = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
+    own = recipe_for(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
     base = settings_of(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
     tuned = trained(data, parse_settings(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)

@@ -15,7 +15,7 @@ from cgcnn_ase.nn.heads import QUANTILES, Output
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import hold_frozen
+from cgcnn_ase.training.start_model import hold_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
