@@ -109,7 +109,9 @@ class TrainingData(NamedTuple):
 
     def count(self, split: str) -> int:
         """How many labelled structures a split has."""
-        return sum(label is not None and own == split for label, own in zip(self.labels, self.split, strict=True))
+        return sum(
+            label is not None and assigned == split for label, assigned in zip(self.labels, self.split, strict=True)
+        )
 
     def write(self, folder: Path, target: str) -> None:
         """Write ``structures.npz`` and ``properties.csv``."""
@@ -214,8 +216,8 @@ def _split(
     test = 0.0 if has_test else float(settings.get("test", 0.1))
     seed = int(settings.get("split_seed", 0))
     if not has_val:
-        own, by = divide([groups[k] for k in rows], val=float(settings.get("val", 0.1)), test=test, seed=seed)
-        split[rows] = own
+        assigned, by = divide([groups[k] for k in rows], val=float(settings.get("val", 0.1)), test=test, seed=seed)
+        split[rows] = assigned
         return split, by
     if test == 0.0:
         return split, None
@@ -229,9 +231,9 @@ def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
     if by == "structure":
         return k
     if by == "formula":
-        from cgcnn_ase.data.dataset import reduced_formula
+        from cgcnn_ase.data.dataset import composition_key
 
-        return reduced_formula(atoms.numbers)
+        return composition_key(atoms.numbers)
     if by not in atoms.info:
         raise ValueError(f"{what} has no {by!r} in its info to split by; allowed: formula, structure or a key of all")
     return str(atoms.info[by])
@@ -250,8 +252,8 @@ def _see(seen: dict[bytes, tuple[str, str]], atoms: Any, name: str, structure_id
 
 def _check_ids(ids: list[str], of_set: list[str]) -> None:
     first: dict[str, str] = {}
-    twice = [f"{name} ({first[name]} and {own})" for name, own in zip(ids, of_set, strict=True)
-             if first.setdefault(name, own) != own]  # fmt: skip
+    twice = [f"{name} ({first[name]} and {set_name})" for name, set_name in zip(ids, of_set, strict=True)
+             if first.setdefault(name, set_name) != set_name]  # fmt: skip
     if twice:
         raise ValueError(f"ids that occur in two sets: {listed(twice)}; give each structure to one of them")
 

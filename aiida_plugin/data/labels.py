@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 #: units of the labels that this package writes
-UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
+LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
 #: ids that a message names
 NAMED = 5
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import errors_as_usage, echo_stderr
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
@@ -39,5 +39,5 @@ def prepare(
 
         prepare_parts(
             data, output, target=target or (), task=cast("TaskName", task), unit=unit, config=config, preset=preset,
-            val=val, test=test, progress=is_terminal(), tell=say,
+            val=val, test=test, progress=is_terminal(), tell=echo_stderr,
         )  # fmt: skip

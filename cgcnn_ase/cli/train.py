@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import errors_as_usage, echo_stderr
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
@@ -96,7 +96,7 @@ def train(
             preset=preset, settings={key: value for key, value in options.items() if value is not None},
             freeze=cast("Frozen | None", freeze), epochs_factor=epochs_factor, replay=replay, n_replay=n_replay,
             val=val, test=test, k_fold=k_fold, name=name, workers=workers, resume=resume, progress=is_terminal(),
-            tell=say,
+            tell=echo_stderr,
         )  # fmt: skip
     _echo(result, as_json=as_json, cross_validated=k_fold is not None)
 
@@ -136,7 +136,7 @@ def _echo(result: "FitResult", *, as_json: bool, cross_validated: bool) -> None:
     """Print the figures of a run, or of a cross-validation, and where the model is."""
     import json
 
-    from cgcnn_ase.training.finetune_report import in_words
+    from cgcnn_ase.training.finetune_report import describe
 
     metrics, rows = result.metrics, result.before_after
     if as_json:
@@ -155,7 +155,7 @@ def _echo(result: "FitResult", *, as_json: bool, cross_validated: bool) -> None:
             if split in figures:
                 typer.echo(f"{spec.name}, {split}: {_describe(figures[split], spec.learned_unit)}")
     for row in rows:
-        typer.echo(in_words(row))
+        typer.echo(describe(row))
     if not cross_validated:
         typer.echo(f"model: {result.model}")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.nn.pooling import PoolingName
-from cgcnn_ase.training.start_model import Frozen, keeps_head
+from cgcnn_ase.training.start_model import Frozen, can_reuse_head
 
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepared import PreparedData
@@ -79,7 +79,7 @@ def recipe_for(
         settings: Plain = {"learning_rate": 5e-4 if same_target else 1e-3, "batch_size": 64}
     elif n_labels >= MAX_FIXED_STEPS:
         epochs = 20
-        settings = {"learning_rate": 1e-3 if same_target else 2e-3, "batch_size": 16, "trunk_rate": 0.1}
+        settings = {"learning_rate": 1e-3 if same_target else 2e-3, "batch_size": 16, "backbone_lr_scale": 0.1}
     else:
         rate, n_steps, batch = 1e-3 if same_target else 3e-3, 300 if same_target else 400, 8
         epochs = max(5, ceil(n_steps / max(1, (n_labels + n_replayed) // batch)))
@@ -87,12 +87,12 @@ def recipe_for(
         if same_target or n_labels < MIN_TO_CHOOSE_EPOCH:
             frozen = "convolutions"
         else:
-            settings["trunk_rate"] = 0.1
+            settings["backbone_lr_scale"] = 0.1
         if n_labels < MIN_TO_CHOOSE_EPOCH:
-            settings["select"] = "last"
+            settings["checkpoint"] = "last"
     settings["epochs"] = max(1, round(epochs * epochs_factor))
     if n_labels < MIN_FOR_ALL_LAYERS:
-        settings["hold_norms"] = True
+        settings["freeze_batchnorm_stats"] = True
         if not same_target and pooling == "mean":
             settings["network"] = {"pooling": "layers"}
     return Recipe(frozen, settings)
@@ -104,7 +104,7 @@ def recipe_of(
     """Recipe for a model to tune and its new data, beside so many replayed crystals."""
     return recipe_for(
         int(np.isfinite(data.labels("train")).any(axis=1).sum()),
-        same_target=keeps_head(model, data.specs),
+        same_target=can_reuse_head(model, data.specs),
         pooling=model.networks[0].config.architecture.pooling,
         n_replayed=n_replayed,
         epochs_factor=epochs_factor,

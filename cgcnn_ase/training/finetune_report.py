@@ -14,11 +14,11 @@ from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.replay import OLD_TEST
-from cgcnn_ase.training.start_model import keeps_head
+from cgcnn_ase.training.start_model import can_reuse_head
 
-AnyEvaluation: TypeAlias = Evaluation | ClassEvaluation
+AnyEvaluation: TypeAlias = RegressionEvaluation | ClassEvaluation
 
 
 class Figures(TypedDict, total=False):
@@ -86,20 +86,20 @@ def write_before_after(
             sample = (data.graphs, data.rows(split), data.sample_names(split), labels)
             after = None if evaluations is None else evaluations[t].get(split)
             after = evaluate_model(model, *sample) if after is None else after
-            shown = [evaluate_model(start, *sample), after] if keeps_head(start, (target,)) else [after]
+            shown = [evaluate_model(start, *sample), after] if can_reuse_head(start, (target,)) else [after]
             before = _figures(shown[0]) if len(shown) > 1 else _constant(after, data.labels("train")[:, t], target)
             row = Row(
                 target=target.name, set=name, n=len(after.ids), unit=target.learned_unit, knew=len(shown) > 1,
                 before=before, after=_figures(after),
             )  # fmt: skip
             rows.append(row)
-            if isinstance(after, Evaluation):
+            if isinstance(after, RegressionEvaluation):
                 _draw(shown, target, output / (f"before_after_{name}.png"))
     atomic_write(output / FILE, json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def in_words(row: Row) -> str:
+def describe(row: Row) -> str:
     """A row on a line."""
     before, after = row["before"], row["after"]
     what = "before" if row["knew"] else "labels' mean" if "mae" in after else "most frequent class"
@@ -115,7 +115,7 @@ def in_words(row: Row) -> str:
 def _figures(evaluation: AnyEvaluation) -> Figures:
     metrics = evaluation.metrics()
     coverage = metrics.get("coverage")
-    if not isinstance(evaluation, Evaluation):
+    if not isinstance(evaluation, RegressionEvaluation):
         return {"accuracy": metrics["accuracy"], "coverage": coverage}
     bias = float(np.mean(evaluation.estimate.mean - evaluation.target))
     return {"mae": metrics["mae"], "bias": bias, "coverage": coverage}
@@ -124,20 +124,20 @@ def _figures(evaluation: AnyEvaluation) -> Figures:
 def _constant(after: AnyEvaluation, labels: Floats, target: TargetSpec) -> Figures:
     """What a guess gives that knows the training labels alone."""
     known = labels[np.isfinite(labels)]
-    if not isinstance(after, Evaluation):
+    if not isinstance(after, RegressionEvaluation):
         most = np.bincount(known.astype(int)).argmax()
         return {"accuracy": float(np.mean(after.labels == most)), "coverage": None}
     off = float(target.forward(torch.from_numpy(known)).mean()) - after.target
     return {"mae": float(np.abs(off).mean()), "bias": float(off.mean()), "coverage": None}
 
 
-def _draw(found: Sequence[AnyEvaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[AnyEvaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
     from cgcnn_ase.plotting import model_plots as plots
 
-    shown = [each for each in found if isinstance(each, Evaluation)]
+    shown = [each for each in result if isinstance(each, RegressionEvaluation)]
     titles = ["before", "after"][-len(shown) :]
     pairs = [(title, each.target, each.estimate.mean, each.std) for title, each in zip(titles, shown, strict=True)]
     plots.save(plots.parities(pairs, name=target.name.replace("_", " "), unit=target.learned_unit), file)

@@ -24,7 +24,7 @@ from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
-from cgcnn_ase.training.start_model import Frozen, check_start, keeps_head, member_to_tune, own_config
+from cgcnn_ase.training.start_model import Frozen, check_start, can_reuse_head, finetune_member, config_for_target
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -84,18 +84,18 @@ def train(
     """
     starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
     _check(data, config, starts, workers)
-    goes_on = len(starts) == 1 and keeps_head(starts[0], data.specs)
+    goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
     scalers = [starts[0].scaler] if goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
-    folds = [output / f"fold-{k}" for k in range(config.error_folds)]
-    splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
+    folds = [output / f"fold-{k}" for k in range(config.cross_fit_folds)]
+    splits = fold_splits(data, config.cross_fit_folds, seed=config.seed) if folds else []
 
     def job(folder: Path, split: Strings, member: TrainConfig, k: int) -> _Job:
         network = None
         if starts:
             turn, origin = divmod(k, len(starts))
             wanted = None if goes_on else network_config(data, config)
-            network = member_to_tune(starts[origin], turn, frozen, wanted=wanted, seed=member.seed)
+            network = finetune_member(starts[origin], turn, frozen, wanted=wanted, seed=member.seed)
         return _Job(folder, split, member, network, scalers, resume, progress)
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
@@ -146,8 +146,8 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
     data.check_distances(config.network)
     for t, target in enumerate(data.specs):
         _check_target(data, t, target)
-    if config.error_folds and data.of_sites:
-        raise ValueError("error_folds must be 0 for targets of sites")
+    if config.cross_fit_folds and data.of_sites:
+        raise ValueError("cross_fit_folds must be 0 for targets of sites")
 
 
 def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
@@ -155,7 +155,7 @@ def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
     owner = data.graphs.node_owner() if data.of_sites else np.arange(len(data.ids))
     for k, value in enumerate(data.targets[:, t].tolist()):
         missing_is_fine = data.of_sites or len(data.specs) > 1
-        if problem := None if math.isnan(value) and missing_is_fine else target.problem(value):
+        if problem := None if math.isnan(value) and missing_is_fine else target.validation_error(value):
             raise ValueError(f"the target of {data.ids[owner[k]]}, {target.name} = {value:g}, {problem}")
     for split in ("train", "val"):
         labels = data.labels(split)[:, t]
@@ -171,8 +171,8 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
         raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
     wanted = network_config(data, config)
     check_start(start, wanted)
-    has = own_config(start)
-    if keeps_head(start, data.specs) and has != wanted:
+    has = config_for_target(start)
+    if can_reuse_head(start, data.specs) and has != wanted:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
 
 

@@ -11,7 +11,7 @@ from cgcnn_ase.nn.presets import preset as preset_of
 from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run_data import DataSource
-from cgcnn_ase.training.start_model import settings_of
+from cgcnn_ase.training.start_model import inherited_settings
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -75,7 +75,9 @@ def layer_settings(
     if preset is not None:
         start = _of_preset(preset, model)
     if model is not None:
-        start = settings_of(model) | ({"mean_variance": False, "quantiles": False} if source.only_classes() else {})
+        start = inherited_settings(model) | (
+            {"mean_variance": False, "quantiles": False} if source.only_classes() else {}
+        )
     try:
         if model is not None or preset is not None:
             owner = "the model to tune" if model is not None else f"the preset {preset}"

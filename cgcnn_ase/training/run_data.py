@@ -10,7 +10,7 @@ import numpy as np
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.data.cgnn_folder import GRAPH, load_cgnn_folder
-from cgcnn_ase.data.dataset import Dataset, reduced_formula
+from cgcnn_ase.data.dataset import Dataset, composition_key
 from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
@@ -19,7 +19,7 @@ from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.structures.labels import label_of
 from cgcnn_ase.training.replay import with_replay
-from cgcnn_ase.training.start_model import keeps_head
+from cgcnn_ase.training.start_model import can_reuse_head
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -121,7 +121,7 @@ def _labelled(
         structures=[geometry(atoms) for atoms in structures],
         targets=labels,
         split=None,
-        formulas=[reduced_formula(atoms.numbers) for atoms in structures],
+        formulas=[composition_key(atoms.numbers) for atoms in structures],
     )
     return dataset, target_specs(columns, kinds, labels, question.unit)
 
@@ -143,7 +143,7 @@ def with_old(
     ValueError
         If the model learns another property now.
     """
-    if not keeps_head(model, new.specs):
+    if not can_reuse_head(model, new.specs):
         raise ValueError(
             f"--replay: the old labels are of {model.target.name}, the new of "
             f"{', '.join(spec.name for spec in new.specs)}; only the same property can be replayed"

@@ -12,7 +12,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
-from cgcnn_ase.training.start_model import member_to_tune
+from cgcnn_ase.training.start_model import finetune_member
 
 # parts of the way that are tried, the nearest first
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -49,7 +49,7 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
     if known.sum() < MIN_VAL_LABELS or data.of_sites or data.specs[0].task != "regression":
         return nn.ModuleList(networks), None
     learned = data.specs[0].forward(torch.from_numpy(labels[known])).numpy()
-    old = [member_to_tune(start, k).state_dict() for k in range(len(networks))]
+    old = [finetune_member(start, k).state_dict() for k in range(len(networks))]
     ways = [[_between(network, before, part) for network, before in zip(networks, old, strict=True)] for part in STEPS]
 
     def model_of(members: Sequence[Network]) -> CrystalModel:
@@ -58,8 +58,8 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
     every = embeddings_of(model_of([network for way in ways for network in way]), data.graphs, data.rows("val"))
     embeddings = [every[k : k + len(networks)] for k in range(0, len(every), len(networks))]
     errors = {}
-    for part, way, own in zip(STEPS, ways, embeddings, strict=True):
-        values = outputs_of(model_of(way), [each[torch.from_numpy(known)] for each in own]).values.mean(dim=0)
+    for part, way, embedding in zip(STEPS, ways, embeddings, strict=True):
+        values = outputs_of(model_of(way), [each[torch.from_numpy(known)] for each in embedding]).values.mean(dim=0)
         errors[part] = float(np.abs(values.numpy() - learned).mean())
     best = min(range(len(STEPS)), key=lambda k: errors[STEPS[k]])
     return nn.ModuleList(ways[best]), Blend(STEPS[best], errors, embeddings[best])
