@@ -195,7 +195,7 @@ def _gather(sets: Mapping[str, StructureSetData], target: str, settings: Mapping
     split, by = _split(of_set, labels, groups, settings, has_val="val" in sets, has_test="test" in sets)
     for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
         if (part == "train" or name in sets) and not any(
-            label is not None and own == part for label, own in zip(labels, split.tolist(), strict=True)
+            label is not None and assigned == part for label, assigned in zip(labels, split.tolist(), strict=True)
         ):
             raise ValueError(f"no structure of {name} has a label {target!r}")
     return TrainingData(ids, labels, split, by, scheme, [])

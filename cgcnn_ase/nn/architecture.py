@@ -11,7 +11,7 @@ from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import PoolingName
 
 #: the smallest sizes with which a network of any architecture can be built
-_LEAST = {
+_MINIMA = {
     "n_features": 1,
     "n_hidden": 1,
     "n_hidden_layers": 1,
@@ -42,7 +42,7 @@ class ArchitectureConfig:
     dropout: float = 0.0  #: of the crystal vector
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, least in _MINIMA.items():
             if getattr(self, name, least) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:
@@ -72,15 +72,15 @@ class Architecture(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """The embeddings, then the convolutions: what fine-tuning may fix."""
 
-    def extent(self, pooled: Tensor) -> Tensor | None:
+    def extensive_factor(self, pooled: Tensor) -> Tensor | None:
         """What the head's value is multiplied with, (B, 1), for a network whose value grows with the cell; None: 1."""
         del pooled
         return None
 
-    def dropped(self, c: Tensor, mask: Tensor | None) -> Tensor:
+    def apply_dropout(self, c: Tensor, mask: Tensor | None) -> Tensor:
         """The vectors with a random part, or that outside the mask, switched off."""
         thinned: Tensor = self.dropout(c) if mask is None else c * mask
         return thinned
