@@ -45,11 +45,12 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     from dataclasses import fields
 
     from cgcnn_ase.core.settings import parse_settings
+    from cgcnn_ase.core.yaml_settings import OLD_NAMES, current_names
     from cgcnn_ase.training.config import TrainConfig
 
     plugin_settings = [*DATA, *OPTIONS]
     of_run = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(settings) - {*plugin_settings, *of_run}):
+    if unknown := sorted(set(settings) - {*plugin_settings, *of_run, *OLD_NAMES}):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*plugin_settings, *of_run])}"
     for name, allowed in _CHOICES.items():
         if name in settings and settings[name] not in allowed:
@@ -73,7 +74,7 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     # what network and graph may hold depends on preset and model, and the command checks it
     left_out = (*plugin_settings, "network", "graph")
     try:
-        parse_settings(TrainConfig, plain)
+        parse_settings(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
     except ValueError as error:
         return str(error)
     return None

@@ -23,7 +23,7 @@ MIN_FOR_ALL_LAYERS = 3000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneRecipe:
     """Settings of a fine-tuning: fields of :class:`~cgcnn_ase.training.config.TrainConfig`, and what stays fixed."""
 
     frozen: Frozen
@@ -37,8 +37,8 @@ def recipe_for(
     pooling: PoolingName = "mean",
     n_replayed: int = 0,
     epochs_factor: float = 1.0,
-) -> Recipe:
-    """Recipe for so many training labels; docs/finetuning.md says what it gives.
+) -> FinetuneRecipe:
+    """FinetuneRecipe for so many training labels; docs/finetuning.md says what it gives.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
     (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
@@ -95,13 +95,13 @@ def recipe_for(
         settings["freeze_batchnorm_stats"] = True
         if not same_target and pooling == "mean":
             settings["network"] = {"pooling": "layers"}
-    return Recipe(frozen, settings)
+    return FinetuneRecipe(frozen, settings)
 
 
 def recipe_of(
     model: "CrystalModel", data: "PreparedData", *, n_replayed: int = 0, epochs_factor: float = 1.0
-) -> Recipe:
-    """Recipe for a model to tune and its new data, beside so many replayed crystals."""
+) -> FinetuneRecipe:
+    """FinetuneRecipe for a model to tune and its new data, beside so many replayed crystals."""
     return recipe_for(
         int(np.isfinite(data.labels("train")).any(axis=1).sum()),
         same_target=can_reuse_head(model, data.specs),

@@ -18,14 +18,14 @@ import yaml
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
-from cgcnn_ase.core.settings import current_names, read_yaml
 from cgcnn_ase.core.targets import Scaler, TargetSpec
+from cgcnn_ase.core.yaml_settings import current_names, read_yaml
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
-from cgcnn_ase.training.start_model import Frozen, check_start, can_reuse_head, finetune_member, config_for_target
+from cgcnn_ase.training.start_model import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cgcnn_ase.core.settings import parse_settings
-from cgcnn_ase.core.yaml_settings import Plain, merged, read_yaml
+from cgcnn_ase.core.yaml_settings import Plain, current_names, merged, read_yaml
 from cgcnn_ase.nn.presets import preset as preset_of
 from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
@@ -34,7 +34,7 @@ class SettingsFile:
             return cls()
         values = read_yaml(path)
         if not is_alignn(values):
-            return cls(path, values)
+            return cls(path, current_names(values))
         try:
             alignn = translate(values)
         except ValueError as error:
