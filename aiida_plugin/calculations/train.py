@@ -33,7 +33,7 @@ _CHOICES = {
 
 
 def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
-    """What is wrong with the settings of a run, None if nothing is.
+    """Find what is wrong with the settings of a run; None if nothing is.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
 
 
 def of_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the settings file of the command."""
+    """Settings of the command's file."""
     return {name: value for name, value in settings.items() if name not in (*DATA, *OPTIONS)}
 
 
@@ -309,7 +309,7 @@ def _settings_dict(settings: Dict | None) -> dict[str, Any]:
 
 
 def _check_inputs(inputs: "Mapping[str, Any]", _: Any) -> str | None:
-    """What is wrong with the inputs, None if nothing is."""
+    """Find what is wrong with the inputs; None if nothing is."""
     if "structures" not in inputs or "target" not in inputs:
         return None  # the ports say so themselves
     settings = _settings_dict(inputs.get("settings"))

@@ -1,4 +1,4 @@
-"""What ``cgcnn.train`` left in the retrieved folder -> model, metrics and results, or a numbered exit code in words."""
+"""From what ``cgcnn.train`` left in the retrieved folder to model, metrics and results, or a numbered exit code in words."""
 
 import csv
 import json
@@ -89,7 +89,7 @@ class TrainParser(RetrievedParser):
         return result
 
     def _of_labels(self) -> dict[str, Any]:
-        """What the model was trained on: counts, and what made the labels."""
+        """Facts of the model's training set: counts, and what made the labels."""
         inputs = self.node.inputs
         data = data_of({name: getattr(inputs, name) for name in inputs})
         result: dict[str, Any] = {
@@ -105,7 +105,7 @@ class TrainParser(RetrievedParser):
         return result
 
     def _has(self, name: str) -> bool:
-        """Whether the run left a file."""
+        """Tell whether the run left a file."""
         return f"{RUN}/{name}" in self.files
 
     def _epochs(self) -> tuple[int, int]:

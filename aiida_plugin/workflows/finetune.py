@@ -191,7 +191,7 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def should_split(self) -> bool:
-        """Whether a part is kept to measure on."""
+        """Tell whether a part is kept to measure on."""
         return self.ctx.test is None and float(self.ctx.recipe.get("test", 0.1)) > 0
 
     def split(self) -> None:
@@ -211,7 +211,7 @@ class FinetuneWorkChain(WorkChain):
         }
 
     def inspect_before(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         for key in ("before_on_train", "before"):
             if key in self.ctx and not self.ctx[key].is_finished_ok:
                 return self._fail("ERROR_PREDICTION_BEFORE", reason=_why(self.ctx[key]))
@@ -256,7 +256,7 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def has_test(self) -> bool:
-        """Whether there is something to measure on."""
+        """Tell whether there is something to measure on."""
         return self.ctx.test is not None
 
     def predict_after(self) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class FinetuneWorkChain(WorkChain):
         return {"after": self._predict(self.ctx.trained.outputs.model, self.ctx.test, "after")}
 
     def inspect_after(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         if not self.ctx.after.is_finished_ok:
             return self._fail("ERROR_PREDICTION_AFTER", reason=_why(self.ctx.after))
         self.out("predictions", self._predictions("after"))
@@ -325,7 +325,7 @@ def _why(job: CalcJobNode) -> str:
 
 
 def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
-    """What is wrong with recipe and model, None if nothing is."""
+    """Find what is wrong with recipe and model; None if nothing is."""
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves
     recipe = inputs["recipe"].get_dict()

@@ -79,7 +79,7 @@ def _evaluate(
 
 
 def _column(names: list[str], wanted: str) -> int:
-    """Which target of prepared data the model predicts: that of its name, or the only one."""
+    """Find the target of prepared data that the model predicts: that of its name, or the only one."""
     if wanted in names:
         return names.index(wanted)
     if len(names) > 1:

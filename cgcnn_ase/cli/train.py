@@ -144,8 +144,8 @@ def _echo(result: "FitResult", *, as_json: bool, cross_validated: bool) -> None:
         typer.echo(json.dumps(run | metrics | ({"before_after": rows} if rows else {}), indent=1))
         return
     for spec in result.targets:
-        own = metrics if len(result.targets) == 1 else cast("dict[str, object]", metrics.get(spec.name, {}))
-        figures = cast("dict[str, dict[str, float | None]]", own)
+        of_target = metrics if len(result.targets) == 1 else metrics.get(spec.name, {})
+        figures = cast("dict[str, dict[str, float | None]]", of_target)
         if cross_validated:
             prefix = "" if len(result.targets) == 1 else f"{spec.name}, "
             for figure, over in figures.items():

@@ -65,7 +65,7 @@ _COUNTS = ("n_train", "n_val", "n_test")
 
 
 class Translated(NamedTuple):
-    """What an ALIGNN file asks for."""
+    """Settings that an ALIGNN file asks for."""
 
     settings: dict[str, Any]  #: as in a YAML file of this package
     val: float  #: part for validation
@@ -74,7 +74,7 @@ class Translated(NamedTuple):
 
 
 def is_alignn(values: Mapping[str, Any]) -> bool:
-    """Whether settings by name are those of ALIGNN: the network is under ``model`` and has a ``name``."""
+    """Tell whether settings by name are those of ALIGNN: the network is under ``model`` and has a ``name``."""
     model = values.get("model")
     return isinstance(model, Mapping) and "name" in model
 

@@ -1,4 +1,4 @@
-"""What happens around each epoch of a training: random numbers, the record, the checkpoints."""
+"""Around each epoch of a training: random numbers, the record, the checkpoints."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""What fine-tuning has changed: the model before and after it, on the new test set and on the old."""
+"""Errors that fine-tuning has changed: the model before and after it, on the new test set and on the old."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -122,7 +122,7 @@ def _figures(evaluation: AnyEvaluation) -> Figures:
 
 
 def _constant(after: AnyEvaluation, labels: Floats, target: TargetSpec) -> Figures:
-    """What a guess gives that knows the training labels alone."""
+    """Errors of a guess that knows the training labels alone."""
     known = labels[np.isfinite(labels)]
     if not isinstance(after, RegressionEvaluation):
         most = np.bincount(known.astype(int)).argmax()

@@ -31,7 +31,7 @@ DataLike: TypeAlias = str | Path | PreparedData | Sequence["Atoms"]
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be learned of a data set, and how it is split where it has no split."""
+    """Columns to learn of a data set, and how it is split where it has no split."""
 
     columns: tuple[str, ...] = ()  # NAME or NAME:KIND; none: the only one
     task: TaskName = "regression"
@@ -39,6 +39,11 @@ class Question:
     val: float = 0.1
     test: float = 0.1
     is_part: bool = False  # of a data set in shards: formulas are split alike in all of them
+
+    @classmethod
+    def of(cls, target: str | Sequence[str], task: TaskName, unit: str, val: float, test: float) -> "Question":
+        """Question about one or several columns."""
+        return cls((target,) if isinstance(target, str) else tuple(target), task, unit, val, test)
 
     def of_model(self, model: "CrystalModel | None") -> TargetSpec | None:
         """Target of the model to tune, where no other is asked for."""
@@ -48,7 +53,7 @@ class Question:
 
 
 class DataSource:
-    """Where a run's data are. Prepared data are read at once, and no second time; others when their graph is known.
+    """Data of a run. Prepared data are read at once, and no second time; others when their graph is known.
 
     Raises
     ------
@@ -69,7 +74,7 @@ class DataSource:
                 raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(question.columns)}")
 
     def settings(self) -> Plain:
-        """What of a run's settings the data decide: the graph, of CGNN's also the architecture."""
+        """Settings of a run that the data decide: the graph, of CGNN's also the architecture."""
         if self.prepared is not None:
             return {"graph": asdict(self.prepared.graph_config)}
         if isinstance(self.data, Path) and is_cgnn_folder(self.data):
@@ -77,7 +82,7 @@ class DataSource:
         return {}
 
     def only_classes(self) -> bool:
-        """Whether there is nothing to learn but classifications."""
+        """Tell whether there is nothing to learn but classifications."""
         if self.prepared is not None:
             return all(target.task == "classification" for target in self.prepared.specs)
         names = self.question.columns or ("",)

@@ -15,7 +15,7 @@ Frozen = Literal["none", "embedding", "convolutions"]
 
 
 def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
-    """Whether a model to tune is to learn its own target on, with its own head and scaler."""
+    """Tell whether a model to tune learns its own target on, with its own head and scaler."""
     if len(targets) != 1:
         return False
     learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
@@ -36,7 +36,7 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
 
 
 def inherited_settings(model: CrystalModel) -> dict[str, Any]:
-    """What of the settings of a run a model to tune decides: graph, network, kind of head and number of members."""
+    """Settings of a run that a model to tune decides: graph, network, kind of head and number of members."""
     network = model.networks[0].config
     return {
         "graph": asdict(model.graph),

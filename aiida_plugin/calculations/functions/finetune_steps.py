@@ -56,7 +56,7 @@ def report_finetuning(
     before: PredictionsData | None = None,
     after: PredictionsData | None = None,
 ) -> Dict:
-    """What fine-tuning changed.
+    """Report what fine-tuning changed.
 
     Parameters
     ----------
