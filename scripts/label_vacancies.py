@@ -18,11 +18,12 @@ from ase import Atoms
 from rich.console import Console
 from rich.progress import track
 
-from cgcnn_ase.data.dataset import read_packed, reduced_formula
+from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.defects.costs import FromSupercells
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.chgnet import CHGNetEnergy
 from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 #: hosts, and vacancies of each, at most
@@ -48,7 +49,7 @@ def oxides(data: Path, held_out: set[str]) -> dict[str, Geometry]:
         and 3 <= len(shape.numbers) <= 20
         and len(set(shape.numbers)) > 1
         and max(shape.numbers) < 84
-        and reduced_formula(shape.numbers) not in held_out
+        and composition_key(shape.numbers) not in held_out
     }
     count = np.bincount(np.concatenate([np.unique(shape.numbers) for shape in found.values()]))
     weight = np.array([(1 / count[np.unique(shape.numbers)].min()) ** 0.5 for shape in found.values()])
@@ -60,7 +61,7 @@ def oxides(data: Path, held_out: set[str]) -> dict[str, Geometry]:
 def hosts(data: Path) -> dict[str, Geometry]:
     """Those of the published training splits, then oxides of mp36k."""
     published = [(f"{each.name}-{h.id}", h) for each in published_vacancies(data) for h in each.hosts]
-    held_out = {reduced_formula(h.structure.numbers) for _, h in published if h.split != "train"}
+    held_out = {composition_key(h.structure.numbers) for _, h in published if h.split != "train"}
     own = {name: h.structure for name, h in published if h.split == "train" and len(h.structure.numbers) <= 60}
     return own | oxides(data, held_out)
 

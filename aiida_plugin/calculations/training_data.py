@@ -206,9 +206,9 @@ def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
     if by == "structure":
         return k
     if by == "formula":
-        from cgcnn_ase.data.dataset import reduced_formula
+        from cgcnn_ase.structures.composition import composition_key
 
-        return reduced_formula(atoms.numbers)
+        return composition_key(atoms.numbers)
     if by not in atoms.info:
         raise ValueError(f"{what} has no {by!r} in its info to split by; allowed: formula, structure or a key of all")
     return str(atoms.info[by])

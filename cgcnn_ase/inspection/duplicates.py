@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
-from cgcnn_ase.data.dataset import reduced_formula, volume_per_atom
+from cgcnn_ase.data.dataset import volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.structures.composition import formula_of
+from cgcnn_ase.structures.composition import composition_key, formula_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -151,7 +151,7 @@ def _candidates(
         for k, structure in enumerate(structures):
             volume = volume_per_atom(structure)
             if not np.isnan(volume):
-                rows.setdefault(reduced_formula(structure.numbers), []).append((volume, which, k))
+                rows.setdefault(composition_key(structure.numbers), []).append((volume, which, k))
     for members in rows.values():
         if len({which for _, which, _ in members}) < len(sets) or len(members) < 2:
             continue
@@ -242,7 +242,7 @@ def _reduced(structure: Geometry) -> "Structure":
     """The Niggli-reduced primitive cell, as the matcher takes it."""
     from pymatgen.core import Lattice, Structure
 
-    from cgcnn_ase.structures.disorder import without_reader_warnings
+    from cgcnn_ase.structures.record import without_reader_warnings
 
     species = [symbols()[z] for z in structure.numbers]
     with without_reader_warnings():

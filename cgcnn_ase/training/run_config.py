@@ -32,9 +32,8 @@ def load_prepared(
     """
     from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
     from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
-    from cgcnn_ase.data.prepare import prepare
+    from cgcnn_ase.data.prepare import load_tasks, prepare
     from cgcnn_ase.data.prepared import PreparedData
-    from cgcnn_ase.data.tasks import load_tasks
 
     if is_prepared(data):
         prepared = PreparedData.load(data)

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.targets import Level, TargetSpec
-from cgcnn_ase.data.dataset import hash_of_samples, read_packed, reduced_formula
+from cgcnn_ase.data.dataset import hash_of_samples, read_packed
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
@@ -28,6 +28,7 @@ from cgcnn_ase.defects.detection import (
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _named(name: str, structure: Geometry) -> NamedHost:
     from ase import Atoms
 
     atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
-    return NamedHost(name, atoms, reduced_formula(structure.numbers))
+    return NamedHost(name, atoms, composition_key(structure.numbers))
 
 
 def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
@@ -287,7 +288,7 @@ def training_cells(data: Path, level: Level) -> tuple[list[DetectionCell], dict[
         of_cathodes += cathode_cells(names, num=_ORDERINGS, rattle=RATTLE, seed=_ORDERINGS)
     flat = layers(data)
     formulas = {host.formula for host in flat}
-    formulas |= {reduced_formula(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
+    formulas |= {composition_key(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
     solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
     split = split_hosts(flat) | split_hosts(solid)
     split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}

@@ -10,9 +10,9 @@ from ase.build import bulk
 from ase.geometry import get_distances
 
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.data.dataset import reduced_formula
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.detection_data import (
     CATHODES,
     IS_DEFECTIVE,
@@ -151,7 +151,7 @@ def test_the_pretrained_detectors_have_one_target(tmp_path):
 
 def test_cathodes_of_the_test_split_are_not_learned_from():
     compositions = {
-        part: {reduced_formula(build_cathode(name, n_atoms=80, seed=0).numbers) for name in names}
+        part: {composition_key(build_cathode(name, n_atoms=80, seed=0).numbers) for name in names}
         for part, names in CATHODES.items()
     }
     assert not compositions["train"] & (compositions["val"] | compositions["test"])
