@@ -1,6 +1,7 @@
 """What is in a data set: counts, distributions, gaps, splits that leak, calculations that are mixed, its provenance."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 

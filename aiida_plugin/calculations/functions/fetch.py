@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import calcfunction
 from aiida.orm import Dict, FolderData
 
-from aiida_plugin.data.label_scheme import SCHEME
+from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.sources.client import ENERGIES
 from cgcnn_ase.sources.client import SCHEME as WORDS
