@@ -66,14 +66,14 @@ def labelled_host(
 
 
 def with_splits(
-    own: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
+    site_set: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> SiteSet:
     """A set split by formula: as others have split the formula, else by its hash."""
     known = {composition_key(h.structure.numbers): h.split for other in others for h in other.hosts}
-    formulas = [composition_key(h.structure.numbers) for h in own.hosts]
+    formulas = [composition_key(h.structure.numbers) for h in site_set.hosts]
     hashed = hashed_split(formulas, val=val, test=test, seed=seed)
     splits = [known.get(formula, str(split)) for formula, split in zip(formulas, hashed, strict=True)]
-    return replace(own, hosts=[h._replace(split=split) for h, split in zip(own.hosts, splits, strict=True)])
+    return replace(site_set, hosts=[h._replace(split=split) for h, split in zip(site_set.hosts, splits, strict=True)])
 
 
 def without_held_out(sets: Sequence[SiteSet]) -> list[SiteSet]:
@@ -108,9 +108,9 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         part = hosts[first : first + _AT_ONCE]
         built = graphs_and_nodes([host.structure for _, _, host in part], graph)
         stores.append(built.graph)
-        own = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
+        set_index = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
         labels = np.concatenate([host.labels for _, _, host in part])
-        targets.append(_of_nodes(built.node_of_atom, labels, own, (len(built.graph.numbers), len(specs))))
+        targets.append(_of_nodes(built.node_of_atom, labels, set_index, (len(built.graph.numbers), len(specs))))
     return PreparedData(
         ids=[name for _, name, _ in hosts],
         targets=np.concatenate(targets),

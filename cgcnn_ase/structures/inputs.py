@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from cgcnn_ase.structures.packed import PACKED_SUFFIX, PackedStructures, count_packed, is_packed, load_packed
 from cgcnn_ase.structures.readers import allowed, iter_file, record_of, structure_id, suffix_of
 from cgcnn_ase.structures.record import StructureError, StructureRecord
-from cgcnn_ase.structures.validation import check_atoms, problem
+from cgcnn_ase.structures.validation import check_atoms, validation_error
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -44,11 +44,11 @@ def collect_paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
         If a file or folder is missing, a folder holds no structure file, a glob matches none, or a file has an unknown
         suffix.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for entry in [inputs] if isinstance(inputs, str | Path) else inputs:
         for path in _paths_of(entry):
-            found[path] = None
-    return list(found)
+            paths[path] = None
+    return list(paths)
 
 
 def _paths_of(entry: str | Path) -> Iterable[Path]:
@@ -224,7 +224,7 @@ def _of_object(name: str, obj: object, order_disordered: bool) -> StructureRecor
         atoms = _converted(obj, order_disordered, MEMORY)
     except StructureError as error:
         return StructureRecord(name, MEMORY, None, error.reason)
-    reason = problem(atoms)
+    reason = validation_error(atoms)
     return StructureRecord(name, MEMORY, None if reason else atoms, reason)
 
 
@@ -233,12 +233,12 @@ def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
 
     Only a hash of each name and a number of its source are kept.
     """
-    names = UsedNames()
+    names = UniqueIds()
     for record in records:
-        yield names.admit(record)
+        yield names.check(record)
 
 
-class UsedNames:
+class UniqueIds:
     """The names used so far, so that a name used twice is found whoever read the files.
 
     Keeps 64 bits a name and, of its sources, only the text: about 200 bytes a file.
@@ -247,7 +247,7 @@ class UsedNames:
     def __init__(self) -> None:
         self._sources: dict[int, str] = {}
 
-    def admit(self, record: StructureRecord) -> StructureRecord:
+    def check(self, record: StructureRecord) -> StructureRecord:
         """The record, or one with an error if its name was used before."""
         key = hash(record.id)
         first = self._sources.setdefault(key, record.source)
@@ -258,14 +258,14 @@ class UsedNames:
         return record._replace(atoms=None, error=reason)
 
 
-class PackedPiece(NamedTuple):
+class PackedWorkItem(NamedTuple):
     """Some rows of a packed file."""
 
     source: str
     rows: PackedStructures
 
 
-Piece = Path | PackedPiece
+WorkItem = Path | PackedWorkItem
 
 
 def count_structures(paths: Iterable[Path]) -> int:
@@ -273,19 +273,19 @@ def count_structures(paths: Iterable[Path]) -> int:
     return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
 
 
-def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[Piece]]:
+def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
     """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
 
     One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
     """
-    files: list[Piece] = []
+    files: list[WorkItem] = []
     for path in paths:
         if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
             if files:
                 yield files
                 files = []
             for start in range(0, len(packed.ids), size):
-                yield [PackedPiece(str(path), packed.rows(start, start + size))]
+                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
             continue
         files.append(path)
         if len(files) == size:
@@ -295,7 +295,7 @@ def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[Piece]]:
         yield files
 
 
-def iter_piece(piece: Piece, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
     """The structures of a piece, as `iter_file` gives them."""
     if isinstance(piece, Path):
         return iter_file(piece, order_disordered=order_disordered)

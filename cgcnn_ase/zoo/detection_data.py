@@ -80,8 +80,8 @@ def cathode_cells(
 
 
 def _vacancy(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    (found,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
-    return found.atoms, found.manifest.defect, nearest(found.atoms, perfect.positions[found.manifest.sites[0]])
+    (defect,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
+    return defect.atoms, defect.manifest.defect, nearest(defect.atoms, perfect.positions[defect.manifest.sites[0]])
 
 
 def _exchange(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
@@ -167,22 +167,22 @@ def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) 
     ids, structures = read_packed(folder)
     table = pd.read_csv(folder / "properties.csv.gz", keep_default_na=False, na_values=[""])
     rows = np.flatnonzero(table["split"].to_numpy(dtype=str) == "train")
-    found: dict[str, NamedHost] = {}
+    result: dict[str, NamedHost] = {}
     for row in np.random.default_rng(seed).permutation(rows).tolist():
         structure = structures[row]
         if 2 <= len(structure.numbers) <= largest and len(set(structure.numbers.tolist())) > 1:
-            host = _named(f"mp36k:{ids[row]}", structure)
-            found.setdefault(host.formula, host)
-        if len(found) == number:
+            host = _named_host(f"mp36k:{ids[row]}", structure)
+            result.setdefault(host.formula, host)
+        if len(result) == number:
             break
     bulk = [host for host in _jarvis(data) if len(host.atoms) <= largest and not any(_vacuum(host))]
-    return [*found.values(), *bulk]
+    return [*result.values(), *bulk]
 
 
 def _2dmatpedia(data: Path) -> Iterator[NamedHost]:
     ids, structures = read_packed(data / "2dmatpedia_subset")
     for name, structure in zip(ids.tolist(), structures, strict=True):
-        yield _named(f"2dmatpedia:{name}", structure)
+        yield _named_host(f"2dmatpedia:{name}", structure)
 
 
 def _jarvis(data: Path) -> Iterator[NamedHost]:
@@ -201,10 +201,12 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         seen.add(name)
         cell, places, numbers = primitive
         periodic = np.ones(3, dtype=bool)
-        yield _named(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
+        yield _named_host(
+            f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic)
+        )
 
 
-def _named(name: str, structure: Geometry) -> NamedHost:
+def _named_host(name: str, structure: Geometry) -> NamedHost:
     from ase import Atoms
 
     atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
