@@ -21,7 +21,7 @@ _ALWAYS = ("numbers", "positions")
 _KINDS = "biufcU"
 
 
-class Column(NamedTuple):
+class SiteArray(NamedTuple):
     """An array with one row an atom that some structures have."""
 
     group: str  #: ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...)
@@ -37,7 +37,7 @@ class AtomsParts(NamedTuple):
     pbc: Bools  #: (3,)
     numbers: npt.NDArray[np.uint8]  #: (n,) atomic numbers, 0 for a dummy
     positions: Floats  #: (n, 3) Cartesian, Å
-    sites: Mapping[Column, AnyArray]  #: further arrays, each with n rows
+    sites: Mapping[SiteArray, AnyArray]  #: further arrays, each with n rows
     rest: str  #: a line of JSON: info, results that are not per atom, constraints; empty if there are none
 
 
@@ -62,7 +62,7 @@ def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:
         raise ValueError(f"{what} has the atomic number {_odd(numbers)}; allowed are 1 to 118, and 0 for a dummy")
     results = _current_results(atoms)
-    sites: dict[Column, AnyArray] = {}
+    sites: dict[SiteArray, AnyArray] = {}
     for name, array in atoms.arrays.items():
         if name not in _ALWAYS:
             _add(sites, "arrays", name, array, f"{what}: the array {name!r}")
@@ -120,10 +120,10 @@ def _odd(numbers: Ints) -> int:
     return int(numbers[(numbers < 0) | (numbers > 118)][0])
 
 
-def _add(sites: dict[Column, AnyArray], group: str, name: str, array: AnyArray, what: str) -> None:
+def _add(sites: dict[SiteArray, AnyArray], group: str, name: str, array: AnyArray, what: str) -> None:
     if array.dtype.kind not in _KINDS:
         raise ValueError(f"{what} is of type {array.dtype}; allowed are bool, numbers and text")
-    sites[Column(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
+    sites[SiteArray(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
 
 
 def _current_results(atoms: "Atoms") -> dict[str, AnyArray]:
