@@ -8,12 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
-from aiida_plugin.data.labels import listed, named_label
-from aiida_plugin.data.packed_file import write_packed_file
-from aiida_plugin.data.structure_archive.arrays import StructureArrays
+from aiida_plugin.data.labels import listed, merge_schemes, named_label, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.structures.packed import write_packed
 
 # settings that say how the sets become the data of a run
 DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
@@ -115,7 +113,8 @@ class TrainingData(NamedTuple):
 
     def write(self, folder: Path, target: str) -> None:
         """Write ``structures.npz`` and ``properties.csv``."""
-        write_packed_file(folder / "structures.npz", self.ids, _joined([each.arrays() for each in self.sets]))
+        parts = [each.packed() for each in self.sets]
+        write_packed(folder / "structures.npz", lambda: parts, compress=False)
         with (folder / "properties.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["id", target, "split"])
@@ -231,7 +230,7 @@ def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
     if by == "structure":
         return k
     if by == "formula":
-        from cgcnn_ase.data.dataset import composition_key
+        from cgcnn_ase.structures.composition import composition_key
 
         return composition_key(atoms.numbers)
     if by not in atoms.info:
@@ -264,16 +263,3 @@ def _check_labels(ids: list[str], labels: list[float | None], target: str) -> No
             f"{len(missing)} of {len(ids)} structures have no label {target!r}: {listed(missing)}; leave them out, or "
             "set unlabelled: skip"
         )
-
-
-def _joined(parts: list[StructureArrays]) -> StructureArrays:
-    """Several sets as one."""
-    starts = np.cumsum([0] + [int(part.offsets[-1]) for part in parts])
-    offsets = [np.zeros(1, np.int64)] + [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
-    return StructureArrays(
-        lattice=np.concatenate([part.lattice for part in parts]),
-        offsets=np.concatenate(offsets),
-        numbers=np.concatenate([part.numbers for part in parts]),
-        positions=np.concatenate([part.positions for part in parts]),
-        pbc=np.concatenate([part.pbc for part in parts]),
-    )

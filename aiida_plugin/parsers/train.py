@@ -1,4 +1,4 @@
-"""From what ``cgcnn.train`` left in the retrieved folder to model, metrics and results, or a numbered exit code in words."""
+"""From what ``cgcnn.train`` left to model, metrics and results, or a numbered exit code in words."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
 
 from aiida_plugin.calculations.train import EXIT_CODE, RUN, STDERR, data_of
-from aiida_plugin.data.label_scheme import scheme_id
+from aiida_plugin.data.labels import scheme_id
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 

@@ -11,7 +11,7 @@ from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.tasks import TaskName
+    from cgcnn_ase.data.prepare import TaskName
     from cgcnn_ase.training.fit import FitResult
     from cgcnn_ase.training.start_model import Frozen
 

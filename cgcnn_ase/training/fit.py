@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.tasks import TaskName
+from cgcnn_ase.data.prepare import TaskName
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.training.cross_validation import cross_validate

@@ -10,11 +10,10 @@ import numpy as np
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.data.cgnn_folder import GRAPH, load_cgnn_folder
-from cgcnn_ase.data.dataset import Dataset, composition_key
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
-from cgcnn_ase.data.prepare import prepare
+from cgcnn_ase.data.prepare import TaskName, asked_columns, load_tasks, prepare, target_specs
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.tasks import TaskName, asked_columns, load_tasks, target_specs
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.structures.labels import label_of
@@ -121,13 +120,8 @@ def _labelled(
         raise ValueError(
             f"{len(bare)} of {len(labels)} structures have no label {', '.join(columns)}, the first {bare[0]}"
         )
-    dataset = Dataset(
-        ids=[str(k) for k in range(len(structures))],
-        structures=[geometry(atoms) for atoms in structures],
-        targets=labels,
-        split=None,
-        formulas=[composition_key(atoms.numbers) for atoms in structures],
-    )
+    ids = [str(k) for k in range(len(structures))]
+    dataset = Dataset(ids, [geometry(atoms) for atoms in structures], labels)
     return dataset, target_specs(columns, kinds, labels, question.unit)
 
 
