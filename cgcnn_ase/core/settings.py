@@ -141,12 +141,12 @@ def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> 
 
 def _checked(hint: Any, value: Any, name: str) -> Any:
     options = get_args(hint)
+    if hasattr(hint, "kinds"):
+        return _one_of(hint.kinds(), value, name)
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{name}: must hold settings by name, not {value!r}")
         return settings_from(hint, value, f"{name}.")  # type: ignore[arg-type]
-    if options and all(map(is_dataclass, options)):
-        return _one_of(options, value, name)
     if get_origin(hint) is Literal:
         if value not in options:
             raise ValueError(f"{name}: must be {' or '.join(map(str, options))}, not {value!r}")
@@ -160,11 +160,10 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
+def _one_of(by_tag: dict[str, Any], value: Any, name: str) -> Any:
     """Settings of one of several dataclasses, each with a tag ``architecture``; without a tag of the first."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}: must hold settings by name, not {value!r}")
-    by_tag = {get_args(get_type_hints(kind)["architecture"])[0]: kind for kind in kinds}
     tag = value.get("architecture", next(iter(by_tag)))
     if not isinstance(tag, str) or tag not in by_tag:
         raise ValueError(f"{name}.architecture: must be {' or '.join(by_tag)}, not {tag!r}")

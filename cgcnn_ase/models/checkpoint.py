@@ -23,7 +23,7 @@ from cgcnn_ase.models.folder import (
     read_weights,
     write_files,
 )
-from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+from cgcnn_ase.nn.network import Network, NetworkConfig
 
 #: calibrations of a model, each with its arrays under its own name
 _TRUSTS = ("trust", "dropout_trust")
@@ -121,7 +121,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
     weights = read_weights(folder, config)
     try:
         tensors = load(weights)
-        network = _network_config(config["network"])
+        network = TypeAdapter(NetworkConfig).validate_python(config["network"])
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
             members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
@@ -163,12 +163,6 @@ def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], arc
             raise ValueError(
                 f"{WEIGHTS} is not of the {architecture} network in {CONFIG}: its weights {what} {min(names)}{more}"
             )
-
-
-def _network_config(values: dict[str, Any]) -> NetworkConfig:
-    architecture = values["architecture"]
-    chosen = TypeAdapter(config_class(architecture)).validate_python(architecture)
-    return TypeAdapter(NetworkConfig).validate_python(values | {"architecture": chosen})
 
 
 def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:

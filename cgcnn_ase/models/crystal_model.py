@@ -11,7 +11,7 @@ from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network, check_graph
+from cgcnn_ase.nn.network import Network
 
 if TYPE_CHECKING:
     from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
@@ -75,7 +75,7 @@ class CrystalModel(nn.Module):
         if not len(self.members):
             raise ValueError("a model needs at least one member")
         for network in self.networks:
-            check_graph(network.config.architecture, graph)
+            network.config.architecture.check_graph(graph)
         self.graph, self.target, self.scaler = graph, target, scaler
         self.trust, self.dropout_trust = trust, dropout_trust
         self.name, self.sha256, self.training_record = name, sha256, training or {}

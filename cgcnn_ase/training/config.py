@@ -6,10 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.nn.architecture import ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import AnyConfig, check_graph
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
 
@@ -35,7 +34,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: AnyConfig = field(default_factory=CGCNNConfig)
+    network: ArchitectureConfig = field(default_factory=CGCNNConfig)
     mean_variance: bool = False  #: the head also learns the size of its error
     quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
@@ -76,7 +75,7 @@ class TrainConfig:
         for name in ("learning_rate", "trunk_rate", "cls_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        check_graph(self.network, self.graph)
+        self.network.check_graph(self.graph)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``config.yaml``."""
@@ -106,7 +105,7 @@ def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
                 )
 
 
-def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
+def _check_pooling(target: TargetSpec, network: ArchitectureConfig) -> None:
     pooling = network.pooling
     if target.level == "site" and pooling not in OF_SITES:
         raise ValueError(
@@ -123,7 +122,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
             f"{target.name} is an average over atoms, the pooling {pooling!r} {_NO_AVERAGE[pooling]}; "
             f"allowed: network.pooling: {' or '.join(AVERAGES)}"
         )
-    if target.per_atom and isinstance(network, CGNNConfig) and network.extensive:
+    if target.per_atom and network.is_extensive:
         raise ValueError(f"{target.name} is an average over atoms; network.extensive must be false")
 
 
