@@ -15,7 +15,7 @@ from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.plotting import model_plots as plots
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
 
 #: title of a row -> key of `Evaluation.summary`
 _ROWS = {
@@ -95,11 +95,11 @@ def original_table(dataset: Dataset, limit: int | None) -> Table:
 
 def draw(found: Evaluation, model: CrystalModel, file: Path) -> Path:
     """Parity, calibration, and error against std."""
-    if found.std is None:
+    if not isinstance(found, RegressionEvaluation) or found.std is None:
         raise SystemExit(f"{model.name}: gives no std to draw")
     name = model.target.name.replace("_per_atom", "").replace("_", " ")
     figure = plots.summary(
-        found.target, found.estimate.mean, found.std, found.lower, found.upper, name=name, unit=model.target.unit
+        found.target, found.mean, found.std, found.lower, found.upper, name=name, unit=model.target.unit
     )
     return plots.save(figure, file)
 

@@ -39,10 +39,10 @@ COLUMNS = ("defect", "cells", "right, %", "± (binomial)", "of defective, %", "o
 
 def probabilities(model: CrystalModel, data: PreparedData) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of class 1, for each cell or site."""
-    from cgcnn_ase.prediction.evaluation import ClassEvaluation
+    from cgcnn_ase.prediction.evaluation import ClassificationEvaluation
 
     found = evaluate_model(model, data.graphs, data.rows("test"), data.sample_names("test"), data.labels("test")[:, 0])
-    assert isinstance(found, ClassEvaluation)
+    assert isinstance(found, ClassificationEvaluation)
     p: np.ndarray[Any, np.dtype[np.float64]] = found.probabilities[:, 1]
     return p
 

@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestRegressor
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
 from cgcnn_ase.models.registry import load_model, with_fidelity
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
 from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 MODEL = "vacancy-formation-energy"
@@ -57,20 +57,20 @@ def of_split(each: SiteSet, split: str) -> list[LabelledHost]:
     return [host for host in each.hosts if host.split == split]
 
 
-def evaluation(each: SiteSet) -> Evaluation:
+def evaluation(each: SiteSet) -> RegressionEvaluation:
     """The pretrained model on the test hosts."""
     model = load_model(with_fidelity(MODEL, each.name))
     data = prepare_sites([SiteSet(each.name, of_split(each, "test"))], [model.target], model.graph)
     names = data.sample_names("test")
     found = evaluate_model(model, data.graphs, data.rows("test"), names, data.labels("test")[:, 0])
-    assert isinstance(found, Evaluation)
+    assert isinstance(found, RegressionEvaluation)
     return found
 
 
-def rows(each: SiteSet, found: Evaluation) -> list[list[Any]]:
+def rows(each: SiteSet, found: RegressionEvaluation) -> list[list[Any]]:
     figures = found.summary()
     counts = [len(of_split(each, "test")), len(found.ids)]
-    error = np.abs(found.estimate.mean - found.target)
+    error = np.abs(found.mean - found.target)
     own = [
         each.name, f"ensemble of {len(found.members)}", *counts, figures["mae"], figures["rmse"],
         float(np.median(error)), f"{figures['coverage']:.1%}", FIGURES[each.name],
@@ -78,11 +78,11 @@ def rows(each: SiteSet, found: Evaluation) -> list[list[Any]]:
     return [own, [each.name, "one member", *counts, figures["member_mae_mean"], None, None, None, None]]
 
 
-def by_element(each: SiteSet, found: Evaluation) -> list[list[Any]]:
+def by_element(each: SiteSet, found: RegressionEvaluation) -> list[list[Any]]:
     """The names of the sites are the host's and the number of its node; the labels come in the same order."""
     hosts = of_split(each, "test")
     z = np.concatenate([elements_of_nodes(host) for host in hosts])
-    error = np.abs(found.estimate.mean - found.target)
+    error = np.abs(found.mean - found.target)
     assert len(z) == len(error)
     return [
         [each.name, symbols()[number], int((z == number).sum()), float(error[z == number].mean())]

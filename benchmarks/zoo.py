@@ -15,7 +15,7 @@ from _structures import cache_folder, data_root, say
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
-from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation, embeddings_of, evaluate_model
+from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, embeddings_of, evaluate_model
 from cgcnn_ase.zoo.train import load_recipe, recipe_names
 
 #: published test errors: CGCNN (Xie and Grossman 2018, 28,046 training crystals for the energies), MEGNet (Chen et al.
@@ -90,24 +90,23 @@ def evaluate(name: str, refs: list[ModelRef], root: Path, limit: int | None) -> 
     return found
 
 
-def row(model: str, target: str, unit: str, found: Evaluation | ClassEvaluation) -> list[Any]:
+def row(model: str, target: str, unit: str, found: Evaluation) -> list[Any]:
     """One line of the table."""
     figures: dict[str, Any] = defaultdict(lambda: None, found.summary())
-    kind = "mae" if isinstance(found, Evaluation) else "auc"
-    single = figures[f"member_{kind}_mean"]
+    single = figures[f"member_{found.headline}_mean"]
     published = PUBLISHED.get(target, (None, None, None))
-    return [model, unit, len(found.ids), figures[kind], single, figures["coverage"], *published]
+    return [model, unit, len(found.ids), figures[found.headline], single, figures["coverage"], *published]
 
 
-def extra(model: str, target: str, found: Evaluation | ClassEvaluation) -> list[list[Any]]:
+def extra(model: str, target: str, found: Evaluation) -> list[list[Any]]:
     """What a mean over all crystals does not show."""
-    if isinstance(found, ClassEvaluation):
+    if not isinstance(found, RegressionEvaluation):
         figures = found.metrics()
         return [[f"{model}: {name}", figures[name]] for name in ("accuracy", "f1", "nll", "ece", "set_size")]
     rows = [[f"{model}: {name}", found.metrics()[name]] for name in ("spearman", "ence", "ence_noise")]
     if target == "band_gap":
         gapped = found.target > 0
-        error = np.abs(found.target - found.estimate.mean)
+        error = np.abs(found.target - found.mean)
         rows.append([f"{model}: MAE of the {gapped.sum():,} with a gap", float(error[gapped].mean())])
     return rows
 

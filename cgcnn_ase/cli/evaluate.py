@@ -10,7 +10,7 @@ from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation
+    from cgcnn_ase.prediction.evaluation import Evaluation
 
 
 def evaluate(
@@ -50,7 +50,7 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation | ClassEvaluation":
+def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation":
     import numpy as np
 
     from cgcnn_ase.data.cgnn_folder import load_cgnn_folder

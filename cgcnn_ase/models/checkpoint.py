@@ -24,6 +24,7 @@ from cgcnn_ase.models.folder import (
     write_files,
 )
 from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
 #: calibrations of a model, each with its arrays under its own name
 _TRUSTS = ("trust", "dropout_trust")
@@ -138,7 +139,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
                 graph=graph,
                 target=target,
                 scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
-                **{kind: _trust(kind, entry, tensors, several=len(entries) > 1) for kind in _TRUSTS},
+                **{kind: _trust(kind, entry, target, tensors, several=len(entries) > 1) for kind in _TRUSTS},
                 name=entry["name"],
                 sha256=config["sha256"][WEIGHTS],
                 training=entry["training"],
@@ -165,13 +166,11 @@ def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], arc
             )
 
 
-def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
+def _trust(
+    kind: str, entry: dict[str, Any], target: TargetSpec, tensors: dict[str, torch.Tensor], *, several: bool
+) -> Calibration | None:
     if entry.get(kind) is None:
         return None
-    from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
-    from cgcnn_ase.uncertainty.regression_calibration import Trust
-
     prefix = _prefix(kind, entry["name"], several=several)
     arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-    which = ClassTrust if "temperature" in entry[kind] else Trust
-    return which.from_files(entry[kind], arrays)
+    return CALIBRATIONS[target.task].from_files(entry[kind], arrays)

@@ -35,10 +35,10 @@ class ArchitectureConfig(ABC):
     reads_distances: ClassVar[bool] = True  # whether it needs the lengths of the bonds
     least: ClassVar[Mapping[str, int]] = {"n_features": 1}  # smallest values of its sizes
 
-    architecture: str
     n_features: int = 64  # F, length of the node vectors
     pooling: PoolingName = "mean"  # from node vectors to the crystal embedding
     dropout: float = 0.0  # of the crystal vector
+    architecture: str  # the tag
 
     def __post_init__(self) -> None:
         for name, least in self.least.items():

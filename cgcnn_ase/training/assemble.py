@@ -24,11 +24,7 @@ from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, left_out_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
-from cgcnn_ase.uncertainty.calibration_reuse import keep_trust
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
-from cgcnn_ase.uncertainty.error_model import difficulty_of
-from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
 #: samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -50,7 +46,7 @@ def finish_run(
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
     learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
-    too few held-out labels are there to calibrate, its calibration is kept (:func:`keep_trust`).
+    too few held-out labels are there to calibrate, its calibration is kept.
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
@@ -81,7 +77,7 @@ def finish_run(
     for t, model in enumerate(models):
         place = output if len(models) == 1 else output / model.target.name
         place.mkdir(exist_ok=True)
-        errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
+        errors = None if left_out is None else left_out[:, t]
         model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
         if model.dropout and model.trust is not None:
             model.dropout_trust, _ = _calibrated(
@@ -126,13 +122,7 @@ def _measure(
 
 def first_member(model: CrystalModel) -> CrystalModel:
     """The first network alone, whose embeddings the domain and the error model read."""
-    return CrystalModel(
-        model.networks[:1],
-        graph=model.graph,
-        target=model.target,
-        scaler=model.scaler,
-        first_output=model.outputs.start,
-    )
+    return CrystalModel.like(model, model.networks[:1])
 
 
 def _calibrated(
@@ -145,14 +135,14 @@ def _calibrated(
     start: CrystalModel | None = None,
     *,
     n_dropout: int | None = None,
-) -> tuple[Trust | ClassTrust | None, float | None]:
+) -> tuple[Calibration | None, float | None]:
     """A new calibration, else that of the model to tune and the factor of its std, else none; the latter in words."""
     try:
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
         reason = str(error)
     old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
-    if start is not None and isinstance(old, Trust) and not data.of_sites:
+    if start is not None and old is not None and not data.of_sites:
         try:
             kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
         except ValueError as error:
@@ -171,17 +161,15 @@ def _calibrated(
 
 
 def _kept(
-    model: CrystalModel, old: Trust, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
-) -> tuple[Trust, float]:
+    model: CrystalModel, old: Calibration, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
+) -> tuple[Calibration, float]:
     """The calibration of the model to tune, held against the held-out errors."""
     labels = data.labels("val")[:, t]
     has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
     out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
-    return keep_trust(
-        old,
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
+    return old.reuse(
+        out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
         composition=compositions_of(data.graphs, data.rows("val"))[has],
         training_composition=compositions_of(data.graphs, data.rows("train"))[taught],
     )
@@ -196,7 +184,7 @@ def calibrate(
     left_out: Floats | None = None,
     *,
     n_dropout: int | None = None,
-) -> Trust | ClassTrust:
+) -> Calibration:
     """Fit calibration and domain of target t: embeddings of the training split, errors of the val split.
 
     ``val`` are the embeddings of the val split by each member, ``train`` those of the training split by the first.
@@ -206,33 +194,17 @@ def calibrate(
     labels = data.labels("val")[:, t]
     has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
     out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
-    training_embedding = train.numpy()[taught]
-    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[taught]
-    of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
-    on_sites = site_numbers_of(data.graphs, data.rows("train"))[taught] if data.of_sites else np.empty(0, np.int64)
-    site_elements = set(on_sites.tolist())
-    if out.logits is not None:
-        return ClassTrust.fit(
-            out.logits.numpy(),
-            labels[has],
-            embedding=out.embedding.numpy(),
-            training_embedding=training_embedding,
-            training_composition=training_composition,
-            site_elements=site_elements,
-        )
-    difficulty = None
-    if left_out is not None:
-        difficulty = difficulty_of(training_composition, training_embedding, left_out[taught])
-    return Trust.fit(
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
+    of_sites = data.of_sites
+    on_sites = site_numbers_of(data.graphs, data.rows("train"))[taught] if of_sites else np.empty(0, np.int64)
+    return CALIBRATIONS[model.target.task].fit(
+        out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
-        composition=of_val,
-        training_embedding=training_embedding,
-        training_composition=training_composition,
-        difficulty=difficulty,
-        site_elements=site_elements,
-        groups=data.owners("val")[has] if data.of_sites else None,
+        composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
+        training_embedding=train.numpy()[taught],
+        training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[taught],
+        training_errors=None if left_out is None else left_out[taught],
+        site_elements=set(on_sites.tolist()),
+        groups=data.owners("val")[has] if of_sites else None,
     )
 
 

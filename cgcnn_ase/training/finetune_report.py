@@ -4,22 +4,18 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.checkpoint import load_models
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.finetune import keeps_head
 from cgcnn_ase.training.replay import OLD_TEST
-
-if TYPE_CHECKING:
-    from cgcnn_ase.prediction.evaluation import ClassEvaluation
 
 FILE = "before_after.json"
 #: sets that are measured, by split
@@ -58,12 +54,14 @@ def write_before_after(data: PreparedData, start: CrystalModel, best: Path, outp
                 continue
             ids = data.sample_names(split)
             found = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
-            before = _figures(found[0]) if len(found) > 1 else _constant(found[-1], data.labels("train")[:, t], target)
+            taught = data.labels("train")[:, t]
+            learned = target.forward(torch.from_numpy(taught[np.isfinite(taught)])).numpy()
+            before = found[0].report() if len(found) > 1 else found[-1].baseline(learned)
             rows.append(
                 {"target": target.name, "set": name, "n": len(found[-1].ids), "unit": target.learned_unit}
-                | {"knew": len(found) > 1, "before": before, "after": _figures(found[-1])}
+                | {"knew": len(found) > 1, "before": before, "after": found[-1].report()}
             )
-            if isinstance(found[-1], Evaluation):
+            if isinstance(found[-1], RegressionEvaluation):
                 _draw(found, target, output / (f"before_after_{name}.png"))
     (output / FILE).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
@@ -82,32 +80,13 @@ def in_words(row: dict[str, Any]) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _figures(evaluation: "Evaluation | ClassEvaluation") -> dict[str, float | None]:
-    metrics = evaluation.metrics()
-    coverage = metrics.get("coverage")
-    if not isinstance(evaluation, Evaluation):
-        return {"accuracy": metrics["accuracy"], "coverage": coverage}
-    bias = float(np.mean(evaluation.estimate.mean - evaluation.target))
-    return {"mae": metrics["mae"], "bias": bias, "coverage": coverage}
-
-
-def _constant(after: "Evaluation | ClassEvaluation", labels: Floats, target: TargetSpec) -> dict[str, float | None]:
-    """What a guess gives that knows the training labels alone."""
-    known = labels[np.isfinite(labels)]
-    if not isinstance(after, Evaluation):
-        most = np.bincount(known.astype(int)).argmax()
-        return {"accuracy": float(np.mean(after.labels == most)), "coverage": None}
-    off = float(target.forward(torch.from_numpy(known)).mean()) - after.target
-    return {"mae": float(np.abs(off).mean()), "bias": float(off.mean()), "coverage": None}
-
-
-def _draw(found: "Sequence[Evaluation | ClassEvaluation]", target: TargetSpec, file: Path) -> None:
+def _draw(found: Sequence[Evaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
     from cgcnn_ase.plotting import model_plots as plots
 
-    shown = [each for each in found if isinstance(each, Evaluation)]
+    shown = [each for each in found if isinstance(each, RegressionEvaluation)]
     titles = ["before", "after"][-len(shown) :]
-    pairs = [(title, each.target, each.estimate.mean, each.std) for title, each in zip(titles, shown, strict=True)]
+    pairs = [(title, each.target, each.mean, each.std) for title, each in zip(titles, shown, strict=True)]
     plots.save(plots.parities(pairs, name=target.name.replace("_", " "), unit=target.learned_unit), file)

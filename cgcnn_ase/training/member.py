@@ -64,7 +64,7 @@ def left_out_errors(
         for t, (target, columns) in enumerate(zip(data.specs, output_slices(data.specs), strict=True)):
             if target.task == "regression":
                 learned = target.forward(torch.tensor(data.targets[rows, t]))
-                errors[rows, t] = target.limited(own[t].unscale(out[:, columns.start].double())) - learned
+                errors[rows, t] = target.from_network(out[:, columns.start].double(), own[t]) - learned
     return errors[data.rows("train")]
 
 

@@ -12,6 +12,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
 from cgcnn_ase.training.finetune import member_to_tune
+from cgcnn_ase.uncertainty.metrics import mae
 
 #: parts of the way that are tried, the nearest first
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -56,7 +57,7 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
         model = CrystalModel(whole, graph=data.graph_config, target=data.specs[0], scaler=start.scaler)
         embeddings = embeddings_of(model, data.graphs, data.rows("val"))
         said = outputs_of(model, [own[torch.from_numpy(known)] for own in embeddings]).values.mean(dim=0).numpy()
-        errors[part] = float(np.abs(said - learned).mean())
+        errors[part] = mae(learned, said)
     best = min(STEPS, key=lambda part: errors[part])
     _set(whole, old, new, best)
     return whole, Blend(best, errors)

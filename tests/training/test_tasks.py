@@ -21,7 +21,7 @@ from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.member import read_history
 from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+from cgcnn_ase.uncertainty import ClassificationCalibration
 
 HARD = TargetSpec(name="is_hard", unit="probability", task="classification")
 KIND = TargetSpec(name="kind", unit="class", task="classification", n_classes=3)
@@ -155,7 +155,7 @@ def test_missing_labels_change_nothing_for_the_others(multi, tiny, tmp_path):
 
 def test_probabilities_are_calibrated_and_sets_cover(multi, multi_run):
     model = next(m for m in load_models(multi_run / "best") if m.name == "kind")
-    assert isinstance(model.trust, ClassTrust)
+    assert isinstance(model.trust, ClassificationCalibration)
     rows = multi.rows("val")
     found = evaluate_model(model, multi.graphs, rows, [multi.ids[i] for i in rows], multi.targets[rows, 2])
     p = found.probabilities
