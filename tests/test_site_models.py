@@ -69,11 +69,11 @@ def test_every_site_has_the_value_that_the_network_gives_it(site_model):
     """Atom by atom, on graphs that hold every atom."""
     rng = np.random.default_rng(5)
     crystals = [random_crystal(rng) for _ in range(6)] + [bulk("MgO", "rocksalt", a=4.21, cubic=True)]
-    found = predict(site_model, crystals)
+    result = predict(site_model, crystals)
     for k, atoms in enumerate(crystals):
         with torch.inference_mode():
             values = site_model(build_graphs([atoms], replace(site_model.graph, merge=False))).values.mean(dim=0)
-        for name, (value, _) in found.items():
+        for name, (value, _) in result.items():
             structure, _, site = name.partition(":")
             if int(structure) == k:
                 assert value == pytest.approx(float(values[int(site)]), rel=1e-4, abs=1e-5)
@@ -126,9 +126,9 @@ def test_files_and_workers(site_model, rock_salts, tmp_path):
 
 def test_with_a_model_of_crystals_beside_it(site_model, rock_salts):
     crystal_model = make_model()
-    found = predict([crystal_model, site_model], rock_salts)
-    assert [p.site_index for p in found.all] == [None, 0, 1] * 2
-    assert list(found)[:3] == [
+    result = predict([crystal_model, site_model], rock_salts)
+    assert [p.site_index for p in result.all] == [None, 0, 1] * 2
+    assert list(result)[:3] == [
         f"0/{crystal_model.name}",
         f"0:0/{site_model.name}",
         f"0:1/{site_model.name}",

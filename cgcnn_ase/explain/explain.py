@@ -247,7 +247,7 @@ def physical_value(model: CrystalModel, predictions: Floats) -> float:
     """The ensemble's prediction as ``predict`` gives it, from the explained numbers of the members (M,)."""
     if model.target.task == "classification":
         return float(np.mean(1 / (1 + np.exp(-predictions))))
-    mean = model.target.limited(torch.from_numpy(predictions)).numpy().mean(keepdims=True)
+    mean = model.target.clamp(torch.from_numpy(predictions)).numpy().mean(keepdims=True)
     return float(model.target.to_physical(mean)[0])
 
 

@@ -201,7 +201,7 @@ class CrystalModel(nn.Module):
             return CALIBRATIONS[self.target.task].uncalibrated(outputs)
         prediction = calibration.apply(outputs, composition, site_numbers)
         lower, upper = (
-            None if end is None else np.asarray(self.target.limited(torch.from_numpy(end)))
+            None if end is None else np.asarray(self.target.clamp(torch.from_numpy(end)))
             for end in (prediction.lower, prediction.upper)
         )
         return prediction._replace(lower=lower, upper=upper)

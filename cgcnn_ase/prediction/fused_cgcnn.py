@@ -148,7 +148,7 @@ class BlockedCGCNN(Architecture):
     @property
     def trunk(self) -> list[tuple[nn.Module, ...]]:
         """Embeddings of elements and bonds, then the convolutions."""
-        return self.plain.trunk
+        return self.plain.backbone
 
 
 def _blocked(layer: nn.Module, *, is_last: bool) -> nn.Module:

@@ -22,7 +22,7 @@ from cgcnn_ase.plotting.write_evaluation import draw
 from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.member import best_network, left_out_errors, train_scalers
+from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
 from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
@@ -54,7 +54,7 @@ def finish_run(
     own_name = name or output.resolve().name
     trained = [best_network(data, config, folder) for folder in members]
     networks, blended = (nn.ModuleList(trained), None) if start is None else blend(trained, start, data)
-    own = scalers or train_scalers(data)
+    model_scalers = scalers or train_scalers(data)
     models = [
         CrystalModel(
             networks,
@@ -64,7 +64,7 @@ def finish_run(
             name=own_name if len(data.specs) == 1 else target.name.replace("_", "-") + suffix,
             first_output=columns.start,
         )
-        for target, scaler, columns in zip(data.specs, own, output_slices(data.specs), strict=True)
+        for target, scaler, columns in zip(data.specs, model_scalers, output_slices(data.specs), strict=True)
     ]
     known = {
         split: embeddings_of(models[0], data.graphs, data.rows(split))
@@ -72,18 +72,18 @@ def finish_run(
         if split in data.split
     }
     train = embeddings_of(first_member(models[0]), data.graphs, data.rows("train"))[0]
-    left_out = left_out_errors(data, config, folds, scalers) if folds else None
+    left_out = out_of_fold_errors(data, config, folds, scalers) if folds else None
     metrics: dict[str, Any] = {}
     for t, model in enumerate(models):
-        place = output if len(models) == 1 else output / model.target.name
-        place.mkdir(exist_ok=True)
+        path = output if len(models) == 1 else output / model.target.name
+        path.mkdir(exist_ok=True)
         errors = None if left_out is None else left_out[:, t]
         model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
         if model.dropout and model.trust is not None:
             model.dropout_trust, _ = _calibrated(
                 model, data, t, known["val"], train, errors, start, n_dropout=N_DROPOUT
             )
-        own_metrics = _measure(model, data, t, known, place)
+        own_metrics = _measure(model, data, t, known, path)
         if factor is not None and start is not None:
             own_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
         if blended is not None:
@@ -103,7 +103,7 @@ def finish_run(
 
 
 def _measure(
-    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], place: Path
+    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], path: Path
 ) -> dict[str, Any]:
     """Metrics of val and test; results and pictures of the last of them go into a folder."""
     metrics: dict[str, Any] = {}
@@ -115,8 +115,8 @@ def _measure(
         last = evaluate_model(model, data.graphs, rows, names, targets, embeddings=embeddings)
         metrics[split] = last.summary()
     split = list(metrics)[-1]
-    last.to_frame().to_csv(place / f"{split}_results.csv", index=False)
-    draw(last, model.target, place)
+    last.to_frame().to_csv(path / f"{split}_results.csv", index=False)
+    draw(last, model.target, path)
     return metrics
 
 
@@ -165,13 +165,13 @@ def _kept(
 ) -> tuple[Calibration, float]:
     """The calibration of the model to tune, held against the held-out errors."""
     labels = data.labels("val")[:, t]
-    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
+    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
     return old.reuse(
         out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
         composition=compositions_of(data.graphs, data.rows("val"))[has],
-        training_composition=compositions_of(data.graphs, data.rows("train"))[taught],
+        training_composition=compositions_of(data.graphs, data.rows("train"))[train_mask],
     )
 
 
@@ -192,17 +192,17 @@ def calibrate(
     With ``n_dropout`` it is Monte Carlo dropout with so many samples that is calibrated.
     """
     labels = data.labels("val")[:, t]
-    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
+    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
     of_sites = data.of_sites
-    on_sites = site_numbers_of(data.graphs, data.rows("train"))[taught] if of_sites else np.empty(0, np.int64)
+    on_sites = site_numbers_of(data.graphs, data.rows("train"))[train_mask] if of_sites else np.empty(0, np.int64)
     return CALIBRATIONS[model.target.task].fit(
         out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
         composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
-        training_embedding=train.numpy()[taught],
-        training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[taught],
-        training_errors=None if left_out is None else left_out[taught],
+        training_embedding=train.numpy()[train_mask],
+        training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[train_mask],
+        training_errors=None if left_out is None else left_out[train_mask],
         site_elements=set(on_sites.tolist()),
         groups=data.owners("val")[has] if of_sites else None,
     )

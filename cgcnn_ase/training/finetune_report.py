@@ -13,8 +13,8 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.checkpoint import load_models
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
-from cgcnn_ase.training.finetune import keeps_head
+from cgcnn_ase.prediction.evaluation import RegressionEvaluation, RegressionEvaluation, evaluate_model
+from cgcnn_ase.training.finetune import can_reuse_head
 from cgcnn_ase.training.replay import OLD_TEST
 
 FILE = "before_after.json"
@@ -47,27 +47,27 @@ def write_before_after(data: PreparedData, start: CrystalModel, best: Path, outp
     rows = []
     for t, tuned in enumerate(load_models(best)):
         target = data.specs[t]
-        models = [start, tuned] if keeps_head(start, (target,)) else [tuned]
+        models = [start, tuned] if can_reuse_head(start, (target,)) else [tuned]
         for split, name in _SETS.items():
             labels = data.labels(split)[:, t]
             if not np.isfinite(labels).any():
                 continue
             ids = data.sample_names(split)
-            found = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
-            taught = data.labels("train")[:, t]
-            learned = target.forward(torch.from_numpy(taught[np.isfinite(taught)])).numpy()
-            before = found[0].report() if len(found) > 1 else found[-1].baseline(learned)
+            result = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
+            train_mask = data.labels("train")[:, t]
+            learned = target.forward(torch.from_numpy(train_mask[np.isfinite(train_mask)])).numpy()
+            before = result[0].report() if len(result) > 1 else result[-1].baseline(learned)
             rows.append(
-                {"target": target.name, "set": name, "n": len(found[-1].ids), "unit": target.learned_unit}
-                | {"knew": len(found) > 1, "before": before, "after": found[-1].report()}
+                {"target": target.name, "set": name, "n": len(result[-1].ids), "unit": target.learned_unit}
+                | {"knew": len(result) > 1, "before": before, "after": result[-1].report()}
             )
-            if isinstance(found[-1], RegressionEvaluation):
-                _draw(found, target, output / (f"before_after_{name}.png"))
+            if isinstance(result[-1], RegressionEvaluation):
+                _draw(result, target, output / (f"before_after_{name}.png"))
     (output / FILE).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def in_words(row: dict[str, Any]) -> str:
+def describe(row: dict[str, Any]) -> str:
     """A row on a line."""
     before, after = row["before"], row["after"]
     what = "before" if row["knew"] else "labels' mean" if "mae" in after else "most frequent class"
@@ -80,13 +80,13 @@ def in_words(row: dict[str, Any]) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _draw(found: Sequence[Evaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[RegressionEvaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
     from cgcnn_ase.plotting import model_plots as plots
 
-    shown = [each for each in found if isinstance(each, RegressionEvaluation)]
+    shown = [each for each in result if isinstance(each, RegressionEvaluation)]
     titles = ["before", "after"][-len(shown) :]
     pairs = [(title, each.target, each.mean, each.std) for title, each in zip(titles, shown, strict=True)]
     plots.save(plots.parities(pairs, name=target.name.replace("_", " "), unit=target.learned_unit), file)

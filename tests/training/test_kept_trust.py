@@ -79,13 +79,13 @@ def test_a_calibration_of_other_signals_is_not_kept(sample):
 def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):
     train(make_data(n_train=64), tiny(epochs=2), tmp_path / "old", progress=False)
     old = load_model(tmp_path / "old")
-    few, config = make_data(n_train=4, n_val=1, n_test=8, seed=3), tiny(epochs=1, select="last")
+    few, config = make_data(n_train=4, n_val=1, n_test=8, seed=3), tiny(epochs=1, checkpoint="last")
     with pytest.warns(UserWarning, match="the calibration is that of old, with its std times .*got 1"):
         train(few, config, tmp_path / "new", start=old, frozen="convolutions", progress=False)
     new = load_model(tmp_path / "new")
-    said = json.loads((tmp_path / "new" / "metrics.json").read_text())["calibration"]
-    assert (said["kept_from"], said["sha256"]) == ("old", old.sha256)
-    assert new.training_record["calibration"] == said
+    report = json.loads((tmp_path / "new" / "metrics.json").read_text())["calibration"]
+    assert (report["kept_from"], report["sha256"]) == ("old", old.sha256)
+    assert new.training_record["calibration"] == report
     assert new.trust is not None
     assert new.trust.interval == old.trust.interval
     with pytest.warns(UserWarning, match="not calibrated"):
