@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Query, ReferenceClient
@@ -132,7 +132,12 @@ def fetch(
 
 
 def _client(
-    provider: str, query: "Query", extra_properties: Mapping[str, tuple[str, str]], *, thermo_type: str, endpoint: str | None
+    provider: str,
+    query: "Query",
+    extra_properties: Mapping[str, tuple[str, str]],
+    *,
+    thermo_type: str,
+    endpoint: str | None,
 ) -> "ReferenceClient":
     if provider != "mp":
         return _optimade(provider, query, extra_properties, thermo_type=thermo_type, url=endpoint)
@@ -174,7 +179,9 @@ def _optimade(
 
 def _default_fields(client: "ReferenceClient", extra_properties: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
     """The usual properties that the database has, and the user's own; all that it has if it has none of these."""
-    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *extra_properties))) or tuple(client.units)
+    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *extra_properties))) or tuple(
+        client.units
+    )
 
 
 def _ask_key() -> str:

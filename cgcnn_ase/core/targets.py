@@ -71,11 +71,11 @@ class TargetSpec:
 
     def from_network(self, outputs: Tensor, scaler: "Scaler") -> Tensor:
         """From scaled outputs of a network to what it learned, kept between minimum and maximum."""
-        return self.limited(scaler.unscale(outputs))
+        return self.clamp(scaler.unscale(outputs))
 
     def to_physical(self, learned: Floats) -> Floats:
         """From what the network learned to the target's own unit, kept between minimum and maximum."""
-        values: Floats = self.inverse(self.limited(torch.from_numpy(learned))).numpy()
+        values: Floats = self.inverse(self.clamp(torch.from_numpy(learned))).numpy()
         return values
 
     def slope(self, values: Floats) -> Floats:

@@ -85,7 +85,11 @@ class Places:
 
 
 def find_places(
-    host: Host, symmetry: Symmetry, options: Sequence[Sequence[Change]], cutoff: float, holes: Sequence[InterstitialSite] = ()
+    host: Host,
+    symmetry: Symmetry,
+    options: Sequence[Sequence[Change]],
+    cutoff: float,
+    holes: Sequence[InterstitialSite] = (),
 ) -> Places:
     """The places of a host, and which are near which.
 

@@ -17,7 +17,13 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
 
 #: what of the configuration may change when a run is resumed: how much is spent, and how long is waited
-RESUMABLE_SETTINGS = ("budget.evaluations", "oracle.timeout_s", "oracle.retries", "oracle.submit", "oracle.max_parallel")
+RESUMABLE_SETTINGS = (
+    "budget.evaluations",
+    "oracle.timeout_s",
+    "oracle.retries",
+    "oracle.submit",
+    "oracle.max_parallel",
+)
 
 
 class SpaceSettings(Settings):
@@ -95,7 +101,7 @@ class SurrogateSettings(Settings):
     model: str | dict[str, str] | None = None
 
 
-class AcquisitionSettings(Settings):
+class AcquisitionConfig(Settings):
     """What makes a point worth evaluating."""
 
     name: Acquisition = "ei"
@@ -118,7 +124,7 @@ class OptimisationConfig(Settings):
     objectives: Annotated[list[ObjectiveSettings], Field(min_length=1)]
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
-    acquisition: AcquisitionSettings = AcquisitionSettings()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     budget: BudgetSettings
     labels: str | None = None  #: CSV of values that are known already, with error bars
     seed: NotNegative = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,10 @@ _BATCH = 128
 _BINS = 10
 
 
-class RegressionEvaluation(Protocol):
+class Evaluation(Protocol):
     """Predictions and true values of one set."""
 
-    headline: str  # the figure that says most, of those of :meth:`metrics`
+    headline: ClassVar[str]  # the figure that says most, of those of :meth:`metrics`
 
     @property
     def ids(self) -> list[str]:
@@ -66,7 +66,7 @@ class RegressionEvaluation:
     single network that predicts no error of its own has none.
     """
 
-    headline = "mae"
+    headline: ClassVar[str] = "mae"
 
     ids: list[str]
     target: Floats
@@ -120,7 +120,7 @@ class RegressionEvaluation:
 class ClassificationEvaluation:
     """Probabilities and true classes of one set; without calibration there are no sets and no word on the domain."""
 
-    headline = "auc"
+    headline: ClassVar[str] = "auc"
 
     ids: list[str]
     labels: Ints  # (n,)
@@ -173,7 +173,7 @@ class ClassificationEvaluation:
 
 
 # the class of a model's evaluation, by the task of its target
-EVALUATIONS: Mapping[str, type[RegressionEvaluation]] = {
+EVALUATIONS: Mapping[str, type[Evaluation]] = {
     "regression": RegressionEvaluation,
     "classification": ClassificationEvaluation,
 }
@@ -223,7 +223,7 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
-) -> RegressionEvaluation:
+) -> Evaluation:
     """Predict the rows of a store and put the predictions beside the true values.
 
     Parameters

@@ -81,7 +81,11 @@ def finetune_member(
 def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
     """Load all that has the same name and shape, which is all but the pooling's own weights and what they widen."""
     fresh_state = fresh.state_dict()
-    fitting = {k: tensor for k, tensor in trained.state_dict().items() if k in fresh_state and fresh_state[k].shape == tensor.shape}
+    fitting = {
+        k: tensor
+        for k, tensor in trained.state_dict().items()
+        if k in fresh_state and fresh_state[k].shape == tensor.shape
+    }
     fresh.load_state_dict(fresh_state | fitting)
 
 

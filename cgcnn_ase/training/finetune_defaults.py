@@ -59,14 +59,22 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n
         rate = 5e-4 if same_target else 1e-3
         return Tuning("none", {"learning_rate": rate, "epochs": 20 if same_target else 30, "batch_size": 64})
     batch = 8 if n_labels < _MAX_LABELS_FIXED_STEPS else 16
-    few = {"batch_size": batch, "freeze_batchnorm_stats": True} | ({"checkpoint": "last"} if n_labels < MIN_LABELS_TO_SELECT else {})
+    few = {"batch_size": batch, "freeze_batchnorm_stats": True} | (
+        {"checkpoint": "last"} if n_labels < MIN_LABELS_TO_SELECT else {}
+    )
     if n_labels < _MAX_LABELS_FIXED_STEPS:
         rate, steps = (1e-3, 300) if same_target else (3e-3, 400)
         model_settings = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels + n_replayed, batch)}
         stays = same_target or n_labels < MIN_LABELS_TO_SELECT
-        result = Tuning("convolutions", model_settings) if stays else Tuning("none", model_settings | {"backbone_lr_scale": 0.1})
+        result = (
+            Tuning("convolutions", model_settings)
+            if stays
+            else Tuning("none", model_settings | {"backbone_lr_scale": 0.1})
+        )
     else:
-        result = Tuning("none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "backbone_lr_scale": 0.1, "epochs": 20})
+        result = Tuning(
+            "none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "backbone_lr_scale": 0.1, "epochs": 20}
+        )
     return (
         result
         if same_target or pooling != "mean"

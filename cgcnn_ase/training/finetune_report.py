@@ -13,7 +13,7 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.checkpoint import load_models
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import RegressionEvaluation, RegressionEvaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.finetune import can_reuse_head
 from cgcnn_ase.training.replay import OLD_TEST
 
@@ -54,8 +54,8 @@ def write_before_after(data: PreparedData, start: CrystalModel, best: Path, outp
                 continue
             ids = data.sample_names(split)
             result = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
-            train_mask = data.labels("train")[:, t]
-            learned = target.forward(torch.from_numpy(train_mask[np.isfinite(train_mask)])).numpy()
+            known = data.labels("train")[:, t]
+            learned = target.forward(torch.from_numpy(known[np.isfinite(known)])).numpy()
             before = result[0].report() if len(result) > 1 else result[-1].baseline(learned)
             rows.append(
                 {"target": target.name, "set": name, "n": len(result[-1].ids), "unit": target.learned_unit}
@@ -80,7 +80,7 @@ def describe(row: dict[str, Any]) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _draw(result: Sequence[RegressionEvaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[Evaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return

@@ -17,12 +17,13 @@ import yaml
 
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
+from cgcnn_ase.core.settings import current_names, read_yaml
 from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
-from cgcnn_ase.training.finetune import Frozen, check_start, can_reuse_head, finetune_member, config_for_target
+from cgcnn_ase.training.finetune import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def init_run_folder(output: Path, settings: str, resume: bool) -> None:
         raise ValueError(f"{output}: {what} or name another folder")
     if used and not file.exists():
         raise ValueError(f"{output}: holds no training run to resume: there is no config.yaml")
-    if used and file.read_text() != settings:
+    if used and current_names(read_yaml(file)) != yaml.safe_load(settings):
         raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
     output.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(".config.yaml")

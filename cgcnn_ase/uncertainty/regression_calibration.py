@@ -107,6 +107,7 @@ class RegressionCalibration:
                 f"the tuned one has {', '.join(names)}"
             )
         prediction = self.apply(outputs, composition)
+        assert prediction.std is not None
         squares = ((np.asarray(labels, dtype=float) - prediction.value) / prediction.std) ** 2
         factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
         elements = self.domain.elements.union(*elements_of(training_composition))

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.targets import Level, TargetSpec
-from cgcnn_ase.data.dataset import hash_of_samples, read_packed, composition_key
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples, read_packed
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
@@ -200,7 +200,9 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         seen.add(name)
         cell, places, numbers = primitive
         periodic = np.ones(3, dtype=bool)
-        yield _named_host(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
+        yield _named_host(
+            f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic)
+        )
 
 
 def _named_host(name: str, structure: Geometry) -> NamedHost:

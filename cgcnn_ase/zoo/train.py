@@ -36,7 +36,9 @@ LABELLED = Path("runs") / "chgnet_vacancies"
 class Recipe(NamedTuple):
     """How a folder of pretrained models is trained."""
 
-    data: str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `GENERATED_DATA`
+    data: (
+        str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `GENERATED_DATA`
+    )
     columns: list[str]  #: of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
@@ -103,7 +105,9 @@ def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> Prep
         sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
     if recipe.data in GENERATED_DATA:
-        made: PreparedData = import_module(GENERATED_DATA[recipe.data]).prepared(data, recipe.targets, recipe.config.graph)
+        made: PreparedData = import_module(GENERATED_DATA[recipe.data]).prepared(
+            data, recipe.targets, recipe.config.graph
+        )
         return made
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)

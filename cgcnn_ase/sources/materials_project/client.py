@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from cgcnn_ase.sources.client import UNITS, Attribution, CursorError, Page, Query, check_fields
 from cgcnn_ase.sources.materials_project.documents import Records
-from cgcnn_ase.sources.materials_project.http import find_key, heartbeat, call_client, make_rester, make_session, missing
+from cgcnn_ase.sources.materials_project.http import (
+    call_client,
+    find_key,
+    heartbeat,
+    make_rester,
+    make_session,
+    missing,
+)
 from cgcnn_ase.sources.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
 from cgcnn_ase.sources.materials_project.records import PLACES, SCHEMES, Document, routes_of
 from cgcnn_ase.sources.retry import Retry, with_retries
