@@ -108,7 +108,7 @@ class CGCNNCalculator(Calculator):
 
     def _properties(self) -> list[str]:
         name = self.model.target.name
-        calibrated = self._infer.trust(self.model) is not None
+        calibrated = self._infer.calibration(self.model) is not None
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []

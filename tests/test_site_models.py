@@ -18,8 +18,7 @@ from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
-from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty import RegressionCalibration
 
 from .conftest import make_model, random_crystal
 
@@ -34,11 +33,9 @@ def site_model():
     with torch.inference_mode():
         out = model(graph)
     fractions = composition(graph)[crystal_index(graph)].numpy()
-    estimate = combine(out.values.numpy(), out.stds.numpy())
-    model.trust = Calibration.fit(
-        estimate,
-        estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
-        embedding=out.embedding.numpy(),
+    model.trust = RegressionCalibration.fit(
+        out,
+        out.estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
         composition=fractions,
         training_embedding=out.embedding.numpy(),
         training_composition=fractions,

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from cgcnn_ase.core.arrays import Floats
 
 Task = Literal["regression", "classification"]
 Transform = Literal["none", "log10"]
@@ -65,6 +68,19 @@ class TargetSpec:
             for end in (self.minimum, self.maximum)
         ]
         return learned if ends == [None, None] else learned.clamp(*ends)
+
+    def from_network(self, outputs: Tensor, scaler: "Scaler") -> Tensor:
+        """From scaled outputs of a network to what it learned, kept between minimum and maximum."""
+        return self.clamp(scaler.unscale(outputs))
+
+    def to_physical(self, learned: Floats) -> Floats:
+        """From what the network learned to the target's own unit, kept between minimum and maximum."""
+        values: Floats = self.inverse(self.clamp(torch.from_numpy(learned))).numpy()
+        return values
+
+    def slope(self, values: Floats) -> Floats:
+        """By how much physical values change with what the network learned: a std there times this is one here."""
+        return values * np.log(10.0) if self.transform == "log10" else np.ones_like(values)
 
     def validation_error(self, value: float) -> str | None:
         """Why a value cannot be one of this target, None if it can."""

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from cgcnn_ase.models.registry import DEFAULT_MODEL, load_model
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+from cgcnn_ase.uncertainty import ClassificationCalibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -127,7 +126,7 @@ class Explanation:
             rows.append(OrbitContribution(indices, symbol, float(each.mean()), _number(_spread(each))))
         return rows
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
         std = self.std
         return {
@@ -237,19 +236,19 @@ def explained_value(model: CrystalModel, output: Output) -> Tensor:
     What the network learned, in its own unit; for a classification the log-odds of class 1, as calibrated.
     """
     value = output.of(model.outputs).value
-    if model.target.task == "classification":
-        logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
-        others = [k for k in range(logits.shape[1]) if k != 1]
-        return logits[:, 1] - logits[:, others].logsumexp(dim=1)
-    return model.scaler.unscale(value[:, 0])
+    if model.target.task == "regression":
+        return model.scaler.unscale(value[:, 0])
+    logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
+    others = [k for k in range(logits.shape[1]) if k != 1]
+    return logits[:, 1] - logits[:, others].logsumexp(dim=1)
 
 
 def physical_value(model: CrystalModel, predictions: Floats) -> float:
     """The ensemble's prediction as ``predict`` gives it, from the explained numbers of the members (M,)."""
     if model.target.task == "classification":
         return float(np.mean(1 / (1 + np.exp(-predictions))))
-    mean = float(model.target.clamp(torch.from_numpy(predictions)).mean())
-    return float(10.0**mean) if model.target.transform == "log10" else mean
+    mean = model.target.clamp(torch.from_numpy(predictions)).numpy().mean(keepdims=True)
+    return float(model.target.to_physical(mean)[0])
 
 
 def known_elements(model: CrystalModel) -> list[int]:
@@ -304,7 +303,7 @@ def _starts(model: CrystalModel, network: Network, end: Tensor, baseline: Baseli
     return vectors[:, None, :].expand(-1, *end.shape)
 
 
-def _spread(members: npt.NDArray[np.floating[Any]]) -> Floats | None:
+def _spread(members: Floats) -> Floats | None:
     """Standard deviation over the members (M, ...), as everywhere in this package; None of one."""
     return np.asarray(members.std(axis=0)) if len(members) > 1 else None
 

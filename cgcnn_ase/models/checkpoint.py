@@ -23,7 +23,8 @@ from cgcnn_ase.models.folder import (
     read_weights,
     write_files,
 )
-from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
 #: calibrations of a model, each with its arrays under its own name
 _TRUSTS = ("trust", "dropout_trust")
@@ -121,7 +122,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
     weights = read_weights(folder, config)
     try:
         tensors = load(weights)
-        network = _network_config(config["network"])
+        network = TypeAdapter(NetworkConfig).validate_python(config["network"])
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
             members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
@@ -138,7 +139,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
                 graph=graph,
                 target=target,
                 scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
-                **{kind: _trust(kind, entry, tensors, several=len(entries) > 1) for kind in _TRUSTS},
+                **{kind: _trust(kind, entry, target, tensors, several=len(entries) > 1) for kind in _TRUSTS},
                 name=entry["name"],
                 sha256=config["sha256"][WEIGHTS],
                 training=entry["training"],
@@ -165,19 +166,11 @@ def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], arc
             )
 
 
-def _network_config(values: dict[str, Any]) -> NetworkConfig:
-    architecture = values["architecture"]
-    chosen = TypeAdapter(config_class(architecture)).validate_python(architecture)
-    return TypeAdapter(NetworkConfig).validate_python(values | {"architecture": chosen})
-
-
-def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
+def _trust(
+    kind: str, entry: dict[str, Any], target: TargetSpec, tensors: dict[str, torch.Tensor], *, several: bool
+) -> Calibration | None:
     if entry.get(kind) is None:
         return None
-    from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
-    from cgcnn_ase.uncertainty.regression_calibration import Calibration
-
     prefix = _prefix(kind, entry["name"], several=several)
     arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-    which = ClassificationCalibration if "temperature" in entry[kind] else Calibration
-    return which.from_files(entry[kind], arrays)
+    return CALIBRATIONS[target.task].from_files(entry[kind], arrays)

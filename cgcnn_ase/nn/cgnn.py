@@ -4,6 +4,7 @@ T. Yamamoto, Crystal graph neural networks for data mining in materials science 
 Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.coordinator`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
@@ -160,6 +162,9 @@ class CGNNConfig(ArchitectureConfig):
     """
 
     reads_distances: ClassVar[bool] = False
+    least: ClassVar[Mapping[str, int]] = {
+        "n_features": 1, "n_hidden": 1, "n_edge_features": 1, "cardinality": 1, "width": 1
+    }  # fmt: skip
 
     architecture: Literal["cgnn"] = "cgnn"
     n_features: int = 96
@@ -197,6 +202,20 @@ class CGNNConfig(ArchitectureConfig):
         if self.extensive and self.pooling not in ("mean", "softmax", "gated"):
             raise ValueError(f"times the number of atoms makes sense of a mean over atoms, not of {self.pooling!r}")
         super().__post_init__()
+
+    @property
+    def is_extensive(self) -> bool:
+        """Whether the network's value grows with the cell."""
+        return self.extensive
+
+    def build(self) -> "CGNN":
+        """Return the network with random weights."""
+        return CGNN(self)
+
+    @classmethod
+    def presets(cls) -> "Mapping[str, tuple[GraphConfig, CGNNConfig]]":
+        """Return the complete model of Yamamoto (2019)."""
+        return {"cgnn": (GraphConfig(rule="coordinator"), cls())}
 
 
 class CGNNConvolution(nn.Module):

@@ -1,5 +1,6 @@
 """From the crystal vector to what the targets need."""
 
+from collections.abc import Callable
 from math import log
 from typing import Literal, NamedTuple
 
@@ -26,7 +27,12 @@ class Output(NamedTuple):
 
     def of(self, columns: slice) -> "Output":
         """The outputs of one target."""
-        return Output(*(None if part is None else part[:, columns] for part in self))  # type: ignore[arg-type]
+        return self.map(lambda part: part[:, columns])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
+        """The outputs with every tensor changed."""
+        scale, below, above = (None if part is None else change(part) for part in self[1:])
+        return Output(change(self.value), scale, below, above)
 
 
 class Head(nn.Module):

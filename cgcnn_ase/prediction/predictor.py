@@ -5,7 +5,6 @@ Importing this module, and handing files to worker processes, needs neither torc
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
-from cgcnn_ase.prediction.results import EMPTY_FIELDS, Prediction, Predictions
+from cgcnn_ase.prediction.results import Prediction, Predictions
 from cgcnn_ase.structures import (
     StructureRecord,
     UniqueIds,
@@ -205,9 +204,9 @@ def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
     """What the models say of one structure; an error in place of it if its name was used before."""
     first = predictions[0]
     error = names.check(StructureRecord(first.id, first.source, None, first.error)).error
-    if error == first.error:
+    if error is None or error == first.error:
         return predictions
-    return [replace(p, formula=None, n_atoms=None, **EMPTY_FIELDS, error=error) for p in predictions]
+    return [p.failed(error) for p in predictions]
 
 
 def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[StructureRecord]:

@@ -20,17 +20,12 @@ from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.plotting.write_evaluation import draw
-from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.prediction.evaluation import Evaluation, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune_report import AnyEvaluation
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
-from cgcnn_ase.uncertainty.calibration_reuse import reuse_calibration
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
-from cgcnn_ase.uncertainty.error_model import difficulty_of
-from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
 # samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -41,7 +36,7 @@ class Assembled(NamedTuple):
 
     folder: Path  # ``best/``
     models: list[CrystalModel]
-    evaluations: list[dict[str, AnyEvaluation]]  # of each model by split
+    evaluations: list[dict[str, Evaluation]]  # of each model by split
 
 
 def assemble(
@@ -60,7 +55,7 @@ def assemble(
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
     learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
-    too few held-out labels are there to calibrate, its calibration is kept (:func:`reuse_calibration`).
+    too few held-out labels are there to calibrate, its calibration is kept.
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
@@ -93,7 +88,7 @@ def assemble(
     metrics: dict[str, object] = {}
     evaluations = []
     for t, model in enumerate(models):
-        errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
+        errors = None if left_out is None else left_out[:, t]
         factor = _set_calibration(model, data, t, known["val"], train, errors, start)
         measured = _measure(model, data, t, known)
         _write_results(model, measured, output if len(models) == 1 else output / model.target.name)
@@ -120,7 +115,7 @@ def assemble(
 
 def _measure(
     model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]]
-) -> dict[str, AnyEvaluation]:
+) -> dict[str, Evaluation]:
     """Predictions of the splits that have labels beside these."""
     return {
         split: evaluate_model(
@@ -131,7 +126,7 @@ def _measure(
     }
 
 
-def _write_results(model: CrystalModel, measured: dict[str, AnyEvaluation], folder: Path) -> None:
+def _write_results(model: CrystalModel, measured: dict[str, Evaluation], folder: Path) -> None:
     """Write results and pictures of the last split, test where there is one."""
     split, last = list(measured.items())[-1]
     folder.mkdir(exist_ok=True)
@@ -141,13 +136,7 @@ def _write_results(model: CrystalModel, measured: dict[str, AnyEvaluation], fold
 
 def first_member(model: CrystalModel) -> CrystalModel:
     """The first network alone, whose embeddings the domain and the error model read."""
-    return CrystalModel(
-        model.networks[:1],
-        graph=model.graph,
-        target=model.target,
-        scaler=model.scaler,
-        first_output=model.outputs.start,
-    )
+    return CrystalModel.like(model, model.networks[:1])
 
 
 def _set_calibration(
@@ -176,14 +165,14 @@ def _calibrated(
     start: CrystalModel | None = None,
     *,
     n_dropout: int | None = None,
-) -> tuple[Calibration | ClassificationCalibration | None, float | None]:
+) -> tuple[Calibration | None, float | None]:
     """Fit a calibration, else keep that of the model to tune, with the factor of its std, else none; say so."""
     try:
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
         reason = str(error)
     old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
-    if start is not None and isinstance(old, Calibration) and not data.of_sites:
+    if start is not None and old is not None and not data.of_sites:
         try:
             kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
         except ValueError as error:
@@ -208,11 +197,9 @@ def _kept(
     labels = data.labels("val")[:, t]
     has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
     out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
-    return reuse_calibration(
-        old,
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
+    return old.reuse(
+        out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
         composition=compositions_of(data.graphs, data.rows("val"))[has],
         training_composition=compositions_of(data.graphs, data.rows("train"))[train_mask],
     )
@@ -227,7 +214,7 @@ def calibrate(
     left_out: Floats | None = None,
     *,
     n_dropout: int | None = None,
-) -> Calibration | ClassificationCalibration:
+) -> Calibration:
     """Fit calibration and domain of target t: embeddings of the training split, errors of the val split.
 
     ``val`` are the embeddings of the val split by each member, ``train`` those of the training split by the first.
@@ -237,33 +224,17 @@ def calibrate(
     labels = data.labels("val")[:, t]
     has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
     out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
-    training_embedding = train.numpy()[train_mask]
-    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[train_mask]
-    of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
-    on_sites = site_numbers_of(data.graphs, data.rows("train"))[train_mask] if data.of_sites else np.empty(0, np.int64)
-    site_elements = set(on_sites.tolist())
-    if out.logits is not None:
-        return ClassificationCalibration.fit(
-            out.logits.numpy(),
-            labels[has],
-            embedding=out.embedding.numpy(),
-            training_embedding=training_embedding,
-            training_composition=training_composition,
-            site_elements=site_elements,
-        )
-    difficulty = None
-    if left_out is not None:
-        difficulty = difficulty_of(training_composition, training_embedding, left_out[train_mask])
-    return Calibration.fit(
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
+    of_sites = data.of_sites
+    on_sites = site_numbers_of(data.graphs, data.rows("train"))[train_mask] if of_sites else np.empty(0, np.int64)
+    return CALIBRATIONS[model.target.task].fit(
+        out,
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
-        composition=of_val,
-        training_embedding=training_embedding,
-        training_composition=training_composition,
-        difficulty=difficulty,
-        site_elements=site_elements,
-        groups=data.owners("val")[has] if data.of_sites else None,
+        composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
+        training_embedding=train.numpy()[train_mask],
+        training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[train_mask],
+        training_errors=None if left_out is None else left_out[train_mask],
+        site_elements=set(on_sites.tolist()),
+        groups=data.owners("val")[has] if of_sites else None,
     )
 
 

@@ -165,7 +165,7 @@ class TrainingModule(pl.LightningModule):
 def sample_errors(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler) -> Tensor:
     """Absolute error, in what the network learns, or whether the class is wrong, of each sample, (B,)."""
     if target.task == "regression":
-        learned = target.clamp(scaler.unscale(out.value[:, 0]))
+        learned = target.from_network(out.value[:, 0], scaler)
         return (learned - target.forward(values)).abs()
     return (out.value.argmax(dim=1) != values).float()
 

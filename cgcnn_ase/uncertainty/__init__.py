@@ -1,6 +1,9 @@
 """How far to trust a prediction: calibrated std, conformal intervals, the training domain, and how good they are."""
 
+from collections.abc import Mapping
+
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
 from cgcnn_ase.uncertainty.metrics import (
@@ -11,11 +14,24 @@ from cgcnn_ase.uncertainty.metrics import (
     evaluate,
     reliability_bins,
 )
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.regression_calibration import RegressionCalibration
+
+# the class of a model's calibration, by the task of its target
+CALIBRATIONS: Mapping[str, type[Calibration]] = {
+    "regression": RegressionCalibration,
+    "classification": ClassificationCalibration,
+}
 
 __all__ = [
+    "CALIBRATIONS",
+    "CalibratedPrediction",
+    "Calibration",
+    "ClassificationCalibration",
     "ConformalInterval",
     "Domain",
     "DomainVerdict",
+    "RegressionCalibration",
     "StdCalibrator",
     "UncertaintyMetrics",
     "calibration_curve",

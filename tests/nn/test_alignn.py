@@ -190,7 +190,7 @@ def test_presets_by_name() -> None:
     assert preset("alignn-small") is PRESETS["alignn-small"]
     for graph, config in PRESETS.values():
         assert graph.line_graph == config.reads_lines
-    with pytest.raises(ValueError, match="unknown preset 'alignn-huge'; allowed: .*alignn, alignn-small"):
+    with pytest.raises(ValueError, match="unknown preset 'alignn-huge'; .*allowed: .*alignn, alignn-small"):
         preset("alignn-huge")
 
 

@@ -14,7 +14,6 @@ from cgcnn_ase.data.splits import compositions_of
 from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.assemble import N_DROPOUT
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.estimators import combine
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def test_the_model_of_a_run_is_loaded_from_the_run_or_its_best_folder(data, run)
     rows = data.rows("test")
     evaluation = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows, 0])
     results = pd.read_csv(run / "test_results.csv")
-    assert np.allclose(evaluation.estimate.mean, results["prediction"], rtol=1e-6)
+    assert np.allclose(evaluation.mean, results["prediction"], rtol=1e-6)
     assert np.allclose(evaluation.std, results["std"], rtol=1e-5)
 
 
@@ -199,9 +198,8 @@ def test_dropout_has_a_calibration_of_its_own(make_data, tiny, tmp_path):
     val = data.rows("val")
     for trust, n in ((model.trust, None), (model.dropout_trust, N_DROPOUT)):
         out = outputs_of(model, embeddings_of(model, data.graphs, val), n_dropout=n)
-        estimate = combine(out.values.numpy())
-        judged = trust.apply(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
-        error = estimate.mean - data.targets[val, 0]
+        judged = trust.apply(out, compositions_of(data.graphs, val))
+        error = judged.value - data.targets[val, 0]
         assert np.sqrt(np.mean((error / judged.std) ** 2)) == pytest.approx(1, abs=0.1)
         assert judged.std.std() > 0
     assert model.trust.calibrator.exponents[0] == 0  # one network that drops nothing has no spread

@@ -21,7 +21,7 @@ from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.member import read_history
 from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+from cgcnn_ase.uncertainty import ClassificationCalibration
 
 HARD = TargetSpec(name="is_hard", unit="probability", task="classification")
 KIND = TargetSpec(name="kind", unit="class", task="classification", n_classes=3)
