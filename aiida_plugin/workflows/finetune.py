@@ -9,7 +9,7 @@ from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, validation_error
+from aiida_plugin.calculations.train import Inputs, TrainCalculation, arguments, model_facts, validation_error
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
@@ -201,7 +201,7 @@ class FinetuneWorkChain(WorkChain):
         self.ctx.structures, self.ctx.test = result["train"], result["test"]
         self.out("test", self.ctx.test)
 
-    def predict_before(self) -> dict[str, Any]:
+    def predict_before(self) -> dict[str, object]:
         """The old model on what is learned, for the offset, and on the test set."""
         sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
         return {
@@ -221,7 +221,7 @@ class FinetuneWorkChain(WorkChain):
         """Until a training has come to its end."""
         return self.ctx.trained is None
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> dict[str, object]:
         """Start, or go on after the wall time."""
         inputs = {
             "code": self.inputs.code, "model": self.inputs.model, "structures": self.ctx.structures,
@@ -259,7 +259,7 @@ class FinetuneWorkChain(WorkChain):
         """Tell whether there is something to measure on."""
         return self.ctx.test is not None
 
-    def predict_after(self) -> dict[str, Any]:
+    def predict_after(self) -> dict[str, object]:
         """The new model on the test set."""
         return {"after": self._predict(self.ctx.trained.outputs.model, self.ctx.test, "after")}
 
@@ -293,7 +293,7 @@ class FinetuneWorkChain(WorkChain):
         facts = model_facts(self.inputs)
         return str(self.inputs.target.value if "target" in self.inputs else facts["target"] if facts else "")
 
-    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
+    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> object:
         options = self.inputs.get("predict_options", {})
         return submit_once(
             self,
@@ -324,7 +324,7 @@ def _why(job: CalcJobNode) -> str:
     return str(job.exit_message or f"it ended in the state {job.process_state}")
 
 
-def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+def _check_inputs(inputs: Inputs, _: object) -> str | None:
     """Find what is wrong with recipe and model; None if nothing is."""
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves

@@ -1,6 +1,6 @@
 """Settings of architectures, with the graphs they read, by name, ready to train."""
 
-from cgcnn_ase.core.settings import unknown_name
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.architecture import ArchitectureConfig
 

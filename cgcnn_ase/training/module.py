@@ -18,6 +18,7 @@ from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.start_model import eval_frozen_modules
 
 if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from typing_extensions import Self
 
 
@@ -146,7 +147,7 @@ class TrainingModule(pl.LightningModule):
     def _each(self) -> list[tuple[TargetSpec, Scaler, slice, float]]:
         return list(zip(self.targets, self.scalers, self.slices, self.weights, strict=True))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> "OptimizerLRScheduler":
         """AdamW without decay on norms, biases and embeddings; one cycle over all steps."""
         groups = parameter_groups(self.network, self.config)
         fused = self.config.precision == "32-true"  # in mixed precision Lightning clips no gradients of a fused one

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import asdict, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
 
 
-def inherited_settings(model: CrystalModel) -> dict[str, Any]:
+def inherited_settings(model: CrystalModel) -> dict[str, object]:
     """Settings of a run that a model to tune decides: graph, network, kind of head and number of members."""
     network = model.networks[0].config
     return {
