@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
 from cgcnn_ase.structures import StructureRecord, UniqueIds, iter_file
 
@@ -203,12 +204,10 @@ def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: 
     kept = [row for row in rows if row["source"] != last]
     if kept and {(row["model"], row["model_sha256"]) for row in kept} != set(models):
         raise ValueError(f"--resume: {output} lacks predictions of one of the models")
-    tmp = output.with_name(output.name + ".part")
-    with tmp.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(output) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-    tmp.replace(output)
     finished = {row["source"] for row in kept}
     done = Done(frozenset(path for path in sources if str(path) in finished))
     for row in kept:

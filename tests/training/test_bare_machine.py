@@ -126,8 +126,8 @@ def test_a_dgl_that_cannot_be_imported_is_no_dgl(tmp_path, error):
         "import torch\nfrom ase.build import bulk\nfrom cgcnn_ase.graphs.builder import GraphConfig, build_graph\n"
         "from cgcnn_ase.nn.messages import build_edges\n"
         "graph = build_graph(bulk('Cu'), GraphConfig())\n"
-        "connect(graph, 'torch')\nprint('torch')\n"
-        "print(connect(graph).dgl_graph, connect(graph).dgl_graph)\n"
+        "build_edges(graph, 'torch')\nprint('torch')\n"
+        "print(build_edges(graph).dgl_graph, build_edges(graph).dgl_graph)\n"
     )
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
