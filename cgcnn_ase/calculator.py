@@ -81,7 +81,7 @@ class CGCNNCalculator(Calculator):
 
     @property
     def reference(self) -> Reference | Mapping[str, float]:
-        """What turns a formation energy into an energy."""
+        """Reference energies that turn a formation energy into an energy."""
         reference: Reference | Mapping[str, float] = self.parameters["reference"]
         return reference
 

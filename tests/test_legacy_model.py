@@ -14,7 +14,8 @@ from pymatgen.io.cif import CifParser, CifWriter
 from cgcnn_ase import Predictor, load_model
 from cgcnn_ase.core.elements import descriptor_table
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.models.original_cgcnn import PUBLISHED, UnsafeCheckpointError, load_legacy, read_legacy_checkpoint
+from cgcnn_ase.models.original_cgcnn import PUBLISHED, load_legacy, read_legacy_checkpoint
+from cgcnn_ase.models.restricted_pickle import UnsafeCheckpointError
 from cgcnn_ase.structures import read_file
 
 from .conftest import random_crystal

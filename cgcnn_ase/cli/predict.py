@@ -1,7 +1,7 @@
 """``cgcnn-ase predict``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from cgcnn_ase.cli.options import Fidelity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
 
 #: failed structures that are named one by one; the rest is counted
@@ -70,7 +71,7 @@ def predict(
             [with_fidelity(name, fidelity) for name in model],
             n_dropout=n_dropout,
             seed=seed,
-            engine=engine,
+            engine=cast("Engine", engine),
             workers=workers,
             order_disordered=order_disordered,
         )

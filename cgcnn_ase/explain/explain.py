@@ -1,4 +1,4 @@
-"""Which atoms and elements make a prediction what it is."""
+"""Contributions of atoms and elements to a prediction."""
 
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -34,7 +34,7 @@ N_PURE = 24
 
 
 class ElementContribution(NamedTuple):
-    """What all atoms of one element contribute together."""
+    """Contribution of all atoms of one element together."""
 
     symbol: str
     n_atoms: int
@@ -43,7 +43,7 @@ class ElementContribution(NamedTuple):
 
 
 class OrbitContribution(NamedTuple):
-    """What each of some equivalent atoms contributes."""
+    """Contribution of each of some equivalent atoms."""
 
     atoms: tuple[int, ...]  #: indices in the structure
     symbol: str
@@ -88,7 +88,7 @@ class Explanation:
 
     @property
     def baseline(self) -> float:
-        """What the model says of the baseline: the same structure of atoms of nothing in particular."""
+        """Prediction for the baseline: the same structure of atoms of nothing in particular."""
         return float(self.member_baselines.mean())
 
     @property
@@ -103,7 +103,7 @@ class Explanation:
 
     @property
     def gap(self) -> float:
-        """What the quadrature misses of the sum; smaller with more steps."""
+        """Part of the sum that the quadrature misses; smaller with more steps."""
         return self.prediction - self.baseline - float(self.contributions.sum())
 
     def by_element(self) -> list[ElementContribution]:

@@ -78,7 +78,7 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
 
 
 def _entry(model: CrystalModel) -> dict[str, Any]:
-    """What is a single model's own."""
+    """Return the settings that are a single model's, not the folder's."""
     trusts = {kind: getattr(model, kind) for kind in _TRUSTS}
     return {
         "name": model.name,

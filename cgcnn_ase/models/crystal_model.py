@@ -105,7 +105,7 @@ class CrystalModel(nn.Module):
 
     @property
     def is_potential(self) -> bool:
-        """Whether the prediction is a smooth function of the positions, so that forces exist."""
+        """True if the prediction is a smooth function of the positions, so that forces exist."""
         return False  # no architecture so far damps its messages to zero at the cutoff
 
     def check_level(self, level: Level, what: str) -> None:

@@ -13,7 +13,7 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.checkpoint import load_models
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.finetune import can_reuse_head
 from cgcnn_ase.training.replay import OLD_TEST
 
@@ -80,7 +80,7 @@ def describe(row: dict[str, Any]) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _draw(result: Sequence[Evaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[ModelEvaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
