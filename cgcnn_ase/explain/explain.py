@@ -238,7 +238,9 @@ def explained_value(model: CrystalModel, output: Output) -> Tensor:
     value = output.of(model.outputs).value
     if model.target.task == "regression":
         return model.scaler.unscale(value[:, 0])
-    logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
+    logits = value / (
+        model.calibration.temperature if isinstance(model.calibration, ClassificationCalibration) else 1.0
+    )
     others = [k for k in range(logits.shape[1]) if k != 1]
     return logits[:, 1] - logits[:, others].logsumexp(dim=1)
 
@@ -253,7 +255,7 @@ def physical_value(model: CrystalModel, predictions: Floats) -> float:
 
 def known_elements(model: CrystalModel) -> list[int]:
     """Atomic numbers that the model was trained on; all where it does not say."""
-    return list(range(1, MAX_NUMBER + 1)) if model.trust is None else sorted(model.trust.domain.elements)
+    return list(range(1, MAX_NUMBER + 1)) if model.calibration is None else sorted(model.calibration.domain.elements)
 
 
 def equivalent_atoms(graph: CrystalGraph) -> Ints:

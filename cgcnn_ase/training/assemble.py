@@ -78,9 +78,9 @@ def finish_run(
         path = output if len(models) == 1 else output / model.target.name
         path.mkdir(exist_ok=True)
         errors = None if left_out is None else left_out[:, t]
-        model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
-        if model.dropout and model.trust is not None:
-            model.dropout_trust, _ = _calibrated(
+        model.calibration, factor = _calibrated(model, data, t, known["val"], train, errors, start)
+        if model.dropout and model.calibration is not None:
+            model.dropout_calibration, _ = _calibrated(
                 model, data, t, known["val"], train, errors, start, n_dropout=N_DROPOUT
             )
         own_metrics = _measure(model, data, t, known, path)
@@ -141,7 +141,7 @@ def _calibrated(
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
         reason = str(error)
-    old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
+    old = None if start is None else start.calibration if n_dropout is None else start.dropout_calibration
     if start is not None and old is not None and not data.of_sites:
         try:
             kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
