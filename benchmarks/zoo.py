@@ -15,7 +15,7 @@ from _structures import cache_folder, data_root, say
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
-from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, embeddings_of, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, embeddings_of, evaluate_model
 from cgcnn_ase.zoo.train import load_recipe, recipe_names
 
 #: published test errors: CGCNN (Xie and Grossman 2018, 28,046 training crystals for the energies), MEGNet (Chen et al.
@@ -90,7 +90,7 @@ def evaluate(name: str, refs: list[ModelRef], root: Path, limit: int | None) -> 
     return result
 
 
-def row(model: str, target: str, unit: str, result: Evaluation) -> list[Any]:
+def row(model: str, target: str, unit: str, result: ModelEvaluation) -> list[Any]:
     """One line of the table."""
     figures: dict[str, Any] = defaultdict(lambda: None, result.summary())
     single = figures[f"member_{result.headline}_mean"]
@@ -98,7 +98,7 @@ def row(model: str, target: str, unit: str, result: Evaluation) -> list[Any]:
     return [model, unit, len(result.ids), figures[result.headline], single, figures["coverage"], *published]
 
 
-def extra(model: str, target: str, result: Evaluation) -> list[list[Any]]:
+def extra(model: str, target: str, result: ModelEvaluation) -> list[list[Any]]:
     """What a mean over all crystals does not show."""
     if not isinstance(result, RegressionEvaluation):
         figures = result.metrics()

@@ -81,7 +81,7 @@ class CGCNNCalculator(Calculator):
 
     @property
     def reference(self) -> Reference | Mapping[str, float]:
-        """What turns a formation energy into an energy."""
+        """Reference energies that turn a formation energy into an energy."""
         reference: Reference | Mapping[str, float] = self.parameters["reference"]
         return reference
 
@@ -205,7 +205,7 @@ class CGCNNCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
                 f"{self.model.target.name}, with {len(self.model.members)} member(s) and "
-                f"{'a' if self.model.trust else 'no'} calibration"
+                f"{'a' if self.model.calibration else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
         assert self.atoms is not None

@@ -51,7 +51,7 @@ def make_model(
     transform="none",
     name="formation_energy_per_atom",
     unit="eV/atom",
-    trust=True,
+    calibration=True,
     mean_variance=True,
     **architecture,
 ):
@@ -84,14 +84,14 @@ def make_model(
         scaler=Scaler(-1.5, 2.0) if transform == "none" else Scaler(1.8, 0.4),
         name=f"small-{name.replace('_', '-')}",
     )
-    if trust and task == "regression":
-        model.trust = made_up_trust(model, seed)
+    if calibration and task == "regression":
+        model.calibration = made_up_calibration(model, seed)
         if dropout:
-            model.dropout_trust = made_up_trust(model, seed, n_dropout=8)
+            model.dropout_calibration = made_up_calibration(model, seed, n_dropout=8)
     return model
 
 
-def made_up_trust(model, seed, n_dropout=None):
+def made_up_calibration(model, seed, n_dropout=None):
     """A calibration with the embeddings of this model's own random crystals; hydrogen to bismuth are known."""
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition

@@ -26,14 +26,14 @@ from .conftest import make_model, random_crystal
 @pytest.fixture(scope="module")
 def site_model():
     """An ensemble of three that knows magnesium, oxygen and nickel, and vacancies of oxygen and magnesium only."""
-    model = make_model(trust=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
+    model = make_model(calibration=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
     model.target = replace(model.target, level="site")
     rng = np.random.default_rng(0)
     graph = build_graphs([random_crystal(rng) for _ in range(60)], model.graph)
     with torch.inference_mode():
         out = model(graph)
     fractions = composition(graph)[crystal_index(graph)].numpy()
-    model.trust = RegressionCalibration.fit(
+    model.calibration = RegressionCalibration.fit(
         out,
         out.estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
         composition=fractions,
@@ -96,7 +96,7 @@ def test_a_site_of_an_element_without_labels_is_not_in_the_domain(site_model, ro
         assert not frame.in_domain[nickel].any()
         assert frame.reason[nickel].str.contains("no training structure has a labelled site of Ni").all()
         assert not frame.reason[~nickel].str.contains("labelled").any()
-    assert load_models(tmp_path / "model")[0].trust.domain.site_elements == {8, 12}
+    assert load_models(tmp_path / "model")[0].calibration.domain.site_elements == {8, 12}
 
 
 def test_nodes_of_atoms(site_model):

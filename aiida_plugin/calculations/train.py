@@ -261,8 +261,8 @@ class TrainCalculation(CrashSafeCalcJob):
                 graph=start.graph,
                 target=start.target,
                 scaler=start.scaler,
-                trust=start.trust,
-                dropout_trust=start.dropout_trust,
+                calibration=start.calibration,
+                dropout_calibration=start.dropout_calibration,
                 name=start.name,
             )
             save_model(alone, Path(folder.get_abs_path(MODEL)))

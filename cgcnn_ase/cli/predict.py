@@ -1,7 +1,7 @@
 """``cgcnn-ase predict``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from cgcnn_ase.core.progress import with_progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
 
 #: failed structures that are named one by one; the rest is counted
@@ -71,7 +72,7 @@ def predict(
             [with_fidelity(name, fidelity) for name in model],
             n_dropout=n_dropout,
             seed=seed,
-            engine=engine,
+            engine=cast("Engine", engine),
             workers=workers,
             order_disordered=order_disordered,
         )

@@ -1,4 +1,4 @@
-"""Where predictions go: CSV line by line, JSON, or extended XYZ with the structures."""
+"""Writers of predictions: CSV line by line, JSON, or extended XYZ with the structures."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def _fields(*, of_sites: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Done:
-    """What an earlier run has finished."""
+    """Files and names that an earlier run has finished."""
 
     files: frozenset[Path] = frozenset()
     names: UniqueIds = field(default_factory=UniqueIds)
@@ -181,7 +181,7 @@ class XyzWriter(_Writer):
 
 
 def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
-    """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
+    """Read what an earlier run has finished; a broken last line and the rows of its file are cut off.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is known of each element: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
+"""Data of the elements: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
 
 The descriptor is the one of Xie and Grossman (Phys. Rev. Lett. 120, 145301, Table S2): nine properties, each
 put into one of a few categories and one-hot encoded, 92 bits in all. It covers elements 1 to 100.

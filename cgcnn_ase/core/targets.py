@@ -1,4 +1,4 @@
-"""What a model predicts: name, unit and meaning of a target, and its scaling."""
+"""Targets of models: name, unit, meaning and scaling, and the way from a network's outputs to physical values."""
 
 import math
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class TargetSpec:
         return 10.0**values if self.transform == "log10" else values
 
     def clamp(self, learned: Tensor) -> Tensor:
-        """What the network says, kept between minimum and maximum; both sides in what the network learns."""
+        """Keep values between minimum and maximum; both sides in what the network learns."""
         ends = [
             None if end is None else self.forward(torch.tensor(end, dtype=learned.dtype))
             for end in (self.minimum, self.maximum)
@@ -99,7 +99,7 @@ class TargetSpec:
 
 
 def output_slices(targets: tuple[TargetSpec, ...]) -> list[slice]:
-    """Which of a network's outputs belong to each target."""
+    """Slices of a network's outputs, one for each target."""
     ends = torch.tensor([target.n_outputs for target in targets]).cumsum(0).tolist()
     return [slice(end - target.n_outputs, end) for end, target in zip(ends, targets, strict=True)]
 

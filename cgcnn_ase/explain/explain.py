@@ -1,4 +1,4 @@
-"""Which atoms and elements make a prediction what it is."""
+"""Contributions of atoms and elements to a prediction."""
 
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -34,7 +34,7 @@ N_PURE = 24
 
 
 class ElementContribution(NamedTuple):
-    """What all atoms of one element contribute together."""
+    """Contribution of all atoms of one element together."""
 
     symbol: str
     n_atoms: int
@@ -43,7 +43,7 @@ class ElementContribution(NamedTuple):
 
 
 class OrbitContribution(NamedTuple):
-    """What each of some equivalent atoms contributes."""
+    """Contribution of each of some equivalent atoms."""
 
     atoms: tuple[int, ...]  #: indices in the structure
     symbol: str
@@ -88,7 +88,7 @@ class Explanation:
 
     @property
     def baseline(self) -> float:
-        """What the model says of the baseline: the same structure of atoms of nothing in particular."""
+        """Prediction for the baseline: the same structure of atoms of nothing in particular."""
         return float(self.member_baselines.mean())
 
     @property
@@ -103,7 +103,7 @@ class Explanation:
 
     @property
     def gap(self) -> float:
-        """What the quadrature misses of the sum; smaller with more steps."""
+        """Part of the sum that the quadrature misses; smaller with more steps."""
         return self.prediction - self.baseline - float(self.contributions.sum())
 
     def by_element(self) -> list[ElementContribution]:
@@ -238,7 +238,9 @@ def explained_value(model: CrystalModel, output: Output) -> Tensor:
     value = output.of(model.outputs).value
     if model.target.task == "regression":
         return model.scaler.unscale(value[:, 0])
-    logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
+    logits = value / (
+        model.calibration.temperature if isinstance(model.calibration, ClassificationCalibration) else 1.0
+    )
     others = [k for k in range(logits.shape[1]) if k != 1]
     return logits[:, 1] - logits[:, others].logsumexp(dim=1)
 
@@ -253,7 +255,7 @@ def physical_value(model: CrystalModel, predictions: Floats) -> float:
 
 def known_elements(model: CrystalModel) -> list[int]:
     """Atomic numbers that the model was trained on; all where it does not say."""
-    return list(range(1, MAX_NUMBER + 1)) if model.trust is None else sorted(model.trust.domain.elements)
+    return list(range(1, MAX_NUMBER + 1)) if model.calibration is None else sorted(model.calibration.domain.elements)
 
 
 def equivalent_atoms(graph: CrystalGraph) -> Ints:

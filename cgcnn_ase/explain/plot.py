@@ -38,7 +38,7 @@ _SMALLEST_LABELLED = 4.0
 
 
 class _Scene(NamedTuple):
-    """What is drawn, in the frame of the picture: x right, y up, z towards the viewer; Å."""
+    """Atoms and cell in the frame of the picture: x right, y up, z towards the viewer; Å."""
 
     positions: Floats  #: (P, 3)
     source: Ints  #: (P,) atom of the structure that each is

@@ -36,9 +36,9 @@ class CrystalModel(nn.Module):
         What is predicted.
     scaler : Scaler
         Fitted on the training targets.
-    trust : Calibration, optional
+    calibration : Calibration, optional
         Calibration; without it predictions have no std.
-    dropout_trust : Calibration, optional
+    dropout_calibration : Calibration, optional
         The same for Monte Carlo dropout.
     name, sha256 : str
         The model's name and the hash of its weights' file, for the record.
@@ -55,8 +55,8 @@ class CrystalModel(nn.Module):
         graph: GraphConfig,
         target: TargetSpec,
         scaler: Scaler,
-        trust: Calibration | None = None,
-        dropout_trust: Calibration | None = None,
+        calibration: Calibration | None = None,
+        dropout_calibration: Calibration | None = None,
         name: str = "",
         sha256: str = "",
         training: dict[str, Any] | None = None,
@@ -69,7 +69,7 @@ class CrystalModel(nn.Module):
         for network in self.networks:
             network.config.architecture.check_graph(graph)
         self.graph, self.target, self.scaler = graph, target, scaler
-        self.trust, self.dropout_trust = trust, dropout_trust
+        self.calibration, self.dropout_calibration = calibration, dropout_calibration
         self.name, self.sha256, self.training_record = name, sha256, training or {}
         self.outputs = slice(first_output, first_output + target.n_outputs)
         if self.outputs.stop > self.networks[0].config.n_outputs:
@@ -85,8 +85,8 @@ class CrystalModel(nn.Module):
             graph=model.graph,
             target=model.target,
             scaler=model.scaler,
-            trust=model.trust,
-            dropout_trust=model.dropout_trust,
+            calibration=model.calibration,
+            dropout_calibration=model.dropout_calibration,
             name=model.name,
             sha256=model.sha256,
             training=model.training_record,
@@ -105,7 +105,7 @@ class CrystalModel(nn.Module):
 
     @property
     def is_potential(self) -> bool:
-        """Whether the prediction is a smooth function of the positions, so that forces exist."""
+        """True if the prediction is a smooth function of the positions, so that forces exist."""
         return False  # no architecture so far damps its messages to zero at the cutoff
 
     def check_level(self, level: Level, what: str) -> None:
@@ -196,7 +196,7 @@ class CrystalModel(nn.Module):
         dropout
             Whether the outputs are samples of Monte Carlo dropout.
         """
-        calibration = self.dropout_trust if dropout else self.trust
+        calibration = self.dropout_calibration if dropout else self.calibration
         if calibration is None:
             return CALIBRATIONS[self.target.task].uncalibrated(outputs)
         prediction = calibration.apply(outputs, composition, site_numbers)

@@ -61,7 +61,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_entries(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """What ``config.json`` says of each model of the folder: name, target, scaler, calibration, training."""
+    """Return the part of ``config.json`` of each model of the folder: name, target, scaler, calibration, training."""
     entries: list[dict[str, Any]] = config.get("models", [config])
     return entries
 

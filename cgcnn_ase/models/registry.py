@@ -35,7 +35,7 @@ class UnknownModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a model is: a file, or a folder and the name of one of its models."""
+    """Place of a model: a file, or a folder and the name of one of its models."""
 
     path: Path
     name: str | None = None  #: None for a file
@@ -43,7 +43,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model's configuration says of it."""
+    """Facts from a model's configuration."""
 
     name: str
     target: str
@@ -62,7 +62,7 @@ class ModelInfo:
 
 
 def pretrained_folder() -> Path:
-    """Where the pretrained models lie: in the installed package, else beside it in a checkout."""
+    """Folder of the pretrained models: in the installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "pretrained"
     return installed if installed.is_dir() else package.parent / "pretrained"
@@ -88,7 +88,7 @@ def _refs(folder: Path) -> list[ModelRef]:
 
 
 def model_info(name: str | Path) -> ModelInfo:
-    """What is known of a model, without loading its weights."""
+    """Read the facts of a model, without loading its weights."""
     ref = find_model(name)
     config: dict[str, Any] = read_config(ref.path)
     entry = _entry(config, ref.name)
@@ -126,14 +126,14 @@ def with_fidelity(name: str, fidelity: str | None) -> str:
 
 
 def model_level(ref: ModelRef) -> str:
-    """Whether a model predicts crystals (``crystal``) or their sites (``site``)."""
+    """Return whether a model predicts crystals (``crystal``) or their sites (``site``)."""
     if ref.name is None:
         return "crystal"  # the original CGCNN
     return _level(_entry(read_config(ref.path), ref.name)["target"])
 
 
 def _is_property(ref: ModelRef) -> bool:
-    """Whether a pretrained model predicts a property of the material."""
+    """Return whether a pretrained model predicts a property of the material."""
     target = _entry(read_config(ref.path), ref.name)["target"]
     return _level(target) == "crystal" and target["name"] not in OF_DEFECTS
 
@@ -143,7 +143,7 @@ def _level(target: dict[str, Any]) -> str:
 
 
 def _entry(config: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """What a configuration says of one of its models."""
+    """Return the part of a configuration that is one model's."""
     return next(entry for entry in model_entries(config) if entry["name"] == name)
 
 

@@ -1,4 +1,4 @@
-"""What every architecture offers: settings, registered by a tag, and a network that embeds crystals."""
+"""Base classes of architectures: settings, registered by a tag, and a network that embeds crystals."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class ArchitectureConfig(ABC):
 
     @property
     def is_extensive(self) -> bool:
-        """Whether the network's value grows with the cell."""
+        """True if the network's value grows with the cell."""
         return False
 
     @classmethod
@@ -146,7 +146,7 @@ class Architecture(nn.Module, ABC):
         """The embeddings, then the convolutions: what fine-tuning may fix."""
 
     def extensive_factor(self, pooled: Tensor) -> Tensor | None:
-        """What the head's value is multiplied with, (B, 1), for a network whose value grows with the cell; None: 1."""
+        """Factor of the head's value, (B, 1), for a network whose value grows with the cell; None: 1."""
         del pooled
         return None
 

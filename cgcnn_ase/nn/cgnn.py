@@ -205,7 +205,7 @@ class CGNNConfig(ArchitectureConfig):
 
     @property
     def is_extensive(self) -> bool:
-        """Whether the network's value grows with the cell."""
+        """True if the network's value grows with the cell."""
         return self.extensive
 
     def build(self) -> "CGNN":

@@ -18,7 +18,7 @@ _LAPLACE_WIDTH = -2.0 * log(2.0 * QUANTILES[0])
 
 
 class Output(NamedTuple):
-    """What a network says of each crystal (or site), in scaled units."""
+    """Outputs of a network for each crystal (or site), in scaled units."""
 
     value: Tensor  #: (B, n_out); logits of the classes for a classification
     scale: Tensor | None = None  #: (B, n_out) predicted size of the error (the b of a Laplace distribution)

@@ -30,7 +30,7 @@ class Edges(NamedTuple):
 
 @cache
 def dgl_available() -> bool:
-    """Whether DGL can be imported; it is tried once.
+    """Return whether DGL can be imported; it is tried once.
 
     Installed is not enough: a DGL that was built for another torch does not find its libraries.
     """
@@ -90,7 +90,7 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
 
 
 def has_multiplicity(multiplicity: Tensor) -> bool:
-    """Whether any row stands for several (compiled code cannot look, and always counts)."""
+    """Return whether any row stands for several (compiled code cannot look, and always counts)."""
     return torch.compiler.is_compiling() or bool((multiplicity != 1).any())
 
 

@@ -29,7 +29,7 @@ class NetworkConfig:
 
     @property
     def error(self) -> ErrorHead:
-        """What the head says of its error."""
+        """Kind of error that the head predicts."""
         return "quantile" if self.quantiles else "mean-variance" if self.mean_variance else "none"
 
 

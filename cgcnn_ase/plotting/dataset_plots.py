@@ -38,17 +38,14 @@ class OffsetsWithErrors(Protocol):
 
 def place(number: int) -> tuple[float, int]:
     """Row and column (group, from 1 to 18) of an element in the periodic table; the f elements stand below it."""
-    if 57 <= number <= 71:
+    from pymatgen.core import Element
+
+    element = Element.from_Z(number)
+    if element.is_lanthanoid:
         return _LANTHANIDES, number - 57 + 3
-    if 89 <= number <= 103:
+    if element.is_actinoid:
         return _ACTINIDES, number - 89 + 3
-    row, noble = next((k, z) for k, z in enumerate((2, 10, 18, 36, 54, 86, 118), start=1) if number <= z)
-    from_right = noble - number  # columns left of the noble gas
-    length = {1: 2, 2: 8, 3: 8, 4: 18, 5: 18, 6: 32, 7: 32}[row]
-    from_left = length - 1 - from_right
-    if from_left < 2 and not (row == 1 and number == 2):
-        return row, from_left + 1
-    return row, 18 - from_right
+    return element.row, element.group
 
 
 def element_coverage(counts: Mapping[str, int]) -> "Figure":

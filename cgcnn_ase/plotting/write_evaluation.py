@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.plotting import model_plots as plots
-from cgcnn_ase.prediction.evaluation import ClassificationEvaluation, Evaluation, RegressionEvaluation
+from cgcnn_ase.prediction.evaluation import ClassificationEvaluation, ModelEvaluation, RegressionEvaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
+def draw(evaluation: ModelEvaluation, target: TargetSpec, folder: Path) -> None:
     """Write the pictures of a target; without matplotlib a warning.
 
     ``parity.png`` and, where there is a std, ``calibration.png`` of a regression; ``confusion.png`` and
@@ -28,7 +28,7 @@ def draw(evaluation: Evaluation, target: TargetSpec, folder: Path) -> None:
 
 
 @singledispatch
-def figures(evaluation: Evaluation, name: str, unit: str) -> "dict[str, Figure]":
+def figures(evaluation: ModelEvaluation, name: str, unit: str) -> "dict[str, Figure]":
     """Draw an evaluation: figures by name. Another kind of evaluation registers its own (``figures.register``)."""
     del name, unit
     raise TypeError(f"no pictures of a {type(evaluation).__name__}")

@@ -29,7 +29,7 @@ _BATCH = 128
 _BINS = 10
 
 
-class Evaluation(Protocol):
+class ModelEvaluation(Protocol):
     """Predictions and true values of one set."""
 
     headline: ClassVar[str]  # the figure that says most, of those of :meth:`metrics`
@@ -173,7 +173,7 @@ class ClassificationEvaluation:
 
 
 # the class of a model's evaluation, by the task of its target
-EVALUATIONS: Mapping[str, type[Evaluation]] = {
+EVALUATIONS: Mapping[str, type[ModelEvaluation]] = {
     "regression": RegressionEvaluation,
     "classification": ClassificationEvaluation,
 }
@@ -223,7 +223,7 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
-) -> Evaluation:
+) -> ModelEvaluation:
     """Predict the rows of a store and put the predictions beside the true values.
 
     Parameters

@@ -146,7 +146,7 @@ class BlockedCGCNN(Architecture):
         return self.plain.crystal(pooled, mask)
 
     @property
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """Embeddings of elements and bonds, then the convolutions."""
         return self.plain.backbone
 
@@ -160,7 +160,7 @@ def _blocked(layer: nn.Module, *, is_last: bool) -> nn.Module:
 
 
 class BlockedGated(nn.Module):
-    """What :class:`GatedConvolution` computes; a batch norm of the edges goes into the weights."""
+    """The same as :class:`GatedConvolution`; a batch norm of the edges goes into the weights."""
 
     def __init__(self, layer: GatedConvolution) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class BlockedGated(nn.Module):
 
 
 class BlockedSimple(nn.Module):
-    """What :class:`SimpleConvolution` computes."""
+    """The same as :class:`SimpleConvolution`."""
 
     def __init__(self, layer: SimpleConvolution) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class BlockedSimple(nn.Module):
 
 
 class BlockedEdgeGated(nn.Module):
-    """What :class:`EdgeGatedConvolution` computes.
+    """The same as :class:`EdgeGatedConvolution`.
 
     The edge vectors handed in are overwritten with the new ones, except in a network's last convolution, where nobody
     reads them any more.

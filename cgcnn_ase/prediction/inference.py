@@ -84,7 +84,7 @@ class ModelInference:
 
     def calibration(self, model: CrystalModel) -> Calibration | None:
         """Return the calibration of a model's predictions as they are made here."""
-        return model.trust if self.n_dropout is None else model.dropout_trust
+        return model.calibration if self.n_dropout is None else model.dropout_calibration
 
     def _predict(self, records: list[StructureRecord]) -> list[list[MemberPrediction]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""

@@ -27,7 +27,8 @@ from cgcnn_ase.structures import (
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.inference import ModelInference
+    from cgcnn_ase.nn.messages import Engine
+    from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
 
 
 #: structures that a worker takes at once
@@ -69,7 +70,7 @@ class Predictor:
         *,
         n_dropout: int | None = None,
         seed: int = 0,
-        engine: str = "auto",
+        engine: "Engine" = "auto",
         workers: int | None = None,
         order_disordered: bool = False,
     ) -> None:
@@ -79,7 +80,11 @@ class Predictor:
             raise ValueError("a predictor needs at least one model")
         result = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
         self.models: list[ModelRef | CrystalModel] = [each for models in result for each in models]
-        self.settings = {"n_dropout": n_dropout, "seed": seed, "engine": "torch" if engine == "auto" else engine}
+        self.settings: InferenceSettings = {
+            "n_dropout": n_dropout,
+            "seed": seed,
+            "engine": "torch" if engine == "auto" else engine,
+        }
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
         self.workers = workers
@@ -131,7 +136,7 @@ class Predictor:
 
     @property
     def of_sites(self) -> bool:
-        """Whether a model among them predicts sites, and not structures."""
+        """True if a model among them predicts sites, and not structures."""
         return any(
             model_level(m) == "site" if isinstance(m, ModelRef) else m.target.level == "site" for m in self.models
         )
@@ -201,7 +206,7 @@ def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
 
 
 def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
-    """What the models say of one structure; an error in place of it if its name was used before."""
+    """Return the predictions of one structure; an error in place of it if its name was used before."""
     first = predictions[0]
     error = names.check(StructureRecord(first.id, first.source, None, first.error)).error
     if error is None or error == first.error:
@@ -214,7 +219,7 @@ def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[Str
 
 
 def _predict_chunk(
-    chunk: list[Any], models: "list[ModelRef]", settings: dict[str, Any], order_disordered: bool
+    chunk: list[Any], models: "list[ModelRef]", settings: "InferenceSettings", order_disordered: bool
 ) -> list[list[Prediction]]:
     """Run in a worker process: read files (or take structures) and predict each of them on one core."""
     import torch

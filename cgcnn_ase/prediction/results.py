@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What one model says of one structure, or why it says nothing.
+    """Prediction of one model for one structure, or why there is none.
 
     ``value``, ``std``, ``lower`` and ``upper`` are in ``unit``. ``epistemic`` (spread of the members) and ``aleatoric``
     (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
@@ -50,8 +50,15 @@ class Prediction:
 
     def failed(self, error: str) -> "Prediction":
         """Return the prediction of the same model for the same structure, without values, and why."""
-        model = {"unit": self.unit, "property": self.property, "model": self.model, "model_sha256": self.model_sha256}
-        return Prediction(id=self.id, source=self.source, **model, error=error)
+        return Prediction(
+            id=self.id,
+            source=self.source,
+            unit=self.unit,
+            property=self.property,
+            model=self.model,
+            model_sha256=self.model_sha256,
+            error=error,
+        )
 
 
 _OF_SITES = ("site_index", "element", "multiplicity")

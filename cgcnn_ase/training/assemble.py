@@ -20,7 +20,7 @@ from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.plotting.write_evaluation import draw
-from cgcnn_ase.prediction.evaluation import Evaluation, embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
@@ -36,7 +36,7 @@ class Assembled(NamedTuple):
 
     folder: Path  # ``best/``
     models: list[CrystalModel]
-    evaluations: list[dict[str, Evaluation]]  # of each model by split
+    evaluations: list[dict[str, ModelEvaluation]]  # of each model by split
 
 
 def assemble(
@@ -115,7 +115,7 @@ def assemble(
 
 def _measure(
     model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]]
-) -> dict[str, Evaluation]:
+) -> dict[str, ModelEvaluation]:
     """Predictions of the splits that have labels beside these."""
     return {
         split: evaluate_model(
@@ -126,7 +126,7 @@ def _measure(
     }
 
 
-def _write_results(model: CrystalModel, measured: dict[str, Evaluation], folder: Path) -> None:
+def _write_results(model: CrystalModel, measured: dict[str, ModelEvaluation], folder: Path) -> None:
     """Write results and pictures of the last split, test where there is one."""
     split, last = list(measured.items())[-1]
     folder.mkdir(exist_ok=True)
@@ -149,9 +149,9 @@ def _set_calibration(
     start: CrystalModel | None,
 ) -> float | None:
     """Calibrate a model and its dropout; return the factor of the std where the calibration is that of ``start``."""
-    model.trust, factor = _calibrated(model, data, t, val, train, left_out, start)
-    if model.dropout and model.trust is not None:
-        model.dropout_trust, _ = _calibrated(model, data, t, val, train, left_out, start, n_dropout=N_DROPOUT)
+    model.calibration, factor = _calibrated(model, data, t, val, train, left_out, start)
+    if model.dropout and model.calibration is not None:
+        model.dropout_calibration, _ = _calibrated(model, data, t, val, train, left_out, start, n_dropout=N_DROPOUT)
     return factor
 
 
@@ -171,7 +171,7 @@ def _calibrated(
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
         reason = str(error)
-    old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
+    old = None if start is None else start.calibration if n_dropout is None else start.dropout_calibration
     if start is not None and old is not None and not data.of_sites:
         try:
             kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)

@@ -13,7 +13,7 @@ from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import Evaluation, RegressionEvaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.replay import OLD_TEST
 from cgcnn_ase.training.start_model import can_reuse_head
 
@@ -26,7 +26,7 @@ class Row(TypedDict):
     n: int
     unit: str
     knew: bool  # whether the model knew the target before
-    before: dict[str, float | None]  # see `Evaluation.report`
+    before: dict[str, float | None]  # see `ModelEvaluation.report`
     after: dict[str, float | None]
 
 
@@ -40,7 +40,7 @@ def write_before_after(
     start: CrystalModel,
     tuned: Sequence[CrystalModel],
     output: Path,
-    evaluations: Sequence[Mapping[str, Evaluation]] | None = None,
+    evaluations: Sequence[Mapping[str, ModelEvaluation]] | None = None,
 ) -> list[Row]:
     """Measure, write ``before_after.json`` and, of each set, ``before_after_SET.png``.
 
@@ -101,7 +101,7 @@ def describe(row: Row) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _draw(result: Sequence[Evaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[ModelEvaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return

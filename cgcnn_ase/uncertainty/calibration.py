@@ -253,7 +253,7 @@ def _mapped(log_std: Floats, knots: Knots) -> Floats:
 
 
 def _map_helps(logs: Floats, errors: Floats, likelihood: Likelihood) -> bool:
-    """Whether the monotone map raises the Laplace likelihood of errors that neither it nor the exponents saw."""
+    """Return whether the monotone map raises the Laplace likelihood of errors that neither it nor the exponents saw."""
     fold = np.random.default_rng(0).permutation(len(errors)) % N_FOLDS
     gain = 0.0
     for k in range(N_FOLDS):

@@ -1,4 +1,4 @@
-"""Whether a structure resembles what a model was trained on."""
+"""Domain of a model: is a structure like those that it was trained on?"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ MIN_SHRINKAGE = 1e-4
 
 
 class DomainVerdict(NamedTuple):
-    """Whether a structure is in the domain; if not, ``reason`` says why in words."""
+    """Answer for one structure; ``reason`` says why it is not in the domain."""
 
     in_domain: bool
     distance: float

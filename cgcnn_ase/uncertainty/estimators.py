@@ -15,7 +15,7 @@ _NO_SPREAD = 1e-12
 
 
 class MemberOutputs(NamedTuple):
-    """What each member (or dropout sample) predicts of each crystal (or site), in what the network learned."""
+    """Predictions of each member (or dropout sample) for each crystal (or site), in what the network learned."""
 
     values: "Tensor"  # (M, B); for a classification the probability of class 1
     stds: "Tensor | None"  # (M, B) predicted standard deviation of the error, where the head has one

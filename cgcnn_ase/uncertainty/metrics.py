@@ -105,7 +105,7 @@ def mae(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 
 def rmse(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
     """Return the root of the mean squared error."""
-    return float(np.mean(np.subtract(target, prediction, dtype=float) ** 2)) ** 0.5
+    return float(np.sqrt(np.mean(np.subtract(target, prediction, dtype=float) ** 2)))
 
 
 def r2(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float | None:

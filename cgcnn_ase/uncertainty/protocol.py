@@ -1,4 +1,4 @@
-"""What every calibration does, whatever the task: fit on held-out data, apply to outputs, write and read its files."""
+"""Calibration as a protocol: fit on held-out data, apply to outputs, write and read its files, whatever the task."""
 
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -35,7 +35,7 @@ class Calibration(Protocol):
 
     @property
     def domain(self) -> Domain:
-        """What the model was trained on."""
+        """Domain of what the model was trained on."""
 
     @classmethod
     def fit(

@@ -52,8 +52,9 @@ class RegressionCalibration:
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
         if error.size >= MIN_SAMPLES:
-            known = training_errors is not None
-            difficulty = difficulty_of(training_composition, training_embedding, training_errors) if known else None
+            difficulty = None
+            if training_errors is not None:
+                difficulty = difficulty_of(training_composition, training_embedding, training_errors)
             errors, left_out = ErrorModel.fit(columns, composition, embedding, error, difficulty=difficulty)
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)

@@ -88,7 +88,7 @@ def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cg
     assert [(tmp_path / "run" / f"member-{k}" / "last.ckpt").read_bytes() for k in range(2)] == before
     model = load_model(tmp_path / "run")
     assert len(model.networks) == 2
-    assert model.trust is not None
+    assert model.calibration is not None
     for name in ("metrics.json", "test_results.csv", "parity.png", "learning_curve.png"):
         assert (tmp_path / "run" / name).exists()
 

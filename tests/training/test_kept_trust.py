@@ -32,21 +32,21 @@ def sample():
     estimate = outputs(mean, spread, embedding).estimate
     target = estimate.mean + rng.normal(scale=0.1, size=n)
     fractions = np.repeat(FRACTIONS, n, axis=0)
-    trust = RegressionCalibration.fit(
+    calibration = RegressionCalibration.fit(
         outputs(mean, spread, embedding), target, composition=fractions, training_embedding=embedding,
         training_composition=fractions,
     )  # fmt: skip
-    return trust, estimate, embedding, target
+    return calibration, estimate, embedding, target
 
 
 def kept(sample, n, times, training=FRACTIONS):
     """What is kept where n held-out errors are so many times the std."""
-    trust, estimate, embedding, _ = sample
+    calibration, estimate, embedding, _ = sample
     few = outputs(estimate.mean[:n], estimate.epistemic[:n], embedding[:n])
     fractions = np.repeat(FRACTIONS, n, axis=0)
-    std = trust.apply(few, fractions).std
+    std = calibration.apply(few, fractions).std
     labels = few.estimate.mean + times * std
-    new, factor = trust.reuse(few, labels, composition=fractions, training_composition=training)
+    new, factor = calibration.reuse(few, labels, composition=fractions, training_composition=training)
     return std, new.apply(few, fractions), factor
 
 
@@ -56,24 +56,24 @@ def test_the_std_grows_with_errors_larger_than_it_says_and_never_shrinks(sample,
     std, judged, factor = kept(sample, n, times)
     assert factor == pytest.approx(max(1.0, np.sqrt((PRIOR + n * times**2) / (PRIOR + n))))
     assert np.allclose(judged.std, std * factor)
-    trust = sample[0]
-    assert np.allclose(judged.upper - judged.lower, 2 * trust.interval.factors[0] * judged.std)
+    calibration = sample[0]
+    assert np.allclose(judged.upper - judged.lower, 2 * calibration.interval.factors[0] * judged.std)
 
 
 def test_new_elements_join_the_domain(sample):
     lithium = np.zeros((1, 101))
     lithium[0, 3] = 1.0
-    trust, estimate, embedding, target = sample
+    calibration, estimate, embedding, target = sample
     few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1])
-    new, _ = trust.reuse(few, target[:1], composition=FRACTIONS, training_composition=lithium)
-    assert (trust.domain.elements, new.domain.elements) == ({8}, {3, 8})
+    new, _ = calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=lithium)
+    assert (calibration.domain.elements, new.domain.elements) == ({8}, {3, 8})
 
 
 def test_a_calibration_of_other_signals_is_not_kept(sample):
-    trust, estimate, embedding, target = sample
+    calibration, estimate, embedding, target = sample
     few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1], np.ones(1))
     with pytest.raises(ValueError, match="reads epistemic, distance, the tuned one has epistemic, aleatoric, distance"):
-        trust.reuse(few, target[:1], composition=FRACTIONS, training_composition=FRACTIONS)
+        calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=FRACTIONS)
 
 
 def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):
@@ -86,8 +86,8 @@ def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):
     report = json.loads((tmp_path / "new" / "metrics.json").read_text())["calibration"]
     assert (report["kept_from"], report["sha256"]) == ("old", old.sha256)
     assert new.training_record["calibration"] == report
-    assert new.trust is not None
-    assert new.trust.interval == old.trust.interval
+    assert new.calibration is not None
+    assert new.calibration.interval == old.calibration.interval
     with pytest.warns(UserWarning, match="not calibrated"):
         train(few, config, tmp_path / "alone", progress=False)
-    assert load_model(tmp_path / "alone").trust is None
+    assert load_model(tmp_path / "alone").calibration is None
