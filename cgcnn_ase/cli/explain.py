@@ -1,7 +1,7 @@
 """``cgcnn-ase explain``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -95,7 +95,7 @@ def _as_dict(
     result: "Explanation",
     nearest: "list[Neighbor] | None",
     index: "NeighborIndex | None",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "id": name,
         "formula": atoms.get_chemical_formula(mode="metal"),

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, to_device
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.folder import CheckpointError
@@ -129,7 +129,7 @@ class NeighborIndex:
 
     def save(self, folder: Path) -> Path:
         """Write :data:`NEIGHBORS` into a model folder; the file holds its own sha256."""
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, AnyArray] = {
             "ids": self.ids.view(np.uint8).reshape(len(self), -1),
             "codes": self.codes,
             "scale": self.scale,
@@ -221,7 +221,7 @@ def crystal_embeddings(model: CrystalModel, graph: CrystalGraph) -> Floats32:
     return np.asarray(pooled.cpu().numpy())
 
 
-def _hash(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+def _hash(arrays: Mapping[str, AnyArray]) -> npt.NDArray[np.uint8]:
     """sha256 over names, types, shapes and content, (32,) bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):

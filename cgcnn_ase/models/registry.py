@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, model_entries, read_config
+from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, Json, model_entries, read_config
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -50,7 +50,7 @@ class ModelInfo:
     unit: str
     task: str
     n_members: int
-    test: dict[str, Any]  #: its figures on the test split that its card names
+    test: Json  #: its figures on the test split that its card names
     size: int  #: bytes of its weights, which other models may share
     sha256: str
     path: Path
@@ -90,7 +90,7 @@ def _refs(folder: Path) -> list[ModelRef]:
 def model_info(name: str | Path) -> ModelInfo:
     """Read the facts of a model, without loading its weights."""
     ref = find_model(name)
-    config: dict[str, Any] = read_config(ref.path)
+    config: Json = read_config(ref.path)
     entry = _entry(config, ref.name)
     return ModelInfo(
         name=entry["name"],
@@ -138,11 +138,11 @@ def _is_property(ref: ModelRef) -> bool:
     return _level(target) == "crystal" and target["name"] not in OF_DEFECTS
 
 
-def _level(target: dict[str, Any]) -> str:
+def _level(target: Json) -> str:
     return str(target.get("level", "crystal"))
 
 
-def _entry(config: dict[str, Any], name: str | None) -> dict[str, Any]:
+def _entry(config: Json, name: str | None) -> Json:
     """Return the part of a configuration that is one model's."""
     return next(entry for entry in model_entries(config) if entry["name"] == name)
 

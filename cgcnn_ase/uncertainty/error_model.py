@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32
 
 N_TREES = 64
 MAX_DEPTH = 16
@@ -99,7 +99,7 @@ class ErrorForest:
             node = np.where(goes_left, self.left[node], self.right[node])
         return np.asarray(np.exp(self.value[node].mean(axis=1, dtype=np.float64)))
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> dict[str, AnyArray]:
         """The trees as named arrays, ready for a safetensors file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -190,7 +190,7 @@ class ErrorModel:
         """The expected absolute error, (n,), in the unit of the errors."""
         return self.expected.apply(_columns(signals, composition, embedding, self.difficulty))
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> dict[str, AnyArray]:
         """Both forests as named arrays."""
         forests = {"expected": self.expected, "difficulty": self.difficulty}
         return {
