@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from cgcnn_ase.explain.explain import Explanation
     from cgcnn_ase.explain.training_neighbors import Neighbor, NeighborIndex
 
-#: a gap beyond this share of the sizes of all contributions and the baseline is told
+# a gap beyond this share of the sizes of all contributions and the baseline is told
 _LARGE_GAP = 0.05
-#: columns of numbers
+# columns of numbers
 _NUMBERS = ("contribution", "std", "each", "distance", "multiplicity")
-#: rows of the table of atoms; --json has all
+# rows of the table of atoms; --json has all
 _MAX_ROWS = 100
 
 

@@ -24,15 +24,15 @@ from cgcnn_ase.models.folder import CheckpointError
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepared import PreparedData
 
-#: name of the file in a model folder; a model without one has no index
+# name of the file in a model folder; a model without one has no index
 NEIGHBORS = "neighbors.safetensors"
 
-#: principal components that are kept
+# principal components that are kept
 N_COMPONENTS = 32
 
 _BATCH = 128
 _LEVELS = 127
-#: training structures whose nearest other one tells what a typical distance is
+# training structures whose nearest other one tells what a typical distance is
 _N_TYPICAL = 1000
 _FIELDS = ("ids", "codes", "scale", "mean", "components", "typical", "model_sha256")
 
@@ -41,7 +41,7 @@ class Neighbor(NamedTuple):
     """A structure of the training set."""
 
     id: str
-    distance: float  #: Euclidean, between the kept components of the embeddings
+    distance: float  # Euclidean, between the kept components of the embeddings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,13 +51,13 @@ class NeighborIndex:
     ``codes * scale`` are the components of ``embedding - mean`` along the columns of ``components``, rounded.
     """
 
-    ids: npt.NDArray[np.bytes_]  #: (n,) UTF-8
-    codes: npt.NDArray[np.int8]  #: (n, D)
-    scale: Floats32  #: (D,)
-    mean: Floats32  #: (F,)
-    components: Floats32  #: (F, D), orthonormal columns
-    typical: float  #: median distance of a training structure from the nearest other one
-    model_sha256: str  #: of the weights whose embeddings these are
+    ids: npt.NDArray[np.bytes_]  # (n,) UTF-8
+    codes: npt.NDArray[np.int8]  # (n, D)
+    scale: Floats32  # (D,)
+    mean: Floats32  # (F,)
+    components: Floats32  # (F, D), orthonormal columns
+    typical: float  # median distance of a training structure from the nearest other one
+    model_sha256: str  # of the weights whose embeddings these are
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,9 +12,8 @@ from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.models.folder import Json
-from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 

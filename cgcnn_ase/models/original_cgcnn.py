@@ -16,7 +16,7 @@ from cgcnn_ase.models.restricted_pickle import ADMITTED, UnsafeCheckpointError, 
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 
-#: what the eight published files predict, by file name
+# what the eight published files predict, by file name
 PUBLISHED: dict[str, TargetSpec] = {
     "formation-energy-per-atom": TargetSpec(name="formation_energy_per_atom", unit="eV/atom", per_atom=True),
     "final-energy-per-atom": TargetSpec(name="total_energy_per_atom", unit="eV/atom", per_atom=True),
@@ -28,7 +28,7 @@ PUBLISHED: dict[str, TargetSpec] = {
     "semi-metal-classification": TargetSpec(name="is_metal", unit="probability", task="classification"),
 }
 
-#: the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
+# the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
 ORIGINAL_GRAPH = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12, padding="first-atom")
 
 
@@ -200,14 +200,12 @@ def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
     if std <= 0:
         raise ValueError(f"normalizer['std'] is {std}, not positive")
     epoch = int(_real(checkpoint["epoch"], "epoch"))
-    checkpoint = LegacyCheckpoint(
-        state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden
-    )
+    read = LegacyCheckpoint(state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden)
     with torch.device("meta"):  # sizes without memory
-        network = Network(_config(checkpoint))
+        network = Network(_config(read))
     shapes = network.state_dict()
     _check_shapes(state, {original: tuple(shapes[name].shape) for name, original in _original_names(network).items()})
-    return checkpoint
+    return read
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:

@@ -139,32 +139,32 @@ class CGNNConfig(ArchitectureConfig):
     architecture: Literal["cgnn"] = "cgnn"
     n_features: int = 96
     pooling: PoolingName = "gated"
-    multi_step: bool = True  #: pool after each convolution and add up; False: after the last
+    multi_step: bool = True  # pool after each convolution and add up; False: after the last
     n_convolutions: int = 4
-    n_hidden: int = 192  #: length of the crystal vector
+    n_hidden: int = 192  # length of the crystal vector
     n_hidden_layers: int = 2
     embedding: Embedding = "learned"
-    activation: Activation = "softplus"  #: of the crystals' layers
-    norm: Norm = "batch"  #: of the crystals' layers
+    activation: Activation = "softplus"  # of the crystals' layers
+    norm: Norm = "batch"  # of the crystals' layers
     edge_network: EdgeNetworkName = "fast"
     n_edge_features: int = 144
     n_edge_layers: int = 1
     edge_network_activation: Activation = "elu"
     edge_network_norm: Norm = "none"
     edge_shortcut: bool = True
-    fast_type: Literal[0, 1] = 1  #: of ``fast``: an activation of the product (0) or a product of activations (1)
-    cardinality: int = 32  #: of ``aggregate``: how many blocks
-    width: int = 4  #: of ``aggregate``: numbers in each
-    core: Literal["edge", "neighbor"] = "edge"  #: what the gate is multiplied with: a map of e_ij or of h_j
-    edge_activation: Activation | None = None  #: f of the messages
-    edge_norm: Norm = "none"  #: of the messages' gate and core
+    fast_type: Literal[0, 1] = 1  # of ``fast``: an activation of the product (0) or a product of activations (1)
+    cardinality: int = 32  # of ``aggregate``: how many blocks
+    width: int = 4  # of ``aggregate``: numbers in each
+    core: Literal["edge", "neighbor"] = "edge"  # what the gate is multiplied with: a map of e_ij or of h_j
+    edge_activation: Activation | None = None  # f of the messages
+    edge_norm: Norm = "none"  # of the messages' gate and core
     n_post_layers: int = 2
     post_activation: Activation = "elu"
     post_norm: Norm = "batch"
     node_activation: Activation | None = None
     node_norm: Norm = "none"
-    bias: bool = False  #: whether the linear maps of nodes and edges have one
-    extensive: bool = False  #: whether the network's value is multiplied by the number of atoms
+    bias: bool = False  # whether the linear maps of nodes and edges have one
+    extensive: bool = False  # whether the network's value is multiplied by the number of atoms
 
     def __post_init__(self) -> None:
         if min(self.n_convolutions, self.n_hidden_layers, self.n_edge_layers) < 1 or self.n_post_layers < 0:

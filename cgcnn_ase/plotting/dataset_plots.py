@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: rows of the lanthanides and actinides, below the table with a gap
+# rows of the lanthanides and actinides, below the table with a gap
 _LANTHANIDES, _ACTINIDES = 8.4, 9.4
-#: of more elements than this, those with the largest offsets are drawn
+# of more elements than this, those with the largest offsets are drawn
 _BARS = 16
 
 

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
 
 
-#: structures that a worker takes at once
+# structures that a worker takes at once
 CHUNK = 128
 
-#: with fewer structures than this, starting worker processes costs more than it gains
+# with fewer structures than this, starting worker processes costs more than it gains
 MIN_PARALLEL = 256
 T = TypeVar("T")
 

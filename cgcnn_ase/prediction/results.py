@@ -63,10 +63,10 @@ class Prediction:
 
 _OF_SITES = ("site_index", "element", "multiplicity")
 
-#: columns of :meth:`Predictions.to_frame` and of CSV output
+# columns of :meth:`Predictions.to_frame` and of CSV output
 COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
 
-#: the same where a model of sites is among the models
+# the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
 
 
