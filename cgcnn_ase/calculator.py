@@ -139,7 +139,7 @@ class CGCNNCalculator(Calculator):
         if prediction.error is not None:
             raise ValueError(prediction.error)
         name = self.model.target.name
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
             f"{name}_interval": np.array([prediction.lower, prediction.upper]),

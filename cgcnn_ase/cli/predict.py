@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
 
-#: failed structures that are named one by one; the rest is counted
+# failed structures that are named one by one; the rest is counted
 _NAMED = 50
 
 

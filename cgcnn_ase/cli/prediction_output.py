@@ -3,12 +3,12 @@
 import csv
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO
 
 from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
@@ -28,20 +28,24 @@ class Done:
     names: UniqueIds = field(default_factory=UniqueIds)
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """A place for predictions; a context manager that closes it."""
 
-    n_written: int
-    done: Done
+    def __init__(self, file: IO[str], done: Done | None = None) -> None:
+        self.file, self.n_written, self.done = file, 0, done or Done()
 
+    @abstractmethod
     def write(self, prediction: Prediction) -> None:
         """Add one prediction; it is on disk, as a complete line, when this returns."""
 
-    def __enter__(self) -> "Writer": ...
+    def __enter__(self) -> "Writer":
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        del error
+        self.file.flush()
+        if self.file is not sys.stdout:
+            self.file.close()
 
 
 def open_output(
@@ -90,29 +94,12 @@ def open_output(
     return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
 
 
-class _Writer:
-    def __init__(self, file: IO[str]) -> None:
-        self.file, self.n_written = file, 0
-        self.done = Done()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self.file.flush()
-        if self.file is not sys.stdout:
-            self.file.close()
-
-
-class CsvWriter(_Writer):
+class CsvWriter(Writer):
     """One complete line for each prediction, flushed at once."""
 
     def __init__(self, file: IO[str], fields: Sequence[str], done: Done | None = None) -> None:
-        super().__init__(file)
-        self.done, self._fields = done or Done(), fields
+        super().__init__(file, done)
+        self._fields = fields
         self._csv = csv.writer(file, lineterminator="\n")
         if not self.done.files:
             self._csv.writerow(fields)
@@ -125,7 +112,7 @@ class CsvWriter(_Writer):
         self.n_written += 1
 
 
-class JsonWriter(_Writer):
+class JsonWriter(Writer):
     """A JSON list, one object a line; closed wherever the run is stopped."""
 
     def __init__(self, file: IO[str]) -> None:
@@ -139,14 +126,12 @@ class JsonWriter(_Writer):
         self._separator = ",\n"
         self.n_written += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.file.write("]\n")
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
 
 
-class XyzWriter(_Writer):
+class XyzWriter(Writer):
     """Extended XYZ: the structures, each with its prediction in the comment line."""
 
     def __init__(self, file: IO[str], *, order_disordered: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 
-#: number of categories of each property, in the order of the 92-bit descriptor
+# number of categories of each property, in the order of the 92-bit descriptor
 CATEGORIES: dict[str, int] = {
     "group": 19,
     "period": 7,

@@ -32,7 +32,7 @@ class TargetSpec:
     task: Task = "regression"
     per_atom: bool = False
     transform: Transform = "none"
-    n_classes: int = 2  #: for a classification
+    n_classes: int = 2  # for a classification
     minimum: float | None = None
     maximum: float | None = None
     level: Level = "crystal"

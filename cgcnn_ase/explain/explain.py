@@ -17,9 +17,8 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, to_device
 from cgcnn_ase.graphs.quotient import merge_equivalent
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import DEFAULT_MODEL, load_model
-from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import ClassificationCalibration
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
 Baseline = Literal["pure-elements", "mean-element", "zero"]
 
-#: points of the quadrature
+# points of the quadrature
 N_STEPS = 16
-#: pure elements that make the baseline, evenly spread over those that the model knows, by atomic number
+# pure elements that make the baseline, evenly spread over those that the model knows, by atomic number
 N_PURE = 24
 
 
@@ -45,9 +44,9 @@ class ElementContribution(NamedTuple):
 class OrbitContribution(NamedTuple):
     """Contribution of each of some equivalent atoms."""
 
-    atoms: tuple[int, ...]  #: indices in the structure
+    atoms: tuple[int, ...]  # indices in the structure
     symbol: str
-    contribution: float  #: of one of them
+    contribution: float  # of one of them
     std: float | None
 
 
@@ -61,16 +60,16 @@ class Explanation:
     over the members, and ``std`` their standard deviation.
     """
 
-    numbers: Ints  #: (N,) atomic numbers
-    orbits: Ints  #: (N,) class of equivalent atoms that each belongs to, numbered from 0
-    members: Floats  #: (M, N) contributions by member
-    member_baselines: Floats  #: (M,)
-    member_predictions: Floats  #: (M,)
-    target: str  #: name of the property
+    numbers: Ints  # (N,) atomic numbers
+    orbits: Ints  # (N,) class of equivalent atoms that each belongs to, numbered from 0
+    members: Floats  # (M, N) contributions by member
+    member_baselines: Floats  # (M,)
+    member_predictions: Floats  # (M,)
+    target: str  # name of the property
     unit: str
-    value: float  #: the prediction as :func:`cgcnn_ase.predict` gives it, in ``value_unit``
+    value: float  # the prediction as :func:`cgcnn_ase.predict` gives it, in ``value_unit``
     value_unit: str
-    per_atom: bool  #: whether the property is a mean over atoms
+    per_atom: bool  # whether the property is a mean over atoms
     baseline_kind: Baseline
     n_steps: int
     model: str

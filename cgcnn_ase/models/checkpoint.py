@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -17,6 +16,7 @@ from cgcnn_ase.models.folder import (
     FORMAT_VERSION,
     WEIGHTS,
     CheckpointError,
+    Json,
     model_entries,
     package_version,
     read_config,
@@ -63,7 +63,7 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
                 prefix = _prefix(kind, model.name, several=several)
                 tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in calibration.arrays().items()}
     entries = [_entry(model) for model in models]
-    config: dict[str, Any] = {
+    config: Json = {
         "format_version": FORMAT_VERSION if several else 1,
         "package_version": package_version(),
         "name": name,
@@ -76,7 +76,7 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
     return folder
 
 
-def _entry(model: CrystalModel) -> dict[str, Any]:
+def _entry(model: CrystalModel) -> Json:
     """Return the settings that are a single model's, not the folder's."""
     return {
         "name": model.name,
@@ -172,7 +172,7 @@ def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], arc
 
 
 def _read_calibration(
-    kind: str, entry: dict[str, Any], target: TargetSpec, tensors: dict[str, torch.Tensor], *, several: bool
+    kind: str, entry: Json, target: TargetSpec, tensors: dict[str, torch.Tensor], *, several: bool
 ) -> Calibration | None:
     if entry.get(kind) is None:
         return None

@@ -1,7 +1,7 @@
 """CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from cgcnn_ase.core.arrays import Floats32, Ints
 from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.nn.heads import Output
+from cgcnn_ase.models.folder import Json
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 
@@ -59,7 +59,7 @@ class CrystalModel(nn.Module):
         dropout_calibration: Calibration | None = None,
         name: str = "",
         sha256: str = "",
-        training: dict[str, Any] | None = None,
+        training: Json | None = None,
         first_output: int = 0,
     ) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from cgcnn_ase.core.elements import DESCRIPTOR_SIZE
 from cgcnn_ase.core.targets import Scaler, TargetSpec, Task
@@ -17,7 +16,7 @@ from cgcnn_ase.models.restricted_pickle import ADMITTED, UnsafeCheckpointError, 
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 
-#: what the eight published files predict, by file name
+# what the eight published files predict, by file name
 PUBLISHED: dict[str, TargetSpec] = {
     "formation-energy-per-atom": TargetSpec(name="formation_energy_per_atom", unit="eV/atom", per_atom=True),
     "final-energy-per-atom": TargetSpec(name="total_energy_per_atom", unit="eV/atom", per_atom=True),
@@ -29,7 +28,7 @@ PUBLISHED: dict[str, TargetSpec] = {
     "semi-metal-classification": TargetSpec(name="is_metal", unit="probability", task="classification"),
 }
 
-#: the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
+# the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
 ORIGINAL_GRAPH = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12, padding="first-atom")
 
 
@@ -59,7 +58,8 @@ def load_legacy(path: Path) -> CrystalModel:
         target = unknown
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
         network = Network(_config(checkpoint))
-    network.load_state_dict({_new_name(name): tensor for name, tensor in checkpoint.state.items()} | _counters(network))
+    weights = {name: checkpoint.state[original] for name, original in _original_names(network).items()}
+    network.load_state_dict(network.state_dict() | weights)
     return CrystalModel(
         [network],
         graph=ORIGINAL_GRAPH,
@@ -121,30 +121,27 @@ def _config(checkpoint: LegacyCheckpoint) -> NetworkConfig:
     )
 
 
-_RENAMED = {
-    "embedding.": "architecture.embedding.linear.",
-    "convs.": "architecture.convolutions.",
-    "conv_to_fc.": "architecture.to_crystal.",
-    "fcs.": "architecture.hidden.",
-    "fc_out.": "head.out.",
+_ORIGINAL_NAMES = {
+    "architecture.embedding.linear.": "embedding.",
+    "architecture.convolutions.": "convs.",
+    "architecture.to_crystal.": "conv_to_fc.",
+    "architecture.hidden.": "fcs.",
+    "head.out.": "fc_out.",
+    ".full.": ".fc_full.",
+    ".edge_norm.": ".bn1.",
+    ".node_norm.": ".bn2.",
 }
-_WITHIN_CONVOLUTION = {".fc_full.": ".full.", ".bn1.": ".edge_norm.", ".bn2.": ".node_norm."}
 
 
-def _new_name(name: str) -> str:
-    """Our name of one of the original's weights."""
-    for old, new in _RENAMED.items():
-        if name.startswith(old):
-            name = new + name.removeprefix(old)
-            break
-    for old, new in _WITHIN_CONVOLUTION.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _counters(network: Network) -> dict[str, Tensor]:
-    """The batch counters of the norms, which the original files do not hold."""
-    return {k: torch.zeros_like(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+def _original_names(network: Network) -> dict[str, str]:
+    """The original's names of our network's weights, but for the batch counters of the norms, which it has not."""
+    names = {}
+    for name in network.state_dict():
+        if not name.endswith("num_batches_tracked"):
+            names[name] = name
+            for ours, original in _ORIGINAL_NAMES.items():
+                names[name] = names[name].replace(ours, original)
+    return names
 
 
 # how deep lists may lie in one another in the arguments of the training run
@@ -198,15 +195,17 @@ def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
         for key, value in _mapping(checkpoint.get("args", {}), "args").items()
     }
     task = _task(args, n_outputs=state["fc_out.weight"].shape[0])
-    n_outputs = 2 if task == "classification" else 1
-    _check_shapes(state, _shapes(atom_features, bond_features, hidden, n_conv, n_hidden, n_outputs))
-
     normalizer = _mapping(checkpoint["normalizer"], "normalizer")
     mean, std = (_real(normalizer.get(key), f"normalizer[{key!r}]") for key in ("mean", "std"))
     if std <= 0:
         raise ValueError(f"normalizer['std'] is {std}, not positive")
     epoch = int(_real(checkpoint["epoch"], "epoch"))
-    return LegacyCheckpoint(state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden)
+    read = LegacyCheckpoint(state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden)
+    with torch.device("meta"):  # sizes without memory
+        network = Network(_config(read))
+    shapes = network.state_dict()
+    _check_shapes(state, {original: tuple(shapes[name].shape) for name, original in _original_names(network).items()})
+    return read
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:
@@ -256,26 +255,6 @@ def _widths(state: dict[str, torch.Tensor]) -> tuple[int, int, int]:
     if bond_features < 1:
         raise ValueError("these weights are not those of a CGCNN: convs.0.fc_full.weight is too narrow")
     return atom_features, state["conv_to_fc.weight"].shape[0], bond_features
-
-
-def _shapes(
-    atom_features: int, bond_features: int, hidden: int, n_conv: int, n_hidden: int, n_outputs: int
-) -> dict[str, tuple[int, ...]]:
-    """Every weight of a CGCNN with its shape."""
-
-    def linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
-
-    shapes = linear("embedding", DESCRIPTOR_SIZE, atom_features)
-    for i in range(n_conv):
-        shapes |= linear(f"convs.{i}.fc_full", 2 * atom_features + bond_features, 2 * atom_features)
-        for norm, width in (("bn1", 2 * atom_features), ("bn2", atom_features)):
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"convs.{i}.{norm}.{part}"] = (width,)
-    shapes |= linear("conv_to_fc", atom_features, hidden)
-    for i in range(n_hidden - 1):
-        shapes |= linear(f"fcs.{i}", hidden, hidden)
-    return shapes | linear("fc_out", hidden, n_outputs)
 
 
 def _check_shapes(state: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]]) -> None:

@@ -27,15 +27,15 @@ class ALIGNNConfig(ArchitectureConfig):
 
     architecture: Literal["alignn"] = "alignn"
     n_features: int = 256
-    n_alignn: int = 4  #: layers on the graph and its line graph
-    n_gcn: int = 4  #: layers on the graph alone
-    n_distances: int = 80  #: radial basis functions between 0 and the cutoff
-    n_cosines: int = 40  #: basis functions between -1 and 1
-    n_embedding: int = 64  #: length of bond and angle vectors between basis and network
-    cutoff: float = 8.0  #: Å
+    n_alignn: int = 4  # layers on the graph and its line graph
+    n_gcn: int = 4  # layers on the graph alone
+    n_distances: int = 80  # radial basis functions between 0 and the cutoff
+    n_cosines: int = 40  # basis functions between -1 and 1
+    n_embedding: int = 64  # length of bond and angle vectors between basis and network
+    cutoff: float = 8.0  # Å
     embedding: Embedding = "descriptor"
     norm: Norm = "batch"
-    edge_messages: bool = False  #: see :class:`EdgeGatedConvolution`; not in the paper
+    edge_messages: bool = False  # see :class:`EdgeGatedConvolution`; not in the paper
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,11 +144,6 @@ class ALIGNN(Architecture):
             h, y = layer(h, y, bonds, is_last=k == len(self.gcn_layers))
             layers.append(h)
         return layers
-
-    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
-        """Crystal embeddings, (B, P)."""
-        pooled: Tensor = self.pooling(graph, layers)
-        return pooled
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) as it is: the head is the published linear map."""

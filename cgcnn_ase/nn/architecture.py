@@ -123,6 +123,7 @@ class Architecture(nn.Module, ABC):
     """Graph -> node vectors of each layer -> embedding of each crystal (or site) -> vector for the head."""
 
     n_crystal: int  # C, length of the vector that a head reads
+    pooling: nn.Module  # node vectors of each layer -> embeddings
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -132,9 +133,10 @@ class Architecture(nn.Module, ABC):
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Return the vectors of the nodes after each layer, (N, F) each; the last is the final one."""
 
-    @abstractmethod
     def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
         """Embed each crystal from the vectors of its nodes, (B, P); each node, (N, P), for sites."""
+        pooled: Tensor = self.pooling(graph, layers)
+        return pooled
 
     @abstractmethod
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -27,16 +27,16 @@ class CGCNNConfig(ArchitectureConfig):
 
     architecture: Literal["cgcnn"] = "cgcnn"
     n_convolutions: int = 3
-    n_hidden: int = 128  #: length of the crystal vector after pooling
+    n_hidden: int = 128  # length of the crystal vector after pooling
     n_hidden_layers: int = 1
     n_gaussians: int = 41
-    n_angular: int = 0  #: columns of the graph's angular moments
-    cutoff: float = 8.0  #: Å, last centre of the Gaussians
+    n_angular: int = 0  # columns of the graph's angular moments
+    cutoff: float = 8.0  # Å, last centre of the Gaussians
     convolution: Convolution = "gated"
     embedding: Embedding = "descriptor"
     activation: Activation = "softplus"
     norm: Norm = "batch"
-    atom_layer: bool = False  #: one more layer on each atom before pooling
+    atom_layer: bool = False  # one more layer on each atom before pooling
 
     def build(self) -> "CGCNN":
         """Return the network with random weights."""
@@ -103,11 +103,6 @@ class CGCNN(Architecture):
             v, u = convolution(v, u, edges)
             layers.append(v)
         return [*layers[:-1], self.atom_layer(v)]
-
-    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
-        """Crystal embeddings, (B, P)."""
-        pooled: Tensor = self.pooling(graph, layers)
-        return pooled
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) -> (B, n_hidden)."""

@@ -1,15 +1,72 @@
-"""An architecture with its head: what one member of an ensemble is."""
+"""Networks: an architecture with its head, which is one member of an ensemble."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from math import log
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.heads import ErrorHead, Head, Output
 from cgcnn_ase.nn.messages import Engine
+
+# what a head says of its own error: nothing, the scale of a Laplace distribution, or the 5 % and 95 % quantiles
+ErrorHead = Literal["none", "mean-variance", "quantile"]
+
+# between these probabilities the quantile heads' interval lies
+QUANTILES = (0.05, 0.95)
+# width of that interval for a Laplace distribution of scale one
+_LAPLACE_WIDTH = -2.0 * log(2.0 * QUANTILES[0])
+
+
+class Output(NamedTuple):
+    """Outputs of a network for each crystal (or site), in scaled units."""
+
+    value: Tensor  # (B, n_out); logits of the classes for a classification
+    scale: Tensor | None = None  # (B, n_out) predicted size of the error (the b of a Laplace distribution)
+    below: Tensor | None = None  # (B, n_out) distance of the 5 % quantile below the value, for a quantile head
+    above: Tensor | None = None  # (B, n_out) distance of the 95 % quantile above it
+
+    def of(self, columns: slice) -> "Output":
+        """The outputs of one target."""
+        return self.map(lambda part: part[:, columns])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
+        """The outputs with every tensor changed."""
+        scale, below, above = (None if part is None else change(part) for part in self[1:])
+        return Output(change(self.value), scale, below, above)
+
+
+class Head(nn.Module):
+    """Linear map to the value, and a small network for the size of its error where that is asked for.
+
+    The error network reads the crystal vector without changing it (its gradient stops there), so the value is as
+    accurate as without.
+    """
+
+    def __init__(self, n_hidden: int, n_out: int = 1, *, error: ErrorHead = "none") -> None:
+        super().__init__()
+        self.error = error
+        self.out = nn.Linear(n_hidden, n_out)
+        n_error = {"none": 0, "mean-variance": n_out, "quantile": 2 * n_out}[error]
+        self.scale = (
+            nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_error)) if n_error else None
+        )
+
+    def forward(self, crystal: Tensor) -> Output:
+        """(B, n_hidden) -> value and what is said of its error, (B, n_out) each."""
+        value = self.out(crystal)
+        if self.scale is None:
+            return Output(value)
+        error = self.scale(crystal.detach())
+        if self.error == "mean-variance":
+            return Output(value, torch.exp(error.clamp(-7.0, 4.0)))
+        below, above = F.softplus(error).chunk(2, dim=1)
+        return Output(value, ((below + above) / _LAPLACE_WIDTH).clamp(min=1e-3), below, above)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +77,8 @@ class NetworkConfig:
 
     architecture: ArchitectureConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
-    mean_variance: bool = False  #: whether the head also predicts the size of its error
-    quantiles: bool = False  #: the same, as the 5 % and 95 % quantiles of the target
+    mean_variance: bool = False  # whether the head also predicts the size of its error
+    quantiles: bool = False  # the same, as the 5 % and 95 % quantiles of the target
 
     def __post_init__(self) -> None:
         if self.mean_variance and self.quantiles:

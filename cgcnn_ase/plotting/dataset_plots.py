@@ -1,7 +1,7 @@
 """Pictures of a data set: elements, sizes, values, and two sources side by side, in the style of :mod:`.plots`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,15 @@ import numpy.typing as npt
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure
+from cgcnn_ase.uncertainty.metrics import rmse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: rows of the lanthanides and actinides, below the table with a gap
+# rows of the lanthanides and actinides, below the table with a gap
 _LANTHANIDES, _ACTINIDES = 8.4, 9.4
-#: of more elements than this, those with the largest offsets are drawn
+# of more elements than this, those with the largest offsets are drawn
 _BARS = 16
 
 
@@ -147,15 +148,14 @@ def sources(
     """
     before = _finite(difference, "differences")
     figure, panels = new_figure(2 if offsets is not None else 1)
-    shown: list[tuple[Floats, str, dict[str, Any]]] = [(before, "as they are", {"color": BLUE})]
-    if residuals is not None:
-        after = _finite(residuals, "residuals")
-        shown.append((after, "after the offsets", {"histtype": "step", "color": ORANGE, "linewidth": 1.8}))
-    ends = np.quantile(np.concatenate([x for x, _, _ in shown]), [0.005, 0.995])
+    after = None if residuals is None else _finite(residuals, "residuals")
+    ends = np.quantile(before if after is None else np.concatenate([before, after]), [0.005, 0.995])
     pad = 0.1 * float(np.ptp(ends)) or 0.5
     edges = np.linspace(ends[0] - pad, ends[1] + pad, 61).tolist()
-    for x, words, style in shown:
-        panels[0].hist(x, bins=edges, label=f"{words}, RMSE {float(np.sqrt(np.mean(x**2))):.2g}", **style)
+    panels[0].hist(before, bins=edges, label=f"as they are, RMSE {rmse(before, 0.0):.2g}", color=BLUE)
+    if after is not None:
+        label = f"after the offsets, RMSE {rmse(after, 0.0):.2g}"
+        panels[0].hist(after, bins=edges, label=label, histtype="step", color=ORANGE, linewidth=1.8)
     outside = int(((before < edges[0]) | (before > edges[-1])).sum())
     panels[0].set_title(f"{before.size:,} structures" + (f", {outside:,} outside the picture" if outside else ""))
     panels[0].set_yscale("log")

@@ -69,7 +69,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, name: st
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
 
-#: more points than this are drawn as a density
+# more points than this are drawn as a density
 MAX_POINTS = 300
 DPI = 150
 

@@ -34,7 +34,7 @@ def figures(evaluation: ModelEvaluation, name: str, unit: str) -> "dict[str, Fig
     raise TypeError(f"no pictures of a {type(evaluation).__name__}")
 
 
-@figures.register
+@figures.register(RegressionEvaluation)
 def _(evaluation: RegressionEvaluation, name: str, unit: str) -> "dict[str, Figure]":
     y, mean, std = evaluation.target, evaluation.mean, evaluation.std
     parity = {"parity": plots.parity(y, mean, std, name=name, unit=unit)}
@@ -45,7 +45,7 @@ def _(evaluation: RegressionEvaluation, name: str, unit: str) -> "dict[str, Figu
     return {**parity, "calibration": summary}
 
 
-@figures.register
+@figures.register(ClassificationEvaluation)
 def _(evaluation: ClassificationEvaluation, name: str, unit: str) -> "dict[str, Figure]":
     del unit
     labels, p = evaluation.labels, evaluation.probabilities

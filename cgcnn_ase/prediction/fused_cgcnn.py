@@ -17,20 +17,20 @@ from cgcnn_ase.nn.embedding import GaussianBasis
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
 
-#: edges in a block, for each thread: two or three tensors of (1024, F) fit into a core's own cache
+# edges in a block, for each thread: two or three tensors of (1024, F) fit into a core's own cache
 BLOCK = 1024
 
 
 class Block(NamedTuple):
     """Some consecutive nodes with all n nodes' e edges, the messages that they receive."""
 
-    inputs: Tensor  #: (e, G) Gaussians of the distance, and angular moments
-    neighbors: Tensor  #: (e,) the node that sends each edge
-    ends: Tensor  #: (2 e,) rows 2 i and 2 j + 1 for each edge i-j
-    pairs: Tensor  #: (e,) where each edge's two rows start in ``ends``
-    order: Tensor  #: (e,) 0, 1, ..., e - 1
-    starts: Tensor  #: (n,) where each node's edges start in the block
-    multiplicity: Tensor | None  #: (e,) how many equal edges each stands for
+    inputs: Tensor  # (e, G) Gaussians of the distance, and angular moments
+    neighbors: Tensor  # (e,) the node that sends each edge
+    ends: Tensor  # (2 e,) rows 2 i and 2 j + 1 for each edge i-j
+    pairs: Tensor  # (e,) where each edge's two rows start in ``ends``
+    order: Tensor  # (e,) 0, 1, ..., e - 1
+    starts: Tensor  # (n,) where each node's edges start in the block
+    multiplicity: Tensor | None  # (e,) how many equal edges each stands for
 
     def pair_sum(self, table: Tensor) -> Tensor:
         """a_i + b_j for each edge: (2 N, F) with the rows a_0, b_0, a_1, b_1, ... -> (e, F)."""
@@ -115,7 +115,7 @@ class BlockedCGCNN(Architecture):
 
     def __init__(self, plain: CGCNN) -> None:
         super().__init__(plain.config.dropout)
-        self.plain, self.n_crystal = plain, plain.n_crystal
+        self.plain, self.pooling, self.n_crystal = plain, plain.pooling, plain.n_crystal
         last = len(plain.convolutions) - 1
         self.convolutions = nn.ModuleList(
             _blocked(each, is_last=k == last) for k, each in enumerate(plain.convolutions)
@@ -136,10 +136,6 @@ class BlockedCGCNN(Architecture):
             v = convolution(v, u, edges)
             layers.append(v)
         return [*layers[:-1], self.plain.atom_layer(v)]
-
-    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
-        """Crystal embeddings, (B, P)."""
-        return self.plain.pool(graph, layers)
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) -> (B, n_hidden)."""

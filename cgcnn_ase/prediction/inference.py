@@ -22,10 +22,10 @@ from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: atoms that go through the network at once; bounds the memory
+# atoms that go through the network at once; bounds the memory
 MAX_ATOMS = 6000
 
-#: the same where bond angles are read, of which an atom has a hundred and more
+# the same where bond angles are read, of which an atom has a hundred and more
 MAX_ATOMS_WITH_LINES = 500
 
 

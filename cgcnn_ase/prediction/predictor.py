@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
 
 
-#: structures that a worker takes at once
+# structures that a worker takes at once
 CHUNK = 128
 
-#: with fewer structures than this, starting worker processes costs more than it gains
+# with fewer structures than this, starting worker processes costs more than it gains
 MIN_PARALLEL = 256
 T = TypeVar("T")
 
@@ -74,8 +74,7 @@ class Predictor:
         workers: int | None = None,
         order_disordered: bool = False,
     ) -> None:
-        several = isinstance(model, Sequence) and not isinstance(model, str)
-        asked: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
+        asked = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         if not asked:
             raise ValueError("a predictor needs at least one model")
         result = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
@@ -90,11 +89,11 @@ class Predictor:
         self.workers = workers
         self.order_disordered = order_disordered
 
-    def __call__(self, inputs: Any) -> Predictions:
+    def __call__(self, inputs: object) -> Predictions:
         """Predict all, and keep the results; inputs as for :meth:`stream`."""
         return Predictions(self.stream(inputs))
 
-    def stream(self, inputs: Any) -> Generator[Prediction, None, None]:
+    def stream(self, inputs: object) -> Generator[Prediction, None, None]:
         """Predictions one by one, in the order of the inputs.
 
         Parameters
@@ -180,7 +179,7 @@ class Predictor:
 
 
 def predict(
-    model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: Any, **options: Any
+    model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: object, **options: Any
 ) -> Predictions:
     """Predict structures with a model; see :class:`Predictor` for the options.
 
@@ -191,7 +190,7 @@ def predict(
     return Predictor(model, **options)(structures)
 
 
-def as_paths(inputs: Any) -> list[Path] | None:
+def as_paths(inputs: object) -> list[Path] | None:
     """The files that the inputs stand for, or None where they are not (only) paths."""
     if isinstance(inputs, str | Path):
         return collect_paths(inputs)

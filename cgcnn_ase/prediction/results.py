@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Prediction:
     multiplicity: int | None = None  # how many equivalent sites the cell has
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return field names and values."""
         return asdict(self)
 
@@ -63,10 +63,10 @@ class Prediction:
 
 _OF_SITES = ("site_index", "element", "multiplicity")
 
-#: columns of :meth:`Predictions.to_frame` and of CSV output
+# columns of :meth:`Predictions.to_frame` and of CSV output
 COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
 
-#: the same where a model of sites is among the models
+# the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
 
 

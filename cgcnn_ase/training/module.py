@@ -11,8 +11,7 @@ from torchmetrics import MeanMetric
 
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.graphs.crystal_graph import to_device
-from cgcnn_ase.nn.heads import QUANTILES, Output
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import QUANTILES, Network, Output
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.start_model import eval_frozen_modules

@@ -2,26 +2,12 @@
 
 from collections.abc import Mapping
 
-from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
-from cgcnn_ase.uncertainty.metrics import (
-    UncertaintyMetrics,
-    calibration_curve,
-    ence,
-    ence_noise,
-    evaluate,
-    reliability_bins,
-)
+from cgcnn_ase.uncertainty.domain import Domain
+from cgcnn_ase.uncertainty.metrics import evaluate
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.regression_calibration import RegressionCalibration
-
-# the class of a model's calibration, by the task of its target
-CALIBRATIONS: Mapping[str, type[Calibration]] = {
-    "regression": RegressionCalibration,
-    "classification": ClassificationCalibration,
-}
 
 __all__ = [
     "CALIBRATIONS",
@@ -30,13 +16,12 @@ __all__ = [
     "ClassificationCalibration",
     "ConformalInterval",
     "Domain",
-    "DomainVerdict",
     "RegressionCalibration",
-    "StdCalibrator",
-    "UncertaintyMetrics",
-    "calibration_curve",
-    "ence",
-    "ence_noise",
     "evaluate",
-    "reliability_bins",
 ]
+
+# the class of a model's calibration, by the task of its target
+CALIBRATIONS: Mapping[str, type[Calibration]] = {
+    "regression": RegressionCalibration,
+    "classification": ClassificationCalibration,
+}

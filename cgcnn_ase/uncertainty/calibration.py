@@ -11,15 +11,15 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.uncertainty.metrics import as_vector
 
 MIN_SAMPLES = 20
-#: signals below this quantile of the calibration set count as equal to it
+# signals below this quantile of the calibration set count as equal to it
 FLOOR_QUANTILE = 0.01
-#: beyond this quantile of the calibration set, where few errors are known, a signal counts with half its exponent
+# beyond this quantile of the calibration set, where few errors are known, a signal counts with half its exponent
 CEILING_QUANTILE = 0.95
-#: weight of the ridge on the exponents of the standardised log signals
+# weight of the ridge on the exponents of the standardised log signals
 RIDGE = 1e-3
 N_KNOTS = 6
 N_FOLDS = 5
-#: squared errors, in units of the variance, count up to this quantile
+# squared errors, in units of the variance, count up to this quantile
 CLIP = 0.998
 
 Likelihood = Literal["laplace", "gaussian"]
@@ -48,7 +48,7 @@ class StdCalibrator(BaseModel):
     intercept: float
     exponents: tuple[float, ...]
     floors: tuple[float, ...]
-    ceilings: tuple[float, ...] = ()  #: none by default
+    ceilings: tuple[float, ...] = ()  # none by default
     knots: Knots = ()
     n_samples: int = Field(ge=MIN_SAMPLES)
 

@@ -13,7 +13,7 @@ from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
 
-#: temperatures that are tried
+# temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
 MIN_SAMPLES = 20
 
@@ -31,7 +31,7 @@ class ClassificationCalibration:
 
     temperature: float
     level: float
-    threshold: float  #: q
+    threshold: float  # q
     domain: Domain
 
     @classmethod

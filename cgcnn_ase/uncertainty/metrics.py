@@ -21,9 +21,9 @@ class CalibrationCurve(NamedTuple):
 class ReliabilityBins(NamedTuple):
     """Groups of equal count, sorted by std."""
 
-    std: Floats  #: root mean square of the predicted std in each bin
-    rmse: Floats  #: root mean square error in each bin
-    rmse_error: Floats  #: standard error of that
+    std: Floats  # root mean square of the predicted std in each bin
+    rmse: Floats  # root mean square error in each bin
+    rmse_error: Floats  # standard error of that
     n: Ints
 
 
@@ -35,18 +35,18 @@ class UncertaintyMetrics(BaseModel):
     n: int
     mae: float
     rmse: float
-    r2: float | None  #: None where all targets are equal
-    level: float  #: nominal coverage of the interval
-    coverage: float  #: share of the targets inside it, its ends included
-    interval_width: float  #: mean of upper - lower
-    sharpness: float  #: mean std
-    std_cv: float  #: coefficient of variation of std: 0 if all structures get the same
-    miscalibration_area: float  #: 0 best, 0.5 worst
-    ence: float  #: expected normalised calibration error, 0 best
-    ence_noise: float  #: the ENCE that a perfectly calibrated std would show on a set of this size and these tails
-    n_bins: int  #: of the ENCE
-    nll: float  #: mean Gaussian negative log likelihood, lower is better
-    spearman: float | None  #: rank correlation of std and absolute error; None where all std are equal
+    r2: float | None  # None where all targets are equal
+    level: float  # nominal coverage of the interval
+    coverage: float  # share of the targets inside it, its ends included
+    interval_width: float  # mean of upper - lower
+    sharpness: float  # mean std
+    std_cv: float  # coefficient of variation of std: 0 if all structures get the same
+    miscalibration_area: float  # 0 best, 0.5 worst
+    ence: float  # expected normalised calibration error, 0 best
+    ence_noise: float  # the ENCE that a perfectly calibrated std would show on a set of this size and these tails
+    n_bins: int  # of the ENCE
+    nll: float  # mean Gaussian negative log likelihood, lower is better
+    spearman: float | None  # rank correlation of std and absolute error; None where all std are equal
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain numbers by name."""
