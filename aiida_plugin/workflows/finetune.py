@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
+from aiida_plugin.calculations.functions.finetune_steps import parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.calculations.train import Inputs, TrainCalculation, arguments, model_facts, validation_error
 from aiida_plugin.calculations.training_data import gather
@@ -281,12 +281,9 @@ class FinetuneWorkChain(WorkChain):
         if self.has_test():
             inputs |= {"test": self.ctx.test} | {key: self._predictions(key) for key in ("before", "after")}
         try:
-            for labelled, key in (("train", "before_on_train"), ("test", "before"), ("test", "after")):
-                if key in inputs:
-                    accuracy(inputs[labelled], self.ctx.target, inputs[key])
+            self.out("report", call_once(self, "report", report_finetuning, **inputs))
         except ValueError as error:
             return self._fail("ERROR_REPORT", reason=str(error))
-        self.out("report", call_once(self, "report", report_finetuning, **inputs))
         return None
 
     def _target(self) -> str:
