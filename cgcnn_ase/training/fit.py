@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
@@ -16,7 +15,7 @@ from cgcnn_ase.training.finetune_defaults import recipe_of
 from cgcnn_ase.training.finetune_report import FILE, Row
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.run_config import SettingsFile, layer_settings
-from cgcnn_ase.training.run_data import DataLike, DataSource, Question, with_old
+from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
 from cgcnn_ase.training.start_model import Frozen
 
 
@@ -62,15 +61,15 @@ def fit(
     output, model = Path(output), load_model(start) if isinstance(start, str | Path) else start
     _check_replay(model, replay, n_replay, k_fold)
     file = SettingsFile.read(config, tell)
-    ask = Question.of(target, task, unit, file.val if val is None else val, file.test if test is None else test)
-    source = DataSource(data, ask, model)
+    val, test = file.parts(val, test)
+    source = DataSource(data, target, task, unit, val=val, test=test, model=model)
     layers = layer_settings(source, file, dict(settings or {}), model, preset=preset)
     run = layers.config()
     new = all_data = source.load(run.graph, progress=progress)
     frozen: Frozen = freeze or "none"
     if model is not None:
         if replay is not None:
-            all_data = with_old(new, replay, ask, model, n=n_replay, seed=run.seed, progress=progress)
+            all_data = with_old(new, replay, source.columns, model, n=n_replay, seed=run.seed, progress=progress)
         n_replayed = len(all_data.rows("train")) - len(new.rows("train"))
         recipe = recipe_of(model, new, n_replayed=n_replayed, epochs_factor=epochs_factor)
         frozen, run = freeze or recipe.frozen, layers.config(recipe.settings)
@@ -112,11 +111,11 @@ def prepare_parts(
     if output.exists() and any(path not in paths and path.name[0] != "." for path in output.iterdir()):
         raise ValueError(f"{output}: is not empty; name another folder")
     file = SettingsFile.read(config, tell)
-    ask = Question.of(target, task, unit, file.val if val is None else val, file.test if test is None else test)
+    val, test = file.parts(val, test)
     for part, path in zip(parts, paths, strict=True):
         if (path / "meta.json").exists():
             continue
-        source = DataSource(part, replace(ask, is_part=several))
+        source = DataSource(part, target, task, unit, val=val, test=test, is_part=several)
         data = source.load(layer_settings(source, file, {}, preset=preset).config().graph, progress=progress)
         with atomic_path(path) as tmp:
             data.save(tmp)

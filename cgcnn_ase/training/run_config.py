@@ -42,6 +42,10 @@ class SettingsFile:
             tell(f"{path}: settings of ALIGNN; without meaning here: {', '.join(alignn.unused)}")
         return cls(path, alignn.settings, alignn.val, alignn.test)
 
+    def parts(self, val: float | None, test: float | None) -> tuple[float, float]:
+        """Parts for validation and test: those given, else those of the file."""
+        return self.val if val is None else val, self.test if test is None else test
+
 
 class SettingsLayers(NamedTuple):
     """Settings of a run by name, each layer over those before it."""
