@@ -95,19 +95,19 @@ class DataSource:
         """Data as prepared, or the structures read and their graphs built."""
         if self.prepared is not None:
             return self.prepared
-        own = None if self.target is None else (self.target,)
+        model_specs = None if self.target is None else (self.target,)
         if isinstance(self.data, Path) and is_cgnn_folder(self.data):
             names = self.columns if self.target is None else (self.target.name,)
             data = load_cgnn_folder(
                 self.data, names, task=self.task, unit=self.unit, val=self.val, test=self.test, is_part=self.is_part
             )
-            return replace(data, specs=own or data.specs)
+            return replace(data, specs=model_specs or data.specs)
         if isinstance(self.data, Path):
             dataset, specs = load_tasks(self.data, self.columns, task=self.task, unit=self.unit)
         else:
             dataset, specs = self._labelled(cast("Sequence[Atoms]", self.data))
         return prepare(
-            dataset, own or specs, graph, val=self.val, test=self.test, is_part=self.is_part, progress=progress
+            dataset, model_specs or specs, graph, val=self.val, test=self.test, is_part=self.is_part, progress=progress
         )
 
     def _labelled(self, structures: "Sequence[Atoms]") -> tuple[Dataset, tuple[TargetSpec, ...]]:
