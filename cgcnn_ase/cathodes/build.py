@@ -260,7 +260,7 @@ def _check(value: str, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _oxygen(formula: str) -> float:
-    from cgcnn_ase.structures.formula import parse_formula
+    from cgcnn_ase.structures.composition import parse_formula
 
     amounts: Mapping[str, float] = parse_formula(formula) or {}
     return amounts["O"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import floor
 
 from cgcnn_ase.cathodes.lattices import FIXED, LAYERED, Lattice, cathode_names, layered
-from cgcnn_ase.structures.formula import parse_formula
+from cgcnn_ase.structures.composition import parse_formula
 
 #: fixed charges
 _FIXED = {"Li": 1.0, "Al": 3.0, "P": 5.0}

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cgcnn_ase.core.settings import Positive, Settings, parse_settings, unknown_name
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.settings import Positive, Settings, parse_settings
 from cgcnn_ase.optimization.acquisition import Acquisition
 from cgcnn_ase.optimization.objectives import ALIASES, GoalKind, Objective
 from cgcnn_ase.optimization.optimizer import Initial
@@ -173,7 +174,7 @@ def read_config(file: str | Path) -> OptimisationConfig:
     OSError
         If the file cannot be read.
     """
-    from cgcnn_ase.core.settings import read_yaml
+    from cgcnn_ase.core.yaml_settings import read_yaml
 
     file = Path(file)
     values = read_yaml(file)
