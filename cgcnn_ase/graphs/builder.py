@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
@@ -128,20 +127,20 @@ def _merged(graph: CrystalGraph, crystal: Ints, distances: Floats) -> GraphsAndN
         graph.numbers.numpy() + 128 * crystal, centers, neighbors, distances, graph.angular.numpy()
     )
     stays = np.zeros(len(crystal), dtype=bool)
-    stays[merged.representatives] = True
+    stays[merged.first] = True
     keep = stays[centers]
     few = graph._replace(
-        numbers=graph.numbers[merged.representatives],
-        centers=torch.from_numpy(merged.node_of_atom[centers[keep]]),
-        neighbors=torch.from_numpy(merged.node_of_atom[neighbors[keep]]),
+        numbers=graph.numbers[merged.first],
+        centers=torch.from_numpy(merged.index[centers[keep]]),
+        neighbors=torch.from_numpy(merged.index[neighbors[keep]]),
         distances=graph.distances[keep],
         angular=graph.angular[keep],
         multiplicity=_float32(merged.sizes),
-        n_nodes=_count(crystal[merged.representatives], len(graph.n_nodes)),
+        n_nodes=_count(crystal[merged.first], len(graph.n_nodes)),
         n_edges=_count(crystal[centers[keep]], len(graph.n_nodes)),
         vectors=None,
     )
-    return GraphsAndNodes(merge_equal_edges(few), merged.node_of_atom)
+    return GraphsAndNodes(merge_equal_edges(few), merged.index)
 
 
 def _with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> CrystalGraph:
@@ -158,18 +157,18 @@ def _merged_with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: i
     few = quotient(numbers + 128 * crystal, bonds.centers, bonds.neighbors, bonds.distances, lines)
     of_edge = crystal[bonds.centers[few.edges]]
     graph = CrystalGraph(
-        numbers=torch.from_numpy(numbers[few.nodes.representatives]),
+        numbers=torch.from_numpy(numbers[few.nodes.first]),
         centers=torch.from_numpy(few.centers),
         neighbors=torch.from_numpy(few.neighbors),
         distances=_float32(few.distances),
         angular=torch.zeros(len(few.edges), 0),
         multiplicity=_float32(few.nodes.sizes),
-        n_nodes=_count(crystal[few.nodes.representatives], n_crystals),
+        n_nodes=_count(crystal[few.nodes.first], n_crystals),
         n_edges=_count(of_edge, n_crystals),
         edge_multiplicity=_float32(few.edge_counts),
         lines=_line_tensors(few.lines, few.line_counts, of_edge, n_crystals),
     )
-    return GraphsAndNodes(graph, few.nodes.node_of_atom)
+    return GraphsAndNodes(graph, few.nodes.index)
 
 
 def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals: int) -> LineGraph:
@@ -182,7 +181,7 @@ def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals:
     )
 
 
-def _float32(array: npt.NDArray[Any]) -> torch.Tensor:
+def _float32(array: AnyArray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
