@@ -59,7 +59,7 @@ class CGCNNModelData(Data):
         content_sha256: str = attribute("content_sha256", "Of all files")
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        Data.__init__(self, **kwargs)
         if path is None:
             return
         folder = model_path(Path(path))

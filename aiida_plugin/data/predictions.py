@@ -9,7 +9,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data import attribute
-from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, read_rows, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class PredictionsData(Data):
         failures: Iterable[Failure] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        Data.__init__(self, **kwargs)
         if columns is None:
             return
         model_columns = _own_columns(columns)
@@ -186,7 +186,7 @@ class PredictionsData(Data):
         import pandas as pd
 
         content = self.base.repository.get_object_content(_COLUMNS, "rb")
-        columns = read_columns(content) if ids is None else read_rows(content, ids)
+        columns = read_columns(content, ids)
         shared = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in CONSTANT_COLUMNS}
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
         return pd.DataFrame((columns | shared), columns=list(names))

@@ -131,8 +131,8 @@ def _merged(graph: CrystalGraph, crystal: Ints, distances: Floats) -> GraphsAndN
     keep = stays[centers]
     few = graph._replace(
         numbers=graph.numbers[merged.first],
-        centers=torch.from_numpy(merged.index[centers[keep]]),
-        neighbors=torch.from_numpy(merged.index[neighbors[keep]]),
+        centers=torch.from_numpy(merged.class_of[centers[keep]]),
+        neighbors=torch.from_numpy(merged.class_of[neighbors[keep]]),
         distances=graph.distances[keep],
         angular=graph.angular[keep],
         multiplicity=_float32(merged.sizes),
@@ -140,7 +140,7 @@ def _merged(graph: CrystalGraph, crystal: Ints, distances: Floats) -> GraphsAndN
         n_edges=_count(crystal[centers[keep]], len(graph.n_nodes)),
         vectors=None,
     )
-    return GraphsAndNodes(merge_equal_edges(few), merged.index)
+    return GraphsAndNodes(merge_equal_edges(few), merged.class_of)
 
 
 def _with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> CrystalGraph:
@@ -168,7 +168,7 @@ def _merged_with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: i
         edge_multiplicity=_float32(few.edge_counts),
         lines=_line_tensors(few.lines, few.line_counts, of_edge, n_crystals),
     )
-    return GraphsAndNodes(graph, few.nodes.index)
+    return GraphsAndNodes(graph, few.nodes.class_of)
 
 
 def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals: int) -> LineGraph:

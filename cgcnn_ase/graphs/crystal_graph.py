@@ -55,7 +55,7 @@ def map_tensors(graph: CrystalGraph, function: Callable[[Tensor], Tensor]) -> Cr
     """Apply a function to every tensor of the graph, those of its line graph too."""
     *tensors, lines = graph
     fields = [None if tensor is None else function(tensor) for tensor in tensors]
-    return CrystalGraph(*fields, lines=None if lines is None else LineGraph(*map(function, lines)))
+    return CrystalGraph._make([*fields, None if lines is None else LineGraph(*map(function, lines))])
 
 
 def to_device(graph: CrystalGraph, device: torch.device | str) -> CrystalGraph:
@@ -120,10 +120,10 @@ def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
         for name, tensor in zip(graph._fields, tensors, strict=False)
     ]
     if lines is None:
-        return [CrystalGraph(*fields) for fields in zip(*parts, strict=True)]
+        return [CrystalGraph._make([*fields, None]) for fields in zip(*parts, strict=True)]
     line_parts = [field.split(lines.n_lines.tolist()) for field in lines[:-1]] + [lines.n_lines.split(1)]
     of_crystals = zip(zip(*parts, strict=True), zip(*line_parts, strict=True), strict=True)
-    return [CrystalGraph(*fields, lines=LineGraph(*of_lines)) for fields, of_lines in of_crystals]
+    return [CrystalGraph._make([*fields, LineGraph(*of_lines)]) for fields, of_lines in of_crystals]
 
 
 def renumbered(graph: CrystalGraph, sign: Literal[1, -1]) -> CrystalGraph:

@@ -37,7 +37,7 @@ Hashes = npt.NDArray[np.uint64]
 class Classes(NamedTuple):
     """Equal things (atoms, bonds), in the order of the first of each class."""
 
-    index: Ints  #: (N,) class of each
+    class_of: Ints  #: (N,) class of each
     first: Ints  #: (M,) the first of each class
     sizes: Ints  #: (M,)
 
@@ -115,7 +115,7 @@ def quotient(colors: Ints, centers: Ints, neighbors: Ints, distances: Floats, li
     of_nodes = np.flatnonzero(stays[centers])  # the bonds of the atoms that stay
     bonds = _classes(edge[of_nodes])
     kept = of_nodes[bonds.first]
-    total = np.bincount(bonds.index, weights=distances[of_nodes], minlength=len(kept))
+    total = np.bincount(bonds.class_of, weights=distances[of_nodes], minlength=len(kept))
 
     new_index = np.full(len(centers), -1)
     new_index[kept] = np.arange(len(kept))
@@ -126,8 +126,8 @@ def quotient(colors: Ints, centers: Ints, neighbors: Ints, distances: Floats, li
     return Quotient(
         nodes=nodes,
         edges=kept,
-        centers=nodes.index[centers[kept]],
-        neighbors=nodes.index[neighbors[kept]],
+        centers=nodes.class_of[centers[kept]],
+        neighbors=nodes.class_of[neighbors[kept]],
         distances=total / bonds.sizes,
         edge_counts=bonds.sizes,
         lines=merged,
@@ -141,7 +141,7 @@ def _refined(colors: Ints, centers: Ints, neighbors: Ints, distances: Floats, li
     start = merge_equivalent(colors, centers, neighbors, distances, no_moments)
     ends, line_ends = _segment_ends(centers, len(colors)), _segment_ends(lines.targets, len(centers))
     cosine = _mix(_bins(lines.cosines, COSINE_BIN).astype(np.uint64))
-    color, edge = _mix(start.index.astype(np.uint64)), _edge_colors(distances, no_moments)
+    color, edge = _mix(start.class_of.astype(np.uint64)), _edge_colors(distances, no_moments)
     n_before = (0, 0)
     while True:
         edge = _mix(edge * np.uint64(3) + color[centers] * np.uint64(5) + color[neighbors] * np.uint64(7))

@@ -103,12 +103,12 @@ def test_vectors_of_atoms_map_back(crystals: dict[str, Atoms], network: Callable
     fewer = build_graph(atoms, GraphConfig(angular=True, merge=True))
     classes = merged(plain)
     assert classes.sizes.tolist() == fewer.multiplicity.tolist()
-    np.testing.assert_array_equal(classes.index[classes.first], np.arange(len(fewer.numbers)))
-    np.testing.assert_array_equal(fewer.numbers[classes.index], atoms.numbers)
+    np.testing.assert_array_equal(classes.class_of[classes.first], np.arange(len(fewer.numbers)))
+    np.testing.assert_array_equal(fewer.numbers[classes.class_of], atoms.numbers)
     model = network(12)
     with torch.no_grad():
         of_nodes, of_atoms = (model.atoms(doubled(graph), "torch")[-1] for graph in (fewer, plain))
-    torch.testing.assert_close(of_nodes[classes.index], of_atoms, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(of_nodes[classes.class_of], of_atoms, atol=1e-6, rtol=1e-6)
 
 
 def test_crystals_of_a_batch_are_not_mixed(crystals: dict[str, Atoms]) -> None:
