@@ -23,7 +23,7 @@ _OF_SITES = ("site_index", "element", "multiplicity")
 
 
 class PredictionsData(Data):
-    """What one model says of each of a set of structures, or of their sites, and which it could say nothing of.
+    """Predictions of one model for a set of structures, or for their sites, and the structures that have none.
 
     The columns are arrays in the node's repository, with all digits. Attributes: ``property``, ``unit``, ``model`` (its
     name), ``model_sha256`` (of its weights), ``of_sites``, and the counts ``n_predictions``, ``n_structures`` (that
@@ -45,7 +45,7 @@ class PredictionsData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
+        """Fields for queries: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
 
         property: str = attribute("property", "What is predicted")
         unit: str = attribute("unit", "The unit of value, std and interval")

@@ -1,4 +1,4 @@
-"""Which atoms are bonded: the periodic neighbour search and the rules that choose among its results."""
+"""Bonds between atoms: the periodic neighbour search and the rules that choose among its results."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

@@ -83,7 +83,7 @@ def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamm
 
 
 def has_atoms(block: "gemmi_cif.Block") -> bool:
-    """Whether a CIF block lists atoms (published files have blocks of text only)."""
+    """Say whether a CIF block lists atoms (published files have blocks of text only)."""
     return len(block.find_values("_atom_site_label")) > 0 or len(block.find_values("_atom_site_fract_x")) > 0
 
 
