@@ -1,7 +1,7 @@
 """The one immutable bundle of tensors that every model reads."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,22 +139,3 @@ def renumbered(graph: CrystalGraph, sign: Literal[1, -1]) -> CrystalGraph:
 def starts_of(lengths: Tensor) -> Tensor:
     """The starts of rows of these lengths, one after the other."""
     return lengths.cumsum(0) - lengths
-
-
-def to_dgl(graph: CrystalGraph) -> Any:
-    """The same graph as a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``.
-
-    Raises
-    ------
-    ImportError
-        If DGL is not installed.
-    """
-    import dgl
-
-    result = dgl.graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
-    result.set_batch_num_nodes(graph.n_nodes)
-    result.set_batch_num_edges(graph.n_edges)
-    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
-    if graph.vectors is not None:
-        result.edata["r"] = graph.vectors
-    return result

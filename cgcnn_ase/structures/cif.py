@@ -314,20 +314,6 @@ def block_formula_problem(
     return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, doubtful=doubtful)
 
 
-def read_cif_gemmi(text: str) -> "list[Atoms]":
-    """The structures of a CIF, one a block that lists atoms, by gemmi alone.
-
-    Raises
-    ------
-    UncertainError
-        If gemmi cannot be certain of one of them.
-    ValueError
-        If one is wrong, in words.
-    """
-    blocks, rare = blocks_with_atoms(text)
-    return [read_block(block, rare=rare) for block in blocks]
-
-
 def blocks_with_atoms(text: str) -> "tuple[list[gemmi_cif.Block], bool]":
     """The blocks of a CIF that list atoms, and whether the text holds tags that `refuse_unsupported` must look at.
 
