@@ -14,6 +14,8 @@ from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms, to_device
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.nn.messages import to_dgl
 
+from .conftest import to_dgl
+
 LONELY = Atoms("He", cell=[20, 20, 20], pbc=True)
 
 

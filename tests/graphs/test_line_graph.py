@@ -16,6 +16,8 @@ from cgcnn_ase.graphs.crystal_graph import n_atoms
 from cgcnn_ase.graphs.line_graph import LineGraph
 from cgcnn_ase.nn.messages import to_dgl
 
+from .conftest import to_dgl
+
 NAMES = ["fcc", "bcc", "hcp", "diamond", "rocksalt", "perovskite", "LiNiO2", "spinel", "rutile"]
 WHOLE, MERGED = GraphConfig(line_graph=True), GraphConfig(line_graph=True, merge=True)
 

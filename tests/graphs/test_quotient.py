@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cgcnn_ase.graphs import GraphConfig, batch, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
-from cgcnn_ase.graphs.quotient import Merged, merge_equivalent
+from cgcnn_ase.graphs.quotient import Classes, merge_equivalent
 from cgcnn_ase.nn.cgcnn import CGCNN
 
 NAMES = ["fcc", "bcc", "hcp", "diamond", "rocksalt", "perovskite", "LiNiO2", "spinel", "rutile"]
@@ -26,7 +26,7 @@ def n_orbits(atoms: Atoms) -> int:
     return len(np.unique(data.crystallographic_orbits))
 
 
-def merged(graph: CrystalGraph) -> Merged:
+def merged(graph: CrystalGraph) -> Classes:
     assert len(graph.n_nodes) == 1
     numbers, centers, neighbors = (field.numpy() for field in (graph.numbers, graph.centers, graph.neighbors))
     return merge_equivalent(numbers, centers, neighbors, graph.distances.double().numpy(), graph.angular.numpy())
@@ -103,12 +103,12 @@ def test_vectors_of_atoms_map_back(crystals: dict[str, Atoms], network: Callable
     fewer = build_graph(atoms, GraphConfig(angular=True, merge=True))
     classes = merged(plain)
     assert classes.sizes.tolist() == fewer.multiplicity.tolist()
-    np.testing.assert_array_equal(classes.node_of_atom[classes.representatives], np.arange(len(fewer.numbers)))
-    np.testing.assert_array_equal(fewer.numbers[classes.node_of_atom], atoms.numbers)
+    np.testing.assert_array_equal(classes.class_of[classes.first], np.arange(len(fewer.numbers)))
+    np.testing.assert_array_equal(fewer.numbers[classes.class_of], atoms.numbers)
     model = network(12)
     with torch.no_grad():
         of_nodes, of_atoms = (model.atoms(doubled(graph), "torch")[-1] for graph in (fewer, plain))
-    torch.testing.assert_close(of_nodes[classes.node_of_atom], of_atoms, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(of_nodes[classes.class_of], of_atoms, atol=1e-6, rtol=1e-6)
 
 
 def test_crystals_of_a_batch_are_not_mixed(crystals: dict[str, Atoms]) -> None:

@@ -1,6 +1,7 @@
 """Reading the packed ``.npz`` file of many structures."""
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from cgcnn_ase.structures import (
     read_file,
     read_structures,
 )
-from cgcnn_ase.structures.packed import count_packed, load_packed
+from cgcnn_ase.structures.packed import REQUIRED, count_packed, load_packed, pack, write_packed
 
-from .conftest import random_crystal
+from ..conftest import random_crystal
+from .damage import OF_FILE, OF_STRUCTURE, cut, write
 
 STRUCTURES = [bulk("NaCl", "rocksalt", a=5.64), graphene(a=2.46, vacuum=6.0), molecule("CO2", cell=[8, 9, 10])]
 IDS = ["halite", "graphene", "Kohlendioxid ☁"]
@@ -192,3 +194,73 @@ def test_workers_share_one_file(packed, small_model):
     assert [p.id for p in one if p.error] == ["s140"]
     values = np.array([[p.value, p.std] for p in one if not p.error])
     np.testing.assert_allclose([[p.value, p.std] for p in two if not p.error], values, rtol=1e-4, atol=1e-5)
+
+
+# Damage, whoever reads the file
+
+
+@pytest.mark.parametrize("damage", OF_FILE)
+def test_damage_is_named_by_file_and_array(tmp_path, damage):
+    change, words = OF_FILE[damage]
+    file = write(tmp_path / "set.npz", change)
+    for check_rows in (True, False):
+        with pytest.raises(StructureError, match=words) as caught:
+            load_packed(file, check_rows=check_rows)
+        assert str(caught.value).startswith(f"{file}: ")
+    with pytest.raises(StructureError, match=words):
+        next(read_structures(file)).unwrap()
+
+
+@pytest.mark.parametrize("damage", OF_STRUCTURE)
+def test_a_bad_structure_costs_the_set_or_only_itself(tmp_path, damage):
+    change, of_set, of_record = OF_STRUCTURE[damage]
+    file = write(tmp_path / "set.npz", change)
+    with pytest.raises(StructureError, match=of_set):
+        load_packed(file)
+    good, bad, last = read_structures(file)
+    assert (good.error, last.error, bad.id) == (None, None, "copper")
+    with pytest.raises(StructureError, match=of_record):
+        bad.unwrap()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", REQUIRED)
+def test_bytes_that_were_changed_are_told(tmp_path, name, compress):
+    file = write(tmp_path / "set.npz", lambda arrays: arrays, compress=compress)
+    with zipfile.ZipFile(file) as archive:
+        start = archive.getinfo(f"{name}.npy").header_offset + 30 + len(f"{name}.npy")
+        end = start + archive.getinfo(f"{name}.npy").compress_size
+    content = bytearray(file.read_bytes())
+    content[end - 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(StructureError, match=f"array '{name}' is damaged"):
+        load_packed(file)
+
+
+def test_a_file_that_was_cut_off_is_told(tmp_path):
+    with pytest.raises(StructureError, match="is no .npz file or is cut off"):
+        load_packed(cut(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_is_written_comes_back(tmp_path, compress):
+    """In several parts, a flat cell among them."""
+    flat = Atoms("Li2", positions=[(0, 0, 0), (2, 0, 0)], cell=[(3, 0, 0), (0, 3, 0), (3, 3, 0)], pbc=True)
+    parts = [pack(IDS, STRUCTURES), pack([], []), pack(["flat"], [flat])]
+    assert write_packed(tmp_path / "set.npz", lambda: parts, compress=compress) == 4
+    records = read_file(tmp_path / "set.npz")
+    assert [record.id for record in records] == [*IDS, "flat"]
+    for record, theirs in zip(records, STRUCTURES, strict=False):
+        np.testing.assert_allclose(record.unwrap().positions, theirs.positions, atol=1e-12)
+        np.testing.assert_array_equal(record.unwrap().pbc, theirs.pbc)
+    assert "no volume" in records[-1].error
+    with pytest.raises(ValueError, match=r"the name of a packed file ends in \.npz"):
+        write_packed(tmp_path / "set.zip", lambda: parts)
+
+
+def test_some_of_the_structures():
+    packed = pack(IDS, STRUCTURES)
+    some = packed.where(np.array([True, False, True]))
+    assert [(name, atoms.get_chemical_formula()) for name, atoms in some.atoms()] == [
+        (name, atoms.get_chemical_formula()) for name, atoms in (*packed.rows(0, 1).atoms(), *packed.rows(2, 9).atoms())
+    ]

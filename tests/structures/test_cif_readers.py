@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgcnn_ase.structures import read_cif_gemmi, read_cif_pymatgen, read_file
-from cgcnn_ase.structures.cif import lattice_matrix
+from cgcnn_ase.structures import read_file
+from cgcnn_ase.structures.cif import blocks_with_atoms, lattice_matrix, read_block
 from cgcnn_ase.structures.cif_values import UncertainError, rank_by_number
+from cgcnn_ase.structures.disorder import read_cif_pymatgen
+
+
+def read_cif_gemmi(text):
+    """The structures of a CIF, one a block that lists atoms, by gemmi alone."""
+    blocks, rare = blocks_with_atoms(text)
+    return [read_block(block, rare=rare) for block in blocks]
+
 
 SPINEL = {"a": 8.0806, "u": 0.2624}  # MgAl2O4
 

@@ -8,7 +8,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from cgcnn_ase.structures import distinct_sites, read_structures
 
-from .conftest import random_crystal
+from ..conftest import random_crystal
 
 
 def test_known_structures():
