@@ -1,6 +1,7 @@
 """Labels that active learning needs for the error that random choice reaches with all of them.
 
-    python benchmarks/active_learning.py --output docs/data/active_learning.json --picture docs/images/active_learning.png
+    python benchmarks/active_learning.py --output docs/data/active_learning.json \\
+        --picture docs/images/active_learning.png
 
 Pools are the vacancies of the train splits of two published sets; the error is that on the vacancies of the test split,
 whose formulas are in no pool. What learns is a Gaussian process on the vectors that the pretrained formation-energy

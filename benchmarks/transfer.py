@@ -85,7 +85,8 @@ def table(result: dict[str, list[Point]]) -> Table:
             ratio = np.mean([p["after"] for p in points_of_task]) / np.mean([p[base] for p in points_of_task]) - 1
             old = ""
             if "old_before" in points_of_task[0]:
-                old = f"{np.mean([p['old_after'] for p in points_of_task]) / np.mean([p['old_before'] for p in points_of_task]) - 1:+.1%}"
+                after, before = (np.mean([p[key] for p in points_of_task]) for key in ("old_after", "old_before"))
+                old = f"{after / before - 1:+.1%}"
             shown = [
                 _spread([p[key] for p in points_of_task if p.get(key) is not None])
                 for key in ("before", "scratch", "after")

@@ -172,20 +172,3 @@ def segment_max(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
     index = segment[:, None].expand_as(values)
     lowest = values.new_full((n_segments, values.shape[1]), -torch.inf)
     return lowest.scatter_reduce(0, index, values, "amax", include_self=False)
-
-
-def to_dgl(graph: CrystalGraph) -> Any:
-    """Convert to a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``.
-
-    Raises
-    ------
-    ImportError
-        If DGL is not installed.
-    """
-    result = _dgl().graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
-    result.set_batch_num_nodes(graph.n_nodes)
-    result.set_batch_num_edges(graph.n_edges)
-    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
-    if graph.vectors is not None:
-        result.edata["r"] = graph.vectors
-    return result

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import n_atoms
 from cgcnn_ase.graphs.line_graph import LineGraph
-from cgcnn_ase.nn.messages import to_dgl
 
 from .conftest import to_dgl
 
