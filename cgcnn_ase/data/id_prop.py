@@ -75,7 +75,8 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp
     row_of_file: dict[Path, int] = {}
     for row in rows:
         try:
-            _check_width(row.cells, len(names))
+            if len(row.cells) != len(names):
+                raise ValueError(f"has {len(row.cells)} columns, not {len(names)}")
             path = _file_of(row.cells[0], files, csv.parent)
             if path in row_of_file:
                 raise ValueError(f"id {row.cells[0]!r} repeats that of row {row_of_file[path]}")
@@ -186,11 +187,6 @@ def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool
         where = "no column" if has_header else "there is no header, so no column"
         raise DatasetError(f"{csv}: {where} {target!r}; allowed: {allowed}")
     return names.index(target, 1)
-
-
-def _check_width(cells: list[str], width: int) -> None:
-    if len(cells) != width:
-        raise ValueError(f"has {len(cells)} columns, not {width}")
 
 
 def _file_of(name: str, files: dict[str, list[Path]], folder: Path) -> Path:

@@ -76,18 +76,9 @@ class _Crystals:
 
 
 def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
-    """All neighbours within a cutoff, over as many periodic images as that takes.
+    """All neighbours within a cutoff (Å), over as many periodic images as that takes.
 
-    Parameters
-    ----------
-    positions : (N, 3) array
-        Cartesian positions, Å; they need not lie inside the cell.
-    cell : (3, 3) array
-        Lattice vectors in rows, Å. Vectors of non-periodic directions may be zero.
-    pbc : (3,) array of bool
-        Which directions are periodic.
-    cutoff : float
-        Å.
+    Positions, (N, 3) Å, need not lie inside the cell; its vectors, rows in Å, may be zero where it is not periodic.
     """
     shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
     return bonds_of_all([shape], rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)

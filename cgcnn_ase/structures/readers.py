@@ -104,19 +104,12 @@ def structure_id(path: str | Path) -> str:
 
 
 def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
-    """Every structure of one file; never raises for a bad file.
+    """Every structure of one file, at least one; the record of one that could not be read holds the reason.
 
     Parameters
     ----------
-    path
-        A file of a known suffix.
     order_disordered
         Make one ordered supercell where sites are partially occupied, rather than refuse.
-
-    Returns
-    -------
-    list of StructureRecord
-        At least one; a record of a structure that could not be read holds the reason.
     """
     return list(iter_file(path, order_disordered=order_disordered))
 

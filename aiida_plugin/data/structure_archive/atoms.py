@@ -42,16 +42,7 @@ class AtomsParts(NamedTuple):
 
 
 def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
-    """The parts of a structure.
-
-    Results of its calculator are kept where they belong to these positions; stale ones are not.
-
-    Parameters
-    ----------
-    atoms
-        It is not changed.
-    what
-        Its name in messages.
+    """The parts of a structure; results of its calculator are kept where they belong to these positions.
 
     Raises
     ------
