@@ -25,8 +25,9 @@ from _report import Table, machine, parser
 from _structures import say
 
 from cgcnn_ase.core.elements import reference_energies, symbols
-from cgcnn_ase.core.settings import merged, settings_from
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.yaml_settings import merged
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
@@ -206,13 +207,13 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
     own = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
     base = settings_of(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
-    tuned = trained(data, settings_from(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)
+    tuned = trained(data, parse_settings(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)
     models = {"after": tuned}
     if same:
         models["before"] = start
     if scratch:
         alone = {"epochs": 100, "learning_rate": 3e-3, "batch_size": 8, "select": "last"}
-        models["scratch"] = trained(data, settings_from(TrainConfig, merged(base, alone)))
+        models["scratch"] = trained(data, parse_settings(TrainConfig, merged(base, alone)))
     for key, model in models.items():
         point[key], coverage = errors(model, data, "test")
         if key == "after" and coverage is not None:

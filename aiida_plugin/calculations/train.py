@@ -47,7 +47,7 @@ def problem(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     """
     from dataclasses import fields
 
-    from cgcnn_ase.core.settings import settings_from
+    from cgcnn_ase.core.settings import parse_settings
     from cgcnn_ase.training.config import TrainConfig
 
     own = [*DATA, *OPTIONS]
@@ -72,7 +72,7 @@ def problem(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     # what network and graph may hold depends on preset and model, and the command checks it
     plain = {name: settings[name] for name in of_run if name in settings and name not in ("network", "graph")}
     try:
-        settings_from(TrainConfig, plain)
+        parse_settings(TrainConfig, plain)
     except ValueError as error:
         return str(error)
     return None

@@ -15,7 +15,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
-from cgcnn_ase.core.settings import merged, read_yaml
+from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cgcnn_ase.core.settings import Positive, Settings, settings_of, unknown_name
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.settings import Positive, Settings, parse_settings
 from cgcnn_ase.optimization.acquisition import Acquisition
 from cgcnn_ase.optimization.objectives import ALIASES, Goal, Objective
 from cgcnn_ase.optimization.optimizer import Initial
@@ -167,11 +168,11 @@ def read_config(file: str | Path) -> OptimisationConfig:
     OSError
         If the file cannot be read.
     """
-    from cgcnn_ase.core.settings import read_yaml
+    from cgcnn_ase.core.yaml_settings import read_yaml
 
     file = Path(file)
     values = read_yaml(file)
     try:
-        return settings_of(OptimisationConfig, values)
+        return parse_settings(OptimisationConfig, values)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

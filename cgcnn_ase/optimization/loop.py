@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cgcnn_ase.core.settings import settings_of
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.optimization.config import FREE, OptimisationConfig, read_config
 from cgcnn_ase.optimization.evaluator import Evaluator, Outcome
 from cgcnn_ase.optimization.known_values import Label, read_labels
@@ -157,7 +157,7 @@ def optimise(
         folder = Path(config).parent if folder is None else folder
         config = read_config(config)
     elif not isinstance(config, OptimisationConfig):
-        config = settings_of(OptimisationConfig, config)
+        config = parse_settings(OptimisationConfig, config)
     files = Path() if folder is None else Path(folder)
     recipe = None if oracle is not None else config.oracle.recipe(files)
     if oracle is None:

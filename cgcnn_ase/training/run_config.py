@@ -112,10 +112,11 @@ class SettingsLayers(NamedTuple):
         ValueError
             Naming the setting and what is allowed.
         """
-        from cgcnn_ase.core.settings import merged, settings_from
+        from cgcnn_ase.core.settings import parse_settings
+        from cgcnn_ase.core.yaml_settings import merged
         from cgcnn_ase.training.config import TrainConfig
 
-        return settings_from(TrainConfig, merged(self.start, tuning or {}, self.file, self.given))
+        return parse_settings(TrainConfig, merged(self.start, tuning or {}, self.file, self.given))
 
 
 def read_settings(
@@ -188,7 +189,7 @@ def _check_architecture(start: dict[str, Any], asked: dict[str, Any], what: str)
 
 def read_file(file: Path) -> dict[str, Any]:
     """Settings by name, those of ALIGNN translated."""
-    from cgcnn_ase.core.settings import read_yaml
+    from cgcnn_ase.core.yaml_settings import read_yaml
     from cgcnn_ase.training.alignn_config import is_alignn, translate
 
     values = read_yaml(file)
@@ -202,7 +203,7 @@ def read_file(file: Path) -> dict[str, Any]:
 
 def parts(file: Path | None, val: float | None, test: float | None) -> tuple[float, float]:
     """The parts for validation and test: those given, else those of ALIGNN's settings, else a tenth each."""
-    from cgcnn_ase.core.settings import read_yaml
+    from cgcnn_ase.core.yaml_settings import read_yaml
     from cgcnn_ase.training.alignn_config import is_alignn, translate
 
     own = (0.1, 0.1)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cgcnn_ase.core.parallel import available_cores
-from cgcnn_ase.core.settings import settings_from
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
@@ -66,8 +66,8 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         data=recipe["data"],
         columns=[target.pop("column") for target in recipe["targets"]],
-        targets=tuple(settings_from(TargetSpec, target) for target in recipe["targets"]),
-        config=settings_from(TrainConfig, recipe["train"]),
+        targets=tuple(parse_settings(TargetSpec, target) for target in recipe["targets"]),
+        config=parse_settings(TrainConfig, recipe["train"]),
         start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
         frozen=recipe.get("freeze", "none"),
         suffix=recipe.get("suffix", ""),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cgcnn_ase.core.settings import Settings, settings_of
+from cgcnn_ase.core.settings import Settings, parse_settings
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -111,4 +111,4 @@ class FunctionOracle:
 
 def function_oracle(options: Mapping[str, Any], *, folder: Path) -> FunctionOracle:
     """``callable``, with ``function: module:name`` or ``file.py:name``, and ``parameters``."""
-    return FunctionOracle(settings_of(FunctionSettings, options, "oracle"), folder)
+    return FunctionOracle(parse_settings(FunctionSettings, options, "oracle"), folder)

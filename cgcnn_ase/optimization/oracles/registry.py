@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from cgcnn_ase.core.settings import unknown_name
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.optimization.oracles.base import Oracle
 from cgcnn_ase.optimization.oracles.calculators import ase_oracle, chgnet_oracle
 from cgcnn_ase.optimization.oracles.graph_model import model_oracle

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.core.settings import Settings, settings_of
+from cgcnn_ase.core.settings import Settings, parse_settings
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def read_table(file: Path) -> "pd.DataFrame":
 
 def table_oracle(options: Mapping[str, Any], *, folder: Path) -> TableOracle:
     """``table``, with ``file: values.csv`` (beside the configuration)."""
-    return TableOracle(folder / settings_of(TableSettings, options, "oracle").file)
+    return TableOracle(folder / parse_settings(TableSettings, options, "oracle").file)
 
 
 def _plain(cell: Any) -> float | int | str:
