@@ -19,10 +19,10 @@ from _structures import DEFAULT_DATA
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.defects.detection import DetectionCell, DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import evaluate_model
+from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.zoo.detection_data import (
     CATHODE_KINDS,
     CATHODES,

@@ -11,87 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import gcd
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.ensemble_energy import Combination, Energies, EnergyModel
+from cgcnn_ase.energies.interface import Combination, Energies, EnergySource, as_energy_model
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-Ion = str
-
 #: ions of charge 1, for which one ion is one electron
 IONS = ("Li", "Na", "K")
-
-
-class Framework(NamedTuple):
-    """The atoms of a cell other than the ion.
-
-    One unit is the reduced formula with all metals counted together: MO2 for LiCoO2 and for NCM811, MPO4 for LiFePO4,
-    MO2 (not M2O4) for LiMn2O4.
-    """
-
-    counts: dict[str, int]  #: atoms in the cell, without the ion
-    n_ions: int  #: ions in the cell
-    n_units: int  #: units in the cell
-
-    @property
-    def x(self) -> float:
-        """Ions a unit."""
-        return self.n_ions / self.n_units
-
-    @property
-    def formula(self) -> str:
-        """One unit, with the shares of its metals."""
-        order = sorted(self.counts, key=lambda symbol: (not _is_metal(symbol), symbol == "O", symbol))
-        amounts = {symbol: self.counts[symbol] / self.n_units for symbol in order}
-        return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
-
-    def same_as(self, other: "Framework") -> bool:
-        """Whether both have the same composition; the cells may differ in size."""
-        return {s: n * other.n_units for s, n in self.counts.items()} == {
-            s: n * self.n_units for s, n in other.counts.items()
-        }
-
-
-def framework(atoms: "Atoms", ion: Ion) -> Framework:
-    """The framework of a cell.
-
-    Raises
-    ------
-    ValueError
-        If the ion has not the charge 1, or there is nothing but the ion.
-    """
-    if ion not in IONS:
-        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
-    counts = Counter(atoms.get_chemical_symbols())
-    n_ions = counts.pop(ion, 0)
-    if not counts:
-        raise ValueError(f"{atoms.get_chemical_formula()} holds nothing but {ion}: there is no framework")
-    metals = sum(n for symbol, n in counts.items() if _is_metal(symbol))
-    others = [n for symbol, n in counts.items() if not _is_metal(symbol)]
-    return Framework(dict(counts), n_ions, gcd(metals, *others))
-
-
-def _is_metal(symbol: str) -> bool:
-    from pymatgen.core import Element
-
-    return bool(Element(symbol).is_metal)
-
-
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
-
-    from cgcnn_ase.models.crystal_model import CrystalModel
-
-    Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
 
 #: phases this little above the hull (eV a unit) count as on it
 _ON_HULL = 1e-9
@@ -108,9 +38,9 @@ class Voltage:
     voltage
         V, against the metal of the ion.
     std
-        One standard deviation, V, of what the members of the ensemble say; None without an ensemble.
+        One standard deviation over the members of the ensemble, V; None without an ensemble.
     members
-        What each member says, V; None without an ensemble.
+        By each member, V; None without an ensemble.
     """
 
     x_from: float
@@ -158,7 +88,7 @@ class VoltageCurve:
     ion: str
     model: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
@@ -166,7 +96,7 @@ class VoltageCurve:
 def average_voltage(
     lithiated: "Atoms",
     delithiated: "Atoms",
-    model: "Model" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     lithium: "float | Atoms | None" = None,
     ion: str = "Li",
@@ -178,7 +108,7 @@ def average_voltage(
     lithiated, delithiated
         Cells of one framework, in any order and of any size.
     model
-        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
+        What gives the energies: see :func:`cgcnn_ase.energies.interface.as_energy_model`.
     lithium
         The metal: its energy (eV/atom), or its structure, whose energy the model then gives; by default what the
         model's references have.
@@ -196,7 +126,7 @@ def average_voltage(
 
 def voltage_curve(
     structures: "Sequence[Atoms]",
-    model: "Model" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     lithium: "float | Atoms | None" = None,
     ion: str = "Li",
@@ -238,7 +168,7 @@ class _Series:
     """Cells of one framework with their energies, and that of the metal."""
 
     def __init__(
-        self, structures: "Sequence[Atoms]", model: "Model", lithium: "float | Atoms | None", ion: str
+        self, structures: "Sequence[Atoms]", model: EnergySource, lithium: "float | Atoms | None", ion: str
     ) -> None:
         self.frameworks = [framework(atoms, ion) for atoms in structures]
         self.x = [found.x for found in self.frameworks]
@@ -256,13 +186,13 @@ class _Series:
         change = self.x[rich] - self.x[poor]
         c = self._weights({rich: -1 / change, poor: 1 / change})
         c[self.n :] += self.metal_weights
-        found = self.energies.combine(c)
+        sum_ = self.energies.combine(c)
         return Voltage(
             x_from=self.x[rich],
             x_to=self.x[poor],
-            voltage=found.value + self.metal,
-            std=found.std,
-            members=None if found.members is None else tuple(m + self.metal for m in found.members),
+            voltage=sum_.value + self.metal,
+            std=sum_.std,
+            members=None if sum_.members is None else tuple(m + self.metal for m in sum_.members),
         )
 
     def formation(self, k: int, first: int, last: int) -> Combination:
@@ -321,3 +251,58 @@ def _lower_hull(points: list[tuple[float, float, int]]) -> list[int]:
             hull.pop()
         hull.append((x, y, label))
     return [label for _, _, label in hull]
+
+
+class Framework(NamedTuple):
+    """The atoms of a cell other than the ion.
+
+    One unit is the reduced formula with all metals counted together: MO2 for LiCoO2 and for NCM811, MPO4 for LiFePO4,
+    MO2 (not M2O4) for LiMn2O4.
+    """
+
+    counts: dict[str, int]  #: atoms in the cell, without the ion
+    n_ions: int  #: ions in the cell
+    n_units: int  #: units in the cell
+
+    @property
+    def x(self) -> float:
+        """Ions a unit."""
+        return self.n_ions / self.n_units
+
+    @property
+    def formula(self) -> str:
+        """One unit, with the shares of its metals."""
+        order = sorted(self.counts, key=lambda symbol: (not _is_metal(symbol), symbol == "O", symbol))
+        amounts = {symbol: self.counts[symbol] / self.n_units for symbol in order}
+        return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
+
+    def same_as(self, other: "Framework") -> bool:
+        """Whether both have the same composition; the cells may differ in size."""
+        return {s: n * other.n_units for s, n in self.counts.items()} == {
+            s: n * self.n_units for s, n in other.counts.items()
+        }
+
+
+def framework(atoms: "Atoms", ion: str) -> Framework:
+    """The framework of a cell.
+
+    Raises
+    ------
+    ValueError
+        If the ion has not the charge 1, or there is nothing but the ion.
+    """
+    if ion not in IONS:
+        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
+    counts = Counter(atoms.get_chemical_symbols())
+    n_ions = counts.pop(ion, 0)
+    if not counts:
+        raise ValueError(f"{atoms.get_chemical_formula()} holds nothing but {ion}: there is no framework")
+    metals = sum(n for symbol, n in counts.items() if _is_metal(symbol))
+    others = [n for symbol, n in counts.items() if not _is_metal(symbol)]
+    return Framework(dict(counts), n_ions, gcd(metals, *others))
+
+
+def _is_metal(symbol: str) -> bool:
+    from pymatgen.core import Element
+
+    return bool(Element(symbol).is_metal)

@@ -181,7 +181,7 @@ def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:
 def _write(ranking: "Ranking", output: Path) -> None:
     from importlib.util import find_spec
 
-    from cgcnn_ase.defects.dft_folders import write_dft_folder
+    from cgcnn_ase.defects.screening import write_dft_folder
 
     output.mkdir(parents=True, exist_ok=True)
     ranking.to_frame().to_csv(output / "ranking.csv", index=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,36 +11,10 @@ from cgcnn_ase.defects.interstitials import Hole
 from cgcnn_ase.defects.plan import Change, Plan, replacement, vacancy
 from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
 
-
-def site_options(
-    host: Host, kinds: Sequence[str], elements: Sequence[str], dopants: Sequence[str] | None
-) -> list[list[Change]]:
-    """What can be done at each site: a vacancy, an antisite, a dopant."""
-    makers: dict[str, Callable[[str, int], list[Change]]] = {
-        "vacancy": lambda old, site: [vacancy(old, site)],
-        "antisite": lambda old, site: [replacement(old, new, site) for new in host.elements if new != old],
-        "substitution": lambda old, site: [replacement(old, new, site) for new in dopants or () if new != old],
-    }
-    options: list[list[Change]] = []
-    for site, name in enumerate(host.atoms.get_chemical_symbols()):
-        changes = [c for kind in kinds if kind in makers for c in makers[kind](name, site)] if name in elements else []
-        options.append(list({change.name: change for change in changes}.values()))
-    return options
-
-
-def hole_options(host: Host, holes: Sequence[Hole], inserted: Sequence[str]) -> list[list[Change]]:
-    """What can be put in each place of each hole."""
-    return [
-        [
-            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, place @ host.cell)))
-            for element in inserted
-        ]
-        for hole in holes
-        for place in hole.orbit
-    ]
-
-
 RANGES = ("all", "near", "far")
+
+#: place, cell, and distance in Å
+Neighbor = tuple[int, tuple[int, int, int], float]
 
 #: distances that differ by less than this are one shell, Å
 _SHELL = 0.01
@@ -64,14 +37,14 @@ class Places:
     host: Host
     symmetry: Symmetry
     options: tuple[tuple[Change, ...], ...]
-    near: tuple[tuple[tuple[int, tuple[int, int, int], float], ...], ...]
+    near: tuple[tuple[Neighbor, ...], ...]
     positions: Floats
 
     def change(self, member: Member) -> Change:
-        """What a member of a group stands for."""
+        """The change that a member of a group stands for."""
         label, place, *cell = member
-        found = next(change for change in self.options[place] if change.name == label)
-        return found._replace(cell=tuple(cell))
+        chosen = next(change for change in self.options[place] if change.name == label)
+        return chosen._replace(cell=tuple(cell))
 
     def position(self, member: Member) -> Floats:
         """Cartesian, Å."""
@@ -87,7 +60,7 @@ class Places:
 def find_places(
     host: Host, symmetry: Symmetry, options: Sequence[Sequence[Change]], cutoff: float, holes: Sequence[Hole] = ()
 ) -> Places:
-    """The places of a host, and which are near which.
+    """Find the places of a host, and their neighbours.
 
     Parameters
     ----------
@@ -103,12 +76,40 @@ def find_places(
     bonds = search(positions, host.cell, ~np.array(host.vacuum), cutoff)
     offsets = bonds.vectors - (positions[bonds.neighbors] - positions[bonds.centers])
     cells = np.rint(offsets @ np.linalg.inv(host.cell)).astype(int)
-    near: list[list[Any]] = [[] for _ in frac]
-    for center, neighbor, cell, distance in zip(
+    near: list[list[Neighbor]] = [[] for _ in frac]
+    for center, neighbor, (a, b, c), distance in zip(
         bonds.centers.tolist(), bonds.neighbors.tolist(), cells.tolist(), bonds.distances.tolist(), strict=True
     ):
-        near[center].append((neighbor, tuple(cell), distance))
+        near[center].append((neighbor, (a, b, c), distance))
     return Places(host, replace(symmetry, frac=frac), tuple(map(tuple, options)), tuple(map(tuple, near)), positions)
+
+
+def site_options(
+    host: Host, kinds: Sequence[str], elements: Sequence[str], dopants: Sequence[str] | None
+) -> list[list[Change]]:
+    """Changes that are possible at each site: a vacancy, an antisite, a dopant."""
+    makers: dict[str, Callable[[str, int], list[Change]]] = {
+        "vacancy": lambda old, site: [vacancy(old, site)],
+        "antisite": lambda old, site: [replacement(old, new, site) for new in host.elements if new != old],
+        "substitution": lambda old, site: [replacement(old, new, site) for new in dopants or () if new != old],
+    }
+    options: list[list[Change]] = []
+    for site, name in enumerate(host.atoms.get_chemical_symbols()):
+        changes = [c for kind in kinds if kind in makers for c in makers[kind](name, site)] if name in elements else []
+        options.append(list({change.name: change for change in changes}.values()))
+    return options
+
+
+def hole_options(host: Host, holes: Sequence[Hole], inserted: Sequence[str]) -> list[list[Change]]:
+    """Changes that are possible in each place of each hole."""
+    return [
+        [
+            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, place @ host.cell)))
+            for element in inserted
+        ]
+        for hole in holes
+        for place in hole.orbit
+    ]
 
 
 def cation_mixing(
@@ -137,13 +138,13 @@ def cation_mixing(
     options = [[replacement(name, swaps[name], site)] if name in swaps else [] for site, name in enumerate(names)]
     places = find_places(host, symmetry, options, cutoff)
 
-    def partners(site: int) -> list[tuple[int, tuple[int, int, int], float]]:
-        found = [entry for entry in places.near[site] if names[entry[0]] == second]
-        if not found or which == "all":
-            return found
-        distances = [entry[2] for entry in found]
-        wanted = min(distances) if which == "near" else max(distances)
-        return [entry for entry in found if abs(entry[2] - wanted) < _SHELL]
+    def partners(site: int) -> list[Neighbor]:
+        around = [entry for entry in places.near[site] if names[entry[0]] == second]
+        if not around or which == "all":
+            return around
+        distances = [entry[2] for entry in around]
+        limit = min(distances) if which == "near" else max(distances)
+        return [entry for entry in around if abs(entry[2] - limit) < _SHELL]
 
     groups = [
         ((f"{second}_{first}", site, 0, 0, 0), (f"{first}_{second}", other, *cell))
@@ -176,12 +177,12 @@ def complexes(places: Places, *, size: int = 2) -> Iterator[Plan]:
         If there is none.
     """
     starts = [p for p in _representatives(places) if places.options[p]]
-    found = False
+    is_empty = True
     for n_members in range(2, size + 1):
         for plan in _distinct("complex", places, _grown(places, starts, n_members)):
-            found = True
+            is_empty = False
             yield plan
-    if not found:
+    if is_empty:
         raise ValueError(f"{places.host.name}: no two defects are within the cutoff; take a larger one")
 
 

@@ -1,11 +1,12 @@
-"""What was done to make a defect: a row of plain values that travels with the structure."""
+"""Record of how a defect was made: a row of plain values that travels with the structure."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast, get_args, get_origin
 
 from cgcnn_ase.models.folder import package_version
 
@@ -14,7 +15,7 @@ KEY = "defect"
 
 
 def generator_name() -> str:
-    """Who made a structure: ``cgcnn_ase`` and its version."""
+    """Maker of a structure: ``cgcnn_ase`` and its version."""
     return f"cgcnn_ase {package_version()}"
 
 
@@ -91,14 +92,14 @@ class Manifest:
     formula: str = ""
     n_atoms: int = 0
 
-    def to_info(self) -> dict[str, Any]:
+    def to_info(self) -> dict[str, dict[str, object]]:
         """For ``atoms.info.update``: one key, `KEY`, with plain values that extended XYZ and ASE databases keep."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         plain["image_distance"] = self.image_distance if isfinite(self.image_distance) else None
         return {KEY: plain}
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> "Manifest":
+    def from_info(cls, info: Mapping[str, object]) -> "Manifest":
         """The manifest in ``atoms.info``.
 
         Raises
@@ -128,20 +129,24 @@ class Manifest:
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> "Manifest":
         """The inverse of `to_row`."""
-        return cls(**{field.name: _FROM_TEXT[str(field.type)](row[field.name]) for field in fields(cls)})
+        values: dict[str, Any] = {field.name: _from_text(row[field.name], field.type) for field in fields(cls)}
+        return cls(**values)
 
 
 #: the columns of ``manifest.csv``
 COLUMNS = tuple(field.name for field in fields(Manifest))
 
-_FROM_TEXT: dict[str, Any] = {}
-for _type, _read in ((str, str), (int, int), (float, float)):
-    _FROM_TEXT[str(_type)] = _read
-    _FROM_TEXT[str(_type | None)] = lambda text, read=_read: read(text) if text else None
-    _FROM_TEXT[str(tuple[_type, ...])] = lambda text, read=_read: tuple(map(read, text.split()))  # type: ignore[valid-type]
+
+def _from_text(text: str, hint: object) -> object:
+    """The value of a column from its text, by the type of the field."""
+    kinds = get_args(hint) or (hint,)
+    read = cast("Callable[[str], object]", kinds[0])
+    if get_origin(hint) is tuple:
+        return tuple(map(read, text.split()))
+    return None if NoneType in kinds and not text else read(text)
 
 
-def _to_text(value: Any) -> str:
+def _to_text(value: object) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -179,10 +184,10 @@ def read_manifest(path: str | Path) -> list[Manifest]:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: is no manifest of defects: it has no column {', '.join(missing)}")
-        found = []
+        manifests = []
         for row in reader:
             try:
-                found.append(Manifest.from_row(row))
+                manifests.append(Manifest.from_row(row))
             except (ValueError, TypeError, AttributeError) as error:  # noqa: PERF203 - a line cut off has None for its last columns
                 raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-        return found
+        return manifests

@@ -1,4 +1,4 @@
-"""A defect before it is made: what changes at which sites of the host; and how it is made."""
+"""Plan of a defect, that is its changes at sites of the host, and the builder that carries it out."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -13,43 +13,6 @@ from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-def vacancies(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
-    """One for each symmetry-distinct site of the elements."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        yield _on_site("vacancy", symmetry, vacancy(element, site))
-
-
-def antisites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
-    """Each symmetry-distinct site of the elements with each other element of the host on it."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        for other in host.elements:
-            if other != element:
-                yield _on_site("antisite", symmetry, replacement(element, other, site))
-
-
-def substitutions(host: Host, symmetry: Symmetry, elements: Sequence[str], dopants: Sequence[str]) -> Iterator[Plan]:
-    """Each symmetry-distinct site of the elements with each dopant on it."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        for dopant in dopants:
-            if dopant != element:
-                yield _on_site("substitution", symmetry, replacement(element, dopant, site))
-
-
-def distinct_sites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The first site of each orbit of the elements, with its element."""
-    names = host.atoms.get_chemical_symbols()
-    for site in symmetry.representatives():
-        if names[site] in elements:
-            yield site, names[site]
-
-
-def _on_site(kind: str, symmetry: Symmetry, change: Change) -> Plan:
-    assert change.site is not None
-    return Plan(kind, change.name, (change,), int(symmetry.multiplicity[change.site]), symmetry.wyckoff[change.site])
-
-
 KINDS = ("vacancy", "antisite", "substitution", "interstitial", "cation-mixing", "complex")
 
 #: those at one place, of which complexes are made
@@ -137,8 +100,8 @@ def point_defects(
     [('v_Na', 53), ('v_Cl', 53)]
     """
     checked = check_host(host, name)
-    wanted = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
-    ask = _Ask(
+    names = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
+    ask = DefectRequest(
         elements=checked.chosen(elements),
         dopants=None if dopants is None else check_elements(dopants, "dopant"),
         method=interstitial_method,
@@ -148,27 +111,27 @@ def point_defects(
         complex_of=tuple(complex_of),
         complex_size=complex_size,
     )
-    _check(checked, wanted, ask)
+    _check(checked, names, ask)
     cell = make_supercell(checked, supercell, min_distance=min_distance, diagonal=diagonal, max_atoms=max_atoms)
-    if "vacancy" in wanted and len(cell.atoms) == 1:
+    if "vacancy" in names and len(cell.atoms) == 1:
         raise ValueError(f"vacancy: the supercell of {name} has one atom, none would be left; take a larger supercell")
     half = cell.image_distance / 2 + 1e-3
     if cutoff is not None and not 0 < cutoff <= half:
         raise ValueError(
             f"cutoff {cutoff:g}: must be positive, and at most {half:.2f} Å, half the distance between images"
         )
-    if "complex" in wanted and cutoff is None and half < _NEAR:
+    if "complex" in names and cutoff is None and half < _NEAR:
         raise ValueError(
             f"complex: defects up to {_NEAR:g} Å apart need images {2 * _NEAR:g} Å apart, here they are "
             f"{cell.image_distance:.2f}; take a larger supercell or a smaller cutoff"
         )
     maker = Maker(checked, cell)
-    return (maker.make(plan) for plan in _plans(checked, wanted, ask, cutoff or half, cutoff or _NEAR))
+    return (maker.make(plan) for plan in _plans(checked, names, ask, cutoff or half, cutoff or _NEAR))
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """What is wanted of the kinds, see `point_defects`."""
+class DefectRequest:
+    """Options of the kinds, see `point_defects`."""
 
     elements: tuple[str, ...]
     dopants: tuple[str, ...] | None
@@ -185,7 +148,7 @@ class _Ask:
         return self.dopants or self.elements
 
 
-def _check(host: Host, kinds: Sequence[str], ask: _Ask) -> None:
+def _check(host: Host, kinds: Sequence[str], ask: DefectRequest) -> None:
     if not kinds:
         raise ValueError(f"no kind of defect is given; allowed are {', '.join(KINDS)}")
     for kind in kinds:
@@ -218,17 +181,17 @@ def _allowed(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{what} {value!r}: allowed are {', '.join(allowed)}")
 
 
-def _plans(host: Host, kinds: Sequence[str], ask: _Ask, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
+def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
     symmetry = find_symmetry(host)
 
     def holes() -> list[Hole]:
         return find_holes(host, symmetry, method=ask.method, min_radius=ask.min_radius)
 
     def groups() -> Iterator[Plan]:
-        found = holes() if "interstitial" in ask.complex_of else []
+        places = holes() if "interstitial" in ask.complex_of else []
         options = site_options(host, ask.complex_of, ask.elements, ask.dopants)
-        options += hole_options(host, found, ask.inserted)
-        return complexes(find_places(host, symmetry, options, cutoff, found), size=ask.complex_size)
+        options += hole_options(host, places, ask.inserted)
+        return complexes(find_places(host, symmetry, options, cutoff, places), size=ask.complex_size)
 
     planners: dict[str, Callable[[], Iterator[Plan]]] = {
         "vacancy": lambda: vacancies(host, symmetry, ask.elements),
@@ -242,3 +205,38 @@ def _plans(host: Host, kinds: Sequence[str], ask: _Ask, pair_cutoff: float, cuto
     }
     for kind in kinds:
         yield from planners[kind]()
+
+
+def vacancies(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """One for each symmetry-distinct site of the elements."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        yield _on_site("vacancy", symmetry, vacancy(element, site))
+
+
+def antisites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each other element of the host on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for other in host.elements:
+            if other != element:
+                yield _on_site("antisite", symmetry, replacement(element, other, site))
+
+
+def substitutions(host: Host, symmetry: Symmetry, elements: Sequence[str], dopants: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each dopant on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for dopant in dopants:
+            if dopant != element:
+                yield _on_site("substitution", symmetry, replacement(element, dopant, site))
+
+
+def distinct_sites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The first site of each orbit of the elements, with its element."""
+    names = host.atoms.get_chemical_symbols()
+    for site in symmetry.representatives():
+        if names[site] in elements:
+            yield site, names[site]
+
+
+def _on_site(kind: str, symmetry: Symmetry, change: Change) -> Plan:
+    assert change.site is not None
+    return Plan(kind, change.name, (change,), int(symmetry.multiplicity[change.site]), symmetry.wyckoff[change.site])

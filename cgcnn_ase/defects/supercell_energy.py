@@ -3,20 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.ensemble_energy import EnergyModel
-from cgcnn_ase.energies.relax import relaxed
+from cgcnn_ase.energies.calculators import relaxed
+from cgcnn_ase.energies.interface import EnergyModel, EnergySource, as_energy_model
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
-
-    from cgcnn_ase.models.crystal_model import CrystalModel
 
 #: the two cells may differ by this part of their lengths
 _CELL = 1e-3
@@ -33,7 +28,7 @@ class DefectEnergy:
     std
         One standard deviation of the *difference* of the two cells, eV; None without an ensemble.
     members
-        What each member of the ensemble says, eV; None without one.
+        By each member of the ensemble, eV; None without one.
     std_if_independent
         What the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of
         it cancels. None without calibration.
@@ -62,7 +57,7 @@ class DefectEnergy:
     model: str
     was_relaxed: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
@@ -70,7 +65,7 @@ class DefectEnergy:
 def defect_formation_energy(
     defective: "Atoms",
     pristine: "Atoms",
-    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
     relax: bool = False,
@@ -83,14 +78,14 @@ def defect_formation_energy(
 
     with :math:`n_i` atoms of element i removed (Zhang and Northrup, Phys. Rev. Lett. 67, 2339, 1991; Freysoldt et al.,
     Rev. Mod. Phys. 86, 253, 2014). The std is that of the difference within each member of the ensemble, calibrated:
-    see :meth:`cgcnn_ase.energies.ensemble_energy.Energies.combine`.
+    see :meth:`cgcnn_ase.energies.interface.Energies.combine`.
 
     Parameters
     ----------
     defective, pristine
         Two cells with the same vectors.
     model
-        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
+        What gives the energies: see :func:`cgcnn_ase.energies.interface.as_energy_model`.
     chemical_potentials
         Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
         oxygen-poor conditions give ``{"O": reference - shift}``.
@@ -102,17 +97,20 @@ def defect_formation_energy(
     ValueError
         If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
         with.
-    cgcnn_ase.energies.relax.NotConvergedError
+    cgcnn_ase.energies.calculators.NotConvergedError
         If a relaxation does not end.
     """
-    options = {"chemical_potentials": chemical_potentials, "relax": relax, "fmax": fmax, "max_steps": max_steps}
-    return next(defect_formation_energies([defective], pristine, model, **options))  # type: ignore[arg-type]
+    energies = defect_formation_energies(
+        [defective], pristine, model, chemical_potentials=chemical_potentials, relax=relax, fmax=fmax,
+        max_steps=max_steps,
+    )  # fmt: skip
+    return next(energies)
 
 
 def defect_formation_energies(
     defective: "Sequence[Atoms]",
     pristine: "Atoms",
-    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
     relax: bool = False,

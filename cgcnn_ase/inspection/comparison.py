@@ -1,7 +1,6 @@
 """Hold the values of two data sets against one another on the structures that both hold."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +43,7 @@ class Comparison:
         both = [(c.value, c.other_value) for c in self.common if c.value is not None and c.other_value is not None]
         return np.array(both, dtype=np.float64).reshape(-1, 2)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
         return {
             "other": self.other,

@@ -7,7 +7,7 @@ volume are compared, and how many were not is reported.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
+from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.data.dataset import reduced_formula, volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import formula_of
@@ -91,7 +92,7 @@ class _Candidates(NamedTuple):
     """Structures of one formula, and which pairs of them to compare."""
 
     structures: list[Geometry]
-    rows: list[tuple[int, int]]  #: what to call each: data set 0 or 1, and the row in it
+    rows: list[tuple[int, int]]  #: of each: data set 0 or 1, and the row in it
     pairs: list[tuple[int, int]]  #: positions in `structures`
 
 
@@ -130,16 +131,18 @@ def find_common(
 def _find(sets: list[Sequence[Geometry]], sameness: Sameness, workers: int, progress: bool) -> Matches:
     not_compared: dict[str, int] = {}
     tasks = [(chunk, sameness) for chunk in _chunks(_candidates(sets, sameness, not_compared))]
-    n_pairs = sum(len(c.pairs) for chunk, _ in tasks for c in chunk)
+    sizes = [sum(len(candidates.pairs) for candidates in chunk) for chunk, _ in tasks]
     pairs: list[tuple[int, int]] = []
-    if workers > 1 and len(tasks) > 1:
-        with closing(ordered_map(_same, tasks, min(workers, len(tasks)))) as answers:
-            pairs = [pair for found in _watch(answers, tasks, n_pairs, progress) for pair in found]
-    else:
-        answers = (_same(*task) for task in tasks)
-        pairs = [pair for found in _watch(answers, tasks, n_pairs, progress) for pair in found]
+    with ExitStack() as stack:
+        answers: Iterable[list[tuple[int, int]]] = (_same(*task) for task in tasks)
+        if workers > 1 and len(tasks) > 1:
+            answers = stack.enter_context(closing(ordered_map(_same, tasks, min(workers, len(tasks)))))
+        step = stack.enter_context(progress_bar("Comparing structures", sum(sizes), shown=progress))
+        for size, same in zip(sizes, answers, strict=True):
+            pairs += same
+            step(size)
     n_without = sum(not s.pbc.all() for structures in sets for s in structures)
-    return Matches(sorted(pairs), n_pairs, not_compared, n_without)
+    return Matches(sorted(pairs), sum(sizes), not_compared, n_without)
 
 
 def _candidates(
@@ -213,14 +216,14 @@ def _same(candidates: list[_Candidates], sameness: Sameness) -> list[tuple[int, 
 
     tolerances = sameness.length, sameness.site, sameness.angle
     matchers = StructureMatcher(*tolerances), StructureMatcher(*tolerances, attempt_supercell=True)
-    found = []
+    same = []
     for structures, rows, pairs in candidates:
         reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k]))
         for i, j in pairs:
             if _as_written(structures[i], structures[j]) or _fit(matchers, reduced(i), reduced(j)):
                 (_, first), (_, second) = sorted((rows[i], rows[j]))
-                found.append((first, second))
-    return found
+                same.append((first, second))
+    return same
 
 
 def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure", other: "Structure") -> bool:
@@ -248,19 +251,3 @@ def _reduced(structure: Geometry) -> "Structure":
     with without_reader_warnings():
         full = Structure(Lattice(structure.cell), species, structure.positions, coords_are_cartesian=True)
         return full.get_primitive_structure().get_reduced_structure(reduction_algo="niggli")
-
-
-def _watch(
-    answers: Iterable[list[tuple[int, int]]],
-    tasks: Sequence[tuple[list[_Candidates], Sameness]],
-    n_pairs: int,
-    progress: bool,
-) -> Iterator[list[tuple[int, int]]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("Comparing structures", total=n_pairs)
-        for (chunk, _), found in zip(tasks, answers, strict=True):
-            bar.advance(task, sum(len(c.pairs) for c in chunk))
-            yield found

@@ -45,7 +45,7 @@ class ElementOffsets:
     method: Method
 
     def difference(self, fractions: npt.ArrayLike) -> Floats:
-        """What the offsets say of compositions, eV/atom, (n,).
+        """Sum of the offsets of compositions, eV/atom, (n,).
 
         Parameters
         ----------
@@ -75,25 +75,25 @@ class ElementOffsets:
         return np.asarray(values, dtype=np.float64) - self.difference(fractions)
 
     def words(self) -> list[str]:
-        """What to know before using them, one sentence each."""
-        said = [
+        """Sentences to know before using them."""
+        notes = [
             f"{', '.join(group)} cannot be told apart: of their offsets only {len(group) - lost} combination"
             f"{'s are' if len(group) - lost != 1 else ' is'} determined; the smallest ones that fit are given"
             for group in self.tied
             for lost in [sum(set(direction) <= set(group) for direction in self.free)]
         ]
         if alone := self.n_structures - self.n_left_out:
-            said.append(f"{alone} of {self.n_structures} structures are the only ones that tell of an element or sum")
-        return said
+            notes.append(f"{alone} of {self.n_structures} structures are the only ones that tell of an element or sum")
+        return notes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return found | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ElementOffsets":
-        """What :meth:`to_dict` gave.
+        """Restore offsets from what :meth:`to_dict` gave.
 
         Raises
         ------

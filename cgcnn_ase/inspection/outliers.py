@@ -5,12 +5,13 @@ Nothing is removed: an outlier is a mistake, another kind of calculation, or the
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import LabelledTable
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.inspection.element_offsets import MAD_TO_STD, fit_offsets
@@ -20,7 +21,7 @@ Kind = Literal["value", "composition", "model", "distance", "volume"]
 
 #: an expectation of each element is fitted where there are at least so many structures for each
 _PER_ELEMENT = 3
-#: so many values at least say what is usual
+#: values that are needed to say what is usual
 _FEWEST = 10
 #: a volume within this factor of what the elements suggest is not flagged: the sizes of ions do not just add up
 _VOLUME_FACTOR = 2.0
@@ -34,7 +35,7 @@ _SEARCHED = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Beyond what something is flagged."""
+    """Limits beyond which something is flagged."""
 
     value: float = 8.0  #: robust standard deviations from the median
     composition: float = 8.0  #: robust standard deviations from what the elements suggest
@@ -59,14 +60,14 @@ class Outlier:
     score: float  #: in units of its limit: above 1
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ModelSays:
-    """What a model predicts for the structures of a data set, NaN where it does not."""
+    """Predictions of a model for the structures of a data set, NaN where it has none."""
 
     name: str
     mean: Floats  #: (n,), in the unit of the label
@@ -207,12 +208,9 @@ def _of_elements(fractions: Floats, values: Floats) -> Floats | None:
 
 
 def _distances(table: LabelledTable, limit: float, progress: bool) -> Iterator[Outlier]:
-    from rich.console import Console
-    from rich.progress import track
-
     names = symbols()
-    watched = track(table.structures, "Looking for near atoms", console=Console(stderr=True), disable=not progress)
-    for k, structure in enumerate(watched):
+    structures = with_progress(table.structures, "Looking for near atoms", len(table), shown=progress)
+    for k, structure in enumerate(structures):
         near = _nearest(structure, limit)
         if near is not None:
             first, second, distance, ratio = near

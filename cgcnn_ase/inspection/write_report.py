@@ -1,11 +1,10 @@
-"""An inspection in words, as Markdown."""
+"""Write an inspection: a report in words as Markdown, everything as JSON, and pictures."""
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from cgcnn_ase.inspection.comparison import Comparison
 from cgcnn_ase.inspection.inspect import Inspection
 from cgcnn_ase.inspection.report import DatasetReport, Distribution
 
-if TYPE_CHECKING:
-    pass
+#: rows of a table; all of them are in the JSON
+SHOWN = 20
 
 
 def write_inspection(table: LabelledTable, inspection: Inspection, folder: Path) -> None:
@@ -23,8 +22,6 @@ def write_inspection(table: LabelledTable, inspection: Inspection, folder: Path)
 
     ``elements.png``, ``sizes.png``; ``values.png`` of the target; ``comparison.png`` of two data sets.
     """
-    from cgcnn_ase.inspection.write_report import markdown
-
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[str] = []
     if find_spec("matplotlib") is None:
@@ -59,10 +56,6 @@ def _draw(table: LabelledTable, inspection: Inspection, folder: Path) -> list[st
     return list(figures)
 
 
-#: rows of a table; all of them are in the JSON
-SHOWN = 20
-
-
 def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[str] = ()) -> str:
     """The whole report.
 
@@ -93,9 +86,9 @@ def _counts(report: DatasetReport) -> Iterator[str]:
     )
     yield ""
     if report.sizes is not None:
-        yield f"- atoms in a cell: {_in_words(report.sizes)}"
+        yield f"- atoms in a cell: {_describe(report.sizes)}"
     if report.volumes is not None:
-        yield f"- volume per atom (Å³): {_in_words(report.volumes)}"
+        yield f"- volume per atom (Å³): {_describe(report.volumes)}"
     yield f"- structures by how many elements they have: {_counted(report.n_components)}"
     if report.splits is not None:
         yield f"- splits: {_counted(report.splits.sizes)}; formulas in several: {report.splits.n_leaked_formulas:,}"
@@ -105,23 +98,25 @@ def _counts(report: DatasetReport) -> Iterator[str]:
         yield f"- **look at this:** {warning}"
 
 
-def _in_words(found: Distribution) -> str:
+def _describe(values: Distribution) -> str:
     return (
-        f"median {found.median:.4g}, 5 % below {found.q05:.4g}, 5 % above {found.q95:.4g}, from {found.minimum:.4g} to "
-        f"{found.maximum:.4g}"
+        f"median {values.median:.4g}, 5 % below {values.q05:.4g}, 5 % above {values.q95:.4g}, from "
+        f"{values.minimum:.4g} to {values.maximum:.4g}"
     )
 
 
-def _counted(counts: "dict[str, int] | dict[int, int]") -> str:
+def _counted(counts: Mapping[str, int] | Mapping[int, int]) -> str:
     return ", ".join(f"{name}: {n:,}" for name, n in counts.items())
 
 
 def _columns(report: DatasetReport) -> Iterator[str]:
     yield from _header("column", "missing", "mean", "std", "least", "5 %", "median", "95 %", "most")
     for name, column in report.columns.items():
-        found = column.distribution
-        if found is not None:
-            numbers = (found.mean, found.std, found.minimum, found.q05, found.median, found.q95, found.maximum)
+        values = column.distribution
+        if values is not None:
+            numbers = (
+                values.mean, values.std, values.minimum, values.q05, values.median, values.q95, values.maximum
+            )  # fmt: skip
             yield _row(name, f"{column.n_missing:,}", *(f"{x:.4g}" for x in numbers))
         elif column.kind == "text" and column.most_frequent is not None:
             some = _counted(dict(list(column.most_frequent.items())[:3]))
@@ -181,7 +176,7 @@ def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
             column += f" less {comparison.other_target}"
         yield (
             f"Difference of {column}, this one less the other: mean {difference.mean:.4g}, mean absolute "
-            f"{comparison.mean_absolute:.4g}, {_in_words(difference)}."
+            f"{comparison.mean_absolute:.4g}, {_describe(difference)}."
         )
     for formula, left in list(comparison.matches.not_compared.items())[:shown]:
         yield f"{formula}: {left:,} pairs were not compared, those furthest apart in volume."

@@ -1,128 +1,31 @@
-"""The words that all reference databases share: what is asked for, and what comes back.
+"""A reference database as this package sees it: the query, the records that come back, and the client between them.
 
-Names and units are those of this package whatever the database calls them; a value that the database does not have is
-absent, never NaN or zero.
+Names and units are those of :mod:`cgcnn_ase.sources.properties` whatever the database calls them; a value that the
+database does not have is absent, never NaN or zero.
 """
 
-import difflib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.properties import UNITS, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-class Credit(NamedTuple):
-    """Whose data it is."""
-
-    provider: str
-    licence: str
-    citations: tuple[str, ...]
-    client: str  #: package and version
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a data set came from and how to credit it; no key is in it."""
-
-    provider: str
-    url: str
-    database_version: str
-    licence: str
-    citations: tuple[str, ...]
-    settings: Mapping[str, str]  #: how the client was set up, as its ``thermo_type``
-    query: Mapping[str, Any]
-    fields: tuple[str, ...]
-    units: Mapping[str, str]  #: of the fields
-    client: str  #: package and version
-    retrieved: str  #: ISO 8601, UTC: when the first page came
-    n_records: int
-    n_refused: int
-    n_doubled: int = 0  #: records that came more than once and were kept once
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, in a form that JSON can take."""
-        return asdict(self) | {"citations": list(self.citations), "fields": list(self.fields)}
-
-    def write(self, folder: Path) -> None:
-        """Write ``provenance.json`` for machines and ``README.md`` for people."""
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
-        (folder / "provenance.json").write_text(text, encoding="utf-8")
-        (folder / "README.md").write_text(self._readme(), encoding="utf-8")
-
-    def _readme(self) -> str:
-        columns = [f"- `{name}`" + (f" ({self.units[name]})" if self.units[name] else "") for name in self.fields]
-        settings = [f"{name} {value}" for name, value in self.settings.items()]
-        state = ", ".join([f"database version {self.database_version}", *settings])
-        refused = f"{self.n_refused} more could not be used (see `refused.csv`). " if self.n_refused else ""
-        doubled = f"{self.n_doubled} came more than once and were kept once. " if self.n_doubled else ""
-        return "\n".join(
-            [
-                f"# {self.n_records} structures from {self.provider}",
-                "",
-                f"Fetched from {self.url} ({state}) at {self.retrieved} with {self.client}. {refused}{doubled}",
-                "",
-                f"Query: `{json.dumps(dict(self.query), ensure_ascii=False)}`",
-                "",
-                f"Licence: {self.licence}. Cite:",
-                "",
-                *(f"- {citation}" for citation in self.citations),
-                "",
-                "`structures.npz` holds the structures, `properties.csv.gz` a row for each in the same order; an empty",
-                "field means that the database has no value. `cgcnn-ase train` reads this folder. Columns:",
-                "",
-                *columns,
-                "",
-            ]
-        )
-
-
-#: our names of properties and their units ("" for a pure number)
-UNITS: Mapping[str, str] = {
-    "formation_energy_per_atom": "eV/atom",
-    "energy_above_hull": "eV/atom",
-    "energy_per_atom": "eV/atom",
-    "uncorrected_energy_per_atom": "eV/atom",
-    "is_stable": "",
-    "band_gap": "eV",
-    "efermi": "eV",
-    "is_metal": "",
-    "total_magnetization": "mu_B",
-    "magnetization_per_formula_unit": "mu_B",
-    "K_VRH": "GPa",
-    "G_VRH": "GPa",
-    "poisson": "",
-    "volume": "Å^3",
-    "density": "g/cm^3",
-    "average_voltage": "V",
-    "capacity_grav": "mAh/g",
-}
-
-#: what depends on the functional and on the scheme of corrections: never mixed
-ENERGIES = (
-    "formation_energy_per_atom",
-    "energy_above_hull",
-    "energy_per_atom",
-    "uncorrected_energy_per_atom",
-    "is_stable",
-    "average_voltage",
-)
-
-#: the words of a record that say which scheme its energies belong to
+#: what a record says in words of the scheme that its energies belong to
 SCHEME = ("functional", "corrections")
+
+Bounds = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Which records are wanted. All conditions must hold; of several ids, formulas or chemical systems, one.
+    """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
     Parameters
     ----------
@@ -141,7 +44,7 @@ class Query:
     max_atoms
         Most atoms in a cell.
     limit
-        So many records at most.
+        Most records.
 
     Raises
     ------
@@ -154,7 +57,7 @@ class Query:
     chemsys: tuple[str, ...] = ()
     elements: tuple[str, ...] = ()
     exclude_elements: tuple[str, ...] = ()
-    ranges: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    ranges: Mapping[str, Bounds] = field(default_factory=dict)
     stable: bool | None = None
     max_atoms: int | None = None
     limit: int | None = None
@@ -176,21 +79,21 @@ class Query:
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: at least 1 is needed")
 
-    def as_dict(self) -> dict[str, Any]:
-        """What is asked for, in a form that JSON can take and that is the same for the same question."""
-        given: dict[str, Any] = {
+    def as_dict(self) -> dict[str, object]:
+        """The conditions, in a form that JSON can take and that is the same for the same question."""
+        conditions: dict[str, object] = {
             name: sorted(set(getattr(self, name)))
             for name in ("ids", "formula", "elements", "exclude_elements")
             if getattr(self, name)
         }
         if self.chemsys:
-            given["chemsys"] = sorted({"-".join(sorted(system.split("-"))) for system in self.chemsys})
+            conditions["chemsys"] = sorted({"-".join(sorted(system.split("-"))) for system in self.chemsys})
         if self.ranges:
-            given["ranges"] = {name: list(self.ranges[name]) for name in sorted(self.ranges)}
+            conditions["ranges"] = {name: list(self.ranges[name]) for name in sorted(self.ranges)}
         for name in ("stable", "max_atoms", "limit"):
             if getattr(self, name) is not None:
-                given[name] = getattr(self, name)
-        return given
+                conditions[name] = getattr(self, name)
+        return conditions
 
 
 @dataclass(frozen=True)
@@ -237,6 +140,15 @@ class Page:
     total: int | None
 
 
+class Attribution(NamedTuple):
+    """Owner of the data, and how to cite it."""
+
+    provider: str
+    licence: str
+    citations: tuple[str, ...]
+    client: str  #: package and version
+
+
 class CursorError(FetchError):
     """A cursor that the database no longer understands: the answer must be read again from its start."""
 
@@ -246,22 +158,22 @@ class ReferenceClient(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the provider, short: ``mp``."""
+        """Short name of the provider: ``mp``."""
 
     @property
     def url(self) -> str:
-        """Where it is asked."""
+        """Address of the database."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What beside the query decides what comes back, as ``thermo_type``; never a key."""
+        """Everything beside the query that decides what comes back, as ``thermo_type``; never a key."""
 
     @property
     def units(self) -> Mapping[str, str]:
         """The properties that it knows, in our names, and their units."""
 
     def version(self, *, retry: Retry = with_retries) -> str:
-        """Which state of the database answers."""
+        """Name of the state of the database that answers."""
         ...
 
     def pages(
@@ -272,7 +184,7 @@ class ReferenceClient(Protocol):
         Parameters
         ----------
         query, fields
-            Which records, and which of their properties; an unknown one is a `ValueError` that lists the known.
+            The records, and those of their properties that are wanted.
         after
             The cursor of the last page that is there already.
 
@@ -283,47 +195,35 @@ class ReferenceClient(Protocol):
         FetchError
             If the database does not answer, in words.
         ValueError
-            If something unknown is asked for.
+            If an unknown property is asked for; the message lists the known.
         """
         ...
 
-    def credit(self, fields: Sequence[str]) -> Credit:
-        """Whom to credit for these properties; touches no network."""
+    def credit(self, fields: Sequence[str]) -> Attribution:
+        """Owner, licence and citations of these properties; touches no network."""
         ...
 
 
-def check_fields(given: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
-    """The names, each once, or a `ValueError` with the nearest and all of the allowed ones.
-
-    >>> check_fields(["band_gab"], ["band_gap", "efermi"])
-    Traceback (most recent call last):
-        ...
-    ValueError: unknown field 'band_gab'; did you mean band_gap? Allowed are band_gap, efermi
-    """
-    known = list(allowed)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f" did you mean {near[0]}? Allowed" if near else " allowed"
-            raise ValueError(f"unknown {what} {name!r};{guess} are {', '.join(known)}")
-    return tuple(dict.fromkeys(given))
+def as_mapping(value: object) -> Mapping[str, object]:
+    """An object of a JSON answer; an empty one where it is null, missing or anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
-def _check_names(name: str, given: object) -> None:
-    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):
-        raise ValueError(f"{name}={given!r}: needed is a tuple of strings")
-    for each in given:
+def _check_names(name: str, values: object) -> None:
+    if not isinstance(values, tuple) or not all(isinstance(each, str) for each in values):
+        raise ValueError(f"{name}={values!r}: needed is a tuple of strings")
+    for each in values:
         if not each.strip() or "," in each:
             raise ValueError(f"{name}: {each!r} is no name; give several as several, not with commas")
 
 
-def _check_symbols(name: str, given: Sequence[str]) -> None:
-    for symbol in given:
+def _check_symbols(name: str, values: Sequence[str]) -> None:
+    for symbol in values:
         if symbol not in symbols()[1:]:
             raise ValueError(f"{name}: {symbol!r} is no element")
 
 
-def _check_bounds(name: str, bounds: tuple[float | None, float | None]) -> None:
+def _check_bounds(name: str, bounds: Bounds) -> None:
     low, high = bounds
     if low is None and high is None:
         raise ValueError(f"range of {name}: needed is a lower bound, an upper bound, or both")

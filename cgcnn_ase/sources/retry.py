@@ -1,4 +1,4 @@
-"""Repeat requests through tenacity: exponential back-off with seeded jitter, or as long as the server itself asks for."""
+"""Repeat requests through tenacity: exponential back-off with seeded jitter, or as the server asks."""
 
 import time
 from collections.abc import Callable

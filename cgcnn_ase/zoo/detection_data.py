@@ -1,222 +1,24 @@
-"""What the pretrained detectors learn: layers, crystals and cathodes with and without a defect, no two hosts alike."""
+"""Training data of the pretrained detectors: layers, crystals and cathodes with and without a defect."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
-from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.targets import Level, TargetSpec
 from cgcnn_ase.data.dataset import hash_of_samples, read_packed, reduced_formula
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
 from cgcnn_ase.data.splits import group_split
-from cgcnn_ase.defects.augmentation import random_vacancies
-from cgcnn_ase.defects.detection import (
-    PERFECT,
-    DetectionCell,
-    DetectionConfig,
-    detection_cells,
-    elements_of,
-    nearest,
-    rattled,
-)
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
-
-if TYPE_CHECKING:
-    from ase import Atoms
-
-
-#: the defects made here
-CATHODE_KINDS = ("vacancy", "exchange")
-
-
-def cathode_cells(
-    names: Sequence[str], *, num: int = 4, n_atoms: int = 80, rattle: float = 0.0, seed: int = 0
-) -> Iterator[DetectionCell]:
-    """Of each cathode ``num`` random orderings of its metals, each with either defect and twice without.
-
-    Parameters
-    ----------
-    names
-        As `build_cathode` takes them; the hosts of the cells are called ``cathode:NAME``.
-    num
-        Orderings of each.
-    n_atoms
-        About so many atoms in the supercell.
-    rattle
-        Standard deviation, Å, of random displacements, in both classes.
-    seed
-        The same seed gives the same cells; ordering k of the metals is that of seed + k.
-
-    Yields
-    ------
-    DetectionCell
-        A defective one, then a perfect one; kinds ``vacancy`` (of lithium) and ``exchange`` (of lithium and a metal).
-
-    Raises
-    ------
-    ValueError
-        If there is no such cathode.
-    """
-    for name in names:
-        for k in range(num):
-            perfect = build_cathode(name, n_atoms=n_atoms, seed=seed + k)
-            rng = np.random.default_rng([seed, k])
-            host = f"cathode:{name}"
-            for kind, make in zip(CATHODE_KINDS, (_vacancy, _exchange), strict=True):
-                key = f"{host}:{seed + k}:{kind}"
-                atoms, defect, places = make(perfect, rng)
-                yield DetectionCell(key, host, rattled(atoms, rattle, rng), kind, defect, places)
-                yield DetectionCell(f"{key}:{PERFECT}", host, rattled(perfect, rattle, rng), PERFECT, "", ())
-
-
-def _vacancy(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    (found,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
-    return found.atoms, found.manifest.defect, nearest(found.atoms, perfect.positions[found.manifest.sites[0]])
-
-
-def _exchange(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    """A lithium and a metal, both drawn at random."""
-    names = np.array(perfect.get_chemical_symbols())
-    lithium = int(rng.choice(np.flatnonzero(names == "Li")))
-    metal = int(rng.choice(np.flatnonzero(~np.isin(names, ["Li", "O", "P"]))))
-    atoms = perfect.copy()
-    atoms.symbols[[lithium, metal]] = names[[metal, lithium]]
-    return atoms, f"{names[metal]}_Li+Li_{names[metal]}", (lithium, metal)
-
-
-#: whether a cell is defective
-IS_DEFECTIVE = TargetSpec(name="is_defective", unit="probability", task="classification")
-
-#: whether a site is where the defect is
-IS_DEFECT_SITE = TargetSpec(name="is_defect_site", unit="probability", task="classification", level="site")
-
-
-class NamedHost(NamedTuple):
-    """A host, and the reduced formula that keeps it in one split."""
-
-    name: str
-    atoms: "Atoms"
-    formula: str
-
-
-def split_hosts(hosts: Sequence[NamedHost], *, val: float = 0.1, test: float = 0.2, seed: int = 0) -> dict[str, str]:
-    """The split of each host by name; hosts of one reduced formula are in one split."""
-    split = group_split([host.formula for host in hosts], val=val, test=test, seed=seed)
-    return {host.name: str(name) for host, name in zip(hosts, split, strict=True)}
-
-
-def prepare_cells(
-    cells: Sequence[DetectionCell], split: Mapping[str, str], graph: GraphConfig, *, workers: int = 1
-) -> PreparedData:
-    """Graphs of cells with the label whether each is defective, in the split of its host."""
-    labels = np.array([[float(cell.defective)] for cell in cells])
-    splits = np.array([split[cell.host] for cell in cells])
-    train = np.flatnonzero(splits == "train")
-    return PreparedData(
-        ids=[cell.id for cell in cells],
-        targets=labels,
-        split=splits,
-        graphs=build_store([geometry(cell.atoms) for cell in cells], graph, workers=workers),
-        graph_config=graph,
-        specs=(IS_DEFECTIVE,),
-        train_hash=hash_of_samples([cells[int(k)].id for k in train], labels[train]),
-    )
-
-
-def prepare_places(cells: Sequence[DetectionCell], split: Mapping[str, str], graph: GraphConfig) -> PreparedData:
-    """Graphs of cells with the label of each site whether the defect is there: 1 at `DetectionCell.places`, else 0."""
-    hosts = []
-    for cell in cells:
-        labels = np.zeros(len(cell.atoms))
-        labels[list(cell.places)] = 1.0
-        hosts.append(LabelledHost(cell.id, geometry(cell.atoms), labels, split[cell.host]))
-    data = prepare_sites([SiteSet("detection", hosts)], [IS_DEFECT_SITE], graph)
-    return replace(data, targets=np.rint(data.targets))  # atoms that share a node have one label, but for rounding
-
-
-#: most atoms of a layer's primitive cell
-LARGEST_LAYER = 6
-
-
-def layers(data: Path, *, largest: int = LARGEST_LAYER) -> list[NamedHost]:
-    """Layers of 2DMatPedia and of JARVIS in the folders ``2dmatpedia_subset`` and ``jarvis_vacancydb`` of DATA.
-
-    Those of at most ``largest`` atoms in the primitive cell, with a vacuum along exactly one cell vector.
-    """
-    return [host for host in (*_2dmatpedia(data), *_jarvis(data)) if _is_layer(host, largest)]
-
-
-def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) -> list[NamedHost]:
-    """Crystals of the training split of ``mp36k``, of two elements or more and different formulas, drawn at random.
-
-    Those of JARVIS that are no layers come on top.
-    """
-    import pandas as pd
-
-    folder = data / "mp36k"
-    ids, structures = read_packed(folder)
-    table = pd.read_csv(folder / "properties.csv.gz", keep_default_na=False, na_values=[""])
-    rows = np.flatnonzero(table["split"].to_numpy(dtype=str) == "train")
-    found: dict[str, NamedHost] = {}
-    for row in np.random.default_rng(seed).permutation(rows).tolist():
-        structure = structures[row]
-        if 2 <= len(structure.numbers) <= largest and len(set(structure.numbers.tolist())) > 1:
-            host = _named(f"mp36k:{ids[row]}", structure)
-            found.setdefault(host.formula, host)
-        if len(found) == number:
-            break
-    bulk = [host for host in _jarvis(data) if len(host.atoms) <= largest and not any(_vacuum(host))]
-    return [*found.values(), *bulk]
-
-
-def _2dmatpedia(data: Path) -> Iterator[NamedHost]:
-    ids, structures = read_packed(data / "2dmatpedia_subset")
-    for name, structure in zip(ids.tolist(), structures, strict=True):
-        yield _named(f"2dmatpedia:{name}", structure)
-
-
-def _jarvis(data: Path) -> Iterator[NamedHost]:
-    """Primitive cells of the supercells that vacancies were calculated in."""
-    import spglib
-
-    seen = set()
-    for host in jarvis_vacancies(data / "jarvis_vacancydb").hosts:
-        name = host.id.rpartition("-")[0]
-        bulk = host.structure
-        frac = bulk.positions @ np.linalg.inv(bulk.cell)
-        whole: Any = (bulk.cell, frac, bulk.numbers)
-        primitive: Any = spglib.find_primitive(whole, symprec=0.01)
-        if primitive is None or name in seen:
-            continue
-        seen.add(name)
-        cell, places, numbers = primitive
-        periodic = np.ones(3, dtype=bool)
-        yield _named(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
-
-
-def _named(name: str, structure: Geometry) -> NamedHost:
-    from ase import Atoms
-
-    atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
-    return NamedHost(name, atoms, reduced_formula(structure.numbers))
-
-
-def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
-    return check_host(host.atoms, host.name).vacuum
-
-
-def _is_layer(host: NamedHost, largest: int) -> bool:
-    return len(host.atoms) <= largest and sum(_vacuum(host)) == 1
-
 
 #: by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
 CATHODES = {
@@ -234,6 +36,15 @@ CATHODES = {
     "val": ("NCM622", "LiNi0.9Mn0.1O2"),
     "test": ("LiNiO2", "NCM811", "NCA"),
 }
+
+#: whether a cell is defective
+IS_DEFECTIVE = TargetSpec(name="is_defective", unit="probability", task="classification")
+
+#: whether a site is where the defect is
+IS_DEFECT_SITE = TargetSpec(name="is_defect_site", unit="probability", task="classification", level="site")
+
+#: most atoms of a layer's primitive cell
+LARGEST_LAYER = 6
 
 #: two kinds each for every other host, so that an epoch is short
 _HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
@@ -253,6 +64,14 @@ _CRYSTALS = 250
 
 #: standard deviation of the displacements, Å
 RATTLE = 0.04
+
+
+class NamedHost(NamedTuple):
+    """A host, and the reduced formula that keeps it in one split."""
+
+    name: str
+    atoms: Atoms
+    formula: str
 
 
 def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> PreparedData:
@@ -305,3 +124,106 @@ def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost], moved: tuple[i
         for half in (0, 1):
             config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats[half], rattle=rattle)
             yield from detection_cells([(h.name, h.atoms) for h in hosts[half::2]], config, dopants=dopants)
+
+
+def split_hosts(hosts: Sequence[NamedHost], *, val: float = 0.1, test: float = 0.2, seed: int = 0) -> dict[str, str]:
+    """The split of each host by name; hosts of one reduced formula are in one split."""
+    split = group_split([host.formula for host in hosts], val=val, test=test, seed=seed)
+    return {host.name: str(name) for host, name in zip(hosts, split, strict=True)}
+
+
+def prepare_cells(
+    cells: Sequence[DetectionCell], split: Mapping[str, str], graph: GraphConfig, *, workers: int = 1
+) -> PreparedData:
+    """Graphs of cells with the label whether each is defective, in the split of its host."""
+    labels = np.array([[float(cell.defective)] for cell in cells])
+    splits = np.array([split[cell.host] for cell in cells])
+    train = np.flatnonzero(splits == "train")
+    return PreparedData(
+        ids=[cell.id for cell in cells],
+        targets=labels,
+        split=splits,
+        graphs=build_store([geometry(cell.atoms) for cell in cells], graph, workers=workers),
+        graph_config=graph,
+        specs=(IS_DEFECTIVE,),
+        train_hash=hash_of_samples([cells[int(k)].id for k in train], labels[train]),
+    )
+
+
+def prepare_places(cells: Sequence[DetectionCell], split: Mapping[str, str], graph: GraphConfig) -> PreparedData:
+    """Graphs of cells with the label of each site whether the defect is there: 1 at `DetectionCell.places`, else 0."""
+    hosts = []
+    for cell in cells:
+        labels = np.zeros(len(cell.atoms))
+        labels[list(cell.places)] = 1.0
+        hosts.append(LabelledHost(cell.id, geometry(cell.atoms), labels, split[cell.host]))
+    data = prepare_sites([SiteSet("detection", hosts)], [IS_DEFECT_SITE], graph)
+    return replace(data, targets=np.rint(data.targets))  # atoms that share a node have one label, but for rounding
+
+
+def layers(data: Path, *, largest: int = LARGEST_LAYER) -> list[NamedHost]:
+    """Layers of 2DMatPedia and of JARVIS in the folders ``2dmatpedia_subset`` and ``jarvis_vacancydb`` of DATA.
+
+    Those of at most ``largest`` atoms in the primitive cell, with a vacuum along exactly one cell vector.
+    """
+    return [host for host in (*_2dmatpedia(data), *_jarvis(data)) if _is_layer(host, largest)]
+
+
+def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) -> list[NamedHost]:
+    """Crystals of the training split of ``mp36k``, of two elements or more and different formulas, drawn at random.
+
+    Those of JARVIS that are no layers come on top.
+    """
+    import pandas as pd
+
+    folder = data / "mp36k"
+    ids, structures = read_packed(folder)
+    table = pd.read_csv(folder / "properties.csv.gz", keep_default_na=False, na_values=[""])
+    rows = np.flatnonzero(table["split"].to_numpy(dtype=str) == "train")
+    by_formula: dict[str, NamedHost] = {}
+    for row in np.random.default_rng(seed).permutation(rows).tolist():
+        structure = structures[row]
+        if 2 <= len(structure.numbers) <= largest and len(set(structure.numbers.tolist())) > 1:
+            host = _named(f"mp36k:{ids[row]}", structure)
+            by_formula.setdefault(host.formula, host)
+        if len(by_formula) == number:
+            break
+    bulk = [host for host in _jarvis(data) if len(host.atoms) <= largest and not any(_vacuum(host))]
+    return [*by_formula.values(), *bulk]
+
+
+def _2dmatpedia(data: Path) -> Iterator[NamedHost]:
+    ids, structures = read_packed(data / "2dmatpedia_subset")
+    for name, structure in zip(ids.tolist(), structures, strict=True):
+        yield _named(f"2dmatpedia:{name}", structure)
+
+
+def _jarvis(data: Path) -> Iterator[NamedHost]:
+    """Primitive cells of the supercells that vacancies were calculated in."""
+    import spglib
+
+    seen = set()
+    for host in jarvis_vacancies(data / "jarvis_vacancydb").hosts:
+        name = host.id.rpartition("-")[0]
+        bulk = host.structure
+        frac = bulk.positions @ np.linalg.inv(bulk.cell)
+        primitive: Any = spglib.find_primitive((bulk.cell, frac, bulk.numbers), symprec=0.01)  # it takes arrays, too
+        if primitive is None or name in seen:
+            continue
+        seen.add(name)
+        cell, places, numbers = primitive
+        periodic = np.ones(3, dtype=bool)
+        yield _named(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
+
+
+def _named(name: str, structure: Geometry) -> NamedHost:
+    atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
+    return NamedHost(name, atoms, reduced_formula(structure.numbers))
+
+
+def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
+    return check_host(host.atoms, host.name).vacuum
+
+
+def _is_layer(host: NamedHost, largest: int) -> bool:
+    return len(host.atoms) <= largest and sum(_vacuum(host)) == 1

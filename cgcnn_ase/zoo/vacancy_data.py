@@ -13,9 +13,8 @@
 
 import gzip
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -33,6 +32,24 @@ _PACKED = {
     "kumagai": ("oxide_O_vacancies_kumagai", "host", "vacancy_formation_energy"),
 }
 _JARVIS = "jarvis_vacancydb"
+
+
+class _JarvisAtoms(TypedDict):
+    lattice_mat: list[list[float]]
+    coords: list[list[float]]
+    elements: list[str]
+    cartesian: bool
+
+
+class _Entry(TypedDict):
+    """A vacancy as JARVIS has it."""
+
+    jid: str
+    symbol: str
+    E_vac: float
+    bulk_atoms: _JarvisAtoms
+    defective_atoms: _JarvisAtoms
+
 
 VACANCY_SETS = (*_PACKED, "jarvis", "chgnet")
 
@@ -92,33 +109,33 @@ def jarvis_vacancies(folder: Path) -> SiteSet:
     if not file.exists():
         raise DatasetError(f"{file}: no such file")
     with gzip.open(file, "rt", encoding="utf-8") as text:
-        entries: list[dict[str, Any]] = json.load(text)
-    found: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
+        entries: list[_Entry] = json.load(text)
+    by_host: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
     for entry in entries:
         bulk = _geometry(entry["bulk_atoms"])
         name = f"{entry['jid']}-{len(bulk.numbers)}"
-        structure, energies = found.setdefault(name, (bulk, {}))
+        structure, energies = by_host.setdefault(name, (bulk, {}))
         site = removed_site(structure, _geometry(entry["defective_atoms"]), entry["symbol"])
         energies.setdefault(site, []).append(float(entry["E_vac"]))
     hosts = [
         labelled_host(name, structure, list(energies), [float(np.mean(e)) for e in energies.values()], "")
-        for name, (structure, energies) in found.items()
+        for name, (structure, energies) in by_host.items()
     ]
     return SiteSet("jarvis", hosts)
 
 
 def removed_site(bulk: Geometry, defective: Geometry, symbol: str) -> int:
     """The atom of the bulk, of this element, that is farthest from all atoms of the defective cell."""
-    own = np.flatnonzero(bulk.numbers == symbols().index(symbol))
-    if not len(own):
+    candidates = np.flatnonzero(bulk.numbers == symbols().index(symbol))
+    if not len(candidates):
         raise DatasetError(f"the supercell has no {symbol} to remove")
     inverse = np.linalg.inv(bulk.cell)
-    shift = (bulk.positions[own, None] - defective.positions[None]) @ inverse
+    shift = (bulk.positions[candidates, None] - defective.positions[None]) @ inverse
     distances = np.linalg.norm((shift - np.round(shift)) @ bulk.cell, axis=2)
-    return int(own[distances.min(axis=1).argmax()])
+    return int(candidates[distances.min(axis=1).argmax()])
 
 
-def _geometry(atoms: Mapping[str, Any]) -> Geometry:
+def _geometry(atoms: "_JarvisAtoms") -> Geometry:
     """From the dictionary of a jarvis ``Atoms``."""
     cell: Floats = np.array(atoms["lattice_mat"], dtype=float)
     coords = np.array(atoms["coords"], dtype=float)

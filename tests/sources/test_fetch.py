@@ -10,7 +10,7 @@ from ase.build import bulk, graphene
 
 from cgcnn_ase.core.errors import DatasetError, FetchError
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.sources.client import Credit, CursorError, FetchedRecord, Page, Query
+from cgcnn_ase.sources.client import Attribution, CursorError, FetchedRecord, Page, Query
 from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.structures import read_structures
 
@@ -43,7 +43,7 @@ class Shelf:
             yield Page(some, tuple(self.refused), f"{begin + SIZE}:{self.state}", len(self.records))
 
     def credit(self, fields):  # noqa: ARG002
-        return Credit(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
+        return Attribution(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
 
 
 def records(n, scheme="PBE"):

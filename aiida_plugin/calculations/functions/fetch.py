@@ -12,8 +12,8 @@ from aiida.orm import Dict, FolderData
 
 from aiida_plugin.data.label_scheme import SCHEME
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.sources.client import ENERGIES
 from cgcnn_ase.sources.client import SCHEME as WORDS
+from cgcnn_ase.sources.properties import ENERGIES
 from cgcnn_ase.structures.packed import iter_rows, load_packed
 
 if TYPE_CHECKING:

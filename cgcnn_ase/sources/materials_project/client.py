@@ -10,20 +10,40 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from cgcnn_ase.sources.client import UNITS, Credit, CursorError, Page, Query, check_fields
-from cgcnn_ase.sources.materials_project.documents import Records
-from cgcnn_ase.sources.materials_project.http import find_key, heartbeat, in_words, make_rester, make_session, missing
-from cgcnn_ase.sources.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
-from cgcnn_ase.sources.materials_project.records import PLACES, SCHEMES, Document, routes_of
+from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query
+from cgcnn_ase.sources.materials_project.http import (
+    call_client,
+    find_key,
+    heartbeat,
+    make_rester,
+    make_session,
+    missing,
+)
+from cgcnn_ase.sources.materials_project.listing import (
+    AT_ONCE,
+    PLACES,
+    SCHEMES,
+    Document,
+    Search,
+    canonical,
+    electrodes,
+    material_ids,
+    routes_of,
+)
+from cgcnn_ase.sources.materials_project.records import Records
+from cgcnn_ase.sources.properties import UNITS, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from requests import Session
 
+    from cgcnn_ase.sources.registry import SourceOptions
+
 ENDPOINT = "https://api.materialsproject.org/"
 LICENCE = "CC BY 4.0"
+THERMO_TYPE = "GGA_GGA+U"
 
 _CITATIONS = {
     "": "A. Jain et al., The Materials Project: a materials genome approach to accelerating materials innovation, "
@@ -68,7 +88,7 @@ class MaterialsProject:
         self,
         api_key: str | None = None,
         endpoint: str | None = None,
-        thermo_type: str = "GGA_GGA+U",
+        thermo_type: str = THERMO_TYPE,
         *,
         ask_key: Callable[[], str] | None = None,
         timeout: float = 60.0,
@@ -115,16 +135,15 @@ class MaterialsProject:
         of_electrodes = "insertion_electrodes" in routes_of(names)
         if of_electrodes or "insertion_electrodes" in routes_of(query.ranges):
             _check_electrodes(query, names)
-        rester = retry(lambda: in_words(lambda: make_rester(self._key, self.url, self._session)))
+        rester = retry(lambda: call_client(lambda: make_rester(self._key, self.url, self._session)))
 
-        def ask(search: Callable[..., Any], /, **conditions: Any) -> list[Document]:
-            found: list[Document] = retry(lambda: in_words(lambda: search(**conditions)))
-            return found
+        def ask(search: Search, /, **conditions: object) -> list[Document]:
+            return cast("list[Document]", retry(lambda: call_client(lambda: search(**conditions))))
 
         getter = Records(rester, ask, self.thermo_type)
         if of_electrodes:
-            found = electrodes(rester, ask, query)
-            ids, missed = list(found), _not_found(query.ids, list(found))
+            by_id = electrodes(rester, ask, query)
+            ids, missed = list(by_id), _not_found(query.ids, list(by_id))
         else:
             ids = material_ids(rester, ask, query, names, self.thermo_type)
             missed = _not_found([canonical(name) for name in query.ids], ids)
@@ -141,17 +160,17 @@ class MaterialsProject:
         for begin in range(start, len(ids), AT_ONCE):
             chunk = ids[begin : begin + AT_ONCE]
             if of_electrodes:
-                records, refused = getter.electrodes(query, names, {name: found[name] for name in chunk})
+                records, refused = getter.electrodes(query, names, {name: by_id[name] for name in chunk})
             else:
                 records, refused = getter.materials(query, names, chunk)
             if begin == 0:
                 refused += missed
             yield Page(tuple(records), tuple(refused), f"{begin + len(chunk)}:{digest}", len(ids))
 
-    def credit(self, fields: Sequence[str]) -> Credit:
+    def credit(self, fields: Sequence[str]) -> Attribution:
         """Licence CC BY 4.0, the Materials Project's citation and those of the builders whose data was taken."""
         routes = routes_of(fields)
-        return Credit(
+        return Attribution(
             provider="the Materials Project",
             licence=LICENCE,
             citations=tuple(text for route, text in _CITATIONS.items() if not route or route in routes),
@@ -171,10 +190,24 @@ class MaterialsProject:
         return make_session(self._timeout)
 
 
-def _not_found(asked: Sequence[str], found: Sequence[str]) -> list[tuple[str, str]]:
-    """Ids that were asked for by name and are not among those found."""
+def open_source(options: "SourceOptions") -> MaterialsProject:
+    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it.
+
+    Raises
+    ------
+    ValueError
+        If properties are described: those of the Materials Project are known.
+    """
+    if options.properties:
+        raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
+    thermo_type = options.thermo_type or THERMO_TYPE
+    return MaterialsProject(endpoint=options.url, thermo_type=thermo_type, ask_key=options.ask_key)
+
+
+def _not_found(asked: Sequence[str], listed: Sequence[str]) -> list[tuple[str, str]]:
+    """Ids that were asked for by name and are not listed."""
     why = "the database has no such record, or it does not satisfy the other conditions"
-    return [(name, why) for name in sorted(set(asked) - set(found))]
+    return [(name, why) for name in sorted(set(asked) - set(listed))]
 
 
 def _check_electrodes(query: Query, fields: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""How requests of the Materials Project's own client fail, in words, and what is worth asking again."""
+"""Key and requests of the Materials Project's own client; failures in words, and whether to try again."""
 
 import json
 import os
@@ -13,20 +13,25 @@ if TYPE_CHECKING:
     from mp_api.client import MPRester
     from requests import PreparedRequest, Response, Session
 
+T = TypeVar("T")
 
-#: of all keys of the present interface (the old one had shorter ones)
+#: letters and digits of a key of the present interface (the old one had shorter ones)
 LENGTH = 32
 _WHERE = "https://next-gen.materialsproject.org/api"
+_WHO = "the Materials Project"
+
+#: the client itself splits a request that is answered so into smaller ones
+_FOR_THE_CLIENT = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 class NoKeyError(ValueError):
     """There is no key that could be used; the message says where one is looked for."""
 
 
-def find_key(given: str | None = None, ask: Callable[[], str] | None = None) -> str:
+def find_key(explicit: str | None = None, ask: Callable[[], str] | None = None) -> str:
     """The key to use.
 
-    Looked for in this order: `given`; ``MP_API_KEY`` in the environment; ``api_key`` in the section
+    Looked for in this order: `explicit`; ``MP_API_KEY`` in the environment; ``api_key`` in the section
     ``[materials-project]`` of ASE's configuration file; ``PMG_MAPI_KEY`` of pymatgen (``~/.config/.pmgrc.yaml``);
     `ask`, which may ask a person.
 
@@ -36,27 +41,27 @@ def find_key(given: str | None = None, ask: Callable[[], str] | None = None) -> 
         If there is none, or if it is none of this interface.
     """
     places: tuple[tuple[str, Callable[[], str | None]], ...] = (
-        ("api_key", lambda: given),
+        ("api_key", lambda: explicit),
         ("MP_API_KEY", lambda: os.environ.get("MP_API_KEY")),
         ("api_key in [materials-project] of ASE's configuration", _of_ase),
         ("PMG_MAPI_KEY of pymatgen", _of_pymatgen),
         ("the answer", ask or (lambda: None)),
     )
-    for place, look in places:
+    for source, look in places:
         key = (look() or "").strip()
         if key:
-            return _checked(key, place)
+            return _checked(key, source)
     raise NoKeyError(
         "the Materials Project needs a key: set MP_API_KEY, or api_key in [materials-project] of "
         f"~/.config/ase/config.ini, or PMG_MAPI_KEY in ~/.config/.pmgrc.yaml; get one at {_WHERE}"
     )
 
 
-def _checked(key: str, place: str) -> str:
+def _checked(key: str, source: str) -> str:
     if len(key) != LENGTH or not key.isascii() or not key.isalnum():
         raise NoKeyError(
-            f"{place}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} characters; "
-            f"get one at {_WHERE}"
+            f"{source}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} "
+            f"characters; get one at {_WHERE}"
         )
     return key
 
@@ -73,13 +78,6 @@ def _of_pymatgen() -> str | None:
 
     key = SETTINGS.get("PMG_MAPI_KEY")
     return None if key is None else str(key)
-
-
-T = TypeVar("T")
-_WHO = "the Materials Project"
-
-#: the client itself splits a request that is answered so into smaller ones
-_FOR_THE_CLIENT = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def make_session(timeout: float) -> "Session":
@@ -116,11 +114,11 @@ def make_rester(key: str, endpoint: str, session: "Session") -> "MPRester":
 
 
 def missing() -> ImportError:
-    """What to say where the client is not installed."""
+    """The error to raise where the client is not installed."""
     return ImportError('the Materials Project needs the mp-api package: pip install "cgcnn-ase[mp]"')
 
 
-def in_words(call: Callable[[], T]) -> T:
+def call_client(call: Callable[[], T]) -> T:
     """The result of one request of the client.
 
     Raises
@@ -149,21 +147,21 @@ def in_words(call: Callable[[], T]) -> T:
 
 def heartbeat(session: "Session", endpoint: str) -> str:
     """Version of the database, from its heartbeat; raises `FetchError`."""
-    answer = in_words(lambda: session.get(endpoint + "heartbeat").json())
+    answer = call_client(lambda: session.get(endpoint + "heartbeat").json())
     version = answer.get("db_version") if isinstance(answer, dict) else None
     if not isinstance(version, str) or not version:
         raise FetchError(f"{_WHO} ({endpoint}): its heartbeat names no version of the database")
     return version
 
 
-def _refuse_failures(response: "Response", *_: Any, **__: Any) -> None:
+def _refuse_failures(response: "Response", *_: object, **__: object) -> None:
     status = response.status_code
     if status < HTTPStatus.BAD_REQUEST or status in _FOR_THE_CLIENT:
         return
     after = retry_after(response.headers.get("Retry-After"))
     known: dict[int, str] = {
-        HTTPStatus.UNAUTHORIZED: "the key is not accepted; get one at https://next-gen.materialsproject.org/api",
-        HTTPStatus.FORBIDDEN: "the key is not accepted; get one at https://next-gen.materialsproject.org/api",
+        HTTPStatus.UNAUTHORIZED: f"the key is not accepted; get one at {_WHERE}",
+        HTTPStatus.FORBIDDEN: f"the key is not accepted; get one at {_WHERE}",
         HTTPStatus.NOT_FOUND: f"there is nothing at {response.url.partition('?')[0]}",
         HTTPStatus.TOO_MANY_REQUESTS: "too many requests",
     }
@@ -174,7 +172,7 @@ def _refuse_failures(response: "Response", *_: Any, **__: Any) -> None:
 
 
 def _detail(response: "Response") -> str:
-    """What a server of this kind says of a bad request, on one line."""
+    """The server's own words about a bad request, on one line."""
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):

@@ -9,9 +9,9 @@ from math import gcd
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import FetchedRecord, Query, check_fields
+from cgcnn_ase.sources.client import Bounds, FetchedRecord, Query
 from cgcnn_ase.sources.optimade.providers import ProviderProperty
-from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.sources.properties import check_fields, conversion
 
 #: a compound within so many eV/atom of the hull is on it
 ON_HULL = 1e-6
@@ -23,13 +23,13 @@ _ROUNDING = 1e-9
 def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) -> str:
     """The query as an OPTIMADE filter string; empty for all records.
 
-    What the provider's server cannot compare is left out (`Kept.own` names it): values inside dictionaries, and
-    those that we divide by the number of atoms.
+    Conditions that the provider's server cannot compare are left out (`QueryMatcher.checked_here` names them): values
+    inside dictionaries, and those that we divide by the number of atoms.
 
     Parameters
     ----------
     query
-        What is wanted.
+        The conditions.
     properties
         The provider's properties by our names.
 
@@ -79,7 +79,7 @@ def _bounds(query: Query, properties: Mapping[str, ProviderProperty]) -> Iterato
             yield f"{known.field}<={high / factor:.12g}"
 
 
-def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, tuple[float | None, float | None]]:
+def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, Bounds]:
     """All bounds of a query, with `stable` as one of the distance to the hull.
 
     Raises
@@ -149,8 +149,8 @@ def reduced_formula(formula: str) -> str:
     return "".join(f"{symbol}{'' if amount[symbol] == 1 else amount[symbol]}" for symbol in sorted(amount))
 
 
-class Kept:
-    """Whether records keep to the query."""
+class QueryMatcher:
+    """Checks that records keep to the query."""
 
     def __init__(self, query: Query, properties: Mapping[str, ProviderProperty]) -> None:
         self.query = query
@@ -158,19 +158,19 @@ class Kept:
         self.systems = {frozenset(system.split("-")) for system in query.chemsys}
         self.ranges = ranges_of(query, properties)
         #: bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
-        self.own = {
+        self.checked_here = {
             name
             for name in self.ranges
             if not _comparable(name, properties[name]) or properties[name].at_least is not None
         }
 
     def __call__(self, record: FetchedRecord) -> bool:
-        """Whether the record is wanted; one without a value that is bounded is not.
+        """Whether the record satisfies the query; one without a value that is bounded does not.
 
         Raises
         ------
         FetchError
-            If it is not, though the server was asked for such records only.
+            If it does not, though the server was asked for such records only.
         """
         broken = self._broken(record)
         if broken is not None:
@@ -179,7 +179,7 @@ class Kept:
             value = record.values.get(name)
             if value is not None and _within(value, low, high):
                 continue
-            if value is None or name in self.own:
+            if value is None or name in self.checked_here:
                 return False
             raise FetchError(
                 f"the server sends {record.id} with {name} {value:g}, though {_words(low, high)} was asked for: "

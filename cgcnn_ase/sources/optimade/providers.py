@@ -6,27 +6,27 @@ network; a server that states another unit for a field than we know is refused w
 (`cgcnn_ase.sources.optimade.server.check_units`).
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.sources.properties import conversion
 
 Evidence = Literal["documented", "seen", "assumed", "user"]
 
 
 @dataclass(frozen=True)
 class ProviderProperty:
-    """What a provider calls one of our properties.
+    """Name and unit that a provider has for one of our properties.
 
     Attributes
     ----------
     field
         Its name there, ``_prefix_name``; ``.`` steps into a dictionary.
     unit
-        Its unit there, as `cgcnn_ase.sources.units.conversion` reads it.
+        Its unit there, as `cgcnn_ase.sources.properties.conversion` reads it.
     evidence
         How we know.
     at_least
@@ -93,11 +93,7 @@ def find_provider(name: str) -> Provider:
         return _at(name)
     if name in PROVIDERS:
         return PROVIDERS[name]
-    near = difflib.get_close_matches(name, PROVIDERS, n=1)
-    guess = f" (did you mean {near[0]}?)" if near else ""
-    raise ValueError(
-        f"provider {name!r}: no such OPTIMADE provider{guess}; allowed are {', '.join(PROVIDERS)} and a URL"
-    )
+    raise unknown_name("provider", name, [*PROVIDERS, "a URL"])
 
 
 def _at(url: str) -> Provider:
@@ -107,14 +103,14 @@ def _at(url: str) -> Provider:
             f"provider {parts.scheme}://{parts.hostname or ''}{parts.path}: needed is the base URL of an OPTIMADE "
             "server, http(s)://host/path and nothing else"
         )
-    place = parts.netloc + parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
-    return Provider(name=place, title=place, url=f"{parts.scheme}://{place}")
+    base = parts.netloc + parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
+    return Provider(name=base, title=base, url=f"{parts.scheme}://{base}")
 
 
 def _alexandria(name: str, functional: str, path: str, infix: str, citation: tuple[str, ...]) -> Provider:
     """Alexandria's SCAN values are fields of its PBEsol records: single points at the PBEsol geometry."""
 
-    def own(field: str, unit: str) -> ProviderProperty:
+    def known(field: str, unit: str) -> ProviderProperty:
         return ProviderProperty(f"_alexandria_{infix}{field}", unit, "seen")
 
     return Provider(
@@ -124,12 +120,12 @@ def _alexandria(name: str, functional: str, path: str, infix: str, citation: tup
         licence="CC BY 4.0",
         citation=citation,
         properties={
-            "formation_energy_per_atom": own("formation_energy_per_atom", "eV/atom"),
-            "energy_above_hull": own("hull_distance", "eV/atom"),
-            "energy_per_atom": own("energy_corrected", "eV/cell"),
-            "uncorrected_energy_per_atom": own("energy", "eV/cell"),
-            "band_gap": own("band_gap", "eV"),
-            "total_magnetization": own("magnetization", "mu_B"),
+            "formation_energy_per_atom": known("formation_energy_per_atom", "eV/atom"),
+            "energy_above_hull": known("hull_distance", "eV/atom"),
+            "energy_per_atom": known("energy_corrected", "eV/cell"),
+            "uncorrected_energy_per_atom": known("energy", "eV/cell"),
+            "band_gap": known("band_gap", "eV"),
+            "total_magnetization": known("magnetization", "mu_B"),
         },
         words={"functional": functional},
     )

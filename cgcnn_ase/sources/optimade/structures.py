@@ -7,84 +7,21 @@ properties only, and several providers leave out others (a species list where th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import FetchedRecord
-from cgcnn_ase.sources.optimade.filter import Kept
+from cgcnn_ase.sources.client import FetchedRecord, as_mapping
+from cgcnn_ase.sources.optimade.filter import QueryMatcher
 from cgcnn_ase.sources.optimade.providers import Provider
-from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.sources.properties import conversion
 from cgcnn_ase.structures import StructureError, check_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-def read_records(
-    data: Sequence[object], provider: Provider, fields: Sequence[str], kept: Kept
-) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
-    """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
-
-    Parameters
-    ----------
-    data
-        The resources, as the server sent them.
-    provider
-        What it calls our properties.
-    fields
-        Our properties that the records shall hold.
-    kept
-        The query, to compare each record with.
-
-    Raises
-    ------
-    FetchError
-        If a resource has no id, or is none that was asked for.
-    """
-    records: list[FetchedRecord] = []
-    refused: list[tuple[str, str]] = []
-    for resource in data:
-        if not isinstance(resource, dict) or "id" not in resource:
-            raise FetchError(f"{provider.url}: the answer holds a structure without an id")
-        record = _record(str(resource["id"]), resource.get("attributes") or {}, provider, (*fields, *kept.ranges))
-        if isinstance(record, str):
-            refused.append((str(resource["id"]), record))
-        elif kept(record):
-            asked = {name: record.values[name] for name in fields if name in record.values}
-            records.append(replace(record, values=asked))
-    return records, refused
-
-
-def _record(id: str, attributes: Mapping[str, Any], provider: Provider, names: Sequence[str]) -> FetchedRecord | str:
-    """One record, or why there is none."""
-    try:
-        atoms = to_atoms(id, attributes)
-        values = {}
-        for name in dict.fromkeys(names):
-            value = _value(id, attributes, provider, name, len(atoms))
-            if value is not None:
-                values[name] = value
-    except StructureError as error:
-        return error.reason
-    return FetchedRecord(id, atoms, values, dict(provider.words))
-
-
-def _value(id: str, attributes: Mapping[str, Any], provider: Provider, name: str, n_atoms: int) -> float | None:
-    """A property in our unit, or None where the provider has no value."""
-    known = provider.properties[name]
-    value: Any = attributes
-    for step in known.field.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    if value is None or value in provider.missing:
-        return None
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise StructureError(id, f"its {known.field} is {value!r}, no finite number")
-    ours = conversion(name, known.unit)(float(value), n_atoms)
-    return ours if known.at_least is None else max(ours, known.at_least)
 
 
 #: properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
@@ -110,7 +47,71 @@ _FEATURES = {
 }
 
 
-def to_atoms(id: str, attributes: Mapping[str, Any]) -> "Atoms":
+def read_records(
+    data: Sequence[object], provider: Provider, fields: Sequence[str], matcher: QueryMatcher
+) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
+    """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
+
+    Parameters
+    ----------
+    data
+        The resources, as the server sent them.
+    provider
+        What it calls our properties.
+    fields
+        Our properties that the records shall hold.
+    matcher
+        The query, to compare each record with.
+
+    Raises
+    ------
+    FetchError
+        If a resource has no id, or is none that was asked for.
+    """
+    records: list[FetchedRecord] = []
+    refused: list[tuple[str, str]] = []
+    for resource in data:
+        if not isinstance(resource, dict) or "id" not in resource:
+            raise FetchError(f"{provider.url}: the answer holds a structure without an id")
+        record = _record(
+            str(resource["id"]), as_mapping(resource.get("attributes")), provider, (*fields, *matcher.ranges)
+        )
+        if isinstance(record, str):
+            refused.append((str(resource["id"]), record))
+        elif matcher(record):
+            records.append(replace(record, values={n: record.values[n] for n in fields if n in record.values}))
+    return records, refused
+
+
+def _record(id: str, attributes: Mapping[str, object], provider: Provider, names: Sequence[str]) -> FetchedRecord | str:
+    """One record, or the reason why there is none."""
+    try:
+        atoms = to_atoms(id, attributes)
+        values = {}
+        for name in dict.fromkeys(names):
+            value = _value(id, attributes, provider, name, len(atoms))
+            if value is not None:
+                values[name] = value
+    except StructureError as error:
+        return error.reason
+    return FetchedRecord(id, atoms, values, dict(provider.words))
+
+
+def _value(id: str, attributes: Mapping[str, object], provider: Provider, name: str, n_atoms: int) -> float | None:
+    """A property in our unit, or None where the provider has no value."""
+    known = provider.properties[name]
+    value: object = attributes
+    for step in known.field.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if value is None or value in provider.missing:
+        return None
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise StructureError(id, f"its {known.field} is {value!r}, no finite number")
+    ours = conversion(name, known.unit)(float(value), n_atoms)
+    return ours if known.at_least is None else max(ours, known.at_least)
+
+
+def to_atoms(id: str, attributes: Mapping[str, object]) -> "Atoms":
     """The structure of a resource.
 
     Parameters
@@ -163,14 +164,15 @@ def _names(value: object) -> list[str]:
 
 def _elements(id: str, species: object) -> dict[str, str]:
     """The element that stands behind each name of a species; refuse sites that are not one whole atom."""
-    found: dict[str, str] = {}
-    for kind in species if isinstance(species, list) else []:
+    elements: dict[str, str] = {}
+    for kind in map(as_mapping, species if isinstance(species, list) else ()):
         name, chemical = str(kind.get("name")), _names(kind.get("chemical_symbols"))
-        shares = kind.get("concentration")
-        shares = [1.0] * len(chemical) if shares is None else [float(share) for share in shares]
+        stated = kind.get("concentration")
+        shares = [float(share) for share in stated] if isinstance(stated, list) else [1.0] * len(chemical)
         if len(shares) != len(chemical) or not chemical:
             raise StructureError(id, f"species {name!r} has {len(chemical)} elements and {len(shares)} concentrations")
-        if any(kind.get("nattached") or ()):
+        attached = kind.get("nattached")
+        if isinstance(attached, list) and any(attached):
             raise StructureError(id, _FEATURES["site_attachments"])
         occupied = {symbol: share for symbol, share in zip(chemical, shares, strict=True) if share > _FULL}
         if "vacancy" in occupied:
@@ -178,8 +180,8 @@ def _elements(id: str, species: object) -> dict[str, str]:
         if len(occupied) != 1 or abs(sum(occupied.values()) - 1) > _FULL:
             parts = " ".join(f"{symbol} {share:g}" for symbol, share in occupied.items()) or "nothing"
             raise StructureError(id, f"has partially occupied sites: species {name!r} is {parts}")
-        found[name] = next(iter(occupied))
-    return found
+        elements[name] = next(iter(occupied))
+    return elements
 
 
 def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
@@ -193,13 +195,14 @@ def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
     return symbol
 
 
-def _array(id: str, attributes: Mapping[str, Any], name: str, shape: tuple[int, int]) -> Floats:
+def _array(id: str, attributes: Mapping[str, object], name: str, shape: tuple[int, int]) -> Floats:
     """Numbers of a given shape."""
     value = attributes.get(name)
     if value is None:
         raise StructureError(id, f"the server sends no {name}")
     try:
-        array = np.array([[np.nan if x is None else x for x in row] for row in value], dtype=np.float64)
+        rows = value if isinstance(value, Sequence) else [value]
+        array = np.array([[np.nan if x is None else x for x in row] for row in rows], dtype=np.float64)
     except (TypeError, ValueError):
         raise StructureError(id, f"its {name} are no table of numbers") from None
     if array.shape != shape:

@@ -1,10 +1,45 @@
-"""From a provider's unit to ours: only conversions that are exact, of intensive and of per-cell quantities."""
+"""Properties as all reference databases have them: our names, their units, and exact conversions from other units."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scipy import constants
 
-from cgcnn_ase.sources.client import UNITS, check_fields
+from cgcnn_ase.core.errors import unknown_name
+
+#: our names of properties and their units ("" for a pure number)
+UNITS: Mapping[str, str] = {
+    "formation_energy_per_atom": "eV/atom",
+    "energy_above_hull": "eV/atom",
+    "energy_per_atom": "eV/atom",
+    "uncorrected_energy_per_atom": "eV/atom",
+    "is_stable": "",
+    "band_gap": "eV",
+    "efermi": "eV",
+    "is_metal": "",
+    "total_magnetization": "mu_B",
+    "magnetization_per_formula_unit": "mu_B",
+    "K_VRH": "GPa",
+    "G_VRH": "GPa",
+    "poisson": "",
+    "volume": "Å^3",
+    "density": "g/cm^3",
+    "average_voltage": "V",
+    "capacity_grav": "mAh/g",
+}
+
+#: what depends on the functional and on the scheme of corrections: never mixed
+ENERGIES = (
+    "formation_energy_per_atom",
+    "energy_above_hull",
+    "energy_per_atom",
+    "uncorrected_energy_per_atom",
+    "is_stable",
+    "average_voltage",
+)
+
+#: target of a pretrained model for a fetched property, where the two have different names
+MODEL_TARGETS: Mapping[str, str] = {"K_VRH": "bulk_modulus", "G_VRH": "shear_modulus", "poisson": "poisson_ratio"}
 
 #: properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
 OF_CELL = ("total_magnetization", "volume")
@@ -47,6 +82,21 @@ class Conversion:
     def __call__(self, value: float, n_atoms: int) -> float:
         """Our value of a cell of so many atoms."""
         return value * self.factor * float(n_atoms) ** self.power
+
+
+def check_fields(names: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
+    """The names, each once, or a `ValueError` with the nearest and all of the allowed ones.
+
+    >>> check_fields(["band_gab"], ["band_gap", "efermi"])
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown field 'band_gab'; did you mean band_gap? allowed: band_gap, efermi
+    """
+    once, known = tuple(dict.fromkeys(names)), list(allowed)
+    for name in once:
+        if name not in known:
+            raise unknown_name(what, name, known)
+    return once
 
 
 def conversion(name: str, unit: str) -> Conversion:

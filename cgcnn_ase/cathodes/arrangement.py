@@ -1,30 +1,39 @@
-"""Which metal sits on which site of a mixed cathode: at random, or in a special quasirandom structure."""
+"""Arrangement of a cathode: the metal on each site, at random or quasirandom, and the lithium that is removed."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import comb
 
 import numpy as np
+import numpy.typing as npt
 from ase import Atoms
 
-from cgcnn_ase.cathodes.lattices import METAL, Lattice
+from cgcnn_ase.cathodes.composition import oxidation_states
+from cgcnn_ase.cathodes.lattices import LITHIUM, METAL, Lattice
+from cgcnn_ase.core.arrays import Floats
 
 #: pairs and triplets whose correlations an SQS makes those of a random alloy, in units of the nearest distance of two
 #: metals: pairs to the second neighbour in the layer and to the next layer, triplets of nearest neighbours
 _PAIRS, _TRIPLETS = 1.8, 1.1
+
 #: Monte Carlo steps for each metal site; with fewer, annealing ends in a worse order now and then
 _STEPS_PER_SITE = 600
+Integers = npt.NDArray[np.intp]
+
+#: descents by exchange of lithium, each from another random choice
+_STARTS = 20
 
 
 def random_ordering(atoms: Atoms, counts: Mapping[str, int], rng: np.random.Generator) -> Atoms:
     """The metals in so many numbers on the sites of tag 2, at random."""
     metals = [metal for metal, n in counts.items() for _ in range(n)]
-    ordered = atoms.copy()
+    ordered: Atoms = atoms.copy()
     symbols = np.array(ordered.get_chemical_symbols(), dtype=object)
     symbols[ordered.get_tags() == METAL] = rng.permutation(np.array(metals, dtype=object))
     ordered.set_chemical_symbols(symbols.tolist())
-    done: Atoms = ordered
-    return done
+    return ordered
 
 
 def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed: int) -> Atoms:
@@ -37,7 +46,7 @@ def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed
     counts
         How many sites each metal takes.
     lattice
-        What the supercell is made of.
+        The lattice of the supercell.
     seed
         Of the annealing.
 
@@ -64,7 +73,7 @@ def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed
     start.set_tags(None)
     (sublattice,) = space.get_sublattices(start).active_sublattices
     with _random_state_kept():
-        found: Atoms = generate_sqs_from_supercells(
+        sqs_cell: Atoms = generate_sqs_from_supercells(
             space,
             [start],
             {sublattice.symbol: {metal: n / n_sites for metal, n in counts.items()}},
@@ -72,16 +81,13 @@ def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed
             random_seed=seed,
             random_start=False,
         )
-    ordered = atoms.copy()
-    ordered.numbers = found.numbers
-    done: Atoms = ordered
-    return done
+    ordered: Atoms = atoms.copy()
+    ordered.numbers = sqs_cell.numbers
+    return ordered
 
 
 def n_orderings(counts: Mapping[str, int]) -> int:
-    """In how many ways the metals can be put on the sites, symmetry aside."""
-    from math import comb
-
+    """Number of ways to put the metals on the sites, symmetry aside."""
     ways, left = 1, sum(counts.values())
     for n in counts.values():
         ways *= comb(left, n)
@@ -119,3 +125,67 @@ def _random_state_kept() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
+
+
+def random_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> Atoms:
+    """Without so many of its Li (tag 1), chosen at random."""
+    lithium = np.flatnonzero(atoms.get_tags() == LITHIUM)
+    return without(atoms, rng.choice(lithium, n_removed, replace=False))
+
+
+def ewald_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> Atoms:
+    """Without so many of its Li, those whose leaving gives the lowest Ewald energy of formal charges.
+
+    The metals have their mean charges after the removal (`oxidation_states`), so the cell is neutral. From 20
+    random choices, the exchange of one removed and one remaining Li that lowers the energy most is made until none
+    does; the lowest end is taken. That is a local search, not an enumeration: no exchange of two sites improves it.
+
+    Raises
+    ------
+    ValueError
+        If no oxidation states are neutral.
+    """
+    from pymatgen.core.ewald import EwaldSummation
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    counts = Counter(atoms.get_chemical_symbols())
+    counts["Li"] -= n_removed
+    bare = atoms.copy()
+    bare.set_tags(None)
+    bare.info.clear()
+    structure = AseAtomsAdaptor.get_structure(bare)
+    structure.add_oxidation_state_by_element(oxidation_states(counts))
+    ewald = EwaldSummation(structure)  # type: ignore[no-untyped-call]
+    energies = np.asarray(ewald.total_energy_matrix)  # eV; the energy is the sum of its entries
+    energies = 0.5 * (energies + energies.T)
+    lithium = np.flatnonzero(atoms.get_tags() == LITHIUM)
+    ends = [_descend(energies, lithium, rng.choice(lithium, n_removed, replace=False)) for _ in range(_STARTS)]
+    _, removed = min(ends, key=lambda end: end[0])
+    return without(atoms, removed)
+
+
+def without(atoms: Atoms, removed: npt.ArrayLike) -> Atoms:
+    """A copy without some atoms."""
+    keep = np.ones(len(atoms), dtype=bool)
+    keep[np.asarray(removed, dtype=np.intp)] = False
+    left: Atoms = atoms[keep]
+    return left
+
+
+def _descend(energies: Floats, lithium: Integers, removed: Integers) -> tuple[float, Integers]:
+    """Exchange one removed and one remaining Li while that lowers the energy; energy (eV) and what is removed."""
+    present = np.ones(len(energies))
+    present[removed] = 0.0
+    while True:
+        field = energies @ present
+        staying, gone = lithium[present[lithium] > 0], lithium[present[lithium] == 0]
+        if not len(staying) or not len(gone):
+            return float(present @ field), gone
+        site_energies = np.diag(energies)
+        leave = site_energies[staying] - 2 * field[staying]
+        enter = site_energies[gone] + 2 * field[gone]
+        change = leave[:, None] + enter[None, :] - 2 * energies[np.ix_(staying, gone)]
+        i, j = np.unravel_index(int(change.argmin()), change.shape)
+        if change[i, j] > -1e-6:
+            return float(present @ field), gone
+        present[staying[i]], present[gone[j]] = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Perfect and defective supercells of hosts, in pairs, for a classifier to tell apart; and where the defect is."""
+"""Perfect and defective supercells in pairs, for a classifier to tell apart: of any host, and of cathodes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.defects.augmentation import random_vacancies
+from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import SINGLE, point_defects
-from cgcnn_ase.defects.supercell import Given
+from cgcnn_ase.defects.supercell import Given, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -20,6 +23,9 @@ PERFECT = "perfect"
 
 #: atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
 _SHELL = 1.2
+
+#: defects of the cells of cathodes
+CATHODE_KINDS = ("vacancy", "exchange")
 
 
 class DetectionCell(NamedTuple):
@@ -56,7 +62,7 @@ class DetectionCell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
-    """How the supercells of a host are made.
+    """Settings of the supercells of a host.
 
     Attributes
     ----------
@@ -103,7 +109,7 @@ def detection_cells(
     hosts
         Names, all different, and structures.
     config
-        What is made of them.
+        Settings of the supercells.
     dopants
         Elements that substitutions draw from, each as often as it is given: those of all hosts make the dopants no
         stranger than the hosts (see `elements_of`). Those of the host itself are never taken.
@@ -150,9 +156,6 @@ def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequenc
 
 
 def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
-    from cgcnn_ase.defects.host import check_host
-    from cgcnn_ase.defects.supercell import make_supercell
-
     return make_supercell(check_host(host, name), config.supercell).atoms
 
 
@@ -160,12 +163,12 @@ def _drawn(
     name: str, host: "Atoms", kind: str, config: DetectionConfig, dopants: Sequence[str], rng: np.random.Generator
 ) -> list[Defect]:
     """Some of the defects of a kind; none of those that the host cannot have."""
-    own = set(host.get_chemical_symbols())
-    if kind == "antisite" and len(own) == 1:
+    host_elements = set(host.get_chemical_symbols())
+    if kind == "antisite" and len(host_elements) == 1:
         return []
     chosen: list[str] | None = None
     if kind == "substitution":
-        others = [element for element in dopants if element not in own]
+        others = [element for element in dopants if element not in host_elements]
         if not others:
             raise ValueError(f"substitution: no dopant is given that {name} does not have")
         chosen = list(dict.fromkeys(rng.choice(others, config.n_defects).tolist()))
@@ -182,11 +185,11 @@ def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
     return nearest(defect.atoms, perfect.positions[manifest.sites[0]])
 
 
-def nearest(atoms: "Atoms", place: Floats) -> tuple[int, ...]:
-    """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
+def nearest(atoms: "Atoms", point: Floats) -> tuple[int, ...]:
+    """The atoms around a point, Å: those up to 1.2 times as far as the nearest."""
     from ase.geometry import get_distances
 
-    distances = get_distances(place, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
+    distances = get_distances(point, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
     return tuple(np.flatnonzero(distances <= _SHELL * distances.min()).tolist())
 
 
@@ -197,3 +200,58 @@ def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
         shift: Floats = rng.normal(scale=std, size=atoms.positions.shape)
         moved.positions += shift
     return moved
+
+
+def cathode_cells(
+    names: Sequence[str], *, num: int = 4, n_atoms: int = 80, rattle: float = 0.0, seed: int = 0
+) -> Iterator[DetectionCell]:
+    """Of each cathode ``num`` random orderings of its metals, each with either defect and twice without.
+
+    Parameters
+    ----------
+    names
+        As `build_cathode` takes them; the hosts of the cells are called ``cathode:NAME``.
+    num
+        Orderings of each.
+    n_atoms
+        About so many atoms in the supercell.
+    rattle
+        Standard deviation, Å, of random displacements, in both classes.
+    seed
+        The same seed gives the same cells; ordering k of the metals is that of seed + k.
+
+    Yields
+    ------
+    DetectionCell
+        A defective one, then a perfect one; kinds ``vacancy`` (of lithium) and ``exchange`` (of lithium and a metal).
+
+    Raises
+    ------
+    ValueError
+        If there is no such cathode.
+    """
+    for name in names:
+        for k in range(num):
+            perfect = build_cathode(name, n_atoms=n_atoms, seed=seed + k)
+            rng = np.random.default_rng([seed, k])
+            host = f"cathode:{name}"
+            for kind, make in zip(CATHODE_KINDS, (_vacancy, _exchange), strict=True):
+                key = f"{host}:{seed + k}:{kind}"
+                atoms, defect, places = make(perfect, rng)
+                yield DetectionCell(key, host, rattled(atoms, rattle, rng), kind, defect, places)
+                yield DetectionCell(f"{key}:{PERFECT}", host, rattled(perfect, rattle, rng), PERFECT, "", ())
+
+
+def _vacancy(perfect: "Atoms", rng: np.random.Generator) -> "tuple[Atoms, str, tuple[int, ...]]":
+    (defect,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
+    return defect.atoms, defect.manifest.defect, nearest(defect.atoms, perfect.positions[defect.manifest.sites[0]])
+
+
+def _exchange(perfect: "Atoms", rng: np.random.Generator) -> "tuple[Atoms, str, tuple[int, ...]]":
+    """A lithium and a metal, both drawn at random."""
+    names = np.array(perfect.get_chemical_symbols())
+    lithium = int(rng.choice(np.flatnonzero(names == "Li")))
+    metal = int(rng.choice(np.flatnonzero(~np.isin(names, ["Li", "O", "P"]))))
+    atoms = perfect.copy()
+    atoms.symbols[[lithium, metal]] = names[[metal, lithium]]
+    return atoms, f"{names[metal]}_Li+Li_{names[metal]}", (lithium, metal)
