@@ -139,7 +139,7 @@ class CGCNNCalculator(Calculator):
         if prediction.error is not None:
             raise ValueError(prediction.error)
         name = self.model.target.name
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
             f"{name}_interval": np.array([prediction.lower, prediction.upper]),
@@ -147,21 +147,21 @@ class CGCNNCalculator(Calculator):
             "in_domain_reason": prediction.reason,
         }
         if name in PER_ATOM_ENERGIES:
-            found |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
-        self.results = {key: found[key] for key in self.implemented_properties if key in found}
+            result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
+        self.results = {key: result[key] for key in self.implemented_properties if key in result}
 
     def _energies(self, prediction: Prediction, *, required: bool) -> dict[str, float]:
         assert self.atoms is not None
         assert prediction.value is not None
         n = len(self.atoms)
-        found = {} if prediction.std is None else {"energy_std": n * prediction.std}
+        result = {} if prediction.std is None else {"energy_std": n * prediction.std}
         try:
             energy = n * prediction.value + self._reference_energy()
         except MissingReferenceError:
             if required:
                 raise
-            return found
-        return {"energy": energy, "free_energy": energy, **found}
+            return result
+        return {"energy": energy, "free_energy": energy, **result}
 
     def _reference_energy(self) -> float:
         """Sum of the elements' reference energies, eV."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, echo_stderr
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Bounds, ReferenceClient
@@ -108,7 +108,7 @@ def fetch(
             ask_key=_ask_key if _somebody_types() else None,
         )  # fmt: skip
         if not query.as_dict() and not offline:
-            say("no condition is given: this is the whole database")
+            echo_stderr("no condition is given: this is the whole database")
         try:
             provenance = fetch_records(
                 client,
@@ -118,17 +118,17 @@ def fetch(
                 cache=cache,
                 offline=offline,
                 progress=is_terminal(),
-                say=say,
+                say=echo_stderr,
             )
         except KeyboardInterrupt:
-            say("interrupted: what came is kept, the same command goes on")
+            echo_stderr("interrupted: what came is kept, the same command goes on")
             raise typer.Exit(130) from None
     if as_json:
         import json
 
         typer.echo(json.dumps(provenance.as_dict(), indent=1, ensure_ascii=False))
-    say(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
-    say(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
+    echo_stderr(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
+    echo_stderr(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
     if provenance.n_refused:
         _name_refused(output / "refused.csv", provenance.n_refused)
         raise typer.Exit(1)
@@ -182,7 +182,7 @@ def _name_refused(path: Path, n: int) -> None:
     with path.open(newline="", encoding="utf-8") as lines:
         for k, row in enumerate(csv.DictReader(lines)):
             if k == _NAMED:
-                say(f"... and {n - _NAMED} more, see {path}")
+                echo_stderr(f"... and {n - _NAMED} more, see {path}")
                 break
-            say(f"{row['id']}: {row['why']}")
-    say(f"{n} records could not be used")
+            echo_stderr(f"{row['id']}: {row['why']}")
+    echo_stderr(f"{n} records could not be used")

@@ -27,7 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def parse_settings(kind: type[T], values: object, place: str = "") -> T:
+def parse_settings(kind: type[T], values: object, path: str = "") -> T:
     """Settings from plain values, each of them checked.
 
     Parameters
@@ -36,7 +36,7 @@ def parse_settings(kind: type[T], values: object, place: str = "") -> T:
         A dataclass, whose values must be of its types as they are, or a pydantic model.
     values
         Settings by name.
-    place
+    path
         Where they stand, for messages.
 
     Raises
@@ -52,15 +52,15 @@ def parse_settings(kind: type[T], values: object, place: str = "") -> T:
     except ValidationError as error:
         # an unknown name first: it often is what is missing, misspelt
         problem = min(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
-        raise ValueError(_error_message(kind, cast("Mapping[str, object]", problem), place)) from error
+        raise ValueError(_error_message(kind, cast("Mapping[str, object]", problem), path)) from error
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def _error_message(kind: type[object], problem: Mapping[str, object], place: str) -> str:
+def _error_message(kind: type[object], problem: Mapping[str, object], path: str) -> str:
     parts, within = _path(kind, cast("tuple[str | int, ...]", problem["loc"]))
-    where = ".".join([*([place] if place else []), *parts])
+    where = ".".join([*([path] if path else []), *parts])
     reason, got = str(problem["type"]), problem["input"]
     strict = is_dataclass(kind)
     if reason in _UNKNOWN:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DefectCost:
+class DefectEnergyEstimate:
     """One defect and its formation energy.
 
     Attributes
@@ -59,17 +59,17 @@ class DefectCost:
 class CostEstimate(Protocol):
     """Anything that gives the formation energies of the defects of one host."""
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect, in their order."""
 
 
-class FromSites:
+class SiteModelEstimator:
     """Vacancy energies read off the pristine host by a model of sites: no supercell is predicted."""
 
     def __init__(self, predictor: "Predictor") -> None:
         self._predictor = predictor
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect, all of them vacancies.
 
         Raises
@@ -90,13 +90,13 @@ class FromSites:
         return [_of_site(manifest, by_site[manifest.site_index]) for _, manifest in defects]
 
 
-class FromSupercells:
+class SupercellEstimator:
     """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
 
     def __init__(self, model: EnergySource, chemical_potentials: Mapping[str, float] | None = None) -> None:
         self._model, self._potentials = as_energy_model(model), chemical_potentials
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect; all of them in the same supercell."""
         if not defects:
             return []
@@ -145,12 +145,12 @@ def cost_estimate(
                 raise ValueError(
                     "chemical potentials are of models of energies; those of a model of sites are what it learned with"
                 )
-            return FromSites(predictor)
-        return FromSupercells(known, chemical_potentials)
-    return FromSupercells(model, chemical_potentials)
+            return SiteModelEstimator(predictor)
+        return SupercellEstimator(known, chemical_potentials)
+    return SupercellEstimator(model, chemical_potentials)
 
 
-def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectCost:
+def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectEnergyEstimate:
     assert prediction.value is not None
     return _estimated(
         manifest, prediction.value, prediction.std, prediction.in_domain, prediction.reason, prediction.model,
@@ -158,7 +158,7 @@ def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectCost:
     )  # fmt: skip
 
 
-def _of_difference(manifest: Manifest, difference: DefectEnergy) -> DefectCost:
+def _of_difference(manifest: Manifest, difference: DefectEnergy) -> DefectEnergyEstimate:
     reason = "" if difference.in_domain is not False else "the supercell is unlike the training structures"
     return _estimated(
         manifest, difference.energy, difference.std, difference.in_domain, reason, difference.model, (None, None)
@@ -173,9 +173,9 @@ def _estimated(
     reason: str,
     model: str,
     interval: tuple[float | None, float | None],
-) -> DefectCost:
+) -> DefectEnergyEstimate:
     """Put an energy beside the defect's row of the manifest."""
-    return DefectCost(
+    return DefectEnergyEstimate(
         id=manifest.id, host=manifest.host, kind=manifest.kind, defect=manifest.defect, site_index=manifest.site_index,
         multiplicity=manifest.multiplicity, formula=manifest.formula, n_atoms=manifest.n_atoms, energy=energy, std=std,
         lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, model=model,

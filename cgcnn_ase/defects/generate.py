@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from cgcnn_ase.defects.plan import Defect
-from cgcnn_ase.defects.supercell import Given
+from cgcnn_ase.defects.supercell import SupercellLike
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,7 +69,7 @@ class DefectOptions:
 class _CellOptions(TypedDict):
     """Options of the supercell that all generators take."""
 
-    supercell: Given | None
+    supercell: SupercellLike | None
     min_distance: float
     diagonal: bool
     max_atoms: int | None

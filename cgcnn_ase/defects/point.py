@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
 from cgcnn_ase.defects.host import Host, check_elements, check_host
-from cgcnn_ase.defects.interstitials import METHODS, Hole, find_holes, interstitials
-from cgcnn_ase.defects.plan import Change, Defect, Maker, Plan, replacement, vacancy
-from cgcnn_ase.defects.supercell import Given, make_supercell
+from cgcnn_ase.defects.interstitials import METHODS, InterstitialSite, find_holes, interstitials
+from cgcnn_ase.defects.plan import Change, Defect, DefectBuilder, Plan, replacement, vacancy
+from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def point_defects(
     *,
     elements: Sequence[str] | None = None,
     dopants: Sequence[str] | None = None,
-    supercell: Given | None = None,
+    supercell: SupercellLike | None = None,
     min_distance: float = 10.0,
     diagonal: bool = False,
     max_atoms: int | None = None,
@@ -125,7 +125,7 @@ def point_defects(
             f"complex: defects up to {_NEAR:g} Å apart need images {2 * _NEAR:g} Å apart, here they are "
             f"{cell.image_distance:.2f}; take a larger supercell or a smaller cutoff"
         )
-    maker = Maker(checked, cell)
+    maker = DefectBuilder(checked, cell)
     return (maker.make(plan) for plan in _plans(checked, names, ask, cutoff or half, cutoff or _NEAR))
 
 
@@ -184,7 +184,7 @@ def _allowed(what: str, value: str, allowed: Sequence[str]) -> None:
 def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
     symmetry = find_symmetry(host)
 
-    def holes() -> list[Hole]:
+    def holes() -> list[InterstitialSite]:
         return find_holes(host, symmetry, method=ask.method, min_radius=ask.min_radius)
 
     def groups() -> Iterator[Plan]:

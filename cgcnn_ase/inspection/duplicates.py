@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
 from cgcnn_ase.core.progress import progress_bar
-from cgcnn_ase.data.dataset import reduced_formula, volume_per_atom
+from cgcnn_ase.data.dataset import composition_key, volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import formula_of
 
@@ -34,7 +34,7 @@ _WRITTEN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sameness:
+class MatchTolerances:
     """How much two structures may differ and still be the same crystal."""
 
     length: float = 0.1  #: of cell vectors, relative
@@ -97,7 +97,7 @@ class _Candidates(NamedTuple):
 
 
 def find_duplicates(
-    structures: Sequence[Geometry], *, sameness: Sameness | None = None, workers: int = 1, progress: bool = False
+    structures: Sequence[Geometry], *, sameness: MatchTolerances | None = None, workers: int = 1, progress: bool = False
 ) -> Matches:
     """Pairs of structures of a data set that are the same crystal, each pair with the lower index first.
 
@@ -110,14 +110,14 @@ def find_duplicates(
     progress : bool
         Show a bar on stderr.
     """
-    return _find([structures], sameness or Sameness(), workers, progress)
+    return _find([structures], sameness or MatchTolerances(), workers, progress)
 
 
 def find_common(
     structures: Sequence[Geometry],
     others: Sequence[Geometry],
     *,
-    sameness: Sameness | None = None,
+    sameness: MatchTolerances | None = None,
     workers: int = 1,
     progress: bool = False,
 ) -> Matches:
@@ -125,10 +125,10 @@ def find_common(
 
     Parameters as for :func:`find_duplicates`; :meth:`Matches.one_to_one` leaves one pair of each structure.
     """
-    return _find([structures, others], sameness or Sameness(), workers, progress)
+    return _find([structures, others], sameness or MatchTolerances(), workers, progress)
 
 
-def _find(sets: list[Sequence[Geometry]], sameness: Sameness, workers: int, progress: bool) -> Matches:
+def _find(sets: list[Sequence[Geometry]], sameness: MatchTolerances, workers: int, progress: bool) -> Matches:
     not_compared: dict[str, int] = {}
     tasks = [(chunk, sameness) for chunk in _chunks(_candidates(sets, sameness, not_compared))]
     sizes = [sum(len(candidates.pairs) for candidates in chunk) for chunk, _ in tasks]
@@ -146,7 +146,7 @@ def _find(sets: list[Sequence[Geometry]], sameness: Sameness, workers: int, prog
 
 
 def _candidates(
-    sets: list[Sequence[Geometry]], sameness: Sameness, not_compared: dict[str, int]
+    sets: list[Sequence[Geometry]], sameness: MatchTolerances, not_compared: dict[str, int]
 ) -> Iterator[_Candidates]:
     """Formula by formula, the pairs whose volumes per atom allow a match; notes what is left out."""
     rows: dict[str, list[tuple[float, int, int]]] = {}
@@ -154,7 +154,7 @@ def _candidates(
         for k, structure in enumerate(structures):
             volume = volume_per_atom(structure)
             if not np.isnan(volume):
-                rows.setdefault(reduced_formula(structure.numbers), []).append((volume, which, k))
+                rows.setdefault(composition_key(structure.numbers), []).append((volume, which, k))
     for members in rows.values():
         if len({which for _, which, _ in members}) < len(sets) or len(members) < 2:
             continue
@@ -173,7 +173,7 @@ def _candidates(
 
 
 def _pairs(
-    members: list[tuple[float, int, int]], sameness: Sameness, *, between: bool
+    members: list[tuple[float, int, int]], sameness: MatchTolerances, *, between: bool
 ) -> tuple[list[tuple[int, int]], int]:
     """Positions of pairs of members, sorted by volume, that are near enough in it; and how many more there are."""
     volumes = np.array([volume for volume, _, _ in members])
@@ -210,7 +210,7 @@ def _chunks(candidates: Iterable[_Candidates]) -> Iterator[list[_Candidates]]:
         yield chunk
 
 
-def _same(candidates: list[_Candidates], sameness: Sameness) -> list[tuple[int, int]]:
+def _same(candidates: list[_Candidates], sameness: MatchTolerances) -> list[tuple[int, int]]:
     """The pairs that are the same crystal, as rows of the data sets."""
     from pymatgen.core.structure_matcher import StructureMatcher
 

@@ -74,7 +74,7 @@ class ElementOffsets:
         """Values of source A, eV/atom, (n,), on the scale of source B; raises as :meth:`difference` does."""
         return np.asarray(values, dtype=np.float64) - self.difference(fractions)
 
-    def words(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Sentences to know before using them."""
         notes = [
             f"{', '.join(group)} cannot be told apart: of their offsets only {len(group) - lost} combination"

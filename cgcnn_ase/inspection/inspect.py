@@ -9,8 +9,8 @@ from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import LabelledTable, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
-from cgcnn_ase.inspection.duplicates import Matches, Sameness, find_duplicates
-from cgcnn_ase.inspection.outliers import Limits, ModelSays, Outliers, find_outliers
+from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
+from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, Outliers, find_outliers
 from cgcnn_ase.inspection.report import DatasetReport, dataset_report
 from cgcnn_ase.sources.properties import MODEL_TARGETS
 
@@ -59,7 +59,7 @@ class Inspection:
                 "n_without_cell": self.matches.n_without_cell,
             },
             "outliers": {
-                "found": [outlier.to_dict() for outlier in self.outliers.found],
+                "found": [outlier.to_dict() for outlier in self.outliers.entries],
                 "not_judged": self.outliers.not_judged,
             },
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
@@ -75,7 +75,7 @@ def inspect_dataset(
     model: str | None = None,
     align: bool | None = None,
     duplicates: bool = True,
-    sameness: Sameness | None = None,
+    sameness: MatchTolerances | None = None,
     limits: Limits | None = None,
     workers: int = 1,
     progress: bool = False,
@@ -156,7 +156,7 @@ def _groups(table: LabelledTable, matches: Matches, target: str | None) -> list[
     return sorted(groups, key=lambda group: (-(group.spread or 0.0), group.ids))
 
 
-def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: bool) -> ModelSays:
+def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: bool) -> ModelPredictions:
     """Predictions of a model for each structure."""
     from ase import Atoms
 
@@ -180,4 +180,4 @@ def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: 
             raise ValueError(f"{model}: has no calibrated uncertainty, in units of which values could be judged")
         else:
             mean[k], std[k] = prediction.value, prediction.std
-    return ModelSays(loaded.name or str(model), mean, std, tuple(failed))
+    return ModelPredictions(loaded.name or str(model), mean, std, tuple(failed))

@@ -66,7 +66,7 @@ def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[s
     pictures : sequence of str
         Files beside the report.
     """
-    lines = [f"# {inspection.report.source}", "", *_counts(inspection.report)]
+    lines = [f"# {inspection.report.source}", "", *_summary(inspection.report)]
     lines += [line for name in pictures for line in ("", f"![{name.partition('.')[0]}]({name})")]
     lines += ["", "## Columns", "", *_columns(inspection.report)]
     if inspection.report.provenance is not None:
@@ -79,7 +79,7 @@ def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[s
     return "\n".join(lines) + "\n"
 
 
-def _counts(report: DatasetReport) -> Iterator[str]:
+def _summary(report: DatasetReport) -> Iterator[str]:
     yield (
         f"{report.n_structures:,} structures, {report.n_formulas:,} formulas, {report.n_chemical_systems:,} chemical "
         f"systems, {len(report.elements)} elements, {report.n_atoms:,} atoms."
@@ -154,17 +154,17 @@ def _duplicates(inspection: Inspection, shown: int) -> Iterator[str]:
 
 
 def _outliers(inspection: Inspection, shown: int) -> Iterator[str]:
-    found = inspection.outliers.found
+    outliers = inspection.outliers.entries
     judged = f"{inspection.target} and the geometry" if inspection.target else "the geometry only: no target was named"
-    yield f"{len(found):,} flagged, judging {judged}."
+    yield f"{len(outliers):,} flagged, judging {judged}."
     for words in inspection.outliers.not_judged:
         yield f"Not judged: {words}."
-    if found:
+    if outliers:
         yield ""
         yield from _header("id", "formula", "by", "reason")
-    for outlier in found[:shown]:
+    for outlier in outliers[:shown]:
         yield _row(outlier.id, outlier.formula, outlier.kind, outlier.reason)
-    yield from _more(len(found), shown)
+    yield from _more(len(outliers), shown)
 
 
 def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
         f"One offset for each element ({offsets.method}, {offsets.n_structures:,} structures): RMSE "
         f"{offsets.rmse_before:.4g} before, {offsets.rmse_after:.4g} after{left_out}."
     )
-    yield from (f"{words}." for words in offsets.words())
+    yield from (f"{words}." for words in offsets.notes())
     yield ""
     yield from _header("element", "offset (eV/atom)", "standard error", "structures")
     for name, value in offsets.offsets.items():

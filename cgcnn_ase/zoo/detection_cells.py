@@ -13,7 +13,7 @@ from cgcnn_ase.defects.augmentation import random_vacancies
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import SINGLE, point_defects
-from cgcnn_ase.defects.supercell import Given, make_supercell
+from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -81,7 +81,7 @@ class DetectionConfig:
     """
 
     kinds: tuple[str, ...] = SINGLE
-    supercell: Given = 3
+    supercell: SupercellLike = 3
     n_defects: int = 1
     rattle: float = 0.0
     max_atoms: int | None = None

@@ -35,8 +35,8 @@ class ModelOracle:
         self.references: Mapping[str, float] | None = None
         self._model = model
         self._predictor = Predictor(model)
-        self.properties = [found.target.name for found in self._predictor.inference().models]
-        self._sha256 = [found.sha256 for found in self._predictor.inference().models]
+        self.properties = [result.target.name for result in self._predictor.inference().models]
+        self._sha256 = [result.sha256 for result in self._predictor.inference().models]
 
     def describe(self) -> dict[str, Any]:
         """The model's name and sha256."""

@@ -212,7 +212,7 @@ def _not_found(asked: Sequence[str], listed: Sequence[str]) -> list[tuple[str, s
 
 def _check_electrodes(query: Query, fields: Sequence[str]) -> None:
     """Electrodes are records of their own: of a framework and an ion, not of a material."""
-    known = [name for name, place in PLACES.items() if place.route == "insertion_electrodes"]
+    known = [name for name, entry in PLACES.items() if entry.route == "insertion_electrodes"]
     for name in (*fields, *query.ranges):
         if name not in known:
             raise ValueError(f"{name} and {known[0]} are of different records; of electrodes, {', '.join(known)} exist")

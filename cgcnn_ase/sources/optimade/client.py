@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import Attribution, Page, Query, as_mapping
 from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
-from cgcnn_ase.sources.optimade.pages import Answer, Position
+from cgcnn_ase.sources.optimade.pages import QueryResult, Position
 from cgcnn_ase.sources.optimade.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
@@ -151,7 +151,7 @@ class Optimade:
         # what is chosen here needs full pages, few of a page may remain
         limit = self.page_limit if query.limit is None or matcher.checked_here else min(self.page_limit, query.limit)
         parts = [self._first(part, (*names, *matcher.ranges), limit) for part in _parts(query)]
-        answer = Answer(self._server, self.provider, query, names, matcher, parts, retry, self.sleep, self._own_limit)
+        answer = QueryResult(self._server, self.provider, query, names, matcher, parts, retry, self.sleep, self._own_limit)
         at = Position(0, parts[0]) if after is None else Position.read(after)
         return answer.pages(at, resumed=after is not None)
 

@@ -41,7 +41,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueryResult:
     """The answer to one question, in one part or several (of many ids)."""
 
     server: OptimadeServer
