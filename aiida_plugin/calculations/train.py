@@ -70,7 +70,7 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     if not tunes and settings.get("freeze", "none") != "none":
         return "freeze needs a model to start from"
     # what network and graph may hold depends on preset and model, and the command checks it
-    plain = {name: settings[name] for name in of_run if name in settings and name not in ("network", "graph")}
+    left_out = (*plugin_settings, "network", "graph")
     try:
         parse_settings(TrainConfig, plain)
     except ValueError as error:

@@ -193,9 +193,9 @@ class ModelInference:
         for trunk in self._trunks:
             graphs = result[trunk.network.graph]
             with torch.inference_mode():
-                embeddings = trunk.network.pooled(graphs.graph, self.engine)
-            for k in trunk.models:
-                columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records, sites)
+                embeddings = backbone.network.pooled(graphs.graph, self.engine)
+            for k in backbone.models:
+                columns[k] = self._read(self.models[k], backbone.network, embeddings, graphs, records, sites)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
         return [[prediction for model_predictions in row for prediction in model_predictions] for row in by_record]
 
@@ -207,7 +207,7 @@ class ModelInference:
     def _read(
         self,
         model: CrystalModel,
-        trunk: FastModel,
+        backbone: FastModel,
         embeddings: list[torch.Tensor],
         graphs: GraphsAndNodes,
         records: list[StructureRecord],
@@ -242,8 +242,8 @@ class SharedBackbone(NamedTuple):
         """One for each set of members."""
         trunks: dict[int, SharedBackbone] = {}
         for k, model in enumerate(models):
-            trunks.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
-        return list(trunks.values())
+            backbones.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
+        return list(backbones.values())
 
 
 def inference(models: Sequence["ModelRef | CrystalModel"], **settings: Any) -> ModelInference:

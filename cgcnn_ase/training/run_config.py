@@ -194,7 +194,7 @@ def read_file(file: Path) -> dict[str, Any]:
 
     values = read_yaml(file)
     if not is_alignn(values):
-        return values
+        return current_names(values)
     wanted = translate(values)
     if wanted.unused:
         echo_stderr(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")
