@@ -37,10 +37,10 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import can_reuse_head, inherited_settings
-from cgcnn_ase.training.finetune_defaults import tuning
+from cgcnn_ase.training.finetune_defaults import recipe_for
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.start_model import can_reuse_head, inherited_settings
 from cgcnn_ase.zoo.train import load_recipe
 
 CATHODE = {"Li", "Ni", "Co", "Mn", "Al", "O"}
@@ -86,8 +86,13 @@ def table(result: dict[str, list[Point]]) -> Table:
             old = ""
             if "old_before" in points_of_task[0]:
                 old = f"{np.mean([p['old_after'] for p in points_of_task]) / np.mean([p['old_before'] for p in points_of_task]) - 1:+.1%}"
-            shown = [_spread([p[key] for p in points_of_task if p.get(key) is not None]) for key in ("before", "scratch", "after")]
-            made.rows.append([f"{task}, {what}", len(points_of_task), points_of_task[0]["labels"], *shown, f"{ratio:+.1%}", old])
+            shown = [
+                _spread([p[key] for p in points_of_task if p.get(key) is not None])
+                for key in ("before", "scratch", "after")
+            ]
+            made.rows.append(
+                [f"{task}, {what}", len(points_of_task), points_of_task[0]["labels"], *shown, f"{ratio:+.1%}", old]
+            )
     return made
 
 
@@ -204,10 +209,12 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
     """Errors on the test split of the model before, from scratch and fine-tuned, and on an old test set."""
     same = can_reuse_head(start, data.specs)
     n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
-    defaults = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
+    defaults = recipe_for(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
     base = inherited_settings(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
-    tuned = trained(data, parse_settings(TrainConfig, merged(base, defaults.settings)), start=start, frozen=defaults.frozen)
+    tuned = trained(
+        data, parse_settings(TrainConfig, merged(base, defaults.settings)), start=start, frozen=defaults.frozen
+    )
     models = {"after": tuned}
     if same:
         models["before"] = start

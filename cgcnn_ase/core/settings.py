@@ -107,7 +107,7 @@ def _path(kind: type[object], loc: tuple[str | int, ...]) -> tuple[list[str], li
 
 def _fields(kind: type[object]) -> dict[str, object]:
     """Types of the settings by name."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from cgcnn_ase.core.yaml_settings import merged, read_yaml
+from cgcnn_ase.core.yaml_settings import current_names, merged, read_yaml
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.alignn_config import is_alignn, translate
@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
         settings = {} if options.config is None else read_yaml(options.config)
-        if is_alignn(settings):
-            settings = translate(settings).settings
+        settings = translate(settings).settings if is_alignn(settings) else current_names(settings)
         run = train(
             data,
             _config(merged({"graph": asdict(data.graph_config)}, settings)),

@@ -15,7 +15,7 @@ from cgcnn_ase.nn.heads import QUANTILES, Output
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import eval_frozen_modules
+from cgcnn_ase.training.start_model import eval_frozen_modules
 
 if TYPE_CHECKING:
     from typing_extensions import Self

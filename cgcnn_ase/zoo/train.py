@@ -19,9 +19,8 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import prepare_sites
 from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import Frozen
 from cgcnn_ase.training.run import train
-from cgcnn_ase.zoo import detection_data
+from cgcnn_ase.training.start_model import Frozen
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cgcnn_ase.core.settings import parse_settings
-from cgcnn_ase.core.yaml_settings import merged, read_yaml
+from cgcnn_ase.core.yaml_settings import current_names, merged, read_yaml
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
@@ -79,7 +79,7 @@ def test_later_settings_override_earlier_ones_one_by_one():
 def test_names_of_version_1_are_read_with_a_note():
     old = {"select": "last", "trunk_rate": 0.1, "hold_norms": True, "error_folds": 2, "epochs": 3}
     with pytest.warns(UserWarning, match="the setting select is called checkpoint now"):
-        config = settings_from(TrainConfig, current_names(old))
+        config = parse_settings(TrainConfig, current_names(old))
     assert (config.checkpoint, config.backbone_lr_scale, config.cross_fit_folds) == ("last", 0.1, 2)
     assert config.freeze_batchnorm_stats
     with pytest.raises(ValueError, match="the settings select and checkpoint are the same"):
