@@ -98,7 +98,10 @@ def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
         return {name: value for name, value in change.items() if hasattr(part, name)}
 
     top = {name: value for name, value in settings_of_row(config).items() if name not in ("graph", "network")}
-    graph, network = replace(config.graph, **settings_of_row(config.graph)), replace(config.network, **settings_of_row(config.network))
+    graph, network = (
+        replace(config.graph, **settings_of_row(config.graph)),
+        replace(config.network, **settings_of_row(config.network)),
+    )
     return replace(config, graph=graph, network=network, **top)
 
 

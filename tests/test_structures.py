@@ -280,7 +280,9 @@ def test_import_is_light():
 def test_readers_say_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = WITHOUT_SUM.replace("'P 1'", "'P 63/m m c'").replace("_cell_length_a 5.6402", "_cell_length_a '5.6402(1)'")
+        text = WITHOUT_SUM.replace("'P 1'", "'P 63/m m c'").replace(
+            "_cell_length_a 5.6402", "_cell_length_a '5.6402(1)'"
+        )
         read_text(tmp_path, text + "He He1 0.25 0.25 0.25 1\n")
         read_text(tmp_path, text.replace("Na1 0.0 0.0 0.0 1", "Na1 0.0 0.0 0.0 0.5"), order_disordered=True)
 

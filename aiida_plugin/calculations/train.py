@@ -50,7 +50,7 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
 
     plugin_settings = [*DATA, *OPTIONS]
     of_run = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(settings) - {*plugin_settings, *of_run}):
+    if unknown := sorted(set(settings) - {*plugin_settings, *of_run, *OLD_NAMES}):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*plugin_settings, *of_run])}"
     for name, allowed in _CHOICES.items():
         if name in settings and settings[name] not in allowed:

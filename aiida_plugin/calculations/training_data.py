@@ -109,7 +109,9 @@ class TrainingData(NamedTuple):
 
     def count(self, split: str) -> int:
         """How many labelled structures a split has."""
-        return sum(label is not None and assigned == split for label, assigned in zip(self.labels, self.split, strict=True))
+        return sum(
+            label is not None and assigned == split for label, assigned in zip(self.labels, self.split, strict=True)
+        )
 
     def write(self, folder: Path, target: str) -> None:
         """Write ``structures.npz`` and ``properties.csv``."""

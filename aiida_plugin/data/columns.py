@@ -38,7 +38,9 @@ def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
             raise ValueError(f"{path}: damaged: prediction {rows[0] + 1} has an empty {name}")
     try:
         return {
-            tuple(map(str, shared)): {name: parse_column(name, model_rows[name].tolist()) for name in header if name in KINDS}
+            tuple(map(str, shared)): {
+                name: parse_column(name, model_rows[name].tolist()) for name in header if name in KINDS
+            }
             for shared, model_rows in fields.groupby(list(CONSTANT_COLUMNS), sort=False)
         }
     except ValueError as error:

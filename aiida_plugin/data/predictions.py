@@ -9,7 +9,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data.attribute_fields import attribute
-from aiida_plugin.data.columns import KINDS, CONSTANT_COLUMNS, Column, read_columns, read_csv, read_rows, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, read_rows, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
@@ -124,7 +124,10 @@ class PredictionsData(Data):
             If it is no such file, cut short, damaged, or holds no prediction.
         """
         failed = list(failures)
-        result = [(dict(zip(CONSTANT_COLUMNS, shared, strict=True)), columns) for shared, columns in read_csv(Path(path)).items()]
+        result = [
+            (dict(zip(CONSTANT_COLUMNS, shared, strict=True)), columns)
+            for shared, columns in read_csv(Path(path)).items()
+        ]
         names = [shared["model"] for shared, _ in result]
         nodes = {}
         for shared, columns in result:

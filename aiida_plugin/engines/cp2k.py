@@ -301,5 +301,7 @@ def _merge_sections(made: dict[str, Any], overrides: Mapping[str, Any]) -> dict[
     merged = dict(made)
     for key, value in overrides.items():
         old = merged.get(key.upper())
-        merged[key.upper()] = _merge_sections(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        merged[key.upper()] = (
+            _merge_sections(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        )
     return merged

@@ -38,7 +38,12 @@ def resolve(
     if protocol not in shared["protocols"]:
         raise ValueError(f"no protocol {protocol!r}; allowed: {', '.join(shared['protocols'])}")
     settings: dict[str, Any] = {}
-    for layer in (shared["default"], engine_settings["default"], shared["protocols"][protocol], engine_settings["protocols"].get(protocol)):
+    for layer in (
+        shared["default"],
+        engine_settings["default"],
+        shared["protocols"][protocol],
+        engine_settings["protocols"].get(protocol),
+    ):
         settings = _merge(settings, layer or {})
     open_keys = {*shared.get("open", ()), *engine_settings.get("open", ())}
     _check(settings, overrides or {}, open_keys)

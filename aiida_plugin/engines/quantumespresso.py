@@ -175,7 +175,9 @@ class QuantumEspressoEngine(Engine):
         pseudos = pseudos_of(structure, settings["pseudo_family"], settings["functional"])
         z_valences = {kind: float(pseudo.z_valence) for kind, pseudo in pseudos.items()}
         cutoffs = _cutoffs(structure, settings)
-        parameters = _merge_namelists(_parameters(structure, settings, cutoffs, moments, z_valences), settings["parameters"])
+        parameters = _merge_namelists(
+            _parameters(structure, settings, cutoffs, moments, z_valences), settings["parameters"]
+        )
         values = hubbard.values(structure, settings)
         shells = {kind.name: hubbard.shell(kind.symbol) for kind in structure.kinds if kind.name in values}
         check_hubbard(pseudos, values)

@@ -99,7 +99,9 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
     trainings = _trainings(graph, [model.pk for model in models])
     labelled = [result.pk for training in trainings for result in training.labelled]
     before = list(
-        graph.behind([result.pk for result in structures], through=lambda row: row.is_process or row.node_type in _HOSTS)
+        graph.behind(
+            [result.pk for result in structures], through=lambda row: row.is_process or row.node_type in _HOSTS
+        )
     )
     return Origin(
         predictions=graph.nodes[predictions.pk],

@@ -59,7 +59,9 @@ def graph_picture(
     if not file.parent.is_dir():
         raise FileNotFoundError(f"the folder {file.parent} does not exist")
     assert node.pk is not None
-    result = [lineage([node.pk], way, depth=depth) for way in ("ancestors", "descendants") if direction in (way, "both")]
+    result = [
+        lineage([node.pk], way, depth=depth) for way in ("ancestors", "descendants") if direction in (way, "both")
+    ]
     graph = _graph(result, node)
     if kind == "dot":
         file.write_text(graph.graphviz.source, encoding="utf-8")

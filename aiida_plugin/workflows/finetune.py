@@ -204,7 +204,11 @@ class FinetuneWorkChain(WorkChain):
     def predict_before(self) -> dict[str, Any]:
         """The old model on what is learned, for the offset, and on the test set."""
         sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
-        return {key: self._predict(self.inputs.model, structures, key) for key, structures in sets.items() if structures is not None}
+        return {
+            key: self._predict(self.inputs.model, structures, key)
+            for key, structures in sets.items()
+            if structures is not None
+        }
 
     def inspect_before(self) -> ExitCode | None:
         """Whether it could."""

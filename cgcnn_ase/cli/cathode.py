@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import repeats
 
 if TYPE_CHECKING:

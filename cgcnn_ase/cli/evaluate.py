@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
@@ -50,7 +50,9 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "RegressionEvaluation | ClassEvaluation":
+def _evaluate(
+    model: "CrystalModel", data: Path, target: str | None, split: str
+) -> "RegressionEvaluation | ClassEvaluation":
     import numpy as np
 
     from cgcnn_ase.data.cgnn_folder import load_cgnn_folder

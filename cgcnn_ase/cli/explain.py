@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -76,7 +76,9 @@ def explain(
             save(explanation(atoms, result), output)
             echo_stderr(f"written to {output}")
     if abs(result.gap) > _LARGE_GAP * (abs(result.contributions).sum() + abs(result.baseline)):
-        echo_stderr(f"the gap {result.gap:.2g} {result.unit} is large: --steps {2 * steps} or more would make it smaller")
+        echo_stderr(
+            f"the gap {result.gap:.2g} {result.unit} is large: --steps {2 * steps} or more would make it smaller"
+        )
     if neighbors and nearest is None:
         echo_stderr(f"{result.model}: the model has no index of its training structures, so no neighbours are listed")
     if as_json:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 #: rows of each table on stdout
 _SHOWN = 10

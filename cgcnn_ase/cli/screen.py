@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, echo_stderr
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
 from cgcnn_ase.core.parallel import available_cores
 

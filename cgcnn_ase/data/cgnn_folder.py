@@ -25,7 +25,7 @@ import torch
 from cgcnn_ase.core.arrays import Ints, Strings
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import hash_of_samples, composition_key
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples
 from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData

@@ -9,7 +9,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import hash_of_samples, composition_key
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import hashed_split

@@ -375,7 +375,10 @@ def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
     state = _weights(_mapping(checkpoint["state_dict"], "state_dict"), n_bytes)
     n_conv, n_hidden = _count(state, "convs"), _count(state, "fcs") + 1
     atom_features, hidden, bond_features = _widths(state)
-    args = {key: _plain_value(value, f"args[{key!r}]") for key, value in _mapping(checkpoint.get("args", {}), "args").items()}
+    args = {
+        key: _plain_value(value, f"args[{key!r}]")
+        for key, value in _mapping(checkpoint.get("args", {}), "args").items()
+    }
     task = _task(args, n_outputs=state["fc_out.weight"].shape[0])
     n_outputs = 2 if task == "classification" else 1
     _check_shapes(state, _shapes(atom_features, bond_features, hidden, n_conv, n_hidden, n_outputs))

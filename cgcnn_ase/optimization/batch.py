@@ -73,10 +73,10 @@ class BatchPosterior:
 
     def __init__(self, surrogates: Sequence[Surrogate], pool: Pool) -> None:
         self.pool, self._surrogates = pool, tuple(surrogates)
-        prediction = [surrogate.predict(pool) for surrogate in surrogates]
-        self.mean = np.stack([s.mean for s in prediction], axis=1)  # (n, m)
-        self.noise = np.stack([s.aleatoric for s in prediction], axis=1)  # (n, m)
-        self._variance = np.stack([s.epistemic for s in prediction], axis=1) ** 2  # (n, m)
+        predictions = [surrogate.predict(pool) for surrogate in surrogates]
+        self.mean = np.stack([s.mean for s in predictions], axis=1)  # (n, m)
+        self.noise = np.stack([s.aleatoric for s in predictions], axis=1)  # (n, m)
+        self._variance = np.stack([s.epistemic for s in predictions], axis=1) ** 2  # (n, m)
         self._steps: list[Floats] = []  # each (n, m)
 
     @property
@@ -168,7 +168,9 @@ def _believed(belief: BatchPosterior, index: int, aim: AcquisitionSettings) -> F
     return np.array([as_cost(value, goal) for value, goal in zip(belief.mean[index], aim.goals, strict=True)])
 
 
-def _gains(belief: BatchPosterior, aim: AcquisitionSettings, costs: Floats, seed: Sequence[int]) -> tuple[Floats, Floats]:
+def _gains(
+    belief: BatchPosterior, aim: AcquisitionSettings, costs: Floats, seed: Sequence[int]
+) -> tuple[Floats, Floats]:
     """(n,) the acquisition of each point of the pool, and the cost that is expected there."""
     if aim.acquisition == "information":
         # greedy choice of these sums is greedy growth of the log determinant of the labels' covariance

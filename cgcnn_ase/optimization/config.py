@@ -18,7 +18,13 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
 
 #: what of the configuration may change when a run is resumed: how much is spent, and how long is waited
-RESUMABLE_SETTINGS = ("budget.evaluations", "oracle.timeout_s", "oracle.retries", "oracle.submit", "oracle.max_parallel")
+RESUMABLE_SETTINGS = (
+    "budget.evaluations",
+    "oracle.timeout_s",
+    "oracle.retries",
+    "oracle.submit",
+    "oracle.max_parallel",
+)
 
 
 class SpaceSettings(Settings):

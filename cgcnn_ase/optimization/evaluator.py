@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, ObjectiveValue, Objective
+from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective, ObjectiveValue
 from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, checked
 from cgcnn_ase.optimization.oracles.graph_model import ModelOracle
-from cgcnn_ase.optimization.oracles.guarded import OracleReply, GuardedOracle, evaluate_checked
+from cgcnn_ase.optimization.oracles.guarded import GuardedOracle, OracleReply, evaluate_checked
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ class Evaluator:
 
     def _cells(self, point: "Point") -> "dict[str, Point]":
         """The cells that the oracle is needed for, by key."""
-        lattice_points: dict[str, Point] = {}
+        cells: dict[str, Point] = {}
         for objective in self.problem.objectives:
             if objective.model is None:
-                lattice_points |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
-        return lattice_points
+                cells |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
+        return cells
 
     def _missing(self, points: "Sequence[Point]") -> "dict[str, Point]":
         result: dict[str, Point] = {}

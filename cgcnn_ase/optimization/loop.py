@@ -14,7 +14,7 @@ from cgcnn_ase.optimization.oracles.base import Oracle, RecordingOracle
 from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
 from cgcnn_ase.optimization.oracles.registry import make_oracle
 from cgcnn_ase.optimization.problem import Problem, build_problem
-from cgcnn_ase.optimization.records import Evaluation, RoundProposal, Record, Step
+from cgcnn_ase.optimization.records import Evaluation, Record, RoundProposal, Step
 from cgcnn_ase.optimization.result import LogWriter, OptimisationResult
 from cgcnn_ase.optimization.run_folder import RunFolder
 from cgcnn_ase.optimization.surrogates.graph_network import make_surrogate

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from cgcnn_ase.optimization.records import RoundProposal, Record
+from cgcnn_ase.optimization.records import Record, RoundProposal
 
 if TYPE_CHECKING:
     pass
@@ -66,7 +66,9 @@ class RunFolder:
             _refuse_changes(self.folder, before, config, "", free)
             oracle_file = self.folder / ORACLE
             if oracle_file.exists():
-                _refuse_changes(self.folder, json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ())
+                _refuse_changes(
+                    self.folder, json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ()
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
         _replace(self.folder / ORACLE, json.dumps(dict(oracle), indent=1, allow_nan=False))
@@ -140,8 +142,8 @@ def _refuse_changes(
     for name in [*was, *now_is]:
         if name not in free and was.get(name) != now_is.get(name):
             raise ValueError(
-                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; resume "
-                "with the same, or name another folder"
+                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; "
+                "resume with the same, or name another folder"
             )
 
 

@@ -145,7 +145,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
-        self._trunks = SharedBackbone.of(self.models)
+        self._backbones = SharedBackbone.of(self.models)
         if n_dropout is not None:
             for model in self.models:
                 model.check_dropout(n_dropout)
@@ -190,8 +190,8 @@ class ModelInference:
             return [self._predict([record])[0] for record in records]
         sites = [_sites(record) for record in records] if any(m.target.level == "site" for m in self.models) else []
         columns: dict[int, list[list[MemberPrediction]]] = {}
-        for trunk in self._trunks:
-            graphs = result[trunk.network.graph]
+        for backbone in self._backbones:
+            graphs = result[backbone.network.graph]
             with torch.inference_mode():
                 embeddings = backbone.network.pooled(graphs.graph, self.engine)
             for k in backbone.models:
@@ -213,8 +213,8 @@ class ModelInference:
         records: list[StructureRecord],
         sites: list[DistinctSites | str],
     ) -> list[list[MemberPrediction]]:
-        """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
-        fast = trunk.reading(model)
+        """What a model says of structures, from the embeddings that its members, as in the backbone, made of them."""
+        fast = backbone.reading(model)
         with torch.inference_mode():
             if self.n_dropout is None:
                 out = fast.read(embeddings)
@@ -228,7 +228,10 @@ class ModelInference:
             return _of_sites(model, fields, out.values.numpy().T, graphs, records, sites)
         fields = prediction_fields(model, out, fractions.numpy(), self.trust(model))
         members = out.values.numpy().T
-        return [[MemberPrediction(_prediction(r, model, row), m)] for r, row, m in zip(records, fields, members, strict=True)]
+        return [
+            [MemberPrediction(_prediction(r, model, row), m)]
+            for r, row, m in zip(records, fields, members, strict=True)
+        ]
 
 
 class SharedBackbone(NamedTuple):
@@ -240,7 +243,7 @@ class SharedBackbone(NamedTuple):
     @classmethod
     def of(cls, models: Sequence[CrystalModel]) -> list["SharedBackbone"]:
         """One for each set of members."""
-        trunks: dict[int, SharedBackbone] = {}
+        backbones: dict[int, SharedBackbone] = {}
         for k, model in enumerate(models):
             backbones.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
         return list(backbones.values())

@@ -16,9 +16,9 @@ from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
 from cgcnn_ase.prediction.results import EMPTY_FIELDS, Prediction, Predictions
 from cgcnn_ase.structures import (
-    WorkItem,
     StructureRecord,
     UniqueIds,
+    WorkItem,
     collect_paths,
     count_structures,
     iter_piece,

@@ -72,7 +72,9 @@ class TrainConfig:
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
-    cross_fit_folds: int = 0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
+    cross_fit_folds: int = (
+        0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
+    )
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
     accelerator: Accelerator = "auto"

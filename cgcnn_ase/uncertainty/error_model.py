@@ -205,7 +205,9 @@ class ErrorModel:
         """The inverse of :meth:`arrays`; None where there is no forest among them."""
         forests = {}
         for name in ("expected", "difficulty"):
-            model_arrays = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
+            model_arrays = {
+                key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")
+            }
             forests[name] = ErrorForest.from_arrays(model_arrays) if model_arrays else None
         expected = forests["expected"]
         return None if expected is None else cls(expected, forests["difficulty"])

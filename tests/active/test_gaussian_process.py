@@ -62,7 +62,9 @@ def test_samples_have_the_posterior_mean_and_covariance(fitted, others):
     few = others.take(range(12))
     draws = np.array([fitted.sample(few, seed) for seed in range(1500)])
     prediction, expected = fitted.predict(few), fitted.covariance(few, few)
-    np.testing.assert_allclose(draws.mean(axis=0), prediction.mean, atol=4 * prediction.epistemic.max() / np.sqrt(1500) + 0.005)
+    np.testing.assert_allclose(
+        draws.mean(axis=0), prediction.mean, atol=4 * prediction.epistemic.max() / np.sqrt(1500) + 0.005
+    )
     np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.2 * expected.max())
     np.testing.assert_array_equal(fitted.sample(few, 7), draws[7])
 

@@ -74,7 +74,10 @@ def test_errors_are_alike_at_near_points(network, pool):
 
 
 def test_the_stacked_learns_the_errors_of_the_model(small_model, pool):
-    network, stacked = GraphNetworkSurrogate(small_model, structure), Stacked(GraphNetworkSurrogate(small_model, structure))
+    network, stacked = (
+        GraphNetworkSurrogate(small_model, structure),
+        Stacked(GraphNetworkSurrogate(small_model, structure)),
+    )
     mean, std = network.raw(pool)
     truth = mean - 2.0 + 3 * std.mean() * np.sin(5 * pool.features[:, 0])
     labelled = pool.take(np.random.default_rng(0).choice(len(pool), 25, replace=False))

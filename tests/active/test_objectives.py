@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from cgcnn_ase.optimization.objectives import EvaluatedCell, ObjectiveValue, Objective
+from cgcnn_ase.optimization.objectives import EvaluatedCell, Objective, ObjectiveValue
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError
 from cgcnn_ase.optimization.space.cathode_space import cathode_structure
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from aiida_plugin.data.columns import KINDS, CONSTANT_COLUMNS, read_columns, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, read_columns, write_columns
 from aiida_plugin.data.predictions import PredictionsData
 from cgcnn_ase import predict
 from cgcnn_ase.prediction.results import EMPTY_FIELDS, SITE_COLUMNS, Prediction, Predictions

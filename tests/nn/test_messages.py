@@ -133,7 +133,8 @@ def test_an_edge_counts_as_often_as_its_multiplicity_says(engine: str, function:
     result, expected = function(edges, a, b), function(all_edges, a[rows], b)
     torch.testing.assert_close(result, expected)
     slopes = (
-        torch.autograd.grad(r.sin().sum(), (a, b), materialize_grads=True, allow_unused=True) for r in (result, expected)
+        torch.autograd.grad(r.sin().sum(), (a, b), materialize_grads=True, allow_unused=True)
+        for r in (result, expected)
     )
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other)

@@ -95,9 +95,7 @@ def test_the_graph_of_prepared_data_is_the_default(prepared, path, cgcnn_ase):
 
 
 def test_evaluate_gives_the_numbers_of_the_run(direct, prepared, path, cgcnn_ase):
-    ran = cgcnn_ase(
-        "evaluate", path / "direct", prepared, "--split", "test", "--json", "--output", path / "evaluated"
-    )
+    ran = cgcnn_ase("evaluate", path / "direct", prepared, "--split", "test", "--json", "--output", path / "evaluated")
     assert ran.code == 0, ran.err
     expected = json.loads((path / "direct" / "metrics.json").read_text())["test"]
     assert json.loads(ran.out) == pytest.approx(expected, rel=1e-6)

@@ -126,7 +126,9 @@ class SearchSpace:
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
         variables = config.get("variables")
-        if not isinstance(variables, Mapping) or not all(isinstance(options, Mapping) for options in variables.values()):
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(options, Mapping) for options in variables.values()
+        ):
             raise ValueError(f"space: variables must give the options of each variable by its name, not {variables!r}")
         return cls(
             [Variable.from_dict(name, options) for name, options in variables.items()], config.get("sum_to_one") or ()

@@ -70,7 +70,9 @@ class Variable:
         option_names = frozenset(key for key, value in options.items() if value is not None and value is not False)
         kinds = [kind for kind, form in _FORMS.items() if option_names - {"of"} == form]
         if not kinds or ("of" in option_names and kinds != ["category"]):
-            raise ValueError(f"{name}: {', '.join(sorted(option_names)) or 'no option'} given; a variable has {_ALLOWED}")
+            raise ValueError(
+                f"{name}: {', '.join(sorted(option_names)) or 'no option'} given; a variable has {_ALLOWED}"
+            )
         kind = kinds[0]
         if kind == "category":
             names, of = _names(name, options["categories"]), options.get("of")

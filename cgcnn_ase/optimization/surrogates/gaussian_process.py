@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.search_space import MISSING
-from cgcnn_ase.optimization.surrogates.base import SurrogatePrediction, Pool
+from cgcnn_ase.optimization.surrogates.base import Pool, SurrogatePrediction
 
 if TYPE_CHECKING:
     from skopt.learning import GaussianProcessRegressor
@@ -85,7 +85,9 @@ class GaussianProcess:
         rows, which = pool.distinct
         variance = np.maximum(self._model.kernel_.diag(rows) - (half**2).sum(axis=0), 0.0)
         white = np.full(len(pool), self.white)
-        return SurrogatePrediction(self._mean + self._scale * mean[which], self._scale * np.sqrt(variance)[which], white)
+        return SurrogatePrediction(
+            self._mean + self._scale * mean[which], self._scale * np.sqrt(variance)[which], white
+        )
 
     @property
     def white(self) -> float:

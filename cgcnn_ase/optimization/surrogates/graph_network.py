@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.variables import Point
-from cgcnn_ase.optimization.surrogates.base import SurrogatePrediction, Pool, Surrogate
+from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate, SurrogatePrediction
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import Attribution, Page, Query, as_mapping
 from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
-from cgcnn_ase.sources.optimade.pages import QueryResult, Position
+from cgcnn_ase.sources.optimade.pages import Position, QueryResult
 from cgcnn_ase.sources.optimade.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
