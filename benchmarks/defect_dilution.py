@@ -40,7 +40,9 @@ def vectors(hosts: list[NamedHost], n: int) -> tuple[dict[str, torch.Tensor], li
             atoms = network.architecture.atoms(graph)
             for name in POOLINGS:
                 parts[name].append(Pooling(name, atoms[-1].shape[1])(graph, atoms))
-    return {name: torch.cat(parts_of_pooling).double() for name, parts_of_pooling in parts.items()}, [len(c.atoms) for c in cells[1::2]]
+    return {name: torch.cat(parts_of_pooling).double() for name, parts_of_pooling in parts.items()}, [
+        len(c.atoms) for c in cells[1::2]
+    ]
 
 
 def moved(pooled: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

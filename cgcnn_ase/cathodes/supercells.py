@@ -153,7 +153,7 @@ def _lattice_points(vectors: Floats, n_cells: int) -> tuple[Ints, Floats]:
 
 
 def _on_lattice(points: Ints, inverse: Floats) -> Bools:
-    """Which points are whole numbers of the supercell's vectors."""
+    """Mask of the points that are whole numbers of the supercell's vectors."""
     inside = points @ inverse
     return np.asarray((np.abs(inside - np.rint(inside)) < 1e-6).all(axis=1))
 

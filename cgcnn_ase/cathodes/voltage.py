@@ -74,7 +74,7 @@ class Phase:
 
     @property
     def is_stable(self) -> bool:
-        """Whether it lies on the hull."""
+        """True where it lies on the hull."""
         return self.above_hull <= _ON_HULL
 
 
@@ -277,7 +277,7 @@ class Framework(NamedTuple):
         return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
 
     def same_as(self, other: "Framework") -> bool:
-        """Whether both have the same composition; the cells may differ in size."""
+        """Compare two compositions; the cells may differ in size."""
         return {s: n * other.n_units for s, n in self.counts.items()} == {
             s: n * self.n_units for s, n in other.counts.items()
         }

@@ -1,15 +1,16 @@
 """``cgcnn-ase screen``."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
 from cgcnn_ase.core.parallel import available_cores
+from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,7 +94,9 @@ def screen(
         screening.check()
         failed: list[str] = []
         results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
-        ranking = Ranking(_with_progress(results, total, failed), n_lowest=top, n_uncertain=uncertain)
+        ranking = Ranking(
+            _screened(with_progress(results, "Screening", total), failed), n_lowest=top, n_uncertain=uncertain
+        )
         if not len(ranking):
             raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
         _write(ranking, output)
@@ -148,18 +151,12 @@ def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Ite
             yield name, atoms
 
 
-def _with_progress(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
-    """The defects of all hosts, with a progress bar where somebody is looking; note what failed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not is_terminal()) as progress:
-        task = progress.add_task("Screening", total=total)
-        for result in results:
-            progress.advance(task)
-            if result.error is not None:
-                failed.append(result.error)
-            yield from result.defects
+def _screened(results: "Iterable[HostResult]", failed: list[str]) -> "Iterator[Screened]":
+    """The defects of all hosts; notes what failed."""
+    for result in results:
+        if result.error is not None:
+            failed.append(result.error)
+        yield from result.defects
 
 
 def _potentials(items: Sequence[str] | None) -> dict[str, float] | None:
@@ -191,11 +188,11 @@ def _write(ranking: "Ranking", output: Path) -> None:
     if find_spec("matplotlib") is None:
         echo_stderr('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
         return
-    from cgcnn_ase.defects import ranking_plot as ranking_plots
-    from cgcnn_ase.plotting import model_plots as plots
+    from cgcnn_ase.defects import ranking_plot
+    from cgcnn_ase.plotting.model_plots import save
 
-    plots.save(ranking_plots.ranking(ranking.costs), output / "ranking.png")
-    plots.save(ranking_plots.histogram(ranking.costs), output / "histogram.png")
+    save(ranking_plot.ranking(ranking.costs), output / "ranking.png")
+    save(ranking_plot.histogram(ranking.costs), output / "histogram.png")
 
 
 def _show(ranking: "Ranking") -> None:

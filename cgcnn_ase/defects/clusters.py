@@ -58,7 +58,11 @@ class Places:
 
 
 def find_places(
-    host: Host, symmetry: Symmetry, options: Sequence[Sequence[Change]], cutoff: float, holes: Sequence[InterstitialSite] = ()
+    host: Host,
+    symmetry: Symmetry,
+    options: Sequence[Sequence[Change]],
+    cutoff: float,
+    holes: Sequence[InterstitialSite] = (),
 ) -> Places:
     """Find the places of a host, and their neighbours.
 

@@ -132,7 +132,7 @@ def host_hash(atoms: "Atoms") -> str:
 
 
 def _partially_occupied(atoms: "Atoms") -> bool:
-    """Whether ASE's CIF reader noted partial occupancies, of which it keeps the main element only."""
+    """True where ASE's CIF reader noted partial occupancies, of which it keeps the main element only."""
     occupancy = atoms.info.get("occupancy")
     if not isinstance(occupancy, dict):
         return False

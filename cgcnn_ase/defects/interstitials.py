@@ -1,4 +1,4 @@
-"""Where an atom more fits in: the holes of a structure."""
+"""Places for one more atom: the holes of a structure."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,7 +50,9 @@ def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Seque
             yield Plan("interstitial", change.name, (change,), len(hole.orbit))
 
 
-def find_holes(host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0) -> list[InterstitialSite]:
+def find_holes(
+    host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0
+) -> list[InterstitialSite]:
     """The symmetry-distinct places for interstitials, the widest first.
 
     Parameters

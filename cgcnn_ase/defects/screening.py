@@ -187,7 +187,9 @@ class Ranking:
         """One row a defect: id, host, kind, defect, ..., energy, std, ..., in_domain, reason, multiplicity, model."""
         import pandas as pd
 
-        return pd.DataFrame([cost.to_dict() for cost in self.costs], columns=list(DefectEnergyEstimate.__dataclass_fields__))
+        return pd.DataFrame(
+            [cost.to_dict() for cost in self.costs], columns=list(DefectEnergyEstimate.__dataclass_fields__)
+        )
 
 
 def _keep(heap: list[tuple[float, int, Screened]], entry: tuple[float, int, Screened], n: int) -> None:

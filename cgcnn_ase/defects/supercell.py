@@ -239,7 +239,7 @@ def _diagonals(size: int, dimension: int) -> Iterator[Ints]:
 
 
 def _holds(diagonal: Ints, short: Ints) -> bool:
-    """Whether a short vector is one of the supercell's lattice."""
+    """True where a short vector is one of the supercell's lattice."""
     return bool(((short % np.diag(diagonal)) == 0).all(axis=1).any())
 
 

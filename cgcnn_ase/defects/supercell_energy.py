@@ -158,7 +158,9 @@ def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
     return {s: before[s] - after[s] for s in sorted(before | after) if before[s] != after[s]}
 
 
-def _potentials(removed: Mapping[str, int], source: EnergyModel, chemical_potentials: Mapping[str, float] | None) -> dict[str, float]:
+def _potentials(
+    removed: Mapping[str, int], source: EnergyModel, chemical_potentials: Mapping[str, float] | None
+) -> dict[str, float]:
     table = {**(source.references or {}), **(chemical_potentials or {})}
     if missing := sorted(set(removed) - set(table)):
         raise ValueError(

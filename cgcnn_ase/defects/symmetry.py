@@ -1,4 +1,4 @@
-"""Which sites, and groups of sites, of a host are equivalent."""
+"""Equivalent sites, and groups of sites, of a host."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Symmetry:
 
     @cached_property
     def site_images(self) -> tuple[Ints, Ints]:
-        """Where each operation takes each site: (M, N) sites and (M, N, 3) cells.
+        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells.
 
         Raises
         ------

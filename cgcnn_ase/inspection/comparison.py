@@ -59,7 +59,7 @@ class Comparison:
 
 
 def is_energy_per_atom(target: str) -> bool:
-    """Whether a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
+    """True where a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
     return "energy" in target and "per_atom" in target
 
 

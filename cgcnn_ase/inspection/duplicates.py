@@ -234,7 +234,7 @@ def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure"
 
 
 def _as_written(one: Geometry, other: Geometry) -> bool:
-    """Whether cell, order of atoms and places are the same: seen in no time, where two sources have one ancestor."""
+    """True where cell, order of atoms and places are the same: seen in no time, where two sources have one ancestor."""
     if not np.array_equal(one.numbers, other.numbers) or not np.allclose(one.cell, other.cell, atol=_WRITTEN):
         return False
     shift = (one.positions - other.positions) @ np.linalg.inv(one.cell)

@@ -134,7 +134,7 @@ class PageCache:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all pages are there."""
+        """True where all pages are there."""
         return (self.folder / _COMPLETE).exists()
 
     def pages(self) -> list[CachedPage]:

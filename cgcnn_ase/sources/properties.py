@@ -141,7 +141,7 @@ def units(name: str) -> list[str]:
 
 
 def same_unit(first: str, second: str) -> bool:
-    """Whether two ways of writing may mean one unit; ``/atom`` and ``/cell`` may be left out."""
+    """True where two ways of writing may mean one unit; ``/atom`` and ``/cell`` may be left out."""
     (one, of_one), (other, of_other) = _parsed(first), _parsed(second)
     return one == other and (not of_one or not of_other or of_one == of_other)
 

@@ -14,7 +14,7 @@ from cgcnn_ase.sources.optimade.providers import PROVIDERS
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What a source is asked for when its client is opened.
+    """Options that a source gets when its client is opened.
 
     Attributes
     ----------

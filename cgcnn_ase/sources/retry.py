@@ -104,7 +104,7 @@ def _failure(state: "RetryCallState") -> FetchError:
 
 
 def worth_another(status: int) -> bool:
-    """Whether a request that was answered with this HTTP status may succeed later.
+    """True where a request that was answered with this HTTP status may succeed later.
 
     >>> [worth_another(status) for status in (400, 401, 404, 422, 429, 500, 503)]
     [False, False, False, False, True, True, True]

@@ -173,7 +173,9 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         source=SOURCES.get(data, "not recorded."),
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         ids=TRAINING_IDS,
-        chosen="the last epoch counts" if recipe.get("checkpoint") == "last" else "the validation split chose the epoch",
+        chosen="the last epoch counts"
+        if recipe.get("checkpoint") == "last"
+        else "the validation split chose the epoch",
         tested=TEST_USE.get(data, "The test split was used for these tables only."),
         weights_hash=config["sha256"][WEIGHTS],
         limits=LIMITS.get(data, ""),
@@ -186,7 +188,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
 
 
 def _section(entry: dict[str, Any], folder: Path) -> str:
-    """What was measured of one model."""
+    """Figures of one model."""
     training, target = entry["training"], entry["target"]
     test = {key: math.nan if value is None else value for key, value in training.get("test", {}).items()}
     if "coverage" not in test:

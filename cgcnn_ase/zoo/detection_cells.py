@@ -56,7 +56,7 @@ class DetectionCell(NamedTuple):
 
     @property
     def defective(self) -> bool:
-        """Whether there is a defect."""
+        """True where there is a defect."""
         return self.kind != PERFECT
 
 

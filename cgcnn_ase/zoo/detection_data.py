@@ -213,7 +213,9 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         seen.add(name)
         cell, places, numbers = primitive
         periodic = np.ones(3, dtype=bool)
-        yield _named_host(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
+        yield _named_host(
+            f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic)
+        )
 
 
 def _named_host(name: str, structure: Geometry) -> NamedHost:

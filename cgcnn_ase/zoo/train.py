@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
@@ -21,6 +22,7 @@ from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.start_model import Frozen
+from cgcnn_ase.zoo import detection_data
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
@@ -51,7 +53,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a folder of pretrained models.
+    """Read the recipe of a folder of pretrained models.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def load_recipe(name: str) -> Recipe:
         If there is no recipe of that name.
     """
     if name not in recipe_names():
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+        raise unknown_name("recipe", name, recipe_names())
     text = files("cgcnn_ase.zoo").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
     recipe: dict[str, Any] = yaml.safe_load(text)
     return Recipe(

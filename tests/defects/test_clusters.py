@@ -44,7 +44,9 @@ def test_no_two_pairs_are_the_same_to_pymatgen():
     from pymatgen.core.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    result = list(point_defects(example("LiFePO4"), "cation-mixing", pair=("Li", "Fe"), supercell=(1, 2, 2), cutoff=4.5))
+    result = list(
+        point_defects(example("LiFePO4"), "cation-mixing", pair=("Li", "Fe"), supercell=(1, 2, 2), cutoff=4.5)
+    )
     structures = [AseAtomsAdaptor.get_structure(atoms) for atoms, _ in result]
     assert len(structures) > 2
     matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1, primitive_cell=False, scale=False)

@@ -219,7 +219,9 @@ def test_queries_give_what_counting_gives(server, client, tmp_path, name):
 
 def test_a_server_that_ignores_a_condition_does_not_widen_the_answer(server, client, tmp_path, monkeypatch):
     fits = mps._one_fits
-    monkeypatch.setattr(mps, "_one_fits", lambda result, name, value: name != "thermo_types" or fits(result, name, value))
+    monkeypatch.setattr(
+        mps, "_one_fits", lambda result, name, value: name != "thermo_types" or fits(result, name, value)
+    )
     _, rows = get(client, tmp_path, Query(ranges={"band_gap": (1.0, 2.0)}))
     assert set(rows) == {key for key, crystal in crystals(server).items() if 1.0 <= crystal.gap <= 2.0}
     assert "outside the range asked for" in (tmp_path / "out" / "refused.csv").read_text()

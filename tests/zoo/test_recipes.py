@@ -30,7 +30,7 @@ def test_recipes_are_valid(name):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match=r"no recipe 'gold-price'; there are .*formation-energy-per-atom"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'gold-price'; allowed: .*formation-energy-per-atom"):
         load_recipe("gold-price")
 
 

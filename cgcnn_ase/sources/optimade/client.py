@@ -151,7 +151,9 @@ class Optimade:
         # what is chosen here needs full pages, few of a page may remain
         limit = self.page_limit if query.limit is None or matcher.checked_here else min(self.page_limit, query.limit)
         parts = [self._first(part, (*names, *matcher.ranges), limit) for part in _parts(query)]
-        answer = QueryResult(self._server, self.provider, query, names, matcher, parts, retry, self.sleep, self._own_limit)
+        answer = QueryResult(
+            self._server, self.provider, query, names, matcher, parts, retry, self.sleep, self._own_limit
+        )
         at = Position(0, parts[0]) if after is None else Position.read(after)
         return answer.pages(at, resumed=after is not None)
 

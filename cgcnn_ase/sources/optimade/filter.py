@@ -165,7 +165,7 @@ class QueryMatcher:
         }
 
     def __call__(self, record: FetchedRecord) -> bool:
-        """Whether the record satisfies the query; one without a value that is bounded does not.
+        """Check that a record satisfies the query; one without a value that is bounded does not.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class QueryMatcher:
 
 
 def _comparable(name: str, known: ProviderProperty) -> bool:
-    """Whether the server can compare the property with a bound."""
+    """True where the server can compare the property with a bound."""
     return known.top == known.field and conversion(name, known.unit).power == 0
 
 
