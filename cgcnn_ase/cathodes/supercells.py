@@ -31,12 +31,7 @@ class CathodeSupercell(NamedTuple):
 
 
 def cathode_supercell(
-    cathode: Cathode,
-    li_vacancy: float,
-    *,
-    repeats: int | tuple[int, int, int] | None,
-    n_atoms: int,
-    tolerance: float,
+    cathode: Cathode, li_vacancy: float, *, repeats: int | tuple[int, int, int] | None, n_atoms: int, tolerance: float
 ) -> CathodeSupercell:
     """The supercell asked for, or the most compact one of about n_atoms that holds the composition.
 

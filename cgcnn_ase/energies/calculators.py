@@ -45,12 +45,7 @@ class NotConvergedError(RuntimeError):
 
 
 def relaxed(
-    atoms: "Atoms",
-    model: EnergyModel,
-    *,
-    fmax: float = 0.05,
-    max_steps: int = 500,
-    optimizer: Optimizer = "FIRE",
+    atoms: "Atoms", model: EnergyModel, *, fmax: float = 0.05, max_steps: int = 500, optimizer: Optimizer = "FIRE"
 ) -> "Atoms":
     """A copy with relaxed positions in the same cell.
 

@@ -141,11 +141,7 @@ def _stored(k: int, atoms: "Atoms") -> float:
 EnergySource: TypeAlias = Union[str, Path, "CrystalModel", "BaseCalculator", EnergyModel]
 
 
-def as_energy_model(
-    model: EnergySource,
-    *,
-    references: Reference | Mapping[str, float] | None = None,
-) -> EnergyModel:
+def as_energy_model(model: EnergySource, *, references: Reference | Mapping[str, float] | None = None) -> EnergyModel:
     """Make an energy model of what people have at hand.
 
     Parameters
