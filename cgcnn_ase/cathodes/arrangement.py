@@ -14,15 +14,15 @@ from cgcnn_ase.cathodes.composition import oxidation_states
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL, Lattice
 from cgcnn_ase.core.arrays import Floats
 
-#: pairs and triplets whose correlations an SQS makes those of a random alloy, in units of the nearest distance of two
-#: metals: pairs to the second neighbour in the layer and to the next layer, triplets of nearest neighbours
+# pairs and triplets whose correlations an SQS makes those of a random alloy, in units of the nearest distance of two
+# metals: pairs to the second neighbour in the layer and to the next layer, triplets of nearest neighbours
 _PAIRS, _TRIPLETS = 1.8, 1.1
 
-#: Monte Carlo steps for each metal site; with fewer, annealing ends in a worse order now and then
+# Monte Carlo steps for each metal site; with fewer, annealing ends in a worse order now and then
 _STEPS_PER_SITE = 600
 Integers = npt.NDArray[np.intp]
 
-#: descents by exchange of lithium, each from another random choice
+# descents by exchange of lithium, each from another random choice
 _STARTS = 20
 
 

@@ -25,7 +25,7 @@ from cgcnn_ase.structures.formula import parse_formula
 Ordering = Literal["random", "sqs", "lowest"]
 LiRemoval = Literal["random", "ewald", "lowest"]
 
-#: tries for each structure that shall differ from the others
+# tries for each structure that shall differ from the others
 _TRIES = 20
 
 

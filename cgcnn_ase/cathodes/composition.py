@@ -10,18 +10,18 @@ from cgcnn_ase.structures.formula import parse_formula
 
 _SHORT = {"LNO": "LiNiO2", "LCO": "LiCoO2", "LMO": "LiMn2O4", "LFP": "LiFePO4", "NCA": "LiNi0.8Co0.15Al0.05O2"}
 
-#: the metals in the order in which the digits of a family give them
+# the metals in the order in which the digits of a family give them
 _FAMILIES = {"NCM": ("Ni", "Co", "Mn"), "NMC": ("Ni", "Mn", "Co"), "NCA": ("Ni", "Co", "Al")}
 _FAMILY = re.compile(r"(NCM|NMC|NCA)[ -]?(\d{3}|\d{6})", re.IGNORECASE)
 
-#: people write 0.33 for a third
+# people write 0.33 for a third
 _ROUNDED = 0.0101
 
-#: fixed charges
+# fixed charges
 _FIXED = {"Li": 1.0, "Al": 3.0, "P": 5.0}
 
-#: lowest and highest charge of the others, in the order in which they are oxidised: Mn gives its fourth electron to Ni
-#: (Ni2+ beside Mn4+), Co3+ is oxidised after nickel, and oxygen when no metal is left
+# lowest and highest charge of the others, in the order in which they are oxidised: Mn gives its fourth electron to Ni
+# (Ni2+ beside Mn4+), Co3+ is oxidised after nickel, and oxygen when no metal is left
 _VARIABLE = {"Mn": (3.0, 4.0), "Ni": (2.0, 4.0), "Fe": (2.0, 3.0), "Co": (3.0, 4.0), "O": (-2.0, -1.0)}
 
 
@@ -31,7 +31,7 @@ class Cathode:
 
     name: str
     formula: str
-    fractions: Mapping[str, float]  #: of the mixed metals, adding up to 1; empty where the structure has one metal
+    fractions: Mapping[str, float]  # of the mixed metals, adding up to 1; empty where the structure has one metal
     lattice: Lattice
 
 

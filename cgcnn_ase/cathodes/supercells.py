@@ -13,13 +13,13 @@ from cgcnn_ase.cathodes.composition import Cathode, deviation, whole_numbers
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 
-#: a supercell with no share further from the asked one than this is exact
+# a supercell with no share further from the asked one than this is exact
 _EXACT = 1e-9
-#: supercells within this factor of the size asked for are considered
+# supercells within this factor of the size asked for are considered
 _WINDOW = 2.0
-#: of more primitive cells there are too many shapes to try
+# of more primitive cells there are too many shapes to try
 _LARGEST = 128
-#: up to so many primitive cells it is said which supercell could hold the composition
+# up to so many primitive cells it is said which supercell could hold the composition
 _MOST_CELLS = 2000
 
 

@@ -20,57 +20,35 @@ from cgcnn_ase.energies.interface import Combination, Energies, EnergySource, as
 
 if TYPE_CHECKING:
     from ase import Atoms
-#: ions of charge 1, for which one ion is one electron
+# ions of charge 1, for which one ion is one electron
 IONS = ("Li", "Na", "K")
 
-#: phases this little above the hull (eV a unit) count as on it
+# phases this little above the hull (eV a unit) count as on it
 _ON_HULL = 1e-9
 
 
 @dataclass(frozen=True)
 class Voltage:
-    """The average voltage between two contents of the ion.
+    """The average voltage between two contents of the ion."""
 
-    Attributes
-    ----------
-    x_from, x_to
-        Ions a unit of the framework, x_from > x_to: the cell is charged from one to the other.
-    voltage
-        V, against the metal of the ion.
-    std
-        One standard deviation over the members of the ensemble, V; None without an ensemble.
-    members
-        By each member, V; None without an ensemble.
-    """
-
+    # x_from, x_to: ions a unit of the framework, x_from > x_to: the cell is charged from one to the other
     x_from: float
     x_to: float
-    voltage: float
-    std: float | None
-    members: tuple[float, ...] | None
+    voltage: float  # V, against the metal of the ion
+    std: float | None  # one standard deviation over the members of the ensemble, V; None without an ensemble
+    members: tuple[float, ...] | None  # by each member, V; None without an ensemble
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One structure of a series.
+    """One structure of a series."""
 
-    Attributes
-    ----------
-    index
-        Its place in the series given.
-    x
-        Ions a unit of the framework.
-    formation_energy, std
-        eV a unit, against the structures of least and most ions.
-    above_hull
-        eV a unit; 0 on the hull.
-    """
-
-    index: int
-    x: float
+    index: int  # its place in the series given
+    x: float  # ions a unit of the framework
+    # formation_energy, std: eV a unit, against the structures of least and most ions
     formation_energy: float
     std: float | None
-    above_hull: float
+    above_hull: float  # eV a unit; 0 on the hull
 
     @property
     def is_stable(self) -> bool:
@@ -84,7 +62,7 @@ class VoltageCurve:
 
     phases: tuple[Phase, ...]
     steps: tuple[Voltage, ...]
-    unit: str  #: formula of one unit of the framework
+    unit: str  # formula of one unit of the framework
     ion: str
     model: str
 
@@ -260,9 +238,9 @@ class Framework(NamedTuple):
     MO2 (not M2O4) for LiMn2O4.
     """
 
-    counts: dict[str, int]  #: atoms in the cell, without the ion
-    n_ions: int  #: ions in the cell
-    n_units: int  #: units in the cell
+    counts: dict[str, int]  # atoms in the cell, without the ion
+    n_ions: int  # ions in the cell
+    n_units: int  # units in the cell
 
     @property
     def x(self) -> float:

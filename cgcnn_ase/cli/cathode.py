@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.cathodes.build import LiRemoval, Ordering
 
-#: file endings by format
+# file endings by format
 _ENDINGS = {"extxyz": ".extxyz", "cif": ".cif", "vasp": ".vasp"}
-#: columns of manifest.csv; those from ``atoms.info`` keep their names
+# columns of manifest.csv; those from ``atoms.info`` keep their names
 _COLUMNS = (
     "id", "cathode", "composition_asked", "composition", "li_content", "li_vacancy_asked", "li_vacancy", "ordering",
     "li_removal", "seed", "supercell", "n_atoms", "oxidation_states", "reference", "file",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.csv"
 
-#: rows of the table; the manifest has all
+# rows of the table; the manifest has all
 _MAX_ROWS = 100
 
 _SINGLE = "vacancy, antisite, substitution, interstitial"

@@ -12,10 +12,10 @@ from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Bounds, ReferenceClient
 
-#: refused records that are named one by one; all of them are in refused.csv
+# refused records that are named one by one; all of them are in refused.csv
 _NAMED = 10
 
-#: what is fetched where nothing is said
+# what is fetched where nothing is said
 _FIELDS = ("formation_energy_per_atom", "energy_above_hull", "band_gap")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.defects.screening import HostResult, Ranking, Screened
 
-#: rows of the table on stdout
+# rows of the table on stdout
 _SHOWN = 20
 
 

@@ -13,30 +13,22 @@ from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
 
 RANGES = ("all", "near", "far")
 
-#: place, cell, and distance in Å
+# place, cell, and distance in Å
 Neighbor = tuple[int, tuple[int, int, int], float]
 
-#: distances that differ by less than this are one shell, Å
+# distances that differ by less than this are one shell, Å
 _SHELL = 0.01
 
 
 @dataclass(frozen=True)
 class Places:
-    """Everything that can be changed in a host: its sites, and after them its holes.
+    """Everything that can be changed in a host: its sites, and after them its holes."""
 
-    Attributes
-    ----------
-    host, symmetry
-        Its symmetry knows the holes as sites, too.
-    options
-        What can be done at each place: changes in the cell at the origin.
-    near
-        For each place those within the cutoff: (place, cell, distance in Å), the nearest first.
-    """
-
+    # host, symmetry: its symmetry knows the holes as sites, too
     host: Host
     symmetry: Symmetry
-    options: tuple[tuple[Change, ...], ...]
+    options: tuple[tuple[Change, ...], ...]  # what can be done at each place: changes in the cell at the origin
+    # for each place those within the cutoff: (place, cell, distance in Å), the nearest first
     near: tuple[tuple[Neighbor, ...], ...]
     positions: Floats
 

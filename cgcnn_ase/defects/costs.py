@@ -21,19 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DefectEnergyEstimate:
-    """One defect and its formation energy.
-
-    Attributes
-    ----------
-    energy
-        Formation energy of the neutral, unrelaxed defect, eV; of a model of sites, of the relaxed one it learned.
-    std
-        One standard deviation, eV; None where nothing is known of the error.
-    lower, upper
-        90 % interval, eV, where the model has one.
-    in_domain, reason
-        Whether the model knows such structures, and why not; None where it cannot tell.
-    """
+    """One defect and its formation energy."""
 
     id: str
     host: str
@@ -41,10 +29,13 @@ class DefectEnergyEstimate:
     defect: str
     site_index: int | None
     multiplicity: int
+    # formation energy of the neutral, unrelaxed defect, eV; of a model of sites, of the relaxed one it learned
     energy: float
-    std: float | None
+    std: float | None  # one standard deviation, eV; None where nothing is known of the error
+    # lower, upper: 90 % interval, eV, where the model has one
     lower: float | None
     upper: float | None
+    # in_domain, reason: whether the model knows such structures, and why not; None where it cannot tell
     in_domain: bool | None
     reason: str
     formula: str

@@ -18,32 +18,20 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
+# a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
 VACUUM = 6.0
-#: room put around a layer in a direction that is not periodic, Å
+# room put around a layer in a direction that is not periodic, Å
 _ROOM = 20.0
 
 
 @dataclass(frozen=True)
 class Host:
-    """A checked host.
+    """A checked host."""
 
-    Attributes
-    ----------
-    atoms
-        The host, without calculator and constraints.
-    name
-        What the manifests call it.
-    vacuum
-        For each cell vector whether a vacuum, or nothing at all, lies along it.
-    cell
-        (3, 3) Å, periodic in all directions: where the host is not, with room around it.
-    """
-
-    atoms: "Atoms"
-    name: str
-    vacuum: tuple[bool, bool, bool]
-    cell: Floats
+    atoms: "Atoms"  # the host, without calculator and constraints
+    name: str  # what the manifests call it
+    vacuum: tuple[bool, bool, bool]  # for each cell vector whether a vacuum, or nothing at all, lies along it
+    cell: Floats  # (3, 3) Å, periodic in all directions: where the host is not, with room around it
 
     @cached_property
     def sha256(self) -> str:

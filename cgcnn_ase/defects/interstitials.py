@@ -15,30 +15,20 @@ if TYPE_CHECKING:
 
 METHODS = ("holes", "voronoi")
 
-#: how far around the cell atoms are looked at first; length of the steps that tell a maximum, Å
+# how far around the cell atoms are looked at first; length of the steps that tell a maximum, Å
 _REACH, _STEP = 8.0, 0.02
-#: two holes nearer than this, or related by symmetry to within it, are one, Å
+# two holes nearer than this, or related by symmetry to within it, are one, Å
 _SAME = 0.3
-#: how far above and below a layer's outermost atoms an atom may be put, Å
+# how far above and below a layer's outermost atoms an atom may be put, Å
 ABOVE = 1.5
 
 
 class InterstitialSite(NamedTuple):
-    """A place for an interstitial.
+    """A place for an interstitial."""
 
-    Attributes
-    ----------
-    frac
-        (3,) in the host's cell.
-    radius
-        Distance to the nearest atom, Å.
-    orbit
-        (M, 3) all equivalent places in the host's cell, itself among them.
-    """
-
-    frac: Floats
-    radius: float
-    orbit: Floats
+    frac: Floats  # (3,) in the host's cell
+    radius: float  # distance to the nearest atom, Å
+    orbit: Floats  # (M, 3) all equivalent places in the host's cell, itself among them
 
 
 def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Sequence[str]) -> Iterator[Plan]:

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args, get_origin
 
 from cgcnn_ase.models.folder import package_version
 
-#: the key in ``atoms.info``
+# the key in ``atoms.info``
 KEY = "defect"
 
 
@@ -21,74 +21,36 @@ def generator_name() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """How a defective structure was made from its host.
+    """How a defective structure was made from its host."""
 
-    Attributes
-    ----------
-    id
-        Unique among the defects of one host.
-    host, host_sha256
-        Name of the host; hash of its elements, cell and positions (to 0.001 Å), see `host_hash`.
-    kind
-        ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing``, ``complex`` or
-        ``random-vacancy``.
-    defect
-        ``v_Li``, ``Ni_Li`` (nickel on a lithium site), ``Li_i``, ``Li_Ni+Ni_Li``.
-    site_index
-        The (first) site, counted in the host; None for an interstitial.
-    sites
-        All sites that were emptied or replaced, counted in the supercell before anything was removed.
-    position
-        Cartesian position of the (first) defect in the supercell, Å.
-    removed, added
-        Element symbols, one for each atom taken away or put in.
-    wyckoff
-        Wyckoff letter of the (first) site; empty where there is none.
-    multiplicity
-        Equivalent defects in the host cell (of random vacancies: 1).
-    supercell
-        The supercell's vectors in those of the host, rows after one another.
-    image_distance
-        From the defect to its nearest periodic image, Å, not counting those across a vacuum.
-    distance
-        The largest distance between two sites of a pair or complex, Å.
-    charge
-        Charge of this structure, in elementary charges.
-    charges
-        Charge states that are likely, guessed; empty where none were asked for.
-    oxidation_state
-        Of the defect, guessed; None where none was asked for.
-    distortion
-        Local distortion in words; empty where there is none.
-    seed
-        Of all that is random; None where nothing is.
-    generator
-        ``cgcnn_ase`` and its version.
-    formula, n_atoms
-        Of the defective supercell.
-    """
-
-    id: str
+    id: str  # unique among the defects of one host
+    # host, host_sha256: name of the host; hash of its elements, cell and positions (to 0.001 Å), see `host_hash`
     host: str
     host_sha256: str
+    # ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing``, ``complex``,
+    # ``random-vacancy``
     kind: str
-    defect: str
-    site_index: int | None = None
+    defect: str  # ``v_Li``, ``Ni_Li`` (nickel on a lithium site), ``Li_i``, ``Li_Ni+Ni_Li``
+    site_index: int | None = None  # the (first) site, counted in the host; None for an interstitial
+    # all sites that were emptied or replaced, counted in the supercell before anything was removed
     sites: tuple[int, ...] = ()
-    position: tuple[float, ...] = ()
+    position: tuple[float, ...] = ()  # Cartesian position of the (first) defect in the supercell, Å
+    # removed, added: element symbols, one for each atom taken away or put in
     removed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
-    wyckoff: str = ""
-    multiplicity: int = 1
+    wyckoff: str = ""  # Wyckoff letter of the (first) site; empty where there is none
+    multiplicity: int = 1  # equivalent defects in the host cell (of random vacancies: 1)
+    # the supercell's vectors in those of the host, rows after one another
     supercell: tuple[int, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    image_distance: float = inf
-    distance: float | None = None
-    charge: int = 0
-    charges: tuple[int, ...] = ()
-    oxidation_state: int | None = None
-    distortion: str = ""
-    seed: int | None = None
-    generator: str = ""
+    image_distance: float = inf  # from the defect to its nearest periodic image, Å, not counting those across a vacuum
+    distance: float | None = None  # the largest distance between two sites of a pair or complex, Å
+    charge: int = 0  # charge of this structure, in elementary charges
+    charges: tuple[int, ...] = ()  # charge states that are likely, guessed; empty where none were asked for
+    oxidation_state: int | None = None  # of the defect, guessed; None where none was asked for
+    distortion: str = ""  # local distortion in words; empty where there is none
+    seed: int | None = None  # of all that is random; None where nothing is
+    generator: str = ""  # ``cgcnn_ase`` and its version
+    # formula, n_atoms: of the defective supercell
     formula: str = ""
     n_atoms: int = 0
 
@@ -133,7 +95,7 @@ class Manifest:
         return cls(**values)
 
 
-#: the columns of ``manifest.csv``
+# the columns of ``manifest.csv``
 COLUMNS = tuple(field.name for field in fields(Manifest))
 
 

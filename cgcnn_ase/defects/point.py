@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 KINDS = ("vacancy", "antisite", "substitution", "interstitial", "cation-mixing", "complex")
 
-#: those at one place, of which complexes are made
+# those at one place, of which complexes are made
 SINGLE = KINDS[:4]
 
-#: the cutoff of complexes, Å
+# the cutoff of complexes, Å
 _NEAR = 4.0
 
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-#: seconds that the guess of the host's oxidation states may take, for each of doped's two ways
+# seconds that the guess of the host's oxidation states may take, for each of doped's two ways
 _PATIENCE = 10.0
 
-#: an atom this near to the defect's position is the defect itself, Å
+# an atom this near to the defect's position is the defect itself, Å
 _HERE = 0.05
 
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from cgcnn_ase.energies.interface import EnergySource
 
 
-#: wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements
+# wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements
 CUTOFF, DENSITY_CUTOFF = 60.0, 240.0
 
-#: distance of k points, 1/Å (2 pi included)
+# distance of k points, 1/Å (2 pi included)
 K_SPACING = 0.25
 
-#: atomic numbers that start with a magnetic moment: open 3d and f shells
+# atomic numbers that start with a magnetic moment: open 3d and f shells
 _MAGNETIC = (*range(23, 30), *range(58, 61), *range(62, 64), *range(64, 71), 92)
 
 
@@ -76,17 +76,12 @@ def screen(
 
 @dataclass(frozen=True)
 class Screening:
-    """Request to every host of a screening; picklable, so that worker processes can do it.
+    """Request to every host of a screening; picklable, so that worker processes can do it."""
 
-    Attributes
-    ----------
-    kinds, options
-        As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model, fidelity, chemical_potentials
-        As in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path.
-    """
-
+    # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
+    # model, fidelity, chemical_potentials: as in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or
+    # path
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
     chemical_potentials: Mapping[str, float] | None = None

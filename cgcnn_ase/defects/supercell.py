@@ -15,37 +15,26 @@ from cgcnn_ase.defects.host import Host
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
+# larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
 _EXACT = 100
 
-#: lengths that differ by less than this are equal, Å
+# lengths that differ by less than this are equal, Å
 _TIE = 1e-6
 
-#: a supercell as users give it: n, (a, b, c), or rows of whole numbers
+# a supercell as users give it: n, (a, b, c), or rows of whole numbers
 SupercellLike = int | Sequence[int] | Sequence[Sequence[int]] | Ints
 
 
 @dataclass(frozen=True)
 class Supercell:
-    """A repeated host.
+    """A repeated host."""
 
-    Attributes
-    ----------
-    atoms
-        The host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they
-        are those of ``host.repeat``.
-    matrix
-        (3, 3) its vectors in those of the host.
-    cells
-        (K, 3) where each copy of the host lies.
-    image_distance
-        Å, see `image_distance`.
-    """
-
+    # the host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they are
+    # those of ``host.repeat``
     atoms: "Atoms"
-    matrix: Ints
-    cells: Ints
-    image_distance: float
+    matrix: Ints  # (3, 3) its vectors in those of the host
+    cells: Ints  # (K, 3) where each copy of the host lies
+    image_distance: float  # Å, see `image_distance`
 
     @cached_property
     def _place(self) -> dict[tuple[int, ...], int]:

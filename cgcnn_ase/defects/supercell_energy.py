@@ -13,49 +13,26 @@ from cgcnn_ase.energies.interface import EnergyModel, EnergySource, as_energy_mo
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: the two cells may differ by this part of their lengths
+# the two cells may differ by this part of their lengths
 _CELL = 1e-3
 
 
 @dataclass(frozen=True)
 class DefectEnergy:
-    """Formation energy of a neutral defect.
+    """Formation energy of a neutral defect."""
 
-    Attributes
-    ----------
-    energy
-        eV, positive where the defect costs energy.
-    std
-        One standard deviation of the *difference* of the two cells, eV; None without an ensemble.
-    members
-        By each member of the ensemble, eV; None without one.
-    std_if_independent
-        What the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of
-        it cancels. None without calibration.
-    removed
-        How many atoms of each element left the pristine cell (negative: were added).
-    chemical_potentials
-        Of those elements, eV/atom, on the scale of the model.
-    n_atoms
-        Of the pristine and of the defective cell.
-    in_domain
-        Whether the model knows structures like both cells; None where it cannot tell.
-    model
-        What gave the energies.
-    was_relaxed
-        Whether the atoms were moved to where the forces vanish.
-    """
-
-    energy: float
-    std: float | None
-    members: tuple[float, ...] | None
+    energy: float  # eV, positive where the defect costs energy
+    std: float | None  # one standard deviation of the *difference* of the two cells, eV; None without an ensemble
+    members: tuple[float, ...] | None  # by each member of the ensemble, eV; None without one
+    # what the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of it
+    # cancels. None without calibration.
     std_if_independent: float | None
-    removed: dict[str, int]
-    chemical_potentials: dict[str, float]
-    n_atoms: tuple[int, int]
-    in_domain: bool | None
-    model: str
-    was_relaxed: bool
+    removed: dict[str, int]  # how many atoms of each element left the pristine cell (negative: were added)
+    chemical_potentials: dict[str, float]  # of those elements, eV/atom, on the scale of the model
+    n_atoms: tuple[int, int]  # of the pristine and of the defective cell
+    in_domain: bool | None  # whether the model knows structures like both cells; None where it cannot tell
+    model: str  # what gave the energies
+    was_relaxed: bool  # whether the atoms were moved to where the forces vanish
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Optimizer = Literal["FIRE", "BFGS"]
 
-#: structures that go through the network at once
+# structures that go through the network at once
 _AT_ONCE = 8
 
 

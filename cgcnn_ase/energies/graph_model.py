@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.prediction.inference import ModelInference
 
-#: targets whose value times the number of atoms is an energy of the cell
+# targets whose value times the number of atoms is an energy of the cell
 PER_ATOM_ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
 
 

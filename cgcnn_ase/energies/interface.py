@@ -22,41 +22,29 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.models.crystal_model import CrystalModel
 
-#: scale of the elements' energies: the Materials Project's, or none at all
+# scale of the elements' energies: the Materials Project's, or none at all
 Reference: TypeAlias = Literal["mp-pbe", "none"]
 
-#: the name that stands for the interatomic potential
+# the name that stands for the interatomic potential
 CHGNET = "chgnet"
 
 
 class Combination(NamedTuple):
     """A sum of energies with coefficients."""
 
-    value: float  #: in the unit of the coefficients times eV
-    std: float | None  #: one standard deviation; None where there is no ensemble
-    members: tuple[float, ...] | None  #: the same sum within each member
+    value: float  # in the unit of the coefficients times eV
+    std: float | None  # one standard deviation; None where there is no ensemble
+    members: tuple[float, ...] | None  # the same sum within each member
 
 
 @dataclass(frozen=True, eq=False)
 class Energies:
-    """Total energies of several cells, eV.
+    """Total energies of several cells, eV."""
 
-    Attributes
-    ----------
-    energies
-        (S,) eV a cell.
-    members
-        (M, S) energies by each member of an ensemble, eV a cell; None where there is none.
-    stds
-        (S,) calibrated standard deviation of each, eV a cell; None without calibration.
-    in_domain
-        (S,) whether the model knows such structures; None where it cannot tell.
-    """
-
-    energies: Floats
-    members: Floats | None = None
-    stds: Floats | None = None
-    in_domain: tuple[bool | None, ...] = ()
+    energies: Floats  # (S,) eV a cell
+    members: Floats | None = None  # (M, S) energies by each member of an ensemble, eV a cell; None where there is none
+    stds: Floats | None = None  # (S,) calibrated standard deviation of each, eV a cell; None without calibration
+    in_domain: tuple[bool | None, ...] = ()  # (S,) whether the model knows such structures; None where it cannot tell
 
     def combine(self, coefficients: npt.ArrayLike) -> Combination:
         r"""Sum the energies with coefficients :math:`c_s`, and its standard deviation with the members' correlation.
@@ -93,7 +81,7 @@ class EnergyModel(Protocol):
     """Anything that gives energies of cells."""
 
     name: str
-    #: energies of the elements on the same scale, eV/atom; None where they are not known
+    # energies of the elements on the same scale, eV/atom; None where they are not known
     references: Mapping[str, float] | None
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
@@ -137,7 +125,7 @@ def _stored(k: int, atoms: "Atoms") -> float:
     raise ValueError(f"structure {k} ({atoms.get_chemical_formula()}) brings no energy")
 
 
-#: anything that :func:`as_energy_model` takes
+# anything that :func:`as_energy_model` takes
 EnergySource: TypeAlias = Union[str, Path, "CrystalModel", "BaseCalculator", EnergyModel]
 
 

@@ -31,10 +31,10 @@ class Comparison:
     target: str
     other_target: str
     common: list[Common]
-    difference: Distribution | None  #: of the values, where both have one
+    difference: Distribution | None  # of the values, where both have one
     mean_absolute: float | None
-    offsets: ElementOffsets | None  #: None where none were asked for
-    residuals: Floats | None  #: what the offsets leave, of the structures with both values
+    offsets: ElementOffsets | None  # None where none were asked for
+    residuals: Floats | None  # what the offsets leave, of the structures with both values
     matches: Matches
 
     @property

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from pymatgen.core.structure_matcher import StructureMatcher
 
-#: pairs that one task of a worker compares, about
+# pairs that one task of a worker compares, about
 _CHUNK = 200
 
-#: Å; what rounding in files leaves
+# Å; what rounding in files leaves
 _WRITTEN = 0.01
 
 
@@ -37,11 +37,11 @@ _WRITTEN = 0.01
 class MatchTolerances:
     """How much two structures may differ and still be the same crystal."""
 
-    length: float = 0.1  #: of cell vectors, relative
-    angle: float = 3.0  #: between cell vectors, degrees
-    site: float = 0.15  #: of sites, in units of (volume per atom)^(1/3)
-    volume: float = 0.1  #: of volumes per atom, relative; within it shapes are compared, not sizes
-    max_pairs: int = 20_000  #: of one formula that are compared, those nearest in volume first
+    length: float = 0.1  # of cell vectors, relative
+    angle: float = 3.0  # between cell vectors, degrees
+    site: float = 0.15  # of sites, in units of (volume per atom)^(1/3)
+    volume: float = 0.1  # of volumes per atom, relative; within it shapes are compared, not sizes
+    max_pairs: int = 20_000  # of one formula that are compared, those nearest in volume first
 
     def __post_init__(self) -> None:
         for name in ("length", "angle", "site", "volume", "max_pairs"):
@@ -53,10 +53,10 @@ class MatchTolerances:
 class Matches:
     """Pairs of structures that are the same crystal."""
 
-    pairs: list[tuple[int, int]]  #: indices, sorted; the second of the other data set where there are two
-    n_compared: int  #: pairs that were compared
-    not_compared: dict[str, int] = field(default_factory=dict)  #: formulas with more pairs than allowed: how many more
-    n_without_cell: int = 0  #: structures that do not repeat in all directions, which are not compared
+    pairs: list[tuple[int, int]]  # indices, sorted; the second of the other data set where there are two
+    n_compared: int  # pairs that were compared
+    not_compared: dict[str, int] = field(default_factory=dict)  # formulas with more pairs than allowed: how many more
+    n_without_cell: int = 0  # structures that do not repeat in all directions, which are not compared
 
     def groups(self) -> list[list[int]]:
         """Of one data set: sets of structures that are linked by matches, each sorted."""
@@ -92,8 +92,8 @@ class _Candidates(NamedTuple):
     """Structures of one formula, and which pairs of them to compare."""
 
     structures: list[Geometry]
-    rows: list[tuple[int, int]]  #: of each: data set 0 or 1, and the row in it
-    pairs: list[tuple[int, int]]  #: positions in `structures`
+    rows: list[tuple[int, int]]  # of each: data set 0 or 1, and the row in it
+    pairs: list[tuple[int, int]]  # positions in `structures`
 
 
 def find_duplicates(

@@ -19,11 +19,11 @@ from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 
 Method = Literal["least squares", "huber"]
 
-#: residuals beyond so many standard deviations count with their size, not its square: 95 % efficient on Gaussian noise
+# residuals beyond so many standard deviations count with their size, not its square: 95 % efficient on Gaussian noise
 HUBER_K = 1.345
-#: MAD to standard deviation of a normal distribution
+# MAD to standard deviation of a normal distribution
 MAD_TO_STD = 1.4826
-#: how far a composition may leave those that were fitted before its offset counts as not determined
+# how far a composition may leave those that were fitted before its offset counts as not determined
 _OUTSIDE = 1e-6
 
 
@@ -31,17 +31,17 @@ _OUTSIDE = 1e-6
 class ElementOffsets:
     """One offset for each element, eV/atom (or the unit of what was fitted, per atom), and how well it is known."""
 
-    offsets: dict[str, float]  #: by element
-    errors: dict[str, float | None]  #: standard errors; None where the element cannot be told apart from others
-    counts: dict[str, int]  #: structures with the element
-    tied: tuple[tuple[str, ...], ...]  #: elements that cannot be told apart: only sums of their offsets are known
-    free: tuple[dict[str, float], ...]  #: orthonormal changes of the offsets that no fitted structure would notice
+    offsets: dict[str, float]  # by element
+    errors: dict[str, float | None]  # standard errors; None where the element cannot be told apart from others
+    counts: dict[str, int]  # structures with the element
+    tied: tuple[tuple[str, ...], ...]  # elements that cannot be told apart: only sums of their offsets are known
+    free: tuple[dict[str, float], ...]  # orthonormal changes of the offsets that no fitted structure would notice
     n_structures: int
-    rank: int  #: numbers that the structures determine
-    rmse_before: float  #: root mean square of the differences
-    rmse_after: float  #: the same of what the offsets leave
-    rmse_left_out: float | None  #: the same, each structure by offsets fitted without it; None where none can be
-    n_left_out: int  #: structures in it: the others hold the only trace of an element
+    rank: int  # numbers that the structures determine
+    rmse_before: float  # root mean square of the differences
+    rmse_after: float  # the same of what the offsets leave
+    rmse_left_out: float | None  # the same, each structure by offsets fitted without it; None where none can be
+    n_left_out: int  # structures in it: the others hold the only trace of an element
     method: Method
 
     def difference(self, fractions: npt.ArrayLike) -> Floats:

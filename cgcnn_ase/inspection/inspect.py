@@ -23,8 +23,8 @@ class DuplicateGroup:
 
     ids: list[str]
     formula: str
-    values: list[float | None] | None  #: of the target, where one is judged
-    splits: list[str] | None  #: the part of the data set that each is in
+    values: list[float | None] | None  # of the target, where one is judged
+    splits: list[str] | None  # the part of the data set that each is in
 
     @property
     def spread(self) -> float | None:
@@ -38,8 +38,8 @@ class Inspection:
     """Everything that is known of a data set after an inspection."""
 
     report: DatasetReport
-    target: str | None  #: the column that was judged
-    duplicates: list[DuplicateGroup] | None  #: None where they were not looked for
+    target: str | None  # the column that was judged
+    duplicates: list[DuplicateGroup] | None  # None where they were not looked for
     matches: Matches | None
     outliers: Outliers
     comparison: Comparison | None

@@ -10,7 +10,7 @@ import pandas as pd
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.dataset import LabelledTable
 
-#: text columns that say how a structure was calculated: values of different ones cannot be compared as they are
+# text columns that say how a structure was calculated: values of different ones cannot be compared as they are
 SCHEMES = ("functional", "corrections", "thermo_type")
 
 _NAMED = 10
@@ -44,8 +44,8 @@ class Distribution:
 class Column:
     """One column: numbers with their distribution, or text with its most frequent values."""
 
-    kind: str  #: "number" or "text"
-    n_missing: int  #: empty, or of numbers also not finite
+    kind: str  # "number" or "text"
+    n_missing: int  # empty, or of numbers also not finite
     distribution: Distribution | None = None
     n_distinct: int | None = None
     most_frequent: dict[str, int] | None = None
@@ -57,8 +57,8 @@ class Splits:
 
     sizes: dict[str, int]
     n_leaked_formulas: int
-    n_leaked_structures: int  #: structures with such a formula
-    leaked_formulas: list[str]  #: the first ones
+    n_leaked_structures: int  # structures with such a formula
+    leaked_formulas: list[str]  # the first ones
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ class DatasetReport:
 
     source: str
     n_structures: int
-    n_repeated_ids: int  #: rows whose id an earlier row has
+    n_repeated_ids: int  # rows whose id an earlier row has
     n_atoms: int
     n_formulas: int
     n_chemical_systems: int
-    elements: dict[str, int]  #: structures with each element, by atomic number
-    n_components: dict[int, int]  #: structures with so many elements
-    sizes: Distribution | None  #: atoms in a cell
-    volumes: Distribution | None  #: Å³ per atom
+    elements: dict[str, int]  # structures with each element, by atomic number
+    n_components: dict[int, int]  # structures with so many elements
+    sizes: Distribution | None  # atoms in a cell
+    volumes: Distribution | None  # Å³ per atom
     columns: dict[str, Column]
     splits: Splits | None
-    schemes: dict[str, dict[str, int]]  #: how many structures were calculated how
+    schemes: dict[str, dict[str, int]]  # how many structures were calculated how
     provenance: dict[str, object] | None
 
     def warnings(self) -> list[str]:

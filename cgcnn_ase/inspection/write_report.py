@@ -13,7 +13,7 @@ from cgcnn_ase.inspection.comparison import Comparison
 from cgcnn_ase.inspection.inspect import Inspection
 from cgcnn_ase.inspection.report import DatasetReport, Distribution
 
-#: rows of a table; all of them are in the JSON
+# rows of a table; all of them are in the JSON
 SHOWN = 20
 
 

@@ -17,7 +17,7 @@ from cgcnn_ase.sources.retry import Retry, with_retries
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: what a record says in words of the scheme that its energies belong to
+# what a record says in words of the scheme that its energies belong to
 SCHEME = ("functional", "corrections")
 
 Bounds = tuple[float | None, float | None]
@@ -27,40 +27,23 @@ Bounds = tuple[float | None, float | None]
 class Query:
     """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
-    Parameters
-    ----------
-    ids
-        The database's own names of records.
-    formula
-        Reduced formulas, as ``LiNiO2``.
-    chemsys
-        Chemical systems, as ``Li-Ni-O``: these elements, all of them and no others.
-    elements, exclude_elements
-        Symbols of elements that are all contained, and of those that are not.
-    ranges
-        Lower and upper bound (either may be None) of properties, in our names and units.
-    stable
-        Whether the record lies on the convex hull of the database.
-    max_atoms
-        Most atoms in a cell.
-    limit
-        Most records.
-
     Raises
     ------
     ValueError
         If a value is not allowed; the message names it and what is.
     """
 
-    ids: tuple[str, ...] = ()
-    formula: tuple[str, ...] = ()
-    chemsys: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()  # the database's own names of records
+    formula: tuple[str, ...] = ()  # reduced formulas, as ``LiNiO2``
+    chemsys: tuple[str, ...] = ()  # chemical systems, as ``Li-Ni-O``: these elements, all of them and no others
+    # elements, exclude_elements: symbols of elements that are all contained, and of those that are not
     elements: tuple[str, ...] = ()
     exclude_elements: tuple[str, ...] = ()
+    # lower and upper bound (either may be None) of properties, in our names and units
     ranges: Mapping[str, Bounds] = field(default_factory=dict)
-    stable: bool | None = None
-    max_atoms: int | None = None
-    limit: int | None = None
+    stable: bool | None = None  # whether the record lies on the convex hull of the database
+    max_atoms: int | None = None  # most atoms in a cell
+    limit: int | None = None  # most records
 
     def __post_init__(self) -> None:
         for name in ("ids", "formula", "chemsys", "elements", "exclude_elements"):
@@ -98,46 +81,22 @@ class Query:
 
 @dataclass(frozen=True)
 class FetchedRecord:
-    """One structure and what the database knows of it.
+    """One structure and what the database knows of it."""
 
-    Attributes
-    ----------
-    id
-        Its name in the database.
-    atoms
-        The structure, checked.
-    values
-        Our names and units; what the database does not have is absent.
-    words
-        What else the database says, in words: ``functional``, ``corrections``, ...
-    """
-
-    id: str
-    atoms: "Atoms"
-    values: dict[str, float]
-    words: dict[str, str]
+    id: str  # its name in the database
+    atoms: "Atoms"  # the structure, checked
+    values: dict[str, float]  # our names and units; what the database does not have is absent
+    words: dict[str, str]  # what else the database says, in words: ``functional``, ``corrections``, ..
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some records of an answer.
+    """Some records of an answer."""
 
-    Attributes
-    ----------
-    records
-        In the order of the database.
-    refused
-        Ids of records that cannot be used, each with the reason in words.
-    cursor
-        Goes on after this page, for :meth:`ReferenceClient.pages`; only the client knows what it means.
-    total
-        Records in the whole answer, None where the database does not say.
-    """
-
-    records: tuple[FetchedRecord, ...]
-    refused: tuple[tuple[str, str], ...]
-    cursor: str
-    total: int | None
+    records: tuple[FetchedRecord, ...]  # in the order of the database
+    refused: tuple[tuple[str, str], ...]  # ids of records that cannot be used, each with the reason in words
+    cursor: str  # goes on after this page, for :meth:`ReferenceClient.pages`; only the client knows what it means
+    total: int | None  # records in the whole answer, None where the database does not say
 
 
 class Attribution(NamedTuple):
@@ -146,7 +105,7 @@ class Attribution(NamedTuple):
     provider: str
     licence: str
     citations: tuple[str, ...]
-    client: str  #: package and version
+    client: str  # package and version
 
 
 class CursorError(FetchError):

@@ -26,15 +26,15 @@ class Provenance:
     database_version: str
     licence: str
     citations: tuple[str, ...]
-    settings: Mapping[str, str]  #: those of the client, as its ``thermo_type``
+    settings: Mapping[str, str]  # those of the client, as its ``thermo_type``
     query: Mapping[str, object]
     fields: tuple[str, ...]
-    units: Mapping[str, str]  #: of the fields
-    client: str  #: package and version
-    retrieved: str  #: ISO 8601, UTC: when the first page came
+    units: Mapping[str, str]  # of the fields
+    client: str  # package and version
+    retrieved: str  # ISO 8601, UTC: when the first page came
     n_records: int
     n_refused: int
-    n_doubled: int = 0  #: records that came more than once and were kept once
+    n_doubled: int = 0  # records that came more than once and were kept once
 
     def as_dict(self) -> dict[str, object]:
         """Everything, in a form that JSON can take."""
@@ -78,7 +78,7 @@ class Counts(NamedTuple):
 
     n_records: int
     n_refused: int
-    n_doubled: int  #: came more than once, kept once
+    n_doubled: int  # came more than once, kept once
 
 
 def write_folder(folder: Path, pages: Sequence[CachedPage], fields: Sequence[str]) -> Counts:

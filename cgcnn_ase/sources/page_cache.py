@@ -24,7 +24,7 @@ from cgcnn_ase.core.files import atomic_path, atomic_write
 from cgcnn_ase.sources.client import Page, Query, ReferenceClient
 from cgcnn_ase.structures.packed import PackedStructures, pack
 
-#: raise when the meaning of a cached page changes
+# raise when the meaning of a cached page changes
 CACHE_VERSION = 1
 
 _COMPLETE = "complete.json"
@@ -37,7 +37,7 @@ class PageText(NamedTuple):
     cursor: str
     total: int | None
     refused: list[tuple[str, str]]
-    words: list[dict[str, str]]  #: of each record, in order
+    words: list[dict[str, str]]  # of each record, in order
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,10 @@ class CachedPage:
 
 @dataclass(frozen=True)
 class PageCache:
-    """The pages of one answer.
+    """The pages of one answer."""
 
-    Parameters
-    ----------
-    folder
-        Of this client, query, fields and version of the database.
-    fields
-        The columns of each page's values.
-    """
-
-    folder: Path
-    fields: tuple[str, ...]
+    folder: Path  # of this client, query, fields and version of the database
+    fields: tuple[str, ...]  # the columns of each page's values
 
     @classmethod
     def of(

@@ -7,7 +7,7 @@ from scipy import constants
 
 from cgcnn_ase.core.errors import unknown_name
 
-#: our names of properties and their units ("" for a pure number)
+# our names of properties and their units ("" for a pure number)
 UNITS: Mapping[str, str] = {
     "formation_energy_per_atom": "eV/atom",
     "energy_above_hull": "eV/atom",
@@ -28,7 +28,7 @@ UNITS: Mapping[str, str] = {
     "capacity_grav": "mAh/g",
 }
 
-#: what depends on the functional and on the scheme of corrections: never mixed
+# what depends on the functional and on the scheme of corrections: never mixed
 ENERGIES = (
     "formation_energy_per_atom",
     "energy_above_hull",
@@ -38,15 +38,15 @@ ENERGIES = (
     "average_voltage",
 )
 
-#: target of a pretrained model for a fetched property, where the two have different names
+# target of a pretrained model for a fetched property, where the two have different names
 MODEL_TARGETS: Mapping[str, str] = {"K_VRH": "bulk_modulus", "G_VRH": "shear_modulus", "poisson": "poisson_ratio"}
 
-#: properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
+# properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
 OF_CELL = ("total_magnetization", "volume")
 
 _RYDBERG = constants.value("Rydberg constant times hc in eV")
 
-#: what one of each unit is in ours (CODATA values as SciPy has them)
+# what one of each unit is in ours (CODATA values as SciPy has them)
 FACTORS: dict[str, dict[str, float]] = {
     "eV": {
         "eV": 1.0,
@@ -66,7 +66,7 @@ FACTORS: dict[str, dict[str, float]] = {
     "": {"": 1.0},
 }
 
-#: other ways to write a unit
+# other ways to write a unit
 _SPELLINGS = {"Angstrom^3": "Å^3", "angstrom^3": "Å^3", "A^3": "Å^3", "Å³": "Å^3", "g/cm³": "g/cm^3", "1": "",
               "dimensionless": "", "μB": "mu_B", "µB": "mu_B", "uB": "mu_B", "bohr_magneton": "mu_B",
               "Hartree": "Ha", "hartree": "Ha", "Rydberg": "Ry", "rydberg": "Ry"}  # fmt: skip

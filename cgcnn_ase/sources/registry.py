@@ -14,33 +14,19 @@ from cgcnn_ase.sources.optimade.providers import PROVIDERS
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Options that a source gets when its client is opened.
+    """Options that a source gets when its client is opened."""
 
-    Attributes
-    ----------
-    provider
-        The name that the source is registered under, or the URL of an OPTIMADE server.
-    query
-        What will be asked: a source refuses what it cannot answer before the network is touched.
-    url
-        Another address of the same database, by default the source's own.
-    thermo_type
-        Functional and corrections of the energies, where the source has several.
-    properties
-        More properties: our name to the database's name and unit.
-    ask_key
-        Asks a person for a key, where the source needs one and finds none.
-    """
-
-    provider: str
+    provider: str  # the name that the source is registered under, or the URL of an OPTIMADE server
+    # what will be asked: a source refuses what it cannot answer before the network is touched
     query: Query = field(default_factory=Query)
-    url: str | None = None
-    thermo_type: str | None = None
+    url: str | None = None  # another address of the same database, by default the source's own
+    thermo_type: str | None = None  # functional and corrections of the energies, where the source has several
+    # more properties: our name to the database's name and unit
     properties: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    ask_key: Callable[[], str] | None = None
+    ask_key: Callable[[], str] | None = None  # asks a person for a key, where the source needs one and finds none
 
 
-#: opens a client; it raises `ValueError` for options that it does not take
+# opens a client; it raises `ValueError` for options that it does not take
 Source = Callable[[SourceOptions], ReferenceClient]
 
 SOURCES: Registry[Source] = Registry(

@@ -11,7 +11,7 @@ import yaml
 from cgcnn_ase.core.yaml_settings import current_names
 from cgcnn_ase.models.folder import WEIGHTS, model_entries, read_config
 
-#: the file that holds the ids of the training set, one a line
+# the file that holds the ids of the training set, one a line
 TRAINING_IDS = "training-ids.txt.gz"
 
 

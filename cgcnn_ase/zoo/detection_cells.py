@@ -18,40 +18,25 @@ from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: what the crystals of the other class are called
+# what the crystals of the other class are called
 PERFECT = "perfect"
 
-#: atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
+# atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
 _SHELL = 1.2
 
-#: defects of the cells of cathodes
+# defects of the cells of cathodes
 CATHODE_KINDS = ("vacancy", "exchange")
 
 
 class DetectionCell(NamedTuple):
-    """A supercell with its labels.
+    """A supercell with its labels."""
 
-    Attributes
-    ----------
-    id
-        Unique among the cells of one call.
-    host
-        Name of the host.
-    atoms
-        The supercell.
-    kind
-        ``perfect``, ``vacancy``, ``antisite``, ``substitution`` or ``interstitial``.
-    defect
-        ``v_Li``, ``Ni_Li``, ``Li_i``; empty for a perfect cell.
-    places
-        Indices of the atoms where the defect is: the atom that is wrong, or the nearest ones around a vacancy.
-    """
-
-    id: str
-    host: str
-    atoms: "Atoms"
-    kind: str
-    defect: str
+    id: str  # unique among the cells of one call
+    host: str  # name of the host
+    atoms: "Atoms"  # the supercell
+    kind: str  # ``perfect``, ``vacancy``, ``antisite``, ``substitution`` or ``interstitial``
+    defect: str  # ``v_Li``, ``Ni_Li``, ``Li_i``; empty for a perfect cell
+    # indices of the atoms where the defect is: the atom that is wrong, or the nearest ones around a vacancy
     places: tuple[int, ...]
 
     @property
@@ -62,30 +47,16 @@ class DetectionCell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
-    """Settings of the supercells of a host.
+    """Settings of the supercells of a host."""
 
-    Attributes
-    ----------
-    kinds
-        Of ``vacancy``, ``antisite``, ``substitution``, ``interstitial``.
-    supercell
-        As in `point_defects`; a number is not applied along a vacuum.
-    n_defects
-        Defects of each kind and host, drawn at random from all that symmetry tells apart; fewer where there are fewer.
-    rattle
-        Standard deviation, Å, of the random displacements of each Cartesian coordinate, in both classes.
-    max_atoms
-        Hosts whose supercell would be larger are left out.
-    seed
-        Each host has its own random numbers, from the seed and its name.
-    """
-
-    kinds: tuple[str, ...] = SINGLE
-    supercell: SupercellLike = 3
+    kinds: tuple[str, ...] = SINGLE  # of ``vacancy``, ``antisite``, ``substitution``, ``interstitial``
+    supercell: SupercellLike = 3  # as in `point_defects`; a number is not applied along a vacuum
+    # defects of each kind and host, drawn at random from all that symmetry tells apart; fewer where there are fewer
     n_defects: int = 1
+    # standard deviation, Å, of the random displacements of each Cartesian coordinate, in both classes
     rattle: float = 0.0
-    max_atoms: int | None = None
-    seed: int = 0
+    max_atoms: int | None = None  # hosts whose supercell would be larger are left out
+    seed: int = 0  # each host has its own random numbers, from the seed and its name
 
     def __post_init__(self) -> None:
         for kind in self.kinds:

@@ -20,7 +20,7 @@ from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
 
-#: by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
+# by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
 CATHODES = {
     "train": (
         "LiCoO2",
@@ -37,32 +37,32 @@ CATHODES = {
     "test": ("LiNiO2", "NCM811", "NCA"),
 }
 
-#: whether a cell is defective
+# whether a cell is defective
 IS_DEFECTIVE = TargetSpec(name="is_defective", unit="probability", task="classification")
 
-#: whether a site is where the defect is
+# whether a site is where the defect is
 IS_DEFECT_SITE = TargetSpec(name="is_defect_site", unit="probability", task="classification", level="site")
 
-#: most atoms of a layer's primitive cell
+# most atoms of a layer's primitive cell
 LARGEST_LAYER = 6
 
-#: two kinds each for every other host, so that an epoch is short
+# two kinds each for every other host, so that an epoch is short
 _HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
 
-#: repeats of a layer without displacements, and of a crystal
+# repeats of a layer without displacements, and of a crystal
 _STILL, _CRYSTAL = 6, 2
 
-#: repeats of the layers of either half with displacements. The largest of many random deviations grows with their
-#: number: whoever judges whole cells must have seen large ones, and displaced cathodes; a site is judged by itself
+# repeats of the layers of either half with displacements. The largest of many random deviations grows with their
+# number: whoever judges whole cells must have seen large ones, and displaced cathodes; a site is judged by itself
 _MOVED: dict[Level, tuple[int, int]] = {"crystal": (6, 3), "site": (3, 3)}
 
-#: of the metals of each cathode
+# of the metals of each cathode
 _ORDERINGS = 10
 
-#: drawn from the Materials Project
+# drawn from the Materials Project
 _CRYSTALS = 250
 
-#: standard deviation of the displacements, Å
+# standard deviation of the displacements, Å
 RATTLE = 0.04
 
 

@@ -26,24 +26,24 @@ from cgcnn_ase.zoo import detection_data
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
-#: the data of a recipe that learns the published sets of vacancies together
+# the data of a recipe that learns the published sets of vacancies together
 VACANCIES = "vacancies"
-#: data that is generated, not read: supercells with and without a defect
+# data that is generated, not read: supercells with and without a defect
 DEFECTS = "defects"
-#: where ``scripts/label_vacancies.py`` puts the set that this project made itself
+# where ``scripts/label_vacancies.py`` puts the set that this project made itself
 LABELLED = Path("runs") / "chgnet_vacancies"
 
 
 class Recipe(NamedTuple):
     """Data and settings of the training of a folder of pretrained models."""
 
-    data: str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or ``defects``
-    columns: list[str]  #: of the data set, one a target; of vacancies, the sets
+    data: str  # name of the data set's folder, ``vacancies`` for the published sets of them, or ``defects``
+    columns: list[str]  # of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
-    start: tuple[str, ...] = ()  #: pretrained models that training starts from
+    start: tuple[str, ...] = ()  # pretrained models that training starts from
     frozen: Frozen = "none"
-    suffix: str = ""  #: of the models' names, after those of their targets
+    suffix: str = ""  # of the models' names, after those of their targets
 
 
 def recipe_names() -> list[str]:

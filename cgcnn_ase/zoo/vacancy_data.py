@@ -26,7 +26,7 @@ from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.data.site_labels import SiteSet, labelled_host, with_splits, without_held_out
 from cgcnn_ase.graphs.geometry import Geometry
 
-#: folder, column of the host and column of the energy (eV) of each packed set
+# folder, column of the host and column of the energy (eV) of each packed set
 _PACKED = {
     "witman": ("oxide_vacancies_witman", "compound_name", "dH_eV"),
     "kumagai": ("oxide_O_vacancies_kumagai", "host", "vacancy_formation_energy"),

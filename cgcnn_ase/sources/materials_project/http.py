@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: letters and digits of a key of the present interface (the old one had shorter ones)
+# letters and digits of a key of the present interface (the old one had shorter ones)
 LENGTH = 32
 _WHERE = "https://next-gen.materialsproject.org/api"
 _WHO = "the Materials Project"
 
-#: the client itself splits a request that is answered so into smaller ones
+# the client itself splits a request that is answered so into smaller ones
 _FOR_THE_CLIENT = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 

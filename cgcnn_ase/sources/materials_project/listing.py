@@ -25,7 +25,7 @@ class Place(NamedTuple):
     path: tuple[str, ...]
 
 
-#: our property -> where it stands; all of them are in our units already
+# our property -> where it stands; all of them are in our units already
 PLACES: Mapping[str, Place] = {
     "formation_energy_per_atom": Place("thermo", ("formation_energy_per_atom",)),
     "energy_above_hull": Place("thermo", ("energy_above_hull",)),
@@ -46,7 +46,7 @@ PLACES: Mapping[str, Place] = {
     "capacity_grav": Place("insertion_electrodes", ("capacity_grav",)),
 }
 
-#: thermo type -> functional and corrections: within one, energies can be compared
+# thermo type -> functional and corrections: within one, energies can be compared
 SCHEMES: Mapping[str, tuple[str, str]] = {
     "GGA_GGA+U": ("PBE and PBE+U", "MP2020"),
     "R2SCAN": ("r2SCAN", "none"),
@@ -67,12 +67,12 @@ class Ask(Protocol):
         ...
 
 
-#: ids of a page of the list, the most that the interface gives at once
+# ids of a page of the list, the most that the interface gives at once
 _LISTED = 1000
-#: ids that are asked for at once: they must fit into one address
+# ids that are asked for at once: they must fit into one address
 AT_ONCE = 250
 
-#: our property -> the summary's condition
+# our property -> the summary's condition
 _SUMMARY_RANGES: Mapping[str, str] = {
     "band_gap": "band_gap",
     "efermi": "efermi",
@@ -84,7 +84,7 @@ _SUMMARY_RANGES: Mapping[str, str] = {
     "volume": "volume",
     "density": "density",
 }
-#: our property -> the condition of thermo documents
+# our property -> the condition of thermo documents
 _THERMO_RANGES: Mapping[str, str] = {
     "formation_energy_per_atom": "formation_energy",
     "energy_above_hull": "energy_above_hull",

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ase import Atoms
     from mp_api.client import MPRester
 
-#: u/Å^3 in g/cm^3
+# u/Å^3 in g/cm^3
 _DENSITY = 1.66053906892
 
-#: asked of a route beside the properties
+# asked of a route beside the properties
 _ALSO: Mapping[str, list[str]] = {
     "thermo": ["thermo_type", "energy_type", "entries", "symmetry"],
     "summary": ["symmetry"],
@@ -35,7 +35,7 @@ _ALSO: Mapping[str, list[str]] = {
     "magnetism": ["ordering"],
 }
 
-#: records that can be used, and the ids of the others with the reason
+# records that can be used, and the ids of the others with the reason
 Sorted: TypeAlias = tuple[list[FetchedRecord], list[tuple[str, str]]]
 
 

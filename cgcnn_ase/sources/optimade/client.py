@@ -30,10 +30,10 @@ from cgcnn_ase.sources.retry import Retry, with_retries
 if TYPE_CHECKING:
     from cgcnn_ase.sources.registry import SourceOptions
 
-#: the specification and the network of servers
+# the specification and the network of servers
 _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00974-z"
 
-#: ids in one question: servers take addresses of about 8,000 characters
+# ids in one question: servers take addresses of about 8,000 characters
 _MOST_IDS = 100
 
 

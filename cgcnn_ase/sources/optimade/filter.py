@@ -13,10 +13,10 @@ from cgcnn_ase.sources.client import Bounds, FetchedRecord, Query
 from cgcnn_ase.sources.optimade.providers import ProviderProperty
 from cgcnn_ase.sources.properties import check_fields, conversion
 
-#: a compound within so many eV/atom of the hull is on it
+# a compound within so many eV/atom of the hull is on it
 ON_HULL = 1e-6
 
-#: relative difference up to which a bound counts as kept: servers compare decimal text, we doubles
+# relative difference up to which a bound counts as kept: servers compare decimal text, we doubles
 _ROUNDING = 1e-9
 
 
@@ -157,7 +157,7 @@ class QueryMatcher:
         self.formulas = {reduced_formula(formula) for formula in query.formula}
         self.systems = {frozenset(system.split("-")) for system in query.chemsys}
         self.ranges = ranges_of(query, properties)
-        #: bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
+        # bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
         self.checked_here = {
             name
             for name in self.ranges

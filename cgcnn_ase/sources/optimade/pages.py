@@ -13,7 +13,7 @@ from cgcnn_ase.sources.optimade.server import OptimadeServer
 from cgcnn_ase.sources.optimade.structures import read_records
 from cgcnn_ase.sources.retry import Retry
 
-#: seconds between two requests at most, whatever the server asks for
+# seconds between two requests at most, whatever the server asks for
 _LONGEST_PAUSE = 60.0
 
 
@@ -21,10 +21,10 @@ _LONGEST_PAUSE = 60.0
 class Position:
     """Position in an answer: the query string of the next page, none at the end, and what came before."""
 
-    part: int  #: of a question with many ids
+    part: int  # of a question with many ids
     next: str
-    sent: int = 0  #: of this part
-    kept: int = 0  #: of all parts
+    sent: int = 0  # of this part
+    kept: int = 0  # of all parts
 
     def text(self) -> str:
         """As a cursor."""
@@ -47,12 +47,12 @@ class QueryResult:
     server: OptimadeServer
     provider: Provider
     query: Query
-    fields: tuple[str, ...]  #: our properties that the records shall hold
+    fields: tuple[str, ...]  # our properties that the records shall hold
     matcher: QueryMatcher
-    parts: Sequence[str]  #: query string of the first page of each
+    parts: Sequence[str]  # query string of the first page of each
     retry: Retry
     sleep: Callable[[float], None]
-    own_limit: bool  #: whether the page size is the user's, and not to be changed
+    own_limit: bool  # whether the page size is the user's, and not to be changed
 
     def pages(self, at: Position, *, resumed: bool) -> Iterator[Page]:
         """The pages from a position on; `resumed` says that an earlier reading reached it."""

@@ -19,24 +19,13 @@ Evidence = Literal["documented", "seen", "assumed", "user"]
 
 @dataclass(frozen=True)
 class ProviderProperty:
-    """Name and unit that a provider has for one of our properties.
+    """Name and unit that a provider has for one of our properties."""
 
-    Attributes
-    ----------
-    field
-        Its name there, ``_prefix_name``; ``.`` steps into a dictionary.
-    unit
-        Its unit there, as `cgcnn_ase.sources.properties.conversion` reads it.
-    evidence
-        How we know.
-    at_least
-        Smaller values of the provider mean this one of ours: OQMD computes negative distances to the hull for compounds
-        on it, the distance to the hull of all others.
-    """
-
-    field: str
-    unit: str
-    evidence: Evidence = "assumed"
+    field: str  # its name there, ``_prefix_name``; ``.`` steps into a dictionary
+    unit: str  # its unit there, as `cgcnn_ase.sources.properties.conversion` reads it
+    evidence: Evidence = "assumed"  # how we know
+    # smaller values of the provider mean this one of ours: OQMD computes negative distances to the hull for compounds
+    # on it, the distance to the hull of all others
     at_least: float | None = None
 
     @property
@@ -47,33 +36,20 @@ class ProviderProperty:
 
 @dataclass(frozen=True)
 class Provider:
-    """One database behind an OPTIMADE server.
+    """One database behind an OPTIMADE server."""
 
-    Attributes
-    ----------
-    name, title, url
-        Name on the command line, full name, base URL (without ``/v1``).
-    licence, citation
-        Of the data; an empty licence is asked of the server.
-    properties
-        By our names.
-    words
-        What is the same for all its records: functional, corrections.
-    page_limit
-        Records asked for at once.
-    missing
-        Values that stand for "not computed".
-    """
-
+    # name, title, url: name on the command line, full name, base URL (without ``/v1``)
     name: str
     title: str
     url: str
+    # licence, citation: of the data; an empty licence is asked of the server
     licence: str = ""
     citation: tuple[str, ...] = ()
-    properties: Mapping[str, ProviderProperty] = field(default_factory=dict)
+    properties: Mapping[str, ProviderProperty] = field(default_factory=dict)  # by our names
+    # what is the same for all its records: functional, corrections
     words: Mapping[str, str] = field(default_factory=dict)
-    page_limit: int = 100
-    missing: tuple[float | str, ...] = ()
+    page_limit: int = 100  # records asked for at once
+    missing: tuple[float | str, ...] = ()  # values that stand for "not computed"
 
     def __post_init__(self) -> None:
         """Check that every unit can be converted."""
@@ -235,5 +211,5 @@ _ALL = (
     _materials_project("mp-optimade-mixed", "gga_gga+u_r2scan", "PBE, PBE+U and r2SCAN mixed"),
 )
 
-#: the providers by name
+# the providers by name
 PROVIDERS: dict[str, Provider] = {known.name: known for known in _ALL}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 
-#: seconds to connect
+# seconds to connect
 _CONNECT = 10.0
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
+# properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
 STRUCTURE_FIELDS = (
     "lattice_vectors",
     "cartesian_site_positions",
@@ -34,10 +34,10 @@ STRUCTURE_FIELDS = (
     "structure_features",
 )
 
-#: a site is fully occupied if no more than this is missing
+# a site is fully occupied if no more than this is missing
 _FULL = 1e-3
 
-#: features of the specification that plain atoms cannot hold, and what they mean
+# features of the specification that plain atoms cannot hold, and what they mean
 _FEATURES = {
     "assemblies": "its sites are occupied in groups by chance (assemblies)",
     "disorder": "has partially occupied sites",
