@@ -39,21 +39,8 @@ def random_ordering(atoms: Atoms, counts: Mapping[str, int], rng: np.random.Gene
 def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed: int) -> Atoms:
     """The special quasirandom structure (Zunger et al., Phys. Rev. Lett. 65, 353, 1990) that icet's annealing finds.
 
-    Parameters
-    ----------
-    atoms
-        The supercell, tagged as the lattice's atoms are.
-    counts
-        How many sites each metal takes.
-    lattice
-        The lattice of the supercell.
-    seed
-        Of the annealing.
-
-    Raises
-    ------
-    ImportError
-        If icet is not installed.
+    The supercell is tagged as the lattice's atoms are, `counts` says how many sites each metal takes. Without icet an
+    `ImportError` is raised.
     """
     try:
         from icet import ClusterSpace

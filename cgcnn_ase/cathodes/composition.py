@@ -118,20 +118,10 @@ def deviation(fractions: Mapping[str, float], li_vacancy: float, n_metals: int, 
 
 
 def oxidation_states(counts: Mapping[str, int]) -> dict[str, float]:
-    """The mean formal charge of each element, e, in a neutral cell.
+    """The mean formal charge of each element, e, in a neutral cell, from the atoms of each element in it.
 
     All metals start in their lowest state and are oxidised one element after the other: Mn to 4+, Ni to 4+, Fe to 3+,
-    Co to 4+, at last oxygen.
-
-    Parameters
-    ----------
-    counts
-        Atoms of each element in the cell.
-
-    Raises
-    ------
-    ValueError
-        If an element is none of a cathode's here, or no such states are neutral.
+    Co to 4+, at last oxygen. A `ValueError` is raised where no such states are neutral, or an element is not known.
     """
     if unknown := sorted(set(counts) - set(_FIXED) - set(_VARIABLE)):
         raise ValueError(f"no oxidation states are known for {', '.join(unknown)}")

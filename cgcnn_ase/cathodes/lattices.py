@@ -122,13 +122,7 @@ LAYERED: dict[str, Lattice] = {"Ni": _LINIO2, "Co": _LICOO2, "Mn": _hypothetical
 
 
 def layered(fractions: Mapping[str, float]) -> Lattice:
-    """The layered oxide of several metals: cell and oxygen height by Vegard's law.
-
-    Parameters
-    ----------
-    fractions
-        Share of each metal (Ni, Co, Mn, Al); they add up to 1.
-    """
+    """The layered oxide of several metals (Ni, Co, Mn, Al) by their shares: cell and oxygen height by Vegard's law."""
     present = {metal: share for metal, share in fractions.items() if share > 0}
     if len(present) == 1:
         return LAYERED[next(iter(present))]

@@ -100,16 +100,8 @@ def _cannot(
 def compact_matrix(cell: npt.ArrayLike, n_cells: int) -> Ints:
     """The supercell of n primitive cells whose periodic images are furthest apart.
 
-    Parameters
-    ----------
-    cell
-        (3, 3) primitive vectors as rows, Å.
-    n_cells
-        How many of them.
-
-    Returns
-    -------
-    (3, 3) integers: the supercell's vectors, Minkowski reduced and right-handed, in units of the primitive ones.
+    From the (3, 3) primitive vectors, Å, as rows; (3, 3) integers: the supercell's vectors, Minkowski reduced and
+    right-handed, in units of the primitive ones.
     """
     vectors = np.asarray(cell, dtype=float)
     points, lengths = _lattice_points(vectors, n_cells)

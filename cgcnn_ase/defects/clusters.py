@@ -56,14 +56,9 @@ def find_places(
     cutoff: float,
     holes: Sequence[InterstitialSite] = (),
 ) -> Places:
-    """Find the places of a host, and their neighbours.
+    """Find the places of a host, and their neighbours up to a cutoff (Å).
 
-    Parameters
-    ----------
-    options
-        For each site, and after them for each hole with all its equivalent places, what can be done there.
-    cutoff
-        Å.
+    `options` are the changes that are possible at each site, and after them at each equivalent place of each hole.
     """
     from cgcnn_ase.graphs.neighbors import search  # brings torch along, which single defects do not need
 
@@ -111,22 +106,10 @@ def hole_options(host: Host, holes: Sequence[InterstitialSite], inserted: Sequen
 def cation_mixing(
     host: Host, symmetry: Symmetry, pair: tuple[str, str], *, cutoff: float, which: str = "all"
 ) -> Iterator[Plan]:
-    """Two cations that have changed places, for each symmetry-distinct pair of sites, the nearest first.
+    """Yield two cations that have changed places, for each symmetry-distinct pair of sites, the nearest first.
 
-    Parameters
-    ----------
-    pair
-        The two elements.
-    cutoff
-        Largest distance between the two sites, Å.
-    which
-        ``all`` pairs, or for each distinct site of the first element the ``near`` or ``far`` ones (at the smallest or
-        largest distance).
-
-    Raises
-    ------
-    ValueError
-        If no pair is within the cutoff.
+    `which` is ``all`` pairs up to the cutoff (Å), or for each distinct site of the first element the ``near`` or
+    ``far`` ones (at the smallest or largest distance). No pair within the cutoff is a `ValueError`.
     """
     first, second = pair
     names = host.atoms.get_chemical_symbols()
@@ -158,19 +141,9 @@ def cation_mixing(
 
 
 def complexes(places: Places, *, size: int = 2) -> Iterator[Plan]:
-    """Two to `size` defects, all within the cutoff of one another, for each symmetry-distinct group.
+    """Yield two to `size` defects, all within the cutoff of one another, for each symmetry-distinct group.
 
-    Parameters
-    ----------
-    places
-        Where something can be changed, and what.
-    size
-        Most defects in a group.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
+    If there is none, a `ValueError` is raised.
     """
     starts = [p for p in _representatives(places) if places.options[p]]
     is_empty = True

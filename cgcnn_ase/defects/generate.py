@@ -63,12 +63,10 @@ class _CellOptions(TypedDict):
 
 
 def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host") -> Iterator[Defect]:
-    """The defects of a host, one by one.
+    """Make the defects of a host, one by one.
 
     Parameters
     ----------
-    host
-        A crystal or layer.
     options
         The defects that are wanted.
     name

@@ -66,19 +66,12 @@ class Host:
 
 
 def check_host(host: "Atoms", name: str = "host") -> Host:
-    """The host, or what is wrong with it.
-
-    Parameters
-    ----------
-    host
-        A crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
-    name
-        What to call it in messages and manifests.
+    """Check a host: a crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
 
     Raises
     ------
     StructureError
-        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`.
+        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`; `name` is in the message.
     """
     atoms = from_object(host, source=name)
     if _partially_occupied(atoms):
@@ -95,13 +88,7 @@ def check_host(host: "Atoms", name: str = "host") -> Host:
 
 
 def check_elements(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Element symbols, each once.
-
-    Raises
-    ------
-    ValueError
-        If one is no element.
-    """
+    """Return element symbols, each once; a `ValueError` names one that is no element."""
     elements = tuple(dict.fromkeys(names))
     for name in elements:
         if name not in symbols()[1:]:

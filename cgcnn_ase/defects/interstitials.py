@@ -43,16 +43,16 @@ def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Seque
 def find_holes(
     host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0
 ) -> list[InterstitialSite]:
-    """The symmetry-distinct places for interstitials, the widest first.
+    """Find the symmetry-distinct places for interstitials, the widest first.
+
+    In a layer only places between its outermost atoms, or up to 1.5 Å above them, are looked at.
 
     Parameters
     ----------
-    host, symmetry
-        The host. In a layer only places between its outermost atoms, or up to 1.5 Å above them, are looked at.
     method
-        ``holes``: where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation
-        with atoms on all sides. ``voronoi``: the ``VoronoiInterstitialGenerator`` of
-        pymatgen-analysis-defects, which also keeps vertices that are no maxima and merges near ones; it is slower.
+        ``holes``: where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation with atoms
+        on all sides. ``voronoi``: the ``VoronoiInterstitialGenerator`` of pymatgen-analysis-defects, which also keeps
+        vertices that are no maxima and merges near ones; it is slower.
     min_radius
         Distance to the nearest atom that is needed, Å.
 

@@ -147,27 +147,12 @@ def _cells(matrix: Ints) -> Ints:
 
 
 def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: int | None) -> Ints:
-    """The matrix of the smallest supercell whose images are so far apart; of several the one with the farthest.
+    """The matrix of the smallest supercell whose images are so many Å apart; of several the one with the farthest.
 
     All sublattices of an index are looked at, each as its Hermite normal form, from the index on below which not even
-    the densest packing of spheres would do. Where a crystal needs more than about 100 cells, 2 (3, ...) times the
-    supercell for a half (third, ...) of the distance is taken, which may be a little larger than need be.
-
-    Parameters
-    ----------
-    host
-        It is not repeated along a vacuum.
-    distance
-        Å.
-    diagonal
-        Whether only multiples of the cell vectors are looked at.
-    max_atoms
-        Most atoms.
-
-    Raises
-    ------
-    ValueError
-        If more atoms would be needed.
+    the densest packing of spheres would do; with `diagonal` only multiples of the cell vectors. A vacuum is not
+    repeated. Where a crystal needs more than about 100 cells, 2 (3, ...) times the supercell for a half (third, ...) of
+    the distance is taken, which may be a little larger than need be. More than `max_atoms` atoms are a `ValueError`.
     """
     free = [axis for axis in range(3) if not host.vacuum[axis]]
     vectors = host.cell[free]

@@ -99,16 +99,9 @@ class _Candidates(NamedTuple):
 def find_duplicates(
     structures: Sequence[Geometry], *, sameness: MatchTolerances | None = None, workers: int = 1, progress: bool = False
 ) -> Matches:
-    """Pairs of structures of a data set that are the same crystal, each pair with the lower index first.
+    """Find pairs of structures of a data set that are the same crystal, each pair with the lower index first.
 
-    Parameters
-    ----------
-    sameness : Sameness, optional
-        How much they may differ.
-    workers : int
-        Processes; the result does not depend on their number.
-    progress : bool
-        Show a bar on stderr.
+    The result does not depend on the number of worker processes.
     """
     return _find([structures], sameness or MatchTolerances(), workers, progress)
 

@@ -100,23 +100,11 @@ def check_fields(names: Iterable[str], allowed: Iterable[str], what: str = "fiel
 
 
 def conversion(name: str, unit: str) -> Conversion:
-    """How values of a provider become ours.
+    """Conversion of a provider's values of a property to ours.
 
-    Parameters
-    ----------
-    name
-        Our name of the property.
-    unit
-        The provider's unit. Energies of atoms say of what: ``eV/atom`` or ``eV/cell``; magnetization and volume are
-        those of the cell unless ``/atom`` says otherwise.
+    The unit says of what an energy is: ``eV/atom`` or ``eV/cell``; magnetization and volume are those of the cell
+    unless ``/atom`` says otherwise. A `ValueError` lists what is allowed where no exact conversion exists.
 
-    Raises
-    ------
-    ValueError
-        If the property is unknown, or no exact conversion exists; the message lists what is allowed.
-
-    Examples
-    --------
     >>> conversion("formation_energy_per_atom", "meV/atom")(-250.0, 8)
     -0.25
     >>> conversion("energy_per_atom", "eV/cell")(-40.0, 8)

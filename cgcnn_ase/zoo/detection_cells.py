@@ -73,7 +73,8 @@ class DetectionConfig:
 def detection_cells(
     hosts: Iterable[tuple[str, "Atoms"]], config: DetectionConfig, *, dopants: Sequence[str] = ()
 ) -> Iterator[DetectionCell]:
-    """Each host's defective supercells, each followed by a perfect one: as many of either class, from the same hosts.
+    """Yield each host's defective supercells, each followed by a perfect one: as many of either class, from the same
+    hosts.
 
     Parameters
     ----------
@@ -82,13 +83,7 @@ def detection_cells(
     config
         Settings of the supercells.
     dopants
-        Elements that substitutions draw from, each as often as it is given: those of all hosts make the dopants no
-        stranger than the hosts (see `elements_of`). Those of the host itself are never taken.
-
-    Yields
-    ------
-    DetectionCell
-        One by one; the same arguments give the same cells, and what a host gives does not depend on the others.
+        Elements that substitutions draw from, each as often as it is given (see `elements_of`); never the host's own.
 
     Raises
     ------
@@ -176,30 +171,11 @@ def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
 def cathode_cells(
     names: Sequence[str], *, num: int = 4, n_atoms: int = 80, rattle: float = 0.0, seed: int = 0
 ) -> Iterator[DetectionCell]:
-    """Of each cathode ``num`` random orderings of its metals, each with either defect and twice without.
+    """Yield ``num`` random orderings of the metals of each cathode, each with either defect and twice without.
 
-    Parameters
-    ----------
-    names
-        As `build_cathode` takes them; the hosts of the cells are called ``cathode:NAME``.
-    num
-        Orderings of each.
-    n_atoms
-        About so many atoms in the supercell.
-    rattle
-        Standard deviation, Å, of random displacements, in both classes.
-    seed
-        The same seed gives the same cells; ordering k of the metals is that of seed + k.
-
-    Yields
-    ------
-    DetectionCell
-        A defective one, then a perfect one; kinds ``vacancy`` (of lithium) and ``exchange`` (of lithium and a metal).
-
-    Raises
-    ------
-    ValueError
-        If there is no such cathode.
+    A defective cell of the kind ``vacancy`` (of lithium) or ``exchange`` (of lithium and a metal) is followed by a
+    perfect one; the hosts are called ``cathode:NAME``, the names are those of `build_cathode`. Random displacements
+    have a standard deviation of ``rattle`` Å, in both classes. Ordering k of the metals is that of seed + k.
     """
     for name in names:
         for k in range(num):

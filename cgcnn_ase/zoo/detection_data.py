@@ -75,21 +75,10 @@ class NamedHost(NamedTuple):
 
 
 def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> PreparedData:
-    """Graphs and labels of the cells, or of their sites where the target is one of sites.
+    """Prepare graphs and labels of the cells, or of their sites where the target is one of sites.
 
-    Parameters
-    ----------
-    data
-        The folder that holds the data sets ``2dmatpedia_subset``, ``jarvis_vacancydb`` and ``mp36k``.
-    targets
-        One classification.
-    graph
-        How the network reads structures.
-
-    Raises
-    ------
-    ValueError
-        If there are several targets.
+    ``data`` is the folder of the data sets ``2dmatpedia_subset``, ``jarvis_vacancydb`` and ``mp36k``. A `ValueError` is
+    raised for several targets.
     """
     if len(targets) != 1:
         raise ValueError(f"the detection of defects has one target, not {len(targets)}")

@@ -55,19 +55,10 @@ VACANCY_SETS = (*_PACKED, "jarvis", "chgnet")
 
 
 def load_vacancies(data: Path, labelled: Path) -> list[SiteSet]:
-    """All sets, each less what another holds out (see :func:`cgcnn_ase.data.site_labels.without_held_out`).
+    """Load all sets, each less what another holds out (see :func:`cgcnn_ase.data.site_labels.without_held_out`).
 
-    Parameters
-    ----------
-    data
-        The folder of the published sets.
-    labelled
-        The folder that ``scripts/label_vacancies.py`` wrote.
-
-    Raises
-    ------
-    DatasetError
-        Naming the file, if one is missing or cannot be used.
+    ``data`` is the folder of the published sets, ``labelled`` what ``scripts/label_vacancies.py`` wrote. A
+    `DatasetError` names the file that is missing or cannot be used.
     """
     published = published_vacancies(data)
     others = [jarvis_vacancies(data / _JARVIS), packed_vacancies(labelled, "chgnet", "host", "energy")]

@@ -81,14 +81,10 @@ def _of_pymatgen() -> str | None:
 
 
 def make_session(timeout: float) -> "Session":
-    """A session that turns a failed answer into `FetchError` and repeats nothing itself.
+    """Make a session that turns a failed answer into `FetchError` and repeats nothing itself.
 
-    The client's own repeats at most three times, at once, and hides which answer it got.
-
-    Parameters
-    ----------
-    timeout
-        Seconds to wait for a connection and for the next bytes of an answer.
+    The client's own repeats at most three times, at once, and hides which answer it got. `timeout` is in seconds, for a
+    connection and for the next bytes of an answer.
     """
     import requests
     from requests.adapters import HTTPAdapter

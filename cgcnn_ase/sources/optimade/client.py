@@ -113,13 +113,8 @@ class Optimade:
     def version(self, *, retry: Retry = with_retries) -> str:
         """State of the database that answers: its version if it states one, and how many records it has.
 
-        OPTIMADE has no version of the data that all servers state; a record more or fewer makes another one of this.
-        The units that the server states are compared with ours.
-
-        Raises
-        ------
-        FetchError
-            If the server does not answer, or states another unit for a property than we know.
+        OPTIMADE has no version of the data that all servers state; a record more or fewer makes another one of this. A
+        server that states another unit for a property than we know is a `FetchError`.
         """
         query = urlencode({"page_limit": 1, "response_fields": "id"})
         meta = as_mapping(retry(lambda: self._server.get("structures", query)).get("meta"))
@@ -135,16 +130,8 @@ class Optimade:
         """The answer page by page; see `ReferenceClient.pages`.
 
         The server's filter does the choosing; every record is compared with the query as well. A record that no atoms
-        can hold (partial occupancy, ...) is among the refused, with the reason.
-
-        Raises
-        ------
-        CursorError
-            If the server no longer takes the link in `after`.
-        FetchError
-            If the server does not answer, sends other records than asked for, or fewer than it announces.
-        ValueError
-            If a property is asked for that the provider does not have.
+        can hold (partial occupancy, ...) is among the refused. A server that sends other records than asked for, or
+        fewer than it announces, is a `FetchError`.
         """
         names = check_fields(fields, self.units)
         matcher = QueryMatcher(query, self.provider.properties)

@@ -21,22 +21,11 @@ _ROUNDING = 1e-9
 
 
 def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) -> str:
-    """The query as an OPTIMADE filter string; empty for all records.
+    """Write the query as an OPTIMADE filter string (specification 1.2, "The Filter Language"); empty for all records.
 
     Conditions that the provider's server cannot compare are left out (`QueryMatcher.checked_here` names them): values
-    inside dictionaries, and those that we divide by the number of atoms.
-
-    Parameters
-    ----------
-    query
-        The conditions.
-    properties
-        The provider's properties by our names.
-
-    Raises
-    ------
-    ValueError
-        If a range is asked for of a property that the provider does not have.
+    inside dictionaries, and those that we divide by the number of atoms. A range of a property that the provider does
+    not have is a `ValueError`.
 
     Examples
     --------
@@ -44,10 +33,6 @@ def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) ->
     'elements HAS ALL "Li","O" AND NOT elements HAS ANY "H" AND nsites<=20'
     >>> optimade_filter(Query(chemsys=("Li-Ni-O",)), {})
     'elements HAS ALL "Li","Ni","O" AND nelements=3'
-
-    References
-    ----------
-    The OPTIMADE specification, version 1.2, "The Filter Language"; Andersen et al., Sci. Data 8, 217 (2021).
     """
     systems = [sorted(set(system.split("-"))) for system in query.chemsys]
     alternatives = [
@@ -82,10 +67,7 @@ def _bounds(query: Query, properties: Mapping[str, ProviderProperty]) -> Iterato
 def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, Bounds]:
     """All bounds of a query, with `stable` as one of the distance to the hull.
 
-    Raises
-    ------
-    ValueError
-        If the provider does not have one of the properties.
+    A property that the provider does not have is a `ValueError`.
     """
     ranges = dict(query.ranges)
     if query.stable is not None:
@@ -120,17 +102,12 @@ def check_filter(text: str) -> None:
 
 
 def reduced_formula(formula: str) -> str:
-    """A formula as OPTIMADE writes it: elements by alphabet, whole numbers without a common divisor, no 1.
+    """Write a formula as OPTIMADE does: elements by alphabet, whole numbers without a common divisor, no 1.
 
-    Raises
-    ------
-    ValueError
-        If it is no formula, or not of whole numbers.
-
-    Examples
-    --------
     >>> reduced_formula("Li2(NiO2)2"), reduced_formula("Al2O3")
     ('LiNiO2', 'Al2O3')
+
+    Anything else, or amounts that are not whole, is a `ValueError`.
     """
     from pymatgen.core import Composition
 

@@ -50,23 +50,10 @@ _FEATURES = {
 def read_records(
     data: Sequence[object], provider: Provider, fields: Sequence[str], matcher: QueryMatcher
 ) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
-    """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
+    """Read the records of a page that satisfy the query, and the ids of those that cannot be used, each with the
+    reason.
 
-    Parameters
-    ----------
-    data
-        The resources, as the server sent them.
-    provider
-        What it calls our properties.
-    fields
-        Our properties that the records shall hold.
-    matcher
-        The query, to compare each record with.
-
-    Raises
-    ------
-    FetchError
-        If a resource has no id, or is none that was asked for.
+    A resource without an id, or one that was not asked for, is a `FetchError`.
     """
     records: list[FetchedRecord] = []
     refused: list[tuple[str, str]] = []
@@ -112,25 +99,13 @@ def _value(id: str, attributes: Mapping[str, object], provider: Provider, name: 
 
 
 def to_atoms(id: str, attributes: Mapping[str, object]) -> "Atoms":
-    """The structure of a resource.
+    """Make the structure of a resource from its ``attributes``; positions and cell in Å (specification 1.2,
+    "Structures").
 
-    Parameters
-    ----------
-    id
-        The resource's id, for messages.
-    attributes
-        Its ``attributes``; positions and cell in Å. Where `dimension_types` is missing, it is taken as periodic in
-        all three directions; where `species` is missing, the names at the sites must be elements.
-
-    Raises
-    ------
-    StructureError
-        If sites are partially occupied, vacant, of unknown element or without position; if sites exclude one another
-        (assemblies); or if the cell or the positions are no structure. The message says which.
-
-    References
-    ----------
-    Andersen et al., Sci. Data 8, 217 (2021), and the specification, version 1.2, "Structures Entries".
+    Where `dimension_types` is missing, all three directions are periodic; where `species` is missing, the names at the
+    sites must be elements. A `StructureError` says why there is no structure: sites that are partially occupied,
+    vacant, of unknown element or without position, or that exclude one another (assemblies); a cell or positions that
+    are none.
     """
     from ase import Atoms
 
