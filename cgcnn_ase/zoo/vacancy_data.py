@@ -13,8 +13,9 @@
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,24 +33,6 @@ _PACKED = {
     "kumagai": ("oxide_O_vacancies_kumagai", "host", "vacancy_formation_energy"),
 }
 _JARVIS = "jarvis_vacancydb"
-
-
-class _JarvisAtoms(TypedDict):
-    lattice_mat: list[list[float]]
-    coords: list[list[float]]
-    elements: list[str]
-    cartesian: bool
-
-
-class _Entry(TypedDict):
-    """A vacancy as JARVIS has it."""
-
-    jid: str
-    symbol: str
-    E_vac: float
-    bulk_atoms: _JarvisAtoms
-    defective_atoms: _JarvisAtoms
-
 
 VACANCY_SETS = (*_PACKED, "jarvis", "chgnet")
 
@@ -100,7 +83,7 @@ def jarvis_vacancies(folder: Path) -> SiteSet:
     if not file.exists():
         raise DatasetError(f"{file}: no such file")
     with gzip.open(file, "rt", encoding="utf-8") as text:
-        entries: list[_Entry] = json.load(text)
+        entries: list[dict[str, Any]] = json.load(text)
     by_host: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
     for entry in entries:
         bulk = _geometry(entry["bulk_atoms"])
@@ -126,7 +109,7 @@ def removed_site(bulk: Geometry, defective: Geometry, symbol: str) -> int:
     return int(candidates[distances.min(axis=1).argmax()])
 
 
-def _geometry(atoms: "_JarvisAtoms") -> Geometry:
+def _geometry(atoms: Mapping[str, Any]) -> Geometry:
     """From the dictionary of a jarvis ``Atoms``."""
     cell: Floats = np.array(atoms["lattice_mat"], dtype=float)
     coords = np.array(atoms["coords"], dtype=float)

@@ -19,29 +19,32 @@ Search: TypeAlias = Callable[..., object]
 
 
 class Place(NamedTuple):
-    """Route of the interface that has a property, and the way to it in the route's documents."""
+    """Route of the interface that has a property, the way to it in the route's documents, and how it is limited."""
 
     route: str
     path: tuple[str, ...]
+    condition: str = ""  # of the route thermo, or else of summary; empty where a range is no condition there
 
 
 # our property -> where it stands; all of them are in our units already
 PLACES: Mapping[str, Place] = {
-    "formation_energy_per_atom": Place("thermo", ("formation_energy_per_atom",)),
-    "energy_above_hull": Place("thermo", ("energy_above_hull",)),
-    "energy_per_atom": Place("thermo", ("energy_per_atom",)),
-    "uncorrected_energy_per_atom": Place("thermo", ("uncorrected_energy_per_atom",)),
+    "formation_energy_per_atom": Place("thermo", ("formation_energy_per_atom",), "formation_energy"),
+    "energy_above_hull": Place("thermo", ("energy_above_hull",), "energy_above_hull"),
+    "energy_per_atom": Place("thermo", ("energy_per_atom",), "total_energy"),
+    "uncorrected_energy_per_atom": Place("thermo", ("uncorrected_energy_per_atom",), "uncorrected_energy"),
     "is_stable": Place("thermo", ("is_stable",)),
-    "band_gap": Place("summary", ("band_gap",)),
-    "efermi": Place("summary", ("efermi",)),
+    "band_gap": Place("summary", ("band_gap",), "band_gap"),
+    "efermi": Place("summary", ("efermi",), "efermi"),
     "is_metal": Place("summary", ("is_metal",)),
-    "total_magnetization": Place("magnetism", ("total_magnetization",)),
-    "magnetization_per_formula_unit": Place("magnetism", ("total_magnetization_normalized_formula_units",)),
-    "K_VRH": Place("elasticity", ("bulk_modulus", "vrh")),
-    "G_VRH": Place("elasticity", ("shear_modulus", "vrh")),
-    "poisson": Place("elasticity", ("homogeneous_poisson",)),
-    "volume": Place("structure", ()),
-    "density": Place("structure", ()),
+    "total_magnetization": Place("magnetism", ("total_magnetization",), "total_magnetization"),
+    "magnetization_per_formula_unit": Place(
+        "magnetism", ("total_magnetization_normalized_formula_units",), "total_magnetization_normalized_formula_units"
+    ),
+    "K_VRH": Place("elasticity", ("bulk_modulus", "vrh"), "k_vrh"),
+    "G_VRH": Place("elasticity", ("shear_modulus", "vrh"), "g_vrh"),
+    "poisson": Place("elasticity", ("homogeneous_poisson",), "poisson_ratio"),
+    "volume": Place("structure", (), "volume"),
+    "density": Place("structure", (), "density"),
     "average_voltage": Place("insertion_electrodes", ("average_voltage",)),
     "capacity_grav": Place("insertion_electrodes", ("capacity_grav",)),
 }
@@ -72,26 +75,6 @@ _LISTED = 1000
 # ids that are asked for at once: they must fit into one address
 AT_ONCE = 250
 
-# our property -> the summary's condition
-_SUMMARY_RANGES: Mapping[str, str] = {
-    "band_gap": "band_gap",
-    "efermi": "efermi",
-    "total_magnetization": "total_magnetization",
-    "magnetization_per_formula_unit": "total_magnetization_normalized_formula_units",
-    "K_VRH": "k_vrh",
-    "G_VRH": "g_vrh",
-    "poisson": "poisson_ratio",
-    "volume": "volume",
-    "density": "density",
-}
-# our property -> the condition of thermo documents
-_THERMO_RANGES: Mapping[str, str] = {
-    "formation_energy_per_atom": "formation_energy",
-    "energy_above_hull": "energy_above_hull",
-    "energy_per_atom": "total_energy",
-    "uncorrected_energy_per_atom": "uncorrected_energy",
-}
-
 _ELECTRODE_FIELDS = ["material_ids", "working_ion", "id_discharge", "thermo_type", "average_voltage", "capacity_grav"]
 
 
@@ -102,7 +85,7 @@ def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[st
         for name in ("formula", "chemsys", "elements", "exclude_elements")
         if getattr(query, name)
     }
-    conditions |= {_SUMMARY_RANGES[name]: tuple(query.ranges[name]) for name in query.ranges if name in _SUMMARY_RANGES}
+    conditions |= _ranges(query, of_thermo=False)
     if "is_metal" in query.ranges:
         conditions["is_metal"] = _flag("is_metal", query.ranges["is_metal"])
     if query.max_atoms is not None:
@@ -117,14 +100,22 @@ def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[st
             f"the Materials Project gave {twice} ids twice: its list changed while it was read; try again later"
         )
     ids = sorted(ids, key=_by_number)
-    narrower: dict[str, object] = {
-        _THERMO_RANGES[name]: tuple(query.ranges[name]) for name in query.ranges if name in _THERMO_RANGES
-    }
+    narrower = _ranges(query, of_thermo=True)
     if query.stable is not None or "is_stable" in query.ranges:
         narrower["is_stable"] = (
             query.stable if query.stable is not None else _flag("is_stable", query.ranges["is_stable"])
         )
     return _of_thermo(rester, ask, ids, narrower, thermo_type) if narrower else ids
+
+
+def _ranges(query: Query, *, of_thermo: bool) -> dict[str, object]:
+    """The ranges as conditions of thermo documents, or of the summary."""
+    places = {name: PLACES[name] for name in query.ranges}
+    return {
+        place.condition: tuple(query.ranges[name])
+        for name, place in places.items()
+        if place.condition and (place.route == "thermo") == of_thermo
+    }
 
 
 def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document]:
