@@ -1,17 +1,15 @@
-"""OPTIMADE providers by name: where they are, their licence and citation, and what they call our properties.
-
-A name is `documented` where the provider's own documentation or server code has it, `seen` where several programs that
-read the provider rely on it, and `assumed` where we found no more than a hint. None of it can be checked without the
-network; a server that states another unit for a field than we know is refused when it is asked
-(`cgcnn_ase.sources.optimade.server.check_units`).
-"""
+"""OPTIMADE providers by name, from ``providers.yaml``, and any server by its URL."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Literal
 from urllib.parse import urlsplit
 
+import yaml
+
 from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.sources.properties import conversion
 
 Evidence = Literal["documented", "seen", "assumed", "user"]
@@ -83,133 +81,11 @@ def _at(url: str) -> Provider:
     return Provider(name=base, title=base, url=f"{parts.scheme}://{base}")
 
 
-def _alexandria(name: str, functional: str, path: str, infix: str, citation: tuple[str, ...]) -> Provider:
-    """Alexandria's SCAN values are fields of its PBEsol records: single points at the PBEsol geometry."""
+def _load() -> dict[str, Provider]:
+    text = files("cgcnn_ase.sources.optimade").joinpath("providers.yaml").read_text(encoding="utf-8")
+    described: dict[str, dict[str, object]] = yaml.safe_load(text)
+    return {name: parse_settings(Provider, {"name": name, **values}) for name, values in described.items()}
 
-    def known(field: str, unit: str) -> ProviderProperty:
-        return ProviderProperty(f"_alexandria_{infix}{field}", unit, "seen")
-
-    return Provider(
-        name=name,
-        title=f"Alexandria ({functional})",
-        url=f"https://alexandria.icams.rub.de/{path}",
-        licence="CC BY 4.0",
-        citation=citation,
-        properties={
-            "formation_energy_per_atom": known("formation_energy_per_atom", "eV/atom"),
-            "energy_above_hull": known("hull_distance", "eV/atom"),
-            "energy_per_atom": known("energy_corrected", "eV/cell"),
-            "uncorrected_energy_per_atom": known("energy", "eV/cell"),
-            "band_gap": known("band_gap", "eV"),
-            "total_magnetization": known("magnetization", "mu_B"),
-        },
-        words={"functional": functional},
-    )
-
-
-def _materials_project(name: str, key: str, functional: str) -> Provider:
-    """The Materials Project's OPTIMADE server keeps one entry for each correction scheme in ``_mp_stability``."""
-    return Provider(
-        name=name,
-        title=f"Materials Project through OPTIMADE ({key.upper()})",
-        url="https://optimade.materialsproject.org",
-        licence="CC BY 4.0",
-        citation=("Jain et al., APL Mater. 1, 011002 (2013), doi:10.1063/1.4812323",),
-        properties={
-            "formation_energy_per_atom": ProviderProperty(
-                f"_mp_stability.{key}.formation_energy_per_atom", "eV/atom", "seen"
-            ),
-            "energy_above_hull": ProviderProperty(f"_mp_stability.{key}.energy_above_hull", "eV/atom", "seen"),
-        },
-        words={"functional": functional, "thermo_type": key.upper()},
-    )
-
-
-def _mc3d(name: str, functional: str, version: str) -> Provider:
-    return Provider(
-        name=name,
-        title=f"Materials Cloud three-dimensional structure database ({functional})",
-        url=f"https://optimade.materialscloud.org/main/mc3d-{version}",
-        licence="CC BY 4.0",
-        citation=(
-            "Huber et al., arXiv:2508.19223 (2025)",
-            "Materials Cloud Archive, doi:10.24435/materialscloud:rw-t0",
-        ),
-        properties={
-            "energy_per_atom": ProviderProperty("_mcloud_total_energy", "eV/cell", "seen"),
-            "total_magnetization": ProviderProperty("_mcloud_total_magnetization", "mu_B", "assumed"),
-            "volume": ProviderProperty("_mcloud_cell_volume", "Å^3", "seen"),
-        },
-        words={"functional": functional, "pseudopotentials": "SSSP"},
-        page_limit=50,
-    )
-
-
-_ALEXANDRIA_PBE = (
-    "Schmidt et al., Adv. Mater. 35, 2210788 (2023), doi:10.1002/adma.202210788",
-    "Schmidt et al., Mater. Today Phys. 48, 101560 (2024), doi:10.1016/j.mtphys.2024.101560",
-)
-_ALEXANDRIA_PBESOL = ("Schmidt et al., Sci. Data 9, 64 (2022), doi:10.1038/s41597-022-01177-w",)
-
-_ALL = (
-    Provider(
-        name="oqmd",
-        title="Open Quantum Materials Database",
-        url="https://oqmd.org/optimade",
-        licence="CC BY 4.0",
-        citation=(
-            "Saal et al., JOM 65, 1501 (2013), doi:10.1007/s11837-013-0755-4",
-            "Kirklin et al., npj Comput. Mater. 1, 15010 (2015), doi:10.1038/npjcompumats.2015.10",
-        ),
-        properties={
-            "formation_energy_per_atom": ProviderProperty("_oqmd_delta_e", "eV/atom", "documented"),
-            "energy_above_hull": ProviderProperty("_oqmd_stability", "eV/atom", "documented", at_least=0.0),
-            "band_gap": ProviderProperty("_oqmd_band_gap", "eV", "documented"),
-            "volume": ProviderProperty("_oqmd_volume", "Å^3", "seen"),
-        },
-        words={"functional": "PBE and PBE+U", "corrections": "OQMD"},
-    ),
-    Provider(
-        name="jarvis",
-        title="JARVIS-DFT",
-        url="https://jarvis.nist.gov/optimade/jarvisdft",
-        licence="NIST public data, see https://jarvis.nist.gov",
-        citation=("Choudhary et al., npj Comput. Mater. 6, 173 (2020), doi:10.1038/s41524-020-00440-1",),
-        properties={
-            "formation_energy_per_atom": ProviderProperty("_jarvis_formation_energy_peratom", "eV/atom", "seen"),
-            "energy_above_hull": ProviderProperty("_jarvis_ehull", "eV/atom", "seen"),
-            "band_gap": ProviderProperty("_jarvis_optb88vdw_bandgap", "eV", "seen"),
-            "energy_per_atom": ProviderProperty("_jarvis_optb88vdw_total_energy", "eV/atom", "seen"),
-            "total_magnetization": ProviderProperty("_jarvis_magmom_outcar", "mu_B", "assumed"),
-            "density": ProviderProperty("_jarvis_density", "g/cm^3", "seen"),
-        },
-        words={"functional": "OptB88vdW"},
-        page_limit=50,
-        missing=(-99999.0, "-99999", "na"),
-    ),
-    Provider(
-        name="aflow",
-        title="AFLOW",
-        url="https://aflow.org/API/optimade",
-        licence="see https://aflow.org",
-        citation=("Curtarolo et al., Comput. Mater. Sci. 58, 227 (2012), doi:10.1016/j.commatsci.2012.02.002",),
-        properties={
-            "formation_energy_per_atom": ProviderProperty("_aflow_enthalpy_formation_atom", "eV/atom", "assumed"),
-            "energy_per_atom": ProviderProperty("_aflow_energy_atom", "eV/atom", "assumed"),
-            "band_gap": ProviderProperty("_aflow_egap", "eV", "assumed"),
-        },
-        words={"functional": "PBE and PBE+U", "corrections": "AFLOW"},
-        page_limit=50,
-    ),
-    _alexandria("alexandria", "PBE", "pbe", "", _ALEXANDRIA_PBE),
-    _alexandria("alexandria-pbesol", "PBEsol", "pbesol", "", _ALEXANDRIA_PBESOL),
-    _alexandria("alexandria-scan", "SCAN on PBEsol geometries", "pbesol", "scan_", _ALEXANDRIA_PBESOL),
-    _mc3d("mc3d", "PBEsol", "pbesol-v2"),
-    _mc3d("mc3d-pbe", "PBE", "pbe-v1"),
-    _materials_project("mp-optimade", "gga_gga+u", "PBE and PBE+U"),
-    _materials_project("mp-optimade-r2scan", "r2scan", "r2SCAN"),
-    _materials_project("mp-optimade-mixed", "gga_gga+u_r2scan", "PBE, PBE+U and r2SCAN mixed"),
-)
 
 # the providers by name
-PROVIDERS: dict[str, Provider] = {known.name: known for known in _ALL}
+PROVIDERS: dict[str, Provider] = _load()
