@@ -108,7 +108,8 @@ def cost_estimate(
     fidelity: str | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
 ) -> CostEstimate:
-    """The estimate that a model allows: a model of sites reads the host, any model of energies compares supercells.
+    """Choose the estimate that a model allows: a model of sites reads the host, any model of energies compares
+    supercells.
 
     Parameters
     ----------
@@ -117,12 +118,7 @@ def cost_estimate(
     fidelity
         Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.models.registry.FIDELITIES`.
     chemical_potentials
-        Of the exchanged elements, eV/atom; by default the elements' own energies. Only for models of energies.
-
-    Raises
-    ------
-    ValueError
-        If chemical potentials are given to a model of sites, whose references are those of its training set.
+        Of the exchanged elements, eV/atom; by default the elements' own energies. A model of sites has its own.
     """
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.models.registry import with_fidelity

@@ -49,25 +49,19 @@ def screen(
     name: str = "host",
     **options: Any,
 ) -> list[Screened]:
-    """Every symmetry-distinct defect of a host, with its cost.
+    """Find every symmetry-distinct defect of a host, with its formation energy.
 
     Parameters
     ----------
     kinds, name, options
         As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model
-        As in :func:`cgcnn_ase.defects.costs.cost_estimate`.
-    estimate
-        Gives the energies in place of a model.
+    model, estimate
+        As in :func:`cgcnn_ase.defects.costs.cost_estimate`; or the estimate itself.
 
     Raises
     ------
     ValueError
         If there are no such defects, or the model cannot predict one.
-
-    Examples
-    --------
-    >>> ranking = Ranking(screen(atoms, elements=["Li"]))  # doctest: +SKIP
     """
     estimate = estimate or cost_estimate(model)
     defects = list(point_defects(host, kinds, name=name, **options))
@@ -140,23 +134,10 @@ def _screen_one(screening: Screening, name: str, host: "Atoms") -> HostResult:
 
 
 class Ranking:
-    """Screened defects from the cheapest to the most expensive.
+    """Screened defects by energy: ``costs`` has all of them, equal ones by id.
 
-    The structures of the ``n_lowest`` and of the ``n_uncertain`` are kept; of the others only their rows.
-
-    Parameters
-    ----------
-    screened
-        Defects with their costs.
-    n_lowest, n_uncertain
-        How many structures to keep: of lowest energy, and of largest std.
-
-    Attributes
-    ----------
-    costs
-        One a defect, by energy, equal ones by id.
-    lowest, uncertain
-        The defects whose structures are kept.
+    Of the ``n_lowest`` of lowest energy and the ``n_uncertain`` of largest std the structures are kept, too, in
+    ``lowest`` and ``uncertain``.
     """
 
     def __init__(self, screened: Iterable[Screened], *, n_lowest: int = 10, n_uncertain: int = 10) -> None:

@@ -61,12 +61,10 @@ def make_supercell(
     diagonal: bool = False,
     max_atoms: int | None = None,
 ) -> Supercell:
-    """The supercell given, or else the smallest whose images are far enough apart.
+    """The supercell given, or else the smallest whose images are far enough apart; a vacuum is never repeated.
 
     Parameters
     ----------
-    host
-        The host; it is never repeated along a vacuum.
     shape
         n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
     min_distance

@@ -47,12 +47,10 @@ class NotConvergedError(RuntimeError):
 def relaxed(
     atoms: "Atoms", model: EnergyModel, *, fmax: float = 0.05, max_steps: int = 500, optimizer: Optimizer = "FIRE"
 ) -> "Atoms":
-    """A copy with relaxed positions in the same cell.
+    """Return a copy with relaxed positions in the same cell.
 
     Parameters
     ----------
-    atoms
-        Where to start.
     model
         An ASE calculator with forces, as an energy model.
     fmax

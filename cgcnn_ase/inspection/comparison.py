@@ -79,15 +79,14 @@ def compare(
 
     Parameters
     ----------
-    target, other_target : str
+    target, other_target
         Column of each data set; of the other by default the same name.
-    align : bool, optional
-        Whether to fit one offset for each element to the differences (:func:`fit_offsets`). By default where the name
-        of the target says that it is an energy per atom.
-    robust : bool
+    align
+        Fit one offset for each element to the differences (:func:`fit_offsets`); by default where the name of the
+        target
+        says that it is an energy per atom.
+    robust
         Fit them by Huber's loss: two sources never differ by elements alone.
-    sameness, workers, progress
-        As for :func:`cgcnn_ase.inspection.duplicates.find_common`.
 
     Raises
     ------

@@ -64,16 +64,15 @@ class MaterialsProject:
 
     Parameters
     ----------
-    api_key : str, optional
-        By default the one that :func:`cgcnn_ase.sources.materials_project.http.find_key` finds when it is first needed.
-    endpoint : str, optional
+    api_key, ask_key
+        By default the key that :func:`cgcnn_ase.sources.materials_project.http.find_key` finds when it is first needed;
+        where there is none, `ask_key` asks a person.
+    endpoint
         Address of the interface; ``MP_API_ENDPOINT`` or https://api.materialsproject.org by default.
-    thermo_type : str
+    thermo_type
         Functionals and corrections of the energies: ``GGA_GGA+U`` (PBE and PBE+U with the MP2020 corrections),
         ``R2SCAN``, or ``GGA_GGA+U_R2SCAN`` (both, through the mixing scheme).
-    ask_key : callable, optional
-        Asks a person for the key where there is none.
-    timeout : float
+    timeout
         Seconds to wait for an answer.
 
     Raises
@@ -191,12 +190,8 @@ class MaterialsProject:
 
 
 def open_source(options: "SourceOptions") -> MaterialsProject:
-    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it.
-
-    Raises
-    ------
-    ValueError
-        If properties are described: those of the Materials Project are known.
+    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it; described properties are a
+    `ValueError`.
     """
     if options.properties:
         raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")

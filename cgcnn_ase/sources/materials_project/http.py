@@ -115,12 +115,8 @@ def missing() -> ImportError:
 
 
 def call_client(call: Callable[[], T]) -> T:
-    """The result of one request of the client.
-
-    Raises
-    ------
-    FetchError
-        If it fails; ``again`` where the next attempt may not.
+    """The result of one request of the client; a failure is a `FetchError`, ``again`` where the next attempt may not
+    fail.
     """
     from mp_api.client.core.exceptions import MPRestError
     from requests.exceptions import RequestException

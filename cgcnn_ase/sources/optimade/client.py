@@ -145,9 +145,8 @@ class Optimade:
         return answer.pages(at, resumed=after is not None)
 
     def credit(self, fields: Sequence[str]) -> Attribution:  # noqa: ARG002  all is of one provider
-        """Provider, licence and citations.
-
-        Who stands behind a server that is given by its URL, and its licence, are known once `version` was asked.
+        """Provider, licence and citations; of a server that is given by its URL they are known once `version` was
+        asked.
         """
         from importlib.metadata import version as installed
 
@@ -181,10 +180,8 @@ class Optimade:
 def open_source(options: "SourceOptions") -> Optimade:
     """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it.
 
-    Raises
-    ------
-    ValueError
-        If there is no such provider, it has one kind of energies only, or it cannot answer the query.
+    A `ValueError` says why it cannot be: there is no such provider, it has one kind of energies only, or not what the
+    query asks for.
     """
     if options.thermo_type is not None:
         raise ValueError(

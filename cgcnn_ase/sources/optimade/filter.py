@@ -83,12 +83,8 @@ def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[
 
 
 def check_filter(text: str) -> None:
-    """Parse a filter with the grammar of the reference implementation.
-
-    Raises
-    ------
-    ValueError
-        If it is not in the language; an id with a line break, say.
+    """Parse a filter with the grammar of the reference implementation; one that is not in the language is a
+    `ValueError`.
     """
     try:
         from optimade.exceptions import BadRequest

@@ -21,15 +21,7 @@ _CONNECT = 10.0
 
 
 class OptimadeServer:
-    """Server behind a base URL.
-
-    Parameters
-    ----------
-    url
-        Base URL, without ``/v1``.
-    timeout
-        Seconds without any answer after which a request counts as failed.
-    """
+    """Server behind a base URL (without ``/v1``); `timeout` is that of a request, in seconds without any answer."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
         self.url = url
@@ -46,13 +38,7 @@ class OptimadeServer:
         return session
 
     def get(self, endpoint: str, query: str = "") -> Mapping[str, object]:
-        """The JSON answer of ``/v1/endpoint?query``.
-
-        Raises
-        ------
-        FetchError
-            If there is none, with ``again`` where another attempt may succeed.
-        """
+        """The JSON answer of ``/v1/endpoint?query``; a `FetchError` is ``again`` where another attempt may succeed."""
         session = self._session
         import requests
 
@@ -88,12 +74,7 @@ class OptimadeServer:
         """The query string of the link to the next page, empty where there is none.
 
         Only the query is taken and asked of the same server: links of servers behind a proxy often name a host that
-        cannot be reached, or http in place of https.
-
-        Raises
-        ------
-        FetchError
-            If the link leads to something else than structures.
+        cannot be reached, or http in place of https. A link to something else than structures is a `FetchError`.
         """
         link = _address(as_mapping(body.get("links")).get("next"))
         if not link:
@@ -157,12 +138,9 @@ def stated_licence(info: Mapping[str, object]) -> str:
 
 
 def check_units(info: Mapping[str, object], provider: Provider) -> None:
-    """Compare the units in ``/info/structures`` with those we know; the user's own are his to know.
+    """Compare the units in ``/info/structures`` with those we know; those of a user's own properties are not checked.
 
-    Raises
-    ------
-    FetchError
-        If the server states another unit.
+    A server that states another unit is a `FetchError`.
     """
     listed = as_mapping(as_mapping(info.get("data")).get("properties"))
     for name, known in provider.properties.items():
