@@ -54,7 +54,7 @@ class Manifest:
     formula: str = ""
     n_atoms: int = 0
 
-    def to_info(self) -> dict[str, dict[str, object]]:
+    def to_info(self) -> dict[str, dict[str, Any]]:
         """For ``atoms.info.update``: one key, `KEY`, with plain values that extended XYZ and ASE databases keep."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         plain["image_distance"] = self.image_distance if isfinite(self.image_distance) else None

@@ -54,7 +54,7 @@ def with_charges(defects: Iterable[Defect], host: "Atoms") -> Iterator[Defect]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         charged = guess_and_set_oxi_states_with_timeout(bare, timeout_1=_PATIENCE, timeout_2=_PATIENCE)
-    if not charged:
+    if not isinstance(charged, Structure):
         raise ValueError(f"{bare.composition.reduced_formula}: no oxidation states can be guessed, so no charge states")
     return _guessed(defects, charged)
 
@@ -143,6 +143,7 @@ def distorted(
     neighbors = _neighbors(defect) if n_neighbors is None else n_neighbors
     if not 0 <= neighbors < len(atoms):
         raise ValueError(f"n_neighbors {neighbors}: must be between 0 and {len(atoms) - 1}")
+    site_index, frac_coords = _site(defect)
     structure = Structure(Lattice(atoms.cell.array), atoms.get_chemical_symbols(), atoms.get_scaled_positions())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -152,7 +153,8 @@ def distorted(
             num_nearest_neighbours=neighbors,
             stdev=stdev,
             seed=seed,
-            **_site(defect),
+            site_index=site_index,
+            frac_coords=frac_coords,
         )
     steps = moved["distorted_structure"].frac_coords - atoms.get_scaled_positions(wrap=False)
     copy = atoms.copy()
@@ -172,11 +174,11 @@ def _neighbors(defect: Defect) -> int:
     return electrons if electrons <= 4 else abs(8 - electrons)
 
 
-def _site(defect: Defect) -> "dict[str, int | Floats]":
+def _site(defect: Defect) -> tuple[int | None, Floats | None]:
     """Site of the defect: an atom, or a position without one."""
     atoms, manifest = defect
     frac = np.linalg.solve(atoms.cell.array.T, manifest.position)
     delta = atoms.get_scaled_positions() - frac
     lengths = np.linalg.norm((delta - np.rint(delta)) @ atoms.cell.array, axis=1)
     nearest = int(lengths.argmin())
-    return {"site_index": nearest} if lengths[nearest] < _HERE else {"frac_coords": frac % 1.0}
+    return (nearest, None) if lengths[nearest] < _HERE else (None, frac % 1.0)

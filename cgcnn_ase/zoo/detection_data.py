@@ -196,7 +196,8 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         name = host.id.rpartition("-")[0]
         bulk = host.structure
         frac = bulk.positions @ np.linalg.inv(bulk.cell)
-        primitive: Any = spglib.find_primitive((bulk.cell, frac, bulk.numbers), symprec=0.01)  # it takes arrays, too
+        whole: Any = (bulk.cell, frac, bulk.numbers)
+        primitive: Any = spglib.find_primitive(whole, symprec=0.01)
         if primitive is None or name in seen:
             continue
         seen.add(name)

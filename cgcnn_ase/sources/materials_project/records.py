@@ -176,7 +176,7 @@ def _read_values(names: Iterable[str], documents: Mapping[str, Document], atoms:
     """The properties that are there, in our units; raises `RefusedError` for one that is no number."""
     values: dict[str, float] = {}
     for name in names:
-        route, path = PLACES[name]
+        route, path, _ = PLACES[name]
         if name == "volume":
             values[name] = float(atoms.get_volume())
         elif name == "density":

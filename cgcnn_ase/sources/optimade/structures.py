@@ -176,8 +176,8 @@ def _array(id: str, attributes: Mapping[str, object], name: str, shape: tuple[in
     if value is None:
         raise StructureError(id, f"the server sends no {name}")
     try:
-        rows = value if isinstance(value, Sequence) else [value]
-        array = np.array([[np.nan if x is None else x for x in row] for row in rows], dtype=np.float64)
+        rows = [list(row) for row in value] if isinstance(value, Sequence) else value
+        array = np.array(rows, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise StructureError(id, f"its {name} are no table of numbers") from None
     if array.shape != shape:
