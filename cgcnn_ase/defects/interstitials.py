@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.host import Host, largest_gap
 from cgcnn_ase.defects.plan import Change, Plan
 from cgcnn_ase.defects.symmetry import Symmetry
@@ -66,7 +67,7 @@ def find_holes(
     elif method == "voronoi":
         points = _voronoi(host, min_radius)
     else:
-        raise ValueError(f"interstitial method {method!r}: allowed are {', '.join(METHODS)}")
+        raise unknown_name("interstitial method", method, METHODS)
     from scipy.spatial import cKDTree
 
     tree = cKDTree(_points(host, _REACH))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
 from cgcnn_ase.defects.host import Host, check_elements, check_host
 from cgcnn_ase.defects.interstitials import METHODS, InterstitialSite, find_holes, interstitials
@@ -178,7 +179,7 @@ def _check(host: Host, kinds: Sequence[str], ask: DefectRequest) -> None:
 
 def _allowed(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"{what} {value!r}: allowed are {', '.join(allowed)}")
+        raise unknown_name(what, value, allowed)
 
 
 def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:

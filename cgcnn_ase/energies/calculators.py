@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from io import StringIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.energies.interface import Energies, EnergyModel
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def relaxed(
             f"relaxation needs forces, and {model.name!r} has none: relax with an interatomic potential such as "
             "CHGNet, or predict without relaxation"
         )
-    if optimizer not in ("FIRE", "BFGS"):
-        raise ValueError(f"unknown optimizer {optimizer!r}; allowed: FIRE, BFGS")
+    if optimizer not in get_args(Optimizer):
+        raise unknown_name("optimizer", optimizer, get_args(Optimizer))
     if not fmax > 0:
         raise ValueError(f"fmax must be above 0 eV/Å, not {fmax:g}")
     moved = atoms.copy()

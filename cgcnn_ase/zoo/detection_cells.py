@@ -9,6 +9,7 @@ import numpy as np
 
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.augmentation import random_vacancies
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
@@ -61,7 +62,7 @@ class DetectionConfig:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in SINGLE:
-                raise ValueError(f"kind {kind!r}: allowed are {', '.join(SINGLE)}")
+                raise unknown_name("kind", kind, SINGLE)
         if not self.kinds:
             raise ValueError(f"no kind of defect is given; allowed are {', '.join(SINGLE)}")
         if self.n_defects < 1:

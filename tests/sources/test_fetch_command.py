@@ -90,7 +90,7 @@ BAD = {
     "range order": (["--range", "band_gap=3:1"], "range of band_gap: 3.0 to 1.0 is empty"),
     "range number": (["--range", "band_gap=a:1"], "--range band_gap=a:1: give a property and its bounds"),
     "provider": (["--provider", "mq"], "unknown provider 'mq'; allowed: aflow, alexandria"),
-    "thermo type": (["--thermo-type", "PBE"], "thermo type 'PBE': allowed are GGA_GGA+U, R2SCAN"),
+    "thermo type": (["--thermo-type", "PBE"], "unknown thermo type 'PBE'; allowed: GGA_GGA+U, R2SCAN"),
     "empty": (["--chemsys", "Pu-Xe"], "has no record that can be used for this query"),
     "limit": (["--limit", "0"], "limit=0: at least 1 is needed"),
     "id": (["--ids", "7/8"], "'7/8' is no id of the Materials Project"),

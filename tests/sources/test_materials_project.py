@@ -539,7 +539,7 @@ def test_bad_questions(client, tmp_path, name):
 
 
 def test_an_unknown_thermo_type():
-    with pytest.raises(ValueError, match="thermo type 'PBE': allowed are GGA_GGA"):
+    with pytest.raises(ValueError, match="unknown thermo type 'PBE'; allowed: GGA_GGA"):
         MaterialsProject(thermo_type="PBE")
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, cast
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query
 from cgcnn_ase.sources.materials_project.http import (
     call_client,
@@ -93,7 +94,7 @@ class MaterialsProject:
         timeout: float = 60.0,
     ) -> None:
         if thermo_type not in SCHEMES:
-            raise ValueError(f"thermo type {thermo_type!r}: allowed are {', '.join(SCHEMES)}")
+            raise unknown_name("thermo type", thermo_type, SCHEMES)
         address = endpoint or os.environ.get("MP_API_ENDPOINT") or ENDPOINT
         if not address.startswith(("https://", "http://")):
             raise ValueError(f"endpoint {address!r}: an address that begins with https:// is needed")
