@@ -170,10 +170,9 @@ class _Recipe:
             raise ValueError(f"li_vacancy {li_vacancy:g}: the part of the lithium to remove is 0 to 1")
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance {tolerance:g}: it is 0 to 1, the largest error of a share")
-        if n_candidates < 1:
-            raise ValueError(f"n_candidates must be at least 1, not {n_candidates}")
-        if n_atoms < 1:
-            raise ValueError(f"n_atoms must be at least 1, not {n_atoms}")
+        for what, number in (("n_candidates", n_candidates), ("n_atoms", n_atoms)):
+            if number < 1:
+                raise ValueError(f"{what} must be at least 1, not {number}")
         if "lowest" in (ordering, li_removal) and model is None:
             raise ValueError("'lowest' needs a model that gives the energies, such as formation-energy-per-atom")
         self.cathode = parse_cathode(name)

@@ -109,22 +109,11 @@ def voltage_curve(
     lithium: "float | Atoms | None" = None,
     ion: str = "Li",
 ) -> VoltageCurve:
-    """Stable phases and voltage steps of a series of structures of one framework.
+    """Find the stable phases and voltage steps of a series of structures of one framework.
 
-    The formation energies against the structures of least and most Li have a lower convex hull; between two
-    neighbours on it both phases coexist at one voltage.
-
-    Parameters
-    ----------
-    structures
-        At least two, of at least two contents of Li; several of one content are orderings, of which the lowest counts.
-    model, lithium, ion
-        As for :func:`average_voltage`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`average_voltage`.
+    The formation energies against the structures of least and most Li have a lower convex hull; between two neighbours
+    on it both phases coexist at one voltage. There are at least two contents of Li; several structures of one content
+    are orderings, of which the lowest counts. Other parameters and errors are those of :func:`average_voltage`.
     """
     series = _Series(structures, model, lithium, ion)
     order = sorted(range(len(series.x)), key=lambda k: (series.x[k], series.per_unit[k]))

@@ -75,7 +75,8 @@ def screen(
     Exit code 0: done; 1: some hosts failed, each named on stderr; 2: nothing could be done.
     """
     with errors_as_usage():
-        _check_output(output)
+        if (output / "ranking.csv").exists():
+            raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
         hosts, repeated, total = _hosts(
             host, repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
@@ -109,11 +110,6 @@ def screen(
         echo_stderr(problem)
     if failed:
         raise typer.Exit(1)
-
-
-def _check_output(output: Path) -> None:
-    if (output / "ranking.csv").exists():
-        raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
 
 
 def _hosts(

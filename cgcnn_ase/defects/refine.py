@@ -23,18 +23,11 @@ _HERE = 0.05
 
 
 def with_charges(defects: Iterable[Defect], host: "Atoms") -> Iterator[Defect]:
-    """The same defects with the charge states and oxidation states that doped guesses, in their manifests.
+    """Yield the same defects with the charge states and oxidation states that doped guesses, in their manifests.
 
     They come from the oxidation states of the host and how common each is (Kavanagh et al., J. Open Source Softw. 9,
     6433, 2024). The structures are not changed, and neither is the ``charge`` in the manifest. doped takes seconds to
     import, and about 0.1 s a defect. It guesses for one site: pairs and complexes pass as they are.
-
-    Parameters
-    ----------
-    defects
-        Those of `point_defects`.
-    host
-        The host they were made of.
 
     Raises
     ------

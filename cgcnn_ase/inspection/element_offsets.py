@@ -45,18 +45,15 @@ class ElementOffsets:
     method: Method
 
     def difference(self, fractions: npt.ArrayLike) -> Floats:
-        """Sum of the offsets of compositions, eV/atom, (n,).
-
-        Parameters
-        ----------
-        fractions : array_like
-            Atomic fractions, (n, 101); column Z belongs to atomic number Z.
+        """Sum of the offsets of compositions, eV/atom, (n,), from atomic fractions, (n, 101); column Z belongs to
+        number Z.
 
         Raises
         ------
         ValueError
             If a composition has an element without data, or elements that cannot be told apart in other proportions
-            than the fitted structures have them.
+            than the
+            fitted structures have them.
         """
         x = _checked(fractions)
         if missing := [symbols()[z] for z in np.flatnonzero(x.any(axis=0)) if symbols()[z] not in self.offsets]:
@@ -93,13 +90,7 @@ class ElementOffsets:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ElementOffsets":
-        """Restore offsets from what :meth:`to_dict` gave.
-
-        Raises
-        ------
-        ValueError
-            If fields are missing or unknown.
-        """
+        """Restore offsets from what :meth:`to_dict` gave; missing or unknown fields are a `ValueError`."""
         known = {f.name for f in fields(cls)}
         if wrong := known ^ set(saved):
             raise ValueError(f"these are no element offsets: {', '.join(sorted(wrong))} missing or unknown")
