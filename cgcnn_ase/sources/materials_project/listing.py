@@ -110,11 +110,10 @@ def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[st
 
 def _ranges(query: Query, *, of_thermo: bool) -> dict[str, object]:
     """The ranges as conditions of thermo documents, or of the summary."""
-    places = {name: PLACES[name] for name in query.ranges}
     return {
-        place.condition: tuple(query.ranges[name])
-        for name, place in places.items()
-        if place.condition and (place.route == "thermo") == of_thermo
+        PLACES[name].condition: tuple(bounds)
+        for name, bounds in query.ranges.items()
+        if PLACES[name].condition and (PLACES[name].route == "thermo") == of_thermo
     }
 
 
