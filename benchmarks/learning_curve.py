@@ -118,15 +118,7 @@ def part(data: Path, n: int, config: TrainConfig) -> PreparedData:
     assert whole.split is not None
     train = np.random.default_rng(SEED).permutation(np.flatnonzero(whole.split == "train"))[:n]
     picked = np.concatenate([np.sort(train), np.flatnonzero(whole.split == "val")])
-    chosen = replace(
-        whole,
-        ids=[whole.ids[i] for i in picked],
-        structures=[whole.structures[i] for i in picked],
-        targets=whole.targets[picked],
-        split=whole.split[picked],
-        formulas=[whole.formulas[i] for i in picked],
-    )
-    return prepare(chosen, SPEC, config.graph)
+    return prepare(whole.take(picked), SPEC, config.graph)
 
 
 def draw(result: dict[str, Any], file: Path) -> None:

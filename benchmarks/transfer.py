@@ -108,7 +108,7 @@ def _spread(values: list[float]) -> str:
 def elastic(data: Path, seeds: int, _: Path) -> Iterator[Point]:
     start = load_model("band-gap")
     whole = load_dataset(data / "mp_elastic", target="K_VRH")
-    possible = picked(whole, np.flatnonzero(whole.targets[:, 0] > 0))
+    possible = whole.take(np.flatnonzero(whole.targets[:, 0] > 0))
     prepared = prepare(possible, BULK, start.graph)
     for seed in range(seeds):
         drawn = few(prepared, 50, seed)
@@ -133,12 +133,12 @@ def cathode(data: Path, seeds: int, general: Path) -> Iterator[Point]:
     whole = load_dataset(data / "mp36k", target=recipe.columns)
     elements = {symbols().index(element) for element in CATHODE}
     inside = np.array([set(shape.numbers.tolist()) <= elements for shape in whole.structures])
-    old = prepare(picked(whole, np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
+    old = prepare(whole.take(np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
     if not (general / "best").exists():
         config = replace(recipe.config, n_members=1, cross_fit_folds=0, epochs=24)
         train(old, config, general, resume=general.exists(), name="general-without-cathodes")
     start = load_folder(general / "best")
-    subset = picked(whole, np.flatnonzero(inside))
+    subset = whole.take(np.flatnonzero(inside))
     yield {"what": "another scale"} | in_folds(uncorrected(data, subset), 0, start, None)
     for seed in range(seeds):
         yield {"what": "five folds"} | in_folds(subset, seed, start, old)
@@ -155,7 +155,7 @@ def uncorrected(data: Path, subset: Dataset) -> Dataset:
 def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData | None) -> Point:
     """Errors over five folds by formula, each tested on what the others have not."""
     parts = []
-    for fold in k_fold(subset.formulas, k=5, seed=seed):
+    for fold in k_fold(subset.groups, k=5, seed=seed):
         split = np.where(fold == "val", "test", fold).astype(object)
         train_mask = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
         split[train_mask[: len(train_mask) // 10]] = "val"
@@ -181,18 +181,6 @@ TASKS: dict[str, Callable[[Path, int, Path], Iterator[Point]]] = {
 
 
 # What each is made of
-
-
-def picked(whole: Dataset, rows: np.ndarray) -> Dataset:
-    """Some rows of a data set."""
-    return replace(
-        whole,
-        ids=[whole.ids[i] for i in rows],
-        structures=[whole.structures[i] for i in rows],
-        targets=whole.targets[rows],
-        split=None if whole.split is None else whole.split[rows],
-        formulas=[whole.formulas[i] for i in rows],
-    )
 
 
 def few(data: PreparedData, n: int, seed: int) -> PreparedData:

@@ -81,7 +81,7 @@ class CGCNNCalculator(Calculator):
 
     @property
     def reference(self) -> Reference | Mapping[str, float]:
-        """What turns a formation energy into an energy."""
+        """Reference energies that turn a formation energy into an energy."""
         reference: Reference | Mapping[str, float] = self.parameters["reference"]
         return reference
 
@@ -108,7 +108,7 @@ class CGCNNCalculator(Calculator):
 
     def _properties(self) -> list[str]:
         name = self.model.target.name
-        calibrated = self._infer.trust(self.model) is not None
+        calibrated = self._infer.calibration(self.model) is not None
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
@@ -139,7 +139,7 @@ class CGCNNCalculator(Calculator):
         if prediction.error is not None:
             raise ValueError(prediction.error)
         name = self.model.target.name
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
             f"{name}_interval": np.array([prediction.lower, prediction.upper]),
@@ -205,7 +205,7 @@ class CGCNNCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
                 f"{self.model.target.name}, with {len(self.model.members)} member(s) and "
-                f"{'a' if self.model.trust else 'no'} calibration"
+                f"{'a' if self.model.calibration else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
         assert self.atoms is not None

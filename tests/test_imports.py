@@ -34,7 +34,7 @@ except SystemExit as end:
 
 
 COMMANDS = (
-    "predict", "fetch", "inspect", "train", "evaluate", "explain", "defects", "cathode", "screen", "voltage",
+    "predict", "fetch", "inspect", "train", "finetune", "evaluate", "explain", "defects", "cathode", "screen", "voltage",
     "optimize",
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ from cgcnn_ase.structures import (
     read_file,
     read_structures,
 )
-from cgcnn_ase.structures.formula import formula_problem
+from cgcnn_ase.structures.composition import formula_problem
 
 HEAD = """data_{name}
 _cell_length_a 5.6402

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import ArrayData, Dict, RemoteData, Str
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
 
+# nodes by the names of the inputs
+Inputs: TypeAlias = Mapping[str, Any]
 #: options of the command that stand in no settings file
 OPTIONS = ("task", "unit", "freeze", "epochs_factor", "preset", "workers", "name")
 _CHOICES = {
@@ -32,8 +34,8 @@ _CHOICES = {
 }
 
 
-def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
-    """What is wrong with the settings of a run, None if nothing is.
+def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | None:
+    """Find what is wrong with the settings of a run; None if nothing is.
 
     Parameters
     ----------
@@ -80,12 +82,12 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     return None
 
 
-def of_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the settings file of the command."""
+def of_file(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings of the command's file."""
     return {name: value for name, value in settings.items() if name not in (*DATA, *OPTIONS)}
 
 
-def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str] | None) -> list[str]:
+def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
     """The options of the command.
 
     Parameters
@@ -103,7 +105,7 @@ def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str]
         If unit or task are others than those of a model that is to learn its own target on.
     """
     task = settings.get("task", "regression")
-    unit = settings.get("unit", LABEL_UNITS.get(target, ""))
+    unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
     if model is not None and target == model["target"]:
         for name in ("unit", "task"):
             asked = settings.get(name, model[name])
@@ -259,15 +261,15 @@ class TrainCalculation(CrashSafeCalcJob):
                 graph=start.graph,
                 target=start.target,
                 scaler=start.scaler,
-                trust=start.trust,
-                dropout_trust=start.dropout_trust,
+                calibration=start.calibration,
+                dropout_calibration=start.dropout_calibration,
                 name=start.name,
             )
             save_model(alone, Path(folder.get_abs_path(MODEL)))
         return MODEL
 
 
-def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
+def data_of(inputs: Inputs) -> TrainingData:
     """The labelled structures of a job's inputs, divided; raises as `gather` does."""
     return gather(
         inputs["structures"],
@@ -278,7 +280,7 @@ def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
     )
 
 
-def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
+def model_facts(inputs: Inputs) -> dict[str, str] | None:
     """``name``, ``target``, ``unit`` and ``task`` of the model to start from.
 
     Raises
@@ -303,13 +305,13 @@ def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
     return facts | {"name": names[k]}
 
 
-def _settings_dict(settings: Dict | None) -> dict[str, Any]:
-    result: dict[str, Any] = {} if settings is None else settings.get_dict()
+def _settings_dict(settings: Dict | None) -> dict[str, object]:
+    result: dict[str, object] = {} if settings is None else settings.get_dict()
     return result
 
 
-def _check_inputs(inputs: "Mapping[str, Any]", _: Any) -> str | None:
-    """What is wrong with the inputs, None if nothing is."""
+def _check_inputs(inputs: Inputs, _: object) -> str | None:
+    """Find what is wrong with the inputs; None if nothing is."""
     if "structures" not in inputs or "target" not in inputs:
         return None  # the ports say so themselves
     settings = _settings_dict(inputs.get("settings"))

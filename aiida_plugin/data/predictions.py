@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
-from aiida_plugin.data.attribute_fields import attribute
+from aiida_plugin.data import attribute
 from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, read_rows, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 

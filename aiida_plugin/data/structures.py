@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
 
-from aiida_plugin.data.attribute_fields import attribute
-from aiida_plugin.data.packed_file import write_packed_file
+from aiida_plugin.data import attribute
 from aiida_plugin.data.structure_archive.arrays import StructureArrays
 from aiida_plugin.data.structure_archive.reader import (
     StructureTable,
@@ -23,6 +22,7 @@ from aiida_plugin.data.structure_archive.reader import (
     read_ids,
 )
 from aiida_plugin.data.structure_archive.writer import FORMAT_VERSION, write_structures
+from cgcnn_ase.structures.packed import PackedStructures, pack_positions, write_packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,12 +211,14 @@ class StructureSetData(Data):
         node.base.extras.set("structure_id", self.ids[row])
         return node
 
-    def write_packed(self, path: str | Path) -> None:
-        """Write the ``.npz`` file that ``cgcnn-ase predict`` reads: ids, lattice (Å), offsets, numbers, frac, pbc.
+    def packed(self) -> PackedStructures:
+        """The arrays of a packed file; moments, info and results are not among them."""
+        return pack_positions(self.ids, **self.arrays()._asdict())
 
-        Moments, info and results are not in it. The same set gives the same bytes.
-        """
-        write_packed_file(Path(path), self.ids, self.arrays())
+    def write_packed(self, path: str | Path) -> None:
+        """Write the ``.npz`` file that ``cgcnn-ase predict`` reads. The same set gives the same bytes."""
+        packed = self.packed()
+        write_packed(Path(path), lambda: [packed], compress=False)
 
     def summary(self) -> dict[str, Any]:
         """The attributes: counts, elements, first formulas, names of further arrays and of results."""

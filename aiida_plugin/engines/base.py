@@ -71,7 +71,7 @@ class Engine(ABC):
         `call` is what calls the calcfunction: a work chain's `call_once`, say.
 
         The structure carries energy (eV), and where the engine gives them forces (eV/Å), stress (eV/Å³) and magnetic
-        moments, and the label scheme (:mod:`aiida_plugin.data.label_scheme`) read from what the run says of itself.
+        moments, and the label scheme (:mod:`aiida_plugin.data.labels`) read from what the run says of itself.
 
         Raises
         ------

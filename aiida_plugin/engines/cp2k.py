@@ -10,7 +10,7 @@ from aiida.engine import calcfunction
 from aiida.orm import Dict, FolderData, Str, StructureData
 from ase.units import Bohr, GPa, Hartree, Ry, kB
 
-from aiida_plugin.data.label_scheme import SCHEME
+from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines import hubbard
 from aiida_plugin.engines.base import Call, Engine, plain_call

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from aiida_plugin.data.label_scheme import scheme_id, scheme_of
+from aiida_plugin.data.labels import scheme_id, scheme_of
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve

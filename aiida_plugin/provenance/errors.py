@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiida.orm import CalculationNode, QueryBuilder, load_node
 
-from aiida_plugin.data.label_scheme import merge_schemes, scheme_id, scheme_of
+from aiida_plugin.data.labels import merge_schemes, scheme_id, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
+from aiida_plugin.calculations.functions.finetune_steps import parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, validation_error
+from aiida_plugin.calculations.train import Inputs, TrainCalculation, arguments, model_facts, validation_error
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
@@ -191,7 +191,7 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def should_split(self) -> bool:
-        """Whether a part is kept to measure on."""
+        """Tell whether a part is kept to measure on."""
         return self.ctx.test is None and float(self.ctx.recipe.get("test", 0.1)) > 0
 
     def split(self) -> None:
@@ -201,7 +201,7 @@ class FinetuneWorkChain(WorkChain):
         self.ctx.structures, self.ctx.test = result["train"], result["test"]
         self.out("test", self.ctx.test)
 
-    def predict_before(self) -> dict[str, Any]:
+    def predict_before(self) -> dict[str, object]:
         """The old model on what is learned, for the offset, and on the test set."""
         sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
         return {
@@ -211,7 +211,7 @@ class FinetuneWorkChain(WorkChain):
         }
 
     def inspect_before(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         for key in ("before_on_train", "before"):
             if key in self.ctx and not self.ctx[key].is_finished_ok:
                 return self._fail("ERROR_PREDICTION_BEFORE", reason=_why(self.ctx[key]))
@@ -221,7 +221,7 @@ class FinetuneWorkChain(WorkChain):
         """Until a training has come to its end."""
         return self.ctx.trained is None
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> dict[str, object]:
         """Start, or go on after the wall time."""
         inputs = {
             "code": self.inputs.code, "model": self.inputs.model, "structures": self.ctx.structures,
@@ -256,15 +256,15 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def has_test(self) -> bool:
-        """Whether there is something to measure on."""
+        """Tell whether there is something to measure on."""
         return self.ctx.test is not None
 
-    def predict_after(self) -> dict[str, Any]:
+    def predict_after(self) -> dict[str, object]:
         """The new model on the test set."""
         return {"after": self._predict(self.ctx.trained.outputs.model, self.ctx.test, "after")}
 
     def inspect_after(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         if not self.ctx.after.is_finished_ok:
             return self._fail("ERROR_PREDICTION_AFTER", reason=_why(self.ctx.after))
         self.out("predictions", self._predictions("after"))
@@ -281,19 +281,16 @@ class FinetuneWorkChain(WorkChain):
         if self.has_test():
             inputs |= {"test": self.ctx.test} | {key: self._predictions(key) for key in ("before", "after")}
         try:
-            for labelled, key in (("train", "before_on_train"), ("test", "before"), ("test", "after")):
-                if key in inputs:
-                    accuracy(inputs[labelled], self.ctx.target, inputs[key])
+            self.out("report", call_once(self, "report", report_finetuning, **inputs))
         except ValueError as error:
             return self._fail("ERROR_REPORT", reason=str(error))
-        self.out("report", call_once(self, "report", report_finetuning, **inputs))
         return None
 
     def _target(self) -> str:
         facts = model_facts(self.inputs)
         return str(self.inputs.target.value if "target" in self.inputs else facts["target"] if facts else "")
 
-    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
+    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> object:
         options = self.inputs.get("predict_options", {})
         return submit_once(
             self,
@@ -324,8 +321,8 @@ def _why(job: CalcJobNode) -> str:
     return str(job.exit_message or f"it ended in the state {job.process_state}")
 
 
-def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
-    """What is wrong with recipe and model, None if nothing is."""
+def _check_inputs(inputs: Inputs, _: object) -> str | None:
+    """Find what is wrong with recipe and model; None if nothing is."""
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves
     recipe = inputs["recipe"].get_dict()

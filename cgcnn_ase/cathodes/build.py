@@ -256,6 +256,8 @@ def _check(value: str, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _oxygen(formula: str) -> float:
+    from cgcnn_ase.structures.composition import parse_formula
+
     amounts: Mapping[str, float] = parse_formula(formula) or {}
     return amounts["O"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import floor
 
 from cgcnn_ase.cathodes.lattices import FIXED, LAYERED, Lattice, cathode_names, layered
-from cgcnn_ase.structures.formula import parse_formula
+from cgcnn_ase.structures.composition import parse_formula
 
 _SHORT = {"LNO": "LiNiO2", "LCO": "LiCoO2", "LMO": "LiMn2O4", "LFP": "LiFePO4", "NCA": "LiNi0.8Co0.15Al0.05O2"}
 

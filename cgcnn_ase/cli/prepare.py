@@ -10,7 +10,7 @@ from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.tasks import TaskName
+    from cgcnn_ase.data.prepare import TaskName
 
 
 def prepare(

@@ -11,7 +11,7 @@ from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.tasks import TaskName
+    from cgcnn_ase.data.prepare import TaskName
     from cgcnn_ase.training.fit import FitResult
     from cgcnn_ase.training.start_model import Frozen
 
@@ -144,8 +144,8 @@ def _echo(result: "FitResult", *, as_json: bool, cross_validated: bool) -> None:
         typer.echo(json.dumps(run | metrics | ({"before_after": rows} if rows else {}), indent=1))
         return
     for spec in result.targets:
-        own = metrics if len(result.targets) == 1 else cast("dict[str, object]", metrics.get(spec.name, {}))
-        figures = cast("dict[str, dict[str, float | None]]", own)
+        of_target = metrics if len(result.targets) == 1 else metrics.get(spec.name, {})
+        figures = cast("dict[str, dict[str, float | None]]", of_target)
         if cross_validated:
             prefix = "" if len(result.targets) == 1 else f"{spec.name}, "
             for figure, over in figures.items():

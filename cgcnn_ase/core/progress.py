@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def is_terminal() -> bool:
-    """Whether somebody is looking: progress bars are for them only."""
+    """Tell whether somebody is looking: progress bars are for them only."""
     return sys.stderr.isatty()
 
 

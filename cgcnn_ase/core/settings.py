@@ -114,6 +114,8 @@ def _fields(kind: type[object]) -> dict[str, object]:
 
 
 def _kinds_in(hint: object) -> list[type[object]]:
+    if hasattr(hint, "kinds"):  # one of several, told apart by a tag
+        return list(hint.kinds().values())
     if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel)):
         return [hint]
     return [kind for part in getattr(hint, "__args__", ()) for kind in _kinds_in(part)]

@@ -25,14 +25,15 @@ import torch
 from cgcnn_ase.core.arrays import Ints, Strings
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import composition_key, hash_of_samples
+from cgcnn_ase.data.dataset import hash_of_samples
 from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data.prepare import TaskName, asked_columns, target_specs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
-from cgcnn_ase.data.tasks import TaskName, asked_columns, target_specs
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.structures.composition import composition_key
 
 _CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ADMITTED = frozenset(
@@ -122,7 +123,7 @@ def load_cgnn_folder(
     Parameters
     ----------
     names, task, unit
-        As in :func:`cgcnn_ase.data.tasks.load_tasks`.
+        As in :func:`cgcnn_ase.data.prepare.load_tasks`.
     val, test : float
         Parts for validation and test where there is no ``split.json``.
     is_part : bool

@@ -1,11 +1,6 @@
-"""Which of the known formats a folder holds: prepared data, or a data set of the CGNN code."""
+"""Names of files by which a folder is known to hold prepared data, or a data set of the CGNN code."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 # files of a data set of the CGNN code
 CGNN_TARGETS, CGNN_GRAPHS, CGNN_CONFIG, CGNN_SPLIT = "targets.csv", "graph_data.npz", "config.json", "split.json"

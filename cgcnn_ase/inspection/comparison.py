@@ -6,7 +6,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_common
 from cgcnn_ase.inspection.element_offsets import ElementOffsets, fit_offsets
 from cgcnn_ase.inspection.report import Distribution
@@ -64,8 +64,8 @@ def is_energy_per_atom(target: str) -> bool:
 
 
 def compare(
-    table: LabelledTable,
-    other: LabelledTable,
+    table: Dataset,
+    other: Dataset,
     target: str,
     other_target: str | None = None,
     *,

@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
-from cgcnn_ase.core.progress import progress_bar
-from cgcnn_ase.data.dataset import composition_key, volume_per_atom
+from cgcnn_ase.data.dataset import volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.structures.composition import formula_of
+from cgcnn_ase.structures.composition import composition_key, formula_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -238,7 +237,7 @@ def _reduced(structure: Geometry) -> "Structure":
     """The Niggli-reduced primitive cell, as the matcher takes it."""
     from pymatgen.core import Lattice, Structure
 
-    from cgcnn_ase.structures.disorder import without_reader_warnings
+    from cgcnn_ase.structures.record import without_reader_warnings
 
     species = [symbols()[z] for z in structure.numbers]
     with without_reader_warnings():

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.data.dataset import LabelledTable, read_table
+from cgcnn_ase.data.dataset import Dataset, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
 from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, Outliers, find_outliers
@@ -79,7 +78,7 @@ def inspect_dataset(
     limits: Limits | None = None,
     workers: int = 1,
     progress: bool = False,
-) -> tuple[LabelledTable, Inspection]:
+) -> tuple[Dataset, Inspection]:
     """Inspect a data set; gives its table, too, for pictures.
 
     Parameters
@@ -140,7 +139,7 @@ def inspect_dataset(
     )
 
 
-def _groups(table: LabelledTable, matches: Matches, target: str | None) -> list[DuplicateGroup]:
+def _groups(table: Dataset, matches: Matches, target: str | None) -> list[DuplicateGroup]:
     """The groups whose values differ most first."""
     values = None if target is None else [float(v) if np.isfinite(v) else None for v in table.values(target)]
     splits = [str(name) for name in table.columns["split"]] if "split" in table.columns else None
@@ -156,8 +155,8 @@ def _groups(table: LabelledTable, matches: Matches, target: str | None) -> list[
     return sorted(groups, key=lambda group: (-(group.spread or 0.0), group.ids))
 
 
-def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: bool) -> ModelPredictions:
-    """Predictions of a model for each structure."""
+def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) -> ModelPredictions:
+    """What a model predicts for each structure."""
     from ase import Atoms
 
     from cgcnn_ase.models.registry import load_model

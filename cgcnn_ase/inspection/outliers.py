@@ -11,8 +11,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
-from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.inspection.element_offsets import MAD_TO_STD, fit_offsets
 from cgcnn_ase.structures.validation import completed_cell
@@ -84,7 +83,7 @@ class Outliers:
 
 
 def find_outliers(
-    table: LabelledTable,
+    table: Dataset,
     target: str | None = None,
     *,
     model: ModelPredictions | None = None,
@@ -124,9 +123,7 @@ def find_outliers(
     return Outliers(sorted(result, key=lambda o: (-o.score, o.id, o.kind)), not_judged)
 
 
-def _values(
-    table: LabelledTable, target: str, values: Floats, limit: float, not_judged: list[str]
-) -> Iterator[Outlier]:
+def _values(table: Dataset, target: str, values: Floats, limit: float, not_judged: list[str]) -> Iterator[Outlier]:
     known = values[np.isfinite(values)]
     if len(known) < _FEWEST:
         not_judged.append(f"the values of {target} by themselves: there are {len(known)}, fewer than {_FEWEST}")
@@ -143,7 +140,7 @@ def _values(
 
 
 def _compositions(
-    table: LabelledTable, target: str, values: Floats, limit: float, not_judged: list[str]
+    table: Dataset, target: str, values: Floats, limit: float, not_judged: list[str]
 ) -> Iterator[Outlier]:
     expected = _of_elements(table.fractions, values)
     if expected is None:
@@ -164,7 +161,7 @@ def _compositions(
 
 
 def _predictions(
-    table: LabelledTable, target: str, values: Floats, model: ModelPredictions, limit: float
+    table: Dataset, target: str, values: Floats, model: ModelPredictions, limit: float
 ) -> Iterator[Outlier]:
     far = np.abs(values - model.mean) / model.std
     for k in np.flatnonzero(far > limit).tolist():
@@ -175,7 +172,7 @@ def _predictions(
         yield _outlier(table, k, "model", far[k] / limit, reason)
 
 
-def _volumes(table: LabelledTable, limit: float, not_judged: list[str]) -> Iterator[Outlier]:
+def _volumes(table: Dataset, limit: float, not_judged: list[str]) -> Iterator[Outlier]:
     volumes = table.volumes
     if not np.isfinite(volumes).any():
         not_judged.append("volumes: no structure repeats in all directions")
@@ -207,7 +204,10 @@ def _of_elements(fractions: Floats, values: Floats) -> Floats | None:
     return expected
 
 
-def _distances(table: LabelledTable, limit: float, progress: bool) -> Iterator[Outlier]:
+def _distances(table: Dataset, limit: float, progress: bool) -> Iterator[Outlier]:
+    from rich.console import Console
+    from rich.progress import track
+
     names = symbols()
     structures = with_progress(table.structures, "Looking for near atoms", len(table), shown=progress)
     for k, structure in enumerate(structures):
@@ -244,5 +244,5 @@ def _nearest(structure: Geometry, limit: float) -> tuple[int, int, float, float]
     return (int(first[k]), int(second[k]), float(distances[k]), float(ratio[k])) if ratio[k] < limit else None
 
 
-def _outlier(table: LabelledTable, k: int, kind: Kind, score: float, reason: str) -> Outlier:
+def _outlier(table: Dataset, k: int, kind: Kind, score: float, reason: str) -> Outlier:
     return Outlier(table.ids[k], table.formulas[k], kind, float(score), reason)

@@ -1,6 +1,7 @@
 """Contents of a data set: counts, distributions, gaps, splits that leak, mixed calculations, its provenance."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cgcnn_ase.core.elements import symbols
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 
 # text columns that say how a structure was calculated: values of different ones cannot be compared as they are
 SCHEMES = ("functional", "corrections", "thermo_type")
@@ -77,8 +78,8 @@ class DatasetReport:
     volumes: Distribution | None  # Å³ per atom
     columns: dict[str, Column]
     splits: Splits | None
-    schemes: dict[str, dict[str, int]]  # how many structures were calculated how
-    provenance: dict[str, object] | None
+    schemes: dict[str, dict[str, int]]  #: how many structures were calculated how
+    provenance: Mapping[str, object] | None
 
     def warnings(self) -> list[str]:
         """Sentences on what should be looked at before a model is trained on the data set."""
@@ -105,7 +106,7 @@ class DatasetReport:
         return asdict(self) | {"warnings": self.warnings()}
 
 
-def dataset_report(table: LabelledTable) -> DatasetReport:
+def dataset_report(table: Dataset) -> DatasetReport:
     """Count and describe what a data set holds."""
     present = table.fractions > 0
     n_components = Counter(present.sum(axis=1).tolist())
@@ -127,7 +128,7 @@ def dataset_report(table: LabelledTable) -> DatasetReport:
     )
 
 
-def _column(table: LabelledTable, name: str) -> Column:
+def _column(table: Dataset, name: str) -> Column:
     if name in table.numeric:
         values = table.values(name)
         return Column("number", int(np.isnan(values).sum()), Distribution.of(values))
@@ -141,7 +142,7 @@ def _frequent(text: "pd.Series[str]", most: int | None) -> dict[str, int]:
     return dict(sorted(Counter(text.astype(str)).items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
-def _splits(table: LabelledTable) -> Splits | None:
+def _splits(table: Dataset) -> Splits | None:
     if "split" not in table.columns:
         return None
     split = table.columns["split"].astype(str)

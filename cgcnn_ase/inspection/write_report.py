@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.inspection.comparison import Comparison
 from cgcnn_ase.inspection.inspect import Inspection
 from cgcnn_ase.inspection.report import DatasetReport, Distribution
@@ -17,7 +17,7 @@ from cgcnn_ase.inspection.report import DatasetReport, Distribution
 SHOWN = 20
 
 
-def write_inspection(table: LabelledTable, inspection: Inspection, folder: Path) -> None:
+def write_inspection(table: Dataset, inspection: Inspection, folder: Path) -> None:
     """Write ``report.json``, ``report.md`` and, where matplotlib is installed, the pictures; without it a warning.
 
     ``elements.png``, ``sizes.png``; ``values.png`` of the target; ``comparison.png`` of two data sets.
@@ -32,7 +32,7 @@ def write_inspection(table: LabelledTable, inspection: Inspection, folder: Path)
     (folder / "report.md").write_text(markdown(inspection, pictures=pictures), encoding="utf-8")
 
 
-def _draw(table: LabelledTable, inspection: Inspection, folder: Path) -> list[str]:
+def _draw(table: Dataset, inspection: Inspection, folder: Path) -> list[str]:
     from cgcnn_ase.plotting import dataset_plots
     from cgcnn_ase.plotting.model_plots import save
 

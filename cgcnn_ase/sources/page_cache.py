@@ -22,7 +22,8 @@ from cgcnn_ase.core.cache_folder import default_cache_folder
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.files import atomic_path, atomic_write
 from cgcnn_ase.sources.client import Page, Query, ReferenceClient
-from cgcnn_ase.structures.packed import PackedStructures, pack
+from cgcnn_ase.structures.packed import PackedStructures, load_packed, pack
+from cgcnn_ase.structures.record import StructureError
 
 # raise when the meaning of a cached page changes
 CACHE_VERSION = 1
@@ -61,8 +62,10 @@ class CachedPage:
 
     def structures(self) -> PackedStructures:
         """The structures, in the order of the page."""
-        with self._open() as archive:
-            return PackedStructures(*(archive[name] for name in PackedStructures._fields))
+        try:
+            return load_packed(self.path, is_part=True)
+        except StructureError as error:
+            raise self._damaged(error.reason) from error
 
     def values(self) -> Floats:
         """One row for each record, one column for each field; NaN where there is no value."""
@@ -74,10 +77,11 @@ class CachedPage:
         try:
             archive: np.lib.npyio.NpzFile = np.load(self.path, allow_pickle=False)
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise DatasetError(
-                f"{self.path}: this page of the cache is damaged; remove it and those after it"
-            ) from error
+            raise self._damaged(str(error)) from error
         return archive
+
+    def _damaged(self, reason: str) -> DatasetError:
+        return DatasetError(f"{self.path}: this page of the cache is damaged ({reason}); remove it and those after it")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.structures.record import RefusedError
+
+if TYPE_CHECKING:
+    from gemmi import cif as gemmi_cif
 
 _SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*\.?\d*[+-]?|[+-]\d*\.?\d*)(?:,spin=.*)?")
 
@@ -113,10 +116,15 @@ def number(value: str, what: str) -> float:
             raise RefusedError(f"{what} is {plain(value)!r}, not a number") from None
 
 
-def first_value(block: Any, tags: Sequence[str]) -> str | None:
+def value_of(block: "gemmi_cif.Block", tag: str) -> str | None:
+    """The value of a tag that stands alone as it is written, None where there is none."""
+    return block.find_value(tag)
+
+
+def first_value(block: "gemmi_cif.Block", tags: Sequence[str]) -> str | None:
     """The value of the first of these tags that states one, without quotes."""
     for tag in tags:
-        value = block.find_value(tag)
+        value = value_of(block, tag)
         if value is not None and plain(value) not in ("?", ".", ""):
             return plain(value)
     return None

@@ -4,63 +4,16 @@ import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, iter_rows, load_packed
-from cgcnn_ase.structures.readers import PACKED_SUFFIX, allowed, iter_file, record_of, structure_id, suffix_of
-from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord
+from cgcnn_ase.structures.packed import PACKED_SUFFIX, PackedStructures, count_packed, is_packed, load_packed
+from cgcnn_ase.structures.readers import allowed, iter_file, record_of, structure_id, suffix_of
+from cgcnn_ase.structures.record import StructureError, StructureRecord
 from cgcnn_ase.structures.validation import check_atoms, validation_error
 
-
-class PackedWorkItem(NamedTuple):
-    """Some rows of a packed file."""
-
-    source: str
-    rows: PackedStructures
-
-
-WorkItem = Path | PackedWorkItem
-
-
-def count_structures(paths: Iterable[Path]) -> int:
-    """How many structures there are at least: those of packed files, and one for each other file."""
-    return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
-
-
-def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
-    """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
-
-    One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
-    """
-    files: list[WorkItem] = []
-    for path in paths:
-        if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
-            if files:
-                yield files
-                files = []
-            for start in range(0, len(packed.ids), size):
-                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
-            continue
-        files.append(path)
-        if len(files) == size:
-            yield files
-            files = []
-    if files:
-        yield files
-
-
-def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
-    """The structures of a piece, as `iter_file` gives them."""
-    if isinstance(piece, Path):
-        return iter_file(piece, order_disordered=order_disordered)
-    return (record_of(name, piece.source, atoms) for name, atoms in iter_rows(piece.rows))
-
-
-def _loaded(path: Path) -> PackedStructures | None:
-    try:
-        return load_packed(path)
-    except (RefusedError, OSError):
-        return None
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Molecule, Structure
 
 
 MEMORY = "<memory>"
@@ -144,7 +97,7 @@ def _is_structure(path: Path) -> bool:
     return path.is_file() and (suffix != PACKED_SUFFIX or is_packed(path))
 
 
-def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
     """A stream of structures from files or objects, in order and in bounded memory.
 
     Parameters
@@ -182,7 +135,7 @@ def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[
     return _unique(_of_entries(inputs, order_disordered))
 
 
-def from_object(obj: Any, *, order_disordered: bool = False, source: str = MEMORY) -> Any:
+def from_object(obj: object, *, order_disordered: bool = False, source: str = MEMORY) -> "Atoms":
     """An `ase.Atoms`, or a pymatgen ``Structure`` or ``Molecule``, as a checked copy in `ase.Atoms` without calculator.
 
     Raises
@@ -195,11 +148,11 @@ def from_object(obj: Any, *, order_disordered: bool = False, source: str = MEMOR
     return check_atoms(_converted(obj, order_disordered, source), source)
 
 
-def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
+def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
     from ase import Atoms
 
     if isinstance(obj, Atoms):
-        copy = obj.copy()
+        copy: Atoms = obj.copy()
         copy.calc = None
         return copy
     if not _is_object(obj):
@@ -207,18 +160,18 @@ def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
     from cgcnn_ase.structures.disorder import from_pymatgen
 
     try:
-        return from_pymatgen(obj, order_disordered=order_disordered)
+        return from_pymatgen(cast("Structure | Molecule", obj), order_disordered=order_disordered)
     except ValueError as error:
         raise StructureError(source, str(error)) from error
 
 
-def _is_object(entry: Any) -> bool:
+def _is_object(entry: object) -> bool:
     """Whether the input is one structure in memory (told without importing pymatgen)."""
     names = {base.__name__ for base in type(entry).__mro__}
     return "Atoms" in names or bool(names & {"SiteCollection", "IStructure", "IMolecule"})
 
 
-def _expanded(entry: Any) -> Any:
+def _expanded(entry: object) -> object:
     """An entry of a list: folders and globs as the files they stand for; a path with a known suffix as it is."""
     if not isinstance(entry, str | Path):
         return entry
@@ -232,7 +185,7 @@ class _PathList(list[Path]):
     """The files that one entry of a list stands for."""
 
 
-def _of_entries(entries: Iterable[Any], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_entries(entries: Iterable[object], order_disordered: bool) -> Iterator[StructureRecord]:
     for i, entry in enumerate(entries):
         if isinstance(entry, _PathList):
             yield from _of_paths(entry, order_disordered)
@@ -254,7 +207,7 @@ def _of_paths(paths: Iterable[Path], order_disordered: bool) -> Iterator[Structu
         yield from iter_file(path, order_disordered=order_disordered)
 
 
-def _of_named(named: Iterable[tuple[Any, Any]], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_named(named: Iterable[tuple[object, object]], order_disordered: bool) -> Iterator[StructureRecord]:
     for key, entry in named:
         name = str(key)
         if isinstance(entry, str | Path):
@@ -266,7 +219,7 @@ def _of_named(named: Iterable[tuple[Any, Any]], order_disordered: bool) -> Itera
             yield _of_object(name, entry, order_disordered)
 
 
-def _of_object(name: str, obj: Any, order_disordered: bool) -> StructureRecord:
+def _of_object(name: str, obj: object, order_disordered: bool) -> StructureRecord:
     try:
         atoms = _converted(obj, order_disordered, MEMORY)
     except StructureError as error:
@@ -303,3 +256,54 @@ class UniqueIds:
         # setdefault returns the very object that it stored: anything else was there before
         reason = f"the name {record.id!r} is used twice: by {first} and {record.source}; rename one"
         return record._replace(atoms=None, error=reason)
+
+
+class PackedWorkItem(NamedTuple):
+    """Some rows of a packed file."""
+
+    source: str
+    rows: PackedStructures
+
+
+WorkItem = Path | PackedWorkItem
+
+
+def count_structures(paths: Iterable[Path]) -> int:
+    """How many structures there are at least: those of packed files, and one for each other file."""
+    return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
+
+
+def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
+    """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
+
+    One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
+    """
+    files: list[WorkItem] = []
+    for path in paths:
+        if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
+            if files:
+                yield files
+                files = []
+            for start in range(0, len(packed.ids), size):
+                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
+            continue
+        files.append(path)
+        if len(files) == size:
+            yield files
+            files = []
+    if files:
+        yield files
+
+
+def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+    """The structures of a piece, as `iter_file` gives them."""
+    if isinstance(piece, Path):
+        return iter_file(piece, order_disordered=order_disordered)
+    return (record_of(name, piece.source, atoms) for name, atoms in piece.rows.atoms())
+
+
+def _loaded(path: Path) -> PackedStructures | None:
+    try:
+        return load_packed(path, check_rows=False)
+    except (StructureError, OSError):
+        return None

@@ -1,5 +1,8 @@
 """One structure read from somewhere, or the reason why there is none."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -72,3 +75,15 @@ def one_line(text: object, *, limit: int = 300) -> str:
     """
     words = " ".join(str(text).split())
     return words if len(words) <= limit else words[: limit - 3] + "..."
+
+
+@contextmanager
+def without_reader_warnings() -> Iterator[None]:
+    """Silence what the readers say about repairs they made: what matters of it is checked afterwards."""
+    with warnings.catch_warnings():
+        for module in ("pymatgen", "ase", "spglib"):
+            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+        warnings.filterwarnings("ignore", message="Issues encountered while parsing CIF")
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        warnings.filterwarnings("ignore", message="No structure parsed for section")
+        yield

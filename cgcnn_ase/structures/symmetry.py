@@ -1,6 +1,6 @@
-"""Which sites of a structure are the same by its space group."""
+"""Sites of a structure that are the same by its space group."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from cgcnn_ase.structures.validation import completed_cell
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from spglib import SpglibDataset
 
 #: tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
 SYMPREC, ANGLE = 0.01, 5.0
@@ -50,8 +51,8 @@ def symmetry_dataset(
     numbers: Ints,
     *,
     symprec: float = SYMPREC,
-) -> Any:
-    """What spglib finds of a periodic structure (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
+) -> "SpglibDataset":
+    """The symmetry of a periodic structure that spglib finds (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
 
     Parameters
     ----------

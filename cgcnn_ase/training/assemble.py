@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
@@ -20,17 +20,12 @@ from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.plotting.write_evaluation import draw
-from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune_report import AnyEvaluation
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
-from cgcnn_ase.uncertainty.calibration_reuse import reuse_calibration
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
-from cgcnn_ase.uncertainty.error_model import difficulty_of
-from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
 # samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -41,7 +36,7 @@ class Assembled(NamedTuple):
 
     folder: Path  # ``best/``
     models: list[CrystalModel]
-    evaluations: list[dict[str, AnyEvaluation]]  # of each model by split
+    evaluations: list[dict[str, ModelEvaluation]]  # of each model by split
 
 
 def assemble(
@@ -60,7 +55,7 @@ def assemble(
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
     learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
-    too few held-out labels are there to calibrate, its calibration is kept (:func:`reuse_calibration`).
+    too few held-out labels are there to calibrate, its calibration is kept.
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
@@ -93,8 +88,7 @@ def assemble(
     metrics: dict[str, object] = {}
     evaluations = []
     for t, model in enumerate(models):
-        errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
-        factor = _set_calibration(model, data, t, known["val"], train, errors, start)
+        factor = _set_calibration(model, _HeldOut.of(data, t, known["val"], train, left_out), start)
         measured = _measure(model, data, t, known)
         _write_results(model, measured, output if len(models) == 1 else output / model.target.name)
         model_metrics: dict[str, object] = {split: each.summary() for split, each in measured.items()}
@@ -120,7 +114,7 @@ def assemble(
 
 def _measure(
     model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]]
-) -> dict[str, AnyEvaluation]:
+) -> dict[str, ModelEvaluation]:
     """Predictions of the splits that have labels beside these."""
     return {
         split: evaluate_model(
@@ -131,7 +125,7 @@ def _measure(
     }
 
 
-def _write_results(model: CrystalModel, measured: dict[str, AnyEvaluation], folder: Path) -> None:
+def _write_results(model: CrystalModel, measured: dict[str, ModelEvaluation], folder: Path) -> None:
     """Write results and pictures of the last split, test where there is one."""
     split, last = list(measured.items())[-1]
     folder.mkdir(exist_ok=True)
@@ -141,51 +135,67 @@ def _write_results(model: CrystalModel, measured: dict[str, AnyEvaluation], fold
 
 def first_member(model: CrystalModel) -> CrystalModel:
     """The first network alone, whose embeddings the domain and the error model read."""
-    return CrystalModel(
-        model.networks[:1],
-        graph=model.graph,
-        target=model.target,
-        scaler=model.scaler,
-        first_output=model.outputs.start,
-    )
+    return CrystalModel.like(model, model.networks[:1])
 
 
-def _set_calibration(
-    model: CrystalModel,
-    data: PreparedData,
-    t: int,
-    val: list[torch.Tensor],
-    train: torch.Tensor,
-    left_out: Floats | None,
-    start: CrystalModel | None,
-) -> float | None:
+class _HeldOut(NamedTuple):
+    """All that one target's calibration is fitted on: crystals (or sites) of val and train that have a label."""
+
+    val: list[torch.Tensor]  # embeddings by each member
+    labels: Floats  # in what is learned
+    composition: Floats32
+    training_embedding: Floats32  # by the first member
+    training_composition: Floats32
+    training_errors: Floats | None  # by networks that had not seen the crystals; they teach which are hard
+    site_elements: set[int]
+    groups: Ints | None
+
+    @classmethod
+    def of(
+        cls, data: PreparedData, t: int, val: list[torch.Tensor], train: torch.Tensor, left_out: Floats | None
+    ) -> "_HeldOut":
+        labels, of_sites = data.labels("val")[:, t], data.of_sites
+        has, learned = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+        sites = site_numbers_of(data.graphs, data.rows("train"))[learned] if of_sites else np.empty(0, np.int64)
+        return cls(
+            val=[embedding[torch.from_numpy(has)] for embedding in val],
+            labels=data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
+            composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
+            training_embedding=train.numpy()[learned],
+            training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[learned],
+            training_errors=None if left_out is None else left_out[learned, t],
+            site_elements=set(sites.tolist()),
+            groups=data.owners("val")[has] if of_sites else None,
+        )
+
+
+def _set_calibration(model: CrystalModel, held: _HeldOut, start: CrystalModel | None) -> float | None:
     """Calibrate a model and its dropout; return the factor of the std where the calibration is that of ``start``."""
-    model.trust, factor = _calibrated(model, data, t, val, train, left_out, start)
-    if model.dropout and model.trust is not None:
-        model.dropout_trust, _ = _calibrated(model, data, t, val, train, left_out, start, n_dropout=N_DROPOUT)
+    model.calibration, factor = _calibrated(model, held, start)
+    if model.dropout and model.calibration is not None:
+        model.dropout_calibration, _ = _calibrated(model, held, start, n_dropout=N_DROPOUT)
     return factor
 
 
 def _calibrated(
-    model: CrystalModel,
-    data: PreparedData,
-    t: int,
-    val: list[torch.Tensor],
-    train: torch.Tensor,
-    left_out: Floats | None,
-    start: CrystalModel | None = None,
-    *,
-    n_dropout: int | None = None,
-) -> tuple[Calibration | ClassificationCalibration | None, float | None]:
+    model: CrystalModel, held: _HeldOut, start: CrystalModel | None, *, n_dropout: int | None = None
+) -> tuple[Calibration | None, float | None]:
     """Fit a calibration, else keep that of the model to tune, with the factor of its std, else none; say so."""
+    out = outputs_of(model, held.val, n_dropout=n_dropout)
     try:
-        return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
+        return CALIBRATIONS[model.target.task].fit(
+            out, held.labels, composition=held.composition, training_embedding=held.training_embedding,
+            training_composition=held.training_composition, training_errors=held.training_errors,
+            site_elements=held.site_elements, groups=held.groups,
+        ), None  # fmt: skip
     except ValueError as error:
         reason = str(error)
-    old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
-    if start is not None and isinstance(old, Calibration) and not data.of_sites:
+    old = None if start is None else start.calibration if n_dropout is None else start.dropout_calibration
+    if start is not None and old is not None and held.groups is None:
         try:
-            kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
+            kept, factor = old.reuse(
+                out, held.labels, composition=held.composition, training_composition=held.training_composition
+            )
         except ValueError as error:
             reason += f"; {error}"
         else:
@@ -199,72 +209,6 @@ def _calibrated(
         stacklevel=4,
     )
     return None, None
-
-
-def _kept(
-    model: CrystalModel, old: Calibration, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
-) -> tuple[Calibration, float]:
-    """The calibration of the model to tune, held against the held-out errors."""
-    labels = data.labels("val")[:, t]
-    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
-    return reuse_calibration(
-        old,
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
-        data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
-        composition=compositions_of(data.graphs, data.rows("val"))[has],
-        training_composition=compositions_of(data.graphs, data.rows("train"))[train_mask],
-    )
-
-
-def calibrate(
-    model: CrystalModel,
-    data: PreparedData,
-    t: int,
-    val: list[torch.Tensor],
-    train: torch.Tensor,
-    left_out: Floats | None = None,
-    *,
-    n_dropout: int | None = None,
-) -> Calibration | ClassificationCalibration:
-    """Fit calibration and domain of target t: embeddings of the training split, errors of the val split.
-
-    ``val`` are the embeddings of the val split by each member, ``train`` those of the training split by the first.
-    ``left_out`` are errors of the training structures by networks that had not seen them; they teach the difficulty.
-    With ``n_dropout`` it is Monte Carlo dropout with so many samples that is calibrated.
-    """
-    labels = data.labels("val")[:, t]
-    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
-    training_embedding = train.numpy()[train_mask]
-    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[train_mask]
-    of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
-    on_sites = site_numbers_of(data.graphs, data.rows("train"))[train_mask] if data.of_sites else np.empty(0, np.int64)
-    site_elements = set(on_sites.tolist())
-    if out.logits is not None:
-        return ClassificationCalibration.fit(
-            out.logits.numpy(),
-            labels[has],
-            embedding=out.embedding.numpy(),
-            training_embedding=training_embedding,
-            training_composition=training_composition,
-            site_elements=site_elements,
-        )
-    difficulty = None
-    if left_out is not None:
-        difficulty = difficulty_of(training_composition, training_embedding, left_out[train_mask])
-    return Calibration.fit(
-        combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
-        data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-        embedding=out.embedding.numpy(),
-        composition=of_val,
-        training_embedding=training_embedding,
-        training_composition=training_composition,
-        difficulty=difficulty,
-        site_elements=site_elements,
-        groups=data.owners("val")[has] if data.of_sites else None,
-    )
 
 
 def draw_history(history: Path, unit: str, file: Path) -> None:

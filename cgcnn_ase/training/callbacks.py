@@ -1,11 +1,11 @@
-"""What happens around each epoch of a training: random numbers, the record, the checkpoints."""
+"""Around each epoch of a training: random numbers, the record, the checkpoints."""
 
 import csv
 import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -132,7 +132,9 @@ class History(Callback):
         del pl_module
         if not trainer.is_global_zero:
             return
-        rows = [row for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch]
+        rows: list[dict[str, object]] = [
+            {**row} for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch
+        ]
         metrics = trainer.callback_metrics
         rows.append(
             {
@@ -148,7 +150,7 @@ class History(Callback):
             writer.writerows(rows)
 
 
-def read_history(file: Path) -> list[dict[str, Any]]:
+def read_history(file: Path) -> list[dict[str, str]]:
     """Rows of a ``history.csv``; none if there is no such file."""
     if not file.exists():
         return []
@@ -163,7 +165,7 @@ class Reseed(Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Before the first batch: Lightning calls no ``on_train_epoch_start`` in the first epoch after a resume."""
         del pl_module, batch
@@ -182,14 +184,14 @@ class KeepBestAndLast(Checkpoint):
         self.folder, self.patience = folder, patience
         self.best, self.best_epoch, self.stopped = math.inf, -1, False
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Saved with each checkpoint."""
         return {"best": self.best, "best_epoch": self.best_epoch, "stopped": self.stopped}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Restored with the checkpoint."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.stopped = state_dict["stopped"]
+        state = cast("tuple[float, int, bool]", tuple(state_dict[name] for name in ("best", "best_epoch", "stopped")))
+        self.best, self.best_epoch, self.stopped = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that had stopped by itself does not go on."""

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.nn.architecture import ARCHITECTURES, DEFAULT, ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import CONFIGS, AnyConfig, check_graph, config_class
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
+    pass
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
@@ -32,20 +30,6 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
-class _ByTag:
-    """Tells pydantic, where it is installed, to read a network's settings by their tag ``architecture``."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
-        from pydantic_core import core_schema
-
-        kinds = {tag: handler.generate_schema(kind) for tag, kind in CONFIGS.items()}
-        return core_schema.tagged_union_schema(kinds, discriminator=_architecture)
-
-
-def _architecture(values: object) -> str:
-    return str(values.get("architecture", "cgcnn") if isinstance(values, Mapping) else "cgcnn")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Hyper-parameters of a run; the same configuration and data give the same weights."""
@@ -53,7 +37,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: Annotated[AnyConfig, _ByTag()] = field(default_factory=CGCNNConfig)
+    network: ArchitectureConfig = field(default_factory=CGCNNConfig)
     mean_variance: bool = False  #: the head also learns the size of its error
     quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
@@ -72,9 +56,7 @@ class TrainConfig:
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
-    cross_fit_folds: int = (
-        0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
-    )
+    cross_fit_folds: int = 0  #: networks trained on parts of the training split, to learn the errors; 0 or >= 2
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
     accelerator: Accelerator = "auto"
@@ -96,7 +78,7 @@ class TrainConfig:
         for name in ("learning_rate", "backbone_lr_scale", "cls_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        check_graph(self.network, self.graph)
+        self.network.check_graph(self.graph)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, as in ``config.yaml``."""
@@ -119,7 +101,7 @@ class TrainConfig:
                 **{
                     **values,
                     "graph": GraphConfig(**values.get("graph", {})),
-                    "network": config_class(network)(**network),
+                    "network": ARCHITECTURES.get(network.get("architecture", DEFAULT))(**network),
                 }
             )
         except TypeError as error:
@@ -149,7 +131,7 @@ def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
                 )
 
 
-def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
+def _check_pooling(target: TargetSpec, network: ArchitectureConfig) -> None:
     pooling = network.pooling
     if target.level == "site" and pooling not in OF_SITES:
         raise ValueError(
@@ -166,7 +148,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
             f"{target.name} is an average over atoms, the pooling {pooling!r} {_NO_AVERAGE[pooling]}; "
             f"allowed: network.pooling: {' or '.join(AVERAGES)}"
         )
-    if target.per_atom and isinstance(network, CGNNConfig) and network.extensive:
+    if target.per_atom and network.is_extensive:
         raise ValueError(f"{target.name} is an average over atoms; network.extensive must be false")
 
 

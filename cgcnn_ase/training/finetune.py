@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cgcnn_ase.data.tasks import TaskName
+    from cgcnn_ase.data.prepare import TaskName
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.training.fit import FitResult
     from cgcnn_ase.training.run_data import DataLike

@@ -1,33 +1,21 @@
-"""What fine-tuning has changed: the model before and after it, on the new test set and on the old."""
+"""Errors that fine-tuning has changed: the model before and after it, on the new test set and on the old."""
 
 import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
 
-from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.replay import OLD_TEST
 from cgcnn_ase.training.start_model import can_reuse_head
-
-AnyEvaluation: TypeAlias = RegressionEvaluation | ClassEvaluation
-
-
-class Figures(TypedDict, total=False):
-    """Errors of one model on one set, in what it learned."""
-
-    mae: float
-    bias: float
-    accuracy: float
-    coverage: float | None
 
 
 class Row(TypedDict):
@@ -38,8 +26,8 @@ class Row(TypedDict):
     n: int
     unit: str
     knew: bool  # whether the model knew the target before
-    before: Figures
-    after: Figures
+    before: dict[str, float | None]  # see `ModelEvaluation.report`
+    after: dict[str, float | None]
 
 
 FILE = "before_after.json"
@@ -52,7 +40,7 @@ def write_before_after(
     start: CrystalModel,
     tuned: Sequence[CrystalModel],
     output: Path,
-    evaluations: Sequence[Mapping[str, AnyEvaluation]] | None = None,
+    evaluations: Sequence[Mapping[str, ModelEvaluation]] | None = None,
 ) -> list[Row]:
     """Measure, write ``before_after.json`` and, of each set, ``before_after_SET.png``.
 
@@ -87,10 +75,11 @@ def write_before_after(
             after = None if evaluations is None else evaluations[t].get(split)
             after = evaluate_model(model, *sample) if after is None else after
             shown = [evaluate_model(start, *sample), after] if can_reuse_head(start, (target,)) else [after]
-            before = _figures(shown[0]) if len(shown) > 1 else _constant(after, data.labels("train")[:, t], target)
+            known = data.labels("train")[:, t]
+            learned = target.forward(torch.from_numpy(known[np.isfinite(known)])).numpy()
             row = Row(
                 target=target.name, set=name, n=len(after.ids), unit=target.learned_unit, knew=len(shown) > 1,
-                before=before, after=_figures(after),
+                before=shown[0].report() if len(shown) > 1 else after.baseline(learned), after=after.report(),
             )  # fmt: skip
             rows.append(row)
             if isinstance(after, RegressionEvaluation):
@@ -106,32 +95,13 @@ def describe(row: Row) -> str:
     if "accuracy" in after:
         figures = f"accuracy {after['accuracy']:.1%} ({what}: {before['accuracy']:.1%})"
     else:
-        change = f"{after['mae'] / before['mae'] - 1:+.0%}" if before["mae"] else "was exact"
-        figures = f"MAE {after['mae']:.4f} {row['unit']} ({what}: {before['mae']:.4f}, {change})"
+        old, new = before["mae"] or 0.0, after["mae"] or 0.0
+        figures = f"MAE {new:.4f} {row['unit']} ({what}: {old:.4f}, {f'{new / old - 1:+.0%}' if old else 'was exact'})"
     covered = "" if after["coverage"] is None else f", 90 % interval covers {after['coverage']:.1%}"
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _figures(evaluation: AnyEvaluation) -> Figures:
-    metrics = evaluation.metrics()
-    coverage = metrics.get("coverage")
-    if not isinstance(evaluation, RegressionEvaluation):
-        return {"accuracy": metrics["accuracy"], "coverage": coverage}
-    bias = float(np.mean(evaluation.estimate.mean - evaluation.target))
-    return {"mae": metrics["mae"], "bias": bias, "coverage": coverage}
-
-
-def _constant(after: AnyEvaluation, labels: Floats, target: TargetSpec) -> Figures:
-    """What a guess gives that knows the training labels alone."""
-    known = labels[np.isfinite(labels)]
-    if not isinstance(after, RegressionEvaluation):
-        most = np.bincount(known.astype(int)).argmax()
-        return {"accuracy": float(np.mean(after.labels == most)), "coverage": None}
-    off = float(target.forward(torch.from_numpy(known)).mean()) - after.target
-    return {"mae": float(np.abs(off).mean()), "bias": float(off.mean()), "coverage": None}
-
-
-def _draw(result: Sequence[AnyEvaluation], target: TargetSpec, file: Path) -> None:
+def _draw(result: Sequence[ModelEvaluation], target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
@@ -139,5 +109,5 @@ def _draw(result: Sequence[AnyEvaluation], target: TargetSpec, file: Path) -> No
 
     shown = [each for each in result if isinstance(each, RegressionEvaluation)]
     titles = ["before", "after"][-len(shown) :]
-    pairs = [(title, each.target, each.estimate.mean, each.std) for title, each in zip(titles, shown, strict=True)]
+    pairs = [(title, each.target, each.mean, each.std) for title, each in zip(titles, shown, strict=True)]
     plots.save(plots.parities(pairs, name=target.name.replace("_", " "), unit=target.learned_unit), file)

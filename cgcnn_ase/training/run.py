@@ -178,7 +178,7 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
 
 
 def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
-    """What decides the run, as it stands in ``config.yaml``."""
+    """All that decides the run, as it stands in ``config.yaml``."""
     settings = config.to_dict() | {"train_hash": data.train_hash}
     if starts:
         origins = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]

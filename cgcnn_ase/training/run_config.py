@@ -1,6 +1,6 @@
 """Settings of a run: each layer over those before it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """What a file with settings of a run holds; those of ALIGNN are translated."""
+    """Content of a file with settings of a run; those of ALIGNN are translated."""
 
     path: Path | None = None
     settings: Plain = field(default_factory=dict)
     val: float = 0.1  # part for validation
     test: float = 0.1  # part for the test
-    unused: tuple[str, ...] = ()  # settings of ALIGNN without meaning here
 
     @classmethod
-    def read(cls, path: Path | None) -> "SettingsFile":
+    def read(cls, path: Path | None, tell: Callable[[str], None]) -> "SettingsFile":
         """Read a YAML or JSON file, nothing without a path; raises ValueError naming the file and the mistake."""
         if path is None:
             return cls()
@@ -39,7 +38,13 @@ class SettingsFile:
             alignn = translate(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return cls(path, alignn.settings, alignn.val, alignn.test, tuple(alignn.unused))
+        if alignn.unused:
+            tell(f"{path}: settings of ALIGNN; without meaning here: {', '.join(alignn.unused)}")
+        return cls(path, alignn.settings, alignn.val, alignn.test)
+
+    def parts(self, val: float | None, test: float | None) -> tuple[float, float]:
+        """Parts for validation and test: those given, else those of the file."""
+        return self.val if val is None else val, self.test if test is None else test
 
 
 class SettingsLayers(NamedTuple):

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import asdict, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ Frozen = Literal["none", "embedding", "convolutions"]
 
 
 def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
-    """Whether a model to tune is to learn its own target on, with its own head and scaler."""
+    """Tell whether a model to tune learns its own target on, with its own head and scaler."""
     if len(targets) != 1:
         return False
     learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
@@ -35,8 +35,8 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
 
 
-def inherited_settings(model: CrystalModel) -> dict[str, Any]:
-    """What of the settings of a run a model to tune decides: graph, network, kind of head and number of members."""
+def inherited_settings(model: CrystalModel) -> dict[str, object]:
+    """Settings of a run that a model to tune decides: graph, network, kind of head and number of members."""
     network = model.networks[0].config
     return {
         "graph": asdict(model.graph),

@@ -13,6 +13,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
 from cgcnn_ase.training.start_model import finetune_member
+from cgcnn_ase.uncertainty.metrics import mae
 
 # parts of the way that are tried, the nearest first
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -58,9 +59,9 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
     every = embeddings_of(model_of([network for way in ways for network in way]), data.graphs, data.rows("val"))
     embeddings = [every[k : k + len(networks)] for k in range(0, len(every), len(networks))]
     errors = {}
-    for part, way, embedding in zip(STEPS, ways, embeddings, strict=True):
-        values = outputs_of(model_of(way), [each[torch.from_numpy(known)] for each in embedding]).values.mean(dim=0)
-        errors[part] = float(np.abs(values.numpy() - learned).mean())
+    for part, way, pooled in zip(STEPS, ways, embeddings, strict=True):
+        values = outputs_of(model_of(way), [each[torch.from_numpy(known)] for each in pooled]).values.mean(dim=0)
+        errors[part] = mae(learned, values.numpy())
     best = min(range(len(STEPS)), key=lambda k: errors[STEPS[k]])
     return nn.ModuleList(ways[best]), Blend(STEPS[best], errors, embeddings[best])
 

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from cgcnn_ase.core.targets import Level, TargetSpec
-from cgcnn_ase.data.dataset import composition_key, hash_of_samples, read_packed
+from cgcnn_ase.data.dataset import hash_of_samples, read_packed
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
@@ -17,7 +17,7 @@ from cgcnn_ase.data.splits import group_split
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
-from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
+from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
 
 # by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from

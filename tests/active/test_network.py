@@ -116,6 +116,6 @@ def test_refused(name, options, words):
 
 
 def test_a_model_without_std_is_refused(pool):
-    network = GraphNetworkSurrogate(make_model(trust=False, n_members=1), structure)
+    network = GraphNetworkSurrogate(make_model(calibration=False, n_members=1), structure)
     with pytest.raises(ValueError, match="gives no std: a surrogate must say how sure it is"):
         network.predict(pool.take([0]))

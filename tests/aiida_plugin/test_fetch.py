@@ -25,7 +25,7 @@ from cgcnn_ase.sources.client import (  # noqa: E402
     Query,
 )
 from cgcnn_ase.sources.fetch import fetch  # noqa: E402
-from cgcnn_ase.structures.packed import iter_packed  # noqa: E402
+from cgcnn_ase.structures.packed import load_packed  # noqa: E402
 
 FIELDS = ("energy_per_atom", "band_gap")
 
@@ -72,7 +72,7 @@ def test_values_are_labels_and_structures_are_those_of_the_files(folder):
     node = store_fetched(folder)
     assert node.ids == tuple(f"s-{k}" for k in range(7))
     for ours, (name, theirs), record in zip(
-        node.iter_atoms(), iter_packed(folder / "structures.npz"), Shelf().records, strict=True
+        node.iter_atoms(), load_packed(folder / "structures.npz").atoms(), Shelf().records, strict=True
     ):
         assert name == record.id
         assert np.array_equal(ours.numbers, record.atoms.numbers)

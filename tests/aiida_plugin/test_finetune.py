@@ -213,8 +213,8 @@ def test_the_same_labels_train_alike_by_every_door(code, model, cgcnn_ase, tmp_p
         assert {"from", "train_hash"} <= each.keys()
     alike = [{k: v for k, v in each.items() if k not in ("from", "train_hash")} for each in settings]
     assert alike == [alike[0]] * 4
-    own = recipe_for(results["metrics"]["n_train"], same_target=True, epochs_factor=0.04)
-    assert alike[0] | own.settings == alike[0]
+    decided = recipe_for(results["metrics"]["n_train"], same_target=True, epochs_factor=0.04)
+    assert alike[0] | decided.settings == alike[0]
 
 
 # The report
@@ -271,8 +271,8 @@ def test_a_shift_of_the_references_is_found_element_by_element():
 
 def settings_of_recipe(recipe, n):
     """What the command trains with: the one recipe by the number of labels, with what is given over it."""
-    own = recipe_for(n, same_target=True, epochs_factor=recipe["epochs_factor"])
-    return {"freeze": own.frozen, **own.settings, **recipe}
+    decided = recipe_for(n, same_target=True, epochs_factor=recipe["epochs_factor"])
+    return {"freeze": decided.frozen, **decided.settings, **recipe}
 
 
 def test_every_protocol_is_a_recipe_for_few_and_for_many():
@@ -283,13 +283,17 @@ def test_every_protocol_is_a_recipe_for_few_and_for_many():
         for n in (2, 50, 10_000):
             recipe, _ = protocol_inputs(name, n)
             assert validation_error(recipe, tunes=True) is None
-            own = settings_of_recipe(recipe, n)
-            assert (own["freeze"], own.get("checkpoint"), own["test"]) == ("convolutions", "last", 0.0) or n >= 50
+            settings = settings_of_recipe(recipe, n)
+            assert (settings["freeze"], settings.get("checkpoint"), settings["test"]) == (
+                "convolutions",
+                "last",
+                0.0,
+            ) or n >= 50
     fast, stringent = (settings_of_recipe(protocol_inputs(name, 100)[0], 100) for name in ("fast", "stringent"))
     assert fast["epochs"] < stringent["epochs"]
     recipe, restarts = protocol_inputs(None, 100, {"recipe": {"epochs": 3}, "max_restarts": 1})
-    own = settings_of_recipe(recipe, 100)
-    assert (own["epochs"], own["freeze"], restarts) == (3, "convolutions", 1)
+    settings = settings_of_recipe(recipe, 100)
+    assert (settings["epochs"], settings["freeze"], restarts) == (3, "convolutions", 1)
     with pytest.raises(ValueError, match="unknown protocol 'slow'; allowed: fast, balanced, stringent"):
         protocol_inputs("slow", 100)
     with pytest.raises(ValueError, match="overrides of epochs; allowed: max_restarts, recipe"):

@@ -52,7 +52,7 @@ def test_packed(packed: Path) -> None:
     data = load_dataset(packed, target="gap")
     assert data.ids == ["a", "NaN", "d"]  # b has no gap
     assert data.targets.tolist() == [[1.5], [2.5], [0.1]]
-    assert data.formulas == ["NaCl", "NaCl", "NaN"]
+    assert data.groups == ["NaCl", "NaCl", "NaN"]
     assert data.split is not None
     assert data.split.tolist() == ["train", "val", "train"]
     for shape, atoms in zip(data.structures, [CRYSTALS[0], CRYSTALS[2], CRYSTALS[3]], strict=True):
@@ -94,7 +94,7 @@ def test_id_prop_folder_and_file(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("cif_id,gap\nd,7\n")
     data = load_dataset(tmp_path)
     assert (data.ids, data.targets[:, 0].tolist(), data.split) == (["a", "b", "c", "d"], [1, 2, 3, 4], None)
-    assert data.formulas[0] == data.formulas[2] != data.formulas[3]  # both are NaCl
+    assert data.groups[0] == data.groups[2] != data.groups[3]  # both are NaCl
     assert load_dataset(tmp_path / "other.csv", target="gap").targets.tolist() == [[7]]
 
 
@@ -125,7 +125,12 @@ def test_prepare_and_read_back(packed: Path, tmp_path: Path) -> None:
 def test_prepare_splits_by_formula_where_there_is_no_split(tmp_path: Path) -> None:
     shapes = [geometry(atoms) for atoms in CRYSTALS] * 10
     formulas = [f"formula {k // 4}" for k in range(40)]
-    data = Dataset([str(k) for k in range(40)], shapes, np.arange(40.0)[:, None], None, formulas)
+    data = Dataset(
+        [str(k) for k in range(40)],
+        shapes,
+        np.arange(40.0)[:, None],
+        columns=pd.DataFrame({"reduced_formula": formulas}),
+    )
     prepared = prepare(data, TargetSpec(name="x", unit=""), GraphConfig(), val=0.2, test=0.2, seed=1, cache=tmp_path)
     counts = {name: len(prepared.rows(name)) for name in ("train", "val", "test")}
     assert counts == {"train": 24, "val": 8, "test": 8}
@@ -140,5 +145,5 @@ def test_real_data(shared_data: Path) -> None:
     assert set(data.split) == {"train", "val", "test"}
     assert 5000 < len(data) <= 5470
     assert np.isfinite(data.targets).all()
-    train = set(np.array(data.formulas)[data.split == "train"])
-    assert not train & set(np.array(data.formulas)[data.split == "test"])
+    train = set(np.array(data.groups)[data.split == "train"])
+    assert not train & set(np.array(data.groups)[data.split == "test"])

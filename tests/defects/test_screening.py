@@ -35,7 +35,7 @@ from ..conftest import make_model
 
 @pytest.fixture(scope="module")
 def site_model():
-    model = make_model(trust=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
+    model = make_model(calibration=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
     model.target = replace(model.target, level="site")
     return model
 

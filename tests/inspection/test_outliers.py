@@ -6,7 +6,7 @@ import pytest
 from ase.build import bulk
 
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, find_outliers
 
@@ -33,7 +33,7 @@ def salts(n=3):
 
 def table(names, atoms, **columns):
     ids = [f"{name}-{k}" for k, name in enumerate(names)]
-    return LabelledTable("memory", ids, [geometry(a) for a in atoms], pd.DataFrame(columns))
+    return Dataset(ids, [geometry(a) for a in atoms], np.zeros((len(ids), 0)), columns=pd.DataFrame(columns))
 
 
 def flagged(result):

@@ -13,7 +13,7 @@ from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.sources.optimade import Optimade
 from cgcnn_ase.sources.optimade.providers import PROVIDERS
 from cgcnn_ase.sources.retry import with_retries
-from cgcnn_ase.structures.packed import iter_packed
+from cgcnn_ase.structures.packed import load_packed
 
 from ..optimade_reference import crystals, document, serve
 
@@ -447,7 +447,7 @@ def test_fetch_to_a_folder_resume_and_offline(client, server, tmp_path, monkeypa
     assert [int(asked["page_offset"][0]) for asked in server.faults.asked] == list(range(10, len(CRYSTALS), 5))
     assert provenance.n_records == len(CRYSTALS)
     assert provenance.licence == "CC BY 4.0"
-    assert {name: len(atoms) for name, atoms in iter_packed(output / "structures.npz")} == {
+    assert {name: len(atoms) for name, atoms in load_packed(output / "structures.npz").atoms()} == {
         name: len(atoms) for name, atoms in CRYSTALS.items()
     }
     server.faults.asked.clear()

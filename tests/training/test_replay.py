@@ -82,7 +82,7 @@ def test_before_and_after_are_the_errors_of_the_two_models(new, old, tiny, tmp_p
             result = evaluate_model(
                 model, data.graphs, data.rows(split), data.sample_names(split), data.labels(split)[:, 0]
             )
-            error = result.estimate.mean - data.labels(split)[:, 0]
+            error = result.mean - data.labels(split)[:, 0]
             assert row[key]["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
             assert row[key]["bias"] == pytest.approx(error.mean(), rel=1e-4, abs=1e-6)
         assert f"before: {row['before']['mae']:.4f}" in describe(row)

@@ -159,6 +159,6 @@ def test_all_are_the_properties_of_the_material():
 def test_small_and_documented(name):
     (ref,) = find_models(name)
     assert sum(file.stat().st_size for file in ref.path.iterdir()) < 3e6
-    assert load_model(name).trust is not None
+    assert load_model(name).calibration is not None
     assert model_info(name).test["auc"] >= 0.97
     assert "2DMatPedia" in (ref.path / "README.md").read_text(encoding="utf-8")

@@ -4,12 +4,15 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from cgcnn_ase.core.arrays import AnyArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class NpyWriter:
@@ -38,7 +41,7 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
         return self._file.tell()
 
-    def append(self, rows: Array) -> None:
+    def append(self, rows: AnyArray) -> None:
         """Add rows, (k, *shape)."""
         self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
         self.n_rows += len(rows)
@@ -67,9 +70,10 @@ class _Raw(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer)
+        data = self._file.read(len(view))
+        view[: len(data)] = data
         return len(data)
 
 
@@ -98,7 +102,7 @@ class NpyReader:
         self.n_rows, self.shape = shape[0], shape[1:]
         self._row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def read(self, count: int) -> Array:
+    def read(self, count: int) -> npt.NDArray[Any]:
         """The next `count` rows, (count, *shape), writable."""
         data = self._file.read(count * self._row_bytes)
         if len(data) != count * self._row_bytes:

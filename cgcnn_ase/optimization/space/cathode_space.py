@@ -177,7 +177,7 @@ def _host_metals(host: str) -> Mapping[str, float]:
     """The share of each metal of a layered host."""
     from cgcnn_ase.cathodes.composition import parse_cathode
     from cgcnn_ase.cathodes.lattices import LAYERED
-    from cgcnn_ase.structures.formula import parse_formula
+    from cgcnn_ase.structures.composition import parse_formula
 
     cathode = parse_cathode(host)
     if cathode.lattice.space_group != 166:
