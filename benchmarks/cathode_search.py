@@ -16,7 +16,7 @@ from _structures import say
 from optimizer_search import RANGES
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.energies.chgnet import CHGNetEnergy
+from cgcnn_ase.energies.calculators import CHGNetEnergy
 from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective
 from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
 from cgcnn_ase.optimization.oracles import Evaluation

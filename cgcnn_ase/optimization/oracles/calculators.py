@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from cgcnn_ase.energies.ensemble_energy import EnergyModel
+    from cgcnn_ase.energies.interface import EnergyModel
     from cgcnn_ase.optimization.space.variables import Point
 
 
@@ -47,7 +47,7 @@ class EnergyOracle:
     Parameters
     ----------
     model
-        What gives the energies; for a relaxation a :class:`~cgcnn_ase.energies.energy_model.CalculatorEnergy` with
+        What gives the energies; for a relaxation a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy` with
         forces.
     name
         How it is called in the configuration.
@@ -86,7 +86,7 @@ class EnergyOracle:
         OracleError
             If there is no structure, or the relaxation does not converge.
         """
-        from cgcnn_ase.energies.relax import NotConvergedError, relaxed
+        from cgcnn_ase.energies.calculators import NotConvergedError, relaxed
 
         del point
         if atoms is None:
@@ -114,8 +114,7 @@ def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle
     """
     from cgcnn_ase.core.elements import reference_energies
     from cgcnn_ase.core.settings import parse_settings
-    from cgcnn_ase.energies.chgnet import CHGNetEnergy, chgnet_calculator
-    from cgcnn_ase.energies.energy_model import CalculatorEnergy
+    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
     del folder
     settings = parse_settings(CHGNetSettings, options, "oracle")
@@ -142,7 +141,7 @@ def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
         If there is no such class, or it does not take the parameters.
     """
     from cgcnn_ase.core.settings import parse_settings
-    from cgcnn_ase.energies.energy_model import CalculatorEnergy
+    from cgcnn_ase.energies.calculators import CalculatorEnergy
 
     settings = parse_settings(AseSettings, options, "oracle")
     kind = load_named(settings.calculator, folder, "oracle.calculator")

@@ -110,9 +110,8 @@ def cathode_structure(
     """
     import numpy as np
 
+    from cgcnn_ase.cathodes.arrangement import ewald_removal, random_ordering, random_removal
     from cgcnn_ase.cathodes.lattices import LITHIUM
-    from cgcnn_ase.cathodes.lithium import ewald_removal, random_removal
-    from cgcnn_ase.cathodes.ordering import random_ordering
 
     if unknown := sorted(set(point) - set(CATHODE_VARIABLES)):
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")

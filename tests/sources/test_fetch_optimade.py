@@ -100,7 +100,7 @@ def test_again_without_network(fetch, server, tmp_path):
         (["--provider", "oqmd", "--fields", "K_VRH"], "unknown field 'K_VRH'"),
         (["--provider", "mc3d", "--stable"], "energy_above_hull"),
         (["--provider", "https://x.org", "--property", "band_gap"], "as band_gap=_prefix_gap:eV"),
-        (["--provider", "https://x.org", "--property", "gap=_x:eV"], "unknown property 'gap'; allowed are"),
+        (["--provider", "https://x.org", "--property", "gap=_x:eV"], "unknown property 'gap'; allowed:"),
         (["--provider", "https://x.org", "--property", "band_gap=_x:GPa"], "cannot be converted exactly"),
         (["--property", "band_gap=_x:eV"], "--property is for OPTIMADE servers"),
     ],

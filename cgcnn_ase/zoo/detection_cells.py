@@ -1,4 +1,4 @@
-"""Perfect and defective supercells of hosts, in pairs, for a classifier to tell apart; and where the defect is."""
+"""Perfect and defective supercells in pairs, for a classifier to tell apart: of any host, and of cathodes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,84 +7,62 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.defects.augmentation import random_vacancies
+from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import SINGLE, point_defects
-from cgcnn_ase.defects.supercell import SupercellLike
+from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: what the crystals of the other class are called
+# what the crystals of the other class are called
 PERFECT = "perfect"
 
-#: atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
+# atoms around a vacancy up to so many times the distance of the nearest one are its neighbours
 _SHELL = 1.2
+
+# defects of the cells of cathodes
+CATHODE_KINDS = ("vacancy", "exchange")
 
 
 class DetectionCell(NamedTuple):
-    """A supercell with its labels.
+    """A supercell with its labels."""
 
-    Attributes
-    ----------
-    id
-        Unique among the cells of one call.
-    host
-        Name of the host.
-    atoms
-        The supercell.
-    kind
-        ``perfect``, ``vacancy``, ``antisite``, ``substitution`` or ``interstitial``.
-    defect
-        ``v_Li``, ``Ni_Li``, ``Li_i``; empty for a perfect cell.
-    places
-        Indices of the atoms where the defect is: the atom that is wrong, or the nearest ones around a vacancy.
-    """
-
-    id: str
-    host: str
-    atoms: "Atoms"
-    kind: str
-    defect: str
+    id: str  # unique among the cells of one call
+    host: str  # name of the host
+    atoms: "Atoms"  # the supercell
+    kind: str  # ``perfect``, ``vacancy``, ``antisite``, ``substitution`` or ``interstitial``
+    defect: str  # ``v_Li``, ``Ni_Li``, ``Li_i``; empty for a perfect cell
+    # indices of the atoms where the defect is: the atom that is wrong, or the nearest ones around a vacancy
     places: tuple[int, ...]
 
     @property
     def defective(self) -> bool:
-        """Whether there is a defect."""
+        """True where there is a defect."""
         return self.kind != PERFECT
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
-    """How the supercells of a host are made.
+    """Settings of the supercells of a host."""
 
-    Attributes
-    ----------
-    kinds
-        Of ``vacancy``, ``antisite``, ``substitution``, ``interstitial``.
-    supercell
-        As in `point_defects`; a number is not applied along a vacuum.
-    n_defects
-        Defects of each kind and host, drawn at random from all that symmetry tells apart; fewer where there are fewer.
-    rattle
-        Standard deviation, Å, of the random displacements of each Cartesian coordinate, in both classes.
-    max_atoms
-        Hosts whose supercell would be larger are left out.
-    seed
-        Each host has its own random numbers, from the seed and its name.
-    """
-
-    kinds: tuple[str, ...] = SINGLE
-    supercell: SupercellLike = 3
+    kinds: tuple[str, ...] = SINGLE  # of ``vacancy``, ``antisite``, ``substitution``, ``interstitial``
+    supercell: SupercellLike = 3  # as in `point_defects`; a number is not applied along a vacuum
+    # defects of each kind and host, drawn at random from all that symmetry tells apart; fewer where there are fewer
     n_defects: int = 1
+    # standard deviation, Å, of the random displacements of each Cartesian coordinate, in both classes
     rattle: float = 0.0
-    max_atoms: int | None = None
-    seed: int = 0
+    max_atoms: int | None = None  # hosts whose supercell would be larger are left out
+    seed: int = 0  # each host has its own random numbers, from the seed and its name
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in SINGLE:
-                raise ValueError(f"kind {kind!r}: allowed are {', '.join(SINGLE)}")
+                raise unknown_name("kind", kind, SINGLE)
         if not self.kinds:
             raise ValueError(f"no kind of defect is given; allowed are {', '.join(SINGLE)}")
         if self.n_defects < 1:
@@ -96,22 +74,17 @@ class DetectionConfig:
 def detection_cells(
     hosts: Iterable[tuple[str, "Atoms"]], config: DetectionConfig, *, dopants: Sequence[str] = ()
 ) -> Iterator[DetectionCell]:
-    """Each host's defective supercells, each followed by a perfect one: as many of either class, from the same hosts.
+    """Yield each host's defective supercells, each followed by a perfect one: as many of either class, from the same
+    hosts.
 
     Parameters
     ----------
     hosts
         Names, all different, and structures.
     config
-        What is made of them.
+        Settings of the supercells.
     dopants
-        Elements that substitutions draw from, each as often as it is given: those of all hosts make the dopants no
-        stranger than the hosts (see `elements_of`). Those of the host itself are never taken.
-
-    Yields
-    ------
-    DetectionCell
-        One by one; the same arguments give the same cells, and what a host gives does not depend on the others.
+        Elements that substitutions draw from, each as often as it is given (see `elements_of`); never the host's own.
 
     Raises
     ------
@@ -150,9 +123,6 @@ def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequenc
 
 
 def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
-    from cgcnn_ase.defects.host import check_host
-    from cgcnn_ase.defects.supercell import make_supercell
-
     return make_supercell(check_host(host, name), config.supercell).atoms
 
 
@@ -183,7 +153,7 @@ def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
 
 
 def nearest(atoms: "Atoms", point: Floats) -> tuple[int, ...]:
-    """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
+    """The atoms around a point, Å: those up to 1.2 times as far as the nearest."""
     from ase.geometry import get_distances
 
     distances = get_distances(point, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
@@ -197,3 +167,39 @@ def rattled(atoms: "Atoms", std: float, rng: np.random.Generator) -> "Atoms":
         shift: Floats = rng.normal(scale=std, size=atoms.positions.shape)
         moved.positions += shift
     return moved
+
+
+def cathode_cells(
+    names: Sequence[str], *, num: int = 4, n_atoms: int = 80, rattle: float = 0.0, seed: int = 0
+) -> Iterator[DetectionCell]:
+    """Yield ``num`` random orderings of the metals of each cathode, each with either defect and twice without.
+
+    A defective cell of the kind ``vacancy`` (of lithium) or ``exchange`` (of lithium and a metal) is followed by a
+    perfect one; the hosts are called ``cathode:NAME``, the names are those of `build_cathode`. Random displacements
+    have a standard deviation of ``rattle`` Å, in both classes. Ordering k of the metals is that of seed + k.
+    """
+    for name in names:
+        for k in range(num):
+            perfect = build_cathode(name, n_atoms=n_atoms, seed=seed + k)
+            rng = np.random.default_rng([seed, k])
+            host = f"cathode:{name}"
+            for kind, make in zip(CATHODE_KINDS, (_vacancy, _exchange), strict=True):
+                key = f"{host}:{seed + k}:{kind}"
+                atoms, defect, places = make(perfect, rng)
+                yield DetectionCell(key, host, rattled(atoms, rattle, rng), kind, defect, places)
+                yield DetectionCell(f"{key}:{PERFECT}", host, rattled(perfect, rattle, rng), PERFECT, "", ())
+
+
+def _vacancy(perfect: "Atoms", rng: np.random.Generator) -> "tuple[Atoms, str, tuple[int, ...]]":
+    (defect,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
+    return defect.atoms, defect.manifest.defect, nearest(defect.atoms, perfect.positions[defect.manifest.sites[0]])
+
+
+def _exchange(perfect: "Atoms", rng: np.random.Generator) -> "tuple[Atoms, str, tuple[int, ...]]":
+    """A lithium and a metal, both drawn at random."""
+    names = np.array(perfect.get_chemical_symbols())
+    lithium = int(rng.choice(np.flatnonzero(names == "Li")))
+    metal = int(rng.choice(np.flatnonzero(~np.isin(names, ["Li", "O", "P"]))))
+    atoms = perfect.copy()
+    atoms.symbols[[lithium, metal]] = names[[metal, lithium]]
+    return atoms, f"{names[metal]}_Li+Li_{names[metal]}", (lithium, metal)

@@ -517,7 +517,7 @@ def test_the_key_is_written_nowhere(server, client, tmp_path, caplog, capfd):
 # Questions that make no sense here
 
 BAD = {
-    "field": ({"fields": ["gap"]}, "unknown field 'gap'; allowed are formation_energy_per_atom"),
+    "field": ({"fields": ["gap"]}, "unknown field 'gap'; allowed: formation_energy_per_atom"),
     "mixed": ({"fields": ["average_voltage", "band_gap"]}, "band_gap and average_voltage are of different records"),
     "range": (
         {"fields": ["average_voltage"], "query": Query(ranges={"K_VRH": (1, 2)})}, "K_VRH and average_voltage are of"
@@ -539,7 +539,7 @@ def test_bad_questions(client, tmp_path, name):
 
 
 def test_an_unknown_thermo_type():
-    with pytest.raises(ValueError, match="thermo type 'PBE': allowed are GGA_GGA"):
+    with pytest.raises(ValueError, match="unknown thermo type 'PBE'; allowed: GGA_GGA"):
         MaterialsProject(thermo_type="PBE")
 
 

@@ -100,7 +100,7 @@ def test_a_layer_is_not_repeated_along_its_vacuum():
 
 
 def test_what_is_not_allowed():
-    with pytest.raises(ValueError, match="kind 'hole': allowed are vacancy, antisite, substitution, interstitial"):
+    with pytest.raises(ValueError, match="unknown kind 'hole'; allowed: vacancy, antisite, substitution"):
         DetectionConfig(kinds=("hole",))
     with pytest.raises(ValueError, match="rattle -1"):
         DetectionConfig(rattle=-1.0)

@@ -6,7 +6,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from cgcnn_ase.defects import average_voltage, build_cathode, voltage_curve
+from cgcnn_ase.cathodes import average_voltage, build_cathode, voltage_curve
 
 #: eV/atom, of lithium; and by how much each lithium in the host is lower
 METAL, BINDING = -1.9, 3.5

@@ -92,7 +92,7 @@ def test_ewald_removal_finds_what_enumeration_finds():
 
 def test_lowest_takes_the_lowest_of_its_candidates():
     """A model that likes Co and Mn near the origin, and Li far from it, so the answer can be computed beside it."""
-    from cgcnn_ase.energies.ensemble_energy import Energies
+    from cgcnn_ase.energies.interface import Energies
 
     class Likes:
         name, references = "likes", None

@@ -10,7 +10,7 @@ from ase.calculators.calculator import Calculator
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.cathodes.voltage import average_voltage, framework, voltage_curve
 from cgcnn_ase.cathodes.voltage_plot import voltage_plot
-from cgcnn_ase.energies.ensemble_energy import Energies
+from cgcnn_ase.energies.interface import Energies
 from cgcnn_ase.plotting.model_plots import save
 
 LITHIUM = -1.9

@@ -1,17 +1,52 @@
-"""From a provider's unit to ours: only conversions that are exact, of intensive and of per-cell quantities."""
+"""Properties as all reference databases have them: our names, their units, and exact conversions from other units."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scipy import constants
 
-from cgcnn_ase.sources.client import UNITS, check_fields
+from cgcnn_ase.core.errors import unknown_name
 
-#: properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
+# our names of properties and their units ("" for a pure number)
+UNITS: Mapping[str, str] = {
+    "formation_energy_per_atom": "eV/atom",
+    "energy_above_hull": "eV/atom",
+    "energy_per_atom": "eV/atom",
+    "uncorrected_energy_per_atom": "eV/atom",
+    "is_stable": "",
+    "band_gap": "eV",
+    "efermi": "eV",
+    "is_metal": "",
+    "total_magnetization": "mu_B",
+    "magnetization_per_formula_unit": "mu_B",
+    "K_VRH": "GPa",
+    "G_VRH": "GPa",
+    "poisson": "",
+    "volume": "Å^3",
+    "density": "g/cm^3",
+    "average_voltage": "V",
+    "capacity_grav": "mAh/g",
+}
+
+# what depends on the functional and on the scheme of corrections: never mixed
+ENERGIES = (
+    "formation_energy_per_atom",
+    "energy_above_hull",
+    "energy_per_atom",
+    "uncorrected_energy_per_atom",
+    "is_stable",
+    "average_voltage",
+)
+
+# target of a pretrained model for a fetched property, where the two have different names
+MODEL_TARGETS: Mapping[str, str] = {"K_VRH": "bulk_modulus", "G_VRH": "shear_modulus", "poisson": "poisson_ratio"}
+
+# properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
 OF_CELL = ("total_magnetization", "volume")
 
 _RYDBERG = constants.value("Rydberg constant times hc in eV")
 
-#: what one of each unit is in ours (CODATA values as SciPy has them)
+# what one of each unit is in ours (CODATA values as SciPy has them)
 FACTORS: dict[str, dict[str, float]] = {
     "eV": {
         "eV": 1.0,
@@ -31,7 +66,7 @@ FACTORS: dict[str, dict[str, float]] = {
     "": {"": 1.0},
 }
 
-#: other ways to write a unit
+# other ways to write a unit
 _SPELLINGS = {"Angstrom^3": "Å^3", "angstrom^3": "Å^3", "A^3": "Å^3", "Å³": "Å^3", "g/cm³": "g/cm^3", "1": "",
               "dimensionless": "", "μB": "mu_B", "µB": "mu_B", "uB": "mu_B", "bohr_magneton": "mu_B",
               "Hartree": "Ha", "hartree": "Ha", "Rydberg": "Ry", "rydberg": "Ry"}  # fmt: skip
@@ -49,24 +84,27 @@ class Conversion:
         return value * self.factor * float(n_atoms) ** self.power
 
 
+def check_fields(names: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
+    """The names, each once, or a `ValueError` with the nearest and all of the allowed ones.
+
+    >>> check_fields(["band_gab"], ["band_gap", "efermi"])
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown field 'band_gab'; did you mean band_gap? allowed: band_gap, efermi
+    """
+    once, known = tuple(dict.fromkeys(names)), list(allowed)
+    for name in once:
+        if name not in known:
+            raise unknown_name(what, name, known)
+    return once
+
+
 def conversion(name: str, unit: str) -> Conversion:
-    """How values of a provider become ours.
+    """Conversion of a provider's values of a property to ours.
 
-    Parameters
-    ----------
-    name
-        Our name of the property.
-    unit
-        The provider's unit. Energies of atoms say of what: ``eV/atom`` or ``eV/cell``; magnetization and volume are
-        those of the cell unless ``/atom`` says otherwise.
+    The unit says of what an energy is: ``eV/atom`` or ``eV/cell``; magnetization and volume are those of the cell
+    unless ``/atom`` says otherwise. A `ValueError` lists what is allowed where no exact conversion exists.
 
-    Raises
-    ------
-    ValueError
-        If the property is unknown, or no exact conversion exists; the message lists what is allowed.
-
-    Examples
-    --------
     >>> conversion("formation_energy_per_atom", "meV/atom")(-250.0, 8)
     -0.25
     >>> conversion("energy_per_atom", "eV/cell")(-40.0, 8)
@@ -91,7 +129,7 @@ def units(name: str) -> list[str]:
 
 
 def same_unit(first: str, second: str) -> bool:
-    """Whether two ways of writing may mean one unit; ``/atom`` and ``/cell`` may be left out."""
+    """True where two ways of writing may mean one unit; ``/atom`` and ``/cell`` may be left out."""
     (one, of_one), (other, of_other) = _parsed(first), _parsed(second)
     return one == other and (not of_one or not of_other or of_one == of_other)
 
