@@ -18,9 +18,10 @@ from optimizer_search import RANGES
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.energies.chgnet import CHGNetEnergy
 from cgcnn_ase.optimization.objectives import ITSELF, Cell, Objective
-from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
+from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.oracles import Evaluation
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.optimization.space.sampling import initial_points
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 
 METALS = ("ni_content", "co_content", "mn_content")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.optimization.acquisition import Acquisition, Wanted, acquire, as_cost, cost_moments
-from cgcnn_ase.optimization.pareto import random_weights, scalarise
+from cgcnn_ase.optimization.acquisition import acquire
+from cgcnn_ase.optimization.pareto import Wanted, as_cost, cost_moments, random_weights, scalarise
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
@@ -57,7 +57,7 @@ class Aim:
         orderings); else the mean of those.
     """
 
-    acquisition: Acquisition
+    acquisition: str
     goals: tuple[Wanted, ...]
     kappa: float = 2.0
     of_structures: bool = False

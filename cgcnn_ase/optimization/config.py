@@ -4,14 +4,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from cgcnn_ase.core.settings import Positive, Settings, settings_of, unknown_name
-from cgcnn_ase.optimization.acquisition import Acquisition
+from cgcnn_ase.core.settings import Positive, Settings, read_yaml, settings_of
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS
+from cgcnn_ase.optimization.engine import ENGINES
 from cgcnn_ase.optimization.objectives import ALIASES, Goal, Objective
-from cgcnn_ase.optimization.optimizer import Initial
-from cgcnn_ase.optimization.oracles.registry import OracleRecipe, oracle_names
-from cgcnn_ase.optimization.surrogates.graph_network import SurrogateName
+from cgcnn_ase.optimization.oracles.base import ORACLES, OracleRecipe
+from cgcnn_ase.optimization.space.sampling import Initial
+from cgcnn_ase.optimization.surrogates.base import SURROGATES
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
@@ -71,16 +72,9 @@ class OracleSettings(Settings):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Any]
 
-    name: str
+    name: Annotated[str, AfterValidator(ORACLES.check)]
     timeout_s: Positive | None = None
     retries: NotNegative = 0
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in oracle_names():
-            raise unknown_name("oracle", name, oracle_names())
-        return name
 
     def recipe(self, folder: Path) -> OracleRecipe:
         """What the oracle is made of."""
@@ -90,7 +84,7 @@ class OracleSettings(Settings):
 class SurrogateSettings(Settings):
     """What predicts the points that were not evaluated."""
 
-    kind: SurrogateName = "gp"
+    kind: Annotated[str, AfterValidator(SURROGATES.check)] = "gp"
     #: of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
     model: str | dict[str, str] | None = None
 
@@ -98,7 +92,7 @@ class SurrogateSettings(Settings):
 class AcquisitionSettings(Settings):
     """What makes a point worth evaluating."""
 
-    name: Acquisition = "ei"
+    name: Annotated[str, AfterValidator(ACQUISITIONS.check)] = "ei"
     kappa: Annotated[float, Field(ge=0)] = 2.0  #: of ``lcb``
 
 
@@ -119,6 +113,8 @@ class OptimisationConfig(Settings):
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
     acquisition: AcquisitionSettings = AcquisitionSettings()
+    #: what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
+    engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
     labels: str | None = None  #: CSV of values that are known already, with error bars
     seed: NotNegative = 0
@@ -150,7 +146,8 @@ class OptimisationConfig(Settings):
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """Plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
-        found = self.model_dump(mode="json")
+        # earlier versions had no engine, and their runs are still resumed
+        found = self.model_dump(mode="json", exclude={"engine"} if self.engine == "native" else None)
         if self.labels is not None:
             found["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
         return found
@@ -167,8 +164,6 @@ def read_config(file: str | Path) -> OptimisationConfig:
     OSError
         If the file cannot be read.
     """
-    from cgcnn_ase.core.settings import read_yaml
-
     file = Path(file)
     values = read_yaml(file)
     try:

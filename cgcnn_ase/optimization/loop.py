@@ -3,27 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cgcnn_ase.core.settings import settings_of
 from cgcnn_ase.optimization.config import FREE, OptimisationConfig, read_config
+from cgcnn_ase.optimization.engine import ENGINES
 from cgcnn_ase.optimization.evaluator import Evaluator, Outcome
 from cgcnn_ase.optimization.known_values import Label, read_labels
-from cgcnn_ase.optimization.optimizer import Optimizer
-from cgcnn_ase.optimization.oracles.base import Oracle, RecordingOracle
+from cgcnn_ase.optimization.oracles.base import Oracle, RecordingOracle, make_oracle
 from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
-from cgcnn_ase.optimization.oracles.registry import make_oracle
 from cgcnn_ase.optimization.problem import Problem, build_problem
 from cgcnn_ase.optimization.records import Evaluation, Proposal, Record, Step
 from cgcnn_ase.optimization.result import LogWriter, OptimisationResult
 from cgcnn_ase.optimization.run_folder import RunFolder
-from cgcnn_ase.optimization.surrogates.graph_network import make_surrogate
-
-if TYPE_CHECKING:
-    from cgcnn_ase.optimization.config import OptimisationConfig
-    from cgcnn_ase.optimization.objectives import Objective
-    from cgcnn_ase.optimization.problem import Problem
-    from cgcnn_ase.optimization.surrogates.base import Surrogate
+from cgcnn_ase.optimization.surrogates.base import Surrogate, make_surrogate
 
 
 class Proposer:
@@ -44,11 +37,12 @@ class Proposer:
         If a network is to be the surrogate and there is no model or no structure for it.
     """
 
-    def __init__(self, config: "OptimisationConfig", problem: "Problem", folder: Path) -> None:
+    def __init__(self, config: OptimisationConfig, problem: Problem, folder: Path) -> None:
         self._names = [objective.name for objective in problem.objectives]
-        self._optimizer = Optimizer(
+        surrogates = [_surrogate(config, problem, name, folder) for name in self._names]
+        self._engine = ENGINES.get(config.engine)(
             problem.space,
-            [_surrogate(config, problem, objective, folder) for objective in problem.objectives],
+            "gp" if config.surrogate.kind == "gp" else surrogates,
             config.acquisition.name,
             [objective.wanted for objective in problem.objectives],
             seed=config.seed,
@@ -60,7 +54,7 @@ class Proposer:
 
     def propose(self, number: int, n: int) -> Proposal:
         """A round of so many points, fewer where no more are left."""
-        found = self._optimizer.propose(n)
+        found = self._engine.propose(n)
         return Proposal(
             round=number,
             points=[one.point for one in found],
@@ -73,7 +67,7 @@ class Proposer:
     def tell(self, records: Sequence[Record]) -> None:
         """Learn what came out of a round; a failure is told as a failure, never as a number."""
         known = [record for record in records if record.status != "failed"]
-        self._optimizer.tell(
+        self._engine.tell(
             [record.point for record in known],
             [[record.values[name] for name in self._names] for record in known],
             # an error bar of 0 is one that nobody knows
@@ -85,22 +79,17 @@ class Proposer:
         return dict(zip(self._names, numbers, strict=True)) if numbers else {}
 
 
-def _surrogate(config: "OptimisationConfig", problem: "Problem", objective: "Objective", folder: Path) -> "Surrogate":
+def _surrogate(config: OptimisationConfig, problem: Problem, objective: str, folder: Path) -> Surrogate:
     from cgcnn_ase.models.registry import model_names
 
     settings = config.surrogate
-    if settings.kind == "gp":
-        return make_surrogate("gp")
-    given = settings.model.get(objective.name) if isinstance(settings.model, dict) else settings.model
-    model = objective.name.replace("_", "-") if given is None else given
-    if given is not None and (folder / given).exists():
-        model = str(folder / given)
-    elif given is None and model not in model_names():
-        raise ValueError(
-            f"surrogate {settings.kind}: no pretrained model predicts {objective.name}; give `model`, or one for each "
-            "objective by name, or take the surrogate gp"
-        )
-    return make_surrogate(settings.kind, model=model, structure=problem.make_structure)
+    chosen = settings.model.get(objective) if isinstance(settings.model, dict) else settings.model
+    if chosen is not None:
+        model: str | None = str(folder / chosen) if (folder / chosen).exists() else chosen
+    else:
+        name = objective.replace("_", "-")
+        model = name if name in model_names() else None
+    return make_surrogate(settings.kind, objective=objective, model=model, structure=problem.make_structure)
 
 
 #: the status and the round of values that were known before

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.optimization.acquisition import as_cost
 from cgcnn_ase.optimization.objectives import Objective
-from cgcnn_ase.optimization.pareto import pareto_front
+from cgcnn_ase.optimization.pareto import as_cost, pareto_front
 from cgcnn_ase.optimization.records import Record
 
 LOG = "log.csv"

@@ -1,10 +1,18 @@
-"""What an oracle is: it says what the value of a point is, at a price."""
+"""Oracles: who says, at a price, what the value of a point is. What they must have, and their registry.
+
+Each is a class and a factory, ``factory(options, *, folder) -> Oracle``; other packages register theirs as entry points
+of the group ``cgcnn_ase.oracles``. Every DFT engine (``cgcnn.engines``) is an oracle of the same name, too.
+"""
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -71,6 +79,61 @@ class RecordingOracle(Oracle, Protocol):
 
     def on_step(self, step: "Step") -> None:
         """Called when a round is complete; of a run that is resumed for the earlier rounds again."""
+
+
+OracleFactory = Callable[..., Oracle]
+
+
+class _OracleRegistry(Registry[OracleFactory]):
+    """With an oracle for each DFT engine that is installed, if AiiDA's part of this project makes one of it."""
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        engines = [entry.name for entry in entry_points(group="cgcnn.engines")]
+        oracles = {name: EntryPoint(name, f"aiida_plugin.oracles:{name}", self.group) for name in engines}
+        return oracles | super()._entry_points()
+
+
+ORACLES = _OracleRegistry(
+    "oracle",
+    "cgcnn_ase.oracles",
+    {
+        "ase": "cgcnn_ase.optimization.oracles.calculators:ase_oracle",
+        "callable": "cgcnn_ase.optimization.oracles.python_function:function_oracle",
+        "chgnet": "cgcnn_ase.optimization.oracles.calculators:chgnet_oracle",
+        "model": "cgcnn_ase.optimization.oracles.graph_model:model_oracle",
+        "table": "cgcnn_ase.optimization.oracles.table:table_oracle",
+    },
+)
+
+
+@dataclass(frozen=True)
+class OracleRecipe:
+    """What an oracle is made of, here or in another process."""
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    folder: Path = Path()
+
+
+def make_oracle(name: str, options: Mapping[str, object] | None = None, *, folder: Path | None = None) -> Oracle:
+    """Make the oracle with a name.
+
+    Parameters
+    ----------
+    name
+        ``chgnet``, ``ase``, ``callable``, ``model``, ``table``, or what another installed package registers in the
+        group ``cgcnn_ase.oracles``.
+    options
+        Its settings.
+    folder
+        Where files that the options name are looked for; the current folder by default.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name, or an option is unknown.
+    """
+    return ORACLES.get(name)(dict(options or {}), folder=folder or Path())
 
 
 def checked(evaluation: Evaluation) -> Evaluation:

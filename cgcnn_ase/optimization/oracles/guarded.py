@@ -2,19 +2,17 @@
 
 import json
 import time
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cgcnn_ase.core.parallel import Worker, WorkerError
-from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, checked
+from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, OracleRecipe, checked, make_oracle
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.optimization.oracles.registry import OracleRecipe
     from cgcnn_ase.optimization.space.variables import Point
 
 
@@ -53,14 +51,16 @@ class GuardedOracle:
         *,
         retries: int = 0,
         timeout_s: float | None = None,
-        recipe: "OracleRecipe | None" = None,
+        recipe: OracleRecipe | None = None,
     ) -> None:
         if timeout_s is not None and recipe is None:
             raise ValueError("timeout_s: an oracle given as a Python object has no time limit; name one in the file")
         if timeout_s is not None and isinstance(oracle, BatchOracle):
             raise ValueError(f"timeout_s: {oracle.name} evaluates several at once, and has time limits of its own")
         self.oracle, self.retries, self.timeout_s = oracle, retries, timeout_s
-        self._recipe = recipe
+        self._recipe = (
+            "" if recipe is None else json.dumps([recipe.name, dict(recipe.options), str(recipe.folder.resolve())])
+        )
         self._worker = Worker()
 
     def ask(self, point: "Point", atoms: "Atoms | None") -> Answer:
@@ -89,11 +89,10 @@ class GuardedOracle:
     def _evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
         if self.timeout_s is None:
             return in_words(self.oracle, point, atoms)
-        assert self._recipe is not None
         try:
             if not self._worker.is_running:
-                self._worker.ask(_prepare, self._recipe.as_json(), timeout_s=START_S)
-            return self._worker.ask(_in_child, self._recipe.as_json(), point, atoms, timeout_s=self.timeout_s)
+                self._worker.ask(_prepare, self._recipe, timeout_s=START_S)
+            return self._worker.ask(_in_child, self._recipe, point, atoms, timeout_s=self.timeout_s)
         except TimeoutError as error:
             raise OracleError(f"{error} (timeout_s); its process was ended") from error
         except WorkerError as error:
@@ -122,7 +121,5 @@ def _in_child(recipe: str, point: "Point", atoms: "Atoms | None") -> Evaluation:
 
 @lru_cache(maxsize=1)
 def _oracle_of(recipe: str) -> Oracle:
-    from cgcnn_ase.optimization.oracles.registry import make_oracle
-
-    made: Mapping[str, Any] = json.loads(recipe)
-    return make_oracle(made["name"], made["options"], folder=Path(made["folder"]))
+    name, options, folder = json.loads(recipe)
+    return make_oracle(name, options, folder=Path(folder))

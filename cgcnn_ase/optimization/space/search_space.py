@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,45 +12,8 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.simplex import Simplex
 from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable, as_number
 
-if TYPE_CHECKING:
-    from skopt.space import Dimension
-
-
-#: what to do without scikit-optimize
-MISSING = 'optimisation needs scikit-optimize: pip install "cgcnn-ase[optimize]"'
-
-
-def as_dimensions(variables: Sequence[Variable]) -> "list[Dimension]":
-    """``Real``, ``Integer`` and ``Categorical`` dimensions with the names and bounds of the variables.
-
-    A number with one possible value becomes a ``Categorical`` of that value, as scikit-optimize knows no range without
-    width. Shares are ``Real``: that they are whole numbers of atoms, and add up to one, only the search space knows.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
-    """
-    try:
-        from skopt.space import Categorical, Integer, Real
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-
-    found: list[Dimension] = []
-    for variable in variables:
-        if variable.kind == "category":
-            found.append(Categorical(list(variable.categories), name=variable.name))
-        elif variable.low == variable.high:
-            found.append(Categorical([variable.value(0)], name=variable.name))
-        elif variable.kind in ("integer", "seed"):
-            found.append(Integer(int(variable.low), int(variable.high), name=variable.name))
-        else:
-            found.append(Real(variable.low, variable.high, name=variable.name))
-    return found
-
-
-#: a number in a range is moved by this part of the range
-_REAL_STEP = 0.02
+#: a space of more points is sampled, never listed
+MOST_CANDIDATES = 200_000
 
 
 class SearchSpace:
@@ -131,13 +94,6 @@ class SearchSpace:
         return cls(
             [Variable.from_dict(name, options) for name, options in given.items()], config.get("sum_to_one") or ()
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """What :meth:`from_dict` makes the same space of."""
-        return {
-            "variables": {v.name: v.as_dict() for v in self.variables},
-            "sum_to_one": list(self.sum_to_one),
-        }
 
     # how many, and which
 
@@ -295,17 +251,6 @@ class SearchSpace:
                 columns.append(self._scaled(variable.name, points))
         return np.stack(columns, axis=1) if columns else np.zeros((len(points), 1))
 
-    @property
-    def dimensions(self) -> "list[Dimension]":
-        """The variables as scikit-optimize's dimensions, each by itself.
-
-        Raises
-        ------
-        ImportError
-            If scikit-optimize is not installed.
-        """
-        return as_dimensions(self.variables)
-
     # parts
 
     @cached_property
@@ -363,67 +308,6 @@ class SearchSpace:
         if not self._simplex.count:
             (n,) = sites
             raise ValueError(f"sum_to_one: no whole numbers of {n} sites within the bounds add up to 1")
-
-
-def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
-    """Points one step away: one atom exchanged for another kind, or the next value of one other variable.
-
-    Parameters
-    ----------
-    space
-        The space.
-    point
-        A point of it.
-
-    Examples
-    --------
-    >>> space = SearchSpace.from_dict({"variables": {"n": {"low": 1, "high": 5, "integer": True}}})
-    >>> neighbors(space, {"n": 3})
-    [{'n': 4}, {'n': 2}]
-    """
-    moved = [{**point, v.name: value} for v in space.alone for value in _next_values(v, point[v.name])]
-    counts = {v.name: round(as_number(v.name, point[v.name]) * v.sites) for v in space.shares}
-    for more in space.shares:
-        for less in space.shares:
-            if more is less or counts[more.name] >= more.whole[1] or counts[less.name] <= less.whole[0]:
-                continue
-            exchanged = {
-                more.name: (counts[more.name] + 1) / more.sites,
-                less.name: (counts[less.name] - 1) / less.sites,
-            }
-            moved += _named(space, {**point, **exchanged})
-    for share, label in space.names_of.items():
-        if point[share]:
-            moved += [{**point, label.name: name} for name in label.categories if name != point[label.name]]
-    return [space.ordered(near) for near in moved]
-
-
-def _named(space: SearchSpace, point: Point) -> list[Point]:
-    """A point with every name that its shares can have, where they had none before or have none now."""
-    found = [point]
-    for share, label in space.names_of.items():
-        if not point[share]:
-            found = [{**each, label.name: NONE} for each in found]
-        elif point[label.name] == NONE:
-            found = [{**each, label.name: name} for each in found for name in label.categories]
-    return found
-
-
-def _next_values(variable: Variable, value: Value) -> list[Value]:
-    if variable.kind == "category":
-        return [name for name in variable.categories if name != value]
-    number = as_number(variable.name, value)
-    step = 1 / variable.sites if variable.sites else 1.0
-    if variable.kind == "real":
-        step = _REAL_STEP * (variable.high - variable.low)
-    snapped = [variable.snap(number + step), variable.snap(number - step)]
-    return [near for near in snapped if near != value]
-
-
-__all__ = ["MOST_CANDIDATES", "Point", "SearchSpace"]
-
-#: a space of more points is sampled, never listed
-MOST_CANDIDATES = 200_000
 
 
 def _word(value: Value) -> str:

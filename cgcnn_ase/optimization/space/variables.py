@@ -91,19 +91,6 @@ class Variable:
             found.check_share()
         return found
 
-    def as_dict(self) -> dict[str, Any]:
-        """The options that make this variable."""
-        if self.kind == "category":
-            return {"categories": list(self.categories)} | ({"of": self.of} if self.of else {})
-        if self.kind == "seed":
-            return {"seeds": int(self.high) + 1}
-        options: dict[str, Any] = {"low": self.low, "high": self.high}
-        if self.kind == "share":
-            options["sites"] = self.sites
-        if self.kind == "integer":
-            options["integer"] = True
-        return options
-
     def check_share(self) -> None:
         """That some whole number of atoms is within the bounds.
 

@@ -1,16 +1,27 @@
-"""What a surrogate is: a model that learns one objective from labels and says how sure it is of the rest."""
+"""Surrogates: models that learn one objective from labels, and say how sure they are of the rest.
 
-from collections.abc import Iterable, Mapping, Sequence
+Each is a class and a function that makes it of a :class:`SurrogateContext`; other packages register theirs as entry
+points of the group ``cgcnn_ase.surrogates``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 Integers = npt.NDArray[np.intp]
 
@@ -98,3 +109,59 @@ class Surrogate(Protocol):
 
     def sample(self, pool: Pool, seed: int) -> Floats:
         """(n,) one function that agrees with the labels, drawn at the points without aleatoric noise, by the seed."""
+
+
+@dataclass(frozen=True)
+class SurrogateContext:
+    """What a surrogate may be made of.
+
+    Attributes
+    ----------
+    objective
+        Name of what it is to predict; empty where nobody says.
+    model
+        Pretrained name, model folder or loaded model that predicts it; None where there is none.
+    structure
+        Makes the structure of a point; None in a space without structures.
+    """
+
+    objective: str = ""
+    model: "str | Path | CrystalModel | None" = None
+    structure: "Callable[[Point], Atoms] | None" = None
+
+
+SurrogateFactory = Callable[[SurrogateContext], Surrogate]
+SURROGATES: Registry[SurrogateFactory] = Registry(
+    "surrogate",
+    "cgcnn_ase.surrogates",
+    {
+        "gp": "cgcnn_ase.optimization.surrogates.gaussian_process:make_gaussian_process",
+        "network": "cgcnn_ase.optimization.surrogates.graph_network:make_network",
+        "stacked": "cgcnn_ase.optimization.surrogates.graph_network:make_stacked",
+    },
+)
+
+
+def make_surrogate(
+    name: str,
+    *,
+    objective: str = "",
+    model: "str | Path | CrystalModel | None" = None,
+    structure: "Callable[[Point], Atoms] | None" = None,
+) -> Surrogate:
+    """Make the surrogate of one objective.
+
+    Parameters
+    ----------
+    name
+        ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
+        Gaussian process of that model's errors. Or one of another package.
+    objective, model, structure
+        See :class:`SurrogateContext`; ``network`` and ``stacked`` need the model and the structure.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of these, or a network lacks its model or its structures.
+    """
+    return SURROGATES.get(name)(SurrogateContext(objective, model, structure))

@@ -1,61 +1,19 @@
 """A model of crystal graphs as surrogate: its calibrated mean and std, moved to the scale of the labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.variables import Point
-from cgcnn_ase.optimization.surrogates.base import Estimate, Pool, Surrogate
+from cgcnn_ase.optimization.surrogates.base import Estimate, Pool, SurrogateContext
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.models.crystal_model import CrystalModel
-
-
-SurrogateName = Literal["gp", "network", "stacked"]
-
-
-def make_surrogate(
-    name: SurrogateName,
-    *,
-    model: "str | Path | CrystalModel | None" = None,
-    structure: "Callable[[Point], Atoms] | None" = None,
-    progress: bool = False,
-) -> Surrogate:
-    """The surrogate of one objective.
-
-    Parameters
-    ----------
-    name
-        ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
-        Gaussian process of that model's errors.
-    model
-        Of ``network`` and ``stacked``: what predicts the objective.
-    structure
-        Of ``network`` and ``stacked``: makes the structure of a point.
-    progress
-        Of these: whether to show a progress bar while they predict candidates.
-
-    Raises
-    ------
-    ValueError
-        If the name is none of these, or a network lacks its model or its structures.
-    """
-    if name not in get_args(SurrogateName):
-        raise ValueError(f"no surrogate {name!r}; allowed: {', '.join(get_args(SurrogateName))}")
-    if name == "gp":
-        from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
-
-        return GaussianProcess()
-    if model is None or structure is None:
-        raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
-
-    network = Network(model, structure, progress=progress)
-    return network if name == "network" else Stacked(network)
 
 
 #: how alike the errors of a model are at two points: this much where their features are equal ...
@@ -77,8 +35,6 @@ class Network:
         A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
     structure
         Makes the structure of a point.
-    progress
-        Whether to show a progress bar on stderr while candidates are predicted.
 
     Raises
     ------
@@ -86,17 +42,11 @@ class Network:
         If the model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        model: "str | Path | CrystalModel",
-        structure: "Callable[[Point], Atoms]",
-        *,
-        progress: bool = False,
-    ) -> None:
+    def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
         from cgcnn_ase.prediction.predictor import Predictor
 
         self._predictor = Predictor(model, workers=1)
-        self._structure, self._progress = structure, progress
+        self._structure = structure
         self._known: dict[str, tuple[float, float]] = {}
         self.offset = 0.0  #: by how much the labels are above the model, in their unit
 
@@ -138,23 +88,14 @@ class Network:
         """
         missing = {key: point for key, point in zip(pool.keys, pool.points, strict=True) if key not in self._known}
         if missing:
-            self._known.update(zip(missing, self._said(list(missing.items())), strict=True))
+            self._known.update(zip(missing, self._predictions(missing), strict=True))
         found = np.array([self._known[key] for key in pool.keys], dtype=float).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
-    def _said(self, points: Sequence[tuple[str, Point]]) -> Iterator[tuple[float, float]]:
-        from rich.console import Console
-        from rich.progress import track
-
-        structures = (self._structure(point) for _, point in points)
-        predictions = track(
-            self._predictor.stream(structures),
-            description="Predicting candidates",
-            total=len(points),
-            console=Console(stderr=True),
-            disable=not self._progress,
-        )
-        for (key, _), prediction in zip(points, predictions, strict=True):
+    def _predictions(self, points: Mapping[str, Point]) -> Iterator[tuple[float, float]]:
+        """Yield the value and std of each point, which stands under its name."""
+        predictions = self._predictor.stream(self._structure(point) for point in points.values())
+        for key, prediction in zip(points, predictions, strict=True):
             if prediction.error is not None or prediction.value is None:
                 raise ValueError(f"{key}: {prediction.error}")
             if prediction.std is None:
@@ -205,3 +146,26 @@ class Stacked:
         """(n,) one function of the process on top of the model."""
         mean, std, _ = self._network.predict(pool)
         return mean + std * self._errors.sample(pool, seed)
+
+
+def make_network(context: SurrogateContext, name: str = "network") -> Network:
+    """Make the surrogate ``network``.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, or nothing makes structures.
+    """
+    if context.model is None and context.objective:
+        raise ValueError(
+            f"surrogate {name}: no pretrained model predicts {context.objective}; give `model`, or one for each "
+            "objective by name, or take the surrogate gp"
+        )
+    if context.model is None or context.structure is None:
+        raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
+    return Network(context.model, context.structure)
+
+
+def make_stacked(context: SurrogateContext) -> Stacked:
+    """Make the surrogate ``stacked``, see :func:`make_network`."""
+    return Stacked(make_network(context, "stacked"))
