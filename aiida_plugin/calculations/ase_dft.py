@@ -99,19 +99,19 @@ class AseDftCalculation(CrashSafeCalcJob):
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the input and the script, and say what to run."""
-        given = {name: value for name, value in self.settings.items() if name not in ("moments", "kpoints_distance")}
+        options = {name: value for name, value in self.settings.items() if name not in ("moments", "kpoints_distance")}
         structure: StructureData = self.inputs.structure
         moments = self.settings["moments"]
-        given["structure"] = {
+        options["structure"] = {
             "symbols": [structure.get_kind(site.kind_name).symbol for site in structure.sites],
             "positions": [list(site.position) for site in structure.sites],
             "cell": structure.cell,
             "pbc": list(structure.pbc),
             "moments": [moments.get(site.kind_name, 0.0) for site in structure.sites] if moments else None,
         }
-        given["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
+        options["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
         with folder.open(INPUT, "w") as file:
-            json.dump(given, file)
+            json.dump(options, file)
         folder.insert_path(str(Path(__file__).with_name(WORKER)), WORKER)
         code = CodeInfo()
         code.code_uuid = self.inputs.code.uuid
@@ -135,16 +135,16 @@ class AseDftCalculation(CrashSafeCalcJob):
 
 def _check_settings(settings: Dict, _: Any) -> str | None:
     """What is wrong with the settings, None if nothing is."""
-    given = settings.get_dict()
-    if unknown := sorted(set(given) - set(SETTINGS)):
+    options = settings.get_dict()
+    if unknown := sorted(set(options) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
-    if not isinstance(given.get("calculator"), str):
+    if not isinstance(options.get("calculator"), str):
         return "settings must name a calculator: one that ASE knows (gpaw, emt, ...), chgnet, or module:Class"
-    if given.get("task", "energy") not in TASKS:
-        return f"task {given['task']!r}; allowed: {', '.join(TASKS)}"
-    if unknown := sorted(set(given.get("properties") or ()) - set(PROPERTIES)):
+    if options.get("task", "energy") not in TASKS:
+        return f"task {options['task']!r}; allowed: {', '.join(TASKS)}"
+    if unknown := sorted(set(options.get("properties") or ()) - set(PROPERTIES)):
         return f"unknown properties {', '.join(unknown)}; allowed: {', '.join(PROPERTIES)}"
     for name in ("parameters", "moments"):
-        if not isinstance(given.get(name, {}), dict):
-            return f"{name} must be a dict, not {given[name]!r}"
+        if not isinstance(options.get(name, {}), dict):
+            return f"{name} must be a dict, not {options[name]!r}"
     return None

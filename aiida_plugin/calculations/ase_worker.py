@@ -20,7 +20,7 @@ from ase.optimize import BFGS
 INPUT, RESULTS, STATE, GPW, LOG = "input.json", "results.json", "state.json", "restart.gpw", "calculator.txt"
 PREVIOUS = Path("previous")
 #: calculators whose class is outside `ase.calculators`, and not known to ASE by name
-OUTSIDE = {"chgnet": "chgnet.model.dynamics:CHGNetCalculator"}
+EXTRA_CALCULATORS = {"chgnet": "chgnet.model.dynamics:CHGNetCalculator"}
 #: functionals that GPAW has without libxc
 BUILT_IN = ("LDA", "PBE", "revPBE", "RPBE", "PW91")
 #: share of the wall time after which to stop and keep what there is
@@ -30,10 +30,10 @@ SHARE = 0.9
 class JobError(Exception):
     """The end of the job, with a word for the parser and a sentence for the user."""
 
-    def __init__(self, status: str, reason: str, **found: Any) -> None:
+    def __init__(self, status: str, reason: str, **result: Any) -> None:
         super().__init__(reason)
         self.status = status
-        self.found = {"reason": reason, **found}
+        self.details = {"reason": reason, **result}
 
 
 class Clock:
@@ -50,7 +50,7 @@ class Clock:
 
 def calculator_class(name: str) -> Any:
     """The class (or function) that makes the calculator: by ASE's name, ``module:Class``, or one of OUTSIDE."""
-    name = OUTSIDE.get(name, name)
+    name = EXTRA_CALCULATORS.get(name, name)
     try:
         if ":" in name:
             module, _, attribute = name.partition(":")
@@ -96,11 +96,11 @@ def check_functional(xc: Any, libxc: str) -> None:
         raise JobError("usage", f"functional {name!r}: this GPAW was built without libxc; allowed: {allowed}")
 
 
-def read_atoms(given: dict[str, Any]) -> Atoms:
+def read_atoms(inputs: dict[str, Any]) -> Atoms:
     """The structure, at the positions where the previous job ended if there was one."""
-    atoms = Atoms(given["symbols"], positions=given["positions"], cell=given["cell"], pbc=given["pbc"])
-    if given["moments"] is not None:
-        atoms.set_initial_magnetic_moments(given["moments"])
+    atoms = Atoms(inputs["symbols"], positions=inputs["positions"], cell=inputs["cell"], pbc=inputs["pbc"])
+    if inputs["moments"] is not None:
+        atoms.set_initial_magnetic_moments(inputs["moments"])
     if (PREVIOUS / STATE).exists():
         atoms.positions[:] = json.loads((PREVIOUS / STATE).read_text())["positions"]
     return atoms
@@ -112,12 +112,12 @@ def keep_positions(atoms: Atoms) -> None:
     Path(STATE + ".part").replace(STATE)
 
 
-def relax(atoms: Atoms, given: dict[str, Any], clock: Clock) -> int:
+def relax(atoms: Atoms, inputs: dict[str, Any], clock: Clock) -> int:
     """Relax the positions in the given cell; the number of steps."""
     optimizer = BFGS(atoms, logfile="relax.log", trajectory="relax.traj")
     optimizer.attach(lambda: keep_positions(atoms))
     optimizer.attach(clock.check)
-    converged = optimizer.run(fmax=given["fmax"], steps=given["max_steps"])
+    converged = optimizer.run(fmax=inputs["fmax"], steps=inputs["max_steps"])
     if not converged:
         largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         raise JobError(
@@ -128,58 +128,58 @@ def relax(atoms: Atoms, given: dict[str, Any], clock: Clock) -> int:
 
 def results_of(atoms: Atoms, wanted: list[str] | None) -> dict[str, Any]:
     """Energy (eV), forces (eV/Å), stress (eV/Å³, of what is periodic), magnetic moments (μB)."""
-    found = {"energy": float(atoms.get_potential_energy())}
+    result = {"energy": float(atoms.get_potential_energy())}
     for name in wanted or ("forces", "stress"):
         if name in ("forces", "stress") and not (name == "stress" and wanted is None and not atoms.pbc.all()):
             try:
-                found[name] = np.asarray(atoms.calc.get_property(name, atoms), dtype=float).tolist()
+                result[name] = np.asarray(atoms.calc.get_property(name, atoms), dtype=float).tolist()
             except NotImplementedError as error:
                 if wanted is not None:
                     raise JobError("usage", f"the calculator computes no {name}") from error
     moments = getattr(atoms.calc, "results", {}).get("magmoms")
     if moments is not None and (wanted is None or "magmoms" in wanted):
-        found["magmoms"] = np.asarray(moments, dtype=float).tolist()
+        result["magmoms"] = np.asarray(moments, dtype=float).tolist()
     elif wanted is not None and "magmoms" in wanted:
         raise JobError("usage", "the calculator computes no magmoms")
-    for name, value in found.items():
+    for name, value in result.items():
         if not np.isfinite(value).all():
             raise JobError("not_finite", f"{name} is not finite")
-    return found
+    return result
 
 
 def facts(name: str, atoms: Atoms) -> dict[str, Any]:
     """What the calculator says of itself: version, and the PAW data sets of GPAW."""
     calculator = atoms.calc
     module = type(calculator).__module__.partition(".")[0]
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "ase": ase_version,
         "python": sys.version.split()[0],
         "calculator": type(calculator).__name__,
     }
     if module == "ase":
-        said["version"] = ase_version
+        facts["version"] = ase_version
     else:
         owners = metadata.packages_distributions().get(module, [])
-        said["version"] = metadata.version(owners[0]) if owners else "unknown"
+        facts["version"] = metadata.version(owners[0]) if owners else "unknown"
     if name == "gpaw":
         setups = zip(atoms.symbols, calculator.dft.setups, strict=True)
-        said["pseudopotentials"] = {symbol: f"PAW md5:{setup.fingerprint}" for symbol, setup in setups}
-        said["scf_steps"] = int(calculator.get_number_of_iterations())
-    return said
+        facts["pseudopotentials"] = {symbol: f"PAW md5:{setup.fingerprint}" for symbol, setup in setups}
+        facts["scf_steps"] = int(calculator.get_number_of_iterations())
+    return facts
 
 
-def run(given: dict[str, Any]) -> dict[str, Any]:
+def run(inputs: dict[str, Any]) -> dict[str, Any]:
     """What ``results.json`` holds when all went well."""
-    clock = Clock(given["wall_seconds"])
-    atoms = read_atoms(given["structure"])
-    atoms.calc, unconverged = make_calculator(given["calculator"], given["parameters"])
+    clock = Clock(inputs["wall_seconds"])
+    atoms = read_atoms(inputs["structure"])
+    atoms.calc, unconverged = make_calculator(inputs["calculator"], inputs["parameters"])
     if hasattr(atoms.calc, "hooks"):
         atoms.calc.hooks["scf_step"] = clock.check
     try:
-        steps = relax(atoms, given, clock) if given["task"] == "relax" else None
-        found = results_of(atoms, given["properties"])
+        steps = relax(atoms, inputs, clock) if inputs["task"] == "relax" else None
+        result = results_of(atoms, inputs["properties"])
     except JobError as stop:
-        if given["calculator"] == "gpaw" and stop.status in ("time", "relax") and hasattr(atoms.calc, "dft"):
+        if inputs["calculator"] == "gpaw" and stop.status in ("time", "relax") and hasattr(atoms.calc, "dft"):
             atoms.calc.write(GPW, mode="all")
         raise
     except unconverged as error:
@@ -188,21 +188,21 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         raise JobError("memory", "it asked for more memory than there is") from error
     return {
         "status": "ok",
-        "results": found,
+        "results": result,
         "positions": atoms.positions.tolist(),
         "relax_steps": steps,
-        **facts(given["calculator"], atoms),
+        **facts(inputs["calculator"], atoms),
     }
 
 
 def main() -> int:
     """Run the job of this folder."""
-    given = json.loads(Path(INPUT).read_text())
+    inputs = json.loads(Path(INPUT).read_text())
     started = time.monotonic()
     try:
-        made = run(given)
+        made = run(inputs)
     except JobError as stop:
-        made = {"status": stop.status, **stop.found}
+        made = {"status": stop.status, **stop.details}
     made["seconds"] = time.monotonic() - started
     Path(RESULTS).write_text(json.dumps(made, allow_nan=False))
     return 0 if made["status"] == "ok" else 2

@@ -131,13 +131,13 @@ def _check_settings(settings: Dict | None, _: Any) -> str | None:
     return None if settings is None else settings_problem(settings.get_dict())
 
 
-def settings_problem(given: dict[str, Any]) -> str | None:
+def settings_problem(settings: dict[str, Any]) -> str | None:
     """What is wrong with the settings of a prediction, None if nothing is."""
-    if unknown := sorted(set(given) - set(SETTINGS)):
+    if unknown := sorted(set(settings) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
-    if "engine" in given and given["engine"] not in ("auto", "dgl", "torch"):
-        return f"engine {given['engine']!r}; allowed: auto, dgl, torch"
+    if "engine" in settings and settings["engine"] not in ("auto", "dgl", "torch"):
+        return f"engine {settings['engine']!r}; allowed: auto, dgl, torch"
     for name in ("n_dropout", "seed", "workers"):
-        if name in given and (not isinstance(given[name], int) or given[name] < 0):
-            return f"{name} must be a whole number, not {given[name]!r}"
+        if name in settings and (not isinstance(settings[name], int) or settings[name] < 0):
+            return f"{name} must be a whole number, not {settings[name]!r}"
     return None

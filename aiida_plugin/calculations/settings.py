@@ -10,12 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 T = TypeVar("T")
 
 
-def read_settings(given: Mapping[str, Any], kind: type[T], *, besides: Sequence[str] = ()) -> T:
+def read_settings(values: Mapping[str, Any], kind: type[T], *, besides: Sequence[str] = ()) -> T:
     """The options that a settings node holds.
 
     Parameters
     ----------
-    given
+    values
         Its content.
     kind
         The dataclass of the options.
@@ -29,24 +29,24 @@ def read_settings(given: Mapping[str, Any], kind: type[T], *, besides: Sequence[
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     allowed = sorted([*besides, *names])
-    if unknown := sorted(set(given) - set(allowed)):
+    if unknown := sorted(set(values) - set(allowed)):
         raise ValueError(f"unknown settings {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     try:
-        return TypeAdapter(kind).validate_python({name: given[name] for name in names if name in given})
+        return TypeAdapter(kind).validate_python({name: values[name] for name in names if name in values})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0]) if wrong["loc"] else kind.__name__
         if wrong["type"] == "missing":
             raise ValueError(f"setting {name} is missing") from error
-        raise ValueError(f"setting {name} cannot be {given.get(name)!r}: {wrong['msg']}") from error
+        raise ValueError(f"setting {name} cannot be {values.get(name)!r}: {wrong['msg']}") from error
 
 
 def versions_of(*packages: str) -> dict[str, str]:
     """The versions of those packages that are installed."""
-    found = {}
+    result = {}
     for name in packages:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:  # noqa: PERF203 - a handful
             continue
-    return found
+    return result

@@ -29,8 +29,8 @@ class ASEJobsEngine(Engine):
         """The job's own output; its one structure has the id ``0``, as the job knows no names."""
         if "labelled" not in run.outputs:
             raise ValueError(f"run {run.pk} holds no labels: {run.exit_message or run.process_state}")
-        found: StructureSetData = run.outputs.labelled
-        return found
+        result: StructureSetData = run.outputs.labelled
+        return result
 
 
 class ASEEngine(ASEJobsEngine):

@@ -69,15 +69,15 @@ def labels_of_cp2k(
     ValueError
         If there is no energy among the outputs, the last step did not converge, or the text lacks what a label needs.
     """
-    found = output_parameters.get_dict()
-    if "energy" not in found:
+    result = output_parameters.get_dict()
+    if "energy" not in result:
         raise ValueError("the outputs of CP2K hold no energy")
     text = retrieved.base.repository.get_object_content(_OUTPUT, "r")
     if _NOT_CONVERGED in text[text.rfind("SCF WAVEFUNCTION OPTIMIZATION") :]:
         raise ValueError("CP2K's self-consistent field did not converge; raise max_scf_steps or lower mixing_beta")
     atoms = structure.get_ase()
     spin = bool(parameters["FORCE_EVAL"]["DFT"]["UKS"])
-    _attach(atoms, found["energy"] * Hartree, text, spin)
+    _attach(atoms, result["energy"] * Hartree, text, spin)
     atoms.info[SCHEME] = _scheme(structure, parameters.get_dict(), text, spin)
     return StructureSetData.from_ase([atoms], [structure_id.value])
 
@@ -124,24 +124,24 @@ def _scheme(structure: StructureData, parameters: dict[str, Any], text: str, spi
 
 def _hubbard(parameters: dict[str, Any], text: str) -> dict[str, float]:
     """U in eV by element, if the run says that it used it."""
-    given = {
+    expected_input = {
         kind["ELEMENT"]: float(kind["DFT_PLUS_U"]["U_MINUS_J"].split()[-1])
         for kind in parameters["FORCE_EVAL"]["SUBSYS"]["KIND"]
         if "DFT_PLUS_U" in kind
     }
-    if given and "DFT+U energy:" not in text:
+    if expected_input and "DFT+U energy:" not in text:
         raise ValueError("CP2K left out the Hubbard U that it was given")
-    return given
+    return expected_input
 
 
 def _moments(text: str) -> Floats:
     from cp2k_output_tools.blocks.mulliken import match_mulliken_population_analysis
 
     start = text.rfind(_MULLIKEN)
-    found = match_mulliken_population_analysis(text[text.rfind("\n", 0, start) + 1 :]) if start >= 0 else None
-    if found is None:
+    result = match_mulliken_population_analysis(text[text.rfind("\n", 0, start) + 1 :]) if start >= 0 else None
+    if result is None:
         raise ValueError("the output of CP2K holds no Mulliken population analysis, so no magnetic moments")
-    return np.array([atom["spin"] for atom in found["mulliken population analysis"]["per atom"]])
+    return np.array([atom["spin"] for atom in result["mulliken population analysis"]["per atom"]])
 
 
 def _numbers(block: str, columns: slice) -> Floats:
@@ -195,7 +195,7 @@ class CP2KEngine(Engine):
                 "CP2K has no Hubbard U with k-points; label a supercell with a kpoints_distance at which Γ alone is "
                 "left, or set hubbard: false"
             )
-        made = _over(_parameters(structure, settings, moments, values), settings["parameters"])
+        made = _merge_sections(_parameters(structure, settings, moments, values), settings["parameters"])
         if "max_wallclock_seconds" in options:
             made["GLOBAL"].setdefault("WALLTIME", int(_OF_WALL_TIME * options["max_wallclock_seconds"]))
         builder: ProcessBuilder = Cp2kBaseWorkChain.get_builder()
@@ -296,10 +296,12 @@ def _kind(
     return made
 
 
-def _over(made: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_sections(made: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The user's own sections over those made of the settings."""
     merged = dict(made)
-    for key, value in given.items():
+    for key, value in overrides.items():
         old = merged.get(key.upper())
-        merged[key.upper()] = _over(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        merged[key.upper()] = (
+            _merge_sections(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        )
     return merged

@@ -69,11 +69,11 @@ def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> 
 def _setups(elements: set[str], settings: Mapping[str, Any]) -> dict[str, str]:
     """PAW data sets by element, with U on the d electrons: ``{"Ni": "10:d,6.2"}``."""
     u = settings["hubbard_u"] if settings["hubbard"] else {}
-    found = {}
+    result = {}
     for element in sorted(elements):
         name = str(settings["setups"].get(element, ""))
         if u.get(element):
             name += f":d,{float(u[element])}"
         if name:
-            found[element] = name
-    return found
+            result[element] = name
+    return result

@@ -22,16 +22,16 @@ def shell(element: str) -> str:
 
     if not Element.is_valid_symbol(element):
         raise ValueError(f"hubbard_u names {element!r}, which is no element")
-    found = Element(element)
-    return f"{found.row - {'d': 1, 'f': 2}.get(found.block, 0)}{found.block}"
+    result = Element(element)
+    return f"{result.row - {'d': 1, 'f': 2}.get(result.block, 0)}{result.block}"
 
 
 def values(structure: "StructureData", settings: Mapping[str, Any]) -> dict[str, float]:
     """U in eV by kind name, for the elements that have one; empty where the settings want none."""
     if not settings["hubbard"]:
         return {}
-    given = {kind.name: float(settings["hubbard_u"].get(kind.symbol, 0.0)) for kind in structure.kinds}
-    return {name: value for name, value in given.items() if value}
+    u_values = {kind.name: float(settings["hubbard_u"].get(kind.symbol, 0.0)) for kind in structure.kinds}
+    return {name: value for name, value in u_values.items() if value}
 
 
 @calcfunction

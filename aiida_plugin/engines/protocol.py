@@ -34,30 +34,35 @@ def resolve(
     ValueError
         If there is no such protocol, or an override names no setting.
     """
-    shared, own = _read("common"), _read(engine)
+    shared, engine_settings = _read("common"), _read(engine)
     if protocol not in shared["protocols"]:
         raise ValueError(f"no protocol {protocol!r}; allowed: {', '.join(shared['protocols'])}")
     settings: dict[str, Any] = {}
-    for layer in (shared["default"], own["default"], shared["protocols"][protocol], own["protocols"].get(protocol)):
-        settings = _over(settings, layer or {})
-    open_keys = {*shared.get("open", ()), *own.get("open", ())}
+    for layer in (
+        shared["default"],
+        engine_settings["default"],
+        shared["protocols"][protocol],
+        engine_settings["protocols"].get(protocol),
+    ):
+        settings = _merge(settings, layer or {})
+    open_keys = {*shared.get("open", ()), *engine_settings.get("open", ())}
     _check(settings, overrides or {}, open_keys)
-    return _over(settings, overrides or {})
+    return _merge(settings, overrides or {})
 
 
 @lru_cache
 def _read(name: str) -> dict[str, Any]:
     text = files("aiida_plugin.engines").joinpath("protocols", f"{name}.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    result: dict[str, Any] = yaml.safe_load(text)
+    return result
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings with others over them."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

@@ -51,12 +51,12 @@ def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> An
     from aiida_pseudo.data.pseudo import UpfData
     from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily
 
-    found = QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first()
-    if found is not None and found[0].get_cutoff_stringencies():
-        return found[0]
+    result = QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first()
+    if result is not None and result[0].get_cutoff_stringencies():
+        return result[0]
     family = (
-        found[0]
-        if found is not None
+        result[0]
+        if result is not None
         else CutoffsPseudoPotentialFamily.create_from_folder(
             Path(folder) if folder is not None else _packaged(),
             label,
@@ -153,11 +153,11 @@ def _family(label: str) -> Any:
     from aiida.orm import QueryBuilder
     from aiida_pseudo.groups.family import PseudoPotentialFamily
 
-    found = QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).all(flat=True)
-    if not found:
+    result = QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).all(flat=True)
+    if not result:
         how = "aiida-cgcnn setup" if label == FAMILY else f"aiida-pseudo install sssp; {_installed()}"
         raise ValueError(f"there is no pseudopotential family {label!r}; install it ({how})")
-    return found[0]
+    return result[0]
 
 
 def _installed() -> str:

@@ -37,7 +37,7 @@ _FUNCTIONALS = {"SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE"}
 @calcfunction
 def labels_of_quantumespresso(
     structure: StructureData,
-    given: StructureData,
+    input_structure: StructureData,
     output_parameters: Dict,
     output_trajectory: ArrayData,
     retrieved: FolderData,
@@ -52,7 +52,7 @@ def labels_of_quantumespresso(
     ----------
     structure
         Where the last step was made: the one that was given, or the relaxed one.
-    given
+    input_structure
         What the run was given, with its Hubbard U: a relaxed structure comes back without it.
     output_parameters, output_trajectory, retrieved
         Of the run.
@@ -70,27 +70,27 @@ def labels_of_quantumespresso(
     ValueError
         If there is no energy among the outputs, or pw.x left a Hubbard U out that it was given.
     """
-    found = output_parameters.get_dict()
-    if "energy" not in found:
+    result = output_parameters.get_dict()
+    if "energy" not in result:
         raise ValueError("the outputs of pw.x hold no energy")
     atoms = structure.get_ase()
-    _attach(atoms, float(found["energy"]), output_trajectory)
+    _attach(atoms, float(result["energy"]), output_trajectory)
     namelists = parameters.get_dict()
-    hubbard = _given_hubbard(given, namelists)
+    hubbard = _given_hubbard(input_structure, namelists)
     if hubbard:
         with retrieved.base.repository.open(_XML, "rb") as stream:
             _check_hubbard(hubbard, ElementTree.parse(stream).getroot())
     symbols = {kind.name: kind.symbol for kind in structure.kinds}
     atoms.info[SCHEME] = {
         "engine": "quantumespresso",
-        "engine_version": str(found["creator_version"]),
-        "functional": _functional(str(found["dft_exchange_correlation"])),
+        "engine_version": str(result["creator_version"]),
+        "functional": _functional(str(result["dft_exchange_correlation"])),
         "hubbard_u": {symbols[kind]: value for kind, value in hubbard.items()},
         "pseudopotentials": {each.element: f"{each.filename} md5:{each.md5}" for each in pseudos.values()},
-        "cutoffs": {"wavefunctions": round(found["wfc_cutoff"], 3), "density": round(found["rho_cutoff"], 3)},
+        "cutoffs": {"wavefunctions": round(result["wfc_cutoff"], 3), "density": round(result["rho_cutoff"], 3)},
         "kpoints_distance": kpoints_distance.value,
-        "smearing": [namelists["SYSTEM"]["smearing"], round(found["degauss"], 6)],
-        "spin": bool(found["lsda"]),
+        "smearing": [namelists["SYSTEM"]["smearing"], round(result["degauss"], 6)],
+        "spin": bool(result["lsda"]),
         "relaxed": namelists["CONTROL"]["calculation"] == "relax",
     }
     return StructureSetData.from_ase([atoms], [structure_id.value])
@@ -126,13 +126,13 @@ def _given_hubbard(structure: StructureData, parameters: dict[str, Any]) -> dict
     return dict(parameters["SYSTEM"].get("hubbard_u", {}))
 
 
-def _check_hubbard(given: dict[str, float], root: ElementTree.Element) -> None:
+def _check_hubbard(requested: dict[str, float], root: ElementTree.Element) -> None:
     """Whether pw.x used the U that it was given; older versions leave out a card that they do not know.
 
     Its record is in rydberg, hartree or eV, depending on the version.
     """
     used = {each.get("specie"): float(each.text or 0) for each in root.iterfind("./output/dft/dftU/Hubbard_U")}
-    for kind, value in given.items():
+    for kind, value in requested.items():
         if not any(abs(used.get(kind, 0.0) * unit - value) < _SAME_U for unit in (Ry, Hartree, 1.0)):
             raise ValueError(
                 f"pw.x left out the Hubbard U of {kind} that it was given, as versions before 7.1 do with the card; "
@@ -175,7 +175,9 @@ class QuantumEspressoEngine(Engine):
         pseudos = pseudos_of(structure, settings["pseudo_family"], settings["functional"])
         z_valences = {kind: float(pseudo.z_valence) for kind, pseudo in pseudos.items()}
         cutoffs = _cutoffs(structure, settings)
-        parameters = _over(_parameters(structure, settings, cutoffs, moments, z_valences), settings["parameters"])
+        parameters = _merge_namelists(
+            _parameters(structure, settings, cutoffs, moments, z_valences), settings["parameters"]
+        )
         values = hubbard.values(structure, settings)
         shells = {kind.name: hubbard.shell(kind.symbol) for kind in structure.kinds if kind.name in values}
         check_hubbard(pseudos, values)
@@ -209,11 +211,11 @@ class QuantumEspressoEngine(Engine):
                 raise ValueError(f"the run {run.pk} has no {name}, so no energy; its exit code: {run.exit_status}")
         base = run.inputs.base_relax if "base_relax" in run.inputs else run.inputs
         relaxed = "output_structure" in run.outputs
-        given = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
+        structure = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
         labels: StructureSetData = call(
             labels_of_quantumespresso,
-            structure=run.outputs.output_structure if relaxed else given,
-            given=given,
+            structure=run.outputs.output_structure if relaxed else structure,
+            input_structure=structure,
             output_parameters=run.outputs.output_parameters,
             output_trajectory=run.outputs.output_trajectory,
             retrieved=run.outputs.retrieved,
@@ -227,10 +229,10 @@ class QuantumEspressoEngine(Engine):
 
 def _cutoffs(structure: "StructureData", settings: Mapping[str, Any]) -> tuple[float, float]:
     """Of the wave functions and of the density, eV."""
-    given = (settings["cutoff_wavefunctions"], settings["cutoff_density"])
-    if None not in given:
-        return float(given[0]), float(given[1])
-    if given != (None, None):
+    cutoffs = (settings["cutoff_wavefunctions"], settings["cutoff_density"])
+    if None not in cutoffs:
+        return float(cutoffs[0]), float(cutoffs[1])
+    if cutoffs != (None, None):
         raise ValueError("of cutoff_wavefunctions and cutoff_density only one is set; set both (eV) or none")
     return cutoffs_of(structure, settings["pseudo_family"])
 
@@ -296,10 +298,10 @@ def _with_card(
     return made
 
 
-def _over(parameters: dict[str, dict[str, Any]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _merge_namelists(parameters: dict[str, dict[str, Any]], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The user's own namelists over those made of the settings."""
     merged = {name: dict(block) for name, block in parameters.items()}
-    for name, block in given.items():
+    for name, block in overrides.items():
         if not isinstance(block, Mapping):
             raise ValueError(f"parameters holds namelists, such as {{SYSTEM: {{nbnd: 40}}}}; {name} is {block!r}")
         merged.setdefault(name.upper(), {}).update({key.lower(): value for key, value in block.items()})

@@ -65,14 +65,14 @@ def labels_of_vasp(
     ValueError
         If there is no energy among the outputs.
     """
-    found, tags = misc.get_dict(), parameters.get_dict()
-    if _ENERGY not in found.get("total_energies", {}):
+    result, tags = misc.get_dict(), parameters.get_dict()
+    if _ENERGY not in result.get("total_energies", {}):
         raise ValueError("the outputs of VASP hold no energy")
     atoms = structure.get_ase()
-    _attach(atoms, found)
+    _attach(atoms, result)
     atoms.info[SCHEME] = {
         "engine": "vasp",
-        "engine_version": str(found["version"]).strip(),
+        "engine_version": str(result["version"]).strip(),
         "functional": _functional(tags),
         "hubbard_u": _hubbard(structure, tags),
         "pseudopotentials": {
@@ -87,18 +87,18 @@ def labels_of_vasp(
     return StructureSetData.from_ase([atoms], [structure_id.value])
 
 
-def _attach(atoms: "Atoms", found: dict[str, Any]) -> None:
+def _attach(atoms: "Atoms", result: dict[str, Any]) -> None:
     """The results of the last step, in ASE's units, order and signs."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
-    calculator = SinglePointCalculator(atoms, energy=float(found["total_energies"][_ENERGY]))
+    calculator = SinglePointCalculator(atoms, energy=float(result["total_energies"][_ENERGY]))
     calculator.name = "vasp"
-    if found.get("forces") is not None:
-        calculator.results["forces"] = np.array(found["forces"], dtype=float)
-    if found.get("stress") is not None:  # VASP counts compression as positive, ASE tension
-        calculator.results["stress"] = -full_3x3_to_voigt_6_stress(np.array(found["stress"], dtype=float)) * _KBAR
-    sites = ((found.get("site_magnetization") or {}).get("sphere", {}).get("x") or {}).get("site_moment") or {}
+    if result.get("forces") is not None:
+        calculator.results["forces"] = np.array(result["forces"], dtype=float)
+    if result.get("stress") is not None:  # VASP counts compression as positive, ASE tension
+        calculator.results["stress"] = -full_3x3_to_voigt_6_stress(np.array(result["stress"], dtype=float)) * _KBAR
+    sites = ((result.get("site_magnetization") or {}).get("sphere", {}).get("x") or {}).get("site_moment") or {}
     if sites:
         calculator.results["magmoms"] = np.array([sites[key]["tot"] for key in sorted(sites, key=int)], dtype=float)
     atoms.calc = calculator
@@ -106,8 +106,8 @@ def _attach(atoms: "Atoms", found: dict[str, Any]) -> None:
 
 def _functional(tags: dict[str, Any]) -> str:
 
-    given = str(tags.get("gga", "")).lower()
-    return next((name for name, tag in FUNCTIONALS.items() if tag == given), given)
+    gga = str(tags.get("gga", "")).lower()
+    return next((name for name, tag in FUNCTIONALS.items() if tag == gga), gga)
 
 
 def _hubbard(structure: StructureData, tags: dict[str, Any]) -> dict[str, float]:
@@ -207,9 +207,9 @@ def _potentials(structure: "StructureData", settings: Mapping[str, Any]) -> dict
         try:
             PotcarData.get_potcars_dict([element], family, {element: name})
         except NotExistent as error:
-            found = ", ".join(sorted(PotcarData.get_full_names(family, element))) or "none"
+            result = ", ".join(sorted(PotcarData.get_full_names(family, element))) or "none"
             raise ValueError(
-                f"the family {family!r} has no potential {name}; of {element} it has: {found}; name one as "
+                f"the family {family!r} has no potential {name}; of {element} it has: {result}; name one as "
                 f"potentials: {{{element}: ...}}"
             ) from error
     return {kind.name: names[kind.symbol] for kind in structure.kinds}

@@ -40,6 +40,6 @@ def _made(engine: str, options: Mapping[str, Any]) -> "DFTOracle":
     if find_spec("aiida") is None:
         raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')
     from aiida_plugin.oracles.dft import DFTOracle, DFTSettings
-    from cgcnn_ase.core.settings import settings_of
+    from cgcnn_ase.core.settings import parse_settings
 
-    return DFTOracle(engine, settings_of(DFTSettings, options, "oracle"))
+    return DFTOracle(engine, parse_settings(DFTSettings, options, "oracle"))

@@ -43,7 +43,7 @@ class DFTSettings(Settings):
 _TITLES = {"gpaw": "GPAW", "quantumespresso": "Quantum ESPRESSO", "cp2k": "CP2K", "vasp": "VASP"}
 
 
-def engine_in_words(engine: str, version: str | None, protocol: str, settings: Mapping[str, Any]) -> str:
+def describe_engine(engine: str, version: str | None, protocol: str, settings: Mapping[str, Any]) -> str:
     """Such as ``GPAW 26.7.0 (PBE+U, plane waves 500 eV, protocol balanced) through AiiDA``.
 
     Parameters
@@ -118,7 +118,7 @@ class DFTOracle:
         version = self._version()
         return {
             "name": self.name,
-            "what": engine_in_words(self.name, version, self._options.protocol, self._resolved),
+            "what": describe_engine(self.name, version, self._options.protocol, self._resolved),
             "version": version,
             "profile": self._profile,
             "code": self._code.full_label,
@@ -146,10 +146,10 @@ class DFTOracle:
         OracleError
             In AiiDA's words, if there is no label.
         """
-        ((_, said),) = self.evaluate_many([point], [atoms])
-        if isinstance(said, OracleError):
-            raise said
-        return said
+        ((_, reply),) = self.evaluate_many([point], [atoms])
+        if isinstance(reply, OracleError):
+            raise reply
+        return reply
 
     def evaluate_many(
         self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
@@ -178,11 +178,11 @@ class DFTOracle:
             return
         for chain, names in self._chains(cells):
             for name in names:
-                said = self._answer(chain, name)
-                if isinstance(said, OracleError):
+                reply = self._answer(chain, name)
+                if isinstance(reply, OracleError):
                     self._unlucky.add(name)
                 for k in places[name]:
-                    yield k, said
+                    yield k, reply
 
     def _chains(self, cells: "Mapping[str, Atoms]") -> "Iterator[tuple[WorkChainNode, list[str]]]":
         """Label work chains when they have ended, each with the cells whose labels it was to give."""

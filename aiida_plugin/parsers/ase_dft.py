@@ -45,36 +45,36 @@ class AseDftParser(RetrievedParser):
         if text is None:
             return self._without_results()
         try:
-            found = json.loads(text)
-            status = found["status"]
+            result = json.loads(text)
+            status = result["status"]
         except (ValueError, KeyError, TypeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
         if status != "ok":
-            said = {key: value for key, value in found.items() if key != "status"}
-            self.out("output_parameters", Dict({"finished": False, **said}))
-            return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=found.get("reason", status))
+            details = {key: value for key, value in result.items() if key != "status"}
+            self.out("output_parameters", Dict({"finished": False, **details}))
+            return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=result.get("reason", status))
         try:
-            atoms = self._labelled(found)
+            atoms = self._labelled(result)
         except (ValueError, KeyError, TypeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
         if not all(np.isfinite(value).all() for value in atoms.calc.results.values()):
             return self.fail("ERROR_NOT_FINITE", reason="energy, forces, stress or moments are not finite")
         self.out("labelled", StructureSetData.from_ase([atoms], [ID]))
-        said = {key: value for key, value in found.items() if key not in ("status", "results", "positions")}
-        said = {key: value for key, value in said.items() if value is not None}
-        self.out("output_parameters", Dict({"finished": True, "energy": found["results"]["energy"], **said}))
+        details = {key: value for key, value in result.items() if key not in ("status", "results", "positions")}
+        details = {key: value for key, value in details.items() if value is not None}
+        self.out("output_parameters", Dict({"finished": True, "energy": result["results"]["energy"], **details}))
         return None
 
-    def _labelled(self, found: dict[str, Any]) -> "Atoms":
+    def _labelled(self, result: dict[str, Any]) -> "Atoms":
         """The structure where it was computed, with what the calculator gave and the scheme of it."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
 
-        structure, results = self.node.inputs.structure, found["results"]
+        structure, results = self.node.inputs.structure, result["results"]
         settings = {**SETTINGS, **self.node.inputs.settings.get_dict()}
         atoms = Atoms(
             [structure.get_kind(site.kind_name).symbol for site in structure.sites],
-            positions=np.asarray(found["positions"], dtype=float),
+            positions=np.asarray(result["positions"], dtype=float),
             cell=structure.cell,
             pbc=structure.pbc,
         )
@@ -82,7 +82,7 @@ class AseDftParser(RetrievedParser):
         if moments:
             atoms.set_initial_magnetic_moments([moments.get(site.kind_name, 0.0) for site in structure.sites])
         spin = bool(settings["parameters"].get("spinpol", any(moments.values())))
-        atoms.info[SCHEME] = scheme_of_job(settings, found, spin=spin)
+        atoms.info[SCHEME] = scheme_of_job(settings, result, spin=spin)
         labels = {
             name: value if name == "energy" else np.asarray(value, dtype=float) for name, value in results.items()
         }
@@ -109,6 +109,6 @@ class AseDftParser(RetrievedParser):
         lines = (self.text(STDERR) or "").strip().splitlines()
         starts = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
         if starts:
-            said = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")]
-            return " ".join(said)[:_LENGTH]
+            final_lines = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")]
+            return " ".join(final_lines)[:_LENGTH]
         return lines[-1][:_LENGTH] if lines else "it said nothing"

@@ -15,14 +15,14 @@ _NO_FUNCTIONAL = {
 _MACHINE_LEARNED = ("chgnet", "mace", "matgl", "mattersim", "fairchem", "orb_models", "sevenn")
 
 
-def scheme_of_job(settings: Mapping[str, Any], said: Mapping[str, Any], *, spin: bool) -> dict[str, Any]:
+def scheme_of_job(settings: Mapping[str, Any], facts: Mapping[str, Any], *, spin: bool) -> dict[str, Any]:
     """The label scheme of a job.
 
     Parameters
     ----------
     settings
         Of the job, complete.
-    said
+    facts
         What the worker wrote of the calculator.
     spin
         Whether it was spin-polarised.
@@ -30,10 +30,10 @@ def scheme_of_job(settings: Mapping[str, Any], said: Mapping[str, Any], *, spin:
     name, parameters = settings["calculator"], settings["parameters"]
     scheme = {
         "engine": name,
-        "engine_version": said["version"],
+        "engine_version": facts["version"],
         "functional": settings["functional"] or _functional(name, parameters),
         "hubbard_u": {},
-        "pseudopotentials": said.get("pseudopotentials", {}),
+        "pseudopotentials": facts.get("pseudopotentials", {}),
         "cutoffs": {},
         "kpoints_distance": settings["kpoints_distance"],
         "spin": spin,
@@ -59,7 +59,7 @@ def _of_gpaw(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What GPAW's parameters say: cutoff, U, smearing, and what other than plane waves it used."""
     mode = parameters.get("mode", {})
     mode = mode if isinstance(mode, Mapping) else {"name": mode}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "mode": mode.get("name", "fd"),
         "cutoffs": {"wave functions": float(mode.get("ecut", 340.0))} if mode.get("name") == "pw" else {},
         "hubbard_u": hubbard_of_setups(parameters.get("setups", {})),
@@ -67,17 +67,17 @@ def _of_gpaw(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name in ("h", "gpts", "basis", "charge"):
         if name in parameters:
-            found[name] = parameters[name]
-    return found
+            result[name] = parameters[name]
+    return result
 
 
 def hubbard_of_setups(setups: Any) -> dict[str, float]:
     """U (eV) by element of GPAW's ``setups``, as in ``{"Ni": "10:d,6.2"}``."""
     if not isinstance(setups, Mapping):
         return {}
-    found = {}
+    result = {}
     for element, text in setups.items():
         _, colon, correction = str(text).partition(":")
         if colon:
-            found[element] = float(correction.split(";")[0].split(",")[1])
-    return found
+            result[element] = float(correction.split(";")[0].split(",")[1])
+    return result

@@ -45,11 +45,11 @@ class PredictParser(RetrievedParser):
         if len(failures) == len(asked):
             return self.fail("ERROR_ALL_FAILED", reason=failures[0][1])
         try:
-            found = self._predictions(failures)
+            result = self._predictions(failures)
         except ValueError as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=PREDICTIONS, reason=str(error))
         wanted = self.node.inputs.model.sha256
-        frames = {name: predictions.to_frame() for name, predictions in found.items()}
+        frames = {name: predictions.to_frame() for name, predictions in result.items()}
         for frame in frames.values():
             known = set(frame["id"]) | {name for name, _ in failures}
             if missing := [name for name in asked if name not in known]:
@@ -58,10 +58,10 @@ class PredictParser(RetrievedParser):
             if set(frame["model_sha256"]) != {wanted}:
                 others = ", ".join(sorted(set(frame["model_sha256"])))
                 return self.fail("ERROR_MODEL_MISMATCH", found=others, asked=wanted)
-        if len(found) == 1:
-            self.out("predictions", next(iter(found.values())))
+        if len(result) == 1:
+            self.out("predictions", next(iter(result.values())))
         else:
-            for name, predictions in found.items():
+            for name, predictions in result.items():
                 self.out(f"by_model.{name.replace('-', '_')}", predictions)
         self.out("summary", Dict(_summary(frames, n_structures=len(asked), n_failed=len(failures))))
         return None
@@ -85,7 +85,7 @@ def _summary(frames: dict[str, Any], *, n_structures: int, n_failed: int) -> dic
 
 def _of_model(frame: Any) -> dict[str, Any]:
     known = frame["in_domain"].dropna()
-    found = {
+    result = {
         "n_predictions": len(frame),
         "mean": float(frame["value"].mean()),
         "lowest": float(frame["value"].min()),
@@ -93,4 +93,4 @@ def _of_model(frame: Any) -> dict[str, Any]:
         "unit": str(frame["unit"].iloc[0]),
         "property": str(frame["property"].iloc[0]),
     }
-    return found | ({"n_in_domain": int(known.astype(bool).sum())} if len(known) else {})
+    return result | ({"n_in_domain": int(known.astype(bool).sum())} if len(known) else {})

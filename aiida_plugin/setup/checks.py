@@ -34,7 +34,7 @@ class Finding:
 
     what: str
     state: State
-    words: str
+    message: str
     command: str = ""
 
     @property
@@ -67,20 +67,20 @@ def look(part: Part) -> Finding:
     try:
         return part.look()
     except ERRORS as error:
-        return Finding(part.what, "wrong", in_words(error))
+        return Finding(part.what, "wrong", format_error(error))
 
 
 def ensure(part: Part) -> Finding:
     """Make a part that is missing, and leave alone one that is there."""
-    found = look(part)
-    if found.state != "missing" or part.make is None:
-        return found
+    finding = look(part)
+    if finding.state != "missing" or part.make is None:
+        return finding
     try:
         part.make()
     except ERRORS as error:
-        return Finding(part.what, "wrong", in_words(error))
+        return Finding(part.what, "wrong", format_error(error))
     made = look(part)
-    return Finding(part.what, "made", made.words) if made.state == "there" else made
+    return Finding(part.what, "made", made.message) if made.state == "there" else made
 
 
 def ensure_all(parts: Iterator[Part], *, make: bool = True) -> Iterator[Finding]:
@@ -89,6 +89,6 @@ def ensure_all(parts: Iterator[Part], *, make: bool = True) -> Iterator[Finding]
         yield ensure(part) if make else look(part)
 
 
-def in_words(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An error as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -44,7 +44,7 @@ def _make(path: Path) -> None:
 _ONE_THREAD = "export OMP_NUM_THREADS=1"
 
 
-class Wanted(NamedTuple):
+class CodeSpec(NamedTuple):
     """A code to have.
 
     Attributes
@@ -74,19 +74,19 @@ class Wanted(NamedTuple):
     prepend: str = ""
 
 
-def wanted_codes() -> tuple[Wanted, ...]:
+def wanted_codes() -> tuple[CodeSpec, ...]:
     """The codes that a set-up on this machine has."""
     gpaw = find_spec("gpaw") is not None
     return (
-        Wanted("cgcnn-ase", "cgcnn.predict", _of_this_package(), "cgcnn-ase: predictions and training"),
-        Wanted(
+        CodeSpec("cgcnn-ase", "cgcnn.predict", _of_this_package(), "cgcnn-ase: predictions and training"),
+        CodeSpec(
             "python",
             "cgcnn.ase_dft",
             Path(sys.executable),
             f"Python with GPAW {version('gpaw')}" if gpaw else "Python for ASE calculators, without GPAW",
             prepend=_ONE_THREAD,
         ),
-        Wanted(
+        CodeSpec(
             "pw",
             "quantumespresso.pw",
             _on_path("pw.x"),
@@ -95,7 +95,7 @@ def wanted_codes() -> tuple[Wanted, ...]:
             install="sudo apt-get install quantum-espresso",
             prepend=_ONE_THREAD,
         ),
-        Wanted(
+        CodeSpec(
             "cp2k",
             "cp2k",
             _on_path("cp2k", "cp2k.psmp", "cp2k.ssmp"),
@@ -113,19 +113,19 @@ def codes() -> Iterator[Part]:
         yield Part(f"code {wanted.label}@{LOCALHOST}", partial(look_at, wanted), partial(make, wanted))
 
 
-def look_at(wanted: Wanted) -> Finding:
+def look_at(wanted: CodeSpec) -> Finding:
     """Whether the code is there and its executable still is."""
     what = f"code {wanted.label}@{LOCALHOST}"
-    found = _stored(wanted.label)
-    if len(found) > 1:
-        names = ", ".join(str(code.pk) for code in found)
-        return Finding(what, "wrong", f"nodes {names} have this name", f"verdi code relabel {found[-1].pk} NEW-NAME")
-    if found:
-        gone = _what_is_gone(found[0])
+    codes = _stored(wanted.label)
+    if len(codes) > 1:
+        names = ", ".join(str(code.pk) for code in codes)
+        return Finding(what, "wrong", f"nodes {names} have this name", f"verdi code relabel {codes[-1].pk} NEW-NAME")
+    if codes:
+        gone = _what_is_gone(codes[0])
         if gone is None:
-            path = str(found[0].filepath_executable)
+            path = str(codes[0].filepath_executable)
             other = "" if wanted.executable is None or path == str(wanted.executable) else f" ({path})"
-            return Finding(what, "there", (found[0].description or wanted.description) + other)
+            return Finding(what, "there", (codes[0].description or wanted.description) + other)
         if wanted.executable is not None:
             return Finding(what, "missing", gone, SETUP)
         return Finding(what, "wrong", gone, wanted.install or 'pip install "cgcnn-ase[aiida]"')
@@ -138,7 +138,7 @@ def look_at(wanted: Wanted) -> Finding:
     return Finding(what, "missing", "there is none", SETUP)
 
 
-def make(wanted: Wanted) -> None:
+def make(wanted: CodeSpec) -> None:
     """Store the code; one of the same name whose executable is gone gets another name, and is hidden."""
     for old in _stored(wanted.label):
         old.label = f"{wanted.label}-gone-{old.pk}"
@@ -158,8 +158,8 @@ def make(wanted: Wanted) -> None:
 def _stored(label: str) -> list[InstalledCode]:
     query = QueryBuilder().append(Computer, filters={"label": LOCALHOST}, tag="computer")
     query.append(InstalledCode, filters={"label": label}, with_computer="computer", tag="code")
-    found: list[InstalledCode] = query.order_by({"code": {"id": "asc"}}).all(flat=True)
-    return found
+    nodes: list[InstalledCode] = query.order_by({"code": {"id": "asc"}}).all(flat=True)
+    return nodes
 
 
 def _what_is_gone(code: InstalledCode) -> str | None:
@@ -180,4 +180,4 @@ def _of_this_package() -> Path | None:
 
 
 def _on_path(*names: str) -> Path | None:
-    return next((Path(found) for name in names if (found := shutil.which(name))), None)
+    return next((Path(path) for name in names if (path := shutil.which(name))), None)

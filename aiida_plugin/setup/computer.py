@@ -21,20 +21,20 @@ def computer() -> Part:
 def _look() -> Finding:
     what = f"computer {LOCALHOST}"
     try:
-        found = Computer.collection.get(label=LOCALHOST)
+        computer = Computer.collection.get(label=LOCALHOST)
     except NotExistent:
         return Finding(what, "missing", "there is none", SETUP)
-    if found.transport_type != "core.local":
+    if computer.transport_type != "core.local":
         return Finding(
             what,
             "wrong",
-            f"it is reached by {found.transport_type}, not on this machine",
+            f"it is reached by {computer.transport_type}, not on this machine",
             f"verdi computer relabel {LOCALHOST} NEW-NAME && {SETUP}",
         )
-    if not found.is_configured:
+    if not computer.is_configured:
         return Finding(what, "missing", "it is not configured for this user", SETUP)
-    interval = found.get_minimum_job_poll_interval()
-    words = f"{found.transport_type}, {found.scheduler_type}"
+    interval = computer.get_minimum_job_poll_interval()
+    words = f"{computer.transport_type}, {computer.scheduler_type}"
     if interval > _LONG:
         words += f"; a job's end is seen after up to {interval:g} s"
     return Finding(what, "there", words)
@@ -43,12 +43,12 @@ def _look() -> Finding:
 def _make() -> None:
     """As ``verdi presto`` does."""
     try:
-        found = Computer.collection.get(label=LOCALHOST)
+        computer = Computer.collection.get(label=LOCALHOST)
     except NotExistent:
         profile = get_profile()
         if profile is None:
             raise ValueError("no profile is loaded") from None
-        found = Computer(
+        computer = Computer(
             label=LOCALHOST,
             hostname=LOCALHOST,
             description="This machine, made by aiida-cgcnn setup",
@@ -56,6 +56,6 @@ def _make() -> None:
             scheduler_type="core.direct",
             workdir=str(Path(get_config().dirpath) / "scratch" / profile.name),
         ).store()
-        found.set_minimum_job_poll_interval(1)
-        found.set_default_mpiprocs_per_machine(1)
-    found.configure(user=User.collection.get_default(), safe_interval=0)
+        computer.set_minimum_job_poll_interval(1)
+        computer.set_default_mpiprocs_per_machine(1)
+    computer.configure(user=User.collection.get_default(), safe_interval=0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
 from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
-from aiida_plugin.setup.checks import ERRORS, Finding, in_words
+from aiida_plugin.setup.checks import ERRORS, Finding, format_error
 
 if TYPE_CHECKING:
     from aiida.manage.configuration import Profile
@@ -46,7 +46,7 @@ def open_profile(
         config = get_config(create=True)
         known, default = config.profile_names, config.default_profile_name
     except ConfigurationError as error:
-        return Finding("profile", "wrong", in_words(error), "verdi config list")
+        return Finding("profile", "wrong", format_error(error), "verdi config list")
     wanted = name or default
     if wanted in known:
         return _as_asked(_load(str(wanted), "there"), broker, postgres)
@@ -107,19 +107,19 @@ def _load(name: str, state: Literal["there", "made"]) -> Finding:
     return Finding("profile", state, describe(profile))
 
 
-def _as_asked(found: Finding, broker: Broker | None, postgres: bool) -> Finding:
+def _as_asked(finding: Finding, broker: Broker | None, postgres: bool) -> Finding:
     """Say it where a profile that is there differs from what was asked for."""
     profile = get_profile()
-    if found.is_bad or profile is None:
-        return found
+    if finding.is_bad or profile is None:
+        return finding
     if postgres and profile.storage_backend != "core.psql_dos":
         return Finding(
-            "profile", "wrong", f"{found.words} is there already, without PostgreSQL; name a new one with -p"
+            "profile", "wrong", f"{finding.message} is there already, without PostgreSQL; name a new one with -p"
         )
     if broker is not None and (profile.process_control_backend or "none").removeprefix("core.") != broker:
         command = f"verdi -p {profile.name} profile configure-broker {'none' if broker == 'none' else f'core.{broker}'}"
-        return Finding("profile", "wrong", f"{found.words} is there already, with another broker", command)
-    return found
+        return Finding("profile", "wrong", f"{finding.message} is there already, with another broker", command)
+    return finding
 
 
 def _has_rabbitmq() -> bool:
@@ -136,8 +136,8 @@ def _why(done: subprocess.CompletedProcess[str], postgres: bool) -> str:
     """Its last words; of PostgreSQL they hold the connection, which is kept to oneself."""
     if postgres:
         return "PostgreSQL on this machine lets nobody in as administrator; see `verdi presto --help` for its options"
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return said[-1] if said else f"exit code {done.returncode}"
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
 
 
 def _those(names: list[str]) -> str:

@@ -27,7 +27,7 @@ BUDGET: dict[str, Any] = {"rounds": 3, "labels": None, "std_below": None}
 #: labels that a training needs: one to learn from, one to hold out
 FEWEST = 2
 #: what each round labels
-TAKE: dict[str, Any] = SELECTION | {"take": {"lcb": 2}}
+DEFAULT_SELECTION: dict[str, Any] = SELECTION | {"take": {"lcb": 2}}
 
 
 class ActiveLearningWorkChain(WorkChain):
@@ -54,7 +54,7 @@ class ActiveLearningWorkChain(WorkChain):
         spec.input(
             "selection",
             valid_type=Dict,
-            default=lambda: Dict(TAKE),
+            default=lambda: Dict(DEFAULT_SELECTION),
             validator=check_selection,
             help=f"What each round labels: {', '.join(SELECTION)}.",
         )
@@ -128,7 +128,7 @@ class ActiveLearningWorkChain(WorkChain):
             Arguments of :meth:`FinetuneWorkChain.get_builder_from_protocol`: ``protocol``, ``overrides``, ``test``,
             ``target``, ``model_name`` and ``options``.
         selection, budget
-            Over the defaults `TAKE` and `BUDGET`.
+            Over the defaults `DEFAULT_SELECTION` and `BUDGET`.
         labelled
             Labels that there are already, of the same kind.
         predict_options
@@ -142,7 +142,7 @@ class ActiveLearningWorkChain(WorkChain):
         some = candidates if candidates is not None else host
         if some is None:
             raise ValueError("give candidates, or a host and the settings of its defects")
-        selection, budget = TAKE | dict(selection or {}), BUDGET | dict(budget or {})
+        selection, budget = DEFAULT_SELECTION | dict(selection or {}), BUDGET | dict(budget or {})
         builder: Any = cls.get_builder()
         builder.model, builder.predict.code = model, code
         if predict_options:
@@ -240,10 +240,10 @@ class ActiveLearningWorkChain(WorkChain):
         new = run.outputs.labelled
         if "reference_energies" in run.outputs:
             self.ctx.references = run.outputs.reference_energies
-        found = call_once(
+        result = call_once(
             self, self._label("agreement"), agreement, predictions=self.ctx.prediction.outputs.predictions, labelled=new
         )
-        self.ctx.rounds = {**self.ctx.rounds, self._label("agreement"): found}
+        self.ctx.rounds = {**self.ctx.rounds, self._label("agreement"): result}
         if self.ctx.labelled is None:
             self.ctx.labelled = new
             return None
@@ -283,8 +283,8 @@ class ActiveLearningWorkChain(WorkChain):
         self.out("report", call_once(self, "report", learning_report, ended=ended, **self.ctx.rounds))
 
     def _budget(self) -> dict[str, Any]:
-        given: dict[str, Any] = self.inputs.budget.get_dict()
-        return BUDGET | given
+        budget: dict[str, Any] = self.inputs.budget.get_dict()
+        return BUDGET | budget
 
     def _n_labelled(self) -> int:
         return 0 if self.ctx.labelled is None else len(self.ctx.labelled)
@@ -325,10 +325,10 @@ def _finetune_inputs(code: AbstractCode, asked: dict[str, Any], n_labels: int) -
 
 
 def _check_budget(budget: Dict, _: Any) -> str | None:
-    given = budget.get_dict()
-    if unknown := sorted(set(given) - set(BUDGET)):
+    values = budget.get_dict()
+    if unknown := sorted(set(values) - set(BUDGET)):
         return f"unknown {', '.join(unknown)}; allowed: {', '.join(BUDGET)}"
-    rounds, labels = given.get("rounds", 1), given.get("labels")
+    rounds, labels = values.get("rounds", 1), values.get("labels")
     if not isinstance(rounds, int) or rounds < 1:
         return f"rounds must be a whole number from 1 on, not {rounds!r}"
     return None if labels is None or (isinstance(labels, int) and labels > 0) else f"labels: {labels!r} is no number"

@@ -97,10 +97,10 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_SCF_NOT_CONVERGED])
     def handle_electrons(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Mix less, then smear wider, with more steps each time; only GPAW's parameters are known here."""
-        given: Any = self.ctx.inputs[
+        electrons: Any = self.ctx.inputs[
             "settings"
         ]  # after the first change, a plain dict: checkpoints hold stored nodes only
-        settings = {**SETTINGS, **(given.get_dict() if isinstance(given, Dict) else given)}
+        settings = {**SETTINGS, **(electrons.get_dict() if isinstance(electrons, Dict) else electrons)}
         if settings["calculator"] != "gpaw" or self.ctx.n_unconverged > 1:
             return None
         parameters: dict[str, Any] = dict(settings["parameters"])

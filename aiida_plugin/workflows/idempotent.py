@@ -135,10 +135,10 @@ def _other_inputs(node: ProcessNode, inputs: Mapping[str, Any]) -> list[str]:
     return sorted(name for name, value in inputs.items() if _differs(had.get(name), value))
 
 
-def _differs(had: Any, given: Any) -> bool:
-    if not (isinstance(given, Data) and given.is_stored and isinstance(had, Data)) or had.uuid == given.uuid:
+def _differs(had: Any, new: Any) -> bool:
+    if not (isinstance(new, Data) and new.is_stored and isinstance(had, Data)) or had.uuid == new.uuid:
         return False
-    return bool(had.base.caching.compute_hash() != given.base.caching.compute_hash())
+    return bool(had.base.caching.compute_hash() != new.base.caching.compute_hash())
 
 
 def _returned(node: ProcessNode) -> Any:

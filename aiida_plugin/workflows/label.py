@@ -202,12 +202,12 @@ class LabelWorkChain(WorkChain):
 
     def join_references(self) -> None:
         """The energies of the elements."""
-        found = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
+        result = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
         if "reference_energies" in self.inputs:
-            if self._misfit(found) is not None:  # told by `join`
+            if self._misfit(result) is not None:  # told by `join`
                 return
-            found["known"] = self.inputs.reference_energies
-        self.out("reference_energies", call_once(self, "references", join_references, **found))
+            result["known"] = self.inputs.reference_energies
+        self.out("reference_energies", call_once(self, "references", join_references, **result))
 
     def join(self) -> ExitCode | None:
         """One set of all labels."""
@@ -237,9 +237,9 @@ class LabelWorkChain(WorkChain):
 
     def _misfit(self, labels: Mapping[str, StructureSetData]) -> str | None:
         """In what the labels differ from the reference energies that were given; None if they do not."""
-        given: Dict = self.inputs.reference_energies
+        references: Dict = self.inputs.reference_energies
         try:
-            merge_schemes([given["scheme"], *(scheme_of(labelled.atoms(0)) for labelled in labels.values())])
+            merge_schemes([references["scheme"], *(scheme_of(labelled.atoms(0)) for labelled in labels.values())])
         except ValueError as error:
             return str(error)
         return None
@@ -300,8 +300,8 @@ def _check_max(number: Int | None, _: Any) -> str | None:
 
 
 def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
-    given = inputs.get("reference_energies")
-    if given is None:
+    references = inputs.get("reference_energies")
+    if references is None:
         return None
-    missing = sorted({"energies", "scheme"} - set(given.get_dict()))
+    missing = sorted({"energies", "scheme"} - set(references.get_dict()))
     return f"reference_energies lacks {', '.join(missing)}; give that output of an earlier run" if missing else None

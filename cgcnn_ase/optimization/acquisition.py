@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.registry import Registry
 
-Goal = Literal["min", "max"]
+Direction = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def acquire(
     mean: npt.ArrayLike,
     std: npt.ArrayLike,
     *,
-    goal: Goal = "min",
+    goal: Direction = "min",
     kappa: float = 2.0,
     best: float | None = None,
     noise: npt.ArrayLike = 1.0,
@@ -95,8 +95,8 @@ def acquire(
     array([0. , 0.3])
     """
     function = ACQUISITIONS.get(name)
-    if goal not in get_args(Goal):
-        raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Goal))}")
+    if goal not in get_args(Direction):
+        raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Direction))}")
     values, spread = _checked(mean, std)
     cost = values if goal == "min" else -values
     known = float(cost.min(initial=np.inf)) if best is None else (best if goal == "min" else -best)

@@ -15,7 +15,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.batch import Proposal
-from cgcnn_ase.optimization.pareto import Wanted, check_wanted, pareto_front
+from cgcnn_ase.optimization.pareto import Goal, check_wanted, pareto_front
 from cgcnn_ase.optimization.space.sampling import Initial, initial_points
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
@@ -53,7 +53,7 @@ ENGINES: Registry[Callable[..., SearchEngine]] = Registry(
 
 
 #: a surrogate by its name, one, or one for each objective
-Given = str | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
+SurrogateLike = str | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 
 class AskTell(ABC):
@@ -95,9 +95,9 @@ class AskTell(ABC):
     def __init__(
         self,
         space: SearchSpace,
-        surrogate: Given = "gp",
+        surrogate: SurrogateLike = "gp",
         acquisition: str = "ei",
-        goals: Sequence[Wanted] = ("min",),
+        goals: Sequence[Goal] = ("min",),
         *,
         seed: int = 0,
         n_initial: int = 8,
@@ -129,7 +129,7 @@ class AskTell(ABC):
             self._design = _nearest(self._candidates, space.features(self._design)[: len(self._candidates)])
 
     @abstractmethod
-    def _set_up(self, surrogate: Given) -> None:
+    def _set_up(self, surrogate: SurrogateLike) -> None:
         """Take the surrogate, and see that the engine has the acquisition and the goals."""
 
     @property

@@ -3,8 +3,8 @@
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.optimization.batch import Aim, Proposal, propose
-from cgcnn_ase.optimization.engine import AskTell, Given
+from cgcnn_ase.optimization.batch import AcquisitionSettings, Proposal, propose
+from cgcnn_ase.optimization.engine import AskTell, SurrogateLike
 from cgcnn_ase.optimization.pareto import costs_of, pareto_front
 from cgcnn_ase.optimization.space.sampling import neighbors
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate, make_surrogate
@@ -34,8 +34,8 @@ class Optimizer(AskTell):
     {'x': 0.37}
     """
 
-    def _set_up(self, surrogate: Given) -> None:
-        self.aim = Aim(self.acquisition, self.goals, self.kappa, of_structures=self.space.has_replicas)
+    def _set_up(self, surrogate: SurrogateLike) -> None:
+        self.aim = AcquisitionSettings(self.acquisition, self.goals, self.kappa, of_structures=self.space.has_replicas)
         self.surrogates = _surrogates(surrogate, len(self.goals))
         self._fitted = 0  # so many labels the surrogates know
 
@@ -82,10 +82,10 @@ class Optimizer(AskTell):
         return values
 
 
-def _surrogates(given: Given, n_goals: int) -> tuple[Surrogate, ...]:
-    if isinstance(given, str):
-        return tuple(make_surrogate(given) for _ in range(n_goals))
-    several = tuple(given) if isinstance(given, list | tuple) else (given,)
+def _surrogates(surrogates: SurrogateLike, n_goals: int) -> tuple[Surrogate, ...]:
+    if isinstance(surrogates, str):
+        return tuple(make_surrogate(surrogates) for _ in range(n_goals))
+    several = tuple(surrogates) if isinstance(surrogates, list | tuple) else (surrogates,)
     if len(several) != n_goals:
         raise ValueError(f"{len(several)} surrogates and {n_goals} goals; needed is one surrogate for each goal")
     return several

@@ -12,10 +12,10 @@ from cgcnn_ase.core.arrays import Bools, Floats
 _AUGMENTATION = 0.05
 
 #: low, high, or as near as possible to a number
-Wanted = Literal["min", "max"] | float
+Goal = Literal["min", "max"] | float
 
 
-def check_wanted(wanted: Wanted) -> None:
+def check_wanted(wanted: Goal) -> None:
     """That a goal is one of the allowed.
 
     Raises
@@ -28,7 +28,7 @@ def check_wanted(wanted: Wanted) -> None:
         raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")
 
 
-def as_cost(values: npt.ArrayLike, wanted: Wanted) -> Floats:
+def as_cost(values: npt.ArrayLike, wanted: Goal) -> Floats:
     """Values as costs in their own unit: themselves, with the sign turned, or their distance from the target.
 
     >>> as_cost([1.0, 3.0], "max"), as_cost([1.0, 3.0], 2.5)
@@ -41,7 +41,7 @@ def as_cost(values: npt.ArrayLike, wanted: Wanted) -> Floats:
     return np.abs(array - wanted)
 
 
-def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Wanted) -> tuple[Floats, Floats]:
+def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple[Floats, Floats]:
     r"""Mean and std of the cost of a normally distributed value.
 
     The distance from a target is folded normal: with :math:`d = \mu - t`,
@@ -59,7 +59,7 @@ def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Wanted) -> tup
     return expected, np.sqrt(np.maximum(distance**2 + spread**2 - expected**2, 0.0))
 
 
-def pareto_front(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Bools:
+def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
     """Which rows no other row beats: none is as good in every objective and better in one.
 
     Parameters
@@ -92,7 +92,7 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Bools:
     return mask
 
 
-def hypervolume(values: npt.ArrayLike, goals: Sequence[Wanted], reference: npt.ArrayLike) -> float:
+def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
     """The volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
     By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
@@ -151,7 +151,7 @@ def random_weights(m: int, rng: np.random.Generator) -> Floats:
     return rng.dirichlet(np.ones(m))
 
 
-def costs_of(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Floats:
+def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
     """(n, m) values as costs, each objective by its goal.
 
     Raises

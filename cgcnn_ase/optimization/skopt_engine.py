@@ -7,7 +7,7 @@ import numpy as np
 
 from cgcnn_ase.core.settings import unknown_name
 from cgcnn_ase.optimization.batch import Proposal
-from cgcnn_ase.optimization.engine import AskTell, Given
+from cgcnn_ase.optimization.engine import AskTell, SurrogateLike
 from cgcnn_ase.optimization.pareto import as_cost
 from cgcnn_ase.optimization.space.sampling import needs_skopt
 from cgcnn_ase.optimization.space.variables import NONE, Value, Variable, as_number
@@ -30,7 +30,7 @@ class SkoptEngine(AskTell):
     one of the acquisitions ``ei``, ``pi`` and ``lcb``.
     """
 
-    def _set_up(self, surrogate: Given) -> None:
+    def _set_up(self, surrogate: SurrogateLike) -> None:
         if surrogate != "gp" or len(self.goals) != 1:
             raise ValueError("the engine skopt has a surrogate of its own (gp), and one objective")
         if self.acquisition not in _ACQUISITIONS:

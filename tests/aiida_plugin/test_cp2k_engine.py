@@ -38,8 +38,8 @@ def hydrogen(strain=0.0):
 
 
 def builder(atoms, code, moments=None, options=None, **settings):
-    found = resolve("cp2k", "fast", QUICK | settings)
-    return ENGINE.builder(orm.StructureData(ase=atoms), code, found, moments=moments or {}, options=options or {})
+    result = resolve("cp2k", "fast", QUICK | settings)
+    return ENGINE.builder(orm.StructureData(ase=atoms), code, result, moments=moments or {}, options=options or {})
 
 
 def run(atoms, code, **settings):

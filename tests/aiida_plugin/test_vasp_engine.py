@@ -93,8 +93,8 @@ def diamond():
 
 
 def builder(atoms, code, moments=None, **settings):
-    found = resolve("vasp", "fast", {"potential_family": "mock"} | settings)
-    return ENGINE.builder(orm.StructureData(ase=atoms), code, found, moments=moments or {}, options={})
+    result = resolve("vasp", "fast", {"potential_family": "mock"} | settings)
+    return ENGINE.builder(orm.StructureData(ase=atoms), code, result, moments=moments or {}, options={})
 
 
 def incar(node):

@@ -16,7 +16,7 @@ import numpy as np
 from cgcnn_ase.optimization.batch import Proposal
 from cgcnn_ase.optimization.oracles import Evaluation
 from cgcnn_ase.optimization.optimizer import Optimizer
-from cgcnn_ase.optimization.surrogates.base import Estimate
+from cgcnn_ase.optimization.surrogates.base import SurrogatePrediction
 
 
 def cautious(candidates):
@@ -34,7 +34,7 @@ class Nearest:
 
     def predict(self, pool):
         distance = np.linalg.norm(pool.features[:, None] - self.features[None], axis=2)
-        return Estimate(self.values[distance.argmin(axis=1)], distance.min(axis=1), np.zeros(len(pool)))
+        return SurrogatePrediction(self.values[distance.argmin(axis=1)], distance.min(axis=1), np.zeros(len(pool)))
 
     def covariance(self, pool, others):
         return np.zeros((len(pool), len(others)))

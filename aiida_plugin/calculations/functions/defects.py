@@ -62,10 +62,10 @@ def defects(
     ImportError
         If charges or distortions are asked for and their package is not installed.
     """
-    given = settings.get_dict()
-    options = read_settings(given, DefectOptions, besides=_OF_HOST)
-    name, atoms = _host(host, given.get("structure"))
-    name = str(given.get("name", name))
+    values = settings.get_dict()
+    options = read_settings(values, DefectOptions, besides=_OF_HOST)
+    name, atoms = _host(host, values.get("structure"))
+    name = str(values.get("name", name))
     made = list(generate_defects(atoms, options, name=name))
     if not made:
         raise ValueError(f"{name}: the host has no such defects; other settings may find some")

@@ -70,12 +70,12 @@ def _labelled(
         for name, atoms in structures:
             row = next(rows, None)
             if row is None or row["id"] != name:
-                found = "nothing" if row is None else repr(row["id"])
-                raise ValueError(f"{PROPERTIES} has {found} where {STRUCTURES} has {name!r}")
-            said = {key: value for key, value in row.items() if value and key not in _OWN}
-            atoms.info = {key: float(value) if key in fields else value for key, value in said.items()}
+                result = "nothing" if row is None else repr(row["id"])
+                raise ValueError(f"{PROPERTIES} has {result} where {STRUCTURES} has {name!r}")
+            labels = {key: value for key, value in row.items() if value and key not in _OWN}
+            atoms.info = {key: float(value) if key in fields else value for key, value in labels.items()}
             if any(field in ENERGIES for field in fields):
-                known = {word: said.get(word, "not stated") for word in WORDS}
+                known = {word: labels.get(word, "not stated") for word in WORDS}
                 atoms.info[SCHEME] = {"engine": provenance["provider"], **known}
             yield atoms
         if (row := next(rows, None)) is not None:

@@ -130,6 +130,6 @@ def _joined(original: "Atoms", labelled: "Atoms", references: dict[str, Any] | N
     original.info.pop(SCHEME, None)
     if scheme is not None:
         original.info[SCHEME] = scheme
-    if references is not None and (found := formation_energy(original, references["energies"])) is not None:
-        original.info[FORMATION_ENERGY] = found
+    if references is not None and (result := formation_energy(original, references["energies"])) is not None:
+        original.info[FORMATION_ENERGY] = result
     return original

@@ -44,9 +44,9 @@ def structures_to_label(structure_set: StructureSetData, indices: List) -> dict[
         atoms = structure_set.atoms(row)
         if not atoms.numbers.all():
             raise ValueError(f"structure {structure_set.ids[row]!r} has dummy atoms (X); no engine takes them")
-        made[label], found = _with_kinds(atoms)
-        if found:
-            moments[label] = found
+        made[label], kind_moments = _with_kinds(atoms)
+        if kind_moments:
+            moments[label] = kind_moments
     return {**made, "moments": Dict(moments)}
 
 
@@ -63,7 +63,7 @@ def reference_structures(elements: List) -> dict[str, StructureData | Dict]:
     moments = {}
     for element in elements:
         made[f"reference_{element}"], moments[f"reference_{element}"] = _with_kinds(reference_structure(element))
-    return {**made, "moments": Dict({label: found for label, found in moments.items() if found})}
+    return {**made, "moments": Dict({label: result for label, result in moments.items() if result})}
 
 
 def _with_kinds(atoms: "Atoms") -> tuple[StructureData, dict[str, float]]:
@@ -73,14 +73,14 @@ def _with_kinds(atoms: "Atoms") -> tuple[StructureData, dict[str, float]]:
         raise ValueError("magnetic moments with a direction are not supported; give one number an atom")
     node = StructureData(cell=atoms.cell.array, pbc=atoms.pbc)
     carried = bool(moments.any())
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
     for symbol, position, moment in zip(atoms.symbols, atoms.positions, moments.tolist(), strict=True):
-        known = found.setdefault(symbol, [])
+        known = result.setdefault(symbol, [])
         k = next((k for k, other in enumerate(known) if abs(other - moment) < _SAME), len(known))
         if k == len(known):
             known.append(moment)
         node.append_atom(symbols=symbol, position=position, name=_kind(symbol, k))
-    named = {_kind(symbol, k): moment for symbol, known in found.items() for k, moment in enumerate(known)}
+    named = {_kind(symbol, k): moment for symbol, known in result.items() for k, moment in enumerate(known)}
     return node, named if carried else {}
 
 

@@ -48,12 +48,12 @@ def predict_in_process(
     """
     from cgcnn_ase.prediction.predictor import Predictor
 
-    given = {} if settings is None else settings.get_dict()
-    if reason := settings_problem(given):
+    options = {} if settings is None else settings.get_dict()
+    if reason := settings_problem(options):
         raise ValueError(reason)
     if len(model.names) > 1:
         raise ValueError(f"the node holds {len(model.names)} models: {', '.join(model.names)}; cgcnn.predict takes all")
-    found = Predictor(model.load(), **given)(dict(zip(structures.ids, structures.iter_atoms(), strict=True)))
-    if not found.all:
-        raise ValueError(f"no structure could be predicted; the first: {found.failures[0].error}")
-    return PredictionsData.from_predictions(found)
+    result = Predictor(model.load(), **options)(dict(zip(structures.ids, structures.iter_atoms(), strict=True)))
+    if not result.all:
+        raise ValueError(f"no structure could be predicted; the first: {result.failures[0].error}")
+    return PredictionsData.from_predictions(result)

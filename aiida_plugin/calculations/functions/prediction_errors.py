@@ -40,9 +40,9 @@ def learning_report(ended: Dict, **rounds: Dict) -> Dict:
     numbers = sorted({int(name.rpartition("_")[2]) for name in rounds})
     for k in numbers:
         row: dict[str, Any] = {"round": k}
-        if (found := rounds.get(f"agreement_{k}")) is not None:
-            n_labels += found["n"]
-            row |= {name: found[name] for name in _FIGURES if name in found.get_dict()}
+        if (result := rounds.get(f"agreement_{k}")) is not None:
+            n_labels += result["n"]
+            row |= {name: result[name] for name in _FIGURES if name in result.get_dict()}
         row["n_labels"] = n_labels
         if (tuned := rounds.get(f"finetune_{k}")) is not None:
             row |= {name: tuned[name] for name in ("before", "after", "n_train", "n_test") if name in tuned.get_dict()}
@@ -51,7 +51,7 @@ def learning_report(ended: Dict, **rounds: Dict) -> Dict:
 
 
 #: fewer pairs than this say nothing of an order
-_FEW = 3
+_MIN_LABELS = 3
 
 
 @calcfunction
@@ -79,12 +79,12 @@ def agreement(predictions: PredictionsData, labelled: StructureSetData) -> Dict:
     frame = predictions.to_frame()
     frame["label"] = frame["id"].map(labels).astype(float)
     frame = frame[frame["label"].notna()]
-    found: dict[str, Any] = {"property": target, "unit": unit, "n": len(frame)}
+    result: dict[str, Any] = {"property": target, "unit": unit, "n": len(frame)}
     if (scheme := only_scheme(labelled)) is not None:
-        found["label_scheme"] = scheme
+        result["label_scheme"] = scheme
     if frame.empty:
-        return Dict(found | {"reason": f"no predicted structure has a label {target}"})
-    return Dict(found | _figures(frame))
+        return Dict(result | {"reason": f"no predicted structure has a label {target}"})
+    return Dict(result | _figures(frame))
 
 
 def _figures(frame: "pd.DataFrame") -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _figures(frame: "pd.DataFrame") -> dict[str, Any]:
         figures["mae_without_offset"] = float((error - error.mean()).abs().mean())
     if frame["lower"].notna().all():
         figures["coverage"] = float(frame["label"].between(frame["lower"], frame["upper"]).mean())
-    if len(frame) >= _FEW and frame["label"].nunique() > 1 and frame["value"].nunique() > 1:
+    if len(frame) >= _MIN_LABELS and frame["label"].nunique() > 1 and frame["value"].nunique() > 1:
         figures["spearman"] = float(frame["value"].corr(frame["label"], method="spearman"))
     columns = {"id": "id", "value": "predicted", "std": "std", "label": "label"}
     table = frame[list(columns)].rename(columns=columns).assign(error=error)

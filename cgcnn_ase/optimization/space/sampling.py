@@ -41,14 +41,14 @@ def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed:
         raise ValueError(f"no initial points by {kind!r}; allowed: {', '.join(get_args(Initial))}")
     if n < 0:
         raise ValueError(f"the number of initial points must be 0 or more, not {n}")
-    found: dict[str, Point] = {}
+    result: dict[str, Point] = {}
     if kind != "random" and n:
         for point in space.from_unit(_unit_cube(kind, n, space.n_unit, seed)):
-            found.setdefault(space.key(point), point)
-    if len(found) < n:  # several of the sampler's points became one
+            result.setdefault(space.key(point), point)
+    if len(result) < n:  # several of the sampler's points became one
         for point in space.sample(2 * n, seed):
-            found.setdefault(space.key(point), point)
-    return list(found.values())[:n]
+            result.setdefault(space.key(point), point)
+    return list(result.values())[:n]
 
 
 def _unit_cube(kind: Initial, n: int, dimension: int, seed: int) -> list[list[float]]:
@@ -97,22 +97,22 @@ def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
                 more.name: (counts[more.name] + 1) / more.sites,
                 less.name: (counts[less.name] - 1) / less.sites,
             }
-            moved += _named(space, {**point, **exchanged})
+            moved += _all_namings(space, {**point, **exchanged})
     for share, label in space.names_of.items():
         if point[share]:
             moved += [{**point, label.name: name} for name in label.categories if name != point[label.name]]
     return [space.ordered(near) for near in moved]
 
 
-def _named(space: SearchSpace, point: Point) -> list[Point]:
+def _all_namings(space: SearchSpace, point: Point) -> list[Point]:
     """A point with every name that its shares can have, where they had none before or have none now."""
-    found = [point]
+    result = [point]
     for share, label in space.names_of.items():
         if not point[share]:
-            found = [{**each, label.name: NONE} for each in found]
+            result = [{**each, label.name: NONE} for each in result]
         elif point[label.name] == NONE:
-            found = [{**each, label.name: name} for each in found for name in label.categories]
-    return found
+            result = [{**each, label.name: name} for each in result for name in label.categories]
+    return result
 
 
 def _next_values(variable: Variable, value: Value) -> list[Value]:

@@ -88,11 +88,13 @@ class SearchSpace:
         """
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
-        given = config.get("variables")
-        if not isinstance(given, Mapping) or not all(isinstance(options, Mapping) for options in given.values()):
-            raise ValueError(f"space: variables must give the options of each variable by its name, not {given!r}")
+        variables = config.get("variables")
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(options, Mapping) for options in variables.values()
+        ):
+            raise ValueError(f"space: variables must give the options of each variable by its name, not {variables!r}")
         return cls(
-            [Variable.from_dict(name, options) for name, options in given.items()], config.get("sum_to_one") or ()
+            [Variable.from_dict(name, options) for name, options in variables.items()], config.get("sum_to_one") or ()
         )
 
     # how many, and which
@@ -119,12 +121,12 @@ class SearchSpace:
         """The point with a number, 0 to `count` - 1; the last variables change first."""
         if not 0 <= index < self._counted():
             raise IndexError(f"point {index}: there are {self.count}")
-        found: Point = {}
+        result: Point = {}
         for variable in reversed(self.alone):
             assert variable.count is not None
             index, k = divmod(index, variable.count)
-            found[variable.name] = variable.value(k)
-        return self.ordered(found | self._named(self._simplex[index]))
+            result[variable.name] = variable.value(k)
+        return self.ordered(result | self._point_of_shares(self._simplex[index]))
 
     def candidates(self) -> list[Point]:
         """All points.
@@ -156,11 +158,11 @@ class SearchSpace:
             return self.from_unit(rng.random((n, self.n_unit)))
         if self.count < 2**62:
             return [self.point(int(index)) for index in rng.choice(self.count, min(n, self.count), replace=False)]
-        found: dict[str, Point] = {}
-        while len(found) < n:
+        result: dict[str, Point] = {}
+        while len(result) < n:
             (point,) = self.from_unit(rng.random((1, self.n_unit)))
-            found.setdefault(self.key(point), point)
-        return list(found.values())
+            result.setdefault(self.key(point), point)
+        return list(result.values())
 
     # to and from numbers
 
@@ -178,7 +180,7 @@ class SearchSpace:
         n = len(self.shares)
         return [
             self.ordered(
-                self._named(self._simplex.from_unit(row[:n]))
+                self._point_of_shares(self._simplex.from_unit(row[:n]))
                 | {v.name: v.from_unit(u) for v, u in zip(self.alone, row[n:], strict=True)}
             )
             for row in rows
@@ -193,13 +195,13 @@ class SearchSpace:
             If a variable is missing or unknown, or a name is not among the categories.
         """
         self.checked_key(point)
-        found: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
+        result: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
         for share, k in zip(self.shares, self._simplex.nearest(amounts), strict=True):
-            found[share.name] = k / share.sites
+            result[share.name] = k / share.sites
             if (label := self.names_of.get(share.name)) is not None:
-                found[label.name] = label.snap(point[label.name]) if k else NONE
-        return self.ordered(found)
+                result[label.name] = label.snap(point[label.name]) if k else NONE
+        return self.ordered(result)
 
     def key(self, point: Mapping[str, Value]) -> str:
         """One name for each point, the same in every run: its values by the names of the variables in order.
@@ -274,13 +276,13 @@ class SearchSpace:
         values = np.array([point[name] for point in points], dtype=float)
         return (values - low) / (high - low) if high > low else np.zeros(len(points))
 
-    def _named(self, parts: Sequence[tuple[int, int]]) -> Point:
-        found: Point = {}
+    def _point_of_shares(self, parts: Sequence[tuple[int, int]]) -> Point:
+        result: Point = {}
         for share, (k, label) in zip(self.shares, parts, strict=True):
-            found[share.name] = k / share.sites
+            result[share.name] = k / share.sites
             if (names := self.names_of.get(share.name)) is not None:
-                found[names.name] = names.categories[label] if k else NONE
-        return found
+                result[names.name] = names.categories[label] if k else NONE
+        return result
 
     def ordered(self, point: Mapping[str, Value]) -> Point:
         """The same point with its variables in the order of the space."""

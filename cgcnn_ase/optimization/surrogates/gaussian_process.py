@@ -8,16 +8,16 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.sampling import needs_skopt
-from cgcnn_ase.optimization.surrogates.base import Estimate, Pool, SurrogateContext
+from cgcnn_ase.optimization.surrogates.base import Pool, SurrogateContext, SurrogatePrediction
 
 if TYPE_CHECKING:
     pass
 
 
 #: labels below which the length scales stay as they start
-_FEW = 4
+_MIN_LABELS_TO_FIT_SCALES = 4
 #: labels beyond which one start finds them: their likelihood has one clear maximum
-_CLEAR = 50
+_MAX_LABELS_RESTARTS = 50
 #: of a hyperparameter's search; it has converged or is lost
 _STEPS = 60
 #: random Fourier features of a sample
@@ -94,12 +94,12 @@ class MaternProcess:
         model = GaussianProcessRegressor(smooth + WhiteKernel(0.05, white), optimizer=None, noise="gaussian")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a length scale at its bound is a feature without influence: no concern
-            if len(values) >= _FEW:
+            if len(values) >= _MIN_LABELS_TO_FIT_SCALES:
                 some = np.random.default_rng(seed).permutation(len(values))[: self._max_labels]
                 model.set_params(
                     alpha=alpha[some],
                     optimizer=_search,
-                    n_restarts_optimizer=self._n_restarts if len(values) <= _CLEAR else 0,
+                    n_restarts_optimizer=self._n_restarts if len(values) <= _MAX_LABELS_RESTARTS else 0,
                     random_state=seed,
                 )
                 model.fit(rows[some], targets[some])
@@ -158,11 +158,11 @@ class GaussianProcess:
         self.process.fit(pool.features, values, noise, lengths=np.full(pool.features.shape[1], 0.5), seed=seed)
         self._last = None
 
-    def predict(self, pool: Pool) -> Estimate:
+    def predict(self, pool: Pool) -> SurrogatePrediction:
         """Return mean and std of the smooth part, and the white noise as what labels cannot teach."""
         rows, which = pool.distinct
         mean, std = self.process.moments(rows, *self._projected(pool))
-        return Estimate(mean[which], std[which], np.full(len(pool), self.white))
+        return SurrogatePrediction(mean[which], std[which], np.full(len(pool), self.white))
 
     @property
     def white(self) -> float:
@@ -224,5 +224,5 @@ def _search(objective: Callable[[Floats], tuple[float, Floats]], start: Floats, 
     """The kernel's parameters of the highest likelihood near a start."""
     from scipy.optimize import minimize
 
-    found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": _STEPS})
-    return found.x, float(found.fun)
+    result = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": _STEPS})
+    return result.x, float(result.fun)

@@ -50,7 +50,7 @@ def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[F
     ValueError
         If a structure has no such graph.
     """
-    found: list[Floats] = []
+    result: list[Floats] = []
     for first in range(0, len(structures), _AT_ONCE):
         part = structures[first : first + _AT_ONCE]
         built = graphs_and_nodes([geometry(atoms) for atoms in part], model.graph)
@@ -60,8 +60,8 @@ def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[F
             sites = torch.cat(layers, dim=1)
             means = segment_mean(sites, built.graph.multiplicity, index, n)
         vectors = torch.cat([sites, means[index]], dim=1).double().numpy()[built.node_of_atom]
-        found += np.split(vectors, np.cumsum([len(atoms) for atoms in part])[:-1])
-    return found
+        result += np.split(vectors, np.cumsum([len(atoms) for atoms in part])[:-1])
+    return result
 
 
 def crystal_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> Floats:
