@@ -95,7 +95,7 @@ class SurrogateSettings(Settings):
     model: str | dict[str, str] | None = None
 
 
-class AcquisitionSettings(Settings):
+class AcquisitionConfig(Settings):
     """What makes a point worth evaluating."""
 
     name: Annotated[str, AfterValidator(ACQUISITIONS.check)] = "ei"
@@ -118,7 +118,7 @@ class OptimisationConfig(Settings):
     objectives: Annotated[list[ObjectiveSettings], Field(min_length=1)]
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
-    acquisition: AcquisitionSettings = AcquisitionSettings()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     #: what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
     engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
