@@ -1,30 +1,36 @@
 """Ask an oracle so that nothing it does ends the run: retries, a time limit, and every failure in words."""
 
 import json
-import time
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from cgcnn_ase.core.parallel import Worker, WorkerError
-from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, OracleRecipe, checked, make_oracle
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.base import (
+    BatchOracle,
+    Evaluation,
+    Oracle,
+    OracleError,
+    OracleRecipe,
+    checked,
+    make_oracle,
+)
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from cgcnn_ase.optimization.space.variables import Point
-
 
 #: seconds that a child process has to import what the oracle needs
 START_S = 300.0
 
 
 class OracleReply(NamedTuple):
-    """What came of asking."""
+    """What came of asking, at the last attempt."""
 
-    evaluation: Evaluation | None  #: None where it failed
-    reason: str  #: why it failed; empty where it did not
+    evaluation: Evaluation | None  # None where it failed
+    reason: str  # why it failed; empty where it did not
     attempts: int
     seconds: float
 
@@ -58,35 +64,43 @@ class GuardedOracle:
         if timeout_s is not None and isinstance(oracle, BatchOracle):
             raise ValueError(f"timeout_s: {oracle.name} evaluates several at once, and has time limits of its own")
         self.oracle, self.retries, self.timeout_s = oracle, retries, timeout_s
-        self._recipe = (
-            "" if recipe is None else json.dumps([recipe.name, dict(recipe.options), str(recipe.folder.resolve())])
-        )
+        self._recipe = json.dumps(recipe and [recipe.name, dict(recipe.options), str(recipe.folder.resolve())])
         self._worker = Worker()
 
-    def ask(self, point: "Point", atoms: "Atoms | None") -> OracleReply:
-        """The evaluation of a point, or why there is none."""
-        start = time.monotonic()
-        attempt = 1
-        reply = self._once(point, atoms)
-        while isinstance(reply, OracleError) and attempt <= self.retries:
-            attempt += 1
-            reply = self._once(point, atoms)
-        seconds = time.monotonic() - start
-        if isinstance(reply, OracleError):
-            return OracleReply(None, str(reply), attempt, seconds)
-        return OracleReply(reply, "", attempt, seconds)
+    def ask(self, point: Point, atoms: "Atoms | None") -> OracleReply:
+        """Return the evaluation of a point, or why there is none."""
+        start = monotonic()
+        for attempt in range(1, self.retries + 2):
+            try:
+                evaluation = checked(self._evaluate(point, atoms))
+                return OracleReply(evaluation, "", attempt, monotonic() - start)
+            except OracleError as error:
+                reason = str(error)
+        return OracleReply(None, reason, attempt, monotonic() - start)
+
+    def ask_many(self, cells: "Mapping[str, tuple[Point, Atoms | None]]") -> Iterator[tuple[str, OracleReply]]:
+        """Yield what came of each cell, by key, as soon as it is there.
+
+        One after the other; an oracle that evaluates several at once gets all together, and those that failed again.
+        """
+        if not isinstance(self.oracle, BatchOracle):
+            for key, (point, atoms) in cells.items():
+                yield key, self.ask(point, atoms)
+            return
+        for attempt in range(1, self.retries + 2):
+            failed: dict[str, tuple[Point, Atoms | None]] = {}
+            for key, reply in _ask_batch(self.oracle, cells, attempt):
+                if reply.evaluation is None and attempt <= self.retries:
+                    failed[key] = cells[key]
+                else:
+                    yield key, reply
+            cells = failed
 
     def close(self) -> None:
         """End the child process."""
         self._worker.close()
 
-    def _once(self, point: "Point", atoms: "Atoms | None") -> Evaluation | OracleError:
-        try:
-            return checked(self._evaluate(point, atoms))
-        except OracleError as error:
-            return error
-
-    def _evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
+    def _evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
         if self.timeout_s is None:
             return evaluate_checked(self.oracle, point, atoms)
         try:
@@ -99,24 +113,51 @@ class GuardedOracle:
             raise OracleError(f"the oracle's process died: {error}") from error
 
 
-def evaluate_checked(oracle: Oracle, point: "Point", atoms: "Atoms | None") -> Evaluation:
+def evaluate_checked(oracle: Oracle, point: Point, atoms: "Atoms | None") -> Evaluation:
     """Ask an oracle; whatever other people's code raises becomes an :class:`OracleError` that says what."""
     try:
-        return oracle.evaluate(point, atoms)
+        return checked(oracle.evaluate(point, atoms))
     except OracleError:
         raise
     except Exception as error:  # the oracle is anybody's code, and the reason is recorded with the point
         raise OracleError(f"{type(error).__name__}: {error}") from error
 
 
+def _ask_batch(
+    oracle: BatchOracle, cells: "Mapping[str, tuple[Point, Atoms | None]]", attempt: int
+) -> Iterator[tuple[str, OracleReply]]:
+    """Yield what came of each cell, by key, as soon as it is there; the reason where nothing came."""
+    start = monotonic()
+    keys, waiting = tuple(cells), set(cells)
+    reason = "the oracle ended without an answer"
+    try:
+        for k, reply in oracle.evaluate_many([point for point, _ in cells.values()], [a for _, a in cells.values()]):
+            waiting.remove(keys[k])
+            yield keys[k], _reply(reply, attempt, monotonic() - start)
+    except OracleError as error:
+        reason = str(error)
+    for key in keys:
+        if key in waiting:
+            yield key, OracleReply(None, reason, attempt, monotonic() - start)
+
+
+def _reply(reply: Evaluation | OracleError, attempt: int, seconds: float) -> OracleReply:
+    try:
+        if isinstance(reply, OracleError):
+            raise reply
+        return OracleReply(checked(reply), "", attempt, seconds)
+    except OracleError as error:
+        return OracleReply(None, str(error), attempt, seconds)
+
+
 def _prepare(recipe: str) -> None:
-    """Of the child process: make the oracle, which is no part of an evaluation's time."""
+    """Make the oracle, in the child process; it is no part of an evaluation's time."""
     _oracle_of(recipe)
 
 
-def _in_child(recipe: str, point: "Point", atoms: "Atoms | None") -> Evaluation:
-    """Of the child process, which keeps its oracle."""
-    return checked(evaluate_checked(_oracle_of(recipe), point, atoms))
+def _in_child(recipe: str, point: Point, atoms: "Atoms | None") -> Evaluation:
+    """Ask the oracle that the child process keeps."""
+    return evaluate_checked(_oracle_of(recipe), point, atoms)
 
 
 @lru_cache(maxsize=1)
