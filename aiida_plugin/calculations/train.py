@@ -10,7 +10,7 @@ from aiida.orm import ArrayData, Dict, RemoteData, Str
 
 from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import model_path
-from aiida_plugin.calculations.training_data import TrainingData, gather
+from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
 from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
 
-#: how the sets become the data of a run
-DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
-
 #: options of the command that stand in no settings file
-OPTIONS = ("task", "unit", "freeze", "preset", "workers", "name")
+OPTIONS = ("task", "unit", "freeze", "epochs_factor", "preset", "workers", "name")
 _CHOICES = {
     "task": ("regression", "log10", "classification"),
     "freeze": ("none", "embedding", "convolutions"),
@@ -47,7 +44,8 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     """
     from dataclasses import fields
 
-    from cgcnn_ase.core.settings import OLD_NAMES, current_names, settings_from
+    from cgcnn_ase.core.settings import parse_settings
+    from cgcnn_ase.core.yaml_settings import OLD_NAMES, current_names
     from cgcnn_ase.training.config import TrainConfig
 
     plugin_settings = [*DATA, *OPTIONS]
@@ -67,12 +65,16 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
             return f"{name} must be a whole number from {least}, not {value!r}"
     if not isinstance(settings.get("mixed_labels", False), bool):
         return f"mixed_labels must be true or false, not {settings['mixed_labels']!r}"
-    if not tunes and settings.get("freeze", "none") != "none":
-        return "freeze needs a model to start from"
+    factor = settings.get("epochs_factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        return f"epochs_factor must be a positive number, not {factor!r}"
+    for name, without in (("freeze", "none"), ("epochs_factor", 1.0)):
+        if not tunes and settings.get(name, without) != without:
+            return f"{name} needs a model to start from"
     # what network and graph may hold depends on preset and model, and the command checks it
     left_out = (*plugin_settings, "network", "graph")
     try:
-        settings_from(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
+        parse_settings(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
     except ValueError as error:
         return str(error)
     return None
@@ -113,9 +115,9 @@ def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str]
         result += ["--unit", unit] if unit and task != "classification" else []
     default = f"{target.replace('_', '-')}" if model is None else f"{model['name']}-tuned"
     result += ["--name", str(settings.get("name", default))]
-    for name in ("freeze", "preset", "workers"):
+    for name in ("freeze", "epochs_factor", "preset", "workers"):
         if name in settings:
-            result += [f"--{name}", str(settings[name])]
+            result += [f"--{name.replace('_', '-')}", str(settings[name])]
     return result
 
 
@@ -247,7 +249,7 @@ class TrainCalculation(CrashSafeCalcJob):
             return model_path(model)
         from cgcnn_ase.models.checkpoint import load_models, save_model
         from cgcnn_ase.models.crystal_model import CrystalModel
-        from cgcnn_ase.training.finetune import finetune_member
+        from cgcnn_ase.training.start_model import finetune_member
 
         wanted = self.inputs.model_name.value
         with TemporaryDirectory() as path:

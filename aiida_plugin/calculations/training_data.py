@@ -1,6 +1,7 @@
 """Labelled sets of structures -> the packed folder that ``cgcnn-ase train`` reads."""
 
 import csv
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,8 +15,11 @@ from aiida_plugin.data.structure_archive.arrays import StructureArrays
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.core.arrays import Strings
 
-#: a group larger than this part of the structures is not held out as a whole to validate
+# settings that say how the sets become the data of a run
+DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
+# a group larger than this part of the structures is not held out as a whole to validate
 _LARGEST = 1 / 3
+_MAX_READ = 4
 By = Literal["group", "structure"]
 
 
@@ -119,6 +123,10 @@ class TrainingData(NamedTuple):
                 writer.writerow([name, "" if label is None else repr(label), split])
 
 
+# what was read of sets lately
+_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}
+
+
 def gather(
     structures: StructureSetData,
     target: str,
@@ -148,6 +156,21 @@ def gather(
     """
     inputs = {"structures": structures, "val": val, "test": test}
     sets = {name: each for name, each in inputs.items() if each is not None}
+    key = None  # of stored nodes, which never change: the steps of a training all ask for the same
+    if all(each.is_stored for each in sets.values()):
+        uuids = tuple((name, each.uuid) for name, each in sets.items())
+        key = (uuids, target, json.dumps({name: settings.get(name) for name in DATA}))
+    data = None if key is None else _READ.get(key)
+    if data is None:
+        data = _gather(sets, target, settings)
+    if key is not None:
+        if len(_READ) >= _MAX_READ:
+            _READ.clear()
+        _READ[key] = data
+    return data._replace(sets=list(sets.values()))
+
+
+def _gather(sets: Mapping[str, StructureSetData], target: str, settings: Mapping[str, Any]) -> TrainingData:
     ids: list[str] = []
     labels: list[float | None] = []
     groups: list[Hashable] = []
@@ -169,13 +192,13 @@ def gather(
     if settings.get("unlabelled", "error") == "error":
         _check_labels(ids, labels, target)
     scheme = None if settings.get("mixed_labels", False) else merge_schemes(schemes)
-    split, by = _split(of_set, labels, groups, settings, has_val=val is not None, has_test=test is not None)
+    split, by = _split(of_set, labels, groups, settings, has_val="val" in sets, has_test="test" in sets)
     for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
         if (part == "train" or name in sets) and not any(
             label is not None and assigned == part for label, assigned in zip(labels, split.tolist(), strict=True)
         ):
             raise ValueError(f"no structure of {name} has a label {target!r}")
-    return TrainingData(ids, labels, split, by, scheme, list(sets.values()))
+    return TrainingData(ids, labels, split, by, scheme, [])
 
 
 def _split(

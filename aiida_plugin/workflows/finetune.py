@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
@@ -15,7 +15,8 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
-from cgcnn_ase.core.settings import merged, read_yaml
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -23,24 +24,42 @@ if TYPE_CHECKING:
 
 
 _FILE = Path(__file__).parent / "protocols" / "finetune.yaml"
+Layer: TypeAlias = dict[str, object]
+
+
+class _Protocols(TypedDict):
+    """Content of the protocols' file: layers of inputs, each over those before it."""
+
+    default_protocol: str
+    few_below: int
+    default: Layer
+    protocols: dict[str, Layer]
+    few_labels: Layer
+
+
+def _protocols() -> _Protocols:
+    return cast("_Protocols", read_yaml(_FILE))
 
 
 def protocol_names() -> dict[str, str]:
-    """The protocols, each with what it is for."""
-    return {name: str(values["description"]) for name, values in read_yaml(_FILE)["protocols"].items()}
+    """Descriptions of the protocols by name."""
+    return {name: str(values["description"]) for name, values in _protocols()["protocols"].items()}
 
 
 def protocol_inputs(
-    protocol: str | None, n_labels: int, overrides: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], int]:
-    """The recipe of a protocol for so many labels, and how often a job is gone on with.
+    protocol: str | None, n_labels: int, overrides: Mapping[str, object] | None = None
+) -> tuple[dict[str, object], int]:
+    """Recipe of a protocol for so many labels, and how often a job is gone on with.
+
+    The recipe says how the set is split and scales the epochs; the rest goes by the number of labels, wherever a model
+    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`).
 
     Parameters
     ----------
     protocol
         fast, balanced or stringent; by default balanced.
     n_labels
-        Labelled structures to learn from. Fewer than 50 have a recipe of their own in every protocol.
+        Labelled structures to learn from. Of fewer than 50 none is kept to test on.
     overrides
         ``recipe`` (settings by name) and ``max_restarts``.
 
@@ -49,16 +68,16 @@ def protocol_inputs(
     ValueError
         If there is no such protocol, or nothing of that name to override.
     """
-    known = read_yaml(_FILE)
-    name = protocol or str(known["default_protocol"])
+    known = _protocols()
+    name = protocol or known["default_protocol"]
     if name not in known["protocols"]:
-        raise ValueError(f"unknown protocol {name!r}; allowed: {', '.join(known['protocols'])}")
+        raise unknown_name("protocol", name, known["protocols"])
     few = known["few_labels"] if n_labels < known["few_below"] else {}
-    chosen = {key: value for key, value in known["protocols"][name].items() if key != "description"}
-    if strange := sorted(set(overrides or {}) - set(known["default"])):
-        raise ValueError(f"overrides of {', '.join(strange)}; allowed: {', '.join(known['default'])}")
-    result = merged(known["default"], chosen, few, overrides or {})
-    return result["recipe"], int(result["max_restarts"])
+    layer = {key: value for key, value in known["protocols"][name].items() if key != "description"}
+    if unknown := sorted(set(overrides or {}) - set(known["default"])):
+        raise ValueError(f"overrides of {', '.join(unknown)}; allowed: {', '.join(known['default'])}")
+    inputs = merged(known["default"], layer, few, overrides or {})
+    return cast("dict[str, object]", inputs["recipe"]), int(str(inputs["max_restarts"]))
 
 
 #: exit code of a training that can be gone on with
@@ -120,12 +139,12 @@ class FinetuneWorkChain(WorkChain):
         model: CGCNNModelData,
         structures: StructureSetData,
         protocol: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, object] | None = None,
         *,
         test: StructureSetData | None = None,
         target: str | None = None,
         model_name: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> "ProcessBuilder":
         """The inputs of a protocol.
 
@@ -134,7 +153,7 @@ class FinetuneWorkChain(WorkChain):
         code, model, structures, test, target, model_name, options
             As the inputs of the same names.
         protocol
-            fast, balanced (the default) or stringent; fewer than 50 labels have a recipe of their own in each.
+            fast, balanced (the default) or stringent.
         overrides
             ``recipe`` (settings by name) and ``max_restarts``.
 

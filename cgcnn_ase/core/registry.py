@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
 
-from cgcnn_ase.core.settings import unknown_name
+from cgcnn_ase.core.errors import unknown_name
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import compositions_of, site_numbers_of
@@ -22,6 +23,7 @@ from cgcnn_ase.plotting.write_evaluation import draw
 from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune_report import AnyEvaluation
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
 from cgcnn_ase.uncertainty.calibration_reuse import reuse_calibration
@@ -30,11 +32,19 @@ from cgcnn_ase.uncertainty.error_model import difficulty_of
 from cgcnn_ase.uncertainty.estimators import combine
 from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
-#: samples of Monte Carlo dropout with which it is calibrated
+# samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
 
 
-def finish_run(
+class Assembled(NamedTuple):
+    """The models of a run, one for each target, and what they were measured on."""
+
+    folder: Path  # ``best/``
+    models: list[CrystalModel]
+    evaluations: list[dict[str, AnyEvaluation]]  # of each model by split
+
+
+def assemble(
     data: PreparedData,
     config: TrainConfig,
     output: Path,
@@ -45,8 +55,8 @@ def finish_run(
     start: CrystalModel | None = None,
     name: str = "",
     suffix: str = "",
-) -> Path:
-    """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures; return ``output / "best"``.
+) -> Assembled:
+    """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures.
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
     learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
@@ -55,73 +65,78 @@ def finish_run(
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
     """
-    own_name = name or output.resolve().name
+    run_name = name or output.resolve().name
     trained = [best_network(data, config, folder) for folder in members]
     networks, blended = (nn.ModuleList(trained), None) if start is None else blend(trained, start, data)
-    model_scalers = scalers or train_scalers(data)
     models = [
         CrystalModel(
             networks,
             graph=data.graph_config,
             target=target,
             scaler=scaler,
-            name=own_name if len(data.specs) == 1 else target.name.replace("_", "-") + suffix,
+            name=run_name if len(data.specs) == 1 else target.name.replace("_", "-") + suffix,
             first_output=columns.start,
         )
-        for target, scaler, columns in zip(data.specs, model_scalers, output_slices(data.specs), strict=True)
+        for target, scaler, columns in zip(
+            data.specs, scalers or train_scalers(data), output_slices(data.specs), strict=True
+        )
     ]
     known = {
         split: embeddings_of(models[0], data.graphs, data.rows(split))
         for split in ("val", "test")
-        if split in data.split
+        if split in data.split and (blended is None or split != "val")
     }
+    if blended is not None:
+        known = {"val": blended.val_embeddings} | known
     train = embeddings_of(first_member(models[0]), data.graphs, data.rows("train"))[0]
     left_out = out_of_fold_errors(data, config, folds, scalers) if folds else None
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, object] = {}
+    evaluations = []
     for t, model in enumerate(models):
-        path = output if len(models) == 1 else output / model.target.name
-        path.mkdir(exist_ok=True)
         errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
-        model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
-        if model.dropout and model.trust is not None:
-            model.dropout_trust, _ = _calibrated(
-                model, data, t, known["val"], train, errors, start, n_dropout=N_DROPOUT
-            )
-        own_metrics = _measure(model, data, t, known, path)
+        factor = _set_calibration(model, data, t, known["val"], train, errors, start)
+        measured = _measure(model, data, t, known)
+        _write_results(model, measured, output if len(models) == 1 else output / model.target.name)
+        model_metrics: dict[str, object] = {split: each.summary() for split, each in measured.items()}
         if factor is not None and start is not None:
-            own_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
+            model_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
         if blended is not None:
-            own_metrics["blend"] = {"part": blended.part, "val_mae": {str(a): e for a, e in blended.val_errors.items()}}
-        metrics |= own_metrics if len(models) == 1 else {model.target.name: own_metrics}
+            errors_by_part = {str(part): error for part, error in blended.val_errors.items()}
+            model_metrics["blend"] = {"part": blended.part, "val_mae": errors_by_part}
+        metrics |= model_metrics if len(models) == 1 else {model.target.name: model_metrics}
         model.training_record = {
             "train_hash": data.train_hash,
             **{f"n_{split}": int(np.isfinite(data.labels(split)[:, t]).sum()) for split in ("train", "val", "test")},
             "recipe": asdict(config),
-            **own_metrics,
+            **model_metrics,
         }
-    save_models(models, output / "best", name=own_name)
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        evaluations.append(measured)
+    save_models(models, output / "best", name=run_name)
+    atomic_write(output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     unit = data.specs[0].learned_unit if len(models) == 1 and data.specs[0].task == "regression" else ""
     draw_history(members[0] / HISTORY, unit, output / "learning_curve.png")
-    return output / "best"
+    return Assembled(output / "best", models, evaluations)
 
 
 def _measure(
-    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], path: Path
-) -> dict[str, Any]:
-    """Metrics of val and test; results and pictures of the last of them go into a folder."""
-    metrics: dict[str, Any] = {}
-    for split, embeddings in known.items():
-        rows, targets = data.rows(split), data.labels(split)[:, t]
-        if not np.isfinite(targets).any():
-            continue
-        names = data.sample_names(split)
-        last = evaluate_model(model, data.graphs, rows, names, targets, embeddings=embeddings)
-        metrics[split] = last.summary()
-    split = list(metrics)[-1]
-    last.to_frame().to_csv(path / f"{split}_results.csv", index=False)
-    draw(last, model.target, path)
-    return metrics
+    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]]
+) -> dict[str, AnyEvaluation]:
+    """Predictions of the splits that have labels beside these."""
+    return {
+        split: evaluate_model(
+            model, data.graphs, data.rows(split), data.sample_names(split), targets, embeddings=embeddings
+        )
+        for split, embeddings in known.items()
+        if np.isfinite(targets := data.labels(split)[:, t]).any()
+    }
+
+
+def _write_results(model: CrystalModel, measured: dict[str, AnyEvaluation], folder: Path) -> None:
+    """Write results and pictures of the last split, test where there is one."""
+    split, last = list(measured.items())[-1]
+    folder.mkdir(exist_ok=True)
+    last.to_frame().to_csv(folder / f"{split}_results.csv", index=False)
+    draw(last, model.target, folder)
 
 
 def first_member(model: CrystalModel) -> CrystalModel:
@@ -135,6 +150,22 @@ def first_member(model: CrystalModel) -> CrystalModel:
     )
 
 
+def _set_calibration(
+    model: CrystalModel,
+    data: PreparedData,
+    t: int,
+    val: list[torch.Tensor],
+    train: torch.Tensor,
+    left_out: Floats | None,
+    start: CrystalModel | None,
+) -> float | None:
+    """Calibrate a model and its dropout; return the factor of the std where the calibration is that of ``start``."""
+    model.trust, factor = _calibrated(model, data, t, val, train, left_out, start)
+    if model.dropout and model.trust is not None:
+        model.dropout_trust, _ = _calibrated(model, data, t, val, train, left_out, start, n_dropout=N_DROPOUT)
+    return factor
+
+
 def _calibrated(
     model: CrystalModel,
     data: PreparedData,
@@ -146,7 +177,7 @@ def _calibrated(
     *,
     n_dropout: int | None = None,
 ) -> tuple[Calibration | ClassificationCalibration | None, float | None]:
-    """A new calibration, else that of the model to tune and the factor of its std, else none; the latter in words."""
+    """Fit a calibration, else keep that of the model to tune, with the factor of its std, else none; say so."""
     try:
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
@@ -159,13 +190,13 @@ def _calibrated(
             reason += f"; {error}"
         else:
             warnings.warn(
-                f"the calibration is that of {start.name}, with its std times {factor:.2f}: {reason}", stacklevel=3
+                f"the calibration is that of {start.name}, with its std times {factor:.2f}: {reason}", stacklevel=4
             )
             return kept, factor
     warnings.warn(
         f"the model is not calibrated: {reason}. Its predictions have no calibrated std, no interval and no word on "
         "whether a structure is in its domain",
-        stacklevel=3,
+        stacklevel=4,
     )
     return None, None
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.training.config import TrainConfig
 
 #: set by torchrun, and by SLURM for each of its tasks: the processes are there already
@@ -141,12 +142,10 @@ class History(Callback):
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
-        tmp = self.file.with_name(f".{self.file.name}")
-        with tmp.open("w", newline="") as file:
+        with atomic_path(self.file) as tmp, tmp.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[-1].keys())
             writer.writeheader()
             writer.writerows(rows)
-        tmp.replace(self.file)
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
@@ -210,10 +209,11 @@ class KeepBestAndLast(Checkpoint):
         if self.stopped:
             trainer.should_stop = True
         for name in (BEST, LAST) if better else (LAST,):
-            tmp = self.folder / f".{name}"
-            trainer.save_checkpoint(tmp, weights_only=False)
             if trainer.is_global_zero:
-                tmp.replace(self.folder / name)
+                with atomic_path(self.folder / name) as tmp:
+                    trainer.save_checkpoint(tmp, weights_only=False)
+            else:  # every process takes part, the first writes
+                trainer.save_checkpoint(self.folder / name, weights_only=False)
 
 
 class StopAfter(Callback):

@@ -1,17 +1,21 @@
 """All that decides a training run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import AnyConfig, check_graph
+from cgcnn_ase.nn.network import CONFIGS, AnyConfig, check_graph, config_class
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
@@ -28,6 +32,20 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
+class _ByTag:
+    """Tells pydantic, where it is installed, to read a network's settings by their tag ``architecture``."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        kinds = {tag: handler.generate_schema(kind) for tag, kind in CONFIGS.items()}
+        return core_schema.tagged_union_schema(kinds, discriminator=_architecture)
+
+
+def _architecture(values: object) -> str:
+    return str(values.get("architecture", "cgcnn") if isinstance(values, Mapping) else "cgcnn")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Hyper-parameters of a run; the same configuration and data give the same weights."""
@@ -35,7 +53,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: AnyConfig = field(default_factory=CGCNNConfig)
+    network: Annotated[AnyConfig, _ByTag()] = field(default_factory=CGCNNConfig)
     mean_variance: bool = False  #: the head also learns the size of its error
     quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
@@ -80,9 +98,32 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         check_graph(self.network, self.graph)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, as in ``config.yaml``."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Configuration from values as :meth:`to_dict` gives them, for machines without pydantic: types are trusted.
+
+        Elsewhere :func:`cgcnn_ase.core.settings.parse_settings` reads, and names every mistake.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown or a value out of its range.
+        """
+        network = values.get("network", {})
+        try:
+            return cls(
+                **{
+                    **values,
+                    "graph": GraphConfig(**values.get("graph", {})),
+                    "network": config_class(network)(**network),
+                }
+            )
+        except TypeError as error:
+            raise ValueError(f"settings of a run: {error}") from error
 
 
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:

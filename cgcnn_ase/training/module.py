@@ -15,7 +15,7 @@ from cgcnn_ase.nn.heads import QUANTILES, Output
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import eval_frozen_modules
+from cgcnn_ase.training.start_model import eval_frozen_modules
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -175,15 +175,13 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
 
     With ``backbone_lr_scale`` other than one, embeddings and convolutions learn with so many times the learning rate.
     """
-    backbone = {module for group in network.architecture.backbone for part in group for module in part.modules()}
+    trunk = {module for group in network.architecture.backbone for part in group for module in part.modules()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
-                    parameter
-                )
+                groups.setdefault((decays, module in trunk and config.backbone_lr_scale != 1.0), []).append(parameter)
     return [
         {
             "params": parameters,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cgcnn_ase.core.settings import current_names
+from cgcnn_ase.core.yaml_settings import current_names
 from cgcnn_ase.models.folder import WEIGHTS, model_entries, read_config
 
 #: where the data sets of the recipes come from

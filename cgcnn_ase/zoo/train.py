@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cgcnn_ase.core.parallel import available_cores
-from cgcnn_ase.core.settings import settings_from
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
@@ -20,8 +20,8 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import prepare_sites
 from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import Frozen
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.start_model import Frozen
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
@@ -68,8 +68,8 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         data=recipe["data"],
         columns=[target.pop("column") for target in recipe["targets"]],
-        targets=tuple(settings_from(TargetSpec, target) for target in recipe["targets"]),
-        config=settings_from(TrainConfig, recipe["train"]),
+        targets=tuple(parse_settings(TargetSpec, target) for target in recipe["targets"]),
+        config=parse_settings(TrainConfig, recipe["train"]),
         start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
         frozen=recipe.get("freeze", "none"),
         suffix=recipe.get("suffix", ""),
