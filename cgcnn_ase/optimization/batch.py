@@ -7,7 +7,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats
 from cgcnn_ase.optimization.acquisition import acquire
-from cgcnn_ase.optimization.pareto import Goal, as_cost, cost_moments, random_weights, scalarise
+from cgcnn_ase.optimization.pareto import Goal, cost_moments, costs_of, random_weights, scalarise
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
@@ -137,11 +137,11 @@ def propose(
         Of Thompson's samples and of the weights of several objectives.
     """
     belief, free = BatchPosterior(surrogates, pool), free.copy()
-    costs = np.stack([as_cost(column, goal) for column, goal in zip(known.T, aim.goals, strict=True)], axis=1)
+    costs = costs_of(known, aim.goals)
     for index in pending:
         free[index] = False
         belief.observe(index)
-        costs = np.vstack([costs, _believed(belief, index, aim)])
+        costs = np.vstack([costs, costs_of(belief.mean[[index]], aim.goals)])
     result: list[Proposal] = []
     root = [seed] if isinstance(seed, int) else list(seed)
     while len(result) < n and free.any():
@@ -159,13 +159,8 @@ def propose(
         free[index] = False
         if len(result) < n:
             belief.observe(index)
-            costs = np.vstack([costs, _believed(belief, index, aim)])
+            costs = np.vstack([costs, costs_of(belief.mean[[index]], aim.goals)])
     return result
-
-
-def _believed(belief: BatchPosterior, index: int, aim: AcquisitionSettings) -> Floats:
-    """(m,) the costs of a point whose label comes out as believed."""
-    return np.array([as_cost(value, goal) for value, goal in zip(belief.mean[index], aim.goals, strict=True)])
 
 
 def _gains(
@@ -184,7 +179,7 @@ def _gains(
         drawn = belief.drawn(int(rng.integers(2**31)))
         if aim.of_structures:
             drawn = drawn + belief.noise * rng.standard_normal(drawn.shape)
-        mean = np.stack([as_cost(column, goal) for column, goal in zip(drawn.T, aim.goals, strict=True)], axis=1)
+        mean = costs_of(drawn, aim.goals)
         std = np.zeros_like(mean)
     else:
         spread = belief.std(of_structures=aim.of_structures)

@@ -39,7 +39,7 @@ class SearchEngine(Protocol):
         *,
         failed: Sequence[Mapping[str, Value]] = (),
     ) -> None:
-        """Learn (n, m) values of n points, their standard errors, and which points have none."""
+        """Learn what came out, see :meth:`AskTell.tell`."""
 
 
 ENGINES: Registry[Callable[..., SearchEngine]] = Registry(
@@ -145,13 +145,7 @@ class AskTell(ABC):
         return [proposal.point for proposal in self.propose(1 if n_points is None else n_points)]
 
     def propose(self, n: int = 1) -> list[Proposal]:
-        """As :meth:`ask`, with what the surrogates say of each point and why it was chosen.
-
-        Raises
-        ------
-        ValueError
-            If n is not positive.
-        """
+        """As :meth:`ask`, with what the surrogates say of each point and why it was chosen."""
         if n < 1:
             raise ValueError(f"the number of points to ask for must be at least 1, not {n}")
         chosen: list[Proposal] = []
@@ -194,13 +188,7 @@ class AskTell(ABC):
             self._pending.pop(key, None)
 
     def best(self) -> tuple[Point, tuple[float, ...]]:
-        """Return the best point told, and its values; of several objectives the first on the Pareto front.
-
-        Raises
-        ------
-        ValueError
-            If nothing was told.
-        """
+        """Return the best point told, and its values; of several objectives the first on the Pareto front."""
         return self.front()[0]
 
     def front(self) -> list[tuple[Point, tuple[float, ...]]]:
@@ -241,15 +229,7 @@ class AskTell(ABC):
 
 
 class Labels:
-    """Labels in the order of their points' names, whatever the order in which they came.
-
-    Parameters
-    ----------
-    space
-        Where the points are.
-    n_objectives
-        How many values each has.
-    """
+    """Labels in the order of their points' names, whatever the order in which they came."""
 
     def __init__(self, space: SearchSpace, n_objectives: int) -> None:
         self._space, self._m = space, n_objectives

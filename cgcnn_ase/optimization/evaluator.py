@@ -97,13 +97,18 @@ class Evaluator:
 
     def _replies(self, cells: Mapping[str, Point]) -> Iterator[tuple[str, OracleReply]]:
         """Yield what came of each cell; at once where no structure can be made."""
-        ready: dict[str, tuple[Point, Atoms | None]] = {}
-        for key, cell in cells.items():
-            try:
-                ready[key] = (cell, self.problem.structure(cell))
-            except OracleError as error:
-                yield key, OracleReply(None, str(error), 1, 0.0)
-        yield from self.guard.ask_many(ready)
+        made = {key: (cell, self._structure(cell)) for key, cell in cells.items()}
+        yield from ((key, reply) for key, (_, reply) in made.items() if isinstance(reply, OracleReply))
+        yield from self.guard.ask_many(
+            {k: (cell, a) for k, (cell, a) in made.items() if not isinstance(a, OracleReply)}
+        )
+
+    def _structure(self, cell: Point) -> "Atoms | OracleReply | None":
+        """Return the structure of a cell, or the reply where there is none to ask about."""
+        try:
+            return self.problem.structure(cell)
+        except OracleError as error:
+            return OracleReply(None, str(error), 1, 0.0)
 
     def _cells(self, point: Point) -> dict[str, Point]:
         """Return the cells that the oracle is needed for, by key."""

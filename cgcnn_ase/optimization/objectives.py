@@ -1,4 +1,4 @@
-r"""What is optimised: a number computed from what the oracle says of one or several cells.
+r"""Objectives: each a number computed from what the oracle says of one or several cells.
 
 - ``energy_per_atom``: :math:`E / N`, eV/atom.
 - ``formation_energy_per_atom``: :math:`(E - \sum_i \mu_i) / N` with the elements' energies :math:`\mu` on the oracle's
@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError
 from cgcnn_ase.optimization.space.cathode_space import VACANCIES
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from cgcnn_ase.optimization.space.variables import Point
 
 GoalKind = Literal["min", "max", "target"]
 
@@ -46,31 +45,26 @@ _LITHIATED = "lithiated"
 class EvaluatedCell(NamedTuple):
     """A cell that the oracle was asked for."""
 
-    point: "Point"
+    point: Point
     atoms: "Atoms | None"
     evaluation: Evaluation
 
     @property
     def energy(self) -> float:
-        """EV a cell."""
-        return self._of("energy")
+        """Energy of the cell, eV."""
+        return self.evaluation.values[_given("energy", self.evaluation)]
 
     @property
     def energy_std(self) -> float | None:
-        """EV a cell."""
+        """One standard deviation of the energy of the cell, eV."""
         return self.evaluation.stds.get("energy")
 
     @property
     def n_atoms(self) -> int:
-        """Atoms in the cell."""
+        """Number of atoms in the cell."""
         if self.atoms is None:
             raise OracleError("energies per atom need structures, and the configuration makes none: give `structure`")
         return len(self.atoms)
-
-    def _of(self, name: str) -> float:
-        if name not in self.evaluation.values:
-            raise OracleError(f"the oracle gave no {name}, only {', '.join(self.evaluation.values)}")
-        return self.evaluation.values[name]
 
 
 class ObjectiveValue(NamedTuple):
@@ -113,7 +107,7 @@ class Objective:
         """Of the value; empty where only the oracle knows."""
         return OBJECTIVE_UNITS.get(self.name, "")
 
-    def needs(self, point: "Point") -> "dict[str, Point]":
+    def needs(self, point: Point) -> dict[str, Point]:
         """The points whose cells the value is computed from, by what they are called."""
         result = {OWN_CELL: point}
         if self.name == "voltage":
@@ -141,12 +135,9 @@ class Objective:
             If the oracle has not given what is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
-        if self.name in evaluation.values:
-            return ObjectiveValue(evaluation.values[self.name], evaluation.stds.get(self.name))
-        compute = _COMPUTED.get(self.name)
-        if compute is None:
-            raise OracleError(f"the oracle gave no {self.name}, only {', '.join(evaluation.values)}")
-        return compute(cells, references, self.mixed)
+        if self.name not in evaluation.values and self.name in _COMPUTED:
+            return _COMPUTED[self.name](cells, references, self.mixed)
+        return ObjectiveValue(evaluation.values[_given(self.name, evaluation)], evaluation.stds.get(self.name))
 
     @property
     def wanted(self) -> Literal["min", "max"] | float:
@@ -220,6 +211,12 @@ def _with_energy(cell: EvaluatedCell) -> "Atoms":
     atoms: Atoms = cell.atoms.copy()
     atoms.info["energy"] = cell.energy
     return atoms
+
+
+def _given(name: str, evaluation: Evaluation) -> str:
+    if name not in evaluation.values:
+        raise OracleError(f"the oracle gave no {name}, only {', '.join(evaluation.values)}")
+    return name
 
 
 def _scaled(std: float | None, factor: float) -> float | None:

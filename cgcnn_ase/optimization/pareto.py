@@ -16,13 +16,7 @@ Goal = Literal["min", "max"] | float
 
 
 def check_wanted(wanted: Goal) -> None:
-    """That a goal is one of the allowed.
-
-    Raises
-    ------
-    ValueError
-        If it is neither min, max nor a finite number.
-    """
+    """Raise a ValueError if a goal is neither min, max nor a finite number."""
     number = isinstance(wanted, int | float) and not isinstance(wanted, bool) and np.isfinite(wanted)
     if wanted not in ("min", "max") and not number:
         raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")

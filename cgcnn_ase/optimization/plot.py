@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cgcnn_ase.optimization.result import OptimisationResult, costs, values
+from cgcnn_ase.optimization.records import OptimisationResult, costs, values
 from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """scikit-optimize's ``Optimizer`` as a search engine, over the points that a search space can realise."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgcnn_ase.core.settings import unknown_name
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.optimization.batch import Proposal
 from cgcnn_ase.optimization.engine import AskTell, SurrogateLike
 from cgcnn_ase.optimization.pareto import as_cost
@@ -50,10 +51,13 @@ class SkoptEngine(AskTell):
             avoid_duplicates=False,
         )
         believed = [costs.mean()] * len(self._pending)  # so that it goes elsewhere
-        engine.tell([self._row(p) for p in (*self.labels.pool.points, *self.pending)], [*costs.tolist(), *believed])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a point was asked for before: another comes in its place
+            engine.tell([self._row(p) for p in (*self.labels.pool.points, *self.pending)], [*costs.tolist(), *believed])
+            rows = engine.ask(n_points=n)
         taken = self._taken()
         chosen: list[Proposal] = []
-        for row in engine.ask(n_points=n):
+        for row in rows:
             values = [value.item() if isinstance(value, np.generic) else value for value in row]
             point = self.space.snap(dict(zip(self.space.names, values, strict=True)))
             if (key := self.space.key(point)) in taken or (self._listed and key not in self._candidates.index):

@@ -9,7 +9,7 @@ from aiida.orm import Dict, Int, List
 
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.core.settings import unknown_name
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS, Direction, acquire
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ of the group ``cgcnn_ase.oracles``. Every DFT engine (``cgcnn.engines``) is an o
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -37,10 +37,6 @@ class Evaluation:
     values: Mapping[str, float]
     stds: Mapping[str, float] = field(default_factory=dict)
     info: Mapping[str, object] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values, for JSON."""
-        return {name: dict(numbers) for name, numbers in asdict(self).items()}
 
 
 class OracleError(RuntimeError):

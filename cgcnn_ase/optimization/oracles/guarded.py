@@ -1,8 +1,8 @@
 """Ask an oracle so that nothing it does ends the run: retries, a time limit, and every failure in words."""
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,14 +69,12 @@ class GuardedOracle:
 
     def ask(self, point: Point, atoms: "Atoms | None") -> OracleReply:
         """Return the evaluation of a point, or why there is none."""
-        start = monotonic()
-        for attempt in range(1, self.retries + 2):
-            try:
-                evaluation = checked(self._evaluate(point, atoms))
-                return OracleReply(evaluation, "", attempt, monotonic() - start)
-            except OracleError as error:
-                reason = str(error)
-        return OracleReply(None, reason, attempt, monotonic() - start)
+        start, attempt = monotonic(), 1
+        while True:
+            reply = _reply(partial(self._evaluate, point, atoms), attempt, start)
+            if reply.evaluation is not None or attempt > self.retries:
+                return reply
+            attempt += 1
 
     def ask_many(self, cells: "Mapping[str, tuple[Point, Atoms | None]]") -> Iterator[tuple[str, OracleReply]]:
         """Yield what came of each cell, by key, as soon as it is there.
@@ -133,7 +131,7 @@ def _ask_batch(
     try:
         for k, reply in oracle.evaluate_many([point for point, _ in cells.values()], [a for _, a in cells.values()]):
             waiting.remove(keys[k])
-            yield keys[k], _reply(reply, attempt, monotonic() - start)
+            yield keys[k], _reply(partial(_value, reply), attempt, start)
     except OracleError as error:
         reason = str(error)
     for key in keys:
@@ -141,13 +139,17 @@ def _ask_batch(
             yield key, OracleReply(None, reason, attempt, monotonic() - start)
 
 
-def _reply(reply: Evaluation | OracleError, attempt: int, seconds: float) -> OracleReply:
+def _reply(evaluate: Callable[[], Evaluation], attempt: int, start: float) -> OracleReply:
     try:
-        if isinstance(reply, OracleError):
-            raise reply
-        return OracleReply(checked(reply), "", attempt, seconds)
+        return OracleReply(checked(evaluate()), "", attempt, monotonic() - start)
     except OracleError as error:
-        return OracleReply(None, str(error), attempt, seconds)
+        return OracleReply(None, str(error), attempt, monotonic() - start)
+
+
+def _value(reply: Evaluation | OracleError) -> Evaluation:
+    if isinstance(reply, OracleError):
+        raise reply
+    return reply
 
 
 def _prepare(recipe: str) -> None:
