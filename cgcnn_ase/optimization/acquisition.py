@@ -19,28 +19,14 @@ Direction = Literal["min", "max"]
 
 @dataclass(frozen=True)
 class CandidateCosts:
-    """Predictions of n candidates as costs, which are to be low.
+    """Predictions of n candidates as costs, which are to be low."""
 
-    Attributes
-    ----------
-    cost, std
-        (n,) predicted costs and one standard deviation of each, in one unit.
-    best
-        The lowest cost known so far.
-    kappa
-        How much an uncertain candidate is preferred.
-    noise
-        One standard deviation of a label's error, in the unit of the costs; of all or (n,).
-    rng
-        For what is drawn.
-    """
-
-    cost: Floats
-    std: Floats
-    best: float
-    kappa: float
-    noise: Floats
-    rng: np.random.Generator
+    cost: Floats  #: (n,) in one unit with the next two
+    std: Floats  #: (n,) one standard deviation of each
+    best: float  #: the lowest cost known so far
+    kappa: float  #: how much an uncertain candidate is preferred
+    noise: Floats  #: one standard deviation of a label's error; of all or (n,)
+    rng: np.random.Generator  #: for what is drawn
 
 
 AcquisitionFunction = Callable[[CandidateCosts], Floats]

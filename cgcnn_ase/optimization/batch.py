@@ -19,52 +19,29 @@ _LEAST_NOISE = 0.01
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point to compute, and why.
-
-    Attributes
-    ----------
-    point
-        The point.
-    acquisition
-        By what it was chosen: an acquisition, or ``initial`` before there is a surrogate.
-    gain
-        The value of the acquisition; None for an initial point.
-    mean, std
-        What the surrogates say of each objective, in its unit; empty for an initial point.
-    """
+    """A point to compute, and why."""
 
     point: Point
-    acquisition: str
-    gain: float | None = None
-    mean: tuple[float, ...] = ()
+    acquisition: str  #: by what it was chosen: an acquisition, or ``initial`` before there is a surrogate
+    gain: float | None = None  #: the value of the acquisition; None for an initial point
+    mean: tuple[float, ...] = ()  #: predicted value of each objective, in its unit; empty for an initial point
     std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class AcquisitionSettings:
-    """What is looked for.
-
-    Attributes
-    ----------
-    acquisition
-        The acquisition's name.
-    goals
-        Of each objective.
-    kappa
-        Of ``lcb``.
-    of_structures
-        Whether the value of a structure itself counts, with what sets it apart from others of equal features (their
-        orderings); else the mean of those.
-    """
+    """The acquisition, and the goal of each objective."""
 
     acquisition: str
     goals: tuple[Goal, ...]
-    kappa: float = 2.0
+    kappa: float = 2.0  #: of ``lcb``
+    #: whether the value of a structure itself counts, with what sets it apart from others of equal features (their
+    #: orderings); else the mean of those
     of_structures: bool = False
 
 
 class BatchPosterior:
-    r"""What the surrogates believe of the points of a pool, and will after labels that come out as believed.
+    r"""The surrogates' posterior of the points of a pool, and after labels that come out as predicted.
 
     A label at the predicted mean leaves all means as they are (kriging believer: Ginsbourger, Le Riche & Carraro, in
     Computational Intelligence in Expensive Optimization Problems, 131, 2010); variances fall by
@@ -115,7 +92,7 @@ def propose(
     known: Floats,
     seed: int | Sequence[int] = 0,
 ) -> list[Proposal]:
-    """The best points to compute next, all different.
+    """Choose the best points to compute next, all different.
 
     Parameters
     ----------
@@ -151,11 +128,8 @@ def propose(
         index = int(left[np.lexsort((cost[left], -gains[left]))[0]])
         std = belief.std(of_structures=aim.of_structures)[index]
         mean = belief.mean[index]
-        result.append(
-            Proposal(
-                pool.points[index], aim.acquisition, float(gains[index]), tuple(mean.tolist()), tuple(std.tolist())
-            )
-        )
+        moments = tuple(mean.tolist()), tuple(std.tolist())
+        result.append(Proposal(pool.points[index], aim.acquisition, float(gains[index]), *moments))
         free[index] = False
         if len(result) < n:
             belief.observe(index)

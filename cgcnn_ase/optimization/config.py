@@ -205,33 +205,15 @@ def read_config(file: str | Path) -> OptimisationConfig:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched, and for what.
-
-    Attributes
-    ----------
-    space
-        The points.
-    make_structure
-        The structure of a point; None in a space without structures.
-    objectives
-        What is optimised.
-    candidates
-        The only points that may be evaluated, where the oracle does not know all; None for the whole space.
-    """
+    """A search space, the structures of its points, and the objectives."""
 
     space: SearchSpace
-    make_structure: MakeStructure | None
+    make_structure: MakeStructure | None  #: None in a space without structures
     objectives: tuple[Objective, ...]
-    candidates: list[Point] | None = None
+    candidates: list[Point] | None = None  #: the only points that may be evaluated; None for the whole space
 
     def structure(self, point: Point) -> "Atoms | None":
-        """Return the structure of a point.
-
-        Raises
-        ------
-        OracleError
-            If it cannot be made; nothing can be evaluated then.
-        """
+        """Return the structure of a point; an :class:`OracleError` says why there is none."""
         if self.make_structure is None:
             return None
         try:
@@ -243,14 +225,7 @@ class Problem:
 def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> Problem:
     """Build the problem that a configuration describes.
 
-    Parameters
-    ----------
-    config
-        The configuration.
-    oracle
-        Its oracle: one with ``points(names)`` (a table) says which points there are.
-    folder
-        Where files are looked for: that of the configuration.
+    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`.
 
     Raises
     ------

@@ -17,38 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of evaluating a point.
-
-    Attributes
-    ----------
-    values
-        Of each objective, in its unit; empty where the evaluation failed.
-    stds
-        One standard deviation of those for which it is known.
-    cells
-        What the oracle said of each cell that was asked for now, by the key of its point: an evaluation, or the reason
-        why there is none.
-    """
+    """The evaluation of a point."""
 
     point: Point
-    values: dict[str, float]
-    stds: dict[str, float]
-    reason: str
+    values: dict[str, float]  #: of each objective, in its unit; empty where the evaluation failed
+    stds: dict[str, float]  #: one standard deviation of those for which it is known
+    reason: str  #: why it failed
     attempts: int
     seconds: float
-    cells: Mapping[str, Evaluation | str]
+    cells: Mapping[str, Evaluation | str]  #: of each cell that was asked for now: an evaluation, or why there is none
 
 
 class Evaluator:
-    """Evaluates points, and asks for no cell twice.
-
-    Parameters
-    ----------
-    problem
-        The space, the structures and the objectives.
-    guard
-        The oracle.
-    """
+    """Evaluates points, and asks for no cell twice."""
 
     def __init__(self, problem: Problem, guard: GuardedOracle) -> None:
         self.problem, self.guard = problem, guard

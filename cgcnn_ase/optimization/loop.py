@@ -242,7 +242,7 @@ class _Run:
             chosen_by=proposal.chosen_by[row], gain=proposal.gain[row], mean=proposal.mean[row], std=proposal.std[row],
             seconds=outcome.seconds, attempts=outcome.attempts, reason=outcome.reason,
             oracle=str(self.described["what"]),
-            cells={cell: _plain(reply) for cell, reply in outcome.cells.items()},
+            cells={cell: _cell_record(reply) for cell, reply in outcome.cells.items()},
         )  # fmt: skip
 
     def _labelled(self, label: Label) -> Record:
@@ -253,7 +253,7 @@ class _Run:
         )  # fmt: skip
 
 
-def _plain(reply: Evaluation | str) -> CellRecord:
+def _cell_record(reply: Evaluation | str) -> CellRecord:
     if isinstance(reply, str):
         return {"error": reply}
     return {"values": dict(reply.values), "stds": dict(reply.stds), "info": dict(reply.info)}

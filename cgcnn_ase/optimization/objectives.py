@@ -80,35 +80,21 @@ References = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing to optimise.
+    """One thing to optimise."""
 
-    Attributes
-    ----------
-    name
-        What it is, see above.
-    goal
-        ``min``, ``max``, or ``target``: as near to `target` as possible.
-    target
-        The value that is wanted, in the objective's unit.
-    model
-        Pretrained name or model folder that predicts it from the structure, in place of the oracle.
-    mixed
-        Of a mixing energy: the variables that are shares of the mixed metals.
-    """
-
-    name: str
-    goal: GoalKind = "min"
-    target: float | None = None
-    model: str | None = None
-    mixed: tuple[str, ...] = ()
+    name: str  #: see above
+    goal: GoalKind = "min"  #: ``min``, ``max``, or ``target``: as near to `target` as possible
+    target: float | None = None  #: in the objective's unit
+    model: str | None = None  #: pretrained name or model folder that predicts it in place of the oracle
+    mixed: tuple[str, ...] = ()  #: of a mixing energy: the variables that are shares of the mixed metals
 
     @property
     def unit(self) -> str:
-        """Of the value; empty where only the oracle knows."""
+        """Unit of the value; empty where only the oracle knows."""
         return OBJECTIVE_UNITS.get(self.name, "")
 
     def needs(self, point: Point) -> dict[str, Point]:
-        """The points whose cells the value is computed from, by what they are called."""
+        """Return the points whose cells the value is computed from, by name."""
         result = {OWN_CELL: point}
         if self.name == "voltage":
             result[_LITHIATED] = {**point, VACANCIES: 0.0}
@@ -120,19 +106,10 @@ class Objective:
         return result
 
     def value(self, cells: Cells, references: References | None = None) -> ObjectiveValue:
-        """The value from the cells.
+        """Return the value from the cells, which stand under the names of :meth:`needs`.
 
-        Parameters
-        ----------
-        cells
-            By the names of :meth:`needs`.
-        references
-            Energies of the elements on the oracle's scale, eV/atom.
-
-        Raises
-        ------
-        OracleError
-            If the oracle has not given what is needed.
+        `references` are energies of the elements on the oracle's scale, eV/atom. An :class:`OracleError` is raised
+        where the oracle has not given what is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
         if self.name not in evaluation.values and self.name in _COMPUTED:
@@ -141,7 +118,7 @@ class Objective:
 
     @property
     def wanted(self) -> Literal["min", "max"] | float:
-        """The goal as the optimiser takes it: a target is a number."""
+        """Goal as the optimiser takes it: a target is a number."""
         if self.goal != "target":
             return self.goal
         assert self.target is not None

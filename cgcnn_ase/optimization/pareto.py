@@ -54,7 +54,7 @@ def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple
 
 
 def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
-    """Which rows no other row beats: none is as good in every objective and better in one.
+    """Mark the rows that no other row beats: none is as good in every objective and better in one.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
 
 
 def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
-    """The volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
+    """Return the volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
     By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
 
@@ -126,18 +126,16 @@ def scalarise(costs: npt.ArrayLike, weights: npt.ArrayLike, ideal: npt.ArrayLike
     Parameters
     ----------
     costs
-        (..., m) as :func:`cgcnn_ase.optimization.acquisition.as_cost` gives them.
+        (..., m) as :func:`as_cost` gives them.
     weights
         (m,) as :func:`random_weights` gives them.
     ideal, nadir
         (m,) the costs that become 0 and 1: the lowest that is known or expected, and the highest known.
     """
     low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
-    scaled = (
-        np.asarray(weights, dtype=float) * (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)
-    )
-    result: Floats = scaled.max(axis=-1) + _AUGMENTATION * scaled.sum(axis=-1)
-    return result
+    relative = (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)
+    scaled: Floats = np.asarray(weights, dtype=float) * relative
+    return np.asarray(scaled.max(axis=-1) + _AUGMENTATION * scaled.sum(axis=-1), dtype=float)
 
 
 def random_weights(m: int, rng: np.random.Generator) -> Floats:
@@ -162,7 +160,7 @@ def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
 
 
 def _volume(costs: Floats, worst: Floats) -> float:
-    """Of rows that all beat the worst."""
+    """Return the volume of rows that all beat the worst."""
     if not len(costs):
         return 0.0
     if len(worst) == 1:

@@ -18,23 +18,13 @@ Status = Literal["done", "failed", "label"]
 
 @dataclass(frozen=True)
 class RoundProposal:
-    """The points of one round, and what was known of them before.
-
-    Attributes
-    ----------
-    chosen_by
-        For each point the acquisition, or ``initial``.
-    gain
-        For each point the value of the acquisition; None in the initial design.
-    mean, std
-        For each point what the surrogate predicts of each objective, in its unit; empty in the initial design.
-    """
+    """The points of one round, and for each point what was known of it before."""
 
     round: int
     points: list[Point]
-    chosen_by: list[str]
-    gain: list[float | None]
-    mean: list[dict[str, float]]
+    chosen_by: list[str]  #: the acquisition, or ``initial``
+    gain: list[float | None]  #: the value of the acquisition; None in the initial design
+    mean: list[dict[str, float]]  #: predicted value of each objective, in its unit; empty in the initial design
     std: list[dict[str, float]]
 
 
@@ -49,40 +39,24 @@ class CellRecord(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Record:
-    """One evaluation, or one value that was known before (``label``).
-
-    Attributes
-    ----------
-    values, stds
-        Of each objective, in its unit; empty where it failed.
-    chosen_by, gain, mean, std
-        Why the point was proposed and what was predicted, as in :class:`RoundProposal`; ``label`` for what was known.
-    seconds, attempts
-        What the oracle took.
-    reason
-        Why it failed.
-    oracle
-        Who said so, in words.
-    cells
-        What the oracle said of each cell, by the key of its point.
-    """
+    """One evaluation, or one value that was known before (``label``)."""
 
     index: int
     round: int
     key: str
     point: Point
     status: Status
-    values: dict[str, float]
+    values: dict[str, float]  #: of each objective, in its unit; empty where it failed
     stds: dict[str, float]
-    chosen_by: str
+    chosen_by: str  #: as in :class:`RoundProposal`, like the next three; ``label`` for what was known
     gain: float | None
     mean: dict[str, float]
     std: dict[str, float]
-    seconds: float
+    seconds: float  #: that the oracle took
     attempts: int
-    reason: str
-    oracle: str
-    cells: dict[str, CellRecord] = field(default_factory=dict)
+    reason: str  #: why it failed
+    oracle: str  #: who evaluated, in words
+    cells: dict[str, CellRecord] = field(default_factory=dict)  #: of each cell, by the key of its point
 
     def known_cells(self) -> dict[str, Evaluation | str]:
         """Return the cells as the evaluator keeps them."""
@@ -101,24 +75,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Step:
-    """One round, when it is complete.
+    """One round, when it is complete."""
 
-    Attributes
-    ----------
-    round
-        1, 2, ...
-    proposal
-        Its points and what was predicted of them.
-    records
-        What came out, in the order of the points.
-    is_new
-        Whether any of it was evaluated now, and not before the run was resumed.
-    """
-
-    round: int
+    round: int  #: 1, 2, ...
     proposal: RoundProposal
-    records: tuple[Record, ...]
-    is_new: bool = True
+    records: tuple[Record, ...]  #: in the order of the points
+    is_new: bool = True  #: whether any of it was evaluated now, and not before the run was resumed
 
 
 @runtime_checkable
@@ -142,26 +104,12 @@ class RecordingOracle(Oracle, Protocol):
 
 @dataclass(frozen=True)
 class OptimisationResult:
-    """All evaluations of a run.
+    """All evaluations of a run."""
 
-    Attributes
-    ----------
-    records
-        Labels that were given first, then the evaluations, in order.
-    objectives
-        What was optimised.
-    oracle
-        What the oracle says of itself.
-    stopped
-        Why it ended, in words.
-    folder
-        Where it is saved.
-    """
-
-    records: tuple[Record, ...]
+    records: tuple[Record, ...]  #: labels that were given first, then the evaluations, in order
     objectives: tuple[Objective, ...]
-    oracle: Mapping[str, object]
-    stopped: str
+    oracle: Mapping[str, object]  #: what the oracle says of itself
+    stopped: str  #: why it ended, in words
     folder: Path
 
     @property

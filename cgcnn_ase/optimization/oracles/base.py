@@ -23,19 +23,13 @@ if TYPE_CHECKING:
 class Evaluation:
     """An oracle's values of one structure.
 
-    Attributes
-    ----------
-    values
-        Numbers by name: ``energy`` is the total energy of the cell in eV, other names carry their own extent and unit
-        (``formation_energy_per_atom``, eV/atom; ``band_gap``, eV).
-    stds
-        One standard deviation of some or all of them, in the same unit.
-    info
-        What else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid.
+    ``energy`` is the total energy of the cell in eV, other names carry their own extent and unit
+    (``formation_energy_per_atom``, eV/atom; ``band_gap``, eV).
     """
 
-    values: Mapping[str, float]
-    stds: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float]  #: by name
+    stds: Mapping[str, float] = field(default_factory=dict)  #: one standard deviation of some or all of them
+    #: what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
     info: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -143,13 +137,7 @@ def needs_structure(who: str, atoms: "Atoms | None") -> "Atoms":
 
 
 def checked(evaluation: Evaluation) -> Evaluation:
-    """Return the same evaluation in plain numbers.
-
-    Raises
-    ------
-    OracleError
-        If there is none, one is not finite, a standard deviation is negative, or `info` holds what JSON cannot.
-    """
+    """Return the same evaluation in plain numbers, or raise :class:`OracleError` where one is no finite number."""
     values, stds = _finite(evaluation.values, ""), _finite(evaluation.stds, "the std of ")
     if not values:
         raise OracleError("the oracle gave no value")

@@ -27,7 +27,7 @@ START_S = 300.0
 
 
 class OracleReply(NamedTuple):
-    """What came of asking, at the last attempt."""
+    """The evaluation of the last attempt, or the reason of its failure."""
 
     evaluation: Evaluation | None  # None where it failed
     reason: str  # why it failed; empty where it did not

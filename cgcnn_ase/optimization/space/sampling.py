@@ -17,7 +17,7 @@ _HYPERCUBES = 100
 
 
 def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed: int = 0) -> list[Point]:
-    """Different points that cover the space, by one of scikit-optimize's samplers of the unit cube.
+    """Return different points that cover the space, by one of scikit-optimize's samplers of the unit cube.
 
     Parameters
     ----------
@@ -32,8 +32,6 @@ def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed:
 
     Raises
     ------
-    ValueError
-        If the kind is none of these, or n negative.
     ImportError
         If scikit-optimize is not installed.
     """
@@ -72,17 +70,8 @@ def needs_skopt() -> Iterator[None]:
 
 
 def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
-    """Points one step away: one atom exchanged for another kind, or the next value of one other variable.
+    """Return points one step away: one atom exchanged for another kind, or the next value of one other variable.
 
-    Parameters
-    ----------
-    space
-        The space.
-    point
-        A point of it.
-
-    Examples
-    --------
     >>> space = SearchSpace.from_dict({"variables": {"n": {"low": 1, "high": 5, "integer": True}}})
     >>> neighbors(space, {"n": 3})
     [{'n': 4}, {'n': 2}]
@@ -105,7 +94,7 @@ def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
 
 
 def _all_namings(space: SearchSpace, point: Point) -> list[Point]:
-    """A point with every name that its shares can have, where they had none before or have none now."""
+    """Return a point with every name that its shares can have, where they had none before or have none now."""
     result = [point]
     for share, label in space.names_of.items():
         if not point[share]:

@@ -75,7 +75,7 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "SearchSpace":
-        """A space as it stands in a configuration: ``variables`` (options by name) and ``sum_to_one`` (names).
+        """Read a space of a configuration: ``variables`` (options by name) and ``sum_to_one`` (names).
 
         The options of a variable are ``low`` and ``high``; with ``sites``, where it is a whole number of atoms out of
         so many sites; with ``integer: true``; or ``categories`` (with ``of``: the share they are the names of, e.g. of
@@ -101,7 +101,7 @@ class SearchSpace:
 
     @cached_property
     def count(self) -> int | None:
-        """How many points there are; None where a variable can be any number in a range."""
+        """Number of points; None where a variable can be any number in a range."""
         counts = [self._simplex.count, *(v.count for v in self.alone)]
         known = [n for n in counts if n is not None]
         return prod(known) if len(known) == len(counts) else None
@@ -114,11 +114,11 @@ class SearchSpace:
 
     @property
     def has_replicas(self) -> bool:
-        """Whether structures of the same features differ, by the seed of their ordering."""
+        """True where structures of the same features differ, by the seed of their ordering."""
         return any(v.kind == "seed" and v.count != 1 for v in self.variables)
 
     def point(self, index: int) -> Point:
-        """The point with a number, 0 to `count` - 1; the last variables change first."""
+        """Return the point with a number, 0 to `count` - 1; the last variables change first."""
         if not 0 <= index < self._counted():
             raise IndexError(f"point {index}: there are {self.count}")
         result: Point = {}
@@ -129,13 +129,7 @@ class SearchSpace:
         return self.ordered(result | self._point_of_shares(self._simplex[index]))
 
     def candidates(self) -> list[Point]:
-        """All points.
-
-        Raises
-        ------
-        ValueError
-            If there are more than 200,000, or infinitely many; they are counted before any is made.
-        """
+        """Return all points; a ValueError where there are more than 200,000, counted before any is made."""
         if (n := self._counted()) > MOST_CANDIDATES:
             raise ValueError(f"the space has {n:,} points, more than {MOST_CANDIDATES:,}: sample it")
         return list(self)
@@ -144,15 +138,7 @@ class SearchSpace:
         return (self.point(index) for index in range(self._counted()))
 
     def sample(self, n: int, seed: int | Sequence[int]) -> list[Point]:
-        """So many different points at random, all equally probable, without listing the others.
-
-        Parameters
-        ----------
-        n
-            How many; where the space has no more, all of them come in random order.
-        seed
-            Same seed, same points.
-        """
+        """Draw n different points, all equally probable, without listing the others; all where there are no more."""
         rng = np.random.default_rng(seed)
         if self.count is None:
             return self.from_unit(rng.random((n, self.n_unit)))
@@ -168,11 +154,11 @@ class SearchSpace:
 
     @property
     def n_unit(self) -> int:
-        """How many coordinates of the unit cube a point is made from."""
+        """Number of coordinates of the unit cube that a point is made from."""
         return len(self.shares) + len(self.alone)
 
     def from_unit(self, coordinates: npt.ArrayLike) -> list[Point]:
-        """Points from (n, n_unit) coordinates between 0 and 1: of uniform coordinates all points are equally frequent.
+        """Make points of (n, n_unit) coordinates between 0 and 1; of uniform ones all points are equally frequent.
 
         What samplers of the unit cube give (Sobol, Latin hypercube, a grid) so becomes realisable points.
         """
@@ -187,13 +173,7 @@ class SearchSpace:
         ]
 
     def snap(self, point: Mapping[str, Value]) -> Point:
-        """The nearest realisable point.
-
-        Raises
-        ------
-        ValueError
-            If a variable is missing or unknown, or a name is not among the categories.
-        """
+        """Return the nearest realisable point; errors as of :meth:`checked_key`."""
         self.checked_key(point)
         result: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
@@ -204,7 +184,7 @@ class SearchSpace:
         return self.ordered(result)
 
     def key(self, point: Mapping[str, Value]) -> str:
-        """One name for each point, the same in every run: its values by the names of the variables in order.
+        """Name a point, the same in every run: its values by the names of the variables in order.
 
         >>> space = SearchSpace([Variable("x", "real", 0.0, 1.0), Variable("ordering_seed", "seed", 0, 4)])
         >>> space.key({"x": 1 / 3, "ordering_seed": 2})
@@ -213,7 +193,7 @@ class SearchSpace:
         return ",".join(f"{name}={_word(point[name])}" for name in sorted(self.names))
 
     def checked_key(self, point: Mapping[str, Value]) -> str:
-        """The :meth:`key` of a point from elsewhere, which need not be realisable.
+        """Return the :meth:`key` of a point from elsewhere, which need not be realisable.
 
         Raises
         ------
@@ -231,15 +211,10 @@ class SearchSpace:
         return self.key(point)
 
     def features(self, points: Sequence[Mapping[str, Value]]) -> Floats:
-        """Points as numbers between 0 and 1, for a Gaussian process.
+        """(n, d) points as numbers between 0 and 1, for a Gaussian process.
 
         Numbers are scaled from their lowest to their highest possible value; a category is one feature for each name
         (times the share it is the name of, so that the name of nothing means nothing). Seeds are no feature.
-
-        Returns
-        -------
-        ndarray
-            (n, d).
         """
         columns: list[Floats] = []
         for variable in self.variables:
@@ -264,7 +239,7 @@ class SearchSpace:
 
     @cached_property
     def _limits(self) -> dict[str, tuple[float, float]]:
-        """The lowest and highest value that each number can have."""
+        """Lowest and highest value that each number can have."""
         limits = {v.name: (v.low, v.high) for v in self.alone}
         limits |= {v.name: (v.whole[0] / v.sites, v.whole[1] / v.sites) for v in self.alone if v.kind == "share"}
         for share, (low, high) in zip(self.shares, self._simplex.reachable(), strict=True):
@@ -285,7 +260,7 @@ class SearchSpace:
         return result
 
     def ordered(self, point: Mapping[str, Value]) -> Point:
-        """The same point with its variables in the order of the space."""
+        """Return the same point with its variables in the order of the space."""
         return {name: point[name] for name in self.names}
 
     def _counted(self) -> int:

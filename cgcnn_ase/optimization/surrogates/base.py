@@ -28,21 +28,11 @@ Integers = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Points in a row.
+    """Points in a row."""
 
-    Attributes
-    ----------
-    points
-        (n,) the points.
-    keys
-        (n,) their names.
-    features
-        (n, d) their numbers between 0 and 1.
-    """
-
-    points: tuple[Point, ...]
-    keys: tuple[str, ...]
-    features: Floats
+    points: tuple[Point, ...]  #: (n,)
+    keys: tuple[str, ...]  #: (n,) their names
+    features: Floats  #: (n, d) their numbers between 0 and 1
 
     @classmethod
     def of(cls, space: SearchSpace, points: Iterable[Mapping[str, Value]]) -> "Pool":
@@ -65,7 +55,7 @@ class Pool:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Where each is, by its name."""
+        """Row of each point, by its name."""
         return {key: i for i, key in enumerate(self.keys)}
 
     @cached_property
@@ -76,7 +66,7 @@ class Pool:
 
 
 class SurrogatePrediction(NamedTuple):
-    """What a surrogate says of the points of a pool, in the unit of the labels."""
+    """A surrogate's predictions of the points of a pool, in the unit of the labels."""
 
     mean: Floats  #: (n,)
     epistemic: Floats  #: (n,) one standard deviation of what labels of other points can teach
@@ -87,22 +77,13 @@ class Surrogate(Protocol):
     """A model of one objective."""
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int) -> None:
-        """Learn from the labels of a pool.
+        """Learn from the labels of a pool: (n,) values, and one standard deviation of the error of each where known.
 
-        Parameters
-        ----------
-        pool
-            The points.
-        values
-            (n,) their labels.
-        noise
-            (n,) one standard deviation of the error of each, or None where nothing is known of it.
-        seed
-            Same labels and seed, same model.
+        The same labels and seed give the same model.
         """
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """What it says of points."""
+        """Predict points."""
 
     def covariance(self, pool: Pool, others: Pool) -> Floats:
         """(n, k) how the epistemic errors of points vary together with those of others."""
@@ -113,21 +94,11 @@ class Surrogate(Protocol):
 
 @dataclass(frozen=True)
 class SurrogateContext:
-    """What a surrogate may be made of.
+    """All that a surrogate may be made of."""
 
-    Attributes
-    ----------
-    objective
-        Name of what it is to predict; empty where nobody says.
-    model
-        Pretrained name, model folder or loaded model that predicts it; None where there is none.
-    structure
-        Makes the structure of a point; None in a space without structures.
-    """
-
-    objective: str = ""
-    model: "str | Path | CrystalModel | None" = None
-    structure: "Callable[[Point], Atoms] | None" = None
+    objective: str = ""  #: name of what it is to predict; empty where nobody says
+    model: "str | Path | CrystalModel | None" = None  #: pretrained name, model folder or loaded model that predicts it
+    structure: "Callable[[Point], Atoms] | None" = None  #: makes the structure of a point, in a space that has any
 
 
 SurrogateFactory = Callable[[SurrogateContext], Surrogate]
@@ -149,15 +120,13 @@ def make_surrogate(
     model: "str | Path | CrystalModel | None" = None,
     structure: "Callable[[Point], Atoms] | None" = None,
 ) -> Surrogate:
-    """Make the surrogate of one objective.
+    """Make the surrogate of one objective, see :class:`SurrogateContext`.
 
     Parameters
     ----------
     name
         ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
-        Gaussian process of that model's errors. Or one of another package.
-    objective, model, structure
-        See :class:`SurrogateContext`; ``network`` and ``stacked`` need the model and the structure.
+        Gaussian process of that model's errors; these two need `model` and `structure`. Or one of another package.
 
     Raises
     ------

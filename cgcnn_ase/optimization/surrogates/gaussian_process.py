@@ -142,11 +142,6 @@ class GaussianProcess:
     ----------
     n_restarts
         Random starts of the search for the kernel's parameters, of up to 50 labels.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
     """
 
     def __init__(self, *, n_restarts: int = 2) -> None:

@@ -35,11 +35,6 @@ class GraphNetworkSurrogate:
         A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
     structure
         Makes the structure of a point.
-
-    Raises
-    ------
-    UnknownModelError, CheckpointError
-        If the model cannot be loaded.
     """
 
     def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
@@ -57,7 +52,7 @@ class GraphNetworkSurrogate:
         self.offset = float(np.average(values - mean, weights=weights))
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """The model's mean plus the offset, and its std."""
+        """Return the model's mean plus the offset, and its std."""
         mean, std = self.raw(pool)
         return SurrogatePrediction(mean + self.offset, std, np.zeros(len(pool)))
 
@@ -79,13 +74,7 @@ class GraphNetworkSurrogate:
         return mean + std * np.random.default_rng(seed).standard_normal(len(pool))
 
     def raw(self, pool: Pool) -> tuple[Floats, Floats]:
-        """(n,) what the model says, without offset, and its std; in its unit.
-
-        Raises
-        ------
-        ValueError
-            If a structure cannot be predicted, or the model gives no std.
-        """
+        """(n,) what the model predicts, without offset, and its std; a ValueError where it cannot, or has no std."""
         missing = {key: point for key, point in zip(pool.keys, pool.points, strict=True) if key not in self._known}
         if missing:
             self._known.update(zip(missing, self._predictions(missing), strict=True))
@@ -111,19 +100,12 @@ class Stacked:
     with the model's mean :math:`\mu`, its offset :math:`b`, its std :math:`\sigma`, and a process :math:`g` over the
     numbers of a point. So the prior of the error is as wide as the model says, and where labels are near it narrows to
     what they leave open; the two variances are not added, as that of the model is the process's prior.
-
-    Parameters
-    ----------
-    network
-        The model.
-    n_restarts
-        As for :class:`cgcnn_ase.optimization.surrogates.gaussian_process.GaussianProcess`.
     """
 
-    def __init__(self, network: GraphNetworkSurrogate, *, n_restarts: int = 2) -> None:
+    def __init__(self, network: GraphNetworkSurrogate) -> None:
         from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
 
-        self._network, self._errors = network, GaussianProcess(n_restarts=n_restarts)
+        self._network, self._errors = network, GaussianProcess()
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int) -> None:
         """Learn the offset, then the process of what remains."""
@@ -132,7 +114,7 @@ class Stacked:
         self._errors.fit(pool, (values - mean) / std, None if noise is None else noise / std, seed=seed)
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """The model's mean plus the process of its errors."""
+        """Return the model's mean plus the process of its errors."""
         mean, std, _ = self._network.predict(pool)
         error = self._errors.predict(pool)
         return SurrogatePrediction(mean + std * error.mean, std * error.epistemic, std * error.aleatoric)
@@ -149,13 +131,7 @@ class Stacked:
 
 
 def make_network(context: SurrogateContext, name: str = "network") -> GraphNetworkSurrogate:
-    """Make the surrogate ``network``.
-
-    Raises
-    ------
-    ValueError
-        If there is no model, or nothing makes structures.
-    """
+    """Make the surrogate ``network``; a ValueError where there is no model, or nothing makes structures."""
     if context.model is None and context.objective:
         raise ValueError(
             f"surrogate {name}: no pretrained model predicts {context.objective}; give `model`, or one for each "

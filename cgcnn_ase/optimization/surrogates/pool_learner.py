@@ -1,4 +1,4 @@
-"""Which of a pool to label next, so that the whole pool, and what is like it, is predicted best."""
+"""Pool-based learning: the labels by which the whole pool, and what is like it, is predicted best."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,27 +28,10 @@ _LAYERS = 2
 
 
 def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[Floats]:
-    """Vectors of the atoms of each structure.
+    """(N, D) vectors of the atoms of each structure, in their order; what the model has learned decides what is close.
 
     Those of the last two layers of each member, and beside them their means over the structure: the site, and what it
-    is a site of.
-
-    Parameters
-    ----------
-    model
-        Any; what it has learned decides what is close.
-    structures
-        With any numbers of atoms.
-
-    Returns
-    -------
-    list of ndarray
-        (N, D) for each structure, in the order of its atoms.
-
-    Raises
-    ------
-    ValueError
-        If a structure has no such graph.
+    is a site of. A ValueError is raised where a structure has no such graph.
     """
     result: list[Floats] = []
     for first in range(0, len(structures), _AT_ONCE):
