@@ -68,10 +68,10 @@ class EvaluatedCell(NamedTuple):
 
 
 class ObjectiveValue(NamedTuple):
-    """A value with one standard deviation (None where nobody knows it), both in the objective's unit."""
+    """A value with one standard deviation, both in the objective's unit."""
 
     value: float
-    std: float | None
+    std: float | None  #: None where nobody knows it
 
 
 Cells = Mapping[str, EvaluatedCell]

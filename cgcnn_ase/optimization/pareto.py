@@ -56,17 +56,7 @@ def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple
 def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
     """Mark the rows that no other row beats: none is as good in every objective and better in one.
 
-    Parameters
-    ----------
-    values
-        (n, m) finite values.
-    goals
-        For each objective: min, max, or the number it shall be near to.
-
-    Returns
-    -------
-    ndarray
-        (n,) True on the front; of equal rows all are.
+    Of (n, m) finite values; (n,) True on the front, of equal rows for all.
 
     Examples
     --------
@@ -87,9 +77,10 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
 
 
 def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
-    """Return the volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
+    """Return the volume between the rows and a reference that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
-    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
+    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows. It is in the
+    product of the objectives' units.
 
     Parameters
     ----------
@@ -99,11 +90,6 @@ def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.Arr
         As for :func:`pareto_front`.
     reference
         (m,) the worst values that count.
-
-    Returns
-    -------
-    float
-        In the product of the objectives' units.
 
     Examples
     --------
@@ -144,13 +130,7 @@ def random_weights(m: int, rng: np.random.Generator) -> Floats:
 
 
 def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
-    """(n, m) values as costs, each objective by its goal.
-
-    Raises
-    ------
-    ValueError
-        If there is not one goal for each column, or a value is not finite.
-    """
+    """(n, m) values as costs, each objective by its goal; all must be finite."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 2 or array.shape[1] != len(goals):
         raise ValueError(f"values of shape {array.shape} and {len(goals)} goals; needed is one column for each goal")

@@ -1,4 +1,4 @@
-"""The folder of a run: all that is on disk after every evaluation, so that a killed run goes on as if it had never been killed.
+"""The folder of a run, complete after every evaluation: a killed run goes on as if it had never been killed.
 
 ``config.yaml`` is the whole configuration; ``oracle.json`` says who evaluates; ``proposals.jsonl`` has a line for each
 round (its points and what was predicted of them), written before they are evaluated; ``evaluations.jsonl`` has a line

@@ -2,17 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.sampling import needs_skopt
 from cgcnn_ase.optimization.surrogates.base import Pool, SurrogateContext, SurrogatePrediction
-
-if TYPE_CHECKING:
-    pass
-
 
 #: labels below which the length scales stay as they start
 _MIN_LABELS_TO_FIT_SCALES = 4
@@ -39,13 +34,6 @@ class MaternProcess:
         Labels by which the kernel's parameters are found; of more, so many drawn by the seed.
     n_restarts
         Random starts of the search for the kernel's parameters, of up to 50 labels.
-
-    Attributes
-    ----------
-    model
-        The regressor, once fitted.
-    mean, scale
-        By which the labels are standardised.
     """
 
     def __init__(
@@ -75,11 +63,6 @@ class MaternProcess:
             Length scale to start from: one, or one for each column.
         seed
             Of what is drawn.
-
-        Raises
-        ------
-        ImportError
-            If scikit-optimize is not installed.
         """
         with needs_skopt():
             from skopt.learning import GaussianProcessRegressor
