@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import say
+from _structures import echo_stderr
 
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.optimizer import Optimizer
@@ -55,7 +55,7 @@ def main() -> None:
             n_best = len(values) // 100
             random = (len(values) + 1) / (n_best + 1)
             for acquisition in chosen.acquisition:
-                say(f"{landscape} {noise} {acquisition}")
+                echo_stderr(f"{landscape} {noise} {acquisition}")
                 needed = [search(space, values, acquisition, seed, chosen) for seed in range(chosen.seeds)]
                 error = float(np.std(needed, ddof=1) / np.sqrt(len(needed))) if len(needed) > 1 else None
                 mean = float(np.mean(needed))

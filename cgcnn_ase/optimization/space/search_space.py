@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ class SearchSpace:
         self._check_shares()
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "SearchSpace":
+    def from_dict(cls, config: Mapping[str, object]) -> "SearchSpace":
         """Read a space of a configuration: ``variables`` (options by name) and ``sum_to_one`` (names).
 
         The options of a variable are ``low`` and ``high``; with ``sites``, where it is a whole number of atoms out of
@@ -89,13 +89,10 @@ class SearchSpace:
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
         variables = config.get("variables")
-        if not isinstance(variables, Mapping) or not all(
-            isinstance(options, Mapping) for options in variables.values()
-        ):
+        if not isinstance(variables, Mapping) or not all(isinstance(each, Mapping) for each in variables.values()):
             raise ValueError(f"space: variables must give the options of each variable by its name, not {variables!r}")
-        return cls(
-            [Variable.from_dict(name, options) for name, options in variables.items()], config.get("sum_to_one") or ()
-        )
+        sum_to_one = cast("Sequence[str]", config.get("sum_to_one") or ())
+        return cls([Variable.from_dict(name, options) for name, options in variables.items()], sum_to_one)
 
     # how many, and which
 

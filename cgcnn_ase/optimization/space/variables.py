@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
-from typing import Any, Literal
+from typing import Literal
 
 Value = float | int | str
 #: values of the named variables
@@ -46,7 +46,7 @@ class Variable:
     of: str | None = None  #: the share that the categories are the names of: where it is 0 the name is ``none``
 
     @classmethod
-    def from_dict(cls, name: str, options: Mapping[str, Any]) -> "Variable":
+    def from_dict(cls, name: str, options: Mapping[str, object]) -> "Variable":
         """Read a variable of a configuration; a ValueError where options do not go together, or a range is empty."""
         option_names = frozenset(key for key, value in options.items() if value is not None and value is not False)
         kinds = [kind for kind, form in _FORMS.items() if option_names - {"of"} == form]
@@ -56,7 +56,8 @@ class Variable:
             )
         kind = kinds[0]
         if kind == "category":
-            names, of = _names(name, options["categories"]), options.get("of")
+            names = _names(name, options["categories"])
+            of = None if options.get("of") is None else str(options["of"])
             if of is not None and NONE in names:
                 raise ValueError(f"{name}: {NONE!r} is the name where {of} is 0, and no category")
             return cls(name, kind, categories=names, of=of)
@@ -135,19 +136,19 @@ def as_number(name: str, value: Value) -> float:
     return _number(name, "value", value)
 
 
-def _number(name: str, what: str, value: Any) -> float:
+def _number(name: str, what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"{name}: {what} must be a finite number, not {value!r}")
     return float(value)
 
 
-def _whole(name: str, what: str, value: Any, *, at_least: int) -> int:
+def _whole(name: str, what: str, value: object, *, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name}: {what} must be a whole number of at least {at_least}, not {value!r}")
     return value
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
+def _names(name: str, value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(each, str) and each for each in names) or len(set(names)) < len(names):
         raise ValueError(f"{name}: categories must be a list of different names, not {value!r}")
