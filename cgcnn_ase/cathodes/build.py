@@ -20,7 +20,6 @@ from cgcnn_ase.cathodes.composition import format_oxidation_states, oxidation_st
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.cathodes.supercells import cathode_supercell
 from cgcnn_ase.energies.interface import EnergySource, as_energy_model
-from cgcnn_ase.structures.formula import parse_formula
 
 Ordering = Literal["random", "sqs", "lowest"]
 LiRemoval = Literal["random", "ewald", "lowest"]

@@ -205,8 +205,6 @@ def _of_elements(fractions: Floats, values: Floats) -> Floats | None:
 
 
 def _distances(table: Dataset, limit: float, progress: bool) -> Iterator[Outlier]:
-    from rich.console import Console
-    from rich.progress import track
 
     names = symbols()
     structures = with_progress(table.structures, "Looking for near atoms", len(table), shown=progress)

@@ -37,10 +37,10 @@ def process(labelled):
 
 def conditioned(process, pool, labelled, chosen):
     """The std after labels at the chosen points, by inverting the whole covariance of the prior."""
-    inner, scale = process._model.kernel_.k1, labelled[1].std()
+    inner, scale = process.process.model.kernel_.k1, labelled[1].std()
     everything = np.concatenate([labelled[0].features, pool.features[chosen]])
     covariance = inner(everything) + np.diag(
-        np.r_[process._model.alpha, np.zeros(len(chosen))] + (process.white / scale) ** 2
+        np.r_[process.process.model.alpha, np.zeros(len(chosen))] + (process.white / scale) ** 2
     )
     cross = inner(pool.features, everything)
     variance = inner.diag(pool.features) - np.einsum("ij,ij->i", cross @ np.linalg.inv(covariance), cross)

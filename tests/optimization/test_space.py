@@ -8,7 +8,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.space.search_space import SearchSpace, neighbors
+from cgcnn_ase.optimization.skopt_engine import as_dimensions
+from cgcnn_ase.optimization.space.sampling import initial_points, neighbors
+from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.simplex import Simplex
 
 CONFIG = {
@@ -145,25 +147,18 @@ def test_numbers_in_a_range():
         space.candidates()
 
 
-def test_there_and_back(space):
-    again = SearchSpace.from_dict(space.as_dict())
-    assert again.candidates() == space.candidates()
-
-
 def test_dimensions_are_those_of_scikit_optimize(space):
     skopt = pytest.importorskip("skopt.space")
-    by_name = {dimension.name: dimension for dimension in space.dimensions}
+    by_name = {dimension.name: dimension for dimension in as_dimensions(space.variables)}
     assert by_name["ni_content"] == skopt.Real(0.5, 1.0)
     assert by_name["ordering_seed"] == skopt.Integer(0, 1)
     assert by_name["dopant"].categories == ("Mg", "Ti", "Zr")
 
 
 def test_without_scikit_optimize_it_is_said_what_to_install(space, monkeypatch):
-    from cgcnn_ase.optimization.optimizer import initial_points
-
     for name in ("skopt", "skopt.space", "skopt.sampler"):
         monkeypatch.setitem(sys.modules, name, None)
-    for ask in (lambda: space.dimensions, lambda: initial_points(space, 4)):
+    for ask in (lambda: as_dimensions(space.variables), lambda: initial_points(space, 4)):
         with pytest.raises(ImportError, match=r'pip install "cgcnn-ase\[optimize\]"'):
             ask()
     assert len(initial_points(space, 4, kind="random")) == 4

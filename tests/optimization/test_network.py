@@ -5,8 +5,8 @@ import pytest
 
 from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
-from cgcnn_ase.optimization.surrogates.base import Pool
-from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked, make_surrogate
+from cgcnn_ase.optimization.surrogates.base import Pool, make_surrogate
+from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked
 from cgcnn_ase.prediction.predictor import Predictor
 
 from ..conftest import make_model
@@ -106,7 +106,7 @@ def test_an_optimizer_with_a_network(small_model, name):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("gnn", {}, "no surrogate 'gnn'; allowed: gp, network, stacked"),
+        ("gnn", {}, "unknown surrogate 'gnn'; allowed: gp, network, stacked"),
         ("stacked", {}, "the surrogate 'stacked' needs a model and what makes the structure"),
     ],
 )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
+from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
+from cgcnn_ase.optimization.space.sampling import initial_points
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 
 SPACE = cathode_space(
@@ -196,8 +197,8 @@ def test_initial_points_cover_the_space(kind):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"acquisition": "ucb"}, "no acquisition 'ucb'; allowed: best, uncertain"),
-        ({"surrogate": "forest"}, "no surrogate 'forest'; allowed: gp, network, stacked"),
+        ({"acquisition": "ucb"}, "unknown acquisition 'ucb'; did you mean lcb. allowed: best"),
+        ({"surrogate": "forest"}, "unknown surrogate 'forest'; allowed: gp, network, stacked"),
         ({"goals": "min"}, "goals must be a list with one for each objective, not 'min'"),
         ({"goals": ["low"]}, "goal 'low'; allowed: min, max, or a number"),
         ({"initial": "halton"}, "no initial points by 'halton'; allowed: sobol, random, lhs, grid"),

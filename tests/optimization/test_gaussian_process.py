@@ -47,7 +47,7 @@ def test_the_posterior_is_that_of_scikit_learn(fitted, labelled, others):
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
     pool, values = labelled
-    inner = fitted._model.kernel_.k1
+    inner = fitted.process.model.kernel_.k1
     kernel = ConstantKernel(inner.k1.constant_value) * Matern(inner.k2.length_scale, nu=2.5)
     theirs = GaussianProcessRegressor(kernel, alpha=(fitted.white / values.std()) ** 2 + 1e-6, optimizer=None)
     theirs.fit(pool.features, (values - values.mean()) / values.std())

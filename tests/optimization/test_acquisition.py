@@ -87,7 +87,7 @@ def test_without_a_best_it_is_the_lowest_prediction():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("ucb", [0], [1]), "no acquisition 'ucb'; allowed: best, uncertain, lcb, ei, pi"),
+        (("ucb", [0], [1]), "unknown acquisition 'ucb'; did you mean lcb. allowed: best, ei, information, lcb, pi"),
         (("ei", [0, np.nan], [1, 1]), "not a finite number"),
         (("ei", [0], [-1]), "a std is negative: -1.0"),
         (("ei", [0, 1], [1]), r"shape \(2,\) and stds of shape \(1,\)"),

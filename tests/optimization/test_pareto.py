@@ -5,8 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.acquisition import as_cost, cost_moments
-from cgcnn_ase.optimization.pareto import hypervolume, pareto_front, random_weights, scalarise
+from cgcnn_ase.optimization.pareto import as_cost, cost_moments, hypervolume, pareto_front, random_weights, scalarise
 
 GOALS = [("min", "min"), ("max", "min"), ("min", "max", "max"), (0.5, "min", "max"), ("min",), ("min",) * 4]
 

@@ -10,10 +10,9 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from cgcnn_ase.optimization.oracles import BatchOracle, Evaluation, Oracle, OracleError, make_oracle, oracle_names
-from cgcnn_ase.optimization.oracles.base import checked
+from cgcnn_ase.optimization.oracles import ORACLES, BatchOracle, Evaluation, Oracle, OracleError, make_oracle
+from cgcnn_ase.optimization.oracles.base import OracleRecipe, checked
 from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
-from cgcnn_ase.optimization.oracles.registry import OracleRecipe
 
 EMT_ORACLE = {"calculator": "ase.calculators.emt:EMT"}
 
@@ -70,12 +69,12 @@ def test_bad_options(name, options, words, tmp_path):
 def test_entry_points_of_other_packages(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from cgcnn_ase.optimization.oracles import registry
-
-    result = EntryPoint("gpaw", "tests_oracle_factory:make", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [result] if group == registry.GROUP else [])
+    result = EntryPoint("gpaw", "tests_oracle_factory:make", ORACLES.group)
+    monkeypatch.setattr(
+        "cgcnn_ase.core.registry.entry_points", lambda group: [result] if group == ORACLES.group else []
+    )
     monkeypatch.setattr(EntryPoint, "load", lambda self: lambda options, *, folder: (self.name, options, folder))
-    assert "gpaw" in oracle_names()
+    assert "gpaw" in ORACLES.names()
     name, options, _ = make_oracle("gpaw", {"protocol": "fast"})
     assert (name, options) == ("gpaw", {"protocol": "fast"})
 

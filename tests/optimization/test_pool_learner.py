@@ -28,7 +28,9 @@ def learner(vectors):
 
 def second(learner, rows, values):
     """scikit-learn's, with the kernel that was found and its noise on the labels."""
-    model = GaussianProcessRegressor(learner._model.kernel_, alpha=learner._model.noise_ + 1e-10, optimizer=None)
+    model = GaussianProcessRegressor(
+        learner.process.model.kernel_, alpha=learner.process.model.noise_ + 1e-10, optimizer=None
+    )
     return model.fit(learner.points[rows], values)
 
 
