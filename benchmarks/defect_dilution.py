@@ -18,9 +18,9 @@ from _report import machine, parser
 from _structures import DEFAULT_DATA
 
 from cgcnn_ase import load_model
-from cgcnn_ase.defects.detection import DetectionConfig, detection_cells
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.nn.pooling import Pooling
+from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells
 from cgcnn_ase.zoo.detection_data import NamedHost, layers
 
 POOLINGS = ("mean", "max", "contrast")

@@ -19,14 +19,19 @@ from _structures import DEFAULT_DATA
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.defects.detection import DetectionCell, DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.zoo.detection_data import (
+from cgcnn_ase.zoo.detection_cells import (
     CATHODE_KINDS,
-    CATHODES,
+    DetectionCell,
+    DetectionConfig,
     cathode_cells,
+    detection_cells,
+    elements_of,
+)
+from cgcnn_ase.zoo.detection_data import (
+    CATHODES,
     layers,
     prepare_cells,
     prepare_places,

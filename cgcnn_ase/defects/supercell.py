@@ -1,4 +1,4 @@
-"""The supercell that a defect sits in: given, or the smallest with its images far enough apart."""
+"""Supercell of a defect: given, or the smallest with its images far enough apart."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,36 +15,142 @@ from cgcnn_ase.defects.host import Host
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-#: larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
+# larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
 _EXACT = 100
 
-#: lengths that differ by less than this are equal, Å
+# lengths that differ by less than this are equal, Å
 _TIE = 1e-6
 
+# a supercell as users give it: n, (a, b, c), or rows of whole numbers
+SupercellLike = int | Sequence[int] | Sequence[Sequence[int]] | Ints
 
-def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: int | None) -> Ints:
-    """The matrix of the smallest supercell whose images are so far apart; of several the one with the farthest.
 
-    All sublattices of an index are looked at, each as its Hermite normal form, from the index on below which not even
-    the densest packing of spheres would do. Where a crystal needs more than about 100 cells, 2 (3, ...) times the
-    supercell for a half (third, ...) of the distance is taken, which may be a little larger than need be.
+@dataclass(frozen=True)
+class Supercell:
+    """A repeated host."""
+
+    # the host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they are
+    # those of ``host.repeat``
+    atoms: "Atoms"
+    matrix: Ints  # (3, 3) its vectors in those of the host
+    cells: Ints  # (K, 3) where each copy of the host lies
+    image_distance: float  # Å, see `image_distance`
+
+    @cached_property
+    def _place(self) -> dict[tuple[int, ...], int]:
+        return {tuple(self._reduced(cell)): k for k, cell in enumerate(self.cells)}
+
+    def _reduced(self, cell: Ints) -> list[int]:
+        """A cell moved by whole supercells to the one that stands for it."""
+        size = round(abs(np.linalg.det(self.matrix)))
+        adjugate = np.rint(np.linalg.inv(self.matrix) * size).astype(np.int64)
+        numerators: list[int] = ((cell @ adjugate) % size).tolist()
+        return numerators
+
+    def index(self, site: int, cell: Sequence[int]) -> int:
+        """The number of the atom at a site of the host in a cell, which may lie outside of the supercell."""
+        n_sites = len(self.atoms) // len(self.cells)
+        return self._place[tuple(self._reduced(np.array(cell)))] * n_sites + site
+
+
+def make_supercell(
+    host: Host,
+    shape: SupercellLike | None = None,
+    *,
+    min_distance: float = 10.0,
+    diagonal: bool = False,
+    max_atoms: int | None = None,
+) -> Supercell:
+    """The supercell given, or else the smallest whose images are far enough apart; a vacuum is never repeated.
 
     Parameters
     ----------
-    host
-        It is not repeated along a vacuum.
-    distance
-        Å.
+    shape
+        n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
+    min_distance
+        Smallest distance between a defect and its image, Å; without meaning where a supercell is given.
     diagonal
-        Whether only multiples of the cell vectors are looked at.
+        Whether the vectors of the host are only multiplied, so that the cell keeps its angles.
     max_atoms
-        Most atoms.
+        Most atoms it may have.
 
     Raises
     ------
     ValueError
-        If more atoms would be needed.
+        If the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
+    """
+    if shape is not None:
+        matrix = _given(host, shape)
+    else:
+        if not (np.isfinite(min_distance) and min_distance > 0):
+            raise ValueError(f"min_distance {min_distance}: must be a positive length in Å")
+        matrix = smallest_matrix(host, min_distance, diagonal=diagonal, max_atoms=max_atoms)
+    n_atoms = len(host.atoms) * round(abs(np.linalg.det(matrix)))
+    if max_atoms is not None and n_atoms > max_atoms:
+        raise ValueError(f"the supercell of {host.name} has {n_atoms} atoms, more than max_atoms = {max_atoms}")
+    return _repeated(host, matrix)
+
+
+def image_distance(cell: Floats, periodic: Sequence[bool]) -> float:
+    """Length of the shortest lattice vector over the periodic directions, Å."""
+    from ase.geometry.minkowski_reduction import minkowski_reduce
+
+    reduced, _ = minkowski_reduce(cell, pbc=np.asarray(periodic))
+    return float(min(np.linalg.norm(reduced[axis]) for axis in range(3) if periodic[axis]))
+
+
+def _given(host: Host, shape: SupercellLike) -> Ints:
+    asked = np.asarray(shape)
+    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else shape}"
+    if asked.shape not in ((), (3,), (3, 3)) or not np.issubdtype(asked.dtype, np.integer):
+        raise ValueError(f"{words}: give a whole number, three of them, or three rows of three".replace("\n", ""))
+    if asked.ndim == 0:
+        asked = np.array([1 if empty else int(asked) for empty in host.vacuum])
+    matrix = np.diag(asked) if asked.ndim == 1 else asked
+    if (asked.ndim == 1 and (asked < 1).any()) or round(np.linalg.det(matrix)) == 0:
+        raise ValueError(f"{words}: must be positive, and a matrix must have a determinant".replace("\n", ""))
+    for axis in range(3):
+        unit = np.eye(3, dtype=np.int64)[axis]
+        if host.vacuum[axis] and not ((matrix[axis] == unit).all() and (matrix[:, axis] == unit).all()):
+            raise ValueError(
+                f"{words}: would repeat {host.name} along its vacuum ({'abc'[axis]}); keep 1 there".replace("\n", "")
+            )
+    return matrix.astype(np.int64)
+
+
+def _repeated(host: Host, matrix: Ints) -> Supercell:
+    cells = _cells(matrix)
+    atoms = type(host.atoms)(
+        numbers=np.tile(host.atoms.numbers, len(cells)),
+        positions=(host.atoms.positions[None] + (cells @ host.cell)[:, None]).reshape(-1, 3),
+        cell=matrix @ host.atoms.cell.array,
+        pbc=host.atoms.pbc,
+    )
+    for name, values in host.atoms.arrays.items():
+        if name not in ("numbers", "positions"):
+            atoms.set_array(name, np.tile(values, (len(cells),) + (1,) * (values.ndim - 1)))
+    periodic = [not empty for empty in host.vacuum]
+    return Supercell(atoms, matrix, cells, image_distance(matrix @ host.cell, periodic))
+
+
+def _cells(matrix: Ints) -> Ints:
+    """(K, 3) the cells of the host in a supercell, the first at the origin."""
+    if (matrix == np.diag(np.diag(matrix))).all() and (np.diag(matrix) > 0).all():
+        cells: Ints = np.array(list(np.ndindex(*np.diag(matrix))), dtype=np.int64)
+        return cells
+    from ase.build.supercells import lattice_points_in_supercell
+
+    points: Ints = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
+    return points[np.argsort(np.abs(points).sum(axis=1), kind="stable")]  # the origin first
+
+
+def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: int | None) -> Ints:
+    """The matrix of the smallest supercell whose images are so many Å apart; of several the one with the farthest.
+
+    All sublattices of an index are looked at, each as its Hermite normal form, from the index on below which not even
+    the densest packing of spheres would do; with `diagonal` only multiples of the cell vectors. A vacuum is not
+    repeated. Where a crystal needs more than about 100 cells, 2 (3, ...) times the supercell for a half (third, ...) of
+    the distance is taken, which may be a little larger than need be. More than `max_atoms` atoms are a `ValueError`.
     """
     free = [axis for axis in range(3) if not host.vacuum[axis]]
     vectors = host.cell[free]
@@ -64,11 +170,12 @@ def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: i
     while True:
         if max_atoms is not None and n_cells * len(host.atoms) > max_atoms:
             raise ValueError(_too_many(host, distance, max_atoms))
-        matrices = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)] if diagonal else []
-        if not diagonal:
-            matrices = list(_lattices(n_cells, len(free), short))
-        if matrices:
-            best = min((_reduced_basis(m, vectors, diagonal) for m in matrices), key=lambda m: _shape(m @ vectors))
+        if diagonal:
+            lattices = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)]
+        else:
+            lattices = [_reduced_basis(m, vectors) for m in _lattices(n_cells, len(free), short)]
+        if lattices:
+            best = min(lattices, key=lambda m: _shape(m @ vectors))
             matrix = np.eye(3, dtype=np.int64)
             matrix[np.ix_(free, free)] = best
             return matrix
@@ -104,7 +211,7 @@ def _diagonals(size: int, dimension: int) -> Iterator[Ints]:
 
 
 def _holds(diagonal: Ints, short: Ints) -> bool:
-    """Whether a short vector is one of the supercell's lattice."""
+    """True where a short vector is one of the supercell's lattice."""
     return bool(((short % np.diag(diagonal)) == 0).all(axis=1).any())
 
 
@@ -130,10 +237,8 @@ def _lattices(size: int, dimension: int, short: Ints) -> Iterator[Ints]:
         yield from forms
 
 
-def _reduced_basis(matrix: Ints, vectors: Floats, diagonal: bool) -> Ints:
+def _reduced_basis(matrix: Ints, vectors: Floats) -> Ints:
     """The shortest vectors of the same lattice, right-handed as before."""
-    if diagonal:
-        return matrix
     from ase.geometry.minkowski_reduction import minkowski_reduce
 
     dimension = len(matrix)
@@ -150,142 +255,3 @@ def _shape(cell: Floats) -> tuple[float, float, list[list[float]]]:
     """For ``min``: the largest image distance, then the shortest vectors, then any order that never changes."""
     lengths = np.linalg.norm(cell, axis=1)
     return (-round(float(lengths.min()), 6), round(float(lengths.sum()), 6), np.round(cell, 6).tolist())
-
-
-#: a supercell as users give it: n, (a, b, c), or rows of whole numbers
-SupercellLike = int | Sequence[int] | Sequence[Sequence[int]] | Ints
-
-
-@dataclass(frozen=True)
-class Supercell:
-    """A repeated host.
-
-    Attributes
-    ----------
-    atoms
-        The host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they
-        are those of ``host.repeat``.
-    matrix
-        (3, 3) its vectors in those of the host.
-    cells
-        (K, 3) where each copy of the host lies.
-    image_distance
-        Å, see `image_distance`.
-    """
-
-    atoms: "Atoms"
-    matrix: Ints
-    cells: Ints
-    image_distance: float
-
-    @cached_property
-    def _place(self) -> dict[tuple[int, ...], int]:
-        return {tuple(self._reduced(cell)): k for k, cell in enumerate(self.cells)}
-
-    def _reduced(self, cell: Ints) -> list[int]:
-        """A cell moved by whole supercells to the one that stands for it."""
-        size = round(abs(np.linalg.det(self.matrix)))
-        adjugate = np.rint(np.linalg.inv(self.matrix) * size).astype(np.int64)
-        numerators: list[int] = ((cell @ adjugate) % size).tolist()
-        return numerators
-
-    def index(self, site: int, cell: Sequence[int]) -> int:
-        """The number of the atom at a site of the host in a cell, which may lie outside of the supercell."""
-        n_sites = len(self.atoms) // len(self.cells)
-        return self._place[tuple(self._reduced(np.array(cell)))] * n_sites + site
-
-
-def make_supercell(
-    host: Host,
-    supercell: SupercellLike | None = None,
-    *,
-    min_distance: float = 10.0,
-    diagonal: bool = False,
-    max_atoms: int | None = None,
-) -> Supercell:
-    """The supercell given, or else the smallest whose images are far enough apart.
-
-    Parameters
-    ----------
-    host
-        The host; it is never repeated along a vacuum.
-    supercell
-        n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
-    min_distance
-        Smallest distance between a defect and its image, Å; without meaning where a supercell is given.
-    diagonal
-        Whether the vectors of the host are only multiplied, so that the cell keeps its angles.
-    max_atoms
-        Most atoms it may have.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
-    """
-    if supercell is not None:
-        matrix = _given(host, supercell)
-    else:
-        if not (np.isfinite(min_distance) and min_distance > 0):
-            raise ValueError(f"min_distance {min_distance}: must be a positive length in Å")
-        matrix = smallest_matrix(host, min_distance, diagonal=diagonal, max_atoms=max_atoms)
-    n_atoms = len(host.atoms) * round(abs(np.linalg.det(matrix)))
-    if max_atoms is not None and n_atoms > max_atoms:
-        raise ValueError(f"the supercell of {host.name} has {n_atoms} atoms, more than max_atoms = {max_atoms}")
-    return _repeated(host, matrix)
-
-
-def image_distance(cell: Floats, periodic: Sequence[bool]) -> float:
-    """Length of the shortest lattice vector over the periodic directions, Å."""
-    from ase.geometry.minkowski_reduction import minkowski_reduce
-
-    reduced, _ = minkowski_reduce(cell, pbc=np.asarray(periodic))
-    return float(min(np.linalg.norm(reduced[axis]) for axis in range(3) if periodic[axis]))
-
-
-def _given(host: Host, supercell: SupercellLike) -> Ints:
-    asked = np.asarray(supercell)
-    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else supercell}"
-    if asked.shape not in ((), (3,), (3, 3)) or not np.issubdtype(asked.dtype, np.integer):
-        raise ValueError(f"{words}: give a whole number, three of them, or three rows of three".replace("\n", ""))
-    if asked.ndim == 0:
-        asked = np.array([1 if empty else int(asked) for empty in host.vacuum])
-    matrix = np.diag(asked) if asked.ndim == 1 else asked
-    if (asked.ndim == 1 and (asked < 1).any()) or round(np.linalg.det(matrix)) == 0:
-        raise ValueError(f"{words}: must be positive, and a matrix must have a determinant".replace("\n", ""))
-    for axis in range(3):
-        unit = np.eye(3, dtype=np.int64)[axis]
-        if host.vacuum[axis] and not ((matrix[axis] == unit).all() and (matrix[:, axis] == unit).all()):
-            raise ValueError(
-                f"{words}: would repeat {host.name} along its vacuum ({'abc'[axis]}); keep 1 there".replace("\n", "")
-            )
-    return matrix.astype(np.int64)
-
-
-def _repeated(host: Host, matrix: Ints) -> Supercell:
-    cells = _cells(matrix)
-    atoms = host.atoms[[]]
-    atoms = type(host.atoms)(
-        numbers=np.tile(host.atoms.numbers, len(cells)),
-        positions=(host.atoms.positions[None] + (cells @ host.cell)[:, None]).reshape(-1, 3),
-        cell=matrix @ host.atoms.cell.array,
-        pbc=host.atoms.pbc,
-    )
-    for name, values in host.atoms.arrays.items():
-        if name not in ("numbers", "positions"):
-            atoms.set_array(name, np.tile(values, (len(cells),) + (1,) * (values.ndim - 1)))
-    periodic = [not empty for empty in host.vacuum]
-    return Supercell(atoms, matrix, cells, image_distance(matrix @ host.cell, periodic))
-
-
-def _cells(matrix: Ints) -> Ints:
-    """(K, 3) the cells of the host in a supercell, the first at the origin."""
-    if (matrix == np.diag(np.diag(matrix))).all() and (np.diag(matrix) > 0).all():
-        cells: Ints = np.array(list(np.ndindex(*np.diag(matrix))), dtype=np.int64)
-        return cells
-    from ase.build.supercells import lattice_points_in_supercell
-
-    lattice_points = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
-    order = np.argsort(np.abs(lattice_points).sum(axis=1), kind="stable")  # the origin first
-    ordered: Ints = lattice_points[order]
-    return ordered

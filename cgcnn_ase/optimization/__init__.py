@@ -1,1 +1,1 @@
-"""Active learning and Bayesian optimisation: spaces, surrogates, acquisitions, oracles, run folders."""
+"""Bayesian optimisation: the candidates to compute next, and the loop that computes them."""
