@@ -44,10 +44,10 @@ COLUMNS = ("defect", "cells", "right, %", "± (binomial)", "of defective, %", "o
 
 def probabilities(model: CrystalModel, data: PreparedData) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of class 1, for each cell or site."""
-    from cgcnn_ase.prediction.evaluation import ClassificationEvaluation
+    from cgcnn_ase.prediction.evaluation import ClassEvaluation
 
     result = evaluate_model(model, data.graphs, data.rows("test"), data.sample_names("test"), data.labels("test")[:, 0])
-    assert isinstance(result, ClassificationEvaluation)
+    assert isinstance(result, ClassEvaluation)
     p: np.ndarray[Any, np.dtype[np.float64]] = result.probabilities[:, 1]
     return p
 
