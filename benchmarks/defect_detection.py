@@ -1,6 +1,6 @@
 """Remake the published table: perfect against defective supercells, by kind of defect, pooling and size of the cell.
 
-    python benchmarks/defect_detection.py --output docs/defect_detection.json
+    python benchmarks/defect_detection.py --output docs/data/defect_detection.json
 
 Every row is one network trained on the hosts of the train split and judged on hosts that neither it nor the choice of
 its settings has seen; hosts of one formula are in one split. Rows that the output file holds already are not trained

@@ -6,7 +6,7 @@ from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
@@ -43,7 +43,7 @@ class StructureSetData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``StructureSetData.fields.attributes.n_structures`` and so on."""
+        """Fields for queries: ``StructureSetData.fields.attributes.n_structures`` and so on."""
 
         format_version: int = attribute("format_version", "The format of the files")
         n_structures: int = attribute("n_structures", "How many structures there are")
@@ -78,7 +78,7 @@ class StructureSetData(Data):
         return node
 
     def _validate(self) -> bool:
-        """Whether it may be stored: made by `from_ase`, whole, and of a version that is known."""
+        """Refuse to store a set that is empty or not whole."""
         super()._validate()
         version = self.base.attributes.get("format_version", None)
         if version is None:
@@ -220,6 +220,6 @@ class StructureSetData(Data):
         packed = self.packed()
         write_packed(Path(path), lambda: [packed], compress=False)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The attributes: counts, elements, first formulas, names of further arrays and of results."""
         return dict(self.base.attributes.all)

@@ -1,1 +1,1 @@
-"""What ``aiida-cgcnn setup`` makes and ``aiida-cgcnn setup --check`` looks at."""
+"""Making and checking all that AiiDA needs: profile, computer, codes, models, pseudopotentials."""

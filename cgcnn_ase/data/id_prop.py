@@ -161,7 +161,7 @@ def _is_header(cells: list[str], files: dict[str, list[Path]]) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell holds a number."""
+    """Say whether a cell holds a number."""
     try:
         float(text)
     except ValueError:

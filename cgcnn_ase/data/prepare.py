@@ -74,7 +74,7 @@ def asked_columns(
 
 
 def target_specs(columns: Sequence[str], kinds: Sequence[str], targets: Floats, unit: str) -> tuple[TargetSpec, ...]:
-    """What is learned of each column of ``targets``."""
+    """The target that each column of ``targets`` is."""
     return tuple(
         _spec(name, kind, targets[:, k], unit) for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
     )

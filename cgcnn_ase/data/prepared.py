@@ -49,7 +49,7 @@ class PreparedData:
 
     @property
     def of_sites(self) -> bool:
-        """Whether the targets are those of sites."""
+        """True where the targets are those of sites."""
         return self.specs[0].level == "site"
 
     def check_distances(self, architecture: "ArchitectureConfig") -> None:

@@ -1,4 +1,4 @@
-"""Which atoms are bonded: the periodic neighbour search and the rules that choose among its results."""
+"""Bonds between atoms: the periodic neighbour search and the rules that choose among its results."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -89,7 +89,8 @@ def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
     cutoff : float
         Å.
     """
-    return find_bonds(positions, cell, pbc, rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
+    shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
+    return bonds_of_all([shape], rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
 
 
 def _complete_cell(cell: Floats, pbc: Bools) -> Floats:
@@ -100,21 +101,6 @@ def _complete_cell(cell: Floats, pbc: Bools) -> Floats:
     periodic = np.asarray(pbc, dtype=bool)
     complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
     return complete
-
-
-def find_bonds(
-    positions: Floats,
-    cell: Floats,
-    pbc: Bools,
-    *,
-    rule: NeighborRule,
-    cutoff: float,
-    n_neighbors: int,
-    tolerance: float,
-) -> Bonds:
-    """Bonds of one structure; see :func:`bonds_of_all`."""
-    shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
-    return bonds_of_all([shape], rule=rule, cutoff=cutoff, n_neighbors=n_neighbors, tolerance=tolerance)
 
 
 def bonds_of_all(

@@ -1,4 +1,4 @@
-r"""What is optimised: a number computed from what the oracle says of one or several cells.
+r"""Objectives: each a number computed from what the oracle says of one or several cells.
 
 - ``energy_per_atom``: :math:`E / N`, eV/atom.
 - ``formation_energy_per_atom``: :math:`(E - \sum_i \mu_i) / N` with the elements' energies :math:`\mu` on the oracle's
@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError
 from cgcnn_ase.optimization.space.cathode_space import VACANCIES
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from cgcnn_ase.optimization.space.variables import Point
 
 GoalKind = Literal["min", "max", "target"]
 
@@ -46,38 +45,33 @@ _LITHIATED = "lithiated"
 class EvaluatedCell(NamedTuple):
     """A cell that the oracle was asked for."""
 
-    point: "Point"
+    point: Point
     atoms: "Atoms | None"
     evaluation: Evaluation
 
     @property
     def energy(self) -> float:
-        """EV a cell."""
-        return self._of("energy")
+        """Energy of the cell, eV."""
+        return self.evaluation.values[_given("energy", self.evaluation)]
 
     @property
     def energy_std(self) -> float | None:
-        """EV a cell."""
+        """One standard deviation of the energy of the cell, eV."""
         return self.evaluation.stds.get("energy")
 
     @property
     def n_atoms(self) -> int:
-        """Atoms in the cell."""
+        """Number of atoms in the cell."""
         if self.atoms is None:
             raise OracleError("energies per atom need structures, and the configuration makes none: give `structure`")
         return len(self.atoms)
 
-    def _of(self, name: str) -> float:
-        if name not in self.evaluation.values:
-            raise OracleError(f"the oracle gave no {name}, only {', '.join(self.evaluation.values)}")
-        return self.evaluation.values[name]
-
 
 class ObjectiveValue(NamedTuple):
-    """A value with one standard deviation (None where nobody knows it), both in the objective's unit."""
+    """A value with one standard deviation, both in the objective's unit."""
 
     value: float
-    std: float | None
+    std: float | None  #: None where nobody knows it
 
 
 Cells = Mapping[str, EvaluatedCell]
@@ -86,35 +80,21 @@ References = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing to optimise.
+    """One thing to optimise."""
 
-    Attributes
-    ----------
-    name
-        What it is, see above.
-    goal
-        ``min``, ``max``, or ``target``: as near to `target` as possible.
-    target
-        The value that is wanted, in the objective's unit.
-    model
-        Pretrained name or model folder that predicts it from the structure, in place of the oracle.
-    mixed
-        Of a mixing energy: the variables that are shares of the mixed metals.
-    """
-
-    name: str
-    goal: GoalKind = "min"
-    target: float | None = None
-    model: str | None = None
-    mixed: tuple[str, ...] = ()
+    name: str  #: see above
+    goal: GoalKind = "min"  #: ``min``, ``max``, or ``target``: as near to `target` as possible
+    target: float | None = None  #: in the objective's unit
+    model: str | None = None  #: pretrained name or model folder that predicts it in place of the oracle
+    mixed: tuple[str, ...] = ()  #: of a mixing energy: the variables that are shares of the mixed metals
 
     @property
     def unit(self) -> str:
-        """Of the value; empty where only the oracle knows."""
+        """Unit of the value; empty where only the oracle knows."""
         return OBJECTIVE_UNITS.get(self.name, "")
 
-    def needs(self, point: "Point") -> "dict[str, Point]":
-        """The points whose cells the value is computed from, by what they are called."""
+    def needs(self, point: Point) -> dict[str, Point]:
+        """Return the points whose cells the value is computed from, by name."""
         result = {OWN_CELL: point}
         if self.name == "voltage":
             result[_LITHIATED] = {**point, VACANCIES: 0.0}
@@ -126,31 +106,19 @@ class Objective:
         return result
 
     def value(self, cells: Cells, references: References | None = None) -> ObjectiveValue:
-        """The value from the cells.
+        """Return the value from the cells, which stand under the names of :meth:`needs`.
 
-        Parameters
-        ----------
-        cells
-            By the names of :meth:`needs`.
-        references
-            Energies of the elements on the oracle's scale, eV/atom.
-
-        Raises
-        ------
-        OracleError
-            If the oracle has not given what is needed.
+        `references` are energies of the elements on the oracle's scale, eV/atom. An :class:`OracleError` is raised
+        where the oracle has not given what is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
-        if self.name in evaluation.values:
-            return ObjectiveValue(evaluation.values[self.name], evaluation.stds.get(self.name))
-        compute = _COMPUTED.get(self.name)
-        if compute is None:
-            raise OracleError(f"the oracle gave no {self.name}, only {', '.join(evaluation.values)}")
-        return compute(cells, references, self.mixed)
+        if self.name not in evaluation.values and self.name in _COMPUTED:
+            return _COMPUTED[self.name](cells, references, self.mixed)
+        return ObjectiveValue(evaluation.values[_given(self.name, evaluation)], evaluation.stds.get(self.name))
 
     @property
     def wanted(self) -> Literal["min", "max"] | float:
-        """The goal as the optimiser takes it: a target is a number."""
+        """Goal as the optimiser takes it: a target is a number."""
         if self.goal != "target":
             return self.goal
         assert self.target is not None
@@ -220,6 +188,12 @@ def _with_energy(cell: EvaluatedCell) -> "Atoms":
     atoms: Atoms = cell.atoms.copy()
     atoms.info["energy"] = cell.energy
     return atoms
+
+
+def _given(name: str, evaluation: Evaluation) -> str:
+    if name not in evaluation.values:
+        raise OracleError(f"the oracle gave no {name}, only {', '.join(evaluation.values)}")
+    return name
 
 
 def _scaled(std: float | None, factor: float) -> float | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cgcnn_ase.optimization.result import OptimisationResult, costs, values
+from cgcnn_ase.optimization.records import OptimisationResult, costs, values
 from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CONVERGENCE, PARETO = "convergence.png", "pareto.png"
 
 
 def convergence_plot(result: OptimisationResult) -> "Figure":
-    """Each objective against the evaluations: what came out, what was predicted with one std, and the best so far.
+    """Draw each objective against the evaluations: what came out, what was predicted with one std, and the best so far.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def convergence_plot(result: OptimisationResult) -> "Figure":
 
 
 def pareto_plot(result: OptimisationResult) -> "Figure":
-    """The first two objectives of all evaluations, and the Pareto front of all objectives among them.
+    """Draw the first two objectives of all evaluations, and the Pareto front of all objectives among them.
 
     Raises
     ------
@@ -78,15 +78,7 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
 
 
 def save_plots(result: OptimisationResult) -> list[Path]:
-    """Draw ``convergence.png``, and with several objectives ``pareto.png``, into the folder of the run.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    ValueError
-        If every evaluation failed.
-    """
+    """Draw ``convergence.png``, and with several objectives ``pareto.png``, into the folder of the run."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:

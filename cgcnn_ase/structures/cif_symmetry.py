@@ -58,7 +58,7 @@ def operations_of(block: "gemmi_cif.Block", cell: Sequence[float]) -> tuple[tupl
 
 
 def _agrees(group: int, name: str | None, stated: str | None) -> bool:
-    """Whether the number of the group that the operations form is the one that the file states."""
+    """Compare the number of the group that the operations form with the one that the file states."""
     if stated is not None and stated.isdigit() and int(stated) != group:
         return False
     named = _group_by_name(name) if name else None

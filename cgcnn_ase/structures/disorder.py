@@ -161,7 +161,7 @@ def _scaling(structure: "Structure") -> tuple[int, int, int]:
 
 
 def _fits(occupancy: float, count: int) -> bool:
-    """Whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
+    """Say whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
     atoms = round(occupancy * count)
     return atoms > 0 and abs(atoms / count - occupancy) <= TOLERANCE
 

@@ -166,7 +166,7 @@ def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
 
 
 def _is_object(entry: object) -> bool:
-    """Whether the input is one structure in memory (told without importing pymatgen)."""
+    """Say whether the input is one structure in memory (told without importing pymatgen)."""
     names = {base.__name__ for base in type(entry).__mro__}
     return "Atoms" in names or bool(names & {"SiteCollection", "IStructure", "IMolecule"})
 

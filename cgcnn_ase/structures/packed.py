@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -189,7 +189,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
 
 
 def is_packed(path: Path) -> bool:
-    """Whether the file is a zip archive that holds lattices and fractional coordinates; nothing of them is read."""
+    """Say whether the file is a zip archive that holds lattices and fractional coordinates; nothing of them is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {f"{name}.npy" for name in REQUIRED} <= set(archive.namelist())
@@ -201,11 +201,16 @@ def count_packed(path: Path) -> int:
     """How many structures a packed file says it has, from the head of one array; 1 if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("offsets.npy") as head:
-            version = np.lib.format.read_magic(head)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return max(1, int(read(head)[0][0]) - 1)
+            return max(1, read_npy_header(head)[0][0] - 1)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, IndexError):
         return 1  # reading it will say what is wrong
+
+
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, whether it is in Fortran's order, and type of the array whose ``.npy`` file begins here."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def load_ids(path: str | Path) -> Strings:
@@ -236,7 +241,7 @@ def load_packed(path: str | Path, *, check_rows: bool = True, is_part: bool = Fa
 
 
 def _refusing(path: str | Path, read: "Callable[[np.lib.npyio.NpzFile], T]") -> T:
-    """What is read of the archive; an error names the file."""
+    """Read something of the archive; an error names the file."""
     try:
         archive = np.load(path, allow_pickle=False)
     except _DAMAGED:

@@ -52,7 +52,7 @@ VASP_NAMES = ("POSCAR", "CONTCAR")
 
 @cache
 def reader_errors() -> tuple[type[Exception], ...]:
-    """What readers raise on a bad file; anything else is a bug and shows as one.
+    """Errors of readers on a bad file; anything else is a bug and shows as one.
 
     ASE's own are imported here, when something has been raised, to keep the import of this module light.
     """
@@ -173,7 +173,7 @@ def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
 
 
 def error_message(error: BaseException) -> str:
-    """What a reader's error means, on one line."""
+    """The meaning of a reader's error, on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):

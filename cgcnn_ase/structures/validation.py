@@ -1,4 +1,4 @@
-"""What a structure must satisfy wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
+"""Conditions of every structure, wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
 
 from functools import cache
 from math import isfinite, sqrt
@@ -48,7 +48,7 @@ def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
 
 
 def validation_error(atoms: "Atoms") -> str | None:
-    """What is wrong with the structure, or None."""
+    """The fault of the structure in words, or None."""
     numbers, positions, pbc = atoms.numbers, atoms.positions, atoms.pbc
     if len(numbers) == 0:
         return "has no atoms"

@@ -29,7 +29,7 @@ def test_each_provider_says_what_is_needed(name):
 
 
 def test_the_page_of_the_manual_names_them_all():
-    text = (Path(__file__).resolve().parents[2] / "docs/optimade.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs/how_to/fetch_optimade.md").read_text(encoding="utf-8")
     for name, known in PROVIDERS.items():
         assert f"`{name}`" in text
         if not name.startswith("mp-optimade-"):  # the manual has the first of three

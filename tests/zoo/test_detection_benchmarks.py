@@ -46,7 +46,7 @@ def test_the_shift_is_in_units_of_the_spread_over_hosts():
 
 def test_the_record_of_the_dilution():
     """By a mean a vacancy shifts the vector as 1/N, by a maximum the same in any cell but the smallest."""
-    rows = json.loads((BENCHMARKS.parent / "docs" / "defect_dilution.json").read_text())["rows"]
+    rows = json.loads((BENCHMARKS.parent / "docs" / "data" / "defect_dilution.json").read_text())["rows"]
     by_pooling = {name: [row for row in rows if row["pooling"] == name] for name in ("mean", "max")}
     product = [row["distance"] * row["atoms"] for row in by_pooling["mean"]]
     assert np.ptp(product) < 0.1 * np.mean(product)

@@ -127,7 +127,7 @@ def _add(sites: dict[SiteArray, AnyArray], group: str, name: str, array: AnyArra
 
 
 def _current_results(atoms: "Atoms") -> dict[str, AnyArray]:
-    """What the calculator has computed for the structure as it is now."""
+    """Results of the calculator for the structure as it is now."""
     from ase.calculators.calculator import BaseCalculator
 
     result = getattr(atoms.calc, "results", None)

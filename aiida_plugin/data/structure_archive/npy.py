@@ -62,7 +62,7 @@ class NpyWriter:
 
 
 class _Raw(io.RawIOBase):
-    """What AiiDA's repository opens, which can only be read onwards, as Python's own buffers want it."""
+    """A file of AiiDA's repository, which can only be read onwards, as Python's own buffers want it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

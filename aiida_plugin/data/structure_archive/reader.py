@@ -103,7 +103,7 @@ class _ColumnReader:
         return int(self._owners.read(1)[0])
 
     def owns(self, k: int) -> bool:
-        """Whether structure k, the next one, has the column."""
+        """Say whether structure k, the next one, has the column."""
         if k != self._next:
             return False
         self._next = self._advance()

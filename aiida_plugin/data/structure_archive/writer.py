@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 _FORMULAS = 5
 
 
-def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, Any]:
+def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, object]:
     """Write structures into a folder and give a small summary of them.
 
     Parameters
@@ -126,7 +126,7 @@ class _Writer:
             self._results.update(_result_names(parts.rest))
         self.n += 1
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, object]:
         """Name the columns in an order that does not depend on which structure came first, and sum up."""
         from ase.data import chemical_symbols
 
