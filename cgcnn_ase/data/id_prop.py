@@ -19,13 +19,13 @@ from cgcnn_ase.structures.readers import SUFFIXES, read_file, structure_id, suff
 
 _log = logging.getLogger(__name__)
 
-#: more structure files than this are read in parallel
+# more structure files than this are read in parallel
 PARALLEL_ABOVE = 500
 
 _LISTED = 10
-#: the older projects keep their element table beside the structures
+# the older projects keep their element table beside the structures
 _NO_STRUCTURES = ("atom_init.json",)
-#: what the columns after the id are called where there is no header
+# what the columns after the id are called where there is no header
 _UNNAMED = ("target", "label")
 
 
@@ -33,14 +33,14 @@ class IdProp(NamedTuple):
     """The samples of an ``id_prop.csv``."""
 
     ids: list[str]
-    names: list[str]  #: of the columns after the id
-    cells: list[list[str]]  #: of these columns, as text, sample by sample
-    labels: Floats  #: (n, T) of the columns to learn
-    structures: LazyStructures  #: asking for one raises DatasetError with all that cannot be read and why
+    names: list[str]  # of the columns after the id
+    cells: list[list[str]]  # of these columns, as text, sample by sample
+    labels: Floats  # (n, T) of the columns to learn
+    structures: LazyStructures  # asking for one raises DatasetError with all that cannot be read and why
 
 
 class _Row(NamedTuple):
-    number: int  #: line in the file, from 1
+    number: int  # line in the file, from 1
     cells: list[str]
 
 

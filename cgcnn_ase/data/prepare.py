@@ -19,7 +19,7 @@ from cgcnn_ase.graphs.geometry import Geometry
 
 TaskName = Literal["regression", "classification", "multi"]
 
-#: what may follow a column's name and a colon
+# what may follow a column's name and a colon
 _KINDS = ("regression", "log10", "classification")
 
 

@@ -11,20 +11,20 @@ from cgcnn_ase.graphs.geometry import Geometry
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
-#: an atom is not its own neighbour below this distance, Å
+# an atom is not its own neighbour below this distance, Å
 SELF_DISTANCE = 1e-8
 
-#: a cell below this volume is none, Å^3
+# a cell below this volume is none, Å^3
 NO_VOLUME = 1e-6
 
 
 class Bonds(NamedTuple):
     """Directed bonds, grouped by centre and sorted by distance within each."""
 
-    centers: Ints  #: (E,)
-    neighbors: Ints  #: (E,)
-    distances: Floats  #: (E,) Å
-    vectors: Floats  #: (E, 3) Å, from centre to neighbour image
+    centers: Ints  # (E,)
+    neighbors: Ints  # (E,)
+    distances: Floats  # (E,) Å
+    vectors: Floats  # (E, 3) Å, from centre to neighbour image
 
 
 class _Found(NamedTuple):

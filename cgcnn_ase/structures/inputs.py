@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEMORY = "<memory>"
 
-#: formats whose files in a folder may be something else altogether (settings, inputs of other programs)
+# formats whose files in a folder may be something else altogether (settings, inputs of other programs)
 _ONLY_BY_NAME = (".in", ".pwi")
 _JSON_SIGNS = (b'"@module"', b'"lattice"', b'"sites"', b'"nextid"', b'"cell"')
 

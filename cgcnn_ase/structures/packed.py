@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: the suffix of such files
+# the suffix of such files
 PACKED_SUFFIX = ".npz"
-#: the arrays that must be there
+# the arrays that must be there
 REQUIRED = ("ids", "lattice", "offsets", "numbers", "frac")
 _FORM = f"needed are the arrays {', '.join(REQUIRED)}, and pbc where not all is periodic"
-#: what a damaged archive makes its readers raise
+# what a damaged archive makes its readers raise
 _DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError)
-#: a periodic cell with less volume per atom is none, Å³; diamond has 5.7
+# a periodic cell with less volume per atom is none, Å³; diamond has 5.7
 _NO_VOLUME = 0.01
-#: so many atoms at a time have their cell's inverse beside them
+# so many atoms at a time have their cell's inverse beside them
 _BLOCK = 100_000
 
 

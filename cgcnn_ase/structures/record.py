@@ -41,9 +41,9 @@ class StructureRecord(NamedTuple):
     """
 
     id: str
-    source: str  #: the file, or ``<memory>``
+    source: str  # the file, or ``<memory>``
     atoms: "Atoms | None"
-    error: str | None  #: one line that says why there is no structure; it does not repeat the source
+    error: str | None  # one line that says why there is no structure; it does not repeat the source
 
     def unwrap(self) -> "Atoms":
         """The structure, or the error raised.

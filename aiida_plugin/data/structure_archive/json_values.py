@@ -11,9 +11,9 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray
 
-#: kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+# kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
 _KINDS = "biufcU"
-#: those that Python's numbers cannot hold
+# those that Python's numbers cannot hold
 _LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
 
 

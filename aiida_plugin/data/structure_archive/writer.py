@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: raised when the files change their meaning
+# raised when the files change their meaning
 FORMAT_VERSION = 1
 
-#: how many formulas a summary names
+# how many formulas a summary names
 _FORMULAS = 5
 
 
