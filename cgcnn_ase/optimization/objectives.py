@@ -160,7 +160,7 @@ def _mixing_energy(cells: Cells, references: References | None, mixed: tuple[str
 
 def _voltage(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
     from cgcnn_ase.cathodes.voltage import average_voltage, framework
-    from cgcnn_ase.energies.interface import StoredEnergy
+    from cgcnn_ase.energies.energy_model import StoredEnergy
 
     del mixed
     full, partial = cells[_LITHIATED], cells[OWN_CELL]
