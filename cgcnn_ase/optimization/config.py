@@ -186,16 +186,7 @@ class OptimisationConfig(Settings):
 
 
 def read_config(file: str | Path) -> OptimisationConfig:
-    """Read the configuration in a YAML file.
-
-    Raises
-    ------
-    ValueError
-        One sentence for the first problem: an unknown name (with the nearest that there is), a missing setting, a value
-        that is not allowed.
-    OSError
-        If the file cannot be read.
-    """
+    """Read the configuration in a YAML file; a ValueError says the first problem in one sentence."""
     values = read_yaml(Path(file))
     try:
         return parse_settings(OptimisationConfig, values)
@@ -225,12 +216,8 @@ class Problem:
 def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> Problem:
     """Build the problem that a configuration describes.
 
-    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`.
-
-    Raises
-    ------
-    ValueError
-        If a range is empty, or an objective cannot be computed in this space.
+    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`. There is a
+    ValueError where a range is empty, or an objective cannot be computed in this space.
     """
     space, make_structure = config.space.build(folder)
     # with a host the shares that add up to one are those of the metals

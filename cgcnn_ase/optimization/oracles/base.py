@@ -110,21 +110,10 @@ class OracleRecipe:
 
 
 def make_oracle(name: str, options: Mapping[str, object] | None = None, *, folder: Path | None = None) -> Oracle:
-    """Make the oracle with a name.
+    """Make the oracle with a name, of its own options.
 
-    Parameters
-    ----------
-    name
-        ``chgnet``, ``ase``, ``callable``, ``model``, ``table``, or what another installed package registers.
-    options
-        Its settings.
-    folder
-        Where files that the options name are looked for; the current folder by default.
-
-    Raises
-    ------
-    ValueError
-        If there is none of this name, or an option is unknown.
+    Files that the options name are looked for in `folder`, by default the current one. There is a ValueError where no
+    such name or option is known.
     """
     return ORACLES.get(name)(dict(options or {}), folder=folder or Path())
 

@@ -97,13 +97,7 @@ class EnergyOracle:
 
 
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
-    """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project.
-
-    Raises
-    ------
-    ImportError
-        If CHGNet is not installed.
-    """
+    """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project."""
     from cgcnn_ase.core.elements import reference_energies
     from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
@@ -116,13 +110,7 @@ def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracl
 
 
 def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
-    """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such class, or it does not take the parameters.
-    """
+    """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``."""
     from cgcnn_ase.energies.calculators import CalculatorEnergy
 
     settings = parse_settings(AseSettings, options, "oracle")
@@ -145,13 +133,7 @@ def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
 
 
 class ModelOracle:
-    """Predictions of a crystal-graph model, with its calibrated standard deviation: cheap labels with error bars.
-
-    Parameters
-    ----------
-    model
-        A pretrained name or a model folder.
-    """
+    """Predictions of a crystal-graph model (a pretrained name or a folder), with its calibrated standard deviation."""
 
     name = "model"
 

@@ -39,11 +39,6 @@ def cathode_space(ranges: Mapping[str, object], *, host: str = "LiNiO2", superce
     supercell
         Repeats of the conventional cell, which has three formula units.
 
-    Raises
-    ------
-    ValueError
-        If a name is unknown, a range empty or impossible in this supercell, or the host not layered.
-
     Examples
     --------
     >>> space = cathode_space({"li_vacancy_ratio": [0, 0.5], "ni_content": [0.5, 1], "co_content": [0, 0.5],
@@ -101,12 +96,8 @@ def cathode_structure(
 
     Returns
     -------
-    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters.
-
-    Raises
-    ------
-    ValueError
-        If a variable is unknown, the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
+    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters; a ValueError is raised
+    where the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
     """
     import numpy as np
 

@@ -29,11 +29,6 @@ def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed:
         ``sobol``: a shifted Sobol sequence; ``lhs``: a Latin hypercube; ``grid``: a regular grid; ``random``.
     seed
         Same seed, same points.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
     """
     if kind not in get_args(Initial):
         raise ValueError(f"no initial points by {kind!r}; allowed: {', '.join(get_args(Initial))}")
