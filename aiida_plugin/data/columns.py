@@ -13,11 +13,11 @@ from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
-Column: TypeAlias = list[Any]  #: of str, float, int or bool, and None for what is missing
+Column: TypeAlias = list[Any]  # of str, float, int or bool, and None for what is missing
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 Kind = Literal["text", "number", "whole", "flag"]
 
-#: the kind of each column; those of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
+# the kind of each column; those of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
 KINDS: dict[str, Kind] = {
     "id": "text",
     "site_index": "whole",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
+# what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
 BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
 
 
@@ -205,13 +205,9 @@ class CGCNNModelData(Data):
 
 
 def model_path(name: str | Path) -> Path:
-    """The folder or file of a model.
+    """The folder or file of a pretrained name, a model or run folder, or an original ``.pth.tar`` file.
 
-    Parameters
-    ----------
-    name
-        Pretrained name, model or run folder, or an original ``.pth.tar`` file. The name of one of several models that
-        share a folder stands for the folder.
+    The name of one of several models that share a folder stands for the folder.
 
     Raises
     ------

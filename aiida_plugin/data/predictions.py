@@ -15,7 +15,7 @@ from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Pred
 if TYPE_CHECKING:
     import pandas as pd
 
-#: of a structure without a prediction: its id and why
+# of a structure without a prediction: its id and why
 Failure = tuple[str, str]
 
 _COLUMNS, _FAILURES = "predictions.npz", "failures.json"

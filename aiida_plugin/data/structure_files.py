@@ -1,6 +1,6 @@
 """Sets of structures from and to files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,22 +37,16 @@ def read_set(
     ValueError
         If a structure cannot be read (without ``skip_bad``), none can be read, or two have one name.
     """
-    ids: list[str] = []
+    kept: dict[str, Atoms] = {}
     bad: list[str] = []
-
-    def structures() -> "Iterator[Atoms]":
-        for record in read_structures(list(paths), order_disordered=order_disordered):
-            if record.error is not None and skip_bad:
-                bad.append(f"{record.source}: {record.error}")
-                continue
-            atoms = record.unwrap()
-            ids.append(record.id)
-            yield atoms
-
-    kept = list(structures())
+    for record in read_structures(list(paths), order_disordered=order_disordered):
+        if record.error is not None and skip_bad:
+            bad.append(f"{record.source}: {record.error}")
+        else:
+            kept[record.id] = record.unwrap()
     if not kept:
         raise ValueError(f"no structure could be read; the first: {bad[0]}" if bad else "there are no structures")
-    return StructureSetData.from_ase(kept, ids), bad
+    return StructureSetData.from_ase(kept.values(), list(kept)), bad
 
 
 def write_set(node: StructureSetData, path: Path) -> Path:

@@ -123,12 +123,7 @@ class StructureSetData(Data):
         return StructureTable(self._arrays, self._open)
 
     def row_of(self, key: int | str) -> int:
-        """The row of a structure, from 0.
-
-        Parameters
-        ----------
-        key
-            Its row (negative ones count from the end) or its id.
+        """The row, from 0, of a structure by its row (negative ones count from the end) or its id.
 
         Raises
         ------
@@ -176,12 +171,7 @@ class StructureSetData(Data):
         return self._arrays
 
     def select(self, indices: Iterable[int | str]) -> "StructureSetData":
-        """The set of these structures, in this order, under the same ids; not yet stored.
-
-        Parameters
-        ----------
-        indices
-            Rows or ids, each once.
+        """The set of these structures (rows or ids), in this order, under the same ids; not yet stored.
 
         Raises
         ------

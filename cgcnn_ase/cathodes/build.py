@@ -20,6 +20,7 @@ from cgcnn_ase.cathodes.composition import format_oxidation_states, oxidation_st
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.cathodes.supercells import cathode_supercell
 from cgcnn_ase.energies.interface import EnergySource, as_energy_model
+from cgcnn_ase.structures.composition import parse_formula
 
 Ordering = Literal["random", "sqs", "lowest"]
 LiRemoval = Literal["random", "ewald", "lowest"]
@@ -255,8 +256,6 @@ def _check(value: str, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _oxygen(formula: str) -> float:
-    from cgcnn_ase.structures.composition import parse_formula
-
     amounts: Mapping[str, float] = parse_formula(formula) or {}
     return amounts["O"]
 

@@ -35,7 +35,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, renumbered
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.structures.packed import read_npy_header
 
-#: how such graphs were made; of the coordinator's settings none can differ
+# how such graphs were made; of the coordinator's settings none can differ
 GRAPH = GraphConfig(rule="coordinator")
 _LISTED = 10
 _CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -47,16 +47,16 @@ _ADMITTED = frozenset(
         *((module, name) for module in _CORE for name in ("_reconstruct", "scalar")),
     }
 )
-#: what a damaged file makes the readers of zip, npy and pickle raise
+# what a damaged file makes the readers of zip, npy and pickle raise
 _DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, LookupError, TypeError, AttributeError)
 
 
 class _Graph(NamedTuple):
     """One crystal."""
 
-    numbers: Ints  #: (N,)
-    centers: Ints  #: (E,)
-    neighbors: Ints  #: (E,)
+    numbers: Ints  # (N,)
+    centers: Ints  # (E,)
+    neighbors: Ints  # (E,)
 
 
 def load_cgnn_folder(

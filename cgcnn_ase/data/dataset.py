@@ -32,11 +32,11 @@ class Dataset:
 
     ids: list[str]
     structures: Sequence[Geometry]
-    targets: Floats  #: (n, T) what is learned, each in its own unit; NaN where a structure has no label
-    split: Strings | None = None  #: (n,) "train", "val" or "test"; None where the source has none
-    columns: pd.DataFrame = field(default_factory=pd.DataFrame)  #: numbers (NaN: none) and text (empty: none), no id
+    targets: Floats  # (n, T) what is learned, each in its own unit; NaN where a structure has no label
+    split: Strings | None = None  # (n,) "train", "val" or "test"; None where the source has none
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)  # numbers (NaN: none) and text (empty: none), no id
     source: Path = Path("<memory>")
-    provenance: Mapping[str, object] | None = None  #: what ``provenance.json`` beside the data says
+    provenance: Mapping[str, object] | None = None  # what ``provenance.json`` beside the data says
 
     def __len__(self) -> int:
         return len(self.ids)

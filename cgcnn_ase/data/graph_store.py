@@ -20,10 +20,10 @@ _EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplici
 _LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
 _COUNTS = ("n_nodes", "n_edges", "n_lines")
 
-#: fields that only some graphs have; a store has them if one of its graphs does
+# fields that only some graphs have; a store has them if one of its graphs does
 _OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
 
-#: in files and in memory; other fields stay as they are
+# in files and in memory; other fields stay as they are
 _COMPACT = {
     "numbers": torch.uint8,
     "centers": torch.int32,
@@ -40,13 +40,13 @@ class GraphStore:
     """Graphs of n crystals; indices of nodes and edges count from zero within each crystal."""
 
     fields: dict[str, Tensor]
-    n_nodes: Tensor  #: (n,)
-    n_edges: Tensor  #: (n,)
-    first_node: Tensor  #: (n,)
-    first_edge: Tensor  #: (n,)
-    n_lines: Tensor | None = None  #: (n,) pairs of edges; None where there are no line graphs
-    first_line: Tensor | None = None  #: (n,)
-    folder: Path | None = None  #: where its arrays are mapped from
+    n_nodes: Tensor  # (n,)
+    n_edges: Tensor  # (n,)
+    first_node: Tensor  # (n,)
+    first_edge: Tensor  # (n,)
+    n_lines: Tensor | None = None  # (n,) pairs of edges; None where there are no line graphs
+    first_line: Tensor | None = None  # (n,)
+    folder: Path | None = None  # where its arrays are mapped from
 
     def __len__(self) -> int:
         return len(self.n_nodes)

@@ -77,7 +77,7 @@ class GraphsAndNodes(NamedTuple):
     """Graphs, and where the atoms of the structures went."""
 
     graph: CrystalGraph
-    node_of_atom: Ints  #: (atoms,) the node of the batch that stands for each atom, structure by structure
+    node_of_atom: Ints  # (atoms,) the node of the batch that stands for each atom, structure by structure
 
 
 def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> GraphsAndNodes:

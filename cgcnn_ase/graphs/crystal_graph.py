@@ -17,17 +17,17 @@ class CrystalGraph(NamedTuple):
     ``centers`` never decreases.
     """
 
-    numbers: Tensor  #: (N,) int64, atomic numbers
-    centers: Tensor  #: (E,) int64, the node that receives the message
-    neighbors: Tensor  #: (E,) int64, the node that sends it
-    distances: Tensor  #: (E,) float32, Å
-    angular: Tensor  #: (E, A) float32, angular moments of the centre's other bonds; A may be 0
-    multiplicity: Tensor  #: (N,) float32, how many atoms of the cell the node stands for
-    n_nodes: Tensor  #: (B,) int64, nodes of each crystal
-    n_edges: Tensor  #: (B,) int64, edges of each crystal
-    vectors: Tensor | None = None  #: (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
-    edge_multiplicity: Tensor | None = None  #: (E,) float32, how many equal edges each stands for; None: one
-    lines: LineGraph | None = None  #: pairs of edges that share an atom, with their angles
+    numbers: Tensor  # (N,) int64, atomic numbers
+    centers: Tensor  # (E,) int64, the node that receives the message
+    neighbors: Tensor  # (E,) int64, the node that sends it
+    distances: Tensor  # (E,) float32, Å
+    angular: Tensor  # (E, A) float32, angular moments of the centre's other bonds; A may be 0
+    multiplicity: Tensor  # (N,) float32, how many atoms of the cell the node stands for
+    n_nodes: Tensor  # (B,) int64, nodes of each crystal
+    n_edges: Tensor  # (B,) int64, edges of each crystal
+    vectors: Tensor | None = None  # (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
+    edge_multiplicity: Tensor | None = None  # (E,) float32, how many equal edges each stands for; None: one
+    lines: LineGraph | None = None  # pairs of edges that share an atom, with their angles
 
     def __repr__(self) -> str:
         return f"CrystalGraph({len(self.n_nodes)} crystals, {len(self.numbers)} nodes, {len(self.centers)} edges)"

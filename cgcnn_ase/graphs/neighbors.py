@@ -11,20 +11,20 @@ from cgcnn_ase.graphs.geometry import Geometry
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
-#: an atom is not its own neighbour below this distance, Å
+# an atom is not its own neighbour below this distance, Å
 SELF_DISTANCE = 1e-8
 
-#: a cell below this volume is none, Å^3
+# a cell below this volume is none, Å^3
 NO_VOLUME = 1e-6
 
 
 class Bonds(NamedTuple):
     """Directed bonds, grouped by centre and sorted by distance within each."""
 
-    centers: Ints  #: (E,)
-    neighbors: Ints  #: (E,)
-    distances: Floats  #: (E,) Å
-    vectors: Floats  #: (E, 3) Å, from centre to neighbour image
+    centers: Ints  # (E,)
+    neighbors: Ints  # (E,)
+    distances: Floats  # (E,) Å
+    vectors: Floats  # (E, 3) Å, from centre to neighbour image
 
 
 class _Found(NamedTuple):
@@ -76,18 +76,9 @@ class _Crystals:
 
 
 def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
-    """All neighbours within a cutoff, over as many periodic images as that takes.
+    """All neighbours within a cutoff (Å), over as many periodic images as that takes.
 
-    Parameters
-    ----------
-    positions : (N, 3) array
-        Cartesian positions, Å; they need not lie inside the cell.
-    cell : (3, 3) array
-        Lattice vectors in rows, Å. Vectors of non-periodic directions may be zero.
-    pbc : (3,) array of bool
-        Which directions are periodic.
-    cutoff : float
-        Å.
+    Positions, (N, 3) Å, need not lie inside the cell; its vectors, rows in Å, may be zero where it is not periodic.
     """
     shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
     return bonds_of_all([shape], rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)

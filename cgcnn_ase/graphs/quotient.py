@@ -19,16 +19,16 @@ from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
 from cgcnn_ase.graphs.line_graph import Lines
 
-#: distances (Å) and angular moments that fall into the same bin of this width count as equal
+# distances (Å) and angular moments that fall into the same bin of this width count as equal
 DISTANCE_BIN = 1e-3
 ANGULAR_BIN = 1e-2
-#: the bins of equal edges are so many times narrower than those of equivalent atoms, of which all edges must agree
+# the bins of equal edges are so many times narrower than those of equivalent atoms, of which all edges must agree
 FINENESS = 10.0
-#: cosines that fall into the same bin of this width count as equal where classes are refined
+# cosines that fall into the same bin of this width count as equal where classes are refined
 COSINE_BIN = 1e-2
-#: and where pairs of bonds of the same classes are merged
+# and where pairs of bonds of the same classes are merged
 FINE_COSINE_BIN = 1e-3
-#: start of the first bin, in bins: lattice constants of few digits then give no distance on the edge of a bin
+# start of the first bin, in bins: lattice constants of few digits then give no distance on the edge of a bin
 _BIN_START = 1 / np.pi
 
 Hashes = npt.NDArray[np.uint64]
@@ -37,22 +37,22 @@ Hashes = npt.NDArray[np.uint64]
 class Classes(NamedTuple):
     """Equal things (atoms, bonds), in the order of the first of each class."""
 
-    class_of: Ints  #: (N,) class of each
-    first: Ints  #: (M,) the first of each class
-    sizes: Ints  #: (M,)
+    class_of: Ints  # (N,) class of each
+    first: Ints  # (M,) the first of each class
+    sizes: Ints  # (M,)
 
 
 class Quotient(NamedTuple):
     """The rest of a graph and its line graph; bonds and atoms are counted anew."""
 
     nodes: Classes
-    edges: Ints  #: (K,) which bonds stay
-    centers: Ints  #: (K,)
-    neighbors: Ints  #: (K,)
-    distances: Floats  #: (K,) Å, means of the bonds merged
-    edge_counts: Ints  #: (K,) equal bonds of the centre
-    lines: Lines  #: (M,) cosines are means too
-    line_counts: Ints  #: (M,) equal sources of the target
+    edges: Ints  # (K,) which bonds stay
+    centers: Ints  # (K,)
+    neighbors: Ints  # (K,)
+    distances: Floats  # (K,) Å, means of the bonds merged
+    edge_counts: Ints  # (K,) equal bonds of the centre
+    lines: Lines  # (M,) cosines are means too
+    line_counts: Ints  # (M,) equal sources of the target
 
 
 def merge_equivalent(colors: Ints, centers: Ints, neighbors: Ints, distances: Floats, angular: Floats32) -> Classes:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import Dataset, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
@@ -156,7 +157,7 @@ def _groups(table: Dataset, matches: Matches, target: str | None) -> list[Duplic
 
 
 def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) -> ModelPredictions:
-    """What a model predicts for each structure."""
+    """Predictions of a model for each structure."""
     from ase import Atoms
 
     from cgcnn_ase.models.registry import load_model

@@ -11,6 +11,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.inspection.element_offsets import MAD_TO_STD, fit_offsets
@@ -205,7 +206,6 @@ def _of_elements(fractions: Floats, values: Floats) -> Floats | None:
 
 
 def _distances(table: Dataset, limit: float, progress: bool) -> Iterator[Outlier]:
-
     names = symbols()
     structures = with_progress(table.structures, "Looking for near atoms", len(table), shown=progress)
     for k, structure in enumerate(structures):

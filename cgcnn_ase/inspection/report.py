@@ -78,7 +78,7 @@ class DatasetReport:
     volumes: Distribution | None  # Å³ per atom
     columns: dict[str, Column]
     splits: Splits | None
-    schemes: dict[str, dict[str, int]]  #: how many structures were calculated how
+    schemes: dict[str, dict[str, int]]  # how many structures were calculated how
     provenance: Mapping[str, object] | None
 
     def warnings(self) -> list[str]:

@@ -90,7 +90,7 @@ def write_folder(folder: Path, pages: Sequence[CachedPage], fields: Sequence[str
 
     def structures() -> Iterator[PackedStructures]:
         for page, kept in zip(pages, keep, strict=True):
-            yield _rows(page.structures(), kept)
+            yield page.structures().where(kept)
 
     n_records = write_packed(folder / "structures.npz", structures)
     _write_properties(folder / "properties.csv.gz", pages, keep, fields)
@@ -104,21 +104,6 @@ def _firsts(pages: Sequence[CachedPage]) -> list[Bools]:
     first = np.zeros(sum(map(len, ids)), dtype=bool)
     first[np.unique(np.concatenate(ids), return_index=True)[1]] = True
     return np.split(first, np.cumsum([len(each) for each in ids])[:-1])
-
-
-def _rows(packed: PackedStructures, kept: Bools) -> PackedStructures:
-    if kept.all():
-        return packed
-    sizes = np.diff(packed.offsets)
-    atoms = np.repeat(kept, sizes)
-    return PackedStructures(
-        ids=packed.ids[kept],
-        lattice=packed.lattice[kept],
-        offsets=np.concatenate([[0], np.cumsum(sizes[kept])]),
-        numbers=packed.numbers[atoms],
-        frac=packed.frac[atoms],
-        pbc=packed.pbc[kept],
-    )
 
 
 def _write_properties(path: Path, pages: Sequence[CachedPage], keep: Sequence[Bools], fields: Sequence[str]) -> None:

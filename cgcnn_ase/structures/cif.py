@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from gemmi import cif as gemmi_cif
 
-#: 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
+# 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
-#: an occupancy this near to 1 is 1
+# an occupancy this near to 1 is 1
 FULL = 1e-3
 
 _FORMULA = ("_chemical_formula_sum",)

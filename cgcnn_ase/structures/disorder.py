@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition, DummySpecies, Element, Molecule, Species, Structure
 
 
-#: occupancies may sum to this much before a site counts as over-full
+# occupancies may sum to this much before a site counts as over-full
 _OCCUPANCY = 1.001
 
 
@@ -81,11 +81,11 @@ def read_cif_pymatgen(text: str, *, order_disordered: bool = False) -> "list[Ato
     return result
 
 
-#: the ordered supercell has at most this many atoms, and as many cells
+# the ordered supercell has at most this many atoms, and as many cells
 LARGEST = 400
 MOST_CELLS = 16
 
-#: an occupancy may be rounded by this much to fit the supercell
+# an occupancy may be rounded by this much to fit the supercell
 TOLERANCE = 0.01
 
 

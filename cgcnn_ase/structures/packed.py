@@ -15,6 +15,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints, Strings
 from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.structures.record import RefusedError, StructureError
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: the suffix of such files
+# the suffix of such files
 PACKED_SUFFIX = ".npz"
-#: the arrays that must be there
+# the arrays that must be there
 REQUIRED = ("ids", "lattice", "offsets", "numbers", "frac")
 _FORM = f"needed are the arrays {', '.join(REQUIRED)}, and pbc where not all is periodic"
-#: what a damaged archive makes its readers raise
+# what a damaged archive makes its readers raise
 _DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError)
-#: a periodic cell with less volume per atom is none, Å³; diamond has 5.7
+# a periodic cell with less volume per atom is none, Å³; diamond has 5.7
 _NO_VOLUME = 0.01
-#: so many atoms at a time have their cell's inverse beside them
+# so many atoms at a time have their cell's inverse beside them
 _BLOCK = 100_000
 
 
@@ -132,7 +133,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
     Parameters
     ----------
     path
-        The file, written under another name first and then put in place.
+        The file; it is there as a whole or not at all.
     parts
         Gives the structures part by part. It is called several times, once for each array of the file, and must give
         the same each time.
@@ -165,8 +166,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
         "frac": ((n_atoms, 3), "<f8"),
         "pbc": ((n, 3), "|b1"),
     }
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+    with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w", allowZip64=True) as archive:
         for name, (shape, dtype) in shapes.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))  # same content, same file
             entry.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
@@ -181,7 +181,6 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
                         array = array[1:] + before
                         before += len(part.numbers)
                     out.write(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    partial.replace(path)
     return n
 
 

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from ase import Atoms
     from gemmi import cif as gemmi_cif
 
-#: what one structure of a file turned out to be: its label within the file, and it or the reason there is none
+# what one structure of a file turned out to be: its label within the file, and it or the reason there is none
 Item = tuple[str, "Atoms | str"]
 
-#: suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
+# suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
 CIF_SUFFIXES = (".cif", ".mcif")
 VASP_SUFFIXES = (".vasp", ".poscar", ".contcar")
 XYZ_SUFFIXES = (".extxyz", ".xyz")
-#: suffix -> the name of the format in ASE
+# suffix -> the name of the format in ASE
 ASE_FORMATS = {
     ".traj": "traj",
     ".gen": "gen",
@@ -46,7 +46,7 @@ ASE_FORMATS = {
     ".pwi": "espresso-in",
 }
 SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", PACKED_SUFFIX, *ASE_FORMATS)
-#: files of these names are VASP's, whatever their suffix
+# files of these names are VASP's, whatever their suffix
 VASP_NAMES = ("POSCAR", "CONTCAR")
 
 
@@ -104,19 +104,12 @@ def structure_id(path: str | Path) -> str:
 
 
 def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
-    """Every structure of one file; never raises for a bad file.
+    """Every structure of one file, at least one; the record of one that could not be read holds the reason.
 
     Parameters
     ----------
-    path
-        A file of a known suffix.
     order_disordered
         Make one ordered supercell where sites are partially occupied, rather than refuse.
-
-    Returns
-    -------
-    list of StructureRecord
-        At least one; a record of a structure that could not be read holds the reason.
     """
     return list(iter_file(path, order_disordered=order_disordered))
 

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from ase import Atoms
     from spglib import SpglibDataset
 
-#: tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
+# tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
 SYMPREC, ANGLE = 0.01, 5.0
 
 
 class DistinctSites(NamedTuple):
     """One site of each set of symmetry-equivalent ones, in the order of the structure."""
 
-    representatives: Ints  #: (D,) index of the first site of each set
-    multiplicities: Ints  #: (D,) sites in each set; their sum is the number of atoms
+    representatives: Ints  # (D,) index of the first site of each set
+    multiplicities: Ints  # (D,) sites in each set; their sum is the number of atoms
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: two atoms nearer than this are an error in the file, Å (the shortest bond, of H2, is 0.74 Å)
+# two atoms nearer than this are an error in the file, Å (the shortest bond, of H2, is 0.74 Å)
 OVERLAP = 0.5
 
-#: a cell thinner than this is no cell, Å
+# a cell thinner than this is no cell, Å
 THINNEST = 0.01
 
-#: up to so many atoms all pairs are compared; beyond, those that are near are searched
+# up to so many atoms all pairs are compared; beyond, those that are near are searched
 _ALL_PAIRS = 96
 
 

@@ -18,6 +18,7 @@ from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.structures.composition import composition_key
+from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
 
 # by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from

@@ -10,9 +10,9 @@ from ase.build import bulk
 from ase.geometry import get_distances
 
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.structures.composition import composition_key
+from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.zoo.detection_data import (
     CATHODES,
     IS_DEFECTIVE,

@@ -13,6 +13,7 @@ from aiida.orm import Dict, FolderData
 from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.sources.client import SCHEME as WORDS
+from cgcnn_ase.sources.properties import ENERGIES
 from cgcnn_ase.structures.packed import load_packed
 
 if TYPE_CHECKING:

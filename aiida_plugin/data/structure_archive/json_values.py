@@ -11,26 +11,20 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray
 
-#: kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+# kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
 _KINDS = "biufcU"
-#: those that Python's numbers cannot hold
+# those that Python's numbers cannot hold
 _LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
 
 
 def dumps(value: object, what: str) -> str:
     """The value as one line of JSON; dicts that are equal give the same line, whatever the order of their keys.
 
-    Parameters
-    ----------
-    value
-        None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these.
-    what
-        What to call it in the message.
-
     Raises
     ------
     ValueError
-        If it holds anything else; the message names the place and the type.
+        If it is not None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these;
+        the message names the place (``what`` is the value as a whole) and the type.
     """
     return json.dumps(_encode(value, what), sort_keys=True, separators=(",", ":"))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: opens one of the files for reading
+# opens one of the files for reading
 Open = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
