@@ -21,7 +21,7 @@ from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
-#: labels that a surrogate needs
+# labels that a surrogate needs
 _FEWEST = 2
 
 
@@ -52,7 +52,7 @@ ENGINES: Registry[Callable[..., SearchEngine]] = Registry(
 )
 
 
-#: a surrogate by its name, one, or one for each objective
+# a surrogate by its name, one, or one for each objective
 SurrogateLike = str | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 

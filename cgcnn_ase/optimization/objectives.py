@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GoalKind = Literal["min", "max", "target"]
 
-#: names that mean another
+# names that mean another
 ALIASES = {"stability": "mixing_energy_per_atom"}
 OBJECTIVE_UNITS = {
     "energy_per_atom": "eV/atom",
@@ -37,7 +37,7 @@ OBJECTIVE_UNITS = {
     "voltage": "V",
     "band_gap": "eV",
 }
-#: what the point itself is called among the cells of an objective
+# what the point itself is called among the cells of an objective
 OWN_CELL = "itself"
 _LITHIATED = "lithiated"
 
@@ -71,7 +71,7 @@ class ObjectiveValue(NamedTuple):
     """A value with one standard deviation, both in the objective's unit."""
 
     value: float
-    std: float | None  #: None where nobody knows it
+    std: float | None  # None where nobody knows it
 
 
 Cells = Mapping[str, EvaluatedCell]
@@ -82,11 +82,11 @@ References = Mapping[str, float]
 class Objective:
     """One thing to optimise."""
 
-    name: str  #: see above
-    goal: GoalKind = "min"  #: ``min``, ``max``, or ``target``: as near to `target` as possible
-    target: float | None = None  #: in the objective's unit
-    model: str | None = None  #: pretrained name or model folder that predicts it in place of the oracle
-    mixed: tuple[str, ...] = ()  #: of a mixing energy: the variables that are shares of the mixed metals
+    name: str  # see above
+    goal: GoalKind = "min"  # ``min``, ``max``, or ``target``: as near to `target` as possible
+    target: float | None = None  # in the objective's unit
+    model: str | None = None  # pretrained name or model folder that predicts it in place of the oracle
+    mixed: tuple[str, ...] = ()  # of a mixing energy: the variables that are shares of the mixed metals
 
     @property
     def unit(self) -> str:

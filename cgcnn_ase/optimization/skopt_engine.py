@@ -16,7 +16,7 @@ from cgcnn_ase.optimization.space.variables import NONE, Value, Variable, as_num
 if TYPE_CHECKING:
     from skopt.space import Dimension
 
-#: its names of our acquisitions
+# its names of our acquisitions
 _ACQUISITIONS = {"ei": "EI", "pi": "PI", "lcb": "LCB"}
 
 

@@ -13,9 +13,9 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import CellRecord, Step
 
-#: the type of the nodes
+# the type of the nodes
 PROCESS_TYPE = "aiida.calculations:cgcnn.optimisation_step"
-#: two energies that are the same, eV
+# two energies that are the same, eV
 _SAME = 1e-6
 Row = dict[str, Any]
 

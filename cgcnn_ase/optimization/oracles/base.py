@@ -27,9 +27,9 @@ class Evaluation:
     (``formation_energy_per_atom``, eV/atom; ``band_gap``, eV).
     """
 
-    values: Mapping[str, float]  #: by name
-    stds: Mapping[str, float] = field(default_factory=dict)  #: one standard deviation of some or all of them
-    #: what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
+    values: Mapping[str, float]  # by name
+    stds: Mapping[str, float] = field(default_factory=dict)  # one standard deviation of some or all of them
+    # what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
     info: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -45,7 +45,7 @@ class Oracle(Protocol):
     """
 
     name: str
-    #: energies of the elements on the scale of ``energy``, eV/atom; None where they are not known
+    # energies of the elements on the scale of ``energy``, eV/atom; None where they are not known
     references: Mapping[str, float] | None
 
     def describe(self) -> dict[str, object]:

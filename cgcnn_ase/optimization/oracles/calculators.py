@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class RelaxSettings(Settings):
     """Relax the positions in the fixed cell by FIRE."""
 
-    fmax: Positive = 0.05  #: largest force that may remain, eV/Å
-    steps: Annotated[int, Field(gt=0)] = 200  #: more are a failure
+    fmax: Positive = 0.05  # largest force that may remain, eV/Å
+    steps: Annotated[int, Field(gt=0)] = 200  # more are a failure
 
 
 class CHGNetSettings(Settings):
@@ -36,7 +36,7 @@ class AseSettings(Settings):
 
     calculator: str
     parameters: dict[str, object] = Field(default_factory=dict)
-    references: dict[str, float] | None = None  #: energies of the elements on the calculator's scale, eV/atom
+    references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
     relax: RelaxSettings | None = None
 
 
@@ -49,16 +49,8 @@ class ModelSettings(Settings):
 class EnergyOracle:
     """Total energies of the structure as it stands, or relaxed in its cell.
 
-    Parameters
-    ----------
-    model
-        What gives the energies; for a relaxation a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`.
-    name, what
-        How it is called in the configuration, and for people.
-    relax
-        Positions are relaxed in the fixed cell first; None for the structure as it stands.
-    settings
-        What else decides the energies, for :meth:`describe`.
+    A relaxation needs a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`; `name` is how it is called in the
+    configuration, `what` for people, and `settings` what else decides the energies, for :meth:`describe`.
     """
 
     def __init__(

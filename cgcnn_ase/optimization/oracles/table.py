@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-#: the ending of a column with error bars
+# the ending of a column with error bars
 STD = "_std"
-#: what stands for the variable that an experiment does not have: which ordering it was
+# what stands for the variable that an experiment does not have: which ordering it was
 _NO_ORDERING = -1
-#: how far a number may be outside the range, to the digits that files have
+# how far a number may be outside the range, to the digits that files have
 _ROUNDING = 1e-4
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 Repeats = int | Sequence[int]
 LiRemoval = Literal["random", "ewald"]
 
-#: the shares of the metals, by name
+# the shares of the metals, by name
 METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn", "al_content": "Al"}
 DOPANT, DOPANT_CONTENT, VACANCIES, ORDERING = "dopant", "dopant_content", "li_vacancy_ratio", "ordering_seed"
-#: all variables
+# all variables
 CATHODE_VARIABLES = (VACANCIES, *METALS, DOPANT, DOPANT_CONTENT, ORDERING)
-#: repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
+# repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
 SUPERCELL: Repeats = (2, 2, 1)
 
 

@@ -9,10 +9,10 @@ from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable,
 
 Initial = Literal["sobol", "random", "lhs", "grid"]
 
-#: a number in a range is moved by this part of the range
+# a number in a range is moved by this part of the range
 _REAL_STEP = 0.02
 
-#: Latin hypercubes tried for the one whose nearest points are furthest apart
+# Latin hypercubes tried for the one whose nearest points are furthest apart
 _HYPERCUBES = 100
 
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: structures whose graphs are in memory at once
+# structures whose graphs are in memory at once
 _AT_ONCE = 64
-#: of the last layers, whose vectors stand side by side
+# of the last layers, whose vectors stand side by side
 _LAYERS = 2
-#: principal components of the vectors that are kept
+# principal components of the vectors that are kept
 _COMPONENTS = 24
-#: of the pool, over which the variance is summed; of more, so many at random
+# of the pool, over which the variance is summed; of more, so many at random
 _REFERENCE = 2000
 
 
