@@ -10,8 +10,7 @@ from ase.io import read, write
 from click.testing import CliRunner
 
 from aiida_plugin.cli.structures import structures
-from aiida_plugin.data.structure_files import read_set, write_set
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.data.structures import StructureSetData, read_set, write_set
 
 from ..conftest import rock_salt_cif
 from ..structures.damage import OF_FILE, OF_STRUCTURE
