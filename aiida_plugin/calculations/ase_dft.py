@@ -1,6 +1,7 @@
 """``cgcnn.ase_dft``: one structure through any ASE calculator, by name, in a job that needs no cgcnn-ase there."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-#: what the settings may hold, and what stands where they do not say
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {  # names and defaults
     "calculator": None,
     "parameters": {},
     "task": "energy",
@@ -48,12 +48,12 @@ class AseDftCalculation(CrashSafeCalcJob):
     - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them.
     """
 
-    #: raised when the worker computes something else from the same inputs
-    CACHE_VERSION = 1
+    parser = "cgcnn.ase_dft"
+    CACHE_VERSION = 1  # raised when the worker computes something else from the same inputs
 
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
-        """Inputs, outputs and exit codes."""
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Declare inputs, outputs and exit codes."""
         super().define(spec)
         spec.input("structure", valid_type=StructureData, help="The structure.")
         spec.input(
@@ -73,8 +73,6 @@ class AseDftCalculation(CrashSafeCalcJob):
         )
         spec.output("labelled", valid_type=StructureSetData, required=False, help="The structure with its labels.")
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
-        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
-        options["parser_name"].default = "cgcnn.ase_dft"
         # what another machine, more time or more memory could cure is not taken from the cache
         spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
         spec.exit_code(
@@ -99,19 +97,20 @@ class AseDftCalculation(CrashSafeCalcJob):
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the input and the script, and say what to run."""
-        given = {name: value for name, value in self.settings.items() if name not in ("moments", "kpoints_distance")}
+        settings = complete_settings(self.inputs.settings)
         structure: StructureData = self.inputs.structure
-        moments = self.settings["moments"]
-        given["structure"] = {
+        moments = settings.pop("moments")
+        del settings["kpoints_distance"]
+        settings["structure"] = {
             "symbols": [structure.get_kind(site.kind_name).symbol for site in structure.sites],
             "positions": [list(site.position) for site in structure.sites],
             "cell": structure.cell,
             "pbc": list(structure.pbc),
             "moments": [moments.get(site.kind_name, 0.0) for site in structure.sites] if moments else None,
         }
-        given["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
+        settings["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
         with folder.open(INPUT, "w") as file:
-            json.dump(given, file)
+            json.dump(settings, file)
         folder.insert_path(str(Path(__file__).with_name(WORKER)), WORKER)
         code = CodeInfo()
         code.code_uuid = self.inputs.code.uuid
@@ -120,21 +119,20 @@ class AseDftCalculation(CrashSafeCalcJob):
         job = CalcInfo()
         job.codes_info = [code]
         if "restart_folder" in self.inputs:
-            before: Any = self.inputs.restart_folder
+            before = self.inputs.restart_folder
             job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
         job.retrieve_list = [RESULTS, STATE, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
         job.prepend_text = START_ONCE
         job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings with all that they do not say."""
-        return {**SETTINGS, **self.inputs.settings.get_dict()}
+
+def complete_settings(settings: "Dict | Mapping[str, Any]") -> dict[str, Any]:
+    """Fill in the defaults of all that the settings do not say."""
+    return {**SETTINGS, **(settings.get_dict() if isinstance(settings, Dict) else settings)}
 
 
-def _check_settings(settings: Dict, _: Any) -> str | None:
-    """What is wrong with the settings, None if nothing is."""
+def _check_settings(settings: Dict, _: object) -> str | None:
     given = settings.get_dict()
     if unknown := sorted(set(given) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"

@@ -1,6 +1,7 @@
 """``cgcnn.predict``: one job predicts a whole set of structures with ``cgcnn-ase predict``."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import Dict, Str
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-#: what the settings may hold, and the option of the command that each becomes
+# names of the settings, and the option of the command that each becomes
 SETTINGS = {"n_dropout": "--n-dropout", "seed": "--seed", "engine": "--engine", "workers": "--workers"}
 
 STRUCTURES, MODEL = "structures.npz", "model"
@@ -31,9 +32,11 @@ class PredictCalculation(CrashSafeCalcJob):
     unless all of them failed.
     """
 
+    parser = "cgcnn.predict"
+
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
-        """Inputs, outputs and exit codes."""
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Declare inputs, outputs and exit codes."""
         super().define(spec)
         spec.input("model", valid_type=CGCNNModelData, help="The model.")
         spec.input("structures", valid_type=StructureSetData, help="The structures to predict.")
@@ -61,8 +64,6 @@ class PredictCalculation(CrashSafeCalcJob):
             help="The same, of a model node that holds several models.",
         )
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
-        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
-        options["parser_name"].default = "cgcnn.predict"
         # what another attempt may mend is never taken from the cache
         again = {"invalidates_cache": True}
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}", **again)
@@ -118,26 +119,27 @@ class PredictCalculation(CrashSafeCalcJob):
 
 
 def model_path(model: CGCNNModelData) -> str:
-    """What ``--model`` is given: the folder, or the single file of an original model."""
+    """Return the argument of ``--model``: the folder, or the single file of an original model."""
     names = model.base.repository.list_object_names()
     return MODEL if "config.json" in names else f"{MODEL}/{names[0]}"
 
 
-def _options(settings: dict[str, Any]) -> list[str]:
+def _options(settings: Mapping[str, object]) -> list[str]:
     return [text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))]
 
 
-def _check_settings(settings: Dict | None, _: Any) -> str | None:
+def _check_settings(settings: Dict | None, _: object) -> str | None:
     return None if settings is None else settings_problem(settings.get_dict())
 
 
-def settings_problem(given: dict[str, Any]) -> str | None:
-    """What is wrong with the settings of a prediction, None if nothing is."""
-    if unknown := sorted(set(given) - set(SETTINGS)):
+def settings_problem(settings: Mapping[str, object]) -> str | None:
+    """Say what is wrong with the settings of a prediction, None if nothing is."""
+    if unknown := sorted(set(settings) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
-    if "engine" in given and given["engine"] not in ("auto", "dgl", "torch"):
-        return f"engine {given['engine']!r}; allowed: auto, dgl, torch"
+    if "engine" in settings and settings["engine"] not in ("auto", "dgl", "torch"):
+        return f"engine {settings['engine']!r}; allowed: auto, dgl, torch"
     for name in ("n_dropout", "seed", "workers"):
-        if name in given and (not isinstance(given[name], int) or given[name] < 0):
-            return f"{name} must be a whole number, not {given[name]!r}"
+        value = settings.get(name, 0)
+        if not isinstance(value, int) or value < 0:
+            return f"{name} must be a whole number, not {value!r}"
     return None

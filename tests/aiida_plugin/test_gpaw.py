@@ -17,7 +17,7 @@ from ase.spacegroup import crystal  # noqa: E402
 
 from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
 from aiida_plugin.engines.gpaw import gpaw_parameters  # noqa: E402
-from aiida_plugin.engines.kpoints import mesh_of  # noqa: E402
+from aiida_plugin.engines.inputs import mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 
 

@@ -19,10 +19,10 @@ from ase.calculators.emt import EMT  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
+from aiida_plugin.engines.registry import engine as engine_of  # noqa: E402
 from aiida_plugin.oracles.dft import (  # noqa: E402
     DFTOracle,
     DFTSettings,
-    engine_in_words,
 )
 from aiida_plugin.oracles.steps import PROCESS_TYPE, record_steps  # noqa: E402
 from aiida_plugin.provenance.lineage import DFT, lineage  # noqa: E402
@@ -374,4 +374,4 @@ def test_without_a_profile(tmp_path):
     ],
 )
 def test_what_it_says_of_itself(engine, protocol, overrides, words):
-    assert engine_in_words(engine, None, protocol, resolve(engine, protocol, overrides)).startswith(words)
+    assert engine_of(engine).describe(resolve(engine, protocol, overrides), protocol).startswith(words)

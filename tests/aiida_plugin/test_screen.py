@@ -140,7 +140,7 @@ def test_a_model_of_several_properties(code):
     ("options", "words"),
     [
         ({"selection": {"take": {"ucb": 1}}}, "no acquisition 'ucb'"),
-        ({"engine": "abinit"}, "no engine 'abinit'; allowed: gpaw"),
+        ({"engine": "abinit"}, "unknown engine 'abinit'; allowed: ase, cp2k, gpaw"),
         ({"engine": "ase", "protocol": "quick"}, "no protocol 'quick'; allowed: fast, balanced, stringent"),
         ({"engine": "gpaw", "protocol": "fast", "overrides": {"cutof": 1}}, "no setting cutof; allowed:"),
     ],

