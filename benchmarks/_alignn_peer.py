@@ -18,28 +18,28 @@ from jarvis.core.atoms import Atoms
 
 def main(source: Path, target: Path) -> None:
     with np.load(source) as packed:
-        given = dict(packed)
-    sizes = json.loads(str(given["sizes"]))
+        inputs = dict(packed)
+    sizes = json.loads(str(inputs["sizes"]))
     torch.set_num_threads(sizes["threads"])
-    model = network(given, sizes)
-    crystals = [atoms(given, k) for k in range(len(given["lattice"]))]
+    model = network(inputs, sizes)
+    crystals = [atoms(inputs, k) for k in range(len(inputs["lattice"]))]
     build(crystals[0])
     start = time.process_time()
     graphs = [build(crystal) for crystal in crystals]
     built = time.process_time() - start
-    times = [forward(model, graphs, given, sizes["batch"])[0] for _ in range(sizes["repeats"])]
+    times = [forward(model, graphs, inputs, sizes["batch"])[0] for _ in range(sizes["repeats"])]
     result = {
         "graph": 1000 * built / len(crystals),
         "forward": 1000 * min(times) / len(crystals),
         "edges": sum(g.num_edges() for g, _ in graphs),
         "lines": sum(lg.num_edges() for _, lg in graphs),
-        "values": forward(model, [same_bonds(given, k) for k in range(len(crystals))], given, sizes["batch"])[1],
+        "values": forward(model, [same_bonds(inputs, k) for k in range(len(crystals))], inputs, sizes["batch"])[1],
         "weights": sum(p.numel() for p in model.parameters()),
     }
     target.write_text(json.dumps(result))
 
 
-def network(given: dict[str, np.ndarray], sizes: dict[str, int]) -> ALIGNN:
+def network(arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> ALIGNN:
     model = ALIGNN(
         ALIGNNConfig(
             name="alignn",
@@ -51,23 +51,23 @@ def network(given: dict[str, np.ndarray], sizes: dict[str, int]) -> ALIGNN:
             hidden_features=sizes["n_features"],
         )
     )
-    weights = {k.removeprefix("w:"): torch.from_numpy(v) for k, v in given.items() if k.startswith("w:")}
+    weights = {k.removeprefix("w:"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("w:")}
     unknown = model.load_state_dict(weights, strict=False)
     assert not unknown.unexpected_keys, unknown
     assert all("centers" in name for name in unknown.missing_keys), unknown
     return model.eval()
 
 
-def of(given: dict[str, np.ndarray], name: str, k: int) -> np.ndarray:
+def of(arrays: dict[str, np.ndarray], name: str, k: int) -> np.ndarray:
     """The rows of one crystal."""
-    ends = np.cumsum(given[f"n_{name}"])
-    return slice(ends[k] - given[f"n_{name}"][k], ends[k])
+    ends = np.cumsum(arrays[f"n_{name}"])
+    return slice(ends[k] - arrays[f"n_{name}"][k], ends[k])
 
 
-def atoms(given: dict[str, np.ndarray], k: int) -> Atoms:
-    rows = of(given, "atoms", k)
-    symbols = [str(s) for s in given["symbols"][rows]]
-    return Atoms(lattice_mat=given["lattice"][k], coords=given["positions"][rows], elements=symbols, cartesian=True)
+def atoms(arrays: dict[str, np.ndarray], k: int) -> Atoms:
+    rows = of(arrays, "atoms", k)
+    symbols = [str(s) for s in arrays["symbols"][rows]]
+    return Atoms(lattice_mat=arrays["lattice"][k], coords=arrays["positions"][rows], elements=symbols, cartesian=True)
 
 
 def build(crystal: Atoms) -> tuple[dgl.DGLGraph, dgl.DGLGraph]:
@@ -75,27 +75,27 @@ def build(crystal: Atoms) -> tuple[dgl.DGLGraph, dgl.DGLGraph]:
     return Graph.atom_dgl_multigraph(crystal, cutoff=8.0, max_neighbors=12, atom_features="atomic_number")
 
 
-def same_bonds(given: dict[str, np.ndarray], k: int) -> tuple[dgl.DGLGraph, dgl.DGLGraph]:
+def same_bonds(arrays: dict[str, np.ndarray], k: int) -> tuple[dgl.DGLGraph, dgl.DGLGraph]:
     """Its line graph of the bonds that cgcnn_ase found."""
-    rows = of(given, "edges", k)
-    ends = (torch.from_numpy(given[name][rows]) for name in ("neighbors", "centers"))
-    g = dgl.graph(tuple(ends), num_nodes=int(given["n_atoms"][k]))
-    g.edata["r"] = -torch.from_numpy(given["vectors"][rows])
+    rows = of(arrays, "edges", k)
+    ends = (torch.from_numpy(arrays[name][rows]) for name in ("neighbors", "centers"))
+    g = dgl.graph(tuple(ends), num_nodes=int(arrays["n_atoms"][k]))
+    g.edata["r"] = -torch.from_numpy(arrays["vectors"][rows])
     lg = g.line_graph(shared=True)
     lg.apply_edges(compute_bond_cosines)
     return g, lg
 
 
 def forward(
-    model: ALIGNN, graphs: list[tuple[dgl.DGLGraph, dgl.DGLGraph]], given: dict[str, np.ndarray], size: int
+    model: ALIGNN, graphs: list[tuple[dgl.DGLGraph, dgl.DGLGraph]], arrays: dict[str, np.ndarray], size: int
 ) -> tuple[float, list[float]]:
     """Seconds of the processor for all forward passes, batched beforehand, and the values."""
     batches = []
     for k in range(0, len(graphs), size):
         gs, lgs = zip(*graphs[k : k + size], strict=True)
         g = dgl.batch(gs)
-        first = int(given["n_atoms"][:k].sum())
-        g.ndata["atom_features"] = torch.from_numpy(given["features"][first : first + g.num_nodes()])
+        first = int(arrays["n_atoms"][:k].sum())
+        g.ndata["atom_features"] = torch.from_numpy(arrays["features"][first : first + g.num_nodes()])
         batches.append((g, dgl.batch(lgs), torch.eye(3)))
     start, values = time.process_time(), []
     with torch.no_grad():

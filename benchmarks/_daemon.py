@@ -113,19 +113,19 @@ class Profile:
 
     def _run(self, command: list[str], check: bool, timeout: float) -> str:
         # into a file: a daemon started by the command would hold a pipe open
-        with tempfile.TemporaryFile("w+") as said:
+        with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
-                command, env=self.environment, stdout=said, stderr=subprocess.STDOUT, timeout=timeout, cwd=self.folder
+                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, timeout=timeout, cwd=self.folder
             )
-            said.seek(0)
-            text = said.read()
+            output.seek(0)
+            text = output.read()
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)[:200]}: exit code {done.returncode}\n{text}")
         return text
 
     def processes(self, kind: str = "") -> list[psutil.Process]:
         """The daemon's processes: ``start-circus``, ``worker``, ``broker``, or all of them with circus' own."""
-        found = []
+        result = []
         # `verdi daemon start` hands the folder of the configuration on to them, which is one below
         paths = {str(self.folder), str(self.folder / ".aiida")}
         for process in psutil.process_iter():
@@ -136,8 +136,8 @@ class Profile:
                 continue
             text = " ".join(words)
             if mine and (f"daemon {kind}" in text if kind else "daemon" in words or "from circus" in text):
-                found.append(process)
-        return found
+                result.append(process)
+        return result
 
     def kill(self, kind: str = "") -> int:
         """Kill the daemon's processes of a kind with signal 9, all at once; how many."""
@@ -195,9 +195,9 @@ def profile(
         folder = Path(name)
         (folder / ".aiida").mkdir()
         path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-        own = {"AIIDA_PATH": name, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        own["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
-        made = Profile(folder, {**os.environ, **own, **(environment or {})})
+        child_environment = {"AIIDA_PATH": name, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        child_environment["PATH"] = os.pathsep.join([str(BIN), os.environ["PATH"]])
+        made = Profile(folder, {**os.environ, **child_environment, **(environment or {})})
         made.verdi(*(command or ("presto", "--use-zeromq")))
         if broker:
             made.verdi("profile", "configure-broker", *broker)

@@ -68,8 +68,8 @@ def submit_shards(
     """Submit the workflow, or the CHAIN that a line of Python imports; its pk."""
     inputs = "{" + ", ".join(f"{key!r}: orm.Int({value})" for key, value in extra.items()) + "}"
     head = f"N_SHARDS, N_STRUCTURES, CODE, MODEL = {n}, {N_STRUCTURES}, {code!r}, {str(model)!r}\n"
-    said = profile.python(head + _SUBMIT.replace("EXTRA", inputs).replace("IMPORT", chain))
-    return int(said.split("PK", 1)[1].split()[0])
+    output = profile.python(head + _SUBMIT.replace("EXTRA", inputs).replace("IMPORT", chain))
+    return int(output.split("PK", 1)[1].split()[0])
 
 
 def runs(profile: Profile) -> Counter[str]:

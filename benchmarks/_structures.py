@@ -132,24 +132,24 @@ def write_cifs(folder: Path, named: Iterable[tuple[str, Geometry]]) -> tuple[int
 def cif_folder(n: int, data: Path | None, *, seed: int = 0) -> Folder:
     """A folder of n CIF files, from the cache or made now."""
     source = data.name if data is not None and (data / "structures.npz").exists() else "synthetic"
-    place = cache_folder() / f"cifs-v{_VERSION}-{source}-{n}-{seed}"
-    meta = place.with_suffix(".json")
+    path = cache_folder() / f"cifs-v{_VERSION}-{source}-{n}-{seed}"
+    meta = path.with_suffix(".json")
     if not meta.exists():
-        say(f"writing {n:,} CIF files to {place}")
-        shutil.rmtree(place, ignore_errors=True)
+        echo_stderr(f"writing {n:,} CIF files to {path}")
+        shutil.rmtree(path, ignore_errors=True)
         named, words = structures(n, data, seed=seed)
-        n_written, mean = write_cifs(place, named)
+        n_written, mean = write_cifs(path, named)
         meta.write_text(json.dumps({"n": n_written, "mean_atoms": mean, "source": words}))
-    return Folder(place, **json.loads(meta.read_text()))
+    return Folder(path, **json.loads(meta.read_text()))
 
 
-def linked(files: list[Path], place: Path) -> Path:
+def linked(files: list[Path], path: Path) -> Path:
     """A fresh folder with links to these files."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
     for file in files:
-        os.link(file, place / file.name)
-    return place
+        os.link(file, path / file.name)
+    return path
 
 
 def cathode(n_atoms: int, *, seed: int = 0) -> Atoms:
@@ -164,6 +164,6 @@ def cathode(n_atoms: int, *, seed: int = 0) -> Atoms:
     return atoms
 
 
-def say(text: str) -> None:
+def echo_stderr(text: str) -> None:
     """Progress, for people."""
     print(text, file=sys.stderr, flush=True)

@@ -15,9 +15,9 @@ from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.plotting import model_plots as plots
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
 
-#: title of a row -> key of `Evaluation.summary`
+#: title of a row -> key of `RegressionEvaluation.summary`
 _ROWS = {
     "MAE of the ensemble": "mae",
     "MAE of a single member, mean": "member_mae_mean",
@@ -52,25 +52,25 @@ def main() -> None:
         raise SystemExit(f"{chosen.data}: no packed data set (structures.npz) there; name one with --data")
     dataset = load_dataset(chosen.data, target=TARGET)
     model = load_model(chosen.model)
-    found = {split: evaluate(model, dataset, split, chosen.limit) for split in ("test", "val")}
+    result = {split: evaluate(model, dataset, split, chosen.limit) for split in ("test", "val")}
     table = Table(
         f"{model.name}, {chosen.data.name}",
-        ["what", *(f"{split} ({len(found[split].ids):,})" for split in found)],
+        ["what", *(f"{split} ({len(result[split].ids):,})" for split in result)],
         notes=[
             f"{len(model.networks)} members, weights sha256 {model.sha256[:12]}; energies in {model.target.unit}",
             "the model was chosen and calibrated on val: figures of val are no measure of it",
         ],
     )
-    summaries = {split: evaluation.summary() for split, evaluation in found.items()}
+    summaries = {split: evaluation.summary() for split, evaluation in result.items()}
     for title, key in _ROWS.items():
-        table.rows.append([title, *(summaries[split].get(key) for split in found)])
+        table.rows.append([title, *(summaries[split].get(key) for split in result)])
     finish([table, original_table(dataset, chosen.limit)], chosen.output, vars(chosen))
     if chosen.picture is not None:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
-        say(f"wrote {draw(found['test'], model, chosen.picture)}")
+        say(f"wrote {draw(result['test'], model, chosen.picture)}")
 
 
-def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> Evaluation:
+def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> RegressionEvaluation:
     """Predictions of one split."""
     rows = np.flatnonzero(np.asarray(dataset.split) == split)[:limit]
     say(f"{model.name}: {len(rows):,} crystals of {split}")
@@ -93,13 +93,13 @@ def original_table(dataset: Dataset, limit: int | None) -> Table:
     return table
 
 
-def draw(found: Evaluation, model: CrystalModel, file: Path) -> Path:
+def draw(result: RegressionEvaluation, model: CrystalModel, file: Path) -> Path:
     """Parity, calibration, and error against std."""
-    if found.std is None:
+    if result.std is None:
         raise SystemExit(f"{model.name}: gives no std to draw")
     name = model.target.name.replace("_per_atom", "").replace("_", " ")
     figure = plots.summary(
-        found.target, found.estimate.mean, found.std, found.lower, found.upper, name=name, unit=model.target.unit
+        result.target, result.estimate.mean, result.std, result.lower, result.upper, name=name, unit=model.target.unit
     )
     return plots.save(figure, file)
 

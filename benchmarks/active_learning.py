@@ -33,30 +33,30 @@ def main() -> None:
     made.add_argument("--picture", type=Path, metavar="FILE.png")
     chosen = made.parse_args()
     model = load_model("formation-energy-per-atom")
-    found: dict[str, Any] = {}
-    for own in published_vacancies(chosen.data.parent):
-        vectors, labels, split = sites_of(own, model)
+    result: dict[str, Any] = {}
+    for site_set in published_vacancies(chosen.data.parent):
+        vectors, labels, split = sites_of(site_set, model)
         pool, held = split == "train", split == chosen.split
         point: dict[str, Any] = {"pool": int(pool.sum()), "test": int(held.sum()), "random": [], "active": []}
         for seed in range(chosen.seeds):
             for how in ("random", "active"):
                 point[how].append(learned(vectors[pool], labels[pool], vectors[held], labels[held], how, seed))
-            say(f"{own.name}, seed {seed}: {point['random'][-1][-1]:.3f} {point['active'][-1][-1]:.3f} eV")
-        found[own.name] = point
+            say(f"{site_set.name}, seed {seed}: {point['random'][-1][-1]:.3f} {point['active'][-1][-1]:.3f} eV")
+        result[site_set.name] = point
     if chosen.output is not None:
-        content = {"machine": machine(), "settings": {"seeds": chosen.seeds, "split": chosen.split}, "points": found}
+        content = {"machine": machine(), "settings": {"seeds": chosen.seeds, "split": chosen.split}, "points": result}
         chosen.output.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"_{machine()}_\n\n{table(found, chosen.seeds).markdown()}")
+    print(f"_{machine()}_\n\n{table(result, chosen.seeds).markdown()}")
     if chosen.picture is not None:
-        draw(found, chosen.picture)
+        draw(result, chosen.picture)
 
 
-def sites_of(own: SiteSet, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sites_of(site_set: SiteSet, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors, labels (eV) and splits of the labelled sites of a set."""
-    cells = [Atoms(h.structure.numbers, h.structure.positions, cell=h.structure.cell, pbc=True) for h in own.hosts]
+    cells = [Atoms(h.structure.numbers, h.structure.positions, cell=h.structure.cell, pbc=True) for h in site_set.hosts]
     vectors = np.concatenate(site_vectors(model, cells))
-    labels = np.concatenate([host.labels for host in own.hosts])
-    split = np.concatenate([np.full(len(host.labels), host.split) for host in own.hosts])
+    labels = np.concatenate([host.labels for host in site_set.hosts])
+    split = np.concatenate([np.full(len(host.labels), host.split) for host in site_set.hosts])
     known = np.isfinite(labels)
     return vectors[known], labels[known], split[known]
 
@@ -88,7 +88,7 @@ def interval(values: list[int], rng: np.random.Generator) -> tuple[float, float]
     return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
 
 
-def table(found: dict[str, Any], seeds: int) -> Table:
+def table(result: dict[str, Any], seeds: int) -> Table:
     """How many labels it takes."""
     made = Table(
         f"labels for the error of random choice with {LAST}, {seeds} seeds",
@@ -98,7 +98,7 @@ def table(found: dict[str, Any], seeds: int) -> Table:
             f"seeds ({LAST + ROUND} where it is never reached); interval: 95 %, bootstrap over the seeds"
         ],
     )
-    for name, point in found.items():
+    for name, point in result.items():
         random, active = (np.array(point[how])[:, -1] for how in ("random", "active"))
         labels = [needed(course, float(random.mean())) for course in point["active"]]
         low, high = interval(labels, np.random.default_rng(0))
@@ -118,12 +118,12 @@ def table(found: dict[str, Any], seeds: int) -> Table:
     return made
 
 
-def draw(found: dict[str, Any], file: Path) -> None:
+def draw(result: dict[str, Any], file: Path) -> None:
     """Error against labels, with the standard deviation of the seeds."""
     from cgcnn_ase.plotting.model_plots import BLUE, GREY, new_figure, save
 
-    figure, panels = new_figure(len(found))
-    for axes, (name, point) in zip(panels, found.items(), strict=True):
+    figure, panels = new_figure(len(result))
+    for axes, (name, point) in zip(panels, result.items(), strict=True):
         for how, color in (("random", GREY), ("active", BLUE)):
             courses = np.array(point[how])
             x = FIRST + ROUND * np.arange(courses.shape[1])

@@ -22,15 +22,15 @@ def main() -> None:
     made = parser(__doc__ or "", data=False)
     chosen = made.parse_args()
     binaries = Path(sys.executable).parent
-    with tempfile.TemporaryDirectory() as place:
-        environment = os.environ | {"AIIDA_PATH": place, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as path:
+        environment = os.environ | {"AIIDA_PATH": path, "OMP_NUM_THREADS": "1"}
         for command in (["verdi", "presto", "--use-zeromq"], ["aiida-cgcnn", "setup"]):
             subprocess.run([binaries / command[0], *command[1:]], check=True, env=environment, capture_output=True)
-        found = Path(place) / "found.json"
+        results = Path(path) / "found.json"
         start = time.perf_counter()
-        subprocess.run([binaries / "verdi", "run", __file__, str(found)], check=True, env=environment)
+        subprocess.run([binaries / "verdi", "run", __file__, str(results)], check=True, env=environment)
         seconds = time.perf_counter() - start
-        result = json.loads(found.read_text())
+        result = json.loads(results.read_text())
     table = Table(
         f"{ROUNDS} rounds of {LABELS} labels, GPAW, protocol fast",
         ["round", "labels so far", "MAE before the labels, eV/atom", "without offset"],
@@ -47,7 +47,7 @@ def main() -> None:
         raise SystemExit("some DFT runs are not behind the last model")
 
 
-def inside(found: Path) -> None:
+def inside(result: Path) -> None:
     """Under `verdi run`."""
     from aiida.engine import run_get_node
     from aiida.orm import CalcJobNode, Node, QueryBuilder, load_code
@@ -79,7 +79,7 @@ def inside(found: Path) -> None:
         "n_behind": len(behind & set(runs)),
         "n_nodes": QueryBuilder().append(Node).count(),
     }
-    found.write_text(json.dumps(content))
+    result.write_text(json.dumps(content))
 
 
 def candidates() -> dict:

@@ -25,8 +25,8 @@ def main() -> None:
     options.add_argument("--model", default="formation-energy-per-atom", help="name or folder of the model")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--patience", type=float, default=300.0, help="seconds after the last kill")
-    given = options.parse_args()
-    kinds = tuple("" if kind == "all" else kind for kind in given.kinds)
+    settings = options.parse_args()
+    kinds = tuple("" if kind == "all" else kind for kind in settings.kinds)
     table = Table(
         "Daemon killed -9",
         [
@@ -41,36 +41,36 @@ def main() -> None:
             "s",
         ],
     )
-    rng = np.random.default_rng(given.seed)
+    rng = np.random.default_rng(settings.seed)
     with profile() as made:
         make_code(made)
         made.verdi("daemon", "start")
         start = time.monotonic()
-        pk = submit_shards(made, given.model)
-        if not made.wait(pk, given.patience):
+        pk = submit_shards(made, settings.model)
+        if not made.wait(pk, settings.patience):
             raise SystemExit("the undisturbed run did not end")
         whole = made.graph(pk)
         table.rows.append(_row("undisturbed", [], whole, whole, sum(runs(made).values()), time.monotonic() - start))
-        left, number = given.kills, 0
+        left, number = settings.kills, 0
         while left > 0:
             number += 1
             (made.folder / "runs.log").unlink(missing_ok=True)
             done = kill_and_finish(
                 made,
-                lambda p: submit_shards(p, given.model),
+                lambda p: submit_shards(p, settings.model),
                 left,
                 rng,
-                within=given.within,
+                within=settings.within,
                 kinds=kinds,
-                patience=given.patience,
+                patience=settings.patience,
             )
             left -= len(done.kills)
             print(f"round {number}: {len(done.kills)} kills, {done.graph.state}", file=sys.stderr)
             table.rows.append(_row(str(number), done.kills, done.graph, whole, sum(runs(made).values()), done.seconds))
     table.notes.append(
-        f"{N_SHARDS} shards; a job that ran before copies its predictions; kills: {', '.join(given.kinds)}"
+        f"{N_SHARDS} shards; a job that ran before copies its predictions; kills: {', '.join(settings.kinds)}"
     )
-    finish([table], given.output, vars(given))
+    finish([table], settings.output, vars(settings))
 
 
 def _row(name, kills, graph, whole, n_runs, seconds):

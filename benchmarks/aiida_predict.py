@@ -24,14 +24,14 @@ def main() -> None:
     made.add_argument("--n", type=int, default=100_000, help="structures")
     made.add_argument("--model", default="formation-energy-per-atom")
     chosen = made.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        table = measure(Path(place), chosen.n, chosen.data, chosen.model)
+    with tempfile.TemporaryDirectory() as path:
+        table = measure(Path(path), chosen.n, chosen.data, chosen.model)
     finish([table], chosen.output, vars(chosen))
 
 
-def measure(place: Path, n: int, data: Path | None, model: str) -> Table:
-    os.environ["AIIDA_PATH"] = str(place / "aiida")  # before AiiDA is imported
-    (place / "aiida").mkdir()
+def measure(path: Path, n: int, data: Path | None, model: str) -> Table:
+    os.environ["AIIDA_PATH"] = str(path / "aiida")  # before AiiDA is imported
+    (path / "aiida").mkdir()
     verdi = str(Path(sys.executable).with_name("verdi"))
     subprocess.run([verdi, "presto", "--non-interactive"], check=True, capture_output=True)
     crystals, source = rattled(n, data)
@@ -71,7 +71,7 @@ def measure(place: Path, n: int, data: Path | None, model: str) -> Table:
     if not again.base.caching.is_created_from_cache or len(cached["predictions"]) != len(results["predictions"]):
         raise SystemExit("the second run was not taken from the cache")
 
-    packed, csv = place / "structures.npz", place / "out.csv"
+    packed, csv = path / "structures.npz", path / "out.csv"
     stored.write_packed(packed)
     bare, _ = run([CGCNN_ASE, "predict", str(packed), "--model", model, "--output", str(csv)], allowed=(0, 1))
     ours: Any = results["predictions"].to_frame()["value"].to_numpy()

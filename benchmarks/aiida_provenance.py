@@ -21,12 +21,12 @@ from stored_graph import pool_of, predict, predictions_of_model, store_graph  # 
 
 def timed(call, *args, repeats=3):
     """Seconds of the fastest call, of wall time and of processor time, and what it gave."""
-    wall, used, found = float("inf"), float("inf"), None
+    wall, used, result = float("inf"), float("inf"), None
     for _ in range(repeats):
         start, begun = time.perf_counter(), time.process_time()
-        found = call(*args)
+        result = call(*args)
         wall, used = min(wall, time.perf_counter() - start), min(used, time.process_time() - begun)
-    return wall, used, found
+    return wall, used, result
 
 
 def main():
@@ -60,20 +60,20 @@ def measure(folder, args):
     graph = store_graph(model_path("formation-energy-per-atom"), folder, n_pool=args.n, n_rounds=args.rounds, n_runs=10)
     filled = time.perf_counter() - start
     last, atoms = graph.predictions[-1], graph.pool.atoms(args.n // 2)
-    found = Table("Questions to the graph", ("question", "graph", "seconds", "processor, s", "found"))
+    result = Table("Questions to the graph", ("question", "graph", "seconds", "processor, s", "found"))
     one = f"1 set of {args.n:,}, {args.rounds} rounds of 10 DFT runs"
     *seconds, of = timed(origin, last, f"v{args.n // 2}")
-    found.rows.append(("origin of one prediction", one, *seconds, f"{len(of.dft_runs)} DFT runs"))
+    result.rows.append(("origin of one prediction", one, *seconds, f"{len(of.dft_runs)} DFT runs"))
     *seconds, table = timed(predictions_of, atoms)
-    found.rows.append(("predictions of a structure", one, *seconds, f"{len(table)} predictions"))
+    result.rows.append(("predictions of a structure", one, *seconds, f"{len(table)} predictions"))
     *seconds, table = timed(predictions_of, f"v{args.n // 2}")
-    found.rows.append(("predictions of an id", one, *seconds, f"{len(table)} predictions"))
+    result.rows.append(("predictions of an id", one, *seconds, f"{len(table)} predictions"))
     *seconds, use = timed(used_by, graph.models[0])
-    found.rows.append(("use of the first model", one, *seconds, f"{len(use.processes)} processes"))
+    result.rows.append(("use of the first model", one, *seconds, f"{len(use.processes)} processes"))
     *seconds, table = timed(errors, last)
-    found.rows.append(("errors of predictions", one, *seconds, f"{len(table)} labels"))
+    result.rows.append(("errors of predictions", one, *seconds, f"{len(table)} labels"))
     _, seconds, _ = timed(hashes_of_arrays, graph.pool.arrays(), repeats=1)
-    found.notes.append(
+    result.notes.append(
         f"the hashes of {args.n:,} structures of two atoms take {seconds:.2f} s to compute, and are stored"
     )
 
@@ -87,17 +87,17 @@ def measure(folder, args):
     many = f"{args.sets:,} sets of {each:,} besides"
     atoms = some.atoms(0)
     *seconds, table = timed(predictions_of, atoms)
-    found.rows.append(("predictions of a structure", many, *seconds, f"{len(table)} predictions"))
+    result.rows.append(("predictions of a structure", many, *seconds, f"{len(table)} predictions"))
     *seconds, table = timed(predictions_of, some.ids[0])
-    found.rows.append(("predictions of an id", many, *seconds, f"{len(table)} predictions"))
+    result.rows.append(("predictions of an id", many, *seconds, f"{len(table)} predictions"))
     *seconds, use = timed(used_by, model)
-    found.rows.append(("use of the first model", many, *seconds, f"{len(use.predictions)} predictions nodes"))
+    result.rows.append(("use of the first model", many, *seconds, f"{len(use.predictions)} predictions nodes"))
     *seconds, of = timed(origin, last)
-    found.rows.append(("origin of one prediction", many, *seconds, f"{len(of.dft_runs)} DFT runs"))
+    result.rows.append(("origin of one prediction", many, *seconds, f"{len(of.dft_runs)} DFT runs"))
     *seconds, table = timed(errors, model)
-    found.rows.append(("errors of a model", many, *seconds, f"{len(table)} labels"))
-    found.notes.append(f"{orm.QueryBuilder().append(orm.Node).count():,} nodes, filled in {filled:.0f} s")
-    return [found]
+    result.rows.append(("errors of a model", many, *seconds, f"{len(table)} labels"))
+    result.notes.append(f"{orm.QueryBuilder().append(orm.Node).count():,} nodes, filled in {filled:.0f} s")
+    return [result]
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ print(results["predictions"].to_frame()[["id", "value", "std"]].to_string())
 
 def main() -> None:
     chosen = parser(__doc__ or "", data=False).parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        table = measure(Path(place))
+    with tempfile.TemporaryDirectory() as path:
+        table = measure(Path(path))
     finish([table], chosen.output, vars(chosen))
 
 
-def measure(place: Path) -> Table:
-    script = place / "first_prediction.py"
+def measure(path: Path) -> Table:
+    script = path / "first_prediction.py"
     script.write_text(FIRST)
     commands = {
         "verdi presto --use-zeromq": [VERDI, "presto", "--use-zeromq", "--non-interactive"],
@@ -52,7 +52,7 @@ def measure(place: Path) -> Table:
     )  # fmt: skip
     for name, command in commands.items():
         before = processor_seconds()
-        seconds, _ = run(command, env={"AIIDA_PATH": str(place)})
+        seconds, _ = run(command, env={"AIIDA_PATH": str(path)})
         table.rows.append([name, seconds, processor_seconds() - before, None])
         say(f"{name}: {seconds:.1f} s")
     first = table.rows[:3]

@@ -116,9 +116,9 @@ def against_peer(chosen: argparse.Namespace, crystals: list[Geometry], network: 
     sizes = {name: getattr(model.config, name) for name in names}
     sizes |= {"threads": 1, "batch": chosen.batch, "repeats": chosen.repeats}
     shift = torch.repeat_interleave(graph.n_nodes.cumsum(0) - graph.n_nodes, graph.n_edges)
-    place = cache_folder()
+    path = cache_folder()
     np.savez(
-        place / "alignn-in.npz",
+        path / "alignn-in.npz",
         sizes=json.dumps(sizes),
         lattice=[c.cell for c in crystals],
         positions=np.concatenate([c.positions for c in crystals]),
@@ -133,10 +133,10 @@ def against_peer(chosen: argparse.Namespace, crystals: list[Geometry], network: 
     )
     script = Path(__file__).with_name("_alignn_peer.py")
     subprocess.run(
-        [chosen.peer, script, place / "alignn-in.npz", place / "alignn-out.json"],
-        check=True, cwd=place, env={"OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch", "HOME": str(place)},
+        [chosen.peer, script, path / "alignn-in.npz", path / "alignn-out.json"],
+        check=True, cwd=path, env={"OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch", "HOME": str(path)},
     )  # fmt: skip
-    result: dict[str, Any] = json.loads((place / "alignn-out.json").read_text())
+    result: dict[str, Any] = json.loads((path / "alignn-out.json").read_text())
     assert result["weights"] == sum(p.numel() for p in network.parameters())
     same = ~has_own_images(graph)
     with torch.inference_mode():
@@ -151,18 +151,18 @@ def against_peer(chosen: argparse.Namespace, crystals: list[Geometry], network: 
 
 def has_own_images(graph: CrystalGraph) -> Tensor:
     """Whether any atom of a crystal is its own neighbour, (B,)."""
-    own = (graph.centers == graph.neighbors).split(graph.n_edges.tolist())
-    return torch.stack([part.any() for part in own])
+    is_image = (graph.centers == graph.neighbors).split(graph.n_edges.tolist())
+    return torch.stack([part.any() for part in is_image])
 
 
 def their_names(network: Network) -> dict[str, Tensor]:
     """Our weights by the names of the other package."""
     model = network.architecture
     assert isinstance(model, ALIGNN)
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
 
     def put(name: str, module: nn.Module) -> None:
-        found.update({f"{name}.{key}": tensor for key, tensor in module.state_dict().items()})
+        result.update({f"{name}.{key}": tensor for key, tensor in module.state_dict().items()})
 
     def put_expansion(name: str, expansion: Expansion) -> None:
         for k, dense in enumerate((expansion.hidden, expansion.out), start=1):
@@ -172,7 +172,7 @@ def their_names(network: Network) -> dict[str, Tensor]:
     def put_convolution(name: str, layer: EdgeGatedConvolution) -> None:
         maps = ("dst_gate", "src_gate", "src_update", "dst_update")  # ours: A of the centre, B, U, V
         for key, weight, bias in zip(maps, layer.node.weight.chunk(4), layer.node.bias.chunk(4), strict=True):
-            found.update({f"{name}.{key}.weight": weight, f"{name}.{key}.bias": bias})
+            result.update({f"{name}.{key}.weight": weight, f"{name}.{key}.bias": bias})
         put(f"{name}.edge_gate", layer.edge)
         put(f"{name}.bn_edges", layer.edge_norm)
         put(f"{name}.bn_nodes", layer.node_norm)
@@ -187,7 +187,7 @@ def their_names(network: Network) -> dict[str, Tensor]:
     for k, layer in enumerate(model.gcn_layers):
         put_convolution(f"gcn_layers.{k}", layer)
     put("fc", network.head.out)
-    return found
+    return result
 
 
 def training_table(crystals: list[Geometry], chosen: argparse.Namespace) -> Table:

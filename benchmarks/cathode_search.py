@@ -17,7 +17,7 @@ from optimizer_search import RANGES
 
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.energies.chgnet import CHGNetEnergy
-from cgcnn_ase.optimization.objectives import ITSELF, Cell, Objective
+from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective
 from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
 from cgcnn_ase.optimization.oracles import Evaluation
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
@@ -45,19 +45,19 @@ def main() -> None:
     chosen = made.parse_args()
     space = cathode_space(RANGES)
     energies = labelled(space, chosen.labels)
-    found = {}
+    result = {}
     for name, objective in OBJECTIVES.items():
         values = values_of(objective, space, energies)
         points = [point for point in space.candidates() if space.key(point) in values]
-        found[name] = compare(space, points, values, objective.goal, chosen.seeds, chosen.most)
-        say(f"{name}: {found[name]['optimizer']}")
+        result[name] = compare(space, points, values, objective.goal, chosen.seeds, chosen.most)
+        say(f"{name}: {result[name]['optimizer']}")
         if chosen.output is not None:
             settings = {"seeds": chosen.seeds, "most": chosen.most, "ranges": RANGES}
-            content = {"machine": machine(), "settings": settings, "points": found}
+            content = {"machine": machine(), "settings": settings, "points": result}
             chosen.output.write_text(json.dumps(content) + "\n")
-    print(f"_{machine()}_\n\n{table(found, chosen.seeds).markdown()}")
+    print(f"_{machine()}_\n\n{table(result, chosen.seeds).markdown()}")
     if chosen.picture is not None:
-        draw(found, chosen.picture)
+        draw(result, chosen.picture)
 
 
 def labelled(space: SearchSpace, file: Path) -> dict[str, float]:
@@ -79,17 +79,17 @@ def labelled(space: SearchSpace, file: Path) -> dict[str, float]:
 
 def values_of(objective: Objective, space: SearchSpace, energies: dict[str, float]) -> dict[str, float]:
     """The objective of each point, as an optimisation computes it; without an entry where it means nothing there."""
-    cells: dict[str, Cell] = {}
+    cells: dict[str, EvaluatedCell] = {}
     for point in space.candidates():
-        said = Evaluation({"energy": energies[space.key(point)]})
-        cells[space.key(point)] = Cell(point, cathode_structure(point), said)
-    found = {}
+        evaluation = Evaluation({"energy": energies[space.key(point)]})
+        cells[space.key(point)] = EvaluatedCell(point, cathode_structure(point), evaluation)
+    result = {}
     for point in space.candidates():
-        needs = {name: cells[space.key(own)] for name, own in objective.needs(point).items()}
-        if len(needs) > 1 and any(cell is cells[space.key(point)] for name, cell in needs.items() if name != ITSELF):
+        needs = {name: cells[space.key(cell)] for name, cell in objective.needs(point).items()}
+        if len(needs) > 1 and any(cell is cells[space.key(point)] for name, cell in needs.items() if name != OWN_CELL):
             continue  # an end member itself, or all the lithium
-        found[space.key(point)] = objective.value(needs, reference_energies()).value
-    return found
+        result[space.key(point)] = objective.value(needs, reference_energies()).value
+    return result
 
 
 # Searches
@@ -135,14 +135,14 @@ def grid(space: SearchSpace, costs: dict[str, float], limit: float) -> int | Non
     return None
 
 
-def table(found: dict, seeds: int) -> Table:
+def table(result: dict, seeds: int) -> Table:
     """Evaluations to the first of the best 1 %."""
     made = Table(
         f"evaluations to find one of the best 1 %, mean ± standard error of {seeds} seeds",
         ["objective", "goal", "candidates", "optimizer", "most", "random search", "share of random", "smallest grid"],
         notes=["oracle: CHGNet, a machine-learned potential, not DFT; random search: (N + 1) / (n + 1), exact"],
     )
-    for name, point in found.items():
+    for name, point in result.items():
         needed = np.array(point["optimizer"])
         spread = f"{needed.mean():.1f} ± {needed.std(ddof=1) / np.sqrt(len(needed)):.1f}"
         share = f"{needed.mean() / point['random']:.0%}"
@@ -151,13 +151,13 @@ def table(found: dict, seeds: int) -> Table:
     return made
 
 
-def draw(found: dict, file: Path) -> None:
+def draw(result: dict, file: Path) -> None:
     """Best value so far against evaluations, with the range of the seeds."""
     from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure, save
 
     units = {"formation energy": "eV/atom", "mixing energy": "eV/atom", "voltage": "V"}
-    figure, panels = new_figure(len(found))
-    for axes, (name, point) in zip(panels, found.items(), strict=True):
+    figure, panels = new_figure(len(result))
+    for axes, (name, point) in zip(panels, result.items(), strict=True):
         for key, color, label in (("drawn", GREY, "random"), ("courses", BLUE, "optimizer")):
             courses = np.array(point[key])
             x = np.arange(1, courses.shape[1] + 1)

@@ -43,7 +43,7 @@ def config(pooling: str, epochs: int, seed: int) -> TrainConfig:
     """A small CGCNN of the 2018 paper; only the pooling differs between rows."""
     network = CGCNNConfig(n_features=32, n_hidden=64, embedding="both", pooling=pooling)  # type: ignore[arg-type]
     return TrainConfig(
-        graph=GRAPH, network=network, epochs=epochs, batch_size=16, learning_rate=5e-3, select="last", seed=seed
+        graph=GRAPH, network=network, epochs=epochs, batch_size=16, learning_rate=5e-3, checkpoint="last", seed=seed
     )
 
 
@@ -53,13 +53,13 @@ def samples(data: Path, n: int, n_hosts: int | None) -> tuple[dict[str, Prepared
     split = split_hosts(hosts)
     hosts = hosts[:n_hosts]
     dopants = elements_of(host.atoms for host in hosts)
-    found = {}
+    result = {}
     for kind in SINGLE:
         cells = detection_cells(
             [(host.name, host.atoms) for host in hosts], DetectionConfig(kinds=(kind,), supercell=n), dopants=dopants
         )
-        found[kind] = prepare_cells(list(cells), split, GRAPH)
-    return {**found, ALL: join(list(found.values()))}, len(hosts)
+        result[kind] = prepare_cells(list(cells), split, GRAPH)
+    return {**result, ALL: join(list(result.values()))}, len(hosts)
 
 
 def cathodes() -> PreparedData:
@@ -120,24 +120,24 @@ def tables(content: dict[str, Any]) -> list[Table]:
     """The figures side by side, a table for each size of cells; of several seeds the mean."""
     made = []
     for n in sorted({row["cell"] for row in content["rows"]}, reverse=True):
-        own = [row for row in content["rows"] if row["cell"] == n]
-        poolings = [name for name in POOLINGS if any(row["pooling"] == name for row in own)]
+        rows_of_size = [row for row in content["rows"] if row["cell"] == n]
+        poolings = [name for name in POOLINGS if any(row["pooling"] == name for row in rows_of_size)]
         table = Table(f"{n}x{n} cells: accuracy on hosts not seen, %", ["defect", "published, max", *poolings])
         for kind in (*SINGLE, ALL):
             published = f"{PUBLISHED[kind]}" if n == 6 and kind in PUBLISHED else None
-            table.rows.append([kind, published, *(_figure(own, kind, name) for name in poolings)])
+            table.rows.append([kind, published, *(_figure(rows_of_size, kind, name) for name in poolings)])
         made.append(table)
     return made
 
 
 def _figure(rows: list[dict[str, Any]], kind: str, pooling: str) -> str | None:
     """Mean and binomial error of one run; how many runs where there are several."""
-    found = [row["test"] for row in rows if (row["kind"], row["pooling"]) == (kind, pooling)]
-    if not found:
+    result = [row["test"] for row in rows if (row["kind"], row["pooling"]) == (kind, pooling)]
+    if not result:
         return None
-    p = float(np.mean([test["accuracy"] for test in found])) / 100
-    words = f"{100 * p:.1f} ± {100 * np.sqrt(p * (1 - p) / found[0]['n']):.1f}"
-    return words if len(found) == 1 else f"{words} ({len(found)} runs)"
+    p = float(np.mean([test["accuracy"] for test in result])) / 100
+    words = f"{100 * p:.1f} ± {100 * np.sqrt(p * (1 - p) / result[0]['n']):.1f}"
+    return words if len(result) == 1 else f"{words} ({len(result)} runs)"
 
 
 def main() -> None:
@@ -154,13 +154,13 @@ def main() -> None:
     content: dict[str, Any] = {"machine": machine(), "published": PUBLISHED, "rows": []}
     if options.output is not None and options.output.exists():
         content |= json.loads(options.output.read_text(encoding="utf-8"))
-    for found in rows(options, content["rows"]):
-        content["rows"].append(found)
-        test = found["test"]
+    for result in rows(options, content["rows"]):
+        content["rows"].append(result)
+        test = result["test"]
         sys.stdout.write(
-            f"{found['cell']}x{found['cell']} {found['kind']:12} {found['pooling']:9} "
-            f"val {found['val']['accuracy']:5.1f} "
-            f"test {test['accuracy']:5.1f} +- {test['error']:.1f} of {test['n']}, {found['seconds']} s\n"
+            f"{result['cell']}x{result['cell']} {result['kind']:12} {result['pooling']:9} "
+            f"val {result['val']['accuracy']:5.1f} "
+            f"test {test['accuracy']:5.1f} +- {test['error']:.1f} of {test['n']}, {result['seconds']} s\n"
         )
         sys.stdout.flush()
         if options.output is not None:

@@ -40,7 +40,9 @@ def vectors(hosts: list[NamedHost], n: int) -> tuple[dict[str, torch.Tensor], li
             atoms = network.architecture.atoms(graph)
             for name in POOLINGS:
                 parts[name].append(Pooling(name, atoms[-1].shape[1])(graph, atoms))
-    return {name: torch.cat(own).double() for name, own in parts.items()}, [len(c.atoms) for c in cells[1::2]]
+    return {name: torch.cat(parts_of_pooling).double() for name, parts_of_pooling in parts.items()}, [
+        len(c.atoms) for c in cells[1::2]
+    ]
 
 
 def moved(pooled: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -60,15 +62,15 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(5, 3.4), constrained_layout=True)
     for name, color in zip(POOLINGS, ("tab:red", "tab:blue", "tab:green"), strict=True):
-        own = [row for row in rows if row["pooling"] == name]
-        x = [row["atoms"] for row in own]
-        y = [row["distance"] for row in own]
+        rows_of_pooling = [row for row in rows if row["pooling"] == name]
+        x = [row["atoms"] for row in rows_of_pooling]
+        y = [row["distance"] for row in rows_of_pooling]
         axes.loglog(x, y, "o-", color=color, label=name)
         if name == "mean":
             axes.loglog(x, [y[0] * x[0] / n for n in x], ":", color=color, label="1 / N")
     axes.axhline(1.0, color="grey", lw=0.8)
     axes.text(x[0], 1.05, "spread over hosts", color="grey", fontsize=8)
-    axes.set_xticks(x, [f"{row['cell']}×{row['cell']}\n{row['atoms']:.0f}" for row in own], minor=False)
+    axes.set_xticks(x, [f"{row['cell']}×{row['cell']}\n{row['atoms']:.0f}" for row in rows_of_pooling], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("cell, atoms (median)")
     axes.set_ylabel("shift of the crystal's vector\nby one vacancy / spread")
@@ -88,8 +90,8 @@ def main() -> None:
     hosts = every[:: max(1, len(every) // options.hosts)]
     rows = []
     for n in SIZES:
-        found, atoms = vectors(hosts, n)
-        for name, pooled in found.items():
+        result, atoms = vectors(hosts, n)
+        for name, pooled in result.items():
             distances = moved(pooled)
             rows.append(
                 {"pooling": name, "cell": n, "atoms": float(np.median(atoms)), "distance": float(np.median(distances))}

@@ -84,10 +84,10 @@ def sizes(graph: EnergyModel, potential: EnergyModel, numbers: list[int]) -> Tab
     )
     for number in numbers:
         pristine = build_cathode("LiNiO2", n_atoms=number)
-        found = defect_formation_energy(pristine[1:], pristine, graph)
-        independent = found.std_if_independent or 0.0
+        result = defect_formation_energy(pristine[1:], pristine, graph)
+        independent = result.std_if_independent or 0.0
         other = defect_formation_energy(pristine[1:], pristine, potential).energy if number < 150 else None
-        table.rows.append([len(pristine), found.energy, found.std, independent / 2**0.5, independent, other])
+        table.rows.append([len(pristine), result.energy, result.std, independent / 2**0.5, independent, other])
         say(f"LiNiO2, {len(pristine)} atoms")
     return table
 
@@ -106,10 +106,10 @@ def oxides(graph: EnergyModel, potential: EnergyModel, chosen: argparse.Namespac
             "published: relaxed, PBE+U, the paper's own chemical potentials, which shift each element by a constant",
         ],
     )
-    found = list(supercell_differences(graph, hosts, sites))
-    values, stds = np.array([f.energy for f in found]), np.array([f.std for f in found], dtype=float)
+    result = list(supercell_differences(graph, hosts, sites))
+    values, stds = np.array([f.energy for f in result]), np.array([f.std for f in result], dtype=float)
     baseline = np.array([means[site.element] for site in sites])
-    say(f"{graph.name}: {len(found)} vacancies, {sum(f.in_domain is True for f in found)} in its domain")
+    say(f"{graph.name}: {len(result)} vacancies, {sum(f.in_domain is True for f in result)} in its domain")
     oxygen = np.array([site.element == "O" for site in sites])
     groups = {"all": np.ones(len(sites), dtype=bool), "oxygen": oxygen, "CHGNet's": np.arange(len(sites)) < len(few)}
     for name, chosen_rows in groups.items():
@@ -149,17 +149,17 @@ def vacancies(folder: Path) -> tuple[dict[str, Atoms], list[Site], dict[str, flo
 
 def supercell_differences(model: EnergyModel, hosts: dict[str, Atoms], sites: list[Site]) -> Iterator[DefectEnergy]:
     """Each vacancy, in the order of the sites."""
-    found: dict[Site, DefectEnergy] = {}
+    result: dict[Site, DefectEnergy] = {}
     for name in dict.fromkeys(site.host for site in sites):
         host = hosts[name]
         pristine = make_supercell(host, compact_matrix(host.cell, -(-SUPERCELL // len(host))))
-        own = [site for site in sites if site.host == name]
+        host_sites = [site for site in sites if site.host == name]
         cells = []
-        for site in own:  # the first copy of the host's atom
+        for site in host_sites:  # the first copy of the host's atom
             index = next(i for i, position in enumerate(pristine.positions) if _same_site(host, position, site.index))
             cells.append(pristine[[i for i in range(len(pristine)) if i != index]])
-        found.update(zip(own, defect_formation_energies(cells, pristine, model), strict=True))
-    return (found[site] for site in sites)
+        result.update(zip(host_sites, defect_formation_energies(cells, pristine, model), strict=True))
+    return (result[site] for site in sites)
 
 
 def _same_site(host: Atoms, position: Any, index: int) -> bool:
@@ -188,8 +188,8 @@ def voltages(graph: EnergyModel, potential: EnergyModel) -> Table:
     )
     rich, poor = build_cathode("LiCoO2", supercell=1), build_cathode("LiCoO2", supercell=1, li_vacancy=1.0)
     for source in (graph, potential):
-        found = average_voltage(rich, poor, source)
-        table.rows.append([source.name, "those of LiCoO2, published", found.voltage, found.std])
+        result = average_voltage(rich, poor, source)
+        table.rows.append([source.name, "those of LiCoO2, published", result.voltage, result.std])
     relaxed = [_with_cell(atoms, potential) for atoms in (rich, poor)]
     table.rows.append([potential.name, "both relaxed with it", average_voltage(*relaxed, potential).voltage, None])
     return table

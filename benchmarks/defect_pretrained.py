@@ -41,9 +41,9 @@ def probabilities(model: CrystalModel, data: PreparedData) -> np.ndarray[Any, np
     """Of class 1, for each cell or site."""
     from cgcnn_ase.prediction.evaluation import ClassEvaluation
 
-    found = evaluate_model(model, data.graphs, data.rows("test"), data.sample_names("test"), data.labels("test")[:, 0])
-    assert isinstance(found, ClassEvaluation)
-    p: np.ndarray[Any, np.dtype[np.float64]] = found.probabilities[:, 1]
+    result = evaluate_model(model, data.graphs, data.rows("test"), data.sample_names("test"), data.labels("test")[:, 0])
+    assert isinstance(result, ClassEvaluation)
+    p: np.ndarray[Any, np.dtype[np.float64]] = result.probabilities[:, 1]
     return p
 
 
@@ -54,10 +54,10 @@ def row(name: str, cells: Sequence[DetectionCell], whole: CrystalModel, sites: C
     right = (probabilities(whole, prepare_cells(cells, split, whole.graph)) > 0.5) == defective
     p = float(right.mean())
     of_sites = prepare_places([cell for cell in cells if cell.defective], split, sites.graph)
-    said = probabilities(sites, of_sites)
+    probabilities_of_sites = probabilities(sites, of_sites)
     owner = of_sites.graphs.node_owner()
     first = np.searchsorted(owner, np.arange(defective.sum() + 1))
-    named = [of_sites.targets[a + said[a:b].argmax(), 0] == 1 for a, b in pairwise(first.tolist())]
+    named = [of_sites.targets[a + probabilities_of_sites[a:b].argmax(), 0] == 1 for a, b in pairwise(first.tolist())]
     error = 100 * float(np.sqrt(p * (1 - p) / len(cells)))
     return [
         name,
@@ -98,8 +98,8 @@ def main() -> None:
             cells = list(cathode_cells([name], num=2 if options.quick else 20, rattle=rattle, seed=100))
             for kind in CATHODE_KINDS:
                 pairs = [k for k in range(0, len(cells), 2) if cells[k].kind == kind]
-                own = [cells[k + step] for k in pairs for step in (0, 1)]
-                table.rows.append(row(f"{name}, {kind}", own, whole, sites))
+                pair = [cells[k + step] for k in pairs for step in (0, 1)]
+                table.rows.append(row(f"{name}, {kind}", pair, whole, sites))
                 sys.stderr.write(f"{table.title}: {table.rows[-1]}\n")
         tables.append(table)
     finish(

@@ -48,28 +48,28 @@ def main() -> None:
         how, url, folder = chosen.child
         print(json.dumps(bare(url) if how == "bare" else ours(url, Path(folder))))
         return
-    place = cache_folder() / "fetch"
-    shutil.rmtree(place, ignore_errors=True)
+    path = cache_folder() / "fetch"
+    shutil.rmtree(path, ignore_errors=True)
     table = Table(
         "Fetching",
         ["client", "records", "requests failed", "lost", "doubled", "s", "records/s", "peak memory MB"],
         notes=["failed requests: 500, 429, and answers cut off, at random; the server is another process"],
     )
     with server(chosen.n[0], 0.0) as (url, _):
-        alone = child("bare", url, place)
+        alone = child("bare", url, path)
         table.rows.append(["mp-api alone", chosen.n[0], 0, None, None, *cost(alone)])
-        plain = child("ours", url, place / "plain")
-        table.rows.append(["cgcnn-ase", chosen.n[0], 0, *compare(place / "plain", chosen.n[0]), *cost(plain)])
+        plain = child("ours", url, path / "plain")
+        table.rows.append(["cgcnn-ase", chosen.n[0], 0, *compare(path / "plain", chosen.n[0]), *cost(plain)])
         say(f"mp-api alone {alone.seconds:.1f} s, cgcnn-ase {plain.seconds:.1f} s")
     for n in chosen.n:
         with server(n, chosen.fault_rate) as (url, _):
-            ran = child("ours", url, place / f"{n}")
-        table.rows.append(["cgcnn-ase", n, ran.retries, *compare(place / f"{n}", n), *cost(ran)])
+            ran = child("ours", url, path / f"{n}")
+        table.rows.append(["cgcnn-ase", n, ran.retries, *compare(path / f"{n}", n), *cost(ran)])
         say(f"{n} records: {ran}")
     table.notes.append(f"without faults, cgcnn-ase takes {plain.seconds / alone.seconds:.2f} times mp-api alone")
     few, many = table.rows[-2][-1], table.rows[-1][-1]
     table.notes.append(f"memory at {chosen.n[1]:,} records is {many / few:.3f} times that at {chosen.n[0]:,}")
-    shutil.rmtree(place)
+    shutil.rmtree(path)
     finish([table], chosen.output, vars(chosen))
 
 
@@ -104,8 +104,8 @@ def child(how: str, url: str, folder: Path) -> Ran:
         out = process.communicate()[0]
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    found = json.loads(out.splitlines()[-1])
-    return Ran(found["seconds"], peak / 1e6, found["n"], found["retries"])
+    result = json.loads(out.splitlines()[-1])
+    return Ran(result["seconds"], peak / 1e6, result["n"], result["retries"])
 
 
 def key() -> str:
@@ -123,8 +123,8 @@ def bare(url: str) -> dict:
     _ = rester.materials.thermo.search  # imports
     start = time.perf_counter()
     fields = ["material_id", "thermo_type", "energy_type", "entries", "symmetry", FIELD]
-    found = rester.materials.thermo.search(thermo_types=["GGA_GGA+U"], fields=fields)
-    return {"seconds": time.perf_counter() - start, "n": len(found), "retries": 0}
+    match = rester.materials.thermo.search(thermo_types=["GGA_GGA+U"], fields=fields)
+    return {"seconds": time.perf_counter() - start, "n": len(match), "retries": 0}
 
 
 def ours(url: str, folder: Path) -> dict:

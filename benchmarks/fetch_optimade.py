@@ -56,9 +56,9 @@ def one(n: int, failing: float) -> list[float]:
     finally:
         server.terminate()
         server.wait()
-    found = json.loads(done.stdout)
-    lost, doubled = n - found["distinct"], found["records"] - found["distinct"]
-    return [n, found["seconds"], found["failed"], lost, doubled, found["memory"]]
+    result = json.loads(done.stdout)
+    lost, doubled = n - result["distinct"], result["records"] - result["distinct"]
+    return [n, result["seconds"], result["failed"], lost, doubled, result["memory"]]
 
 
 def fetch_once(url: str) -> dict[str, float]:
@@ -95,11 +95,11 @@ def serve(n: int, failing: float) -> None:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            given = parse_qs(parts.query)
-            first, limit = int(given.get("page_offset", ["0"])[0]), int(given.get("page_limit", ["1"])[0])
+            parameters = parse_qs(parts.query)
+            first, limit = int(parameters.get("page_offset", ["0"])[0]), int(parameters.get("page_limit", ["1"])[0])
             body = {"data": {}} if "info" in parts.path else answer(n, first, limit)
             text, luck = json.dumps(body).encode(), rng.random()
-            broken = "lattice_vectors" in given.get("response_fields", [""])[0] or first > 0
+            broken = "lattice_vectors" in parameters.get("response_fields", [""])[0] or first > 0
             self.send_response(503 if broken and luck < failing / 2 else 200)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()

@@ -34,7 +34,7 @@ SEED = 0
 def configs(epochs: int) -> dict[str, TrainConfig]:
     """The networks, with the settings that each is trained with here."""
     ours, small = load_recipe("formation-energy-per-atom").config, load_recipe("alignn").config
-    common = {"epochs": epochs, "seed": SEED, "n_members": 1, "error_folds": 0}
+    common = {"epochs": epochs, "seed": SEED, "n_members": 1, "cross_fit_folds": 0}
     common |= {"compile": False, "mean_variance": False}
     made = {
         "CGCNN of the zoo (F 96)": replace(ours, **common),
@@ -54,33 +54,33 @@ def main() -> None:
     made.add_argument("--picture", type=Path, metavar="FILE.png")
     chosen = made.parse_args()
     settings = {"epochs": chosen.epochs, "seed": SEED, "data": chosen.data.name}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if chosen.output is not None and chosen.output.exists():
         content = json.loads(chosen.output.read_text())
         if content["settings"] != settings:
             raise SystemExit(f"{chosen.output}: holds points with other settings: {content['settings']}")
-        found = content["points"]
+        result = content["points"]
     for label, config in configs(chosen.epochs).items():
         for n in chosen.sizes:
-            if str(n) in found.get(label, {}):
+            if str(n) in result.get(label, {}):
                 continue
-            found.setdefault(label, {})[str(n)] = point = measure(config, chosen.data, n)
+            result.setdefault(label, {})[str(n)] = point = measure(config, chosen.data, n)
             say(f"{label}, {n:,}: {point['val_mae']:.4f} eV/atom, {point['ms_per_crystal']:.2f} ms a crystal")
             if chosen.output is not None:
-                content = {"machine": machine(), "settings": settings, "points": found}
+                content = {"machine": machine(), "settings": settings, "points": result}
                 chosen.output.write_text(json.dumps(content, indent=1) + "\n")
     table = Table(
         f"val MAE (eV/atom) after {chosen.epochs} epochs",
         ["network", "weights", *(f"{n:,}" for n in chosen.sizes), "training, ms a crystal", "prediction, ms a crystal"],
         notes=["one run each; ms: processor time of one thread, at the largest size; prediction without reading files"],
     )
-    for label, points in found.items():
+    for label, points in result.items():
         last = points[str(chosen.sizes[-1])]
         errors = [points[str(n)]["val_mae"] for n in chosen.sizes]
         table.rows.append([label, last["weights"], *errors, last["ms_per_crystal"], last["predict_ms"]])
     print(f"_{machine()}_\n\n{table.markdown()}")
     if chosen.picture is not None:
-        draw(found, chosen.picture)
+        draw(result, chosen.picture)
 
 
 def measure(config: TrainConfig, data: Path, n: int) -> dict[str, float]:
@@ -91,12 +91,12 @@ def measure(config: TrainConfig, data: Path, n: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     prepared = part(data, n, config)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as path:
         start = time.process_time()
-        train_member(prepared, config, Path(place), progress=False)
+        train_member(prepared, config, Path(path), progress=False)
         seconds = time.process_time() - start
-        errors = [float(row["val_error"]) for row in read_history(Path(place) / "history.csv")]
-        network = best_network(prepared, config, Path(place)).eval()
+        errors = [float(row["val_error"]) for row in read_history(Path(path) / "history.csv")]
+        network = best_network(prepared, config, Path(path)).eval()
     rows = prepared.rows("val")
     start = time.process_time()
     with torch.inference_mode():
@@ -129,13 +129,13 @@ def part(data: Path, n: int, config: TrainConfig) -> PreparedData:
     return prepare(chosen, SPEC, config.graph)
 
 
-def draw(found: dict[str, Any], file: Path) -> None:
+def draw(result: dict[str, Any], file: Path) -> None:
     """Both axes logarithmic."""
     from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(5.6, 4.4)
-    for (label, points), color, marker in zip(found.items(), (BLUE, ORANGE, GREY, GREEN), "osD^", strict=False):
+    for (label, points), color, marker in zip(result.items(), (BLUE, ORANGE, GREY, GREEN), "osD^", strict=False):
         sizes = sorted(int(n) for n in points)
         axes.plot(sizes, [points[str(n)]["val_mae"] for n in sizes], color=color, marker=marker, label=label)
     axes.set(xscale="log", yscale="log", xlabel="training crystals", ylabel="val MAE (eV/atom)")
@@ -143,7 +143,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     low, high = axes.get_ylim()
     axes.set_yticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
     axes.minorticks_off()
-    sizes = sorted({int(n) for points in found.values() for n in points})
+    sizes = sorted({int(n) for points in result.values() for n in points})
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.legend(frameon=False)
     save(figure, file)

@@ -35,8 +35,8 @@ def energies(hosts, model: str, fidelity: str | None) -> tuple[np.ndarray, list[
     """Of every lithium vacancy, in the order of the hosts; and what the model says of its error."""
     say(model)
     question = Screening(model=model, fidelity=fidelity, options={"elements": ["Li"], "supercell": 1})
-    found = [one.cost for result in screen_hosts(hosts, question, workers=1) for one in result.found]
-    return np.array([cost.energy for cost in found]), [cost.std for cost in found if cost.std is not None]
+    results = [one.cost for result in screen_hosts(hosts, question, workers=1) for one in result.defects]
+    return np.array([cost.energy for cost in results]), [cost.std for cost in results if cost.std is not None]
 
 
 if __name__ == "__main__":

@@ -57,14 +57,14 @@ def main() -> None:
 
 def many_names(source: Path, n: int) -> Path:
     """A folder of n files, hard links to the few."""
-    place = cache_folder() / "memory"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
+    path = cache_folder() / "memory"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
     files = sorted(source.glob("*.cif"))
     for k in range(n):
         file = files[k % len(files)]
-        os.link(file, place / f"{k:06d}-{file.name}")
-    return place
+        os.link(file, path / f"{k:06d}-{file.name}")
+    return path
 
 
 def stream(folder: Path, model: str, workers: int | None) -> None:
@@ -85,15 +85,15 @@ def watch(folder: Path, chosen: argparse.Namespace) -> tuple[list[Sample], int]:
     command = [sys.executable, __file__, "--child", str(folder), "--model", str(chosen.model)]
     if chosen.workers is not None:
         command += ["--workers", str(chosen.workers)]
-    start, samples, said, state = time.perf_counter(), list[Sample](), 0, [0, 0]
+    start, samples, n_messages, state = time.perf_counter(), list[Sample](), 0, [0, 0]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         reader = threading.Thread(target=_read, args=(child, state), daemon=True)
         reader.start()
         while child.poll() is None:
             if (memory := look(child.pid)) is not None:
                 samples.append(Sample(time.perf_counter() - start, state[0], *memory))
-                if time.perf_counter() - start > 30 * (said + 1):
-                    said += 1
+                if time.perf_counter() - start > 30 * (n_messages + 1):
+                    n_messages += 1
                     say(f"{state[0]:,} of {chosen.n:,}, {samples[-1].pss:.0f} MB")
             try:
                 child.wait(chosen.interval)

@@ -13,7 +13,7 @@ from _structures import say
 from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
 from cgcnn_ase.optimization.surrogates.base import Pool
-from cgcnn_ase.optimization.surrogates.graph_network import Network, Stacked
+from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked
 
 RANGES = {
     "li_vacancy_ratio": [0, 1],
@@ -78,7 +78,7 @@ def values(pool: Pool, *, seed: int) -> np.ndarray:
     return smooth + 0.1 * np.random.default_rng(seed).standard_normal(len(x))
 
 
-class Predicted(Network):
+class Predicted(GraphNetworkSurrogate):
     """A network that has predicted all candidates."""
 
     def __init__(self, pool: Pool, mean: np.ndarray) -> None:

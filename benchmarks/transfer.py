@@ -36,7 +36,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import keeps_head, settings_of
+from cgcnn_ase.training.finetune import can_reuse_head, inherited_settings
 from cgcnn_ase.training.finetune_defaults import tuning
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
@@ -55,20 +55,20 @@ def main() -> None:
     made.add_argument("--general", type=Path, default=Path("runs") / "general", help="run of the model for `cathode`")
     chosen = made.parse_args()
     warnings.filterwarnings("ignore", message="the calibration is that of|the model is not calibrated")
-    found: dict[str, list[Point]] = {}
+    result: dict[str, list[Point]] = {}
     if chosen.output is not None and chosen.output.exists():
-        found = json.loads(chosen.output.read_text())["points"]
+        result = json.loads(chosen.output.read_text())["points"]
     for task in chosen.tasks:
-        found[task] = []
+        result[task] = []
         for point in TASKS[task](chosen.data.parent, chosen.seeds, chosen.general):
-            found[task].append(point)
+            result[task].append(point)
             say(f"{task}: {point}")
             if chosen.output is not None:
-                chosen.output.write_text(json.dumps({"machine": machine(), "points": found}, indent=1) + "\n")
-    print(f"_{machine()}_\n\n{table(found).markdown()}")
+                chosen.output.write_text(json.dumps({"machine": machine(), "points": result}, indent=1) + "\n")
+    print(f"_{machine()}_\n\n{table(result).markdown()}")
 
 
-def table(found: dict[str, list[Point]]) -> Table:
+def table(result: dict[str, list[Point]]) -> Table:
     """Mean and standard deviation over the runs."""
     made = Table(
         "test MAE, mean ± standard deviation over the runs",
@@ -77,16 +77,21 @@ def table(found: dict[str, list[Point]]) -> Table:
             "against: before, where the model knew the property, else from scratch; elastic in log10 GPa, else eV/atom"
         ],
     )
-    for task, points in found.items():
+    for task, points in result.items():
         for what in dict.fromkeys(point["what"] for point in points):
-            own = [point for point in points if point["what"] == what]
-            base = "before" if own[0].get("before") is not None else "scratch"
-            ratio = np.mean([p["after"] for p in own]) / np.mean([p[base] for p in own]) - 1
+            points_of_task = [point for point in points if point["what"] == what]
+            base = "before" if points_of_task[0].get("before") is not None else "scratch"
+            ratio = np.mean([p["after"] for p in points_of_task]) / np.mean([p[base] for p in points_of_task]) - 1
             old = ""
-            if "old_before" in own[0]:
-                old = f"{np.mean([p['old_after'] for p in own]) / np.mean([p['old_before'] for p in own]) - 1:+.1%}"
-            shown = [_spread([p[key] for p in own if p.get(key) is not None]) for key in ("before", "scratch", "after")]
-            made.rows.append([f"{task}, {what}", len(own), own[0]["labels"], *shown, f"{ratio:+.1%}", old])
+            if "old_before" in points_of_task[0]:
+                old = f"{np.mean([p['old_after'] for p in points_of_task]) / np.mean([p['old_before'] for p in points_of_task]) - 1:+.1%}"
+            shown = [
+                _spread([p[key] for p in points_of_task if p.get(key) is not None])
+                for key in ("before", "scratch", "after")
+            ]
+            made.rows.append(
+                [f"{task}, {what}", len(points_of_task), points_of_task[0]["labels"], *shown, f"{ratio:+.1%}", old]
+            )
     return made
 
 
@@ -125,11 +130,11 @@ def two_dimensional(data: Path, seeds: int, _: Path) -> Iterator[Point]:
 def cathode(data: Path, seeds: int, general: Path) -> Iterator[Point]:
     recipe = load_recipe("formation-energy-per-atom")
     whole = load_dataset(data / "mp36k", target=recipe.columns)
-    own = {symbols().index(element) for element in CATHODE}
-    inside = np.array([set(shape.numbers.tolist()) <= own for shape in whole.structures])
+    elements = {symbols().index(element) for element in CATHODE}
+    inside = np.array([set(shape.numbers.tolist()) <= elements for shape in whole.structures])
     old = prepare(picked(whole, np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
     if not (general / "best").exists():
-        config = replace(recipe.config, n_members=1, error_folds=0, epochs=24)
+        config = replace(recipe.config, n_members=1, cross_fit_folds=0, epochs=24)
         train(old, config, general, resume=general.exists(), name="general-without-cathodes")
     start = load_folder(general / "best")
     subset = picked(whole, np.flatnonzero(inside))
@@ -151,8 +156,8 @@ def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData 
     parts = []
     for fold in k_fold(subset.formulas, k=5, seed=seed):
         split = np.where(fold == "val", "test", fold).astype(object)
-        taught = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
-        split[taught[: len(taught) // 10]] = "val"
+        train_mask = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
+        split[train_mask[: len(train_mask) // 10]] = "val"
         new = prepare(replace(subset, split=split.astype(str)), start.target, start.graph)
         parts.append(compare(new if old is None else with_replay(new, old, seed=seed), start, seed))
     n_test = np.array([part["n_test"] for part in parts])
@@ -161,10 +166,10 @@ def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData 
     return {"seed": seed, "labels": int(len(subset) * 0.8), "n_test": int(n_test.sum())} | mean | old_errors
 
 
-def of_elements(own: Dataset) -> np.ndarray:
+def of_elements(dataset: Dataset) -> np.ndarray:
     """PBE energies of the elements in each composition, eV/atom."""
     references, names = reference_energies(), symbols()
-    return np.array([np.mean([references[names[z]] for z in shape.numbers]) for shape in own.structures])
+    return np.array([np.mean([references[names[z]] for z in shape.numbers]) for shape in dataset.structures])
 
 
 TASKS: dict[str, Callable[[Path, int, Path], Iterator[Point]]] = {
@@ -201,17 +206,19 @@ def few(data: PreparedData, n: int, seed: int) -> PreparedData:
 
 def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool = False) -> Point:
     """Errors on the test split of the model before, from scratch and fine-tuned, and on an old test set."""
-    same = keeps_head(start, data.specs)
+    same = can_reuse_head(start, data.specs)
     n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
-    own = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
-    base = settings_of(start) | {"seed": seed}
+    defaults = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
+    base = inherited_settings(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
-    tuned = trained(data, settings_from(TrainConfig, merged(base, own.settings)), start=start, frozen=own.frozen)
+    tuned = trained(
+        data, settings_from(TrainConfig, merged(base, defaults.settings)), start=start, frozen=defaults.frozen
+    )
     models = {"after": tuned}
     if same:
         models["before"] = start
     if scratch:
-        alone = {"epochs": 100, "learning_rate": 3e-3, "batch_size": 8, "select": "last"}
+        alone = {"epochs": 100, "learning_rate": 3e-3, "batch_size": 8, "checkpoint": "last"}
         models["scratch"] = trained(data, settings_from(TrainConfig, merged(base, alone)))
     for key, model in models.items():
         point[key], coverage = errors(model, data, "test")
@@ -224,8 +231,8 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
 
 def trained(data: PreparedData, config: TrainConfig, **options: Any) -> CrystalModel:
     """The model of a run."""
-    with tempfile.TemporaryDirectory() as place:
-        return load_folder(train(data, config, Path(place) / "run", progress=False, **options))
+    with tempfile.TemporaryDirectory() as path:
+        return load_folder(train(data, config, Path(path) / "run", progress=False, **options))
 
 
 def errors(model: CrystalModel, data: PreparedData, split: str) -> tuple[float, float | None]:

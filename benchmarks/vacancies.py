@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestRegressor
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
 from cgcnn_ase.models.registry import load_model, with_fidelity
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
 from cgcnn_ase.zoo.vacancy_data import published_vacancies
 
 MODEL = "vacancy-formation-energy"
@@ -43,13 +43,13 @@ def main() -> None:
     elements = Table("By element", ["set", "element", "vacancies", "MAE (eV)"])
     for each in published_vacancies(root):
         say(each.name)
-        found = evaluation(each)
-        table.rows += rows(each, found)
+        result = evaluation(each)
+        table.rows += rows(each, result)
         table.rows += [forest_row(each, {}, "forest")]
         if each.name == "kumagai":
             extra = calculated(root / "oxide_O_vacancies_kumagai" / "vacancies.csv.gz")
             table.rows.append(forest_row(each, extra, "forest, with gap and formation energy of the host by DFT"))
-        elements.rows += by_element(each, found)
+        elements.rows += by_element(each, result)
     finish([table, elements], chosen.output, vars(chosen))
 
 
@@ -57,32 +57,32 @@ def of_split(each: SiteSet, split: str) -> list[LabelledHost]:
     return [host for host in each.hosts if host.split == split]
 
 
-def evaluation(each: SiteSet) -> Evaluation:
+def evaluation(each: SiteSet) -> RegressionEvaluation:
     """The pretrained model on the test hosts."""
     model = load_model(with_fidelity(MODEL, each.name))
     data = prepare_sites([SiteSet(each.name, of_split(each, "test"))], [model.target], model.graph)
     names = data.sample_names("test")
-    found = evaluate_model(model, data.graphs, data.rows("test"), names, data.labels("test")[:, 0])
-    assert isinstance(found, Evaluation)
-    return found
+    result = evaluate_model(model, data.graphs, data.rows("test"), names, data.labels("test")[:, 0])
+    assert isinstance(result, RegressionEvaluation)
+    return result
 
 
-def rows(each: SiteSet, found: Evaluation) -> list[list[Any]]:
-    figures = found.summary()
-    counts = [len(of_split(each, "test")), len(found.ids)]
-    error = np.abs(found.estimate.mean - found.target)
-    own = [
-        each.name, f"ensemble of {len(found.members)}", *counts, figures["mae"], figures["rmse"],
+def rows(each: SiteSet, result: RegressionEvaluation) -> list[list[Any]]:
+    figures = result.summary()
+    counts = [len(of_split(each, "test")), len(result.ids)]
+    error = np.abs(result.estimate.mean - result.target)
+    span = [
+        each.name, f"ensemble of {len(result.members)}", *counts, figures["mae"], figures["rmse"],
         float(np.median(error)), f"{figures['coverage']:.1%}", FIGURES[each.name],
     ]  # fmt: skip
-    return [own, [each.name, "one member", *counts, figures["member_mae_mean"], None, None, None, None]]
+    return [span, [each.name, "one member", *counts, figures["member_mae_mean"], None, None, None, None]]
 
 
-def by_element(each: SiteSet, found: Evaluation) -> list[list[Any]]:
+def by_element(each: SiteSet, result: RegressionEvaluation) -> list[list[Any]]:
     """The names of the sites are the host's and the number of its node; the labels come in the same order."""
     hosts = of_split(each, "test")
     z = np.concatenate([elements_of_nodes(host) for host in hosts])
-    error = np.abs(found.estimate.mean - found.target)
+    error = np.abs(result.estimate.mean - result.target)
     assert len(z) == len(error)
     return [
         [each.name, symbols()[number], int((z == number).sum()), float(error[z == number].mean())]

@@ -15,7 +15,7 @@ from _structures import cache_folder, data_root, say
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
-from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation, embeddings_of, evaluate_model
+from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation, embeddings_of, evaluate_model
 from cgcnn_ase.zoo.train import load_recipe, recipe_names
 
 #: published test errors: CGCNN (Xie and Grossman 2018, 28,046 training crystals for the energies), MEGNet (Chen et al.
@@ -58,9 +58,9 @@ def main() -> None:
         if refs is None:
             say(f"{name}: not trained")
             continue
-        for model_name, target, unit, found in evaluate(name, refs, root, chosen.limit):
-            table.rows.append(row(model_name, target, unit, found))
-            more.rows += extra(model_name, target, found)
+        for model_name, target, unit, result in evaluate(name, refs, root, chosen.limit):
+            table.rows.append(row(model_name, target, unit, result))
+            more.rows += extra(model_name, target, result)
     finish([table, more], chosen.output, vars(chosen))
 
 
@@ -82,32 +82,32 @@ def evaluate(name: str, refs: list[ModelRef], root: Path, limit: int | None) -> 
     every = np.arange(len(rows))
     embeddings = embeddings_of(models[0], graphs, every)
     ids = [dataset.ids[i] for i in rows]
-    found = []
+    result = []
     for column, (model, target) in enumerate(zip(models, recipe.targets, strict=True)):
         values = dataset.targets[rows, column]
         one = evaluate_model(model, graphs, every, ids, values, embeddings=embeddings)
-        found.append((model.name, target.name, target.learned_unit, one))
-    return found
+        result.append((model.name, target.name, target.learned_unit, one))
+    return result
 
 
-def row(model: str, target: str, unit: str, found: Evaluation | ClassEvaluation) -> list[Any]:
+def row(model: str, target: str, unit: str, result: RegressionEvaluation | ClassEvaluation) -> list[Any]:
     """One line of the table."""
-    figures: dict[str, Any] = defaultdict(lambda: None, found.summary())
-    kind = "mae" if isinstance(found, Evaluation) else "auc"
+    figures: dict[str, Any] = defaultdict(lambda: None, result.summary())
+    kind = "mae" if isinstance(result, RegressionEvaluation) else "auc"
     single = figures[f"member_{kind}_mean"]
     published = PUBLISHED.get(target, (None, None, None))
-    return [model, unit, len(found.ids), figures[kind], single, figures["coverage"], *published]
+    return [model, unit, len(result.ids), figures[kind], single, figures["coverage"], *published]
 
 
-def extra(model: str, target: str, found: Evaluation | ClassEvaluation) -> list[list[Any]]:
+def extra(model: str, target: str, result: RegressionEvaluation | ClassEvaluation) -> list[list[Any]]:
     """What a mean over all crystals does not show."""
-    if isinstance(found, ClassEvaluation):
-        figures = found.metrics()
+    if isinstance(result, ClassEvaluation):
+        figures = result.metrics()
         return [[f"{model}: {name}", figures[name]] for name in ("accuracy", "f1", "nll", "ece", "set_size")]
-    rows = [[f"{model}: {name}", found.metrics()[name]] for name in ("spearman", "ence", "ence_noise")]
+    rows = [[f"{model}: {name}", result.metrics()[name]] for name in ("spearman", "ence", "ence_noise")]
     if target == "band_gap":
-        gapped = found.target > 0
-        error = np.abs(found.target - found.estimate.mean)
+        gapped = result.target > 0
+        error = np.abs(result.target - result.estimate.mean)
         rows.append([f"{model}: MAE of the {gapped.sum():,} with a gap", float(error[gapped].mean())])
     return rows
 

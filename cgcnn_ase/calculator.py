@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 
 from cgcnn_ase.energies.energy_model import GraphEnergy
 from cgcnn_ase.energies.reference_scale import (
-    ENERGIES,
+    PER_ATOM_ENERGIES,
     MissingReferenceError,
     Reference,
     _check_reference,
@@ -110,7 +110,7 @@ class CGCNNCalculator(Calculator):
         name = self.model.target.name
         calibrated = self._infer.trust(self.model) is not None
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
-        energies = ["energy", "free_energy"] if name in ENERGIES else []
+        energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
         domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if calibrated else []
         return [*energies, name, *stds, *domain]
@@ -139,29 +139,29 @@ class CGCNNCalculator(Calculator):
         if prediction.error is not None:
             raise ValueError(prediction.error)
         name = self.model.target.name
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
             f"{name}_interval": np.array([prediction.lower, prediction.upper]),
             "in_domain": prediction.in_domain,
             "in_domain_reason": prediction.reason,
         }
-        if name in ENERGIES:
-            found |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
-        self.results = {key: found[key] for key in self.implemented_properties if key in found}
+        if name in PER_ATOM_ENERGIES:
+            result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
+        self.results = {key: result[key] for key in self.implemented_properties if key in result}
 
     def _energies(self, prediction: Prediction, *, required: bool) -> dict[str, float]:
         assert self.atoms is not None
         assert prediction.value is not None
         n = len(self.atoms)
-        found = {} if prediction.std is None else {"energy_std": n * prediction.std}
+        result = {} if prediction.std is None else {"energy_std": n * prediction.std}
         try:
             energy = n * prediction.value + self._reference_energy()
         except MissingReferenceError:
             if required:
                 raise
-            return found
-        return {"energy": energy, "free_energy": energy, **found}
+            return result
+        return {"energy": energy, "free_energy": energy, **result}
 
     def _reference_energy(self) -> float:
         """Sum of the elements' reference energies, eV."""

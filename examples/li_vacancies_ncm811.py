@@ -18,13 +18,13 @@ print(f"{first.info['composition']}, {len(first)} atoms, oxidation states: {firs
 # what each vacancy costs, read off the host's own sites by the model that knows lithium: it learned CHGNet's energies
 question = Screening(fidelity="chgnet", options={"elements": ["Li"], "supercell": 1})
 results = list(screen_hosts(hosts, question))
-ranking = Ranking((found for result in results for found in result.found), n_lowest=3, n_uncertain=3)
+ranking = Ranking((defect for result in results for defect in result.defects), n_lowest=3, n_uncertain=3)
 
 table = ranking.to_frame()[["id", "energy", "std", "lower", "upper", "in_domain", "multiplicity"]]
 print(table.head(10).round(3).to_string(index=False))
 print(f"... {len(ranking)} vacancies in all, {table.energy.min():.2f} to {table.energy.max():.2f} eV")
 
 plots.save(ranking_plots.ranking(ranking.costs), output / "ranking.png")
-for rank, found in enumerate(ranking.lowest, start=1):
-    write_dft_folder(output / "dft" / f"{rank}_{found.cost.id}", found)
+for rank, defect in enumerate(ranking.lowest, start=1):
+    write_dft_folder(output / "dft" / f"{rank}_{defect.cost.id}", defect)
 print(f"picture and folders for DFT in {output}")

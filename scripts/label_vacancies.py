@@ -18,8 +18,8 @@ from ase import Atoms
 from rich.console import Console
 from rich.progress import track
 
-from cgcnn_ase.data.dataset import read_packed, reduced_formula
-from cgcnn_ase.defects.costs import FromSupercells
+from cgcnn_ase.data.dataset import composition_key, read_packed
+from cgcnn_ase.defects.costs import SupercellEstimator
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.chgnet import CHGNetEnergy
 from cgcnn_ase.graphs.geometry import Geometry
@@ -36,7 +36,7 @@ def oxides(data: Path, held_out: set[str]) -> dict[str, Geometry]:
     """Oxides of the training split of mp36k in a random order that takes rare elements first."""
     ids, structures = read_packed(data / "mp36k")
     table = pd.read_csv(data / "mp36k" / "properties.csv.gz", keep_default_na=False, na_values=[""])
-    found = {
+    result = {
         str(name): shape
         for name, shape, split, energy in zip(
             ids, structures, table["split"], table["formation_energy_per_atom"], strict=True
@@ -48,35 +48,35 @@ def oxides(data: Path, held_out: set[str]) -> dict[str, Geometry]:
         and 3 <= len(shape.numbers) <= 20
         and len(set(shape.numbers)) > 1
         and max(shape.numbers) < 84
-        and reduced_formula(shape.numbers) not in held_out
+        and composition_key(shape.numbers) not in held_out
     }
-    count = np.bincount(np.concatenate([np.unique(shape.numbers) for shape in found.values()]))
-    weight = np.array([(1 / count[np.unique(shape.numbers)].min()) ** 0.5 for shape in found.values()])
-    order = np.random.default_rng(0).choice(len(found), len(found), replace=False, p=weight / weight.sum())
-    names = list(found)
-    return {names[k]: found[names[k]] for k in order[:N_HOSTS]}
+    count = np.bincount(np.concatenate([np.unique(shape.numbers) for shape in result.values()]))
+    weight = np.array([(1 / count[np.unique(shape.numbers)].min()) ** 0.5 for shape in result.values()])
+    order = np.random.default_rng(0).choice(len(result), len(result), replace=False, p=weight / weight.sum())
+    names = list(result)
+    return {names[k]: result[names[k]] for k in order[:N_HOSTS]}
 
 
 def hosts(data: Path) -> dict[str, Geometry]:
     """Those of the published training splits, then oxides of mp36k."""
     published = [(f"{each.name}-{h.id}", h) for each in published_vacancies(data) for h in each.hosts]
-    held_out = {reduced_formula(h.structure.numbers) for _, h in published if h.split != "train"}
-    own = {name: h.structure for name, h in published if h.split == "train" and len(h.structure.numbers) <= 60}
-    return own | oxides(data, held_out)
+    held_out = {composition_key(h.structure.numbers) for _, h in published if h.split != "train"}
+    structures = {name: h.structure for name, h in published if h.split == "train" and len(h.structure.numbers) <= 60}
+    return structures | oxides(data, held_out)
 
 
-def labels(name: str, shape: Geometry, estimate: FromSupercells) -> Iterator[tuple[str, int, float]]:
+def labels(name: str, shape: Geometry, estimate: SupercellEstimator) -> Iterator[tuple[str, int, float]]:
     """Host, site and energy (eV) of some vacancies of a host; none where its supercell would be too large."""
     host = Atoms(shape.numbers, shape.positions, cell=shape.cell, pbc=True)
     try:
-        found = list(point_defects(host, min_distance=MIN_DISTANCE, max_atoms=MAX_ATOMS, name=name))
+        result = list(point_defects(host, min_distance=MIN_DISTANCE, max_atoms=MAX_ATOMS, name=name))
     except ValueError as error:
         Console(stderr=True).print(f"left out: {error}")
         return
     rng = np.random.default_rng(len(shape.numbers))
-    if len(found) > N_SITES:
-        found = [found[k] for k in sorted(rng.choice(len(found), N_SITES, replace=False))]
-    for cost in estimate(name, host, found):
+    if len(result) > N_SITES:
+        result = [result[k] for k in sorted(rng.choice(len(result), N_SITES, replace=False))]
+    for cost in estimate(name, host, result):
         if abs(cost.energy) < LARGEST and cost.site_index is not None:
             yield name, cost.site_index, cost.energy
 
@@ -109,7 +109,7 @@ def main() -> None:
     done = set(pd.read_csv(file, dtype={"host": str})["host"])
     structures = hosts(chosen.data)
     todo = [name for name in structures if name not in done]
-    estimate = FromSupercells(CHGNetEnergy())
+    estimate = SupercellEstimator(CHGNetEnergy())
     for name in track(todo, description="Labelling", console=Console(stderr=True)):
         rows = list(labels(name, structures[name], estimate))
         with file.open("a", newline="") as lines:

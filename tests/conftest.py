@@ -96,7 +96,7 @@ def made_up_trust(model, seed, n_dropout=None):
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition
     from cgcnn_ase.uncertainty.estimators import combine
-    from cgcnn_ase.uncertainty.regression_calibration import Trust
+    from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
     rng = np.random.default_rng(seed)
     graph = build_graphs([random_crystal(rng) for _ in range(80)], model.graph)
@@ -110,7 +110,7 @@ def made_up_trust(model, seed, n_dropout=None):
     known = np.zeros((len(embedding), 101))
     known[:, 1:84] = 1 / 83
     fractions = composition(graph).numpy()
-    return Trust.fit(
+    return Calibration.fit(
         estimate,
         estimate.mean + noise,
         embedding=embedding,

@@ -26,30 +26,30 @@ PEROVSKITE = {"SrTiO": 3.905, "BaTiO": 4.004}
 
 def crystals():
     """Crystals by name, 1 to 12 atoms each."""
-    found = {name: bulk(name, "fcc", a=a) for name, a in FCC.items()}
-    found |= {name: bulk(name, "bcc", a=a) for name, a in BCC.items()}
-    found |= {name: bulk(name, "rocksalt", a=a) for name, a in ROCK_SALT.items()}
-    found |= {name: bulk(name, "zincblende", a=a) for name, a in ZINC_BLENDE.items()}
-    found["MgO-cubic"] = bulk("MgO", "rocksalt", a=4.212, cubic=True)
+    result = {name: bulk(name, "fcc", a=a) for name, a in FCC.items()}
+    result |= {name: bulk(name, "bcc", a=a) for name, a in BCC.items()}
+    result |= {name: bulk(name, "rocksalt", a=a) for name, a in ROCK_SALT.items()}
+    result |= {name: bulk(name, "zincblende", a=a) for name, a in ZINC_BLENDE.items()}
+    result["MgO-cubic"] = bulk("MgO", "rocksalt", a=4.212, cubic=True)
     for name, a in PEROVSKITE.items():
         sites = [name[:2], name[2:4], "O"]
         structure = Structure.from_spacegroup(
             "Pm-3m", Lattice.cubic(a), sites, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
         )
-        found[f"{name}3"] = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        result[f"{name}3"] = AseAtomsAdaptor.get_atoms(structure, msonable=False)
     layered = Structure.from_spacegroup(
         "R-3m", Lattice.hexagonal(2.878, 14.19), ["Li", "Ni", "O"], [[0, 0, 0.5], [0, 0, 0], [0, 0, 0.258]]
     )
-    found["LiNiO2"] = AseAtomsAdaptor.get_atoms(layered, msonable=False)
-    return found
+    result["LiNiO2"] = AseAtomsAdaptor.get_atoms(layered, msonable=False)
+    return result
 
 
 def document(id, atoms, **more):
     """A structure as the reference server keeps it, from the server's own adapter."""
     from optimade.adapters.structures.ase import from_ase_atoms
 
-    found = json.loads(from_ase_atoms(atoms).model_dump_json(exclude_unset=True))
-    return found | {"id": id, "type": "structures", "last_modified": "2024-01-01T00:00:00Z"} | more
+    result = json.loads(from_ase_atoms(atoms).model_dump_json(exclude_unset=True))
+    return result | {"id": id, "type": "structures", "last_modified": "2024-01-01T00:00:00Z"} | more
 
 
 class Faults:

@@ -61,8 +61,8 @@ def original_output(
     layer = 0
     while f"convs.{layer}.fc_full.weight" in state:
         conv = f"convs.{layer}"
-        own = atoms[:, None, :].expand(-1, N_NEIGHBORS, -1)
-        z = dense(f"{conv}.fc_full", torch.cat([own, atoms[indices], bonds], dim=-1))  # (N, 12, 2F)
+        center = atoms[:, None, :].expand(-1, N_NEIGHBORS, -1)
+        z = dense(f"{conv}.fc_full", torch.cat([center, atoms[indices], bonds], dim=-1))  # (N, 12, 2F)
         gate, core = normed(f"{conv}.bn1", z.flatten(0, 1)).view_as(z).chunk(2, dim=-1)
         messages = (torch.sigmoid(gate) * softplus(core)).sum(dim=1)  # (N, F)
         atoms = softplus(atoms + normed(f"{conv}.bn2", messages))

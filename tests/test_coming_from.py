@@ -45,7 +45,7 @@ def write_set(folder, structures, rows, head=None, *, file="c{}.cif", name="c{}"
 
 
 @pytest.fixture(scope="module")
-def place(structures, original_weights, tmp_path_factory):
+def path(structures, original_weights, tmp_path_factory):
     """The folder in which the page's commands are typed."""
     folder = tmp_path_factory.mktemp("page")
     energies = [f"{s.numbers.mean() / 10 - 2:.3f}" for s in structures]
@@ -73,9 +73,9 @@ def place(structures, original_weights, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _there(place, monkeypatch):
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("CGCNN_ASE_CACHE", str(place.with_name("page-cache")))
+def _there(path, monkeypatch):
+    monkeypatch.chdir(path)
+    monkeypatch.setenv("CGCNN_ASE_CACHE", str(path.with_name("page-cache")))
 
 
 def test_the_page_has_commands_of_each_project():
@@ -127,6 +127,6 @@ def test_three_columns_without_a_header(structures, cgcnn_ase, tmp_path):
         tmp_path / "RUN", "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert "mae" in found["target"]["test"]
-    assert "accuracy" in found["label"]["test"]
+    result = json.loads(ran.out)
+    assert "mae" in result["target"]["test"]
+    assert "accuracy" in result["label"]["test"]

@@ -46,15 +46,15 @@ def example(name: str) -> Atoms:
 def test_a_linear_function_in_closed_form():
     rng = torch.Generator().manual_seed(0)
     w, end, start = torch.randn(3, 5, 4, generator=rng)
-    found = integrated_gradients(lambda x: (x * w).sum(dim=(1, 2)), end, start[None], 1)
-    torch.testing.assert_close(found, ((end - start) * w).sum(dim=1).double(), rtol=1e-5, atol=1e-6)
+    result = integrated_gradients(lambda x: (x * w).sum(dim=(1, 2)), end, start[None], 1)
+    torch.testing.assert_close(result, ((end - start) * w).sum(dim=1).double(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_cubic_function_in_closed_form():
     """Of x^2 y on the way from zero, x gets two thirds and y one; two points are exact for degree three."""
     end = torch.tensor([[2.0], [5.0]])
-    found = integrated_gradients(lambda v: v[:, 0, 0] ** 2 * v[:, 1, 0], end, torch.zeros(1, 2, 1), 2)
-    torch.testing.assert_close(found, torch.tensor([40 / 3, 20 / 3], dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    result = integrated_gradients(lambda v: v[:, 0, 0] ** 2 * v[:, 1, 0], end, torch.zeros(1, 2, 1), 2)
+    torch.testing.assert_close(result, torch.tensor([40 / 3, 20 / 3], dtype=torch.float64), rtol=1e-5, atol=1e-5)
 
 
 def test_several_starts_are_averaged():
@@ -97,8 +97,8 @@ def test_against_finite_differences(crystal):
             )
             up, down = value(aside).view(6, 2).T
             expected += (up - down) / (2 * h) / n
-    found = integrated_gradients(value, end, start[None], 64)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    result = integrated_gradients(value, end, start[None], 64)
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-5)
 
 
 # What adds up
@@ -108,12 +108,12 @@ def test_against_finite_differences(crystal):
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_baseline_and_contributions_are_the_prediction(crystal, baseline, task):
     model = make_model(task=task)
-    found = explain(crystal, model, baseline=baseline, n_steps=32)
-    assert found.baseline + found.contributions.sum() + found.gap == pytest.approx(found.prediction, abs=1e-9)
-    assert abs(found.gap) < 1e-4
-    elements, orbits = found.by_element(), found.by_orbit()
-    assert sum(row.contribution for row in elements) == pytest.approx(found.contributions.sum())
-    assert sum(row.contribution * len(row.atoms) for row in orbits) == pytest.approx(found.contributions.sum())
+    result = explain(crystal, model, baseline=baseline, n_steps=32)
+    assert result.baseline + result.contributions.sum() + result.gap == pytest.approx(result.prediction, abs=1e-9)
+    assert abs(result.gap) < 1e-4
+    elements, orbits = result.by_element(), result.by_orbit()
+    assert sum(row.contribution for row in elements) == pytest.approx(result.contributions.sum())
+    assert sum(row.contribution * len(row.atoms) for row in orbits) == pytest.approx(result.contributions.sum())
     assert sum(row.n_atoms for row in elements) == sum(len(row.atoms) for row in orbits) == len(crystal)
 
 
@@ -126,10 +126,10 @@ def test_the_gap_becomes_smaller_with_more_steps(pretrained):
 
 def test_the_value_is_what_predict_says(model, crystal):
     for m in (model, make_model(task="classification"), make_model(transform="log10", name="bulk_modulus", unit="GPa")):
-        found = explain(crystal, m)
+        result = explain(crystal, m)
         (prediction,) = predict(m, crystal).all
-        assert found.value == pytest.approx(prediction.value, rel=1e-4, abs=1e-5)
-        assert found.value_unit == prediction.unit
+        assert result.value == pytest.approx(prediction.value, rel=1e-4, abs=1e-5)
+        assert result.value_unit == prediction.unit
 
 
 def test_units(crystal):
@@ -141,9 +141,9 @@ def test_units(crystal):
 
 
 def test_the_spread_over_the_members(model, crystal):
-    found = explain(crystal, model)
-    np.testing.assert_allclose(found.std, found.members.std(axis=0))
-    assert found.members.shape == (3, 6)
+    result = explain(crystal, model)
+    np.testing.assert_allclose(result.std, result.members.std(axis=0))
+    assert result.members.shape == (3, 6)
     single = explain(crystal, make_model(n_members=1))
     assert single.std is None
     assert {row.std for row in single.by_element()} == {None}
@@ -164,27 +164,27 @@ def test_the_baseline_of_pure_elements(model, crystal):
 
 def test_equivalent_atoms_contribute_the_same(pretrained):
     for name, n_orbits in (("LiFePO4.cif", 6), ("LiNiO2.cif", 3)):
-        found = explain(example(name), pretrained, baseline="mean-element", n_steps=8)
-        assert len(found.by_orbit()) == n_orbits
-        for row in found.by_orbit():
-            mine = found.contributions[list(row.atoms)]
-            assert np.ptp(mine) < 1e-4 * np.abs(found.contributions).max() + 1e-6
-            assert set(found.numbers[list(row.atoms)]) == {found.numbers[row.atoms[0]]}
+        result = explain(example(name), pretrained, baseline="mean-element", n_steps=8)
+        assert len(result.by_orbit()) == n_orbits
+        for row in result.by_orbit():
+            mine = result.contributions[list(row.atoms)]
+            assert np.ptp(mine) < 1e-4 * np.abs(result.contributions).max() + 1e-6
+            assert set(result.numbers[list(row.atoms)]) == {result.numbers[row.atoms[0]]}
 
 
 def test_the_order_of_atoms_does_not_matter(model, crystal):
     order = np.random.default_rng(0).permutation(len(crystal))
-    found, moved = explain(crystal, model), explain(crystal[order], model)
-    np.testing.assert_allclose(moved.members, found.members[:, order], rtol=1e-4, atol=1e-6)
+    result, moved = explain(crystal, model), explain(crystal[order], model)
+    np.testing.assert_allclose(moved.members, result.members[:, order], rtol=1e-4, atol=1e-6)
 
 
 def test_copies_in_a_supercell_share_what_one_atom_contributes(model, crystal):
     """A per-atom property: twice the cell, half the contribution of each copy."""
-    found, twice = explain(crystal, model), explain(make_supercell(crystal, np.diag([1, 1, 2])), model)
-    assert twice.prediction == pytest.approx(found.prediction, abs=1e-4)
+    result, twice = explain(crystal, model), explain(make_supercell(crystal, np.diag([1, 1, 2])), model)
+    assert twice.prediction == pytest.approx(result.prediction, abs=1e-4)
     copies = twice.contributions.reshape(2, -1)
     np.testing.assert_allclose(copies[0], copies[1], rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(2 * copies[0], found.contributions, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(2 * copies[0], result.contributions, rtol=1e-3, atol=1e-5)
 
 
 def test_the_model_is_left_as_it_was(model, crystal):
@@ -215,7 +215,7 @@ def test_any_architecture_with_an_embedding(crystal):
     from cgcnn_ase.nn.pooling import Pooling
 
     class Linear(Architecture):
-        trunk = ()
+        backbone = ()
 
         def __init__(self):
             super().__init__(0.0)
@@ -233,10 +233,10 @@ def test_any_architecture_with_an_embedding(crystal):
     model = make_model(n_members=1, trust=False)
     network = model.networks[0]
     network.architecture = Linear()
-    found = explain(crystal, model, baseline="zero", n_steps=1)
+    result = explain(crystal, model, baseline="zero", n_steps=1)
     w = network.head.out.weight[0] * model.scaler.std
     expected = network.architecture.embedding(torch.as_tensor(crystal.numbers)) @ w / len(crystal)
-    np.testing.assert_allclose(found.contributions, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.contributions, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_an_architecture_without_an_embedding(crystal):
@@ -266,8 +266,8 @@ def test_the_most_important_atom_moves_the_prediction_most(pretrained, name):
     It is no theorem: a contribution counts what two atoms do together once, in parts, the change of either counts it
     whole. NiO, SrTiO3 and rutile are among those where it is otherwise; docs/explaining.md gives the shares."""
     atoms = example(name)
-    found = explain(atoms, pretrained, n_steps=8)
-    order = np.argsort(np.abs(found.contributions))
+    result = explain(atoms, pretrained, n_steps=8)
+    order = np.argsort(np.abs(result.contributions))
     least, most = int(order[0]), int(order[-1])
     assert atoms.symbols[most] != atoms.symbols[least]
     elements = known_elements(pretrained)
@@ -278,21 +278,21 @@ def test_the_most_important_atom_moves_the_prediction_most(pretrained, name):
             other = atoms.copy()
             other.numbers[atom] = elements[k]
             substituted.append(other)
-        change[atom] = np.mean([value for value, _ in predict(pretrained, substituted).values()]) - found.value
+        change[atom] = np.mean([value for value, _ in predict(pretrained, substituted).values()]) - result.value
     assert abs(change[most]) > abs(change[least]), (atoms.symbols[most], atoms.symbols[least], change)
-    assert np.sign(change[most]) == -np.sign(found.contributions[most])  # what it brought is lost
+    assert np.sign(change[most]) == -np.sign(result.contributions[most])  # what it brought is lost
 
 
 def test_an_isolated_atom_matters_less_when_moved_than_a_bonded_one(pretrained):
     """Displacement: of helium far from everything nothing comes of a small step; of the atoms of a molecule it does."""
     atoms = Atoms("CO2He", positions=[(0, 0, 0), (1.16, 0, 0), (-1.16, 0, 0), (0, 9, 9)], cell=[20, 20, 20], pbc=True)
-    found = explain(atoms, pretrained)
-    assert np.abs(found.contributions).argmax() in (1, 2)  # oxygen
+    result = explain(atoms, pretrained)
+    assert np.abs(result.contributions).argmax() in (1, 2)  # oxygen
     moved = []
     for atom in (1, 3):
         other = atoms.copy()
         other.positions[atom] += (0.3, 0, 0)
-        moved.append(abs(predict(pretrained, [other]).all[0].value - found.value))
+        moved.append(abs(predict(pretrained, [other]).all[0].value - result.value))
     assert moved[0] > moved[1]
 
 
@@ -302,8 +302,8 @@ def test_an_isolated_atom_matters_less_when_moved_than_a_bonded_one(pretrained):
 def test_json(model, crystal):
     import json
 
-    found = explain(crystal, model)
-    plain = json.loads(json.dumps(found.to_dict()))
+    result = explain(crystal, model)
+    plain = json.loads(json.dumps(result.to_dict()))
     assert [atom["symbol"] for atom in plain["atoms"]] == list(crystal.symbols)
     total = plain["baseline"] + sum(atom["contribution"] for atom in plain["atoms"]) + plain["gap"]
     assert total == pytest.approx(plain["prediction"])
@@ -317,8 +317,8 @@ def test_the_picture(model, crystal, tmp_path):
     from cgcnn_ase.explain.plot import explanation
     from cgcnn_ase.plotting.model_plots import save
 
-    found = explain(crystal, model)
-    figure = explanation(crystal, found)
+    result = explain(crystal, model)
+    figure = explanation(crystal, result)
     assert save(figure, tmp_path / "picture.png").stat().st_size > 10_000
     structure, bar, sums = figure.get_axes()
     labels = [t.get_text() for t in sums.get_yticklabels()]
@@ -326,9 +326,9 @@ def test_the_picture(model, crystal, tmp_path):
     assert {t.get_text() for t in structure.texts} == set(crystal.symbols)
     low, high = bar.get_xlim()
     assert low == -high
-    assert high >= np.abs(found.contributions).max()
+    assert high >= np.abs(result.contributions).max()
     with pytest.raises(ValueError, match="other atoms"):
-        explanation(crystal[:3], found)
+        explanation(crystal[:3], result)
 
 
 @pytest.mark.parametrize("pbc", [True, False, (True, True, False)])
@@ -341,15 +341,15 @@ def test_pictures_of_all_sorts(model, tmp_path, pbc, n):
     atoms.pbc = pbc
     if pbc is False:
         atoms.cell = None
-    found: Explanation = explain(atoms, model, baseline="zero", n_steps=2)
-    save(explanation(atoms, found), tmp_path / "picture.svg")
+    result: Explanation = explain(atoms, model, baseline="zero", n_steps=2)
+    save(explanation(atoms, result), tmp_path / "picture.svg")
 
 
 @pytest.mark.parametrize("name", ["is-metal", "efermi", "bulk-modulus", "band-gap-alignn"])
 def test_one_of_several_models_that_share_their_networks(name):
     """What is explained is that model's own prediction, as `predict` gives it; ALIGNN's elements are found, too."""
     atoms = example("MgO.cif")
-    found = explain(atoms, name, n_steps=2, baseline="mean-element")
+    result = explain(atoms, name, n_steps=2, baseline="mean-element")
     (expected,) = predict(name, atoms).all
-    assert found.value == pytest.approx(expected.value, rel=1e-4)
-    assert found.contributions.std() > 1e-3
+    assert result.value == pytest.approx(expected.value, rel=1e-4)
+    assert result.contributions.std() > 1e-3

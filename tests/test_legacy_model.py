@@ -42,13 +42,13 @@ def structures() -> list[Structure]:
     rng = np.random.default_rng(3)
     data = Path(__file__).resolve().parents[2] / "shared" / "data" / "mp36k" / "structures.npz"
     if data.is_file():
-        found = materials_project(data, rng)
+        result = materials_project(data, rng)
     else:
-        found = [AseAtomsAdaptor.get_structure(random_crystal(rng)) for _ in range(N_CRYSTALS)]
+        result = [AseAtomsAdaptor.get_structure(random_crystal(rng)) for _ in range(N_CRYSTALS)]
     # no crystal of mp36k has an atom with fewer than 12 neighbours within 8 Å: expanded ones do
-    for k, structure in enumerate(found[-N_SPARSE:]):
+    for k, structure in enumerate(result[-N_SPARSE:]):
         structure.scale_lattice(structure.volume * (5 + k))
-    return found
+    return result
 
 
 def materials_project(file: Path, rng) -> list[Structure]:
@@ -136,8 +136,8 @@ def test_targets(original_weights, name, spec):
 
 def test_predictions_in_physical_units(original_weights, from_objects):
     case = from_objects[0]
-    said = {name: Predictor(original_weights / f"{name}.pth.tar")(case.atoms).all[0] for name in PUBLISHED}
-    modulus = said["bulk-moduli"]
+    values = {name: Predictor(original_weights / f"{name}.pth.tar")(case.atoms).all[0] for name in PUBLISHED}
+    modulus = values["bulk-moduli"]
     weights = original_weights / "bulk-moduli.pth.tar"
     checkpoint = read_legacy_checkpoint(weights)
     log10 = original_prediction(
@@ -145,10 +145,10 @@ def test_predictions_in_physical_units(original_weights, from_objects):
     )
     assert modulus.value == pytest.approx(10**log10, rel=1e-3)
     assert (modulus.unit, modulus.property) == ("GPa", "bulk_modulus")
-    metal = said["semi-metal-classification"]
+    metal = values["semi-metal-classification"]
     assert 0 <= metal.value <= 1
     assert (metal.unit, metal.property) == ("probability", "is_metal")
-    assert all(p.std is p.lower is p.upper is p.in_domain is None for p in said.values())
+    assert all(p.std is p.lower is p.upper is p.in_domain is None for p in values.values())
 
 
 def test_a_file_of_another_name(original_weights, tmp_path):

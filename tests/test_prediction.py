@@ -21,7 +21,7 @@ from cgcnn_ase.structures import StructureError
 from .conftest import make_model, random_crystal, rock_salt_cif
 
 #: different batches add up in another order
-SAME = {"rel": 1e-4, "abs": 1e-5}
+TOLERANCES = {"rel": 1e-4, "abs": 1e-5}
 
 
 def same(one: list[Prediction], other: list[Prediction], **but):
@@ -30,7 +30,7 @@ def same(one: list[Prediction], other: list[Prediction], **but):
     for p, q in zip(one, other, strict=True):
         for field in fields(Prediction):
             a, b = getattr(p, field.name), but.get(field.name, getattr(q, field.name))
-            assert a == (pytest.approx(b, **SAME) if isinstance(b, float) else b), field.name
+            assert a == (pytest.approx(b, **TOLERANCES) if isinstance(b, float) else b), field.name
 
 
 # Results
@@ -85,7 +85,7 @@ def test_objects_of_both_kinds_and_files_agree(small_model, crystals, tmp_path):
     assert list(of_atoms) == list(of_pymatgen) == list(of_files) == [str(k) for k in range(8)]
     same(of_pymatgen.all, of_atoms.all)
     for k in of_atoms:
-        assert of_files[k] == pytest.approx(of_atoms[k], **SAME)
+        assert of_files[k] == pytest.approx(of_atoms[k], **TOLERANCES)
 
 
 def test_one_object(small_model, crystals):
@@ -96,7 +96,7 @@ def test_one_object(small_model, crystals):
 def test_dict(small_model, crystals):
     results = predict(small_model, {"first": crystals[0], "second": crystals[1]})
     assert list(results) == ["first", "second"]
-    assert results["second"] == pytest.approx(predict(small_model, crystals[1])["0"], **SAME)
+    assert results["second"] == pytest.approx(predict(small_model, crystals[1])["0"], **TOLERANCES)
 
 
 def test_many_frames_in_one_file(small_model, crystals, tmp_path):
@@ -154,7 +154,7 @@ def test_failures_never_cost_the_others(small_model, crystals):
     assert failure.id == "1"
     assert "not a finite number" in failure.error
     assert all(getattr(failure, k) is None for k in ("value", "std", "lower", "upper", "epistemic", "in_domain"))
-    assert results["2"] == pytest.approx(predict(small_model, {"2": crystals[2]})["2"], **SAME)
+    assert results["2"] == pytest.approx(predict(small_model, {"2": crystals[2]})["2"], **TOLERANCES)
 
 
 def test_what_only_the_graph_refuses(small_model, crystals, monkeypatch):
@@ -200,7 +200,7 @@ def test_several_models(small_model, dropout_model, original_weights, crystals):
     names = ["small-formation-energy-per-atom", "band-gap"]
     assert list(results) == [f"{k}/{name}" for k in (0, 1) for name in names]
     (alone,) = predict(models[1], {"1": crystals[1]}).all
-    assert results["1/band-gap"] == (pytest.approx(alone.value, **SAME), None)
+    assert results["1/band-gap"] == (pytest.approx(alone.value, **TOLERANCES), None)
     twins = predict([small_model, dropout_model], crystals[0])
     shas = [load_model(folder).sha256[:8] for folder in (small_model, dropout_model)]
     assert list(twins) == [f"0/small-formation-energy-per-atom@{sha}" for sha in shas]

@@ -148,15 +148,15 @@ def test_all_models_at_once(cgcnn_ase):
     """Three trunks run; each value is that of its model alone."""
     ran = cgcnn_ase("predict", EXAMPLES / "MgO.cif", "--model", "all", "--json")
     assert ran.code == 0, ran.err
-    found = {p["model"]: p for p in json.loads(ran.out)}
+    result = {p["model"]: p for p in json.loads(ran.out)}
     others = {name for name in model_names() if name.endswith("-alignn") or name.startswith(("defect-", "vacancy-"))}
-    assert set(found) == set(model_names()) - others
+    assert set(result) == set(model_names()) - others
     alone = predict("band-gap", EXAMPLES / "MgO.cif").all[0]
-    assert found["band-gap"]["value"] == pytest.approx(alone.value, rel=1e-5)
-    assert found["is-metal"]["value"] < 0.5 < found["band-gap"]["value"]
-    assert found["is-metal"]["probabilities"][1] == found["is-metal"]["value"]
-    assert 100 < found["bulk-modulus"]["value"] < 200  # GPa; 155 to 165 are measured
-    assert -1 < found["poisson-ratio"]["lower"] < found["poisson-ratio"]["upper"] < 0.5
+    assert result["band-gap"]["value"] == pytest.approx(alone.value, rel=1e-5)
+    assert result["is-metal"]["value"] < 0.5 < result["band-gap"]["value"]
+    assert result["is-metal"]["probabilities"][1] == result["is-metal"]["value"]
+    assert 100 < result["bulk-modulus"]["value"] < 200  # GPa; 155 to 165 are measured
+    assert -1 < result["poisson-ratio"]["lower"] < result["poisson-ratio"]["upper"] < 0.5
 
 
 def test_old_names_are_aliases():

@@ -19,7 +19,7 @@ from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
 from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
 from .conftest import make_model, random_crystal
 
@@ -35,7 +35,7 @@ def site_model():
         out = model(graph)
     fractions = composition(graph)[crystal_index(graph)].numpy()
     estimate = combine(out.values.numpy(), out.stds.numpy())
-    model.trust = Trust.fit(
+    model.trust = Calibration.fit(
         estimate,
         estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
         embedding=out.embedding.numpy(),
@@ -72,11 +72,11 @@ def test_every_site_has_the_value_that_the_network_gives_it(site_model):
     """Atom by atom, on graphs that hold every atom."""
     rng = np.random.default_rng(5)
     crystals = [random_crystal(rng) for _ in range(6)] + [bulk("MgO", "rocksalt", a=4.21, cubic=True)]
-    found = predict(site_model, crystals)
+    result = predict(site_model, crystals)
     for k, atoms in enumerate(crystals):
         with torch.inference_mode():
             values = site_model(build_graphs([atoms], replace(site_model.graph, merge=False))).values.mean(dim=0)
-        for name, (value, _) in found.items():
+        for name, (value, _) in result.items():
             structure, _, site = name.partition(":")
             if int(structure) == k:
                 assert value == pytest.approx(float(values[int(site)]), rel=1e-4, abs=1e-5)
@@ -129,9 +129,9 @@ def test_files_and_workers(site_model, rock_salts, tmp_path):
 
 def test_with_a_model_of_crystals_beside_it(site_model, rock_salts):
     crystal_model = make_model()
-    found = predict([crystal_model, site_model], rock_salts)
-    assert [p.site_index for p in found.all] == [None, 0, 1] * 2
-    assert list(found)[:3] == [
+    result = predict([crystal_model, site_model], rock_salts)
+    assert [p.site_index for p in result.all] == [None, 0, 1] * 2
+    assert list(result)[:3] == [
         f"0/{crystal_model.name}",
         f"0:0/{site_model.name}",
         f"0:1/{site_model.name}",

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from cgcnn_ase.structures import (
     StructureError,
     StructureRecord,
-    UsedNames,
+    UniqueIds,
     check_atoms,
     collect_paths,
     from_object,
@@ -59,7 +59,7 @@ ROWS = [
     "Cl Cl4 0.0 0.0 0.5 1",
 ]
 NACL = HEAD.format(name="NaCl") + "\n".join(ROWS) + "\n"
-FREE = NACL.replace("_chemical_formula_sum 'Na4 Cl4'\n", "").replace("_cell_formula_units_Z 4\n", "")
+WITHOUT_SUM = NACL.replace("_chemical_formula_sum 'Na4 Cl4'\n", "").replace("_cell_formula_units_Z 4\n", "")
 
 
 def read_text(tmp_path, text, name="x.cif", **options):
@@ -280,7 +280,9 @@ def test_import_is_light():
 def test_readers_say_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = FREE.replace("'P 1'", "'P 63/m m c'").replace("_cell_length_a 5.6402", "_cell_length_a '5.6402(1)'")
+        text = WITHOUT_SUM.replace("'P 1'", "'P 63/m m c'").replace(
+            "_cell_length_a 5.6402", "_cell_length_a '5.6402(1)'"
+        )
         read_text(tmp_path, text + "He He1 0.25 0.25 0.25 1\n")
         read_text(tmp_path, text.replace("Na1 0.0 0.0 0.0 1", "Na1 0.0 0.0 0.0 0.5"), order_disordered=True)
 
@@ -345,9 +347,9 @@ def test_name_used_twice(tmp_path):
             record.error
             == f"the name 'x' is used twice: by {first.source} and {tmp_path / folder / 'x.cif'}; rename one"
         )
-    names = UsedNames()
-    assert names.admit(first) is first
-    assert names.admit(second._replace(id="y", error=None)).error is None
+    names = UniqueIds()
+    assert names.check(first) is first
+    assert names.check(second._replace(id="y", error=None)).error is None
 
 
 def test_poscars_of_many_folders_have_names(tmp_path):
@@ -392,10 +394,10 @@ def test_cif_cut_off_anywhere(tmp_path, length):
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(NACL)), st.binary(max_size=6), st.integers(0, 8))
-def test_damaged_cif_never_raises(tmp_path_factory, place, inserted, removed):
+def test_damaged_cif_never_raises(tmp_path_factory, offset, inserted, removed):
     data = NACL.encode()
     path = tmp_path_factory.getbasetemp() / "damaged.cif"
-    path.write_bytes(data[:place] + inserted + data[place + removed :])
+    path.write_bytes(data[:offset] + inserted + data[offset + removed :])
     for record in read_file(path):
         assert (record.atoms is None) != (record.error is None)
 
@@ -431,12 +433,12 @@ def test_damaged_cif_never_raises(tmp_path_factory, place, inserted, removed):
     ],
 )
 def test_bad_cif(tmp_path, old, new, words):
-    assert old in FREE
-    assert words in error_of(tmp_path, FREE.replace(old, new))
+    assert old in WITHOUT_SUM
+    assert words in error_of(tmp_path, WITHOUT_SUM.replace(old, new))
 
 
 def test_cif_without_atoms(tmp_path):
-    assert error_of(tmp_path, FREE.partition("loop_")[0]) == "is a CIF without atoms"
+    assert error_of(tmp_path, WITHOUT_SUM.partition("loop_")[0]) == "is a CIF without atoms"
     assert error_of(tmp_path, "data_x\nloop_\n_atom_site_label\n_atom_site_fract_x\n")
 
 
@@ -444,7 +446,7 @@ def test_hydrogens_left_out(tmp_path):
     words = error_of(tmp_path, NACL.replace("Na4 Cl4", "Na4 Cl4 H8"))
     assert "no H among the atoms" in words
     assert "attached" in error_of(
-        tmp_path, FREE.replace("_occupancy", "_attached_hydrogens").replace("0.0 1\nNa Na2", "0.0 2\nNa Na2")
+        tmp_path, WITHOUT_SUM.replace("_occupancy", "_attached_hydrogens").replace("0.0 1\nNa Na2", "0.0 2\nNa Na2")
     )
 
 
@@ -483,15 +485,15 @@ def test_unreadable_files(tmp_path):
     locked.write_text(NACL)
     locked.chmod(0)
     if os.access(locked, os.R_OK):  # root reads everything
-        from cgcnn_ase.structures.readers import words
+        from cgcnn_ase.structures.readers import error_message
 
-        assert "permission" in words(PermissionError(13, "Permission denied"))
+        assert "permission" in error_message(PermissionError(13, "Permission denied"))
     else:
         assert "permission" in read_file(locked)[0].error
 
 
 def test_one_bad_file_never_costs_the_others(tmp_path):
-    bad = {"a": "", "b": NACL[:300], "c": FREE.replace("Na Na1", "D D1")}
+    bad = {"a": "", "b": NACL[:300], "c": WITHOUT_SUM.replace("Na Na1", "D D1")}
     for name in "abcdef":
         (tmp_path / f"{name}.cif").write_text(bad.get(name, NACL))
     assert [r.error is None for r in read_structures(tmp_path)] == [False] * 3 + [True] * 3
@@ -562,7 +564,7 @@ def test_overlaps_are_those_of_an_independent_search(seed, n, pbc):
     """Against ASE's neighbour list, in skewed cells, on both sides of the switch to a tree."""
     from ase.neighborlist import neighbor_list
 
-    from cgcnn_ase.structures.validation import problem
+    from cgcnn_ase.structures.validation import validation_error
 
     rng = np.random.default_rng(seed)
     cell = np.diag(rng.uniform(2, 9, 3)) + rng.uniform(-4, 4, (3, 3))
@@ -570,7 +572,7 @@ def test_overlaps_are_those_of_an_independent_search(seed, n, pbc):
         return
     atoms = Atoms([6] * n, rng.uniform(-1, 2, (n, 3)) @ cell, cell=cell, pbc=pbc)
     nearest = min(neighbor_list("d", atoms, 0.5), default=None)
-    words = problem(atoms)
+    words = validation_error(atoms)
     assert (words is None) == (nearest is None)
     if nearest is not None:
         assert f"{nearest:.3g} Å" in words

@@ -19,8 +19,8 @@ def test_known_structures():
         (graphene(vacuum=8.0), [(0, 2)]),
         (mx2("MoS2", a=3.18, thickness=3.19, vacuum=8.0), [(0, 1), (1, 2)]),
     ):
-        found = distinct_sites(atoms)
-        assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+        result = distinct_sites(atoms)
+        assert list(zip(*(part.tolist() for part in result), strict=True)) == expected
 
 
 def test_the_examples_against_pymatgen(request):
@@ -28,15 +28,15 @@ def test_the_examples_against_pymatgen(request):
         atoms = record.unwrap()
         symmetrized = SpacegroupAnalyzer(AseAtomsAdaptor.get_structure(atoms), symprec=0.01).get_symmetrized_structure()
         expected = sorted((min(group), len(group)) for group in symmetrized.equivalent_indices)
-        found = distinct_sites(atoms)
-        assert sorted(zip(*(part.tolist() for part in found), strict=True)) == expected
+        result = distinct_sites(atoms)
+        assert sorted(zip(*(part.tolist() for part in result), strict=True)) == expected
 
 
 def test_without_symmetry_each_atom_is_its_own():
     atoms = random_crystal(np.random.default_rng(3), n_atoms=7)
-    found = distinct_sites(atoms)
-    assert found.representatives.tolist() == list(range(7))
-    assert found.multiplicities.tolist() == [1] * 7
+    result = distinct_sites(atoms)
+    assert result.representatives.tolist() == list(range(7))
+    assert result.multiplicities.tolist() == [1] * 7
 
 
 def test_the_tolerance_decides():

@@ -133,16 +133,16 @@ def complete_settings(settings: "Dict | Mapping[str, Any]") -> dict[str, Any]:
 
 
 def _check_settings(settings: Dict, _: object) -> str | None:
-    given = settings.get_dict()
-    if unknown := sorted(set(given) - set(SETTINGS)):
+    options = settings.get_dict()
+    if unknown := sorted(set(options) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
-    if not isinstance(given.get("calculator"), str):
+    if not isinstance(options.get("calculator"), str):
         return "settings must name a calculator: one that ASE knows (gpaw, emt, ...), chgnet, or module:Class"
-    if given.get("task", "energy") not in TASKS:
-        return f"task {given['task']!r}; allowed: {', '.join(TASKS)}"
-    if unknown := sorted(set(given.get("properties") or ()) - set(PROPERTIES)):
+    if options.get("task", "energy") not in TASKS:
+        return f"task {options['task']!r}; allowed: {', '.join(TASKS)}"
+    if unknown := sorted(set(options.get("properties") or ()) - set(PROPERTIES)):
         return f"unknown properties {', '.join(unknown)}; allowed: {', '.join(PROPERTIES)}"
     for name in ("parameters", "moments"):
-        if not isinstance(given.get(name, {}), dict):
-            return f"{name} must be a dict, not {given[name]!r}"
+        if not isinstance(options.get(name, {}), dict):
+            return f"{name} must be a dict, not {options[name]!r}"
     return None

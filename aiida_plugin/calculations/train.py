@@ -11,7 +11,7 @@ from aiida.orm import ArrayData, Dict, RemoteData, Str
 from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import model_path
 from aiida_plugin.calculations.training_data import TrainingData, gather
-from aiida_plugin.data.labels import UNITS
+from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.models.folder import package_version
@@ -35,7 +35,7 @@ _CHOICES = {
 }
 
 
-def problem(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
+def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     """What is wrong with the settings of a run, None if nothing is.
 
     Parameters
@@ -50,10 +50,10 @@ def problem(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     from cgcnn_ase.core.settings import settings_from
     from cgcnn_ase.training.config import TrainConfig
 
-    own = [*DATA, *OPTIONS]
+    plugin_settings = [*DATA, *OPTIONS]
     of_run = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(settings) - {*own, *of_run}):
-        return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*own, *of_run])}"
+    if unknown := sorted(set(settings) - {*plugin_settings, *of_run}):
+        return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*plugin_settings, *of_run])}"
     for name, allowed in _CHOICES.items():
         if name in settings and settings[name] not in allowed:
             return f"{name} {settings[name]!r}; allowed: {', '.join(allowed)}"
@@ -101,22 +101,22 @@ def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str]
         If unit or task are others than those of a model that is to learn its own target on.
     """
     task = settings.get("task", "regression")
-    unit = settings.get("unit", UNITS.get(target, ""))
+    unit = settings.get("unit", LABEL_UNITS.get(target, ""))
     if model is not None and target == model["target"]:
         for name in ("unit", "task"):
             asked = settings.get(name, model[name])
             if asked != model[name] and not (name == "task" and (asked, model[name]) == ("log10", "regression")):
                 raise ValueError(f"{name} {asked!r}: the model to tune has {target} with the {name} {model[name]!r}")
-        found = ["--target", target, "--task", model["task"]]
+        result = ["--target", target, "--task", model["task"]]
     else:
-        found = ["--target", f"{target}:{task}"]
-        found += ["--unit", unit] if unit and task != "classification" else []
+        result = ["--target", f"{target}:{task}"]
+        result += ["--unit", unit] if unit and task != "classification" else []
     default = f"{target.replace('_', '-')}" if model is None else f"{model['name']}-tuned"
-    found += ["--name", str(settings.get("name", default))]
+    result += ["--name", str(settings.get("name", default))]
     for name in ("freeze", "preset", "workers"):
         if name in settings:
-            found += [f"--{name}", str(settings[name])]
-    return found
+            result += [f"--{name}", str(settings[name])]
+    return result
 
 
 DATA_FOLDER, RUN, MODEL, SETTINGS_FILE, CACHE = "data", "run", "model", "train.yaml", "cache"
@@ -209,10 +209,10 @@ class TrainCalculation(CrashSafeCalcJob):
         """
         import yaml
 
-        settings = _plain(self.inputs.get("settings"))
-        place = Path(folder.get_abs_path(DATA_FOLDER))
-        place.mkdir()
-        data_of(self.inputs).write(place, self.inputs.target.value)
+        settings = _settings_dict(self.inputs.get("settings"))
+        path = Path(folder.get_abs_path(DATA_FOLDER))
+        path.mkdir()
+        data_of(self.inputs).write(path, self.inputs.target.value)
         Path(folder.get_abs_path(SETTINGS_FILE)).write_text(yaml.safe_dump(of_file(settings)), encoding="utf-8")
         job = CalcInfo()
         job.local_copy_list = []
@@ -247,19 +247,19 @@ class TrainCalculation(CrashSafeCalcJob):
             return model_path(model)
         from cgcnn_ase.models.checkpoint import load_models, save_model
         from cgcnn_ase.models.crystal_model import CrystalModel
-        from cgcnn_ase.training.finetune import member_to_tune
+        from cgcnn_ase.training.finetune import finetune_member
 
         wanted = self.inputs.model_name.value
-        with TemporaryDirectory() as place:
-            own = next(each for each in load_models(model.export(Path(place) / MODEL)) if each.name == wanted)
+        with TemporaryDirectory() as path:
+            start = next(each for each in load_models(model.export(Path(path) / MODEL)) if each.name == wanted)
             alone = CrystalModel(
-                [member_to_tune(own, k) for k in range(len(own.networks))],
-                graph=own.graph,
-                target=own.target,
-                scaler=own.scaler,
-                trust=own.trust,
-                dropout_trust=own.dropout_trust,
-                name=own.name,
+                [finetune_member(start, k) for k in range(len(start.networks))],
+                graph=start.graph,
+                target=start.target,
+                scaler=start.scaler,
+                trust=start.trust,
+                dropout_trust=start.dropout_trust,
+                name=start.name,
             )
             save_model(alone, Path(folder.get_abs_path(MODEL)))
         return MODEL
@@ -270,7 +270,7 @@ def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
     return gather(
         inputs["structures"],
         inputs["target"].value,
-        _plain(inputs.get("settings")),
+        _settings_dict(inputs.get("settings")),
         val=inputs.get("val"),
         test=inputs.get("test"),
     )
@@ -301,17 +301,17 @@ def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
     return facts | {"name": names[k]}
 
 
-def _plain(settings: Dict | None) -> dict[str, Any]:
-    found: dict[str, Any] = {} if settings is None else settings.get_dict()
-    return found
+def _settings_dict(settings: Dict | None) -> dict[str, Any]:
+    result: dict[str, Any] = {} if settings is None else settings.get_dict()
+    return result
 
 
 def _check_inputs(inputs: "Mapping[str, Any]", _: Any) -> str | None:
     """What is wrong with the inputs, None if nothing is."""
     if "structures" not in inputs or "target" not in inputs:
         return None  # the ports say so themselves
-    settings = _plain(inputs.get("settings"))
-    if wrong := problem(settings, tunes="model" in inputs):
+    settings = _settings_dict(inputs.get("settings"))
+    if wrong := validation_error(settings, tunes="model" in inputs):
         return wrong
     try:
         arguments(settings, inputs["target"].value, model_facts(inputs))

@@ -52,16 +52,16 @@ def list_predictions(model: str | None) -> None:
 @decorators.with_dbenv()
 def show_predictions(node: "PredictionsData", ids: tuple[str, ...]) -> None:
     """Show what is known of predictions, and which structures have none."""
-    said = {"pk": node.pk, "uuid": node.uuid, **node.base.attributes.all}
+    summary = {"pk": node.pk, "uuid": node.uuid, **node.base.attributes.all}
     with errors_in_words():
         if failures := node.failures:
-            said["failures"] = dict(failures)
+            summary["failures"] = dict(failures)
         if ids:
             frame = node.to_frame(ids)
             if missing := sorted(set(ids) - set(frame["id"])):
                 raise ValueError(f"node {node.pk}: no prediction of {', '.join(missing)}")
-            said["rows"] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    echo.echo_dictionary(said, fmt="yaml")
+            summary["rows"] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    echo.echo_dictionary(summary, fmt="yaml")
 
 
 @predictions.command("export")

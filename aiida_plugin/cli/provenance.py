@@ -44,11 +44,11 @@ def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
     from aiida_plugin.provenance.origin import origin
 
     with errors_in_words():
-        found = origin(node, id)
+        result = origin(node, id)
     if as_json:
-        print_dataclass(found)
+        print_dataclass(result)
     else:
-        print_rows(origin_rows(found))
+        print_rows(origin_rows(result))
 
 
 @provenance.command("predictions-of")
@@ -85,11 +85,11 @@ def used_by(node: "CGCNNModelData", as_json: bool) -> None:
     from aiida_plugin.provenance.model_usage import used_by
 
     with errors_in_words():
-        found = used_by(node)
+        result = used_by(node)
     if as_json:
-        print_dataclass(found)
+        print_dataclass(result)
     else:
-        print_rows(use_rows(found))
+        print_rows(use_rows(result))
 
 
 @provenance.command("errors")

@@ -27,9 +27,9 @@ def print_rows(rows: Sequence[Row]) -> None:
     echo.echo_tabulate(rows, headers=["What", "PK", "Name", ""])
 
 
-def print_dataclass(found: "Origin | Use") -> None:
+def print_dataclass(answer: "Origin | Use") -> None:
     """As JSON; nodes are objects."""
-    echo.echo(json.dumps(_plain(found), indent=1))
+    echo.echo(json.dumps(_json_value(answer), indent=1))
 
 
 def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool) -> None:
@@ -63,46 +63,46 @@ def structure_named(structure: str, structures: "StructureSetData | None") -> "A
     return records[0].unwrap()
 
 
-def origin_rows(found: "Origin") -> list[Row]:
+def origin_rows(origin: "Origin") -> list[Row]:
     """From the number back to DFT and to the hosts."""
     rows: list[Row] = []
-    if (row := found.row) is not None:
+    if (row := origin.row) is not None:
         std = "" if row["std"] is None else f" ± {row['std']:.4f}"
         rows.append(("prediction", None, row["id"], f"{row['property']} = {row['value']:.4f}{std} {row['unit']}"))
-    rows.append(_row("predictions", found.predictions, f"{found.predictions.n_structures} structures"))
-    rows += _some("predicted by", found.jobs)
-    rows += [_row("model", model, f"sha256 {(model.sha256 or '')[:12]}") for model in found.models]
-    for training in found.trainings:
+    rows.append(_row("predictions", origin.predictions, f"{origin.predictions.n_structures} structures"))
+    rows += _node_rows("predicted by", origin.jobs)
+    rows += [_row("model", model, f"sha256 {(model.sha256 or '')[:12]}") for model in origin.models]
+    for training in origin.trainings:
         rows.append(_row("trained by", training.job, f"gave model {training.model.pk}"))
         rows += [_row("began with model", model, "") for model in training.started_from]
         rows += [_row("trained on", row, f"{row.n_structures} structures") for row in training.labelled]
         rows.append(("DFT runs", None, f"{training.n_dft_runs} behind its labels", ""))
-    if not found.trainings:
+    if not origin.trainings:
         rows.append(("trained by", None, "not in this profile", "the model was imported"))
-    rows += _some("DFT run", found.dft_runs)
-    rows += [_row("structures", row, f"{row.n_structures} structures") for row in found.structures]
-    rows += _some("structures by", found.structure_steps)
-    rows += _some("host", found.hosts)
-    rows += [_row("BAD", row, row.bad or "") for row in found.bad]
+    rows += _node_rows("DFT run", origin.dft_runs)
+    rows += [_row("structures", row, f"{row.n_structures} structures") for row in origin.structures]
+    rows += _node_rows("structures by", origin.structure_steps)
+    rows += _node_rows("host", origin.hosts)
+    rows += [_row("BAD", row, row.bad or "") for row in origin.bad]
     return rows
 
 
-def use_rows(found: "Use") -> list[Row]:
+def use_rows(use: "Use") -> list[Row]:
     """What came of a model."""
-    bad = "" if found.model.bad is None else f"BAD: {found.model.bad}"
-    rows = [_row("model", found.model, bad)]
+    bad = "" if use.model.bad is None else f"BAD: {use.model.bad}"
+    rows = [_row("model", use.model, bad)]
     for what, nodes in (
-        ("predictions", found.predictions),
-        ("selected", found.structures),
-        ("DFT run", found.dft_runs),
-        ("labelled", found.labelled),
-        ("later model", found.models),
+        ("predictions", use.predictions),
+        ("selected", use.structures),
+        ("DFT run", use.dft_runs),
+        ("labelled", use.labelled),
+        ("later model", use.models),
     ):
-        rows += _some(what, nodes)
+        rows += _node_rows(what, nodes)
     return rows
 
 
-def _some(what: str, nodes: Sequence[NodeRow]) -> list[Row]:
+def _node_rows(what: str, nodes: Sequence[NodeRow]) -> list[Row]:
     rows = [_row(what, node, "" if node.n_structures is None else f"{node.n_structures} structures") for node in nodes]
     more: list[Row] = [(what, None, f"... and {len(rows) - _SHOWN} more", "")] if len(rows) > _SHOWN else []
     return rows[:_SHOWN] + more
@@ -113,11 +113,11 @@ def _row(what: str, node: NodeRow, more: str) -> Row:
     return what, node.pk, node.title, " ".join(words for words in (more, failed) if words)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, NodeRow):
         return {key: each for key, each in value._asdict().items() if each is not None}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_json_value(each) for each in value]
     if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {name: _json_value(getattr(value, name)) for name in value.__dataclass_fields__}
     return value.item() if hasattr(value, "item") else value

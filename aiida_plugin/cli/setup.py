@@ -26,16 +26,16 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
     """
     from aiida_plugin.setup.steps import check, set_up
 
-    found = []
+    result = []
     for finding in check(profile) if only_check else set_up(profile, broker=broker, postgres=postgres):  # type: ignore[arg-type]
-        found.append(finding)
+        result.append(finding)
         if not as_json:
             todo = f"; to have it: {finding.command}" if finding.command else ""
-            click.echo(f"{finding.state:<9}{finding.what}: {finding.words}{todo}")
-    made = [finding for finding in found if finding.state == "made"]
-    bad = [finding for finding in found if finding.is_bad]
+            click.echo(f"{finding.state:<9}{finding.what}: {finding.message}{todo}")
+    made = [finding for finding in result if finding.state == "made"]
+    bad = [finding for finding in result if finding.is_bad]
     if as_json:
-        report = {"changed": bool(made), "complete": not bad, "findings": [asdict(finding) for finding in found]}
+        report = {"changed": bool(made), "complete": not bad, "findings": [asdict(finding) for finding in result]}
         click.echo(json.dumps(report, indent=1))
     elif not only_check:
         click.echo(f"{len(made)} made, {len(bad)} could not be made" if made or bad else "Nothing was changed.")

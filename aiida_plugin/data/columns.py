@@ -38,8 +38,10 @@ def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
             raise ValueError(f"{path}: damaged: prediction {rows[0] + 1} has an empty {name}")
     try:
         return {
-            tuple(map(str, said)): {name: parse_column(name, own[name].tolist()) for name in header if name in KINDS}
-            for said, own in fields.groupby(list(SAME), sort=False)
+            tuple(map(str, shared)): {
+                name: parse_column(name, model_rows[name].tolist()) for name in header if name in KINDS
+            }
+            for shared, model_rows in fields.groupby(list(CONSTANT_COLUMNS), sort=False)
         }
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -63,7 +65,7 @@ def _fields(path: Path) -> "pd.DataFrame":
 
 Kind = Literal["text", "number", "whole", "flag"]
 
-#: what is in each column; the columns of :data:`SAME` say the same of all predictions of a model
+#: what is in each column; the columns of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
 KINDS: dict[str, Kind] = {
     "id": "text",
     "site_index": "whole",
@@ -80,7 +82,7 @@ KINDS: dict[str, Kind] = {
     "in_domain": "flag",
     "reason": "text",
 }
-SAME = ("unit", "property", "model", "model_sha256")
+CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 Arrays = dict[str, npt.NDArray[Any]]
 _FLAGS = {"True": True, "False": False}
 _PARSERS: dict[Kind, Callable[[str], Any]] = {
@@ -144,8 +146,8 @@ def read_rows(content: bytes, ids: Collection[str]) -> dict[str, Column]:
         arrays = dict(file)
     wanted = set(ids)
     rows = np.array([name in wanted for name in _READERS["text"]("id", arrays)], dtype=bool)
-    own = {key: array if key.endswith((".texts", ".lengths")) else array[rows] for key, array in arrays.items()}
-    return {name: _READERS[kind](name, own) for name, kind in KINDS.items() if name in own}
+    selected = {key: array if key.endswith((".texts", ".lengths")) else array[rows] for key, array in arrays.items()}
+    return {name: _READERS[kind](name, selected) for name, kind in KINDS.items() if name in selected}
 
 
 def _write_text(column: Column) -> Arrays:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 #: the total energy divided by the number of atoms, eV/atom; the only label that is computed here
 ENERGY_PER_ATOM = "energy_per_atom"
 #: units of the labels that this package writes
-UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
+LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
 #: ids that a message names
 NAMED = 5
 

@@ -58,12 +58,12 @@ class CGCNNModelData(Data):
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         if path is None:
             return
-        place = model_path(Path(path))
-        contents = read_contents(place)
+        folder = model_path(Path(path))
+        contents = read_contents(folder)
         for name, content in contents.items():
             self.base.repository.put_object_from_bytes(content, name)
         files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        self.base.attributes.set_many(describe(place) | {"files": files, "content_sha256": hash_of_files(files)})
+        self.base.attributes.set_many(describe(folder) | {"files": files, "content_sha256": hash_of_files(files)})
         self.label = self.label or self.base.attributes.get("name")
 
     @classmethod
@@ -90,8 +90,8 @@ class CGCNNModelData(Data):
         query = QueryBuilder().append(
             CGCNNModelData, tag="model", filters={"attributes.content_sha256": self.content_sha256}
         )
-        found: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
-        return found[0] if found else None
+        result: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
+        return result[0] if result else None
 
     @property
     def names(self) -> list[str]:
@@ -127,10 +127,10 @@ class CGCNNModelData(Data):
             raise CheckpointError(f"{self._in_words()}: {strange[0]} {what}")
         contents = {name: self.base.repository.get_object_content(name, "rb") for name in self.files}
         for name, content in contents.items():
-            found = hashlib.sha256(content).hexdigest()
-            if found != self.files[name]:
+            sha256 = hashlib.sha256(content).hexdigest()
+            if sha256 != self.files[name]:
                 raise CheckpointError(
-                    f"{self._in_words()}: {name} was changed: its sha256 is {found[:12]}..., "
+                    f"{self._in_words()}: {name} was changed: its sha256 is {sha256[:12]}..., "
                     f"the node was made of {self.files[name][:12]}..."
                 )
         return contents
@@ -151,14 +151,14 @@ class CGCNNModelData(Data):
         CheckpointError
             If a file was changed since the node was made.
         """
-        place = Path(folder)
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise ValueError(f"{place}: not an empty folder; a model is exported into a new or empty one")
+        path = Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path}: not an empty folder; a model is exported into a new or empty one")
         contents = self.contents()
-        place.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            (place / name).write_bytes(content)
-        return place / next(iter(contents)) if len(contents) == 1 else place
+            (path / name).write_bytes(content)
+        return path / next(iter(contents)) if len(contents) == 1 else path
 
     def load(self, name: str | None = None) -> "CrystalModel":
         """The model, ready to predict.

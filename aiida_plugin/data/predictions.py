@@ -9,7 +9,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data.attribute_fields import attribute
-from aiida_plugin.data.columns import KINDS, SAME, Column, read_columns, read_csv, read_rows, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, read_rows, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
@@ -71,19 +71,19 @@ class PredictionsData(Data):
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         if columns is None:
             return
-        own = _own_columns(columns)
+        model_columns = _own_columns(columns)
         failed = [(str(name), str(error)) for name, error in failures]
-        self.base.repository.put_object_from_bytes(write_columns(own), _COLUMNS)
+        self.base.repository.put_object_from_bytes(write_columns(model_columns), _COLUMNS)
         if failed:
             self.base.repository.put_object_from_bytes(json.dumps(failed).encode(), _FAILURES)
         counts = {
-            "n_predictions": len(own["id"]),
-            "n_structures": len(set(own["id"])),
-            "n_out_of_domain": own["in_domain"].count(False),
+            "n_predictions": len(model_columns["id"]),
+            "n_structures": len(set(model_columns["id"])),
+            "n_out_of_domain": model_columns["in_domain"].count(False),
             "n_failures": len(failed),
         }
-        said = {"unit": unit, "property": property, "model": model, "model_sha256": model_sha256}
-        self.base.attributes.set_many(said | counts | {"of_sites": "site_index" in own})
+        shared = {"unit": unit, "property": property, "model": model, "model_sha256": model_sha256}
+        self.base.attributes.set_many(shared | counts | {"of_sites": "site_index" in model_columns})
 
     @classmethod
     def from_predictions(cls, predictions: Predictions) -> "PredictionsData":
@@ -97,12 +97,12 @@ class PredictionsData(Data):
         everything = [*predictions.all, *predictions.failures]
         models = list(dict.fromkeys(_said_of_all(p) for p in everything))
         if len(models) != 1:
-            names = ", ".join(model[SAME.index("model")] for model in models) or "none"
+            names = ", ".join(model[CONSTANT_COLUMNS.index("model")] for model in models) or "none"
             raise ValueError(f"a node holds the predictions of one model; these are of {names}")
         return cls(
             {name: [getattr(p, name) for p in predictions.all] for name in KINDS},
             failures=[(p.id, str(p.error)) for p in predictions.failures],
-            **dict(zip(SAME, models[0], strict=True)),
+            **dict(zip(CONSTANT_COLUMNS, models[0], strict=True)),
         )
 
     @classmethod
@@ -124,15 +124,18 @@ class PredictionsData(Data):
             If it is no such file, cut short, damaged, or holds no prediction.
         """
         failed = list(failures)
-        found = [(dict(zip(SAME, said, strict=True)), columns) for said, columns in read_csv(Path(path)).items()]
-        names = [said["model"] for said, _ in found]
+        result = [
+            (dict(zip(CONSTANT_COLUMNS, shared, strict=True)), columns)
+            for shared, columns in read_csv(Path(path)).items()
+        ]
+        names = [shared["model"] for shared, _ in result]
         nodes = {}
-        for said, columns in found:
-            name = said["model"]
-            label = name if names.count(name) == 1 else f"{name}@{said['model_sha256'][:8]}"
+        for shared, columns in result:
+            name = shared["model"]
+            label = name if names.count(name) == 1 else f"{name}@{shared['model_sha256'][:8]}"
             if label in nodes:
                 raise ValueError(f"{path}: {name} has predictions in two units or of two properties")
-            nodes[label] = cls(columns, failures=failed, **said)
+            nodes[label] = cls(columns, failures=failed, **shared)
         return nodes
 
     @classmethod
@@ -144,15 +147,15 @@ class PredictionsData(Data):
         ValueError
             If they are not all of one model, property and unit.
         """
-        said = {tuple(part.base.attributes.get(name) for name in SAME) for part in parts}
-        if len(said) != 1:
-            models = ", ".join(sorted(f"{model} ({sha[:8]})" for *_, model, sha in said)) or "none"
+        shared = {tuple(part.base.attributes.get(name) for name in CONSTANT_COLUMNS) for part in parts}
+        if len(shared) != 1:
+            models = ", ".join(sorted(f"{model} ({sha[:8]})" for *_, model, sha in shared)) or "none"
             raise ValueError(f"a node holds the predictions of one model; these are of {models}")
         columns: dict[str, Column] = {}
         for part in parts:
             for name, values in part.columns().items():
                 columns.setdefault(name, []).extend(values)
-        return cls(columns, failures=failures, **dict(zip(SAME, said.pop(), strict=True)))
+        return cls(columns, failures=failures, **dict(zip(CONSTANT_COLUMNS, shared.pop(), strict=True)))
 
     def __len__(self) -> int:
         return int(self.base.attributes.get("n_predictions"))
@@ -184,9 +187,9 @@ class PredictionsData(Data):
 
         content = self.base.repository.get_object_content(_COLUMNS, "rb")
         columns = read_columns(content) if ids is None else read_rows(content, ids)
-        said = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in SAME}
+        shared = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in CONSTANT_COLUMNS}
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
-        return pd.DataFrame((columns | said), columns=list(names))
+        return pd.DataFrame((columns | shared), columns=list(names))
 
     def _validate(self) -> bool:
         """Refuse to store a node without predictions' columns."""
@@ -197,7 +200,7 @@ class PredictionsData(Data):
 
 
 def _said_of_all(prediction: Prediction) -> tuple[str, ...]:
-    return tuple([getattr(prediction, name) for name in SAME])
+    return tuple([getattr(prediction, name) for name in CONSTANT_COLUMNS])
 
 
 def _own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:

@@ -70,7 +70,7 @@ def write_set(node: StructureSetData, path: Path) -> Path:
     if path.suffix == ".npz":
         node.write_packed(path)
     elif path.suffix in (".extxyz", ".xyz"):
-        write(path, [_named(name, atoms) for name, atoms in zip(node.ids, node.iter_atoms(), strict=True)], "extxyz")
+        write(path, [_with_id(name, atoms) for name, atoms in zip(node.ids, node.iter_atoms(), strict=True)], "extxyz")
     elif path.suffix:
         raise ValueError(f"{path}: allowed are a .extxyz or .npz file, or a folder (for CIF files)")
     else:
@@ -78,7 +78,7 @@ def write_set(node: StructureSetData, path: Path) -> Path:
     return path
 
 
-def _named(name: str, atoms: "Atoms") -> "Atoms":
+def _with_id(name: str, atoms: "Atoms") -> "Atoms":
     atoms.info = {"id": name, **atoms.info}
     return atoms
 

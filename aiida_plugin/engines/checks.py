@@ -33,7 +33,7 @@ class Finding:
 
     what: str
     state: State
-    words: str
+    message: str
     command: str = ""
 
     @property

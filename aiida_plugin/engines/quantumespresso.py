@@ -61,7 +61,7 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         settings, structure, u = run.settings, run.structure, run.hubbard_u
         pseudos = pseudos_of(structure, settings["pseudo_family"], settings["functional"])
         z_valences = {kind: float(pseudo.z_valence) for kind, pseudo in pseudos.items()}
-        parameters = _over(_parameters(run, _cutoffs(run), z_valences), settings["parameters"])
+        parameters = _merge_namelists(_parameters(run, _cutoffs(run), z_valences), settings["parameters"])
         check_hubbard(pseudos, u)
         gamma_only = is_gamma(run.mesh) and not u  # half the work; pw.x has no orthogonalised projectors for a U there
         if u and settings["hubbard_input"] == "card":
@@ -88,11 +88,11 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         """See :meth:`Engine.labelled`."""
         check_outputs(run, "output_parameters", "output_trajectory")
         base = run.inputs.base_relax if "base_relax" in run.inputs else run.inputs
-        given = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
+        structure = run.inputs.structure if "base_relax" in run.inputs else base.pw.structure
         labels: StructureSetData = call(
             labels_of_quantumespresso,
-            structure=run.outputs.output_structure if "output_structure" in run.outputs else given,
-            given=given,
+            structure=run.outputs.output_structure if "output_structure" in run.outputs else structure,
+            input_structure=structure,
             output_parameters=run.outputs.output_parameters,
             output_trajectory=run.outputs.output_trajectory,
             retrieved=run.outputs.retrieved,
@@ -172,7 +172,7 @@ def _parameters(
     return {"CONTROL": control, "SYSTEM": system, "ELECTRONS": electrons}
 
 
-def _over(parameters: dict[str, Inputs], overrides: Mapping[str, Any]) -> dict[str, Inputs]:
+def _merge_namelists(parameters: dict[str, Inputs], overrides: Mapping[str, Any]) -> dict[str, Inputs]:
     """Put the user's own namelists over those made of the settings."""
     for name, block in overrides.items():
         if not isinstance(block, Mapping):
@@ -205,7 +205,7 @@ def with_hubbard(structure: StructureData, hubbard: Dict) -> StructureData:
 @calcfunction
 def labels_of_quantumespresso(
     structure: StructureData,
-    given: StructureData,
+    input_structure: StructureData,
     output_parameters: Dict,
     output_trajectory: ArrayData,
     retrieved: FolderData,
@@ -220,7 +220,7 @@ def labels_of_quantumespresso(
     ----------
     structure
         Where the last step was made: the one that was given, or the relaxed one.
-    given
+    input_structure
         Structure of the inputs, with its Hubbard U: a relaxed structure comes back without it.
     output_parameters, output_trajectory, retrieved
         Of the run.
@@ -241,7 +241,7 @@ def labels_of_quantumespresso(
     outputs, namelists = output_parameters.get_dict(), parameters.get_dict()
     if "energy" not in outputs:
         raise ValueError("the outputs of pw.x hold no energy")
-    u = _given_hubbard(given, namelists)
+    u = _given_hubbard(input_structure, namelists)
     if u:
         with retrieved.base.repository.open(_XML, "rb") as stream:
             _check_used(u, ElementTree.parse(stream).getroot())

@@ -32,6 +32,6 @@ def _oracle(engine: str, options: Mapping[str, Any], *, folder: Path) -> "DFTOra
     if find_spec("aiida") is None:
         raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')
     from aiida_plugin.oracles.dft import DFTOracle, DFTSettings
-    from cgcnn_ase.core.settings import settings_of
+    from cgcnn_ase.core.settings import parse_settings
 
-    return DFTOracle(engine, settings_of(DFTSettings, options, "oracle"))
+    return DFTOracle(engine, parse_settings(DFTSettings, options, "oracle"))

@@ -109,10 +109,10 @@ class DFTOracle:
         OracleError
             In AiiDA's words, if there is no label.
         """
-        ((_, said),) = self.evaluate_many([point], [atoms])
-        if isinstance(said, OracleError):
-            raise said
-        return said
+        ((_, reply),) = self.evaluate_many([point], [atoms])
+        if isinstance(reply, OracleError):
+            raise reply
+        return reply
 
     def evaluate_many(
         self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
@@ -141,11 +141,11 @@ class DFTOracle:
             return
         for chain, names in self._chains(cells):
             for name in names:
-                said = self._answer(chain, name)
-                if isinstance(said, OracleError):
+                reply = self._answer(chain, name)
+                if isinstance(reply, OracleError):
                     self._unlucky.add(name)
                 for k in places[name]:
-                    yield k, said
+                    yield k, reply
 
     def _chains(self, cells: "Mapping[str, Atoms]") -> "Iterator[tuple[WorkChainNode, list[str]]]":
         """Label work chains when they have ended, each with the cells whose labels it was to give."""

@@ -149,15 +149,15 @@ def chains_of(key: str, cells: Iterable[str]) -> list[tuple[WorkChainNode, list[
     """
     left = set(cells)
     query = QueryBuilder().append(WorkChainNode, filters={f"extras.{_EXTRA}.key": key}, tag="chain")
-    found: list[tuple[WorkChainNode, list[str]]] = []
+    result: list[tuple[WorkChainNode, list[str]]] = []
     for (chain,) in query.order_by({"chain": {"id": "desc"}}).iterall():
         mine = left & set(chain.base.extras.get(_EXTRA)["cells"])
         if mine and chain.is_terminated:
             mine &= set(chain.outputs.labelled.ids) if "labelled" in chain.outputs else set()
         if mine:
-            found.append((chain, sorted(mine)))
+            result.append((chain, sorted(mine)))
             left -= mine
-    return found
+    return result
 
 
 def terminated(chains: list[tuple[WorkChainNode, list[str]]]) -> Iterator[tuple[WorkChainNode, list[str]]]:

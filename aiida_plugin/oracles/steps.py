@@ -55,8 +55,8 @@ class StepRecorder:
         inputs |= {f"labelled_{k}": node for k, node in enumerate(_labelled(content["evaluations"]))}
         if (previous := self._recorded(step.round - 1)) is not None:
             inputs["previous"] = previous
-        found: Dict = optimisation_step(self._settings, Dict(content), **inputs)
-        return found
+        result: Dict = optimisation_step(self._settings, Dict(content), **inputs)
+        return result
 
     def _recorded(self, number: int, content: Mapping[str, Any] | None = None) -> Dict | None:
         """The newest log of a round of this run, None if there is none; with `content` only if it is that."""
@@ -70,10 +70,10 @@ class StepRecorder:
         if row is None:
             return None
         node, log = row
-        found: Dict = log
+        result: Dict = log
         # by their hashes, as numbers come back from the database in 14 digits
         same = content is None or make_hash(node.inputs.evaluations.get_dict()) == make_hash(dict(content))
-        return found if same else None
+        return result if same else None
 
 
 def record_steps(run: Mapping[str, Any]) -> "Callable[[Step], Dict]":
@@ -101,7 +101,7 @@ def _labelled(rows: "Sequence[Mapping[str, Any]]") -> list[StructureSetData]:
     uuids = {cell["info"]["labelled"]: None for row in rows for cell in row["cells"].values()
              if "labelled" in cell.get("info", {})}  # fmt: skip
     query = QueryBuilder().append(StructureSetData, filters={"uuid": {"in": list(uuids)}}, tag="set")
-    found: list[StructureSetData] = query.order_by({"set": {"id": "asc"}}).all(flat=True) if uuids else []
-    if missing := sorted(set(uuids) - {node.uuid for node in found}):
+    result: list[StructureSetData] = query.order_by({"set": {"id": "asc"}}).all(flat=True) if uuids else []
+    if missing := sorted(set(uuids) - {node.uuid for node in result}):
         raise ValueError(f"the labels {missing[0]} of this run are not in this profile")
-    return found
+    return result

@@ -83,16 +83,16 @@ class TrainParser(RetrievedParser):
             return CGCNNModelData(folder)
 
     def _metrics(self) -> dict[str, Any]:
-        found = json.loads(self.text(f"{RUN}/{_METRICS}") or "")
-        if not isinstance(found, dict) or not {"val", "test"} & found.keys():
+        result = json.loads(self.text(f"{RUN}/{_METRICS}") or "")
+        if not isinstance(result, dict) or not {"val", "test"} & result.keys():
             raise ValueError("it holds no figures of val or test")
-        return found
+        return result
 
     def _of_labels(self) -> dict[str, Any]:
         """What the model was trained on: counts, and what made the labels."""
         inputs = self.node.inputs
         data = data_of({name: getattr(inputs, name) for name in inputs})
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "target": inputs.target.value,
             "trained_on": inputs.structures.uuid,
             "n_epochs": self._epochs()[0],
@@ -101,8 +101,8 @@ class TrainParser(RetrievedParser):
             "n_unlabelled": sum(label is None for label in data.labels),
         }
         if data.scheme is not None:
-            found |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
-        return found
+            result |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
+        return result
 
     def _has(self, name: str) -> bool:
         """Whether the run left a file."""
@@ -146,20 +146,20 @@ def results_from(text: str) -> ArrayData:
     return results
 
 
-def storable(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+def storable(values: dict[str, Any], where: str = "") -> dict[str, Any]:
     """The values without those that are not finite, which AiiDA cannot store; ``undefined`` lists their names."""
     undefined: list[str] = []
-    plain = _finite(values, place, undefined)
+    plain = _finite(values, where, undefined)
     return plain | ({"undefined": undefined} if undefined else {})
 
 
-def _finite(values: dict[str, Any], place: str, undefined: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _finite(values: dict[str, Any], where: str, undefined: list[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found[name] = _finite(value, f"{place}{name}.", undefined)
+            result[name] = _finite(value, f"{where}{name}.", undefined)
         elif value is None or (isinstance(value, float) and not math.isfinite(value)):
-            undefined.append(f"{place}{name}")
+            undefined.append(f"{where}{name}")
         else:
-            found[name] = value
-    return found
+            result[name] = value
+    return result

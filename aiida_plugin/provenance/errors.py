@@ -72,11 +72,11 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
         if not labels[cast(int, structures.pk)]:
             continue
         known = set(structures.ids)
-        own = {name: found for name, found in labels[cast(int, structures.pk)].items() if name in known}
-        rows_of_labels: Iterable[Any] = predictions.to_frame(own).itertuples()
+        known_labels = {name: result for name, result in labels[cast(int, structures.pk)].items() if name in known}
+        rows_of_labels: Iterable[Any] = predictions.to_frame(known_labels).itertuples()
         for row in rows_of_labels:
             seen: set[tuple[Any, ...]] = set()
-            for label in own[row.id]:
+            for label in known_labels[row.id]:
                 value = label_of(label.atoms, row.property)
                 if reason := _unlike(label, row, structures, value):
                     left_out[reason] = left_out.get(reason, 0) + 1
@@ -114,18 +114,18 @@ def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[Structure
 
 def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
     """Of each set, the labels by id in sets that were made from it."""
-    found: dict[int, dict[str, list[_Label]]] = {}
+    result: dict[int, dict[str, list[_Label]]] = {}
     read: dict[int, list[tuple[str, _Label]]] = {}
     graph = lineage(sets, "descendants")
     for pk in sorted(set(sets)):
-        of_set = found.setdefault(pk, {})
+        of_set = result.setdefault(pk, {})
         for row in graph.after([pk]):
             if row.node_type == STRUCTURES and row.results and not _joined_later(graph, row):
                 if row.pk not in read:
                     read[row.pk] = list(_read(cast(StructureSetData, load_node(row.pk))))
                 for name, label in read[row.pk]:
                     of_set.setdefault(name, []).append(label)
-    return found
+    return result
 
 
 def _joined_later(graph: Lineage, labelled: NodeRow) -> bool:
@@ -145,22 +145,22 @@ def _kinds(schemes: list[dict[str, Any] | None]) -> list[str | None]:
     kinds: list[dict[str, Any]] = []
     places: list[int | None] = []
     for scheme in schemes:
-        place = None if scheme is None else _place(scheme, kinds)
-        places.append(place)
+        index = None if scheme is None else _place(scheme, kinds)
+        places.append(index)
     names = [scheme_id(kind) for kind in kinds]
-    return [None if place is None else names[place] for place in places]
+    return [None if index is None else names[index] for index in places]
 
 
 def _place(scheme: dict[str, Any], kinds: list[dict[str, Any]]) -> int:
     """The first kind that the scheme agrees with, which then tells of its elements too; else a new one."""
-    for place, kind in enumerate(kinds):
+    for index, kind in enumerate(kinds):
         try:
             merged = merge_schemes([kind, scheme])
         except ValueError:  # another kind
             continue
         assert merged is not None
-        kinds[place] = merged
-        return place
+        kinds[index] = merged
+        return index
     kinds.append(scheme)
     return len(kinds) - 1
 
@@ -177,9 +177,9 @@ def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float 
 
 def _row(row: Any, label: _Label, value: float | None, predictions_pk: int | None) -> tuple[Any, ...]:
     assert value is not None
-    said = label.scheme or {}
+    scheme = label.scheme or {}
     return (
         row.id, row.value, row.std, row.lower, row.upper, value, row.value - value, row.in_domain, row.unit,
-        row.property, row.model, said.get("engine"), said.get("functional"), bool(said.get("relaxed")),
+        row.property, row.model, scheme.get("engine"), scheme.get("functional"), bool(scheme.get("relaxed")),
         predictions_pk, label.pk,
     )  # fmt: skip

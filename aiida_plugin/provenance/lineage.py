@@ -157,10 +157,10 @@ def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = N
     left = depth
     while front and left != 0:
         left = None if left is None else left - 1
-        found = [step for batch in _batches(front) for step in _step(batch, direction)]
-        for here, there, label in found:
+        result = [step for batch in _batches(front) for step in _step(batch, direction)]
+        for here, there, label in result:
             links[Link(there, here, label) if direction == "ancestors" else Link(here, there, label)] = None
-        front = sorted({there for _, there, _ in found} - seen)
+        front = sorted({there for _, there, _ in result} - seen)
         seen.update(front)
     nodes = {row.pk: row for batch in _batches(sorted(seen)) for row in _rows(batch)}
     return Lineage(nodes, list(links))

@@ -87,5 +87,5 @@ def bad_models() -> "list[CGCNNModelData]":
     from aiida_plugin.data.model import CGCNNModelData
 
     query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"extras": {"has_key": BAD}})
-    found: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).all(flat=True)
-    return found
+    result: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).all(flat=True)
+    return result

@@ -94,12 +94,14 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
     jobs = _jobs(graph, predictions.pk)
     if id is not None and len(jobs) > 1:
         jobs = [job for job in jobs if _took_in(graph, job, id)]
-    models = _unique(found for job in jobs for found in graph.inputs(job.pk) if found.node_type == MODEL)
-    structures = _unique(found for job in jobs for found in graph.inputs(job.pk) if found.node_type == STRUCTURES)
+    models = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == MODEL)
+    structures = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == STRUCTURES)
     trainings = _trainings(graph, [model.pk for model in models])
-    labelled = [found.pk for training in trainings for found in training.labelled]
+    labelled = [result.pk for training in trainings for result in training.labelled]
     before = list(
-        graph.behind([found.pk for found in structures], through=lambda row: row.is_process or row.node_type in _HOSTS)
+        graph.behind(
+            [result.pk for result in structures], through=lambda row: row.is_process or row.node_type in _HOSTS
+        )
     )
     return Origin(
         predictions=graph.nodes[predictions.pk],
@@ -108,10 +110,10 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
         models=models,
         structures=structures,
         trainings=trainings,
-        dft_runs=[found for found in graph.behind(labelled) if found.process_type in DFT],
-        structure_steps=[found for found in before if found.is_process],
-        hosts=[found for found in before if found.node_type in _HOSTS and not graph.inputs(found.pk)],
-        bad=[found for found in graph.nodes.values() if found.bad is not None],
+        dft_runs=[result for result in graph.behind(labelled) if result.process_type in DFT],
+        structure_steps=[result for result in before if result.is_process],
+        hosts=[result for result in before if result.node_type in _HOSTS and not graph.inputs(result.pk)],
+        bad=[result for result in graph.nodes.values() if result.bad is not None],
     )
 
 
@@ -128,8 +130,8 @@ def _row(predictions: "PredictionsData", id: str) -> dict[str, Any]:
     frame = predictions.to_frame([id])
     if frame.empty:
         reason = dict(predictions.failures).get(id)
-        said = f"the structure {id!r} failed: {reason}" if reason else f"no structure has the id {id!r}"
-        raise ValueError(f"predictions node {predictions.pk}: {said}")
+        reason_text = f"the structure {id!r} failed: {reason}" if reason else f"no structure has the id {id!r}"
+        raise ValueError(f"predictions node {predictions.pk}: {reason_text}")
     row = frame.astype(object).where(frame.notna(), None).iloc[0]
     return {str(name): value for name, value in row.items()}
 
@@ -138,7 +140,7 @@ def _jobs(graph: Lineage, predictions: int) -> list[NodeRow]:
     """The processes that predicted: beyond those that joined parts, which took in no model."""
     reached = graph.behind([predictions], through=lambda row: row.is_process or row.node_type == PREDICTIONS)
     processes = [row for row in reached if row.is_process]
-    with_model = [row for row in processes if any(found.node_type == MODEL for found in graph.inputs(row.pk))]
+    with_model = [row for row in processes if any(result.node_type == MODEL for result in graph.inputs(row.pk))]
     return with_model or processes[:1]
 
 
@@ -151,7 +153,7 @@ def _took_in(graph: Lineage, job: NodeRow, id: str) -> bool:
 
 def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
     """The training runs behind models, the newest first."""
-    found: list[Training] = []
+    result: list[Training] = []
     front = list(models)
     seen = set(models)
     for pk in front:
@@ -161,10 +163,10 @@ def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
             labelled = [row for row in inputs if row.node_type == STRUCTURES and row.pk not in test]
             started_from = [row for row in inputs if row.node_type == MODEL]
             runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in DFT]
-            found.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))
+            result.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))
             front += [row.pk for row in started_from if row.pk not in seen]
             seen |= {row.pk for row in started_from}
-    return found
+    return result
 
 
 def _unique(rows: Any) -> list[NodeRow]:

@@ -38,8 +38,8 @@ def parity_plot(table: "pd.DataFrame", path: str | Path) -> Path:
 
     if table.empty:
         raise ValueError("there is nothing to draw: the table is empty")
-    name, unit = _only(table, "property"), _only(table, "unit")
-    _only(table, "scheme")
+    name, unit = _single_value(table, "property"), _single_value(table, "unit")
+    _single_value(table, "scheme")
     std = None if table["std"].isna().any() else table["std"].to_numpy(dtype=float)
     figure = parity(table["label"].to_numpy(dtype=float), table["predicted"].to_numpy(dtype=float), std,
                     name=name.replace("_", " "), unit=unit)  # fmt: skip
@@ -72,8 +72,8 @@ def _label(axes: "Axes", table: "pd.DataFrame", name: str, unit: str) -> None:
     axes.axline((low, low), slope=1, color=ORANGE, linestyle="--", linewidth=1.2)
 
 
-def _only(table: "pd.DataFrame", column: str) -> str:
-    found = list(dict.fromkeys(str(each) for each in table[column]))
-    if len(found) > 1:
-        raise ValueError(f"one picture shows one {column}, here are {', '.join(found)}; draw them one by one")
-    return found[0]
+def _single_value(table: "pd.DataFrame", column: str) -> str:
+    result = list(dict.fromkeys(str(each) for each in table[column]))
+    if len(result) > 1:
+        raise ValueError(f"one picture shows one {column}, here are {', '.join(result)}; draw them one by one")
+    return result[0]

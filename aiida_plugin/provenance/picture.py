@@ -59,8 +59,10 @@ def graph_picture(
     if not file.parent.is_dir():
         raise FileNotFoundError(f"the folder {file.parent} does not exist")
     assert node.pk is not None
-    found = [lineage([node.pk], way, depth=depth) for way in ("ancestors", "descendants") if direction in (way, "both")]
-    graph = _graph(found, node)
+    result = [
+        lineage([node.pk], way, depth=depth) for way in ("ancestors", "descendants") if direction in (way, "both")
+    ]
+    graph = _graph(result, node)
     if kind == "dot":
         file.write_text(graph.graphviz.source, encoding="utf-8")
         return file
@@ -76,12 +78,12 @@ def graph_picture(
     return file
 
 
-def _graph(found: list[Lineage], node: Node) -> "Graph":
+def _graph(result: list[Lineage], node: Node) -> "Graph":
     from aiida.common.links import LinkType
     from aiida.orm.utils.links import LinkPair
     from aiida.tools.visualization import Graph
 
-    pks = sorted({pk for part in found for pk in part.nodes})
+    pks = sorted({pk for part in result for pk in part.nodes})
     if len(pks) > MAX_NODES:
         raise ValueError(f"the picture would have {len(pks)} nodes, {MAX_NODES} can be read: give a smaller depth")
     graph = Graph(node_sublabel_fn=sublabel, node_style_fn=_style, graph_attr={"rankdir": "TB"})
@@ -90,7 +92,7 @@ def _graph(found: list[Lineage], node: Node) -> "Graph":
     }
     for pk, each in sorted(nodes.items()):
         graph.add_node(each, style_override={"color": "red", "penwidth": "3"} if pk == node.pk else None)
-    for link in sorted({link for part in found for link in part.links}):
+    for link in sorted({link for part in result for link in part.links}):
         into = LinkType.INPUT_CALC if isinstance(nodes[link.target], ProcessNode) else LinkType.CREATE
         pair = LinkPair(into, link.label)
         graph.add_edge(nodes[link.source], nodes[link.target], pair, style={"label": link.label, "fontsize": "9"})
@@ -101,15 +103,15 @@ def sublabel(node: Node) -> str:
     """What to say of a node below its name."""
     from aiida.tools.visualization.graph import default_node_sublabels
 
-    said = node.base.attributes
+    attributes = node.base.attributes
     if isinstance(node, CGCNNModelData):
         bad = node.base.extras.get("cgcnn_bad", None)
         lines = [node.base.attributes.get("name"), node.sha256[:12], *([f"BAD: {bad['reason']}"] if bad else [])]
     elif isinstance(node, StructureSetData):
-        labelled = ", labelled" if said.get("results", []) else ""
-        lines = [f"{len(node):,} structures{labelled}", "-".join(said.get("elements"))]
+        labelled = ", labelled" if attributes.get("results", []) else ""
+        lines = [f"{len(node):,} structures{labelled}", "-".join(attributes.get("elements"))]
     elif isinstance(node, PredictionsData):
-        lines = [f"{len(node):,} of {said.get('property')}", f"({said.get('unit')})"]
+        lines = [f"{len(node):,} of {attributes.get('property')}", f"({attributes.get('unit')})"]
     else:
         return str(default_node_sublabels(node))
     return "\n".join(map(str, [*([node.label] if node.label and node.label not in lines else []), *lines]))

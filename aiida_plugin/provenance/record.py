@@ -111,13 +111,13 @@ class Recording:
         return node
 
     def _inputs(self) -> dict[str, Any]:
-        said = self.calculator.parameters
-        reference = said["reference"]
+        parameters = self.calculator.parameters
+        reference = parameters["reference"]
         settings = {
             "reference": reference if isinstance(reference, str) else dict(reference),
-            "n_dropout": said["n_dropout"],
-            "seed": said["seed"],
-            "model": said["model"],
+            "n_dropout": parameters["n_dropout"],
+            "seed": parameters["seed"],
+            "model": parameters["model"],
         }
         return {
             "model": self._model,
@@ -165,15 +165,15 @@ def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None
     return Recording(calculator, model)
 
 
-def _model_node(calculator: "CGCNNCalculator", given: CGCNNModelData | None) -> CGCNNModelData:
+def _model_node(calculator: "CGCNNCalculator", node: CGCNNModelData | None) -> CGCNNModelData:
     """The node of the calculator's model."""
     sha256 = calculator.model.sha256
-    if given is not None:
-        if given.sha256 != sha256:
+    if node is not None:
+        if node.sha256 != sha256:
             raise ValueError(
-                f"the model node {given.pk} has the weights {given.sha256[:12]}..., the calculator has {sha256[:12]}..."
+                f"the model node {node.pk} has the weights {node.sha256[:12]}..., the calculator has {sha256[:12]}..."
             )
-        return given
+        return node
     return _stored(sha256) or _from_model(calculator)
 
 
@@ -181,8 +181,8 @@ def _stored(sha256: str) -> CGCNNModelData | None:
     from aiida.orm import QueryBuilder
 
     query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"attributes.sha256": sha256})
-    found: Sequence[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
-    return found[0] if found else None
+    nodes: Sequence[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
+    return nodes[0] if nodes else None
 
 
 def _from_model(calculator: "CGCNNCalculator") -> CGCNNModelData:

@@ -40,24 +40,24 @@ def recover() -> list[str]:
 
     name = get_manager().get_profile().name  # type: ignore[union-attr]
     client = get_daemon_client(name)
-    said = []
+    messages = []
     try:
         client.stop_daemon()
-        said.append("Stopped the daemon.")
+        messages.append("Stopped the daemon.")
     except DaemonNotRunningException:
-        said.append("The daemon was not running.")
+        messages.append("The daemon was not running.")
     except DaemonException:  # it hangs, or is half dead
-        said.append("The daemon did not answer.")
+        messages.append("The daemon did not answer.")
     if survivors := _end_survivors(name):
-        said.append(f"Ended {survivors} processes that had outlived it.")
+        messages.append(f"Ended {survivors} processes that had outlived it.")
     with suppress(DaemonException):
         client.stop_daemon()  # again, so that what names the dead process is removed
     _forget_broker(name)
     if closed := close_ended():
-        said.append(f"Closed {closed} processes that had ended.")
-    said += _verdi(name, "process", "repair", "--force").splitlines()
-    said += _verdi(name, "daemon", "start").splitlines()
-    return [line for line in said if line.strip()]
+        messages.append(f"Closed {closed} processes that had ended.")
+    messages += _verdi(name, "process", "repair", "--force").splitlines()
+    messages += _verdi(name, "daemon", "start").splitlines()
+    return [line for line in messages if line.strip()]
 
 
 def close_ended() -> int:
@@ -108,12 +108,12 @@ def _survivors(profile: str) -> Iterator[psutil.Process]:
     folder = AiiDAConfigDir.get().resolve()
     for process in psutil.process_iter():
         try:
-            words, given = process.cmdline(), process.environ().get("AIIDA_PATH") or "~"
+            words, home = process.cmdline(), process.environ().get("AIIDA_PATH") or "~"
         except psutil.Error:
             continue
         if "daemon" not in words or profile not in words or not _PARTS.intersection(words):
             continue
-        paths = [Path(text).expanduser().resolve() for text in given.split(":")]
+        paths = [Path(text).expanduser().resolve() for text in home.split(":")]
         if any(folder in (path, path / ".aiida") for path in paths):
             yield process
 
@@ -122,10 +122,10 @@ def _verdi(profile: str, *args: str) -> str:
     command = [sys.executable, "-m", "aiida", "-p", profile, *args]
     # the daemon looks for `verdi` on the path, where it need not be when Python was called by its own
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with TemporaryFile("w+") as said:  # the daemon would hold a pipe open
-        done = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path})
-        said.seek(0)
-        text = said.read().strip()
+    with TemporaryFile("w+") as output:  # the daemon would hold a pipe open
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path})
+        output.seek(0)
+        text = output.read().strip()
     if done.returncode:
         raise RuntimeError(f"verdi {' '.join(args)} failed: {text}")
     return text

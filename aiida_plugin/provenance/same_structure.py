@@ -58,8 +58,8 @@ def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
         predictions = cast(PredictionsData, load_node(hit.pks[0]))
         frame = predictions.to_frame(hit.ids)
         frames.append(frame.assign(**dict(zip(NODES, hit.pks, strict=True))))
-        found = set(frame["id"])
-        if len(found) < len(hit.ids):
+        result = set(frame["id"])
+        if len(result) < len(hit.ids):
             reasons = dict(predictions.failures)
             failures += [(hit.pks[0], name, reasons[name]) for name in hit.ids if name in reasons]
     whole = [frame for frame in frames if not frame.empty]
@@ -69,7 +69,7 @@ def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
 
 
 def _hits(structure: "Atoms | str") -> list[_Hit]:
-    found: dict[int, _Hit] = {}
+    result: dict[int, _Hit] = {}
     places: dict[int, list[str]] = {}
     find = _finder(structure)
     rows = _query(structure).all()
@@ -78,8 +78,8 @@ def _hits(structure: "Atoms | str") -> list[_Hit]:
         if structures not in places:
             places[structures] = find(_opener(files)) if structures in may_hold else []
         if ids := places[structures]:
-            found.setdefault(predictions, _Hit((predictions, model, structures, job), ids))
-    return [found[pk] for pk in sorted(found)]
+            result.setdefault(predictions, _Hit((predictions, model, structures, job), ids))
+    return [result[pk] for pk in sorted(result)]
 
 
 def _query(structure: "Atoms | str") -> QueryBuilder:
@@ -106,12 +106,12 @@ def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> s
     """
     name = "ids.json" if isinstance(structure, str) else HASHES
     owners: dict[str, list[int]] = {}
-    found: set[int] = set()
-    for pk, own in files.items():
-        if name in own["o"]:
-            owners.setdefault(own["o"][name]["k"], []).append(pk)
+    result: set[int] = set()
+    for pk, entry in files.items():
+        if name in entry["o"]:
+            owners.setdefault(entry["o"][name]["k"], []).append(pk)
         else:
-            found.add(pk)
+            result.add(pk)
     wanted = None if isinstance(structure, str) else np.uint64(hash_of_atoms(structure))
     for key, stream in get_manager().get_profile_storage().get_repository().iter_object_streams(list(owners)):
         content = BytesIO(stream.read())
@@ -120,8 +120,8 @@ def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> s
         else:
             hit = bool((read_hashes(lambda _, file=content: nullcontext(file)) == wanted).any())  # type: ignore[misc]
         if hit:
-            found.update(owners[key])
-    return found
+            result.update(owners[key])
+    return result
 
 
 def _opener(files: dict[str, Any]) -> Open:

@@ -111,11 +111,11 @@ def _as_asked(finding: Finding, broker: Broker | None, postgres: bool) -> Findin
         return finding
     if postgres and profile.storage_backend != "core.psql_dos":
         return Finding(
-            "profile", "wrong", f"{finding.words} is there already, without PostgreSQL; name a new one with -p"
+            "profile", "wrong", f"{finding.message} is there already, without PostgreSQL; name a new one with -p"
         )
     if broker is not None and (profile.process_control_backend or "none").removeprefix("core.") != broker:
         command = f"verdi -p {profile.name} profile configure-broker {'none' if broker == 'none' else f'core.{broker}'}"
-        return Finding("profile", "wrong", f"{finding.words} is there already, with another broker", command)
+        return Finding("profile", "wrong", f"{finding.message} is there already, with another broker", command)
     return finding
 
 

@@ -322,10 +322,10 @@ def _finetune_inputs(code: AbstractCode, arguments: dict[str, Any], n_labels: in
 
 
 def _check_budget(budget: Dict, _: object) -> str | None:
-    given = budget.get_dict()
-    if unknown := sorted(set(given) - set(BUDGET)):
+    values = budget.get_dict()
+    if unknown := sorted(set(values) - set(BUDGET)):
         return f"unknown {', '.join(unknown)}; allowed: {', '.join(BUDGET)}"
-    rounds, labels = given.get("rounds", 1), given.get("labels")
+    rounds, labels = values.get("rounds", 1), values.get("labels")
     if not isinstance(rounds, int) or rounds < 1:
         return f"rounds must be a whole number from 1 on, not {rounds!r}"
     return None if labels is None or (isinstance(labels, int) and labels > 0) else f"labels: {labels!r} is no number"

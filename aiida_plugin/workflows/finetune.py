@@ -9,7 +9,7 @@ from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, problem
+from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, validation_error
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
@@ -54,11 +54,11 @@ def protocol_inputs(
     if name not in known["protocols"]:
         raise ValueError(f"unknown protocol {name!r}; allowed: {', '.join(known['protocols'])}")
     few = known["few_labels"] if n_labels < known["few_below"] else {}
-    own = {key: value for key, value in known["protocols"][name].items() if key != "description"}
+    chosen = {key: value for key, value in known["protocols"][name].items() if key != "description"}
     if strange := sorted(set(overrides or {}) - set(known["default"])):
         raise ValueError(f"overrides of {', '.join(strange)}; allowed: {', '.join(known['default'])}")
-    found = merged(known["default"], own, few, overrides or {})
-    return found["recipe"], int(found["max_restarts"])
+    result = merged(known["default"], chosen, few, overrides or {})
+    return result["recipe"], int(result["max_restarts"])
 
 
 #: exit code of a training that can be gone on with
@@ -87,15 +87,15 @@ class FinetuneWorkChain(WorkChain):
         spec.input("options", valid_type=dict, required=False, non_db=True, help="metadata.options of the training.")
         spec.input("predict_options", valid_type=dict, required=False, non_db=True, help="The same of the predictions.")
         spec.inputs.validator = _check_inputs
-        own: Any = cls  # the types of if_ and while_ know methods of WorkChain alone
+        steps: Any = cls  # the types of if_ and while_ know methods of WorkChain alone
         spec.outline(
-            own.check,
-            if_(own.should_split)(own.split),
-            own.predict_before,
-            own.inspect_before,
-            while_(own.should_train)(own.train, own.inspect_train),
-            if_(own.has_test)(own.predict_after, own.inspect_after),
-            own.report_all,
+            steps.check,
+            if_(steps.should_split)(steps.split),
+            steps.predict_before,
+            steps.inspect_before,
+            while_(steps.should_train)(steps.train, steps.inspect_train),
+            if_(steps.has_test)(steps.predict_after, steps.inspect_after),
+            steps.report_all,
         )
         spec.output("model", valid_type=CGCNNModelData, help="The fine-tuned model.")
         spec.output("metrics", valid_type=Dict, help="Of the training.")
@@ -178,14 +178,18 @@ class FinetuneWorkChain(WorkChain):
     def split(self) -> None:
         """Two nodes of one."""
         inputs = {"structures": self.ctx.structures, "target": Str(self.ctx.target), "settings": self.inputs.recipe}
-        found = call_once(self, "split", split_test, **inputs)
-        self.ctx.structures, self.ctx.test = found["train"], found["test"]
+        result = call_once(self, "split", split_test, **inputs)
+        self.ctx.structures, self.ctx.test = result["train"], result["test"]
         self.out("test", self.ctx.test)
 
     def predict_before(self) -> dict[str, Any]:
         """The old model on what is learned, for the offset, and on the test set."""
         sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
-        return {key: self._predict(self.inputs.model, own, key) for key, own in sets.items() if own is not None}
+        return {
+            key: self._predict(self.inputs.model, structures, key)
+            for key, structures in sets.items()
+            if structures is not None
+        }
 
     def inspect_before(self) -> ExitCode | None:
         """Whether it could."""
@@ -287,10 +291,10 @@ class FinetuneWorkChain(WorkChain):
         outputs = self.ctx[key].outputs
         facts = model_facts(self.inputs)
         assert facts is not None
-        found: PredictionsData = (
+        result: PredictionsData = (
             outputs.predictions if "predictions" in outputs else outputs.by_model[facts["name"].replace("-", "_")]
         )
-        return found
+        return result
 
     def _fail(self, name: str, **words: object) -> ExitCode:
         code: ExitCode = getattr(self.exit_codes, name).format(**words)
@@ -306,7 +310,7 @@ def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves
     recipe = inputs["recipe"].get_dict()
-    if wrong := problem(recipe, tunes=True):
+    if wrong := validation_error(recipe, tunes=True):
         return f"recipe: {wrong}"
     try:
         facts = model_facts(inputs)

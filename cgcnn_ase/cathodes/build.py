@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from ase import Atoms
 
-from cgcnn_ase.cathodes.composition import in_words, oxidation_states, parse_cathode, whole_numbers
+from cgcnn_ase.cathodes.composition import format_oxidation_states, oxidation_states, parse_cathode, whole_numbers
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.cathodes.lithium import ewald_removal, random_removal
 from cgcnn_ase.cathodes.ordering import fingerprint, n_orderings, random_ordering, sqs_ordering
@@ -239,7 +239,7 @@ class _Recipe:
             "li_vacancy": self.n_removed / self.n_lithium,
             "ordering": self.ordering if self.counts else "none",
             "li_removal": self.li_removal if self.n_removed else "none",
-            "oxidation_states": in_words(oxidation_states({symbol: counts[symbol] for symbol in order})),
+            "oxidation_states": format_oxidation_states(oxidation_states({symbol: counts[symbol] for symbol in order})),
             "supercell": self.cell.name,
             "seed": seed,
             "reference": self.cathode.lattice.reference,

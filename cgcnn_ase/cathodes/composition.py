@@ -48,7 +48,7 @@ def oxidation_states(counts: Mapping[str, int]) -> dict[str, float]:
     return states
 
 
-def in_words(states: Mapping[str, float]) -> str:
+def format_oxidation_states(states: Mapping[str, float]) -> str:
     """As it is written: ``Li1+ Ni2.88+ O2-``."""
     return " ".join(f"{symbol}{abs(round(q, 3)):g}{'-' if q < 0 else '+'}" for symbol, q in states.items())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ase import Atoms
 
-Cell = tuple[float, float, float, float, float, float]
+CellParameters = tuple[float, float, float, float, float, float]
 Site = tuple[str, tuple[float, float, float]]
 
 #: tags of the sites in the atoms that :meth:`Lattice.atoms` makes
@@ -20,7 +20,7 @@ class Lattice:
 
     formula: str
     space_group: int
-    cell: Cell
+    cell: CellParameters
     sites: tuple[Site, ...]
     reference: str
     setting: int = 1

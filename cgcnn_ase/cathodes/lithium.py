@@ -70,8 +70,8 @@ def _descend(energies: Floats, lithium: Integers, removed: Integers) -> tuple[fl
         staying, gone = lithium[present[lithium] > 0], lithium[present[lithium] == 0]
         if not len(staying) or not len(gone):
             return float(present @ field), gone
-        own = np.diag(energies)
-        leave, enter = own[staying] - 2 * field[staying], own[gone] + 2 * field[gone]
+        site_energies = np.diag(energies)
+        leave, enter = site_energies[staying] - 2 * field[staying], site_energies[gone] + 2 * field[gone]
         change = leave[:, None] + enter[None, :] - 2 * energies[np.ix_(staying, gone)]
         i, j = np.unravel_index(int(change.argmin()), change.shape)
         if change[i, j] > -1e-6:

@@ -64,7 +64,7 @@ def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed
     start.set_tags(None)
     (sublattice,) = space.get_sublattices(start).active_sublattices
     with _random_state_kept():
-        found: Atoms = generate_sqs_from_supercells(
+        sqs_cell: Atoms = generate_sqs_from_supercells(
             space,
             [start],
             {sublattice.symbol: {metal: n / n_sites for metal, n in counts.items()}},
@@ -73,7 +73,7 @@ def sqs_ordering(atoms: Atoms, counts: Mapping[str, int], lattice: Lattice, seed
             random_start=False,
         )
     ordered = atoms.copy()
-    ordered.numbers = found.numbers
+    ordered.numbers = sqs_cell.numbers
     done: Atoms = ordered
     return done
 

@@ -23,7 +23,7 @@ _LARGEST = 128
 _MOST_CELLS = 2000
 
 
-class Supercell(NamedTuple):
+class CathodeSupercell(NamedTuple):
     """The atoms, tagged as the lattice's are, and in words how they were made."""
 
     atoms: Atoms
@@ -37,7 +37,7 @@ def cathode_supercell(
     repeats: int | tuple[int, int, int] | None,
     n_atoms: int,
     tolerance: float,
-) -> Supercell:
+) -> CathodeSupercell:
     """The supercell asked for, or the most compact one of about n_atoms that holds the composition.
 
     Raises
@@ -50,7 +50,7 @@ def cathode_supercell(
         n_cells = _n_cells(cathode, li_vacancy, primitive, n_atoms, tolerance)
         matrix = compact_matrix(np.asarray(primitive.cell), n_cells)
         rows = "; ".join(" ".join(map(str, row)) for row in matrix.tolist())
-        return Supercell(_sorted(make_supercell(primitive, matrix)), f"primitive x ({rows})")
+        return CathodeSupercell(_sorted(make_supercell(primitive, matrix)), f"primitive x ({rows})")
     numbers = (repeats,) * 3 if isinstance(repeats, int) else tuple(repeats)
     if len(numbers) != 3 or any(n != int(n) or n < 1 for n in numbers):
         words = "x".join(map(str, numbers))
@@ -60,7 +60,7 @@ def cathode_supercell(
     name = f"{a}x{b}x{c}"
     if _off(cathode, li_vacancy, atoms, 1) > tolerance:
         raise ValueError(_cannot(cathode, li_vacancy, primitive, tolerance, f"the supercell {name}", atoms))
-    return Supercell(_sorted(atoms), name)
+    return CathodeSupercell(_sorted(atoms), name)
 
 
 def _n_cells(cathode: Cathode, li_vacancy: float, primitive: Atoms, n_atoms: int, tolerance: float) -> int:
@@ -72,12 +72,12 @@ def _n_cells(cathode: Cathode, li_vacancy: float, primitive: Atoms, n_atoms: int
         )
     low = max(1, int(n_atoms / _WINDOW / size))
     high = max(1, min(_LARGEST, int(n_atoms * _WINDOW / size)))
-    found = {n: _off(cathode, li_vacancy, primitive, n) for n in range(low, high + 1)}
-    fitting = [n for n, off in found.items() if off <= tolerance]
+    result = {n: _off(cathode, li_vacancy, primitive, n) for n in range(low, high + 1)}
+    fitting = [n for n, off in result.items() if off <= tolerance]
     if not fitting:
         what = f"a supercell of {n_atoms / _WINDOW:.0f} to {n_atoms * _WINDOW:.0f} atoms"
         raise ValueError(_cannot(cathode, li_vacancy, primitive, tolerance, what, None))
-    return min(fitting, key=lambda n: (found[n] > _EXACT, abs(n * size - n_atoms), n))
+    return min(fitting, key=lambda n: (result[n] > _EXACT, abs(n * size - n_atoms), n))
 
 
 def _off(cathode: Cathode, li_vacancy: float, atoms: Atoms, n: int) -> float:

@@ -241,14 +241,14 @@ class _Series:
         self, structures: "Sequence[Atoms]", model: "Model", lithium: "float | Atoms | None", ion: str
     ) -> None:
         self.frameworks = [framework(atoms, ion) for atoms in structures]
-        self.x = [found.x for found in self.frameworks]
+        self.x = [result.x for result in self.frameworks]
         self._check(ion)
         self.source = as_energy_model(model)
         self.n = len(structures)
         self.metal, self.metal_weights = self._metal(lithium, ion)
         cells = [*structures, *([] if isinstance(lithium, int | float) or lithium is None else [lithium])]
         self.energies: Energies = self.source.energies(cells)
-        self.units = np.array([found.n_units for found in self.frameworks], dtype=float)
+        self.units = np.array([result.n_units for result in self.frameworks], dtype=float)
         self.per_unit = self.energies.energies[: self.n] / self.units
 
     def voltage(self, rich: int, poor: int) -> Voltage:
@@ -256,13 +256,13 @@ class _Series:
         change = self.x[rich] - self.x[poor]
         c = self._weights({rich: -1 / change, poor: 1 / change})
         c[self.n :] += self.metal_weights
-        found = self.energies.combine(c)
+        result = self.energies.combine(c)
         return Voltage(
             x_from=self.x[rich],
             x_to=self.x[poor],
-            voltage=found.value + self.metal,
-            std=found.std,
-            members=None if found.members is None else tuple(m + self.metal for m in found.members),
+            voltage=result.value + self.metal,
+            std=result.std,
+            members=None if result.members is None else tuple(m + self.metal for m in result.members),
         )
 
     def formation(self, k: int, first: int, last: int) -> Combination:
@@ -281,10 +281,10 @@ class _Series:
         if not self.frameworks:
             raise ValueError("there are no structures")
         first: Framework = self.frameworks[0]
-        for k, found in enumerate(self.frameworks):
-            if not found.same_as(first):
+        for k, result in enumerate(self.frameworks):
+            if not result.same_as(first):
                 raise ValueError(
-                    f"structure {k} has the framework {found.formula} and structure 0 {first.formula}: a voltage is "
+                    f"structure {k} has the framework {result.formula} and structure 0 {first.formula}: a voltage is "
                     f"between structures that differ in {ion} only"
                 )
         if len(set(self.x)) < 2:

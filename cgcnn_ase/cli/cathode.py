@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import repeats
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def cathode(
         typer.echo(json.dumps(rows, indent=1))
     else:
         _show(rows)
-    say(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
+    echo_stderr(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
 
 
 def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, Any]]:

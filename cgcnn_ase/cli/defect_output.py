@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cgcnn_ase.cli.messages import say
+from cgcnn_ase.cli.messages import echo_stderr
 from cgcnn_ase.defects.manifest import KEY, Manifest, read_manifest, write_manifest
 
 if TYPE_CHECKING:
@@ -124,4 +124,4 @@ def print_table(manifests: Sequence[Manifest]) -> None:
         table.add_row(*(cells[column] for column in columns))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if len(manifests) > _MAX_ROWS:
-        say(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")
+        echo_stderr(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")

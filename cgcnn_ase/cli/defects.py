@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Dopants, Elements
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ def defects(
             range=pair_range, of=complex_of or "vacancy", size=size, cutoff=cutoff, interstitials=interstitials,
             min_radius=min_radius, charges=charges, distort=distort, bond_distortion=bond_distortion,
         )  # fmt: skip
-        found = generate_defects(host, options, name=name)
+        result = generate_defects(host, options, name=name)
         folder = DefectFolder(output, file_format, overwrite=overwrite)
-        manifests = folder.write(_watch(found, num))
+        manifests = folder.write(_with_progress(result, num))
         if as_json:
             print_json(manifests)
         else:
             print_table(manifests)
-        say(f"{len(manifests)} structures and manifest.csv in {output}")
+        echo_stderr(f"{len(manifests)} structures and manifest.csv in {output}")
 
 
 def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[str, Repeats]":
@@ -125,10 +125,10 @@ def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[s
     return files[0], numbers[0] if len(numbers) == 1 else numbers
 
 
-def _watch(found: "Iterator[Defect]", total: int | None) -> "Iterator[Defect]":
+def _with_progress(result: "Iterator[Defect]", total: int | None) -> "Iterator[Defect]":
     """Show a progress bar where somebody is looking."""
     if not is_terminal():
-        yield from found
+        yield from result
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -136,6 +136,6 @@ def _watch(found: "Iterator[Defect]", total: int | None) -> "Iterator[Defect]":
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Defects", total=total)
-        for defect in found:
+        for defect in result:
             progress.advance(task)
             yield defect

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.evaluation import ClassEvaluation, Evaluation
+    from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
             (output / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
             evaluation.to_frame().to_csv(output / "results.csv", index=False)
             draw(evaluation, loaded.target, output)
-            say(f"written to {output}")
+            echo_stderr(f"written to {output}")
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
@@ -50,7 +50,9 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "Evaluation | ClassEvaluation":
+def _evaluate(
+    model: "CrystalModel", data: Path, target: str | None, split: str
+) -> "RegressionEvaluation | ClassEvaluation":
     import numpy as np
 
     from cgcnn_ase.data.cgnn_folder import load_cgnn_folder

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -67,30 +67,32 @@ def explain(
         (loaded,), folder = load_refs([ref]), ref.path if ref.path.is_dir() else None
         index = load_neighbor_index(folder, model_sha256=loaded.sha256) if folder is not None and neighbors else None
         name, atoms = one_structure(path, structure, order_disordered=order_disordered)
-        found = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
+        result = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
         nearest = None if index is None else index.nearest(loaded, build_graph(atoms, loaded.graph), neighbors)
         if output is not None:
             from cgcnn_ase.explain.plot import explanation
             from cgcnn_ase.plotting.model_plots import save
 
-            save(explanation(atoms, found), output)
-            say(f"written to {output}")
-    if abs(found.gap) > _LARGE_GAP * (abs(found.contributions).sum() + abs(found.baseline)):
-        say(f"the gap {found.gap:.2g} {found.unit} is large: --steps {2 * steps} or more would make it smaller")
+            save(explanation(atoms, result), output)
+            echo_stderr(f"written to {output}")
+    if abs(result.gap) > _LARGE_GAP * (abs(result.contributions).sum() + abs(result.baseline)):
+        echo_stderr(
+            f"the gap {result.gap:.2g} {result.unit} is large: --steps {2 * steps} or more would make it smaller"
+        )
     if neighbors and nearest is None:
-        say(f"{found.model}: the model has no index of its training structures, so no neighbours are listed")
+        echo_stderr(f"{result.model}: the model has no index of its training structures, so no neighbours are listed")
     if as_json:
         import json
 
-        typer.echo(json.dumps(_as_dict(name, atoms, found, nearest, index), indent=1))
+        typer.echo(json.dumps(_as_dict(name, atoms, result, nearest, index), indent=1))
     else:
-        _print(name, atoms, found, nearest, index)
+        _print(name, atoms, result, nearest, index)
 
 
 def _as_dict(
     name: str,
     atoms: "Atoms",
-    found: "Explanation",
+    result: "Explanation",
     nearest: "list[Neighbor] | None",
     index: "NeighborIndex | None",
 ) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _as_dict(
         "id": name,
         "formula": atoms.get_chemical_formula(mode="metal"),
         "n_atoms": len(atoms),
-        **found.to_dict(),
+        **result.to_dict(),
         "neighbors": None if nearest is None else [neighbor._asdict() for neighbor in nearest],
         "typical_distance": None if index is None else index.typical,
     }
@@ -107,7 +109,7 @@ def _as_dict(
 def _print(
     name: str,
     atoms: "Atoms",
-    found: "Explanation",
+    result: "Explanation",
     nearest: "list[Neighbor] | None",
     index: "NeighborIndex | None",
 ) -> None:
@@ -119,19 +121,19 @@ def _print(
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     formula = atoms.get_chemical_formula(mode="metal")
-    console.print(f"{name} {formula}: {found.target} {found.value:.4f} {found.value_unit}".rstrip(), markup=False)
-    share = ", to the mean over the atoms" if found.per_atom else ""
-    console.print(f"contributions in {found.unit}{share}; model {found.model}\n", markup=False)
+    console.print(f"{name} {formula}: {result.target} {result.value:.4f} {result.value_unit}".rstrip(), markup=False)
+    share = ", to the mean over the atoms" if result.per_atom else ""
+    console.print(f"contributions in {result.unit}{share}; model {result.model}\n", markup=False)
 
     table = Table("term", "contribution", "std", title="By element", title_justify="left")
-    table.add_row(f"baseline ({found.baseline_kind})", f"{found.baseline:+.4f}", _number(found.baseline_std))
-    for row in found.by_element():
+    table.add_row(f"baseline ({result.baseline_kind})", f"{result.baseline:+.4f}", _number(result.baseline_std))
+    for row in result.by_element():
         table.add_row(f"{row.symbol} × {row.n_atoms}", f"{row.contribution:+.4f}", _number(row.std))
-    table.add_row("gap", f"{found.gap:+.1e}", "")
-    table.add_row("prediction", f"{found.prediction:+.4f}", "", end_section=True)
+    table.add_row("gap", f"{result.gap:+.1e}", "")
+    table.add_row("prediction", f"{result.prediction:+.4f}", "", end_section=True)
     console.print(_right(table))
 
-    rows = found.by_orbit()
+    rows = result.by_orbit()
     table = Table("atoms", "symbol", "multiplicity", "each", "std", title="By atom", title_justify="left")
     for orbit in sorted(rows, key=lambda row: -abs(row.contribution))[:_MAX_ROWS]:
         first = ", ".join(map(str, orbit.atoms[:6])) + (", ..." if len(orbit.atoms) > 6 else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Query, ReferenceClient
@@ -102,41 +102,46 @@ def fetch(
             max_atoms=max_atoms,
             limit=limit,
         )
-        own = dict(_property(text) for text in properties or ())
-        client = _client(provider, query, own, thermo_type=thermo_type, endpoint=endpoint)
+        extra_properties = dict(_property(text) for text in properties or ())
+        client = _client(provider, query, extra_properties, thermo_type=thermo_type, endpoint=endpoint)
         if not query.as_dict() and not offline:
-            say("no condition is given: this is the whole database")
+            echo_stderr("no condition is given: this is the whole database")
         try:
             provenance = fetch_records(
                 client,
                 query,
                 output,
-                fields=_several(fields) or _default_fields(client, own),
+                fields=_several(fields) or _default_fields(client, extra_properties),
                 cache=cache,
                 offline=offline,
                 progress=is_terminal(),
-                say=say,
+                say=echo_stderr,
             )
         except KeyboardInterrupt:
-            say("interrupted: what came is kept, the same command goes on")
+            echo_stderr("interrupted: what came is kept, the same command goes on")
             raise typer.Exit(130) from None
     if as_json:
         import json
 
         typer.echo(json.dumps(provenance.as_dict(), indent=1, ensure_ascii=False))
-    say(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
-    say(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
+    echo_stderr(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
+    echo_stderr(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
     if provenance.n_refused:
         _name_refused(output / "refused.csv", provenance.n_refused)
         raise typer.Exit(1)
 
 
 def _client(
-    provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, endpoint: str | None
+    provider: str,
+    query: "Query",
+    extra_properties: Mapping[str, tuple[str, str]],
+    *,
+    thermo_type: str,
+    endpoint: str | None,
 ) -> "ReferenceClient":
     if provider != "mp":
-        return _optimade(provider, query, own, thermo_type=thermo_type, url=endpoint)
-    if own:
+        return _optimade(provider, query, extra_properties, thermo_type=thermo_type, url=endpoint)
+    if extra_properties:
         raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
     from cgcnn_ase.sources.materials_project import MaterialsProject
 
@@ -148,7 +153,7 @@ def _somebody_types() -> bool:
 
 
 def _optimade(
-    provider: str, query: "Query", own: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
+    provider: str, query: "Query", extra_properties: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
 ) -> "ReferenceClient":
     from cgcnn_ase.sources.optimade import Optimade
     from cgcnn_ase.sources.optimade.filter import optimade_filter
@@ -163,7 +168,7 @@ def _optimade(
         known = find_provider(provider)
     except ValueError as error:
         raise ValueError(f"{error}; mp is the Materials Project's own interface") from None
-    client = Optimade(known, url=url, properties=own)
+    client = Optimade(known, url=url, properties=extra_properties)
     if not client.units:
         raise ValueError(
             f"{client.name}: no property is known; give --property NAME=FIELD:UNIT, as its server has them"
@@ -172,9 +177,11 @@ def _optimade(
     return client
 
 
-def _default_fields(client: "ReferenceClient", own: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+def _default_fields(client: "ReferenceClient", extra_properties: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
     """The usual properties that the database has, and the user's own; all that it has if it has none of these."""
-    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *own))) or tuple(client.units)
+    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *extra_properties))) or tuple(
+        client.units
+    )
 
 
 def _ask_key() -> str:
@@ -182,9 +189,9 @@ def _ask_key() -> str:
     return key
 
 
-def _several(given: Sequence[str] | None) -> tuple[str, ...]:
+def _several(values: Sequence[str] | None) -> tuple[str, ...]:
     """What is given several times, or with commas, each once."""
-    return tuple(dict.fromkeys(part.strip() for text in given or () for part in text.split(",")))
+    return tuple(dict.fromkeys(part.strip() for text in values or () for part in text.split(",")))
 
 
 def _range(text: str) -> tuple[str, tuple[float | None, float | None]]:
@@ -216,7 +223,7 @@ def _name_refused(path: Path, n: int) -> None:
     with path.open(newline="", encoding="utf-8") as lines:
         for k, row in enumerate(csv.DictReader(lines)):
             if k == _NAMED:
-                say(f"... and {n - _NAMED} more, see {path}")
+                echo_stderr(f"... and {n - _NAMED} more, see {path}")
                 break
-            say(f"{row['id']}: {row['why']}")
-    say(f"{n} records could not be used")
+            echo_stderr(f"{row['id']}: {row['why']}")
+    echo_stderr(f"{n} records could not be used")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 #: rows of each table on stdout
 _SHOWN = 10
@@ -49,9 +49,9 @@ def inspect(
     with errors_as_usage():
         if output is not None and (output / "report.json").exists():
             raise ValueError(f"--output {output}: it holds a report.json already; choose another folder")
-        for option, given in (("--with-target", other_target), ("--align", align)):
-            if given is not None and other is None:
-                raise ValueError(f"{option} {given}: belongs to --with OTHER_DATA")
+        for option, value in (("--with-target", other_target), ("--align", align)):
+            if value is not None and other is None:
+                raise ValueError(f"{option} {value}: belongs to --with OTHER_DATA")
         from cgcnn_ase.inspection.inspect import inspect_dataset
         from cgcnn_ase.inspection.write_report import markdown, write_inspection
 
@@ -73,4 +73,4 @@ def inspect(
     else:
         typer.echo(markdown(inspection, shown=_SHOWN), nl=False)
     if output is not None:
-        say(f"written to {output}")
+        echo_stderr(f"written to {output}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 
 
-def say(text: str) -> None:
+def echo_stderr(text: str) -> None:
     """One line on stderr."""
     typer.echo(text, err=True)
 
@@ -29,11 +29,11 @@ def errors_as_usage() -> Iterator[None]:
             warnings.showwarning = _warning_in_words
             yield
     except (ValueError, OSError, ImportError) as error:
-        say(f"cgcnn-ase: {error}")
+        echo_stderr(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
 
 
 def _warning_in_words(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """A UserWarning is for the user; the others are for developers."""
     if issubclass(category, UserWarning):
-        say(f"cgcnn-ase: warning: {message}")
+        echo_stderr(f"cgcnn-ase: warning: {message}")

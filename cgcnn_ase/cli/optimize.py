@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import Record
@@ -37,19 +37,19 @@ def optimize(
         try:
             result = optimise(config, output, resume=resume, progress=is_terminal())
         except KeyboardInterrupt:
-            say(f"interrupted: what was evaluated is in {output}; --resume goes on")
+            echo_stderr(f"interrupted: what was evaluated is in {output}; --resume goes on")
             raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))
     else:
         _show(result)
     _draw(result)
-    say(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
+    echo_stderr(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
     failed = result.failed
     for record in failed[:_NAMED]:
-        say(f"evaluation {record.index} failed ({record.key}): {record.reason}")
+        echo_stderr(f"evaluation {record.index} failed ({record.key}): {record.reason}")
     if len(failed) > _NAMED:
-        say(f"... and {len(failed) - _NAMED} more")
+        echo_stderr(f"... and {len(failed) - _NAMED} more")
     if failed:
         raise typer.Exit(1)
 
@@ -63,7 +63,7 @@ def _draw(result: "OptimisationResult") -> None:
     try:
         save_plots(result)
     except ImportError as error:
-        say(str(error))
+        echo_stderr(str(error))
 
 
 def _show(result: "OptimisationResult") -> None:
@@ -85,7 +85,7 @@ def _show(result: "OptimisationResult") -> None:
         table.add_row(str(record.index), *map(_word, record.point.values()), *(_value(record, n) for n in names))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if len(rows) > _SHOWN:
-        say(f"... and {len(rows) - _SHOWN} more")
+        echo_stderr(f"... and {len(rows) - _SHOWN} more")
 
 
 def _value(record: "Record", name: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Fidelity
 
 if TYPE_CHECKING:
@@ -85,34 +85,34 @@ def predict(
         )
         todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
-            say(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
+            echo_stderr(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
         if failures is not None and (failures.suffix != ".csv" or not failures.parent.is_dir()):
             raise ValueError(f"--failures {failures}: give a name that ends in .csv, in a folder that exists")
     failed: list[tuple[str, str, str]] = []
     try:
         with writer, closing(predictor.stream_files(todo, names=writer.done.names)) as predictions:
-            for prediction in _watch(predictions, todo):
+            for prediction in _with_progress(predictions, todo):
                 if prediction.error is None:
                     writer.write(prediction)
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
                     failed.append((prediction.id, prediction.source, prediction.error))
                     if len(failed) <= _NAMED:
-                        say(f"{_named(prediction)}: {prediction.error}")
+                        echo_stderr(f"{_display_name(prediction)}: {prediction.error}")
     except KeyboardInterrupt:
         written = f": what was predicted is in {output}" if output else ""
-        say(f"interrupted{written}{'; --resume goes on' if output and isinstance(writer, CsvWriter) else ''}")
+        echo_stderr(f"interrupted{written}{'; --resume goes on' if output and isinstance(writer, CsvWriter) else ''}")
         raise typer.Exit(130) from None
     except (OSError, CheckpointError, WorkerError) as error:
         if isinstance(error, BrokenPipeError):  # `| head` has enough
             raise
-        say(f"cgcnn-ase: {error}")
+        echo_stderr(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
     if failures is not None:
         _write_failures(failed, failures)
     if len(failed) > _NAMED:
-        say(f"... and {len(failed) - _NAMED} more")
+        echo_stderr(f"... and {len(failed) - _NAMED} more")
     if failed:
-        say(f"{len(failed)} failed, {writer.n_written} predictions written")
+        echo_stderr(f"{len(failed)} failed, {writer.n_written} predictions written")
         raise typer.Exit(1)
 
 
@@ -123,13 +123,13 @@ def _write_failures(failed: list[tuple[str, str, str]], file: Path) -> None:
         csv.writer(lines, lineterminator="\n").writerows([("id", "source", "error"), *failed])
 
 
-def _named(prediction: "Prediction") -> str:
+def _display_name(prediction: "Prediction") -> str:
     """The file, and which of its structures where it holds several."""
     several = ":" in prediction.id and ":" not in Path(prediction.source).name
     return f"{prediction.source} ({prediction.id})" if several else prediction.source
 
 
-def _watch(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[Prediction]":
+def _with_progress(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[Prediction]":
     """Show a progress bar where somebody is looking: of files, and of the structures in packed ones."""
     if not is_terminal():
         yield from predictions

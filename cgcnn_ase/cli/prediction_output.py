@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
-from cgcnn_ase.structures import StructureRecord, UsedNames, iter_file
+from cgcnn_ase.structures import StructureRecord, UniqueIds, iter_file
 
 
 def _fields(*, of_sites: bool) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ class Done:
     """What an earlier run has finished."""
 
     files: frozenset[Path] = frozenset()
-    names: UsedNames = field(default_factory=UsedNames)
+    names: UniqueIds = field(default_factory=UniqueIds)
 
 
 class Writer(Protocol):
@@ -160,8 +160,8 @@ class XyzWriter(_Writer):
         from ase.io.extxyz import write_extxyz
 
         atoms = self._structure(prediction).unwrap().copy()
-        said = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
-        atoms.info = {"id": prediction.id, **{key: value for key, value in said.items() if key != "id"}}
+        fields = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
+        atoms.info = {"id": prediction.id, **{key: value for key, value in fields.items() if key != "id"}}
         frame = StringIO()
         write_extxyz(frame, [atoms])
         self.file.write(frame.getvalue())  # whole frames only, whenever the run is stopped
@@ -203,14 +203,14 @@ def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: 
     kept = [row for row in rows if row["source"] != last]
     if kept and {(row["model"], row["model_sha256"]) for row in kept} != set(models):
         raise ValueError(f"--resume: {output} lacks predictions of one of the models")
-    draft = output.with_name(output.name + ".part")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    tmp = output.with_name(output.name + ".part")
+    with tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-    draft.replace(output)
+    tmp.replace(output)
     finished = {row["source"] for row in kept}
     done = Done(frozenset(path for path in sources if str(path) in finished))
     for row in kept:
-        done.names.admit(StructureRecord(row["id"], row["source"], None, None))
+        done.names.check(StructureRecord(row["id"], row["source"], None, None))
     return done

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.training.run_config import load_prepared, parts, read_settings
 
@@ -36,17 +36,17 @@ def prepare(
         val, test = parts(config, val, test)
         several = len(data) > 1
         places = [output / f"shard-{k:04d}" for k in range(len(data))] if several else [output]
-        drafts = [place.with_name(f".{place.name}") for place in places]
+        drafts = [path.with_name(f".{path.name}") for path in places]
         if output.exists() and any(path not in (*places, *drafts) for path in output.iterdir()):
             raise ValueError(f"{output}: is not empty; name another folder")
-        for part, place, draft in zip(data, places, drafts, strict=True):
-            if (place / "meta.json").exists():
+        for part, folder, tmp in zip(data, places, drafts, strict=True):
+            if (folder / "meta.json").exists():
                 continue
             settings = read_settings(part, config, {}, preset=preset).config()
             prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
-            shutil.rmtree(draft, ignore_errors=True)  # of a run that was stopped
-            prepared.save(draft)
-            if place.is_dir():
-                place.rmdir()
-            draft.rename(place)
-            say(f"{len(prepared.ids)} structures in {place}")
+            shutil.rmtree(tmp, ignore_errors=True)  # of a run that was stopped
+            prepared.save(tmp)
+            if folder.is_dir():
+                folder.rmdir()
+            tmp.rename(folder)
+            echo_stderr(f"{len(prepared.ids)} structures in {folder}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
 from cgcnn_ase.core.parallel import available_cores
 
@@ -93,7 +93,7 @@ def screen(
         screening.check()
         failed: list[str] = []
         results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
-        ranking = Ranking(_watch(results, total, failed), n_lowest=top, n_uncertain=uncertain)
+        ranking = Ranking(_with_progress(results, total, failed), n_lowest=top, n_uncertain=uncertain)
         if not len(ranking):
             raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
         _write(ranking, output)
@@ -101,9 +101,9 @@ def screen(
         typer.echo(json.dumps([cost.to_dict() for cost in ranking.costs], indent=1))
     else:
         _show(ranking)
-    say(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
+    echo_stderr(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
     for problem in failed:
-        say(problem)
+        echo_stderr(problem)
     if failed:
         raise typer.Exit(1)
 
@@ -148,7 +148,7 @@ def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Ite
             yield name, atoms
 
 
-def _watch(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
+def _with_progress(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
     """The defects of all hosts, with a progress bar where somebody is looking; note what failed."""
     from rich.console import Console
     from rich.progress import Progress
@@ -159,23 +159,23 @@ def _watch(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "I
             progress.advance(task)
             if result.error is not None:
                 failed.append(result.error)
-            yield from result.found
+            yield from result.defects
 
 
-def _potentials(given: Sequence[str] | None) -> dict[str, float] | None:
+def _potentials(items: Sequence[str] | None) -> dict[str, float] | None:
     """``O=-5.2`` and the like."""
     from cgcnn_ase.core.elements import symbols
 
-    found: dict[str, float] = {}
-    for text in given or ():
+    result: dict[str, float] = {}
+    for text in items or ():
         element, _, value = text.partition("=")
         try:
-            found[element.strip()] = float(value)
+            result[element.strip()] = float(value)
         except ValueError as error:
             raise ValueError(f"--mu {text}: give an element and its energy in eV/atom, as O=-5.2") from error
         if element.strip() not in symbols()[1:]:
             raise ValueError(f"--mu {text}: {element!r} is no element")
-    return found or None
+    return result or None
 
 
 def _write(ranking: "Ranking", output: Path) -> None:
@@ -186,10 +186,10 @@ def _write(ranking: "Ranking", output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     ranking.to_frame().to_csv(output / "ranking.csv", index=False)
     for name, kept in (("lowest", ranking.lowest), ("uncertain", ranking.uncertain)):
-        for rank, found in enumerate(kept, start=1):
-            write_dft_folder(output / "dft" / name / f"{rank:03d}_{found.cost.id}", found)
+        for rank, result in enumerate(kept, start=1):
+            write_dft_folder(output / "dft" / name / f"{rank:03d}_{result.cost.id}", result)
     if find_spec("matplotlib") is None:
-        say('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
+        echo_stderr('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
         return
     from cgcnn_ase.defects import ranking_plot as ranking_plots
     from cgcnn_ase.plotting import model_plots as plots
@@ -211,4 +211,4 @@ def _show(ranking: "Ranking") -> None:
         table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, domain, str(cost.multiplicity))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if len(ranking) > _SHOWN:
-        say(f"... and {len(ranking) - _SHOWN} more")
+        echo_stderr(f"... and {len(ranking) - _SHOWN} more")

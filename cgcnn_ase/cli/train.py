@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 
 
@@ -78,14 +78,14 @@ def train(
         if replay is not None and k_fold is not None:
             raise ValueError("--replay and --k-fold do not go together: old data would be tested on")
         tuned = None if start is None else load_model(start)
-        given = {
+        flags = {
             "n_members": members, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr,
             "patience": patience, "seed": seed, "cls_weight": cls_weight, "accumulate": accumulate,
             "accelerator": accelerator, "devices": devices, "nodes": nodes, "precision": precision,
             "tensorboard": tensorboard or None,
         }  # fmt: skip
         layers = read_settings(
-            data, config, {k: v for k, v in given.items() if v is not None}, tuned,
+            data, config, {k: v for k, v in flags.items() if v is not None}, tuned,
             preset=preset, only_classes=only_classes(data, target or [], task),
         )  # fmt: skip
         settings = layers.config()
@@ -95,11 +95,11 @@ def train(
         if replay is not None:
             prepared = load_with_replay(new, replay, target or [], settings, tuned, n=n_replay)
         if tuned is not None:
-            own = tuning_of(tuned, new, n_replayed=len(prepared.rows("train")) - len(new.rows("train")))
-            freeze = freeze or own.frozen
-            settings = layers.config(own.settings)
+            defaults = tuning_of(tuned, new, n_replayed=len(prepared.rows("train")) - len(new.rows("train")))
+            freeze = freeze or defaults.frozen
+            settings = layers.config(defaults.settings)
         counts = {split: len(prepared.rows(split)) for split in ("train", "val", "test")}
-        say(f"{sum(counts.values())} structures: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+        echo_stderr(f"{sum(counts.values())} structures: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
         options: dict[str, Any] = {"resume": resume, "start": tuned, "frozen": freeze or "none", "workers": workers}
         options["progress"] = is_terminal()
         if k_fold is not None:
@@ -109,7 +109,7 @@ def train(
             typer.echo(json.dumps(summary, indent=1) if as_json else _folds_in_words(summary))
             return
         best = run_training(prepared, settings, output, name=name, **options)
-    from cgcnn_ase.training.finetune_report import FILE, in_words
+    from cgcnn_ase.training.finetune_report import FILE, describe
 
     rows = json.loads((output / FILE).read_text()) if (output / FILE).exists() else []
     file = output / "metrics.json"
@@ -121,20 +121,20 @@ def train(
         for split, values in (metrics if len(prepared.specs) == 1 else metrics.get(spec.name, {})).items():
             if split not in ("val", "test"):
                 continue
-            typer.echo(f"{spec.name}, {split}: {_in_words(values, spec.learned_unit)}")
+            typer.echo(f"{spec.name}, {split}: {_describe(values, spec.learned_unit)}")
     for row in rows:
-        typer.echo(in_words(row))
+        typer.echo(describe(row))
     typer.echo(f"model: {best}")
 
 
-def _in_words(values: dict[str, Any], unit: str) -> str:
+def _describe(values: dict[str, Any], unit: str) -> str:
     """The figures that matter most."""
     if "accuracy" in values:
         area = "" if values["auc"] is None else f", AUC {values['auc']:.4f}"
-        found = f"accuracy {values['accuracy']:.1%}{area}"
+        text = f"accuracy {values['accuracy']:.1%}{area}"
     else:
-        found = f"MAE {values['mae']:.4f} {unit}".rstrip()
-    return f"{found}, 90 % interval covers {values['coverage']:.1%}" if "coverage" in values else found
+        text = f"MAE {values['mae']:.4f} {unit}".rstrip()
+    return f"{text}, 90 % interval covers {values['coverage']:.1%}" if "coverage" in values else text
 
 
 def _folds_in_words(summary: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage, say
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 
 if TYPE_CHECKING:
     from cgcnn_ase.cathodes.voltage import VoltageCurve
@@ -50,7 +50,7 @@ def voltage(
             from cgcnn_ase.plotting.model_plots import save
 
             save(voltage_plot(curve), output)
-            say(f"written to {output}")
+            echo_stderr(f"written to {output}")
     if as_json:
         typer.echo(json.dumps({"structures": names, **curve.to_dict()}, indent=1))
     else:

@@ -19,7 +19,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def settings_of(kind: type[S], values: Any, place: str = "") -> S:
+def parse_settings(kind: type[S], values: Any, prefix: str = "") -> S:
     """Settings from plain values, as YAML gives them.
 
     Parameters
@@ -28,7 +28,7 @@ def settings_of(kind: type[S], values: Any, place: str = "") -> S:
         The pydantic model.
     values
         Settings by name.
-    place
+    prefix
         Where they stand, for messages.
 
     Raises
@@ -42,11 +42,11 @@ def settings_of(kind: type[S], values: Any, place: str = "") -> S:
         # an unknown name first: it often is what is missing, misspelt
         problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         parts = [str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier()]
-        where = ".".join([*([place] if place else []), *parts])
-        raise ValueError(_in_words(kind, problem, where, parts)) from error
+        where = ".".join([*([prefix] if prefix else []), *parts])
+        raise ValueError(_error_message(kind, problem, where, parts)) from error
 
 
-def _in_words(kind: type[BaseModel], problem: Mapping[str, Any], where: str, parts: list[str]) -> str:
+def _error_message(kind: type[BaseModel], problem: Mapping[str, Any], where: str, parts: list[str]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {where}{_allowed(parts[-1], _fields(kind, parts[:-1]))}"
     if problem["type"] == "missing":
@@ -120,7 +120,7 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> T:
+def settings_from(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """A dataclass from plain values, each of them checked.
 
     Raises
@@ -131,12 +131,12 @@ def settings_from(kind: type[T], values: Mapping[str, Any], place: str = "") -> 
     allowed = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in allowed:
-            raise ValueError(f"unknown setting {place}{name}; allowed: {', '.join(allowed)}")
+            raise ValueError(f"unknown setting {where}{name}; allowed: {', '.join(allowed)}")
     for name, field in allowed.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"setting {place}{name} is missing")
+            raise ValueError(f"setting {where}{name} is missing")
     hints = get_type_hints(kind)
-    return kind(**{name: _checked(hints[name], value, f"{place}{name}") for name, value in values.items()})
+    return kind(**{name: _checked(hints[name], value, f"{where}{name}") for name, value in values.items()})
 
 
 def _checked(hint: Any, value: Any, name: str) -> Any:

@@ -58,7 +58,7 @@ class TargetSpec:
         """From what the network learns to physical units."""
         return 10.0**values if self.transform == "log10" else values
 
-    def limited(self, learned: Tensor) -> Tensor:
+    def clamp(self, learned: Tensor) -> Tensor:
         """What the network says, kept between minimum and maximum; both sides in what the network learns."""
         ends = [
             None if end is None else self.forward(torch.tensor(end, dtype=learned.dtype))
@@ -66,7 +66,7 @@ class TargetSpec:
         ]
         return learned if ends == [None, None] else learned.clamp(*ends)
 
-    def problem(self, value: float) -> str | None:
+    def validation_error(self, value: float) -> str | None:
         """Why a value cannot be one of this target, None if it can."""
         if self.task == "classification":
             ok = float(value).is_integer() and 0 <= value < self.n_classes

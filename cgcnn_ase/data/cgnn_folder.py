@@ -25,7 +25,7 @@ import torch
 from cgcnn_ase.core.arrays import Ints, Strings
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples
 from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
@@ -74,8 +74,8 @@ def read_object(file: Path, name: str) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             if f"{name}.npy" not in archive.namelist():
-                found = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
-                raise _UnsafeError(f"it holds no {name}, but {found}")
+                result = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
+                raise _UnsafeError(f"it holds no {name}, but {result}")
             with archive.open(f"{name}.npy") as stream:
                 version = np.lib.format.read_magic(stream)
                 header = (
@@ -140,7 +140,7 @@ def load_cgnn_folder(
             )
     table, numeric = _table(folder / CGNN_TARGETS)
     columns, kinds = asked_columns(folder, names, task, lambda: numeric)
-    columns = columns or _only(numeric, folder / CGNN_TARGETS)
+    columns = columns or _single_column(numeric, folder / CGNN_TARGETS)
     if unknown := [name for name in columns if name not in numeric]:
         raise DatasetError(
             f"{folder / CGNN_TARGETS}: no column of numbers {unknown[0]!r}; allowed: {', '.join(numeric)}"
@@ -155,7 +155,7 @@ def load_cgnn_folder(
     split = split[used]
     if not (folder / CGNN_SPLIT).exists():
         by_formula = hashed_split if is_part else group_split
-        split = by_formula([reduced_formula(graph.numbers) for graph in graphs], val=val, test=test)
+        split = by_formula([composition_key(graph.numbers) for graph in graphs], val=val, test=test)
     targets = np.where(np.isfinite(values[used]), values[used], np.nan)
     train = np.flatnonzero(split == "train")
     return PreparedData(
@@ -185,7 +185,7 @@ def _table(file: Path) -> tuple[pd.DataFrame, list[str]]:
     return table, numeric
 
 
-def _only(numeric: list[str], file: Path) -> list[str]:
+def _single_column(numeric: list[str], file: Path) -> list[str]:
     if len(numeric) > 1:
         raise DatasetError(f"{file}: name the column to learn; there are {', '.join(numeric)}")
     return numeric
@@ -205,10 +205,10 @@ def _split(file: Path, n: int) -> Strings:
     """Name of the split of each row, empty where it is in none; without a file all rows are in one."""
     if not file.exists():
         return np.full(n, "train")
-    found = _json(file)
+    result = _json(file)
     split = np.full(n, "", dtype="<U5")
     for name in NAMES:
-        rows = _whole(found.get(name, []), f"{file}: {name}")
+        rows = _whole(result.get(name, []), f"{file}: {name}")
         if len(rows) and (rows.min() < 0 or rows.max() >= n):
             raise DatasetError(f"{file}: {name}: there is no row {rows.max() if rows.max() >= n else rows.min()}; "
                                f"{CGNN_TARGETS} has {n}")  # fmt: skip
@@ -253,11 +253,11 @@ def _elements(file: Path) -> Ints:
     return numbers
 
 
-def _graph(found: Any, elements: Ints, where: str) -> _Graph:
-    if not isinstance(found, tuple | list) or len(found) != 2:
+def _graph(result: Any, elements: Ints, where: str) -> _Graph:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         raise DatasetError(f"{where}: not a pair of the nodes and their neighbours")
-    species = _whole(found[0], f"{where}: nodes")
-    lists = list(found[1])
+    species = _whole(result[0], f"{where}: nodes")
+    lists = list(result[1])
     if not len(species) or len(lists) != len(species):
         raise DatasetError(f"{where}: {len(species)} nodes with {len(lists)} lists of neighbours")
     _check_range(species, len(elements), f"{where}: node", f"{CGNN_CONFIG} has so many species")

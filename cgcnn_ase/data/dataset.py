@@ -62,7 +62,7 @@ class LabelledTable:
         named: dict[str, str] = {}
         formulas = []
         for structure in self.structures:
-            key = reduced_formula(structure.numbers)
+            key = composition_key(structure.numbers)
             if key not in named:
                 named[key] = formula_of(structure.numbers)
             formulas.append(named[key])
@@ -184,12 +184,12 @@ def _provenance(source: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"{file}: not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         raise DatasetError(f"{file}: must hold values by name")
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _load_packed(folder: Path, target: str | Sequence[str] | None) -> Dataset:
     structures = [structures[i] for i in rows]
     kept = table.iloc[rows]
     formulas = (
-        kept["reduced_formula"] if "reduced_formula" in kept else [reduced_formula(s.numbers) for s in structures]
+        kept["reduced_formula"] if "reduced_formula" in kept else [composition_key(s.numbers) for s in structures]
     )
     return Dataset(
         ids=[str(ids[i]) for i in rows],
@@ -344,11 +344,11 @@ def _load_id_prop(csv: Path, target: str | Sequence[str] | None) -> Dataset:
         structures=[row.structure for row in rows],
         targets=np.array([row.targets for row in rows]),
         split=None,
-        formulas=[reduced_formula(row.structure.numbers) for row in rows],
+        formulas=[composition_key(row.structure.numbers) for row in rows],
     )
 
 
-def reduced_formula(atomic_numbers: Ints) -> str:
+def composition_key(atomic_numbers: Ints) -> str:
     """A name that two structures share when their compositions are the same."""
     numbers, counts = np.unique(atomic_numbers, return_counts=True)
     counts //= np.gcd.reduce(counts)

@@ -42,17 +42,17 @@ def cached_graphs(
     progress: bool = False,
 ) -> GraphStore:
     """Graphs of the structures, in order: from the cache where they are there, else built and put there."""
-    place = (folder or default_cache_folder()) / "graphs" / content_hash(structures, config)
-    if not (place / "meta.json").exists():
+    path = (folder or default_cache_folder()) / "graphs" / content_hash(structures, config)
+    if not (path / "meta.json").exists():
         store = build_store(structures, config, workers=workers, progress=progress)
-        draft = place.with_name(f"{place.name}.{os.getpid()}")
-        store.save(draft, {"version": CACHE_VERSION, "graph": asdict(config), "n": len(structures)})
+        tmp = path.with_name(f"{path.name}.{os.getpid()}")
+        store.save(tmp, {"version": CACHE_VERSION, "graph": asdict(config), "n": len(structures)})
         try:
-            draft.rename(place)
+            tmp.rename(path)
         except OSError:  # another process was quicker; its files are the same
-            if not (place / "meta.json").exists():
+            if not (path / "meta.json").exists():
                 raise
-    return GraphStore.load(place)
+    return GraphStore.load(path)
 
 
 def build_store(
@@ -62,16 +62,16 @@ def build_store(
     workers = workers or available_cores()
     chunks = [(structures[k : k + _CHUNK], config) for k in range(0, len(structures), _CHUNK)]
     if workers == 1 or len(chunks) < 4:
-        return GraphStore.from_graphs(_watch(map(_build, chunks), len(chunks), progress))
+        return GraphStore.from_graphs(_with_progress(map(_build, chunks), len(chunks), progress))
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return GraphStore.from_graphs(_watch(pool.map(_build, chunks), len(chunks), progress))
+        return GraphStore.from_graphs(_with_progress(pool.map(_build, chunks), len(chunks), progress))
 
 
 def _build(chunk: tuple[Sequence[Geometry], GraphConfig]) -> CrystalGraph:
     return build_graphs(*chunk)._replace(vectors=None)
 
 
-def _watch(graphs: Iterator[CrystalGraph], n_chunks: int, progress: bool) -> Iterator[CrystalGraph]:
+def _with_progress(graphs: Iterator[CrystalGraph], n_chunks: int, progress: bool) -> Iterator[CrystalGraph]:
     if not progress:
         return graphs
     from rich.console import Console

@@ -86,7 +86,7 @@ def _samples(
 ) -> list[tuple[str, Geometry, T]]:
     """Id, structure and what is read of the cells of each row; an error names all rows that cannot be used."""
     problems: dict[int, str] = {}
-    found: list[tuple[int, str, Path, T]] = []
+    result: list[tuple[int, str, Path, T]] = []
     row_of_file: dict[Path, int] = {}
     for number, cells in rows:
         try:
@@ -95,13 +95,13 @@ def _samples(
             if path in row_of_file:
                 raise ValueError(f"id {cells[0]!r} repeats that of row {row_of_file[path]}")
             row_of_file[path] = number
-            found.append((number, cells[0], path, of_cells(cells)))
+            result.append((number, cells[0], path, of_cells(cells)))
         except ValueError as error:  # noqa: PERF203  every bad row is reported, not the first
             problems[number] = str(error)
 
     samples = []
     for (number, name, path, values), structure in zip(
-        found, _read_all([path for _, _, path, _ in found]), strict=True
+        result, _read_all([path for _, _, path, _ in result]), strict=True
     ):
         if isinstance(structure, str):
             problems[number] = f"structure {path.name} {structure}"

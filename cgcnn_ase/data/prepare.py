@@ -45,7 +45,7 @@ def prepare(
         else:
             graphs = cached_graphs(dataset.structures, graph, folder=cache, progress=progress)
     except ValueError as error:
-        raise _named(error, dataset, graph) from error
+        raise _with_structure_id(error, dataset, graph) from error
     return PreparedData(
         ids=dataset.ids,
         targets=dataset.targets,
@@ -57,7 +57,7 @@ def prepare(
     )
 
 
-def _named(error: ValueError, dataset: Dataset, graph: GraphConfig) -> ValueError:
+def _with_structure_id(error: ValueError, dataset: Dataset, graph: GraphConfig) -> ValueError:
     """The error with the id of the first structure that raises one."""
     problems = ((name, _problem(shape, graph)) for name, shape in zip(dataset.ids, dataset.structures, strict=True))
     return next((DatasetError(f"{name}: {problem}") for name, problem in problems if problem), error)

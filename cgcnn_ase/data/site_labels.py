@@ -9,7 +9,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import hash_of_samples, reduced_formula
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import hashed_split
@@ -65,14 +65,14 @@ def labelled_host(
 
 
 def with_splits(
-    own: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
+    site_set: SiteSet, others: Sequence[SiteSet], *, val: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> SiteSet:
     """A set split by formula: as others have split the formula, else by its hash."""
-    known = {reduced_formula(h.structure.numbers): h.split for other in others for h in other.hosts}
-    formulas = [reduced_formula(h.structure.numbers) for h in own.hosts]
+    known = {composition_key(h.structure.numbers): h.split for other in others for h in other.hosts}
+    formulas = [composition_key(h.structure.numbers) for h in site_set.hosts]
     hashed = hashed_split(formulas, val=val, test=test, seed=seed)
     splits = [known.get(formula, str(split)) for formula, split in zip(formulas, hashed, strict=True)]
-    return replace(own, hosts=[h._replace(split=split) for h, split in zip(own.hosts, splits, strict=True)])
+    return replace(site_set, hosts=[h._replace(split=split) for h, split in zip(site_set.hosts, splits, strict=True)])
 
 
 def without_held_out(sets: Sequence[SiteSet]) -> list[SiteSet]:
@@ -83,12 +83,12 @@ def without_held_out(sets: Sequence[SiteSet]) -> list[SiteSet]:
     held: dict[str, set[str]] = {split: set() for split in ("val", "test")}
     for host in (host for each in sets for host in each.hosts):
         if host.split in held:
-            held[host.split].add(reduced_formula(host.structure.numbers))
+            held[host.split].add(composition_key(host.structure.numbers))
     forbidden = {"train": held["val"] | held["test"], "val": held["test"], "test": set()}
     return [
         replace(
             each,
-            hosts=[h for h in each.hosts if reduced_formula(h.structure.numbers) not in forbidden[h.split]],
+            hosts=[h for h in each.hosts if composition_key(h.structure.numbers) not in forbidden[h.split]],
         )
         for each in sets
     ]
@@ -107,9 +107,9 @@ def prepare_sites(sets: Sequence[SiteSet], specs: Sequence[TargetSpec], graph: G
         part = hosts[first : first + _AT_ONCE]
         built = graphs_and_nodes([host.structure for _, _, host in part], graph)
         stores.append(built.graph)
-        own = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
+        set_index = np.concatenate([np.full(len(host.labels), t) for t, _, host in part])
         labels = np.concatenate([host.labels for _, _, host in part])
-        targets.append(_of_nodes(built.node_of_atom, labels, own, (len(built.graph.numbers), len(specs))))
+        targets.append(_of_nodes(built.node_of_atom, labels, set_index, (len(built.graph.numbers), len(specs))))
     return PreparedData(
         ids=[name for _, name, _ in hosts],
         targets=np.concatenate(targets),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgcnn_ase.defects.host import check_elements, check_host
-from cgcnn_ase.defects.plan import Defect, Maker, Plan, vacancy
-from cgcnn_ase.defects.supercell import Given, make_supercell
+from cgcnn_ase.defects.plan import Defect, DefectBuilder, Plan, vacancy
+from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,7 +22,7 @@ def random_vacancies(
     n_vacancies: int | float = 1,
     num: int = 3,
     seed: int = 42,
-    supercell: Given | None = None,
+    supercell: SupercellLike | None = None,
     min_distance: float = 10.0,
     diagonal: bool = False,
     max_atoms: int | None = None,
@@ -73,7 +73,7 @@ def random_vacancies(
             f"num {num}: {count} of {len(sites)} {element} can be removed in {different} ways only; "
             "take a larger supercell"
         )
-    maker = Maker(checked, cell, seed=seed)
+    maker = DefectBuilder(checked, cell, seed=seed)
     n_sites = len(checked.atoms)
     defect = f"v_{element}" if count == 1 else f"{count}v_{element}"
 

@@ -78,8 +78,8 @@ def _guess(defect: Defect, host: Any) -> tuple[int, tuple[int, ...]]:
             site = PeriodicSite(Element(manifest.added[0]), manifest.position, host.lattice, coords_are_cartesian=True)
             made = kinds.Interstitial(host, site, multiplicity=manifest.multiplicity)
         elif manifest.added:
-            place = host[manifest.site_index].frac_coords
-            made = kinds.Substitution(host, PeriodicSite(Element(manifest.added[0]), place, host.lattice))
+            site_coords = host[manifest.site_index].frac_coords
+            made = kinds.Substitution(host, PeriodicSite(Element(manifest.added[0]), site_coords, host.lattice))
         else:
             made = kinds.Vacancy(host, host[manifest.site_index])
         charges = tuple(sorted(int(charge) for charge in guess(made)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.defects.host import Host
-from cgcnn_ase.defects.interstitials import Hole
+from cgcnn_ase.defects.interstitials import InterstitialSite
 from cgcnn_ase.defects.plan import Change, Plan, replacement, vacancy
 from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
 
@@ -29,15 +29,15 @@ def site_options(
     return options
 
 
-def hole_options(host: Host, holes: Sequence[Hole], inserted: Sequence[str]) -> list[list[Change]]:
+def hole_options(host: Host, holes: Sequence[InterstitialSite], inserted: Sequence[str]) -> list[list[Change]]:
     """What can be put in each place of each hole."""
     return [
         [
-            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, place @ host.cell)))
+            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, point @ host.cell)))
             for element in inserted
         ]
         for hole in holes
-        for place in hole.orbit
+        for point in hole.orbit
     ]
 
 
@@ -69,23 +69,27 @@ class Places:
 
     def change(self, member: Member) -> Change:
         """What a member of a group stands for."""
-        label, place, *cell = member
-        found = next(change for change in self.options[place] if change.name == label)
-        return found._replace(cell=tuple(cell))
+        label, index, *cell = member
+        chosen = next(change for change in self.options[index] if change.name == label)
+        return chosen._replace(cell=tuple(cell))
 
     def position(self, member: Member) -> Floats:
         """Cartesian, Å."""
-        place: Floats = self.positions[member[1]] + np.array(member[2:]) @ self.host.cell
-        return place
+        position: Floats = self.positions[member[1]] + np.array(member[2:]) @ self.host.cell
+        return position
 
-    def extent(self, group: Sequence[Member]) -> float:
+    def diameter(self, group: Sequence[Member]) -> float:
         """The largest distance between two members, Å."""
         at = np.array([self.position(member) for member in group])
         return float(np.linalg.norm(at[:, None] - at[None], axis=2).max())
 
 
 def find_places(
-    host: Host, symmetry: Symmetry, options: Sequence[Sequence[Change]], cutoff: float, holes: Sequence[Hole] = ()
+    host: Host,
+    symmetry: Symmetry,
+    options: Sequence[Sequence[Change]],
+    cutoff: float,
+    holes: Sequence[InterstitialSite] = (),
 ) -> Places:
     """The places of a host, and which are near which.
 
@@ -138,12 +142,12 @@ def cation_mixing(
     places = find_places(host, symmetry, options, cutoff)
 
     def partners(site: int) -> list[tuple[int, tuple[int, int, int], float]]:
-        found = [entry for entry in places.near[site] if names[entry[0]] == second]
-        if not found or which == "all":
-            return found
-        distances = [entry[2] for entry in found]
+        partners = [entry for entry in places.near[site] if names[entry[0]] == second]
+        if not partners or which == "all":
+            return partners
+        distances = [entry[2] for entry in partners]
         wanted = min(distances) if which == "near" else max(distances)
-        return [entry for entry in found if abs(entry[2] - wanted) < _SHELL]
+        return [entry for entry in partners if abs(entry[2] - wanted) < _SHELL]
 
     groups = [
         ((f"{second}_{first}", site, 0, 0, 0), (f"{first}_{second}", other, *cell))
@@ -151,7 +155,7 @@ def cation_mixing(
         if names[site] == first
         for other, cell, _ in partners(site)
     ]
-    groups.sort(key=lambda group: round(places.extent(group), 3))
+    groups.sort(key=lambda group: round(places.diameter(group), 3))
     if not groups:
         raise ValueError(
             f"{host.name}: no {first} and {second} are within {cutoff:.3g} Å of one another; "
@@ -176,19 +180,19 @@ def complexes(places: Places, *, size: int = 2) -> Iterator[Plan]:
         If there is none.
     """
     starts = [p for p in _representatives(places) if places.options[p]]
-    found = False
+    any_complex = False
     for n_members in range(2, size + 1):
         for plan in _distinct("complex", places, _grown(places, starts, n_members)):
-            found = True
+            any_complex = True
             yield plan
-    if not found:
+    if not any_complex:
         raise ValueError(f"{places.host.name}: no two defects are within the cutoff; take a larger one")
 
 
 def _representatives(places: Places) -> list[int]:
     """One place of each kind that symmetry tells apart."""
     images = places.symmetry.site_images[0]
-    return [int(place) for place in np.unique(images.min(axis=0))]
+    return [int(index) for index in np.unique(images.min(axis=0))]
 
 
 def _grown(places: Places, starts: Sequence[int], n_members: int) -> Iterator[tuple[Member, ...]]:
@@ -209,8 +213,8 @@ def _grown(places: Places, starts: Sequence[int], n_members: int) -> Iterator[tu
 
 
 def _around(places: Places, site: tuple[int, int, int, int]) -> set[tuple[int, int, int, int]]:
-    place, a, b, c = site
-    return {(other, a + x, b + y, c + z) for other, (x, y, z), _ in places.near[place]}
+    index, a, b, c = site
+    return {(other, a + x, b + y, c + z) for other, (x, y, z), _ in places.near[index]}
 
 
 def _labelled(places: Places, sites: Sequence[tuple[int, int, int, int]]) -> Iterator[tuple[Member, ...]]:
@@ -235,4 +239,4 @@ def _distinct(kind: str, places: Places, groups: Iterator[tuple[Member, ...]]) -
         name = "+".join(change.name for change in changes)
         first = changes[0].site
         letter = "" if first is None else places.symmetry.wyckoff[first]
-        yield Plan(kind, name, changes, len(images), letter, places.extent(group))
+        yield Plan(kind, name, changes, len(images), letter, places.diameter(group))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DefectCost:
+class DefectEnergyEstimate:
     """One defect and what it costs.
 
     Attributes
@@ -63,17 +63,17 @@ class DefectCost:
 class CostEstimate(Protocol):
     """Anything that says what the defects of one host cost."""
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect, in their order."""
 
 
-class FromSites:
+class SiteModelEstimator:
     """Vacancy energies read off the pristine host by a model of sites: no supercell is predicted."""
 
     def __init__(self, predictor: "Predictor") -> None:
         self._predictor = predictor
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect, all of them vacancies.
 
         Raises
@@ -87,14 +87,14 @@ class FromSites:
                     f"{manifest.id}: a model of sites knows vacancies, not the kind {manifest.kind!r}; take a model of "
                     "energies such as formation-energy-per-atom"
                 )
-        found = self._predictor([host])
-        if found.failures:
-            raise ValueError(f"{name}: {found.failures[0].error}")
-        by_site = {p.site_index: p for p in found.all}
+        result = self._predictor([host])
+        if result.failures:
+            raise ValueError(f"{name}: {result.failures[0].error}")
+        by_site = {p.site_index: p for p in result.all}
         return [_of_site(manifest, by_site[manifest.site_index]) for _, manifest in defects]
 
 
-class FromSupercells:
+class SupercellEstimator:
     """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
 
     def __init__(self, model: "Model", chemical_potentials: Mapping[str, float] | None = None) -> None:
@@ -102,7 +102,7 @@ class FromSupercells:
 
         self._model, self._potentials = as_energy_model(model), chemical_potentials
 
-    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectCost]:
+    def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect; all of them in the same supercell."""
         if not defects:
             return []
@@ -114,7 +114,7 @@ class FromSupercells:
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
         )
-        return [_of_difference(manifest, found) for (_, manifest), found in zip(defects, energies, strict=True)]
+        return [_of_difference(manifest, result) for (_, manifest), result in zip(defects, energies, strict=True)]
 
 
 def cost_estimate(
@@ -152,35 +152,35 @@ def cost_estimate(
                 raise ValueError(
                     "chemical potentials are of models of energies; those of a model of sites are what it learned with"
                 )
-            return FromSites(predictor)
-        return FromSupercells(known, chemical_potentials)
-    return FromSupercells(model, chemical_potentials)
+            return SiteModelEstimator(predictor)
+        return SupercellEstimator(known, chemical_potentials)
+    return SupercellEstimator(model, chemical_potentials)
 
 
-def _of_site(manifest: Manifest, said: "Prediction") -> DefectCost:
-    assert said.value is not None
-    return DefectCost(
+def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectEnergyEstimate:
+    assert prediction.value is not None
+    return DefectEnergyEstimate(
         **_defect(manifest),
-        energy=said.value,
-        std=said.std,
-        lower=said.lower,
-        upper=said.upper,
-        in_domain=said.in_domain,
-        reason=said.reason,
-        model=said.model,
+        energy=prediction.value,
+        std=prediction.std,
+        lower=prediction.lower,
+        upper=prediction.upper,
+        in_domain=prediction.in_domain,
+        reason=prediction.reason,
+        model=prediction.model,
     )
 
 
-def _of_difference(manifest: Manifest, found: DefectEnergy) -> DefectCost:
-    return DefectCost(
+def _of_difference(manifest: Manifest, result: DefectEnergy) -> DefectEnergyEstimate:
+    return DefectEnergyEstimate(
         **_defect(manifest),
-        energy=found.energy,
-        std=found.std,
+        energy=result.energy,
+        std=result.std,
         lower=None,
         upper=None,
-        in_domain=found.in_domain,
-        reason="" if found.in_domain is not False else "the supercell is unlike the training structures",
-        model=found.model,
+        in_domain=result.in_domain,
+        reason="" if result.in_domain is not False else "the supercell is unlike the training structures",
+        model=result.model,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import SINGLE, point_defects
-from cgcnn_ase.defects.supercell import Given
+from cgcnn_ase.defects.supercell import SupercellLike
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -75,7 +75,7 @@ class DetectionConfig:
     """
 
     kinds: tuple[str, ...] = SINGLE
-    supercell: Given = 3
+    supercell: SupercellLike = 3
     n_defects: int = 1
     rattle: float = 0.0
     max_atoms: int | None = None
@@ -160,12 +160,12 @@ def _drawn(
     name: str, host: "Atoms", kind: str, config: DetectionConfig, dopants: Sequence[str], rng: np.random.Generator
 ) -> list[Defect]:
     """Some of the defects of a kind; none of those that the host cannot have."""
-    own = set(host.get_chemical_symbols())
-    if kind == "antisite" and len(own) == 1:
+    host_elements = set(host.get_chemical_symbols())
+    if kind == "antisite" and len(host_elements) == 1:
         return []
     chosen: list[str] | None = None
     if kind == "substitution":
-        others = [element for element in dopants if element not in own]
+        others = [element for element in dopants if element not in host_elements]
         if not others:
             raise ValueError(f"substitution: no dopant is given that {name} does not have")
         chosen = list(dict.fromkeys(rng.choice(others, config.n_defects).tolist()))
@@ -182,11 +182,11 @@ def _places(defect: Defect, perfect: "Atoms") -> tuple[int, ...]:
     return nearest(defect.atoms, perfect.positions[manifest.sites[0]])
 
 
-def nearest(atoms: "Atoms", place: Floats) -> tuple[int, ...]:
+def nearest(atoms: "Atoms", point: Floats) -> tuple[int, ...]:
     """The atoms around a place, Å: those up to 1.2 times as far as the nearest."""
     from ase.geometry import get_distances
 
-    distances = get_distances(place, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
+    distances = get_distances(point, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
     return tuple(np.flatnonzero(distances <= _SHELL * distances.min()).tolist())
 
 

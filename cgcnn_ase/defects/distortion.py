@@ -65,7 +65,7 @@ def distorted(
     structure = Structure(Lattice(atoms.cell.array), atoms.get_chemical_symbols(), atoms.get_scaled_positions())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = distort_and_rattle(
+        result = distort_and_rattle(
             structure,
             distortion_factor=1 + bond_distortion,
             num_nearest_neighbours=neighbors,
@@ -73,7 +73,7 @@ def distorted(
             seed=seed,
             **_site(defect),
         )
-    moved = found["distorted_structure"].frac_coords - atoms.get_scaled_positions(wrap=False)
+    moved = result["distorted_structure"].frac_coords - atoms.get_scaled_positions(wrap=False)
     copy = atoms.copy()
     copy.positions += (moved - np.rint(moved)) @ atoms.cell.array
     rattle = "0.1 d" if stdev is None else f"{stdev:g} Å"

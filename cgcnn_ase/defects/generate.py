@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cgcnn_ase.defects.plan import Defect
-from cgcnn_ase.defects.supercell import Given
+from cgcnn_ase.defects.supercell import SupercellLike
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -88,14 +88,14 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
     from cgcnn_ase.defects.augmentation import random_vacancies
     from cgcnn_ase.defects.point import point_defects
 
-    supercell: Given | None = options.supercell
+    supercell: SupercellLike | None = options.supercell
     cell: dict[str, Any] = {
         "supercell": supercell, "min_distance": options.min_distance, "diagonal": options.diagonal,
         "max_atoms": options.max_atoms, "name": name,
     }  # fmt: skip
     kinds, elements, dopants = _list(options.kind), _list_or_none(options.element), _list_or_none(options.dopant)
     if options.num is None:
-        found = point_defects(
+        defects = point_defects(
             host, _kinds(kinds, host, dopants), elements=elements, dopants=dopants,
             interstitial_method=options.interstitials, min_radius=options.min_radius, pair=options.pair,
             pair_range=options.range, complex_of=_list(options.of), complex_size=options.size,
@@ -103,20 +103,20 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
         )  # fmt: skip
     else:
         n = options.n_vacancies
-        found = random_vacancies(
+        defects = random_vacancies(
             host, _one_element(kinds, elements), num=options.num, seed=options.seed,
             n_vacancies=n if n < 1 or n % 1 else int(n), **cell,
         )  # fmt: skip
     if options.charges:
         from cgcnn_ase.defects.charges import with_charges
 
-        found = with_charges(found, host)
+        defects = with_charges(defects, host)
     if options.distort:
         from cgcnn_ase.defects.distortion import distorted
 
         distortion, seed = options.bond_distortion, options.seed
-        found = (distorted(defect, bond_distortion=distortion, seed=seed) for defect in found)
-    return found
+        defects = (distorted(defect, bond_distortion=distortion, seed=seed) for defect in defects)
+    return defects
 
 
 def _list(value: str | Sequence[str]) -> list[str]:

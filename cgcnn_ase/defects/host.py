@@ -114,11 +114,11 @@ def check_elements(names: Iterable[str], what: str) -> tuple[str, ...]:
     ValueError
         If one is no element.
     """
-    found = tuple(dict.fromkeys(names))
-    for name in found:
+    elements = tuple(dict.fromkeys(names))
+    for name in elements:
         if name not in symbols()[1:]:
             raise ValueError(f"{what} {name!r}: is no symbol of an element (Li, Mg, ...)")
-    return found
+    return elements
 
 
 def host_hash(atoms: "Atoms") -> str:

@@ -23,7 +23,7 @@ _SAME = 0.3
 ABOVE = 1.5
 
 
-class Hole(NamedTuple):
+class InterstitialSite(NamedTuple):
     """A place for an interstitial.
 
     Attributes
@@ -41,7 +41,7 @@ class Hole(NamedTuple):
     orbit: Floats
 
 
-def interstitials(host: Host, holes: Sequence[Hole], elements: Sequence[str]) -> Iterator[Plan]:
+def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Sequence[str]) -> Iterator[Plan]:
     """Each element in each symmetry-distinct hole."""
     for hole in holes:
         position = tuple(float(x) for x in hole.frac @ host.cell)
@@ -50,7 +50,9 @@ def interstitials(host: Host, holes: Sequence[Hole], elements: Sequence[str]) ->
             yield Plan("interstitial", change.name, (change,), len(hole.orbit))
 
 
-def find_holes(host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0) -> list[Hole]:
+def find_holes(
+    host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0
+) -> list[InterstitialSite]:
     """The symmetry-distinct places for interstitials, the widest first.
 
     Parameters
@@ -70,35 +72,35 @@ def find_holes(host: Host, symmetry: Symmetry, *, method: str = "holes", min_rad
         If the method is unknown or there is no such place.
     """
     if method == "holes":
-        found = _maxima(host, min_radius)
+        points = _maxima(host, min_radius)
     elif method == "voronoi":
-        found = _voronoi(host, min_radius)
+        points = _voronoi(host, min_radius)
     else:
         raise ValueError(f"interstitial method {method!r}: allowed are {', '.join(METHODS)}")
     from scipy.spatial import cKDTree
 
     tree = cKDTree(_points(host, _REACH))
     low = _range(host)[0]
-    holes: list[Hole] = []
+    holes: list[InterstitialSite] = []
     taken = np.empty((0, 3))
-    for place in sorted(found, key=lambda place: -round(_radius(tree, place @ host.cell), 3)):
-        if len(taken) and _apart(host, taken, place).min() < _SAME:
+    for point in sorted(points, key=lambda point: -round(_radius(tree, point @ host.cell), 3)):
+        if len(taken) and _apart(host, taken, point).min() < _SAME:
             continue
-        centre, orbit = _orbit(host, symmetry, place)
-        holes.append(Hole(low + (centre - low) % 1.0, _radius(tree, centre @ host.cell), orbit))
+        centre, orbit = _orbit(host, symmetry, point)
+        holes.append(InterstitialSite(low + (centre - low) % 1.0, _radius(tree, centre @ host.cell), orbit))
         taken = np.concatenate([taken, orbit])
     if not holes:
         raise ValueError(f"{host.name}: no place for an interstitial is {min_radius:g} Å or more from every atom")
     return sorted(holes, key=lambda hole: -round(hole.radius, 3))
 
 
-def _orbit(host: Host, symmetry: Symmetry, place: Floats) -> tuple[Floats, Floats]:
+def _orbit(host: Host, symmetry: Symmetry, point: Floats) -> tuple[Floats, Floats]:
     """The place moved to where its site symmetry has it, and all places equivalent to it."""
-    images = symmetry.rotations @ place + symmetry.translations
-    delta = images - place
+    images = symmetry.rotations @ point + symmetry.translations
+    delta = images - point
     delta -= np.rint(delta)
     here = np.linalg.norm(delta @ host.cell, axis=1) < _SAME
-    centre: Floats = place + delta[here].mean(axis=0)
+    centre: Floats = point + delta[here].mean(axis=0)
     orbit = np.empty((0, 3))
     for image in symmetry.rotations @ centre + symmetry.translations:
         if not len(orbit) or _apart(host, orbit, image).min() > _SAME:
@@ -106,9 +108,9 @@ def _orbit(host: Host, symmetry: Symmetry, place: Floats) -> tuple[Floats, Float
     return centre, orbit
 
 
-def _apart(host: Host, places: Floats, place: Floats) -> Floats:
+def _apart(host: Host, places: Floats, point: Floats) -> Floats:
     """Distances to the nearest images, Å; right where they are short."""
-    delta = places - place
+    delta = places - point
     delta -= np.rint(delta)
     return np.asarray(np.linalg.norm(delta @ host.cell, axis=1))
 
@@ -196,11 +198,11 @@ def _voronoi(host: Host, min_radius: float) -> list[Floats]:
 
     structure = Structure(Lattice(host.cell), host.atoms.get_chemical_symbols(), host.frac)
     generator = VoronoiInterstitialGenerator(min_dist=min_radius)
-    places = [np.asarray(found.site.frac_coords) for found in generator.generate(structure, [host.elements[0]])]
+    places = [np.asarray(result.site.frac_coords) for result in generator.generate(structure, [host.elements[0]])]
     low, high = _range(host)
     inside = []
-    for place in places:
-        wrapped = low + (place - low) % 1.0
+    for point in places:
+        wrapped = low + (point - low) % 1.0
         if (wrapped <= high + 1e-9).all():
             inside.append(wrapped)
     return inside

@@ -179,10 +179,10 @@ def read_manifest(path: str | Path) -> list[Manifest]:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: is no manifest of defects: it has no column {', '.join(missing)}")
-        found = []
+        result = []
         for row in reader:
             try:
-                found.append(Manifest.from_row(row))
+                result.append(Manifest.from_row(row))
             except (ValueError, TypeError, AttributeError) as error:  # noqa: PERF203 - a line cut off has None for its last columns
                 raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-        return found
+        return result

@@ -67,7 +67,7 @@ def replacement(old: str, new: str, site: int, cell: tuple[int, ...] = (0, 0, 0)
     return Change(f"{new}_{old}", old, new, site, cell)
 
 
-class Maker:
+class DefectBuilder:
     """Makes planned defects in one supercell; numbers those of one name.
 
     Parameters
@@ -157,8 +157,8 @@ def _formula(numbers: Ints) -> str:
     """Elements in alphabetical order, as `Atoms.get_chemical_formula` has it without carbon, at a tenth of its time."""
     counts = np.bincount(numbers)
     names = symbols()
-    found = sorted((names[z], int(counts[z])) for z in np.flatnonzero(counts))
-    return "".join(f"{name}{count if count > 1 else ''}" for name, count in found)
+    result = sorted((names[z], int(counts[z])) for z in np.flatnonzero(counts))
+    return "".join(f"{name}{count if count > 1 else ''}" for name, count in result)
 
 
 def _atoms(count: int) -> str:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
 from cgcnn_ase.defects.host import Host, check_elements, check_host
-from cgcnn_ase.defects.interstitials import METHODS, Hole, find_holes, interstitials
-from cgcnn_ase.defects.plan import Change, Defect, Maker, Plan, replacement, vacancy
-from cgcnn_ase.defects.supercell import Given, make_supercell
+from cgcnn_ase.defects.interstitials import METHODS, InterstitialSite, find_holes, interstitials
+from cgcnn_ase.defects.plan import Change, Defect, DefectBuilder, Plan, replacement, vacancy
+from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def point_defects(
     *,
     elements: Sequence[str] | None = None,
     dopants: Sequence[str] | None = None,
-    supercell: Given | None = None,
+    supercell: SupercellLike | None = None,
     min_distance: float = 10.0,
     diagonal: bool = False,
     max_atoms: int | None = None,
@@ -138,7 +138,7 @@ def point_defects(
     """
     checked = check_host(host, name)
     wanted = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
-    ask = _Ask(
+    ask = DefectRequest(
         elements=checked.chosen(elements),
         dopants=None if dopants is None else check_elements(dopants, "dopant"),
         method=interstitial_method,
@@ -162,12 +162,12 @@ def point_defects(
             f"complex: defects up to {_NEAR:g} Å apart need images {2 * _NEAR:g} Å apart, here they are "
             f"{cell.image_distance:.2f}; take a larger supercell or a smaller cutoff"
         )
-    maker = Maker(checked, cell)
+    maker = DefectBuilder(checked, cell)
     return (maker.make(plan) for plan in _plans(checked, wanted, ask, cutoff or half, cutoff or _NEAR))
 
 
 @dataclass(frozen=True)
-class _Ask:
+class DefectRequest:
     """What is wanted of the kinds, see `point_defects`."""
 
     elements: tuple[str, ...]
@@ -185,7 +185,7 @@ class _Ask:
         return self.dopants or self.elements
 
 
-def _check(host: Host, kinds: Sequence[str], ask: _Ask) -> None:
+def _check(host: Host, kinds: Sequence[str], ask: DefectRequest) -> None:
     if not kinds:
         raise ValueError(f"no kind of defect is given; allowed are {', '.join(KINDS)}")
     for kind in kinds:
@@ -218,17 +218,17 @@ def _allowed(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{what} {value!r}: allowed are {', '.join(allowed)}")
 
 
-def _plans(host: Host, kinds: Sequence[str], ask: _Ask, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
+def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
     symmetry = find_symmetry(host)
 
-    def holes() -> list[Hole]:
+    def holes() -> list[InterstitialSite]:
         return find_holes(host, symmetry, method=ask.method, min_radius=ask.min_radius)
 
     def groups() -> Iterator[Plan]:
-        found = holes() if "interstitial" in ask.complex_of else []
+        result = holes() if "interstitial" in ask.complex_of else []
         options = site_options(host, ask.complex_of, ask.elements, ask.dopants)
-        options += hole_options(host, found, ask.inserted)
-        return complexes(find_places(host, symmetry, options, cutoff, found), size=ask.complex_size)
+        options += hole_options(host, result, ask.inserted)
+        return complexes(find_places(host, symmetry, options, cutoff, result), size=ask.complex_size)
 
     planners: dict[str, Callable[[], Iterator[Plan]]] = {
         "vacancy": lambda: vacancies(host, symmetry, ask.elements),

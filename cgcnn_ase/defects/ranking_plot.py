@@ -10,7 +10,7 @@ from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cgcnn_ase.defects.costs import DefectCost
+    from cgcnn_ase.defects.costs import DefectEnergyEstimate
 
 #: names are written under so many defects, at most
 _NAMED = 30
@@ -18,7 +18,7 @@ _NAMED = 30
 _COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 
-def ranking(costs: "Sequence[DefectCost]") -> "Figure":
+def ranking(costs: "Sequence[DefectEnergyEstimate]") -> "Figure":
     """The energy of every defect, cheapest first, with one std up and down; open circles are outside the domain."""
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(9.0, 4.6)
@@ -50,7 +50,7 @@ def ranking(costs: "Sequence[DefectCost]") -> "Figure":
     return figure
 
 
-def histogram(costs: "Sequence[DefectCost]") -> "Figure":
+def histogram(costs: "Sequence[DefectEnergyEstimate]") -> "Figure":
     """How many defects cost how much, by name of the defect."""
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(6.4, 4.6)
@@ -71,11 +71,11 @@ def histogram(costs: "Sequence[DefectCost]") -> "Figure":
     return figure
 
 
-def _groups(costs: "Sequence[DefectCost]") -> "list[tuple[str, np.typing.NDArray[np.bool_], str]]":
+def _groups(costs: "Sequence[DefectEnergyEstimate]") -> "list[tuple[str, np.typing.NDArray[np.bool_], str]]":
     """Name, members and colour of the commonest defects, and of all others together."""
     names = np.array([cost.defect for cost in costs])
-    found, counts = np.unique(names, return_counts=True)
-    order = found[np.argsort(-counts, kind="stable")].tolist()
+    result, counts = np.unique(names, return_counts=True)
+    order = result[np.argsort(-counts, kind="stable")].tolist()
     n = len(_COLORS) if len(order) <= len(_COLORS) else len(_COLORS) - 1
     groups = [(str(name), names == name, color) for name, color in zip(order[:n], _COLORS, strict=False)]
     if len(order) > n:
@@ -83,7 +83,7 @@ def _groups(costs: "Sequence[DefectCost]") -> "list[tuple[str, np.typing.NDArray
     return groups
 
 
-def _title(costs: "Sequence[DefectCost]") -> str:
+def _title(costs: "Sequence[DefectEnergyEstimate]") -> str:
     hosts = {cost.host for cost in costs}
     models = sorted({cost.model for cost in costs})
     where = next(iter(hosts)) if len(hosts) == 1 else f"{len(hosts):,} hosts"

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgcnn_ase.core.parallel import available_cores, ordered_map
-from cgcnn_ase.defects.costs import CostEstimate, DefectCost, cost_estimate
+from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, cost_estimate
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
 
@@ -23,7 +23,7 @@ class Screened(NamedTuple):
     """A defect, and what it costs."""
 
     defect: Defect
-    cost: DefectCost
+    cost: DefectEnergyEstimate
 
 
 def screen(
@@ -100,7 +100,7 @@ class HostResult(NamedTuple):
     """The defects of a host, or why there are none."""
 
     name: str
-    found: list[Screened]
+    defects: list[Screened]
     error: str | None
 
 
@@ -154,17 +154,17 @@ class Ranking:
         for what, n in (("n_lowest", n_lowest), ("n_uncertain", n_uncertain)):
             if n < 0:
                 raise ValueError(f"{what} must be 0 or more, not {n}")
-        costs: list[DefectCost] = []
+        costs: list[DefectEnergyEstimate] = []
         low: list[tuple[float, int, Screened]] = []
         wide: list[tuple[float, int, Screened]] = []
-        for k, found in enumerate(screened):
-            costs.append(found.cost)
-            _keep(low, (-found.cost.energy, -k, found), n_lowest)
-            if found.cost.std is not None:
-                _keep(wide, (found.cost.std, -k, found), n_uncertain)
+        for k, result in enumerate(screened):
+            costs.append(result.cost)
+            _keep(low, (-result.cost.energy, -k, result), n_lowest)
+            if result.cost.std is not None:
+                _keep(wide, (result.cost.std, -k, result), n_uncertain)
         self.costs = sorted(costs, key=lambda cost: (cost.energy, cost.id))
-        self.lowest = [found for _, _, found in sorted(low, key=lambda entry: entry[:2], reverse=True)]
-        self.uncertain = [found for _, _, found in sorted(wide, key=lambda entry: entry[:2], reverse=True)]
+        self.lowest = [result for _, _, result in sorted(low, key=lambda entry: entry[:2], reverse=True)]
+        self.uncertain = [result for _, _, result in sorted(wide, key=lambda entry: entry[:2], reverse=True)]
 
     def __len__(self) -> int:
         return len(self.costs)
@@ -173,7 +173,9 @@ class Ranking:
         """One row a defect: id, host, kind, defect, ..., energy, std, ..., in_domain, reason, multiplicity, model."""
         import pandas as pd
 
-        return pd.DataFrame([cost.to_dict() for cost in self.costs], columns=list(DefectCost.__dataclass_fields__))
+        return pd.DataFrame(
+            [cost.to_dict() for cost in self.costs], columns=list(DefectEnergyEstimate.__dataclass_fields__)
+        )
 
 
 def _keep(heap: list[tuple[float, int, Screened]], entry: tuple[float, int, Screened], n: int) -> None:

@@ -64,11 +64,11 @@ def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: i
     while True:
         if max_atoms is not None and n_cells * len(host.atoms) > max_atoms:
             raise ValueError(_too_many(host, distance, max_atoms))
-        found = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)] if diagonal else []
+        matrices = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)] if diagonal else []
         if not diagonal:
-            found = list(_lattices(n_cells, len(free), short))
-        if found:
-            best = min((_reduced_basis(m, vectors, diagonal) for m in found), key=lambda m: _shape(m @ vectors))
+            matrices = list(_lattices(n_cells, len(free), short))
+        if matrices:
+            best = min((_reduced_basis(m, vectors, diagonal) for m in matrices), key=lambda m: _shape(m @ vectors))
             matrix = np.eye(3, dtype=np.int64)
             matrix[np.ix_(free, free)] = best
             return matrix
@@ -153,7 +153,7 @@ def _shape(cell: Floats) -> tuple[float, float, list[list[float]]]:
 
 
 #: a supercell as users give it: n, (a, b, c), or rows of whole numbers
-Given = int | Sequence[int] | Sequence[Sequence[int]] | Ints
+SupercellLike = int | Sequence[int] | Sequence[Sequence[int]] | Ints
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Supercell:
 
 def make_supercell(
     host: Host,
-    given: Given | None = None,
+    shape: SupercellLike | None = None,
     *,
     min_distance: float = 10.0,
     diagonal: bool = False,
@@ -209,7 +209,7 @@ def make_supercell(
     ----------
     host
         The host; it is never repeated along a vacuum.
-    given
+    shape
         n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
     min_distance
         Smallest distance between a defect and its image, Å; without meaning where a supercell is given.
@@ -223,8 +223,8 @@ def make_supercell(
     ValueError
         If the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
     """
-    if given is not None:
-        matrix = _given(host, given)
+    if shape is not None:
+        matrix = _given(host, shape)
     else:
         if not (np.isfinite(min_distance) and min_distance > 0):
             raise ValueError(f"min_distance {min_distance}: must be a positive length in Å")
@@ -243,9 +243,9 @@ def image_distance(cell: Floats, periodic: Sequence[bool]) -> float:
     return float(min(np.linalg.norm(reduced[axis]) for axis in range(3) if periodic[axis]))
 
 
-def _given(host: Host, given: Given) -> Ints:
-    asked = np.asarray(given)
-    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else given}"
+def _given(host: Host, shape: SupercellLike) -> Ints:
+    asked = np.asarray(shape)
+    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else shape}"
     if asked.shape not in ((), (3,), (3, 3)) or not np.issubdtype(asked.dtype, np.integer):
         raise ValueError(f"{words}: give a whole number, three of them, or three rows of three".replace("\n", ""))
     if asked.ndim == 0:
@@ -285,7 +285,7 @@ def _cells(matrix: Ints) -> Ints:
         return cells
     from ase.build.supercells import lattice_points_in_supercell
 
-    found = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
-    order = np.argsort(np.abs(found).sum(axis=1), kind="stable")  # the origin first
-    ordered: Ints = found[order]
+    lattice_points = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
+    order = np.argsort(np.abs(lattice_points).sum(axis=1), kind="stable")  # the origin first
+    ordered: Ints = lattice_points[order]
     return ordered

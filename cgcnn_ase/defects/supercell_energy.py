@@ -160,8 +160,10 @@ def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
     return {s: before[s] - after[s] for s in sorted(before | after) if before[s] != after[s]}
 
 
-def _potentials(removed: Mapping[str, int], source: EnergyModel, given: Mapping[str, float] | None) -> dict[str, float]:
-    table = {**(source.references or {}), **(given or {})}
+def _potentials(
+    removed: Mapping[str, int], source: EnergyModel, chemical_potentials: Mapping[str, float] | None
+) -> dict[str, float]:
+    table = {**(source.references or {}), **(chemical_potentials or {})}
     if missing := sorted(set(removed) - set(table)):
         raise ValueError(
             f"no chemical potential for {', '.join(missing)} on the energy scale of {source.name!r}: give "

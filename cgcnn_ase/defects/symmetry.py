@@ -85,10 +85,10 @@ class Symmetry:
 def translated(members: Iterable[Member]) -> tuple[Member, ...]:
     """The group of sites moved by whole cells so that its name does not depend on where it lies."""
     group = list(members)
-    found = []
+    result = []
     for _, _, a, b, c in group:
-        found.append(tuple(sorted((label, site, x - a, y - b, z - c) for label, site, x, y, z in group)))
-    return min(found)
+        result.append(tuple(sorted((label, site, x - a, y - b, z - c) for label, site, x, y, z in group)))
+    return min(result)
 
 
 def find_symmetry(host: Host) -> Symmetry:

@@ -71,7 +71,7 @@ class CHGNetEnergy:
         cells = [AseAtomsAdaptor.get_structure(atoms) for atoms in structures]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Converting a tensor")  # CHGNet's own code
-            said = self._model.predict_structure(cells, task="e", batch_size=_AT_ONCE)
-        rows = [said] if isinstance(said, dict) else said
+            results = self._model.predict_structure(cells, task="e", batch_size=_AT_ONCE)
+        rows = [results] if isinstance(results, dict) else results
         per_atom = np.array([float(row["e"]) for row in rows])
         return Energies(per_atom * [len(atoms) for atoms in structures], in_domain=(None,) * len(structures))

@@ -39,13 +39,13 @@ class GraphEnergy:
 
     def __init__(self, infer: "ModelInference", reference: "Reference | Mapping[str, float]" = "mp-pbe") -> None:
         from cgcnn_ase.core.elements import reference_energies
-        from cgcnn_ase.energies.reference_scale import ENERGIES, reference_table
+        from cgcnn_ase.energies.reference_scale import PER_ATOM_ENERGIES, reference_table
 
         targets = [model.target.name for model in infer.models]
-        if len(targets) != 1 or targets[0] not in ENERGIES:
+        if len(targets) != 1 or targets[0] not in PER_ATOM_ENERGIES:
             raise ValueError(
                 f"the model {infer.models[0].name!r} predicts {', '.join(targets)}; an energy needs one model of "
-                f"{' or '.join(ENERGIES)}"
+                f"{' or '.join(PER_ATOM_ENERGIES)}"
             )
         self._infer, self.model = infer, infer.models[0]
         self.name = self.model.name
@@ -97,12 +97,12 @@ class CalculatorEnergy:
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """Potential energies, eV a cell."""
-        found = []
+        result = []
         for structure in structures:
             atoms = structure.copy()
             atoms.calc = self.calculator
-            found.append(float(atoms.get_potential_energy()))
-        return Energies(np.array(found), in_domain=(None,) * len(found))
+            result.append(float(atoms.get_potential_energy()))
+        return Energies(np.array(result), in_domain=(None,) * len(result))
 
 
 class StoredEnergy:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Reference = Literal["mp-pbe", "none"]
 
 #: targets whose value times the number of atoms is an energy of the cell
-ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
+PER_ATOM_ENERGIES = ("formation_energy_per_atom", "total_energy_per_atom")
 
 
 class MissingReferenceError(ValueError):

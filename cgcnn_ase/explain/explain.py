@@ -21,7 +21,7 @@ from cgcnn_ase.models.registry import DEFAULT_MODEL, load_model
 from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -238,7 +238,7 @@ def explained_value(model: CrystalModel, output: Output) -> Tensor:
     """
     value = output.of(model.outputs).value
     if model.target.task == "classification":
-        logits = value / (model.trust.temperature if isinstance(model.trust, ClassTrust) else 1.0)
+        logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
         others = [k for k in range(logits.shape[1]) if k != 1]
         return logits[:, 1] - logits[:, others].logsumexp(dim=1)
     return model.scaler.unscale(value[:, 0])
@@ -248,7 +248,7 @@ def physical_value(model: CrystalModel, predictions: Floats) -> float:
     """The ensemble's prediction as ``predict`` gives it, from the explained numbers of the members (M,)."""
     if model.target.task == "classification":
         return float(np.mean(1 / (1 + np.exp(-predictions))))
-    mean = float(model.target.limited(torch.from_numpy(predictions)).mean())
+    mean = float(model.target.clamp(torch.from_numpy(predictions)).mean())
     return float(10.0**mean) if model.target.transform == "log10" else mean
 
 

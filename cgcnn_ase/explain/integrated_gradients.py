@@ -113,8 +113,8 @@ def embedding_of(network: Network) -> nn.Module:
     ValueError
         If the architecture has none.
     """
-    found = (module for module in network.architecture.modules() if isinstance(module, ElementEmbedding))
-    embedding = next(found, None) or getattr(network.architecture, "embedding", None)
+    embeddings = (module for module in network.architecture.modules() if isinstance(module, ElementEmbedding))
+    embedding = next(embeddings, None) or getattr(network.architecture, "embedding", None)
     if not isinstance(embedding, nn.Module):
         raise ValueError(f"{type(network.architecture).__name__} has no embedding of the elements to explain it by")
     return embedding

@@ -45,14 +45,14 @@ class _Scene(NamedTuple):
     edges: Floats  #: (K, 2, 3) of the cell
 
 
-def explanation(atoms: "Atoms", found: "Explanation", *, title: str | None = None) -> "Figure":
+def explanation(atoms: "Atoms", result: "Explanation", *, title: str | None = None) -> "Figure":
     """The structure coloured by the atoms' contributions, beside the way from the baseline to the prediction.
 
     Parameters
     ----------
     atoms : ase.Atoms
         What was explained.
-    found : Explanation
+    result : Explanation
         By :func:`cgcnn_ase.explain.explain`.
     title : str, optional
         By default the formula and the prediction.
@@ -68,30 +68,30 @@ def explanation(atoms: "Atoms", found: "Explanation", *, title: str | None = Non
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    if not np.array_equal(atoms.numbers, found.numbers):
-        raise ValueError(f"the explanation is of {len(found.numbers)} other atoms, not of {atoms.symbols!s}")
-    std = found.std  # what is less than its own std should look pale
-    limit = max(float(np.abs(found.contributions).max()), 0.0 if std is None else float(std.max())) or 1.0
+    if not np.array_equal(atoms.numbers, result.numbers):
+        raise ValueError(f"the explanation is of {len(result.numbers)} other atoms, not of {atoms.symbols!s}")
+    std = result.std  # what is less than its own std should look pale
+    limit = max(float(np.abs(result.contributions).max()), 0.0 if std is None else float(std.max())) or 1.0
     norm, colors = Normalize(-limit, limit), colormaps[COLORS]
 
     figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.05))[0]
     axes = left.subplots()
-    _draw_structure(axes, atoms, found.contributions, norm, colors)
+    _draw_structure(axes, atoms, result.contributions, norm, colors)
     bar = left.colorbar(
         ScalarMappable(norm, colors), ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.02, ticks=MaxNLocator(5)
     )
-    bar.set_label(f"contribution of each atom ({found.unit})", size=11)
+    bar.set_label(f"contribution of each atom ({result.unit})", size=11)
     bar.ax.tick_params(labelsize=10)
     bar.outline.set_visible(False)
-    _draw_sum(right.subplots(), found, colors)
-    figure.suptitle(title or _title(atoms, found), fontsize=13)
+    _draw_sum(right.subplots(), result, colors)
+    figure.suptitle(title or _title(atoms, result), fontsize=13)
     return figure
 
 
-def _title(atoms: "Atoms", found: "Explanation") -> str:
+def _title(atoms: "Atoms", result: "Explanation") -> str:
     formula = re.sub(r"(\d+)", r"$_{\1}$", atoms.get_chemical_formula("metal"))
-    return f"{formula}: {found.target.replace('_', ' ')} {_signed(found.value)} {found.value_unit}".rstrip()
+    return f"{formula}: {result.target.replace('_', ' ')} {_signed(result.value)} {result.value_unit}".rstrip()
 
 
 def _signed(value: float, sign: str = "") -> str:
@@ -135,13 +135,13 @@ def _draw_structure(axes: "Axes", atoms: "Atoms", contributions: Floats, norm: "
             )  # fmt: skip
 
 
-def _draw_sum(axes: "Axes", found: "Explanation", colors: "Colormap") -> None:
+def _draw_sum(axes: "Axes", result: "Explanation", colors: "Colormap") -> None:
     """From the baseline over the elements to the prediction, one bar each."""
-    rows = found.by_element()
+    rows = result.by_element()
     names = ["baseline", *(f"{row.symbol} × {row.n_atoms}" for row in rows), "prediction"]
-    lengths = np.array([found.baseline, *(row.contribution for row in rows), found.prediction])
+    lengths = np.array([result.baseline, *(row.contribution for row in rows), result.prediction])
     starts = np.concatenate([[0.0], np.cumsum(lengths[:-2]), [0.0]])
-    stds = [found.baseline_std, *(row.std for row in rows), None]
+    stds = [result.baseline_std, *(row.std for row in rows), None]
     ends = starts + lengths
     y = np.arange(len(names))[::-1]
     negative, positive = colors(0.12), colors(0.88)
@@ -157,7 +157,7 @@ def _draw_sum(axes: "Axes", found: "Explanation", colors: "Colormap") -> None:
         text = _signed(length, sign) + ("" if std is None else f" ± {std:.3f}")
         axes.text(1.04, y[k], text, transform=axes.get_yaxis_transform(), va="center", fontsize=11)
     axes.set_yticks(y, names, fontsize=12)
-    axes.set_xlabel(f"{found.target.replace('_', ' ')} ({found.unit})", fontsize=12)
+    axes.set_xlabel(f"{result.target.replace('_', ' ')} ({result.unit})", fontsize=12)
     axes.tick_params(axis="x", labelsize=11)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

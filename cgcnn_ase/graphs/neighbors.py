@@ -66,13 +66,13 @@ class _Crystals:
         )
         return _Found(i + first if centers is None else centers[i], j + first, images, distances)
 
-    def bonds(self, found: _Found, order: Ints) -> Bonds:
+    def bonds(self, result: _Found, order: Ints) -> Bonds:
         """Some of the pairs, in this order, with their vectors."""
-        i, j = found.centers[order], found.neighbors[order]
+        i, j = result.centers[order], result.neighbors[order]
         lattices = self.lattices.take(self.crystal_of_atom[i], axis=0)  # take is twice as fast as indexing rows
-        shift = np.einsum("ei,eij->ej", found.images.take(order, axis=0), lattices)
+        shift = np.einsum("ei,eij->ej", result.images.take(order, axis=0), lattices)
         vectors = self.points.take(j, axis=0) + shift - self.points.take(i, axis=0)
-        return Bonds(i, j, found.distances[order], vectors)
+        return Bonds(i, j, result.distances[order], vectors)
 
 
 def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
@@ -139,19 +139,19 @@ def bonds_of_all(
         return _coordinated(crystals, shapes)
     k, n_atoms = n_neighbors, len(crystals.points)
     reach = np.full(len(shapes), cutoff) if rule == "radius" else _reach(crystals, cutoff, k)
-    found = _joined([_near(crystals, c, r, cutoff, rule) for c, r in enumerate(reach.tolist())])
-    pairs, distances = _ranked(found, n_atoms)
+    result = _joined([_near(crystals, c, r, cutoff, rule) for c, r in enumerate(reach.tolist())])
+    pairs, distances = _ranked(result, n_atoms)
     if rule != "radius":
         within = reach[crystals.crystal_of_atom]
         complete = (_limit(distances, k, rule, tolerance) <= within) | (within == cutoff)
         if not complete.all():
-            found = _completed(crystals, found, complete, cutoff, rule)
-            pairs, distances = _ranked(found, n_atoms)
+            result = _completed(crystals, result, complete, cutoff, rule)
+            pairs, distances = _ranked(result, n_atoms)
         limit = _limit(distances, k, rule, tolerance)[:, None]
         if rule == "knn":
             pairs, distances = pairs[:, :k], distances[:, :k]
         distances = np.where(distances <= limit, distances, np.inf)
-    return crystals.bonds(found, pairs[np.isfinite(distances)])
+    return crystals.bonds(result, pairs[np.isfinite(distances)])
 
 
 def _coordinated(crystals: _Crystals, shapes: Sequence[Geometry]) -> Bonds:
@@ -161,38 +161,38 @@ def _coordinated(crystals: _Crystals, shapes: Sequence[Geometry]) -> Bonds:
     """
     volumes = np.where(crystals.volumes < NO_VOLUME, 0.0, crystals.volumes).tolist()
     radii = [scaled_radii(shape.numbers, volume) for shape, volume in zip(shapes, volumes, strict=True)]
-    found = _joined([crystals.find(c, 2 * REACH * r.max()) for c, r in enumerate(radii)])
+    result = _joined([crystals.find(c, 2 * REACH * r.max()) for c, r in enumerate(radii)])
     of_atom = np.concatenate(radii)
-    relative = found.distances / (of_atom[found.centers] + of_atom[found.neighbors])
-    found, relative = _some(found, relative <= REACH), relative[relative <= REACH]
-    pairs, table = _ranked(found._replace(distances=relative), len(crystals.points))
+    relative = result.distances / (of_atom[result.centers] + of_atom[result.neighbors])
+    result, relative = _subset(result, relative <= REACH), relative[relative <= REACH]
+    pairs, table = _ranked(result._replace(distances=relative), len(crystals.points))
     chosen = pairs[np.arange(table.shape[1]) < n_coordinated(table)[:, None]]
-    by_distance = np.lexsort((found.distances[chosen], found.centers[chosen]))
-    return crystals.bonds(found, chosen[by_distance])
+    by_distance = np.lexsort((result.distances[chosen], result.centers[chosen]))
+    return crystals.bonds(result, chosen[by_distance])
 
 
-def _some(found: _Found, which: Bools) -> _Found:
-    return _Found(*(array.compress(which, axis=0) for array in found))
+def _subset(result: _Found, which: Bools) -> _Found:
+    return _Found(*(array.compress(which, axis=0) for array in result))
 
 
 def _near(crystals: _Crystals, crystal: int, reach: float, cutoff: float, rule: NeighborRule) -> _Found:
     """The pairs within reach; with ``knn`` in the order in which the full search finds them."""
     if rule == "shell" or reach == cutoff:
         return crystals.find(crystal, reach)
-    found = crystals.find(crystal, cutoff)
-    return _some(found, found.distances <= reach)
+    result = crystals.find(crystal, cutoff)
+    return _subset(result, result.distances <= reach)
 
 
-def _completed(crystals: _Crystals, found: _Found, complete: Bools, cutoff: float, rule: NeighborRule) -> _Found:
+def _completed(crystals: _Crystals, result: _Found, complete: Bools, cutoff: float, rule: NeighborRule) -> _Found:
     """The pairs of the atoms that have all they need, and for the others all pairs within the cutoff."""
-    parts = [_some(found, complete[found.centers])]
+    parts = [_subset(result, complete[result.centers])]
     for crystal in np.unique(crystals.crystal_of_atom[~complete]).tolist():
         lacking = np.flatnonzero(~complete & (crystals.crystal_of_atom == crystal))
         if rule == "shell":
             parts.append(crystals.find(crystal, cutoff, lacking))
         else:
             full = crystals.find(crystal, cutoff)
-            parts.append(_some(full, ~complete[full.centers]))
+            parts.append(_subset(full, ~complete[full.centers]))
     return _joined(parts)
 
 
@@ -200,13 +200,13 @@ def _joined(parts: Sequence[_Found]) -> _Found:
     return parts[0] if len(parts) == 1 else _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _ranked(found: _Found, n_atoms: int) -> tuple[Ints, Floats]:
+def _ranked(result: _Found, n_atoms: int) -> tuple[Ints, Floats]:
     """The pairs of each atom, nearest first, and their distances, infinite where there are no more; (N, M) both.
 
     Ties keep the order in which the search found them.
     """
-    by_center = np.argsort(found.centers, kind="stable")
-    centers, distances = found.centers[by_center], found.distances[by_center]
+    by_center = np.argsort(result.centers, kind="stable")
+    centers, distances = result.centers[by_center], result.distances[by_center]
     counts = np.bincount(centers, minlength=n_atoms)
     starts = np.cumsum(counts) - counts
     table = np.full((n_atoms, counts.max(initial=0)), np.inf)

@@ -148,10 +148,10 @@ def _refined(
         edge = mix(edge + segment_sums(mix(edge[lines.sources] + cosine), line_ends))
         color = mix(color * np.uint64(3) + segment_sums(edge, ends))
         nodes = classes(color)
-        found = (len(nodes.sizes), len(np.unique(edge)))
-        if found == n_classes:
+        result = (len(nodes.sizes), len(np.unique(edge)))
+        if result == n_classes:
             return nodes, edge
-        n_classes = found
+        n_classes = result
 
 
 def _merged_pairs(targets: Ints, sources: Ints, cosines: Floats32, n_edges: int) -> tuple[Lines, Ints]:

@@ -8,7 +8,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import LabelledTable
-from cgcnn_ase.inspection.duplicates import Matches, Sameness, find_common
+from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_common
 from cgcnn_ase.inspection.element_offsets import ElementOffsets, fit_offsets
 from cgcnn_ase.inspection.report import Distribution
 
@@ -72,7 +72,7 @@ def compare(
     *,
     align: bool | None = None,
     robust: bool = True,
-    sameness: Sameness | None = None,
+    sameness: MatchTolerances | None = None,
     workers: int = 1,
     progress: bool = False,
 ) -> Comparison:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
-from cgcnn_ase.data.dataset import reduced_formula, volume_per_atom
+from cgcnn_ase.data.dataset import composition_key, volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import formula_of
 
@@ -33,7 +33,7 @@ _WRITTEN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sameness:
+class MatchTolerances:
     """How much two structures may differ and still be the same crystal."""
 
     length: float = 0.1  #: of cell vectors, relative
@@ -96,7 +96,7 @@ class _Candidates(NamedTuple):
 
 
 def find_duplicates(
-    structures: Sequence[Geometry], *, sameness: Sameness | None = None, workers: int = 1, progress: bool = False
+    structures: Sequence[Geometry], *, sameness: MatchTolerances | None = None, workers: int = 1, progress: bool = False
 ) -> Matches:
     """Pairs of structures of a data set that are the same crystal, each pair with the lower index first.
 
@@ -109,14 +109,14 @@ def find_duplicates(
     progress : bool
         Show a bar on stderr.
     """
-    return _find([structures], sameness or Sameness(), workers, progress)
+    return _find([structures], sameness or MatchTolerances(), workers, progress)
 
 
 def find_common(
     structures: Sequence[Geometry],
     others: Sequence[Geometry],
     *,
-    sameness: Sameness | None = None,
+    sameness: MatchTolerances | None = None,
     workers: int = 1,
     progress: bool = False,
 ) -> Matches:
@@ -124,26 +124,26 @@ def find_common(
 
     Parameters as for :func:`find_duplicates`; :meth:`Matches.one_to_one` leaves one pair of each structure.
     """
-    return _find([structures, others], sameness or Sameness(), workers, progress)
+    return _find([structures, others], sameness or MatchTolerances(), workers, progress)
 
 
-def _find(sets: list[Sequence[Geometry]], sameness: Sameness, workers: int, progress: bool) -> Matches:
+def _find(sets: list[Sequence[Geometry]], sameness: MatchTolerances, workers: int, progress: bool) -> Matches:
     not_compared: dict[str, int] = {}
     tasks = [(chunk, sameness) for chunk in _chunks(_candidates(sets, sameness, not_compared))]
     n_pairs = sum(len(c.pairs) for chunk, _ in tasks for c in chunk)
     pairs: list[tuple[int, int]] = []
     if workers > 1 and len(tasks) > 1:
         with closing(ordered_map(_same, tasks, min(workers, len(tasks)))) as answers:
-            pairs = [pair for found in _watch(answers, tasks, n_pairs, progress) for pair in found]
+            pairs = [pair for result in _with_progress(answers, tasks, n_pairs, progress) for pair in result]
     else:
         answers = (_same(*task) for task in tasks)
-        pairs = [pair for found in _watch(answers, tasks, n_pairs, progress) for pair in found]
+        pairs = [pair for result in _with_progress(answers, tasks, n_pairs, progress) for pair in result]
     n_without = sum(not s.pbc.all() for structures in sets for s in structures)
     return Matches(sorted(pairs), n_pairs, not_compared, n_without)
 
 
 def _candidates(
-    sets: list[Sequence[Geometry]], sameness: Sameness, not_compared: dict[str, int]
+    sets: list[Sequence[Geometry]], sameness: MatchTolerances, not_compared: dict[str, int]
 ) -> Iterator[_Candidates]:
     """Formula by formula, the pairs whose volumes per atom allow a match; notes what is left out."""
     rows: dict[str, list[tuple[float, int, int]]] = {}
@@ -151,7 +151,7 @@ def _candidates(
         for k, structure in enumerate(structures):
             volume = volume_per_atom(structure)
             if not np.isnan(volume):
-                rows.setdefault(reduced_formula(structure.numbers), []).append((volume, which, k))
+                rows.setdefault(composition_key(structure.numbers), []).append((volume, which, k))
     for members in rows.values():
         if len({which for _, which, _ in members}) < len(sets) or len(members) < 2:
             continue
@@ -170,7 +170,7 @@ def _candidates(
 
 
 def _pairs(
-    members: list[tuple[float, int, int]], sameness: Sameness, *, between: bool
+    members: list[tuple[float, int, int]], sameness: MatchTolerances, *, between: bool
 ) -> tuple[list[tuple[int, int]], int]:
     """Positions of pairs of members, sorted by volume, that are near enough in it; and how many more there are."""
     volumes = np.array([volume for volume, _, _ in members])
@@ -207,20 +207,20 @@ def _chunks(candidates: Iterable[_Candidates]) -> Iterator[list[_Candidates]]:
         yield chunk
 
 
-def _same(candidates: list[_Candidates], sameness: Sameness) -> list[tuple[int, int]]:
+def _same(candidates: list[_Candidates], sameness: MatchTolerances) -> list[tuple[int, int]]:
     """The pairs that are the same crystal, as rows of the data sets."""
     from pymatgen.core.structure_matcher import StructureMatcher
 
     tolerances = sameness.length, sameness.site, sameness.angle
     matchers = StructureMatcher(*tolerances), StructureMatcher(*tolerances, attempt_supercell=True)
-    found = []
+    result = []
     for structures, rows, pairs in candidates:
         reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k]))
         for i, j in pairs:
             if _as_written(structures[i], structures[j]) or _fit(matchers, reduced(i), reduced(j)):
                 (_, first), (_, second) = sorted((rows[i], rows[j]))
-                found.append((first, second))
-    return found
+                result.append((first, second))
+    return result
 
 
 def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure", other: "Structure") -> bool:
@@ -250,9 +250,9 @@ def _reduced(structure: Geometry) -> "Structure":
         return full.get_primitive_structure().get_reduced_structure(reduction_algo="niggli")
 
 
-def _watch(
+def _with_progress(
     answers: Iterable[list[tuple[int, int]]],
-    tasks: Sequence[tuple[list[_Candidates], Sameness]],
+    tasks: Sequence[tuple[list[_Candidates], MatchTolerances]],
     n_pairs: int,
     progress: bool,
 ) -> Iterator[list[tuple[int, int]]]:
@@ -261,6 +261,6 @@ def _watch(
 
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("Comparing structures", total=n_pairs)
-        for (chunk, _), found in zip(tasks, answers, strict=True):
+        for (chunk, _), result in zip(tasks, answers, strict=True):
             bar.advance(task, sum(len(c.pairs) for c in chunk))
-            yield found
+            yield result

@@ -74,22 +74,22 @@ class ElementOffsets:
         """Values of source A, eV/atom, (n,), on the scale of source B; raises as :meth:`difference` does."""
         return np.asarray(values, dtype=np.float64) - self.difference(fractions)
 
-    def words(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What to know before using them, one sentence each."""
-        said = [
+        notes = [
             f"{', '.join(group)} cannot be told apart: of their offsets only {len(group) - lost} combination"
             f"{'s are' if len(group) - lost != 1 else ' is'} determined; the smallest ones that fit are given"
             for group in self.tied
             for lost in [sum(set(direction) <= set(group) for direction in self.free)]
         ]
         if alone := self.n_structures - self.n_left_out:
-            said.append(f"{alone} of {self.n_structures} structures are the only ones that tell of an element or sum")
-        return said
+            notes.append(f"{alone} of {self.n_structures} structures are the only ones that tell of an element or sum")
+        return notes
 
     def to_dict(self) -> dict[str, Any]:
         """Field names and values, ready for JSON."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return found | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
+        result = {f.name: getattr(self, f.name) for f in fields(self)}
+        return result | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ElementOffsets":

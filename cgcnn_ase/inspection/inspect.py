@@ -10,8 +10,8 @@ import numpy as np
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import LabelledTable, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
-from cgcnn_ase.inspection.duplicates import Matches, Sameness, find_duplicates
-from cgcnn_ase.inspection.outliers import Limits, ModelSays, Outliers, find_outliers
+from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
+from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, Outliers, find_outliers
 from cgcnn_ase.inspection.report import DatasetReport, dataset_report
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Inspection:
                 "n_without_cell": self.matches.n_without_cell,
             },
             "outliers": {
-                "found": [outlier.to_dict() for outlier in self.outliers.found],
+                "found": [outlier.to_dict() for outlier in self.outliers.entries],
                 "not_judged": self.outliers.not_judged,
             },
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
@@ -79,7 +79,7 @@ def inspect_dataset(
     model: str | None = None,
     align: bool | None = None,
     duplicates: bool = True,
-    sameness: Sameness | None = None,
+    sameness: MatchTolerances | None = None,
     limits: Limits | None = None,
     workers: int = 1,
     progress: bool = False,
@@ -159,7 +159,7 @@ def _groups(table: LabelledTable, matches: Matches, target: str | None) -> list[
     return sorted(groups, key=lambda group: (-(group.spread or 0.0), group.ids))
 
 
-def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: bool) -> ModelSays:
+def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: bool) -> ModelPredictions:
     """What a model predicts for each structure."""
     from ase import Atoms
 
@@ -176,17 +176,17 @@ def _ask(model: str, table: LabelledTable, target: str, workers: int, progress: 
     mean, std = np.full(len(table), np.nan), np.full(len(table), np.nan)
     failed: list[str] = []
     predictions = Predictor(model, workers=workers).stream(structures)
-    for k, prediction in enumerate(_watch(predictions, len(table), progress)):
+    for k, prediction in enumerate(_with_progress(predictions, len(table), progress)):
         if prediction.value is None:
             failed.append(f"{table.ids[k]}: {prediction.error}")
         elif prediction.std is None:
             raise ValueError(f"{model}: has no calibrated uncertainty, in units of which values could be judged")
         else:
             mean[k], std[k] = prediction.value, prediction.std
-    return ModelSays(loaded.name or str(model), mean, std, tuple(failed))
+    return ModelPredictions(loaded.name or str(model), mean, std, tuple(failed))
 
 
-def _watch(predictions: "Iterable[Prediction]", n: int, progress: bool) -> "Iterator[Prediction]":
+def _with_progress(predictions: "Iterable[Prediction]", n: int, progress: bool) -> "Iterator[Prediction]":
     from rich.console import Console
     from rich.progress import track
 

@@ -65,7 +65,7 @@ class Outlier:
 
 
 @dataclass(frozen=True)
-class ModelSays:
+class ModelPredictions:
     """What a model predicts for the structures of a data set, NaN where it does not."""
 
     name: str
@@ -78,7 +78,7 @@ class ModelSays:
 class Outliers:
     """All outliers, the most unusual first, and in words what could not be judged."""
 
-    found: list[Outlier]
+    entries: list[Outlier]
     not_judged: list[str]
 
 
@@ -86,7 +86,7 @@ def find_outliers(
     table: LabelledTable,
     target: str | None = None,
     *,
-    model: ModelSays | None = None,
+    model: ModelPredictions | None = None,
     limits: Limits | None = None,
     progress: bool = False,
 ) -> Outliers:
@@ -111,16 +111,16 @@ def find_outliers(
     """
     limits = limits or Limits()
     not_judged: list[str] = []
-    found = [*_distances(table, limits.distance, progress), *_volumes(table, limits.volume, not_judged)]
+    result = [*_distances(table, limits.distance, progress), *_volumes(table, limits.volume, not_judged)]
     if target is not None:
         values = table.values(target)
-        found += _values(table, target, values, limits.value, not_judged)
-        found += _compositions(table, target, values, limits.composition, not_judged)
+        result += _values(table, target, values, limits.value, not_judged)
+        result += _compositions(table, target, values, limits.composition, not_judged)
         if model is not None:
-            found += _predictions(table, target, values, model, limits.model)
+            result += _predictions(table, target, values, model, limits.model)
             if model.failed:
                 not_judged.append(f"{len(model.failed)} structures by {model.name}, such as {model.failed[0]}")
-    return Outliers(sorted(found, key=lambda o: (-o.score, o.id, o.kind)), not_judged)
+    return Outliers(sorted(result, key=lambda o: (-o.score, o.id, o.kind)), not_judged)
 
 
 def _values(
@@ -163,7 +163,7 @@ def _compositions(
 
 
 def _predictions(
-    table: LabelledTable, target: str, values: Floats, model: ModelSays, limit: float
+    table: LabelledTable, target: str, values: Floats, model: ModelPredictions, limit: float
 ) -> Iterator[Outlier]:
     far = np.abs(values - model.mean) / model.std
     for k in np.flatnonzero(far > limit).tolist():

@@ -83,23 +83,23 @@ class DatasetReport:
 
     def warnings(self) -> list[str]:
         """What should be looked at before a model is trained on it, one sentence each."""
-        said = []
+        warnings = []
         if self.n_repeated_ids:
-            said.append(f"{self.n_repeated_ids:,} rows have the id of an earlier one")
+            warnings.append(f"{self.n_repeated_ids:,} rows have the id of an earlier one")
         for name, kinds in self.schemes.items():
             if len(kinds) > 1:
                 parts = ", ".join(f"{kind or 'not said'} ({n:,})" for kind, n in kinds.items())
-                said.append(f"column {name} mixes {parts}: energies of different calculations cannot be compared")
+                warnings.append(f"column {name} mixes {parts}: energies of different calculations cannot be compared")
         if self.splits is not None and self.splits.n_leaked_formulas:
-            said.append(
+            warnings.append(
                 f"{self.splits.n_leaked_formulas:,} formulas, of {self.splits.n_leaked_structures:,} structures, are "
                 f"in more than one split, such as {', '.join(self.splits.leaked_formulas[:3])}: test errors will look "
                 "too small"
             )
-        said += [
+        warnings += [
             f"column {name} is empty" for name, column in self.columns.items() if column.n_missing == self.n_structures
         ]
-        return said
+        return warnings
 
     def to_dict(self) -> dict[str, Any]:
         """Field names and values, ready for JSON."""

@@ -73,7 +73,7 @@ def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[s
     pictures : sequence of str
         Files beside the report.
     """
-    lines = [f"# {inspection.report.source}", "", *_counts(inspection.report)]
+    lines = [f"# {inspection.report.source}", "", *_summary(inspection.report)]
     lines += [line for name in pictures for line in ("", f"![{name.partition('.')[0]}]({name})")]
     lines += ["", "## Columns", "", *_columns(inspection.report)]
     if inspection.report.provenance is not None:
@@ -86,16 +86,16 @@ def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[s
     return "\n".join(lines) + "\n"
 
 
-def _counts(report: DatasetReport) -> Iterator[str]:
+def _summary(report: DatasetReport) -> Iterator[str]:
     yield (
         f"{report.n_structures:,} structures, {report.n_formulas:,} formulas, {report.n_chemical_systems:,} chemical "
         f"systems, {len(report.elements)} elements, {report.n_atoms:,} atoms."
     )
     yield ""
     if report.sizes is not None:
-        yield f"- atoms in a cell: {_in_words(report.sizes)}"
+        yield f"- atoms in a cell: {_describe(report.sizes)}"
     if report.volumes is not None:
-        yield f"- volume per atom (Å³): {_in_words(report.volumes)}"
+        yield f"- volume per atom (Å³): {_describe(report.volumes)}"
     yield f"- structures by how many elements they have: {_counted(report.n_components)}"
     if report.splits is not None:
         yield f"- splits: {_counted(report.splits.sizes)}; formulas in several: {report.splits.n_leaked_formulas:,}"
@@ -105,10 +105,10 @@ def _counts(report: DatasetReport) -> Iterator[str]:
         yield f"- **look at this:** {warning}"
 
 
-def _in_words(found: Distribution) -> str:
+def _describe(values: Distribution) -> str:
     return (
-        f"median {found.median:.4g}, 5 % below {found.q05:.4g}, 5 % above {found.q95:.4g}, from {found.minimum:.4g} to "
-        f"{found.maximum:.4g}"
+        f"median {values.median:.4g}, 5 % below {values.q05:.4g}, 5 % above {values.q95:.4g}, from {values.minimum:.4g} to "
+        f"{values.maximum:.4g}"
     )
 
 
@@ -119,9 +119,9 @@ def _counted(counts: "dict[str, int] | dict[int, int]") -> str:
 def _columns(report: DatasetReport) -> Iterator[str]:
     yield from _header("column", "missing", "mean", "std", "least", "5 %", "median", "95 %", "most")
     for name, column in report.columns.items():
-        found = column.distribution
-        if found is not None:
-            numbers = (found.mean, found.std, found.minimum, found.q05, found.median, found.q95, found.maximum)
+        result = column.distribution
+        if result is not None:
+            numbers = (result.mean, result.std, result.minimum, result.q05, result.median, result.q95, result.maximum)
             yield _row(name, f"{column.n_missing:,}", *(f"{x:.4g}" for x in numbers))
         elif column.kind == "text" and column.most_frequent is not None:
             some = _counted(dict(list(column.most_frequent.items())[:3]))
@@ -159,17 +159,17 @@ def _duplicates(inspection: Inspection, shown: int) -> Iterator[str]:
 
 
 def _outliers(inspection: Inspection, shown: int) -> Iterator[str]:
-    found = inspection.outliers.found
+    outliers = inspection.outliers.entries
     judged = f"{inspection.target} and the geometry" if inspection.target else "the geometry only: no target was named"
-    yield f"{len(found):,} flagged, judging {judged}."
+    yield f"{len(outliers):,} flagged, judging {judged}."
     for words in inspection.outliers.not_judged:
         yield f"Not judged: {words}."
-    if found:
+    if outliers:
         yield ""
         yield from _header("id", "formula", "by", "reason")
-    for outlier in found[:shown]:
+    for outlier in outliers[:shown]:
         yield _row(outlier.id, outlier.formula, outlier.kind, outlier.reason)
-    yield from _more(len(found), shown)
+    yield from _more(len(outliers), shown)
 
 
 def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
             column += f" less {comparison.other_target}"
         yield (
             f"Difference of {column}, this one less the other: mean {difference.mean:.4g}, mean absolute "
-            f"{comparison.mean_absolute:.4g}, {_in_words(difference)}."
+            f"{comparison.mean_absolute:.4g}, {_describe(difference)}."
         )
     for formula, left in list(comparison.matches.not_compared.items())[:shown]:
         yield f"{formula}: {left:,} pairs were not compared, those furthest apart in volume."
@@ -194,7 +194,7 @@ def _comparison(comparison: Comparison, shown: int) -> Iterator[str]:
         f"One offset for each element ({offsets.method}, {offsets.n_structures:,} structures): RMSE "
         f"{offsets.rmse_before:.4g} before, {offsets.rmse_after:.4g} after{left_out}."
     )
-    yield from (f"{words}." for words in offsets.words())
+    yield from (f"{words}." for words in offsets.notes())
     yield ""
     yield from _header("element", "offset (eV/atom)", "standard error", "structures")
     for name, value in offsets.offsets.items():

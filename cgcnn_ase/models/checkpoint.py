@@ -174,10 +174,10 @@ def _network_config(values: dict[str, Any]) -> NetworkConfig:
 def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
     if entry.get(kind) is None:
         return None
-    from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
-    from cgcnn_ase.uncertainty.regression_calibration import Trust
+    from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+    from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
     prefix = _prefix(kind, entry["name"], several=several)
     arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-    which = ClassTrust if "temperature" in entry[kind] else Trust
+    which = ClassificationCalibration if "temperature" in entry[kind] else Calibration
     return which.from_files(entry[kind], arrays)

@@ -14,10 +14,10 @@ from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, check_graph
 
 if TYPE_CHECKING:
-    from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
-    from cgcnn_ase.uncertainty.regression_calibration import Trust
+    from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+    from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
-    AnyTrust = Trust | ClassTrust
+    AnyCalibration = Calibration | ClassificationCalibration
 
 
 class MemberOutputs(NamedTuple):
@@ -63,8 +63,8 @@ class CrystalModel(nn.Module):
         graph: GraphConfig,
         target: TargetSpec,
         scaler: Scaler,
-        trust: "AnyTrust | None" = None,
-        dropout_trust: "AnyTrust | None" = None,
+        trust: "AnyCalibration | None" = None,
+        dropout_trust: "AnyCalibration | None" = None,
         name: str = "",
         sha256: str = "",
         training: dict[str, Any] | None = None,
@@ -170,12 +170,12 @@ class CrystalModel(nn.Module):
         return self._physical(outputs, embeddings[0])
 
     def _physical(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
-        own = [output.of(self.outputs) for output in outputs]
+        model_outputs = [output.of(self.outputs) for output in outputs]
         if self.target.task == "classification":
-            logits = torch.stack([o.value for o in own])
+            logits = torch.stack([o.value for o in model_outputs])
             return MemberOutputs(logits.softmax(dim=2)[:, :, 1], None, embedding, logits)
-        values = self.target.limited(self.scaler.unscale(torch.stack([o.value[:, 0] for o in own])))
-        scales = [o.scale[:, 0] for o in own if o.scale is not None]
+        values = self.target.clamp(self.scaler.unscale(torch.stack([o.value[:, 0] for o in model_outputs])))
+        scales = [o.scale[:, 0] for o in model_outputs if o.scale is not None]
         # the standard deviation of a Laplace distribution is sqrt(2) times its scale
-        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(own) else None
+        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(model_outputs) else None
         return MemberOutputs(values, stds, embedding)

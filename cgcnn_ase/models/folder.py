@@ -75,10 +75,10 @@ def read_weights(folder: Path, config: dict[str, Any]) -> bytes:
         If it is damaged.
     """
     weights = _read(folder / WEIGHTS)
-    found, stated = hashlib.sha256(weights).hexdigest(), config["sha256"][WEIGHTS]
-    if found != stated:
+    computed, stated = hashlib.sha256(weights).hexdigest(), config["sha256"][WEIGHTS]
+    if computed != stated:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: damaged: its sha256 is {found[:12]}..., {CONFIG} says {stated[:12]}..."
+            f"{folder / WEIGHTS}: damaged: its sha256 is {computed[:12]}..., {CONFIG} says {stated[:12]}..."
         )
     return weights
 

@@ -375,7 +375,10 @@ def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
     state = _weights(_mapping(checkpoint["state_dict"], "state_dict"), n_bytes)
     n_conv, n_hidden = _count(state, "convs"), _count(state, "fcs") + 1
     atom_features, hidden, bond_features = _widths(state)
-    args = {key: _plain(value, f"args[{key!r}]") for key, value in _mapping(checkpoint.get("args", {}), "args").items()}
+    args = {
+        key: _plain_value(value, f"args[{key!r}]")
+        for key, value in _mapping(checkpoint.get("args", {}), "args").items()
+    }
     task = _task(args, n_outputs=state["fc_out.weight"].shape[0])
     n_outputs = 2 if task == "classification" else 1
     _check_shapes(state, _shapes(atom_features, bond_features, hidden, n_conv, n_hidden, n_outputs))
@@ -480,21 +483,21 @@ def _task(args: dict[str, object], n_outputs: int) -> Task:
     raise ValueError(f"args['task'] is {stated!r:.40}; regression and classification are known")
 
 
-def _plain(value: object, where: str, depth: int = 0) -> object:
+def _plain_value(value: object, where: str, depth: int = 0) -> object:
     """A value of plain Python types; a tensor of one element becomes a number."""
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         return value.item()
     if isinstance(value, list | tuple) and depth < _DEEPEST:
-        return [_plain(item, where, depth + 1) for item in value]
+        return [_plain_value(item, where, depth + 1) for item in value]
     if isinstance(value, dict) and depth < _DEEPEST:
-        return {key: _plain(item, where, depth + 1) for key, item in _mapping(value, where).items()}
+        return {key: _plain_value(item, where, depth + 1) for key, item in _mapping(value, where).items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"{where} holds a {type(value).__name__}, not a number or a string")
 
 
 def _real(value: object, where: str) -> float:
-    number = _plain(value, where)
+    number = _plain_value(value, where)
     if not isinstance(number, int | float) or not math.isfinite(number):
         raise ValueError(f"{where} is {number!r:.40}, not a finite number")
     return float(number)

@@ -75,11 +75,11 @@ def model_names() -> list[str]:
 
 def _pretrained() -> dict[str, ModelRef]:
     """The pretrained models by name: that of their folder, or, of several in one folder, their own."""
-    found: dict[str, ModelRef] = {}
-    for place in sorted(path.parent for path in pretrained_folder().glob("*/config.json")):
-        refs = _refs(place)
-        found |= {place.name if len(refs) == 1 else str(ref.name): ref for ref in refs}
-    return found
+    result: dict[str, ModelRef] = {}
+    for folder in sorted(path.parent for path in pretrained_folder().glob("*/config.json")):
+        refs = _refs(folder)
+        result |= {folder.name if len(refs) == 1 else str(ref.name): ref for ref in refs}
+    return result
 
 
 def _refs(folder: Path) -> list[ModelRef]:
@@ -168,8 +168,8 @@ def find_models(name: str | Path) -> list[ModelRef]:
     pretrained = _pretrained()
     known = ALIASES.get(str(name), str(name))
     if known == ALL:
-        own = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
-        return [pretrained[name] for name in own if _is_property(pretrained[name])]
+        main_names = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
+        return [pretrained[name] for name in main_names if _is_property(pretrained[name])]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:

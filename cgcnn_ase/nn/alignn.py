@@ -10,7 +10,7 @@ from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding, GaussianBasis
 from cgcnn_ase.nn.layers import Norm, norm
-from cgcnn_ase.nn.messages import Edges, Engine, connect, connect_lines
+from cgcnn_ase.nn.messages import Edges, Engine, build_edges, connect_lines
 from cgcnn_ase.nn.pooling import Pooling
 
 
@@ -107,7 +107,7 @@ class ALIGNN(Architecture):
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Vectors of the nodes after each layer, (N, F) each."""
-        bonds, angles = connect(graph, engine), connect_lines(graph, engine)
+        bonds, angles = build_edges(graph, engine), connect_lines(graph, engine)
         assert graph.lines is not None
         h = self.atom_embedding(graph.numbers, bonds.node_weights)  # (N, F)
         y = self.bond_embedding(graph.distances, bonds.edge_weights)  # (E, F)
@@ -128,10 +128,10 @@ class ALIGNN(Architecture):
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) as it is: the head is the published linear map."""
-        return self.dropped(pooled, mask)
+        return self.apply_dropout(pooled, mask)
 
     @property
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """Embeddings of atoms, bonds and angles, then the convolutions."""
         embeddings = (self.atom_embedding, self.bond_embedding, self.angle_embedding)
         return [embeddings, (self.alignn_layers, self.gcn_layers)]

@@ -72,15 +72,15 @@ class Architecture(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """The embeddings, then the convolutions: what fine-tuning may fix."""
 
-    def extent(self, pooled: Tensor) -> Tensor | None:
+    def extensive_factor(self, pooled: Tensor) -> Tensor | None:
         """What the head's value is multiplied with, (B, 1), for a network whose value grows with the cell; None: 1."""
         del pooled
         return None
 
-    def dropped(self, c: Tensor, mask: Tensor | None) -> Tensor:
+    def apply_dropout(self, c: Tensor, mask: Tensor | None) -> Tensor:
         """The vectors with a random part, or that outside the mask, switched off."""
         thinned: Tensor = self.dropout(c) if mask is None else c * mask
         return thinned

@@ -11,7 +11,7 @@ from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding, GaussianBasis
 from cgcnn_ase.nn.layers import Activation, Norm, activation
-from cgcnn_ase.nn.messages import Engine, connect
+from cgcnn_ase.nn.messages import Engine, build_edges
 from cgcnn_ase.nn.pooling import Pooling
 
 
@@ -67,7 +67,7 @@ class CGCNN(Architecture):
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Vectors of the nodes after each convolution, (N, F) each."""
-        edges = connect(graph, engine)
+        edges = build_edges(graph, engine)
         v = self.embedding(graph.numbers)
         u = self.edge_embedding(torch.cat([self.basis(graph.distances), graph.angular], dim=1))
         layers = []
@@ -83,12 +83,12 @@ class CGCNN(Architecture):
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) -> (B, n_hidden)."""
-        c = self.dropped(self.act(self.to_crystal(self.act(pooled))), mask)
+        c = self.apply_dropout(self.act(self.to_crystal(self.act(pooled))), mask)
         for layer in self.hidden:
             c = self.act(layer(c))
         return c
 
     @property
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """Embeddings of elements and bonds, then the convolutions."""
         return [(self.embedding, self.edge_embedding), (self.convolutions,)]

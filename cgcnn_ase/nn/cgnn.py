@@ -15,7 +15,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
 from cgcnn_ase.nn.layers import Activation, Dense, Norm, activation, norm
-from cgcnn_ase.nn.messages import Edges, Engine, connect, sum_messages
+from cgcnn_ase.nn.messages import Edges, Engine, build_edges, sum_messages
 from cgcnn_ase.nn.pooling import OF_SITES, MultiStepPooling, Pooling, PoolingName
 
 EdgeNetworkName = Literal["none", "original", "fast", "aggregate"]
@@ -275,7 +275,7 @@ class CGNN(Architecture):
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Vectors of the nodes after each convolution, (N, F) each."""
-        edges = connect(graph, engine)
+        edges = build_edges(graph, engine)
         x = self.embedding(graph.numbers)
         layers = []
         for convolution in self.convolutions:
@@ -292,15 +292,15 @@ class CGNN(Architecture):
         """(B, P) -> (B, n_hidden)."""
         c = self.act(self.norm(pooled[:, : self.pooling.n_out]))
         for k, layer in enumerate(self.hidden):
-            c = self.dropped(layer(c), mask) if k == 0 else layer(c)
+            c = self.apply_dropout(layer(c), mask) if k == 0 else layer(c)
         return c
 
-    def extent(self, pooled: Tensor) -> Tensor | None:
+    def extensive_factor(self, pooled: Tensor) -> Tensor | None:
         """The number of atoms, (B, 1), where the value is extensive."""
         return pooled[:, -1:] if self.config.extensive else None
 
     @property
-    def trunk(self) -> list[tuple[nn.Module, ...]]:
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
         """The embedding of elements, then the convolutions."""
         return [(self.embedding,), (self.convolutions,)]
 

@@ -50,8 +50,8 @@ class Head(nn.Module):
         value = self.out(crystal)
         if self.scale is None:
             return Output(value)
-        said = self.scale(crystal.detach())
+        error = self.scale(crystal.detach())
         if self.error == "mean-variance":
-            return Output(value, torch.exp(said.clamp(-7.0, 4.0)))
-        below, above = F.softplus(said).chunk(2, dim=1)
+            return Output(value, torch.exp(error.clamp(-7.0, 4.0)))
+        below, above = F.softplus(error).chunk(2, dim=1)
         return Output(value, ((below + above) / _LAPLACE_WIDTH).clamp(min=1e-3), below, above)

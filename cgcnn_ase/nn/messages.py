@@ -41,7 +41,7 @@ def dgl_available() -> bool:
     return True
 
 
-def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
+def build_edges(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it can be imported, else torch.
 
     Raises
@@ -56,7 +56,7 @@ def connect(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
 
 
 def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
-    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`connect` does.
+    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`build_edges` does.
 
     Raises
     ------
@@ -77,9 +77,9 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
     centers = edges.centers
     if engine not in ("auto", "dgl", "torch"):
         raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
-    if multiplicity is not None and not _counts(multiplicity):
+    if multiplicity is not None and not has_multiplicity(multiplicity):
         multiplicity = None
-    if multiplicity is not None or _counts(node_weights):
+    if multiplicity is not None or has_multiplicity(node_weights):
         weights = node_weights.index_select(0, centers)
         edges = edges._replace(node_weights=node_weights, edge_weights=weights)
         if multiplicity is not None:
@@ -89,7 +89,7 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
     return edges
 
 
-def _counts(multiplicity: Tensor) -> bool:
+def has_multiplicity(multiplicity: Tensor) -> bool:
     """Whether any row stands for several (compiled code cannot look, and always counts)."""
     return torch.compiler.is_compiling() or bool((multiplicity != 1).any())
 

@@ -96,7 +96,7 @@ class Network(nn.Module):
     def read(self, pooled: Tensor, mask: Tensor | None = None) -> Output:
         """Head on the crystal embedding; a mask (C,) switches parts of it off, as dropout does."""
         output: Output = self.head(self.architecture.crystal(pooled, mask))
-        n = self.architecture.extent(pooled)
+        n = self.architecture.extensive_factor(pooled)
         if n is not None:
             output = Output(*(None if part is None else part * n for part in output))  # type: ignore[arg-type]
         return output

@@ -40,7 +40,7 @@ class Pooling(nn.Module):
         that they were trained on, which is what fine-tuning for another one needs.
     ``contrast``
         mean of the last layer's vectors, and beside it the largest of each of three deviations of an atom's vector (see
-        `unlike_the_others`). One odd atom among many makes them large in a cell of any size.
+        `group_deviations`). One odd atom among many makes them large in a cell of any size.
     ``site``
         no pooling: a row for each node.
     ``site+mean``
@@ -64,7 +64,7 @@ class Pooling(nn.Module):
         if self.name == "site":
             return v
         if self.name == "site+contrast":
-            return torch.cat([v, *unlike_the_others(graph, v)], dim=1)
+            return torch.cat([v, *group_deviations(graph, v)], dim=1)
         index, n = crystal_index(graph), len(graph.n_nodes)
         if self.name == "site+mean":
             return torch.cat([v, segment_mean(v, graph.multiplicity, index, n)[index]], dim=1)
@@ -81,7 +81,7 @@ class Pooling(nn.Module):
         if "max" in self.name:
             parts.append(segment_max(v, index, n))
         if self.name == "contrast":
-            parts += [segment_max(deviation.abs(), index, n) for deviation in unlike_the_others(graph, v)]
+            parts += [segment_max(deviation.abs(), index, n) for deviation in group_deviations(graph, v)]
         return torch.cat(parts, dim=1)
 
 
@@ -101,7 +101,7 @@ class MultiStepPooling(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
 
-def unlike_the_others(graph: CrystalGraph, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def group_deviations(graph: CrystalGraph, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How far each vector is from the mean of others in its crystal: (N, F) -> three of (N, F).
 
     d = v - mean and z = d / sqrt(mean(d^2) + 0.01) over the atoms of its element, and z over all atoms. The first is

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from cgcnn_ase.core.arrays import Floats
 
 #: low, high, or as near as possible to a number
-Wanted = Literal["min", "max"] | float
+Goal = Literal["min", "max"] | float
 
 
-def check_wanted(wanted: Wanted) -> None:
+def check_wanted(wanted: Goal) -> None:
     """That a goal is one of the allowed.
 
     Raises
@@ -29,7 +29,7 @@ def check_wanted(wanted: Wanted) -> None:
         raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")
 
 
-def as_cost(values: npt.ArrayLike, wanted: Wanted) -> Floats:
+def as_cost(values: npt.ArrayLike, wanted: Goal) -> Floats:
     """Values as costs in their own unit: themselves, with the sign turned, or their distance from the target.
 
     >>> as_cost([1.0, 3.0], "max"), as_cost([1.0, 3.0], 2.5)
@@ -42,7 +42,7 @@ def as_cost(values: npt.ArrayLike, wanted: Wanted) -> Floats:
     return np.abs(array - wanted)
 
 
-def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Wanted) -> tuple[Floats, Floats]:
+def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple[Floats, Floats]:
     r"""Mean and std of the cost of a normally distributed value.
 
     The distance from a target is folded normal: with :math:`d = \mu - t`,
@@ -61,7 +61,7 @@ def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Wanted) -> tup
 
 
 Acquisition = Literal["best", "uncertain", "lcb", "ei", "pi", "thompson", "information"]
-Goal = Literal["min", "max"]
+Direction = Literal["min", "max"]
 
 
 def acquire(
@@ -69,7 +69,7 @@ def acquire(
     mean: npt.ArrayLike,
     std: npt.ArrayLike,
     *,
-    goal: Goal = "min",
+    goal: Direction = "min",
     kappa: float = 2.0,
     best: float | None = None,
     noise: npt.ArrayLike = 1.0,
@@ -117,8 +117,8 @@ def acquire(
     """
     if name not in get_args(Acquisition):
         raise ValueError(f"no acquisition {name!r}; allowed: {', '.join(get_args(Acquisition))}")
-    if goal not in get_args(Goal):
-        raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Goal))}")
+    if goal not in get_args(Direction):
+        raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Direction))}")
     values, spread = _checked(mean, std)
     cost = values if goal == "min" else -values
     if name == "best":

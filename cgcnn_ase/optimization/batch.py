@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.optimization.acquisition import Acquisition, Wanted, acquire, as_cost, cost_moments
+from cgcnn_ase.optimization.acquisition import Acquisition, Goal, acquire, as_cost, cost_moments
 from cgcnn_ase.optimization.pareto import random_weights, scalarise
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
@@ -41,7 +41,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Aim:
+class AcquisitionSettings:
     """What is looked for.
 
     Attributes
@@ -58,12 +58,12 @@ class Aim:
     """
 
     acquisition: Acquisition
-    goals: tuple[Wanted, ...]
+    goals: tuple[Goal, ...]
     kappa: float = 2.0
     of_structures: bool = False
 
 
-class Belief:
+class BatchPosterior:
     r"""What the surrogates believe of the points of a pool, and will after labels that come out as believed.
 
     A label at the predicted mean leaves all means as they are (kriging believer: Ginsbourger, Le Riche & Carraro, in
@@ -73,10 +73,10 @@ class Belief:
 
     def __init__(self, surrogates: Sequence[Surrogate], pool: Pool) -> None:
         self.pool, self._surrogates = pool, tuple(surrogates)
-        said = [surrogate.predict(pool) for surrogate in surrogates]
-        self.mean = np.stack([s.mean for s in said], axis=1)  # (n, m)
-        self.noise = np.stack([s.aleatoric for s in said], axis=1)  # (n, m)
-        self._variance = np.stack([s.epistemic for s in said], axis=1) ** 2  # (n, m)
+        prediction = [surrogate.predict(pool) for surrogate in surrogates]
+        self.mean = np.stack([s.mean for s in prediction], axis=1)  # (n, m)
+        self.noise = np.stack([s.aleatoric for s in prediction], axis=1)  # (n, m)
+        self._variance = np.stack([s.epistemic for s in prediction], axis=1) ** 2  # (n, m)
         self._steps: list[Floats] = []  # each (n, m)
 
     @property
@@ -85,7 +85,7 @@ class Belief:
         return np.asarray(np.sqrt(np.maximum(self._variance, 0.0)), dtype=float)
 
     def std(self, *, of_structures: bool) -> Floats:
-        """(n, m) one standard deviation of the value, see :class:`Aim`."""
+        """(n, m) one standard deviation of the value, see :class:`AcquisitionSettings`."""
         return np.hypot(self.epistemic, self.noise) if of_structures else self.epistemic
 
     def drawn(self, seed: int) -> Floats:
@@ -108,7 +108,7 @@ def propose(
     n: int,
     surrogates: Sequence[Surrogate],
     pool: Pool,
-    aim: Aim,
+    aim: AcquisitionSettings,
     *,
     free: Bools,
     pending: Sequence[int] = (),
@@ -136,39 +136,41 @@ def propose(
     seed
         Of Thompson's samples and of the weights of several objectives.
     """
-    belief, free = Belief(surrogates, pool), free.copy()
+    belief, free = BatchPosterior(surrogates, pool), free.copy()
     costs = np.stack([as_cost(column, goal) for column, goal in zip(known.T, aim.goals, strict=True)], axis=1)
     for index in pending:
         free[index] = False
         belief.observe(index)
         costs = np.vstack([costs, _believed(belief, index, aim)])
-    found: list[Proposal] = []
+    result: list[Proposal] = []
     root = [seed] if isinstance(seed, int) else list(seed)
-    while len(found) < n and free.any():
-        gains, cost = _gains(belief, aim, costs, seed=[*root, len(pending) + len(found)])
+    while len(result) < n and free.any():
+        gains, cost = _gains(belief, aim, costs, seed=[*root, len(pending) + len(result)])
         left = np.flatnonzero(free)
         # of equal gains (no improvement is to be expected anywhere) the lowest expected cost decides
         index = int(left[np.lexsort((cost[left], -gains[left]))[0]])
         std = belief.std(of_structures=aim.of_structures)[index]
         mean = belief.mean[index]
-        found.append(
+        result.append(
             Proposal(
                 pool.points[index], aim.acquisition, float(gains[index]), tuple(mean.tolist()), tuple(std.tolist())
             )
         )
         free[index] = False
-        if len(found) < n:
+        if len(result) < n:
             belief.observe(index)
             costs = np.vstack([costs, _believed(belief, index, aim)])
-    return found
+    return result
 
 
-def _believed(belief: Belief, index: int, aim: Aim) -> Floats:
+def _believed(belief: BatchPosterior, index: int, aim: AcquisitionSettings) -> Floats:
     """(m,) the costs of a point whose label comes out as believed."""
     return np.array([as_cost(value, goal) for value, goal in zip(belief.mean[index], aim.goals, strict=True)])
 
 
-def _gains(belief: Belief, aim: Aim, costs: Floats, seed: Sequence[int]) -> tuple[Floats, Floats]:
+def _gains(
+    belief: BatchPosterior, aim: AcquisitionSettings, costs: Floats, seed: Sequence[int]
+) -> tuple[Floats, Floats]:
     """(n,) the acquisition of each point of the pool, and the cost that is expected there."""
     if aim.acquisition == "information":
         # greedy choice of these sums is greedy growth of the log determinant of the labels' covariance

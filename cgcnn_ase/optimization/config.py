@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cgcnn_ase.core.settings import Positive, Settings, settings_of, unknown_name
+from cgcnn_ase.core.settings import Positive, Settings, parse_settings, unknown_name
 from cgcnn_ase.optimization.acquisition import Acquisition
-from cgcnn_ase.optimization.objectives import ALIASES, Goal, Objective
+from cgcnn_ase.optimization.objectives import ALIASES, GoalKind, Objective
 from cgcnn_ase.optimization.optimizer import Initial
 from cgcnn_ase.optimization.oracles.registry import OracleRecipe, oracle_names
 from cgcnn_ase.optimization.surrogates.graph_network import SurrogateName
@@ -17,7 +17,13 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
 
 #: what of the configuration may change when a run is resumed: how much is spent, and how long is waited
-FREE = ("budget.evaluations", "oracle.timeout_s", "oracle.retries", "oracle.submit", "oracle.max_parallel")
+RESUMABLE_SETTINGS = (
+    "budget.evaluations",
+    "oracle.timeout_s",
+    "oracle.retries",
+    "oracle.submit",
+    "oracle.max_parallel",
+)
 
 
 class SpaceSettings(Settings):
@@ -45,7 +51,7 @@ class ObjectiveSettings(Settings):
     """One objective."""
 
     name: str
-    goal: Goal | None = None  #: ``max`` for a voltage, else ``min``; ``target`` where a target is given
+    goal: GoalKind | None = None  #: ``max`` for a voltage, else ``min``; ``target`` where a target is given
     target: float | None = None
     model: str | None = None
 
@@ -58,7 +64,7 @@ class ObjectiveSettings(Settings):
     def objective(self, mixed: tuple[str, ...], folder: Path) -> Objective:
         """The objective in a space in which some variables are shares of the mixed metals."""
         name = ALIASES.get(self.name, self.name)
-        goal: Goal = "target" if self.target is not None else "max" if name == "voltage" else "min"
+        goal: GoalKind = "target" if self.target is not None else "max" if name == "voltage" else "min"
         model = self.model
         if model is not None and (folder / model).exists():
             model = str((folder / model).resolve())
@@ -125,19 +131,19 @@ class OptimisationConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, given: Any) -> Any:
+    def _short_forms(cls, values: Any) -> Any:
         """A name alone stands for settings that hold nothing else."""
-        if not isinstance(given, dict):
-            return given
-        found = dict(given)
+        if not isinstance(values, dict):
+            return values
+        result = dict(values)
         for name, key in (("oracle", "name"), ("surrogate", "kind"), ("acquisition", "name")):
-            if isinstance(found.get(name), str):
-                found[name] = {key: found[name]}
-        if isinstance(found.get("objectives"), str | dict):
-            found["objectives"] = [found["objectives"]]
-        if isinstance(found.get("objectives"), list):
-            found["objectives"] = [{"name": one} if isinstance(one, str) else one for one in found["objectives"]]
-        return found
+            if isinstance(result.get(name), str):
+                result[name] = {key: result[name]}
+        if isinstance(result.get("objectives"), str | dict):
+            result["objectives"] = [result["objectives"]]
+        if isinstance(result.get("objectives"), list):
+            result["objectives"] = [{"name": one} if isinstance(one, str) else one for one in result["objectives"]]
+        return result
 
     @model_validator(mode="after")
     def _together(self) -> "OptimisationConfig":
@@ -150,10 +156,10 @@ class OptimisationConfig(Settings):
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         """Plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
-        found = self.model_dump(mode="json")
+        result = self.model_dump(mode="json")
         if self.labels is not None:
-            found["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
-        return found
+            result["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
+        return result
 
 
 def read_config(file: str | Path) -> OptimisationConfig:
@@ -172,6 +178,6 @@ def read_config(file: str | Path) -> OptimisationConfig:
     file = Path(file)
     values = read_yaml(file)
     try:
-        return settings_of(OptimisationConfig, values)
+        return parse_settings(OptimisationConfig, values)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

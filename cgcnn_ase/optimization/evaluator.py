@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.optimization.objectives import ITSELF, Cell, Measured, Objective
+from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective, ObjectiveValue
 from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, checked
 from cgcnn_ase.optimization.oracles.graph_model import ModelOracle
-from cgcnn_ase.optimization.oracles.guarded import Answer, GuardedOracle, in_words
+from cgcnn_ase.optimization.oracles.guarded import GuardedOracle, OracleReply, evaluate_checked
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -59,18 +59,18 @@ class Evaluator:
         names = sorted({o.model for o in problem.objectives if o.model is not None})
         self._models: dict[str, Oracle] = {name: ModelOracle(name) for name in names}
 
-    def know(self, cells: Mapping[str, Evaluation | str]) -> None:
+    def add_known_cells(self, cells: Mapping[str, Evaluation | str]) -> None:
         """Take what was said of cells before, by key: those of a run that is resumed."""
         self._known |= cells
 
     def describe(self) -> dict[str, Any]:
         """Who says what: the oracle, and the models of objectives that have one of their own."""
-        found = self.guard.oracle.describe()
+        result = self.guard.oracle.describe()
         if not self._models:
-            return found
-        said = {o.name: self._models[o.model].describe() for o in self.problem.objectives if o.model is not None}
-        whats = [found["what"], *(f"{name}: {model['what']}" for name, model in said.items())]
-        return found | {"what": "; ".join(whats), "models": said}
+            return result
+        models = {o.name: self._models[o.model].describe() for o in self.problem.objectives if o.model is not None}
+        whats = [result["what"], *(f"{name}: {model['what']}" for name, model in models.items())]
+        return result | {"what": "; ".join(whats), "models": models}
 
     def evaluate(self, points: "Sequence[Point]") -> "Iterator[Outcome]":
         """Yield what came of each point, as soon as it is there.
@@ -86,11 +86,11 @@ class Evaluator:
 
     def _side_by_side(self, oracle: BatchOracle, points: "Sequence[Point]") -> "Iterator[Outcome]":
         """All cells at once; those that failed again at once, as often as is configured."""
-        answers: dict[str, Answer] = {}
+        answers: dict[str, OracleReply] = {}
         ready: dict[str, tuple[Point, Atoms | None]] = {}
         for key, cell in self._missing(points).items():
             made = self._structure(cell)
-            if isinstance(made, Answer):
+            if isinstance(made, OracleReply):
                 answers[key] = made
             else:
                 ready[key] = (cell, made)
@@ -115,37 +115,37 @@ class Evaluator:
                 yield from complete()
             ready = again
 
-    def _ask(self, cell: "Point") -> Answer:
+    def _ask(self, cell: "Point") -> OracleReply:
         made = self._structure(cell)
-        return made if isinstance(made, Answer) else self.guard.ask(cell, made)
+        return made if isinstance(made, OracleReply) else self.guard.ask(cell, made)
 
-    def _structure(self, cell: "Point") -> "Atoms | Answer | None":
+    def _structure(self, cell: "Point") -> "Atoms | OracleReply | None":
         """The structure of a cell, or the answer where there is none to ask about."""
         try:
             return self.problem.structure(cell)
         except OracleError as error:
-            return Answer(None, str(error), 1, 0.0)
+            return OracleReply(None, str(error), 1, 0.0)
 
     def _cells(self, point: "Point") -> "dict[str, Point]":
         """The cells that the oracle is needed for, by key."""
-        found: dict[str, Point] = {}
+        lattice_points: dict[str, Point] = {}
         for objective in self.problem.objectives:
             if objective.model is None:
-                found |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
-        return found
+                lattice_points |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
+        return lattice_points
 
     def _missing(self, points: "Sequence[Point]") -> "dict[str, Point]":
-        found: dict[str, Point] = {}
+        result: dict[str, Point] = {}
         for point in points:
-            found |= {key: cell for key, cell in self._cells(point).items() if key not in self._known}
-        return found
+            result |= {key: cell for key, cell in self._cells(point).items() if key not in self._known}
+        return result
 
-    def _outcome(self, point: "Point", answers: Mapping[str, Answer], *, side_by_side: bool = False) -> Outcome:
+    def _outcome(self, point: "Point", answers: Mapping[str, OracleReply], *, side_by_side: bool = False) -> Outcome:
         """The values of a point from its cells, asked for one after the other or all together."""
         seconds = [a.seconds for a in answers.values()]
-        said = {key: a.evaluation if a.evaluation is not None else a.reason for key, a in answers.items()}
-        self._known |= said
-        measured: dict[str, Measured] = {}
+        replies = {key: a.evaluation if a.evaluation is not None else a.reason for key, a in answers.items()}
+        self._known |= replies
+        measured: dict[str, ObjectiveValue] = {}
         reason = ""
         try:
             for objective in self.problem.objectives:
@@ -159,45 +159,45 @@ class Evaluator:
             reason=reason,
             attempts=max((a.attempts for a in answers.values()), default=0),
             seconds=max(seconds, default=0.0) if side_by_side else sum(seconds),
-            cells=said,
+            cells=replies,
         )
 
-    def _measured(self, objective: Objective, point: "Point") -> Measured:
+    def _measured(self, objective: Objective, point: "Point") -> ObjectiveValue:
         if objective.model is not None:
             atoms = self.problem.structure(point)
-            said = checked(in_words(self._models[objective.model], point, atoms))
-            return objective.value({ITSELF: Cell(point, atoms, said)})
-        cells: dict[str, Cell] = {}
+            reply = checked(evaluate_checked(self._models[objective.model], point, atoms))
+            return objective.value({OWN_CELL: EvaluatedCell(point, atoms, reply)})
+        cells: dict[str, EvaluatedCell] = {}
         for name, cell in objective.needs(point).items():
             answer = self._known[self.problem.space.key(cell)]
             if isinstance(answer, str):
-                raise OracleError(answer if name == ITSELF else f"the cell it is compared with ({name}): {answer}")
-            cells[name] = Cell(cell, self.problem.structure(cell), answer)
+                raise OracleError(answer if name == OWN_CELL else f"the cell it is compared with ({name}): {answer}")
+            cells[name] = EvaluatedCell(cell, self.problem.structure(cell), answer)
         return objective.value(cells, self.guard.oracle.references)
 
 
 def _answers(
     oracle: BatchOracle, cells: "Mapping[str, tuple[Point, Atoms | None]]", attempt: int
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, OracleReply]]:
     """What came of each cell, by key, as soon as it is there; the reason where nothing came."""
     start = monotonic()
     waiting = list(cells)
     keys = tuple(waiting)
     reason = "the oracle ended without an answer"
     try:
-        for k, said in oracle.evaluate_many([cell for cell, _ in cells.values()], [a for _, a in cells.values()]):
+        for k, reply in oracle.evaluate_many([cell for cell, _ in cells.values()], [a for _, a in cells.values()]):
             waiting.remove(keys[k])
-            yield keys[k], _answer(said, attempt, monotonic() - start)
+            yield keys[k], _answer(reply, attempt, monotonic() - start)
     except OracleError as error:
         reason = str(error)
     for key in waiting:
-        yield key, Answer(None, reason, attempt, monotonic() - start)
+        yield key, OracleReply(None, reason, attempt, monotonic() - start)
 
 
-def _answer(said: Evaluation | OracleError, attempt: int, seconds: float) -> Answer:
+def _answer(reply: Evaluation | OracleError, attempt: int, seconds: float) -> OracleReply:
     try:
-        if isinstance(said, OracleError):
-            raise said
-        return Answer(checked(said), "", attempt, seconds)
+        if isinstance(reply, OracleError):
+            raise reply
+        return OracleReply(checked(reply), "", attempt, seconds)
     except OracleError as error:
-        return Answer(None, str(error), attempt, seconds)
+        return OracleReply(None, str(error), attempt, seconds)

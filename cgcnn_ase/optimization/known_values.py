@@ -53,7 +53,7 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
     if missing := [name for name in [*variables, *objectives] if name not in frame.columns]:
         raise ValueError(f"{file}: no column {', '.join(missing)}; needed are {', '.join([*variables, *objectives])}")
     rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-    found: list[Label] = []
+    result: list[Label] = []
     seen: dict[str, int] = {}
     for k, row in enumerate(rows, start=2):
         where = f"{file}, row {k}"
@@ -68,20 +68,20 @@ def read_labels(file: Path, space: "SearchSpace", objectives: Sequence[str]) -> 
         stds = {name: _number(bar, f"{where}: {name}{STD}") for name, bar in bars.items() if bar == bar}  # not NaN
         if negative := [name for name, std in stds.items() if std < 0]:
             raise ValueError(f"{where}: the error bar of {negative[0]} is negative: {stds[negative[0]]:g}")
-        found.append(Label(point, values, stds))
-    return found
+        result.append(Label(point, values, stds))
+    return result
 
 
-def _point(space: "SearchSpace", given: dict[str, Any], where: str) -> "Point":
+def _point(space: "SearchSpace", values: dict[str, Any], where: str) -> "Point":
     """The row's point, as it is; in the ranges of the space, and its shares adding up to one."""
-    point: dict[str, Any] = {name: _NO_ORDERING for name in space.names if name == ORDERING} | given
+    point: dict[str, Any] = {name: _NO_ORDERING for name in space.names if name == ORDERING} | values
     try:
         space.snap(point)  # knows the names of categories, and what is a number
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for variable in space.variables:
-        if variable.kind != "category" and variable.name in given:
-            value = float(given[variable.name])
+        if variable.kind != "category" and variable.name in values:
+            value = float(values[variable.name])
             if not variable.low - _ROUNDING <= value <= variable.high + _ROUNDING:
                 raise ValueError(
                     f"{where}: {variable.name} {value:g} is not in the space, where it is {variable.low:g} to "

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cgcnn_ase.core.settings import settings_of
-from cgcnn_ase.optimization.config import FREE, OptimisationConfig, read_config
+from cgcnn_ase.core.settings import parse_settings
+from cgcnn_ase.optimization.config import RESUMABLE_SETTINGS, OptimisationConfig, read_config
 from cgcnn_ase.optimization.evaluator import Evaluator, Outcome
 from cgcnn_ase.optimization.known_values import Label, read_labels
 from cgcnn_ase.optimization.optimizer import Optimizer
@@ -14,7 +14,7 @@ from cgcnn_ase.optimization.oracles.base import Oracle, RecordingOracle
 from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
 from cgcnn_ase.optimization.oracles.registry import make_oracle
 from cgcnn_ase.optimization.problem import Problem, build_problem
-from cgcnn_ase.optimization.records import Evaluation, Proposal, Record, Step
+from cgcnn_ase.optimization.records import Evaluation, Record, RoundProposal, Step
 from cgcnn_ase.optimization.result import LogWriter, OptimisationResult
 from cgcnn_ase.optimization.run_folder import RunFolder
 from cgcnn_ase.optimization.surrogates.graph_network import make_surrogate
@@ -58,16 +58,16 @@ class Proposer:
             kappa=config.acquisition.kappa,
         )
 
-    def propose(self, number: int, n: int) -> Proposal:
+    def propose(self, number: int, n: int) -> RoundProposal:
         """A round of so many points, fewer where no more are left."""
-        found = self._optimizer.propose(n)
-        return Proposal(
+        result = self._optimizer.propose(n)
+        return RoundProposal(
             round=number,
-            points=[one.point for one in found],
-            chosen_by=[one.acquisition for one in found],
-            gain=[one.gain for one in found],
-            mean=[self._named(one.mean) for one in found],
-            std=[self._named(one.std) for one in found],
+            points=[one.point for one in result],
+            chosen_by=[one.acquisition for one in result],
+            gain=[one.gain for one in result],
+            mean=[self._by_objective(one.mean) for one in result],
+            std=[self._by_objective(one.std) for one in result],
         )
 
     def tell(self, records: Sequence[Record]) -> None:
@@ -81,7 +81,7 @@ class Proposer:
             failed=[record.point for record in records if record.status == "failed"],
         )
 
-    def _named(self, numbers: Sequence[float]) -> dict[str, float]:
+    def _by_objective(self, numbers: Sequence[float]) -> dict[str, float]:
         return dict(zip(self._names, numbers, strict=True)) if numbers else {}
 
 
@@ -91,11 +91,11 @@ def _surrogate(config: "OptimisationConfig", problem: "Problem", objective: "Obj
     settings = config.surrogate
     if settings.kind == "gp":
         return make_surrogate("gp")
-    given = settings.model.get(objective.name) if isinstance(settings.model, dict) else settings.model
-    model = objective.name.replace("_", "-") if given is None else given
-    if given is not None and (folder / given).exists():
-        model = str(folder / given)
-    elif given is None and model not in model_names():
+    model_name = settings.model.get(objective.name) if isinstance(settings.model, dict) else settings.model
+    model = objective.name.replace("_", "-") if model_name is None else model_name
+    if model_name is not None and (folder / model_name).exists():
+        model = str(folder / model_name)
+    elif model_name is None and model not in model_names():
         raise ValueError(
             f"surrogate {settings.kind}: no pretrained model predicts {objective.name}; give `model`, or one for each "
             "objective by name, or take the surrogate gp"
@@ -105,7 +105,7 @@ def _surrogate(config: "OptimisationConfig", problem: "Problem", objective: "Obj
 
 #: the status and the round of values that were known before
 LABEL: Literal["label"] = "label"
-BEFORE = 0
+INITIAL_ROUND = 0
 
 
 def optimise(
@@ -157,7 +157,7 @@ def optimise(
         folder = Path(config).parent if folder is None else folder
         config = read_config(config)
     elif not isinstance(config, OptimisationConfig):
-        config = settings_of(OptimisationConfig, config)
+        config = parse_settings(OptimisationConfig, config)
     files = Path() if folder is None else Path(folder)
     recipe = None if oracle is not None else config.oracle.recipe(files)
     if oracle is None:
@@ -202,10 +202,10 @@ class _Run:
         self.config, self.problem, self.state, self.evaluator = config, problem, state, evaluator
         self.described = evaluator.describe()
         self._settings = config.as_dict(files)
-        state.start(self._settings, self.described, resume=resume, free=FREE)
+        state.start(self._settings, self.described, resume=resume, free=RESUMABLE_SETTINGS)
         self.records, self.proposals = state.records(), state.proposals()
         for record in self.records:
-            evaluator.know(record.known_cells())
+            evaluator.add_known_cells(record.known_cells())
         self.log = LogWriter(state.folder, problem.space.names, problem.objectives, self.records)
         for label in labels[sum(record.status == LABEL for record in self.records) :]:
             self._save(self._labelled(label))
@@ -250,7 +250,7 @@ class _Run:
             tuple(self.records), self.problem.objectives, self.described, self.stopped, self.state.folder
         )
 
-    def _finish(self, proposal: Proposal, advance: Callable[[int], None]) -> Iterator[Step]:
+    def _finish(self, proposal: RoundProposal, advance: Callable[[int], None]) -> Iterator[Step]:
         """Evaluate what of a round is not evaluated yet, and learn from it, in the order of the points."""
         key = self.problem.space.key
         done = {record.key: record for record in self.records if record.round == proposal.round}
@@ -270,7 +270,7 @@ class _Run:
         self.log.add(record)
         return record
 
-    def _evaluated(self, outcome: Outcome, proposal: Proposal, place: int) -> Record:
+    def _evaluated(self, outcome: Outcome, proposal: RoundProposal, position: int) -> Record:
         return Record(
             index=len(self.records),
             round=proposal.round,
@@ -279,27 +279,27 @@ class _Run:
             status="failed" if outcome.reason else "done",
             values=dict(outcome.values),
             stds=dict(outcome.stds),
-            chosen_by=proposal.chosen_by[place],
-            gain=proposal.gain[place],
-            mean=proposal.mean[place],
-            std=proposal.std[place],
+            chosen_by=proposal.chosen_by[position],
+            gain=proposal.gain[position],
+            mean=proposal.mean[position],
+            std=proposal.std[position],
             seconds=outcome.seconds,
             attempts=outcome.attempts,
             reason=outcome.reason,
             oracle=str(self.described["what"]),
-            cells={key: _plain(said) for key, said in outcome.cells.items()},
+            cells={key: _cell_record(reply) for key, reply in outcome.cells.items()},
         )
 
     def _labelled(self, label: Label) -> Record:
         return Record(
-            index=len(self.records), round=BEFORE, key=self.problem.space.key(label.point), point=label.point,
+            index=len(self.records), round=INITIAL_ROUND, key=self.problem.space.key(label.point), point=label.point,
             status=LABEL, values=label.values, stds=label.stds, chosen_by=LABEL, gain=None, mean={}, std={},
             seconds=0.0, attempts=0, reason="", oracle=str(self.config.labels),
         )  # fmt: skip
 
 
-def _plain(said: Evaluation | str) -> dict[str, Any]:
-    return {"error": said} if isinstance(said, str) else said.as_dict()
+def _cell_record(reply: Evaluation | str) -> dict[str, Any]:
+    return {"error": reply} if isinstance(reply, str) else reply.as_dict()
 
 
 @contextmanager

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.optimization.space.variables import Point
 
-Goal = Literal["min", "max", "target"]
+GoalKind = Literal["min", "max", "target"]
 
 #: names that mean another
 ALIASES = {"stability": "mixing_energy_per_atom"}
-UNITS = {
+OBJECTIVE_UNITS = {
     "energy_per_atom": "eV/atom",
     "formation_energy_per_atom": "eV/atom",
     "mixing_energy_per_atom": "eV/atom",
@@ -39,11 +39,11 @@ UNITS = {
     "band_gap": "eV",
 }
 #: what the point itself is called among the cells of an objective
-ITSELF = "itself"
+OWN_CELL = "itself"
 _LITHIATED = "lithiated"
 
 
-class Cell(NamedTuple):
+class EvaluatedCell(NamedTuple):
     """A cell that the oracle was asked for."""
 
     point: "Point"
@@ -73,14 +73,14 @@ class Cell(NamedTuple):
         return self.evaluation.values[name]
 
 
-class Measured(NamedTuple):
+class ObjectiveValue(NamedTuple):
     """A value with one standard deviation (None where nobody knows it), both in the objective's unit."""
 
     value: float
     std: float | None
 
 
-Cells = Mapping[str, Cell]
+Cells = Mapping[str, EvaluatedCell]
 References = Mapping[str, float]
 
 
@@ -103,7 +103,7 @@ class Objective:
     """
 
     name: str
-    goal: Goal = "min"
+    goal: GoalKind = "min"
     target: float | None = None
     model: str | None = None
     mixed: tuple[str, ...] = ()
@@ -111,21 +111,21 @@ class Objective:
     @property
     def unit(self) -> str:
         """Of the value; empty where only the oracle knows."""
-        return UNITS.get(self.name, "")
+        return OBJECTIVE_UNITS.get(self.name, "")
 
     def needs(self, point: "Point") -> "dict[str, Point]":
         """The points whose cells the value is computed from, by what they are called."""
-        found = {ITSELF: point}
+        result = {OWN_CELL: point}
         if self.name == "voltage":
-            found[_LITHIATED] = {**point, VACANCIES: 0.0}
+            result[_LITHIATED] = {**point, VACANCIES: 0.0}
         if self.name == "mixing_energy_per_atom":
             for metal in self.mixed:
                 if point[metal]:
                     ends = {other: float(other == metal) for other in self.mixed}
-                    found[metal] = {**point, **ends}
-        return found
+                    result[metal] = {**point, **ends}
+        return result
 
-    def value(self, cells: Cells, references: References | None = None) -> Measured:
+    def value(self, cells: Cells, references: References | None = None) -> ObjectiveValue:
         """The value from the cells.
 
         Parameters
@@ -140,12 +140,12 @@ class Objective:
         OracleError
             If the oracle has not given what is needed.
         """
-        said = cells[ITSELF].evaluation
-        if self.name in said.values:
-            return Measured(said.values[self.name], said.stds.get(self.name))
+        evaluation = cells[OWN_CELL].evaluation
+        if self.name in evaluation.values:
+            return ObjectiveValue(evaluation.values[self.name], evaluation.stds.get(self.name))
         compute = _COMPUTED.get(self.name)
         if compute is None:
-            raise OracleError(f"the oracle gave no {self.name}, only {', '.join(said.values)}")
+            raise OracleError(f"the oracle gave no {self.name}, only {', '.join(evaluation.values)}")
         return compute(cells, references, self.mixed)
 
     @property
@@ -157,15 +157,15 @@ class Objective:
         return self.target
 
 
-def _energy_per_atom(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> Measured:
+def _energy_per_atom(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
     del references, mixed
-    cell = cells[ITSELF]
-    return Measured(cell.energy / cell.n_atoms, _scaled(cell.energy_std, 1 / cell.n_atoms))
+    cell = cells[OWN_CELL]
+    return ObjectiveValue(cell.energy / cell.n_atoms, _scaled(cell.energy_std, 1 / cell.n_atoms))
 
 
-def _formation_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> Measured:
+def _formation_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
     total = _energy_per_atom(cells, references, mixed)
-    atoms = cells[ITSELF].atoms
+    atoms = cells[OWN_CELL].atoms
     assert atoms is not None
     symbols = atoms.get_chemical_symbols()
     known = references or {}
@@ -174,38 +174,38 @@ def _formation_energy(cells: Cells, references: References | None, mixed: tuple[
             f"a formation energy needs the elements' energies on the oracle's scale, and those of {', '.join(missing)} "
             "are not known: give `references` among the oracle's options (eV/atom)"
         )
-    return Measured(total.value - sum(known[symbol] for symbol in symbols) / len(symbols), total.std)
+    return ObjectiveValue(total.value - sum(known[symbol] for symbol in symbols) / len(symbols), total.std)
 
 
-def _mixing_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> Measured:
+def _mixing_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
     total = _energy_per_atom(cells, references, mixed)
     value, variances = total.value, [total.std]
     for metal in mixed:
         if metal not in cells:
             continue
-        share = float(cells[ITSELF].point[metal])
-        end = _energy_per_atom({ITSELF: cells[metal]}, references, mixed)
+        share = float(cells[OWN_CELL].point[metal])
+        end = _energy_per_atom({OWN_CELL: cells[metal]}, references, mixed)
         value -= share * end.value
         variances.append(_scaled(end.std, share))
-    return Measured(value, _quadrature(variances))
+    return ObjectiveValue(value, _quadrature(variances))
 
 
-def _voltage(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> Measured:
+def _voltage(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
     from cgcnn_ase.cathodes.voltage import average_voltage, framework
     from cgcnn_ase.energies.energy_model import StoredEnergy
 
     del mixed
-    full, partial = cells[_LITHIATED], cells[ITSELF]
+    full, partial = cells[_LITHIATED], cells[OWN_CELL]
     if references is None or "Li" not in references:
         raise OracleError("a voltage needs the energy of lithium metal: give `references: {Li: ...}` (eV/atom)")
     lithiated, delithiated = (_with_energy(cell) for cell in (full, partial))
-    found = average_voltage(lithiated, delithiated, StoredEnergy(), lithium=references["Li"])
+    result = average_voltage(lithiated, delithiated, StoredEnergy(), lithium=references["Li"])
     units = framework(lithiated, "Li").n_units
-    per_volt = 1 / (units * (found.x_from - found.x_to))
-    return Measured(found.voltage, _quadrature([_scaled(cell.energy_std, per_volt) for cell in (full, partial)]))
+    per_volt = 1 / (units * (result.x_from - result.x_to))
+    return ObjectiveValue(result.voltage, _quadrature([_scaled(cell.energy_std, per_volt) for cell in (full, partial)]))
 
 
-_COMPUTED: dict[str, Callable[[Cells, References | None, tuple[str, ...]], Measured]] = {
+_COMPUTED: dict[str, Callable[[Cells, References | None, tuple[str, ...]], ObjectiveValue]] = {
     "energy_per_atom": _energy_per_atom,
     "formation_energy_per_atom": _formation_energy,
     "mixing_energy_per_atom": _mixing_energy,
@@ -213,7 +213,7 @@ _COMPUTED: dict[str, Callable[[Cells, References | None, tuple[str, ...]], Measu
 }
 
 
-def _with_energy(cell: Cell) -> "Atoms":
+def _with_energy(cell: EvaluatedCell) -> "Atoms":
     """The structure, which brings its energy."""
     if cell.atoms is None:
         raise OracleError("a voltage needs structures, and the configuration makes none: give `structure`")

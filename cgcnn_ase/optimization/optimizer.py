@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.optimization.acquisition import Acquisition, Wanted, check_wanted
-from cgcnn_ase.optimization.batch import Aim, Proposal, propose
+from cgcnn_ase.optimization.acquisition import Acquisition, Goal, check_wanted
+from cgcnn_ase.optimization.batch import AcquisitionSettings, Proposal, propose
 from cgcnn_ase.optimization.pareto import costs_of, pareto_front
 from cgcnn_ase.optimization.space.search_space import MISSING, SearchSpace, neighbors
 from cgcnn_ase.optimization.space.variables import Point, Value
@@ -46,14 +46,14 @@ def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed:
         raise ValueError(f"no initial points by {kind!r}; allowed: {', '.join(get_args(Initial))}")
     if n < 0:
         raise ValueError(f"the number of initial points must be 0 or more, not {n}")
-    found: dict[str, Point] = {}
+    result: dict[str, Point] = {}
     if kind != "random" and n:
         for point in space.from_unit(_unit_cube(kind, n, space.n_unit, seed)):
-            found.setdefault(space.key(point), point)
-    if len(found) < n:  # several of the sampler's points became one
+            result.setdefault(space.key(point), point)
+    if len(result) < n:  # several of the sampler's points became one
         for point in space.sample(2 * n, seed):
-            found.setdefault(space.key(point), point)
-    return list(found.values())[:n]
+            result.setdefault(space.key(point), point)
+    return list(result.values())[:n]
 
 
 def _unit_cube(kind: Initial, n: int, dimension: int, seed: int) -> list[list[float]]:
@@ -130,8 +130,8 @@ class Labels:
         self.pool = Pool.of(self._space, [point for _, _, _, point in self._rows])
         return keys + lost
 
-    def _table(self, given: npt.ArrayLike, n: int, what: str) -> Floats:
-        table = np.asarray(given, dtype=float)
+    def _table(self, values: npt.ArrayLike, n: int, what: str) -> Floats:
+        table = np.asarray(values, dtype=float)
         if table.shape == (n,) and self._m == 1:
             table = table[:, None]
         if not n and not table.size:
@@ -144,7 +144,7 @@ class Labels:
 
 
 #: a surrogate by its name, one, or one for each objective
-Given = SurrogateName | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
+SurrogateLike = SurrogateName | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 #: labels that a surrogate needs
 _FEWEST = 2
@@ -206,9 +206,9 @@ class Optimizer:
     def __init__(
         self,
         space: SearchSpace,
-        surrogate: Given = "gp",
+        surrogate: SurrogateLike = "gp",
         acquisition: Acquisition = "ei",
-        goals: Sequence[Wanted] = ("min",),
+        goals: Sequence[Goal] = ("min",),
         *,
         seed: int = 0,
         n_initial: int = 8,
@@ -226,7 +226,7 @@ class Optimizer:
         if n_initial < 0 or n_candidates < 1 or kappa < 0 or seed < 0:
             raise ValueError("n_initial, kappa and the seed must be 0 or more, n_candidates at least 1")
         self.space, self.seed, self.n_initial = space, seed, n_initial
-        self.aim = Aim(acquisition, tuple(goals), kappa, of_structures=space.has_replicas)
+        self.aim = AcquisitionSettings(acquisition, tuple(goals), kappa, of_structures=space.has_replicas)
         self.surrogates = _surrogates(surrogate, len(goals))
         self.labels = Labels(space, len(goals))
         self._pending: dict[str, Point] = {}
@@ -261,15 +261,15 @@ class Optimizer:
         """
         if n < 1:
             raise ValueError(f"the number of points to ask for must be at least 1, not {n}")
-        found: list[Proposal] = []
-        while len(found) < n and (point := self._initial_point()) is not None:
+        result: list[Proposal] = []
+        while len(result) < n and (point := self._initial_point()) is not None:
             self._pending[self.space.key(point)] = point
-            found.append(Proposal(point, "initial"))
-        if len(found) < n and len(self.labels) >= _FEWEST:
-            for proposal in self._best_next(n - len(found)):
+            result.append(Proposal(point, "initial"))
+        if len(result) < n and len(self.labels) >= _FEWEST:
+            for proposal in self._best_next(n - len(result)):
                 self._pending[self.space.key(proposal.point)] = proposal.point
-                found.append(proposal)
-        return found
+                result.append(proposal)
+        return result
 
     def tell(
         self,
@@ -392,10 +392,10 @@ class Optimizer:
         return values
 
 
-def _surrogates(given: Given, n_goals: int) -> tuple[Surrogate, ...]:
-    if isinstance(given, str):
-        return tuple(make_surrogate(given) for _ in range(n_goals))
-    several = tuple(given) if isinstance(given, list | tuple) else (given,)
+def _surrogates(surrogates: SurrogateLike, n_goals: int) -> tuple[Surrogate, ...]:
+    if isinstance(surrogates, str):
+        return tuple(make_surrogate(surrogates) for _ in range(n_goals))
+    several = tuple(surrogates) if isinstance(surrogates, list | tuple) else (surrogates,)
     if len(several) != n_goals:
         raise ValueError(f"{len(several)} surrogates and {n_goals} goals; needed is one surrogate for each goal")
     return several
@@ -406,9 +406,9 @@ def _design(space: SearchSpace, only: Pool | None, n: int, initial: Initial, see
     points = initial_points(space, n, kind=initial, seed=seed)
     if only is None or not len(only):
         return points
-    found: list[int] = []
+    result: list[int] = []
     left = only.features.copy()
     for wanted in space.features(points)[: len(only)]:
-        found.append(int(((left - wanted) ** 2).sum(axis=1).argmin()))
-        left[found[-1]] = np.inf
-    return [only.points[i] for i in found]
+        result.append(int(((left - wanted) ** 2).sum(axis=1).argmin()))
+        left[result[-1]] = np.inf
+    return [only.points[i] for i in result]

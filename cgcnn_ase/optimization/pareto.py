@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.optimization.acquisition import Wanted, as_cost
+from cgcnn_ase.optimization.acquisition import Goal, as_cost
 
 #: weight of the sum beside the largest term (Knowles 2006)
 _AUGMENTATION = 0.05
 
 
-def pareto_front(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Bools:
+def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
     """Which rows no other row beats: none is as good in every objective and better in one.
 
     Parameters
@@ -45,7 +45,7 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Bools:
     return mask
 
 
-def hypervolume(values: npt.ArrayLike, goals: Sequence[Wanted], reference: npt.ArrayLike) -> float:
+def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
     """The volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
     By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
@@ -104,7 +104,7 @@ def random_weights(m: int, rng: np.random.Generator) -> Floats:
     return rng.dirichlet(np.ones(m))
 
 
-def costs_of(values: npt.ArrayLike, goals: Sequence[Wanted]) -> Floats:
+def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
     """(n, m) values as costs, each objective by its goal.
 
     Raises

@@ -103,14 +103,14 @@ def _convergence(axes: "Axes", result: OptimisationResult, objective: "Objective
     known = result.known
     # labels that were given stand at 0, the evaluations at 1, 2, ...
     numbers = np.cumsum([record.status != "label" for record in result.records])
-    place = {
+    positions = {
         record.index: int(n) if record.status != "label" else 0
         for record, n in zip(result.records, numbers, strict=True)
     }
     told = [record for record in result.records if objective.name in record.mean]
     if told:
         axes.errorbar(
-            [place[r.index] for r in told], [r.mean[objective.name] for r in told],
+            [positions[r.index] for r in told], [r.mean[objective.name] for r in told],
             yerr=[r.std[objective.name] for r in told], fmt="_", color=GREY, elinewidth=0.8, markersize=5, alpha=0.8,
             label="predicted, one std",
         )  # fmt: skip
@@ -122,17 +122,17 @@ def _convergence(axes: "Axes", result: OptimisationResult, objective: "Objective
     ):
         if records:
             axes.errorbar(
-                [place[r.index] for r in records], [r.values[objective.name] for r in records],
+                [positions[r.index] for r in records], [r.values[objective.name] for r in records],
                 yerr=[r.stds.get(objective.name, 0.0) for r in records], fmt=marker, color=colour, markersize=4,
                 elinewidth=0.8, label=label,
             )  # fmt: skip
     cost = costs(known, (objective,))[:, 0]
     best = [known[int(np.argmin(cost[: k + 1]))].values[objective.name] for k in range(len(known))]
-    axes.step([place[r.index] for r in known], best, where="post", color=GREEN, linewidth=1.8, label="best so far")
+    axes.step([positions[r.index] for r in known], best, where="post", color=GREEN, linewidth=1.8, label="best so far")
     if objective.target is not None:
         axes.axhline(objective.target, color=GREY, linestyle="--", linewidth=1, label="target")
     low, high = axes.get_ylim()
-    failed = [place[r.index] for r in result.failed]
+    failed = [positions[r.index] for r in result.failed]
     if failed:
         axes.plot(failed, [low] * len(failed), "x", color="black", markersize=5, label="failed", clip_on=False)
         axes.set_ylim(low, high)

@@ -10,7 +10,7 @@ from cgcnn_ase.optimization.oracles.base import Oracle
 from cgcnn_ase.optimization.oracles.python_function import load_named
 from cgcnn_ase.optimization.oracles.table import rounded
 from cgcnn_ase.optimization.records import OracleError
-from cgcnn_ase.optimization.space.cathode_space import DOPANT_CONTENT, VACANCIES, Supercell
+from cgcnn_ase.optimization.space.cathode_space import DOPANT_CONTENT, VACANCIES, Repeats
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point
 
@@ -93,7 +93,7 @@ def _space(settings: "SpaceSettings", folder: Path) -> tuple[SearchSpace, MakeSt
     from cgcnn_ase.optimization.space.cathode_space import SUPERCELL, cathode_space, cathode_structure
 
     host: str = settings.host
-    supercell: Supercell = settings.supercell or SUPERCELL
+    supercell: Repeats = settings.supercell or SUPERCELL
     removal = settings.li_removal
 
     def make(point: Point) -> "Atoms":
@@ -125,11 +125,11 @@ def _candidates(space: SearchSpace, oracle: Oracle) -> "list[Point] | None":
     points = getattr(oracle, "points", None)
     if points is None:
         return None
-    found: list[Point] = []
+    result: list[Point] = []
     for point in points(space.names):
         snapped = space.snap(point)
         if all(rounded(point[name]) == rounded(snapped[name]) for name in space.names):
-            found.append(snapped)
-    if not found:
+            result.append(snapped)
+    if not result:
         raise ValueError(f"{oracle.describe()['what']} has no point of the space")
-    return found
+    return result

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class RoundProposal:
     """The points of one round, and what was known of them before.
 
     Attributes
@@ -66,7 +66,7 @@ class Record:
     values, stds
         Of each objective, in its unit; empty where it failed.
     chosen_by, gain, mean, std
-        Why the point was proposed and what was predicted, as in :class:`Proposal`; ``label`` for what was known.
+        Why the point was proposed and what was predicted, as in :class:`RoundProposal`; ``label`` for what was known.
     seconds, attempts
         What the oracle took.
     reason
@@ -96,7 +96,7 @@ class Record:
 
     def known_cells(self) -> dict[str, Evaluation | str]:
         """The cells as the evaluator keeps them."""
-        return {key: said["error"] if "error" in said else Evaluation(**said) for key, said in self.cells.items()}
+        return {key: cell["error"] if "error" in cell else Evaluation(**cell) for key, cell in self.cells.items()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Step:
     """
 
     round: int
-    proposal: Proposal
+    proposal: RoundProposal
     records: tuple[Record, ...]
     is_new: bool = True
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from cgcnn_ase.optimization.records import Proposal, Record
+from cgcnn_ase.optimization.records import Record, RoundProposal
 
 if TYPE_CHECKING:
     pass
@@ -64,11 +64,13 @@ class RunFolder:
         if used:
             before = yaml.safe_load(file.read_text(encoding="utf-8"))
             _refuse_changes(self.folder, before, config, "", free)
-            said = self.folder / ORACLE
-            if said.exists():
-                _refuse_changes(self.folder, json.loads(said.read_text(encoding="utf-8")), oracle, "oracle: ", ())
+            oracle_file = self.folder / ORACLE
+            if oracle_file.exists():
+                _refuse_changes(
+                    self.folder, json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ()
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._acquire_lock()
         _replace(self.folder / ORACLE, json.dumps(dict(oracle), indent=1, allow_nan=False))
         _replace(file, yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -78,7 +80,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def _claim(self) -> None:
+    def _acquire_lock(self) -> None:
         """Lock the folder; the system takes the lock off a process that ends, however it ends."""
         self._lock = (self.folder / LOCK).open("ab")
         try:
@@ -87,15 +89,15 @@ class RunFolder:
             self.close()
             raise ValueError(f"{self.folder}: another process is running this optimisation; wait, or end it") from error
 
-    def proposals(self) -> list[Proposal]:
+    def proposals(self) -> list[RoundProposal]:
         """The rounds so far."""
-        return [Proposal(**line) for line in _lines(self.folder / PROPOSALS)]
+        return [RoundProposal(**line) for line in _lines(self.folder / PROPOSALS)]
 
     def records(self) -> list[Record]:
         """The evaluations so far."""
         return [Record(**line) for line in _lines(self.folder / EVALUATIONS)]
 
-    def propose(self, proposal: Proposal) -> None:
+    def propose(self, proposal: RoundProposal) -> None:
         """Save a round before it is evaluated."""
         _append(self.folder / PROPOSALS, asdict(proposal))
 
@@ -121,26 +123,26 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         os.truncate(file, len(whole))
     for k, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
         try:
-            found: dict[str, Any] = json.loads(line)
+            result: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {k}: not JSON: {error}") from error
-        yield found
+        yield result
 
 
 def _replace(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
+    tmp = file.with_name(f".{file.name}")
+    tmp.write_text(text, encoding="utf-8")
+    tmp.replace(file)
 
 
 def _refuse_changes(
-    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], place: str, free: tuple[str, ...]
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], section: str, free: tuple[str, ...]
 ) -> None:
     was, now_is = dict(_flat(before)), dict(_flat(now))
     for name in [*was, *now_is]:
         if name not in free and was.get(name) != now_is.get(name):
             raise ValueError(
-                f"{folder}: the run was started with {place}{name} {was.get(name)!r}, not {now_is.get(name)!r}; resume "
+                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; resume "
                 "with the same, or name another folder"
             )
 

@@ -33,17 +33,17 @@ _BINS = 10
 
 def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike, *, name: str) -> "Figure":
     """How often each class was taken for each: counts, and shares of the true class as colour."""
-    y, said = np.asarray(labels, dtype=int), np.asarray(predicted, dtype=int)
-    n = max(2, int(max(y.max(), said.max())) + 1)
+    y, predictions = np.asarray(labels, dtype=int), np.asarray(predicted, dtype=int)
+    n = max(2, int(max(y.max(), predictions.max())) + 1)
     counts = np.zeros((n, n), dtype=int)
-    np.add.at(counts, (y, said), 1)
+    np.add.at(counts, (y, predictions), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, (axes,) = new_figure(1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for true, given in np.ndindex(n, n):
-        ink = "white" if share[true, given] > 0.5 else "black"
-        text = f"{counts[true, given]:,}\n{share[true, given]:.1%}"
-        axes.text(given, true, text, ha="center", va="center", color=ink)
+    for true, predicted_class in np.ndindex(n, n):
+        ink = "white" if share[true, predicted_class] > 0.5 else "black"
+        text = f"{counts[true, predicted_class]:,}\n{share[true, predicted_class]:.1%}"
+        axes.text(predicted_class, true, text, ha="center", va="center", color=ink)
     axes.set(xticks=range(n), yticks=range(n), xlabel="predicted class", ylabel="true class", title=name)
     return figure
 

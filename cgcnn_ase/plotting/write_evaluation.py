@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.prediction.evaluation import _BINS, ClassEvaluation, Evaluation
+from cgcnn_ase.prediction.evaluation import _BINS, ClassEvaluation, RegressionEvaluation
 
 if TYPE_CHECKING:
     pass
 
 
-def draw(evaluation: "Evaluation | ClassEvaluation", target: TargetSpec, folder: Path) -> None:
+def draw(evaluation: "RegressionEvaluation | ClassEvaluation", target: TargetSpec, folder: Path) -> None:
     """Write the pictures of a target; without matplotlib a warning.
 
     ``parity.png`` and, where there is a std, ``calibration.png`` of a regression; ``confusion.png`` and
@@ -24,7 +24,7 @@ def draw(evaluation: "Evaluation | ClassEvaluation", target: TargetSpec, folder:
     from cgcnn_ase.plotting import model_plots as plots
 
     name, unit = target.name.replace("_", " "), target.learned_unit
-    if not isinstance(evaluation, Evaluation):
+    if not isinstance(evaluation, RegressionEvaluation):
         labels, p = evaluation.labels, evaluation.probabilities
         plots.save(plots.confusion(labels, p.argmax(axis=1), name=name), folder / "confusion.png")
         plots.save(plots.reliability(labels, p, name=name), folder / "reliability.png")

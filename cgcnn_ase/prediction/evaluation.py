@@ -13,10 +13,10 @@ from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.crystal_model import CrystalModel, MemberOutputs
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust, tempered
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration, tempered
 from cgcnn_ase.uncertainty.estimators import Estimate, combine
 from cgcnn_ase.uncertainty.metrics import evaluate
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,33 +44,33 @@ class ClassEvaluation:
 
         y, p = self.labels, self.probabilities
         n_classes = p.shape[1]
-        said = p.argmax(axis=1)
-        found: dict[str, Any] = {
+        predicted = p.argmax(axis=1)
+        result: dict[str, Any] = {
             "n": len(y),
-            "accuracy": float(accuracy_score(y, said)),
+            "accuracy": float(accuracy_score(y, predicted)),
             "auc": auc(y, p),
-            "f1": float(f1_score(y, said, average="binary" if n_classes == 2 else "macro", zero_division=0.0)),
+            "f1": float(f1_score(y, predicted, average="binary" if n_classes == 2 else "macro", zero_division=0.0)),
             "nll": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
             "ece": calibration_error(y, p),
-            "confusion": confusion_matrix(y, said, labels=list(range(n_classes))).tolist(),
+            "confusion": confusion_matrix(y, predicted, labels=list(range(n_classes))).tolist(),
         }
         if self.lower is not None and self.upper is not None:
             inside = (self.lower <= y) & (y <= self.upper)
-            found |= {"coverage": float(inside.mean()), "set_size": float((self.upper - self.lower + 1).mean())}
-        return found
+            result |= {"coverage": float(inside.mean()), "set_size": float((self.upper - self.lower + 1).mean())}
+        return result
 
     def summary(self) -> dict[str, Any]:
         """Metrics of the ensemble, and the mean and range of its members' AUC."""
-        found = self.metrics()
+        result = self.metrics()
         single = [auc(self.labels, p) for p in self.members]
         known = [value for value in single if value is not None]
         if known:
-            found |= {
+            result |= {
                 "member_auc_mean": float(np.mean(known)),
                 "member_auc_min": min(known),
                 "member_auc_max": max(known),
             }
-        return found if self.in_domain is None else found | {"in_domain_fraction": float(self.in_domain.mean())}
+        return result if self.in_domain is None else result | {"in_domain_fraction": float(self.in_domain.mean())}
 
     def to_frame(self) -> "pd.DataFrame":
         """Columns id, target, prediction (the most probable class), probability of each class, lower, upper, ..."""
@@ -102,10 +102,10 @@ def evaluate_classes(
     assert out.logits is not None
     logits = out.logits.double().numpy()
     y = labels.astype(np.int64)
-    if not isinstance(model.trust, ClassTrust):
+    if not isinstance(model.trust, ClassificationCalibration):
         members = tempered(logits, 1.0)
         return ClassEvaluation(ids, y, members.mean(axis=0), members, None, None, None)
-    judged = model.trust.judge(logits, out.embedding.numpy(), fractions, site_numbers)
+    judged = model.trust.apply(logits, out.embedding.numpy(), fractions, site_numbers)
     members = tempered(logits, model.trust.temperature)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
     return ClassEvaluation(ids, y, judged.probabilities, members, judged.lower, judged.upper, in_domain)
@@ -141,7 +141,7 @@ _BINS = 10
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RegressionEvaluation:
     """Predictions and true values of one set, in what the network learned (log10 for the moduli).
 
     Without calibration there are no intervals and no word on the domain, and the std is the raw one of the members; a
@@ -173,12 +173,12 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """Metrics of the ensemble, and the mean and range of its members' errors."""
         single = np.abs(self.members - self.target).mean(axis=1)
-        found = self.metrics() | {
+        result = self.metrics() | {
             "member_mae_mean": float(single.mean()),
             "member_mae_min": float(single.min()),
             "member_mae_max": float(single.max()),
         }
-        return found if self.in_domain is None else found | {"in_domain_fraction": float(self.in_domain.mean())}
+        return result if self.in_domain is None else result | {"in_domain_fraction": float(self.in_domain.mean())}
 
     def to_frame(self) -> "pd.DataFrame":
         """Columns id, target, prediction, std, lower, upper, in_domain; empty where nothing is known."""
@@ -203,7 +203,7 @@ def embeddings_of(
     """Crystal (or site) embeddings of each member for the given rows of a store, in their order."""
     with torch.inference_mode():
         parts = [model.pooled(graphs.batch(rows[k : k + _BATCH].tolist()), engine) for k in range(0, len(rows), _BATCH)]
-    return [torch.cat(own) for own in zip(*parts, strict=True)]
+    return [torch.cat(parts_of_member) for parts_of_member in zip(*parts, strict=True)]
 
 
 def outputs_of(model: CrystalModel, embeddings: list[torch.Tensor], *, n_dropout: int | None = None) -> MemberOutputs:
@@ -221,7 +221,7 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
-) -> "Evaluation | ClassEvaluation":
+) -> "RegressionEvaluation | ClassEvaluation":
     """Predict the rows of a store and put the predictions beside the true values.
 
     Parameters
@@ -242,7 +242,7 @@ def evaluate_model(
     if not labelled.any():
         raise ValueError(f"no structure has a known {model.target.name}")
     known = embeddings_of(model, graphs, rows, engine=engine) if embeddings is None else embeddings
-    out = outputs_of(model, [own[torch.from_numpy(labelled)] for own in known])
+    out = outputs_of(model, [embedding[torch.from_numpy(labelled)] for embedding in known])
     of_sites = model.target.level == "site"
     fractions = compositions_of(graphs, rows, of_sites=of_sites)[labelled]
     site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
@@ -259,17 +259,17 @@ def _evaluate_values(
     values: Floats,
     fractions: Floats32,
     site_numbers: Ints | None,
-) -> Evaluation:
+) -> RegressionEvaluation:
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     learned = model.target.forward(torch.from_numpy(values)).numpy()
     members = out.values.double().numpy()
     if model.trust is None:
-        return Evaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
-    assert isinstance(model.trust, Trust)
-    judged = model.trust.judge(estimate, out.embedding.numpy(), fractions, site_numbers)
+        return RegressionEvaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
+    assert isinstance(model.trust, Calibration)
+    judged = model.trust.apply(estimate, out.embedding.numpy(), fractions, site_numbers)
     in_domain = np.array([verdict.in_domain for verdict in judged.domain])
-    lower, upper = (model.target.limited(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
-    return Evaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)
+    lower, upper = (model.target.clamp(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
+    return RegressionEvaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)
 
 
 def _raw_std(estimate: Estimate, n_members: int) -> Floats | None:

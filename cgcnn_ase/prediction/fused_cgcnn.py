@@ -99,7 +99,10 @@ class FastModel(CrystalModel):
             return super().pooled(graph, engine)
         architectures = [cast(BlockedCGCNN, network.architecture) for network in self.networks]
         edges = blocks(graph, first.basis)
-        return [own.pool(graph, own.atoms_of_blocks(graph.numbers, edges)) for own in architectures]
+        return [
+            architecture.pool(graph, architecture.atoms_of_blocks(graph.numbers, edges))
+            for architecture in architectures
+        ]
 
 
 def for_prediction(network: Network) -> Network:

@@ -16,14 +16,14 @@ from cgcnn_ase.models.crystal_model import CrystalModel, MemberOutputs
 from cgcnn_ase.models.registry import ModelRef, load_refs
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.prediction.fused_cgcnn import FastModel
-from cgcnn_ase.prediction.results import NOTHING, Prediction
+from cgcnn_ase.prediction.results import EMPTY_FIELDS, Prediction
 from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust, tempered
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration, tempered
 from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
 if TYPE_CHECKING:
-    from cgcnn_ase.models.crystal_model import AnyTrust
+    from cgcnn_ase.models.crystal_model import AnyCalibration
     from cgcnn_ase.uncertainty.domain import DomainVerdict
 
 
@@ -34,7 +34,7 @@ def prediction_fields(
     model: CrystalModel,
     out: MemberOutputs,
     composition: Floats32,
-    trust: "AnyTrust | None",
+    trust: "AnyCalibration | None",
     *,
     site_numbers: Ints | None = None,
 ) -> list[Fields]:
@@ -51,11 +51,11 @@ def _values(
     model: CrystalModel,
     out: MemberOutputs,
     composition: Floats32,
-    trust: "AnyTrust | None",
+    trust: "AnyCalibration | None",
     site_numbers: Ints | None,
 ) -> list[Fields]:
     """Of a regression."""
-    assert trust is None or isinstance(trust, Trust)
+    assert trust is None or isinstance(trust, Calibration)
     estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     values = _physical(model, estimate.mean)
     # of the physical quantity in what the network learned
@@ -68,7 +68,7 @@ def _values(
         columns["aleatoric"] = estimate.aleatoric * slope
     if trust is None:
         return _rows(columns)
-    judged = trust.judge(estimate, out.embedding.numpy(), composition, site_numbers)
+    judged = trust.apply(estimate, out.embedding.numpy(), composition, site_numbers)
     columns |= {
         "std": judged.std * slope,
         "lower": _physical(model, judged.lower),
@@ -80,14 +80,14 @@ def _values(
 def _classes(
     out: MemberOutputs,
     composition: Floats32,
-    trust: "AnyTrust | None",
+    trust: "AnyCalibration | None",
     site_numbers: Ints | None,
 ) -> list[Fields]:
     """Of a classification."""
-    assert trust is None or isinstance(trust, ClassTrust)
+    assert trust is None or isinstance(trust, ClassificationCalibration)
     assert out.logits is not None
     logits = out.logits.double().numpy()
-    judged = None if trust is None else trust.judge(logits, out.embedding.numpy(), composition, site_numbers)
+    judged = None if trust is None else trust.apply(logits, out.embedding.numpy(), composition, site_numbers)
     members = tempered(logits, 1.0 if trust is None else trust.temperature)
     p = members.mean(axis=0) if judged is None else judged.probabilities
     columns: dict[str, Any] = {"value": p[:, 1] if p.shape[1] == 2 else p.argmax(axis=1).astype(float)}
@@ -103,13 +103,13 @@ def _classes(
 def _physical(model: CrystalModel, learned: Floats) -> Floats:
     """In the target's own unit and between its limits."""
     target = model.target
-    values: Floats = target.inverse(target.limited(torch.from_numpy(learned))).numpy()
+    values: Floats = target.inverse(target.clamp(torch.from_numpy(learned))).numpy()
     return values
 
 
 def _rows(columns: dict[str, Any], domain: "list[DomainVerdict] | None" = None) -> list[Fields]:
     listed = {name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in columns.items()}
-    rows = [NOTHING | dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
+    rows = [EMPTY_FIELDS | dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
     if domain is None:
         return rows
     verdicts = [{"in_domain": verdict.in_domain, "reason": verdict.reason} for verdict in domain]
@@ -123,7 +123,7 @@ MAX_ATOMS = 6000
 MAX_ATOMS_WITH_LINES = 500
 
 
-class Said(NamedTuple):
+class MemberPrediction(NamedTuple):
     """What a model says of a structure or a site."""
 
     prediction: Prediction
@@ -145,7 +145,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
-        self._trunks = _Trunk.of(self.models)
+        self._trunks = SharedBackbone.of(self.models)
         if n_dropout is not None:
             for model in self.models:
                 model.check_dropout(n_dropout)
@@ -156,16 +156,16 @@ class ModelInference:
 
     def by_structure(self, records: Sequence[StructureRecord]) -> list[list[Prediction]]:
         """As a call, a list for each record."""
-        return [[said.prediction for said in row] for row in self.with_members(records)]
+        return [[prediction.prediction for prediction in row] for row in self.with_members(records)]
 
-    def with_members(self, records: Sequence[StructureRecord]) -> list[list[Said]]:
+    def with_members(self, records: Sequence[StructureRecord]) -> list[list[MemberPrediction]]:
         """A list for each record: each prediction with what each member (or dropout sample) says.
 
         The mean of the members is the value of a regression; of a classification they are the probabilities of class 1.
         Errors that two structures share cancel in the difference within each member, which is what
         :mod:`cgcnn_ase.energies.energy_model` needs them for.
         """
-        rows: list[list[Said]] = [[] for _ in records]
+        rows: list[list[MemberPrediction]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]
         for k, record in enumerate(records):
             if record.atoms is None:
@@ -176,28 +176,28 @@ class ModelInference:
                 rows[k] = predictions
         return rows
 
-    def trust(self, model: CrystalModel) -> "AnyTrust | None":
+    def trust(self, model: CrystalModel) -> "AnyCalibration | None":
         """The calibration of a model's predictions as they are made here."""
         return model.trust if self.n_dropout is None else model.dropout_trust
 
-    def _predict(self, records: list[StructureRecord]) -> list[list[Said]]:
+    def _predict(self, records: list[StructureRecord]) -> list[list[MemberPrediction]]:
         """All models on a few structures; if their graphs cannot be built together, one by one to find which cannot."""
         try:
-            found = self._graphs(records)
+            result = self._graphs(records)
         except ValueError as error:
             if len(records) == 1:
                 return [[_failure(records[0], model, str(error)) for model in self.models]]
             return [self._predict([record])[0] for record in records]
         sites = [_sites(record) for record in records] if any(m.target.level == "site" for m in self.models) else []
-        columns: dict[int, list[list[Said]]] = {}
+        columns: dict[int, list[list[MemberPrediction]]] = {}
         for trunk in self._trunks:
-            graphs = found[trunk.network.graph]
+            graphs = result[trunk.network.graph]
             with torch.inference_mode():
                 embeddings = trunk.network.pooled(graphs.graph, self.engine)
             for k in trunk.models:
                 columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records, sites)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
-        return [[said for own in row for said in own] for row in by_record]
+        return [[prediction for model_predictions in row for prediction in model_predictions] for row in by_record]
 
     def _graphs(self, records: list[StructureRecord]) -> dict[GraphConfig, GraphsAndNodes]:
         structures = [record.unwrap() for record in records]
@@ -212,7 +212,7 @@ class ModelInference:
         graphs: GraphsAndNodes,
         records: list[StructureRecord],
         sites: list[DistinctSites | str],
-    ) -> list[list[Said]]:
+    ) -> list[list[MemberPrediction]]:
         """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
         fast = trunk.reading(model)
         with torch.inference_mode():
@@ -224,23 +224,26 @@ class ModelInference:
         fractions = composition(graph)
         if model.target.level == "site":
             of_hosts = fractions[crystal_index(graph)].numpy()
-            said = prediction_fields(model, out, of_hosts, self.trust(model), site_numbers=graph.numbers.numpy())
-            return _of_sites(model, said, out.values.numpy().T, graphs, records, sites)
-        said = prediction_fields(model, out, fractions.numpy(), self.trust(model))
+            fields = prediction_fields(model, out, of_hosts, self.trust(model), site_numbers=graph.numbers.numpy())
+            return _of_sites(model, fields, out.values.numpy().T, graphs, records, sites)
+        fields = prediction_fields(model, out, fractions.numpy(), self.trust(model))
         members = out.values.numpy().T
-        return [[Said(_prediction(r, model, row), m)] for r, row, m in zip(records, said, members, strict=True)]
+        return [
+            [MemberPrediction(_prediction(r, model, row), m)]
+            for r, row, m in zip(records, fields, members, strict=True)
+        ]
 
 
-class _Trunk(NamedTuple):
+class SharedBackbone(NamedTuple):
     """Networks, and the models that are read off them."""
 
     network: FastModel
     models: list[int]
 
     @classmethod
-    def of(cls, models: Sequence[CrystalModel]) -> list["_Trunk"]:
+    def of(cls, models: Sequence[CrystalModel]) -> list["SharedBackbone"]:
         """One for each set of members."""
-        trunks: dict[int, _Trunk] = {}
+        trunks: dict[int, SharedBackbone] = {}
         for k, model in enumerate(models):
             trunks.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
         return list(trunks.values())
@@ -275,7 +278,7 @@ def _groups(indices: list[int], records: Sequence[StructureRecord], max_atoms: i
         yield group
 
 
-def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, Any]) -> Prediction:
+def _prediction(record: StructureRecord, model: CrystalModel, fields: dict[str, Any]) -> Prediction:
     atoms = record.atoms
     return Prediction(
         id=record.id,
@@ -286,7 +289,7 @@ def _prediction(record: StructureRecord, model: CrystalModel, said: dict[str, An
         property=model.target.name,
         model=model.name,
         model_sha256=model.sha256,
-        **said,
+        **fields,
     )
 
 
@@ -300,14 +303,14 @@ def _sites(record: StructureRecord) -> DistinctSites | str:
 
 def _of_sites(
     model: CrystalModel,
-    said: list[dict[str, Any]],
+    fields: list[dict[str, Any]],
     members: npt.NDArray[np.floating],
     graphs: GraphsAndNodes,
     records: list[StructureRecord],
     sites: list[DistinctSites | str],
-) -> list[list[Said]]:
+) -> list[list[MemberPrediction]]:
     """What is said of each symmetry-distinct site, from what is said of the nodes."""
-    rows: list[list[Said]] = []
+    rows: list[list[MemberPrediction]] = []
     first = 0
     for record, distinct in zip(records, sites, strict=True):
         atoms = record.unwrap()
@@ -318,13 +321,13 @@ def _of_sites(
             rows.append([_failure(record, model, distinct)])
             continue
         representatives, multiplicities = distinct
-        own = []
+        predictions = []
         for site, count in zip(representatives.tolist(), multiplicities.tolist(), strict=True):
-            row = said[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}
-            own.append(Said(_prediction(record, model, row), members[nodes[site]]))
-        rows.append(own)
+            row = fields[nodes[site]] | {"site_index": site, "element": symbols[site], "multiplicity": count}
+            predictions.append(MemberPrediction(_prediction(record, model, row), members[nodes[site]]))
+        rows.append(predictions)
     return rows
 
 
-def _failure(record: StructureRecord, model: CrystalModel, error: str) -> Said:
-    return Said(_prediction(record, model, NOTHING | {"error": error}), None)
+def _failure(record: StructureRecord, model: CrystalModel, error: str) -> MemberPrediction:
+    return MemberPrediction(_prediction(record, model, EMPTY_FIELDS | {"error": error}), None)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
-from cgcnn_ase.prediction.results import NOTHING, Prediction, Predictions
+from cgcnn_ase.prediction.results import EMPTY_FIELDS, Prediction, Predictions
 from cgcnn_ase.structures import (
-    Piece,
     StructureRecord,
-    UsedNames,
+    UniqueIds,
+    WorkItem,
     collect_paths,
     count_structures,
     iter_piece,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CHUNK = 128
 
 #: with fewer structures than this, starting worker processes costs more than it gains
-FEW = 256
+MIN_PARALLEL = 256
 T = TypeVar("T")
 
 
@@ -78,8 +78,8 @@ class Predictor:
         asked: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
         if not asked:
             raise ValueError("a predictor needs at least one model")
-        found = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
-        self.models: list[ModelRef | CrystalModel] = [each for models in found for each in models]
+        result = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
+        self.models: list[ModelRef | CrystalModel] = [each for models in result for each in models]
         self.settings = {"n_dropout": n_dropout, "seed": seed, "engine": "torch" if engine == "auto" else engine}
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
@@ -103,10 +103,10 @@ class Predictor:
             return self.stream_files(paths)
         records = read_structures(inputs, order_disordered=self.order_disordered)
         workers = self._workers(None)
-        return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UsedNames())
+        return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UniqueIds())
 
     def stream_files(
-        self, paths: Sequence[Path], *, names: UsedNames | None = None
+        self, paths: Sequence[Path], *, names: UniqueIds | None = None
     ) -> Generator[Prediction, None, None]:
         """As :meth:`stream`, of structure files; one that is missing gives a prediction with its ``error``.
 
@@ -117,16 +117,16 @@ class Predictor:
         names : UsedNames, optional
             Names that earlier structures have.
         """
-        names = names or UsedNames()
+        names = names or UniqueIds()
         workers = self._workers(count_structures(paths))
         if workers == 1:
-            return self._in_process(names.admit(record) for record in _records(paths, self.order_disordered))
+            return self._in_process(names.check(record) for record in _records(paths, self.order_disordered))
         return self._in_workers(iter_pieces(paths, CHUNK), workers, names)
 
     def _workers(self, n: int | None) -> int:
         """Processes for at least so many structures in files, or for None: structures in memory."""
         movable = all(isinstance(model, ModelRef) for model in self.models)
-        if self.workers is not None or not movable or n is None or n < FEW:
+        if self.workers is not None or not movable or n is None or n < MIN_PARALLEL:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
 
@@ -166,7 +166,7 @@ class Predictor:
         return (p for chunk in _chunks(records) for p in infer(chunk))
 
     def _in_workers(
-        self, chunks: "Iterator[list[Any]]", workers: int, names: UsedNames
+        self, chunks: "Iterator[list[Any]]", workers: int, names: UniqueIds
     ) -> Generator[Prediction, None, None]:
         tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
         with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
@@ -201,16 +201,16 @@ def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def _admit(predictions: list[Prediction], names: UsedNames) -> list[Prediction]:
+def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
     """What the models say of one structure; an error in place of it if its name was used before."""
     first = predictions[0]
-    error = names.admit(StructureRecord(first.id, first.source, None, first.error)).error
+    error = names.check(StructureRecord(first.id, first.source, None, first.error)).error
     if error == first.error:
         return predictions
-    return [replace(p, formula=None, n_atoms=None, **NOTHING, error=error) for p in predictions]
+    return [replace(p, formula=None, n_atoms=None, **EMPTY_FIELDS, error=error) for p in predictions]
 
 
-def _records(pieces: Iterable[Piece], order_disordered: bool) -> Iterator[StructureRecord]:
+def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[StructureRecord]:
     return (record for piece in pieces for record in iter_piece(piece, order_disordered=order_disordered))
 
 

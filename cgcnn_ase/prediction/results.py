@@ -50,7 +50,7 @@ class Prediction:
 
 
 #: the fields of a prediction that failed
-NOTHING: dict[str, Any] = {
+EMPTY_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain", "probabilities")),
     "reason": "",
 }
@@ -78,8 +78,8 @@ class Predictions(Mapping[str, tuple[float, float | None]]):
         models = {(p.model, p.model_sha256) for p in self.all}
         names = Counter(name for name, _ in models)
         labels = {(name, sha): name if names[name] == 1 else f"{name}@{sha[:8]}" for name, sha in models}
-        own = {key: "" if len(models) == 1 else f"/{label}" for key, label in labels.items()}
-        self._by_name = {f"{_name(p)}{own[p.model, p.model_sha256]}": p for p in self.all}
+        suffixes = {key: "" if len(models) == 1 else f"/{label}" for key, label in labels.items()}
+        self._by_name = {f"{_name(p)}{suffixes[p.model, p.model_sha256]}": p for p in self.all}
 
     def __getitem__(self, name: str) -> tuple[float, float | None]:
         prediction = self._by_name[name]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-class Credit(NamedTuple):
+class Attribution(NamedTuple):
     """Whose data it is."""
 
     provider: str
@@ -178,19 +178,19 @@ class Query:
 
     def as_dict(self) -> dict[str, Any]:
         """What is asked for, in a form that JSON can take and that is the same for the same question."""
-        given: dict[str, Any] = {
+        conditions: dict[str, Any] = {
             name: sorted(set(getattr(self, name)))
             for name in ("ids", "formula", "elements", "exclude_elements")
             if getattr(self, name)
         }
         if self.chemsys:
-            given["chemsys"] = sorted({"-".join(sorted(system.split("-"))) for system in self.chemsys})
+            conditions["chemsys"] = sorted({"-".join(sorted(system.split("-"))) for system in self.chemsys})
         if self.ranges:
-            given["ranges"] = {name: list(self.ranges[name]) for name in sorted(self.ranges)}
+            conditions["ranges"] = {name: list(self.ranges[name]) for name in sorted(self.ranges)}
         for name in ("stable", "max_atoms", "limit"):
             if getattr(self, name) is not None:
-                given[name] = getattr(self, name)
-        return given
+                conditions[name] = getattr(self, name)
+        return conditions
 
 
 @dataclass(frozen=True)
@@ -287,12 +287,12 @@ class ReferenceClient(Protocol):
         """
         ...
 
-    def credit(self, fields: Sequence[str]) -> Credit:
+    def credit(self, fields: Sequence[str]) -> Attribution:
         """Whom to credit for these properties; touches no network."""
         ...
 
 
-def check_fields(given: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
+def check_fields(names: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
     """The names, each once, or a `ValueError` with the nearest and all of the allowed ones.
 
     >>> check_fields(["band_gab"], ["band_gap", "efermi"])
@@ -301,24 +301,24 @@ def check_fields(given: Iterable[str], allowed: Iterable[str], what: str = "fiel
     ValueError: unknown field 'band_gab'; did you mean band_gap? Allowed are band_gap, efermi
     """
     known = list(allowed)
-    for name in given:
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             guess = f" did you mean {near[0]}? Allowed" if near else " allowed"
             raise ValueError(f"unknown {what} {name!r};{guess} are {', '.join(known)}")
-    return tuple(dict.fromkeys(given))
+    return tuple(dict.fromkeys(names))
 
 
-def _check_names(name: str, given: object) -> None:
-    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):
-        raise ValueError(f"{name}={given!r}: needed is a tuple of strings")
-    for each in given:
+def _check_names(name: str, values: object) -> None:
+    if not isinstance(values, tuple) or not all(isinstance(each, str) for each in values):
+        raise ValueError(f"{name}={values!r}: needed is a tuple of strings")
+    for each in values:
         if not each.strip() or "," in each:
             raise ValueError(f"{name}: {each!r} is no name; give several as several, not with commas")
 
 
-def _check_symbols(name: str, given: Sequence[str]) -> None:
-    for symbol in given:
+def _check_symbols(name: str, symbol_names: Sequence[str]) -> None:
+    for symbol in symbol_names:
         if symbol not in symbols()[1:]:
             raise ValueError(f"{name}: {symbol!r} is no element")
 

@@ -70,7 +70,7 @@ def _rows(packed: PackedStructures, kept: Bools) -> PackedStructures:
 
 
 def _write_properties(path: Path, pages: Sequence[CachedPage], keep: Sequence[Bools], fields: Sequence[str]) -> None:
-    said = sorted({name for page in pages for words in page.text().words for name in words})
+    names = sorted({name for page in pages for words in page.text().words for name in words})
     # without a time and a name in its head, the same records give the same file
     with (
         path.open("wb") as raw,
@@ -78,7 +78,7 @@ def _write_properties(path: Path, pages: Sequence[CachedPage], keep: Sequence[Bo
         io.TextIOWrapper(packed, encoding="utf-8", newline="") as lines,
     ):
         table = csv.writer(lines, lineterminator="\n")
-        table.writerow(["id", "reduced_formula", "nsites", *fields, *said])
+        table.writerow(["id", "reduced_formula", "nsites", *fields, *names])
         for page, kept in zip(pages, keep, strict=True):
             structures, values, words = page.structures(), page.values(), page.text().words
             for k in np.flatnonzero(kept).tolist():
@@ -89,7 +89,7 @@ def _write_properties(path: Path, pages: Sequence[CachedPage], keep: Sequence[Bo
                         formula_of(numbers),
                         len(numbers),
                         *("" if np.isnan(value) else repr(value) for value in values[k].tolist()),
-                        *(words[k].get(name, "") for name in said),
+                        *(words[k].get(name, "") for name in names),
                     ]
                 )
 
@@ -170,10 +170,10 @@ def fetch(
         pages_cache = PageCache.of(client, query, names, version, cache)
         _complete(pages_cache, client, query, retry, progress=progress, tell=tell)
     whole = output.resolve()
-    draft = whole.with_name(f".{whole.name}.{os.getpid()}")
-    draft.mkdir(parents=True)
+    tmp = whole.with_name(f".{whole.name}.{os.getpid()}")
+    tmp.mkdir(parents=True)
     try:
-        counts = write_folder(draft, pages_cache.pages(), names)
+        counts = write_folder(tmp, pages_cache.pages(), names)
         provenance = Provenance(
             url=client.url,
             database_version=pages_cache.version,
@@ -185,25 +185,25 @@ def fetch(
             **client.credit(names)._asdict(),
             **counts._asdict(),
         )
-        provenance.write(draft)
+        provenance.write(tmp)
         if output.exists():
             output.rmdir()
-        draft.replace(output)
+        tmp.replace(output)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
     return provenance
 
 
 def _offline(
     client: ReferenceClient, query: Query, fields: tuple[str, ...], root: Path | None, tell: Callable[[str], None]
 ) -> PageCache:
-    found = PageCache.newest(client, query, fields, root)
-    if found is None:
+    result = PageCache.newest(client, query, fields, root)
+    if result is None:
         raise FetchError(
             f"offline: the cache has no complete answer of {client.name} ({client.url}) to this query with these fields"
         )
-    tell(f"offline: database version {found.version}, fetched {found.retrieved}")
-    return found
+    tell(f"offline: database version {result.version}, fetched {result.retrieved}")
+    return result
 
 
 def _complete(
@@ -283,7 +283,7 @@ class _OneScheme:
 
     def __init__(self, fields: Sequence[str]) -> None:
         self.matters = any(name in ENERGIES for name in fields)
-        self.found: tuple[str, ...] | None = None
+        self.scheme: tuple[str, ...] | None = None
 
     def check(self, words: Sequence[dict[str, str]]) -> None:
         """Raise if these records differ from one another or from those before."""
@@ -291,14 +291,14 @@ class _OneScheme:
             return
         for each in words:
             scheme = tuple(each.get(name, "not stated") for name in SCHEME)
-            if self.found is not None and scheme != self.found:
-                first, second = (f"{functional} with corrections {fix}" for functional, fix in (self.found, scheme))
+            if self.scheme is not None and scheme != self.scheme:
+                first, second = (f"{functional} with corrections {fix}" for functional, fix in (self.scheme, scheme))
                 raise DatasetError(
                     f"the records hold energies of two schemes that cannot be compared: {first}, and {second}; "
                     "ask for one of them (the Materials Project: --thermo-type; other providers: --provider and "
                     "--fields)"
                 )
-            self.found = scheme
+            self.scheme = scheme
 
 
 def _silent(_: str) -> None:

@@ -49,9 +49,9 @@ class CachedPage:
     def text(self) -> PageText:
         """Cursor, total, refused ids and words."""
         with self._open() as archive:
-            found = json.loads(str(archive["text"]))
-        refused = [(name, why) for name, why in found["refused"]]
-        return PageText(found["cursor"], found["total"], refused, found["words"])
+            result = json.loads(str(archive["text"]))
+        refused = [(name, why) for name, why in result["refused"]]
+        return PageText(result["cursor"], result["total"], refused, result["words"])
 
     def ids(self) -> Strings:
         """Of the records, in the order of the page."""
@@ -139,10 +139,10 @@ class PageCache:
 
     def pages(self) -> list[CachedPage]:
         """What is there, in order, up to the first gap."""
-        found: list[CachedPage] = []
-        while (path := self._page(len(found))).exists():
-            found.append(CachedPage(path))
-        return found
+        result: list[CachedPage] = []
+        while (path := self._page(len(result))).exists():
+            result.append(CachedPage(path))
+        return result
 
     def save(self, page: Page, position: int) -> CachedPage:
         """Put a page at a position (from 0)."""

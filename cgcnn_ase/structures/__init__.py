@@ -6,8 +6,8 @@ The only place of the package that reads structure files.
 from cgcnn_ase.structures.cif import read_cif_gemmi
 from cgcnn_ase.structures.disorder import read_cif_pymatgen
 from cgcnn_ase.structures.inputs import (
-    Piece,
-    UsedNames,
+    UniqueIds,
+    WorkItem,
     collect_paths,
     count_structures,
     from_object,
@@ -24,10 +24,10 @@ __all__ = [
     "OVERLAP",
     "SUFFIXES",
     "DistinctSites",
-    "Piece",
     "StructureError",
     "StructureRecord",
-    "UsedNames",
+    "UniqueIds",
+    "WorkItem",
     "check_atoms",
     "collect_paths",
     "count_structures",

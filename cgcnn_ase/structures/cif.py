@@ -31,7 +31,7 @@ from cgcnn_ase.structures.cif_values import (
 )
 from cgcnn_ase.structures.formula import formula_problem
 from cgcnn_ase.structures.record import RefusedError
-from cgcnn_ase.structures.validation import problem
+from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -121,19 +121,19 @@ def _generated(
 ) -> "tuple[Atoms, str | None]":
     """The atoms that the operations generate, and what is wrong with them."""
     atoms = _assemble(sites, *expand(sites.frac, *operations), matrix)
-    reason = block_formula_problem(block, atoms.numbers, symmetric=True) or problem(atoms)
+    reason = block_formula_problem(block, atoms.numbers, symmetric=True) or validation_error(atoms)
     if reason is not None and first_value(block, _FORMULA):
         # coordinates of few digits, perhaps: images that should be one atom, if the formula says so
         merged = _assemble(sites, *merge_near(sites.frac, *operations, matrix), matrix)
-        if block_formula_problem(block, merged.numbers, symmetric=True) is None and problem(merged) is None:
+        if block_formula_problem(block, merged.numbers, symmetric=True) is None and validation_error(merged) is None:
             return merged, None
     return atoms, reason
 
 
 def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix: Floats) -> "Atoms":
     """The structure by that choice of origin which gives the formula of the file and no overlaps, if just one does."""
-    found = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
-    good = [atoms for atoms, reason in found if reason is None]
+    result = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
+    good = [atoms for atoms, reason in result if reason is None]
     if len(good) == 2:
         good = [
             atoms for atoms in good if not block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=True)
@@ -141,7 +141,7 @@ def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix
     if len(good) == 1:
         return good[0]
     if not good:
-        raise RefusedError(str(found[0][1] or "neither choice of origin gives the stated formula and Z"))
+        raise RefusedError(str(result[0][1] or "neither choice of origin gives the stated formula and Z"))
     raise RefusedError(
         f"names the space group {doubt.name} without its operations; it has two choices of origin, both possible: "
         f"write {doubt.name}:1 or {doubt.name}:2, or the operations"
@@ -162,9 +162,9 @@ def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) ->
     if owner is None:
         numbers, frac = numbers[order], frac[order]
     else:
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        by_place = np.argsort(place[owner], kind="stable")
+        index = np.empty(len(order), dtype=np.int64)
+        index[order] = np.arange(len(order))
+        by_place = np.argsort(index[owner], kind="stable")
         numbers, frac = numbers[owner[by_place]], frac[by_place]
     return Atoms(numbers=numbers, positions=frac @ matrix, cell=matrix, pbc=True)
 
@@ -232,8 +232,8 @@ def _columns(block: Any, tags: Sequence[str]) -> list[list[str]]:
     if loop is None:
         return [[*block.find_values(tag)] for tag in tags]
     values, width = loop.values, loop.width()
-    place = {tag.lower(): k for k, tag in reversed([*enumerate(loop.tags)])}
-    return [values[place[tag] :: width] if tag in place else [*block.find_values(tag)] for tag in tags]
+    columns = {tag.lower(): k for k, tag in reversed([*enumerate(loop.tags)])}
+    return [values[columns[tag] :: width] if tag in columns else [*block.find_values(tag)] for tag in tags]
 
 
 def _elements(types: list[str], labels: list[str]) -> list[int]:

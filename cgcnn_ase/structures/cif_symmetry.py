@@ -86,8 +86,8 @@ def _parse_operations(triplets: tuple[str, ...]) -> tuple[Floats, Floats, int | 
     group.add_missing_elements()
     if len(list(group)) != size or size != len(triplets):
         raise UncertainError("the symmetry operations do not form a group")
-    found: gemmi.SpaceGroup | None = gemmi.find_spacegroup_by_ops(group)
-    return *_matrices(operations), None if found is None else found.number
+    result: gemmi.SpaceGroup | None = gemmi.find_spacegroup_by_ops(group)
+    return *_matrices(operations), None if result is None else result.number
 
 
 def _operations_of_name(
@@ -136,8 +136,8 @@ def expand(frac: Floats, rotations: Floats, translations: Floats) -> tuple[Float
     special = (np.abs(to_first) < 4 * SITE_TOLERANCE).all(axis=2).sum(axis=1) > 1
     keep = np.ones(images.shape[:2], dtype=bool)
     for site in np.flatnonzero(special):
-        own = images[site]
-        delta = own[:, None] - own[None]
+        site_images = images[site]
+        delta = site_images[:, None] - site_images[None]
         delta -= np.rint(delta)
         same = (np.abs(delta) < SITE_TOLERANCE).all(axis=2)
         keep[site] = same.argmax(axis=1) == np.arange(n_ops)
@@ -147,8 +147,8 @@ def expand(frac: Floats, rotations: Floats, translations: Floats) -> tuple[Float
 def merge_near(frac: Floats, rotations: Floats, translations: Floats, matrix: Floats) -> tuple[Floats, Ints]:
     """As `expand`, but images of one site within `MERGE` become one atom at their mean: coordinates of few digits."""
     positions, owners = [], []
-    for site, own in enumerate(frac):
-        images = rotations @ own + translations
+    for site, site_frac in enumerate(frac):
+        images = rotations @ site_frac + translations
         left = np.ones(len(images), dtype=bool)
         for i in range(len(images)):
             if not left[i]:

@@ -40,9 +40,9 @@ def without_charge(symbol: str) -> str:
 def element_of_symbol(symbol: str) -> int:
     """Atomic number of a type symbol such as ``Ni2+``."""
     match = _SYMBOL.fullmatch(symbol)
-    found = numbers_by_symbol().get(match[1].capitalize()) if match else None
-    if found is not None:
-        return found
+    number = numbers_by_symbol().get(match[1].capitalize()) if match else None
+    if number is not None:
+        return number
     if " + " in symbol or "," in symbol:
         raise UncertainError("the element of a site is a mixture")
     raise RefusedError(element_words(symbol))

@@ -85,15 +85,15 @@ def read_cif_pymatgen(text: str, *, order_disordered: bool = False) -> "list[Ato
     with without_reader_warnings():
         parser = CifParser.from_str(text, occupancy_tolerance=_OCCUPANCY, check_cif=False)
         structures = parser.parse_structures(primitive=False, on_error="raise")
-    found = []
+    result = []
     for structure in structures:
         if "implicit_hydrogens" in structure.site_properties:
             raise RefusedError("has implicit hydrogens (OH, water); write them as atoms")
         atoms = from_pymatgen(structure, order_disordered=order_disordered)
         if not np.isfinite(atoms.positions).all():
             raise RefusedError("has a coordinate that is not a finite number")
-        found.append(atoms)
-    return found
+        result.append(atoms)
+    return result
 
 
 #: the ordered supercell has at most this many atoms, and as many cells

@@ -52,8 +52,8 @@ def formula_problem(
     stated = parse_formula(formula) if formula else None
     if stated is None:
         return None
-    found = " ".join(f"{symbol}{count}" for symbol, count in sorted(counts.items()))
-    start = f"its atoms ({found}) do not match its own formula ({formula})"
+    counted = " ".join(f"{symbol}{count}" for symbol, count in sorted(counts.items()))
+    start = f"its atoms ({counted}) do not match its own formula ({formula})"
     missing = sorted(set(stated) - set(counts))
     if missing:
         return f"{start}: no {', '.join(missing)} among the atoms; the list is incomplete or cut off"

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, iter_rows, load_packed
 from cgcnn_ase.structures.readers import PACKED_SUFFIX, allowed, iter_file, record_of, structure_id, suffix_of
 from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord
-from cgcnn_ase.structures.validation import check_atoms, problem
+from cgcnn_ase.structures.validation import check_atoms, validation_error
 
 
-class PackedPiece(NamedTuple):
+class PackedWorkItem(NamedTuple):
     """Some rows of a packed file."""
 
     source: str
     rows: PackedStructures
 
 
-Piece = Path | PackedPiece
+WorkItem = Path | PackedWorkItem
 
 
 def count_structures(paths: Iterable[Path]) -> int:
@@ -27,19 +27,19 @@ def count_structures(paths: Iterable[Path]) -> int:
     return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
 
 
-def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[Piece]]:
+def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
     """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
 
     One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
     """
-    files: list[Piece] = []
+    files: list[WorkItem] = []
     for path in paths:
         if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
             if files:
                 yield files
                 files = []
             for start in range(0, len(packed.ids), size):
-                yield [PackedPiece(str(path), packed.rows(start, start + size))]
+                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
             continue
         files.append(path)
         if len(files) == size:
@@ -49,7 +49,7 @@ def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[Piece]]:
         yield files
 
 
-def iter_piece(piece: Piece, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
     """The structures of a piece, as `iter_file` gives them."""
     if isinstance(piece, Path):
         return iter_file(piece, order_disordered=order_disordered)
@@ -91,11 +91,11 @@ def collect_paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
         If a file or folder is missing, a folder holds no structure file, a glob matches none, or a file has an unknown
         suffix.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for entry in [inputs] if isinstance(inputs, str | Path) else inputs:
         for path in _paths_of(entry):
-            found[path] = None
-    return list(found)
+            paths[path] = None
+    return list(paths)
 
 
 def _paths_of(entry: str | Path) -> Iterable[Path]:
@@ -271,7 +271,7 @@ def _of_object(name: str, obj: Any, order_disordered: bool) -> StructureRecord:
         atoms = _converted(obj, order_disordered, MEMORY)
     except StructureError as error:
         return StructureRecord(name, MEMORY, None, error.reason)
-    reason = problem(atoms)
+    reason = validation_error(atoms)
     return StructureRecord(name, MEMORY, None if reason else atoms, reason)
 
 
@@ -280,12 +280,12 @@ def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
 
     Only a hash of each name and a number of its source are kept.
     """
-    names = UsedNames()
+    names = UniqueIds()
     for record in records:
-        yield names.admit(record)
+        yield names.check(record)
 
 
-class UsedNames:
+class UniqueIds:
     """The names used so far, so that a name used twice is found whoever read the files.
 
     Keeps 64 bits a name and, of its sources, only the text: about 200 bytes a file.
@@ -294,7 +294,7 @@ class UsedNames:
     def __init__(self) -> None:
         self._sources: dict[int, str] = {}
 
-    def admit(self, record: StructureRecord) -> StructureRecord:
+    def check(self, record: StructureRecord) -> StructureRecord:
         """The record, or one with an error if its name was used before."""
         key = hash(record.id)
         first = self._sources.setdefault(key, record.source)

@@ -34,14 +34,14 @@ class PackedStructures(NamedTuple):
         """The structures from row `start` up to, not including, row `stop`, as views."""
         stop = min(stop, len(self.ids))
         atoms = slice(int(self.offsets[start]), int(self.offsets[stop]))
-        own = slice(start, stop)
+        span = slice(start, stop)
         return PackedStructures(
-            ids=self.ids[own],
-            lattice=self.lattice[own],
+            ids=self.ids[span],
+            lattice=self.lattice[span],
             offsets=self.offsets[start : stop + 1] - self.offsets[start],
             numbers=self.numbers[atoms],
             frac=self.frac[atoms],
-            pbc=self.pbc[own],
+            pbc=self.pbc[span],
         )
 
 
@@ -154,8 +154,8 @@ def load_packed(path: str | Path) -> PackedStructures:
         missing = [name for name in REQUIRED if name not in archive.files]
         if missing:
             raise RefusedError(f"has no array {missing[0]!r}; {_FORM}")
-        found = {name: _array(archive, name) for name in (*REQUIRED, "pbc") if name in archive.files}
-    return _checked(found)
+        result = {name: _array(archive, name) for name in (*REQUIRED, "pbc") if name in archive.files}
+    return _checked(result)
 
 
 def iter_packed(path: str | Path) -> "Iterator[tuple[str, Atoms]]":
@@ -169,9 +169,9 @@ def iter_rows(packed: PackedStructures) -> "Iterator[tuple[str, Atoms]]":
 
     bounds = packed.offsets.tolist()
     for k, name in enumerate(packed.ids.tolist()):
-        own = slice(bounds[k], bounds[k + 1])
+        span = slice(bounds[k], bounds[k + 1])
         cell = packed.lattice[k]
-        yield name, Atoms(packed.numbers[own], positions=packed.frac[own] @ cell, cell=cell, pbc=packed.pbc[k])
+        yield name, Atoms(packed.numbers[span], positions=packed.frac[span] @ cell, cell=cell, pbc=packed.pbc[k])
 
 
 def _array(archive: "np.lib.npyio.NpzFile", name: str) -> npt.NDArray[np.generic]:
@@ -182,8 +182,8 @@ def _array(archive: "np.lib.npyio.NpzFile", name: str) -> npt.NDArray[np.generic
     return array
 
 
-def _checked(found: dict[str, npt.NDArray[np.generic]]) -> PackedStructures:
-    ids = found["ids"]
+def _checked(result: dict[str, npt.NDArray[np.generic]]) -> PackedStructures:
+    ids = result["ids"]
     if ids.ndim != 1 or ids.dtype.kind not in "USiu":
         raise RefusedError(f"its array 'ids' is of type {ids.dtype} and shape {ids.shape}; needed is a row of names")
     n = len(ids)
@@ -193,25 +193,25 @@ def _checked(found: dict[str, npt.NDArray[np.generic]]) -> PackedStructures:
     if len(names) < n:
         again = int(np.setdiff1d(np.arange(n), first)[0])
         raise RefusedError(f"the id {str(ids[again])!r} is in it twice; each structure needs one of its own")
-    offsets = _numbers(found, "offsets", "iu", (n + 1,)).astype(np.int64)
+    offsets = _numbers(result, "offsets", "iu", (n + 1,)).astype(np.int64)
     n_atoms = int(offsets[-1])
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise RefusedError("its array 'offsets' does not count up from 0")
-    found.setdefault("pbc", np.ones((n, 3), dtype=bool))
+    result.setdefault("pbc", np.ones((n, 3), dtype=bool))
     return PackedStructures(
         ids=ids.astype(str),
-        lattice=_numbers(found, "lattice", "fiu", (n, 3, 3)).astype(np.float64),
+        lattice=_numbers(result, "lattice", "fiu", (n, 3, 3)).astype(np.float64),
         offsets=offsets,
-        numbers=_numbers(found, "numbers", "iu", (n_atoms,)).astype(np.int64),
-        frac=_numbers(found, "frac", "fiu", (n_atoms, 3)).astype(np.float64),
-        pbc=_numbers(found, "pbc", "b", (n, 3)).astype(np.bool_),
+        numbers=_numbers(result, "numbers", "iu", (n_atoms,)).astype(np.int64),
+        frac=_numbers(result, "frac", "fiu", (n_atoms, 3)).astype(np.float64),
+        pbc=_numbers(result, "pbc", "b", (n, 3)).astype(np.bool_),
     )
 
 
 def _numbers(
-    found: dict[str, npt.NDArray[np.generic]], name: str, kinds: str, shape: tuple[int, ...]
+    result: dict[str, npt.NDArray[np.generic]], name: str, kinds: str, shape: tuple[int, ...]
 ) -> npt.NDArray[np.generic]:
-    array = found[name]
+    array = result[name]
     if array.shape != shape or array.dtype.kind not in kinds:
         needed = {"f": "numbers", "i": "integers", "b": "booleans"}[kinds[0]]
         raise RefusedError(

@@ -17,7 +17,7 @@ from cgcnn_ase.structures.cif_values import ContradictedError, PartialOccupancyE
 from cgcnn_ase.structures.disorder import from_pymatgen, read_cif_pymatgen, without_reader_warnings
 from cgcnn_ase.structures.packed import iter_packed
 from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord, one_line
-from cgcnn_ase.structures.validation import problem
+from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -128,8 +128,8 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
         return
     suffix = suffix_of(path.name)
     if suffix == PACKED_SUFFIX and not isinstance(held[1], str):
-        for name, found in chain([held], items):
-            yield record_of(name, source, found)
+        for name, entry in chain([held], items):
+            yield record_of(name, source, entry)
         return
     following = next(items, None)
     if following is None and suffix != ".db":
@@ -140,16 +140,16 @@ def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[S
         held, following = following, next(items, None)
 
 
-def record_of(name: str, source: str, found: "Atoms | str") -> StructureRecord:
+def record_of(name: str, source: str, atoms: "Atoms | str") -> StructureRecord:
     """A structure as it was read, checked, or what is wrong with it."""
-    if isinstance(found, str):
-        return StructureRecord(name, source, None, found)
-    if found.calc is not None:  # energies and the like of the file stay, as plain values
-        results = found.calc.results
-        found.info = {**{key: value for key, value in results.items() if np.isscalar(value)}, **found.info}
-        found.calc = None
-    reason = problem(found)
-    return StructureRecord(name, source, None if reason else found, reason)
+    if isinstance(atoms, str):
+        return StructureRecord(name, source, None, atoms)
+    if atoms.calc is not None:  # energies and the like of the file stay, as plain values
+        results = atoms.calc.results
+        atoms.info = {**{key: value for key, value in results.items() if np.isscalar(value)}, **atoms.info}
+        atoms.calc = None
+    reason = validation_error(atoms)
+    return StructureRecord(name, source, None if reason else atoms, reason)
 
 
 def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
@@ -164,10 +164,10 @@ def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
             yield item
             done += 1
     except reader_errors() as error:
-        yield str(done), words(error)
+        yield str(done), error_message(error)
 
 
-def words(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """What a reader's error means, on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -181,14 +181,14 @@ def words(error: BaseException) -> str:
         return "is binary, not text"
     if isinstance(error, (gzip.BadGzipFile, zlib.error, EOFError)):
         return f"is cut off or not compressed by gzip ({one_line(error)})" if str(error) else "is cut off"
-    said = one_line(error)
+    notes = one_line(error)
     if isinstance(error, RefusedError):
-        return said
+        return notes
     if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
         return element_words(error.args[0])
-    if isinstance(error, KeyError) and " " not in said:
-        return f"cannot be read: {said} is missing or unknown"
-    return f"cannot be read ({type(error).__name__}: {said})" if said else f"cannot be read ({type(error).__name__})"
+    if isinstance(error, KeyError) and " " not in notes:
+        return f"cannot be read: {notes} is missing or unknown"
+    return f"cannot be read ({type(error).__name__}: {notes})" if notes else f"cannot be read ({type(error).__name__})"
 
 
 def _text(source: str) -> str:
@@ -218,7 +218,7 @@ def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
         try:
             yield str(i), read_cif_block(block, rare=rare, order_disordered=order_disordered)
         except reader_errors() as error:  # noqa: PERF203 - one bad block never costs the others
-            yield str(i), words(error)
+            yield str(i), error_message(error)
 
 
 def read_cif_block(block: Any, *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
@@ -289,7 +289,7 @@ def _frames(read_from: Callable[[int], Iterator["Atoms"]], file: Any) -> Iterato
         except OSError:
             raise  # the file as a whole: wrong counts of lines
         except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
-            yield str(start), words(error)
+            yield str(start), error_message(error)
             start += 1
 
 
@@ -327,10 +327,10 @@ def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
             if not isinstance(entry, dict) or "sites" not in entry:
                 raise RefusedError("is JSON, but neither a pymatgen structure (or a list of them) nor an ASE database")
             with without_reader_warnings():
-                found = Structure.from_dict(entry) if "lattice" in entry else Molecule.from_dict(entry)
-            yield str(i), from_pymatgen(found, order_disordered=order_disordered)
+                result = Structure.from_dict(entry) if "lattice" in entry else Molecule.from_dict(entry)
+            yield str(i), from_pymatgen(result, order_disordered=order_disordered)
         except reader_errors() as error:  # noqa: PERF203
-            yield str(i), words(error)
+            yield str(i), error_message(error)
 
 
 def _read_packed(source: str, _: bool) -> Iterator[Item]:

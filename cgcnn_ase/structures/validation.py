@@ -41,13 +41,13 @@ def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
         If it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two
         atoms (periodic images included) within 0.5 Å of one another.
     """
-    reason = problem(atoms)
+    reason = validation_error(atoms)
     if reason is not None:
         raise StructureError(source, reason)
     return atoms
 
 
-def problem(atoms: "Atoms") -> str | None:
+def validation_error(atoms: "Atoms") -> str | None:
     """What is wrong with the structure, or None."""
     numbers, positions, pbc = atoms.numbers, atoms.positions, atoms.pbc
     if len(numbers) == 0:

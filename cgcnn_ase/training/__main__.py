@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_prepared(options.prepared):
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
-        given = {} if options.config is None else read_yaml(options.config)
-        if is_alignn(given):
-            given = translate(given).settings
-        place = train(
+        settings = {} if options.config is None else read_yaml(options.config)
+        if is_alignn(settings):
+            settings = translate(settings).settings
+        path = train(
             data,
-            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, given)),
+            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, settings)),
             options.output,
             resume=options.resume,
             workers=options.workers,
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
-    sys.stdout.write(f"{place}\n")
+    sys.stdout.write(f"{path}\n")
     return 0
 
 

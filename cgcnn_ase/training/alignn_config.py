@@ -126,12 +126,12 @@ def _translated(values: Mapping[str, Any], keys: Mapping[str, tuple[str, Any]]) 
     return {ours: values.get(theirs, default) for theirs, (ours, default) in keys.items()}
 
 
-def _check(values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], place: str) -> None:
+def _check(values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], where: str) -> None:
     for key, allowed in only.items():
         if key in values and values[key] not in allowed:
             hint = f": {_HINTS[key]}" if key in _HINTS else ""
             words = " or ".join("null" if value is None else str(value) for value in dict.fromkeys(allowed))
-            raise ValueError(f"{place}{key}: must be {words}, not {values[key]!r}{hint}")
+            raise ValueError(f"{where}{key}: must be {words}, not {values[key]!r}{hint}")
 
 
 def _parts(values: Mapping[str, Any]) -> tuple[float, float]:

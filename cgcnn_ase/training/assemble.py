@@ -22,13 +22,13 @@ from cgcnn_ase.plotting.write_evaluation import draw
 from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.member import best_network, left_out_errors, train_scalers
+from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
-from cgcnn_ase.uncertainty.calibration_reuse import keep_trust
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+from cgcnn_ase.uncertainty.calibration_reuse import reuse_calibration
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 from cgcnn_ase.uncertainty.error_model import difficulty_of
 from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
 #: samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -50,7 +50,7 @@ def finish_run(
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
     learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
-    too few held-out labels are there to calibrate, its calibration is kept (:func:`keep_trust`).
+    too few held-out labels are there to calibrate, its calibration is kept (:func:`reuse_calibration`).
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
@@ -58,7 +58,7 @@ def finish_run(
     own_name = name or output.resolve().name
     trained = [best_network(data, config, folder) for folder in members]
     networks, blended = (nn.ModuleList(trained), None) if start is None else blend(trained, start, data)
-    own = scalers or train_scalers(data)
+    model_scalers = scalers or train_scalers(data)
     models = [
         CrystalModel(
             networks,
@@ -68,7 +68,7 @@ def finish_run(
             name=own_name if len(data.specs) == 1 else target.name.replace("_", "-") + suffix,
             first_output=columns.start,
         )
-        for target, scaler, columns in zip(data.specs, own, output_slices(data.specs), strict=True)
+        for target, scaler, columns in zip(data.specs, model_scalers, output_slices(data.specs), strict=True)
     ]
     known = {
         split: embeddings_of(models[0], data.graphs, data.rows(split))
@@ -76,18 +76,18 @@ def finish_run(
         if split in data.split
     }
     train = embeddings_of(first_member(models[0]), data.graphs, data.rows("train"))[0]
-    left_out = left_out_errors(data, config, folds, scalers) if folds else None
+    left_out = out_of_fold_errors(data, config, folds, scalers) if folds else None
     metrics: dict[str, Any] = {}
     for t, model in enumerate(models):
-        place = output if len(models) == 1 else output / model.target.name
-        place.mkdir(exist_ok=True)
+        path = output if len(models) == 1 else output / model.target.name
+        path.mkdir(exist_ok=True)
         errors = None if left_out is None or model.target.task == "classification" else left_out[:, t]
         model.trust, factor = _calibrated(model, data, t, known["val"], train, errors, start)
         if model.dropout and model.trust is not None:
             model.dropout_trust, _ = _calibrated(
                 model, data, t, known["val"], train, errors, start, n_dropout=N_DROPOUT
             )
-        own_metrics = _measure(model, data, t, known, place)
+        own_metrics = _measure(model, data, t, known, path)
         if factor is not None and start is not None:
             own_metrics["calibration"] = {"kept_from": start.name, "sha256": start.sha256, "std_factor": factor}
         if blended is not None:
@@ -107,7 +107,7 @@ def finish_run(
 
 
 def _measure(
-    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], place: Path
+    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]], path: Path
 ) -> dict[str, Any]:
     """Metrics of val and test; results and pictures of the last of them go into a folder."""
     metrics: dict[str, Any] = {}
@@ -119,8 +119,8 @@ def _measure(
         last = evaluate_model(model, data.graphs, rows, names, targets, embeddings=embeddings)
         metrics[split] = last.summary()
     split = list(metrics)[-1]
-    last.to_frame().to_csv(place / f"{split}_results.csv", index=False)
-    draw(last, model.target, place)
+    last.to_frame().to_csv(path / f"{split}_results.csv", index=False)
+    draw(last, model.target, path)
     return metrics
 
 
@@ -145,14 +145,14 @@ def _calibrated(
     start: CrystalModel | None = None,
     *,
     n_dropout: int | None = None,
-) -> tuple[Trust | ClassTrust | None, float | None]:
+) -> tuple[Calibration | ClassificationCalibration | None, float | None]:
     """A new calibration, else that of the model to tune and the factor of its std, else none; the latter in words."""
     try:
         return calibrate(model, data, t, val, train, left_out, n_dropout=n_dropout), None
     except ValueError as error:
         reason = str(error)
     old = None if start is None else start.trust if n_dropout is None else start.dropout_trust
-    if start is not None and isinstance(old, Trust) and not data.of_sites:
+    if start is not None and isinstance(old, Calibration) and not data.of_sites:
         try:
             kept, factor = _kept(model, old, data, t, val, n_dropout=n_dropout)
         except ValueError as error:
@@ -171,19 +171,19 @@ def _calibrated(
 
 
 def _kept(
-    model: CrystalModel, old: Trust, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
-) -> tuple[Trust, float]:
+    model: CrystalModel, old: Calibration, data: PreparedData, t: int, val: list[torch.Tensor], *, n_dropout: int | None
+) -> tuple[Calibration, float]:
     """The calibration of the model to tune, held against the held-out errors."""
     labels = data.labels("val")[:, t]
-    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
-    return keep_trust(
+    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
+    return reuse_calibration(
         old,
         combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
         embedding=out.embedding.numpy(),
         composition=compositions_of(data.graphs, data.rows("val"))[has],
-        training_composition=compositions_of(data.graphs, data.rows("train"))[taught],
+        training_composition=compositions_of(data.graphs, data.rows("train"))[train_mask],
     )
 
 
@@ -196,7 +196,7 @@ def calibrate(
     left_out: Floats | None = None,
     *,
     n_dropout: int | None = None,
-) -> Trust | ClassTrust:
+) -> Calibration | ClassificationCalibration:
     """Fit calibration and domain of target t: embeddings of the training split, errors of the val split.
 
     ``val`` are the embeddings of the val split by each member, ``train`` those of the training split by the first.
@@ -204,15 +204,15 @@ def calibrate(
     With ``n_dropout`` it is Monte Carlo dropout with so many samples that is calibrated.
     """
     labels = data.labels("val")[:, t]
-    has, taught = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    out = outputs_of(model, [own[torch.from_numpy(has)] for own in val], n_dropout=n_dropout)
-    training_embedding = train.numpy()[taught]
-    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[taught]
+    has, train_mask = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    out = outputs_of(model, [embedding[torch.from_numpy(has)] for embedding in val], n_dropout=n_dropout)
+    training_embedding = train.numpy()[train_mask]
+    training_composition = compositions_of(data.graphs, data.rows("train"), of_sites=data.of_sites)[train_mask]
     of_val = compositions_of(data.graphs, data.rows("val"), of_sites=data.of_sites)[has]
-    on_sites = site_numbers_of(data.graphs, data.rows("train"))[taught] if data.of_sites else np.empty(0, np.int64)
+    on_sites = site_numbers_of(data.graphs, data.rows("train"))[train_mask] if data.of_sites else np.empty(0, np.int64)
     site_elements = set(on_sites.tolist())
     if out.logits is not None:
-        return ClassTrust.fit(
+        return ClassificationCalibration.fit(
             out.logits.numpy(),
             labels[has],
             embedding=out.embedding.numpy(),
@@ -222,8 +222,8 @@ def calibrate(
         )
     difficulty = None
     if left_out is not None:
-        difficulty = difficulty_of(training_composition, training_embedding, left_out[taught])
-    return Trust.fit(
+        difficulty = difficulty_of(training_composition, training_embedding, left_out[train_mask])
+    return Calibration.fit(
         combine(out.values.numpy(), None if out.stds is None else out.stds.numpy()),
         data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
         embedding=out.embedding.numpy(),

@@ -141,12 +141,12 @@ class History(Callback):
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
-        draft = self.file.with_name(f".{self.file.name}")
-        with draft.open("w", newline="") as file:
+        tmp = self.file.with_name(f".{self.file.name}")
+        with tmp.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[-1].keys())
             writer.writeheader()
             writer.writerows(rows)
-        draft.replace(self.file)
+        tmp.replace(self.file)
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
@@ -210,10 +210,10 @@ class KeepBestAndLast(Checkpoint):
         if self.stopped:
             trainer.should_stop = True
         for name in (BEST, LAST) if better else (LAST,):
-            draft = self.folder / f".{name}"
-            trainer.save_checkpoint(draft, weights_only=False)
+            tmp = self.folder / f".{name}"
+            trainer.save_checkpoint(tmp, weights_only=False)
             if trainer.is_global_zero:
-                draft.replace(self.folder / name)
+                tmp.replace(self.folder / name)
 
 
 class StopAfter(Callback):

@@ -42,19 +42,21 @@ class TrainConfig:
     batch_size: int = 64
     accumulate: int = 1  #: batches whose gradients are added up before a step
     learning_rate: float = 2e-3  #: the maximum of the one-cycle schedule
-    hold_norms: bool = False  #: batch norms keep their running statistics, as those of fixed layers do
-    trunk_rate: float = 1.0  #: embeddings and convolutions learn with so many times the learning rate
+    freeze_batchnorm_stats: bool = False  #: batch norms keep their running statistics, as those of fixed layers do
+    backbone_lr_scale: float = 1.0  #: embeddings and convolutions learn with so many times the learning rate
     weight_decay: float = 1e-2  #: of AdamW; none on norms, biases and embeddings
     loss: Loss = "l1"
     cls_weight: float = 1.0  #: of each classification's loss beside those of the regressions
     gradient_clip: float | None = 10.0
     ema_decay: float | None = None  #: exponential moving average of the weights, per step
     swa_start: float | None = None  #: average of the weights after each epoch from this part of the training on
-    select: Literal["best", "last"] = "best"  #: the epoch that counts: that of the lowest val error, or the last
+    checkpoint: Literal["best", "last"] = "best"  #: the epoch that counts: that of the lowest val error, or the last
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
-    error_folds: int = 0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
+    cross_fit_folds: int = (
+        0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
+    )
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
     accelerator: Accelerator = "auto"
@@ -71,9 +73,9 @@ class TrainConfig:
             raise ValueError("the weights are averaged by ema_decay or by swa_start, not by both")
         if self.swa_start is not None and not 0 <= self.swa_start < 1:
             raise ValueError(f"swa_start must be a part of the training, from 0 to less than 1, not {self.swa_start}")
-        if self.error_folds < 0 or self.error_folds == 1:
-            raise ValueError(f"error_folds must be 0 or at least 2, not {self.error_folds}")
-        for name in ("learning_rate", "trunk_rate", "cls_weight"):
+        if self.cross_fit_folds < 0 or self.cross_fit_folds == 1:
+            raise ValueError(f"cross_fit_folds must be 0 or at least 2, not {self.cross_fit_folds}")
+        for name in ("learning_rate", "backbone_lr_scale", "cls_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         check_graph(self.network, self.graph)

@@ -42,15 +42,15 @@ def cross_validate(
         If k is less than 3 or more than there are compositions; and as ``train`` does.
     """
     splits = k_splits(data, k, seed=config.seed)
-    found = []
+    result = []
     for i, split in enumerate(splits):
         train(replace(data, split=split), config, output / f"fold-{i}", resume=resume, **options)
-        found.append(json.loads((output / f"fold-{i}" / "metrics.json").read_text()))
+        result.append(json.loads((output / f"fold-{i}" / "metrics.json").read_text()))
     names = [target.name for target in data.specs]
     if len(names) == 1:
-        summary = _over([fold["test"] for fold in found])
+        summary = _mean_over_folds([fold["test"] for fold in result])
     else:
-        summary = {name: _over([fold[name]["test"] for fold in found]) for name in names}
+        summary = {name: _mean_over_folds([fold[name]["test"] for fold in result]) for name in names}
     (output / "cross_validation.json").write_text(json.dumps({"k": k, **summary}, indent=1) + "\n")
     return summary
 
@@ -65,10 +65,10 @@ def k_splits(data: PreparedData, k: int, *, seed: int) -> list[Strings]:
     return [np.where(fold == i, "test", np.where(fold == (i + 1) % k, "val", "train")) for i in range(k)]
 
 
-def _over(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    found = {}
+def _mean_over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    result = {}
     for name in _FIGURES:
         values = [fold[name] for fold in folds if fold.get(name) is not None]
         if len(values) == len(folds):
-            found[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "folds": values}
-    return found
+            result[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "folds": values}
+    return result

@@ -14,7 +14,7 @@ from cgcnn_ase.nn.network import Network, NetworkConfig
 Frozen = Literal["none", "embedding", "convolutions"]
 
 
-def keeps_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
+def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
     """Whether a model to tune is to learn its own target on, with its own head and scaler."""
     if len(targets) != 1:
         return False
@@ -35,7 +35,7 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
 
 
-def settings_of(model: CrystalModel) -> dict[str, Any]:
+def inherited_settings(model: CrystalModel) -> dict[str, Any]:
     """What of the settings of a run a model to tune decides: graph, network, kind of head and number of members."""
     network = model.networks[0].config
     return {
@@ -47,7 +47,7 @@ def settings_of(model: CrystalModel) -> dict[str, Any]:
     }
 
 
-def member_to_tune(
+def finetune_member(
     model: CrystalModel, k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
 ) -> Network:
     """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
@@ -80,39 +80,43 @@ def member_to_tune(
 
 def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
     """Load all that has the same name and shape, which is all but the pooling's own weights and what they widen."""
-    own = fresh.state_dict()
-    fitting = {k: tensor for k, tensor in trained.state_dict().items() if k in own and own[k].shape == tensor.shape}
-    fresh.load_state_dict(own | fitting)
+    fresh_state = fresh.state_dict()
+    fitting = {
+        k: tensor
+        for k, tensor in trained.state_dict().items()
+        if k in fresh_state and fresh_state[k].shape == tensor.shape
+    }
+    fresh.load_state_dict(fresh_state | fitting)
 
 
-def own_config(model: CrystalModel) -> NetworkConfig:
+def config_for_target(model: CrystalModel) -> NetworkConfig:
     """Sizes of a network with the outputs of one model; several models may share a network and its head."""
     return replace(model.networks[0].config, n_outputs=model.target.n_outputs)
 
 
 def _with_own_head(network: Network, model: CrystalModel) -> Network:
     """The network, and of its head only what is the model's own."""
-    config = own_config(model)
+    config = config_for_target(model)
     if config == network.config:
         return network
     with torch.random.fork_rng():
-        own = Network(config)
-    own.architecture = network.architecture
+        model_network = Network(config)
+    model_network.architecture = network.architecture
     columns = list(range(network.config.n_outputs))[model.outputs]
-    _copy_rows(network.head.out, own.head.out, columns)
-    if network.head.scale is not None and own.head.scale is not None:
-        own.head.scale[0].load_state_dict(network.head.scale[0].state_dict())
+    _copy_rows(network.head.out, model_network.head.out, columns)
+    if network.head.scale is not None and model_network.head.scale is not None:
+        model_network.head.scale[0].load_state_dict(network.head.scale[0].state_dict())
         n_parts = 2 if network.head.error == "quantile" else 1  # below and above, or one scale
         rows = [part * network.config.n_outputs + column for part in range(n_parts) for column in columns]
-        _copy_rows(network.head.scale[2], own.head.scale[2], rows)
-    return own.train(network.training)
+        _copy_rows(network.head.scale[2], model_network.head.scale[2], rows)
+    return model_network.train(network.training)
 
 
 def _copy_rows(source: nn.Module, target: nn.Module, rows: list[int]) -> None:
     target.load_state_dict({name: tensor[rows] for name, tensor in source.state_dict().items()})
 
 
-def hold_frozen(network: nn.Module, *, norms: bool = False) -> None:
+def eval_frozen_modules(network: nn.Module, *, norms: bool = False) -> None:
     """Put modules whose parameters are all fixed, or all batch norms, into evaluation: running statistics stay."""
     for module in network.modules():
         parameters = list(module.parameters())
@@ -124,4 +128,4 @@ def hold_frozen(network: nn.Module, *, norms: bool = False) -> None:
 def _parts(network: Network, frozen: Frozen) -> list[nn.Module]:
     """The modules up to a name."""
     n_groups = get_args(Frozen).index(frozen)
-    return [module for group in network.architecture.trunk[:n_groups] for module in group]
+    return [module for group in network.architecture.backbone[:n_groups] for module in group]

@@ -8,11 +8,11 @@ from cgcnn_ase.nn.pooling import PoolingName
 from cgcnn_ase.training.finetune import Frozen
 
 #: fewer labels than this cannot choose an epoch, nor move convolutions to a better place
-FEW = 50
+MIN_LABELS_TO_SELECT = 50
 #: from this many labels on all layers learn alike
-MANY = 3000
+MIN_LABELS_UNIFORM_RATE = 3000
 #: up to this many labels the number of steps is fixed, not that of epochs
-_ENOUGH = 300
+_MAX_LABELS_FIXED_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,30 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n
     """
     if n_labels < 1:
         raise ValueError(f"fine-tuning needs labels, there are {n_labels}")
-    if n_labels >= MANY:
+    if n_labels >= MIN_LABELS_UNIFORM_RATE:
         rate = 5e-4 if same_target else 1e-3
         return Tuning("none", {"learning_rate": rate, "epochs": 20 if same_target else 30, "batch_size": 64})
-    batch = 8 if n_labels < _ENOUGH else 16
-    few = {"batch_size": batch, "hold_norms": True} | ({"select": "last"} if n_labels < FEW else {})
-    if n_labels < _ENOUGH:
+    batch = 8 if n_labels < _MAX_LABELS_FIXED_STEPS else 16
+    few = {"batch_size": batch, "freeze_batchnorm_stats": True} | (
+        {"checkpoint": "last"} if n_labels < MIN_LABELS_TO_SELECT else {}
+    )
+    if n_labels < _MAX_LABELS_FIXED_STEPS:
         rate, steps = (1e-3, 300) if same_target else (3e-3, 400)
-        own = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels + n_replayed, batch)}
-        stays = same_target or n_labels < FEW
-        found = Tuning("convolutions", own) if stays else Tuning("none", own | {"trunk_rate": 0.1})
+        model_settings = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels + n_replayed, batch)}
+        stays = same_target or n_labels < MIN_LABELS_TO_SELECT
+        result = (
+            Tuning("convolutions", model_settings)
+            if stays
+            else Tuning("none", model_settings | {"backbone_lr_scale": 0.1})
+        )
     else:
-        found = Tuning("none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "trunk_rate": 0.1, "epochs": 20})
+        result = Tuning(
+            "none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "backbone_lr_scale": 0.1, "epochs": 20}
+        )
     return (
-        found
+        result
         if same_target or pooling != "mean"
-        else Tuning(found.frozen, found.settings | {"network": {"pooling": "layers"}})
+        else Tuning(result.frozen, result.settings | {"network": {"pooling": "layers"}})
     )
 
 

@@ -14,8 +14,8 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.checkpoint import load_models
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.prediction.evaluation import Evaluation, evaluate_model
-from cgcnn_ase.training.finetune import keeps_head
+from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
+from cgcnn_ase.training.finetune import can_reuse_head
 from cgcnn_ase.training.replay import OLD_TEST
 
 if TYPE_CHECKING:
@@ -51,25 +51,27 @@ def write_before_after(data: PreparedData, start: CrystalModel, best: Path, outp
     rows = []
     for t, tuned in enumerate(load_models(best)):
         target = data.specs[t]
-        models = [start, tuned] if keeps_head(start, (target,)) else [tuned]
+        models = [start, tuned] if can_reuse_head(start, (target,)) else [tuned]
         for split, name in _SETS.items():
             labels = data.labels(split)[:, t]
             if not np.isfinite(labels).any():
                 continue
             ids = data.sample_names(split)
-            found = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
-            before = _figures(found[0]) if len(found) > 1 else _constant(found[-1], data.labels("train")[:, t], target)
-            rows.append(
-                {"target": target.name, "set": name, "n": len(found[-1].ids), "unit": target.learned_unit}
-                | {"knew": len(found) > 1, "before": before, "after": _figures(found[-1])}
+            result = [evaluate_model(model, data.graphs, data.rows(split), ids, labels) for model in models]
+            before = (
+                _figures(result[0]) if len(result) > 1 else _constant(result[-1], data.labels("train")[:, t], target)
             )
-            if isinstance(found[-1], Evaluation):
-                _draw(found, target, output / (f"before_after_{name}.png"))
+            rows.append(
+                {"target": target.name, "set": name, "n": len(result[-1].ids), "unit": target.learned_unit}
+                | {"knew": len(result) > 1, "before": before, "after": _figures(result[-1])}
+            )
+            if isinstance(result[-1], RegressionEvaluation):
+                _draw(result, target, output / (f"before_after_{name}.png"))
     (output / FILE).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def in_words(row: dict[str, Any]) -> str:
+def describe(row: dict[str, Any]) -> str:
     """A row on a line."""
     before, after = row["before"], row["after"]
     what = "before" if row["knew"] else "labels' mean" if "mae" in after else "most frequent class"
@@ -82,32 +84,34 @@ def in_words(row: dict[str, Any]) -> str:
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
 
 
-def _figures(evaluation: "Evaluation | ClassEvaluation") -> dict[str, float | None]:
+def _figures(evaluation: "RegressionEvaluation | ClassEvaluation") -> dict[str, float | None]:
     metrics = evaluation.metrics()
     coverage = metrics.get("coverage")
-    if not isinstance(evaluation, Evaluation):
+    if not isinstance(evaluation, RegressionEvaluation):
         return {"accuracy": metrics["accuracy"], "coverage": coverage}
     bias = float(np.mean(evaluation.estimate.mean - evaluation.target))
     return {"mae": metrics["mae"], "bias": bias, "coverage": coverage}
 
 
-def _constant(after: "Evaluation | ClassEvaluation", labels: Floats, target: TargetSpec) -> dict[str, float | None]:
+def _constant(
+    after: "RegressionEvaluation | ClassEvaluation", labels: Floats, target: TargetSpec
+) -> dict[str, float | None]:
     """What a guess gives that knows the training labels alone."""
     known = labels[np.isfinite(labels)]
-    if not isinstance(after, Evaluation):
+    if not isinstance(after, RegressionEvaluation):
         most = np.bincount(known.astype(int)).argmax()
         return {"accuracy": float(np.mean(after.labels == most)), "coverage": None}
     off = float(target.forward(torch.from_numpy(known)).mean()) - after.target
     return {"mae": float(np.abs(off).mean()), "bias": float(off.mean()), "coverage": None}
 
 
-def _draw(found: "Sequence[Evaluation | ClassEvaluation]", target: TargetSpec, file: Path) -> None:
+def _draw(result: "Sequence[RegressionEvaluation | ClassEvaluation]", target: TargetSpec, file: Path) -> None:
     """Parity before, where the model knew the target, and after; nothing without matplotlib."""
     if find_spec("matplotlib") is None:
         return
     from cgcnn_ase.plotting import model_plots as plots
 
-    shown = [each for each in found if isinstance(each, Evaluation)]
+    shown = [each for each in result if isinstance(each, RegressionEvaluation)]
     titles = ["before", "after"][-len(shown) :]
     pairs = [(title, each.target, each.estimate.mean, each.std) for title, each in zip(titles, shown, strict=True)]
     plots.save(plots.parities(pairs, name=target.name.replace("_", " "), unit=target.learned_unit), file)

@@ -48,7 +48,7 @@ def fold_splits(data: PreparedData, n_folds: int, *, seed: int) -> list[Strings]
     return splits
 
 
-def left_out_errors(
+def out_of_fold_errors(
     data: PreparedData, config: TrainConfig, folders: list[Path], scalers: Sequence[Scaler] | None = None
 ) -> Floats:
     """Error of each training structure by the network of its fold, (n, T) in the order of ``data.rows("train")``.
@@ -56,16 +56,16 @@ def left_out_errors(
     In what the network learns; NaN for a classification and where there is no label.
     """
     errors = np.full(data.targets.shape, np.nan)
-    for k, split in enumerate(fold_splits(data, config.error_folds, seed=config.seed)):
+    for k, split in enumerate(fold_splits(data, config.cross_fit_folds, seed=config.seed)):
         part = replace(data, split=split)
         network = best_network(part, fold_config(config, k), folders[k]).eval()
         rows = part.rows("val")
         out = _values(network, part, rows)
-        own = scalers or train_scalers(part)
+        model_scalers = scalers or train_scalers(part)
         for t, (target, columns) in enumerate(zip(data.specs, output_slices(data.specs), strict=True)):
             if target.task == "regression":
                 learned = target.forward(torch.tensor(data.targets[rows, t]))
-                errors[rows, t] = target.limited(own[t].unscale(out[:, columns.start].double())) - learned
+                errors[rows, t] = target.clamp(model_scalers[t].unscale(out[:, columns.start].double())) - learned
     return errors[data.rows("train")]
 
 
@@ -106,7 +106,7 @@ def train_scalers(data: PreparedData) -> list[Scaler]:
 def best_network(data: PreparedData, config: TrainConfig, folder: Path) -> Network:
     """The network of the epoch that counts, from the checkpoints that :func:`train_member` left in a folder."""
     checkpoint = torch.load(
-        folder / (LAST if config.select == "last" else BEST), map_location="cpu", weights_only=False
+        folder / (LAST if config.checkpoint == "last" else BEST), map_location="cpu", weights_only=False
     )
     network = new_network(data, config)
     prefix = "network."

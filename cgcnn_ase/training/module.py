@@ -15,7 +15,7 @@ from cgcnn_ase.nn.heads import QUANTILES, Output
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import hold_frozen
+from cgcnn_ase.training.finetune import eval_frozen_modules
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,7 +98,7 @@ class TrainingModule(pl.LightningModule):
     def train(self, mode: bool = True) -> "Self":
         """Into training or out of it; fixed layers keep their running statistics."""
         super().train(mode)
-        hold_frozen(self.network, norms=self.config.hold_norms)
+        eval_frozen_modules(self.network, norms=self.config.freeze_batchnorm_stats)
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -165,7 +165,7 @@ class TrainingModule(pl.LightningModule):
 def sample_errors(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler) -> Tensor:
     """Absolute error, in what the network learns, or whether the class is wrong, of each sample, (B,)."""
     if target.task == "regression":
-        learned = target.limited(scaler.unscale(out.value[:, 0]))
+        learned = target.clamp(scaler.unscale(out.value[:, 0]))
         return (learned - target.forward(values)).abs()
     return (out.value.argmax(dim=1) != values).float()
 
@@ -173,20 +173,20 @@ def sample_errors(out: Output, values: Tensor, target: TargetSpec, scaler: Scale
 def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
     """Weight matrices of linear maps decay; biases, norms and element tables do not.
 
-    With ``trunk_rate`` other than one, embeddings and convolutions learn with so many times the learning rate.
+    With ``backbone_lr_scale`` other than one, embeddings and convolutions learn with so many times the learning rate.
     """
-    trunk = {module for group in network.architecture.trunk for part in group for module in part.modules()}
+    trunk = {module for group in network.architecture.backbone for part in group for module in part.modules()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in trunk and config.trunk_rate != 1.0), []).append(parameter)
+                groups.setdefault((decays, module in trunk and config.backbone_lr_scale != 1.0), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
-            "factor": config.trunk_rate if slow else 1.0,
+            "factor": config.backbone_lr_scale if slow else 1.0,
         }
         for (decays, slow), parameters in sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
     ]

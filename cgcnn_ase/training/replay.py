@@ -9,7 +9,7 @@ from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.data.splits import composition_groups
 
 #: replayed crystals where the new labels are fewer
-LEAST = 500
+MIN_REPLAYED = 500
 #: the split of old crystals that tell what was forgotten, and of those that are not used
 OLD_TEST, UNUSED = "old test", "unused"
 
@@ -52,7 +52,7 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
     split = np.where(is_old, UNUSED, both.split).astype(object)
     split[only_old & (both.split == "test")] = OLD_TEST
     free = only_old & ~_held_out(both, is_old)
-    n_train = max(LEAST, len(new.rows("train"))) if n is None else n
+    n_train = max(MIN_REPLAYED, len(new.rows("train"))) if n is None else n
     for name, wanted in (("train", n_train), ("val", len(new.rows("val")))):
         pool = np.flatnonzero(free & (both.split == name))
         if not len(pool):

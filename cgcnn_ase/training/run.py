@@ -22,7 +22,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
-from cgcnn_ase.training.finetune import Frozen, check_start, keeps_head, member_to_tune, own_config
+from cgcnn_ase.training.finetune import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
 
 if TYPE_CHECKING:
@@ -90,23 +90,23 @@ def train(
     starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
     for origin in starts:
         _check_start(data, config, origin)
-    goes_on = len(starts) == 1 and keeps_head(starts[0], data.specs)
+    goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
     scalers = [starts[0].scaler] if goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
-    folds = [output / f"fold-{k}" for k in range(config.error_folds)]
-    splits = fold_splits(data, config.error_folds, seed=config.seed) if folds else []
+    folds = [output / f"fold-{k}" for k in range(config.cross_fit_folds)]
+    splits = fold_splits(data, config.cross_fit_folds, seed=config.seed) if folds else []
 
-    def job(folder: Path, split: Strings, own: TrainConfig, k: int) -> _Job:
+    def job(folder: Path, split: Strings, member_config: TrainConfig, k: int) -> _Job:
         wanted = None if goes_on else network_config(data, config)
         network = None
         if starts:
-            turn, place = divmod(k, len(starts))
-            network = member_to_tune(starts[place], turn, frozen, wanted=wanted, seed=own.seed)
-        return _Job(folder, split, own, network, scalers, resume, progress)
+            turn, position = divmod(k, len(starts))
+            network = finetune_member(starts[position], turn, frozen, wanted=wanted, seed=member_config.seed)
+        return _Job(folder, split, member_config, network, scalers, resume, progress)
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
-    _claim(output, _settings(data, config, starts, frozen), resume)
+    init_run_folder(output, _settings(data, config, starts, frozen), resume)
     workers = min(workers, len(jobs))
     if workers == 1:
         for each in jobs:
@@ -150,8 +150,8 @@ def _check_data(data: PreparedData, config: TrainConfig) -> None:
     data.check_distances(config.network)
     for t, target in enumerate(data.specs):
         _check_target(data, t, target)
-    if config.error_folds and data.of_sites:
-        raise ValueError("error_folds must be 0 for targets of sites")
+    if config.cross_fit_folds and data.of_sites:
+        raise ValueError("cross_fit_folds must be 0 for targets of sites")
 
 
 def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
@@ -159,13 +159,13 @@ def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
     owner = data.graphs.node_owner() if data.of_sites else np.arange(len(data.ids))
     for k, value in enumerate(data.targets[:, t].tolist()):
         missing_is_fine = data.of_sites or len(data.specs) > 1
-        if problem := None if math.isnan(value) and missing_is_fine else target.problem(value):
+        if problem := None if math.isnan(value) and missing_is_fine else target.validation_error(value):
             raise ValueError(f"the target of {data.ids[owner[k]]}, {target.name} = {value:g}, {problem}")
     for split in ("train", "val"):
-        found = data.labels(split)[:, t]
-        if not np.isfinite(found).any():
+        labels = data.labels(split)[:, t]
+        if not np.isfinite(labels).any():
             raise ValueError(f"no structure of the {split} split has a label for {target.name}")
-        missing = sorted(set(range(target.n_classes)) - set(found.tolist()))
+        missing = sorted(set(range(target.n_classes)) - set(labels.tolist()))
         if target.task == "classification" and split == "train" and missing:
             raise ValueError(f"{target.name}: class {missing[0]} is never seen in the train split")
 
@@ -175,8 +175,8 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
         raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
     wanted = network_config(data, config)
     check_start(start, wanted)
-    has = own_config(start)
-    if keeps_head(start, data.specs) and has != wanted:
+    has = config_for_target(start)
+    if can_reuse_head(start, data.specs) and has != wanted:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
 
 
@@ -184,12 +184,12 @@ def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[Crystal
     """What decides the run, as it stands in ``config.yaml``."""
     settings = config.to_dict() | {"train_hash": data.train_hash}
     if starts:
-        given = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
-        settings["from"] = given[0] if len(given) == 1 else given
+        start_models = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
+        settings["from"] = start_models[0] if len(start_models) == 1 else start_models
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def _claim(output: Path, settings: str, resume: bool) -> None:
+def init_run_folder(output: Path, settings: str, resume: bool) -> None:
     """Write ``config.yaml`` into a new or empty folder, or see that a run to resume was started with the same."""
     file = output / "config.yaml"
     used = output.exists() and any(output.iterdir())
@@ -201,9 +201,9 @@ def _claim(output: Path, settings: str, resume: bool) -> None:
     if used and file.read_text() != settings:
         raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
     output.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(".config.yaml")
-    draft.write_text(settings)
-    draft.replace(file)
+    tmp = file.with_name(".config.yaml")
+    tmp.write_text(settings)
+    tmp.replace(file)
 
 
 class _Job(NamedTuple):

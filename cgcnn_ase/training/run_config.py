@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cgcnn_ase.cli.messages import is_terminal, say
+from cgcnn_ase.cli.messages import echo_stderr, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepared import PreparedData
@@ -72,12 +72,12 @@ def load_with_replay(
     ValueError
         If there is no model to tune, or it learns another property now.
     """
-    from cgcnn_ase.training.finetune import keeps_head
+    from cgcnn_ase.training.finetune import can_reuse_head
     from cgcnn_ase.training.replay import with_replay
 
     if tuned is None:
         raise ValueError("--replay is of fine-tuning; give the model with --from")
-    if not keeps_head(tuned, data.specs):
+    if not can_reuse_head(tuned, data.specs):
         raise ValueError(
             f"--replay: the old labels are of {tuned.target.name}, the new of "
             f"{', '.join(spec.name for spec in data.specs)}; only the same property can be replayed"
@@ -102,7 +102,7 @@ class SettingsLayers(NamedTuple):
 
     start: dict[str, Any]  #: of prepared data, of the preset or of the model to tune
     file: dict[str, Any]
-    given: dict[str, Any]  #: of the command line
+    options: dict[str, Any]  #: of the command line
 
     def config(self, tuning: Mapping[str, Any] | None = None) -> "TrainConfig":
         """All of them over the defaults; those of a ``tuning`` lie over the start.
@@ -115,13 +115,13 @@ class SettingsLayers(NamedTuple):
         from cgcnn_ase.core.settings import merged, settings_from
         from cgcnn_ase.training.config import TrainConfig
 
-        return settings_from(TrainConfig, merged(self.start, tuning or {}, self.file, self.given))
+        return settings_from(TrainConfig, merged(self.start, tuning or {}, self.file, self.options))
 
 
 def read_settings(
     data: Path,
     file: Path | None,
-    given: dict[str, Any],
+    options: dict[str, Any],
     tuned: "CrystalModel | None" = None,
     *,
     preset: str | None = None,
@@ -141,7 +141,7 @@ def read_settings(
     from cgcnn_ase.data.cgnn_folder import GRAPH
     from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
     from cgcnn_ase.data.prepared import PreparedData
-    from cgcnn_ase.training.finetune import settings_of
+    from cgcnn_ase.training.finetune import inherited_settings
 
     start: dict[str, Any] = {}
     if is_prepared(data):
@@ -151,7 +151,7 @@ def read_settings(
     if preset is not None:
         start = _of_preset(preset, tuned)
     if tuned is not None:
-        start = settings_of(tuned) | ({"mean_variance": False, "quantiles": False} if only_classes else {})
+        start = inherited_settings(tuned) | ({"mean_variance": False, "quantiles": False} if only_classes else {})
     try:
         asked = {} if file is None else read_file(file)
         if tuned is not None or preset is not None:
@@ -159,7 +159,7 @@ def read_settings(
         SettingsLayers(start, asked, {}).config()
     except ValueError as error:
         raise error if file is None or str(file) in str(error) else ValueError(f"{file}: {error}") from error
-    return SettingsLayers(start, asked, given)
+    return SettingsLayers(start, asked, options)
 
 
 def _of_preset(name: str, tuned: "CrystalModel | None") -> dict[str, Any]:
@@ -196,7 +196,7 @@ def read_file(file: Path) -> dict[str, Any]:
         return values
     wanted = translate(values)
     if wanted.unused:
-        say(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")
+        echo_stderr(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")
     return wanted.settings
 
 
@@ -205,23 +205,23 @@ def parts(file: Path | None, val: float | None, test: float | None) -> tuple[flo
     from cgcnn_ase.core.settings import read_yaml
     from cgcnn_ase.training.alignn_config import is_alignn, translate
 
-    own = (0.1, 0.1)
+    sizes = (0.1, 0.1)
     if file is not None and is_alignn(values := read_yaml(file)):
         wanted = translate(values)
-        own = (wanted.val, wanted.test)
-    return own[0] if val is None else val, own[1] if test is None else test
+        sizes = (wanted.val, wanted.test)
+    return sizes[0] if val is None else val, sizes[1] if test is None else test
 
 
 def tuning_of(tuned: "CrystalModel", data: "PreparedData", *, n_replayed: int = 0) -> "Tuning":
     """The defaults for a model to tune and its new training labels, beside so many old ones."""
     import numpy as np
 
-    from cgcnn_ase.training.finetune import keeps_head
+    from cgcnn_ase.training.finetune import can_reuse_head
     from cgcnn_ase.training.finetune_defaults import tuning
 
     return tuning(
         int(np.isfinite(data.labels("train")).any(axis=1).sum()),
-        same_target=keeps_head(tuned, data.specs),
+        same_target=can_reuse_head(tuned, data.specs),
         pooling=tuned.networks[0].config.architecture.pooling,
         n_replayed=n_replayed,
     )

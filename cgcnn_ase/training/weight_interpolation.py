@@ -11,12 +11,12 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
-from cgcnn_ase.training.finetune import member_to_tune
+from cgcnn_ase.training.finetune import finetune_member
 
 #: parts of the way that are tried, the nearest first
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: held-out labels below which they cannot tell, and all of the way is taken
-LEAST = 10
+MIN_HELD_OUT = 10
 
 
 class Blend(NamedTuple):
@@ -45,18 +45,22 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
     labels = data.labels("val")[:, 0]
     known = np.isfinite(labels)
     whole = nn.ModuleList(networks)
-    if known.sum() < LEAST or data.of_sites or data.specs[0].task != "regression":
+    if known.sum() < MIN_HELD_OUT or data.of_sites or data.specs[0].task != "regression":
         return whole, None
     learned = data.specs[0].forward(torch.from_numpy(labels[known])).numpy()
-    old = [member_to_tune(start, k).state_dict() for k in range(len(whole))]
+    old = [finetune_member(start, k).state_dict() for k in range(len(whole))]
     new = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in networks]
     errors = {}
     for part in STEPS:
         _set(whole, old, new, part)
         model = CrystalModel(whole, graph=data.graph_config, target=data.specs[0], scaler=start.scaler)
         embeddings = embeddings_of(model, data.graphs, data.rows("val"))
-        said = outputs_of(model, [own[torch.from_numpy(known)] for own in embeddings]).values.mean(dim=0).numpy()
-        errors[part] = float(np.abs(said - learned).mean())
+        predicted = (
+            outputs_of(model, [embedding[torch.from_numpy(known)] for embedding in embeddings])
+            .values.mean(dim=0)
+            .numpy()
+        )
+        errors[part] = float(np.abs(predicted - learned).mean())
     best = min(STEPS, key=lambda part: errors[part])
     _set(whole, old, new, best)
     return whole, Blend(best, errors)

@@ -9,21 +9,21 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.domain import elements_of
 from cgcnn_ase.uncertainty.estimators import Estimate, signal_names
-from cgcnn_ase.uncertainty.regression_calibration import Trust
+from cgcnn_ase.uncertainty.regression_calibration import Calibration
 
 #: what the old calibration weighs, in held-out labels: as much as would have been enough for a new one
 PRIOR = 20
 
 
-def keep_trust(
-    old: Trust,
+def reuse_calibration(
+    old: Calibration,
     estimate: Estimate,
     target: Floats,
     *,
     embedding: npt.ArrayLike,
     composition: npt.ArrayLike,
     training_composition: npt.ArrayLike,
-) -> tuple[Trust, float]:
+) -> tuple[Calibration, float]:
     r"""The old calibration with a larger std, and the elements of the new training set added to its domain.
 
     The std is multiplied by :math:`s = \max(1, \sqrt{(n_0 + \sum z^2) / (n_0 + n)})` with z the n held-out errors
@@ -56,7 +56,7 @@ def keep_trust(
             f"the calibration of the model to tune reads {', '.join(old.calibrator.names)}, "
             f"the tuned one has {', '.join(names)}"
         )
-    std = old.judge(estimate, embedding, composition).std
+    std = old.apply(estimate, embedding, composition).std
     squares = ((target - estimate.mean) / std) ** 2
     factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
     elements = old.domain.elements.union(*elements_of(training_composition))

@@ -27,7 +27,7 @@ class ClassJudgement(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClassTrust:
+class ClassificationCalibration:
     r"""Temperature, conformal sets and domain of a classification.
 
     The probabilities are the mean over the members of softmax(logits / T), with the temperature T of least negative
@@ -53,7 +53,7 @@ class ClassTrust:
         training_composition: npt.ArrayLike,
         site_elements: Collection[int] = (),
         level: float = 0.9,
-    ) -> "ClassTrust":
+    ) -> "ClassificationCalibration":
         """Calibrate on held-out data.
 
         Parameters
@@ -83,13 +83,13 @@ class ClassTrust:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)
             return float(np.log(len(x)) - log_p[np.arange(y.size), y].mean())
 
-        found = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
-        temperature = float(np.exp(found.x))
+        result = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+        temperature = float(np.exp(result.x))
         of_truth = tempered(x, temperature).mean(axis=0)[np.arange(y.size), y]
         threshold = conformal_quantile(1.0 - of_truth, level)
         return cls(temperature=temperature, level=level, threshold=threshold, domain=domain)
 
-    def judge(
+    def apply(
         self,
         logits: npt.ArrayLike,
         embedding: npt.ArrayLike,
@@ -122,7 +122,7 @@ class ClassTrust:
         return dict(self.domain.arrays())
 
     @classmethod
-    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "ClassTrust":
+    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "ClassificationCalibration":
         """The inverse of :meth:`to_config` and :meth:`arrays`."""
         return cls(**config, domain=Domain.from_arrays(arrays))
 

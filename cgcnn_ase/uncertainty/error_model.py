@@ -70,11 +70,11 @@ class ErrorForest:
         sizes = [tree.node_count for tree in trees]
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         leaf = np.concatenate([tree.children_left < 0 for tree in trees])
-        own = np.arange(leaf.size)
+        indices = np.arange(leaf.size)
 
         def children(side: str) -> npt.NDArray[np.int32]:
             joined = np.concatenate([getattr(tree, side) + r for tree, r in zip(trees, roots, strict=True)])
-            return np.where(leaf, own, joined).astype(np.int32)
+            return np.where(leaf, indices, joined).astype(np.int32)
 
         exact = np.concatenate([tree.threshold for tree in trees])
         threshold = exact.astype(np.float32)
@@ -205,8 +205,10 @@ class ErrorModel:
         """The inverse of :meth:`arrays`; None where there is no forest among them."""
         forests = {}
         for name in ("expected", "difficulty"):
-            own = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-            forests[name] = ErrorForest.from_arrays(own) if own else None
+            model_arrays = {
+                key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")
+            }
+            forests[name] = ErrorForest.from_arrays(model_arrays) if model_arrays else None
         expected = forests["expected"]
         return None if expected is None else cls(expected, forests["difficulty"])
 

@@ -170,11 +170,11 @@ def ence_noise(
     squares = z**2 / np.mean(z**2)
     bins = _equal_bins(s, n_bins)
     rng = np.random.default_rng(seed)
-    found = []
+    result = []
     for _ in range(n_repeats):
         drawn = s**2 * rng.choice(squares, s.size)
-        found.append([abs(1 - np.sqrt(drawn[b].mean() / np.mean(s[b] ** 2))) for b in bins])
-    return float(np.mean(found))
+        result.append([abs(1 - np.sqrt(drawn[b].mean() / np.mean(s[b] ** 2))) for b in bins])
+    return float(np.mean(result))
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:

@@ -15,7 +15,7 @@ from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorForest, ErrorMod
 from cgcnn_ase.uncertainty.estimators import Estimate, signal_names, signals
 
 
-class Judgement(NamedTuple):
+class CalibratedPrediction(NamedTuple):
     """What is said of each prediction, in the unit of the estimate."""
 
     std: Floats
@@ -25,7 +25,7 @@ class Judgement(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trust:
+class Calibration:
     """Calibrator, conformal interval, domain and, if there was enough to learn it from, error model of one model."""
 
     calibrator: StdCalibrator
@@ -47,7 +47,7 @@ class Trust:
         site_elements: Collection[int] = (),
         groups: Ints | None = None,
         level: float = 0.9,
-    ) -> "Trust":
+    ) -> "Calibration":
         """Calibrate on held-out data.
 
         Parameters
@@ -77,13 +77,13 @@ class Trust:
         interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=groups)
         return cls(calibrator, interval, domain, errors)
 
-    def judge(
+    def apply(
         self,
         estimate: Estimate,
         embedding: npt.ArrayLike,
         composition: npt.ArrayLike,
         site_numbers: Ints | None = None,
-    ) -> Judgement:
+    ) -> CalibratedPrediction:
         """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101).
 
         Of sites, the atomic fractions are those of their hosts, ``site_numbers`` (n,) what is on the sites.
@@ -94,7 +94,7 @@ class Trust:
             columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])
         std = self.calibrator.apply(columns)
         interval = self.interval.apply(estimate.mean, std)
-        return Judgement(std, interval.lower, interval.upper, verdicts)
+        return CalibratedPrediction(std, interval.lower, interval.upper, verdicts)
 
     def to_config(self) -> dict[str, Any]:
         """The part that goes into ``config.json``."""
@@ -105,7 +105,7 @@ class Trust:
         return self.domain.arrays() | ({} if self.errors is None else self.errors.arrays())
 
     @classmethod
-    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "Trust":
+    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "Calibration":
         """The inverse of :meth:`to_config` and :meth:`arrays`."""
         return cls(
             StdCalibrator.model_validate(config["calibrator"]),

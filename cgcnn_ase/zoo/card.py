@@ -52,14 +52,14 @@ LIMITS = {
 }
 
 #: what the models know, and what is outside
-KNOWS_CRYSTALS = (
+SCOPE_TEXT_CRYSTALS = (
     "It knows ordered bulk crystals of the kinds in the Materials Project at their relaxed geometries. Elements\n"
     "it has never seen, strongly strained or random geometries, molecules and slabs are outside; `in_domain` and its "
     "reason\nsay so for the first two."
 )
 
 #: where it is something else
-KNOWS = {
+SCOPE_TEXT = {
     "defects": (
         "It knows supercells of layers, of crystals with few atoms in the primitive cell, and of cathodes. Elements it "
         "has never seen,\nstrongly strained or random geometries and molecules are outside; `in_domain` and its reason "
@@ -172,11 +172,13 @@ def write_card(folder: Path, *, data: str = "") -> Path:
         source=SOURCES.get(data, "not recorded."),
         hashes="\n".join(f"sha256 of the ids and targets of the training split: `{value}`" for value in sorted(hashes)),
         ids=TRAINING_IDS,
-        chosen="the last epoch counts" if recipe.get("select") == "last" else "the validation split chose the epoch",
+        chosen="the last epoch counts"
+        if recipe.get("checkpoint") == "last"
+        else "the validation split chose the epoch",
         tested=TEST_USE.get(data, "The test split was used for these tables only."),
         weights_hash=config["sha256"][WEIGHTS],
         limits=LIMITS.get(data, ""),
-        knows=KNOWS.get(data, KNOWS_CRYSTALS),
+        knows=SCOPE_TEXT.get(data, SCOPE_TEXT_CRYSTALS),
         recipe=yaml.safe_dump(recipe, sort_keys=False),
     )
     file = folder / "README.md"

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.targets import Level, TargetSpec
-from cgcnn_ase.data.dataset import hash_of_samples, read_packed, reduced_formula
+from cgcnn_ase.data.dataset import composition_key, hash_of_samples, read_packed
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
@@ -79,8 +79,8 @@ def cathode_cells(
 
 
 def _vacancy(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    (found,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
-    return found.atoms, found.manifest.defect, nearest(found.atoms, perfect.positions[found.manifest.sites[0]])
+    (defect,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
+    return defect.atoms, defect.manifest.defect, nearest(defect.atoms, perfect.positions[defect.manifest.sites[0]])
 
 
 def _exchange(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
@@ -166,22 +166,22 @@ def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) 
     ids, structures = read_packed(folder)
     table = pd.read_csv(folder / "properties.csv.gz", keep_default_na=False, na_values=[""])
     rows = np.flatnonzero(table["split"].to_numpy(dtype=str) == "train")
-    found: dict[str, NamedHost] = {}
+    result: dict[str, NamedHost] = {}
     for row in np.random.default_rng(seed).permutation(rows).tolist():
         structure = structures[row]
         if 2 <= len(structure.numbers) <= largest and len(set(structure.numbers.tolist())) > 1:
-            host = _named(f"mp36k:{ids[row]}", structure)
-            found.setdefault(host.formula, host)
-        if len(found) == number:
+            host = _named_host(f"mp36k:{ids[row]}", structure)
+            result.setdefault(host.formula, host)
+        if len(result) == number:
             break
     bulk = [host for host in _jarvis(data) if len(host.atoms) <= largest and not any(_vacuum(host))]
-    return [*found.values(), *bulk]
+    return [*result.values(), *bulk]
 
 
 def _2dmatpedia(data: Path) -> Iterator[NamedHost]:
     ids, structures = read_packed(data / "2dmatpedia_subset")
     for name, structure in zip(ids.tolist(), structures, strict=True):
-        yield _named(f"2dmatpedia:{name}", structure)
+        yield _named_host(f"2dmatpedia:{name}", structure)
 
 
 def _jarvis(data: Path) -> Iterator[NamedHost]:
@@ -200,14 +200,16 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
         seen.add(name)
         cell, places, numbers = primitive
         periodic = np.ones(3, dtype=bool)
-        yield _named(f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic))
+        yield _named_host(
+            f"jarvis:{name}", Geometry(np.asarray(numbers, dtype=np.int64), places @ cell, cell, periodic)
+        )
 
 
-def _named(name: str, structure: Geometry) -> NamedHost:
+def _named_host(name: str, structure: Geometry) -> NamedHost:
     from ase import Atoms
 
     atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
-    return NamedHost(name, atoms, reduced_formula(structure.numbers))
+    return NamedHost(name, atoms, composition_key(structure.numbers))
 
 
 def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
@@ -287,7 +289,7 @@ def training_cells(data: Path, level: Level) -> tuple[list[DetectionCell], dict[
         of_cathodes += cathode_cells(names, num=_ORDERINGS, rattle=RATTLE, seed=_ORDERINGS)
     flat = layers(data)
     formulas = {host.formula for host in flat}
-    formulas |= {reduced_formula(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
+    formulas |= {composition_key(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
     solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
     split = split_hosts(flat) | split_hosts(solid)
     split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}

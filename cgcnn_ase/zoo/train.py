@@ -28,7 +28,7 @@ from cgcnn_ase.zoo.vacancy_data import load_vacancies
 #: the data of a recipe that learns the published sets of vacancies together
 VACANCIES = "vacancies"
 #: data that is made, not read, by the function ``prepared`` of a module; the modules are above this one, so by name
-MADE = {"defects": "cgcnn_ase.zoo.detection_data"}
+GENERATED_DATA = {"defects": "cgcnn_ase.zoo.detection_data"}
 #: where ``scripts/label_vacancies.py`` puts the set that this project made itself
 LABELLED = Path("runs") / "chgnet_vacancies"
 
@@ -36,7 +36,9 @@ LABELLED = Path("runs") / "chgnet_vacancies"
 class Recipe(NamedTuple):
     """How a folder of pretrained models is trained."""
 
-    data: str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `MADE`
+    data: (
+        str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `GENERATED_DATA`
+    )
     columns: list[str]  #: of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
@@ -47,8 +49,8 @@ class Recipe(NamedTuple):
 
 def recipe_names() -> list[str]:
     """Names of the folders of pretrained models that have a recipe."""
-    found = (Path(entry.name) for entry in files("cgcnn_ase.zoo.recipes").iterdir())
-    return sorted(entry.stem for entry in found if entry.suffix == ".yaml")
+    paths = (Path(entry.name) for entry in files("cgcnn_ase.zoo.recipes").iterdir())
+    return sorted(entry.stem for entry in paths if entry.suffix == ".yaml")
 
 
 def load_recipe(name: str) -> Recipe:
@@ -90,11 +92,11 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         suffix=recipe.suffix,
         progress=progress,
     )
-    place = pretrained_folder() / name
-    shutil.copytree(best, place, dirs_exist_ok=True)
-    write_ids([prepared.ids[i] for i in prepared.rows("train")], place)
-    write_card(place, data=recipe.data)
-    return place
+    path = pretrained_folder() / name
+    shutil.copytree(best, path, dirs_exist_ok=True)
+    write_ids([prepared.ids[i] for i in prepared.rows("train")], path)
+    write_card(path, data=recipe.data)
+    return path
 
 
 def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
@@ -102,8 +104,10 @@ def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> Prep
     if recipe.data == VACANCIES:
         sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
-    if recipe.data in MADE:
-        made: PreparedData = import_module(MADE[recipe.data]).prepared(data, recipe.targets, recipe.config.graph)
+    if recipe.data in GENERATED_DATA:
+        made: PreparedData = import_module(GENERATED_DATA[recipe.data]).prepared(
+            data, recipe.targets, recipe.config.graph
+        )
         return made
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
@@ -127,7 +131,7 @@ def main() -> None:
     parser.add_argument("--no-progress", action="store_true")
     options = parser.parse_args()
     output = options.output or Path("runs") / options.name
-    place = train_pretrained(
+    path = train_pretrained(
         options.name,
         options.data,
         output,
@@ -135,7 +139,7 @@ def main() -> None:
         resume=options.resume,
         progress=not options.no_progress,
     )
-    sys.stdout.write(f"{place}\n")
+    sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":

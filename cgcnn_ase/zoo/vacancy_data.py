@@ -93,29 +93,29 @@ def jarvis_vacancies(folder: Path) -> SiteSet:
         raise DatasetError(f"{file}: no such file")
     with gzip.open(file, "rt", encoding="utf-8") as text:
         entries: list[dict[str, Any]] = json.load(text)
-    found: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
+    result: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
     for entry in entries:
         bulk = _geometry(entry["bulk_atoms"])
         name = f"{entry['jid']}-{len(bulk.numbers)}"
-        structure, energies = found.setdefault(name, (bulk, {}))
+        structure, energies = result.setdefault(name, (bulk, {}))
         site = removed_site(structure, _geometry(entry["defective_atoms"]), entry["symbol"])
         energies.setdefault(site, []).append(float(entry["E_vac"]))
     hosts = [
         labelled_host(name, structure, list(energies), [float(np.mean(e)) for e in energies.values()], "")
-        for name, (structure, energies) in found.items()
+        for name, (structure, energies) in result.items()
     ]
     return SiteSet("jarvis", hosts)
 
 
 def removed_site(bulk: Geometry, defective: Geometry, symbol: str) -> int:
     """The atom of the bulk, of this element, that is farthest from all atoms of the defective cell."""
-    own = np.flatnonzero(bulk.numbers == symbols().index(symbol))
-    if not len(own):
+    candidates = np.flatnonzero(bulk.numbers == symbols().index(symbol))
+    if not len(candidates):
         raise DatasetError(f"the supercell has no {symbol} to remove")
     inverse = np.linalg.inv(bulk.cell)
-    shift = (bulk.positions[own, None] - defective.positions[None]) @ inverse
+    shift = (bulk.positions[candidates, None] - defective.positions[None]) @ inverse
     distances = np.linalg.norm((shift - np.round(shift)) @ bulk.cell, axis=2)
-    return int(own[distances.min(axis=1).argmax()])
+    return int(candidates[distances.min(axis=1).argmax()])
 
 
 def _geometry(atoms: Mapping[str, Any]) -> Geometry:

@@ -66,15 +66,15 @@ class Database:
         k = self.position[name]
         number = int(name.removeprefix("mp-"))
         made = _document_sets(route, k % PERIOD, number % 6)
-        found = []
+        result = []
         for document in made:
             document = copy.copy(document)
             if route == "insertion_electrodes":
                 document |= {"material_ids": [name], "id_discharge": name}
             else:
                 document["material_id"] = name
-            found.append(document)
-        return found
+            result.append(document)
+        return result
 
 
 @cache

@@ -140,12 +140,12 @@ def _one_fits(document: dict, name: str, value: str) -> bool:
     if name in ("is_stable", "is_metal"):
         return document[name] == (value.lower() == "true")
     if name.endswith(("_min", "_max")):
-        found: object = document
+        result: object = document
         for key in _ELSEWHERE.get(name[:-4], (name[:-4],)):
-            found = found.get(key) if isinstance(found, dict) else None
-        if not isinstance(found, (int, float)):
+            result = result.get(key) if isinstance(result, dict) else None
+        if not isinstance(result, (int, float)):
             return False
-        return found >= float(value) if name.endswith("_min") else found <= float(value)
+        return result >= float(value) if name.endswith("_min") else result <= float(value)
     return True  # as the real one: what is not known is ignored
 
 
@@ -177,8 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             if fault == "slow":
                 time.sleep(self.server.faults.delay)
-            found, total = self.server.search(path.removeprefix("materials/"), asked)
-            self._send(200, {"data": found, "meta": {"total_doc": total, "max_limit": 1000}}, cut=fault == "cut")
+            result, total = self.server.search(path.removeprefix("materials/"), asked)
+            self._send(200, {"data": result, "meta": {"total_doc": total, "max_limit": 1000}}, cut=fault == "cut")
 
     def _send(self, status: int, content: dict, headers: dict | None = None, *, cut: bool = False) -> None:
         body = json.dumps(content).encode()
@@ -216,13 +216,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--records", type=int, default=500)
     parser.add_argument("--fault-rate", type=float, default=0.0, help="Part of the requests that fail at random.")
-    given = parser.parse_args()
-    faults = Faults(rate=given.fault_rate)
-    with MaterialsProjectServer(given.records, given.port, faults, keep_log=False) as server:
+    options = parser.parse_args()
+    faults = Faults(rate=options.fault_rate)
+    with MaterialsProjectServer(options.records, options.port, faults, keep_log=False) as server:
         for name in islice(server.database.position, 3 * PERIOD):  # make each once, so that no answer waits for it
             for route in ROUTES:
                 server.database.documents(route, name)
-        print(f"{server.url} serves {given.records} made-up records; the key is {KEY}", flush=True)
+        print(f"{server.url} serves {options.records} made-up records; the key is {KEY}", flush=True)
         server.serve_forever()
 
 

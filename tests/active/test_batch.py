@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.batch import Aim, Belief, propose
+from cgcnn_ase.optimization.batch import AcquisitionSettings, BatchPosterior, propose
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.surrogates.base import Pool
 from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
@@ -48,7 +48,7 @@ def conditioned(process, pool, labelled, chosen):
 
 
 def test_a_believed_label_narrows_the_rest_as_a_real_one_would(process, pool, labelled):
-    belief, chosen = Belief([process], pool), [5, 100, 101]
+    belief, chosen = BatchPosterior([process], pool), [5, 100, 101]
     mean = belief.mean.copy()
     for index in chosen:
         belief.observe(index)
@@ -57,15 +57,15 @@ def test_a_believed_label_narrows_the_rest_as_a_real_one_would(process, pool, la
 
 
 def run(process, pool, labelled, n, acquisition="ei", **options):
-    aim = Aim(acquisition, ("min",), **options)
+    aim = AcquisitionSettings(acquisition, ("min",), **options)
     free = np.array([key not in labelled[0].keys for key in pool.keys])
     return propose(n, [process], pool, aim, free=free, known=labelled[1][:, None], seed=1)
 
 
 @pytest.mark.parametrize("acquisition", ["best", "uncertain", "lcb", "ei", "pi", "thompson", "information"])
 def test_a_batch_repeats_neither_itself_nor_what_is_known(process, pool, labelled, acquisition):
-    found = run(process, pool, labelled, 15, acquisition)
-    keys = [SPACE.key(proposal.point) for proposal in found]
+    result = run(process, pool, labelled, 15, acquisition)
+    keys = [SPACE.key(proposal.point) for proposal in result]
     assert len(set(keys)) == 15
     assert not set(keys) & set(labelled[0].keys)
     assert keys == [SPACE.key(p.point) for p in run(process, pool, labelled, 15, acquisition)]
@@ -86,26 +86,26 @@ def test_believing_spreads_a_batch(process, pool, labelled):
 
 
 def test_information_is_greedy_growth_of_the_log_determinant(process, pool, labelled):
-    found = [pool.index[SPACE.key(p.point)] for p in run(process, pool, labelled, 4, "information")]
-    belief = Belief([process], pool)
+    result = [pool.index[SPACE.key(p.point)] for p in run(process, pool, labelled, 4, "information")]
+    belief = BatchPosterior([process], pool)
     noise = np.maximum(belief.noise, 0.01 * belief.epistemic.mean()).max()
     covariance = process.covariance(pool, pool)
 
     def log_determinant(indices):
-        own = covariance[np.ix_(indices, indices)]
-        return np.linalg.slogdet(np.eye(len(indices)) + own / noise**2)[1]
+        block = covariance[np.ix_(indices, indices)]
+        return np.linalg.slogdet(np.eye(len(indices)) + block / noise**2)[1]
 
     free = [i for i, key in enumerate(pool.keys) if key not in labelled[0].keys]
-    for k in range(len(found)):
-        best = max(log_determinant([*found[:k], i]) for i in free if i not in found[:k])
-        assert log_determinant(found[: k + 1]) == pytest.approx(best, rel=2e-2)
+    for k in range(len(result)):
+        best = max(log_determinant([*result[:k], i]) for i in free if i not in result[:k])
+        assert log_determinant(result[: k + 1]) == pytest.approx(best, rel=2e-2)
 
 
 def test_it_is_as_asking_again_with_the_first_still_pending(process, pool, labelled):
     together = run(process, pool, labelled, 4)
     pending = [pool.index[SPACE.key(p.point)] for p in together[:3]]
     free = np.array([key not in labelled[0].keys for key in pool.keys])
-    aim = Aim("ei", ("min",))
+    aim = AcquisitionSettings("ei", ("min",))
     (last,) = propose(1, [process], pool, aim, free=free, pending=pending, known=labelled[1][:, None], seed=1)
     assert last.point == together[3].point
 
@@ -113,29 +113,29 @@ def test_it_is_as_asking_again_with_the_first_still_pending(process, pool, label
 def test_fewer_come_where_no_more_are_free(process, pool, labelled):
     free = np.zeros(len(pool), dtype=bool)
     free[[3, 8]] = True
-    found = propose(5, [process], pool, Aim("ei", ("min",)), free=free, known=labelled[1][:, None])
-    assert {pool.index[SPACE.key(p.point)] for p in found} == {3, 8}
+    result = propose(5, [process], pool, AcquisitionSettings("ei", ("min",)), free=free, known=labelled[1][:, None])
+    assert {pool.index[SPACE.key(p.point)] for p in result} == {3, 8}
 
 
 def test_high_is_low_with_the_sign_turned(pool, labelled):
     some, values = labelled
     free = np.ones(len(pool), dtype=bool)
-    found = []
+    result = []
     for goal, sign in (("min", 1.0), ("max", -1.0)):
         process = GaussianProcess()
         process.fit(some, sign * values, None, seed=0)
-        aim = Aim("ei", (goal,))
-        found.append(propose(3, [process], pool, aim, free=free, known=sign * values[:, None]))
-    assert [p.point for p in found[0]] == [p.point for p in found[1]]
+        aim = AcquisitionSettings("ei", (goal,))
+        result.append(propose(3, [process], pool, aim, free=free, known=sign * values[:, None]))
+    assert [p.point for p in result[0]] == [p.point for p in result[1]]
 
 
 def test_a_target_is_approached_from_both_sides(pool):
     process = GaussianProcess()
     process.fit(pool, pool.features[:, 0], None, seed=0)
-    aim = Aim("best", (0.5,))
+    aim = AcquisitionSettings("best", (0.5,))
     free = np.ones(len(pool), dtype=bool)
-    found = propose(11, [process], pool, aim, free=free, known=np.array([[0.0], [1.0]]))
-    assert {proposal.point["x"] for proposal in found} == {0.5}
+    result = propose(11, [process], pool, aim, free=free, known=np.array([[0.0], [1.0]]))
+    assert {proposal.point["x"] for proposal in result} == {0.5}
 
 
 def test_several_objectives_meet_on_their_front(pool):
@@ -147,9 +147,9 @@ def test_several_objectives_meet_on_their_front(pool):
         processes.append(GaussianProcess(n_restarts=0))
         processes[-1].fit(pool.take(range(0, len(pool), 3)), column[::3], None, seed=0)
     known = values[[0, 110, 230]]
-    aim = Aim("ei", ("min", "min"))
-    found = propose(12, processes, pool, aim, free=np.ones(len(pool), dtype=bool), known=known, seed=0)
-    points = np.array([[p.point["x"], p.point["y"]] for p in found])
+    aim = AcquisitionSettings("ei", ("min", "min"))
+    result = propose(12, processes, pool, aim, free=np.ones(len(pool), dtype=bool), known=known, seed=0)
+    points = np.array([[p.point["x"], p.point["y"]] for p in result])
     assert np.abs(points[:, 1] - 0.5).max() <= 0.2
     assert points[:, 0].min() < 0.4
     assert points[:, 0].max() > 0.6

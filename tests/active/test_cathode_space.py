@@ -54,9 +54,9 @@ def test_same_point_same_structure_other_ordering_other_structure():
 
 def test_a_supercell_may_stand_as_a_list():
     point = {"ni_content": 0.5, "co_content": 0.5}
-    listed, given = (cathode_structure(point, supercell=repeats) for repeats in ([2, 1, 1], (2, 1, 1)))
+    listed, tupled = (cathode_structure(point, supercell=repeats) for repeats in ([2, 1, 1], (2, 1, 1)))
     assert listed.symbols.formula.count() == {"Li": 6, "Ni": 3, "Co": 3, "O": 12}
-    np.testing.assert_array_equal(listed.positions, given.positions)
+    np.testing.assert_array_equal(listed.positions, tupled.positions)
 
 
 def test_the_lattice_is_that_of_the_cathode_builder():

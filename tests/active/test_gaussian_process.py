@@ -35,10 +35,10 @@ def fitted(labelled):
 
 
 def test_it_learns_the_function_and_the_noise(fitted, others):
-    said = fitted.predict(others)
-    assert np.abs(said.mean - smooth(others)).mean() < 0.08
-    np.testing.assert_allclose(said.aleatoric, 0.1, atol=0.04)
-    z = (said.mean - smooth(others)) / said.epistemic
+    prediction = fitted.predict(others)
+    assert np.abs(prediction.mean - smooth(others)).mean() < 0.08
+    np.testing.assert_allclose(prediction.aleatoric, 0.1, atol=0.04)
+    z = (prediction.mean - smooth(others)) / prediction.epistemic
     assert 0.4 < np.sqrt((z**2).mean()) < 2
 
 
@@ -52,17 +52,19 @@ def test_the_posterior_is_that_of_scikit_learn(fitted, labelled, others):
     theirs = GaussianProcessRegressor(kernel, alpha=(fitted.white / values.std()) ** 2 + 1e-6, optimizer=None)
     theirs.fit(pool.features, (values - values.mean()) / values.std())
     mean, covariance = theirs.predict(others.features, return_cov=True)
-    said = fitted.predict(others)
-    np.testing.assert_allclose(said.mean, values.mean() + values.std() * mean, rtol=1e-6)
+    prediction = fitted.predict(others)
+    np.testing.assert_allclose(prediction.mean, values.mean() + values.std() * mean, rtol=1e-6)
     np.testing.assert_allclose(fitted.covariance(others, others), values.var() * covariance, atol=1e-6)
-    np.testing.assert_allclose(said.epistemic**2, np.diag(values.var() * covariance), atol=1e-6)
+    np.testing.assert_allclose(prediction.epistemic**2, np.diag(values.var() * covariance), atol=1e-6)
 
 
 def test_samples_have_the_posterior_mean_and_covariance(fitted, others):
     few = others.take(range(12))
     draws = np.array([fitted.sample(few, seed) for seed in range(1500)])
-    said, expected = fitted.predict(few), fitted.covariance(few, few)
-    np.testing.assert_allclose(draws.mean(axis=0), said.mean, atol=4 * said.epistemic.max() / np.sqrt(1500) + 0.005)
+    prediction, expected = fitted.predict(few), fitted.covariance(few, few)
+    np.testing.assert_allclose(
+        draws.mean(axis=0), prediction.mean, atol=4 * prediction.epistemic.max() / np.sqrt(1500) + 0.005
+    )
     np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.2 * expected.max())
     np.testing.assert_array_equal(fitted.sample(few, 7), draws[7])
 
@@ -70,9 +72,9 @@ def test_samples_have_the_posterior_mean_and_covariance(fitted, others):
 def test_orderings_of_one_composition_share_their_prediction(fitted):
     point = {"x": 0.4, "y": 1.0}
     pool = Pool.of(SPACE, [point | {"ordering_seed": k} for k in range(5)])
-    said = fitted.predict(pool)
+    prediction = fitted.predict(pool)
     assert len(pool.distinct[0]) == 1
-    assert np.ptp(said.mean) == 0
+    assert np.ptp(prediction.mean) == 0
     assert fitted.covariance(pool, pool).shape == (5, 5)
 
 
@@ -102,10 +104,10 @@ def test_few_labels_equal_labels_and_the_same_point_twice(labelled, others, n):
     pool, _ = labelled
     process = GaussianProcess()
     process.fit(pool.take([0] * n), np.full(n, 1.5), None, seed=0)
-    said = process.predict(others)
-    np.testing.assert_allclose(said.mean, 1.5)
-    assert np.isfinite(said.epistemic).all()
-    assert (said.epistemic >= 0).all()
+    prediction = process.predict(others)
+    np.testing.assert_allclose(prediction.mean, 1.5)
+    assert np.isfinite(prediction.epistemic).all()
+    assert (prediction.epistemic >= 0).all()
 
 
 def test_of_many_labels_all_are_still_used():

@@ -6,7 +6,7 @@ import pytest
 from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
 from cgcnn_ase.optimization.surrogates.base import Pool
-from cgcnn_ase.optimization.surrogates.graph_network import Network, Stacked, make_surrogate
+from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked, make_surrogate
 from cgcnn_ase.prediction.predictor import Predictor
 
 from ..conftest import make_model
@@ -27,7 +27,7 @@ def pool():
 
 @pytest.fixture
 def network(small_model):
-    return Network(small_model, structure)
+    return GraphNetworkSurrogate(small_model, structure)
 
 
 def test_it_says_what_the_model_says_plus_the_offset(network, small_model, pool):
@@ -35,9 +35,9 @@ def test_it_says_what_the_model_says_plus_the_offset(network, small_model, pool)
     expected = list(Predictor(small_model, workers=1).stream([structure(point) for point in some.points]))
     value, std = np.array([(p.value, p.std) for p in expected]).T
     network.fit(some, value + 0.7, None)
-    said = network.predict(some)
-    np.testing.assert_allclose(said.mean, value + 0.7, rtol=1e-5)
-    np.testing.assert_allclose(said.epistemic, std, rtol=1e-5)
+    prediction = network.predict(some)
+    np.testing.assert_allclose(prediction.mean, value + 0.7, rtol=1e-5)
+    np.testing.assert_allclose(prediction.epistemic, std, rtol=1e-5)
     assert network.offset == pytest.approx(0.7, abs=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_a_structure_is_predicted_once(small_model, pool):
         built.append(SPACE.key(point))
         return structure(point)
 
-    network = Network(small_model, counted)
+    network = GraphNetworkSurrogate(small_model, counted)
     for _ in range(3):
         network.predict(pool.take(range(10)))
     network.covariance(pool.take(range(12)), pool.take([3]))
@@ -74,7 +74,10 @@ def test_errors_are_alike_at_near_points(network, pool):
 
 
 def test_the_stacked_learns_the_errors_of_the_model(small_model, pool):
-    network, stacked = Network(small_model, structure), Stacked(Network(small_model, structure))
+    network, stacked = (
+        GraphNetworkSurrogate(small_model, structure),
+        Stacked(GraphNetworkSurrogate(small_model, structure)),
+    )
     mean, std = network.raw(pool)
     truth = mean - 2.0 + 3 * std.mean() * np.sin(5 * pool.features[:, 0])
     labelled = pool.take(np.random.default_rng(0).choice(len(pool), 25, replace=False))
@@ -83,10 +86,10 @@ def test_the_stacked_learns_the_errors_of_the_model(small_model, pool):
         surrogate.fit(labelled, values, None, seed=0)
     errors = [np.abs(s.predict(pool).mean - truth).mean() for s in (network, stacked)]
     assert errors[1] < 0.2 * errors[0]
-    said = stacked.predict(pool)
+    prediction = stacked.predict(pool)
     known = [pool.index[key] for key in labelled.keys]
-    assert said.epistemic[known].mean() < 0.5 * std[known].mean()
-    np.testing.assert_allclose(np.sqrt(np.diag(stacked.covariance(pool, pool))), said.epistemic, atol=1e-6)
+    assert prediction.epistemic[known].mean() < 0.5 * std[known].mean()
+    np.testing.assert_allclose(np.sqrt(np.diag(stacked.covariance(pool, pool))), prediction.epistemic, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["network", "stacked"])
@@ -113,6 +116,6 @@ def test_refused(name, options, words):
 
 
 def test_a_model_without_std_is_refused(pool):
-    network = Network(make_model(trust=False, n_members=1), structure)
+    network = GraphNetworkSurrogate(make_model(trust=False, n_members=1), structure)
     with pytest.raises(ValueError, match="gives no std: a surrogate must say how sure it is"):
         network.predict(pool.take([0]))

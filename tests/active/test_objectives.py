@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from cgcnn_ase.optimization.objectives import Cell, Measured, Objective
+from cgcnn_ase.optimization.objectives import EvaluatedCell, Objective, ObjectiveValue
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError
 from cgcnn_ase.optimization.space.cathode_space import cathode_structure
 
@@ -16,14 +16,14 @@ HOST = {"host": "LiNiO2", "supercell": (2, 2, 1)}
 
 def cell(point, energy, std=None):
     stds = {} if std is None else {"energy": std}
-    return Cell(point, cathode_structure(point, **HOST), Evaluation({"energy": energy}, stds))
+    return EvaluatedCell(point, cathode_structure(point, **HOST), Evaluation({"energy": energy}, stds))
 
 
 def test_formation_energy():
-    found = Objective("formation_energy_per_atom").value({"itself": cell(POINT, -250.0, 0.9)}, REFERENCES)
+    result = Objective("formation_energy_per_atom").value({"itself": cell(POINT, -250.0, 0.9)}, REFERENCES)
     # 12 formula units without 3 of 12 lithium: Li9 Ni9 Co3 O24
     expected = (-250.0 - 9 * -1.9 - 9 * -5.8 - 3 * -7.1 - 24 * -4.9) / 45
-    assert found == Measured(pytest.approx(expected), pytest.approx(0.9 / 45))
+    assert result == ObjectiveValue(pytest.approx(expected), pytest.approx(0.9 / 45))
     with pytest.raises(OracleError, match="those of Co are not known: give `references`"):
         Objective("formation_energy_per_atom").value({"itself": cell(POINT, -250.0)}, {"Li": 0, "Ni": 0, "O": 0})
 
@@ -37,9 +37,9 @@ def test_voltage():
         "lithiated": cell(needed["lithiated"], -300.0, 0.3),
         "itself": cell(POINT, -300.0 + 3 * (1.9 + 3.7), 0.4),
     }
-    found = objective.value(cells, REFERENCES)
-    assert found.value == pytest.approx(3.7)
-    assert found.std == pytest.approx(sqrt(0.3**2 + 0.4**2) / 3)
+    result = objective.value(cells, REFERENCES)
+    assert result.value == pytest.approx(3.7)
+    assert result.std == pytest.approx(sqrt(0.3**2 + 0.4**2) / 3)
     # the metals are where they were: only lithium has left
     full, partial = (cells[name].atoms for name in ("lithiated", "itself"))
     kept = [(a.symbol, tuple(a.position.round(6))) for a in partial]
@@ -55,9 +55,9 @@ def test_mixing_energy():
     assert needed["co_content"] == POINT | {"ni_content": 0.0, "co_content": 1.0}
     energies = {"itself": -251.0, "ni_content": -240.0, "co_content": -280.0}
     cells = {name: cell(point, energies[name], 0.45) for name, point in needed.items()}
-    found = objective.value(cells)
-    assert found.value == pytest.approx((-251.0 - 0.75 * -240.0 - 0.25 * -280.0) / 45)
-    assert found.std == pytest.approx(0.01 * sqrt(1 + 0.75**2 + 0.25**2))
+    result = objective.value(cells)
+    assert result.value == pytest.approx((-251.0 - 0.75 * -240.0 - 0.25 * -280.0) / 45)
+    assert result.std == pytest.approx(0.01 * sqrt(1 + 0.75**2 + 0.25**2))
     # an end member mixes with nothing
     end = needed["ni_content"]
     assert objective.needs(end) == {"itself": end, "ni_content": end}
@@ -65,14 +65,14 @@ def test_mixing_energy():
 
 
 def test_what_the_oracle_says_itself():
-    said = Evaluation({"band_gap": 1.2, "voltage": 3.9}, {"band_gap": 0.1})
-    one = {"itself": Cell(POINT, None, said)}
-    assert Objective("band_gap").value(one) == Measured(1.2, 0.1)
-    assert Objective("voltage").value(one) == Measured(3.9, None)
+    evaluation = Evaluation({"band_gap": 1.2, "voltage": 3.9}, {"band_gap": 0.1})
+    one = {"itself": EvaluatedCell(POINT, None, evaluation)}
+    assert Objective("band_gap").value(one) == ObjectiveValue(1.2, 0.1)
+    assert Objective("voltage").value(one) == ObjectiveValue(3.9, None)
     with pytest.raises(OracleError, match="gave no bulk_modulus, only band_gap, voltage"):
         Objective("bulk_modulus").value(one)
     with pytest.raises(OracleError, match="gave no energy"):
         Objective("energy_per_atom").value(one)
-    without = {"itself": Cell(POINT, None, Evaluation({"energy": 1.0}))}
+    without = {"itself": EvaluatedCell(POINT, None, Evaluation({"energy": 1.0}))}
     with pytest.raises(OracleError, match="the configuration makes none"):
         Objective("energy_per_atom").value(without)

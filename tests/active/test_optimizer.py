@@ -94,22 +94,22 @@ def test_a_failed_point_is_neither_a_number_nor_asked_for_again():
 def test_where_all_is_known_nothing_comes():
     space = SearchSpace.from_dict({"variables": {"n": {"low": 1, "high": 7, "integer": True}}})
     optimizer = Optimizer(space, n_initial=3)
-    found = []
+    result = []
     while points := optimizer.ask(2):
-        found += points
+        result += points
         optimizer.tell(points, [point["n"] for point in points])
-    assert sorted(point["n"] for point in found) == list(range(1, 8))
+    assert sorted(point["n"] for point in result) == list(range(1, 8))
     assert optimizer.best() == ({"n": 1}, (1.0,))
 
 
 def test_only_candidates_are_asked_for():
     rows = SPACE.sample(30, 0)
     optimizer = Optimizer(SPACE, n_initial=5, candidates=rows)
-    found = []
+    result = []
     while points := optimizer.ask(4):
-        found += points
+        result += points
         optimizer.tell(points, [energy(point) for point in points])
-    assert {SPACE.key(point) for point in found} == {SPACE.key(point) for point in rows}
+    assert {SPACE.key(point) for point in result} == {SPACE.key(point) for point in rows}
 
 
 def test_a_candidate_that_is_there_twice_is_asked_for_once():

@@ -29,9 +29,9 @@ def test_an_ase_calculator_by_name():
     oracle = make_oracle("ase", EMT_ORACLE)
     assert isinstance(oracle, Oracle)
     assert not isinstance(oracle, BatchOracle)
-    said = oracle.evaluate({}, atoms)
+    evaluation = oracle.evaluate({}, atoms)
     atoms.calc = EMT()
-    assert said.values == {"energy": pytest.approx(atoms.get_potential_energy(), abs=1e-12)}
+    assert evaluation.values == {"energy": pytest.approx(atoms.get_potential_energy(), abs=1e-12)}
     assert oracle.describe()["what"].startswith("EMT, an ASE calculator (ase ")
 
 
@@ -72,8 +72,8 @@ def test_entry_points_of_other_packages(monkeypatch):
 
     from cgcnn_ase.optimization.oracles import registry
 
-    found = EntryPoint("gpaw", "tests_oracle_factory:make", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [found] if group == registry.GROUP else [])
+    result = EntryPoint("gpaw", "tests_oracle_factory:make", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [result] if group == registry.GROUP else [])
     monkeypatch.setattr(EntryPoint, "load", lambda self: lambda options, *, folder: (self.name, options, folder))
     assert "gpaw" in oracle_names()
     name, options, _ = make_oracle("gpaw", {"protocol": "fast"})
@@ -98,9 +98,9 @@ def test_numbers_that_are_none(evaluation, words):
 
 
 def test_numbers_of_numpy_are_plain_afterwards():
-    said = checked(Evaluation({"energy": np.float32(0.5)}, {"energy": np.float64(0.25)}, {"steps": 3}))
-    assert said == Evaluation({"energy": 0.5}, {"energy": 0.25}, {"steps": 3})
-    assert {type(number) for number in (*said.values.values(), *said.stds.values())} == {float}
+    evaluation = checked(Evaluation({"energy": np.float32(0.5)}, {"energy": np.float64(0.25)}, {"steps": 3}))
+    assert evaluation == Evaluation({"energy": 0.5}, {"energy": 0.25}, {"steps": 3})
+    assert {type(number) for number in (*evaluation.values.values(), *evaluation.stds.values())} == {float}
 
 
 # functions
@@ -243,11 +243,11 @@ def test_chgnet_is_called_what_it_is():
     oracle = make_oracle("chgnet")
     assert oracle.describe()["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"
     atoms = bulk("NiO", "rocksalt", a=4.18)
-    said = oracle.evaluate({}, atoms).values["energy"]
+    energy = oracle.evaluate({}, atoms).values["energy"]
     relaxing = make_oracle("chgnet", {"relax": {"fmax": 5.0}})  # with forces: another way through CHGNet
-    assert said == pytest.approx(relaxing.evaluate({}, atoms).values["energy"], abs=1e-4)
-    assert said == pytest.approx(as_energy_model("chgnet").energies([atoms]).energies[0])
-    assert np.isfinite(said)
+    assert energy == pytest.approx(relaxing.evaluate({}, atoms).values["energy"], abs=1e-4)
+    assert energy == pytest.approx(as_energy_model("chgnet").energies([atoms]).energies[0])
+    assert np.isfinite(energy)
 
 
 def test_a_pretrained_model():
@@ -255,8 +255,8 @@ def test_a_pretrained_model():
 
     atoms = bulk("NiO", "rocksalt", a=4.18)
     oracle = make_oracle("model", {"model": "formation-energy-per-atom"})
-    said = oracle.evaluate({}, atoms)
+    prediction = oracle.evaluate({}, atoms)
     ((value, std),) = predict("formation-energy-per-atom", [atoms]).values()
-    assert said.values == {"formation_energy_per_atom": pytest.approx(value)}
-    assert said.stds == {"formation_energy_per_atom": pytest.approx(std)}
+    assert prediction.values == {"formation_energy_per_atom": pytest.approx(value)}
+    assert prediction.stds == {"formation_energy_per_atom": pytest.approx(std)}
     assert "not DFT" in oracle.describe()["what"]

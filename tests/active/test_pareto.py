@@ -15,7 +15,7 @@ GOALS = [("min", "min"), ("max", "min"), ("min", "max", "max"), (0.5, "min", "ma
 def test_the_front_is_that_of_comparing_all_pairs(goals):
     values = np.random.default_rng(len(goals)).integers(0, 5, (40, len(goals))) / 4  # with many equal numbers
     costs = np.stack([as_cost(column, goal) for column, goal in zip(values.T, goals, strict=True)], axis=1)
-    beaten = [any((other <= own).all() and (other < own).any() for other in costs) for own in costs]
+    beaten = [any((other <= cost).all() and (other < cost).any() for other in costs) for cost in costs]
     np.testing.assert_array_equal(pareto_front(values, goals), ~np.array(beaten))
 
 

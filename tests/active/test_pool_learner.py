@@ -34,12 +34,12 @@ def second(learner, rows, values):
 
 def test_predictions_are_those_of_scikit_learn(learner, vectors):
     labels = truth(vectors)[learner.labelled]
-    own = second(learner, learner.labelled, (labels - labels.mean()) / labels.std())
-    mean, std = own.predict(learner.points, return_std=True)
-    found = learner.predict()
-    np.testing.assert_allclose(found[0], labels.mean() + labels.std() * mean, atol=1e-6)
-    np.testing.assert_allclose(found[1], labels.std() * std, atol=1e-5)
-    np.testing.assert_allclose(learner.predict(vectors)[0], found[0], atol=1e-9)
+    expected = second(learner, learner.labelled, (labels - labels.mean()) / labels.std())
+    mean, std = expected.predict(learner.points, return_std=True)
+    result = learner.predict()
+    np.testing.assert_allclose(result[0], labels.mean() + labels.std() * mean, atol=1e-6)
+    np.testing.assert_allclose(result[1], labels.std() * std, atol=1e-5)
+    np.testing.assert_allclose(learner.predict(vectors)[0], result[0], atol=1e-9)
 
 
 def test_it_asks_for_what_lowers_the_variance_of_the_pool_most(learner):
@@ -75,7 +75,7 @@ def test_the_unit_of_the_labels_does_not_matter(learner, vectors):
 
 
 @pytest.mark.parametrize(
-    ("rows", "values", "said"),
+    ("rows", "values", "message"),
     [
         ([N], [0.0], "rows 0 to 59"),
         ([-1], [0.0], "rows 0 to 59"),
@@ -84,8 +84,8 @@ def test_the_unit_of_the_labels_does_not_matter(learner, vectors):
         ([1, 1], [0.0, 0.0], "has a label already"),
     ],
 )
-def test_labels_that_are_refused(vectors, rows, values, said):
-    with pytest.raises(ValueError, match=said):
+def test_labels_that_are_refused(vectors, rows, values, message):
+    with pytest.raises(ValueError, match=message):
         PoolLearner(vectors).tell(rows, values)
 
 

@@ -32,13 +32,13 @@ def space():
 
 def brute_force():
     """Keys of all points, by trying every combination of sixths."""
-    found = set()
+    result = set()
     for li, ni, co, mn, dopant in product(range(7), repeat=5):
         inside = li <= 3 and 3 <= ni <= 6 and co <= 1 and 1 <= mn <= 3 and dopant <= 2 and ni + co + mn + dopant == 6
         if inside:
             for name, seed in product(["Mg", "Ti", "Zr"] if dopant else ["none"], range(2)):
-                found.add((li, ni, co, mn, dopant, name, seed))
-    return found
+                result.add((li, ni, co, mn, dopant, name, seed))
+    return result
 
 
 def numbers(point):
@@ -47,9 +47,9 @@ def numbers(point):
 
 
 def test_the_candidates_are_those_of_brute_force(space):
-    found = [numbers(point) for point in space.candidates()]
-    assert len(found) == len(set(found)) == space.count == len(space)
-    assert set(found) == brute_force()
+    result = [numbers(point) for point in space.candidates()]
+    assert len(result) == len(set(result)) == space.count == len(space)
+    assert set(result) == brute_force()
 
 
 def test_every_point_adds_up_and_is_its_own_nearest(space):

@@ -28,7 +28,7 @@ def _no_fsync():
 def aiida_localhost(aiida_computer):
     """This machine, for all codes of these tests: in place of AiiDA's own fixture.
 
-    That asks for the jobs' states without a pause, each time in a login shell, which keeps a core busy while a job runs.
+    That asks for the jobs' states without a pause, each time in a login shell, which keeps a core busy.
     """
     return aiida_computer(
         label="localhost",

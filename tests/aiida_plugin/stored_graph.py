@@ -63,10 +63,10 @@ def predictions_of_model(structures, model, ids, values, failures=()):
 
 def labelled(atoms, value, scheme=SCHEME):
     """The structure with an energy and a formation energy per atom."""
-    own = atoms.copy()
-    own.calc = SinglePointCalculator(own, energy=-100.0 + value)
-    own.info |= {"label_scheme": scheme, "formation_energy_per_atom": value}
-    return own
+    cell = atoms.copy()
+    cell.calc = SinglePointCalculator(cell, energy=-100.0 + value)
+    cell.info |= {"label_scheme": scheme, "formation_energy_per_atom": value}
+    return cell
 
 
 @dataclass
@@ -101,21 +101,21 @@ def store_graph(folder, tmp_path, *, n_pool=20, n_rounds=2, n_runs=3):
     for number in range(n_rounds):
         model = graph.models[-1]
         values = -1.0 - 0.01 * np.arange(n_pool) - 0.1 * number
-        found = predictions_of_model(pool, model, ids, values)
-        graph.predict_jobs.append(predict(graph, model, pool, found))
-        graph.predictions.append(found)
+        result = predictions_of_model(pool, model, ids, values)
+        graph.predict_jobs.append(predict(graph, model, pool, result))
+        graph.predictions.append(result)
         rows = [(number * n_runs + k) % n_pool for k in range(n_runs)]
         graph.selected.append(pool.select(rows))
         process(orm.CalcFunctionNode, "aiida.calculations:cgcnn.select",
-                {"predictions": found, "structures": pool}, {"selected": graph.selected[-1]})  # fmt: skip
+                {"predictions": result, "structures": pool}, {"selected": graph.selected[-1]})  # fmt: skip
         graph.labelled.append(label(graph, graph.selected[-1], [values[row] + 0.02 for row in rows], rows))
         train(graph, folder, tmp_path, number + 1)
     return graph
 
 
-def predict(graph, model, pool, found):
+def predict(graph, model, pool, result):
     inputs = {"model": model, "structures": pool}
-    return process(orm.CalcJobNode, "aiida.calculations:cgcnn.predict", inputs, {"predictions": found}, graph.computer)
+    return process(orm.CalcJobNode, "aiida.calculations:cgcnn.predict", inputs, {"predictions": result}, graph.computer)
 
 
 def label(graph, selected, values, names, scheme=SCHEME):
@@ -132,14 +132,14 @@ def label(graph, selected, values, names, scheme=SCHEME):
         output = {"output_parameters": results[f"run_{k}"]}
         inputs = {"structure": structure}
         runs.append(process(orm.CalcJobNode, QE, inputs, output, graph.computer, label="PwCalculation"))
-    found = StructureSetData.from_ase(
+    result = StructureSetData.from_ase(
         [labelled(atoms, float(value), scheme) for atoms, value in zip(selected.iter_atoms(), values, strict=True)],
         selected.ids,
     )
     process(orm.CalcFunctionNode, "aiida_plugin.workflows.label.gather", {"structures": selected, **results},
-            {"labelled": found})  # fmt: skip
+            {"labelled": result})  # fmt: skip
     graph.runs.append(runs)
-    return found
+    return result
 
 
 def train(graph, folder, tmp_path, number):
@@ -152,9 +152,9 @@ def train(graph, folder, tmp_path, number):
 
 
 def model_node(folder, tmp_path, number):
-    place = tmp_path / f"model-{number}"
-    shutil.copytree(folder, place)
-    (place / "README.md").write_text(f"model {number}")
-    node = CGCNNModelData(place)
+    path = tmp_path / f"model-{number}"
+    shutil.copytree(folder, path)
+    (path / "README.md").write_text(f"model {number}")
+    node = CGCNNModelData(path)
     node.label = f"model {number}"
     return node

@@ -67,8 +67,8 @@ def links():
     """Every link of the profile, by uuid."""
     query = orm.QueryBuilder().append(orm.Node, tag="from", project="uuid")
     query.append(orm.Node, with_incoming="from", tag="to", project="uuid", edge_project=["label", "type"])
-    found = [{"from": row["from"]["uuid"], "to": row["to"]["uuid"], **row["from--to"]} for row in query.dict()]
-    return sorted(found, key=lambda link: sorted(link.items()))
+    result = [{"from": row["from"]["uuid"], "to": row["to"]["uuid"], **row["from--to"]} for row in query.dict()]
+    return sorted(result, key=lambda link: sorted(link.items()))
 
 
 def test_a_graph_in_another_profile(archive, another):

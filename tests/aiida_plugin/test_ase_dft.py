@@ -161,12 +161,12 @@ def results(**changes):
 
 
 def test_parsing_a_good_run(parsed):
-    found, ended = parsed(exit="0", results=results())
+    result, ended = parsed(exit="0", results=results())
     assert ended.is_finished_ok, ended.exit_message
-    atoms = found["labelled"].atoms(0)
+    atoms = result["labelled"].atoms(0)
     assert atoms.get_potential_energy() == -1.5
     assert scheme_of(atoms)["spin"]
-    assert "relax_steps" not in found["output_parameters"].get_dict()
+    assert "relax_steps" not in result["output_parameters"].get_dict()
 
 
 @pytest.mark.parametrize(
@@ -191,21 +191,21 @@ def test_parsing_a_good_run(parsed):
     ],
 )
 def test_each_failure_has_its_number(parsed, files, status, words):
-    found, ended = parsed(**files)
+    result, ended = parsed(**files)
     assert ended.exit_status == status, ended.exit_message
     assert words in ended.exit_message
-    assert "labelled" not in found
+    assert "labelled" not in result
 
 
 # What the labels are called
 
 
 def scheme(calculator, parameters=None, **settings):
-    given = {
+    facts = {
         "calculator": calculator, "parameters": parameters or {}, "task": "energy", "functional": None,
         "kpoints_distance": None, **settings,
     }  # fmt: skip
-    return scheme_of_job(given, {"version": "1"}, spin=False)
+    return scheme_of_job(facts, {"version": "1"}, spin=False)
 
 
 def test_a_machine_learned_potential_is_called_what_it_is():
@@ -221,8 +221,8 @@ def test_the_scheme_tells_u_cutoff_and_smearing_of_gpaw():
         "mode": {"name": "pw", "ecut": 300}, "xc": "PBE", "setups": {"Ni": "10:d,6.2", "Co": ":d,3.32,0", "Li": "1"},
         "occupations": {"name": "fermi-dirac", "width": 0.1},
     }  # fmt: skip
-    found = scheme("gpaw", parameters)
-    assert found["hubbard_u"] == {"Ni": 6.2, "Co": 3.32}
-    assert found["cutoffs"] == {"wave functions": 300.0}
-    assert found["smearing"]["width"] == 0.1
-    assert scheme("gpaw", {**parameters, "occupations": {"width": 0.2}}) != found
+    result = scheme("gpaw", parameters)
+    assert result["hubbard_u"] == {"Ni": 6.2, "Co": 3.32}
+    assert result["cutoffs"] == {"wave functions": 300.0}
+    assert result["smearing"]["width"] == 0.1
+    assert scheme("gpaw", {**parameters, "occupations": {"width": 0.2}}) != result

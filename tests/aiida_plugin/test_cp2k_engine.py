@@ -39,8 +39,8 @@ def hydrogen(strain=0.0):
 
 
 def builder(atoms, code, moments=None, options=None, **settings):
-    found = resolve("cp2k", "fast", QUICK | settings)
-    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, found, moments or {}, options or {}))
+    result = resolve("cp2k", "fast", QUICK | settings)
+    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}, options or {}))
 
 
 def run(atoms, code, **settings):

@@ -35,6 +35,6 @@ def test_it_loads(group, name):
 def test_verdi_shows_what_it_is(group, name, words, aiida_profile):
     result = CliRunner().invoke(plugin_list, [group, name])
     assert result.exit_code == 0, result.output
-    said = " ".join(result.output.split())
+    output = " ".join(result.output.split())
     for word in words:
-        assert word in said, f"{word!r} is not in the help of {name}"
+        assert word in output, f"{word!r} is not in the help of {name}"

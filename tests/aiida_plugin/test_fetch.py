@@ -19,7 +19,7 @@ from aiida_plugin.calculations.training_data import gather  # noqa: E402
 from aiida_plugin.cli.structures import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from cgcnn_ase.sources.client import (  # noqa: E402
-    Credit,
+    Attribution,
     FetchedRecord,
     Page,
     Query,
@@ -59,7 +59,7 @@ class Shelf:
         yield Page(tuple(self.records), (), "end", len(self.records))
 
     def credit(self, fields):  # noqa: ARG002
-        return Credit(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
+        return Attribution(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from .labelled import SCHEME, oxide, oxides, small_formation_model  # noqa: E402
 TARGET = "formation_energy_per_atom"
 EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 #: a recipe of a second
-QUICK = {"epochs": 2, "freeze": "convolutions", "select": "last", "engine": "torch", "test": 0.0}
+QUICK = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "test": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,9 @@ def test_before_and_after_on_a_part_that_neither_model_has_seen(code, model):
     learned = results["model"].creator.inputs.structures
     assert {i.split("-")[0] for i in tested.ids}.isdisjoint({i.split("-")[0] for i in learned.ids})
     # the figures are those of the two models
-    for when, own in (("before", model), ("after", results["model"])):
+    for when, tested_model in (("before", model), ("after", results["model"])):
         labels = np.array([atoms.info[TARGET] for atoms in tested.iter_atoms()])
-        frame = in_process(own, tested)
+        frame = in_process(tested_model, tested)
         assert report[when]["mae"] == pytest.approx(np.abs(frame["value"] - labels).mean(), rel=1e-3)
     assert report["after"]["mae"] < report["before"]["mae"]
     assert results["predictions"].creator.inputs.model.uuid == results["model"].uuid
@@ -79,8 +79,8 @@ def test_before_and_after_on_a_part_that_neither_model_has_seen(code, model):
 def in_process(model, structures):
     from tempfile import TemporaryDirectory
 
-    with TemporaryDirectory() as place:
-        return predict(model.export(Path(place) / "model"), list(structures.iter_atoms())).to_frame()
+    with TemporaryDirectory() as path:
+        return predict(model.export(Path(path) / "model"), list(structures.iter_atoms())).to_frame()
 
 
 def test_two_labels_and_a_test_set(code, model):
@@ -202,10 +202,10 @@ def predictions(values, *, unit="eV/atom", width=0.1):
 def test_figures_of_known_errors():
     atoms = oxides(4)
     errors = dict(zip(atoms, (0.05, -0.05, 0.3, 0.0), strict=True))
-    found = accuracy(node(atoms), TARGET, predictions({k: a.info[TARGET] + errors[k] for k, a in atoms.items()}))
-    assert found["mae"] == pytest.approx(0.1)
-    assert found["rmse"] == pytest.approx(np.sqrt((0.05**2 * 2 + 0.09) / 4))
-    assert (found["coverage"], found["largest_error"]) == (0.75, pytest.approx(0.3))
+    result = accuracy(node(atoms), TARGET, predictions({k: a.info[TARGET] + errors[k] for k, a in atoms.items()}))
+    assert result["mae"] == pytest.approx(0.1)
+    assert result["rmse"] == pytest.approx(np.sqrt((0.05**2 * 2 + 0.09) / 4))
+    assert (result["coverage"], result["largest_error"]) == (0.75, pytest.approx(0.3))
     less = predictions({k: a.info[TARGET] for k, a in list(atoms.items())[:3]})
     assert (accuracy(node(atoms), TARGET, less)["n"], accuracy(node(atoms), TARGET, less)["n_failed"]) == (3, 1)
     with pytest.raises(ValueError, match="no structure has both a label and a prediction"):
@@ -219,12 +219,12 @@ def test_a_shift_of_the_references_is_found_element_by_element():
         "a": bulk("NiO", "rocksalt", a=4.2), "b": bulk("MgO", "rocksalt", a=4.2), "c": bulk("Ni", cubic=True),
         "d": bulk("Mg"), "e": bulk("NiO", "rocksalt", a=4.4),
     }  # fmt: skip
-    for own in atoms.values():
-        own.info[TARGET] = -1.0 + float(np.mean([shift[s] for s in own.get_chemical_symbols()]))
-    found = offset(node(atoms), TARGET, predictions(dict.fromkeys(atoms, -1.0)))
-    assert found["determined"]
-    assert found["per_element"] == pytest.approx(shift)
-    assert found["mae_without"] == pytest.approx(0.0, abs=1e-9)
+    for cell in atoms.values():
+        cell.info[TARGET] = -1.0 + float(np.mean([shift[s] for s in cell.get_chemical_symbols()]))
+    result = offset(node(atoms), TARGET, predictions(dict.fromkeys(atoms, -1.0)))
+    assert result["determined"]
+    assert result["per_element"] == pytest.approx(shift)
+    assert result["mae_without"] == pytest.approx(0.0, abs=1e-9)
     only = {key: atoms[key] for key in "ae"}
     undecided = offset(node(only), TARGET, predictions(dict.fromkeys(only, -1.0)))
     assert not undecided["determined"]
@@ -236,14 +236,14 @@ def test_a_shift_of_the_references_is_found_element_by_element():
 
 
 def test_every_protocol_is_a_recipe_for_few_and_for_many():
-    from aiida_plugin.calculations.train import problem
+    from aiida_plugin.calculations.train import validation_error
 
     assert list(protocol_names()) == ["fast", "balanced", "stringent"]
     for name in protocol_names():
         for n in (2, 50, 10_000):
             recipe, _ = protocol_inputs(name, n)
-            assert problem(recipe, tunes=True) is None
-            assert (recipe["freeze"], recipe["select"], recipe["test"]) == ("convolutions", "last", 0.0) or n >= 50
+            assert validation_error(recipe, tunes=True) is None
+            assert (recipe["freeze"], recipe["checkpoint"], recipe["test"]) == ("convolutions", "last", 0.0) or n >= 50
     assert protocol_inputs("fast", 100)[0]["epochs"] < protocol_inputs("stringent", 100)[0]["epochs"]
     recipe, restarts = protocol_inputs(None, 100, {"recipe": {"epochs": 3}, "max_restarts": 1})
     assert (recipe["epochs"], recipe["freeze"], restarts) == (3, "none", 1)

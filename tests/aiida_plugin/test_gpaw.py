@@ -96,9 +96,9 @@ def test_a_lithium_vacancy_cell(code):
     assert node.is_finished_ok, node.outputs.failures.get_dict()
     labelled = results["labelled"].atoms("vacancy")
     assert np.allclose(labelled.get_forces().sum(axis=0), 0, atol=0.3)
-    found = labelled.get_magnetic_moments()
-    assert found[nickel].min() > 0
-    assert found[nickel].sum() > 0.8 * found.sum()
+    magnetic_moments = labelled.get_magnetic_moments()
+    assert magnetic_moments[nickel].min() > 0
+    assert magnetic_moments[nickel].sum() > 0.8 * magnetic_moments.sum()
     (job,) = [child for child in node.called_descendants if isinstance(child, orm.CalcJobNode)]
     assert job.inputs.settings["parameters"]["kpts"]["size"] == [1, 1, 1]
     assert {kind.name for kind in job.inputs.structure.kinds} == {"Li", "Ni", "Ni1", "O"}

@@ -121,8 +121,8 @@ def test_formation_energies(code):
     alloy = alloys()[1]
     alloy.calc = EMT()
     expected = (alloy.get_potential_energy() - 2 * elements["Cu"] - 2 * elements["Au"]) / 4
-    found = [atoms.info["formation_energy_per_atom"] for atoms in results["labelled"].iter_atoms()]
-    assert found == pytest.approx([expected, 0.0], abs=1e-9)
+    result = [atoms.info["formation_energy_per_atom"] for atoms in results["labelled"].iter_atoms()]
+    assert result == pytest.approx([expected, 0.0], abs=1e-9)
     assert results["reference_energies"]["scheme_id"] == scheme_id(scheme_of(results["labelled"].atoms(0)))
 
     again, later = run_get_node(

@@ -58,13 +58,13 @@ def test_attributes_are_those_of_the_folder():
     node = CGCNNModelData.from_name(NAME)
     folder = pretrained_folder() / NAME
     config = json.loads((folder / "config.json").read_text())
-    said = node.base.attributes.all
-    assert said["names"] == [NAME]
-    assert said["targets"] == ["formation_energy_per_atom"]
-    assert said["units"] == ["eV/atom"]
-    assert said["train_hashes"] == [config["training"]["train_hash"]]
-    assert (said["architecture"], said["n_members"]) == ("cgcnn", config["n_members"])
-    assert said["files"] == {
+    attributes = node.base.attributes.all
+    assert attributes["names"] == [NAME]
+    assert attributes["targets"] == ["formation_energy_per_atom"]
+    assert attributes["units"] == ["eV/atom"]
+    assert attributes["train_hashes"] == [config["training"]["train_hash"]]
+    assert (attributes["architecture"], attributes["n_members"]) == ("cgcnn", config["n_members"])
+    assert attributes["files"] == {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()
     }
     assert node.sha256 == predict(NAME, MGO).all[0].model_sha256
@@ -128,8 +128,8 @@ def test_models_are_found_by_name_and_training_set():
         {"attributes.names": {"contains": ["efermi"]}},
         {"attributes.train_hashes": {"contains": [train_hash]}},
     ):
-        found = orm.QueryBuilder().append(CGCNNModelData, filters=filters, project="id").all(flat=True)
-        assert found == [node.pk]
+        result = orm.QueryBuilder().append(CGCNNModelData, filters=filters, project="id").all(flat=True)
+        assert result == [node.pk]
 
 
 def test_all_is_not_one_model():

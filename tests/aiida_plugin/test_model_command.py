@@ -34,13 +34,13 @@ def test_a_model_is_imported_once(small_model):
 
 
 def test_the_list_has_all_models_of_a_node():
-    shared, own = CGCNNModelData.get_or_create("elastic"), CGCNNModelData.get_or_create("formation-energy-per-atom")
+    shared, single = CGCNNModelData.get_or_create("elastic"), CGCNNModelData.get_or_create("formation-energy-per-atom")
     listed = run("list").output
     assert all(name in listed for name in ("bulk-modulus", "poisson-ratio", "formation-energy-per-atom", "eV/atom"))
-    assert all(node.sha256[:12] in listed for node in (shared, own))
+    assert all(node.sha256[:12] in listed for node in (shared, single))
     only = run("list", "--name", "shear-modulus").output
     assert shared.sha256[:12] in only
-    assert own.sha256[:12] not in only
+    assert single.sha256[:12] not in only
 
 
 def test_show_gives_the_attributes(small_model):

@@ -39,9 +39,9 @@ def test_rows_come_in_order(tmp_path, name):
         assert reader.n_rows == len(array)
         first = reader.read(min(2, len(array)))
         rest = reader.read(len(array) - len(first))
-    found = np.concatenate([first, rest])
+    result = np.concatenate([first, rest])
     assert first.dtype == array.dtype
-    assert np.array_equal(found, array)
+    assert np.array_equal(result, array)
     first[...] = first[:1]  # its own memory, which may be written to
 
 

@@ -62,8 +62,8 @@ def folder(tmp_path):
 
 
 def emt(**settings):
-    given = {"code": "python@localhost", "protocol": "fast", "overrides": {"calculator": "emt"}} | settings
-    return DFTOracle("ase", DFTSettings(**given))
+    values = {"code": "python@localhost", "protocol": "fast", "overrides": {"calculator": "emt"}} | settings
+    return DFTOracle("ase", DFTSettings(**values))
 
 
 def metals(*names, **changes):
@@ -146,16 +146,16 @@ def test_a_batch_is_one_work_chain_and_equal_structures_one_run():
     assert isinstance(oracle, BatchOracle)
     assert isinstance(oracle, RecordingOracle)
     cells = [bulk("Cu"), bulk("Ag"), bulk("Cu"), None]
-    said = dict(oracle.evaluate_many([{}] * 4, cells))
+    replies = dict(oracle.evaluate_many([{}] * 4, cells))
     for k, symbol in enumerate(["Cu", "Ag", "Cu"]):
         atoms = bulk(symbol)
         atoms.calc = EMT()
-        assert said[k].values == {"energy": pytest.approx(atoms.get_potential_energy(), abs=1e-9)}
-        assert said[k].stds == {}
-    assert isinstance(said[3], OracleError)
-    assert len({said[k].info["label_workchain"] for k in range(3)}) == 1
-    chain = orm.load_node(said[0].info["label_workchain"])
-    assert chain.inputs.structures.ids == tuple(said[k].info["id"] for k in (0, 1))
+        assert replies[k].values == {"energy": pytest.approx(atoms.get_potential_energy(), abs=1e-9)}
+        assert replies[k].stds == {}
+    assert isinstance(replies[3], OracleError)
+    assert len({replies[k].info["label_workchain"] for k in range(3)}) == 1
+    chain = orm.load_node(replies[0].info["label_workchain"])
+    assert chain.inputs.structures.ids == tuple(replies[k].info["id"] for k in (0, 1))
     assert len([each for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]) == 2
 
 
@@ -184,9 +184,9 @@ def test_what_fails_is_recorded_and_not_told(folder):
 
 
 def test_all_that_fails_is_a_failure_each():
-    said = dict(emt().evaluate_many([{}, {}], [bulk("Ti"), bulk("Zr")]))
-    assert "Ti" in str(said[0])
-    assert "Zr" in str(said[1])
+    replies = dict(emt().evaluate_many([{}, {}], [bulk("Ti"), bulk("Zr")]))
+    assert "Ti" in str(replies[0])
+    assert "Zr" in str(replies[1])
 
 
 def jobs_of(evaluation):
@@ -329,9 +329,9 @@ def test_under_the_daemon_a_killed_optimiser_finds_its_work_chain_again():
         make_codes(made)
         made.verdi("daemon", "start")
         made.python(f"KILLED, METALS = True, ['Cu', 'Ag']\n{DAEMON}")
-        said = made.python(f"KILLED, METALS = False, ['Cu', 'Ag', 'Au']\n{DAEMON}", timeout=240)
+        output = made.python(f"KILLED, METALS = False, ['Cu', 'Ag', 'Au']\n{DAEMON}", timeout=240)
         starts = (made.folder / "runs.log").read_text().count("start")
-    _, n_chains, *energies = said[said.index("FOUND") :].split()[:5]
+    _, n_chains, *energies = output[output.index("FOUND") :].split()[:5]
     assert int(n_chains) == 2  # gold alone is in the second
     assert starts == 3
     for metal, energy in zip(["Cu", "Ag", "Au"], energies, strict=True):

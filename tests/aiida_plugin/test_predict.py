@@ -70,13 +70,13 @@ def test_a_handful_in_this_process(model, crystals, small_model):
     predict_in_process = CalculationFactory("cgcnn.predict_in_process")
     odd = crystals[0].copy()
     odd.numbers[0] = 0
-    found = predict_in_process(model, structure_set([*crystals[:3], odd]))
-    frame, expected = found.to_frame(), predict(small_model, crystals[:3]).to_frame()
+    result = predict_in_process(model, structure_set([*crystals[:3], odd]))
+    frame, expected = result.to_frame(), predict(small_model, crystals[:3]).to_frame()
     assert frame["id"].tolist() == ["s0", "s1", "s2"]
     assert np.allclose(frame[["value", "std"]].astype(float), expected[["value", "std"]].astype(float))
     assert set(frame["model_sha256"]) == {model.sha256}
-    assert [name for name, _ in found.failures] == ["s3"]
-    assert found.creator.inputs.model.uuid == model.uuid
+    assert [name for name, _ in result.failures] == ["s3"]
+    assert result.creator.inputs.model.uuid == model.uuid
     with pytest.raises(ValueError, match="no structure could be predicted"):
         predict_in_process(model, structure_set([odd]))
     with pytest.raises(ValueError, match="unknown settings speed"):

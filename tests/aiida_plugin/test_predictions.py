@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from aiida_plugin.data.columns import KINDS, SAME, read_columns, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, read_columns, write_columns
 from aiida_plugin.data.predictions import PredictionsData
 from cgcnn_ase import predict
-from cgcnn_ase.prediction.results import NOTHING, SITE_COLUMNS, Prediction, Predictions
+from cgcnn_ase.prediction.results import EMPTY_FIELDS, SITE_COLUMNS, Prediction, Predictions
 
 SHA = "5" * 64
 
@@ -33,18 +33,18 @@ def profile(aiida_profile):
     return aiida_profile
 
 
-def prediction(name="a", **said) -> Prediction:
+def prediction(name="a", **fields) -> Prediction:
     """A complete one, but for what is said otherwise."""
     complete = {
         "id": name, "source": f"in/{name}.cif", "formula": "LiNiO2", "n_atoms": 4, "value": -1.25, "std": 0.1,
         "lower": -1.5, "upper": -1.0, "epistemic": 0.05, "aleatoric": 0.02, "in_domain": True, "reason": "",
         "unit": "eV/atom", "property": "formation_energy_per_atom", "model": "m", "model_sha256": SHA,
     }  # fmt: skip
-    return Prediction(**complete | said)
+    return Prediction(**complete | fields)
 
 
 def failed(name="bad", error="no atoms") -> Prediction:
-    return replace(prediction(name), formula=None, n_atoms=None, **NOTHING, error=error)
+    return replace(prediction(name), formula=None, n_atoms=None, **EMPTY_FIELDS, error=error)
 
 
 AWKWARD = [
@@ -77,7 +77,7 @@ def test_importing_it_imports_no_torch():
 
 
 def test_every_column_of_a_frame_is_known():
-    assert {*KINDS, *SAME} == set(SITE_COLUMNS)
+    assert {*KINDS, *CONSTANT_COLUMNS} == set(SITE_COLUMNS)
 
 
 def test_the_frame_is_that_of_the_predictions():
@@ -123,8 +123,8 @@ def test_columns_come_back_as_they_went_in(rows):
 
 
 def test_counts_and_what_all_share_are_attributes():
-    said = stored(PredictionsData.from_predictions(Predictions([*AWKWARD, failed()]))).base.attributes.all
-    assert said == {
+    attributes = stored(PredictionsData.from_predictions(Predictions([*AWKWARD, failed()]))).base.attributes.all
+    assert attributes == {
         "n_predictions": 10, "n_structures": 10, "n_out_of_domain": 1, "n_failures": 1, "of_sites": False,
         "unit": "eV/atom", "property": "formation_energy_per_atom", "model": "m", "model_sha256": SHA,
     }  # fmt: skip

@@ -35,38 +35,38 @@ def pks(rows):
 
 def test_the_origin_of_a_prediction(graph):
     """Of the second round: its job, model and training, and the DFT runs of the first round by links alone."""
-    found = origin(graph.predictions[1], "v3")
-    assert (found.row["id"], found.row["unit"]) == ("v3", "eV/atom")
-    assert found.row["value"] == pytest.approx(-1.0 - 0.03 - 0.1)
-    assert pks(found.jobs) == [graph.predict_jobs[1].pk]
-    assert pks(found.models) == [graph.models[1].pk]
-    assert found.models[0].sha256 == graph.models[1].sha256
-    assert pks(found.structures) == [graph.pool.pk]
-    (training,) = found.trainings
+    result = origin(graph.predictions[1], "v3")
+    assert (result.row["id"], result.row["unit"]) == ("v3", "eV/atom")
+    assert result.row["value"] == pytest.approx(-1.0 - 0.03 - 0.1)
+    assert pks(result.jobs) == [graph.predict_jobs[1].pk]
+    assert pks(result.models) == [graph.models[1].pk]
+    assert result.models[0].sha256 == graph.models[1].sha256
+    assert pks(result.structures) == [graph.pool.pk]
+    (training,) = result.trainings
     assert training.job.pk == graph.trainings[0].pk
     assert pks(training.labelled) == [graph.labelled[0].pk]
     assert pks(training.started_from) == [graph.models[0].pk]
     assert training.n_dft_runs == 3
-    assert sorted(pks(found.dft_runs)) == [run.pk for run in graph.runs[0]]
-    assert pks(found.structure_steps) == [graph.defects.pk]
-    assert pks(found.hosts) == [graph.host.pk]
-    assert found.bad == []
+    assert sorted(pks(result.dft_runs)) == [run.pk for run in graph.runs[0]]
+    assert pks(result.structure_steps) == [graph.defects.pk]
+    assert pks(result.hosts) == [graph.host.pk]
+    assert result.bad == []
 
 
 def test_an_imported_model_has_no_training(graph):
-    found = origin(graph.predictions[0])
-    assert (found.trainings, found.dft_runs, found.row) == ([], [], None)
+    result = origin(graph.predictions[0])
+    assert (result.trainings, result.dft_runs, result.row) == ([], [], None)
 
 
 def test_lineage_agrees_with_aiidas_own_query(graph):
     """AiiDA's recursive join lists every path; the set of nodes is the same."""
     last = graph.models[-1]
-    own = orm.QueryBuilder().append(CGCNNModelData, filters={"id": last.pk}, tag="model")
-    own.append(orm.Node, with_descendants="model", project="id")
-    assert set(lineage([last.pk], "ancestors").nodes) - {last.pk} == set(own.all(flat=True))
-    own = orm.QueryBuilder().append(StructureSetData, filters={"id": graph.pool.pk}, tag="pool")
-    own.append(orm.Node, with_ancestors="pool", project="id")
-    assert set(lineage([graph.pool.pk], "descendants").nodes) - {graph.pool.pk} == set(own.all(flat=True))
+    query = orm.QueryBuilder().append(CGCNNModelData, filters={"id": last.pk}, tag="model")
+    query.append(orm.Node, with_descendants="model", project="id")
+    assert set(lineage([last.pk], "ancestors").nodes) - {last.pk} == set(query.all(flat=True))
+    query = orm.QueryBuilder().append(StructureSetData, filters={"id": graph.pool.pk}, tag="pool")
+    query.append(orm.Node, with_ancestors="pool", project="id")
+    assert set(lineage([graph.pool.pk], "descendants").nodes) - {graph.pool.pk} == set(query.all(flat=True))
     near = lineage([last.pk], "ancestors", depth=2)
     assert set(near.nodes) == {last.pk, graph.trainings[-1].pk, graph.labelled[-1].pk, graph.models[-2].pk}
 
@@ -111,9 +111,9 @@ def test_all_that_used_a_model(graph):
 def test_errors_against_later_dft(graph):
     """Labels were made 0.02 eV/atom above the predictions that selected them."""
     table = errors(graph.predictions[0])
-    own = table[table["labelled_pk"] == graph.labelled[0].pk]
-    assert own["id"].tolist() == ["v0", "v1", "v2"]
-    assert own["error"].to_numpy() == pytest.approx([-0.02] * 3)
+    rows = table[table["labelled_pk"] == graph.labelled[0].pk]
+    assert rows["id"].tolist() == ["v0", "v1", "v2"]
+    assert rows["error"].to_numpy() == pytest.approx([-0.02] * 3)
     assert set(table["id"]) == {f"v{k}" for k in range(6)}  # of the second round too: it is later
     assert set(table["unit"]) == {"eV/atom"}
     assert set(table["engine"]) == {"quantumespresso"}

@@ -54,10 +54,10 @@ def pks(rows):
 def test_trainings_go_back_to_the_first_model(graph):
     later = predictions_of_model(graph.pool, graph.models[2], ["v0"], [0.0])
     predict(graph, graph.models[2], graph.pool, later)
-    found = origin(later)
-    assert [training.job.pk for training in found.trainings] == [job.pk for job in reversed(graph.trainings)]
-    assert [training.model.pk for training in found.trainings] == [graph.models[2].pk, graph.models[1].pk]
-    assert {run.pk for run in found.dft_runs} == {run.pk for runs in graph.runs for run in runs}
+    result = origin(later)
+    assert [training.job.pk for training in result.trainings] == [job.pk for job in reversed(graph.trainings)]
+    assert [training.model.pk for training in result.trainings] == [graph.models[2].pk, graph.models[1].pk]
+    assert {run.pk for run in result.dft_runs} == {run.pk for runs in graph.runs for run in runs}
 
 
 def test_an_id_that_is_not_there(graph):
@@ -81,19 +81,19 @@ def test_of_joined_shards_an_id_leads_to_its_own(graph):
     process(orm.CalcFunctionNode, "aiida.calculations:cgcnn.join", {"part_0": parts[0], "part_1": parts[1]},
             {"predictions": joined})  # fmt: skip
     assert sorted(pks(origin(joined).jobs)) == [job.pk for job in jobs]
-    found = origin(joined, "v12")
-    assert pks(found.jobs) == [jobs[1].pk]
-    assert pks(found.structures) == [shards[1].pk]
-    assert pks(found.models) == [model.pk]
-    assert graph.defects.pk in pks(found.structure_steps)
+    result = origin(joined, "v12")
+    assert pks(result.jobs) == [jobs[1].pk]
+    assert pks(result.structures) == [shards[1].pk]
+    assert pks(result.models) == [model.pk]
+    assert graph.defects.pk in pks(result.structure_steps)
 
 
 def test_the_number_of_queries_does_not_grow_with_structures_or_runs(graph, count_queries, small_model, tmp_path):
     (tmp_path / "big").mkdir()
     big = store_graph(small_model, tmp_path / "big", n_pool=300, n_runs=12)
     _, few = count_queries(origin, graph.predictions[1])
-    found, many = count_queries(origin, big.predictions[1])
-    assert len(found.dft_runs) == 12
+    result, many = count_queries(origin, big.predictions[1])
+    assert len(result.dft_runs) == 12
     assert many == few <= 20
 
 
@@ -103,11 +103,11 @@ def test_all_predictions_of_one_structure(graph, count_queries):
     other = StructureSetData.from_ase([bulk("NiO", "rocksalt", a=5.5), atoms], ["x", "same"]).store()
     third = predictions_of_model(other, graph.models[0], ["x", "same"], [0.0, 7.0])
     predict(graph, graph.models[0], other, third)
-    found, queries = count_queries(predictions_of, atoms)
-    assert found["id"].tolist() == ["v5", "v5", "same"]
-    assert found["value"].tolist() == pytest.approx([-1.05, -1.15, 7.0])
-    assert found["model_pk"].tolist() == [graph.models[0].pk, graph.models[1].pk, graph.models[0].pk]
-    assert found["predictions_pk"].tolist() == [*(p.pk for p in graph.predictions), third.pk]
+    result, queries = count_queries(predictions_of, atoms)
+    assert result["id"].tolist() == ["v5", "v5", "same"]
+    assert result["value"].tolist() == pytest.approx([-1.05, -1.15, 7.0])
+    assert result["model_pk"].tolist() == [graph.models[0].pk, graph.models[1].pk, graph.models[0].pk]
+    assert result["predictions_pk"].tolist() == [*(p.pk for p in graph.predictions), third.pk]
     for k in range(5):  # sets that it is not in cost no further query
         rest = StructureSetData.from_ase([bulk("NiO", "rocksalt", a=6.0 + k)]).store()
         predict(graph, graph.models[0], rest, predictions_of_model(rest, graph.models[0], ["0"], [0.0]))
@@ -119,9 +119,9 @@ def test_all_predictions_of_one_structure(graph, count_queries):
 def test_what_a_model_could_not_say_is_told(graph):
     failed = predictions_of_model(graph.pool, graph.models[0], ["v0"], [0.0], failures=[("v5", "no volume")])
     predict(graph, graph.models[0], graph.pool, failed)
-    found = predictions_of(graph.pool.atoms("v5"))
-    assert found.attrs["failures"] == [(failed.pk, "v5", "no volume")]
-    assert len(found) == 2
+    result = predictions_of(graph.pool.atoms("v5"))
+    assert result.attrs["failures"] == [(failed.pk, "v5", "no volume")]
+    assert len(result) == 2
 
 
 def test_a_mark_is_seen_wherever_the_model_stands_behind(graph):
@@ -155,16 +155,16 @@ def test_a_label_of_another_structure_under_the_same_id_is_left_out(graph):
 
 def test_nothing_to_compare_with(graph):
     lonely = StructureSetData.from_ase([bulk("Cu")], ["cu"]).store()
-    found = predictions_of_model(lonely, graph.models[0], ["cu"], [0.0])
-    predict(graph, graph.models[0], lonely, found)
+    result = predictions_of_model(lonely, graph.models[0], ["cu"], [0.0])
+    predict(graph, graph.models[0], lonely, result)
     with pytest.raises(ValueError, match="no label to compare with was made from its structures"):
-        errors(found)
+        errors(result)
     without = labelled(lonely.atoms(0), 0.0)
     del without.info["formation_energy_per_atom"]
     made = StructureSetData.from_ase([without], ["cu"])
     process(orm.CalcFunctionNode, "x.label", {"structures": lonely}, {"labelled": made})
     with pytest.raises(ValueError, match="no label to compare with: 1 have no formation_energy_per_atom"):
-        errors(found)
+        errors(result)
 
 
 def test_a_label_joined_to_others_counts_once(graph):
@@ -179,15 +179,15 @@ def test_a_label_joined_to_others_counts_once(graph):
 def test_sets_of_single_labels_are_not_counted_beside_the_set_that_joins_them(graph):
     """As the labelling does it: a set for each run under the id "0", which may be an id of the predicted set too."""
     pool = StructureSetData.from_ase(pool_of(3, seed=5)).store()
-    found = predictions_of_model(pool, graph.models[0], pool.ids, [0.0, 0.0, 0.0])
-    predict(graph, graph.models[0], pool, found)
+    result = predictions_of_model(pool, graph.models[0], pool.ids, [0.0, 0.0, 0.0])
+    predict(graph, graph.models[0], pool, result)
     singles = {}
     for k in (1, 2):
         singles[f"row_{k}"] = StructureSetData.from_ase([labelled(pool.atoms(k), 0.1 * k)])
         process(orm.CalcFunctionNode, "x.run", {"structures": pool}, {"labelled": singles[f"row_{k}"]})
     joined = StructureSetData.from_ase([labelled(pool.atoms(k), 0.1 * k) for k in (1, 2)], ["1", "2"])
     process(orm.CalcFunctionNode, "x.join", {"structure_set": pool, **singles}, {"labelled": joined})
-    table = errors(found)
+    table = errors(result)
     assert table["id"].tolist() == ["1", "2"]
     assert table["error"].to_numpy() == pytest.approx([-0.1, -0.2])
     assert table.attrs["left_out"] == {}

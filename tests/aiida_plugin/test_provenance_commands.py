@@ -57,11 +57,11 @@ def test_origin(graph):
         "cgcnn.defects",
     ):
         assert words in shown.stdout
-    said = json.loads(provenance("origin", graph.predictions[1].pk, "v3", "--json").stdout)
-    found = origin(graph.predictions[1], "v3")
-    assert [run["pk"] for run in said["dft_runs"]] == [row.pk for row in found.dft_runs]
-    assert said["models"][0]["sha256"] == graph.models[1].sha256
-    assert said["row"]["value"] == found.row["value"]
+    report = json.loads(provenance("origin", graph.predictions[1].pk, "v3", "--json").stdout)
+    result = origin(graph.predictions[1], "v3")
+    assert [run["pk"] for run in report["dft_runs"]] == [row.pk for row in result.dft_runs]
+    assert report["models"][0]["sha256"] == graph.models[1].sha256
+    assert report["row"]["value"] == result.row["value"]
     assert "imported" in provenance("origin", graph.predictions[0].pk).stdout
 
 
@@ -89,8 +89,8 @@ def test_used_by_and_marks(graph):
 
 
 def test_errors(graph, tmp_path):
-    said = provenance("errors", graph.predictions[0].pk, "--json", "--plot", tmp_path / "p.png")
-    assert [row["id"] for row in json.loads(said.stdout)] == [f"v{k}" for k in range(6)]
+    output = provenance("errors", graph.predictions[0].pk, "--json", "--plot", tmp_path / "p.png")
+    assert [row["id"] for row in json.loads(output.stdout)] == [f"v{k}" for k in range(6)]
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert "-0.0200" in provenance("errors", graph.models[0].pk).stdout
     assert "no label to compare with" in refused(provenance("errors", graph.models[2].pk))

@@ -77,8 +77,8 @@ def hydrogen():
 
 
 def builder(atoms, code, moments=None, **settings):
-    found = resolve("quantumespresso", "fast", QUICK | settings)
-    return QE.builder(Run(orm.StructureData(ase=atoms), code, found, moments or {}))
+    result = resolve("quantumespresso", "fast", QUICK | settings)
+    return QE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}))
 
 
 def run(atoms, code, moments=None, **settings):
@@ -185,11 +185,11 @@ def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
     u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "pseudo_family": scalar.label}
     labelled, _ = run(hydrogen(), code, spin=False, energy_tolerance=1e-7, **u)
     assert scheme_of(labelled)["hubbard_u"] == {"H": 3.0}
-    given = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic"} | {
+    namelist = {"lda_plus_u": True, "hubbard_u(1)": 3.0, "u_projection_type": "ortho-atomic"} | {
         "pseudo_dir": tmp_path,
         "kpts": (1, 1, 1),
     }
-    assert labelled.get_potential_energy() == pytest.approx(by_hand(hydrogen(), tmp_path / "u", **given), abs=1e-5)
+    assert labelled.get_potential_energy() == pytest.approx(by_hand(hydrogen(), tmp_path / "u", **namelist), abs=1e-5)
     plain = by_hand(hydrogen(), tmp_path / "plain", pseudo_dir=tmp_path)
     assert abs(labelled.get_potential_energy() - plain) > 0.01
 

@@ -42,12 +42,12 @@ def test_a_monte_carlo_run_is_one_process(calculator):
     """Its predictions are those that the calculator gave, in order, exactly."""
     rng = np.random.default_rng(0)
     atoms = bulk("NiO", "rocksalt", a=4.17, cubic=True)
-    given = []
+    steps = []
     with record(calculator) as recorded:
         for _ in range(6):
             atoms = swapped(atoms, rng)
             atoms.calc = calculator
-            given.append((atoms.get_potential_energy(), calculator.get_energy_uncertainty(per_atom=True),
+            steps.append((atoms.get_potential_energy(), calculator.get_energy_uncertainty(per_atom=True),
                           *calculator.results["formation_energy_per_atom_interval"]))  # fmt: skip
             calculator.get_property("in_domain", atoms)  # nothing changed: not computed again
     node = recorded.node
@@ -55,9 +55,9 @@ def test_a_monte_carlo_run_is_one_process(calculator):
     assert (node.process_type, node.is_finished_ok, node.is_sealed) == (PROCESS_TYPE, True, True)
     frame = node.outputs.predictions.to_frame()
     assert frame["id"].tolist() == [str(k) for k in range(6)]
-    assert frame[["std", "lower", "upper"]].to_numpy() == pytest.approx(np.array(given)[:, 1:], rel=1e-15)
+    assert frame[["std", "lower", "upper"]].to_numpy() == pytest.approx(np.array(steps)[:, 1:], rel=1e-15)
     table = calculator._reference_energy()
-    assert 8 * frame["value"].to_numpy() + table == pytest.approx(np.array(given)[:, 0], rel=1e-12)
+    assert 8 * frame["value"].to_numpy() + table == pytest.approx(np.array(steps)[:, 0], rel=1e-12)
     frames = list(node.inputs.structures.iter_atoms())
     assert len(frames) == len(recorded) == 6
     assert frames[-1] == atoms
@@ -94,9 +94,9 @@ def test_inside_of_another_calculator(calculator):
     with record(calculator) as recorded:
         total = atoms.get_potential_energy()
     (value,) = recorded.node.outputs.predictions.to_frame()["value"]
-    own = atoms.copy()
-    own.calc = EMT()
-    assert 4 * value + calculator._reference_energy() + own.get_potential_energy() == pytest.approx(total)
+    copy = atoms.copy()
+    copy.calc = EMT()
+    assert 4 * value + calculator._reference_energy() + copy.get_potential_energy() == pytest.approx(total)
 
 
 def test_two_calculators_two_nodes(calculator):
@@ -177,9 +177,9 @@ def test_an_original_model_needs_its_node(original_weights):
         record(calculator)
     with record(calculator, model=CGCNNModelData.get_or_create(file)) as recorded:
         calculator.get_property("formation_energy_per_atom", bulk("NiO", "rocksalt", a=4.17))
-    found = origin(recorded.node.outputs.predictions, "0")
-    assert found.models[0].pk == recorded.node.inputs.model.pk
-    assert found.jobs[0].pk == recorded.node.pk
+    result = origin(recorded.node.outputs.predictions, "0")
+    assert result.models[0].pk == recorded.node.inputs.model.pk
+    assert result.jobs[0].pk == recorded.node.pk
 
 
 def test_what_cannot_be_recorded(calculator):

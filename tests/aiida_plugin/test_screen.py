@@ -75,19 +75,19 @@ def test_labels_and_agreement(code, python, model, small_model):
     assert node.is_finished_ok, node.exit_message
     chosen = [row["id"] for row in results["chosen"]["rows"]]
     assert sorted(results["labelled"].ids) == sorted(chosen)
-    found = results["agreement"].get_dict()
+    result = results["agreement"].get_dict()
     references = results["reference_energies"]["energies"]
     errors = []
-    for row in found["rows"]:
-        own = atoms[row["id"]].copy()
-        own.calc = EMT()
-        label = (own.get_potential_energy() - sum(references[s] for s in own.symbols)) / len(own)
+    for row in result["rows"]:
+        cell = atoms[row["id"]].copy()
+        cell.calc = EMT()
+        label = (cell.get_potential_energy() - sum(references[s] for s in cell.symbols)) / len(cell)
         assert row["label"] == pytest.approx(label, abs=1e-8)
-        mean, _ = predict(small_model, {"x": own})["x"]
+        mean, _ = predict(small_model, {"x": cell})["x"]
         errors.append(mean - label)
-    assert (found["n"], found["unit"]) == (3, "eV/atom")
-    assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-3)
-    assert found["label_scheme"]["engine"] == "emt"
+    assert (result["n"], result["unit"]) == (3, "eV/atom")
+    assert result["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-3)
+    assert result["label_scheme"]["engine"] == "emt"
     # from the report back to the model by links alone
     query = orm.QueryBuilder().append(orm.Dict, filters={"uuid": results["agreement"].uuid}, tag="report")
     query.append(orm.Data, with_descendants="report", filters={"uuid": model.uuid})

@@ -28,7 +28,7 @@ def _profile(aiida_profile):
     return aiida_profile
 
 
-def predictions(ids=IDS, values=VALUES, stds=STDS, in_domain=(True, False, True, True, True), **said):
+def predictions(ids=IDS, values=VALUES, stds=STDS, in_domain=(True, False, True, True, True), **fields):
     n = len(ids)
     columns = {
         "id": list(ids), "formula": ["Al"] * n, "n_atoms": [1] * n, "value": list(values), "std": list(stds),
@@ -36,7 +36,7 @@ def predictions(ids=IDS, values=VALUES, stds=STDS, in_domain=(True, False, True,
         "aleatoric": list(stds), "in_domain": list(in_domain)[:n], "reason": [""] * n,
     }  # fmt: skip
     same = {"unit": "eV/atom", "property": "energy_per_atom", "model": "m", "model_sha256": "0" * 64}
-    return PredictionsData(columns, **(same | said)).store()
+    return PredictionsData(columns, **(same | fields)).store()
 
 
 def labelled(ids, energies, scheme=None):
@@ -51,9 +51,9 @@ def labelled(ids, energies, scheme=None):
 
 
 def chosen(settings, **inputs):
-    found = select(predictions(), orm.Dict(settings), **inputs)
-    rows = found["chosen"]["rows"]
-    assert found["indices"].get_list() == [row["id"] for row in rows]
+    result = select(predictions(), orm.Dict(settings), **inputs)
+    rows = result["chosen"]["rows"]
+    assert result["indices"].get_list() == [row["id"] for row in rows]
     return [(row["id"], row["why"]) for row in rows]
 
 
@@ -100,22 +100,22 @@ def test_nothing_left_and_no_std():
 
 def test_agreement_by_hand():
     """Labels shifted by 1 eV against the predictions, but for one."""
-    found = prediction_errors(predictions(), labelled(["b", "c", "e"], [0.8, 1.1, 1.2])).get_dict()
+    result = prediction_errors(predictions(), labelled(["b", "c", "e"], [0.8, 1.1, 1.2])).get_dict()
     error = np.array([-1.0, -1.0, -1.3])
-    assert found["n"] == 3
-    assert found["mae"] == pytest.approx(1.1)
-    assert found["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
-    assert found["offset"] == pytest.approx(error.mean())
-    assert found["mae_without_offset"] == pytest.approx(np.abs(error - error.mean()).mean())
-    assert found["coverage"] == 0.0
-    assert found["spearman"] == pytest.approx(0.5)
-    assert [row["id"] for row in found["rows"]] == ["b", "c", "e"]
-    assert found["rows"][2]["error"] == pytest.approx(-1.3)
+    assert result["n"] == 3
+    assert result["mae"] == pytest.approx(1.1)
+    assert result["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert result["offset"] == pytest.approx(error.mean())
+    assert result["mae_without_offset"] == pytest.approx(np.abs(error - error.mean()).mean())
+    assert result["coverage"] == 0.0
+    assert result["spearman"] == pytest.approx(0.5)
+    assert [row["id"] for row in result["rows"]] == ["b", "c", "e"]
+    assert result["rows"][2]["error"] == pytest.approx(-1.3)
 
 
 def test_agreement_without_a_label_of_the_property():
-    found = prediction_errors(predictions(property="band_gap"), labelled(["b"], [0.8])).get_dict()
-    assert (found["n"], found["reason"]) == (0, "no predicted structure has a label band_gap")
+    result = prediction_errors(predictions(property="band_gap"), labelled(["b"], [0.8])).get_dict()
+    assert (result["n"], result["reason"]) == (0, "no predicted structure has a label band_gap")
 
 
 def test_labelled_sets_of_two_rounds():
@@ -136,9 +136,9 @@ def test_the_report_of_a_loop():
         "finetune_1": orm.Dict({"before": {"mae": 0.5}, "after": {"mae": 0.2}, "n_train": 2}),
         "agreement_2": orm.Dict({"n": 1, "mae": 0.3}),
     }
-    found = learning_report(orm.Dict({"ended": "2 rounds were done"}), **rounds).get_dict()
-    assert found["ended"] == "2 rounds were done"
-    assert found["rows"] == [
+    result = learning_report(orm.Dict({"ended": "2 rounds were done"}), **rounds).get_dict()
+    assert result["ended"] == "2 rounds were done"
+    assert result["rows"] == [
         {"round": 1, "n": 2, "mae": 0.5, "n_labels": 2, "before": {"mae": 0.5}, "after": {"mae": 0.2}, "n_train": 2},
         {"round": 2, "n": 1, "mae": 0.3, "n_labels": 3},
     ]

@@ -35,7 +35,7 @@ def setup(*args):
         raise done.exception
     report = json.loads(done.stdout)
     assert done.exit_code == (0 if report["complete"] else 1)
-    return report["changed"], {found["what"]: found for found in report["findings"]}
+    return report["changed"], {result["what"]: result for result in report["findings"]}
 
 
 def shell(*args, path):
@@ -75,13 +75,13 @@ def profile(aiida_profile_clean):
 
 
 def test_codes_models_and_computer(profile):
-    changed, found = setup("-p", profile.name)
+    changed, result = setup("-p", profile.name)
     assert changed
-    assert found["computer localhost"]["state"] == "made"
+    assert result["computer localhost"]["state"] == "made"
     assert orm.load_computer("localhost").get_minimum_job_poll_interval() == 1
     folders = {path.parent.name for path in models_of.pretrained_folder().glob("*/config.json")}
     assert orm.QueryBuilder().append(CGCNNModelData).count() == len(folders) > 1
-    assert all(found[f"model {name}"]["state"] == "made" for name in folders)
+    assert all(result[f"model {name}"]["state"] == "made" for name in folders)
     python = orm.load_code("python@localhost")
     assert python.filepath_executable == Path(sys.executable)
     assert python.prepend_text == "export OMP_NUM_THREADS=1"
@@ -116,9 +116,9 @@ def test_dft_codes_are_those_of_the_path(profile, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     absent = {code.label: code for code in codes_of.wanted_codes()}["pw"]
     ensure(codes_of.computer())
-    found = codes_of.look_at(absent._replace(needs=""))
-    assert found.state == "optional"
-    assert found.command.startswith("sudo apt-get install quantum-espresso")
+    result = codes_of.look_at(absent._replace(needs=""))
+    assert result.state == "optional"
+    assert result.command.startswith("sudo apt-get install quantum-espresso")
     missing = codes_of.look_at(absent._replace(needs="no_such_package"))
     assert (missing.state, missing.command) == ("optional", 'pip install "cgcnn-ase[dft]"')
 
@@ -129,11 +129,11 @@ def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
         shutil.copytree(pretrained / name, tmp_path / name)
     (tmp_path / "defect-sites" / "config.json").write_text("{")
     monkeypatch.setattr(models_of, "pretrained_folder", lambda: tmp_path)
-    _, found = setup("-p", profile.name)
-    assert found["model defect-sites"]["state"] == "wrong"
-    assert "config.json" in found["model defect-sites"]["words"]
-    assert found["model formation-energy-per-atom"]["state"] == "made"
-    assert "caching" in found
+    _, result = setup("-p", profile.name)
+    assert result["model defect-sites"]["state"] == "wrong"
+    assert "config.json" in result["model defect-sites"]["words"]
+    assert result["model formation-energy-per-atom"]["state"] == "made"
+    assert "caching" in result
 
 
 # What is wrong
@@ -147,11 +147,11 @@ def test_an_executable_that_is_gone(profile, tmp_path):
     codes_of.make(wanted)
     assert codes_of.look_at(wanted).state == "there"
     (tmp_path / "tool").chmod(0o644)
-    assert "cannot be run; check its permissions" in codes_of.look_at(wanted).words
+    assert "cannot be run; check its permissions" in codes_of.look_at(wanted).message
     (tmp_path / "tool").unlink()
     gone = codes_of.look_at(wanted)
     assert (gone.state, gone.command) == ("missing", "aiida-cgcnn setup")
-    assert gone.words == f"its executable {tmp_path / 'tool'} is gone"
+    assert gone.message == f"its executable {tmp_path / 'tool'} is gone"
     nowhere = codes_of.look_at(wanted._replace(executable=None, install="sudo apt-get install tool"))
     assert (nowhere.state, nowhere.command) == ("wrong", "sudo apt-get install tool")
     old = orm.load_code("tool")
@@ -167,25 +167,25 @@ def test_two_codes_of_one_name(profile):
     wanted = CodeSpec("sh", "cgcnn.predict", Path("/bin/sh"), "a shell")
     codes_of.make(wanted)
     orm.InstalledCode(label="sh", computer=orm.load_computer("localhost"), filepath_executable="/bin/sh").store()
-    found = codes_of.look_at(wanted)
-    assert found.state == "wrong"
-    assert found.command.startswith("verdi code relabel")
+    result = codes_of.look_at(wanted)
+    assert result.state == "wrong"
+    assert result.command.startswith("verdi code relabel")
 
 
 def test_a_computer_of_that_name_elsewhere(profile):
     orm.Computer("localhost", "far.example.org", transport_type="core.ssh", scheduler_type="core.slurm").store()
-    found = look(codes_of.computer())
-    assert found.state == "wrong"
-    assert found.words == "it is reached by core.ssh, not on this machine"
-    assert "example.org" not in found.words + found.command
+    result = look(codes_of.computer())
+    assert result.state == "wrong"
+    assert result.message == "it is reached by core.ssh, not on this machine"
+    assert "example.org" not in result.message + result.command
 
 
 def test_no_broker_no_daemon(profile):
-    found = {part.what: look(part) for part in services()}
-    assert found["broker"].state == "optional"
-    assert found["broker"].command == "verdi profile configure-broker core.zeromq"
-    assert "submit() does not work" in found["broker"].words
-    assert found["daemon"].state == "optional"
+    result = {part.what: look(part) for part in services()}
+    assert result["broker"].state == "optional"
+    assert result["broker"].command == "verdi profile configure-broker core.zeromq"
+    assert "submit() does not work" in result["broker"].message
+    assert result["daemon"].state == "optional"
 
 
 @pytest.fixture
@@ -203,9 +203,9 @@ def test_a_daemon_that_is_not_running_and_one_that_died(with_broker):
     from aiida.engine.daemon.client import get_daemon_client
 
     with_broker("core.zeromq")
-    found = {part.what: look(part) for part in services()}
-    assert (found["broker"].state, found["daemon"].state) == ("there", "optional")
-    assert found["daemon"].command == "verdi daemon start"
+    result = {part.what: look(part) for part in services()}
+    assert (result["broker"].state, result["daemon"].state) == ("there", "optional")
+    assert result["daemon"].command == "verdi daemon start"
     pid = subprocess.Popen(["true"])
     pid.wait()
     Path(get_daemon_client().circus_pid_file).write_text(str(pid.pid))
@@ -219,45 +219,45 @@ def test_rabbitmq_that_is_down(with_broker):
         "core.rabbitmq", broker_protocol="amqp", broker_username="guest", broker_password="s3cret",
         broker_host="127.0.0.1", broker_port=1, broker_virtual_host="",
     )  # fmt: skip
-    _, found = setup("-p", made.name, "--check")
-    assert found["broker"]["state"] == "wrong"
-    assert "RabbitMQ does not answer" in found["broker"]["words"]
-    assert "configure-broker core.zeromq" in found["broker"]["command"]
-    assert "s3cret" not in json.dumps(found)
-    assert "127.0.0.1" not in json.dumps(found)
+    _, result = setup("-p", made.name, "--check")
+    assert result["broker"]["state"] == "wrong"
+    assert "RabbitMQ does not answer" in result["broker"]["words"]
+    assert "configure-broker core.zeromq" in result["broker"]["command"]
+    assert "s3cret" not in json.dumps(result)
+    assert "127.0.0.1" not in json.dumps(result)
 
 
 def test_a_computer_that_is_down(profile, aiida_computer_ssh):
     far = aiida_computer_ssh(label="cluster", configure=False)
     far.configure(port=1, timeout=1, look_for_keys=False, allow_agent=False)
     orm.InstalledCode(label="cgcnn-ase", computer=far, filepath_executable="/opt/cgcnn-ase").store()
-    found = look(next(part for part in services() if part.what == "connection to cluster"))
-    assert found.state == "wrong"
-    assert found.command.startswith("verdi computer test cluster")
+    result = look(next(part for part in services() if part.what == "connection to cluster"))
+    assert result.state == "wrong"
+    assert result.command.startswith("verdi computer test cluster")
 
 
 def test_check_changes_nothing(profile):
     before = n_nodes()
-    changed, found = setup("-p", profile.name, "--check")
+    changed, result = setup("-p", profile.name, "--check")
     assert not changed
     assert n_nodes() == before
-    assert found["code cgcnn-ase@localhost"]["state"] == "missing"
-    assert found["code cgcnn-ase@localhost"]["command"] == "aiida-cgcnn setup"
+    assert result["code cgcnn-ase@localhost"]["state"] == "missing"
+    assert result["code cgcnn-ase@localhost"]["command"] == "aiida-cgcnn setup"
 
 
 # Profiles
 
 
 def test_no_profile_and_no_such_profile(aiida_config_tmp):
-    _, found = setup("--check")
-    assert found == {
+    _, result = setup("--check")
+    assert result == {
         "profile": {
             "what": "profile", "state": "missing", "words": "none is configured", "command": "aiida-cgcnn setup",
         }
     }  # fmt: skip
-    _, found = setup("--check", "-p", "other")
-    assert found["profile"]["words"] == "no profile 'other'; there is none"
-    assert found["profile"]["command"] == "aiida-cgcnn setup -p other"
+    _, result = setup("--check", "-p", "other")
+    assert result["profile"]["words"] == "no profile 'other'; there is none"
+    assert result["profile"]["command"] == "aiida-cgcnn setup -p other"
 
 
 def test_a_new_profile_leaves_the_default_one(aiida_profile_tmp):
@@ -266,26 +266,26 @@ def test_a_new_profile_leaves_the_default_one(aiida_profile_tmp):
     default = aiida_profile_tmp.name
     get_config().set_default_profile(default, overwrite=True).store()
     made = open_profile("other", broker="none")
-    assert (made.state, made.words) == ("made", "other (sqlite_dos, no broker)")
+    assert (made.state, made.message) == ("made", "other (sqlite_dos, no broker)")
     assert get_config().default_profile_name == default
     assert set(get_config().profile_names) == {default, "other"}
 
 
 def test_a_profile_that_differs_from_what_is_asked(profile):
-    _, found = setup("-p", profile.name, "--broker", "zeromq")
-    assert found["profile"]["state"] == "wrong"
-    assert found["profile"]["command"] == f"verdi -p {profile.name} profile configure-broker core.zeromq"
-    assert "computer localhost" not in found
-    _, found = setup("-p", profile.name, "--postgres")
-    assert "without PostgreSQL" in found["profile"]["words"]
+    _, result = setup("-p", profile.name, "--broker", "zeromq")
+    assert result["profile"]["state"] == "wrong"
+    assert result["profile"]["command"] == f"verdi -p {profile.name} profile configure-broker core.zeromq"
+    assert "computer localhost" not in result
+    _, result = setup("-p", profile.name, "--postgres")
+    assert "without PostgreSQL" in result["profile"]["words"]
 
 
 def test_no_profile_is_the_default_one(aiida_profile_tmp):
     from aiida_plugin.setup.profile import open_profile
 
     get_config()._default_profile = None
-    found = open_profile(None)
-    assert (found.state, found.command) == ("wrong", f"verdi profile set-default {aiida_profile_tmp.name}")
+    result = open_profile(None)
+    assert (result.state, result.command) == ("wrong", f"verdi profile set-default {aiida_profile_tmp.name}")
 
 
 def test_data_of_another_version(aiida_profile_tmp):
@@ -294,16 +294,16 @@ def test_data_of_another_version(aiida_profile_tmp):
     file = next(Path(aiida_profile_tmp.storage_config["filepath"]).glob("*.sqlite"))
     with sqlite3.connect(file) as database:
         database.execute("UPDATE alembic_version SET version_num = 'main_0001'")
-    _, found = setup("-p", aiida_profile_tmp.name)
-    assert found["profile"]["state"] == "wrong"
-    assert found["profile"]["command"] == f"verdi -p {aiida_profile_tmp.name} storage migrate"
+    _, result = setup("-p", aiida_profile_tmp.name)
+    assert result["profile"]["state"] == "wrong"
+    assert result["profile"]["command"] == f"verdi -p {aiida_profile_tmp.name} storage migrate"
 
 
 def test_rabbitmq_that_is_not_there(aiida_config_tmp, monkeypatch):
     monkeypatch.setenv("AIIDA_BROKER_PORT", "1")
-    _, found = setup("--broker", "rabbitmq")
-    assert found["profile"]["state"] == "wrong"
-    assert "RabbitMQ does not answer on this machine" in found["profile"]["words"]
+    _, result = setup("--broker", "rabbitmq")
+    assert result["profile"]["state"] == "wrong"
+    assert "RabbitMQ does not answer on this machine" in result["profile"]["words"]
     assert get_config().profile_names == []
 
 
@@ -340,7 +340,7 @@ def test_the_pseudopotential_family(pw, engine):
     from aiida_plugin.engines.pseudopotentials import family_part
 
     made = ensure(family_part())
-    assert made.state == "made", made.words
+    assert made.state == "made", made.message
     assert ensure(family_part()).state == "there"
 
 
@@ -353,10 +353,10 @@ def test_a_family_that_lacks_elements(pw, engine, tmp_path):
         if file.name.lower().startswith(("li.", "li_", "o.", "o_")):
             shutil.copy(file, tmp_path / file.name)
     engine.install_pseudos(tmp_path)
-    found = ensure(family_part())
-    assert found.state == "wrong"
-    assert "it has none for Al, Mn, Co, Ni" in found.words
-    assert found.command == f"verdi group delete --force {engine.FAMILY} && aiida-cgcnn setup"
+    result = ensure(family_part())
+    assert result.state == "wrong"
+    assert "it has none for Al, Mn, Co, Ni" in result.message
+    assert result.command == f"verdi group delete --force {engine.FAMILY} && aiida-cgcnn setup"
 
 
 # Archives of newer versions

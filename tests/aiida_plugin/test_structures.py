@@ -127,9 +127,9 @@ def test_results_of_another_geometry_are_not_kept(aiida_profile):
 
 def test_space_group_that_ase_leaves_in_info(aiida_profile):
     atoms = crystal(["Na", "Cl"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[5.64] * 3 + [90] * 3)
-    found = StructureSetData.from_ase([atoms]).atoms(0)
-    assert found.info["spacegroup"] == atoms.info["spacegroup"]
-    assert found.info["unit_cell"] == "conventional"
+    result = StructureSetData.from_ase([atoms]).atoms(0)
+    assert result.info["spacegroup"] == atoms.info["spacegroup"]
+    assert result.info["unit_cell"] == "conventional"
 
 
 def test_arrays_hold_all_atoms(stored):
@@ -150,16 +150,16 @@ def test_the_summary_is_small_and_can_be_asked_for(stored):
         "site_arrays": ["initial_charges", "initial_magmoms", "names", "tags"],
         "results": ["dipole", "energies", "energy", "forces", "free_energy", "magmoms", "stress"],
     }  # fmt: skip
-    found = orm.QueryBuilder().append(
+    result = orm.QueryBuilder().append(
         StructureSetData,
         filters={"attributes.n_atoms": 18, "attributes.elements": {"contains": ["Ni"]}, "id": stored.pk},
     )
-    assert found.count() == 1
+    assert result.count() == 1
     fields = StructureSetData.fields
-    found = orm.QueryBuilder().append(
+    result = orm.QueryBuilder().append(
         StructureSetData, filters=(fields.pk == stored.pk) & (fields.attributes.n_structures > 4)
     )
-    assert found.count() == 1
+    assert result.count() == 1
     assert stored.serialize()["attributes"]["n_structures"] == 5
 
 
@@ -327,9 +327,9 @@ def test_structure_data_has_the_geometry(stored):
 
 
 def test_extract_leaves_links(stored):
-    found, process = extract.run_get_node(structure_set=stored, indices=orm.List([3, "NiO"]))
-    assert set(found) == {"row_3", "row_0"}
-    assert found["row_0"].get_formula("hill") == "Ni4O4"
+    result, process = extract.run_get_node(structure_set=stored, indices=orm.List([3, "NiO"]))
+    assert set(result) == {"row_3", "row_0"}
+    assert result["row_0"].get_formula("hill") == "Ni4O4"
     assert process.is_finished_ok
     back = orm.QueryBuilder()
     back.append(StructureSetData, tag="set", project="uuid", edge_project=[])

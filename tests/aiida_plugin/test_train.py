@@ -52,8 +52,8 @@ def node(atoms):
 
 
 def inputs(atoms, settings=None, **others):
-    found = {"structures": node(atoms), "target": orm.Str(TARGET), **others}
-    return found | ({} if settings is None else {"settings": orm.Dict(settings)})
+    result = {"structures": node(atoms), "target": orm.Str(TARGET), **others}
+    return result | ({} if settings is None else {"settings": orm.Dict(settings)})
 
 
 def run(code, atoms, settings=TINY, **others):
@@ -80,8 +80,8 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
     table = results["test_results"]
     assert table.get_array("id").tolist() == list(test)
     assert np.allclose(table.get_array("target"), [a.info[TARGET] for a in test.values()])
-    place = trained.export(tmp_path / "exported")
-    expected = predict(place, list(test.values())).to_frame()["value"]
+    path = trained.export(tmp_path / "exported")
+    expected = predict(path, list(test.values())).to_frame()["value"]
     assert np.allclose(table.get_array("prediction"), expected, rtol=1e-4, atol=1e-5)
     mae = np.abs(table.get_array("prediction") - table.get_array("target")).mean()
     assert metrics["test"]["mae"] == pytest.approx(mae)
@@ -90,7 +90,7 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
 
 
 def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
-    settings = {"epochs": 2, "freeze": "convolutions", "select": "last", "engine": "torch", "name": "tuned-on-six",
+    settings = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "name": "tuned-on-six",
                 "test": 0.0}  # fmt: skip
     results, calculation = run(code, oxides(6), settings, model=model)
     assert calculation.is_finished_ok, calculation.exit_message
@@ -201,21 +201,21 @@ def labelled():
 @pytest.fixture(scope="module")
 def left(labelled, tmp_path_factory, cgcnn_ase):
     """The files that a good run leaves, by name."""
-    place = tmp_path_factory.mktemp("run")
+    path = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CGCNN_ASE_CACHE", str(place / "cache"))
-        (place / "data").mkdir()
+        patch.setenv("CGCNN_ASE_CACHE", str(path / "cache"))
+        (path / "data").mkdir()
         lines = ["id," + TARGET + ",split"]
         for k, (name, atoms) in enumerate(labelled.items()):
             lines.append(f"{name},{atoms.info[TARGET]!r},{('test', 'val', 'train')[min(k // 2, 2)]}")
-        (place / "data" / "properties.csv").write_text("\n".join(lines) + "\n")
-        node(labelled).write_packed(place / "data" / "structures.npz")
-        (place / "train.yaml").write_text(yaml.safe_dump(TINY))
-        ran = cgcnn_ase("train", place / "data", "--output", place / "run", "--config", place / "train.yaml",
+        (path / "data" / "properties.csv").write_text("\n".join(lines) + "\n")
+        node(labelled).write_packed(path / "data" / "structures.npz")
+        (path / "train.yaml").write_text(yaml.safe_dump(TINY))
+        ran = cgcnn_ase("train", path / "data", "--output", path / "run", "--config", path / "train.yaml",
                         "--target", TARGET, "--unit", "eV/atom")  # fmt: skip
     assert ran.code == 0, ran.err
-    found = {str(f.relative_to(place)): f.read_bytes() for f in (place / "run").rglob("*") if f.is_file()}
-    return {name: content for name, content in found.items() if not name.endswith(".ckpt")} | {"exit_code": b"0\n"}
+    result = {str(f.relative_to(path)): f.read_bytes() for f in (path / "run").rglob("*") if f.is_file()}
+    return {name: content for name, content in result.items() if not name.endswith(".ckpt")} | {"exit_code": b"0\n"}
 
 
 @pytest.fixture

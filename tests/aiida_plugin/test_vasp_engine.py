@@ -94,8 +94,8 @@ def diamond():
 
 
 def builder(atoms, code, moments=None, **settings):
-    found = resolve("vasp", "fast", {"potential_family": "mock"} | settings)
-    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, found, moments or {}))
+    result = resolve("vasp", "fast", {"potential_family": "mock"} | settings)
+    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}))
 
 
 def incar(node):

@@ -21,9 +21,9 @@ ROOT = os.getuid() == 0
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def program(name: str, *folders: str) -> str:
@@ -51,9 +51,9 @@ def server(
 ) -> Iterator[None]:
     """A server in the foreground, until `ready` and then until the end."""
     who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if ROOT and user else {}
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=said, stderr=said, env=os.environ | env, start_new_session=True, cwd=log.parent, **who
+            command, stdout=output, stderr=output, env=os.environ | env, start_new_session=True, cwd=log.parent, **who
         )
     try:
         until = time.monotonic() + 90
@@ -182,8 +182,8 @@ def slurm() -> Iterator[dict[str, str]]:
         munge = [munged, "-F", "-f", f"--socket={here}/munge.socket", *names]
 
         def up() -> bool:
-            said = subprocess.run([sinfo, "-h", "-o", "%t"], env=os.environ | env, capture_output=True, text=True)
-            return said.stdout.strip() == "idle"
+            output = subprocess.run([sinfo, "-h", "-o", "%t"], env=os.environ | env, capture_output=True, text=True)
+            return output.stdout.strip() == "idle"
 
         with (
             server(munge, (here / "munge.socket").exists, here / "munged.out"),

@@ -90,8 +90,8 @@ def test_both_transports_and_no_key_anywhere(ssh, small_model):
         # nor in any file that AiiDA wrote: the database, the repository, logs, the jobs' folders
         files = [path for path in made.folder.rglob("*") if path.is_file()]
         assert len(files) > 20
-        found = [str(path) for path in files for secret in secrets if secret.encode() in path.read_bytes()]
-        assert found == []
+        result = [str(path) for path in files for secret in secrets if secret.encode() in path.read_bytes()]
+        assert result == []
 
 
 def test_a_computer_that_is_down_and_comes_back(ssh, small_model):

@@ -37,7 +37,7 @@ def model_folder(network, graph, folder):
 
 
 @pytest.fixture(scope="module")
-def place(crystals, tmp_path_factory):
+def path(crystals, tmp_path_factory):
     """Structures of a data set; each test writes the table that it needs."""
     folder = tmp_path_factory.mktemp("bad-training") / "set"
     folder.mkdir()
@@ -49,16 +49,16 @@ def place(crystals, tmp_path_factory):
 
 
 @pytest.fixture
-def train(place, cgcnn_ase, tmp_path):
+def train(path, cgcnn_ase, tmp_path):
     """``cgcnn-ase train`` with a table of targets, and with settings."""
 
     def run(*options, targets=None, settings=TINY, n=24, names=("ionicity",)):
         values = np.random.default_rng(0).random((n, len(names))) if targets is None else np.asarray(targets)
         rows = [",".join([f"c{k}", *map(str, row)]) for k, row in enumerate(np.reshape(values, (n, -1)).tolist())]
-        (place / "id_prop.csv").write_text("\n".join([",".join(["cif_id", *names]), *rows]) + "\n")
+        (path / "id_prop.csv").write_text("\n".join([",".join(["cif_id", *names]), *rows]) + "\n")
         (tmp_path / "c.yaml").write_text(settings)
         return cgcnn_ase(
-            "train", place, "--config", tmp_path / "c.yaml", "--epochs", 1, "--batch-size", 8, "--val", 0.2,
+            "train", path, "--config", tmp_path / "c.yaml", "--epochs", 1, "--batch-size", 8, "--val", 0.2,
             "--output", tmp_path / "run", *options,
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_a_mistake_in_an_option_is_not_blamed_on_the_file(train, tmp_path):
 # Targets
 
 
-def test_a_class_that_does_not_exist(train, tmp_path, place):
+def test_a_class_that_does_not_exist(train, tmp_path, path):
     labels = np.arange(24.0) % 2
     labels[3] = 0.5
     ran = train("--task", "classification", targets=labels)
@@ -132,7 +132,7 @@ def test_a_class_that_does_not_exist(train, tmp_path, place):
     refused(ran, tmp_path, "the target of c3, hard = -1, is not a class; allowed: 0 to 1")
 
 
-def test_a_third_class_beside_a_binary_model(train, tmp_path, place):
+def test_a_third_class_beside_a_binary_model(train, tmp_path, path):
     """Two classes are what the model to tune knows; of a new model a 2 makes it three."""
     binary = CrystalModel(
         [Network(NetworkConfig(architecture=CGCNN, n_outputs=2))],
@@ -215,14 +215,14 @@ def test_a_folder_of_another_size_or_graph(cgcnn_ase, cif_folder, tmp_path):
     folder = model_folder(CGCNN, GRAPH, tmp_path / "wide")
     weights, good = (folder / WEIGHTS).read_bytes(), read_config(folder)
     cifs = cif_folder(1)
-    for place, changes, words in [
+    for path, changes, words in [
         (("network", "architecture"), {"n_features": 12}, "of the cgcnn network in config.json: its weights have"),
         (("graph",), {"line_graph": True}, "cgcnn reads no bond angles: it needs line_graph=False"),
         (("network", "architecture"), {"architecture": "schnet"}, "unknown architecture 'schnet'; allowed: cgcnn"),
     ]:
         config = json.loads(json.dumps({k: v for k, v in good.items() if k != "sha256"}))
         part = config
-        for name in place:
+        for name in path:
             part = part[name]
         part |= changes
         write_files(folder, config, weights)
@@ -241,17 +241,17 @@ def lonely(symbol="Ne"):
 
 
 @pytest.mark.parametrize(("batch_size", "norm"), [(1, "layer"), (8, "layer"), (8, "batch")])
-def test_an_atom_without_bonds_trains_and_predicts(train, cgcnn_ase, place, tmp_path, batch_size, norm):
+def test_an_atom_without_bonds_trains_and_predicts(train, cgcnn_ase, path, tmp_path, batch_size, norm):
     text = json.dumps({"graph": asdict(LINES), "network": asdict(replace(ALIGNN, norm=norm))})
-    shutil.copy(place / "c2.cif", tmp_path / "kept.cif")
-    write(place / "c2.cif", lonely())
+    shutil.copy(path / "c2.cif", tmp_path / "kept.cif")
+    write(path / "c2.cif", lonely())
     try:
         ran = train("--batch-size", batch_size, settings=text)
     finally:
-        shutil.copy(tmp_path / "kept.cif", place / "c2.cif")
+        shutil.copy(tmp_path / "kept.cif", path / "c2.cif")
     assert ran.code == 0, ran.err
     write(tmp_path / "lonely.cif", lonely())
-    ran = cgcnn_ase("predict", tmp_path / "lonely.cif", place / "c1.cif", "--model", tmp_path / "run")
+    ran = cgcnn_ase("predict", tmp_path / "lonely.cif", path / "c1.cif", "--model", tmp_path / "run")
     assert ran.code == 0, ran.err
     assert [row["id"] for row in ran.rows()] == ["lonely", "c1"]
     assert all(np.isfinite(float(row["value"])) for row in ran.rows())
@@ -267,7 +267,7 @@ def test_an_atom_without_bonds_is_predicted_alone(cgcnn_ase, tmp_path, network):
     assert np.isfinite(float(ran.rows()[0]["value"]))
 
 
-def test_an_element_without_a_radius(train, cgcnn_ase, place, tmp_path, crystals):
+def test_an_element_without_a_radius(train, cgcnn_ase, path, tmp_path, crystals):
     """It costs itself alone in a prediction, and is named where it is to be learned."""
     folder = model_folder(CGNN, COORDINATOR, tmp_path / "cgnn")
     curium = crystals[1].copy()
@@ -282,23 +282,23 @@ def test_an_element_without_a_radius(train, cgcnn_ase, place, tmp_path, crystals
     *named, last = ran.err.splitlines()
     assert named == [f"{cifs / 'b.cif'}: no atomic radius is known of Cm, which the rule 'coordinator' needs"]
     assert last == "1 failed, 2 predictions written"
-    shutil.copy(place / "c4.cif", tmp_path / "kept.cif")
-    write(place / "c4.cif", curium)
+    shutil.copy(path / "c4.cif", tmp_path / "kept.cif")
+    write(path / "c4.cif", curium)
     try:
         ran = train(settings=json.dumps({"graph": asdict(COORDINATOR), "network": asdict(CGNN)}))
     finally:
-        shutil.copy(tmp_path / "kept.cif", place / "c4.cif")
+        shutil.copy(tmp_path / "kept.cif", path / "c4.cif")
     refused(ran, tmp_path, "c4: no atomic radius is known of Cm, which the rule 'coordinator' needs")
 
 
-def test_a_batch_norm_and_a_batch_of_one_atom(train, place, tmp_path):
+def test_a_batch_norm_and_a_batch_of_one_atom(train, path, tmp_path):
     """A norm over the batch needs more than one atom in it: it is said what to do."""
     text = json.dumps({"graph": asdict(LINES), "network": asdict(ALIGNN)})
-    shutil.copy(place / "c2.cif", tmp_path / "kept.cif")
-    write(place / "c2.cif", lonely())
+    shutil.copy(path / "c2.cif", tmp_path / "kept.cif")
+    write(path / "c2.cif", lonely())
     try:
         ran = train("--batch-size", 1, settings=text)
     finally:
-        shutil.copy(tmp_path / "kept.cif", place / "c2.cif")
+        shutil.copy(tmp_path / "kept.cif", path / "c2.cif")
     assert ran.code == 2
     assert "network.norm: layer" in ran.err

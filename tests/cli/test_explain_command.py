@@ -37,11 +37,11 @@ def test_tables(command, cif):
 def test_json_and_picture(command, cif, tmp_path):
     ran = command(cif, "--json", "--output", tmp_path / "picture.png")
     assert ran.code == 0
-    found = json.loads(ran.out)
-    total = found["baseline"] + sum(atom["contribution"] for atom in found["atoms"]) + found["gap"]
-    assert total == pytest.approx(found["prediction"])
-    assert [atom["orbit"] for atom in found["atoms"]] == [0] * 4 + [1] * 4
-    assert (found["id"], found["formula"], found["neighbors"]) == ("MgO", "Mg4O4", None)
+    result = json.loads(ran.out)
+    total = result["baseline"] + sum(atom["contribution"] for atom in result["atoms"]) + result["gap"]
+    assert total == pytest.approx(result["prediction"])
+    assert [atom["orbit"] for atom in result["atoms"]] == [0] * 4 + [1] * 4
+    assert (result["id"], result["formula"], result["neighbors"]) == ("MgO", "Mg4O4", None)
     assert "no index of its training structures" in ran.err
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
@@ -49,10 +49,10 @@ def test_json_and_picture(command, cif, tmp_path):
 def test_neighbors_of_the_pretrained_model(cgcnn_ase, cif):
     ran = cgcnn_ase("explain", cif, "--neighbors", 3, "--json", "--baseline", "mean-element", "--steps", 32)
     assert (ran.code, ran.err) == (0, "")
-    found = json.loads(ran.out)
-    assert [set(n) for n in found["neighbors"]] == [{"id", "distance"}] * 3
-    assert found["neighbors"][0]["id"] == "mp-1265"
-    assert found["typical_distance"] > 0
+    result = json.loads(ran.out)
+    assert [set(n) for n in result["neighbors"]] == [{"id", "distance"}] * 3
+    assert result["neighbors"][0]["id"] == "mp-1265"
+    assert result["typical_distance"] > 0
     assert "mp-1265" in cgcnn_ase("explain", cif, "--baseline", "zero").out
 
 

@@ -49,10 +49,10 @@ def test_a_data_set_ready_for_training(run, server, tmp_path):
 def test_json_is_the_provenance(run, tmp_path):
     done = run("--formula", "NiO,MgO", "--json")
     assert done.code == 0
-    found = json.loads(done.out)
-    assert found == json.loads((tmp_path / "data" / "provenance.json").read_text())
-    assert found["query"] == {"formula": ["MgO", "NiO"]}
-    assert found["settings"] == {"thermo_type": "GGA_GGA+U"}
+    result = json.loads(done.out)
+    assert result == json.loads((tmp_path / "data" / "provenance.json").read_text())
+    assert result["query"] == {"formula": ["MgO", "NiO"]}
+    assert result["settings"] == {"thermo_type": "GGA_GGA+U"}
 
 
 def test_options_that_take_a_list_take_it_in_both_ways(run, tmp_path):

@@ -48,9 +48,9 @@ def test_a_provider_by_name(fetch, tmp_path):
     ran = fetch("--elements", "O", "--range", "band_gap=1:", "--json")
     assert ran.code == 0, ran.err
     expected = {name for k, (name, atoms) in enumerate(CRYSTALS.items()) if "O" in atoms.symbols and 0.5 * k >= 1}
-    found = rows(tmp_path / "out")
-    assert {row["id"] for row in found} == expected
-    assert set(found[0]) >= {"formation_energy_per_atom", "energy_above_hull", "band_gap", "functional"}
+    result = rows(tmp_path / "out")
+    assert {row["id"] for row in result} == expected
+    assert set(result[0]) >= {"formation_energy_per_atom", "energy_above_hull", "band_gap", "functional"}
     assert json.loads(ran.out)["licence"] == "CC BY 4.0"
     assert "Saal et al." in (tmp_path / "out/README.md").read_text()
 
@@ -75,8 +75,8 @@ def test_any_server_with_own_properties(fetch, server, tmp_path):
         "--property", "energy_per_atom=_oqmd_delta_e:meV/atom", "--limit", "3", provider=server.url, endpoint=False
     )
     assert ran.code == 0, ran.err
-    found = rows(tmp_path / "out")
-    assert [float(row["energy_per_atom"]) for row in found] == pytest.approx([0, -0.0001, -0.0002])
+    result = rows(tmp_path / "out")
+    assert [float(row["energy_per_atom"]) for row in result] == pytest.approx([0, -0.0001, -0.0002])
     assert "licence not known" in ran.err
 
 

@@ -75,12 +75,12 @@ def test_against_another_source(cgcnn_ase, ours, theirs, tmp_path):
     arguments = ("inspect", ours, "--with", theirs, "--with-target", "e_form")
     ran = cgcnn_ase(*arguments, "--json", "--output", tmp_path)
     assert ran.code == 0, ran.err
-    found = json.loads(ran.out)["comparison"]
-    assert found["n_common"] == 15
-    pairs = {one["id"]: one["other_id"] for one in found["common"]}
+    result = json.loads(ran.out)["comparison"]
+    assert result["n_common"] == 15
+    pairs = {one["id"]: one["other_id"] for one in result["common"]}
     # of MgO and its copy, the copy is nearer in volume to the other source's
     assert pairs == {name if name != "MgO" else "again": f"t{k}" for k, name in enumerate(SALTS)}
-    offsets = found["element_offsets"]
+    offsets = result["element_offsets"]
     assert offsets["method"] == "huber"
     assert offsets["n_structures"] == 15
     # half of each salt is anion: the offset of all cations together is not known, differences between anions are

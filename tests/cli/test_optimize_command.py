@@ -39,10 +39,10 @@ def variables(high):
 def test_a_run(cgcnn_ase, configured, tmp_path):
     ran = cgcnn_ase("optimize", configured(space=variables(0.9)), "--output", tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
-    said = json.loads(ran.out)
-    assert said["best"]["point"] == {"x": 0.3}
-    assert said["oracle"]["what"] == "the function f.py:f"
-    assert (said["evaluations"], said["failed"], said["front"]) == (8, [], None)
+    report = json.loads(ran.out)
+    assert report["best"]["point"] == {"x": 0.3}
+    assert report["oracle"]["what"] == "the function f.py:f"
+    assert (report["evaluations"], report["failed"], report["front"]) == (8, [], None)
     assert "oracle: the function f.py:f" in ran.err
     assert (tmp_path / "run" / "convergence.png").stat().st_size > 10_000
     assert not (tmp_path / "run" / "pareto.png").exists()
@@ -50,7 +50,7 @@ def test_a_run(cgcnn_ase, configured, tmp_path):
     assert again.code == 2
     assert "holds an optimisation already; --resume goes on with it" in again.err
     resumed = cgcnn_ase("optimize", tmp_path / "c.yaml", "--output", tmp_path / "run", "--json", "--resume")
-    assert (resumed.code, json.loads(resumed.out)) == (0, said)
+    assert (resumed.code, json.loads(resumed.out)) == (0, report)
 
 
 def test_several_objectives_and_failures(cgcnn_ase, configured, tmp_path):
@@ -116,7 +116,7 @@ def test_the_example_with_chgnet(cgcnn_ase, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(small))
     ran = cgcnn_ase("optimize", tmp_path / "c.yaml", "--output", tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
-    said = json.loads(ran.out)
-    assert said["oracle"]["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"
-    assert -0.2 < said["best"]["values"]["mixing_energy_per_atom"] <= 0.01
+    report = json.loads(ran.out)
+    assert report["oracle"]["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"
+    assert -0.2 < report["best"]["values"]["mixing_energy_per_atom"] <= 0.01
     assert "not DFT" in (tmp_path / "run" / "log.csv").read_text().splitlines()[1]

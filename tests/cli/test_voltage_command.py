@@ -31,12 +31,12 @@ def test_stored_energies_by_hand(cgcnn_ase, series, tmp_path):
     folder, _ = series
     ran = cgcnn_ase("voltage", folder, "--model", "stored", "--metal", METAL, "--json", "--output", tmp_path / "v.png")
     assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert found["structures"] == ["x0", "x1", "x2"]
-    (step,) = found["steps"]
+    result = json.loads(ran.out)
+    assert result["structures"] == ["x0", "x1", "x2"]
+    (step,) = result["steps"]
     assert (step["x_from"], step["x_to"], step["std"]) == (1.0, 0.0, None)
     assert step["voltage"] == pytest.approx(BINDING)
-    middle = next(phase for phase in found["phases"] if phase["index"] == 1)
+    middle = next(phase for phase in result["phases"] if phase["index"] == 1)
     assert middle["above_hull"] == pytest.approx(0.2 / 6)
     assert (tmp_path / "v.png").stat().st_size > 10_000
 

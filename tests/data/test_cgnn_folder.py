@@ -111,8 +111,8 @@ def test_its_model_predicts_structures_as_their_graphs(whole, structures, tmp_pa
     ran = cgcnn_ase("train", whole, "--target", "gap", "--config", tmp_path / "c.yaml", "--output", run)
     assert ran.code == 0, ran.err
     table = [line.split(",") for line in (run / "test_results.csv").read_text().splitlines()[1:]]
-    found = predict(str(run), {f"oqmd-{k}": structures[k] for k in range(54, 59)})
-    assert [float(row[2]) for row in table] == pytest.approx([found[row[0]][0] for row in table], abs=1e-5)
+    result = predict(str(run), {f"oqmd-{k}": structures[k] for k in range(54, 59)})
+    assert [float(row[2]) for row in table] == pytest.approx([result[row[0]][0] for row in table], abs=1e-5)
 
 
 def test_a_network_that_reads_distances_is_refused(whole, tmp_path, cgcnn_ase):
@@ -136,8 +136,8 @@ def change_json(folder, name, **changes):
 class Runs:
     """Asks, when it is unpickled, for a folder to be made."""
 
-    def __init__(self, place):
-        self.place = str(place)
+    def __init__(self, path):
+        self.place = str(path)
 
     def __reduce__(self):
         import os

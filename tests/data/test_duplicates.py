@@ -8,7 +8,7 @@ from ase.build import bulk, fcc111, make_supercell
 from ase.spacegroup import crystal
 
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.inspection.duplicates import Matches, Sameness, find_common, find_duplicates
+from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_common, find_duplicates
 
 MGO, ZNS = bulk("MgO", "rocksalt", a=4.21), bulk("ZnS", "zincblende", a=5.41)
 WURTZITE = bulk("ZnS", "wurtzite", a=3.82, c=6.26)
@@ -46,27 +46,27 @@ def test_planted_copies_are_found_and_near_twins_are_not():
         disguised(RUTILE, 1), disguised(MGO, 2), disguised(ANATASE, 3, rattle=0.02), disguised(ZNS, 4),
         WURTZITE, strained(RUTILE, (1.0, 1.0, 1.25)), strained(MGO, (1.05,) * 3), bulk("MgO", "cesiumchloride", a=2.66),
     ]  # fmt: skip
-    found = find_duplicates(shapes(structures))
-    assert found.pairs == [(0, 4), (1, 5), (2, 7), (3, 6)]
-    assert found.groups() == [[0, 4], [1, 5], [2, 7], [3, 6]]
-    assert (found.not_compared, found.n_without_cell) == ({}, 0)
+    result = find_duplicates(shapes(structures))
+    assert result.pairs == [(0, 4), (1, 5), (2, 7), (3, 6)]
+    assert result.groups() == [[0, 4], [1, 5], [2, 7], [3, 6]]
+    assert (result.not_compared, result.n_without_cell) == ({}, 0)
 
 
 def test_the_order_of_the_data_set_does_not_matter():
     structures = [disguised(RUTILE, k, rattle=0.05) for k in range(4)] + [ANATASE, disguised(ANATASE, 9), MGO]
     order = np.random.default_rng(0).permutation(len(structures))
-    found = find_duplicates(shapes(structures)).pairs
+    result = find_duplicates(shapes(structures)).pairs
     again = find_duplicates(shapes([structures[k] for k in order])).pairs
-    assert len(found) == 7
-    assert sorted(tuple(sorted((int(order[i]), int(order[j])))) for i, j in again) == found
+    assert len(result) == 7
+    assert sorted(tuple(sorted((int(order[i]), int(order[j])))) for i, j in again) == result
 
 
 def test_volume_says_how_far_apart_in_size():
     twins = shapes([MGO, strained(MGO, (1.02,) * 3), strained(MGO, (1.05,) * 3)])  # 6 and 16 % in volume, 9 % between
     assert find_duplicates(twins).groups() == [[0, 1, 2]]  # each is near the next
     assert find_duplicates(twins).pairs == [(0, 1), (1, 2)]
-    assert find_duplicates(twins, sameness=Sameness(volume=0.2)).pairs == [(0, 1), (0, 2), (1, 2)]
-    assert find_duplicates(twins, sameness=Sameness(volume=0.05)).pairs == []
+    assert find_duplicates(twins, sameness=MatchTolerances(volume=0.2)).pairs == [(0, 1), (0, 2), (1, 2)]
+    assert find_duplicates(twins, sameness=MatchTolerances(volume=0.05)).pairs == []
 
 
 def test_as_pymatgen_groups_them():
@@ -89,13 +89,13 @@ def test_as_pymatgen_groups_them():
 def test_between_two_sets_one_of_each():
     ours = [MGO, RUTILE, ZNS, disguised(RUTILE, 1)]
     others = [disguised(RUTILE, 2), strained(RUTILE, (1.01,) * 3), WURTZITE, disguised(MGO, 3), bulk("Cu")]
-    found = find_common(shapes(ours), shapes(others))
-    assert found.pairs == [(0, 3), (1, 0), (1, 1), (3, 0), (3, 1)]
+    result = find_common(shapes(ours), shapes(others))
+    assert result.pairs == [(0, 3), (1, 0), (1, 1), (3, 0), (3, 1)]
     volumes, other_volumes = ([a.get_volume() / len(a) for a in atoms] for atoms in (ours, others))
     names = ["a", "b", "c", "d"], ["v", "w", "x", "y", "z"]
-    assert found.one_to_one(*names, volumes, other_volumes) == [(0, 3), (1, 0), (3, 1)]
+    assert result.one_to_one(*names, volumes, other_volumes) == [(0, 3), (1, 0), (3, 1)]
     same_id = ["a", "b", "c", "d"], ["d", "b", "x", "y", "z"]
-    assert found.one_to_one(*same_id, volumes, other_volumes) == [(0, 3), (1, 1), (3, 0)]
+    assert result.one_to_one(*same_id, volumes, other_volumes) == [(0, 3), (1, 1), (3, 0)]
 
 
 def test_files_of_one_origin_match_without_the_matcher(monkeypatch):
@@ -117,8 +117,8 @@ def test_bounded_work_and_what_was_left(between):
     structures = [strained(MGO, (1 + 0.012 * rng.random(),) * 3) for _ in range(16)]
     sets = [structures[:6], structures[6:]] if between else [structures]
     find = find_common if between else find_duplicates
-    bounded = find(*map(shapes, sets), sameness=Sameness(volume=0.01, max_pairs=9))
-    full = find(*map(shapes, sets), sameness=Sameness(volume=0.01))
+    bounded = find(*map(shapes, sets), sameness=MatchTolerances(volume=0.01, max_pairs=9))
+    full = find(*map(shapes, sets), sameness=MatchTolerances(volume=0.01))
     volumes = [a.get_volume() for a in structures]
     count = sum(
         max(volumes[i], volumes[j]) <= 1.01 * min(volumes[i], volumes[j]) and (not between or i < 6 <= j)
@@ -139,12 +139,12 @@ def test_workers_give_the_same():
 
 def test_slabs_are_counted_not_compared():
     slab = fcc111("Cu", (1, 1, 3), vacuum=8)
-    found = find_duplicates(shapes([slab, slab, bulk("Cu"), disguised(bulk("Cu"), 0)]))
-    assert (found.pairs, found.n_without_cell) == ([(2, 3)], 2)
+    result = find_duplicates(shapes([slab, slab, bulk("Cu"), disguised(bulk("Cu"), 0)]))
+    assert (result.pairs, result.n_without_cell) == ([(2, 3)], 2)
 
 
 def test_nothing_to_find():
     assert find_duplicates([]) == Matches([], 0)
     assert Matches([], 0).groups() == []
     with pytest.raises(ValueError, match="site must be above 0, not 0"):
-        Sameness(site=0)
+        MatchTolerances(site=0)

@@ -39,9 +39,9 @@ def test_known_offsets_come_back_within_their_errors(robust):
     z = []
     for _ in range(150):
         x = random_compositions(rng, 80)
-        found = fit_offsets(x, sum_over(x) + rng.normal(0, 0.05, 80), robust=robust)
-        z.append([(found.offsets[e] - TRUE[e]) / found.errors[e] for e in ELEMENTS])
-        assert 0.03 < found.rmse_after < 0.07 < found.rmse_before
+        result = fit_offsets(x, sum_over(x) + rng.normal(0, 0.05, 80), robust=robust)
+        z.append([(result.offsets[e] - TRUE[e]) / result.errors[e] for e in ELEMENTS])
+        assert 0.03 < result.rmse_after < 0.07 < result.rmse_before
     assert np.abs(np.mean(z, axis=0)).max() < 0.3  # 150 draws: 0.08 is one standard error
     assert 0.9 < np.std(z) < 1.1
 
@@ -54,16 +54,16 @@ def test_squares_agree_with_two_other_libraries():
     rng = np.random.default_rng(1)
     x = random_compositions(rng, 60)
     y = sum_over(x) + rng.normal(0, 0.1, 60)
-    found = fit_offsets(x, y)
-    present = [symbols().index(e) for e in found.offsets]
+    result = fit_offsets(x, y)
+    present = [symbols().index(e) for e in result.offsets]
     linear = LinearRegression(fit_intercept=False)
     left_out = y - cross_val_predict(linear, x[:, present], y, cv=LeaveOneOut())
     best, covariance = curve_fit(lambda x, *p: x @ np.array(p), x[:, present], y, p0=np.zeros(len(present)))
-    np.testing.assert_allclose(list(found.offsets.values()), linear.fit(x[:, present], y).coef_, atol=1e-10)
-    np.testing.assert_allclose(list(found.offsets.values()), best, atol=1e-6)
-    np.testing.assert_allclose(list(found.errors.values()), np.sqrt(np.diag(covariance)), rtol=1e-4)
-    assert found.rmse_left_out == pytest.approx(np.sqrt(np.mean(left_out**2)))
-    assert (found.rank, found.n_left_out, found.tied, found.words()) == (6, 60, (), [])
+    np.testing.assert_allclose(list(result.offsets.values()), linear.fit(x[:, present], y).coef_, atol=1e-10)
+    np.testing.assert_allclose(list(result.offsets.values()), best, atol=1e-6)
+    np.testing.assert_allclose(list(result.errors.values()), np.sqrt(np.diag(covariance)), rtol=1e-4)
+    assert result.rmse_left_out == pytest.approx(np.sqrt(np.mean(left_out**2)))
+    assert (result.rank, result.n_left_out, result.tied, result.notes()) == (6, 60, (), [])
 
 
 def test_mistakes_hardly_move_robust_offsets():
@@ -72,7 +72,7 @@ def test_mistakes_hardly_move_robust_offsets():
     y = sum_over(x) + rng.normal(0, 0.02, 300)
     y[:30] += 4.0
     robust, squares = fit_offsets(x, y, robust=True), fit_offsets(x, y)
-    worst = [max(abs(found.offsets[e] - TRUE[e]) for e in ELEMENTS) for found in (robust, squares)]
+    worst = [max(abs(result.offsets[e] - TRUE[e]) for e in ELEMENTS) for result in (robust, squares)]
     assert worst[0] < 0.02 < 0.2 < worst[1]
 
 
@@ -81,8 +81,8 @@ def test_robust_offsets_where_most_structures_are_met_exactly():
     x = random_compositions(rng, 100)
     y = sum_over(x)
     y[:5] += 1.0
-    found = fit_offsets(x, y, robust=True)
-    assert found.offsets == pytest.approx(TRUE, abs=1e-6)
+    result = fit_offsets(x, y, robust=True)
+    assert result.offsets == pytest.approx(TRUE, abs=1e-6)
 
 
 def test_elements_that_always_occur_together_are_named():
@@ -91,17 +91,17 @@ def test_elements_that_always_occur_together_are_named():
         [{"Na": 1, "Cl": 1}, {"Na": 1, "Cl": 1, "K": 2}, {"K": 1}, {"K": 1, "Br": 3}, {"Br": 1, "Na": 2, "Cl": 2}]
     )
     y = sum_over(x, {"Na": 0.4, "Cl": 0.2, "K": 1.0, "Br": -1.0})
-    found = fit_offsets(x, y)
-    assert found.tied == (("Na", "Cl"),)
-    assert found.rank == 3
-    assert (found.errors["Na"], found.errors["Cl"]) == (None, None)
-    assert found.errors["K"] is not None
-    assert found.offsets == pytest.approx({"Na": 0.3, "Cl": 0.3, "K": 1.0, "Br": -1.0})  # the least ones that fit
-    (words,) = found.words()
+    result = fit_offsets(x, y)
+    assert result.tied == (("Na", "Cl"),)
+    assert result.rank == 3
+    assert (result.errors["Na"], result.errors["Cl"]) == (None, None)
+    assert result.errors["K"] is not None
+    assert result.offsets == pytest.approx({"Na": 0.3, "Cl": 0.3, "K": 1.0, "Br": -1.0})  # the least ones that fit
+    (words,) = result.notes()
     assert words.startswith("Na, Cl cannot be told apart: of their offsets only 1 combination is determined; the ")
-    assert found.difference(fractions([{"Na": 3, "Cl": 3, "Br": 6}])) == pytest.approx([0.25 * 0.6 - 0.5])
+    assert result.difference(fractions([{"Na": 3, "Cl": 3, "Br": 6}])) == pytest.approx([0.25 * 0.6 - 0.5])
     with pytest.raises(ValueError, match="the offsets of Na, Cl cannot be told apart"):
-        found.difference(fractions([{"Na": 2, "Br": 1}]))
+        result.difference(fractions([{"Na": 2, "Br": 1}]))
 
 
 def test_several_groups_are_told_one_by_one():
@@ -109,35 +109,35 @@ def test_several_groups_are_told_one_by_one():
     x = fractions(
         [{"Na": 1, "Cl": 1, "Ag": k} for k in (1, 2)] + [{"Ca": 1, "S": 2, "Ag": k} for k in (1, 3)] + [{"Ag": 1}]
     )
-    found = fit_offsets(x, [0.3, 0.2, -0.4, -0.3, 0.1])
-    assert found.tied == (("Na", "Cl"), ("S", "Ca"))
-    assert [set(direction) for direction in found.free] == [{"Na", "Cl"}, {"S", "Ca"}]
-    for direction in found.free:
+    result = fit_offsets(x, [0.3, 0.2, -0.4, -0.3, 0.1])
+    assert result.tied == (("Na", "Cl"), ("S", "Ca"))
+    assert [set(direction) for direction in result.free] == [{"Na", "Cl"}, {"S", "Ca"}]
+    for direction in result.free:
         np.testing.assert_allclose(sum_over(x, direction), 0, atol=1e-12)
-    assert [words[:6] for words in found.words()] == ["Na, Cl", "S, Ca "]
+    assert [words[:6] for words in result.notes()] == ["Na, Cl", "S, Ca "]
 
 
 def test_fewer_structures_than_elements():
     x = fractions([{"Li": 2, "O": 1}, {"Mg": 1, "O": 1}])
-    found = fit_offsets(x, [0.3, -0.1])
-    assert found.difference(x) == pytest.approx([0.3, -0.1])
-    assert found.tied == (("Li", "O", "Mg"),)
-    assert (found.rmse_left_out, found.n_left_out) == (None, 0)
-    assert set(found.errors.values()) == {None}
+    result = fit_offsets(x, [0.3, -0.1])
+    assert result.difference(x) == pytest.approx([0.3, -0.1])
+    assert result.tied == (("Li", "O", "Mg"),)
+    assert (result.rmse_left_out, result.n_left_out) == (None, 0)
+    assert set(result.errors.values()) == {None}
 
 
 def test_applied_and_saved():
     rng = np.random.default_rng(4)
     x = random_compositions(rng, 50)
     other = rng.normal(-3, 1, 50)
-    found = fit_offsets(x, sum_over(x))
-    assert found.apply(x, other + sum_over(x)) == pytest.approx(other)
-    again = ElementOffsets.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
-    assert again == found
+    result = fit_offsets(x, sum_over(x))
+    assert result.apply(x, other + sum_over(x)) == pytest.approx(other)
+    again = ElementOffsets.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)))
+    assert again == result
     with pytest.raises(ValueError, match="no offset of Fe: no fitted structure has it; known are Li, O, "):
-        found.apply(fractions([{"Fe": 2, "O": 3}]), [0.0])
+        result.apply(fractions([{"Fe": 2, "O": 3}]), [0.0])
     with pytest.raises(ValueError, match="these are no element offsets: .*rank"):
-        ElementOffsets.from_dict({key: value for key, value in found.to_dict().items() if key != "rank"})
+        ElementOffsets.from_dict({key: value for key, value in result.to_dict().items() if key != "rank"})
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_reference_energies_of_the_materials_project(shared_data):
         "formation_energy_per_atom"
     )
     known = np.isfinite(difference)
-    found = fit_offsets(table.fractions[known], difference[known])
+    result = fit_offsets(table.fractions[known], difference[known])
     published = json.loads((shared_data / "mp_pbe_element_refs" / "refs.json").read_text())
-    apart = {e: value - published[e] for e, value in found.offsets.items()}
+    apart = {e: value - published[e] for e, value in result.offsets.items()}
     fitted = {"H", "N", "F", "Cl"}
-    assert len(found.offsets) == 84
+    assert len(result.offsets) == 84
     assert max(abs(value) for e, value in apart.items() if e not in fitted) < 1e-6
     assert {e: round(apart[e], 3) for e in fitted} == {"H": 0.153, "N": 0.384, "F": 0.491, "Cl": 0.595}
-    assert found.rmse_after < 1e-9
+    assert result.rmse_after < 1e-9
 
 
 def test_corrections_of_the_materials_project(shared_data):
@@ -185,7 +185,7 @@ def test_corrections_of_the_materials_project(shared_data):
         table.values(f"total_energy_per_atom_{kind}_reconstructed") for kind in ("corrected", "uncorrected")
     )
     known = np.flatnonzero(np.isfinite(corrected - plain))[::8]  # enough, and quicker
-    found = fit_offsets(table.fractions[known], (corrected - plain)[known], robust=True).offsets
+    result = fit_offsets(table.fractions[known], (corrected - plain)[known], robust=True).offsets
     shifts = published["Advanced"]["UCorrections"]["O"]
     true = {
         "O": published["OxideCorrections"]["oxide"],
@@ -195,4 +195,4 @@ def test_corrections_of_the_materials_project(shared_data):
         "Li": 0.0,
         "Cu": 0.0,
     }
-    assert {e: found[e] for e in true} == pytest.approx(true, abs=2e-3)
+    assert {e: result[e] for e in true} == pytest.approx(true, abs=2e-3)

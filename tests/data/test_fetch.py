@@ -10,7 +10,7 @@ from ase.build import bulk, graphene
 
 from cgcnn_ase.core.errors import DatasetError, FetchError
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.sources.client import Credit, CursorError, FetchedRecord, Page, Query
+from cgcnn_ase.sources.client import Attribution, CursorError, FetchedRecord, Page, Query
 from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.structures import read_structures
 
@@ -43,16 +43,16 @@ class Shelf:
             yield Page(some, tuple(self.refused), f"{begin + SIZE}:{self.state}", len(self.records))
 
     def credit(self, fields):  # noqa: ARG002
-        return Credit(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
+        return Attribution(provider="a shelf", licence="CC0", citations=("nobody",), client="test")
 
 
 def records(n, scheme="PBE"):
-    found = []
+    result = []
     for k in range(n):
         atoms = bulk("NaCl", "rocksalt", a=5.0 + 0.1 * k, cubic=k % 2 == 0)
         values = {"energy_per_atom": -3.0 - 0.01 * k} | ({"band_gap": 0.5 * k} if k % 3 else {})
-        found.append(FetchedRecord(f"r-{k}", atoms, values, {"functional": scheme, "corrections": "none"}))
-    return found
+        result.append(FetchedRecord(f"r-{k}", atoms, values, {"functional": scheme, "corrections": "none"}))
+    return result
 
 
 def get(client, tmp_path, name="out", **more):
@@ -149,9 +149,9 @@ def test_offline_takes_the_newest_complete_answer(tmp_path):
     get(Shelf(records(9)), tmp_path, "first")
     told = []
     silent = Shelf([], state="not asked for")
-    found = get(silent, tmp_path, "second", offline=True, say=told.append)
+    result = get(silent, tmp_path, "second", offline=True, say=told.append)
     assert silent.asked == []
-    assert (found.n_records, found.database_version) == (9, "1")
+    assert (result.n_records, result.database_version) == (9, "1")
     assert "offline: database version 1" in told[0]
 
 
@@ -182,16 +182,16 @@ def test_a_database_that_changes_while_it_is_read_is_not_believed(tmp_path):
 
 def test_doubled_records_are_kept_once_and_counted(tmp_path):
     made = records(6)
-    found = get(Shelf([*made, made[0], made[5], made[3]]), tmp_path)
-    assert (found.n_records, found.n_doubled) == (6, 3)
+    result = get(Shelf([*made, made[0], made[5], made[3]]), tmp_path)
+    assert (result.n_records, result.n_doubled) == (6, 3)
     assert [row["id"] for row in rows(tmp_path / "out")] == [record.id for record in made]
     read = [record.unwrap() for record in read_structures([tmp_path / "out" / "structures.npz"])]
     assert [len(atoms) for atoms in read] == [len(record.atoms) for record in made]
 
 
 def test_refused_records_are_named(tmp_path):
-    found = get(Shelf(records(5), refused=[("bad", "has no atoms")]), tmp_path)
-    assert found.n_refused == 1
+    result = get(Shelf(records(5), refused=[("bad", "has no atoms")]), tmp_path)
+    assert result.n_refused == 1
     assert (tmp_path / "out" / "refused.csv").read_text() == "id,why\nbad,has no atoms\n"
 
 
@@ -202,8 +202,8 @@ def test_energies_of_two_schemes_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(DatasetError, match="two schemes"):  # nor are they from the cache
         get(Shelf(mixed), tmp_path)
-    found = get(Shelf(mixed), tmp_path, fields=["band_gap"])  # a gap is no energy that hulls are made of
-    assert found.n_records == 7
+    result = get(Shelf(mixed), tmp_path, fields=["band_gap"])  # a gap is no energy that hulls are made of
+    assert result.n_records == 7
 
 
 def test_an_empty_result_says_why_and_is_not_kept(tmp_path):

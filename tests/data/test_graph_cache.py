@@ -62,12 +62,12 @@ def test_the_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_draft_left_by_a_killed_process_is_not_taken(tmp_path: Path) -> None:
     crystals = structures(3)
-    place = tmp_path / "graphs" / content_hash(crystals, CONFIG)
-    draft = place.with_name(place.name + ".1234")
-    draft.mkdir(parents=True)
-    (draft / "numbers.npy").write_bytes(b"half a fi")
+    path = tmp_path / "graphs" / content_hash(crystals, CONFIG)
+    tmp = path.with_name(path.name + ".1234")
+    tmp.mkdir(parents=True)
+    (tmp / "numbers.npy").write_bytes(b"half a fi")
     assert len(cached_graphs(crystals, CONFIG, folder=tmp_path)) == 3
-    assert (place / "meta.json").exists()
+    assert (path / "meta.json").exists()
 
 
 def changed(crystals: Sequence[Geometry], **fields: Any) -> list[Geometry]:

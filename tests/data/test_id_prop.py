@@ -88,7 +88,7 @@ def test_a_header_is_never_taken_silently(folder: Path, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "expected"),
     [
         ("b,abc", "row 3: y 'abc' is not a number"),
         ("b,1_0", "row 3: y '1_0' is not a number"),
@@ -104,26 +104,26 @@ def test_a_header_is_never_taken_silently(folder: Path, caplog: pytest.LogCaptur
         ("atom_init,1", "row 3: no structure 'atom_init' in"),
     ],
 )
-def test_rows_that_cannot_be_used(folder: Path, row: str, said: str) -> None:
-    assert said in message(folder, f"id,y\na,1\n{row}\n")
+def test_rows_that_cannot_be_used(folder: Path, row: str, expected: str) -> None:
+    assert expected in message(folder, f"id,y\na,1\n{row}\n")
 
 
 def test_unreadable_structures_with_their_reason(folder: Path) -> None:
     (folder / "cut.cif").write_text((folder / "a.cif").read_text()[:150])
     (folder / "empty.cif").write_text("")
     write(folder / "movie.extxyz", [bulk("Cu"), bulk("Al")])
-    said = message(folder, "a,1\ncut,2\nempty,3\nmovie,4\n")
-    assert "3 rows cannot be used" in said
-    assert "row 2: structure cut.cif " in said
-    assert "row 3: structure empty.cif is empty" in said
-    assert "row 4: structure movie.extxyz holds 2 structures" in said
+    text = message(folder, "a,1\ncut,2\nempty,3\nmovie,4\n")
+    assert "3 rows cannot be used" in text
+    assert "row 2: structure cut.cif " in text
+    assert "row 3: structure empty.cif is empty" in text
+    assert "row 4: structure movie.extxyz holds 2 structures" in text
 
 
 def test_all_bad_rows_in_one_message(folder: Path) -> None:
-    said = message(folder, "a,1\n" + "".join(f"gone{k},{k}\n" for k in range(25)) + "b,x\n")
-    assert "26 rows cannot be used" in said
-    assert said.count("row ") == 10
-    assert said.endswith("and 16 more")
+    text = message(folder, "a,1\n" + "".join(f"gone{k},{k}\n" for k in range(25)) + "b,x\n")
+    assert "26 rows cannot be used" in text
+    assert text.count("row ") == 10
+    assert text.endswith("and 16 more")
 
 
 def test_files_that_are_no_tables(folder: Path) -> None:

@@ -219,7 +219,9 @@ def test_queries_give_what_counting_gives(server, client, tmp_path, name):
 
 def test_a_server_that_ignores_a_condition_does_not_widen_the_answer(server, client, tmp_path, monkeypatch):
     fits = mps._one_fits
-    monkeypatch.setattr(mps, "_one_fits", lambda found, name, value: name != "thermo_types" or fits(found, name, value))
+    monkeypatch.setattr(
+        mps, "_one_fits", lambda result, name, value: name != "thermo_types" or fits(result, name, value)
+    )
     _, rows = get(client, tmp_path, Query(ranges={"band_gap": (1.0, 2.0)}))
     assert set(rows) == {key for key, crystal in crystals(server).items() if 1.0 <= crystal.gap <= 2.0}
     assert "outside the range asked for" in (tmp_path / "out" / "refused.csv").read_text()
@@ -262,8 +264,8 @@ def test_the_list_is_read_to_its_end_in_any_order(server, client, monkeypatch):
     monkeypatch.setattr("cgcnn_ase.sources.materials_project.listing._LISTED", 13)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(server.database, "ids", rng.permutation(server.database.ids).tolist())
-    found = [record.id for page in client.pages(Query(), ["band_gap"]) for record in page.records]
-    assert found == [f"mp-{11 * k + 7}" for k in range(N)]
+    result = [record.id for page in client.pages(Query(), ["band_gap"]) for record in page.records]
+    assert result == [f"mp-{11 * k + 7}" for k in range(N)]
     listed = [asked for path, asked in server.log if asked.get("_fields") == "material_id"]
     assert [asked["_page"] for asked in listed] == ["1", "2", "3", "4", "5"]  # the last is empty
     assert all(asked["_per_page"] == "13" for asked in listed)
@@ -531,9 +533,9 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_questions(client, tmp_path, name):
-    given, words = BAD[name]
+    query, words = BAD[name]
     with pytest.raises(ValueError, match=words):
-        get(client, tmp_path, **given)
+        get(client, tmp_path, **query)
 
 
 def test_an_unknown_thermo_type():

@@ -78,8 +78,8 @@ def test_no_network_before_it_is_asked(server):
 
 def test_all_records_once_in_pages(client, server):
     pages = list(client.pages(Query(), FIELDS))
-    found = [record.id for page in pages for record in page.records]
-    assert sorted(found) == sorted(CRYSTALS)
+    result = [record.id for page in pages for record in page.records]
+    assert sorted(result) == sorted(CRYSTALS)
     assert [len(page.records) for page in pages] == [5] * (len(CRYSTALS) // 5) + [len(CRYSTALS) % 5]
     assert {page.total for page in pages} == {len(CRYSTALS)}
     assert len(server.faults.asked) == len(pages)
@@ -112,12 +112,12 @@ def test_structures_are_those_of_a_second_library(client, server):
 
 
 def test_values_in_our_names_and_units(client):
-    found = {record.id: record.values for record in records(client, Query())}
+    result = {record.id: record.values for record in records(client, Query())}
     for k, name in enumerate(CRYSTALS):
-        assert found[name]["formation_energy_per_atom"] == pytest.approx(DELTA_E[name])
+        assert result[name]["formation_energy_per_atom"] == pytest.approx(DELTA_E[name])
         # OQMD's distance is negative for a compound on the hull
-        assert found[name]["energy_above_hull"] == pytest.approx(max(0.0, STABILITY[name]))
-        assert ("band_gap" in found[name]) == (k % 3 == 0)
+        assert result[name]["energy_above_hull"] == pytest.approx(max(0.0, STABILITY[name]))
+        assert ("band_gap" in result[name]) == (k % 3 == 0)
 
 
 def test_words_say_the_functional(client):
@@ -159,9 +159,9 @@ def test_filters_count_what_we_count(client, query, condition):
 
 
 def test_limit(client, server):
-    found = list(client.pages(Query(limit=7), FIELDS))
-    assert [len(page.records) for page in found] == [5, 2]
-    assert found[-1].total == 7
+    result = list(client.pages(Query(limit=7), FIELDS))
+    assert [len(page.records) for page in result] == [5, 2]
+    assert result[-1].total == 7
     assert len(server.faults.asked) == 2
 
 
@@ -169,13 +169,13 @@ def test_limit(client, server):
 def test_more_ids_than_an_address_holds(client, server, monkeypatch, broken_after):
     monkeypatch.setattr("cgcnn_ase.sources.optimade.client._MOST_IDS", 7)
     query = Query(ids=tuple(CRYSTALS))
-    found, cursor = [], None
+    result, cursor = [], None
     for page, _ in zip(client.pages(query, FIELDS), range(broken_after or 99), strict=False):
-        found += [record.id for record in page.records]
+        result += [record.id for record in page.records]
         cursor = page.cursor
     if broken_after:
-        found += [record.id for record in records(client, query, after=cursor)]
-    assert sorted(found) == sorted(CRYSTALS)
+        result += [record.id for record in records(client, query, after=cursor)]
+    assert sorted(result) == sorted(CRYSTALS)
     assert max(asked["filter"][0].count("id=") for asked in server.faults.asked) == 7
 
 
@@ -332,18 +332,18 @@ def test_what_is_not_known_is_absent(server):
             copper("nan", _jarvis_ehull=float("nan")),
         )
     )
-    (found,) = jarvis.pages(Query(), FIELDS)
-    assert [(record.id, record.values) for record in found.records] == [("7", {"formation_energy_per_atom": 0.0})]
-    assert [id for id, _ in found.refused] == ["bad", "nan"]
-    assert found.refused[0][1] == "its _jarvis_ehull is 'low', no finite number"
+    (result,) = jarvis.pages(Query(), FIELDS)
+    assert [(record.id, record.values) for record in result.records] == [("7", {"formation_energy_per_atom": 0.0})]
+    assert [id for id, _ in result.refused] == ["bad", "nan"]
+    assert result.refused[0][1] == "its _jarvis_ehull is 'low', no finite number"
 
 
 def test_a_disordered_record_is_refused_and_the_others_stay(client, server):
     half = [{"name": "Cu", "chemical_symbols": ["Cu", "vacancy"], "concentration": [0.5, 0.5]}]
     server.faults.plan.append(page(copper("half", species=half), copper()))
-    (found,) = client.pages(Query(), FIELDS)
-    assert [record.id for record in found.records] == ["Cu"]
-    assert found.refused == (("half", "species 'Cu' is a vacancy to 0.5"),)
+    (result,) = client.pages(Query(), FIELDS)
+    assert [record.id for record in result.records] == ["Cu"]
+    assert result.refused == (("half", "species 'Cu' is a vacancy to 0.5"),)
 
 
 def test_values_in_dictionaries_are_chosen_here(tmp_path):
@@ -354,8 +354,8 @@ def test_values_in_dictionaries_are_chosen_here(tmp_path):
     ]
     with serve(documents, tmp_path, prefix="mp", fields=["stability"]) as running:
         client = Optimade(dataclasses.replace(PROVIDERS["mp-optimade"], url=running.url), page_limit=5)
-        found = records(client, Query(ranges={"energy_above_hull": (None, 0.35)}), ["energy_above_hull"])
-        assert [record.values["energy_above_hull"] for record in found] == pytest.approx([0, 0.1, 0.2, 0.3])
+        result = records(client, Query(ranges={"energy_above_hull": (None, 0.35)}), ["energy_above_hull"])
+        assert [record.values["energy_above_hull"] for record in result] == pytest.approx([0, 0.1, 0.2, 0.3])
         assert "filter" not in running.faults.asked[0]
         other = Optimade(dataclasses.replace(PROVIDERS["mp-optimade-r2scan"], url=running.url))
         assert not any(record.values for record in records(other, Query(), ["energy_above_hull"]))
@@ -367,14 +367,14 @@ def test_own_properties_with_units(tmp_path):
         document(name, atoms, energy=-2.0 * len(atoms), gap=100.0 * k)
         for k, (name, atoms) in enumerate(CRYSTALS.items())
     ]
-    own = {"energy_per_atom": ("_aiida_energy", "Ry/cell"), "band_gap": ("_aiida_gap", "meV")}
+    properties = {"energy_per_atom": ("_aiida_energy", "Ry/cell"), "band_gap": ("_aiida_gap", "meV")}
     with serve(documents, tmp_path, prefix="aiida", fields=["energy", "gap"], page_limit_max=50) as running:
-        client = Optimade(f"{running.url}/v1/", properties=own)
-        found = records(client, Query(ranges={"band_gap": (0.25, 0.55)}), ["energy_per_atom", "band_gap"])
-        assert [record.values["band_gap"] for record in found] == pytest.approx([0.3, 0.4, 0.5])
+        client = Optimade(f"{running.url}/v1/", properties=properties)
+        result = records(client, Query(ranges={"band_gap": (0.25, 0.55)}), ["energy_per_atom", "band_gap"])
+        assert [record.values["band_gap"] for record in result] == pytest.approx([0.3, 0.4, 0.5])
         assert "_aiida_gap>=250 AND _aiida_gap<=550" in running.faults.asked[0]["filter"][0]
         # 13.605693 eV, the CODATA value, times -2 Ry an atom
-        assert all(record.values["energy_per_atom"] == pytest.approx(-27.211386, abs=1e-6) for record in found)
+        assert all(record.values["energy_per_atom"] == pytest.approx(-27.211386, abs=1e-6) for record in result)
         assert "not known" in client.credit([]).licence
 
 
@@ -416,9 +416,9 @@ def test_what_the_server_warns_of_is_passed_on_once(client, server):
     told = [{"type": "warning", "detail": "nsites is\nnot known here"}]
     first = page(copper(), warnings=told * 2, next="/structures?page_offset=1&response_fields=lattice_vectors")
     server.faults.plan.extend([first, page(copper("Cu2"), warnings=told)])
-    with pytest.warns(UserWarning, match="oqmd: the server warns: nsites is not known here") as given:
+    with pytest.warns(UserWarning, match="oqmd: the server warns: nsites is not known here") as warned:
         assert len(records(client, Query())) == 2
-    assert len([warning for warning in given if warning.category is UserWarning]) == 1
+    assert len([warning for warning in warned if warning.category is UserWarning]) == 1
 
 
 def test_who_stands_behind_a_url(server):
@@ -459,7 +459,7 @@ def test_fetch_to_a_folder_resume_and_offline(client, server, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("url", "words"),
     [
         ("oqdm", "did you mean oqmd"),
         ("ftp://x.org", "needed is the base URL"),
@@ -467,9 +467,9 @@ def test_fetch_to_a_folder_resume_and_offline(client, server, tmp_path, monkeypa
         ("https://x.org/optimade?key=1", "needed is the base URL"),
     ],
 )
-def test_bad_providers(given, words):
+def test_bad_providers(url, words):
     with pytest.raises(ValueError, match=words):
-        Optimade(given)
+        Optimade(url)
 
 
 def test_bad_questions(client):

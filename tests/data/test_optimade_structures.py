@@ -24,11 +24,11 @@ def species(name="Mg", symbols=("Mg",), shares=(1.0,), **more):
 
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_crystals_come_back(name):
-    found = to_atoms(name, document(name, CRYSTALS[name]))
-    assert found.get_chemical_symbols() == CRYSTALS[name].get_chemical_symbols()
-    np.testing.assert_allclose(found.positions, CRYSTALS[name].positions, atol=1e-12)
-    np.testing.assert_allclose(found.cell.array, CRYSTALS[name].cell.array, atol=1e-12)
-    assert found.pbc.all()
+    result = to_atoms(name, document(name, CRYSTALS[name]))
+    assert result.get_chemical_symbols() == CRYSTALS[name].get_chemical_symbols()
+    np.testing.assert_allclose(result.positions, CRYSTALS[name].positions, atol=1e-12)
+    np.testing.assert_allclose(result.cell.array, CRYSTALS[name].cell.array, atol=1e-12)
+    assert result.pbc.all()
 
 
 def test_layers_and_molecules():
@@ -36,9 +36,9 @@ def test_layers_and_molecules():
     layer.pbc = [True, True, False]
     sent = document("MoS2", layer)
     sent["lattice_vectors"][2] = [None, None, None]
-    found = to_atoms("MoS2", sent)
-    assert found.pbc.tolist() == [True, True, False]
-    np.testing.assert_allclose(found.cell.array[:2], layer.cell.array[:2])
+    result = to_atoms("MoS2", sent)
+    assert result.pbc.tolist() == [True, True, False]
+    np.testing.assert_allclose(result.cell.array[:2], layer.cell.array[:2])
     water = document("H2O", molecule("H2O"))
     water["lattice_vectors"] = None
     assert not to_atoms("H2O", water).pbc.any()
@@ -53,9 +53,9 @@ def test_species_may_have_names_of_their_own(oxide):
 def test_what_may_be_left_out(oxide):
     for name in ("species", "dimension_types", "structure_features", "assemblies", "nsites"):
         oxide.pop(name, None)
-    found = to_atoms("MgO", oxide)
-    assert found.get_chemical_symbols() == ["Mg", "O"]
-    assert found.pbc.all()
+    result = to_atoms("MgO", oxide)
+    assert result.get_chemical_symbols() == ["Mg", "O"]
+    assert result.pbc.all()
 
 
 def test_a_whole_atom_may_be_written_with_a_rounding_error(oxide):

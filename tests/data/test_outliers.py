@@ -8,7 +8,7 @@ from ase.build import bulk
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import LabelledTable
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.inspection.outliers import Limits, ModelSays, find_outliers
+from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, find_outliers
 
 #: published lattice parameters of rock salts, Å (Wyckoff, Crystal Structures, 1963)
 SALTS = {
@@ -36,14 +36,14 @@ def table(names, atoms, **columns):
     return LabelledTable("memory", ids, [geometry(a) for a in atoms], pd.DataFrame(columns))
 
 
-def flagged(found):
-    return {(outlier.id, outlier.kind) for outlier in found.found}
+def flagged(result):
+    return {(outlier.id, outlier.kind) for outlier in result.entries}
 
 
 def test_nothing_is_flagged_where_nothing_is_wrong():
     names, atoms, energy = salts()
-    found = find_outliers(table(names, atoms, energy=energy), "energy")
-    assert (found.found, found.not_judged) == ([], [])
+    result = find_outliers(table(names, atoms, energy=energy), "energy")
+    assert (result.entries, result.not_judged) == ([], [])
 
 
 def test_planted_labels_and_structures():
@@ -52,19 +52,19 @@ def test_planted_labels_and_structures():
     energy[7] += 1.0  # among the values, not for NaI
     atoms[20].set_cell(atoms[20].cell * 1.8, scale_atoms=True)
     atoms[30].positions[1] = atoms[30].positions[0] + [0, 0, 1.0]
-    found = find_outliers(table(names, atoms, energy=energy), "energy")
-    assert flagged(found) == {
+    result = find_outliers(table(names, atoms, energy=energy), "energy")
+    assert flagged(result) == {
         ("LiI-3", "value"), ("LiI-3", "composition"), ("NaI-7", "composition"),
         ("MgS-20", "volume"), ("NaBr-30", "distance"),
     }  # fmt: skip
-    reasons = {(o.id, o.kind): o.reason for o in found.found}
+    reasons = {(o.id, o.kind): o.reason for o in result.entries}
     assert reasons["LiI-3", "value"].startswith("energy is 40, ")
     assert "robust standard deviations from the median" in reasons["LiI-3", "value"]
     assert reasons["NaI-7", "composition"].startswith(f"energy is {energy[7]:.4g} where its elements suggest -1.5")
     assert "Na and " in reasons["NaBr-30", "distance"]
     assert "are 1.00 Å apart" in reasons["NaBr-30", "distance"]
-    assert all(o.score > 1 for o in found.found)
-    assert [o.score for o in found.found] == sorted((o.score for o in found.found), reverse=True)
+    assert all(o.score > 1 for o in result.entries)
+    assert [o.score for o in result.entries] == sorted((o.score for o in result.entries), reverse=True)
 
 
 def test_the_shortest_distance_is_that_of_ase():
@@ -76,8 +76,8 @@ def test_the_shortest_distance_is_that_of_ase():
     for each in atoms:
         each.positions += rng.normal(0, 0.12, each.positions.shape)
     limit = 0.9
-    found = find_outliers(table(names, atoms, energy=energy), limits=Limits(distance=limit))
-    ours = {o.id: o.score for o in found.found if o.kind == "distance"}
+    result = find_outliers(table(names, atoms, energy=energy), limits=Limits(distance=limit))
+    ours = {o.id: o.score for o in result.entries if o.kind == "distance"}
     theirs = {}
     for k, each in enumerate(atoms):
         i, j, d = neighbor_list("ijd", each, 5.0)
@@ -90,12 +90,12 @@ def test_the_shortest_distance_is_that_of_ase():
 
 def test_against_a_model():
     names, atoms, energy = salts()
-    said = ModelSays("made-up", energy + 0.02, np.full(len(energy), 0.05), ("x: why",))
-    said.mean[5] -= 0.5
-    said.mean[6] = np.nan
-    found = find_outliers(table(names, atoms, energy=energy), "energy", model=said)
-    assert found.not_judged == ["1 structures by made-up, such as x: why"]
-    (outlier,) = found.found
+    prediction = ModelPredictions("made-up", energy + 0.02, np.full(len(energy), 0.05), ("x: why",))
+    prediction.mean[5] -= 0.5
+    prediction.mean[6] = np.nan
+    result = find_outliers(table(names, atoms, energy=energy), "energy", model=prediction)
+    assert result.not_judged == ["1 structures by made-up, such as x: why"]
+    (outlier,) = result.entries
     assert (outlier.id, outlier.kind) == ("NaCl-5", "model")
     assert outlier.score == pytest.approx(0.48 / 0.05 / 5)
     assert "made-up says" in outlier.reason
@@ -105,18 +105,18 @@ def test_against_a_model():
 def test_what_cannot_be_judged_is_said():
     names, atoms, energy = salts(1)
     gap = np.where(np.arange(len(names)) % 3 == 0, 1.5, 0.0)
-    found = find_outliers(table(names[:6], atoms[:6], gap=gap[:6]), "gap")
-    assert found.not_judged == [
+    result = find_outliers(table(names[:6], atoms[:6], gap=gap[:6]), "gap")
+    assert result.not_judged == [
         "volumes: too few structures for the elements they have",
         "the values of gap by themselves: there are 6, fewer than 10",
         "gap against its elements: too few structures for the elements they have",
     ]
-    found = find_outliers(table(names, atoms, gap=gap), "gap")
-    assert "the values of gap by themselves: at least half of them are 0" in found.not_judged
+    result = find_outliers(table(names, atoms, gap=gap), "gap")
+    assert "the values of gap by themselves: at least half of them are 0" in result.not_judged
     sums = [sum(ENERGY[s] for s in a.symbols) / len(a) for a in atoms] * 3
-    found = find_outliers(table(names * 3, atoms * 3, energy=[*sums[:-1], 7.0]), "energy")
-    assert found.not_judged == ["energy against its elements: at least half of the values are a plain sum over them"]
-    assert flagged(found) == {("BaS-71", "value")}
+    result = find_outliers(table(names * 3, atoms * 3, energy=[*sums[:-1], 7.0]), "energy")
+    assert result.not_judged == ["energy against its elements: at least half of the values are a plain sum over them"]
+    assert flagged(result) == {("BaS-71", "value")}
 
 
 def test_bad_input():

@@ -25,9 +25,9 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_queries_are_refused_in_words(name):
-    given, words = BAD[name]
+    query, words = BAD[name]
     with pytest.raises(ValueError, match=words):
-        Query(**given)
+        Query(**query)
 
 
 def test_the_same_question_is_written_the_same_way():

@@ -48,8 +48,8 @@ def packed(tmp_path):
         "split": ["train", "train", "test", "val", "train"],
     }
     (tmp_path / "packed").mkdir()
-    said = {"provider": "a provider", "database_version": "2026.1", "licence": "CC BY 4.0"}
-    (tmp_path / "packed" / "provenance.json").write_text(json.dumps(said))
+    provenance = {"provider": "a provider", "database_version": "2026.1", "licence": "CC BY 4.0"}
+    (tmp_path / "packed" / "provenance.json").write_text(json.dumps(provenance))
     return write_packed(tmp_path / "packed", CRYSTALS, columns)
 
 
@@ -104,9 +104,9 @@ def test_counts(packed):
 
 def test_a_distribution_is_that_of_pandas():
     values = np.random.default_rng(0).gamma(2.0, size=501)
-    found, series = Distribution.of([*values, np.nan]), pd.Series(values)
-    assert (found.n, found.mean, found.std) == (501, pytest.approx(series.mean()), pytest.approx(series.std(ddof=0)))
-    assert [found.minimum, found.q05, found.median, found.q95, found.maximum] == pytest.approx(
+    result, series = Distribution.of([*values, np.nan]), pd.Series(values)
+    assert (result.n, result.mean, result.std) == (501, pytest.approx(series.mean()), pytest.approx(series.std(ddof=0)))
+    assert [result.minimum, result.q05, result.median, result.q95, result.maximum] == pytest.approx(
         series.quantile([0, 0.05, 0.5, 0.95, 1]).tolist()
     )
     assert Distribution.of([np.nan]) is None

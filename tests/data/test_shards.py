@@ -113,14 +113,14 @@ def test_prepare_and_train_in_parts(tmp_path: Path, cgcnn_ase) -> None:  # type:
     """Through the command line; a shard that is there is kept."""
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
-        place = tmp_path / name
-        place.mkdir()
+        folder = tmp_path / name
+        folder.mkdir()
         rows = []
         for k in range(40):
             a, b = rng.choice(["Li", "Na", "K", "Rb", "Mg", "Ca"], 2, replace=False)
-            write(place / f"{name}{k}.cif", bulk(f"{a}{b}", "rocksalt", a=rng.uniform(5, 6)))
+            write(folder / f"{name}{k}.cif", bulk(f"{a}{b}", "rocksalt", a=rng.uniform(5, 6)))
             rows.append(f"{name}{k},{rng.normal()}\n")
-        (place / "id_prop.csv").write_text("".join(rows))
+        (folder / "id_prop.csv").write_text("".join(rows))
     (tmp_path / "small.yaml").write_text(
         "epochs: 1\nbatch_size: 8\nnetwork: {n_features: 4, n_convolutions: 1, n_hidden: 4}\n"
     )

@@ -11,7 +11,7 @@ from ase.build import bulk
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import reduced_formula
+from cgcnn_ase.data.dataset import composition_key
 from cgcnn_ase.data.site_labels import (
     LabelledHost,
     SiteSet,
@@ -140,11 +140,11 @@ def write_packed(folder):
 
 
 def test_a_packed_set(tmp_path):
-    found = packed_vacancies(write_packed(tmp_path / "set"), "mine", "host", "energy")
-    assert [(h.id, h.split) for h in found.hosts] == [("a", "train"), ("b", "test")]
-    assert found.n_labels == 2
-    assert found.hosts[0].labels[0] == 7.5  # the mean of two values of one site
-    assert np.allclose(found.hosts[0].structure.positions, rock_salt("MgO", 4.21).positions)
+    result = packed_vacancies(write_packed(tmp_path / "set"), "mine", "host", "energy")
+    assert [(h.id, h.split) for h in result.hosts] == [("a", "train"), ("b", "test")]
+    assert result.n_labels == 2
+    assert result.hosts[0].labels[0] == 7.5  # the mean of two values of one site
+    assert np.allclose(result.hosts[0].structure.positions, rock_salt("MgO", 4.21).positions)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -190,14 +190,14 @@ def test_pairs_of_cells(tmp_path):
 
 def test_a_set_without_a_split_takes_that_of_others():
     """By formula; a formula that no other has is hashed, and stays where it is whatever else is in the set."""
-    given = SiteSet("one", [host("MgO", 4.2, [0], [8.0], "test"), host("NiO", 4.2, [0], [5.0], "val")])
+    with_split = SiteSet("one", [host("MgO", 4.2, [0], [8.0], "test"), host("NiO", 4.2, [0], [5.0], "val")])
     formulas = ["MgO", "NiO", "CaO", "LiF", "NaCl", "KBr", "SrO", "BaO", "FeO", "MnO", "CoO", "VO"]
-    own = SiteSet("two", [host(formula, 4.5, [0], [1.0], "") for formula in formulas])
-    split = {h.id.partition("-")[0]: h.split for h in with_splits(own, [given], val=0.3, test=0.3).hosts}
+    site_set = SiteSet("two", [host(formula, 4.5, [0], [1.0], "") for formula in formulas])
+    split = {h.id.partition("-")[0]: h.split for h in with_splits(site_set, [with_split], val=0.3, test=0.3).hosts}
     assert (split["MgO"], split["NiO"]) == ("test", "val")
     assert set(split.values()) == {"train", "val", "test"}
-    fewer = replace(own, hosts=own.hosts[4:])
-    again = {h.id.partition("-")[0]: h.split for h in with_splits(fewer, [given], val=0.3, test=0.3).hosts}
+    fewer = replace(site_set, hosts=site_set.hosts[4:])
+    again = {h.id.partition("-")[0]: h.split for h in with_splits(fewer, [with_split], val=0.3, test=0.3).hosts}
     assert again == {name: split[name] for name in formulas[4:]}
 
 
@@ -213,7 +213,7 @@ def test_the_published_sets(shared_data, tmp_path):
     assert witman.n_labels + kumagai.n_labels > 3100
     assert jarvis.n_labels > 450
     held = {
-        split: {reduced_formula(h.structure.numbers) for each in sets for h in each.hosts if h.split == split}
+        split: {composition_key(h.structure.numbers) for each in sets for h in each.hosts if h.split == split}
         for split in ("train", "val", "test")
     }
     assert not held["train"] & (held["val"] | held["test"])

@@ -15,10 +15,10 @@ def removed(**options):
 
 def test_the_old_command(lithium_nickelate):
     """Three structures, seed 42, one lithium less in each."""
-    found = list(random_vacancies(lithium_nickelate, supercell=(3, 3, 1), name="LiNiO2"))
-    assert [manifest.id for _, manifest in found] == ["LiNiO2-v_Li-0", "LiNiO2-v_Li-1", "LiNiO2-v_Li-2"]
+    result = list(random_vacancies(lithium_nickelate, supercell=(3, 3, 1), name="LiNiO2"))
+    assert [manifest.id for _, manifest in result] == ["LiNiO2-v_Li-0", "LiNiO2-v_Li-1", "LiNiO2-v_Li-2"]
     whole = lithium_nickelate.repeat((3, 3, 1))
-    for atoms, manifest in found:
+    for atoms, manifest in result:
         (site,) = manifest.sites
         assert whole.symbols[site] == "Li"
         rest = np.delete(np.arange(len(whole)), site)

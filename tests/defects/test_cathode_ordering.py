@@ -82,12 +82,12 @@ def test_ewald_removal_is_no_worse_than_fifty_random_ones(li_vacancy):
 def test_ewald_removal_finds_what_enumeration_finds():
     from itertools import combinations
 
-    found = build_cathode("LiCoO2", supercell=(2, 2, 1), li_vacancy=0.25, li_removal="ewald")
+    result = build_cathode("LiCoO2", supercell=(2, 2, 1), li_vacancy=0.25, li_removal="ewald")
     full = build_cathode("LiCoO2", supercell=(2, 2, 1))
     lithium = np.flatnonzero(full.symbols == "Li")
     energies = [ewald_energy(full[[i for i in range(len(full)) if i not in gone]]) for gone in combinations(lithium, 3)]
     assert len(energies) == 220
-    assert ewald_energy(found) == pytest.approx(min(energies), abs=1e-4)
+    assert ewald_energy(result) == pytest.approx(min(energies), abs=1e-4)
 
 
 def test_lowest_takes_the_lowest_of_its_candidates():
@@ -101,12 +101,12 @@ def test_lowest_takes_the_lowest_of_its_candidates():
             self.seen = []
 
         def energies(self, structures):
-            found = []
+            result = []
             for atoms in structures:
                 height = atoms.get_scaled_positions(wrap=True)[:, 2]
-                found.append(height[np.isin(atoms.symbols, ["Co", "Mn"])].sum() - height[atoms.symbols == "Li"].sum())
-            self.seen.append(found)
-            return Energies(np.array(found))
+                result.append(height[np.isin(atoms.symbols, ["Co", "Mn"])].sum() - height[atoms.symbols == "Li"].sum())
+            self.seen.append(result)
+            return Energies(np.array(result))
 
     model = Likes()
     options = {"li_vacancy": 0.2, "ordering": "lowest", "li_removal": "lowest", "model": model, "n_candidates": 15}

@@ -56,9 +56,9 @@ def test_space_group_of_end_members_by_spglib(name, symbol):
 )
 def test_bonds_are_those_published(name, metal, nearest, count, published):
     atoms = build_cathode(name, supercell=1)
-    found = bonds(atoms, metal, "O", nearest)
-    assert len(found) == count * atoms.get_chemical_symbols().count(metal)
-    assert found.mean() == pytest.approx(published, abs=0.015)
+    result = bonds(atoms, metal, "O", nearest)
+    assert len(result) == count * atoms.get_chemical_symbols().count(metal)
+    assert result.mean() == pytest.approx(published, abs=0.015)
 
 
 def test_lithium_is_where_lithium_belongs():
@@ -165,9 +165,9 @@ def test_info_survives_extxyz(tmp_path):
     ],
 )
 def test_oxidation_states_are_neutral_and_those_of_the_textbook(counts, states):
-    found = oxidation_states(counts)
-    assert sum(found[symbol] * n for symbol, n in counts.items()) == pytest.approx(0, abs=1e-9)
-    assert {symbol: found[symbol] for symbol in states} == pytest.approx(states)
+    result = oxidation_states(counts)
+    assert sum(result[symbol] * n for symbol, n in counts.items()) == pytest.approx(0, abs=1e-9)
+    assert {symbol: result[symbol] for symbol in states} == pytest.approx(states)
 
 
 def test_oxidation_states_that_do_not_exist():
@@ -223,9 +223,9 @@ def test_symmetry_counts_as_the_same():
     """One vacancy among equivalent sites is one structure, two in a small cell are a few."""
     with pytest.raises(ValueError, match="only 1 different structure"):
         list(cathodes("LiCoO2", num=2, supercell=(2, 2, 1), li_vacancy=1 / 12))
-    found = cathodes("LiCoO2", num=9, supercell=(2, 1, 1), li_vacancy=1 / 3)  # 15 ways, fewer orbits
+    result = cathodes("LiCoO2", num=9, supercell=(2, 1, 1), li_vacancy=1 / 3)  # 15 ways, fewer orbits
     with pytest.raises(ValueError, match="ask for fewer"):
-        list(found)
+        list(result)
 
 
 # Bad input

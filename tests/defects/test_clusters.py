@@ -15,14 +15,14 @@ def manifests(host, kind, **options):
 
 
 def test_exchanged_cations_are_where_the_manifest_says(lithium_nickelate):
-    found = list(point_defects(lithium_nickelate, "cation-mixing"))
-    for atoms, manifest in found:
+    result = list(point_defects(lithium_nickelate, "cation-mixing"))
+    for atoms, manifest in result:
         first, second = manifest.sites
         assert (atoms.symbols[first], atoms.symbols[second]) == ("Ni", "Li")
         assert atoms.get_distance(first, second, mic=True) == pytest.approx(manifest.distance, abs=1e-5)
         assert manifest.defect == "Ni_Li+Li_Ni"
         assert atoms.symbols.count("Li") == atoms.symbols.count("Ni")
-    distances = [manifest.distance for _, manifest in found]
+    distances = [manifest.distance for _, manifest in result]
     assert distances == sorted(distances)
 
 
@@ -30,13 +30,13 @@ def test_exchanged_cations_are_where_the_manifest_says(lithium_nickelate):
 def test_all_pairs_are_counted_once(name):
     host = example(name)
     metal = "Ni" if name == "LiNiO2" else "Fe"
-    found = manifests(host, "cation-mixing", pair=("Li", metal), cutoff=5.0)
+    result = manifests(host, "cation-mixing", pair=("Li", metal), cutoff=5.0)
     first, second, distances = neighbor_list("ijd", host, 5.0)
     symbols = np.array(host.get_chemical_symbols())
     pairs = distances[(symbols[first] == "Li") & (symbols[second] == metal)]
-    assert sum(manifest.multiplicity for manifest in found) == len(pairs)
+    assert sum(manifest.multiplicity for manifest in result) == len(pairs)
     for distance in np.unique(pairs.round(4)):
-        here = [m.multiplicity for m in found if abs(m.distance - distance) < 1e-3]
+        here = [m.multiplicity for m in result if abs(m.distance - distance) < 1e-3]
         assert sum(here) == (np.abs(pairs - distance) < 1e-3).sum()
 
 
@@ -44,8 +44,10 @@ def test_no_two_pairs_are_the_same_to_pymatgen():
     from pymatgen.core.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    found = list(point_defects(example("LiFePO4"), "cation-mixing", pair=("Li", "Fe"), supercell=(1, 2, 2), cutoff=4.5))
-    structures = [AseAtomsAdaptor.get_structure(atoms) for atoms, _ in found]
+    result = list(
+        point_defects(example("LiFePO4"), "cation-mixing", pair=("Li", "Fe"), supercell=(1, 2, 2), cutoff=4.5)
+    )
+    structures = [AseAtomsAdaptor.get_structure(atoms) for atoms, _ in result]
     assert len(structures) > 2
     matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1, primitive_cell=False, scale=False)
     assert len(matcher.group_structures(structures)) == len(structures)
@@ -89,16 +91,16 @@ def test_near_and_far(lithium_nickelate, layered_108):
 def test_divacancies_and_triangles_of_rock_salt():
     """12 neighbours of each kind's own at a/√2, 6 of the other at a/2; 8 triangles a site in a face-centred lattice."""
     salt = bulk("NaCl", "rocksalt", a=5.64)
-    found = manifests(salt, "complex", complex_size=3)
-    counts = {manifest.defect: manifest.multiplicity for manifest in found}
+    result = manifests(salt, "complex", complex_size=3)
+    counts = {manifest.defect: manifest.multiplicity for manifest in result}
     assert counts["v_Na+v_Cl"] == 6
     assert counts["v_Na+v_Na"] == counts["v_Cl+v_Cl"] == 6
     assert counts["v_Na+v_Na+v_Na"] == counts["v_Cl+v_Cl+v_Cl"] == 8
     assert counts["v_Na+v_Na+v_Cl"] == 12
-    distances = {manifest.defect: manifest.distance for manifest in found if len(manifest.sites) == 2}
+    distances = {manifest.defect: manifest.distance for manifest in result if len(manifest.sites) == 2}
     assert distances["v_Na+v_Cl"] == pytest.approx(2.82)
     assert distances["v_Na+v_Na"] == pytest.approx(5.64 / np.sqrt(2))
-    assert {manifest.n_atoms + len(manifest.sites) for manifest in found} == {40}
+    assert {manifest.n_atoms + len(manifest.sites) for manifest in result} == {40}
 
 
 def test_a_conventional_cell_counts_four_times_as_many():
@@ -106,19 +108,19 @@ def test_a_conventional_cell_counts_four_times_as_many():
     small = manifests(bulk("NaCl", "rocksalt", a=5.64), "complex", **options)
     large = manifests(bulk("NaCl", "rocksalt", a=5.64, cubic=True), "complex", **options)
 
-    def counts(found, factor):
+    def counts(result, factor):
         return sorted(
-            ("+".join(sorted(m.defect.split("+"))), round(m.distance, 3), factor * m.multiplicity) for m in found
+            ("+".join(sorted(m.defect.split("+"))), round(m.distance, 3), factor * m.multiplicity) for m in result
         )
 
     assert counts(small, 4) == counts(large, 1)
 
 
 def test_frenkel_pairs():
-    found = manifests(
+    result = manifests(
         example("MgO"), "complex", complex_of=["vacancy", "interstitial"], elements=["Mg"], cutoff=2.0, supercell=2
     )
-    (frenkel,) = [manifest for manifest in found if manifest.defect == "v_Mg+Mg_i"]
+    (frenkel,) = [manifest for manifest in result if manifest.defect == "v_Mg+Mg_i"]
     assert frenkel.multiplicity == 4 * 8  # eight holes around each of four
     assert frenkel.distance == pytest.approx(4.2112 * np.sqrt(3) / 4)
     assert frenkel.n_atoms == 64

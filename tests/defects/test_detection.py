@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.geometry import get_distances
 
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.data.dataset import reduced_formula
+from cgcnn_ase.data.dataset import composition_key
 from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.zoo.detection_data import (
@@ -54,16 +54,16 @@ def test_a_defective_cell_differs_from_the_perfect_one_by_the_defect_alone():
         assert (len(gone), len(come)) == expected[defective.kind]
         if come:
             assert defective.places == tuple(come)
-        own = set(dict(HOSTS)[defective.host].get_chemical_symbols())
+        host_elements = set(dict(HOSTS)[defective.host].get_chemical_symbols())
         new = {defective.atoms.symbols[i] for i in come}
-        assert new.isdisjoint(own) if defective.kind == "substitution" else new <= own
+        assert new.isdisjoint(host_elements) if defective.kind == "substitution" else new <= host_elements
 
 
 def test_the_places_of_a_vacancy_are_its_nearest_neighbours():
     """Three in boron nitride, six sulfur atoms of a metal or three metals of a sulfur atom, six in rock salt."""
     n = {"v_B": 3, "v_N": 3, "v_Mo": 6, "v_S": 3, "v_Mg": 6, "v_O": 6}
-    found = [cell for cell in cells_of(kinds=("vacancy",), n_defects=9) if cell.defective]
-    assert {cell.defect: len(cell.places) for cell in found} == n
+    result = [cell for cell in cells_of(kinds=("vacancy",), n_defects=9) if cell.defective]
+    assert {cell.defect: len(cell.places) for cell in result} == n
 
 
 def test_as_many_perfect_cells_as_defective_ones_of_each_host():
@@ -87,8 +87,8 @@ def test_the_same_seed_gives_the_same_cells_whatever_the_other_hosts():
     assert all(a.atoms == b.atoms for a, b in zip(first, again, strict=True))
     config = DetectionConfig(supercell=3, rattle=0.02, seed=3)
     alone = list(detection_cells(HOSTS[1:2], config, dopants=DOPANTS))
-    own = [cell for cell in first if cell.host == "MoS2"]
-    assert all(a.atoms == b.atoms for a, b in zip(own, alone, strict=True))
+    cells = [cell for cell in first if cell.host == "MoS2"]
+    assert all(a.atoms == b.atoms for a, b in zip(cells, alone, strict=True))
     other = cells_of(rattle=0.02, seed=4)
     assert any(len(a.atoms) != len(b.atoms) or a.atoms != b.atoms for a, b in zip(first, other, strict=False))
 
@@ -151,7 +151,7 @@ def test_the_pretrained_detectors_have_one_target(tmp_path):
 
 def test_cathodes_of_the_test_split_are_not_learned_from():
     compositions = {
-        part: {reduced_formula(build_cathode(name, n_atoms=80, seed=0).numbers) for name in names}
+        part: {composition_key(build_cathode(name, n_atoms=80, seed=0).numbers) for name in names}
         for part, names in CATHODES.items()
     }
     assert not compositions["train"] & (compositions["val"] | compositions["test"])

@@ -42,19 +42,19 @@ def salts():
 def accuracy(data, pooling, folder):
     """On val, of a network with this pooling, everything else the same."""
     network = CGCNNConfig(n_features=16, n_convolutions=2, n_hidden=32, n_gaussians=20, pooling=pooling)
-    config = TrainConfig(graph=GRAPH, network=network, epochs=15, batch_size=16, learning_rate=1e-2, select="last")
+    config = TrainConfig(graph=GRAPH, network=network, epochs=15, batch_size=16, learning_rate=1e-2, checkpoint="last")
     train_member(data, config, folder, progress=False)
     trained = best_network(data, config, folder).eval()
     rows = data.rows("val")
     with torch.inference_mode():
-        said = trained(data.graphs.batch(rows.tolist())).value.argmax(dim=1).numpy()
-    return (said == data.labels("val")[:, 0]).mean()
+        classes = trained(data.graphs.batch(rows.tolist())).value.argmax(dim=1).numpy()
+    return (classes == data.labels("val")[:, 0]).mean()
 
 
 def test_contrast_learns_what_the_mean_dilutes(salts, tmp_path):
-    found = {pooling: accuracy(salts, pooling, tmp_path / pooling) for pooling in ("mean", "contrast")}
-    assert found["contrast"] >= 0.95
-    assert found["mean"] <= found["contrast"] - 0.15
+    result = {pooling: accuracy(salts, pooling, tmp_path / pooling) for pooling in ("mean", "contrast")}
+    assert result["contrast"] >= 0.95
+    assert result["mean"] <= result["contrast"] - 0.15
 
 
 def test_cathode_cells():
@@ -131,9 +131,9 @@ def test_order_and_origin_play_no_part():
 def test_a_dopant_is_named():
     atoms = SUPERCELLS["MgO"].copy()
     atoms.symbols[20] = "Be"
-    found = predict("defect-sites", atoms).all
-    assert max(found, key=lambda p: p.value).site_index == 20
-    assert sum(p.multiplicity for p in found) == len(atoms)
+    result = predict("defect-sites", atoms).all
+    assert max(result, key=lambda p: p.value).site_index == 20
+    assert sum(p.multiplicity for p in result) == len(atoms)
 
 
 @pretrained
@@ -144,9 +144,9 @@ def test_on_the_command_line(cgcnn_ase, tmp_path):
         write(tmp_path / f"{name}.cif", atoms)
     ran = cgcnn_ase("predict", tmp_path, "--model", "defect-detection", "--json")
     assert ran.code == 0, ran.err
-    found = {p["id"]: p for p in json.loads(ran.out)}
-    assert found["perfect"]["value"] < 0.5 < found["defective"]["value"]
-    assert found["defective"]["unit"] == "probability"
+    result = {p["id"]: p for p in json.loads(ran.out)}
+    assert result["perfect"]["value"] < 0.5 < result["defective"]["value"]
+    assert result["defective"]["unit"] == "probability"
 
 
 @of_sites

@@ -31,17 +31,17 @@ def distances(defect, positions):
 @pytest.mark.parametrize("change", [-0.3, 0.2])
 def test_bonds_are_as_asked(kind, change):
     defect = made(kind)
-    found = distorted(defect, bond_distortion=change, n_neighbors=2, stdev=0.02)
-    before, after = distances(defect, defect.atoms.positions), distances(defect, found.atoms.positions)
+    result = distorted(defect, bond_distortion=change, n_neighbors=2, stdev=0.02)
+    before, after = distances(defect, defect.atoms.positions), distances(defect, result.atoms.positions)
     bond = before[before > 0.1].min()
     near = np.flatnonzero((before > 0.1) & (before < bond + 0.01))
     stretched = np.isclose(after[near] / before[near], 1 + change, atol=1e-3)
     assert stretched.sum() == 2
     rest = np.setdiff1d(np.arange(len(before)), near[stretched])
-    moves = np.linalg.norm(found.atoms.positions - defect.atoms.positions, axis=1)[rest]
+    moves = np.linalg.norm(result.atoms.positions - defect.atoms.positions, axis=1)[rest]
     assert 0.02 < moves.mean() < 0.06  # ShakeNBreak: about 1.6 times the standard deviation
-    assert (found.atoms.numbers == defect.atoms.numbers).all()
-    assert (found.atoms.cell == defect.atoms.cell).all()
+    assert (result.atoms.numbers == defect.atoms.numbers).all()
+    assert (result.atoms.cell == defect.atoms.cell).all()
 
 
 def test_the_seed_decides():
@@ -53,10 +53,10 @@ def test_the_seed_decides():
 
 def test_it_is_recorded():
     defect = made("vacancy")
-    found = distorted(defect, bond_distortion=-0.4, n_neighbors=3, stdev=0.1, seed=5)
-    assert found.manifest.distortion == "-40% of 3 bonds, rattled by 0.1 Å"
-    assert found.manifest.seed == 5
-    assert Manifest.from_info(found.atoms.info) == found.manifest
+    result = distorted(defect, bond_distortion=-0.4, n_neighbors=3, stdev=0.1, seed=5)
+    assert result.manifest.distortion == "-40% of 3 bonds, rattled by 0.1 Å"
+    assert result.manifest.seed == 5
+    assert Manifest.from_info(result.atoms.info) == result.manifest
     assert defect.manifest.distortion == Manifest.from_info(defect.atoms.info).distortion == ""
 
 
@@ -64,8 +64,8 @@ def test_it_is_recorded():
 def test_bonds_go_by_the_missing_electrons(state, bonds):
     """The rule of ShakeNBreak: so many electrons too few or too many, eight less that from five on."""
     atoms, manifest = made("vacancy")
-    found = distorted(Defect(atoms, replace(manifest, oxidation_state=state)))
-    assert f" of {bonds} bonds" in found.manifest.distortion
+    result = distorted(Defect(atoms, replace(manifest, oxidation_state=state)))
+    assert f" of {bonds} bonds" in result.manifest.distortion
 
 
 @pytest.mark.parametrize(

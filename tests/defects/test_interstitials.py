@@ -23,8 +23,8 @@ def holes(atoms, **options):
 def test_holes_of_textbook_structures():
     a = 3.61
     tetrahedral, octahedral = a * np.sqrt(3) / 4, a / 2
-    found = {len(hole.orbit): hole.radius for hole in holes(bulk("Cu", a=a, cubic=True))}
-    assert found == {8: pytest.approx(tetrahedral), 4: pytest.approx(octahedral)}
+    result = {len(hole.orbit): hole.radius for hole in holes(bulk("Cu", a=a, cubic=True))}
+    assert result == {8: pytest.approx(tetrahedral), 4: pytest.approx(octahedral)}
     iron = holes(bulk("Fe", a=2.87, cubic=True))
     assert [(len(hole.orbit), hole.radius) for hole in iron] == [(12, pytest.approx(2.87 * np.sqrt(5) / 4))]
     (magnesia,) = holes(example("MgO"))
@@ -116,9 +116,9 @@ def test_molybdenite_in_a_crystal_cell_or_none():
     shifted.pbc = True
     shifted.positions[:, 2] -= shifted.positions[0, 2]
     shifted.wrap()
-    found = [[(round(hole.radius, 3), len(hole.orbit)) for hole in holes(layer)] for layer in (bare, padded, shifted)]
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]) >= 3
+    result = [[(round(hole.radius, 3), len(hole.orbit)) for hole in holes(layer)] for layer in (bare, padded, shifted)]
+    assert result[0] == result[1] == result[2]
+    assert len(result[0]) >= 3
 
 
 def test_no_room():

@@ -26,16 +26,16 @@ def test_ids_are_unique_and_kinds_complete(defects):
 
 def test_round_trip_through_extxyz(defects, tmp_path):
     ase.io.write(tmp_path / "all.extxyz", [atoms for atoms, _ in defects])
-    found = [Manifest.from_info(atoms.info) for atoms in ase.io.read(tmp_path / "all.extxyz", ":")]
-    assert found == [manifest for _, manifest in defects]
+    result = [Manifest.from_info(atoms.info) for atoms in ase.io.read(tmp_path / "all.extxyz", ":")]
+    assert result == [manifest for _, manifest in defects]
 
 
 def test_round_trip_through_a_database(defects, tmp_path):
     with connect(tmp_path / "all.db") as database:
         for atoms, _ in defects:
             database.write(atoms, data=atoms.info)
-        found = [Manifest.from_info(row.data) for row in database.select()]
-    assert found == [manifest for _, manifest in defects]
+        result = [Manifest.from_info(row.data) for row in database.select()]
+    assert result == [manifest for _, manifest in defects]
 
 
 def test_round_trip_through_csv(defects, tmp_path):

@@ -26,21 +26,21 @@ def by_pymatgen(host):
     elements = list(dict.fromkeys(host.get_chemical_symbols()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {
+        result = {
             "vacancy": VacancyGenerator().generate(structure),
             "antisite": AntiSiteGenerator().generate(structure),
             "substitution": SubstitutionGenerator().generate(structure, dict.fromkeys(elements, "Xe")),
         }
-        return {kind: sorted((d.name, d.multiplicity) for d in defects) for kind, defects in found.items()}
+        return {kind: sorted((d.name, d.multiplicity) for d in defects) for kind, defects in result.items()}
 
 
 def by_us(host):
     several = len(set(host.numbers)) > 1
     kinds = ["vacancy", "antisite", "substitution"] if several else ["vacancy", "substitution"]
-    found = {"vacancy": [], "antisite": [], "substitution": []}
+    result = {"vacancy": [], "antisite": [], "substitution": []}
     for _, manifest in point_defects(host, kinds, dopants=["Xe"], supercell=2):
-        found[manifest.kind].append((manifest.defect, manifest.multiplicity))
-    return {kind: sorted(defects) for kind, defects in found.items()}
+        result[manifest.kind].append((manifest.defect, manifest.multiplicity))
+    return {kind: sorted(defects) for kind, defects in result.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,10 +128,10 @@ def test_chosen_elements_and_dopants(lithium_nickelate):
 def test_a_large_cell_without_symmetry_is_quick(layered_108):
     list(point_defects(bulk("Cu"), supercell=2))  # spglib imported
     start = time.perf_counter()
-    found = list(point_defects(layered_108, elements=["Li"], supercell=1))
+    result = list(point_defects(layered_108, elements=["Li"], supercell=1))
     assert time.perf_counter() - start < 1.0  # 0.01 s on an idle machine
-    assert [m.multiplicity for _, m in found] == [1] * 27
-    assert {len(atoms) for atoms, _ in found} == {107}
+    assert [m.multiplicity for _, m in result] == [1] * 27
+    assert {len(atoms) for atoms, _ in result} == {107}
 
 
 def test_thousands_come_one_by_one(layered_108):
@@ -139,9 +139,9 @@ def test_thousands_come_one_by_one(layered_108):
     from cgcnn_ase.core.elements import symbols
 
     dopants = [symbol for symbol in symbols()[1:95] if symbol not in ("Li", "O")]
-    found = point_defects(layered_108, "substitution", dopants=dopants, supercell=2)
+    result = point_defects(layered_108, "substitution", dopants=dopants, supercell=2)
     start = time.perf_counter()
-    assert len(list(islice(found, 20))) == 20
+    assert len(list(islice(result, 20))) == 20
     assert time.perf_counter() - start < 2.0  # all would take about 10 s
 
 
@@ -151,9 +151,9 @@ def test_layers(layer, supercell):
     kinds = ["vacancy", "substitution", "interstitial"]
     n_cells = supercell[0] * supercell[1]
     low, high = layer.positions[:, 2].min(), layer.positions[:, 2].max()
-    found = list(point_defects(layer, kinds, dopants=["Al"], supercell=supercell))
-    assert {m.kind for _, m in found} == set(kinds)
-    for atoms, manifest in found:
+    result = list(point_defects(layer, kinds, dopants=["Al"], supercell=supercell))
+    assert {m.kind for _, m in result} == set(kinds)
+    for atoms, manifest in result:
         change = {"vacancy": -1, "substitution": 0, "interstitial": 1}[manifest.kind]
         assert len(atoms) == n_cells * len(layer) + change
         assert low - 1.6 <= manifest.position[2] <= high + 1.6

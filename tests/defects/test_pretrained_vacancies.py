@@ -41,10 +41,10 @@ def corundum():
 )
 def test_oxygen_vacancies_of_well_known_oxides(atoms, published):
     """Kumagai et al., Phys. Rev. Materials 5, 123803; neutral, oxygen-rich. They may be among the training hosts."""
-    found = energies(atoms, "kumagai").loc["O"]
-    assert found.value == pytest.approx(published, abs=0.7)
-    assert found.lower < published < found.upper
-    assert found.in_domain
+    result = energies(atoms, "kumagai").loc["O"]
+    assert result.value == pytest.approx(published, abs=0.7)
+    assert result.lower < published < result.upper
+    assert result.in_domain
 
 
 def test_each_fidelity_knows_its_own_elements():
@@ -98,12 +98,12 @@ def test_lithium_vacancies_of_a_cathode():
     """The cheaper the less lithium is bound: an order of 0 to 10 eV, no two sites of a disordered cell quite alike."""
     host = build_cathode("NCM811", n_atoms=40, seed=1)
     model = with_fidelity(MODEL, "chgnet")
-    found = [one.cost for one in screen(host, elements=["Li"], supercell=1, model=model)]
-    assert len(found) > 3
-    values = np.array([cost.energy for cost in found])
+    result = [one.cost for one in screen(host, elements=["Li"], supercell=1, model=model)]
+    assert len(result) > 3
+    values = np.array([cost.energy for cost in result])
     assert ((values > 0) & (values < 10)).all()
     assert len(np.unique(values.round(4))) > 3
-    assert all(cost.std > 0 for cost in found)
+    assert all(cost.std > 0 for cost in result)
 
 
 def test_the_card_names_the_sources():

@@ -15,7 +15,7 @@ from ase.io import read, write
 from ase.io.espresso import read_espresso_in
 
 from cgcnn_ase import predict
-from cgcnn_ase.defects.costs import DefectCost, FromSites, FromSupercells, cost_estimate
+from cgcnn_ase.defects.costs import DefectEnergyEstimate, SiteModelEstimator, SupercellEstimator, cost_estimate
 from cgcnn_ase.defects.dft_folders import k_points, write_dft_folder
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.point import point_defects
@@ -50,37 +50,37 @@ def _perovskite():
 
 def test_from_sites_each_vacancy_has_the_energy_of_its_site(site_model):
     host = _perovskite()
-    found = screen(host, model=site_model, supercell=2, name="STO")
-    said = predict(site_model, [host])
-    assert [s.cost.defect for s in found] == ["v_Sr", "v_Ti", "v_O"]
-    for one in found:
-        value, std = said[f"0:{one.cost.site_index}"]
+    result = screen(host, model=site_model, supercell=2, name="STO")
+    prediction = predict(site_model, [host])
+    assert [s.cost.defect for s in result] == ["v_Sr", "v_Ti", "v_O"]
+    for one in result:
+        value, std = prediction[f"0:{one.cost.site_index}"]
         assert (one.cost.energy, one.cost.std) == (value, std)
         assert len(one.defect.atoms) == 39
-    assert sum(s.cost.multiplicity for s in found) == 5
+    assert sum(s.cost.multiplicity for s in result) == 5
 
 
 def test_from_supercells_is_the_difference_with_the_chemical_potential():
     """Of an ASE calculator, by hand."""
     host = bulk("Cu", cubic=True)
-    found = screen(host, supercell=2, estimate=FromSupercells(EMT(), {"Cu": -0.5}), name="Cu")
-    assert len(found) == 1
+    result = screen(host, supercell=2, estimate=SupercellEstimator(EMT(), {"Cu": -0.5}), name="Cu")
+    assert len(result) == 1
     pristine, defective = host.repeat(2), host.repeat(2)
     del defective[0]
     pristine.calc = defective.calc = EMT()
     by_hand = defective.get_potential_energy() - pristine.get_potential_energy() - 0.5
-    assert found[0].cost.energy == pytest.approx(by_hand, abs=1e-9)
-    assert found[0].cost.std is None
-    assert found[0].cost.in_domain is None
+    assert result[0].cost.energy == pytest.approx(by_hand, abs=1e-9)
+    assert result[0].cost.std is None
+    assert result[0].cost.in_domain is None
 
 
 def test_the_estimate_follows_the_model(site_model, energy_model, tmp_path):
     save_model(site_model, tmp_path / "sites")
     save_model(energy_model, tmp_path / "energies")
-    assert isinstance(cost_estimate(site_model), FromSites)
-    assert isinstance(cost_estimate(str(tmp_path / "sites")), FromSites)
+    assert isinstance(cost_estimate(site_model), SiteModelEstimator)
+    assert isinstance(cost_estimate(str(tmp_path / "sites")), SiteModelEstimator)
     for model in (energy_model, str(tmp_path / "energies"), LennardJones()):
-        assert isinstance(cost_estimate(model), FromSupercells)
+        assert isinstance(cost_estimate(model), SupercellEstimator)
     with pytest.raises(ValueError, match="chemical potentials are of models of energies"):
         cost_estimate(site_model, chemical_potentials={"O": -5.0})
     with pytest.raises(ValueError, match="an energy needs one model of formation_energy_per_atom"):
@@ -96,23 +96,23 @@ def test_a_model_of_sites_knows_vacancies_only(site_model):
 
 def test_all_single_kinds_with_a_model_of_energies(energy_model):
     kinds = ["vacancy", "antisite", "substitution", "interstitial"]
-    found = screen(_perovskite(), kinds, model=energy_model, supercell=2, dopants=["Mg"], name="STO")
-    assert {s.cost.kind for s in found} == set(kinds)
-    assert all(np.isfinite(s.cost.energy) and s.cost.std > 0 for s in found)
-    assert [Manifest.from_info(s.defect.atoms.info).id for s in found] == [s.cost.id for s in found]
+    result = screen(_perovskite(), kinds, model=energy_model, supercell=2, dopants=["Mg"], name="STO")
+    assert {s.cost.kind for s in result} == set(kinds)
+    assert all(np.isfinite(s.cost.energy) and s.cost.std > 0 for s in result)
+    assert [Manifest.from_info(s.defect.atoms.info).id for s in result] == [s.cost.id for s in result]
 
 
 def test_a_layer(energy_model):
     layer = mx2("MoS2", a=3.18, thickness=3.19, vacuum=8.0)
-    found = screen(layer, model=energy_model, supercell=3, name="MoS2")
-    assert [(s.cost.defect, s.cost.n_atoms) for s in found] == [("v_Mo", 26), ("v_S", 26)]
+    result = screen(layer, model=energy_model, supercell=3, name="MoS2")
+    assert [(s.cost.defect, s.cost.n_atoms) for s in result] == [("v_Mo", 26), ("v_S", 26)]
 
 
 # Ranking
 
 
 def cost(k, energy, std=0.1) -> Screened:
-    made = DefectCost(
+    made = DefectEnergyEstimate(
         id=f"d{k}", host="h", kind="vacancy", defect="v_O", site_index=k, multiplicity=1, energy=energy, std=std,
         lower=None, upper=None, in_domain=True, reason="", formula="X", n_atoms=1, model="m",
     )  # fmt: skip
@@ -122,12 +122,12 @@ def cost(k, energy, std=0.1) -> Screened:
 def test_the_ranking_against_sorting():
     rng = np.random.default_rng(0)
     rows = [cost(k, float(e), float(s)) for k, (e, s) in enumerate(rng.normal(size=(200, 2)) ** 2)]
-    found = Ranking(iter(rows), n_lowest=7, n_uncertain=5)
+    result = Ranking(iter(rows), n_lowest=7, n_uncertain=5)
     by_energy = sorted(rows, key=lambda row: row.cost.energy)
-    assert found.costs == [row.cost for row in by_energy]
-    assert found.lowest == by_energy[:7]
-    assert found.uncertain == sorted(rows, key=lambda row: -row.cost.std)[:5]
-    assert found.to_frame()["id"].tolist() == [row.cost.id for row in by_energy]
+    assert result.costs == [row.cost for row in by_energy]
+    assert result.lowest == by_energy[:7]
+    assert result.uncertain == sorted(rows, key=lambda row: -row.cost.std)[:5]
+    assert result.to_frame()["id"].tolist() == [row.cost.id for row in by_energy]
 
 
 def test_ties_and_nothing_kept():
@@ -148,21 +148,21 @@ def test_hosts_in_one_process_or_several(energy_model, tmp_path):
     one, two = (list(screen_hosts(hosts, screening, workers=n)) for n in (1, 2))
     for results in (one, two):
         assert [r.name for r in results] == ["STO", "Cu", "STO-2"]
-        assert results[1].found == []
+        assert results[1].defects == []
         assert "Cu" in results[1].error
         assert "O" in results[1].error
-        assert [len(r.found) for r in results] == [1, 0, 1]
+        assert [len(r.defects) for r in results] == [1, 0, 1]
     for a, b in zip(one, two, strict=True):
-        assert [s.cost.energy for s in a.found] == pytest.approx([s.cost.energy for s in b.found], rel=1e-4)
+        assert [s.cost.energy for s in a.defects] == pytest.approx([s.cost.energy for s in b.defects], rel=1e-4)
 
 
 # For DFT
 
 
 def test_a_dft_folder(energy_model, tmp_path):
-    (found,) = screen(_perovskite(), model=energy_model, supercell=2, elements=["O"], name="STO")
-    folder = write_dft_folder(tmp_path / "one", found, pseudopotentials={"O": "O_pbe.upf"})
-    atoms = found.defect.atoms
+    (result,) = screen(_perovskite(), model=energy_model, supercell=2, elements=["O"], name="STO")
+    folder = write_dft_folder(tmp_path / "one", result, pseudopotentials={"O": "O_pbe.upf"})
+    atoms = result.defect.atoms
     for name, options in (("structure.extxyz", {}), ("POSCAR", {"format": "vasp"})):
         again = read(folder / name, **options)
         assert again.get_chemical_formula() == atoms.get_chemical_formula()
@@ -184,8 +184,8 @@ def test_a_dft_folder(energy_model, tmp_path):
 
 
 def test_magnetic_elements_start_with_a_moment(energy_model, tmp_path):
-    (found,) = screen(bulk("NiO", "rocksalt", a=4.18), model=energy_model, supercell=2, elements=["O"], name="NiO")
-    text = (write_dft_folder(tmp_path / "one", found) / "espresso.in").read_text()
+    (result,) = screen(bulk("NiO", "rocksalt", a=4.18), model=energy_model, supercell=2, elements=["O"], name="NiO")
+    text = (write_dft_folder(tmp_path / "one", result) / "espresso.in").read_text()
     assert "nspin" in text
     assert "starting_magnetization" in text
 
@@ -299,6 +299,6 @@ def test_an_own_estimate():
     def estimate(name, host, defects):
         return [replace(cost(k, float(k)).cost, id=manifest.id) for k, (_, manifest) in enumerate(defects)]
 
-    found = screen(_perovskite(), estimate=estimate, supercell=2, name="STO")
-    assert [s.cost.energy for s in found] == [0.0, 1.0, 2.0]
-    assert len(found) == len(list(point_defects(_perovskite(), supercell=2)))
+    result = screen(_perovskite(), estimate=estimate, supercell=2, name="STO")
+    assert [s.cost.energy for s in result] == [0.0, 1.0, 2.0]
+    assert len(result) == len(list(point_defects(_perovskite(), supercell=2)))

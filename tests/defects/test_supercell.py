@@ -63,11 +63,11 @@ def _longest(matrices, cell, size):
     determinants = np.rint(np.linalg.det(matrices))
     smaller = matrices[(determinants > 0) & (determinants < size)]
     steps = np.array([n for n in product(range(-4, 5), repeat=len(cell)) if any(n)])
-    found = 0.0
+    result = 0.0
     for part in np.array_split(smaller, 1 + len(smaller) // 1_000):
-        lattices = part[np.linalg.norm(part @ cell, axis=2).min(axis=1) > found] @ cell
-        found = max([found, *np.linalg.norm(steps @ lattices, axis=2).min(axis=1)])
-    return found
+        lattices = part[np.linalg.norm(part @ cell, axis=2).min(axis=1) > result] @ cell
+        result = max([result, *np.linalg.norm(steps @ lattices, axis=2).min(axis=1)])
+    return result
 
 
 def test_no_smaller_diagonal_supercell_would_do():
@@ -93,27 +93,27 @@ def test_a_cell_that_is_large_enough_stays():
     assert (make_supercell(host).matrix == np.eye(3)).all()
 
 
-@pytest.mark.parametrize("given", [2, (3, 1, 2), [[1, 1, 0], [-1, 2, 0], [0, 0, 1]], np.diag([1, 2, 2])])
-def test_atoms_keep_the_order_of_the_host(given):
+@pytest.mark.parametrize("shape", [2, (3, 1, 2), [[1, 1, 0], [-1, 2, 0], [0, 0, 1]], np.diag([1, 2, 2])])
+def test_atoms_keep_the_order_of_the_host(shape):
     from ase.build import make_supercell as ase_supercell
 
     host = check_host(example("LiNiO2"))
-    cell = make_supercell(host, given)
-    numbers = given if isinstance(given, tuple) else None
-    if isinstance(given, int) or numbers:
-        repeated = host.atoms.repeat(given)
+    cell = make_supercell(host, shape)
+    numbers = shape if isinstance(shape, tuple) else None
+    if isinstance(shape, int) or numbers:
+        repeated = host.atoms.repeat(shape)
         np.testing.assert_allclose(cell.atoms.positions, repeated.positions, atol=1e-9)
         assert (cell.atoms.numbers == repeated.numbers).all()
     n = len(host.atoms)
     np.testing.assert_allclose(cell.atoms.positions[:n], host.atoms.positions)
     assert (cell.atoms.numbers == np.tile(host.atoms.numbers, len(cell.atoms) // n)).all()
-    matrix = np.diag([given] * 3) if isinstance(given, int) else np.diag(given) if numbers else np.array(given)
+    matrix = np.diag([shape] * 3) if isinstance(shape, int) else np.diag(shape) if numbers else np.array(shape)
     truth = ase_supercell(host.atoms, matrix)
     ours = cell.atoms.copy()
     ours.wrap(eps=1e-6)
     truth.wrap(eps=1e-6)
-    found = {(z, *np.round(p, 3)) for z, p in zip(ours.numbers, ours.positions + 0.0, strict=True)}
-    assert found == {(z, *np.round(p, 3)) for z, p in zip(truth.numbers, truth.positions + 0.0, strict=True)}
+    result = {(z, *np.round(p, 3)) for z, p in zip(ours.numbers, ours.positions + 0.0, strict=True)}
+    assert result == {(z, *np.round(p, 3)) for z, p in zip(truth.numbers, truth.positions + 0.0, strict=True)}
 
 
 def test_the_number_of_an_atom_in_any_cell():

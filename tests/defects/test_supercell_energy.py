@@ -37,25 +37,25 @@ def cells():
 def test_the_std_is_that_of_the_members_differences_by_hand():
     pristine, defective = cells()
     model = Made({8: [-40.0, -41.0, -42.0, -43.0], 7: [-30.0, -32.0, -31.5, -34.0]})
-    found = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": -1.5})
+    result = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": -1.5})
     by_hand = [10.0 - 1.5, 9.0 - 1.5, 10.5 - 1.5, 9.0 - 1.5]
-    assert found.members == pytest.approx(by_hand)
-    assert found.energy == pytest.approx(np.mean(by_hand))
-    assert found.std == pytest.approx(np.std(by_hand))  # no calibration: the spread as it is
-    assert found.removed == {"Mg": 1}
-    assert found.chemical_potentials == {"Mg": -1.5}
-    assert found.n_atoms == (8, 7)
-    assert found.in_domain is True
-    assert found.to_dict()["model"] == "made"
+    assert result.members == pytest.approx(by_hand)
+    assert result.energy == pytest.approx(np.mean(by_hand))
+    assert result.std == pytest.approx(np.std(by_hand))  # no calibration: the spread as it is
+    assert result.removed == {"Mg": 1}
+    assert result.chemical_potentials == {"Mg": -1.5}
+    assert result.n_atoms == (8, 7)
+    assert result.in_domain is True
+    assert result.to_dict()["model"] == "made"
 
 
 def test_members_that_err_alike_have_no_error_left():
     pristine, defective = cells()
     shift = np.array([-3.0, 0.0, 1.0, 7.0])
     model = Made({8: -40 + shift, 7: -33 + shift}, stds={8: 5.0, 7: 5.0})
-    found = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": 0.0})
-    assert found.std == pytest.approx(0.0, abs=1e-12)
-    assert found.std_if_independent == pytest.approx(np.sqrt(50))
+    result = defect_formation_energy(defective, pristine, model, chemical_potentials={"Mg": 0.0})
+    assert result.std == pytest.approx(0.0, abs=1e-12)
+    assert result.std_if_independent == pytest.approx(np.sqrt(50))
 
 
 def test_calibration_widens_the_difference_as_it_widens_the_single_energies():
@@ -63,9 +63,9 @@ def test_calibration_widens_the_difference_as_it_widens_the_single_energies():
     members = {8: np.array([-40.0, -42.0]), 7: np.array([-33.0, -35.4])}  # spreads 1 and 1.2
     plain = defect_formation_energy(defective, pristine, Made(members), chemical_potentials={"Mg": 0.0})
     tripled = Made(members, stds={8: 3.0, 7: 3.6})
-    found = defect_formation_energy(defective, pristine, tripled, chemical_potentials={"Mg": 0.0})
+    result = defect_formation_energy(defective, pristine, tripled, chemical_potentials={"Mg": 0.0})
     assert plain.std == pytest.approx(0.2)
-    assert found.std == pytest.approx(0.6)
+    assert result.std == pytest.approx(0.6)
 
 
 def test_independent_members_add_in_squares():
@@ -92,17 +92,17 @@ def test_a_graph_model_gives_the_calculators_energies(small_model):
     from cgcnn_ase import load_model
 
     pristine, defective = cells()
-    found = as_energy_model(small_model).energies([pristine, defective])
+    result = as_energy_model(small_model).energies([pristine, defective])
     for k, atoms in enumerate((pristine, defective)):
         calculator = CGCNNCalculator(small_model)
         atoms.calc = calculator
-        assert found.energies[k] == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
-        assert found.stds[k] == pytest.approx(calculator.get_energy_uncertainty())
-    assert found.members.shape == (3, 2)
-    assert found.members.mean(axis=0) == pytest.approx(found.energies)
-    assert found.members.std(axis=0).min() > 0
+        assert result.energies[k] == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
+        assert result.stds[k] == pytest.approx(calculator.get_energy_uncertainty())
+    assert result.members.shape == (3, 2)
+    assert result.members.mean(axis=0) == pytest.approx(result.energies)
+    assert result.members.std(axis=0).min() > 0
     for same in (load_model(small_model), CGCNNCalculator(small_model)):
-        assert as_energy_model(same).energies([pristine]).energies == pytest.approx(found.energies[:1])
+        assert as_energy_model(same).energies([pristine]).energies == pytest.approx(result.energies[:1])
 
 
 def test_what_elements_cancel_is_exact(small_model):
@@ -167,8 +167,8 @@ def test_stored_energies():
     pristine, defective = cells()
     pristine.calc = SinglePointCalculator(pristine, energy=-48.0)
     defective.calc = SinglePointCalculator(defective, energy=-39.0)
-    found = defect_formation_energy(defective, pristine, "stored", chemical_potentials={"Mg": -1.6})
-    assert found.energy == pytest.approx(9.0 - 1.6)
+    result = defect_formation_energy(defective, pristine, "stored", chemical_potentials={"Mg": -1.6})
+    assert result.energy == pytest.approx(9.0 - 1.6)
     defective.calc = None
     with pytest.raises(ValueError, match="structure 1 .* brings no energy"):
         defect_formation_energy(defective, pristine, "stored", chemical_potentials={"Mg": -1.6})

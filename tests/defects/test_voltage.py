@@ -43,11 +43,11 @@ class Members:
         self.lithium, self.cobalt, self.stds = np.array(lithium), np.array(cobalt), stds
 
     def energies(self, structures):
-        found = [
+        result = [
             a.get_chemical_symbols().count("Li") * self.lithium + a.get_chemical_symbols().count("Co") * self.cobalt
             for a in structures
         ]
-        members = np.stack(found, axis=1)
+        members = np.stack(result, axis=1)
         stds = None if self.stds is None else self.stds * members.std(axis=0)
         return Energies(members.mean(axis=0), members, stds, (None,) * len(structures))
 
@@ -60,18 +60,18 @@ def lco(li_vacancy=0.0, **options):
 
 
 def test_a_linear_energy_has_a_known_voltage():
-    found = average_voltage(lco(), lco(1.0), Linear(), lithium=LITHIUM)
-    assert found.voltage == pytest.approx(6.0 - 1.9)
-    assert (found.x_from, found.x_to) == (1.0, 0.0)
-    assert found.std is None
-    assert found.members is None
+    result = average_voltage(lco(), lco(1.0), Linear(), lithium=LITHIUM)
+    assert result.voltage == pytest.approx(6.0 - 1.9)
+    assert (result.x_from, result.x_to) == (1.0, 0.0)
+    assert result.std is None
+    assert result.members is None
 
 
 def test_a_quadratic_energy_has_a_known_voltage_between_any_contents():
     # E(x) = U x² per unit: V = 4.1 - U (x1 + x2)
-    found = average_voltage(lco(0.25), lco(0.75), Linear(repulsion=0.3), lithium=LITHIUM)
-    assert found.voltage == pytest.approx(4.1 - 0.3 * (0.75 + 0.25))
-    assert (found.x_from, found.x_to) == (0.75, 0.25)
+    result = average_voltage(lco(0.25), lco(0.75), Linear(repulsion=0.3), lithium=LITHIUM)
+    assert result.voltage == pytest.approx(4.1 - 0.3 * (0.75 + 0.25))
+    assert (result.x_from, result.x_to) == (0.75, 0.25)
 
 
 def test_neither_the_size_of_the_cells_nor_their_order_matters():
@@ -82,15 +82,15 @@ def test_neither_the_size_of_the_cells_nor_their_order_matters():
 
 def test_the_metal_may_be_a_structure():
     lithium = bulk("Li", cubic=True)
-    found = average_voltage(lco(), lco(1.0), Linear(), lithium=lithium)
-    assert found.voltage == pytest.approx(6.0 - 6.0)  # its atoms have the energy of those in the oxide
+    result = average_voltage(lco(), lco(1.0), Linear(), lithium=lithium)
+    assert result.voltage == pytest.approx(6.0 - 6.0)  # its atoms have the energy of those in the oxide
 
 
 def test_mixed_metals_count_as_one_framework():
-    found = framework(build_cathode("NCM811", li_vacancy=0.1), "Li")
-    assert found.x == pytest.approx(0.9)
-    assert found.n_units == 20
-    assert found.formula == "Co0.1Mn0.1Ni0.8O2"
+    result = framework(build_cathode("NCM811", li_vacancy=0.1), "Li")
+    assert result.x == pytest.approx(0.9)
+    assert result.n_units == 20
+    assert result.formula == "Co0.1Mn0.1Ni0.8O2"
     assert framework(build_cathode("LiFePO4", supercell=1), "Li").formula == "FePO4"
     full, half = build_cathode("NCM811"), build_cathode("NCM811", li_vacancy=0.5, seed=3)
     assert average_voltage(full, half, Linear(0.1), lithium=LITHIUM).voltage == pytest.approx(4.1 - 0.1 * 1.5)
@@ -102,9 +102,9 @@ def test_mixed_metals_count_as_one_framework():
 def test_the_std_is_the_members_by_hand():
     lithium = [-6.0, -6.2, -5.9]
     model = Members(lithium, cobalt=[-7.0, -17.0, 3.0])
-    found = average_voltage(lco(), lco(1.0), model)
-    assert found.members == pytest.approx([6.0 - 1.9, 6.2 - 1.9, 5.9 - 1.9])
-    assert found.std == pytest.approx(np.std(lithium))  # what they say of Co is in both cells, and gone
+    result = average_voltage(lco(), lco(1.0), model)
+    assert result.members == pytest.approx([6.0 - 1.9, 6.2 - 1.9, 5.9 - 1.9])
+    assert result.std == pytest.approx(np.std(lithium))  # what they say of Co is in both cells, and gone
 
 
 def test_members_that_err_in_the_framework_only_leave_no_error():
@@ -119,11 +119,11 @@ def test_calibration_multiplies_the_std():
 
 
 def test_a_model_of_this_package_gives_a_voltage_with_its_std(small_model):
-    found = average_voltage(lco(), lco(1.0), small_model)
-    assert np.isfinite(found.voltage)
-    assert found.std > 0
-    assert len(found.members) == 3
-    assert np.mean(found.members) == pytest.approx(found.voltage)
+    result = average_voltage(lco(), lco(1.0), small_model)
+    assert np.isfinite(result.voltage)
+    assert result.std > 0
+    assert len(result.members) == 3
+    assert np.mean(result.members) == pytest.approx(result.voltage)
 
 
 # The curve
@@ -167,12 +167,12 @@ def test_the_curve_agrees_with_pymatgens_insertion_electrode():
 
         def energies(self, cells):
             linear = Linear(0.3)
-            found = []
+            result = []
             for atoms, extra in zip(cells, noise, strict=True):
                 copy = atoms.copy()
                 copy.calc = linear
-                found.append(copy.get_potential_energy() + extra)
-            return Energies(np.array(found))
+                result.append(copy.get_potential_energy() + extra)
+            return Energies(np.array(result))
 
     curve = voltage_curve(structures, Noisy())
     entries = [

@@ -20,9 +20,9 @@ def moments_by_loops(graph: CrystalGraph) -> np.ndarray:
     distances, vectors = graph.distances.double().numpy(), graph.vectors.double().numpy()
     result = np.zeros((len(centers), MAX_DEGREE, 3))
     for j in range(len(centers)):
-        own = np.flatnonzero(centers == centers[j])
-        for k in own:
-            near = np.exp(-(distances[k] - distances[own].min()) / DECAY_LENGTH)
+        edges = np.flatnonzero(centers == centers[j])
+        for k in edges:
+            near = np.exp(-(distances[k] - distances[edges].min()) / DECAY_LENGTH)
             weights = [1 / 12, near / 4, near / 4 * electronegativity_scale()[numbers[neighbors[k]]]]
             cosine = vectors[j] @ vectors[k] / np.linalg.norm(vectors[j]) / np.linalg.norm(vectors[k])
             for degree in range(1, MAX_DEGREE + 1):

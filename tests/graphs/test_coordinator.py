@@ -97,10 +97,10 @@ def test_the_splits_are_those_of_kmeans() -> None:
         for _ in range(MAX_SPLITS):
             if len(kept) < 2:
                 break
-            found = cluster.KMeans(2, n_init=20, random_state=0).fit(kept[:, None])
-            if abs(np.diff(found.cluster_centers_[:, 0])[0]) <= CENTER_DISTANCE:
+            result = cluster.KMeans(2, n_init=20, random_state=0).fit(kept[:, None])
+            if abs(np.diff(result.cluster_centers_[:, 0])[0]) <= CENTER_DISTANCE:
                 break
-            kept = kept[found.labels_ == found.cluster_centers_[:, 0].argmin()]
+            kept = kept[result.labels_ == result.cluster_centers_[:, 0].argmin()]
         assert n_coordinated(x[None]).tolist() == [len(kept)]
 
 

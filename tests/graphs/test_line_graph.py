@@ -29,12 +29,12 @@ def by_loops(graph: CrystalGraph) -> dict[tuple[int, int], float]:
     assert graph.vectors is not None
     centers, neighbors = graph.centers.tolist(), graph.neighbors.tolist()
     vectors = graph.vectors.double().numpy()
-    found = {}
+    result = {}
     for target, source in product(range(len(centers)), repeat=2):
         if neighbors[target] == centers[source]:
             to_j, to_k = vectors[source], -vectors[target]
-            found[target, source] = float(to_j @ to_k / np.linalg.norm(to_j) / np.linalg.norm(to_k))
-    return found
+            result[target, source] = float(to_j @ to_k / np.linalg.norm(to_j) / np.linalg.norm(to_k))
+    return result
 
 
 def check_against_loops(graph: CrystalGraph) -> None:
@@ -146,8 +146,8 @@ def test_merged_pairs_of_rocksalt(crystals: dict[str, Atoms]) -> None:
     assert graph.edge_multiplicity.tolist() == [6, 12, 6, 12]
     lines = lines_of(graph)
     first = (lines.targets == 0) & (lines.sources == 2)  # O - O's six Mg, one of which is the target itself
-    found = dict(zip(lines.cosines[first].round(decimals=4).tolist(), lines.multiplicity[first].tolist(), strict=True))
-    assert found == {-1.0: 1, 0.0: 4, 1.0: 1}
+    result = dict(zip(lines.cosines[first].round(decimals=4).tolist(), lines.multiplicity[first].tolist(), strict=True))
+    assert result == {-1.0: 1, 0.0: 4, 1.0: 1}
 
 
 @settings(max_examples=15, deadline=None)

@@ -37,9 +37,9 @@ def as_pairs(bonds: Bonds) -> Pairs:
     return sorted(zip(bonds.centers.tolist(), bonds.neighbors.tolist(), bonds.distances.tolist(), strict=True))
 
 
-def assert_same(found: Pairs, expected: Pairs) -> None:
-    assert [p[:2] for p in found] == [p[:2] for p in expected]
-    np.testing.assert_allclose([p[2] for p in found], [p[2] for p in expected], atol=1e-9)
+def assert_same(result: Pairs, expected: Pairs) -> None:
+    assert [p[:2] for p in result] == [p[:2] for p in expected]
+    np.testing.assert_allclose([p[2] for p in result], [p[2] for p in expected], atol=1e-9)
 
 
 def random_cell(rng: np.random.Generator, kind: str) -> np.ndarray:
@@ -80,13 +80,13 @@ def test_search_equals_other_libraries(seed: int, kind: str) -> None:
     matscipy = pytest.importorskip("matscipy.neighbours")
     rng = np.random.default_rng(seed)
     atoms = Atoms("X5", cell=random_cell(rng, kind), scaled_positions=rng.random((5, 3)), pbc=True)
-    found = as_pairs(search(atoms.positions, atoms.cell.array, atoms.pbc, 4.0))
+    result = as_pairs(search(atoms.positions, atoms.cell.array, atoms.pbc, 4.0))
 
     list_ = vesin.NeighborList(cutoff=4.0, full_list=True)
     i, j, d = list_.compute(points=atoms.positions, box=atoms.cell.array, periodic=True, quantities="ijd")
-    assert_same(found, sorted(zip(i.tolist(), j.tolist(), d.tolist(), strict=True)))
+    assert_same(result, sorted(zip(i.tolist(), j.tolist(), d.tolist(), strict=True)))
     i, j, d = matscipy.neighbour_list("ijd", atoms, 4.0)
-    assert_same(found, sorted(zip(i.tolist(), j.tolist(), d.tolist(), strict=True)))
+    assert_same(result, sorted(zip(i.tolist(), j.tolist(), d.tolist(), strict=True)))
 
 
 @pytest.mark.parametrize(

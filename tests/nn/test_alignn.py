@@ -74,7 +74,7 @@ def reference(model: ALIGNN, graph: CrystalGraph) -> Tensor:
     ) -> tuple[Tensor, Tensor]:
         n_f = h.shape[1]
         maps = zip(layer.node.weight.split(n_f), layer.node.bias.split(n_f), strict=True)
-        to, of, own, sent = (h @ w.T + b for w, b in maps)
+        to, of, center, sent = (h @ w.T + b for w, b in maps)
         m = torch.stack(
             [to[i] + of[j] + layer.edge(y[e]) for e, (j, i) in enumerate(zip(sources, targets, strict=True))]
             or [torch.zeros(n_f, dtype=h.dtype)]
@@ -84,7 +84,7 @@ def reference(model: ALIGNN, graph: CrystalGraph) -> Tensor:
             mine = [e for e, target in enumerate(targets) if target == i]
             top = sum((torch.sigmoid(m[e]) * sent[sources[e]] for e in mine), torch.zeros(n_f, dtype=h.dtype))
             bottom = sum((torch.sigmoid(m[e]) for e in mine), torch.zeros(n_f, dtype=h.dtype))
-            rows.append(own[i] + top / (bottom + 1e-6))
+            rows.append(center[i] + top / (bottom + 1e-6))
         return h + silu(layer.node_norm(torch.stack(rows))), y + silu(layer.edge_norm(m))
 
     bonds = graph.neighbors.tolist(), graph.centers.tolist()
@@ -125,7 +125,7 @@ def test_engines_agree(norm: str, merge: bool) -> None:
     graph = double(build_graphs(STRUCTURES, MERGED if merge else WHOLE))
     net = network(norm).double()
     assert graph.lines is not None
-    found: list[tuple[Tensor, ...]] = []
+    result: list[tuple[Tensor, ...]] = []
     for engine in ("torch", "dgl"):
         distances, cosines = graph.distances.clone().requires_grad_(), graph.lines.cosines.clone().requires_grad_()
         moved = graph._replace(distances=distances, lines=graph.lines._replace(cosines=cosines))
@@ -133,9 +133,9 @@ def test_engines_agree(norm: str, merge: bool) -> None:
         slopes = torch.autograd.grad(out.sum(), (distances, cosines), create_graph=True)
         loss = out.square().sum() + sum(slope.square().sum() for slope in slopes)
         rest = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, materialize_grads=True)
-        found.append((out, *slopes, *rest))
-    assert found[0][2].abs().max() > 1e-6
-    for one, other in zip(*found, strict=True):
+        result.append((out, *slopes, *rest))
+    assert result[0][2].abs().max() > 1e-6
+    for one, other in zip(*result, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-7)
 
 
@@ -200,7 +200,7 @@ def test_poolings(pooling: str) -> None:
     net = network("layer", pooling=pooling, dropout=0.2).eval()
     rows = len(graph.numbers) if pooling == "site" else len(STRUCTURES)
     assert net(graph).value.shape == (rows, 1)
-    assert len(net.architecture.trunk) == 2
+    assert len(net.architecture.backbone) == 2
 
 
 def test_compiled() -> None:

@@ -155,12 +155,12 @@ def test_training_on_merged_atoms_is_training_on_all(convolution: str, engine: s
 def test_it_matters_how_often_a_class_counts() -> None:
     """What the test above would not see if the weights were lost on the way."""
     graph = build_graphs(STRUCTURES, GraphConfig(merge=True))
-    found = []
+    result = []
     for multiplicity in (graph.multiplicity, torch.ones_like(graph.multiplicity)):
         torch.manual_seed(0)
         network = Network(NetworkConfig(architecture=CGCNNConfig(n_features=8)))
         network(graph._replace(multiplicity=multiplicity), "torch")
-        found.append({name: tensor for name, tensor in network.state_dict().items() if "running" in name})
-    counted, once = found
+        result.append({name: tensor for name, tensor in network.state_dict().items() if "running" in name})
+    counted, once = result
     for name, tensor in counted.items():
         assert (tensor - once[name]).abs().max() > 0.01 * tensor.std(), name

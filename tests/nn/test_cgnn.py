@@ -17,7 +17,7 @@ from cgcnn_ase.graphs.quotient import merge_equal_edges, merge_equivalent
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNN, AggregateLayer, BilinearLayer, CGNNConfig, CGNNConvolution, FastLayer
 from cgcnn_ase.nn.layers import activation
-from cgcnn_ase.nn.messages import connect
+from cgcnn_ase.nn.messages import build_edges
 from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
 from cgcnn_ase.prediction.fused_cgcnn import for_prediction
 
@@ -115,7 +115,7 @@ def test_convolution_edge_by_edge(config: CGNNConfig, engine: str, training: boo
     graph = double(build_graphs(STRUCTURES, COORDINATOR))
     layer = randomised(CGNNConvolution(config)).train(training)
     h = torch.randn(len(graph.numbers), config.n_features).double()
-    edges = connect(graph, engine)  # type: ignore[arg-type]
+    edges = build_edges(graph, engine)  # type: ignore[arg-type]
     torch.testing.assert_close(layer(h, edges), convolution_by_words(layer, h, graph, config))  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ def test_the_network_is_the_sum_of_its_parts(pooling: str, multi_step: bool) -> 
     randomised(model).eval()
     h, pooled = model.embedding(graph.numbers), []
     for t, layer in enumerate(model.convolutions):
-        h = layer(h, connect(graph, "torch"))
+        h = layer(h, build_edges(graph, "torch"))
         step = model.pooling.steps[t] if multi_step else model.pooling  # type: ignore[index, union-attr]
         gated = torch.sigmoid(dense(step.gate, h)) * h if pooling == "gated" else h  # type: ignore[arg-type, union-attr]
         pooled.append(torch.stack([part.mean(dim=0) for part in gated.split(graph.n_nodes.tolist())]))
@@ -168,9 +168,9 @@ def test_training_on_merged_atoms_and_edges_is_training_on_all(config: CGNNConfi
         torch.manual_seed(0)
         network = randomised(Network(NetworkConfig(architecture=config)))
         results.append(two_steps(network, double(graph), engine))  # type: ignore[arg-type]
-    for expected, *found in zip(*results, strict=True):
-        torch.testing.assert_close(found[0], expected)
-        torch.testing.assert_close(found[1], expected)
+    for expected, *result in zip(*results, strict=True):
+        torch.testing.assert_close(result[0], expected)
+        torch.testing.assert_close(result[1], expected)
 
 
 def test_a_batch_is_its_graphs_one_at_a_time() -> None:
@@ -204,8 +204,8 @@ def test_times_the_number_of_atoms() -> None:
     for merge in (False, True):
         graph = build_graphs([cell, cell * (2, 1, 1)], GraphConfig(rule="coordinator", merge=merge))
         with torch.no_grad():
-            found, expected = network(graph), plain(graph)
-        for one, other in zip(found, expected, strict=True):
+            result, expected = network(graph), plain(graph)
+        for one, other in zip(result, expected, strict=True):
             torch.testing.assert_close(one, other * torch.tensor([[6.0], [12.0]]))
             torch.testing.assert_close(one[1], 2 * one[0])
     for pooling in ("sum", "max", "mean+max", "site", "site+mean"):
@@ -280,6 +280,6 @@ def test_settings_are_told_apart_by_their_tag() -> None:
 
 def test_what_fine_tuning_may_fix() -> None:
     model = CGNN(SMALL)
-    fixed = {p for group in model.trunk for module in group for p in module.parameters()}
+    fixed = {p for group in model.backbone for module in group for p in module.parameters()}
     rest = [name for name, p in model.named_parameters() if p not in fixed]
     assert {name.split(".")[0] for name in rest} == {"pooling", "norm", "hidden"}

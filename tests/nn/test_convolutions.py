@@ -10,7 +10,7 @@ from torch.nn import functional
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
-from cgcnn_ase.nn.messages import connect
+from cgcnn_ase.nn.messages import build_edges
 
 F, G = 5, 4
 
@@ -51,7 +51,7 @@ def test_gated_convolution_is_equation_5(graph: CrystalGraph, act: str, kind: st
     randomise(layer)
     layer.train(training)
     v, u = torch.randn(len(graph.numbers), F).double(), torch.randn(len(graph.centers), G).double()
-    new_v, new_u = layer(v, u, connect(graph, "torch"))
+    new_v, new_u = layer(v, u, build_edges(graph, "torch"))
 
     def g(x: Tensor) -> Tensor:
         return functional.softplus(x) if act == "softplus" else functional.silu(x)
@@ -73,7 +73,7 @@ def test_simple_convolution_is_equation_4(graph: CrystalGraph, kind: str, engine
     randomise(layer)
     layer.eval()
     v, u = torch.randn(len(graph.numbers), F).double(), torch.randn(len(graph.centers), G).double()
-    new_v, new_u = layer(v, u, connect(graph, engine))  # type: ignore[arg-type]
+    new_v, new_u = layer(v, u, build_edges(graph, engine))  # type: ignore[arg-type]
 
     joined = torch.cat([v[graph.neighbors], u], dim=1)  # v_j + u_ij, concatenated
     total = torch.stack([joined[graph.centers == i].sum(dim=0) for i in range(len(v))])
@@ -92,7 +92,7 @@ def test_edge_gated_convolution_atom_by_atom(graph: CrystalGraph, kind: str, eng
     randomise(layer)
     layer.eval()
     h, y = torch.randn(len(graph.numbers), F).double(), torch.randn(len(graph.centers), F).double()
-    new_h, new_y = layer(h, y, connect(graph, engine))  # type: ignore[arg-type]
+    new_h, new_y = layer(h, y, build_edges(graph, engine))  # type: ignore[arg-type]
 
     weights, biases = layer.node.weight.chunk(4), layer.node.bias.chunk(4)
     of = {name: (w, b) for name, w, b in zip("ABUV", weights, biases, strict=True)}

@@ -44,9 +44,9 @@ def test_same_outputs(convolution: str, norm: str, block: int, monkeypatch: pyte
     with torch.inference_mode():
         expected, fast = network(graph, "torch"), for_prediction(network)
         for edges in (graph, merge_equal_edges(graph)):
-            found = fast(edges)
-            torch.testing.assert_close(found.value, expected.value)
-            torch.testing.assert_close(found.scale, expected.scale)
+            result = fast(edges)
+            torch.testing.assert_close(result.value, expected.value)
+            torch.testing.assert_close(result.scale, expected.scale)
     assert len(edges.centers) < 0.5 * len(graph.centers)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(

@@ -15,7 +15,7 @@ from cgcnn_ase.nn import messages
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
 from cgcnn_ase.nn.messages import (
     Edges,
-    connect,
+    build_edges,
     neighbor_sum,
     pair_sum,
     segment_mean,
@@ -42,7 +42,7 @@ def tiny_edges(engine: str) -> Edges:
         centers=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
         neighbors=torch.tensor([0, 1, 1, 2, 3, 0, 2]),
     )
-    return connect(graph, engine)  # type: ignore[arg-type]
+    return build_edges(graph, engine)  # type: ignore[arg-type]
 
 
 def pairs(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
@@ -126,14 +126,15 @@ def test_an_edge_counts_as_often_as_its_multiplicity_says(engine: str, function:
     merged = few._replace(centers=centers, neighbors=neighbors, edge_multiplicity=counts.double())
     written = few._replace(centers=centers[rows], neighbors=neighbors[rows])
     a, b = inputs(E, N)
-    edges, all_edges = (connect(graph, engine) for graph in (merged, written))  # type: ignore[arg-type]
+    edges, all_edges = (build_edges(graph, engine) for graph in (merged, written))  # type: ignore[arg-type]
     assert edges.edge_weights is not None
     assert all_edges.edge_weights is not None
     torch.testing.assert_close(edges.edge_weights[rows], all_edges.edge_weights.double() * counts[rows])
-    found, expected = function(edges, a, b), function(all_edges, a[rows], b)
-    torch.testing.assert_close(found, expected)
+    result, expected = function(edges, a, b), function(all_edges, a[rows], b)
+    torch.testing.assert_close(result, expected)
     slopes = (
-        torch.autograd.grad(r.sin().sum(), (a, b), materialize_grads=True, allow_unused=True) for r in (found, expected)
+        torch.autograd.grad(r.sin().sum(), (a, b), materialize_grads=True, allow_unused=True)
+        for r in (result, expected)
     )
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other)
@@ -154,7 +155,7 @@ def test_gradients_of_gradients(engine: str, name: str) -> None:
 
 def test_a_graph_without_edges(engine: str) -> None:
     graph = build_graphs([Atoms("He", cell=[30] * 3, pbc=True)], GraphConfig())
-    edges, none = connect(graph, engine), torch.zeros(0, F)  # type: ignore[arg-type]
+    edges, none = build_edges(graph, engine), torch.zeros(0, F)  # type: ignore[arg-type]
     assert pair_sum(edges, torch.ones(1, F), torch.ones(1, F)).shape == (0, F)
     assert torch.equal(sum_messages(edges, none), torch.zeros(1, F))
     assert torch.equal(weighted_sum(edges, none, torch.ones(1, F)), torch.zeros(1, F))
@@ -234,18 +235,18 @@ def test_the_network_agrees_to_the_last_digits_in_double_precision(convolution: 
 
 def test_auto_takes_dgl_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = mixed_batch(GraphConfig())
-    assert (connect(graph).dgl_graph is not None) == messages.dgl_available()
+    assert (build_edges(graph).dgl_graph is not None) == messages.dgl_available()
     monkeypatch.setattr(messages, "dgl_available", lambda: False)
-    assert connect(graph, "auto").dgl_graph is None
-    assert connect(graph, "torch").dgl_graph is None
+    assert build_edges(graph, "auto").dgl_graph is None
+    assert build_edges(graph, "torch").dgl_graph is None
 
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown engine 'jax'; allowed: auto, dgl, torch"):
-        connect(mixed_batch(GraphConfig()), "jax")  # type: ignore[arg-type]
+        build_edges(mixed_batch(GraphConfig()), "jax")  # type: ignore[arg-type]
 
 
 def test_asking_for_dgl_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "dgl", None)
     with pytest.raises(ImportError):
-        connect(mixed_batch(GraphConfig()), "dgl")
+        build_edges(mixed_batch(GraphConfig()), "dgl")

@@ -93,9 +93,9 @@ def test_crystal_by_crystal(name: PoolingName) -> None:
     layers = random_layers(7)
     parts = [v.split(graph.n_nodes.tolist()) for v in layers]
     expected = torch.stack([by_loop(pooling, [part[c] for part in parts]) for c in range(3)])
-    found = pooling(graph, layers)
-    assert found.shape == (3, pooling.n_out)
-    torch.testing.assert_close(found, expected)
+    result = pooling(graph, layers)
+    assert result.shape == (3, pooling.n_out)
+    torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize("name", OF_CRYSTALS)
@@ -123,20 +123,20 @@ def test_steps_add_up(name: PoolingName) -> None:
     layers = random_layers(7)
     steps = zip(pooling.steps, pooling.linears, layers, strict=True)
     expected = sum(step(graph, [v]) @ linear.weight.T for step, linear, v in steps)  # type: ignore[operator]
-    found = pooling(graph, layers)
-    assert found.shape == (3, F)
-    torch.testing.assert_close(found, expected)
+    result = pooling(graph, layers)
+    assert result.shape == (3, F)
+    torch.testing.assert_close(result, expected)
 
 
 def test_an_atom_is_held_against_its_own_element_in_its_own_crystal() -> None:
     graph = crystals_with([[3, 1, 1], [1, 1]])._replace(numbers=torch.tensor([8, 8, 3, 8, 3]))
     v = torch.tensor([[1.0], [5.0], [40.0], [7.0], [60.0]]).double()
-    found = Pooling("contrast", 1)(graph, [v])
+    result = Pooling("contrast", 1)(graph, [v])
     # the mean over the oxygens of the first crystal is (3 * 1 + 5) / 4 = 2, their variance (3 * 1 + 9) / 4 = 3;
     # over all of its atoms the mean is 9.6 and the variance 233.44, in the second crystal 33.5 and 702.25
     of_all = [30.4 / 233.45**0.5, 26.5 / 702.26**0.5]
     expected = [[9.6, 3.0, 3.0 / 3.01**0.5, of_all[0]], [33.5, 0.0, 0.0, of_all[1]]]
-    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(result, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
 
 
 def test_sites_are_not_pooled() -> None:
@@ -147,19 +147,19 @@ def test_sites_are_not_pooled() -> None:
 
 def test_sites_beside_the_others() -> None:
     graph = crystals_with([[3, 1, 1]])._replace(numbers=torch.tensor([8, 8, 3]))
-    found = Pooling("site+contrast", 1)(graph, [torch.tensor([[1.0], [5.0], [40.0]]).double()])
+    result = Pooling("site+contrast", 1)(graph, [torch.tensor([[1.0], [5.0], [40.0]]).double()])
     small, large = 3.01**0.5, 233.45**0.5
     expected = [[1.0, -1.0, -1 / small, -8.6 / large], [5.0, 3.0, 3 / small, -4.6 / large], [40.0, 0, 0, 30.4 / large]]
-    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(result, torch.tensor(expected).double(), rtol=1e-6, atol=0.0)
 
 
 def test_sites_beside_their_crystal() -> None:
     graph, layers = crystals_with(REPEATED), random_layers(7)
-    found = Pooling("site+mean", F)(graph, layers)
+    result = Pooling("site+mean", F)(graph, layers)
     means = Pooling("mean", F)(graph, layers)
-    assert found.shape == (7, 2 * F)
-    torch.testing.assert_close(found[:, :F], layers[-1])
-    torch.testing.assert_close(found[:, F:], torch.repeat_interleave(means, graph.n_nodes, dim=0))
+    assert result.shape == (7, 2 * F)
+    torch.testing.assert_close(result[:, :F], layers[-1])
+    torch.testing.assert_close(result[:, F:], torch.repeat_interleave(means, graph.n_nodes, dim=0))
     assert MultiStepPooling("site+mean", F, T).double()(graph, layers).shape == (7, F)
 
 

@@ -37,12 +37,12 @@ TINY = TrainConfig(
 def crystals(n: int, seed: int = 0) -> list[Atoms]:
     """Binary crystals of random elements, prototype and lattice constant."""
     rng = np.random.default_rng(seed)
-    found = []
+    result = []
     for _ in range(n):
         a, b = rng.choice(ELEMENTS, 2, replace=False)
         shape = str(rng.choice(list(SHAPES)))
-        found.append(bulk(f"{a}{b}", shape, a=SHAPES[shape] * rng.uniform(0.9, 1.1)))
-    return found
+        result.append(bulk(f"{a}{b}", shape, a=SHAPES[shape] * rng.uniform(0.9, 1.1)))
+    return result
 
 
 def target_of(atoms: Atoms) -> float:
@@ -54,12 +54,12 @@ def target_of(atoms: Atoms) -> float:
 def prepared_data(n_train: int = 96, n_val: int = 32, n_test: int = 24, seed: int = 0) -> PreparedData:
     """Such crystals with their graphs and splits."""
     n = n_train + n_val + n_test
-    found = crystals(n, seed)
+    result = crystals(n, seed)
     return PreparedData(
         ids=[f"crystal-{k:03d}" for k in range(n)],
-        targets=np.array([[target_of(atoms)] for atoms in found]),
+        targets=np.array([[target_of(atoms)] for atoms in result]),
         split=np.repeat(["train", "val", "test"], [n_train, n_val, n_test]),
-        graphs=build_store([geometry(atoms) for atoms in found], GRAPH, workers=1),
+        graphs=build_store([geometry(atoms) for atoms in result], GRAPH, workers=1),
         graph_config=GRAPH,
         specs=(SPEC,),
         train_hash="0" * 64,
@@ -93,8 +93,8 @@ def make_crystals() -> Callable[..., tuple[list[Atoms], list[float]]]:
     """Structures and their targets, to write as files."""
 
     def make(n: int, seed: int = 0) -> tuple[list[Atoms], list[float]]:
-        found = crystals(n, seed)
-        return found, [target_of(atoms) for atoms in found]
+        result = crystals(n, seed)
+        return result, [target_of(atoms) for atoms in result]
 
     return make
 

@@ -44,10 +44,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which Python finds those packages, ours, and no others: a folder of links."""
     folder = tmp_path_factory.mktemp("site-packages")
     for name in with_requirements(ALLOWED):
-        found = distribution(name)
-        for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+        result = distribution(name)
+        for top in {file.parts[0] for file in result.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (folder / top).exists():
-                (folder / top).symlink_to(str(found.locate_file(top)))
+                (folder / top).symlink_to(str(result.locate_file(top)))
     (folder / "cgcnn_ase").symlink_to(REPOSITORY / "cgcnn_ase")
     return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -58,8 +58,8 @@ def python(bare: dict[str, str], *arguments: str, cwd: Path | None = None) -> su
 
 
 def test_the_environment_is_bare(bare):
-    found = python(bare, "-c", f"from importlib.util import find_spec as f; print([f(n) for n in {FORBIDDEN}])")
-    assert found.stdout.strip() == str([None] * len(FORBIDDEN))
+    result = python(bare, "-c", f"from importlib.util import find_spec as f; print([f(n) for n in {FORBIDDEN}])")
+    assert result.stdout.strip() == str([None] * len(FORBIDDEN))
 
 
 def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cgcnn_ase):
@@ -124,7 +124,7 @@ def test_a_dgl_that_cannot_be_imported_is_no_dgl(tmp_path, error):
     (tmp_path / "dgl.py").write_text(f"print('tried')\nraise {error}('libgraphbolt_pytorch_2.13.0.so')\n")
     code = (
         "import torch\nfrom ase.build import bulk\nfrom cgcnn_ase.graphs.builder import GraphConfig, build_graph\n"
-        "from cgcnn_ase.nn.messages import connect\n"
+        "from cgcnn_ase.nn.messages import build_edges\n"
         "graph = build_graph(bulk('Cu'), GraphConfig())\n"
         "connect(graph, 'torch')\nprint('torch')\n"
         "print(connect(graph).dgl_graph, connect(graph).dgl_graph)\n"

@@ -16,7 +16,7 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def place(make_crystals, tmp_path_factory):
+def path(make_crystals, tmp_path_factory):
     """A data set folder of 200 CIF files, and settings."""
     folder = tmp_path_factory.mktemp("command-line")
     (folder / "set").mkdir()
@@ -38,107 +38,105 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def direct(place, cgcnn_ase, cache):
+def direct(path, cgcnn_ase, cache):
     """Trained from the data set."""
     return cgcnn_ase(
-        "train", place / "set", "--config", place / "c.yaml", "--output", place / "direct", "--unit", "eV",
+        "train", path / "set", "--config", path / "c.yaml", "--output", path / "direct", "--unit", "eV",
         "--target", "ionicity", "--val", "0.2",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def prepared(place, cgcnn_ase, cache):
+def prepared(path, cgcnn_ase, cache):
     """Prepared, then trained."""
     ran = cgcnn_ase(
-        "prepare", place / "set", "--config", place / "c.yaml", "--output", place / "prepared", "--unit", "eV",
+        "prepare", path / "set", "--config", path / "c.yaml", "--output", path / "prepared", "--unit", "eV",
         "--target", "ionicity", "--val", "0.2",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    return place / "prepared"
+    return path / "prepared"
 
 
-def test_train_says_what_it_found(direct, place):
+def test_train_says_what_it_found(direct, path):
     assert direct.code == 0, direct.err
-    metrics = json.loads((place / "direct" / "metrics.json").read_text())
+    metrics = json.loads((path / "direct" / "metrics.json").read_text())
     assert "200 structures: " in direct.err
     assert f"test: MAE {metrics['test']['mae']:.4f} eV, 90 % interval covers" in direct.out
-    assert direct.out.splitlines()[-1] == f"model: {place / 'direct' / 'best'}"
-    assert load_model(place / "direct").target.name == "ionicity"
+    assert direct.out.splitlines()[-1] == f"model: {path / 'direct' / 'best'}"
+    assert load_model(path / "direct").target.name == "ionicity"
 
 
-def test_prepared_data_give_the_same_weights(direct, prepared, place, cgcnn_ase, differing):
-    ran = cgcnn_ase("train", prepared, "--config", place / "c.yaml", "--output", place / "from-prepared", "--json")
+def test_prepared_data_give_the_same_weights(direct, prepared, path, cgcnn_ase, differing):
+    ran = cgcnn_ase("train", prepared, "--config", path / "c.yaml", "--output", path / "from-prepared", "--json")
     assert ran.code == 0, ran.err
-    assert not differing(place / "direct" / "last.ckpt", place / "from-prepared" / "last.ckpt")
-    metrics = (place / "direct" / "metrics.json").read_text()
-    assert (place / "from-prepared" / "metrics.json").read_text() == metrics
-    said = json.loads(ran.out)
-    assert said.pop("model") == str(place / "from-prepared" / "best")
-    assert said == json.loads(metrics)
+    assert not differing(path / "direct" / "last.ckpt", path / "from-prepared" / "last.ckpt")
+    metrics = (path / "direct" / "metrics.json").read_text()
+    assert (path / "from-prepared" / "metrics.json").read_text() == metrics
+    report = json.loads(ran.out)
+    assert report.pop("model") == str(path / "from-prepared" / "best")
+    assert report == json.loads(metrics)
 
 
-def test_prepare_does_not_overwrite(prepared, place, cgcnn_ase):
-    ran = cgcnn_ase("prepare", place / "set", "--config", place / "c.yaml", "--output", prepared)
+def test_prepare_does_not_overwrite(prepared, path, cgcnn_ase):
+    ran = cgcnn_ase("prepare", path / "set", "--config", path / "c.yaml", "--output", prepared)
     assert ran.code == 2
     assert "is not empty" in ran.err
 
 
-def test_the_graph_of_prepared_data_is_the_default(prepared, place, cgcnn_ase):
+def test_the_graph_of_prepared_data_is_the_default(prepared, path, cgcnn_ase):
     settings = {k: v for k, v in yaml.safe_load(SETTINGS).items() if k != "graph"} | {"epochs": 1}
-    (place / "no-graph.yaml").write_text(yaml.safe_dump(settings))
-    ran = cgcnn_ase("train", prepared, "--config", place / "no-graph.yaml", "--output", place / "no-graph")
+    (path / "no-graph.yaml").write_text(yaml.safe_dump(settings))
+    ran = cgcnn_ase("train", prepared, "--config", path / "no-graph.yaml", "--output", path / "no-graph")
     assert ran.code == 0, ran.err
-    (place / "other.yaml").write_text("graph: {cutoff: 6.0}\n")
-    ran = cgcnn_ase("train", prepared, "--config", place / "other.yaml", "--output", place / "other")
+    (path / "other.yaml").write_text("graph: {cutoff: 6.0}\n")
+    ran = cgcnn_ase("train", prepared, "--config", path / "other.yaml", "--output", path / "other")
     assert ran.code == 2
     assert "the settings ask for GraphConfig(rule='shell', cutoff=6.0" in ran.err
 
 
-def test_evaluate_gives_the_numbers_of_the_run(direct, prepared, place, cgcnn_ase):
-    ran = cgcnn_ase(
-        "evaluate", place / "direct", prepared, "--split", "test", "--json", "--output", place / "evaluated"
-    )
+def test_evaluate_gives_the_numbers_of_the_run(direct, prepared, path, cgcnn_ase):
+    ran = cgcnn_ase("evaluate", path / "direct", prepared, "--split", "test", "--json", "--output", path / "evaluated")
     assert ran.code == 0, ran.err
-    expected = json.loads((place / "direct" / "metrics.json").read_text())["test"]
+    expected = json.loads((path / "direct" / "metrics.json").read_text())["test"]
     assert json.loads(ran.out) == pytest.approx(expected, rel=1e-6)
-    results = (place / "evaluated" / "results.csv").read_text().splitlines()
-    run = (place / "direct" / "test_results.csv").read_text().splitlines()
+    results = (path / "evaluated" / "results.csv").read_text().splitlines()
+    run = (path / "direct" / "test_results.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in results] == [line.split(",")[0] for line in run]
-    assert (place / "evaluated" / "parity.png").exists()
-    assert (place / "evaluated" / "calibration.png").exists()
+    assert (path / "evaluated" / "parity.png").exists()
+    assert (path / "evaluated" / "calibration.png").exists()
 
 
-def test_evaluate_on_a_data_set(direct, place, cgcnn_ase):
-    ran = cgcnn_ase("evaluate", place / "direct", place / "set", "--json")
+def test_evaluate_on_a_data_set(direct, path, cgcnn_ase):
+    ran = cgcnn_ase("evaluate", path / "direct", path / "set", "--json")
     assert json.loads(ran.out)["n"] == 200
 
 
-def test_evaluate_names_the_splits(direct, prepared, place, cgcnn_ase):
-    ran = cgcnn_ase("evaluate", place / "direct", prepared, "--split", "exam")
+def test_evaluate_names_the_splits(direct, prepared, path, cgcnn_ase):
+    ran = cgcnn_ase("evaluate", path / "direct", prepared, "--split", "exam")
     assert ran.code == 2
     assert "has no split 'exam'; allowed: all, test, train, val" in ran.err
-    ran = cgcnn_ase("evaluate", place / "direct", place / "set", "--split", "test")
+    ran = cgcnn_ase("evaluate", path / "direct", path / "set", "--split", "test")
     assert ran.code == 2
     assert "allowed: all" in ran.err
 
 
-def test_fine_tuning(direct, place, cgcnn_ase):
+def test_fine_tuning(direct, path, cgcnn_ase):
     ran = cgcnn_ase(
-        "train", place / "set", "--from", place / "direct", "--freeze", "embedding", "--epochs", "1", "--output",
-        place / "tuned", "--val", "0.2",
+        "train", path / "set", "--from", path / "direct", "--freeze", "embedding", "--epochs", "1", "--output",
+        path / "tuned", "--val", "0.2",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    base, tuned = load_model(place / "direct"), load_model(place / "tuned")
+    base, tuned = load_model(path / "direct"), load_model(path / "tuned")
     assert tuned.scaler == base.scaler
     assert tuned.target == base.target
-    start = yaml.safe_load((place / "tuned" / "config.yaml").read_text())["from"]
+    start = yaml.safe_load((path / "tuned" / "config.yaml").read_text())["from"]
     assert start == {"model": "direct", "sha256": base.sha256, "frozen": "embedding"}
 
 
-def test_too_few_to_calibrate_is_one_line_on_stderr(place, cgcnn_ase, cache):
+def test_too_few_to_calibrate_is_one_line_on_stderr(path, cgcnn_ase, cache):
     ran = cgcnn_ase(
-        "train", place / "set", "--config", place / "c.yaml", "--epochs", "1", "--val", "0.02", "--output",
-        place / "few",
+        "train", path / "set", "--config", path / "c.yaml", "--epochs", "1", "--val", "0.02", "--output",
+        path / "few",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     (line,) = [line for line in ran.err.splitlines() if "warning" in line]
@@ -156,16 +154,16 @@ def test_too_few_to_calibrate_is_one_line_on_stderr(place, cgcnn_ase, cache):
         (["--val", "0.9", "--test", "0.2"], "leave something to train on"),
     ],
 )
-def test_mistakes(direct, place, cgcnn_ase, options, message):
-    options = [str(place / "direct") if option == "RUN" else option for option in options]
-    ran = cgcnn_ase("train", place / "set", *options, "--output", place / "mistake")
+def test_mistakes(direct, path, cgcnn_ase, options, message):
+    options = [str(path / "direct") if option == "RUN" else option for option in options]
+    ran = cgcnn_ase("train", path / "set", *options, "--output", path / "mistake")
     assert ran.code == 2
     assert message in ran.err
-    assert not (place / "mistake").exists()
+    assert not (path / "mistake").exists()
 
 
-def test_a_mistake_in_a_file_of_settings_names_the_file(place, cgcnn_ase):
-    (place / "wrong.yaml").write_text("epoch: 3\n")
-    ran = cgcnn_ase("train", place / "set", "--config", place / "wrong.yaml", "--output", place / "mistake")
+def test_a_mistake_in_a_file_of_settings_names_the_file(path, cgcnn_ase):
+    (path / "wrong.yaml").write_text("epoch: 3\n")
+    ran = cgcnn_ase("train", path / "set", "--config", path / "wrong.yaml", "--output", path / "mistake")
     assert ran.code == 2
     assert "wrong.yaml: unknown setting epoch; allowed: graph" in ran.err

@@ -8,7 +8,7 @@ import torch
 
 from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.models.checkpoint import load_folder
-from cgcnn_ase.training.member import fold_config, fold_splits, left_out_errors, train_member
+from cgcnn_ase.training.member import fold_config, fold_splits, out_of_fold_errors, train_member
 from cgcnn_ase.training.run import train
 
 
@@ -28,13 +28,13 @@ def test_folds_part_the_training_split_by_composition(data):
 
 
 def test_each_error_is_made_by_the_network_that_had_not_seen_the_structure(data, tiny, tmp_path):
-    config = tiny(error_folds=2, seed=4)
+    config = tiny(cross_fit_folds=2, seed=4)
     folders = [tmp_path / "a", tmp_path / "b"]
     splits = fold_splits(data, 2, seed=4)
     for k, folder in enumerate(folders):
         assert fold_config(config, k).epochs == 1
         train_member(replace(data, split=splits[k]), fold_config(config, k), folder, progress=False)
-    errors = left_out_errors(data, config, folders)
+    errors = out_of_fold_errors(data, config, folders)
     rows = data.rows("train")
     assert errors.shape == (len(rows), 1)
     for k, folder in enumerate(folders):
@@ -48,7 +48,7 @@ def test_each_error_is_made_by_the_network_that_had_not_seen_the_structure(data,
 def test_a_run_with_folds_gives_a_model_with_an_error_model(make_data, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("cgcnn_ase.uncertainty.regression_calibration.MIN_SAMPLES", 30)
     data = make_data(n_train=160, n_val=80, n_test=24)
-    best = train(data, tiny(error_folds=2, n_members=2), tmp_path / "run", progress=False)
+    best = train(data, tiny(cross_fit_folds=2, n_members=2), tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "fold-1" / "finished").exists()
     model = load_folder(best)
     assert model.trust.errors.difficulty is not None
@@ -70,5 +70,5 @@ def test_few_structures_teach_no_error_model(data, tiny, tmp_path):
 
 @pytest.mark.parametrize("n", [1, -2])
 def test_numbers_of_folds_that_make_no_sense(tiny, n):
-    with pytest.raises(ValueError, match=f"error_folds must be 0 or at least 2, not {n}"):
-        tiny(error_folds=n)
+    with pytest.raises(ValueError, match=f"cross_fit_folds must be 0 or at least 2, not {n}"):
+        tiny(cross_fit_folds=n)

@@ -22,14 +22,14 @@ def test_each_structure_is_tested_once_and_never_beside_its_like(data):
 
 
 def test_figures_are_those_of_the_folds(data, tiny, tmp_path):
-    found = cross_validate(data, tiny(epochs=2), tmp_path, 3, progress=False)
+    result = cross_validate(data, tiny(epochs=2), tmp_path, 3, progress=False)
     folds = [json.loads((tmp_path / f"fold-{i}" / "metrics.json").read_text())["test"]["mae"] for i in range(3)]
-    assert found["mae"]["folds"] == folds
-    assert found["mae"]["mean"] == pytest.approx(np.mean(folds))
-    assert found["mae"]["std"] == pytest.approx(np.std(folds, ddof=1))
+    assert result["mae"]["folds"] == folds
+    assert result["mae"]["mean"] == pytest.approx(np.mean(folds))
+    assert result["mae"]["std"] == pytest.approx(np.std(folds, ddof=1))
     saved = json.loads((tmp_path / "cross_validation.json").read_text())
     assert saved.pop("k") == 3
-    assert saved == found
+    assert saved == result
 
 
 @pytest.mark.parametrize("k", [2, 10_000])
@@ -47,7 +47,7 @@ def test_on_the_command_line(data, tiny, tmp_path, cgcnn_ase):
     options = ["--config", tmp_path / "c.yaml", "--k-fold", 3]
     ran = cgcnn_ase("train", tmp_path / "data", "--output", tmp_path / "run", *options)
     assert ran.code == 0, ran.err
-    found = json.loads((tmp_path / "run" / "cross_validation.json").read_text())
-    assert f"mae: {found['mae']['mean']:.4f} ± {found['mae']['std']:.4f} over the folds" in ran.out
+    result = json.loads((tmp_path / "run" / "cross_validation.json").read_text())
+    assert f"mae: {result['mae']['mean']:.4f} ± {result['mae']['std']:.4f} over the folds" in ran.out
     ran = cgcnn_ase("train", tmp_path / "data", "--output", tmp_path / "run", *options, "--resume", "--json")
-    assert json.loads(ran.out)["mae"] == found["mae"]
+    assert json.loads(ran.out)["mae"] == result["mae"]

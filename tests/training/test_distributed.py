@@ -57,8 +57,8 @@ def test_stochastic_weight_average_is_the_mean_of_the_last_epochs(data, tiny, tm
         train_member(data, tiny(**config), tmp_path / f"{stop}", stop_after=stop, progress=False)
         weights.append(torch.load(tmp_path / f"{stop}" / "last.ckpt", weights_only=False)["state_dict"])
     train_member(data, tiny(swa_start=0.5, **config), tmp_path / "swa", progress=False)
-    found = torch.load(tmp_path / "swa" / "last.ckpt", weights_only=False)["state_dict"]
-    for name, tensor in found.items():
+    result = torch.load(tmp_path / "swa" / "last.ckpt", weights_only=False)["state_dict"]
+    for name, tensor in result.items():
         torch.testing.assert_close(tensor, (weights[0][name] + weights[1][name]) / 2, atol=1e-6, rtol=1e-4, msg=name)
 
 

@@ -9,7 +9,7 @@ from cgcnn_ase import load_model
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.training.callbacks import read_history
-from cgcnn_ase.training.finetune import member_to_tune
+from cgcnn_ase.training.finetune import finetune_member
 from cgcnn_ase.training.member import train_member, train_scalers
 from cgcnn_ase.training.run import train
 
@@ -31,9 +31,9 @@ def trained(make_data, tiny, tmp_path_factory):
 @pytest.mark.parametrize("frozen", FIXED)
 def test_frozen_layers_stay_bit_for_bit_and_the_others_change(data, tiny, trained, tmp_path, frozen):
     """Weights and running statistics, also where the training was resumed."""
-    network = member_to_tune(trained, 0, frozen)
+    network = finetune_member(trained, 0, frozen)
     train_member(data, tiny(epochs=2), tmp_path, network=network, progress=False, stop_after=1)
-    network = member_to_tune(trained, 0, frozen)
+    network = finetune_member(trained, 0, frozen)
     train_member(data, tiny(epochs=2), tmp_path, network=network, progress=False, resume=True)
     before = trained.networks[0].state_dict()
     after = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
@@ -69,7 +69,7 @@ def test_same_target_keeps_the_scaler_and_another_refits_it(data, tiny, trained,
 
 def test_unknown_layers(trained):
     with pytest.raises(ValueError, match="unknown layers 'head' to freeze; allowed: none, embedding, convolutions"):
-        member_to_tune(trained, 0, "head")
+        finetune_member(trained, 0, "head")
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(data, tiny, trained, tmp_path):
@@ -90,7 +90,7 @@ def test_it_pays_where_data_are_few(make_data, tiny, trained, tmp_path):
     few = make_data(n_train=16, n_val=48, seed=9)
     config = tiny(epochs=10, batch_size=8)
     errors = {}
-    for name, network in {"scratch": None, "tuned": member_to_tune(trained, 0)}.items():
+    for name, network in {"scratch": None, "tuned": finetune_member(trained, 0)}.items():
         scalers = [trained.scaler] if network is not None else None
         train_member(few, config, tmp_path / name, network=network, scalers=scalers, progress=False)
         errors[name] = min(float(row["val_error"]) for row in read_history(tmp_path / name / "history.csv"))

@@ -17,7 +17,7 @@ from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.training.finetune import member_to_tune
+from cgcnn_ase.training.finetune import finetune_member
 
 SHELL = GraphConfig(cutoff=5.0, n_neighbors=6, merge=True)
 NETWORKS = {
@@ -35,7 +35,7 @@ CONVOLUTIONS = ("convolutions", "alignn_layers", "gcn_layers")
 
 
 @pytest.fixture(scope="module")
-def place(make_crystals, tmp_path_factory):
+def path(make_crystals, tmp_path_factory):
     """A data set with four properties, one of them with missing labels."""
     folder = tmp_path_factory.mktemp("finetune") / "set"
     folder.mkdir()
@@ -63,13 +63,13 @@ def base(request, tmp_path_factory):
 
 
 @pytest.fixture
-def tune(place, cgcnn_ase, tmp_path):
+def tune(path, cgcnn_ase, tmp_path):
     """``cgcnn-ase train --from``, for an epoch."""
 
     def run(model, *options, settings="engine: torch\n"):
         (tmp_path / "c.yaml").write_text(settings)
         ran = cgcnn_ase(
-            "train", place, "--from", model, "--epochs", 1, "--batch-size", 8, "--val", 0.25, "--config",
+            "train", path, "--from", model, "--epochs", 1, "--batch-size", 8, "--val", 0.25, "--config",
             tmp_path / "c.yaml", "--output", tmp_path / "run", *options,
         )  # fmt: skip
         assert ran.code == 0, ran.err
@@ -145,7 +145,7 @@ def test_a_slower_trunk(base, tune, tmp_path):
     assert 0.0 < max(far["embedding"], far["convolutions"]) < 1e-6
     if start.networks[0].config.architecture.architecture == "cgnn":  # the others' rest is new or none
         assert far["rest"] > 1e-4
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trunk_rate"] == 1e-6
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone_lr_scale"] == 1e-6
 
 
 ORIGINAL = {
@@ -207,11 +207,11 @@ def test_the_head_of_one_of_several(several, crystals):
 
     for model in load_models(several):
         graph = build_graphs(crystals[:6], model.graph)
-        own = member_to_tune(model, 0).eval()
+        member = finetune_member(model, 0).eval()
         with torch.no_grad():
-            expected, found = model.networks[0](graph).of(model.outputs), own(graph)
-        assert own.config.n_outputs == model.target.n_outputs
-        for one, other in zip(expected, found, strict=True):
+            expected, result = model.networks[0](graph).of(model.outputs), member(graph)
+        assert member.config.n_outputs == model.target.n_outputs
+        for one, other in zip(expected, result, strict=True):
             torch.testing.assert_close(one, other)
 
 

@@ -118,7 +118,7 @@ def mae_of(data, config, folder):
 
 
 def test_the_last_epoch_may_be_the_one_that_counts(worse_every_epoch, tiny, tmp_path):
-    data, config = worse_every_epoch, tiny(learning_rate=2e-2, norm="none", select="last")
+    data, config = worse_every_epoch, tiny(learning_rate=2e-2, norm="none", checkpoint="last")
     train_member(data, config, tmp_path, progress=False)
     errors = errors_in(tmp_path)
     assert errors[-1] > min(errors)

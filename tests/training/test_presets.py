@@ -18,7 +18,7 @@ from cgcnn_ase.training.member import read_history, train_member
 
 
 @pytest.fixture(scope="module")
-def place(make_crystals, tmp_path_factory):
+def path(make_crystals, tmp_path_factory):
     """A data set of a few crystals, with a split in proportion."""
     folder = tmp_path_factory.mktemp("presets") / "set"
     folder.mkdir()
@@ -65,11 +65,11 @@ def test_help_lists_the_names(cgcnn_ase, monkeypatch):
         assert PRESET_NAMES in ran.out
 
 
-def test_a_run_with_a_preset(place, cgcnn_ase, tmp_path):
+def test_a_run_with_a_preset(path, cgcnn_ase, tmp_path):
     """Options and the file lie over the preset."""
     (tmp_path / "c.yaml").write_text("network: {n_features: 12, n_alignn: 1}\nepochs: 5\nengine: torch\n")
     ran = cgcnn_ase(
-        "train", place, "--preset", "alignn-small", "--config", tmp_path / "c.yaml", "--epochs", 1, "--val", 0.2,
+        "train", path, "--preset", "alignn-small", "--config", tmp_path / "c.yaml", "--epochs", 1, "--val", 0.2,
         "--output", tmp_path / "run",
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -80,50 +80,50 @@ def test_a_run_with_a_preset(place, cgcnn_ase, tmp_path):
     assert settings["epochs"] == 1
     model = load_model(tmp_path / "run")
     tuned = cgcnn_ase(
-        "train", place, "--from", tmp_path / "run", "--preset", "alignn-small", "--output", tmp_path / "tuned"
+        "train", path, "--from", tmp_path / "run", "--preset", "alignn-small", "--output", tmp_path / "tuned"
     )
     assert tuned.code == 2
     assert "--preset alignn-small: the model to tune has another network or graph" in tuned.err
     assert model.networks[0].config.architecture.n_features == 12
 
 
-def test_the_preset_of_the_model_to_tune_may_be_named(original_weights, place, cgcnn_ase, tmp_path):
+def test_the_preset_of_the_model_to_tune_may_be_named(original_weights, path, cgcnn_ase, tmp_path):
     weights = original_weights / "formation-energy-per-atom.pth.tar"
-    ran = cgcnn_ase("train", place, "--from", weights, "--preset", "cgnn", "--output", tmp_path / "run")
+    ran = cgcnn_ase("train", path, "--from", weights, "--preset", "cgnn", "--output", tmp_path / "run")
     assert ran.code == 2
     assert "--preset cgnn: the model to tune has another" in ran.err
 
 
 @pytest.mark.parametrize("command", ["train", "prepare"])
-def test_unknown_names(place, cgcnn_ase, tmp_path, command):
-    ran = cgcnn_ase(command, place, "--preset", "schnet", "--output", tmp_path / "run")
+def test_unknown_names(path, cgcnn_ase, tmp_path, command):
+    ran = cgcnn_ase(command, path, "--preset", "schnet", "--output", tmp_path / "run")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == f"cgcnn-ase: unknown preset 'schnet'; allowed: {', '.join(PRESETS)}\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_a_preset_and_another_architecture(place, cgcnn_ase, tmp_path):
+def test_a_preset_and_another_architecture(path, cgcnn_ase, tmp_path):
     (tmp_path / "c.yaml").write_text("network: {architecture: alignn}\n")
-    ran = cgcnn_ase("train", place, "--preset", "cgnn", "--config", tmp_path / "c.yaml", "--output", tmp_path / "run")
+    ran = cgcnn_ase("train", path, "--preset", "cgnn", "--config", tmp_path / "c.yaml", "--output", tmp_path / "run")
     assert ran.code == 2
     assert "c.yaml: network.architecture: the preset cgnn is of the architecture cgnn, the settings ask for alignn" in (
         ran.err
     )
 
 
-def test_prepared_for_a_preset(place, cgcnn_ase, tmp_path):
-    ran = cgcnn_ase("prepare", place, "--preset", "cgnn", "--val", 0.2, "--output", tmp_path / "prepared")
+def test_prepared_for_a_preset(path, cgcnn_ase, tmp_path):
+    ran = cgcnn_ase("prepare", path, "--preset", "cgnn", "--val", 0.2, "--output", tmp_path / "prepared")
     assert ran.code == 0, ran.err
     ran = cgcnn_ase("train", tmp_path / "prepared", "--preset", "alignn-small", "--output", tmp_path / "run")
     assert ran.code == 2
     assert "the data was prepared with GraphConfig(rule='coordinator'" in ran.err
 
 
-def test_settings_for_larger_machines(place, cgcnn_ase, tmp_path):
+def test_settings_for_larger_machines(path, cgcnn_ase, tmp_path):
     """The options write the settings; what this machine does not have is said before a run begins."""
     options = ["--preset", "cgcnn-2018-eq4", "--val", 0.2, "--epochs", 1]
     ran = cgcnn_ase(
-        "train", place, *options, "--accumulate", 2, "--accelerator", "cpu", "--devices", 1, "--nodes", 1,
+        "train", path, *options, "--accumulate", 2, "--accelerator", "cpu", "--devices", 1, "--nodes", 1,
         "--precision", "bf16-mixed", "--tensorboard", "--output", tmp_path / "run",
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -138,19 +138,19 @@ def test_settings_for_larger_machines(place, cgcnn_ase, tmp_path):
         ("--accumulate", 0, "accumulate must be at least 1"),
         ("--nodes", 2, "2 nodes: start one process a device"),
     ]:
-        ran = cgcnn_ase("train", place, *options, option, value, "--output", tmp_path / "wrong")
+        ran = cgcnn_ase("train", path, *options, option, value, "--output", tmp_path / "wrong")
         assert (ran.code, ran.out) == (2, "")
         assert message in ran.err
     assert not (tmp_path / "wrong").exists()
 
 
-def test_no_gpu_is_said_in_words(place, cgcnn_ase, tmp_path, monkeypatch):
+def test_no_gpu_is_said_in_words(path, cgcnn_ase, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    ran = cgcnn_ase("train", place, "--val", 0.2, "--accelerator", "gpu", "--output", tmp_path / "run")
+    ran = cgcnn_ase("train", path, "--val", 0.2, "--accelerator", "gpu", "--output", tmp_path / "run")
     assert ran.code == 2
     assert "accelerator gpu: torch finds no GPU on this machine; allowed here: cpu or auto" in ran.err
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    ran = cgcnn_ase("train", place, "--val", 0.2, "--devices", 2, "--output", tmp_path / "run")
+    ran = cgcnn_ase("train", path, "--val", 0.2, "--devices", 2, "--output", tmp_path / "run")
     assert "2 devices: this machine has 1" in ran.err
     assert not (tmp_path / "run").exists()

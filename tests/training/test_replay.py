@@ -14,9 +14,9 @@ from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.training.finetune import hold_frozen
+from cgcnn_ase.training.finetune import eval_frozen_modules
 from cgcnn_ase.training.finetune_defaults import tuning
-from cgcnn_ase.training.finetune_report import FILE, in_words, write_before_after
+from cgcnn_ase.training.finetune_report import FILE, describe, write_before_after
 from cgcnn_ase.training.replay import OLD_TEST, UNUSED, with_replay
 
 
@@ -79,13 +79,13 @@ def test_before_and_after_are_the_errors_of_the_two_models(new, old, tiny, tmp_p
     ]  # fmt: skip
     for row, split in zip(rows, ("test", OLD_TEST), strict=True):
         for model, key in ((start, "before"), (load_models(tmp_path / "best")[0], "after")):
-            found = evaluate_model(
+            result = evaluate_model(
                 model, data.graphs, data.rows(split), data.sample_names(split), data.labels(split)[:, 0]
             )
-            error = found.estimate.mean - data.labels(split)[:, 0]
+            error = result.estimate.mean - data.labels(split)[:, 0]
             assert row[key]["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
             assert row[key]["bias"] == pytest.approx(error.mean(), rel=1e-4, abs=1e-6)
-        assert f"before: {row['before']['mae']:.4f}" in in_words(row)
+        assert f"before: {row['before']['mae']:.4f}" in describe(row)
     assert json.loads((tmp_path / FILE).read_text()) == rows
     assert (tmp_path / "before_after_new.png").stat().st_size > 5000
 
@@ -99,14 +99,14 @@ def test_a_property_that_the_model_did_not_know(new, tiny, tmp_path):
     train, test = other.labels("train")[:, 0], other.labels("test")[:, 0]
     assert not row["knew"]
     assert row["before"]["mae"] == pytest.approx(np.abs(train.mean() - test).mean())
-    assert "labels' mean" in in_words(row)
+    assert "labels' mean" in describe(row)
 
 
 def test_batch_norms_that_keep_their_statistics():
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).train()
-    hold_frozen(network)
+    eval_frozen_modules(network)
     assert network[1].training
-    hold_frozen(network, norms=True)
+    eval_frozen_modules(network, norms=True)
     network(torch.randn(8, 3))
     assert network[1].running_mean.abs().max() == 0.0
     assert network[0].training
@@ -116,9 +116,9 @@ def test_batch_norms_that_keep_their_statistics():
 def test_defaults_by_the_number_of_labels():
     few, some, many = (tuning(n, same_target=True) for n in (10, 1000, 10_000))
     assert (few.frozen, some.frozen, many.frozen) == ("convolutions", "none", "none")
-    assert few.settings["select"] == "last"
-    assert few.settings["hold_norms"]
-    assert "hold_norms" not in many.settings
+    assert few.settings["checkpoint"] == "last"
+    assert few.settings["freeze_batchnorm_stats"]
+    assert "freeze_batchnorm_stats" not in many.settings
     assert tuning(50, same_target=False).settings["network"] == {"pooling": "layers"}
     assert "network" not in tuning(50, same_target=False, pooling="max").settings
     assert "network" not in tuning(10_000, same_target=False).settings
@@ -126,14 +126,14 @@ def test_defaults_by_the_number_of_labels():
         tuning(0, same_target=True)
 
 
-def folder_of(make_crystals, place, n, seed):
-    place.mkdir()
+def folder_of(make_crystals, path, n, seed):
+    path.mkdir()
     structures, targets = make_crystals(n, seed)
     for k, atoms in enumerate(structures):
-        write(place / f"s{seed}-{k}.cif", atoms)
+        write(path / f"s{seed}-{k}.cif", atoms)
     lines = ["cif_id,energy", *(f"s{seed}-{k},{e!r}" for k, e in enumerate(targets))]
-    (place / "id_prop.csv").write_text("\n".join(lines) + "\n")
-    return place
+    (path / "id_prop.csv").write_text("\n".join(lines) + "\n")
+    return path
 
 
 def test_on_the_command_line(make_crystals, cgcnn_ase, tiny, data, tmp_path, monkeypatch):
@@ -142,21 +142,21 @@ def test_on_the_command_line(make_crystals, cgcnn_ase, tiny, data, tmp_path, mon
     model = a_model(data, tiny, 0)
     model.target = start
     base = save_model(model, tmp_path / "base")
-    own, past = (folder_of(make_crystals, tmp_path / f"set{s}", 40, s) for s in (4, 5))
+    new, past = (folder_of(make_crystals, tmp_path / f"set{s}", 40, s) for s in (4, 5))
     ran = cgcnn_ase(
-        "train", own, "--from", base, "--replay", past, "--n-replay", 10, "--epochs", 1, "--output", tmp_path / "run"
+        "train", new, "--from", base, "--replay", past, "--n-replay", 10, "--epochs", 1, "--output", tmp_path / "run"
     )
     assert ran.code == 0, ran.err
     assert "energy, new test set of" in ran.out
     assert "energy, old test set of" in ran.out
-    again = cgcnn_ase("train", own, "--from", base, "--output", tmp_path / "run")
+    again = cgcnn_ase("train", new, "--from", base, "--output", tmp_path / "run")
     assert again.code == 2
     assert "holds a training run already" in again.err
-    for options, said in (
+    for options, message in (
         (["--replay", past], "--from"),
         (["--from", base, "--n-replay", 5], "--n-replay says how many of --replay"),
         (["--from", base, "--replay", past, "--k-fold", 3], "do not go together"),
     ):
-        refused = cgcnn_ase("train", own, *options, "--output", tmp_path / "other")
+        refused = cgcnn_ase("train", new, *options, "--output", tmp_path / "other")
         assert refused.code == 2
-        assert said in refused.err
+        assert message in refused.err

@@ -200,7 +200,7 @@ def test_dropout_has_a_calibration_of_its_own(make_data, tiny, tmp_path):
     for trust, n in ((model.trust, None), (model.dropout_trust, N_DROPOUT)):
         out = outputs_of(model, embeddings_of(model, data.graphs, val), n_dropout=n)
         estimate = combine(out.values.numpy())
-        judged = trust.judge(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
+        judged = trust.apply(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
         error = estimate.mean - data.targets[val, 0]
         assert np.sqrt(np.mean((error / judged.std) ** 2)) == pytest.approx(1, abs=0.1)
         assert judged.std.std() > 0

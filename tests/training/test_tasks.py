@@ -21,7 +21,7 @@ from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.member import read_history
 from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.classification_calibration import ClassTrust
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 
 HARD = TargetSpec(name="is_hard", unit="probability", task="classification")
 KIND = TargetSpec(name="kind", unit="class", task="classification", n_classes=3)
@@ -78,10 +78,10 @@ def test_a_run_with_several_targets(multi, multi_run):
     assert list(metrics) == [spec.name for spec in multi.specs]
     labelled = np.isfinite(multi.labels("test")).sum(axis=0)
     for spec, n in zip(multi.specs, labelled, strict=True):
-        place = multi_run / spec.name
-        assert metrics[spec.name]["test"]["n"] == n == len(pd.read_csv(place / "test_results.csv"))
+        path = multi_run / spec.name
+        assert metrics[spec.name]["test"]["n"] == n == len(pd.read_csv(path / "test_results.csv"))
         pictures = {"regression": "parity.png", "classification": "confusion.png"}
-        assert (place / pictures[spec.task]).exists()
+        assert (path / pictures[spec.task]).exists()
     assert metrics["is_hard"]["test"]["auc"] > 0.8
     assert metrics["kind"]["test"]["accuracy"] > 0.45
     assert metrics["ionicity"]["test"]["r2"] > 0.5
@@ -155,12 +155,12 @@ def test_missing_labels_change_nothing_for_the_others(multi, tiny, tmp_path):
 
 def test_probabilities_are_calibrated_and_sets_cover(multi, multi_run):
     model = next(m for m in load_models(multi_run / "best") if m.name == "kind")
-    assert isinstance(model.trust, ClassTrust)
+    assert isinstance(model.trust, ClassificationCalibration)
     rows = multi.rows("val")
-    found = evaluate_model(model, multi.graphs, rows, [multi.ids[i] for i in rows], multi.targets[rows, 2])
-    p = found.probabilities
+    result = evaluate_model(model, multi.graphs, rows, [multi.ids[i] for i in rows], multi.targets[rows, 2])
+    p = result.probabilities
     assert np.allclose(p.sum(axis=1), 1.0)
-    assert found.metrics()["coverage"] >= 0.9
+    assert result.metrics()["coverage"] >= 0.9
 
     def nll(t):
         x = logits / t
@@ -243,7 +243,7 @@ def test_a_prediction_stays_within_its_limits(make_data, tiny, tmp_path, make_cr
 
 def test_limits_of_a_logarithm():
     spec = TargetSpec(name="K", unit="GPa", transform="log10", minimum=1.0, maximum=1000.0)
-    assert spec.limited(torch.tensor([-1.0, 2.0, 4.0])).tolist() == [0.0, 2.0, 3.0]
+    assert spec.clamp(torch.tensor([-1.0, 2.0, 4.0])).tolist() == [0.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="minimum 2 is not below maximum 1"):
         TargetSpec(name="x", unit="", minimum=2.0, maximum=1.0)
 
@@ -349,7 +349,7 @@ def test_the_trunk_may_learn_more_slowly(data, tiny, tmp_path):
     start = load_model(train(data, tiny(epochs=2), tmp_path / "start", progress=False))
     moved = {}
     for rate in (1.0, 1e-6):
-        run = train(data, tiny(epochs=1, trunk_rate=rate), tmp_path / f"{rate}", start=start, progress=False)
+        run = train(data, tiny(epochs=1, backbone_lr_scale=rate), tmp_path / f"{rate}", start=start, progress=False)
         after, before = load_model(run).networks[0].state_dict(), start.networks[0].state_dict()
         for part in ("convolutions.0.full.weight", "to_crystal.weight"):
             moved[rate, part] = (after[f"architecture.{part}"] - before[f"architecture.{part}"]).abs().max().item()

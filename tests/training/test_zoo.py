@@ -46,14 +46,14 @@ def test_the_card_has_the_measured_numbers(data, tiny, tmp_path):
     train(
         data, tiny(n_members=2, epochs=2, seed=3, mean_variance=True), tmp_path / "run", name="ionicity", progress=False
     )
-    place = tmp_path / "run" / "best"
-    assert write_card(place) == place / "README.md"
-    card = (place / "README.md").read_text()
+    path = tmp_path / "run" / "best"
+    assert write_card(path) == path / "README.md"
+    card = (path / "README.md").read_text()
     test = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     for number in (f"{test['mae']:.4f} eV", f"{test['member_mae_mean']:.4f}", f"{test['coverage']:.1%}"):
         assert number in card
     assert f"| {test['ence']:.3f} ({test['ence_noise']:.3f}) |" in card
-    assert load_model(place).sha256 in card
+    assert load_model(path).sha256 in card
     assert data.train_hash in card
     assert "2 networks together predict the ionicity of a crystal" in card
     assert "(seeds 3 to 4)" in card

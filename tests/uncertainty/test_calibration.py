@@ -82,18 +82,18 @@ def test_mean_square_of_standardised_errors_is_one_on_the_calibration_set(tail, 
 
 
 def test_a_second_half_is_calibrated_about_as_well_as_its_size_allows():
-    found, noise, floor = [], [], []
+    result, noise, floor = [], [], []
     for seed in range(8):
         rng = np.random.default_rng(seed)
         signals, errors, _ = heavy_tailed(rng, 2181)
         test_signals, test_errors, _ = heavy_tailed(rng, 3028)
         std = StdCalibrator.fit(signals, errors).apply(test_signals)
         zero = np.zeros_like(std)
-        found.append(ence(test_errors, zero, std))
+        result.append(ence(test_errors, zero, std))
         noise.append(ence_noise(test_errors, zero, std))
         floor.append(evaluate(test_errors, zero, std).spearman)
-    assert np.mean(found) < np.mean(noise) + 0.03
-    assert np.mean(found) < 0.1
+    assert np.mean(result) < np.mean(noise) + 0.03
+    assert np.mean(result) < 0.1
     assert np.mean(floor) > 0.4
 
 

@@ -136,8 +136,8 @@ def test_coverage_of_the_sites_of_a_new_group():
     for _ in range(300):
         std, errors, groups = grouped(rng, 12)
         _, new, owner = grouped(rng, 40)
-        for name, given in (("plain", None), ("grouped", groups)):
-            q = ConformalInterval.fit(std, errors, groups=given).factors[0]
+        for name, grouping in (("plain", None), ("grouped", groups)):
+            q = ConformalInterval.fit(std, errors, groups=grouping).factors[0]
             inside = np.bincount(owner, np.abs(new) <= q) / np.bincount(owner)
             covered[name].append(inside.mean())  # of a site of a random new group
     assert np.mean(covered["plain"]) < 0.89

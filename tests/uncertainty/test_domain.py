@@ -72,10 +72,10 @@ def test_far_embedding_and_both_reasons(domain, embeddings):
     far = embeddings[:1] + 100
     plain, both = domain.check(np.repeat(far, 2, axis=0), elements=[[8], [84]])
     distance = domain.distance(far)[0]
-    said = f"embedding distance {distance:.1f} beyond {domain.limit:.1f}, the 99th percentile of the calibration set"
+    reason = f"embedding distance {distance:.1f} beyond {domain.limit:.1f}, the 99th percentile of the calibration set"
     assert not plain.in_domain
-    assert plain.reason == said
-    assert both.reason == f"contains Po, which no training structure has; {said}"
+    assert plain.reason == reason
+    assert both.reason == f"contains Po, which no training structure has; {reason}"
 
 
 def test_close_to_the_limit_the_numbers_still_differ(domain):

@@ -37,13 +37,13 @@ def test_difficulty_helps_where_the_calibration_set_is_small():
     train, val = slice(0, 8000), slice(8000, 8500)
     signals = rng.uniform(size=(9000, 2))  # that say nothing
     difficulty = difficulty_of(composition[train], embedding[train], errors[train])
-    found = []
+    result = []
     for known in (None, difficulty):
         model, left_out = ErrorModel.fit(signals[val], composition[val], embedding[val], errors[val], difficulty=known)
         new = slice(8500, 9000)
-        found.append(spearman(model.apply(signals[new], composition[new], embedding[new]), np.abs(errors[new])))
-        assert spearman(left_out, np.abs(errors[val])) == pytest.approx(found[-1], abs=0.12)
-    assert found[1] > found[0] + 0.05
+        result.append(spearman(model.apply(signals[new], composition[new], embedding[new]), np.abs(errors[new])))
+        assert spearman(left_out, np.abs(errors[val])) == pytest.approx(result[-1], abs=0.12)
+    assert result[1] > result[0] + 0.05
 
 
 def test_arrays_there_and_back():

@@ -54,11 +54,11 @@ def test_curve_against_scipy():
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_coverage_of_a_wrong_std_is_analytic(factor):
     target, mean, std = perfect(20_000)
-    found = evaluate(target, mean, factor * std, level=0.9)
-    assert found.coverage == pytest.approx(2 * norm.cdf(factor * norm.ppf(0.95)) - 1, abs=1e-3)
-    assert found.interval_width == pytest.approx(2 * factor * norm.ppf(0.95))
-    assert found.sharpness == pytest.approx(factor)
-    assert found.level == 0.9
+    result = evaluate(target, mean, factor * std, level=0.9)
+    assert result.coverage == pytest.approx(2 * norm.cdf(factor * norm.ppf(0.95)) - 1, abs=1e-3)
+    assert result.interval_width == pytest.approx(2 * factor * norm.ppf(0.95))
+    assert result.sharpness == pytest.approx(factor)
+    assert result.level == 0.9
 
 
 def test_ence_by_hand():
@@ -115,23 +115,23 @@ def test_figures_against_numpy_and_scipy():
     target, std = rng.normal(-2, 1, 500), rng.uniform(0.01, 0.1, 500)
     mean = target + std * rng.normal(size=500)
     lower, upper = mean - 2 * std, mean + std
-    found = evaluate(target, mean, std, lower, upper)
-    assert found.n == 500
-    assert found.mae == pytest.approx(np.abs(target - mean).mean())
-    assert found.rmse == pytest.approx(np.linalg.norm(target - mean) / np.sqrt(500))
-    assert found.r2 == pytest.approx(1 - ((target - mean) ** 2).sum() / ((target - target.mean()) ** 2).sum())
-    assert found.nll == pytest.approx(-norm.logpdf(target, mean, std).mean())
-    assert found.spearman == pytest.approx(spearmanr(std, np.abs(target - mean)).statistic)
-    assert found.std_cv == pytest.approx(np.std(std, ddof=1) / np.mean(std))
-    assert found.interval_width == pytest.approx(3 * std.mean())
-    assert found.coverage == np.mean([lo <= y <= hi for lo, y, hi in zip(lower, target, upper, strict=True)])
-    assert found.ence == ence(target, mean, std, n_bins=10)
-    assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+    result = evaluate(target, mean, std, lower, upper)
+    assert result.n == 500
+    assert result.mae == pytest.approx(np.abs(target - mean).mean())
+    assert result.rmse == pytest.approx(np.linalg.norm(target - mean) / np.sqrt(500))
+    assert result.r2 == pytest.approx(1 - ((target - mean) ** 2).sum() / ((target - target.mean()) ** 2).sum())
+    assert result.nll == pytest.approx(-norm.logpdf(target, mean, std).mean())
+    assert result.spearman == pytest.approx(spearmanr(std, np.abs(target - mean)).statistic)
+    assert result.std_cv == pytest.approx(np.std(std, ddof=1) / np.mean(std))
+    assert result.interval_width == pytest.approx(3 * std.mean())
+    assert result.coverage == np.mean([lo <= y <= hi for lo, y, hi in zip(lower, target, upper, strict=True)])
+    assert result.ence == ence(target, mean, std, n_bins=10)
+    assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
 
 
 def test_the_ends_of_an_interval_belong_to_it():
-    found = evaluate([1.0, 2.0], [1.0, 2.0], [1.0, 1.0], [1.0, 0.0], [3.0, 2.0], n_bins=1)
-    assert found.coverage == 1
+    result = evaluate([1.0, 2.0], [1.0, 2.0], [1.0, 1.0], [1.0, 0.0], [3.0, 2.0], n_bins=1)
+    assert result.coverage == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -145,10 +145,10 @@ def test_spearman_with_ties_is_scipys(pairs):
 
 
 def test_what_is_undefined_is_none():
-    found = evaluate(np.ones(20), np.linspace(0, 2, 20), np.ones(20), n_bins=2)
-    assert found.r2 is None
-    assert found.spearman is None
-    assert found.std_cv == 0
+    result = evaluate(np.ones(20), np.linspace(0, 2, 20), np.ones(20), n_bins=2)
+    assert result.r2 is None
+    assert result.spearman is None
+    assert result.std_cv == 0
 
 
 @pytest.mark.parametrize(

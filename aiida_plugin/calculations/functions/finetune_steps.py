@@ -79,14 +79,14 @@ def report_finetuning(
     """
     facts = metrics.get_dict()
     same = ("target", "n_train", "n_val", "label_scheme", "label_scheme_id", "calibration", "n_epochs")
-    found: dict[str, Any] = {name: facts[name] for name in same if name in facts}
-    found["unit"] = str(before_on_train.base.attributes.get("unit"))
-    found["offset"] = offset(train, target.value, before_on_train)
-    found["n_test"] = 0 if test is None else len(test)
+    result: dict[str, Any] = {name: facts[name] for name in same if name in facts}
+    result["unit"] = str(before_on_train.base.attributes.get("unit"))
+    result["offset"] = offset(train, target.value, before_on_train)
+    result["n_test"] = 0 if test is None else len(test)
     if test is not None and before is not None and after is not None:
-        found["before"], found["after"] = (accuracy(test, target.value, own) for own in (before, after))
-        found["mae_ratio"] = found["after"]["mae"] / found["before"]["mae"] if found["before"]["mae"] > 0 else 1.0
-    return Dict(found)
+        result["before"], result["after"] = (accuracy(test, target.value, predicted) for predicted in (before, after))
+        result["mae_ratio"] = result["after"]["mae"] / result["before"]["mae"] if result["before"]["mae"] > 0 else 1.0
+    return Dict(result)
 
 
 def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
         raise ValueError("no structure has both a label and a prediction")
     frame, labels = frame.loc[names], np.array([pairs[name] for name in names], dtype=float)
     errors = frame["value"].to_numpy(dtype=float) - labels
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "n": len(names),
         "mae": float(np.abs(errors).mean()),
         "rmse": float(np.sqrt((errors**2).mean())),
@@ -121,12 +121,12 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
     }
     if frame[["lower", "upper"]].notna().all(axis=None):
         inside = (frame["lower"].to_numpy(float) <= labels) & (labels <= frame["upper"].to_numpy(float))
-        found["coverage"] = float(inside.mean())
+        result["coverage"] = float(inside.mean())
     if frame["std"].notna().all():
-        found["mean_std"] = float(frame["std"].astype(float).mean())
+        result["mean_std"] = float(frame["std"].astype(float).mean())
     if frame["in_domain"].notna().all():
-        found["in_domain"] = float(frame["in_domain"].astype(bool).mean())
-    return found
+        result["in_domain"] = float(frame["in_domain"].astype(bool).mean())
+    return result
 
 
 def offset(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
@@ -152,15 +152,15 @@ def offset(labelled: StructureSetData, target: str, predictions: PredictionsData
     if not rows:
         raise ValueError("no structure has both a label and a prediction")
     shift, fractions = np.array(differences), np.array(rows)
-    found: dict[str, Any] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
+    result: dict[str, Any] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
     if not str(predictions.base.attributes.get("unit")).endswith("/atom"):
-        return found
+        return result
     from ase.data import chemical_symbols
 
     elements = np.flatnonzero(fractions.any(axis=0))
     share: Floats = fractions[:, elements]
     coefficients, _, rank, _ = np.linalg.lstsq(share, shift, rcond=None)
-    return found | {
+    return result | {
         "per_element": {chemical_symbols[z]: float(c) for z, c in zip(elements, coefficients, strict=True)},
         "determined": bool(rank == len(elements)),
         "mae_without": float(np.abs(shift - share @ coefficients).mean()),

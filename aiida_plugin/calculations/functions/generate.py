@@ -68,10 +68,10 @@ def defects(
     ImportError
         If charges or distortions are asked for and their package is not installed.
     """
-    given = settings.get_dict()
-    options = _read_options(given, DefectOptions, besides=_OF_HOST)
-    name, atoms = _host(host, given.get("structure"))
-    name = str(given.get("name", name))
+    values = settings.get_dict()
+    options = _read_options(values, DefectOptions, besides=_OF_HOST)
+    name, atoms = _host(host, values.get("structure"))
+    name = str(values.get("name", name))
     made = list(generate_defects(atoms, options, name=name))
     if not made:
         raise ValueError(f"{name}: the host has no such defects; other settings may find some")
@@ -174,7 +174,7 @@ def _manifest(options: "DataclassInstance", versions: Dict, rows: Sequence[Mappi
     }
 
 
-def _read_options(given: Mapping[str, Any], kind: "type[Options]", *, besides: Sequence[str] = ()) -> "Options":
+def _read_options(options: Mapping[str, Any], kind: "type[Options]", *, besides: Sequence[str] = ()) -> "Options":
     """Read the options that a settings node holds; names in `besides` are none of them, but may be given.
 
     Raises
@@ -184,13 +184,13 @@ def _read_options(given: Mapping[str, Any], kind: "type[Options]", *, besides: S
     """
     names = [field.name for field in fields(kind)]
     allowed = sorted([*besides, *names])
-    if unknown := sorted(set(given) - set(allowed)):
+    if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"unknown settings {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     try:
-        return TypeAdapter(kind).validate_python({name: given[name] for name in names if name in given})
+        return TypeAdapter(kind).validate_python({name: options[name] for name in names if name in options})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0]) if wrong["loc"] else kind.__name__
         if wrong["type"] == "missing":
             raise ValueError(f"setting {name} is missing") from error
-        raise ValueError(f"setting {name} cannot be {given.get(name)!r}: {wrong['msg']}") from error
+        raise ValueError(f"setting {name} cannot be {options.get(name)!r}: {wrong['msg']}") from error

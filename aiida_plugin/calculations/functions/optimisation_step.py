@@ -40,20 +40,20 @@ def optimisation_step(settings: Dict, evaluations: Dict, previous: Dict | None =
     ValueError
         If the energy of a cell is another than its label's.
     """
-    given = evaluations.get_dict()
+    content = evaluations.get_dict()
     before = previous.get_dict() if previous is not None else {}
     sets = {each.uuid: each for each in labels.values() if isinstance(each, StructureSetData)}
-    rows = given["evaluations"]
+    rows = content["evaluations"]
     for row in rows:
         for key, cell in row["cells"].items():
             _check(key, cell, sets)
     return Dict(
         {
-            "round": given["round"],
+            "round": content["round"],
             "n_evaluated": before.get("n_evaluated", 0) + len(rows),
             "n_failed": before.get("n_failed", 0) + sum(row["status"] == "failed" for row in rows),
             "evaluations": rows,
-            "best": _best(settings["objectives"], rows, given["round"], before.get("best", {})),
+            "best": _best(settings["objectives"], rows, content["round"], before.get("best", {})),
         }
     )
 
@@ -78,9 +78,9 @@ def _best(
         for row in rows:
             if name not in row["values"]:
                 continue
-            found = {"value": row["values"][name], "key": row["key"], "point": row["point"], "round": number}
-            if name not in best or _loss(found["value"], wanted) < _loss(best[name]["value"], wanted):
-                best[name] = found
+            result = {"value": row["values"][name], "key": row["key"], "point": row["point"], "round": number}
+            if name not in best or _loss(result["value"], wanted) < _loss(best[name]["value"], wanted):
+                best[name] = result
     return best
 
 

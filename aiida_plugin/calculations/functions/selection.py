@@ -9,7 +9,7 @@ from aiida.orm import Dict, Int, List
 
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.optimization.acquisition import Acquisition, Goal, acquire
+from cgcnn_ase.optimization.acquisition import Acquisition, Direction, acquire
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +84,8 @@ def selection_problem(settings: Mapping[str, Any]) -> str | None:
         return f"how many to take must be a whole number, not {bad[0]!r}"
     if not sum(take.values()):
         return "take must name at least one structure"
-    if settings.get("goal", "min") not in get_args(Goal):
-        return f"goal {settings['goal']!r}; allowed: {', '.join(get_args(Goal))}"
+    if settings.get("goal", "min") not in get_args(Direction):
+        return f"goal {settings['goal']!r}; allowed: {', '.join(get_args(Direction))}"
     kappa = settings.get("kappa", 2.0)
     return None if isinstance(kappa, int | float) and kappa >= 0 else f"kappa must be 0 or more, not {kappa!r}"
 

@@ -158,10 +158,10 @@ def _current_results(atoms: "Atoms") -> dict[str, Any]:
     """What the calculator has computed for the structure as it is now."""
     from ase.calculators.calculator import BaseCalculator
 
-    found = getattr(atoms.calc, "results", None)
-    if not found or not isinstance(atoms.calc, BaseCalculator) or atoms.calc.check_state(atoms):
+    result = getattr(atoms.calc, "results", None)
+    if not result or not isinstance(atoms.calc, BaseCalculator) or atoms.calc.check_state(atoms):
         return {}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in result.items() if value is not None}
 
 
 def _attach(atoms: "Atoms", results: dict[str, Any], name: str) -> None:

@@ -30,7 +30,7 @@ def dumps(value: Any, what: str) -> str:
     ValueError
         If it holds anything else; the message names the place and the type.
     """
-    return json.dumps(_plain(value, what), sort_keys=True, separators=(",", ":"))
+    return json.dumps(_encode(value, what), sort_keys=True, separators=(",", ":"))
 
 
 def loads(text: str) -> Any:
@@ -38,7 +38,7 @@ def loads(text: str) -> Any:
     return json.loads(text, object_hook=_restored)
 
 
-def _plain(value: Any, what: str) -> Any:
+def _encode(value: Any, what: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):
@@ -48,11 +48,11 @@ def _plain(value: Any, what: str) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in _KINDS and value.dtype not in _LONG:
         return {"$array": [value.dtype.newbyteorder("<").str, list(value.shape), _flat(value)]}
     if isinstance(value, list):
-        return [_plain(entry, f"{what}[{i}]") for i, entry in enumerate(value)]
+        return [_encode(entry, f"{what}[{i}]") for i, entry in enumerate(value)]
     if isinstance(value, tuple):
-        return {"$tuple": [_plain(entry, f"{what}[{i}]") for i, entry in enumerate(value)]}
+        return {"$tuple": [_encode(entry, f"{what}[{i}]") for i, entry in enumerate(value)]}
     if isinstance(value, dict):
-        return _plain_dict(value, what)
+        return _encode_dict(value, what)
     if type(value).__name__ == "Spacegroup":  # which ASE leaves in the info of what it reads from a CIF
         return {"$spacegroup": [int(value.no), int(value.setting)]}
     raise ValueError(
@@ -61,11 +61,11 @@ def _plain(value: Any, what: str) -> Any:
     )
 
 
-def _plain_dict(value: dict[Any, Any], what: str) -> dict[str, Any]:
+def _encode_dict(value: dict[Any, Any], what: str) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"{what} has the key {key!r}, a {type(key).__name__}; allowed are strings")
-    plain = {str(key): _plain(entry, f"{what}[{key!r}]") for key, entry in value.items()}
+    plain = {str(key): _encode(entry, f"{what}[{key!r}]") for key, entry in value.items()}
     only = next(iter(plain), "")
     return {f"${only}": plain[only]} if len(plain) == 1 and only.startswith("$") else plain
 
@@ -77,11 +77,11 @@ def _flat(array: np.typing.NDArray[Any]) -> list[Any]:
     return flat
 
 
-def _restored(found: dict[str, Any]) -> Any:
+def _restored(result: dict[str, Any]) -> Any:
     """Called for the innermost dict first, so that what is within a marked dict is restored already."""
-    if len(found) != 1:
-        return found
-    ((mark, content),) = found.items()
+    if len(result) != 1:
+        return result
+    ((mark, content),) = result.items()
     if mark == "$array":
         return _array(*content)
     if mark == "$tuple":
@@ -94,7 +94,7 @@ def _restored(found: dict[str, Any]) -> Any:
         from ase.spacegroup import Spacegroup
 
         return Spacegroup(*content)
-    return found
+    return result
 
 
 def _array(dtype: str, shape: list[int], flat: list[Any]) -> np.typing.NDArray[Any]:

@@ -70,8 +70,8 @@ def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, f
 
 def _checked_ids(ids: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
-    given: Sequence[object] = ids
-    for k, name in enumerate(given):
+    names: Sequence[object] = ids
+    for k, name in enumerate(names):
         if not isinstance(name, str) or not name or "\0" in name:
             raise ValueError(f"id {k} is {name!r}; allowed is a string that is not empty and holds no NUL")
         if name in seen:
@@ -108,8 +108,8 @@ class _Writer:
         self._flat["offsets"].append(np.array([self._n_atoms]))
         self._flat["numbers"].append(parts.numbers)
         self._flat["positions"].append(parts.positions)
-        own = structure_hash(parts.lattice, parts.pbc, parts.numbers, parts.positions)
-        self._hashes.append(np.array([own], dtype=np.uint64))
+        content_hash = structure_hash(parts.lattice, parts.pbc, parts.numbers, parts.positions)
+        self._hashes.append(np.array([content_hash], dtype=np.uint64))
         for column, array in parts.sites.items():
             if column not in self._columns:
                 stem = f"growing-{len(self._columns)}"

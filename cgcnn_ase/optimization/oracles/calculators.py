@@ -113,12 +113,12 @@ def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle
         If CHGNet is not installed.
     """
     from cgcnn_ase.core.elements import reference_energies
-    from cgcnn_ase.core.settings import settings_of
+    from cgcnn_ase.core.settings import parse_settings
     from cgcnn_ase.energies.chgnet import CHGNetEnergy, chgnet_calculator
     from cgcnn_ase.energies.energy_model import CalculatorEnergy
 
     del folder
-    settings = settings_of(CHGNetSettings, options, "oracle")
+    settings = parse_settings(CHGNetSettings, options, "oracle")
     model: EnergyModel
     if settings.relax is None:
         model = CHGNetEnergy()  # without forces, which cost more than the energy
@@ -141,10 +141,10 @@ def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
     ValueError
         If there is no such class, or it does not take the parameters.
     """
-    from cgcnn_ase.core.settings import settings_of
+    from cgcnn_ase.core.settings import parse_settings
     from cgcnn_ase.energies.energy_model import CalculatorEnergy
 
-    settings = settings_of(AseSettings, options, "oracle")
+    settings = parse_settings(AseSettings, options, "oracle")
     kind = load_named(settings.calculator, folder, "oracle.calculator")
     try:
         calculator = kind(**settings.parameters)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.core.settings import Settings, settings_of
+from cgcnn_ase.core.settings import Settings, parse_settings
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class ModelOracle:
         self.references: Mapping[str, float] | None = None
         self._model = model
         self._predictor = Predictor(model)
-        self.properties = [found.target.name for found in self._predictor.inference().models]
-        self._sha256 = [found.sha256 for found in self._predictor.inference().models]
+        self.properties = [result.target.name for result in self._predictor.inference().models]
+        self._sha256 = [result.sha256 for result in self._predictor.inference().models]
 
     def describe(self) -> dict[str, Any]:
         """The model's name and sha256."""
@@ -67,6 +67,6 @@ class ModelOracle:
 
 def model_oracle(options: Mapping[str, Any], *, folder: Path) -> ModelOracle:
     """``model``, with ``model: NAME`` or a model folder beside the configuration."""
-    model = settings_of(ModelSettings, options, "oracle").model
+    model = parse_settings(ModelSettings, options, "oracle").model
     beside = folder / model
     return ModelOracle(str(beside) if beside.exists() else model)

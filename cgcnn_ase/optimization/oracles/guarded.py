@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 START_S = 300.0
 
 
-class Answer(NamedTuple):
+class OracleReply(NamedTuple):
     """What came of asking."""
 
     evaluation: Evaluation | None  #: None where it failed
@@ -63,18 +63,18 @@ class GuardedOracle:
         self._recipe = recipe
         self._worker = Worker()
 
-    def ask(self, point: "Point", atoms: "Atoms | None") -> Answer:
+    def ask(self, point: "Point", atoms: "Atoms | None") -> OracleReply:
         """The evaluation of a point, or why there is none."""
         start = time.monotonic()
         attempt = 1
-        said = self._once(point, atoms)
-        while isinstance(said, OracleError) and attempt <= self.retries:
+        reply = self._once(point, atoms)
+        while isinstance(reply, OracleError) and attempt <= self.retries:
             attempt += 1
-            said = self._once(point, atoms)
+            reply = self._once(point, atoms)
         seconds = time.monotonic() - start
-        if isinstance(said, OracleError):
-            return Answer(None, str(said), attempt, seconds)
-        return Answer(said, "", attempt, seconds)
+        if isinstance(reply, OracleError):
+            return OracleReply(None, str(reply), attempt, seconds)
+        return OracleReply(reply, "", attempt, seconds)
 
     def close(self) -> None:
         """End the child process."""
@@ -88,7 +88,7 @@ class GuardedOracle:
 
     def _evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
         if self.timeout_s is None:
-            return in_words(self.oracle, point, atoms)
+            return evaluate_checked(self.oracle, point, atoms)
         assert self._recipe is not None
         try:
             if not self._worker.is_running:
@@ -100,7 +100,7 @@ class GuardedOracle:
             raise OracleError(f"the oracle's process died: {error}") from error
 
 
-def in_words(oracle: Oracle, point: "Point", atoms: "Atoms | None") -> Evaluation:
+def evaluate_checked(oracle: Oracle, point: "Point", atoms: "Atoms | None") -> Evaluation:
     """Ask an oracle; whatever other people's code raises becomes an :class:`OracleError` that says what."""
     try:
         return oracle.evaluate(point, atoms)
@@ -117,7 +117,7 @@ def _prepare(recipe: str) -> None:
 
 def _in_child(recipe: str, point: "Point", atoms: "Atoms | None") -> Evaluation:
     """Of the child process, which keeps its oracle."""
-    return checked(in_words(_oracle_of(recipe), point, atoms))
+    return checked(evaluate_checked(_oracle_of(recipe), point, atoms))
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cgcnn_ase.core.settings import Settings, settings_of
+from cgcnn_ase.core.settings import Settings, parse_settings
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def load_named(name: str, folder: Path, setting: str) -> Any:
     if not where or not attribute:
         raise ValueError(f"{setting} {name!r}: give module:name or file.py:name")
     module = _from_file(folder / where, setting) if where.endswith(".py") else _imported(where, setting)
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    loaded = getattr(module, attribute, None)
+    if not callable(loaded):
         raise ValueError(f"{setting} {name!r}: {where} has no function or class {attribute}")
-    return found
+    return loaded
 
 
 def _imported(where: str, setting: str) -> Any:
@@ -100,15 +100,15 @@ class FunctionOracle:
         OracleError
             If it returns anything else than it should.
         """
-        said = self._function(dict(point), atoms, **self._settings.parameters)
-        if isinstance(said, Evaluation):
-            return said
-        values, stds = said if isinstance(said, tuple) and len(said) == 2 else (said, {})
+        reply = self._function(dict(point), atoms, **self._settings.parameters)
+        if isinstance(reply, Evaluation):
+            return reply
+        values, stds = reply if isinstance(reply, tuple) and len(reply) == 2 else (reply, {})
         if not isinstance(values, Mapping) or not isinstance(stds, Mapping):
-            raise OracleError(f"{self._settings.function} returned {said!r}, not values by name")
+            raise OracleError(f"{self._settings.function} returned {reply!r}, not values by name")
         return Evaluation(values, stds)
 
 
 def function_oracle(options: Mapping[str, Any], *, folder: Path) -> FunctionOracle:
     """``callable``, with ``function: module:name`` or ``file.py:name``, and ``parameters``."""
-    return FunctionOracle(settings_of(FunctionSettings, options, "oracle"), folder)
+    return FunctionOracle(parse_settings(FunctionSettings, options, "oracle"), folder)

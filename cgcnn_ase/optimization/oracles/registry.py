@@ -19,7 +19,7 @@ GROUP = "cgcnn_ase.oracles"
 
 OracleFactory = Callable[..., Oracle]
 
-OWN: dict[str, OracleFactory] = {
+BUILTIN_ORACLES: dict[str, OracleFactory] = {
     "ase": ase_oracle,
     "callable": function_oracle,
     "chgnet": chgnet_oracle,
@@ -44,7 +44,7 @@ class OracleRecipe:
 
 def oracle_names() -> list[str]:
     """All names, of this package and of others."""
-    return sorted({*OWN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUILTIN_ORACLES, *(point.name for point in entry_points(group=GROUP))})
 
 
 def make_oracle(name: str, options: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Oracle:
@@ -65,11 +65,11 @@ def make_oracle(name: str, options: Mapping[str, Any] | None = None, *, folder: 
     ValueError
         If there is none of this name, or an option is unknown.
     """
-    found = OWN.get(name)
-    if found is None:
+    factory = BUILTIN_ORACLES.get(name)
+    if factory is None:
         others = {point.name: point for point in entry_points(group=GROUP)}
         if name not in others:
             raise unknown_name("oracle", name, oracle_names())
-        found = others[name].load()
-    made: Oracle = found(dict(options or {}), folder=folder or Path())
+        factory = others[name].load()
+    made: Oracle = factory(dict(options or {}), folder=folder or Path())
     return made

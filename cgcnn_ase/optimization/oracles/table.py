@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.core.settings import Settings, settings_of
+from cgcnn_ase.core.settings import Settings, parse_settings
 from cgcnn_ase.optimization.records import Evaluation, OracleError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TableOracle:
         if missing:
             raise ValueError(f"{self.file}: no column {', '.join(missing)}; a column for each variable is needed")
         rows = self._by_point(tuple(names))
-        return [{name: _plain(self._frame[name].iloc[row]) for name in names} for row in rows.values()]
+        return [{name: _python_value(self._frame[name].iloc[row]) for name in names} for row in rows.values()]
 
     def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
         """The values and error bars in the point's row.
@@ -85,17 +85,17 @@ class TableOracle:
 
     def _by_point(self, names: tuple[str, ...]) -> dict[tuple[object, ...], int]:
         if names not in self._rows:
-            found: dict[tuple[object, ...], int] = {}
+            result: dict[tuple[object, ...], int] = {}
             columns = [self._frame[name] for name in names if name in self._frame.columns]
             for row, cells in enumerate(zip(*columns, strict=True)):
-                key = tuple(rounded(_plain(cell)) for cell in cells)
-                if key in found:
+                key = tuple(rounded(_python_value(cell)) for cell in cells)
+                if key in result:
                     raise ValueError(
-                        f"{self.file}: rows {found[key] + 2} and {row + 2} are the same point; give one, with its "
+                        f"{self.file}: rows {result[key] + 2} and {row + 2} are the same point; give one, with its "
                         "mean and error bar"
                     )
-                found[key] = row
-            self._rows[names] = found
+                result[key] = row
+            self._rows[names] = result
         return self._rows[names]
 
 
@@ -122,14 +122,14 @@ def read_table(file: Path) -> "pd.DataFrame":
 
 def table_oracle(options: Mapping[str, Any], *, folder: Path) -> TableOracle:
     """``table``, with ``file: values.csv`` (beside the configuration)."""
-    return TableOracle(folder / settings_of(TableSettings, options, "oracle").file)
+    return TableOracle(folder / parse_settings(TableSettings, options, "oracle").file)
 
 
-def _plain(cell: Any) -> float | int | str:
+def _python_value(cell: Any) -> float | int | str:
     """A cell as Python's own number or text."""
-    found = cell.item() if hasattr(cell, "item") else cell
-    assert isinstance(found, float | int | str)
-    return found
+    result = cell.item() if hasattr(cell, "item") else cell
+    assert isinstance(result, float | int | str)
+    return result
 
 
 def rounded(value: float | int | str) -> object:
@@ -138,4 +138,4 @@ def rounded(value: float | int | str) -> object:
 
 
 def _is_number(cell: Any) -> bool:
-    return isinstance(_plain(cell), float | int) and not math.isnan(float(cell))
+    return isinstance(_python_value(cell), float | int) and not math.isnan(float(cell))

@@ -11,7 +11,7 @@ from cgcnn_ase.optimization.space.variables import NONE, Value, Variable
 if TYPE_CHECKING:
     from ase import Atoms
 
-Supercell = int | Sequence[int]
+Repeats = int | Sequence[int]
 LiRemoval = Literal["random", "ewald"]
 
 #: the shares of the metals, by name
@@ -20,10 +20,10 @@ DOPANT, DOPANT_CONTENT, VACANCIES, ORDERING = "dopant", "dopant_content", "li_va
 #: all variables
 CATHODE_VARIABLES = (VACANCIES, *METALS, DOPANT, DOPANT_CONTENT, ORDERING)
 #: repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
-SUPERCELL: Supercell = (2, 2, 1)
+SUPERCELL: Repeats = (2, 2, 1)
 
 
-def cathode_space(ranges: Mapping[str, Any], *, host: str = "LiNiO2", supercell: Supercell = SUPERCELL) -> SearchSpace:
+def cathode_space(ranges: Mapping[str, Any], *, host: str = "LiNiO2", supercell: Repeats = SUPERCELL) -> SearchSpace:
     """The points that a supercell of a layered cathode can realise.
 
     Parameters
@@ -78,7 +78,7 @@ def cathode_structure(
     point: Mapping[str, Value],
     *,
     host: str = "LiNiO2",
-    supercell: Supercell = SUPERCELL,
+    supercell: Repeats = SUPERCELL,
     li_removal: LiRemoval = "random",
     seed: int = 0,
 ) -> "Atoms":
@@ -117,7 +117,7 @@ def cathode_structure(
     if unknown := sorted(set(point) - set(CATHODE_VARIABLES)):
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")
     n_sites = 3 * prod(_repeats(supercell))
-    counts = _counts(point, host, n_sites)
+    counts = _metal_counts(point, host, n_sites)
     carriers = dict(counts)  # the dopant on the sites of the metal whose place it takes
     dopant = str(point.get(DOPANT, NONE))
     if dopant in carriers:
@@ -149,7 +149,7 @@ def _template(carriers: tuple[tuple[str, int], ...], repeats: tuple[int, int, in
     return lattice.atoms(primitive=False).repeat(repeats), lattice.reference
 
 
-def _counts(point: Mapping[str, Value], host: str, n_sites: int) -> dict[str, int]:
+def _metal_counts(point: Mapping[str, Value], host: str, n_sites: int) -> dict[str, int]:
     """Atoms of each element on the metal sites."""
     from cgcnn_ase.cathodes.composition import whole_numbers
 
@@ -187,23 +187,23 @@ def _host_metals(host: str) -> Mapping[str, float]:
     return {metal: amounts[metal] for metal in LAYERED if metal in amounts}
 
 
-def _repeats(supercell: Supercell) -> tuple[int, int, int]:
+def _repeats(supercell: Repeats) -> tuple[int, int, int]:
     repeats = (supercell,) * 3 if isinstance(supercell, int) else tuple(supercell)
     if len(repeats) != 3 or any(type(n) is not int or n < 1 for n in repeats):
         raise ValueError(f"supercell {supercell!r}: a whole number, or three, of at least 1")
     return repeats
 
 
-def _range(name: str, given: Any) -> tuple[Any, Any]:
-    if not isinstance(given, list | tuple) or len(given) != 2:
-        raise ValueError(f"{name}: its range is [low, high], not {given!r}")
-    return given[0], given[1]
+def _range(name: str, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{name}: its range is [low, high], not {value!r}")
+    return value[0], value[1]
 
 
-def _check_dopants(given: Any) -> None:
+def _check_dopants(dopants: Any) -> None:
     from ase.data import atomic_numbers
 
-    for symbol in given if isinstance(given, list | tuple) else ():
+    for symbol in dopants if isinstance(dopants, list | tuple) else ():
         if symbol not in atomic_numbers or symbol == "X":
             raise ValueError(f"{DOPANT}: {symbol!r} is no element")
         if symbol in ("Li", "O", *METALS.values()):

@@ -36,17 +36,17 @@ def as_dimensions(variables: Sequence[Variable]) -> "list[Dimension]":
     except ImportError as error:
         raise ImportError(MISSING) from error
 
-    found: list[Dimension] = []
+    result: list[Dimension] = []
     for variable in variables:
         if variable.kind == "category":
-            found.append(Categorical(list(variable.categories), name=variable.name))
+            result.append(Categorical(list(variable.categories), name=variable.name))
         elif variable.low == variable.high:
-            found.append(Categorical([variable.value(0)], name=variable.name))
+            result.append(Categorical([variable.value(0)], name=variable.name))
         elif variable.kind in ("integer", "seed"):
-            found.append(Integer(int(variable.low), int(variable.high), name=variable.name))
+            result.append(Integer(int(variable.low), int(variable.high), name=variable.name))
         else:
-            found.append(Real(variable.low, variable.high, name=variable.name))
-    return found
+            result.append(Real(variable.low, variable.high, name=variable.name))
+    return result
 
 
 #: a number in a range is moved by this part of the range
@@ -125,11 +125,13 @@ class SearchSpace:
         """
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
-        given = config.get("variables")
-        if not isinstance(given, Mapping) or not all(isinstance(options, Mapping) for options in given.values()):
-            raise ValueError(f"space: variables must give the options of each variable by its name, not {given!r}")
+        variables = config.get("variables")
+        if not isinstance(variables, Mapping) or not all(
+            isinstance(options, Mapping) for options in variables.values()
+        ):
+            raise ValueError(f"space: variables must give the options of each variable by its name, not {variables!r}")
         return cls(
-            [Variable.from_dict(name, options) for name, options in given.items()], config.get("sum_to_one") or ()
+            [Variable.from_dict(name, options) for name, options in variables.items()], config.get("sum_to_one") or ()
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -163,12 +165,12 @@ class SearchSpace:
         """The point with a number, 0 to `count` - 1; the last variables change first."""
         if not 0 <= index < self._counted():
             raise IndexError(f"point {index}: there are {self.count}")
-        found: Point = {}
+        result: Point = {}
         for variable in reversed(self.alone):
             assert variable.count is not None
             index, k = divmod(index, variable.count)
-            found[variable.name] = variable.value(k)
-        return self.ordered(found | self._named(self._simplex[index]))
+            result[variable.name] = variable.value(k)
+        return self.ordered(result | self._point_of_shares(self._simplex[index]))
 
     def candidates(self) -> list[Point]:
         """All points.
@@ -200,11 +202,11 @@ class SearchSpace:
             return self.from_unit(rng.random((n, self.n_unit)))
         if self.count < 2**62:
             return [self.point(int(index)) for index in rng.choice(self.count, min(n, self.count), replace=False)]
-        found: dict[str, Point] = {}
-        while len(found) < n:
+        result: dict[str, Point] = {}
+        while len(result) < n:
             (point,) = self.from_unit(rng.random((1, self.n_unit)))
-            found.setdefault(self.key(point), point)
-        return list(found.values())
+            result.setdefault(self.key(point), point)
+        return list(result.values())
 
     # to and from numbers
 
@@ -222,7 +224,7 @@ class SearchSpace:
         n = len(self.shares)
         return [
             self.ordered(
-                self._named(self._simplex.from_unit(row[:n]))
+                self._point_of_shares(self._simplex.from_unit(row[:n]))
                 | {v.name: v.from_unit(u) for v, u in zip(self.alone, row[n:], strict=True)}
             )
             for row in rows
@@ -237,13 +239,13 @@ class SearchSpace:
             If a variable is missing or unknown, or a name is not among the categories.
         """
         self.checked_key(point)
-        found: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
+        result: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
         for share, k in zip(self.shares, self._simplex.nearest(amounts), strict=True):
-            found[share.name] = k / share.sites
+            result[share.name] = k / share.sites
             if (label := self.names_of.get(share.name)) is not None:
-                found[label.name] = label.snap(point[label.name]) if k else NONE
-        return self.ordered(found)
+                result[label.name] = label.snap(point[label.name]) if k else NONE
+        return self.ordered(result)
 
     def key(self, point: Mapping[str, Value]) -> str:
         """One name for each point, the same in every run: its values by the names of the variables in order.
@@ -329,13 +331,13 @@ class SearchSpace:
         values = np.array([point[name] for point in points], dtype=float)
         return (values - low) / (high - low) if high > low else np.zeros(len(points))
 
-    def _named(self, parts: Sequence[tuple[int, int]]) -> Point:
-        found: Point = {}
+    def _point_of_shares(self, parts: Sequence[tuple[int, int]]) -> Point:
+        result: Point = {}
         for share, (k, label) in zip(self.shares, parts, strict=True):
-            found[share.name] = k / share.sites
+            result[share.name] = k / share.sites
             if (names := self.names_of.get(share.name)) is not None:
-                found[names.name] = names.categories[label] if k else NONE
-        return found
+                result[names.name] = names.categories[label] if k else NONE
+        return result
 
     def ordered(self, point: Mapping[str, Value]) -> Point:
         """The same point with its variables in the order of the space."""
@@ -391,22 +393,22 @@ def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
                 more.name: (counts[more.name] + 1) / more.sites,
                 less.name: (counts[less.name] - 1) / less.sites,
             }
-            moved += _named(space, {**point, **exchanged})
+            moved += _all_namings(space, {**point, **exchanged})
     for share, label in space.names_of.items():
         if point[share]:
             moved += [{**point, label.name: name} for name in label.categories if name != point[label.name]]
     return [space.ordered(near) for near in moved]
 
 
-def _named(space: SearchSpace, point: Point) -> list[Point]:
+def _all_namings(space: SearchSpace, point: Point) -> list[Point]:
     """A point with every name that its shares can have, where they had none before or have none now."""
-    found = [point]
+    result = [point]
     for share, label in space.names_of.items():
         if not point[share]:
-            found = [{**each, label.name: NONE} for each in found]
+            result = [{**each, label.name: NONE} for each in result]
         elif point[label.name] == NONE:
-            found = [{**each, label.name: name} for each in found for name in label.categories]
-    return found
+            result = [{**each, label.name: name} for each in result for name in label.categories]
+    return result
 
 
 def _next_values(variable: Variable, value: Value) -> list[Value]:

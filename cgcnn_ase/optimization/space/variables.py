@@ -67,10 +67,12 @@ class Variable:
         ValueError
             If the options do not go together, or a range is empty.
         """
-        given = frozenset(key for key, value in options.items() if value is not None and value is not False)
-        kinds = [kind for kind, form in _FORMS.items() if given - {"of"} == form]
-        if not kinds or ("of" in given and kinds != ["category"]):
-            raise ValueError(f"{name}: {', '.join(sorted(given)) or 'no option'} given; a variable has {_ALLOWED}")
+        option_names = frozenset(key for key, value in options.items() if value is not None and value is not False)
+        kinds = [kind for kind, form in _FORMS.items() if option_names - {"of"} == form]
+        if not kinds or ("of" in option_names and kinds != ["category"]):
+            raise ValueError(
+                f"{name}: {', '.join(sorted(option_names)) or 'no option'} given; a variable has {_ALLOWED}"
+            )
         kind = kinds[0]
         if kind == "category":
             names, of = _names(name, options["categories"]), options.get("of")
@@ -86,10 +88,10 @@ class Variable:
         if kind == "integer" and (low != int(low) or high != int(high)):
             raise ValueError(f"{name}: the bounds of an integer are whole numbers, not {low:g} and {high:g}")
         sites = _whole(name, "sites", options["sites"], at_least=1) if kind == "share" else 0
-        found = cls(name, kind, low, high, sites)
+        result = cls(name, kind, low, high, sites)
         if kind == "share":
-            found.check_share()
-        return found
+            result.check_share()
+        return result
 
     def as_dict(self) -> dict[str, Any]:
         """The options that make this variable."""

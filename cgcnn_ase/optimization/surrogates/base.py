@@ -36,8 +36,8 @@ class Pool:
     @classmethod
     def of(cls, space: SearchSpace, points: Iterable[Mapping[str, Value]]) -> "Pool":
         """The pool of some points of a space."""
-        own = tuple(dict(point) for point in points)
-        return cls(own, tuple(space.key(point) for point in own), space.features(own))
+        copies = tuple(dict(point) for point in points)
+        return cls(copies, tuple(space.key(point) for point in copies), space.features(copies))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -64,7 +64,7 @@ class Pool:
         return rows, np.asarray(inverse, dtype=np.intp).reshape(-1)
 
 
-class Estimate(NamedTuple):
+class SurrogatePrediction(NamedTuple):
     """What a surrogate says of the points of a pool, in the unit of the labels."""
 
     mean: Floats  #: (n,)
@@ -90,7 +90,7 @@ class Surrogate(Protocol):
             Same labels and seed, same model.
         """
 
-    def predict(self, pool: Pool) -> Estimate:
+    def predict(self, pool: Pool) -> SurrogatePrediction:
         """What it says of points."""
 
     def covariance(self, pool: Pool, others: Pool) -> Floats:

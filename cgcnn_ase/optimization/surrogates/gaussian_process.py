@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.search_space import MISSING
-from cgcnn_ase.optimization.surrogates.base import Estimate, Pool
+from cgcnn_ase.optimization.surrogates.base import Pool, SurrogatePrediction
 
 if TYPE_CHECKING:
     from skopt.learning import GaussianProcessRegressor
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 #: labels below which the length scales stay as they start
-_FEW = 4
+_MIN_LABELS_TO_FIT_SCALES = 4
 #: labels by which the kernel's parameters are found; of more, so many at random
-_MANY = 120
+_MAX_LABELS_TO_FIT = 120
 #: labels beyond which one start finds them: their likelihood has one clear maximum
-_CLEAR = 50
+_MAX_LABELS_RESTARTS = 50
 #: of a hyperparameter's search; it has converged or is lost
 _STEPS = 60
 #: random Fourier features of a sample
@@ -63,12 +63,12 @@ class GaussianProcess:
         model = regressor(np.full(pool.features.shape[1], 0.5))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a length scale at its bound is a feature without influence: no concern
-            if len(values) >= _FEW:
-                some = np.random.default_rng(seed).permutation(len(values))[:_MANY]
+            if len(values) >= _MIN_LABELS_TO_FIT_SCALES:
+                some = np.random.default_rng(seed).permutation(len(values))[:_MAX_LABELS_TO_FIT]
                 model.set_params(
                     alpha=alpha[some],
                     optimizer=_search,
-                    n_restarts_optimizer=self.n_restarts if len(values) <= _CLEAR else 0,
+                    n_restarts_optimizer=self.n_restarts if len(values) <= _MAX_LABELS_RESTARTS else 0,
                     random_state=seed,
                 )
                 model.fit(pool.features[some], targets[some])
@@ -78,14 +78,16 @@ class GaussianProcess:
         self._model: GaussianProcessRegressor = model
         self._last = None
 
-    def predict(self, pool: Pool) -> Estimate:
+    def predict(self, pool: Pool) -> SurrogatePrediction:
         """Mean and std: :math:`k^T K^{-1} y`, and the root of :math:`k_0 - k^T K^{-1} k`."""
         cross, half = self._projected(pool)
         mean = cross @ self._model.alpha_
         rows, which = pool.distinct
         variance = np.maximum(self._model.kernel_.diag(rows) - (half**2).sum(axis=0), 0.0)
         white = np.full(len(pool), self.white)
-        return Estimate(self._mean + self._scale * mean[which], self._scale * np.sqrt(variance)[which], white)
+        return SurrogatePrediction(
+            self._mean + self._scale * mean[which], self._scale * np.sqrt(variance)[which], white
+        )
 
     @property
     def white(self) -> float:
@@ -179,5 +181,5 @@ def _search(objective: Callable[[Floats], tuple[float, Floats]], start: Floats, 
     """The kernel's parameters of the highest likelihood near a start."""
     from scipy.optimize import minimize
 
-    found = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": _STEPS})
-    return found.x, float(found.fun)
+    result = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": _STEPS})
+    return result.x, float(result.fun)

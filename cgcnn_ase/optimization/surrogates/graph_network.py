@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.variables import Point
-from cgcnn_ase.optimization.surrogates.base import Estimate, Pool, Surrogate
+from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate, SurrogatePrediction
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -54,7 +54,7 @@ def make_surrogate(
     if model is None or structure is None:
         raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
 
-    network = Network(model, structure, progress=progress)
+    network = GraphNetworkSurrogate(model, structure, progress=progress)
     return network if name == "network" else Stacked(network)
 
 
@@ -65,7 +65,7 @@ _SHARED = 0.9
 _DISTANCE = 0.2
 
 
-class Network:
+class GraphNetworkSurrogate:
     """A model of the zoo, or of the user, that says how sure it is.
 
     Its predictions differ from the labels by the mean of what they differ by where both are known: another functional
@@ -106,10 +106,10 @@ class Network:
         weights = None if noise is None else 1 / (noise**2 + std**2)
         self.offset = float(np.average(values - mean, weights=weights))
 
-    def predict(self, pool: Pool) -> Estimate:
+    def predict(self, pool: Pool) -> SurrogatePrediction:
         """The model's mean plus the offset, and its std."""
         mean, std = self.raw(pool)
-        return Estimate(mean + self.offset, std, np.zeros(len(pool)))
+        return SurrogatePrediction(mean + self.offset, std, np.zeros(len(pool)))
 
     def covariance(self, pool: Pool, others: Pool) -> Floats:
         """(n, k) as if errors were alike at near points, 0.9 of them at equal features and less by distance.
@@ -139,8 +139,8 @@ class Network:
         missing = {key: point for key, point in zip(pool.keys, pool.points, strict=True) if key not in self._known}
         if missing:
             self._known.update(zip(missing, self._said(list(missing.items())), strict=True))
-        found = np.array([self._known[key] for key in pool.keys], dtype=float).reshape(-1, 2)
-        return found[:, 0], found[:, 1]
+        result = np.array([self._known[key] for key in pool.keys], dtype=float).reshape(-1, 2)
+        return result[:, 0], result[:, 1]
 
     def _said(self, points: Sequence[tuple[str, Point]]) -> Iterator[tuple[float, float]]:
         from rich.console import Console
@@ -179,7 +179,7 @@ class Stacked:
         As for :class:`cgcnn_ase.optimization.surrogates.gaussian_process.GaussianProcess`.
     """
 
-    def __init__(self, network: Network, *, n_restarts: int = 2) -> None:
+    def __init__(self, network: GraphNetworkSurrogate, *, n_restarts: int = 2) -> None:
         from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
 
         self._network, self._errors = network, GaussianProcess(n_restarts=n_restarts)
@@ -190,11 +190,11 @@ class Stacked:
         mean, std, _ = self._network.predict(pool)
         self._errors.fit(pool, (values - mean) / std, None if noise is None else noise / std, seed=seed)
 
-    def predict(self, pool: Pool) -> Estimate:
+    def predict(self, pool: Pool) -> SurrogatePrediction:
         """The model's mean plus the process of its errors."""
         mean, std, _ = self._network.predict(pool)
         error = self._errors.predict(pool)
-        return Estimate(mean + std * error.mean, std * error.epistemic, std * error.aleatoric)
+        return SurrogatePrediction(mean + std * error.mean, std * error.epistemic, std * error.aleatoric)
 
     def covariance(self, pool: Pool, others: Pool) -> Floats:
         """(n, k) that of the process, times the model's stds."""

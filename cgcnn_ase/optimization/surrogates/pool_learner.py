@@ -51,7 +51,7 @@ def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[F
     ValueError
         If a structure has no such graph.
     """
-    found: list[Floats] = []
+    result: list[Floats] = []
     for first in range(0, len(structures), _AT_ONCE):
         part = structures[first : first + _AT_ONCE]
         built = graphs_and_nodes([geometry(atoms) for atoms in part], model.graph)
@@ -61,8 +61,8 @@ def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[F
             sites = torch.cat(layers, dim=1)
             means = segment_mean(sites, built.graph.multiplicity, index, n)
         vectors = torch.cat([sites, means[index]], dim=1).double().numpy()[built.node_of_atom]
-        found += np.split(vectors, np.cumsum([len(atoms) for atoms in part])[:-1])
-    return found
+        result += np.split(vectors, np.cumsum([len(atoms) for atoms in part])[:-1])
+    return result
 
 
 def crystal_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> Floats:
@@ -74,7 +74,7 @@ def crystal_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> Flo
 _COMPONENTS = 24
 
 #: labels that decide the kernel's parameters; of more, so many at random
-_MANY = 150
+_MAX_LABELS_TO_FIT_LEARNER = 150
 
 #: of the pool, over which the variance is summed; of more, so many at random
 _REFERENCE = 2000
@@ -202,7 +202,7 @@ class PoolLearner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a parameter at its bound is no concern
             if len(rows) > 2:
-                some = np.random.default_rng(self.seed).permutation(len(rows))[:_MANY]
+                some = np.random.default_rng(self.seed).permutation(len(rows))[:_MAX_LABELS_TO_FIT_LEARNER]
                 model.set_params(optimizer="fmin_l_bfgs_b")
                 model.fit(points[some], targets[some])
                 model.set_params(kernel=found_kernel(model), optimizer=None)

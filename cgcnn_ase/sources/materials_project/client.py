@@ -12,9 +12,16 @@ from functools import cached_property
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.sources.client import UNITS, Credit, CursorError, Page, Query, check_fields
+from cgcnn_ase.sources.client import UNITS, Attribution, CursorError, Page, Query, check_fields
 from cgcnn_ase.sources.materials_project.documents import Records
-from cgcnn_ase.sources.materials_project.http import find_key, heartbeat, in_words, make_rester, make_session, missing
+from cgcnn_ase.sources.materials_project.http import (
+    call_client,
+    find_key,
+    heartbeat,
+    make_rester,
+    make_session,
+    missing,
+)
 from cgcnn_ase.sources.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
 from cgcnn_ase.sources.materials_project.records import PLACES, SCHEMES, Document, routes_of
 from cgcnn_ase.sources.retry import Retry, with_retries
@@ -115,16 +122,16 @@ class MaterialsProject:
         of_electrodes = "insertion_electrodes" in routes_of(names)
         if of_electrodes or "insertion_electrodes" in routes_of(query.ranges):
             _check_electrodes(query, names)
-        rester = retry(lambda: in_words(lambda: make_rester(self._key, self.url, self._session)))
+        rester = retry(lambda: call_client(lambda: make_rester(self._key, self.url, self._session)))
 
         def ask(search: Callable[..., Any], /, **conditions: Any) -> list[Document]:
-            found: list[Document] = retry(lambda: in_words(lambda: search(**conditions)))
-            return found
+            result: list[Document] = retry(lambda: call_client(lambda: search(**conditions)))
+            return result
 
         getter = Records(rester, ask, self.thermo_type)
         if of_electrodes:
-            found = electrodes(rester, ask, query)
-            ids, missed = list(found), _not_found(query.ids, list(found))
+            result = electrodes(rester, ask, query)
+            ids, missed = list(result), _not_found(query.ids, list(result))
         else:
             ids = material_ids(rester, ask, query, names, self.thermo_type)
             missed = _not_found([canonical(name) for name in query.ids], ids)
@@ -141,17 +148,17 @@ class MaterialsProject:
         for begin in range(start, len(ids), AT_ONCE):
             chunk = ids[begin : begin + AT_ONCE]
             if of_electrodes:
-                records, refused = getter.electrodes(query, names, {name: found[name] for name in chunk})
+                records, refused = getter.electrodes(query, names, {name: result[name] for name in chunk})
             else:
                 records, refused = getter.materials(query, names, chunk)
             if begin == 0:
                 refused += missed
             yield Page(tuple(records), tuple(refused), f"{begin + len(chunk)}:{digest}", len(ids))
 
-    def credit(self, fields: Sequence[str]) -> Credit:
+    def credit(self, fields: Sequence[str]) -> Attribution:
         """Licence CC BY 4.0, the Materials Project's citation and those of the builders whose data was taken."""
         routes = routes_of(fields)
-        return Credit(
+        return Attribution(
             provider="the Materials Project",
             licence=LICENCE,
             citations=tuple(text for route, text in _CITATIONS.items() if not route or route in routes),
@@ -171,15 +178,15 @@ class MaterialsProject:
         return make_session(self._timeout)
 
 
-def _not_found(asked: Sequence[str], found: Sequence[str]) -> list[tuple[str, str]]:
+def _not_found(asked: Sequence[str], result: Sequence[str]) -> list[tuple[str, str]]:
     """Ids that were asked for by name and are not among those found."""
     why = "the database has no such record, or it does not satisfy the other conditions"
-    return [(name, why) for name in sorted(set(asked) - set(found))]
+    return [(name, why) for name in sorted(set(asked) - set(result))]
 
 
 def _check_electrodes(query: Query, fields: Sequence[str]) -> None:
     """Electrodes are records of their own: of a framework and an ion, not of a material."""
-    known = [name for name, place in PLACES.items() if place.route == "insertion_electrodes"]
+    known = [name for name, entry in PLACES.items() if entry.route == "insertion_electrodes"]
     for name in (*fields, *query.ranges):
         if name not in known:
             raise ValueError(f"{name} and {known[0]} are of different records; of electrodes, {', '.join(known)} exist")

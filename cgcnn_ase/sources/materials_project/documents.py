@@ -54,7 +54,7 @@ class Records:
         records: list[FetchedRecord] = []
         refused: list[tuple[str, str]] = []
         for name in ids:
-            documents = {route: found[name] for route, found in of_route.items() if name in found}
+            documents = {route: result[name] for route, result in of_route.items() if name in result}
             try:
                 records.append(self._material(name, documents, fields, query, energies=thermo is not None))
             except RefusedError as error:
@@ -87,26 +87,26 @@ class Records:
 
     def _scheme(self, document: Document) -> dict[str, str]:
         """Words about where the energies of a document come from; raises where it is another scheme."""
-        found = str(document.get("thermo_type"))
-        if found.upper() != self.thermo_type:
-            raise RefusedError(f"its energies are of {found}, not of {self.thermo_type}")
+        result = str(document.get("thermo_type"))
+        if result.upper() != self.thermo_type:
+            raise RefusedError(f"its energies are of {result}, not of {self.thermo_type}")
         functional, corrections = SCHEMES[self.thermo_type]
         words = {"functional": functional, "corrections": corrections, "thermo_type": self.thermo_type}
         run_type = document.get("energy_type")
         return words | ({"run_type": run_type} if isinstance(run_type, str) else {})
 
-    def electrodes(self, query: Query, fields: tuple[str, ...], found: Mapping[str, Document]) -> Found:
+    def electrodes(self, query: Query, fields: tuple[str, ...], result: Mapping[str, Document]) -> Found:
         """Records of insertion electrodes, with the structure of the discharged host: the ion is in it."""
         hosts = {
             name: canonical(str(document["id_discharge"]))
-            for name, document in found.items()
+            for name, document in result.items()
             if document.get("id_discharge")
         }
         ids = sorted(set(hosts.values()))
         summary = self._documents("summary", ids, ["structure", "symmetry"])
         records: list[FetchedRecord] = []
         refused: list[tuple[str, str]] = []
-        for name, document in found.items():
+        for name, document in result.items():
             host = hosts.get(name, "")
             try:
                 words = {**self._scheme(document), "working_ion": str(document["working_ion"]), "discharged": host}
@@ -138,8 +138,8 @@ class Records:
 def _fields_of(route: str, fields: Sequence[str], query: Query) -> list[str]:
     """The fields to ask a route for."""
     asked = [*fields, *query.ranges, *(["is_stable"] if query.stable is not None else [])]
-    own = [PLACES[name].path[0] for name in asked if PLACES[name].route == route]
-    return list(dict.fromkeys([*own, *_ALSO[route]]))
+    names = [PLACES[name].path[0] for name in asked if PLACES[name].route == route]
+    return list(dict.fromkeys([*names, *_ALSO[route]]))
 
 
 def _entry(thermo: Document) -> Mapping[str, Any] | None:

@@ -23,10 +23,10 @@ class NoKeyError(ValueError):
     """There is no key that could be used; the message says where one is looked for."""
 
 
-def find_key(given: str | None = None, ask: Callable[[], str] | None = None) -> str:
+def find_key(explicit: str | None = None, ask: Callable[[], str] | None = None) -> str:
     """The key to use.
 
-    Looked for in this order: `given`; ``MP_API_KEY`` in the environment; ``api_key`` in the section
+    Looked for in this order: `explicit`; ``MP_API_KEY`` in the environment; ``api_key`` in the section
     ``[materials-project]`` of ASE's configuration file; ``PMG_MAPI_KEY`` of pymatgen (``~/.config/.pmgrc.yaml``);
     `ask`, which may ask a person.
 
@@ -36,26 +36,26 @@ def find_key(given: str | None = None, ask: Callable[[], str] | None = None) -> 
         If there is none, or if it is none of this interface.
     """
     places: tuple[tuple[str, Callable[[], str | None]], ...] = (
-        ("api_key", lambda: given),
+        ("api_key", lambda: explicit),
         ("MP_API_KEY", lambda: os.environ.get("MP_API_KEY")),
         ("api_key in [materials-project] of ASE's configuration", _of_ase),
         ("PMG_MAPI_KEY of pymatgen", _of_pymatgen),
         ("the answer", ask or (lambda: None)),
     )
-    for place, look in places:
+    for source, look in places:
         key = (look() or "").strip()
         if key:
-            return _checked(key, place)
+            return _checked(key, source)
     raise NoKeyError(
         "the Materials Project needs a key: set MP_API_KEY, or api_key in [materials-project] of "
         f"~/.config/ase/config.ini, or PMG_MAPI_KEY in ~/.config/.pmgrc.yaml; get one at {_WHERE}"
     )
 
 
-def _checked(key: str, place: str) -> str:
+def _checked(key: str, source: str) -> str:
     if len(key) != LENGTH or not key.isascii() or not key.isalnum():
         raise NoKeyError(
-            f"{place}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} characters; "
+            f"{source}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} characters; "
             f"get one at {_WHERE}"
         )
     return key
@@ -120,7 +120,7 @@ def missing() -> ImportError:
     return ImportError('the Materials Project needs the mp-api package: pip install "cgcnn-ase[mp]"')
 
 
-def in_words(call: Callable[[], T]) -> T:
+def call_client(call: Callable[[], T]) -> T:
     """The result of one request of the client.
 
     Raises
@@ -149,7 +149,7 @@ def in_words(call: Callable[[], T]) -> T:
 
 def heartbeat(session: "Session", endpoint: str) -> str:
     """Version of the database, from its heartbeat; raises `FetchError`."""
-    answer = in_words(lambda: session.get(endpoint + "heartbeat").json())
+    answer = call_client(lambda: session.get(endpoint + "heartbeat").json())
     version = answer.get("db_version") if isinstance(answer, dict) else None
     if not isinstance(version, str) or not version:
         raise FetchError(f"{_WHO} ({endpoint}): its heartbeat names no version of the database")

@@ -92,7 +92,7 @@ def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document
     for name in ("formula", "elements", "exclude_elements"):
         if getattr(query, name):
             conditions[name] = list(getattr(query, name))
-    found: dict[str, Document] = {}
+    result: dict[str, Document] = {}
 
     def add(documents: Iterable[Document]) -> None:
         for document in documents:
@@ -100,9 +100,9 @@ def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document
             if not ids or not document.get("working_ion"):
                 raise FetchError("the Materials Project: an electrode has no material ids or no working ion")
             name = f"{min(ids).string}_{document['working_ion']}"
-            if name in found:
+            if name in result:
                 raise FetchError(f"the Materials Project gave the electrode {name} twice; try again later")
-            found[name] = document
+            result[name] = document
 
     search = rester.materials.insertion_electrodes.search
     if query.ids:
@@ -112,7 +112,7 @@ def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document
     else:
         for page in _pages_of(search, ask, conditions, _ELECTRODE_FIELDS):
             add(page)
-    return {name: found[name] for name in sorted(found, key=_by_number)}
+    return {name: result[name] for name in sorted(result, key=_by_number)}
 
 
 def canonical(name: str) -> str:
@@ -127,10 +127,10 @@ def canonical(name: str) -> str:
 
 def id_of(document: Document) -> str:
     """Which material a document is of; raises `FetchError` where it does not say."""
-    found = document.get("material_id")
-    if not isinstance(found, str):
+    result = document.get("material_id")
+    if not isinstance(result, str):
         raise FetchError("the Materials Project: a document has no material_id; this server speaks another interface")
-    return canonical(found)
+    return canonical(result)
 
 
 def pieces(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -58,14 +58,14 @@ def routes_of(names: Iterable[str]) -> set[str]:
     return {PLACES[name].route for name in names}
 
 
-def read_structure(name: str, found: object) -> "Atoms":
+def read_structure(name: str, result: object) -> "Atoms":
     """A structure as a document holds it; raises `RefusedError`."""
     from pymatgen.core import Structure
 
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         raise RefusedError("the database gives no structure")
     try:
-        atoms = check_atoms(from_pymatgen(Structure.from_dict(found)), name)
+        atoms = check_atoms(from_pymatgen(Structure.from_dict(result)), name)
     except RefusedError:
         raise
     except StructureError as error:
@@ -128,14 +128,14 @@ def space_group(document: Document) -> dict[str, str]:
 def _number(name: str, document: Document, path: tuple[str, ...]) -> float | None:
     if document.get("state", "successful") not in ("successful", None):
         return None  # of a fit that failed
-    found: object = document
+    result: object = document
     for key in path:
-        found = found.get(key) if isinstance(found, dict) else found
-    if found is None:
+        result = result.get(key) if isinstance(result, dict) else result
+    if result is None:
         return None
-    if isinstance(found, (bool, int, float)):
-        return float(found)
-    raise RefusedError(f"its {name} is {one_line(repr(found), limit=60)}, no number")
+    if isinstance(result, (bool, int, float)):
+        return float(result)
+    raise RefusedError(f"its {name} is {one_line(repr(result), limit=60)}, no number")
 
 
 def _check_composition(atoms: "Atoms", query: Query) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import UNITS, Credit, Page, Query, check_fields
-from cgcnn_ase.sources.optimade.filter import Kept, check_filter, optimade_filter
-from cgcnn_ase.sources.optimade.pages import Answer, Place
+from cgcnn_ase.sources.client import UNITS, Attribution, Page, Query, check_fields
+from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
+from cgcnn_ase.sources.optimade.pages import Place, QueryResult
 from cgcnn_ase.sources.optimade.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
@@ -76,9 +76,9 @@ class Optimade:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         known = provider if isinstance(provider, Provider) else find_provider(provider)
-        own = {name: _own_property(name, *given) for name, given in (properties or {}).items()}
+        extra_properties = {name: _own_property(name, *spec) for name, spec in (properties or {}).items()}
         address = known.url if url is None else find_provider(url).url
-        self.provider = replace(known, url=address, properties={**known.properties, **own})
+        self.provider = replace(known, url=address, properties={**known.properties, **extra_properties})
         self._own_limit = page_limit is not None
         self.page_limit = known.page_limit if page_limit is None else page_limit
         if self.page_limit < 1:
@@ -145,22 +145,24 @@ class Optimade:
             If a property is asked for that the provider does not have.
         """
         wanted = check_fields(fields, self.units)
-        kept = Kept(query, self.provider.properties)
+        kept = QueryMatcher(query, self.provider.properties)
         # what is chosen here needs full pages, few of a page may remain
         limit = self.page_limit if query.limit is None or kept.own else min(self.page_limit, query.limit)
         parts = [self._first(part, (*wanted, *kept.ranges), limit) for part in _parts(query)]
-        answer = Answer(self._server, self.provider, query, wanted, kept, parts, retry, self.sleep, self._own_limit)
+        answer = QueryResult(
+            self._server, self.provider, query, wanted, kept, parts, retry, self.sleep, self._own_limit
+        )
         at = Place(0, parts[0]) if after is None else Place.read(after)
         return answer.pages(at, resumed=after is not None)
 
-    def credit(self, fields: Sequence[str]) -> Credit:  # noqa: ARG002  all is of one provider
+    def credit(self, fields: Sequence[str]) -> Attribution:  # noqa: ARG002  all is of one provider
         """Provider, licence and citations.
 
         Who stands behind a server that is given by its URL, and its licence, are known once `version` was asked.
         """
         from importlib.metadata import version as installed
 
-        return Credit(
+        return Attribution(
             provider=self.provider.title,
             licence=self.provider.licence or self._stated_licence or "not known",
             citations=(*(self.provider.citation or self._stated_by), _OPTIMADE),

@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) -> str:
     """The query as an OPTIMADE filter string; empty for all records.
 
-    What the provider's server cannot compare is left out (`Kept.own` names it): values inside dictionaries, and
+    What the provider's server cannot compare is left out (`QueryMatcher.own` names it): values inside dictionaries, and
     those that we divide by the number of atoms.
 
     Parameters
@@ -149,7 +149,7 @@ def reduced_formula(formula: str) -> str:
     return "".join(f"{symbol}{'' if amount[symbol] == 1 else amount[symbol]}" for symbol in sorted(amount))
 
 
-class Kept:
+class QueryMatcher:
     """Whether records keep to the query."""
 
     def __init__(self, query: Query, properties: Mapping[str, ProviderProperty]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import CursorError, Page, Query
-from cgcnn_ase.sources.optimade.filter import Kept
+from cgcnn_ase.sources.optimade.filter import QueryMatcher
 from cgcnn_ase.sources.optimade.providers import Provider
 from cgcnn_ase.sources.optimade.server import OptimadeServer
 from cgcnn_ase.sources.optimade.structures import read_records
@@ -42,14 +42,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueryResult:
     """The answer to one question, in one part or several (of many ids)."""
 
     server: OptimadeServer
     provider: Provider
     query: Query
     fields: tuple[str, ...]  #: our properties that the records shall hold
-    kept: Kept
+    kept: QueryMatcher
     parts: Sequence[str]  #: query string of the first page of each
     retry: Retry
     sleep: Callable[[float], None]

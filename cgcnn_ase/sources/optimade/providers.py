@@ -107,14 +107,14 @@ def _at(url: str) -> Provider:
             f"provider {parts.scheme}://{parts.hostname or ''}{parts.path}: needed is the base URL of an OPTIMADE "
             "server, http(s)://host/path and nothing else"
         )
-    place = parts.netloc + parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
-    return Provider(name=place, title=place, url=f"{parts.scheme}://{place}")
+    base = parts.netloc + parts.path.rstrip("/").removesuffix("/structures").removesuffix("/v1")
+    return Provider(name=base, title=base, url=f"{parts.scheme}://{base}")
 
 
 def _alexandria(name: str, functional: str, path: str, infix: str, citation: tuple[str, ...]) -> Provider:
     """Alexandria's SCAN values are fields of its PBEsol records: single points at the PBEsol geometry."""
 
-    def own(field: str, unit: str) -> ProviderProperty:
+    def prop(field: str, unit: str) -> ProviderProperty:
         return ProviderProperty(f"_alexandria_{infix}{field}", unit, "seen")
 
     return Provider(
@@ -124,12 +124,12 @@ def _alexandria(name: str, functional: str, path: str, infix: str, citation: tup
         licence="CC BY 4.0",
         citation=citation,
         properties={
-            "formation_energy_per_atom": own("formation_energy_per_atom", "eV/atom"),
-            "energy_above_hull": own("hull_distance", "eV/atom"),
-            "energy_per_atom": own("energy_corrected", "eV/cell"),
-            "uncorrected_energy_per_atom": own("energy", "eV/cell"),
-            "band_gap": own("band_gap", "eV"),
-            "total_magnetization": own("magnetization", "mu_B"),
+            "formation_energy_per_atom": prop("formation_energy_per_atom", "eV/atom"),
+            "energy_above_hull": prop("hull_distance", "eV/atom"),
+            "energy_per_atom": prop("energy_corrected", "eV/cell"),
+            "uncorrected_energy_per_atom": prop("energy", "eV/cell"),
+            "band_gap": prop("band_gap", "eV"),
+            "total_magnetization": prop("magnetization", "mu_B"),
         },
         words={"functional": functional},
     )

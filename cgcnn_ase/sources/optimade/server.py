@@ -39,8 +39,8 @@ def stated_provider(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """
     provider = meta.get("provider") or {}
     page = provider.get("homepage")
-    said = (provider.get("name"), page.get("href") if isinstance(page, Mapping) else page)
-    words = ", ".join(str(each) for each in said if each)
+    stated = (provider.get("name"), page.get("href") if isinstance(page, Mapping) else page)
+    words = ", ".join(str(each) for each in stated if each)
     return (words,) if words else ()
 
 

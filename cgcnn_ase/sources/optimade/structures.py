@@ -15,7 +15,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import FetchedRecord
-from cgcnn_ase.sources.optimade.filter import Kept
+from cgcnn_ase.sources.optimade.filter import QueryMatcher
 from cgcnn_ase.sources.optimade.providers import Provider
 from cgcnn_ase.sources.units import conversion
 from cgcnn_ase.structures import StructureError, check_atoms
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def read_records(
-    data: Sequence[object], provider: Provider, fields: Sequence[str], kept: Kept
+    data: Sequence[object], provider: Provider, fields: Sequence[str], kept: QueryMatcher
 ) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
     """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
 
@@ -163,7 +163,7 @@ def _names(value: object) -> list[str]:
 
 def _elements(id: str, species: object) -> dict[str, str]:
     """The element that stands behind each name of a species; refuse sites that are not one whole atom."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for kind in species if isinstance(species, list) else []:
         name, chemical = str(kind.get("name")), _names(kind.get("chemical_symbols"))
         shares = kind.get("concentration")
@@ -178,8 +178,8 @@ def _elements(id: str, species: object) -> dict[str, str]:
         if len(occupied) != 1 or abs(sum(occupied.values()) - 1) > _FULL:
             parts = " ".join(f"{symbol} {share:g}" for symbol, share in occupied.items()) or "nothing"
             raise StructureError(id, f"has partially occupied sites: species {name!r} is {parts}")
-        found[name] = next(iter(occupied))
-    return found
+        result[name] = next(iter(occupied))
+    return result
 
 
 def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
