@@ -79,19 +79,16 @@ def table(result: dict[str, list[Point]]) -> Table:
     )
     for task, points in result.items():
         for what in dict.fromkeys(point["what"] for point in points):
-            points_of_task = [point for point in points if point["what"] == what]
-            base = "before" if points_of_task[0].get("before") is not None else "scratch"
-            ratio = np.mean([p["after"] for p in points_of_task]) / np.mean([p[base] for p in points_of_task]) - 1
+            rows = [point for point in points if point["what"] == what]
+            base = "before" if rows[0].get("before") is not None else "scratch"
+            ratio = np.mean([p["after"] for p in rows]) / np.mean([p[base] for p in rows]) - 1
             old = ""
-            if "old_before" in points_of_task[0]:
-                old = f"{np.mean([p['old_after'] for p in points_of_task]) / np.mean([p['old_before'] for p in points_of_task]) - 1:+.1%}"
+            if "old_before" in rows[0]:
+                old = f"{np.mean([p['old_after'] for p in rows]) / np.mean([p['old_before'] for p in rows]) - 1:+.1%}"
             shown = [
-                _spread([p[key] for p in points_of_task if p.get(key) is not None])
-                for key in ("before", "scratch", "after")
+                _spread([p[key] for p in rows if p.get(key) is not None]) for key in ("before", "scratch", "after")
             ]
-            made.rows.append(
-                [f"{task}, {what}", len(points_of_task), points_of_task[0]["labels"], *shown, f"{ratio:+.1%}", old]
-            )
+            made.rows.append([f"{task}, {what}", len(rows), rows[0]["labels"], *shown, f"{ratio:+.1%}", old])
     return made
 
 

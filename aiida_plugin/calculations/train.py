@@ -47,12 +47,12 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     """
     from dataclasses import fields
 
-    from cgcnn_ase.core.settings import settings_from
+    from cgcnn_ase.core.settings import OLD_NAMES, current_names, settings_from
     from cgcnn_ase.training.config import TrainConfig
 
     plugin_settings = [*DATA, *OPTIONS]
     of_run = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(settings) - {*plugin_settings, *of_run}):
+    if unknown := sorted(set(settings) - {*plugin_settings, *of_run, *OLD_NAMES}):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*plugin_settings, *of_run])}"
     for name, allowed in _CHOICES.items():
         if name in settings and settings[name] not in allowed:
@@ -70,9 +70,9 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     if not tunes and settings.get("freeze", "none") != "none":
         return "freeze needs a model to start from"
     # what network and graph may hold depends on preset and model, and the command checks it
-    plain = {name: settings[name] for name in of_run if name in settings and name not in ("network", "graph")}
+    left_out = (*plugin_settings, "network", "graph")
     try:
-        settings_from(TrainConfig, plain)
+        settings_from(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
     except ValueError as error:
         return str(error)
     return None

@@ -1,5 +1,6 @@
 """Settings by name, as YAML gives them, into the dataclasses that hold them. It needs no more than Python and YAML."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
@@ -90,6 +91,38 @@ def unknown_name(what: str, name: str, names: list[str]) -> ValueError:
 
 
 T = TypeVar("T")
+
+# names that settings of a training had in run files of version 1, and today's
+OLD_NAMES = {
+    "error_folds": "cross_fit_folds",
+    "hold_norms": "freeze_batchnorm_stats",
+    "select": "checkpoint",
+    "trunk_rate": "backbone_lr_scale",
+}
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the settings of a training that version 1 called otherwise, with a warning for each.
+
+    Raises
+    ------
+    ValueError
+        If a setting stands under both of its names.
+
+    Examples
+    --------
+    >>> current_names({"epochs": 30, "checkpoint": "last"})
+    {'epochs': 30, 'checkpoint': 'last'}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        new = OLD_NAMES.get(name, name)
+        if new != name and new in values:
+            raise ValueError(f"the settings {name} and {new} are the same; give only {new}")
+        if new != name:
+            warnings.warn(f"the setting {name} is called {new} now", stacklevel=2)
+        result[new] = value
+    return result
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Supercell:
 
 def make_supercell(
     host: Host,
-    shape: SupercellLike | None = None,
+    supercell: SupercellLike | None = None,
     *,
     min_distance: float = 10.0,
     diagonal: bool = False,
@@ -209,7 +209,7 @@ def make_supercell(
     ----------
     host
         The host; it is never repeated along a vacuum.
-    shape
+    supercell
         n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
     min_distance
         Smallest distance between a defect and its image, Å; without meaning where a supercell is given.
@@ -223,8 +223,8 @@ def make_supercell(
     ValueError
         If the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
     """
-    if shape is not None:
-        matrix = _given(host, shape)
+    if supercell is not None:
+        matrix = _given(host, supercell)
     else:
         if not (np.isfinite(min_distance) and min_distance > 0):
             raise ValueError(f"min_distance {min_distance}: must be a positive length in Å")
@@ -243,9 +243,9 @@ def image_distance(cell: Floats, periodic: Sequence[bool]) -> float:
     return float(min(np.linalg.norm(reduced[axis]) for axis in range(3) if periodic[axis]))
 
 
-def _given(host: Host, shape: SupercellLike) -> Ints:
-    asked = np.asarray(shape)
-    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else shape}"
+def _given(host: Host, supercell: SupercellLike) -> Ints:
+    asked = np.asarray(supercell)
+    words = f"supercell {np.array2string(asked, separator=', ') if asked.ndim else supercell}"
     if asked.shape not in ((), (3,), (3, 3)) or not np.issubdtype(asked.dtype, np.integer):
         raise ValueError(f"{words}: give a whole number, three of them, or three rows of three".replace("\n", ""))
     if asked.ndim == 0:

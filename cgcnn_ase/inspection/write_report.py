@@ -107,8 +107,8 @@ def _summary(report: DatasetReport) -> Iterator[str]:
 
 def _describe(values: Distribution) -> str:
     return (
-        f"median {values.median:.4g}, 5 % below {values.q05:.4g}, 5 % above {values.q95:.4g}, from {values.minimum:.4g} to "
-        f"{values.maximum:.4g}"
+        f"median {values.median:.4g}, 5 % below {values.q05:.4g}, 5 % above {values.q95:.4g}, from "
+        f"{values.minimum:.4g} to {values.maximum:.4g}"
     )
 
 

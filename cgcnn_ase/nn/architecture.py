@@ -11,7 +11,7 @@ from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import PoolingName
 
 #: the smallest sizes with which a network of any architecture can be built
-_LEAST = {
+_MINIMA = {
     "n_features": 1,
     "n_hidden": 1,
     "n_hidden_layers": 1,
@@ -42,7 +42,7 @@ class ArchitectureConfig:
     dropout: float = 0.0  #: of the crystal vector
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, least in _MINIMA.items():
             if getattr(self, name, least) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0.0 <= self.dropout < 1.0:

@@ -73,10 +73,10 @@ class BatchPosterior:
 
     def __init__(self, surrogates: Sequence[Surrogate], pool: Pool) -> None:
         self.pool, self._surrogates = pool, tuple(surrogates)
-        prediction = [surrogate.predict(pool) for surrogate in surrogates]
-        self.mean = np.stack([s.mean for s in prediction], axis=1)  # (n, m)
-        self.noise = np.stack([s.aleatoric for s in prediction], axis=1)  # (n, m)
-        self._variance = np.stack([s.epistemic for s in prediction], axis=1) ** 2  # (n, m)
+        predictions = [surrogate.predict(pool) for surrogate in surrogates]
+        self.mean = np.stack([s.mean for s in predictions], axis=1)  # (n, m)
+        self.noise = np.stack([s.aleatoric for s in predictions], axis=1)  # (n, m)
+        self._variance = np.stack([s.epistemic for s in predictions], axis=1) ** 2  # (n, m)
         self._steps: list[Floats] = []  # each (n, m)
 
     @property

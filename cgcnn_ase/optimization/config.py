@@ -101,7 +101,7 @@ class SurrogateSettings(Settings):
     model: str | dict[str, str] | None = None
 
 
-class AcquisitionSettings(Settings):
+class AcquisitionConfig(Settings):
     """What makes a point worth evaluating."""
 
     name: Acquisition = "ei"
@@ -124,7 +124,7 @@ class OptimisationConfig(Settings):
     objectives: Annotated[list[ObjectiveSettings], Field(min_length=1)]
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
-    acquisition: AcquisitionSettings = AcquisitionSettings()
+    acquisition: AcquisitionConfig = AcquisitionConfig()
     budget: BudgetSettings
     labels: str | None = None  #: CSV of values that are known already, with error bars
     seed: NotNegative = 0

@@ -128,11 +128,11 @@ class Evaluator:
 
     def _cells(self, point: "Point") -> "dict[str, Point]":
         """The cells that the oracle is needed for, by key."""
-        lattice_points: dict[str, Point] = {}
+        cells: dict[str, Point] = {}
         for objective in self.problem.objectives:
             if objective.model is None:
-                lattice_points |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
-        return lattice_points
+                cells |= {self.problem.space.key(cell): cell for cell in objective.needs(point).values()}
+        return cells
 
     def _missing(self, points: "Sequence[Point]") -> "dict[str, Point]":
         result: dict[str, Point] = {}

@@ -142,8 +142,8 @@ def _refuse_changes(
     for name in [*was, *now_is]:
         if name not in free and was.get(name) != now_is.get(name):
             raise ValueError(
-                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; resume "
-                "with the same, or name another folder"
+                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; "
+                "resume with the same, or name another folder"
             )
 
 

@@ -145,7 +145,7 @@ class ModelInference:
         self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
-        self._trunks = SharedBackbone.of(self.models)
+        self._backbones = SharedBackbone.of(self.models)
         if n_dropout is not None:
             for model in self.models:
                 model.check_dropout(n_dropout)
@@ -190,12 +190,12 @@ class ModelInference:
             return [self._predict([record])[0] for record in records]
         sites = [_sites(record) for record in records] if any(m.target.level == "site" for m in self.models) else []
         columns: dict[int, list[list[MemberPrediction]]] = {}
-        for trunk in self._trunks:
-            graphs = result[trunk.network.graph]
+        for backbone in self._backbones:
+            graphs = result[backbone.network.graph]
             with torch.inference_mode():
-                embeddings = trunk.network.pooled(graphs.graph, self.engine)
-            for k in trunk.models:
-                columns[k] = self._read(self.models[k], trunk.network, embeddings, graphs, records, sites)
+                embeddings = backbone.network.pooled(graphs.graph, self.engine)
+            for k in backbone.models:
+                columns[k] = self._read(self.models[k], backbone.network, embeddings, graphs, records, sites)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
         return [[prediction for model_predictions in row for prediction in model_predictions] for row in by_record]
 
@@ -207,14 +207,14 @@ class ModelInference:
     def _read(
         self,
         model: CrystalModel,
-        trunk: FastModel,
+        backbone: FastModel,
         embeddings: list[torch.Tensor],
         graphs: GraphsAndNodes,
         records: list[StructureRecord],
         sites: list[DistinctSites | str],
     ) -> list[list[MemberPrediction]]:
-        """What a model says of structures, from the embeddings that its members, as in the trunk, made of them."""
-        fast = trunk.reading(model)
+        """What a model says of structures, from the embeddings that its members, as in the backbone, made of them."""
+        fast = backbone.reading(model)
         with torch.inference_mode():
             if self.n_dropout is None:
                 out = fast.read(embeddings)
@@ -243,10 +243,10 @@ class SharedBackbone(NamedTuple):
     @classmethod
     def of(cls, models: Sequence[CrystalModel]) -> list["SharedBackbone"]:
         """One for each set of members."""
-        trunks: dict[int, SharedBackbone] = {}
+        backbones: dict[int, SharedBackbone] = {}
         for k, model in enumerate(models):
-            trunks.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
-        return list(trunks.values())
+            backbones.setdefault(id(model.members), cls(FastModel.of(model), [])).models.append(k)
+        return list(backbones.values())
 
 
 def inference(models: Sequence["ModelRef | CrystalModel"], **settings: Any) -> ModelInference:

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from cgcnn_ase.core.settings import merged, read_yaml, settings_from
+from cgcnn_ase.core.settings import current_names, merged, read_yaml, settings_from
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.alignn_config import is_alignn, translate
@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
         settings = {} if options.config is None else read_yaml(options.config)
-        if is_alignn(settings):
-            settings = translate(settings).settings
+        settings = translate(settings).settings if is_alignn(settings) else current_names(settings)
         path = train(
             data,
             settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, settings)),

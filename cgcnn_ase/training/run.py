@@ -17,6 +17,7 @@ import yaml
 
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
+from cgcnn_ase.core.settings import current_names, read_yaml
 from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
@@ -198,7 +199,7 @@ def init_run_folder(output: Path, settings: str, resume: bool) -> None:
         raise ValueError(f"{output}: {what} or name another folder")
     if used and not file.exists():
         raise ValueError(f"{output}: holds no training run to resume: there is no config.yaml")
-    if used and file.read_text() != settings:
+    if used and current_names(read_yaml(file)) != yaml.safe_load(settings):
         raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
     output.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(".config.yaml")

@@ -187,13 +187,13 @@ def _check_architecture(start: dict[str, Any], asked: dict[str, Any], what: str)
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """Settings by name, those of ALIGNN translated."""
-    from cgcnn_ase.core.settings import read_yaml
+    """Settings by name; those of ALIGNN are translated, names of version 1 replaced."""
+    from cgcnn_ase.core.settings import current_names, read_yaml
     from cgcnn_ase.training.alignn_config import is_alignn, translate
 
     values = read_yaml(file)
     if not is_alignn(values):
-        return values
+        return current_names(values)
     wanted = translate(values)
     if wanted.unused:
         echo_stderr(f"{file}: settings of ALIGNN; without meaning here: {', '.join(wanted.unused)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from cgcnn_ase.core.settings import current_names
 from cgcnn_ase.models.folder import WEIGHTS, model_entries, read_config
 
 #: where the data sets of the recipes come from
@@ -159,7 +160,7 @@ def write_card(folder: Path, *, data: str = "") -> Path:
     """
     config = read_config(folder)
     entries = model_entries(config)
-    recipe, n = entries[0]["training"]["recipe"], config["n_members"]
+    recipe, n = current_names(entries[0]["training"]["recipe"]), config["n_members"]
     hashes = {entry["training"]["train_hash"] for entry in entries}
     card = _CARD.format(
         name=config["name"],

@@ -152,12 +152,12 @@ def test_per_atom_arrays_are_repeated():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"given": 0}, "must be positive"),
-        ({"given": [2, 2]}, "give a whole number, three of them"),
-        ({"given": [2, 2, 1.5]}, "give a whole number, three of them"),
-        ({"given": [1, -1, 1]}, "must be positive"),
-        ({"given": [[1, 0, 0], [1, 0, 0], [0, 0, 1]]}, "must have a determinant"),
-        ({"given": 5, "max_atoms": 100}, "has 125 atoms, more than max_atoms = 100"),
+        ({"supercell": 0}, "must be positive"),
+        ({"supercell": [2, 2]}, "give a whole number, three of them"),
+        ({"supercell": [2, 2, 1.5]}, "give a whole number, three of them"),
+        ({"supercell": [1, -1, 1]}, "must be positive"),
+        ({"supercell": [[1, 0, 0], [1, 0, 0], [0, 0, 1]]}, "must have a determinant"),
+        ({"supercell": 5, "max_atoms": 100}, "has 125 atoms, more than max_atoms = 100"),
         ({"min_distance": -1.0}, "must be a positive length"),
         ({"min_distance": float("nan")}, "must be a positive length"),
         ({"min_distance": 20.0, "max_atoms": 50}, "at most max_atoms = 50 atoms keeps images 20 Å apart"),

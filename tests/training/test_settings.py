@@ -2,7 +2,7 @@
 
 import pytest
 
-from cgcnn_ase.core.settings import merged, read_yaml, settings_from
+from cgcnn_ase.core.settings import current_names, merged, read_yaml, settings_from
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
@@ -73,3 +73,13 @@ def test_later_settings_override_earlier_ones_one_by_one():
     first, second = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": {"e": 5}}
     assert merged(first, second) == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
     assert first == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_names_of_version_1_are_read_with_a_note():
+    old = {"select": "last", "trunk_rate": 0.1, "hold_norms": True, "error_folds": 2, "epochs": 3}
+    with pytest.warns(UserWarning, match="the setting select is called checkpoint now"):
+        config = settings_from(TrainConfig, current_names(old))
+    assert (config.checkpoint, config.backbone_lr_scale, config.cross_fit_folds) == ("last", 0.1, 2)
+    assert config.freeze_batchnorm_stats
+    with pytest.raises(ValueError, match="the settings select and checkpoint are the same"):
+        current_names({"select": "last", "checkpoint": "best"})

@@ -21,7 +21,7 @@ _ALWAYS = ("numbers", "positions")
 _KINDS = "biufcU"
 
 
-class Column(NamedTuple):
+class SiteArray(NamedTuple):
     """An array with one row an atom that some structures have.
 
     Attributes
@@ -65,7 +65,7 @@ class AtomsParts(NamedTuple):
     pbc: Bools
     numbers: npt.NDArray[np.uint8]
     positions: Floats
-    sites: Mapping[Column, npt.NDArray[Any]]
+    sites: Mapping[SiteArray, npt.NDArray[Any]]
     rest: str
 
 
@@ -90,7 +90,7 @@ def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:
         raise ValueError(f"{what} has the atomic number {_odd(numbers)}; allowed are 1 to 118, and 0 for a dummy")
     results = _current_results(atoms)
-    sites: dict[Column, npt.NDArray[Any]] = {}
+    sites: dict[SiteArray, npt.NDArray[Any]] = {}
     for name, array in atoms.arrays.items():
         if name not in _ALWAYS:
             _add(sites, "arrays", name, array, f"{what}: the array {name!r}")
@@ -148,10 +148,10 @@ def _odd(numbers: Ints) -> int:
     return int(numbers[(numbers < 0) | (numbers > 118)][0])
 
 
-def _add(sites: dict[Column, npt.NDArray[Any]], group: str, name: str, array: npt.NDArray[Any], what: str) -> None:
+def _add(sites: dict[SiteArray, npt.NDArray[Any]], group: str, name: str, array: npt.NDArray[Any], what: str) -> None:
     if array.dtype.kind not in _KINDS:
         raise ValueError(f"{what} is of type {array.dtype}; allowed are bool, numbers and text")
-    sites[Column(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
+    sites[SiteArray(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
 
 
 def _current_results(atoms: "Atoms") -> dict[str, Any]:

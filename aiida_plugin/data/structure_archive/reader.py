@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, StructureArrays, hashes_of_arrays
-from aiida_plugin.data.structure_archive.atoms import AtomsParts, Column, put_together
+from aiida_plugin.data.structure_archive.atoms import AtomsParts, SiteArray, put_together
 from aiida_plugin.data.structure_archive.npy import NpyReader, buffered
 from cgcnn_ase.core.arrays import Ints
 
@@ -81,15 +81,15 @@ def iter_structures(open_file: Open) -> "Iterator[Atoms]":
         yield put_together(parts)
 
 
-def _read_columns(open_file: Open) -> list[Column]:
+def _read_columns(open_file: Open) -> list[SiteArray]:
     with open_file("columns.json") as file:
-        return [Column(group, name, dtype, tuple(shape)) for group, name, dtype, shape in json.loads(file.read())]
+        return [SiteArray(group, name, dtype, tuple(shape)) for group, name, dtype, shape in json.loads(file.read())]
 
 
 class _ColumnReader:
     """A column and the next structure that has it."""
 
-    def __init__(self, column: Column, rows: NpyReader, owners: NpyReader) -> None:
+    def __init__(self, column: SiteArray, rows: NpyReader, owners: NpyReader) -> None:
         self.column = column
         self.rows = rows
         self._owners = owners
@@ -140,7 +140,7 @@ class StructureTable:
 class _HeldColumn:
     """A column in memory, and where the rows of each structure start in it."""
 
-    def __init__(self, column: Column, k: int, open_file: Open, n_atoms: Ints) -> None:
+    def __init__(self, column: SiteArray, k: int, open_file: Open, n_atoms: Ints) -> None:
         self.column = column
         self._rows = _read_all(open_file, f"column-{k}.npy")
         owners = _read_all(open_file, f"column-{k}-owners.npy")

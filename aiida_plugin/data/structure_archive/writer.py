@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, structure_hash
-from aiida_plugin.data.structure_archive.atoms import Column, take_apart
+from aiida_plugin.data.structure_archive.atoms import SiteArray, take_apart
 from aiida_plugin.data.structure_archive.npy import NpyWriter
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Writer:
         self._flat = {name: self._open(f"{name}.npy", *kind) for name, kind in FLAT.items()}
         self._flat["offsets"].append(np.zeros(1, dtype=np.int64))
         self._hashes = self._open(HASHES, "<u8", ())
-        self._columns: dict[Column, tuple[str, NpyWriter, NpyWriter]] = {}
+        self._columns: dict[SiteArray, tuple[str, NpyWriter, NpyWriter]] = {}
         self._rest = self.open_files.enter_context((folder / "rest.jsonl").open("w", encoding="utf-8", newline="\n"))
         self._seen = np.zeros(256, dtype=bool)
         self._formulas: list[str] = []

@@ -55,8 +55,8 @@ def find_key(explicit: str | None = None, ask: Callable[[], str] | None = None) 
 def _checked(key: str, source: str) -> str:
     if len(key) != LENGTH or not key.isascii() or not key.isalnum():
         raise NoKeyError(
-            f"{source}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} characters; "
-            f"get one at {_WHERE}"
+            f"{source}: a key of the Materials Project has {LENGTH} letters and digits, this one {len(key)} "
+            f"characters; get one at {_WHERE}"
         )
     return key
 

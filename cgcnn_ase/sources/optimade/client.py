@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import UNITS, Attribution, Page, Query, check_fields
 from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
-from cgcnn_ase.sources.optimade.pages import Place, QueryResult
+from cgcnn_ase.sources.optimade.pages import PagePosition, QueryResult
 from cgcnn_ase.sources.optimade.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
@@ -152,7 +152,7 @@ class Optimade:
         answer = QueryResult(
             self._server, self.provider, query, wanted, kept, parts, retry, self.sleep, self._own_limit
         )
-        at = Place(0, parts[0]) if after is None else Place.read(after)
+        at = PagePosition(0, parts[0]) if after is None else PagePosition.read(after)
         return answer.pages(at, resumed=after is not None)
 
     def credit(self, fields: Sequence[str]) -> Attribution:  # noqa: ARG002  all is of one provider

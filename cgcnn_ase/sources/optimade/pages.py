@@ -19,7 +19,7 @@ _LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
-class Place:
+class PagePosition:
     """Where an answer goes on: the query string of the next page, none at the end, and what came before."""
 
     part: int  #: of a question with many ids
@@ -32,7 +32,7 @@ class Place:
         return json.dumps([self.part, self.next, self.sent, self.kept])
 
     @classmethod
-    def read(cls, cursor: str) -> "Place":
+    def read(cls, cursor: str) -> "PagePosition":
         """From a cursor, or a `CursorError`."""
         try:
             part, following, sent, kept = json.loads(cursor)
@@ -55,7 +55,7 @@ class QueryResult:
     sleep: Callable[[float], None]
     own_limit: bool  #: whether the page size is the user's, and not to be changed
 
-    def pages(self, at: Place, *, resumed: bool) -> Iterator[Page]:
+    def pages(self, at: PagePosition, *, resumed: bool) -> Iterator[Page]:
         """The pages from a place on; `resumed` says that the place was reached by an earlier reading."""
         pause, limit = 0.0, self.query.limit
         warned: set[str] = set()
@@ -71,19 +71,19 @@ class QueryResult:
                 records = records[: limit - at.kept]
             total = meta.get("data_returned") if isinstance(meta.get("data_returned"), int) else None
             before = at
-            at = Place(at.part, self.server.next(body), at.sent + len(data), at.kept + len(records))
+            at = PagePosition(at.part, self.server.next(body), at.sent + len(data), at.kept + len(records))
             if limit is not None and at.kept >= limit:
                 at = replace(at, next="")
             elif not at.next or not data:
                 self._check_end(at.sent, total, bool(meta.get("more_data_available")) and bool(data))
                 following = at.part + 1
-                at = Place(following, self.parts[following] if following < len(self.parts) else "", 0, at.kept)
+                at = PagePosition(following, self.parts[following] if following < len(self.parts) else "", 0, at.kept)
             elif at.next == before.next:
                 raise FetchError(f"{self.provider.url}: the link to the next page leads to the same page again")
             yield Page(tuple(records), tuple(refused), at.text(), self._total(total))
             pause = min(float(meta.get("request_delay") or 0.0), _LONGEST_PAUSE)
 
-    def _page(self, at: Place, *, resumed: bool) -> dict[str, Any]:
+    def _page(self, at: PagePosition, *, resumed: bool) -> dict[str, Any]:
         """The answer at a place; a link of an earlier day that the server refuses is a `CursorError`."""
 
         def ask() -> dict[str, Any]:
