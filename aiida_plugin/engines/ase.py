@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, plain_call
 from aiida_plugin.engines.inputs import CommonSettings, Run, S
@@ -62,14 +62,13 @@ class ASEJobsEngine(Engine[S]):
         inputs = {"structure": run.structure, "code": run.code, "settings": Dict(job), "metadata": {"options": options}}
         if is_this_python(run.code):
             inputs["versions"] = Dict({name: metadata.version(name) for name in ("ase", *packages) if _installed(name)})
-        chain: type[WorkChain] = WorkflowFactory("cgcnn.ase_dft.base")
-        builder = chain.get_builder()
+        builder: ProcessBuilder = cast("type[WorkChain]", WorkflowFactory("cgcnn.ase_dft.base")).get_builder()
         builder._update({"calc": inputs})
         return builder
 
 
 def is_this_python(code: "AbstractCode") -> bool:
-    """Whether a code is the Python that runs this."""
+    """Tell whether a code is the Python that runs this."""
     return str(getattr(code, "filepath_executable", "")) == sys.executable
 
 

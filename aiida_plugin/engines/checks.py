@@ -25,7 +25,7 @@ class Finding:
         The part: ``profile``, ``code pw@localhost``, ...
     state
         See `State`.
-    words
+    message
         What there is, or what is wrong.
     command
         What to type to have it; empty where nothing is to be done.
@@ -38,7 +38,7 @@ class Finding:
 
     @property
     def is_bad(self) -> bool:
-        """Whether the rest needs it and does not have it."""
+        """Tell whether the rest needs it and does not have it."""
         return self.state in ("missing", "wrong")
 
 
@@ -79,7 +79,7 @@ def ensure(part: Part) -> Finding:
     except ERRORS as error:
         return Finding(part.what, "wrong", error_line(error))
     after = look(part)
-    return Finding(part.what, "made", after.words) if after.state == "there" else after
+    return Finding(part.what, "made", after.message) if after.state == "there" else after
 
 
 def error_line(error: BaseException) -> str:

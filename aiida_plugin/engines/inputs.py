@@ -32,7 +32,7 @@ S = TypeVar("S", bound=CommonSettings)
 
 @dataclass(frozen=True)
 class Run(Generic[S]):
-    """What one run is given.
+    """Inputs of one run.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ def mesh_of(structure: "StructureData", distance: float) -> "KpointsData":
 
 
 def is_gamma(kpoints: "KpointsData") -> bool:
-    """Whether Γ alone is left of a mesh."""
+    """Tell whether Γ alone is left of a mesh."""
     return bool(kpoints.get_kpoints_mesh()[0] == [1, 1, 1])
 
 

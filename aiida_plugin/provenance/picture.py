@@ -100,7 +100,7 @@ def _graph(result: list[Lineage], node: Node) -> "Graph":
 
 
 def sublabel(node: Node) -> str:
-    """What to say of a node below its name."""
+    """Describe a node below its name."""
     from aiida.tools.visualization.graph import default_node_sublabels
 
     attributes = node.base.attributes

@@ -167,7 +167,7 @@ class ActiveLearningWorkChain(WorkChain):
         self.ctx.ended = None
 
     def has_budget(self) -> bool:
-        """Whether another round begins; if not, why is noted."""
+        """Tell whether another round begins; if not, why is noted."""
         budget, n = self._budget(), self._n_labelled()
         if self.ctx.ended is None and self.ctx.round > budget["rounds"]:
             self.ctx.ended = f"{budget['rounds']} rounds were done"
@@ -219,7 +219,7 @@ class ActiveLearningWorkChain(WorkChain):
         return None
 
     def has_chosen(self) -> bool:
-        """Whether there is something to label."""
+        """Tell whether there is something to label."""
         return self.ctx.ended is None
 
     def label(self) -> "dict[str, ProcessNode]":

@@ -106,7 +106,7 @@ def submitted(
 
 
 def never_began(node: ProcessNode) -> bool:
-    """Whether the daemon died between storing a job or work chain and submitting it, so that it can never run.
+    """Tell whether the daemon died between storing a job or work chain and submitting it, so that it can never run.
 
     Such a node has no checkpoint to go on from and no trace of a first step. AiiDA leaves it as created, or, once
     ``verdi process repair`` was used, as excepted for want of a checkpoint.
@@ -120,7 +120,7 @@ def never_began(node: ProcessNode) -> bool:
 
 
 def is_process_of(stored: str | None, process_type: str) -> bool:
-    """Whether a stored process type is this one, or that by which an earlier version stored the same calcfunction.
+    """Tell whether a stored process type is this one, or that by which an earlier version stored the same calcfunction.
 
     Not all calcfunctions had entry points then: ``aiida_plugin.calculations.extract.extract`` was the type of what is
     ``aiida.calculations:cgcnn.extract`` today.

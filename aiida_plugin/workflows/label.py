@@ -158,7 +158,7 @@ class LabelWorkChain(WorkChain):
         return None
 
     def any_left(self) -> bool:
-        """Whether any structure has not been given to the engine."""
+        """Tell whether any structure has not been given to the engine."""
         return bool(self.ctx.todo)
 
     def submit_some(self) -> None:
@@ -195,7 +195,7 @@ class LabelWorkChain(WorkChain):
         self.ctx.labels = {label: labels[label] for label in alike}
 
     def has_references(self) -> bool:
-        """Whether any element was computed."""
+        """Tell whether any element was computed."""
         return any(label.startswith(_REFERENCE) for label in self.ctx.labels)
 
     def join_references(self) -> None:

@@ -73,7 +73,7 @@ class PredictShardsWorkChain(WorkChain):
         return None
 
     def has_shards_left(self) -> bool:
-        """Whether a shard is still to be predicted."""
+        """Tell whether a shard is still to be predicted."""
         return bool(self.ctx.left)
 
     def submit_shards(self) -> "dict[str, ProcessNode]":

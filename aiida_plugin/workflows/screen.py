@@ -154,7 +154,7 @@ class ScreenWorkChain(WorkChain):
         return None
 
     def is_to_label(self) -> bool:
-        """Whether there is an engine."""
+        """Tell whether there is an engine."""
         return "label" in self.inputs and "code" in self.inputs.label
 
     def label(self) -> "dict[str, ProcessNode]":

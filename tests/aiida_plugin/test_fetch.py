@@ -16,7 +16,7 @@ from click.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.calculations.functions.fetch import fetch_into_aiida, store_fetched  # noqa: E402
 from aiida_plugin.calculations.training_data import gather  # noqa: E402
-from aiida_plugin.cli.structures import structures  # noqa: E402
+from aiida_plugin.cli.data import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from cgcnn_ase.sources.client import (  # noqa: E402
     Attribution,
