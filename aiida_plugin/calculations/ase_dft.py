@@ -33,6 +33,21 @@ WORKER, PREVIOUS = "ase_worker.py", "previous"
 INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calculator.txt"
 STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
 
+_EXIT_CODES = (
+    (310, "ERROR_USAGE", "the calculator could not start: {reason}"),
+    (311, "ERROR_NOT_INSTALLED", "{reason}: install it for the Python of the code"),
+    (312, "ERROR_CALCULATOR", "the calculator stopped: {reason}"),
+    (320, "ERROR_KILLED", "the calculator was killed ({reason}): most often by running out of memory; ask for more"),
+    (321, "ERROR_OUT_OF_WALLTIME", "out of wall time: {reason}"),
+    (330, "ERROR_MISSING_OUTPUT", "the job left no {file}: {reason}"),
+    (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
+    (332, "ERROR_NOT_FINITE", "the calculator gave no number: {reason}"),
+    (410, "ERROR_SCF_NOT_CONVERGED", "the electrons did not converge: {reason}"),
+    (420, "ERROR_RELAX_NOT_CONVERGED", "the relaxation did not converge: {reason}"),
+)
+_MAY_BE_CURED = ("ERROR_NOT_INSTALLED", "ERROR_CALCULATOR", "ERROR_KILLED", "ERROR_OUT_OF_WALLTIME",
+                 "ERROR_MISSING_OUTPUT", "ERROR_CORRUPT_OUTPUT")  # fmt: skip
+
 
 class AseDftCalculation(CrashSafeCalcJob):
     """Energy, forces, stress and magnetic moments of a structure by an ASE calculator; or its relaxed positions.
@@ -73,27 +88,9 @@ class AseDftCalculation(CrashSafeCalcJob):
         )
         spec.output("labelled", valid_type=StructureSetData, required=False, help="The structure with its labels.")
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
-        # what another machine, more time or more memory could cure is not taken from the cache
-        spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
-        spec.exit_code(
-            311,
-            "ERROR_NOT_INSTALLED",
-            invalidates_cache=True,
-            message="{reason}: install it for the Python of the code",
-        )
-        spec.exit_code(312, "ERROR_CALCULATOR", invalidates_cache=True, message="the calculator stopped: {reason}")
-        spec.exit_code(
-            320,
-            "ERROR_KILLED",
-            invalidates_cache=True,
-            message="the calculator was killed ({reason}): most often by running out of memory; ask for more",
-        )
-        spec.exit_code(321, "ERROR_OUT_OF_WALLTIME", invalidates_cache=True, message="out of wall time: {reason}")
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", invalidates_cache=True, message="the job left no {file}: {reason}")
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", invalidates_cache=True, message="{file} cannot be read: {reason}")
-        spec.exit_code(332, "ERROR_NOT_FINITE", message="the calculator gave no number: {reason}")
-        spec.exit_code(410, "ERROR_SCF_NOT_CONVERGED", message="the electrons did not converge: {reason}")
-        spec.exit_code(420, "ERROR_RELAX_NOT_CONVERGED", message="the relaxation did not converge: {reason}")
+        for status, name, message in _EXIT_CODES:
+            # what another machine, more time or more memory could cure is not taken from the cache
+            spec.exit_code(status, name, message=message, invalidates_cache=name in _MAY_BE_CURED)
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the input and the script, and say what to run."""

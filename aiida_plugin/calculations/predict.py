@@ -23,6 +23,28 @@ STRUCTURES, MODEL = "structures.npz", "model"
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
 STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
 
+_EXIT_CODES = (
+    (310, "ERROR_USAGE", "cgcnn-ase could not start: {reason}"),
+    (
+        320,
+        "ERROR_KILLED",
+        "cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or split the "
+        "structures",
+    ),
+    (
+        321,
+        "ERROR_OUT_OF_WALLTIME",
+        "the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or split the "
+        "structures",
+    ),
+    (330, "ERROR_MISSING_OUTPUT", "the job left no {file}: {reason}"),
+    (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
+    (332, "ERROR_INCOMPLETE_OUTPUT", "{n_missing} of {n} structures have no prediction: {ids}"),
+    (333, "ERROR_MODEL_MISMATCH", "the predictions are of a model {found}, asked was {asked}"),
+    (340, "ERROR_ALL_FAILED", "no structure could be predicted; the first: {reason}"),
+)
+_FINAL = ("ERROR_MODEL_MISMATCH", "ERROR_ALL_FAILED")
+
 
 class PredictCalculation(CrashSafeCalcJob):
     """Predict every structure of a set with one model.
@@ -64,30 +86,9 @@ class PredictCalculation(CrashSafeCalcJob):
             help="The same, of a model node that holds several models.",
         )
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
-        # what another attempt may mend is never taken from the cache
-        again = {"invalidates_cache": True}
-        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}", **again)
-        spec.exit_code(
-            320,
-            "ERROR_KILLED",
-            message="cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or "
-            "split the structures",
-            **again,
-        )
-        spec.exit_code(
-            321,
-            "ERROR_OUT_OF_WALLTIME",
-            message="the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or "
-            "split the structures",
-            **again,
-        )
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}", **again)
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}", **again)
-        spec.exit_code(
-            332, "ERROR_INCOMPLETE_OUTPUT", message="{n_missing} of {n} structures have no prediction: {ids}", **again
-        )
-        spec.exit_code(333, "ERROR_MODEL_MISMATCH", message="the predictions are of a model {found}, asked was {asked}")
-        spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be predicted; the first: {reason}")
+        for status, name, message in _EXIT_CODES:
+            # what another attempt may mend is never taken from the cache
+            spec.exit_code(status, name, message=message, invalidates_cache=name not in _FINAL)
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the structures, copy the model, and say what to run.

@@ -26,33 +26,15 @@ def plain_call(function: Call, **inputs: object) -> object:
 
 
 class CodeSpec(NamedTuple):
-    """A code that ``aiida-cgcnn setup`` stores on this machine.
+    """A code that ``aiida-cgcnn setup`` stores on this machine."""
 
-    Attributes
-    ----------
-    label
-        Its name before ``@localhost``.
-    plugin
-        Entry point (group ``aiida.calculations``) of the calculation that `Code.get_builder` builds.
-    executable
-        None where there is none on this machine.
-    description
-        Of the code's node, and of the report.
-    needs
-        The Python package that the plugin comes from.
-    install
-        How to get the executable; empty for one that comes with this package.
-    prepend
-        Shell lines before each run.
-    """
-
-    label: str
-    plugin: str
-    executable: Path | None
-    description: str
-    needs: str = ""
-    install: str = ""
-    prepend: str = ""
+    label: str  # before ``@localhost``
+    plugin: str  # entry point (group ``aiida.calculations``) of the calculation that `Code.get_builder` builds
+    executable: Path | None  # None where there is none on this machine
+    description: str  # of the code's node, and of the report
+    needs: str = ""  # the Python package that the plugin comes from
+    install: str = ""  # how to get the executable; empty for one that comes with this package
+    prepend: str = ""  # shell lines before each run
 
 
 class Engine(ABC, Generic[S]):

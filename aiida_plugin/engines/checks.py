@@ -17,24 +17,12 @@ ERRORS = (AiidaException, OSError, ValueError, ImportError)
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes
-    ----------
-    what
-        The part: ``profile``, ``code pw@localhost``, ...
-    state
-        See `State`.
-    message
-        What there is, or what is wrong.
-    command
-        What to type to have it; empty where nothing is to be done.
-    """
-
-    what: str
+    what: str  # the part: ``profile``, ``code pw@localhost``, ...
     state: State
-    message: str
-    command: str = ""
+    message: str  # what there is, or what is wrong
+    command: str = ""  # what to type to have it; empty where nothing is to be done
 
     @property
     def is_bad(self) -> bool:
@@ -44,21 +32,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """Something that a set-up has.
+    """Something that a set-up has."""
 
-    Attributes
-    ----------
-    what
-        Its name in the report.
-    look
-        Finds what there is; changes nothing.
-    make
-        Makes it; None where people have to.
-    """
-
-    what: str
-    look: Callable[[], Finding]
-    make: Callable[[], None] | None = None
+    what: str  # its name in the report
+    look: Callable[[], Finding]  # finds what there is; changes nothing
+    make: Callable[[], None] | None = None  # makes it; None where people have to
 
 
 def look(part: Part) -> Finding:

@@ -211,12 +211,8 @@ def labels_of_cp2k(
 
     Parameters
     ----------
-    structure
-        Where the last step was made: the one that was given, or the relaxed one.
-    output_parameters, retrieved
-        Of the run.
-    parameters
-        The input that it was given.
+    structure, output_parameters, retrieved, parameters
+        Of the run; the structure is the one that was given, or the relaxed one, and the parameters are its input.
     structure_id
         The id in the set.
 

@@ -32,27 +32,13 @@ S = TypeVar("S", bound=CommonSettings)
 
 @dataclass(frozen=True)
 class Run(Generic[S]):
-    """Inputs of one run.
+    """Inputs of one run."""
 
-    Attributes
-    ----------
-    structure
-        To be labelled.
-    code
-        Of the engine's plugin.
-    settings
-        A resolved protocol; see :func:`aiida_plugin.engines.protocol.resolve`.
-    moments
-        Initial magnetic moment of each kind of the structure, by kind name, in μB; empty without spin.
-    options
-        ``metadata.options`` of the calculation jobs: resources, wall time, queue, ``withmpi``.
-    """
-
-    structure: "StructureData"
-    code: "AbstractCode"
-    settings: S
-    moments: Mapping[str, float] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    structure: "StructureData"  # to be labelled
+    code: "AbstractCode"  # of the engine's plugin
+    settings: S  # a resolved protocol; see :func:`aiida_plugin.engines.protocol.resolve`
+    moments: Mapping[str, float] = field(default_factory=dict)  # to start from, by kind name, μB; empty without spin
+    options: Mapping[str, Any] = field(default_factory=dict)  # ``metadata.options`` of the jobs: resources, wall time
 
     @property
     def job_options(self) -> Inputs:

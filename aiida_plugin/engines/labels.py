@@ -71,4 +71,4 @@ def check_outputs(run: "ProcessNode", *names: str) -> None:
         If it lacks one of them.
     """
     if missing := [name for name in names if name not in run.outputs]:
-        raise ValueError(f"the run {run.pk} has no {missing[0]}, so no energy; its exit code: {run.exit_status}")
+        raise ValueError(f"the run {run.pk} has no {missing[0]}, so no energy; exit code: {run.exit_status}")

@@ -218,20 +218,13 @@ def labels_of_quantumespresso(
 
     Parameters
     ----------
-    structure
-        Where the last step was made: the one that was given, or the relaxed one.
-    input_structure
-        Structure of the inputs, with its Hubbard U: a relaxed structure comes back without it.
-    output_parameters, output_trajectory, retrieved
-        Of the run.
-    parameters
-        The namelists that it was given.
-    kpoints_distance
-        1/Å
+    structure, output_parameters, output_trajectory, retrieved
+        Of the run; the structure is the one that was given, or the relaxed one.
+    input_structure, parameters, kpoints_distance, pseudos
+        Inputs of the run: its structure with the Hubbard U (a relaxed one comes back without it), namelists, 1/Å, the
+        pseudopotential of each kind.
     structure_id
         The id in the set.
-    pseudos
-        The pseudopotential of each kind.
 
     Raises
     ------

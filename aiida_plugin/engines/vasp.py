@@ -158,18 +158,14 @@ def labels_of_vasp(
 
     Parameters
     ----------
-    structure
-        Where the last step was made: the one that was given, or the relaxed one.
-    misc
-        Of the run.
-    parameters
-        The tags of its last job.
+    structure, misc
+        Of the run; the structure is the one that was given, or the relaxed one.
+    parameters, potentials
+        Tags and potentials (of each kind) of its last job.
     kpoints_spacing
         1/Å, without the factor 2π.
     structure_id
         The id in the set.
-    potentials
-        Of each kind.
 
     Raises
     ------

@@ -8,7 +8,7 @@ length of the longest chain, whatever the number of nodes.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aiida.common.links import LinkType
 from aiida.orm import Node, QueryBuilder
@@ -176,7 +176,7 @@ def _step(pks: list[int], direction: Direction) -> list[tuple[int, int, str]]:
 
     Few columns: to build the query takes longer than to run it.
     """
-    other = {"with_outgoing" if direction == "ancestors" else "with_incoming": "here"}
+    other: dict[str, Any] = {"with_outgoing" if direction == "ancestors" else "with_incoming": "here"}
     query = QueryBuilder().append(Node, filters={"id": {"in": pks}}, project="id", tag="here")
     query.append(Node, project="id", edge_filters={"type": {"in": _DATA_LINKS}}, edge_project="label", **other)
     return [(here, there, label) for here, there, label in query.all()]

@@ -131,7 +131,7 @@ def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
     monkeypatch.setattr(models_of, "pretrained_folder", lambda: tmp_path)
     _, result = setup("-p", profile.name)
     assert result["model defect-sites"]["state"] == "wrong"
-    assert "config.json" in result["model defect-sites"]["words"]
+    assert "config.json" in result["model defect-sites"]["message"]
     assert result["model formation-energy-per-atom"]["state"] == "made"
     assert "caching" in result
 
@@ -221,7 +221,7 @@ def test_rabbitmq_that_is_down(with_broker):
     )  # fmt: skip
     _, result = setup("-p", made.name, "--check")
     assert result["broker"]["state"] == "wrong"
-    assert "RabbitMQ does not answer" in result["broker"]["words"]
+    assert "RabbitMQ does not answer" in result["broker"]["message"]
     assert "configure-broker core.zeromq" in result["broker"]["command"]
     assert "s3cret" not in json.dumps(result)
     assert "127.0.0.1" not in json.dumps(result)
@@ -252,11 +252,11 @@ def test_no_profile_and_no_such_profile(aiida_config_tmp):
     _, result = setup("--check")
     assert result == {
         "profile": {
-            "what": "profile", "state": "missing", "words": "none is configured", "command": "aiida-cgcnn setup",
+            "what": "profile", "state": "missing", "message": "none is configured", "command": "aiida-cgcnn setup",
         }
     }  # fmt: skip
     _, result = setup("--check", "-p", "other")
-    assert result["profile"]["words"] == "no profile 'other'; there is none"
+    assert result["profile"]["message"] == "no profile 'other'; there is none"
     assert result["profile"]["command"] == "aiida-cgcnn setup -p other"
 
 
@@ -277,7 +277,7 @@ def test_a_profile_that_differs_from_what_is_asked(profile):
     assert result["profile"]["command"] == f"verdi -p {profile.name} profile configure-broker core.zeromq"
     assert "computer localhost" not in result
     _, result = setup("-p", profile.name, "--postgres")
-    assert "without PostgreSQL" in result["profile"]["words"]
+    assert "without PostgreSQL" in result["profile"]["message"]
 
 
 def test_no_profile_is_the_default_one(aiida_profile_tmp):
@@ -303,7 +303,7 @@ def test_rabbitmq_that_is_not_there(aiida_config_tmp, monkeypatch):
     monkeypatch.setenv("AIIDA_BROKER_PORT", "1")
     _, result = setup("--broker", "rabbitmq")
     assert result["profile"]["state"] == "wrong"
-    assert "RabbitMQ does not answer on this machine" in result["profile"]["words"]
+    assert "RabbitMQ does not answer on this machine" in result["profile"]["message"]
     assert get_config().profile_names == []
 
 
