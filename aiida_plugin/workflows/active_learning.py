@@ -110,16 +110,12 @@ class ActiveLearningWorkChain(WorkChain):
 
         Parameters
         ----------
-        code
-            That runs ``cgcnn-ase``.
+        code, label_code
+            That runs ``cgcnn-ase``, and the engine's.
         model
             To begin with.
-        label_code
-            The engine's.
-        candidates
-            A pool to choose from; or
-        host, proposal
-            a host, and settings of ``cgcnn.defects`` whose seed counts up with the rounds.
+        candidates, host, proposal
+            A pool to choose from; or a host, and settings of ``cgcnn.defects`` whose seed counts up with the rounds.
         engine, protocol, overrides, label
             See :meth:`LabelWorkChain.get_builder_from_protocol`.
         finetune

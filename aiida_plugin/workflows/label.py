@@ -86,26 +86,17 @@ class LabelWorkChain(WorkChain):
 
         Parameters
         ----------
-        code
-            The engine's code.
-        structures
-            The set; initial magnetic moments of its structures, where they carry any, go before the protocol's.
-        engine
-            Its name: gpaw, say, or ase (any ASE calculator, named by the override ``calculator``).
-        protocol
-            fast, balanced or stringent.
-        overrides
-            Settings over the protocol's, nested as in the YAML files.
-        indices
-            Rows or ids of those to label; default all.
-        options
-            ``metadata.options`` of the engine's jobs: resources, wall time, queue.
-        references
-            Whether to compute the elements too.
-        reference_energies
-            The output of an earlier run; its elements are not computed again.
-        max_parallel
-            Engine runs at a time; default all.
+        code, engine
+            The engine's code and name: gpaw, say, or ase (any ASE calculator, named by the override ``calculator``).
+        structures, indices
+            The set, and rows or ids of those to label (default all); initial magnetic moments of its structures, where
+            they carry any, go before the protocol's.
+        protocol, overrides
+            fast, balanced or stringent, and settings over it, nested as in the YAML files.
+        options, max_parallel
+            ``metadata.options`` of the engine's jobs (resources, wall time, queue), and how many run at a time.
+        references, reference_energies
+            Whether to compute the elements too, and those of an earlier run, which are not computed again.
 
         Raises
         ------

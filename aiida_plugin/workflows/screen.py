@@ -87,10 +87,8 @@ class ScreenWorkChain(WorkChain):
 
         Parameters
         ----------
-        code
-            That runs ``cgcnn-ase``.
-        model, structures
-            What predicts, and what is predicted.
+        code, model, structures
+            That runs ``cgcnn-ase``, that predicts, and what is predicted.
         label_code
             The engine's; without it nothing is labelled.
         engine, protocol, overrides, label

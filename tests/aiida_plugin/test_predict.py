@@ -1,8 +1,5 @@
 """The prediction job: a real run, what stands behind a number, caching, and each way it can fail."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -33,9 +30,8 @@ def crystals():
 
 
 @pytest.fixture
-def code(aiida_code_installed):
-    executable = str(Path(sys.executable).with_name("cgcnn-ase"))
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=executable)
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture

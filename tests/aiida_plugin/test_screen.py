@@ -1,7 +1,6 @@
 """Screening: predictions, choice, labels and agreement in one workflow, with EMT for DFT."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from cgcnn_ase import predict  # noqa: E402
 
 from .alloys import alloys  # noqa: E402
 
-EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "emt"}}
 
 
@@ -27,9 +25,9 @@ def _profile(aiida_profile):
 
 
 @pytest.fixture
-def code(aiida_code_installed):
+def code(aiida_code_installed, cgcnn_ase_command):
     return aiida_code_installed(
-        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=str(EXECUTABLE)
+        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command
     )
 
 

@@ -38,8 +38,8 @@ def _profile(aiida_profile):
 
 
 @pytest.fixture
-def code(aiida_code_installed):
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=EXECUTABLE)
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture
