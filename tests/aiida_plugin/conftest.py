@@ -18,6 +18,13 @@ if find_spec("sqlalchemy"):
             connection.execute("PRAGMA synchronous = OFF")
 
 
+def pytest_collection_modifyitems(items):
+    """Whatever has a code runs jobs."""
+    for item in items:
+        if "aiida_code_installed" in getattr(item, "fixturenames", ()):
+            item.add_marker("integration")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_fsync():
     """The same of the files of nodes."""

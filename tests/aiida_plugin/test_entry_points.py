@@ -51,12 +51,12 @@ def test_verdi_shows_what_it_is(group, name, words, aiida_profile):
 
 def calcfunctions():
     """All of the package, by module and name."""
-    found = {}
+    result = {}
     for info in pkgutil.walk_packages(aiida_plugin.__path__, "aiida_plugin."):
         for value in vars(import_module(info.name)).values():
             if getattr(value, "is_process_function", False) and value.__module__.startswith("aiida_plugin."):
-                found[f"{value.__module__}:{value.__name__}"] = value
-    return found
+                result[f"{value.__module__}:{value.__name__}"] = value
+    return result
 
 
 def test_every_calcfunction_has_an_entry_point():
@@ -64,11 +64,11 @@ def test_every_calcfunction_has_an_entry_point():
     points = {e.value: e.name for e in distribution("cgcnn-ase").entry_points if e.group == "aiida.calculations"}
     functions = calcfunctions()
     assert len(functions) > 20
-    assert {place: points.get(place) for place in functions} == {
-        place: f"cgcnn.{function.__name__}" for place, function in functions.items()
+    assert {path: points.get(path) for path in functions} == {
+        path: f"cgcnn.{function.__name__}" for path, function in functions.items()
     }
-    for place, function in functions.items():
-        assert function.process_class.build_process_type() == f"aiida.calculations:{points[place]}"
+    for path, function in functions.items():
+        assert function.process_class.build_process_type() == f"aiida.calculations:{points[path]}"
 
 
 def test_the_stored_process_type_is_the_entry_point(aiida_profile):

@@ -34,11 +34,11 @@ MODULES = ("cgcnn_ase.cli.app", "cgcnn_ase.cli.predict", "cgcnn_ase.cli.train", 
 def warm_command():
     """The path of the command, while the process behind it runs."""
     with TemporaryDirectory(prefix="warm-") as folder:
-        place, client = Path(folder) / "socket", Path(folder) / "cgcnn-ase"
-        server = subprocess.Popen([sys.executable, __file__, str(place)], env=os.environ | {"OMP_NUM_THREADS": "1"})
-        client.write_text(CLIENT.format(python=sys.executable, path=str(place)))
+        address, client = Path(folder) / "socket", Path(folder) / "cgcnn-ase"
+        server = subprocess.Popen([sys.executable, __file__, str(address)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+        client.write_text(CLIENT.format(python=sys.executable, path=str(address)))
         client.chmod(0o755)
-        while not place.exists():
+        while not address.exists():
             assert server.poll() is None, "the process behind the command did not start"
             time.sleep(0.05)
         try:
@@ -48,14 +48,14 @@ def warm_command():
             server.wait()
 
 
-def serve(place):
+def serve(address):
     for name in MODULES:
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the runs
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(place + ".new")
+        server.bind(address + ".new")
         server.listen()
-        Path(place + ".new").rename(place)
+        Path(address + ".new").rename(address)
         while True:
             connection, _ = server.accept()
             if os.fork() == 0:
@@ -69,13 +69,13 @@ def run(connection):
     text, files, _, _ = socket.recv_fds(connection, 1 << 16, 2)
     while not text.endswith(b"\n"):
         text += connection.recv(1 << 16)
-    given = json.loads(text)
+    request = json.loads(text)
     for target, file in zip((1, 2), files, strict=True):
         os.dup2(file, target)
-    os.chdir(given["cwd"])
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(given["env"])
-    sys.argv = ["cgcnn-ase", *given["argv"]]
+    os.environ.update(request["env"])
+    sys.argv = ["cgcnn-ase", *request["argv"]]
     try:
         import_module("cgcnn_ase.cli").main()
         code = 0
