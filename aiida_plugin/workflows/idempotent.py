@@ -57,27 +57,13 @@ def call_once(chain: WorkChain, label: str, function: "ProcessFunctionType[..., 
 def submit_once(chain: WorkChain, label: str, process: type[Process] | ProcessBuilder, **inputs: Any) -> ProcessNode:
     """Submit a job or work chain in a step of a work chain, or take the one that was submitted before.
 
-    Parameters
-    ----------
-    chain
-        The work chain, ``self`` in a step.
-    label
-        The label of the call, of which a work chain has one: of another attempt, with the number of the attempt.
-    process
-        The process class, or a filled builder.
-    **inputs
-        Its inputs, where it is a class.
+    Parameters and errors as of `call_once`; a filled builder takes no further inputs.
 
     Returns
     -------
     CalcJobNode or WorkChainNode
         For ``ToContext``; it may have ended already. One whose submission was cut off is marked as excepted, and
         another is submitted.
-
-    Raises
-    ------
-    ValueError
-        If the label was used with other inputs or for another process.
     """
     if isinstance(process, ProcessBuilder):
         builder = process
@@ -91,13 +77,7 @@ def submit_once(chain: WorkChain, label: str, process: type[Process] | ProcessBu
 def submitted(
     chain: WorkChain, label: str, process: type[Process], inputs: Mapping[str, object] = MappingProxyType({})
 ) -> ProcessNode | None:
-    """Find the job or work chain that was submitted under this label; None if there is none or it was cut off.
-
-    Raises
-    ------
-    ValueError
-        If the label was used with other inputs or for another process.
-    """
+    """Find the job or work chain that was submitted under this label; None if there is none or it was cut off."""
     for node in _called(chain, label, process.build_process_type(), inputs):
         if not never_began(node):
             return node

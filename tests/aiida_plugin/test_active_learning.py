@@ -21,11 +21,6 @@ EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "
 QUICK = {"overrides": {"recipe": {"epochs": 2, "engine": "torch"}}}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def codes(aiida_code_installed, cgcnn_ase_command):
     ours = aiida_code_installed(

@@ -22,11 +22,6 @@ from cgcnn_ase.structures import read_structures
 HOST = Path(__file__).parents[2] / "examples" / "structures" / "LiNiO2.cif"
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def host():
     """The LiNiO2 of the examples as a set of one."""

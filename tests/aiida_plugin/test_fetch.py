@@ -30,11 +30,6 @@ from cgcnn_ase.structures.packed import iter_packed  # noqa: E402
 FIELDS = ("energy_per_atom", "band_gap")
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 class Shelf:
     """A database in memory: seven salts, of which every third has no gap."""
 

@@ -27,11 +27,6 @@ EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 QUICK = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "test": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def code(aiida_code_installed, cgcnn_ase_command):
     return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)

@@ -21,11 +21,6 @@ from aiida_plugin.engines.inputs import mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def code(aiida_code_installed):
     return aiida_code_installed(default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable)

@@ -24,11 +24,6 @@ from aiida_plugin.data.label_scheme import (  # noqa: E402
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def code(aiida_code_installed):
     return aiida_code_installed(default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable)

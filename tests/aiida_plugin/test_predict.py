@@ -18,11 +18,6 @@ from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 from ..conftest import make_model, random_crystal  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture(scope="module")
 def crystals():
     rng = np.random.default_rng(3)

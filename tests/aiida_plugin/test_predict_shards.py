@@ -13,11 +13,6 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 from aiida_plugin.calculations.functions.shards import cut, join  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def code(aiida_code_installed, cgcnn_ase_command):
     return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command)

@@ -19,11 +19,6 @@ from .alloys import alloys  # noqa: E402
 EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "emt"}}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
 def code(aiida_code_installed, cgcnn_ase_command):
     return aiida_code_installed(

@@ -23,11 +23,6 @@ VALUES = [0.3, -0.2, 0.1, 0.0, -0.1]
 STDS = [0.1, 0.05, 0.6, 0.0, 0.3]
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 def predictions(ids=IDS, values=VALUES, stds=STDS, in_domain=(True, False, True, True, True), **fields):
     n = len(ids)
     columns = {

@@ -47,23 +47,13 @@ def extract(structure_set: StructureSetData, indices: List) -> dict[str, Structu
 def structures_to_label(structure_set: StructureSetData, indices: List) -> dict[str, StructureData | Dict]:
     """Promote rows of a set, and say what moments their kinds start from.
 
-    Parameters
-    ----------
-    structure_set
-        The set.
-    indices
-        Rows or ids, each once.
+    Parameters and errors as of `extract`; structures with dummy atoms are refused, too.
 
     Returns
     -------
     dict
         From ``row_7`` to the structure of row 7, and ``moments``: by row and kind, μB; of rows that carry no initial
         moments nothing is said.
-
-    Raises
-    ------
-    ValueError
-        If no row is named, one is named twice, there is no such structure, or it has dummy atoms.
     """
     rows = structure_set.rows_of(indices)
     for row in rows:
