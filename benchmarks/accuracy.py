@@ -15,9 +15,9 @@ from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.plotting import model_plots as plots
-from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
 
-#: title of a row -> key of `RegressionEvaluation.summary`
+#: title of a row -> key of `ModelEvaluation.summary`
 _ROWS = {
     "MAE of the ensemble": "mae",
     "MAE of a single member, mean": "member_mae_mean",
@@ -70,7 +70,7 @@ def main() -> None:
         say(f"wrote {draw(result['test'], model, chosen.picture)}")
 
 
-def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> RegressionEvaluation:
+def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> ModelEvaluation:
     """Predictions of one split."""
     rows = np.flatnonzero(np.asarray(dataset.split) == split)[:limit]
     say(f"{model.name}: {len(rows):,} crystals of {split}")
@@ -93,13 +93,13 @@ def original_table(dataset: Dataset, limit: int | None) -> Table:
     return table
 
 
-def draw(result: RegressionEvaluation, model: CrystalModel, file: Path) -> Path:
+def draw(result: ModelEvaluation, model: CrystalModel, file: Path) -> Path:
     """Parity, calibration, and error against std."""
-    if result.std is None:
+    if not isinstance(result, RegressionEvaluation) or result.std is None:
         raise SystemExit(f"{model.name}: gives no std to draw")
     name = model.target.name.replace("_per_atom", "").replace("_", " ")
     figure = plots.summary(
-        result.target, result.estimate.mean, result.std, result.lower, result.upper, name=name, unit=model.target.unit
+        result.target, result.mean, result.std, result.lower, result.upper, name=name, unit=model.target.unit
     )
     return plots.save(figure, file)
 

@@ -48,7 +48,7 @@ def main():
 def measure(folder, args):
     from aiida import orm
 
-    from aiida_plugin.data.model_contents import model_path
+    from aiida_plugin.data.model import model_path
     from aiida_plugin.data.structure_archive.arrays import hashes_of_arrays
     from aiida_plugin.data.structures import StructureSetData
     from aiida_plugin.provenance.errors import errors

@@ -1,6 +1,6 @@
 """Error against the size of the training set, and what each architecture costs.
 
-    python benchmarks/learning_curve.py --output docs/learning_curve.json --picture docs/images/learning_curve.png
+    python benchmarks/learning_curve.py --output docs/data/learning_curve.json --picture docs/images/learning_curve.png
 
 Every point is one network, trained on a seeded part of the train split and judged on the whole of val, so many epochs
 each: more data are more steps. Seconds are processor time of one thread. Points that the output file holds already are
@@ -118,15 +118,7 @@ def part(data: Path, n: int, config: TrainConfig) -> PreparedData:
     assert whole.split is not None
     train = np.random.default_rng(SEED).permutation(np.flatnonzero(whole.split == "train"))[:n]
     picked = np.concatenate([np.sort(train), np.flatnonzero(whole.split == "val")])
-    chosen = replace(
-        whole,
-        ids=[whole.ids[i] for i in picked],
-        structures=[whole.structures[i] for i in picked],
-        targets=whole.targets[picked],
-        split=whole.split[picked],
-        formulas=[whole.formulas[i] for i in picked],
-    )
-    return prepare(chosen, SPEC, config.graph)
+    return prepare(whole.take(picked), SPEC, config.graph)
 
 
 def draw(result: dict[str, Any], file: Path) -> None:

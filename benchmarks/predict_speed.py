@@ -68,7 +68,7 @@ def one_member(model: str, path: Path) -> tuple[Path, int]:
 
     whole = load_model(model)
     first = CrystalModel(
-        whole.networks[:1], graph=whole.graph, target=whole.target, scaler=whole.scaler, trust=whole.trust
+        whole.networks[:1], graph=whole.graph, target=whole.target, scaler=whole.scaler, calibration=whole.calibration
     )
     return save_model(first, path), len(whole.networks)
 

@@ -73,7 +73,7 @@ def measure(model: str, n_atoms: int, repeats: int) -> dict[str, Any]:
 
     from cgcnn_ase.graphs.builder import build_graph
     from cgcnn_ase.models.registry import load_model
-    from cgcnn_ase.prediction.fused_cgcnn import FastModel
+    from cgcnn_ase.prediction.fused_cgcnn import FusedModel
     from cgcnn_ase.prediction.inference import ModelInference
     from cgcnn_ase.structures import StructureRecord
 
@@ -87,7 +87,7 @@ def measure(model: str, n_atoms: int, repeats: int) -> dict[str, Any]:
     with memory:
         total = best(lambda: infer([record]), repeats)
     graph = build_graph(record.unwrap(), merged)
-    fast = FastModel.of(infer.models[0])
+    fast = FusedModel.of(infer.models[0])
     with torch.inference_mode():
         network = best(lambda: fast(graph), repeats)
     return {

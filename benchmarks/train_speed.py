@@ -124,18 +124,12 @@ def crystals(data: Path, limit: int | None) -> Dataset:
         rng = np.random.default_rng(0)
         train = rng.permutation(np.flatnonzero(split == "train"))[:limit]
         picked = np.concatenate([np.sort(train), np.flatnonzero(split == "val")[:N_VAL]])
-        return Dataset(
-            [whole.ids[i] for i in picked],
-            [whole.structures[i] for i in picked],
-            whole.targets[picked],
-            split[picked],
-            [whole.formulas[i] for i in picked],
-        )
+        return whole.take(picked)
     n = limit or 2_000
     named, _ = structures(n + N_VAL, None)
     targets = np.random.default_rng(0).normal(size=(n + N_VAL, 1))
     words = np.array(["train"] * n + ["val"] * N_VAL)
-    return Dataset([i for i, _ in named], [s for _, s in named], targets, words, [i for i, _ in named])
+    return Dataset([i for i, _ in named], [s for _, s in named], targets, words)
 
 
 def graph_table(dataset: Dataset) -> Table:

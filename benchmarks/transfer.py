@@ -1,6 +1,6 @@
 """Fine-tuning with the defaults of `cgcnn-ase train --from`, on three tasks, against the same network from scratch.
 
-    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/transfer.json
+    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/data/transfer.json
 
 elastic           K_VRH (log10 GPa) from 50 labels, starting from the pretrained band-gap model; judged on test
 two-dimensional   formation energies of two-dimensional crystals (PBE energies less those of the elements), from the
@@ -25,8 +25,9 @@ from _report import Table, machine, parser
 from _structures import say
 
 from cgcnn_ase.core.elements import reference_energies, symbols
-from cgcnn_ase.core.settings import merged, settings_from
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.yaml_settings import merged
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
@@ -36,10 +37,10 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import can_reuse_head, inherited_settings
-from cgcnn_ase.training.finetune_defaults import tuning
+from cgcnn_ase.training.finetune_defaults import recipe_for
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.start_model import can_reuse_head, inherited_settings
 from cgcnn_ase.zoo.train import load_recipe
 
 CATHODE = {"Li", "Ni", "Co", "Mn", "Al", "O"}
@@ -79,16 +80,20 @@ def table(result: dict[str, list[Point]]) -> Table:
     )
     for task, points in result.items():
         for what in dict.fromkeys(point["what"] for point in points):
-            rows = [point for point in points if point["what"] == what]
-            base = "before" if rows[0].get("before") is not None else "scratch"
-            ratio = np.mean([p["after"] for p in rows]) / np.mean([p[base] for p in rows]) - 1
+            points_of_task = [point for point in points if point["what"] == what]
+            base = "before" if points_of_task[0].get("before") is not None else "scratch"
+            ratio = np.mean([p["after"] for p in points_of_task]) / np.mean([p[base] for p in points_of_task]) - 1
             old = ""
-            if "old_before" in rows[0]:
-                old = f"{np.mean([p['old_after'] for p in rows]) / np.mean([p['old_before'] for p in rows]) - 1:+.1%}"
+            if "old_before" in points_of_task[0]:
+                after, before = (np.mean([p[key] for p in points_of_task]) for key in ("old_after", "old_before"))
+                old = f"{after / before - 1:+.1%}"
             shown = [
-                _spread([p[key] for p in rows if p.get(key) is not None]) for key in ("before", "scratch", "after")
+                _spread([p[key] for p in points_of_task if p.get(key) is not None])
+                for key in ("before", "scratch", "after")
             ]
-            made.rows.append([f"{task}, {what}", len(rows), rows[0]["labels"], *shown, f"{ratio:+.1%}", old])
+            made.rows.append(
+                [f"{task}, {what}", len(points_of_task), points_of_task[0]["labels"], *shown, f"{ratio:+.1%}", old]
+            )
     return made
 
 
@@ -104,7 +109,7 @@ def _spread(values: list[float]) -> str:
 def elastic(data: Path, seeds: int, _: Path) -> Iterator[Point]:
     start = load_model("band-gap")
     whole = load_dataset(data / "mp_elastic", target="K_VRH")
-    possible = picked(whole, np.flatnonzero(whole.targets[:, 0] > 0))
+    possible = whole.take(np.flatnonzero(whole.targets[:, 0] > 0))
     prepared = prepare(possible, BULK, start.graph)
     for seed in range(seeds):
         drawn = few(prepared, 50, seed)
@@ -129,12 +134,12 @@ def cathode(data: Path, seeds: int, general: Path) -> Iterator[Point]:
     whole = load_dataset(data / "mp36k", target=recipe.columns)
     elements = {symbols().index(element) for element in CATHODE}
     inside = np.array([set(shape.numbers.tolist()) <= elements for shape in whole.structures])
-    old = prepare(picked(whole, np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
+    old = prepare(whole.take(np.flatnonzero(~inside)), recipe.targets, recipe.config.graph)
     if not (general / "best").exists():
         config = replace(recipe.config, n_members=1, cross_fit_folds=0, epochs=24)
         train(old, config, general, resume=general.exists(), name="general-without-cathodes")
     start = load_folder(general / "best")
-    subset = picked(whole, np.flatnonzero(inside))
+    subset = whole.take(np.flatnonzero(inside))
     yield {"what": "another scale"} | in_folds(uncorrected(data, subset), 0, start, None)
     for seed in range(seeds):
         yield {"what": "five folds"} | in_folds(subset, seed, start, old)
@@ -151,7 +156,7 @@ def uncorrected(data: Path, subset: Dataset) -> Dataset:
 def in_folds(subset: Dataset, seed: int, start: CrystalModel, old: PreparedData | None) -> Point:
     """Errors over five folds by formula, each tested on what the others have not."""
     parts = []
-    for fold in k_fold(subset.formulas, k=5, seed=seed):
+    for fold in k_fold(subset.groups, k=5, seed=seed):
         split = np.where(fold == "val", "test", fold).astype(object)
         train_mask = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
         split[train_mask[: len(train_mask) // 10]] = "val"
@@ -179,18 +184,6 @@ TASKS: dict[str, Callable[[Path, int, Path], Iterator[Point]]] = {
 # What each is made of
 
 
-def picked(whole: Dataset, rows: np.ndarray) -> Dataset:
-    """Some rows of a data set."""
-    return replace(
-        whole,
-        ids=[whole.ids[i] for i in rows],
-        structures=[whole.structures[i] for i in rows],
-        targets=whole.targets[rows],
-        split=None if whole.split is None else whole.split[rows],
-        formulas=[whole.formulas[i] for i in rows],
-    )
-
-
 def few(data: PreparedData, n: int, seed: int) -> PreparedData:
     """So many labels, a tenth of them for val; the test split stays."""
     rng = np.random.default_rng(seed)
@@ -205,18 +198,18 @@ def compare(data: PreparedData, start: CrystalModel, seed: int, *, scratch: bool
     """Errors on the test split of the model before, from scratch and fine-tuned, and on an old test set."""
     same = can_reuse_head(start, data.specs)
     n_new = sum(not data.ids[i].startswith("old:") for i in data.rows("train"))
-    defaults = tuning(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
+    defaults = recipe_for(n_new, same_target=same, n_replayed=len(data.rows("train")) - n_new)
     base = inherited_settings(start) | {"seed": seed}
     point: Point = {"n_test": len(data.rows("test"))}
     tuned = trained(
-        data, settings_from(TrainConfig, merged(base, defaults.settings)), start=start, frozen=defaults.frozen
+        data, parse_settings(TrainConfig, merged(base, defaults.settings)), start=start, frozen=defaults.frozen
     )
     models = {"after": tuned}
     if same:
         models["before"] = start
     if scratch:
         alone = {"epochs": 100, "learning_rate": 3e-3, "batch_size": 8, "checkpoint": "last"}
-        models["scratch"] = trained(data, settings_from(TrainConfig, merged(base, alone)))
+        models["scratch"] = trained(data, parse_settings(TrainConfig, merged(base, alone)))
     for key, model in models.items():
         point[key], coverage = errors(model, data, "test")
         if key == "after" and coverage is not None:

@@ -70,7 +70,7 @@ def evaluation(each: SiteSet) -> RegressionEvaluation:
 def rows(each: SiteSet, result: RegressionEvaluation) -> list[list[Any]]:
     figures = result.summary()
     counts = [len(of_split(each, "test")), len(result.ids)]
-    error = np.abs(result.estimate.mean - result.target)
+    error = np.abs(result.mean - result.target)
     span = [
         each.name, f"ensemble of {len(result.members)}", *counts, figures["mae"], figures["rmse"],
         float(np.median(error)), f"{figures['coverage']:.1%}", FIGURES[each.name],
@@ -82,7 +82,7 @@ def by_element(each: SiteSet, result: RegressionEvaluation) -> list[list[Any]]:
     """The names of the sites are the host's and the number of its node; the labels come in the same order."""
     hosts = of_split(each, "test")
     z = np.concatenate([elements_of_nodes(host) for host in hosts])
-    error = np.abs(result.estimate.mean - result.target)
+    error = np.abs(result.mean - result.target)
     assert len(z) == len(error)
     return [
         [each.name, symbols()[number], int((z == number).sum()), float(error[z == number].mean())]

@@ -15,7 +15,7 @@ from _structures import cache_folder, data_root, say
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
 from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
-from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation, embeddings_of, evaluate_model
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, embeddings_of, evaluate_model
 from cgcnn_ase.zoo.train import load_recipe, recipe_names
 
 #: published test errors: CGCNN (Xie and Grossman 2018, 28,046 training crystals for the energies), MEGNet (Chen et al.
@@ -90,24 +90,23 @@ def evaluate(name: str, refs: list[ModelRef], root: Path, limit: int | None) -> 
     return result
 
 
-def row(model: str, target: str, unit: str, result: RegressionEvaluation | ClassEvaluation) -> list[Any]:
+def row(model: str, target: str, unit: str, result: ModelEvaluation) -> list[Any]:
     """One line of the table."""
     figures: dict[str, Any] = defaultdict(lambda: None, result.summary())
-    kind = "mae" if isinstance(result, RegressionEvaluation) else "auc"
-    single = figures[f"member_{kind}_mean"]
+    single = figures[f"member_{result.headline}_mean"]
     published = PUBLISHED.get(target, (None, None, None))
-    return [model, unit, len(result.ids), figures[kind], single, figures["coverage"], *published]
+    return [model, unit, len(result.ids), figures[result.headline], single, figures["coverage"], *published]
 
 
-def extra(model: str, target: str, result: RegressionEvaluation | ClassEvaluation) -> list[list[Any]]:
+def extra(model: str, target: str, result: ModelEvaluation) -> list[list[Any]]:
     """What a mean over all crystals does not show."""
-    if isinstance(result, ClassEvaluation):
+    if not isinstance(result, RegressionEvaluation):
         figures = result.metrics()
         return [[f"{model}: {name}", figures[name]] for name in ("accuracy", "f1", "nll", "ece", "set_size")]
     rows = [[f"{model}: {name}", result.metrics()[name]] for name in ("spearman", "ence", "ence_noise")]
     if target == "band_gap":
         gapped = result.target > 0
-        error = np.abs(result.target - result.estimate.mean)
+        error = np.abs(result.target - result.mean)
         rows.append([f"{model}: MAE of the {gapped.sum():,} with a gap", float(error[gapped].mean())])
     return rows
 

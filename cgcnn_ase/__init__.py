@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
     from cgcnn_ase.models.registry import load_model
     from cgcnn_ase.prediction.predictor import Predictor, predict
+    from cgcnn_ase.training.finetune import finetune
 
 _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
     "Predictor": "cgcnn_ase.prediction.predictor",
+    "finetune": "cgcnn_ase.training.finetune",
     "load_model": "cgcnn_ase.models.registry",
     "predict": "cgcnn_ase.prediction.predictor",
 }
 
-__all__ = ["CGCNNCalculator", "Predictor", "load_model", "predict"]
+__all__ = ["CGCNNCalculator", "Predictor", "finetune", "load_model", "predict"]
 
 
 def __getattr__(name: str) -> Any:

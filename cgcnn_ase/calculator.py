@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
 
-from cgcnn_ase.energies.energy_model import GraphEnergy
-from cgcnn_ase.energies.reference_scale import (
+from cgcnn_ase.energies.graph_model import (
     PER_ATOM_ENERGIES,
+    GraphEnergy,
     MissingReferenceError,
-    Reference,
-    _check_reference,
+    check_reference,
     reference_table,
     sum_of_references,
 )
+from cgcnn_ase.energies.interface import Reference
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
@@ -69,7 +69,7 @@ class CGCNNCalculator(Calculator):
         n_dropout: int | None = None,
         seed: int = 0,
     ) -> None:
-        _check_reference(reference)
+        check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
@@ -81,7 +81,7 @@ class CGCNNCalculator(Calculator):
 
     @property
     def reference(self) -> Reference | Mapping[str, float]:
-        """What turns a formation energy into an energy."""
+        """Reference energies that turn a formation energy into an energy."""
         reference: Reference | Mapping[str, float] = self.parameters["reference"]
         return reference
 
@@ -100,7 +100,7 @@ class CGCNNCalculator(Calculator):
         if others := set(changes) - {"reference"}:
             raise ValueError(f"cannot set {', '.join(sorted(others))}: make a new CGCNNCalculator for another model")
         if "reference" in changes:
-            _check_reference(changes["reference"])
+            check_reference(changes["reference"])
         changed: dict[str, Any] = super().set(**changes)  # type: ignore[no-untyped-call]
         if changed:
             self.reset()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ class CGCNNCalculator(Calculator):
 
     def _properties(self) -> list[str]:
         name = self.model.target.name
-        calibrated = self._infer.trust(self.model) is not None
+        calibrated = self._infer.calibration(self.model) is not None
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
@@ -139,7 +139,7 @@ class CGCNNCalculator(Calculator):
         if prediction.error is not None:
             raise ValueError(prediction.error)
         name = self.model.target.name
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
             f"{name}_interval": np.array([prediction.lower, prediction.upper]),
@@ -205,7 +205,7 @@ class CGCNNCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
                 f"{self.model.target.name}, with {len(self.model.members)} member(s) and "
-                f"{'a' if self.model.trust else 'no'} calibration"
+                f"{'a' if self.model.calibration else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
         assert self.atoms is not None

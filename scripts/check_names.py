@@ -161,9 +161,9 @@ ONE_MEANING = ("UNITS", "ENERGIES", "reduced_formula")
 _OLD_FILES = "run files of version 1 are still read under their old names"
 ALLOWED = {
     f"{path}: setting {old}": _OLD_FILES
-    for path in ("cgcnn_ase/core/settings.py", "tests/training/test_settings.py")
+    for path in ("cgcnn_ase/core/yaml_settings.py", "tests/training/test_settings.py")
     for old in SETTINGS
-}
+} | {"cgcnn_ase/core/files.py: file files": "it is of files, and reads none"}
 
 
 class Reader(ast.NodeVisitor):

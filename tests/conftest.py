@@ -51,7 +51,7 @@ def make_model(
     transform="none",
     name="formation_energy_per_atom",
     unit="eV/atom",
-    trust=True,
+    calibration=True,
     mean_variance=True,
     **architecture,
 ):
@@ -84,19 +84,18 @@ def make_model(
         scaler=Scaler(-1.5, 2.0) if transform == "none" else Scaler(1.8, 0.4),
         name=f"small-{name.replace('_', '-')}",
     )
-    if trust and task == "regression":
-        model.trust = made_up_trust(model, seed)
+    if calibration and task == "regression":
+        model.calibration = made_up_calibration(model, seed)
         if dropout:
-            model.dropout_trust = made_up_trust(model, seed, n_dropout=8)
+            model.dropout_calibration = made_up_calibration(model, seed, n_dropout=8)
     return model
 
 
-def made_up_trust(model, seed, n_dropout=None):
+def made_up_calibration(model, seed, n_dropout=None):
     """A calibration with the embeddings of this model's own random crystals; hydrogen to bismuth are known."""
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition
-    from cgcnn_ase.uncertainty.estimators import combine
-    from cgcnn_ase.uncertainty.regression_calibration import Calibration
+    from cgcnn_ase.uncertainty import RegressionCalibration
 
     rng = np.random.default_rng(seed)
     graph = build_graphs([random_crystal(rng) for _ in range(80)], model.graph)
@@ -104,16 +103,14 @@ def made_up_trust(model, seed, n_dropout=None):
 
     with torch.inference_mode():
         out = model(graph) if n_dropout is None else model.sample(graph, n_dropout)
-    estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
     embedding = out.embedding.numpy()
     noise = rng.laplace(scale=0.05, size=len(embedding))
     known = np.zeros((len(embedding), 101))
     known[:, 1:84] = 1 / 83
     fractions = composition(graph).numpy()
-    return Calibration.fit(
-        estimate,
-        estimate.mean + noise,
-        embedding=embedding,
+    return RegressionCalibration.fit(
+        out,
+        out.estimate.mean + noise,
         composition=fractions,
         training_embedding=embedding,
         training_composition=known,

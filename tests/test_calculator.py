@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.energies.reference_scale import MissingReferenceError
+from cgcnn_ase.energies.graph_model import MissingReferenceError
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.structures import StructureError
 
@@ -399,6 +399,6 @@ def test_dropout_without_dropout(small_model):
 
 
 def test_ensemble_without_calibration(tmp_path, atoms):
-    atoms.calc = CGCNNCalculator(save_model(make_model(trust=False), tmp_path / "m"))
+    atoms.calc = CGCNNCalculator(save_model(make_model(calibration=False), tmp_path / "m"))
     assert atoms.calc.get_energy_uncertainty(atoms) > 0
     assert "in_domain" not in atoms.calc.results

@@ -35,7 +35,7 @@ def edit(folder, **changes):
     "settings",
     [
         {},
-        {"trust": False},
+        {"calibration": False},
         {"n_members": 1, "dropout": 0.3, "n_hidden_layers": 2},
         {"task": "classification", "name": "is_metal", "unit": "probability"},
         {"transform": "log10", "name": "bulk_modulus", "unit": "GPa"},

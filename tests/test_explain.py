@@ -81,7 +81,7 @@ def test_no_steps(model, crystal):
 
 def test_against_finite_differences(crystal):
     """The path integral by hand: central differences of the network itself along each atom's part of each step."""
-    model = make_model(n_members=1, trust=False).double()
+    model = make_model(n_members=1, calibration=False).double()
     network, graph = model.networks[0], build_graph(crystal, GraphConfig())
     graph = graph._replace(**{n: getattr(graph, n).double() for n in ("distances", "angular", "multiplicity")})
     value = value_of_vectors(network, graph, lambda output: model.scaler.unscale(output.value[:, 0]))
@@ -230,7 +230,7 @@ def test_any_architecture_with_an_embedding(crystal):
         def crystal(self, pooled, mask=None):  # noqa: ARG002
             return pooled
 
-    model = make_model(n_members=1, trust=False)
+    model = make_model(n_members=1, calibration=False)
     network = model.networks[0]
     network.architecture = Linear()
     result = explain(crystal, model, baseline="zero", n_steps=1)
@@ -249,7 +249,7 @@ def test_an_architecture_without_an_embedding(crystal):
 def test_bad_choices(model, crystal):
     with pytest.raises(ValueError, match="unknown baseline 'none'; allowed: pure-elements, mean-element, zero"):
         explain(crystal, model, baseline="none")
-    of_sites = make_model(trust=False, pooling="site")
+    of_sites = make_model(calibration=False, pooling="site")
     of_sites.target = replace(of_sites.target, level="site")
     with pytest.raises(ValueError, match="predicts sites; an explanation needs one of crystals"):
         explain(crystal, of_sites)
@@ -264,7 +264,7 @@ def test_the_most_important_atom_moves_the_prediction_most(pretrained, name):
     important than for the one named least.
 
     It is no theorem: a contribution counts what two atoms do together once, in parts, the change of either counts it
-    whole. NiO, SrTiO3 and rutile are among those where it is otherwise; docs/explaining.md gives the shares."""
+    whole. NiO, SrTiO3 and rutile are among those where it is otherwise; docs/how_to/explain.md gives the shares."""
     atoms = example(name)
     result = explain(atoms, pretrained, n_steps=8)
     order = np.argsort(np.abs(result.contributions))

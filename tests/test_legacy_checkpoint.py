@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.models.original_cgcnn import UnsafeCheckpointError, read_legacy_checkpoint
+from cgcnn_ase.models.original_cgcnn import read_legacy_checkpoint
+from cgcnn_ase.models.restricted_pickle import UnsafeCheckpointError
 
 NAMES = (
     "band-gap",

@@ -14,7 +14,8 @@ from pymatgen.io.cif import CifParser, CifWriter
 from cgcnn_ase import Predictor, load_model
 from cgcnn_ase.core.elements import descriptor_table
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.models.original_cgcnn import PUBLISHED, UnsafeCheckpointError, load_legacy, read_legacy_checkpoint
+from cgcnn_ase.models.original_cgcnn import PUBLISHED, load_legacy, read_legacy_checkpoint
+from cgcnn_ase.models.restricted_pickle import UnsafeCheckpointError
 from cgcnn_ase.structures import read_file
 
 from .conftest import random_crystal
@@ -128,7 +129,7 @@ def test_the_shared_weights_are_those_of_the_package(original_weights, shared_da
 @pytest.mark.parametrize(("name", "spec"), PUBLISHED.items(), ids=PUBLISHED)
 def test_targets(original_weights, name, spec):
     model = load_model(original_weights / f"{name}.pth.tar")
-    assert (model.target, model.name, model.trust, len(model.members)) == (spec, name, None, 1)
+    assert (model.target, model.name, model.calibration, len(model.members)) == (spec, name, None, 1)
     assert len(model.sha256) == 64
     assert not model.is_potential
     assert model.dropout == (0.5 if spec.task == "classification" else 0.0)

@@ -54,7 +54,7 @@ def test_parity_of_few_shows_points_with_their_std(predictions):
 
 def test_calibration_draws_the_curve(predictions):
     target, mean, std = predictions
-    axes = plots.calibration(target, mean, std).axes[0]
+    axes = plots.summary(target, mean, std, name=NAME, unit=UNIT).axes[1]
     curve = max(axes.lines, key=lambda line: len(line.get_xdata()))
     expected, observed = curve.get_data()
     assert len(expected) == 101
@@ -64,7 +64,7 @@ def test_calibration_draws_the_curve(predictions):
 
 def test_error_against_std_draws_bins_over_all_points(predictions):
     target, mean, std = predictions
-    axes = plots.error_against_std(target, mean, std, unit=UNIT, n_bins=8).axes[0]
+    axes = plots.summary(target, mean, std, name=NAME, unit=UNIT, n_bins=8).axes[2]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert axes.get_xlabel() == "predicted std (eV/atom)"
     assert axes.get_ylabel() == "error (eV/atom)"
@@ -79,34 +79,8 @@ def test_error_against_std_draws_bins_over_all_points(predictions):
 
 def test_a_prediction_without_any_error_is_no_obstacle():
     target = np.linspace(0, 1, 20)
-    figure = plots.error_against_std(target, target, np.full(20, 0.1), unit=UNIT, n_bins=2)
-    assert figure.axes[0].get_title() == "ENCE 1.000"
-
-
-def test_interval_coverage_by_group(predictions):
-    target, mean, std = predictions
-    axes = plots.interval_coverage(target, std, mean - std, mean + std, unit=UNIT, level=0.7, n_bins=5).axes[0]
-    shares = axes.containers[0].lines[0].get_ydata()
-    inside = np.abs(target - mean) <= std
-    lowest = np.argsort(std)[:200]
-    assert shares[0] == pytest.approx(100 * inside[lowest].mean())
-    assert shares.mean() == pytest.approx(100 * inside.mean())
-    assert axes.get_title() == f"coverage {100 * inside.mean():.1f} %"
-    assert "nominal 70 %" in [t.get_text() for t in axes.get_legend().get_texts()]
-    assert UNIT in axes.get_xlabel()
-
-
-@pytest.mark.parametrize("standardised", [False, True])
-def test_error_histogram_is_a_density_and_counts_what_it_leaves_out(predictions, standardised):
-    target, mean, std = predictions
-    mean = mean.copy()
-    mean[0] = target[0] + 1000 * std[0]
-    axes = plots.error_histogram(target, mean, std if standardised else None, unit=UNIT).axes[0]
-    area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
-    outside = round((1 - area) * 1000)
-    assert 1 <= outside <= 10
-    assert f"{outside} beyond" in axes.texts[0].get_text()
-    assert axes.get_xlabel() == ("error / predicted std" if standardised else "error (eV/atom), prediction − reference")
+    figure = plots.summary(target, target, np.full(20, 0.1), name=NAME, unit=UNIT, n_bins=2)
+    assert figure.axes[2].get_title() == "ENCE 1.000"
 
 
 def test_learning_curve_marks_the_best_epoch():
@@ -150,13 +124,13 @@ def test_summary_is_written_with_three_panels(predictions, tmp_path):
 
 def test_pdf_and_svg_are_written_too(predictions, tmp_path):
     target, mean, std = predictions
-    figure = plots.calibration(target, mean, std)
+    figure = plots.parity(target, mean, std, name=NAME, unit=UNIT)
     assert plots.save(figure, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     assert b"<svg" in plots.save(figure, tmp_path / "a.svg").read_bytes()
 
 
 def test_save_names_a_missing_folder(predictions, tmp_path):
-    figure = plots.calibration(*predictions)
+    figure = plots.parity(*predictions, name=NAME, unit=UNIT)
     with pytest.raises(FileNotFoundError, match="absent does not exist"):
         plots.save(figure, tmp_path / "absent" / "a.png")
 
@@ -166,7 +140,7 @@ def test_matplotlib_and_scipy_are_imported_only_when_needed():
         "import sys; import cgcnn_ase.plotting.model_plots, cgcnn_ase.uncertainty as u\n"
         "u.evaluate([1., 2.], [1., 3.], [1., 2.], n_bins=1)\n"
         "assert not {'matplotlib', 'scipy', 'torch', 'pandas', 'ase'} & set(sys.modules), 'heavy'\n"
-        "cgcnn_ase.plotting.model_plots.calibration([1., 2.], [1., 3.], [1., 2.])\n"
+        "cgcnn_ase.plotting.model_plots.parity([1., 2.], [1., 3.], [1., 2.], name='a', unit='b')\n"
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'\n"
         "print('light')"
     )

@@ -231,7 +231,7 @@ def test_log10_targets_come_out_in_their_unit(crystals):
     assert (frame.lower < frame.value).all()
     assert (frame.value < frame.upper).all()
     # a small error of the logarithm, in GPa
-    judged = model.trust
+    judged = model.calibration
     assert judged is not None
     log_width = np.log10(frame.upper) - np.log10(frame.lower)
     ratio = frame["std"] / (frame.value * np.log(10) * log_width)
@@ -247,7 +247,7 @@ def test_classification_gives_probabilities(crystals):
 
 
 def test_a_model_without_anything(crystals):
-    frame = predict(make_model(n_members=1, trust=False, mean_variance=False), crystals).to_frame()
+    frame = predict(make_model(n_members=1, calibration=False, mean_variance=False), crystals).to_frame()
     assert frame.value.notna().all()
     assert frame[["std", "lower", "upper", "epistemic", "aleatoric", "in_domain"]].isna().all(axis=None)
 

@@ -83,7 +83,7 @@ def test_found_by_name_from_any_folder(tmp_path, monkeypatch):
     model = load_model()
     assert (model.target.name, model.target.unit) == ("formation_energy_per_atom", "eV/atom")
     assert len(model.members) >= 4
-    assert model.trust is not None
+    assert model.calibration is not None
 
 
 @pytest.mark.parametrize("name", model_names() or [DEFAULT_MODEL])

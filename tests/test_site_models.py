@@ -18,8 +18,7 @@ from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
-from cgcnn_ase.uncertainty.estimators import combine
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty import RegressionCalibration
 
 from .conftest import make_model, random_crystal
 
@@ -27,18 +26,16 @@ from .conftest import make_model, random_crystal
 @pytest.fixture(scope="module")
 def site_model():
     """An ensemble of three that knows magnesium, oxygen and nickel, and vacancies of oxygen and magnesium only."""
-    model = make_model(trust=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
+    model = make_model(calibration=False, name="vacancy_energy", unit="eV", pooling="site", norm="layer")
     model.target = replace(model.target, level="site")
     rng = np.random.default_rng(0)
     graph = build_graphs([random_crystal(rng) for _ in range(60)], model.graph)
     with torch.inference_mode():
         out = model(graph)
     fractions = composition(graph)[crystal_index(graph)].numpy()
-    estimate = combine(out.values.numpy(), out.stds.numpy())
-    model.trust = Calibration.fit(
-        estimate,
-        estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
-        embedding=out.embedding.numpy(),
+    model.calibration = RegressionCalibration.fit(
+        out,
+        out.estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
         composition=fractions,
         training_embedding=out.embedding.numpy(),
         training_composition=fractions,
@@ -99,7 +96,7 @@ def test_a_site_of_an_element_without_labels_is_not_in_the_domain(site_model, ro
         assert not frame.in_domain[nickel].any()
         assert frame.reason[nickel].str.contains("no training structure has a labelled site of Ni").all()
         assert not frame.reason[~nickel].str.contains("labelled").any()
-    assert load_models(tmp_path / "model")[0].trust.domain.site_elements == {8, 12}
+    assert load_models(tmp_path / "model")[0].calibration.domain.site_elements == {8, 12}
 
 
 def test_nodes_of_atoms(site_model):

@@ -33,7 +33,7 @@ def test_training_fits_it_on_the_training_split_alone(tmp_path: Path) -> None:
     spec = TargetSpec(name="bulk modulus", unit="GPa", transform="log10")
     for others in (1.0, 1e9):
         targets = np.array([[1.0, 10.0, 100.0, 1000.0, others, others]]).T
-        data = Dataset(list("abcdef"), [geometry(bulk("Cu"))] * 6, targets, split, list("abcdef"))
+        data = Dataset(list("abcdef"), [geometry(bulk("Cu"))] * 6, targets, split)
         scaler = train_scalers(prepare(data, spec, GraphConfig(), cache=tmp_path))[0]
         assert scaler.mean == pytest.approx(1.5)
         assert scaler.std == pytest.approx(1.25**0.5)

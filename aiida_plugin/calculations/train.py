@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import ArrayData, Dict, RemoteData, Str
 
 from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import model_path
-from aiida_plugin.calculations.training_data import TrainingData, gather
+from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
 from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
 
-#: how the sets become the data of a run
-DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
-
+# nodes by the names of the inputs
+Inputs: TypeAlias = Mapping[str, Any]
 #: options of the command that stand in no settings file
-OPTIONS = ("task", "unit", "freeze", "preset", "workers", "name")
+OPTIONS = ("task", "unit", "freeze", "epochs_factor", "preset", "workers", "name")
 _CHOICES = {
     "task": ("regression", "log10", "classification"),
     "freeze": ("none", "embedding", "convolutions"),
@@ -35,8 +34,8 @@ _CHOICES = {
 }
 
 
-def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
-    """What is wrong with the settings of a run, None if nothing is.
+def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | None:
+    """Find what is wrong with the settings of a run; None if nothing is.
 
     Parameters
     ----------
@@ -47,7 +46,8 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
     """
     from dataclasses import fields
 
-    from cgcnn_ase.core.settings import OLD_NAMES, current_names, settings_from
+    from cgcnn_ase.core.settings import parse_settings
+    from cgcnn_ase.core.yaml_settings import OLD_NAMES, current_names
     from cgcnn_ase.training.config import TrainConfig
 
     plugin_settings = [*DATA, *OPTIONS]
@@ -67,23 +67,27 @@ def validation_error(settings: Mapping[str, Any], *, tunes: bool) -> str | None:
             return f"{name} must be a whole number from {least}, not {value!r}"
     if not isinstance(settings.get("mixed_labels", False), bool):
         return f"mixed_labels must be true or false, not {settings['mixed_labels']!r}"
-    if not tunes and settings.get("freeze", "none") != "none":
-        return "freeze needs a model to start from"
+    factor = settings.get("epochs_factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        return f"epochs_factor must be a positive number, not {factor!r}"
+    for name, without in (("freeze", "none"), ("epochs_factor", 1.0)):
+        if not tunes and settings.get(name, without) != without:
+            return f"{name} needs a model to start from"
     # what network and graph may hold depends on preset and model, and the command checks it
     left_out = (*plugin_settings, "network", "graph")
     try:
-        settings_from(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
+        parse_settings(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
     except ValueError as error:
         return str(error)
     return None
 
 
-def of_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the settings file of the command."""
+def of_file(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings of the command's file."""
     return {name: value for name, value in settings.items() if name not in (*DATA, *OPTIONS)}
 
 
-def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str] | None) -> list[str]:
+def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
     """The options of the command.
 
     Parameters
@@ -101,7 +105,7 @@ def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str]
         If unit or task are others than those of a model that is to learn its own target on.
     """
     task = settings.get("task", "regression")
-    unit = settings.get("unit", LABEL_UNITS.get(target, ""))
+    unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
     if model is not None and target == model["target"]:
         for name in ("unit", "task"):
             asked = settings.get(name, model[name])
@@ -113,9 +117,9 @@ def arguments(settings: Mapping[str, Any], target: str, model: Mapping[str, str]
         result += ["--unit", unit] if unit and task != "classification" else []
     default = f"{target.replace('_', '-')}" if model is None else f"{model['name']}-tuned"
     result += ["--name", str(settings.get("name", default))]
-    for name in ("freeze", "preset", "workers"):
+    for name in ("freeze", "epochs_factor", "preset", "workers"):
         if name in settings:
-            result += [f"--{name}", str(settings[name])]
+            result += [f"--{name.replace('_', '-')}", str(settings[name])]
     return result
 
 
@@ -247,7 +251,7 @@ class TrainCalculation(CrashSafeCalcJob):
             return model_path(model)
         from cgcnn_ase.models.checkpoint import load_models, save_model
         from cgcnn_ase.models.crystal_model import CrystalModel
-        from cgcnn_ase.training.finetune import finetune_member
+        from cgcnn_ase.training.start_model import finetune_member
 
         wanted = self.inputs.model_name.value
         with TemporaryDirectory() as path:
@@ -257,15 +261,15 @@ class TrainCalculation(CrashSafeCalcJob):
                 graph=start.graph,
                 target=start.target,
                 scaler=start.scaler,
-                trust=start.trust,
-                dropout_trust=start.dropout_trust,
+                calibration=start.calibration,
+                dropout_calibration=start.dropout_calibration,
                 name=start.name,
             )
             save_model(alone, Path(folder.get_abs_path(MODEL)))
         return MODEL
 
 
-def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
+def data_of(inputs: Inputs) -> TrainingData:
     """The labelled structures of a job's inputs, divided; raises as `gather` does."""
     return gather(
         inputs["structures"],
@@ -276,7 +280,7 @@ def data_of(inputs: "Mapping[str, Any]") -> TrainingData:
     )
 
 
-def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
+def model_facts(inputs: Inputs) -> dict[str, str] | None:
     """``name``, ``target``, ``unit`` and ``task`` of the model to start from.
 
     Raises
@@ -301,13 +305,13 @@ def model_facts(inputs: "Mapping[str, Any]") -> dict[str, str] | None:
     return facts | {"name": names[k]}
 
 
-def _settings_dict(settings: Dict | None) -> dict[str, Any]:
-    result: dict[str, Any] = {} if settings is None else settings.get_dict()
+def _settings_dict(settings: Dict | None) -> dict[str, object]:
+    result: dict[str, object] = {} if settings is None else settings.get_dict()
     return result
 
 
-def _check_inputs(inputs: "Mapping[str, Any]", _: Any) -> str | None:
-    """What is wrong with the inputs, None if nothing is."""
+def _check_inputs(inputs: Inputs, _: object) -> str | None:
+    """Find what is wrong with the inputs; None if nothing is."""
     if "structures" not in inputs or "target" not in inputs:
         return None  # the ports say so themselves
     settings = _settings_dict(inputs.get("settings"))

@@ -1,21 +1,26 @@
 """Labelled sets of structures -> the packed folder that ``cgcnn-ase train`` reads."""
 
 import csv
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 
-from aiida_plugin.data.label_scheme import merge_schemes, scheme_of
-from aiida_plugin.data.labels import listed, named_label
-from aiida_plugin.data.packed_file import write_packed_file
-from aiida_plugin.data.structure_archive.arrays import StructureArrays
+from aiida_plugin.data.labels import listed, merge_schemes, named_label, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.structures.packed import write_packed
 
-#: a group larger than this part of the structures is not held out as a whole to validate
+if TYPE_CHECKING:
+    from ase import Atoms
+
+# settings that say how the sets become the data of a run
+DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
+# a group larger than this part of the structures is not held out as a whole to validate
 _LARGEST = 1 / 3
+_MAX_READ = 4
 By = Literal["group", "structure"]
 
 
@@ -100,7 +105,7 @@ class TrainingData(NamedTuple):
     labels: list[float | None]
     split: Strings
     split_by: By | None
-    scheme: dict[str, Any] | None
+    scheme: dict[str, object] | None
     sets: list[StructureSetData]
 
     def count(self, split: str) -> int:
@@ -111,7 +116,8 @@ class TrainingData(NamedTuple):
 
     def write(self, folder: Path, target: str) -> None:
         """Write ``structures.npz`` and ``properties.csv``."""
-        write_packed_file(folder / "structures.npz", self.ids, _joined([each.arrays() for each in self.sets]))
+        parts = [each.packed() for each in self.sets]
+        write_packed(folder / "structures.npz", lambda: parts, compress=False)
         with (folder / "properties.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["id", target, "split"])
@@ -119,10 +125,14 @@ class TrainingData(NamedTuple):
                 writer.writerow([name, "" if label is None else repr(label), split])
 
 
+# what was read of sets lately
+_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}
+
+
 def gather(
     structures: StructureSetData,
     target: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     val: StructureSetData | None = None,
     test: StructureSetData | None = None,
@@ -148,11 +158,26 @@ def gather(
     """
     inputs = {"structures": structures, "val": val, "test": test}
     sets = {name: each for name, each in inputs.items() if each is not None}
+    key = None  # of stored nodes, which never change: the steps of a training all ask for the same
+    if all(each.is_stored for each in sets.values()):
+        uuids = tuple((name, each.uuid) for name, each in sets.items())
+        key = (uuids, target, json.dumps({name: settings.get(name) for name in DATA}))
+    data = None if key is None else _READ.get(key)
+    if data is None:
+        data = _gather(sets, target, settings)
+    if key is not None:
+        if len(_READ) >= _MAX_READ:
+            _READ.clear()
+        _READ[key] = data
+    return data._replace(sets=list(sets.values()))
+
+
+def _gather(sets: Mapping[str, StructureSetData], target: str, settings: Mapping[str, object]) -> TrainingData:
     ids: list[str] = []
     labels: list[float | None] = []
     groups: list[Hashable] = []
     of_set: list[str] = []
-    schemes: list[dict[str, Any] | None] = []
+    schemes: list[dict[str, object] | None] = []
     seen: dict[bytes, tuple[str, str]] = {}
     for name, each in sets.items():
         for structure_id, atoms in zip(each.ids, each.iter_atoms(), strict=True):
@@ -169,20 +194,20 @@ def gather(
     if settings.get("unlabelled", "error") == "error":
         _check_labels(ids, labels, target)
     scheme = None if settings.get("mixed_labels", False) else merge_schemes(schemes)
-    split, by = _split(of_set, labels, groups, settings, has_val=val is not None, has_test=test is not None)
+    split, by = _split(of_set, labels, groups, settings, has_val="val" in sets, has_test="test" in sets)
     for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
         if (part == "train" or name in sets) and not any(
             label is not None and assigned == part for label, assigned in zip(labels, split.tolist(), strict=True)
         ):
             raise ValueError(f"no structure of {name} has a label {target!r}")
-    return TrainingData(ids, labels, split, by, scheme, list(sets.values()))
+    return TrainingData(ids, labels, split, by, scheme, [])
 
 
 def _split(
     of_set: list[str],
     labels: list[float | None],
     groups: list[Hashable],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     has_val: bool,
     has_test: bool,
@@ -190,10 +215,12 @@ def _split(
     """The set's name of what was given apart; what is to be divided, divided."""
     split = np.array(["train" if name == "structures" else name for name in of_set], dtype="<U5")
     rows = [k for k, name in enumerate(of_set) if name == "structures" and labels[k] is not None]
-    test = 0.0 if has_test else float(settings.get("test", 0.1))
-    seed = int(settings.get("split_seed", 0))
+    test = 0.0 if has_test else cast("float", settings.get("test", 0.1))
+    seed = cast("int", settings.get("split_seed", 0))
     if not has_val:
-        assigned, by = divide([groups[k] for k in rows], val=float(settings.get("val", 0.1)), test=test, seed=seed)
+        assigned, by = divide(
+            [groups[k] for k in rows], val=cast("float", settings.get("val", 0.1)), test=test, seed=seed
+        )
         split[rows] = assigned
         return split, by
     if test == 0.0:
@@ -204,11 +231,11 @@ def _split(
     return split, "group"
 
 
-def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
+def _group(atoms: "Atoms", k: int, by: str, what: str) -> Hashable:
     if by == "structure":
         return k
     if by == "formula":
-        from cgcnn_ase.data.dataset import composition_key
+        from cgcnn_ase.structures.composition import composition_key
 
         return composition_key(atoms.numbers)
     if by not in atoms.info:
@@ -216,7 +243,7 @@ def _group(atoms: Any, k: int, by: str, what: str) -> Hashable:
     return str(atoms.info[by])
 
 
-def _see(seen: dict[bytes, tuple[str, str]], atoms: Any, name: str, structure_id: str) -> None:
+def _see(seen: dict[bytes, tuple[str, str]], atoms: "Atoms", name: str, structure_id: str) -> None:
     """Refuse a structure that is in two sets, under whatever id."""
     key = b"".join(a.tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))
     other, other_id = seen.setdefault(key, (name, structure_id))
@@ -241,16 +268,3 @@ def _check_labels(ids: list[str], labels: list[float | None], target: str) -> No
             f"{len(missing)} of {len(ids)} structures have no label {target!r}: {listed(missing)}; leave them out, or "
             "set unlabelled: skip"
         )
-
-
-def _joined(parts: list[StructureArrays]) -> StructureArrays:
-    """Several sets as one."""
-    starts = np.cumsum([0] + [int(part.offsets[-1]) for part in parts])
-    offsets = [np.zeros(1, np.int64)] + [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
-    return StructureArrays(
-        lattice=np.concatenate([part.lattice for part in parts]),
-        offsets=np.concatenate(offsets),
-        numbers=np.concatenate([part.numbers for part in parts]),
-        positions=np.concatenate([part.positions for part in parts]),
-        pbc=np.concatenate([part.pbc for part in parts]),
-    )

@@ -163,7 +163,7 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
 
     Exit code 1: some structures were left out (--skip-bad), each named on stderr.
     """
-    from aiida_plugin.data.structure_files import read_set
+    from aiida_plugin.data.structures import read_set
 
     with errors_in_words():
         node, bad = read_set(paths, skip_bad=skip_bad, order_disordered=order_disordered)
@@ -199,7 +199,7 @@ def export_set(node: "StructureSetData", path: Path) -> None:
     An .extxyz file keeps moments, info and results that it can hold, an .npz file and CIF the structures alone; the
     names are kept in all of them.
     """
-    from aiida_plugin.data.structure_files import write_set
+    from aiida_plugin.data.structures import write_set
 
     with errors_in_words():
         echo.echo_success(str(write_set(node, path)))

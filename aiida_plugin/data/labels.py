@@ -1,46 +1,36 @@
-"""The labels of a set of structures: which number of each is learned, and which have none."""
+"""Labels of structures, and what made them, so that labels of different kinds never mix silently.
 
-import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+A label scheme is a plain dict in ``atoms.info["label_scheme"]``: ``engine``, ``engine_version``, ``functional``,
+``hubbard_u`` (eV by element), ``pseudopotentials`` (name or hash by element), ``cutoffs`` (eV by name),
+``kpoints_distance`` (1/Å), ``spin``, ``relaxed``, and what else an engine needs to say.
+"""
 
-from aiida_plugin.data.structures import StructureSetData
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: the total energy divided by the number of atoms, eV/atom; the only label that is computed here
-ENERGY_PER_ATOM = "energy_per_atom"
-#: units of the labels that this package writes
+    from aiida_plugin.data.structures import StructureSetData
+
+# what made a label, by key
+Scheme: TypeAlias = Mapping[str, object]
+# units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
-#: ids that a message names
+# ids that a message names
 NAMED = 5
-
-
-def label_of(atoms: "Atoms", target: str) -> float | None:
-    """The label of one structure: ``energy_per_atom``, a key of its info, or else one of its results.
-
-    None where it has none.
-
-    Raises
-    ------
-    ValueError
-        If it is there and is no finite number.
-    """
-    results = {} if atoms.calc is None else atoms.calc.results
-    if target == ENERGY_PER_ATOM and target not in atoms.info:
-        value = results["energy"] / len(atoms) if "energy" in results else None
-    else:
-        value = atoms.info.get(target, results.get(target))
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"its {target} is a {type(value).__name__}, not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"its {target} is {number}; allowed are finite numbers")
-    return number
+# where a structure carries its scheme, in ``atoms.info``
+SCHEME = "label_scheme"
+# hex digits that name a scheme
+_DIGITS = 12
+# what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
+_BY_ELEMENT = ("hubbard_u", "pseudopotentials")
+# what says most about a difference, and is named first
+_FIRST = ("engine", "functional")
 
 
 def named_label(atoms: "Atoms", target: str, what: str) -> float | None:
@@ -51,7 +41,7 @@ def named_label(atoms: "Atoms", target: str, what: str) -> float | None:
         raise ValueError(f"{what}: {error}") from error
 
 
-def labels_of(structures: StructureSetData, target: str) -> Iterator[float | None]:
+def labels_of(structures: "StructureSetData", target: str) -> Iterator[float | None]:
     """The label of each structure in order, None where it has none; raises as `label_of`, naming the structure."""
     for name, atoms in zip(structures.ids, structures.iter_atoms(), strict=True):
         yield named_label(atoms, target, f"structure {name!r}")
@@ -60,3 +50,94 @@ def labels_of(structures: StructureSetData, target: str) -> Iterator[float | Non
 def listed(names: list[str]) -> str:
     """The first few names."""
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def scheme_of(atoms: "Atoms") -> dict[str, object] | None:
+    """The scheme that a structure carries, None if it carries none."""
+    scheme = atoms.info.get(SCHEME)
+    return None if scheme is None else dict(scheme)
+
+
+def scheme_id(scheme: Scheme) -> str:
+    """Twelve hex digits of the sha256 of a scheme, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(scheme, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def merge_schemes(schemes: Iterable[Scheme | None]) -> dict[str, object] | None:
+    """The one scheme that all of these are; of structures with different elements, with all their elements.
+
+    None stands for a label that nothing is known of, and agrees with itself only.
+
+    Raises
+    ------
+    ValueError
+        If two of them differ; the message says in what.
+    """
+    merged: dict[str, object] | None = None
+    for k, scheme in enumerate(schemes):
+        if k == 0:
+            merged = None if scheme is None else dict(scheme)
+            continue
+        if (scheme is None) != (merged is None):
+            raise ValueError("some labels say what made them and others do not; labels of one kind only can be mixed")
+        if scheme is not None and merged is not None:
+            merged = _merge(merged, scheme)
+    return merged
+
+
+def only_scheme(structures: "StructureSetData | Iterable[Atoms]") -> dict[str, object] | None:
+    """The one scheme of all labels of a set; raises as `merge_schemes`."""
+    from aiida_plugin.data.structures import StructureSetData
+
+    atoms: Iterable[Atoms] = structures.iter_atoms() if isinstance(structures, StructureSetData) else structures
+    return merge_schemes(scheme_of(each) for each in atoms)
+
+
+def _merge(one: dict[str, object], other: Scheme) -> dict[str, object]:
+    merged = dict(one)
+    for key in sorted({*one, *other}, key=lambda name: (name not in _FIRST, name)):
+        a, b = one.get(key), other.get(key)
+        if key in _BY_ELEMENT and isinstance(a, Mapping) and isinstance(b, Mapping):
+            for element in sorted({*a} & {*b}):
+                if a[element] != b[element]:
+                    raise ValueError(_differ(f"{key} of {element}", a[element], b[element]))
+            merged[key] = {**a, **b}
+        elif a != b:
+            raise ValueError(_differ(key, a, b))
+    return merged
+
+
+def _differ(what: str, one: object, other: object) -> str:
+    return f"labels of different kinds are mixed: {what} is {one} for some and {other} for others"
+
+
+def largest_group(schemes: Mapping[str, Scheme | None]) -> tuple[list[str], dict[str, str]]:
+    """The most labels that are of one kind, and of each other one in what it differs from them.
+
+    Parameters
+    ----------
+    schemes
+        The label scheme by name of the label.
+    """
+    groups: list[tuple[list[str], dict[str, object] | None]] = []
+    for name, scheme in schemes.items():
+        for k, (members, merged) in enumerate(groups):
+            if _reason(merged, scheme) is None:
+                groups[k] = ([*members, name], merge_schemes([merged, scheme]))
+                break
+        else:
+            groups.append(([name], merge_schemes([scheme])))
+    if not groups:
+        return [], {}
+    alike, merged = max(groups, key=lambda group: len(group[0]))
+    others = [name for members, _ in groups for name in members if name not in alike]
+    return alike, {name: str(_reason(merged, schemes[name])) for name in others}
+
+
+def _reason(one: Scheme | None, other: Scheme | None) -> str | None:
+    """In what two schemes differ, None if they do not."""
+    try:
+        merge_schemes([one, other])
+    except ValueError as error:
+        return str(error)
+    return None

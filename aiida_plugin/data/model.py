@@ -1,6 +1,7 @@
-"""A model as a node."""
+"""A model as a node. Nothing here needs torch, but for an original ``.pth.tar``."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, QueryBuilder
 
-from aiida_plugin.data.attribute_fields import attribute
-from aiida_plugin.data.model_contents import describe, hash_of_files, model_path, read_contents
-from cgcnn_ase.models.folder import CheckpointError
-from cgcnn_ase.models.registry import DEFAULT_MODEL
+from aiida_plugin.data import attribute
+from cgcnn_ase.models.folder import CONFIG, WEIGHTS, CheckpointError, model_entries, read_config, read_weights
+from cgcnn_ase.models.registry import DEFAULT_MODEL, find_models
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
+
+
+# what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
+BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
 
 
 class CGCNNModelData(Data):
@@ -38,7 +42,7 @@ class CGCNNModelData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``CGCNNModelData.fields.attributes.sha256`` and so on."""
+        """Fields for queries: ``CGCNNModelData.fields.attributes.sha256`` and so on."""
 
         name: str = attribute("name", "The name of the folder or file")
         names: list[str] = attribute("names", "The names of the models")
@@ -55,7 +59,7 @@ class CGCNNModelData(Data):
         content_sha256: str = attribute("content_sha256", "Of all files")
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        Data.__init__(self, **kwargs)
         if path is None:
             return
         folder = model_path(Path(path))
@@ -175,7 +179,7 @@ class CGCNNModelData(Data):
         ValueError
             If the node holds several models and the name none of them.
         """
-        from cgcnn_ase.models.registry import find_models, load_refs
+        from cgcnn_ase.models.registry import load_refs
 
         if name is None and len(self.names) > 1:
             raise ValueError(f"{self._in_words()} holds several models, name one: {', '.join(self.names)}")
@@ -198,3 +202,86 @@ class CGCNNModelData(Data):
         except CheckpointError as error:
             raise ValidationError(str(error)) from error
         return True
+
+
+def model_path(name: str | Path) -> Path:
+    """The folder or file of a pretrained name, a model or run folder, or an original ``.pth.tar`` file.
+
+    The name of one of several models that share a folder stands for the folder.
+
+    Raises
+    ------
+    UnknownModelError, CheckpointError
+        If there is none, or its files are damaged.
+    ValueError
+        If these are models of several folders (``all``).
+    """
+    paths = list(dict.fromkeys(ref.path for ref in find_models(name)))
+    if len(paths) > 1:
+        raise ValueError(
+            f"{name}: these are the models of {len(paths)} folders; a node holds one: take them one by one"
+        )
+    return paths[0]
+
+
+def read_contents(path: Path) -> dict[str, bytes]:
+    """The files of a model by name, if they are whole.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing or damaged.
+    """
+    if not path.is_dir():
+        return {path.name: path.read_bytes()}
+    config = read_config(path)
+    contents = {WEIGHTS: read_weights(path, config), CONFIG: (path / CONFIG).read_bytes()}
+    return contents | {name: (path / name).read_bytes() for name in BESIDES if (path / name).is_file()}
+
+
+def describe(path: Path) -> dict[str, object]:
+    """Facts of a model from its files; lists hold one item for each model of the folder, in the same order."""
+    return _of_folder(read_config(path)) if path.is_dir() else _of_original(path)
+
+
+def hash_of_files(files: Mapping[str, str]) -> str:
+    """One sha256 of the names of some files and their sha256: two models with the same have the same files."""
+    return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
+
+
+def _of_folder(config: dict[str, Any]) -> dict[str, object]:
+    entries = model_entries(config)
+    targets = [entry["target"] for entry in entries]
+    return {
+        "name": config["name"],
+        "names": [entry["name"] for entry in entries],
+        "targets": [target["name"] for target in targets],
+        "units": [target["unit"] for target in targets],
+        "tasks": [target["task"] for target in targets],
+        "levels": [target.get("level", "crystal") for target in targets],
+        "train_hashes": [entry["training"].get("train_hash") for entry in entries],
+        "architecture": config["network"]["architecture"].get("architecture", "cgcnn"),
+        "n_members": config["n_members"],
+        "package_version": config["package_version"],
+        "sha256": config["sha256"][WEIGHTS],
+    }
+
+
+def _of_original(path: Path) -> dict[str, object]:
+    """Of a ``.pth.tar``, which does not say what it was trained on nor with which version."""
+    from cgcnn_ase.models.registry import load_model
+
+    model = load_model(path)
+    return {
+        "name": model.name,
+        "names": [model.name],
+        "targets": [model.target.name],
+        "units": [model.target.unit],
+        "tasks": [model.target.task],
+        "levels": [model.target.level],
+        "train_hashes": [None],
+        "architecture": "cgcnn",
+        "n_members": 1,
+        "package_version": None,
+        "sha256": model.sha256,
+    }

@@ -68,7 +68,7 @@ class Engine(ABC, Generic[S]):
         """Read the labels of a finished run, as a set of one structure.
 
         The structure carries energy (eV), and where the engine gives them forces (eV/Å), stress (eV/Å³) and magnetic
-        moments, and the label scheme (:mod:`aiida_plugin.data.label_scheme`) that the run tells of itself.
+        moments, and the label scheme (:mod:`aiida_plugin.data.labels`) that the run tells of itself.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, on_pat
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
 from aiida_plugin.engines.labels import check_outputs, labelled_set
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.core.settings import merged
+from cgcnn_ase.core.yaml_settings import merged
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -64,7 +64,7 @@ class CP2KEngine(Engine[CP2KSettings]):
                 "CP2K has no Hubbard U with k-points; label a supercell with a kpoints_distance at which Γ alone is "
                 "left, or set hubbard: false"
             )
-        parameters = merged(_parameters(run), _upper(run.settings["parameters"]))
+        parameters: Inputs = merged(_parameters(run), _upper(run.settings["parameters"]))
         if "max_wallclock_seconds" in run.options:
             parameters["GLOBAL"].setdefault("WALLTIME", int(_OF_WALL_TIME * run.options["max_wallclock_seconds"]))
         inputs = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aiida_plugin.data.label_scheme import SCHEME
+from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def labelled_set(
     structure_id
         Its id in the set.
     scheme
-        What made the labels, the engine's name among it; see :mod:`aiida_plugin.data.label_scheme`.
+        What made the labels, the engine's name among it; see :mod:`aiida_plugin.data.labels`.
     energy
         eV.
     forces

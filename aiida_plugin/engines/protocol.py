@@ -8,7 +8,7 @@ from typing import Any
 
 from aiida_plugin.engines.inputs import Inputs
 from aiida_plugin.engines.registry import engine as engine_of
-from cgcnn_ase.core.settings import merged, read_yaml
+from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 DEFAULT_PROTOCOL = "balanced"
 _COMMON = Path(__file__).with_name("common.yaml")
@@ -45,7 +45,9 @@ def resolve(engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[st
     return merged(settings, overrides or {})
 
 
-_read = lru_cache(read_yaml)
+@lru_cache
+def _read(file: Path) -> Inputs:
+    return read_yaml(file)
 
 
 def _check(settings: Inputs, overrides: Mapping[str, Any], open_keys: set[str], path: str = "") -> None:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from aiida_plugin.data.label_scheme import scheme_id, scheme_of
+from aiida_plugin.calculations.functions.optimisation_step import StepRecorder
+from aiida_plugin.data.labels import scheme_id, scheme_of
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.oracles.launch import chains_of, code_of, open_default_profile, run_chain, submit_chain, terminated
-from aiida_plugin.oracles.steps import StepRecorder
 from cgcnn_ase.core.settings import Settings
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.optimization.records import Step
-    from cgcnn_ase.optimization.space.variables import Point
 
 
 class DFTSettings(Settings):
@@ -49,17 +49,8 @@ class DFTOracle:
     chain on the same structure, done or still running, is found again. So what was computed before a kill is not
     computed twice.
 
-    Parameters
-    ----------
-    engine
-        Who computes.
-    settings
-        The options.
-
-    Raises
-    ------
-    ValueError
-        If there is no profile, no such code, protocol or setting, or the engine's AiiDA plugin is not installed.
+    A ValueError is raised where there is no profile, no such code, protocol or setting, or the engine's AiiDA plugin is
+    not installed.
     """
 
     def __init__(self, engine: str, settings: DFTSettings) -> None:
@@ -90,33 +81,27 @@ class DFTOracle:
         }
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Before the first round: which reference energies to compute, and what each round's node says of the run."""
-        wanted = {one["name"] for one in run["objectives"] if one["model"] is None} & set(_ELEMENTS)
-        self._elements = set() if self._options.references is not None else {_ELEMENTS[name] for name in wanted}
+        """Decide which reference energies to compute, and keep what each round's node says of the run."""
+        names = {one["name"] for one in run["objectives"] if one["model"] is None} & set(_ELEMENTS)
+        self._elements = set() if self._options.references is not None else {_ELEMENTS[name] for name in names}
         self._recorder = StepRecorder(run)
 
     def on_step(self, step: "Step") -> None:
-        """A round is complete: it becomes a node."""
+        """Record a round that is complete as a node."""
         failures, self._failures = self._failures, []
         if self._recorder is not None:
             self._recorder(step, failures)
 
-    def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
-        """As `evaluate_many`, of one point.
-
-        Raises
-        ------
-        OracleError
-            In AiiDA's words, if there is no label.
-        """
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Evaluate one point, as `evaluate_many` does."""
         ((_, reply),) = self.evaluate_many([point], [atoms])
         if isinstance(reply, OracleError):
             raise reply
         return reply
 
     def evaluate_many(
-        self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
-    ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
+        self, points: Sequence[Point], structures: "Sequence[Atoms | None]"
+    ) -> Iterator[tuple[int, Evaluation | OracleError]]:
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
         Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
@@ -180,7 +165,7 @@ class DFTOracle:
 
     @property
     def _key(self) -> str:
-        """What beside the structure decides a label, as a digest."""
+        """Digest of what beside the structure decides a label."""
         decides = [self.name, self._code.uuid, self._resolved, bool(self._elements)]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from aiida.engine import ExitCode
 from aiida.orm import Dict
 
 from aiida_plugin.calculations.ase_dft import EXIT_CODE, RESULTS, STDERR, complete_settings
-from aiida_plugin.data.label_scheme import SCHEME
+from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 

@@ -1,4 +1,4 @@
-"""What ``cgcnn.train`` left in the retrieved folder -> model, metrics and results, or a numbered exit code in words."""
+"""From what ``cgcnn.train`` left to model, metrics and results, or a numbered exit code in words."""
 
 import csv
 import json
@@ -6,16 +6,16 @@ import math
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
 
 from aiida_plugin.calculations.train import EXIT_CODE, RUN, STDERR, data_of
-from aiida_plugin.data.label_scheme import scheme_id
+from aiida_plugin.data.labels import scheme_id
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
+from cgcnn_ase.core.arrays import AnyArray
 
 _DONE, _USAGE = 0, 2
 _BEST, _METRICS, _CONFIG, _HISTORY = "best", "metrics.json", "config.yaml", "history.csv"
@@ -26,7 +26,7 @@ class TrainParser(RetrievedParser):
 
     stderr, exit_code = STDERR, EXIT_CODE
 
-    def parse(self, **_: Any) -> ExitCode | None:
+    def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
         if failure := self._failure(self.command_exit_code()):
             return failure
@@ -82,17 +82,17 @@ class TrainParser(RetrievedParser):
                     (Path(folder) / Path(name).name).write_bytes(content)
             return CGCNNModelData(folder)
 
-    def _metrics(self) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, object]:
         result = json.loads(self.text(f"{RUN}/{_METRICS}") or "")
         if not isinstance(result, dict) or not {"val", "test"} & result.keys():
             raise ValueError("it holds no figures of val or test")
         return result
 
-    def _of_labels(self) -> dict[str, Any]:
-        """What the model was trained on: counts, and what made the labels."""
+    def _of_labels(self) -> dict[str, object]:
+        """Facts of the model's training set: counts, and what made the labels."""
         inputs = self.node.inputs
         data = data_of({name: getattr(inputs, name) for name in inputs})
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             "target": inputs.target.value,
             "trained_on": inputs.structures.uuid,
             "n_epochs": self._epochs()[0],
@@ -105,7 +105,7 @@ class TrainParser(RetrievedParser):
         return result
 
     def _has(self, name: str) -> bool:
-        """Whether the run left a file."""
+        """Tell whether the run left a file."""
         return f"{RUN}/{name}" in self.files
 
     def _epochs(self) -> tuple[int, int]:
@@ -135,7 +135,7 @@ def results_from(text: str) -> ArrayData:
         if name is None or None in column:
             raise ValueError("a row has another number of fields than the header")
         if name == "id":
-            array: Any = np.array(column)
+            array: AnyArray = np.array(column)
         elif set(column) <= {"True", "False"}:
             array = np.array([value == "True" for value in column])
         elif not any(column):
@@ -146,15 +146,15 @@ def results_from(text: str) -> ArrayData:
     return results
 
 
-def storable(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+def storable(values: dict[str, object], where: str = "") -> dict[str, object]:
     """The values without those that are not finite, which AiiDA cannot store; ``undefined`` lists their names."""
     undefined: list[str] = []
     plain = _finite(values, where, undefined)
     return plain | ({"undefined": undefined} if undefined else {})
 
 
-def _finite(values: dict[str, Any], where: str, undefined: list[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _finite(values: dict[str, object], where: str, undefined: list[str]) -> dict[str, object]:
+    result: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             result[name] = _finite(value, f"{where}{name}.", undefined)

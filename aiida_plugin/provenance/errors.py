@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aiida.orm import CalculationNode, QueryBuilder, load_node
 
-from aiida_plugin.data.label_scheme import merge_schemes, scheme_id, scheme_of
-from aiida_plugin.data.labels import label_of
+from aiida_plugin.data.labels import merge_schemes, scheme_id, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
+from cgcnn_ase.structures.labels import label_of
 
 if TYPE_CHECKING:
     import pandas as pd

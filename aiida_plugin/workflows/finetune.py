@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from aiida.engine import ExitCode, WorkChain, if_, while_
 from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.finetune_steps import accuracy, parts, report_finetuning, split_test
+from aiida_plugin.calculations.functions.finetune_steps import parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import TrainCalculation, arguments, model_facts, validation_error
+from aiida_plugin.calculations.train import Inputs, TrainCalculation, arguments, model_facts, validation_error
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
-from cgcnn_ase.core.settings import merged, read_yaml
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -23,24 +24,42 @@ if TYPE_CHECKING:
 
 
 _FILE = Path(__file__).parent / "protocols" / "finetune.yaml"
+Layer: TypeAlias = dict[str, object]
+
+
+class _Protocols(TypedDict):
+    """Content of the protocols' file: layers of inputs, each over those before it."""
+
+    default_protocol: str
+    few_below: int
+    default: Layer
+    protocols: dict[str, Layer]
+    few_labels: Layer
+
+
+def _protocols() -> _Protocols:
+    return cast("_Protocols", read_yaml(_FILE))
 
 
 def protocol_names() -> dict[str, str]:
-    """The protocols, each with what it is for."""
-    return {name: str(values["description"]) for name, values in read_yaml(_FILE)["protocols"].items()}
+    """Descriptions of the protocols by name."""
+    return {name: str(values["description"]) for name, values in _protocols()["protocols"].items()}
 
 
 def protocol_inputs(
-    protocol: str | None, n_labels: int, overrides: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], int]:
-    """The recipe of a protocol for so many labels, and how often a job is gone on with.
+    protocol: str | None, n_labels: int, overrides: Mapping[str, object] | None = None
+) -> tuple[dict[str, object], int]:
+    """Recipe of a protocol for so many labels, and how often a job is gone on with.
+
+    The recipe says how the set is split and scales the epochs; the rest goes by the number of labels, wherever a model
+    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`).
 
     Parameters
     ----------
     protocol
         fast, balanced or stringent; by default balanced.
     n_labels
-        Labelled structures to learn from. Fewer than 50 have a recipe of their own in every protocol.
+        Labelled structures to learn from. Of fewer than 50 none is kept to test on.
     overrides
         ``recipe`` (settings by name) and ``max_restarts``.
 
@@ -49,16 +68,16 @@ def protocol_inputs(
     ValueError
         If there is no such protocol, or nothing of that name to override.
     """
-    known = read_yaml(_FILE)
-    name = protocol or str(known["default_protocol"])
+    known = _protocols()
+    name = protocol or known["default_protocol"]
     if name not in known["protocols"]:
-        raise ValueError(f"unknown protocol {name!r}; allowed: {', '.join(known['protocols'])}")
+        raise unknown_name("protocol", name, known["protocols"])
     few = known["few_labels"] if n_labels < known["few_below"] else {}
-    chosen = {key: value for key, value in known["protocols"][name].items() if key != "description"}
-    if strange := sorted(set(overrides or {}) - set(known["default"])):
-        raise ValueError(f"overrides of {', '.join(strange)}; allowed: {', '.join(known['default'])}")
-    result = merged(known["default"], chosen, few, overrides or {})
-    return result["recipe"], int(result["max_restarts"])
+    layer = {key: value for key, value in known["protocols"][name].items() if key != "description"}
+    if unknown := sorted(set(overrides or {}) - set(known["default"])):
+        raise ValueError(f"overrides of {', '.join(unknown)}; allowed: {', '.join(known['default'])}")
+    inputs = merged(known["default"], layer, few, overrides or {})
+    return cast("dict[str, object]", inputs["recipe"]), int(str(inputs["max_restarts"]))
 
 
 #: exit code of a training that can be gone on with
@@ -120,12 +139,12 @@ class FinetuneWorkChain(WorkChain):
         model: CGCNNModelData,
         structures: StructureSetData,
         protocol: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, object] | None = None,
         *,
         test: StructureSetData | None = None,
         target: str | None = None,
         model_name: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> "ProcessBuilder":
         """The inputs of a protocol.
 
@@ -134,7 +153,7 @@ class FinetuneWorkChain(WorkChain):
         code, model, structures, test, target, model_name, options
             As the inputs of the same names.
         protocol
-            fast, balanced (the default) or stringent; fewer than 50 labels have a recipe of their own in each.
+            fast, balanced (the default) or stringent.
         overrides
             ``recipe`` (settings by name) and ``max_restarts``.
 
@@ -172,7 +191,7 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def should_split(self) -> bool:
-        """Whether a part is kept to measure on."""
+        """Tell whether a part is kept to measure on."""
         return self.ctx.test is None and float(self.ctx.recipe.get("test", 0.1)) > 0
 
     def split(self) -> None:
@@ -182,7 +201,7 @@ class FinetuneWorkChain(WorkChain):
         self.ctx.structures, self.ctx.test = result["train"], result["test"]
         self.out("test", self.ctx.test)
 
-    def predict_before(self) -> dict[str, Any]:
+    def predict_before(self) -> dict[str, object]:
         """The old model on what is learned, for the offset, and on the test set."""
         sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
         return {
@@ -192,7 +211,7 @@ class FinetuneWorkChain(WorkChain):
         }
 
     def inspect_before(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         for key in ("before_on_train", "before"):
             if key in self.ctx and not self.ctx[key].is_finished_ok:
                 return self._fail("ERROR_PREDICTION_BEFORE", reason=_why(self.ctx[key]))
@@ -202,7 +221,7 @@ class FinetuneWorkChain(WorkChain):
         """Until a training has come to its end."""
         return self.ctx.trained is None
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> dict[str, object]:
         """Start, or go on after the wall time."""
         inputs = {
             "code": self.inputs.code, "model": self.inputs.model, "structures": self.ctx.structures,
@@ -237,15 +256,15 @@ class FinetuneWorkChain(WorkChain):
         return None
 
     def has_test(self) -> bool:
-        """Whether there is something to measure on."""
+        """Tell whether there is something to measure on."""
         return self.ctx.test is not None
 
-    def predict_after(self) -> dict[str, Any]:
+    def predict_after(self) -> dict[str, object]:
         """The new model on the test set."""
         return {"after": self._predict(self.ctx.trained.outputs.model, self.ctx.test, "after")}
 
     def inspect_after(self) -> ExitCode | None:
-        """Whether it could."""
+        """Go on if it could."""
         if not self.ctx.after.is_finished_ok:
             return self._fail("ERROR_PREDICTION_AFTER", reason=_why(self.ctx.after))
         self.out("predictions", self._predictions("after"))
@@ -262,19 +281,16 @@ class FinetuneWorkChain(WorkChain):
         if self.has_test():
             inputs |= {"test": self.ctx.test} | {key: self._predictions(key) for key in ("before", "after")}
         try:
-            for labelled, key in (("train", "before_on_train"), ("test", "before"), ("test", "after")):
-                if key in inputs:
-                    accuracy(inputs[labelled], self.ctx.target, inputs[key])
+            self.out("report", call_once(self, "report", report_finetuning, **inputs))
         except ValueError as error:
             return self._fail("ERROR_REPORT", reason=str(error))
-        self.out("report", call_once(self, "report", report_finetuning, **inputs))
         return None
 
     def _target(self) -> str:
         facts = model_facts(self.inputs)
         return str(self.inputs.target.value if "target" in self.inputs else facts["target"] if facts else "")
 
-    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> Any:
+    def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> object:
         options = self.inputs.get("predict_options", {})
         return submit_once(
             self,
@@ -305,8 +321,8 @@ def _why(job: CalcJobNode) -> str:
     return str(job.exit_message or f"it ended in the state {job.process_state}")
 
 
-def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
-    """What is wrong with recipe and model, None if nothing is."""
+def _check_inputs(inputs: Inputs, _: object) -> str | None:
+    """Find what is wrong with recipe and model; None if nothing is."""
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves
     recipe = inputs["recipe"].get_dict()

@@ -9,7 +9,7 @@ from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
 from aiida_plugin.calculations.functions.extract import reference_structures, structures_to_label
 from aiida_plugin.calculations.functions.join_labels import join_labels, join_references
-from aiida_plugin.data.label_scheme import largest_group, merge_schemes, scheme_of
+from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve

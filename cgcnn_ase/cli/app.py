@@ -13,7 +13,7 @@ from cgcnn_ase.cli.optimize import optimize
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
 from cgcnn_ase.cli.screen import screen
-from cgcnn_ase.cli.train import train
+from cgcnn_ase.cli.train import finetune, train
 from cgcnn_ase.cli.voltage import voltage
 
 app = typer.Typer(
@@ -24,7 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    predict, models, fetch, inspect, train, evaluate, explain, prepare, defects, cathode, screen, voltage, optimize,
+    predict, models, fetch, inspect, train, finetune, evaluate, explain, prepare, defects, cathode, screen, voltage,
+    optimize,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -10,7 +10,7 @@ from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.evaluation import ClassEvaluation, RegressionEvaluation
+    from cgcnn_ase.prediction.evaluation import ModelEvaluation
 
 
 def evaluate(
@@ -50,9 +50,7 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(
-    model: "CrystalModel", data: Path, target: str | None, split: str
-) -> "RegressionEvaluation | ClassEvaluation":
+def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "ModelEvaluation":
     import numpy as np
 
     from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
@@ -79,7 +77,7 @@ def _evaluate(
 
 
 def _column(names: list[str], wanted: str) -> int:
-    """Which target of prepared data the model predicts: that of its name, or the only one."""
+    """Find the target of prepared data that the model predicts: that of its name, or the only one."""
     if wanted in names:
         return names.index(wanted)
     if len(names) > 1:

@@ -1,7 +1,7 @@
 """``cgcnn-ase explain``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from cgcnn_ase.explain.explain import Explanation
     from cgcnn_ase.explain.training_neighbors import Neighbor, NeighborIndex
 
-#: a gap beyond this share of the sizes of all contributions and the baseline is told
+# a gap beyond this share of the sizes of all contributions and the baseline is told
 _LARGE_GAP = 0.05
-#: columns of numbers
+# columns of numbers
 _NUMBERS = ("contribution", "std", "each", "distance", "multiplicity")
-#: rows of the table of atoms; --json has all
+# rows of the table of atoms; --json has all
 _MAX_ROWS = 100
 
 
@@ -95,7 +95,7 @@ def _as_dict(
     result: "Explanation",
     nearest: "list[Neighbor] | None",
     index: "NeighborIndex | None",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "id": name,
         "formula": atoms.get_chemical_formula(mode="metal"),

@@ -1,21 +1,17 @@
 """Messages for people, on stderr; stdout is for results."""
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
+from cgcnn_ase.core.progress import is_terminal as is_terminal
+
 
 def echo_stderr(text: str) -> None:
     """One line on stderr."""
     typer.echo(text, err=True)
-
-
-def is_terminal() -> bool:
-    """Whether somebody is looking: progress bars are for them only."""
-    return sys.stderr.isatty()
 
 
 @contextmanager

@@ -1,19 +1,21 @@
 """``cgcnn-ase predict``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Fidelity
+from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
 
-#: failed structures that are named one by one; the rest is counted
+# failed structures that are named one by one; the rest is counted
 _NAMED = 50
 
 
@@ -70,7 +72,7 @@ def predict(
             [with_fidelity(name, fidelity) for name in model],
             n_dropout=n_dropout,
             seed=seed,
-            engine=engine,
+            engine=cast("Engine", engine),
             workers=workers,
             order_disordered=order_disordered,
         )
@@ -134,19 +136,16 @@ def _with_progress(predictions: "Iterator[Prediction]", files: list[Path]) -> "I
     if not is_terminal():
         yield from predictions
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
     from cgcnn_ase.structures import count_structures
-    from cgcnn_ase.structures.readers import PACKED_SUFFIX, suffix_of
+    from cgcnn_ase.structures.packed import PACKED_SUFFIX
+    from cgcnn_ase.structures.readers import suffix_of
 
     packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("Predicting", total=count_structures(files))
-        last = None
-        for prediction in predictions:
-            here = (prediction.source, prediction.id if prediction.source in packed else None)
-            if here != last:
-                last = here
-                progress.advance(task)
-            yield prediction
+    last: tuple[str, str | None] | None = None
+
+    def steps(prediction: "Prediction") -> int:
+        nonlocal last
+        before, last = last, (prediction.source, prediction.id if prediction.source in packed else None)
+        return int(last != before)
+
+    yield from with_progress(predictions, "Predicting", count_structures(files), steps=steps)

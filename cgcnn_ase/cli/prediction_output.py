@@ -1,15 +1,16 @@
-"""Where predictions go: CSV line by line, JSON, or extended XYZ with the structures."""
+"""Writers of predictions: CSV line by line, JSON, or extended XYZ with the structures."""
 
 import csv
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO
 
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
 from cgcnn_ase.structures import StructureRecord, UniqueIds, iter_file
 
@@ -21,26 +22,30 @@ def _fields(*, of_sites: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Done:
-    """What an earlier run has finished."""
+    """Files and names that an earlier run has finished."""
 
     files: frozenset[Path] = frozenset()
     names: UniqueIds = field(default_factory=UniqueIds)
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """A place for predictions; a context manager that closes it."""
 
-    n_written: int
-    done: Done
+    def __init__(self, file: IO[str], done: Done | None = None) -> None:
+        self.file, self.n_written, self.done = file, 0, done or Done()
 
+    @abstractmethod
     def write(self, prediction: Prediction) -> None:
         """Add one prediction; it is on disk, as a complete line, when this returns."""
 
-    def __enter__(self) -> "Writer": ...
+    def __enter__(self) -> "Writer":
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        del error
+        self.file.flush()
+        if self.file is not sys.stdout:
+            self.file.close()
 
 
 def open_output(
@@ -89,29 +94,12 @@ def open_output(
     return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
 
 
-class _Writer:
-    def __init__(self, file: IO[str]) -> None:
-        self.file, self.n_written = file, 0
-        self.done = Done()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self.file.flush()
-        if self.file is not sys.stdout:
-            self.file.close()
-
-
-class CsvWriter(_Writer):
+class CsvWriter(Writer):
     """One complete line for each prediction, flushed at once."""
 
     def __init__(self, file: IO[str], fields: Sequence[str], done: Done | None = None) -> None:
-        super().__init__(file)
-        self.done, self._fields = done or Done(), fields
+        super().__init__(file, done)
+        self._fields = fields
         self._csv = csv.writer(file, lineterminator="\n")
         if not self.done.files:
             self._csv.writerow(fields)
@@ -124,7 +112,7 @@ class CsvWriter(_Writer):
         self.n_written += 1
 
 
-class JsonWriter(_Writer):
+class JsonWriter(Writer):
     """A JSON list, one object a line; closed wherever the run is stopped."""
 
     def __init__(self, file: IO[str]) -> None:
@@ -138,14 +126,12 @@ class JsonWriter(_Writer):
         self._separator = ",\n"
         self.n_written += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.file.write("]\n")
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
 
 
-class XyzWriter(_Writer):
+class XyzWriter(Writer):
     """Extended XYZ: the structures, each with its prediction in the comment line."""
 
     def __init__(self, file: IO[str], *, order_disordered: bool = False) -> None:
@@ -180,7 +166,7 @@ class XyzWriter(_Writer):
 
 
 def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
-    """What an earlier run has finished; a broken last line and the rows of the file it belongs to are cut off.
+    """Read what an earlier run has finished; a broken last line and the rows of its file are cut off.
 
     Raises
     ------
@@ -203,12 +189,10 @@ def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: 
     kept = [row for row in rows if row["source"] != last]
     if kept and {(row["model"], row["model_sha256"]) for row in kept} != set(models):
         raise ValueError(f"--resume: {output} lacks predictions of one of the models")
-    tmp = output.with_name(output.name + ".part")
-    with tmp.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(output) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-    tmp.replace(output)
     finished = {row["source"] for row in kept}
     done = Done(frozenset(path for path in sources if str(path) in finished))
     for row in kept:

@@ -1,14 +1,16 @@
 """``cgcnn-ase prepare``."""
 
-import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
-from cgcnn_ase.training.run_config import load_prepared, parts, read_settings
+from cgcnn_ase.core.progress import is_terminal
+
+if TYPE_CHECKING:
+    from cgcnn_ase.data.prepare import TaskName
 
 
 def prepare(
@@ -33,20 +35,9 @@ def prepare(
     have no split, equal formulas are in the same split in all of them. A shard that is there already is kept.
     """
     with errors_as_usage():
-        val, test = parts(config, val, test)
-        several = len(data) > 1
-        places = [output / f"shard-{k:04d}" for k in range(len(data))] if several else [output]
-        drafts = [path.with_name(f".{path.name}") for path in places]
-        if output.exists() and any(path not in (*places, *drafts) for path in output.iterdir()):
-            raise ValueError(f"{output}: is not empty; name another folder")
-        for part, folder, tmp in zip(data, places, drafts, strict=True):
-            if (folder / "meta.json").exists():
-                continue
-            settings = read_settings(part, config, {}, preset=preset).config()
-            prepared = load_prepared(part, target or [], task, unit, settings, val=val, test=test, is_part=several)
-            shutil.rmtree(tmp, ignore_errors=True)  # of a run that was stopped
-            prepared.save(tmp)
-            if folder.is_dir():
-                folder.rmdir()
-            tmp.rename(folder)
-            echo_stderr(f"{len(prepared.ids)} structures in {folder}")
+        from cgcnn_ase.training.fit import prepare_parts
+
+        prepare_parts(
+            data, output, target=target or (), task=cast("TaskName", task), unit=unit, config=config, preset=preset,
+            val=val, test=test, progress=is_terminal(), tell=echo_stderr,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is known of each element: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
+"""Data of the elements: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
 
 The descriptor is the one of Xie and Grossman (Phys. Rev. Lett. 120, 145301, Table S2): nine properties, each
 put into one of a few categories and one-hot encoded, 92 bits in all. It covers elements 1 to 100.
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 
-#: number of categories of each property, in the order of the 92-bit descriptor
+# number of categories of each property, in the order of the 92-bit descriptor
 CATEGORIES: dict[str, int] = {
     "group": 19,
     "period": 7,

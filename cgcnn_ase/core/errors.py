@@ -1,4 +1,25 @@
-"""What is wrong with a data set, and with a request for one."""
+"""Errors that several rooms raise, and the one sentence for a name that there is not."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown_name(what: str, name: object, allowed: Iterable[str], *, kind: type[ValueError] = ValueError) -> ValueError:
+    """Make the error for a name that is none of those there are, to be raised.
+
+    Examples
+    --------
+    >>> str(unknown_name("engine", "dlg", ["auto", "dgl"]))
+    "unknown engine 'dlg'; did you mean dgl? allowed: auto, dgl"
+    """
+    return kind(f"unknown {what} {name!r}{choices(str(name), allowed)}")
+
+
+def choices(name: str, allowed: Iterable[str], *, guess: bool = True) -> str:
+    """End of a sentence about an unknown name: ``; did you mean ...? allowed: ...``."""
+    names = list(allowed)
+    near = get_close_matches(name, names, n=1) if guess else []
+    return f"; {f'did you mean {near[0]}? ' if near else ''}allowed: {', '.join(names)}"
 
 
 class DatasetError(ValueError):

@@ -1,17 +1,24 @@
-"""Settings by name, as YAML gives them, into the dataclasses that hold them. It needs no more than Python and YAML."""
+"""One reader of settings: from plain values, as YAML and JSON give them, into dataclasses and pydantic models."""
 
-import warnings
+import json
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Annotated, TypeVar, cast, get_type_hints
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-S = TypeVar("S", bound=BaseModel)
+from cgcnn_ase.core.errors import choices
+
+T = TypeVar("T")
 Positive = Annotated[float, Field(gt=0)]
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+}
 
 
 class Settings(BaseModel):
@@ -20,16 +27,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def parse_settings(kind: type[S], values: Any, prefix: str = "") -> S:
-    """Settings from plain values, as YAML gives them.
+def parse_settings(kind: type[T], values: object, path: str = "") -> T:
+    """Settings from plain values, each of them checked.
 
     Parameters
     ----------
     kind
-        The pydantic model.
+        A dataclass, whose values must be of its types as they are, or a pydantic model.
     values
         Settings by name.
-    prefix
+    path
         Where they stand, for messages.
 
     Raises
@@ -37,181 +44,78 @@ def parse_settings(kind: type[S], values: Any, prefix: str = "") -> S:
     ValueError
         One sentence for the first problem, that names the setting and what is allowed.
     """
+    adapter = TypeAdapter(kind)
     try:
-        return kind.model_validate(values)
+        if is_dataclass(kind):  # strict alone would refuse a mapping in the place of a dataclass, but not in JSON
+            return adapter.validate_json(json.dumps(values, default=str), strict=True)
+        return adapter.validate_python(values)
     except ValidationError as error:
         # an unknown name first: it often is what is missing, misspelt
-        problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        parts = [str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier()]
-        where = ".".join([*([prefix] if prefix else []), *parts])
-        raise ValueError(_error_message(kind, problem, where, parts)) from error
+        problem = min(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
+        raise ValueError(_error_message(kind, cast("Mapping[str, object]", problem), path)) from error
 
 
-def _error_message(kind: type[BaseModel], problem: Mapping[str, Any], where: str, parts: list[str]) -> str:
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {where}{_allowed(parts[-1], _fields(kind, parts[:-1]))}"
-    if problem["type"] == "missing":
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _error_message(kind: type[object], problem: Mapping[str, object], path: str) -> str:
+    parts, within = _path(kind, cast("tuple[str | int, ...]", problem["loc"]))
+    where = ".".join([*([path] if path else []), *parts])
+    reason, got = str(problem["type"]), problem["input"]
+    strict = is_dataclass(kind)
+    if reason in _UNKNOWN:
+        return f"unknown setting {where}{choices(parts[-1], _fields(within[0]), guess=not strict)}"
+    if reason in ("missing", "missing_argument"):
         return f"the setting {where} is missing"
-    if problem["type"] in ("model_type", "dict_type"):
-        return f"{where}: must hold settings by name, not {problem['input']!r}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
+    if reason in ("model_type", "dict_type", "dataclass_type"):
+        return f"{where}: must hold settings by name, not {got!r}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if reason == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    if reason == "union_tag_invalid" and isinstance(got, Mapping):
+        context = cast("Mapping[str, str]", problem["ctx"])
+        tag = context["discriminator"].strip("'_()")  # the tag's name, or a function of this name
+        return f"{where}.{tag}: must be {_either(context['expected_tags'])}, not {got[tag]!r}"
+    if reason == "literal_error" and strict:
+        expected = cast("Mapping[str, str]", problem["ctx"])["expected"]
+        return f"{where}: must be {_either(expected.replace(' or ', ', '))}, not {got!r}"
+    if reason in _KINDS:
+        return f"{where}: must be {_KINDS[reason]}, not {got!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}, not {got!r}"
 
 
-def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
-    """Names that are allowed at a place."""
-    for part in path:
-        if part.isdigit() or part not in kind.model_fields:
-            continue
-        inner = _models_in(kind.model_fields[part].annotation)
-        if not inner:
-            return []
-        kind = inner[0]
-    return list(kind.model_fields)
+def _either(quoted: str) -> str:
+    """``'a', 'b', 'c'`` as ``a or b or c``."""
+    return " or ".join(name.strip("'") for name in quoted.split(", "))
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+def _path(kind: type[object], loc: tuple[str | int, ...]) -> tuple[list[str], list[type[object]]]:
+    """Names of the settings on the way to a problem, and the kinds of settings that it may stand in."""
+    parts: list[str] = []
+    within = [kind]
+    for k, part in enumerate(loc):
+        hints = {name: hint for one in within for name, hint in _fields(one).items()}
+        if part in hints:
+            parts.append(str(part))
+            within = _kinds_in(hints[str(part)]) or within if k + 1 < len(loc) else within
+        elif tagged := [one for one in within if part in (getattr(one, name, None) for name in _fields(one))]:
+            within = tagged  # the part is the tag of one of several kinds
+        elif isinstance(part, int) or k + 1 == len(loc):
+            parts.append(str(part))
+    return parts, within
 
 
-def _allowed(name: str, names: list[str]) -> str:
-    """``; did you mean ...? allowed: ...``."""
-    near = get_close_matches(name, names, n=1)
-    guess = f"; did you mean {near[0]}?" if near else ";"
-    return f"{guess} allowed: {', '.join(names)}" if names else ""
-
-
-def unknown_name(what: str, name: str, names: list[str]) -> ValueError:
-    """The error for a name that is none of those there are."""
-    return ValueError(f"unknown {what} {name!r}{_allowed(name, names)}")
-
-
-T = TypeVar("T")
-
-# names that settings of a training had in run files of version 1, and today's
-OLD_NAMES = {
-    "error_folds": "cross_fit_folds",
-    "hold_norms": "freeze_batchnorm_stats",
-    "select": "checkpoint",
-    "trunk_rate": "backbone_lr_scale",
-}
-
-
-def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the settings of a training that version 1 called otherwise, with a warning for each.
-
-    Raises
-    ------
-    ValueError
-        If a setting stands under both of its names.
-
-    Examples
-    --------
-    >>> current_names({"epochs": 30, "checkpoint": "last"})
-    {'epochs': 30, 'checkpoint': 'last'}
-    """
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        new = OLD_NAMES.get(name, name)
-        if new != name and new in values:
-            raise ValueError(f"the settings {name} and {new} are the same; give only {new}")
-        if new != name:
-            warnings.warn(f"the setting {name} is called {new} now", stacklevel=2)
-        result[new] = value
-    return result
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Settings by name.
-
-    Raises
-    ------
-    ValueError
-        If the file holds anything else.
-    """
-    try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{file}: must hold settings by name, such as `epochs: 30`")
-    return read
-
-
-def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping in which a later layer overrides an earlier one, setting by setting, in mappings within too."""
-    result: dict[str, Any] = {}
-    for layer in layers:
-        for name, value in layer.items():
-            below = result.get(name)
-            both = isinstance(below, Mapping) and isinstance(value, Mapping)
-            result[name] = merged(below, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def settings_from(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """A dataclass from plain values, each of them checked.
-
-    Raises
-    ------
-    ValueError
-        Naming the setting and what is allowed.
-    """
-    allowed = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    for name in values:
-        if name not in allowed:
-            raise ValueError(f"unknown setting {where}{name}; allowed: {', '.join(allowed)}")
-    for name, field in allowed.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"setting {where}{name} is missing")
+def _fields(kind: type[object]) -> dict[str, object]:
+    """Types of the settings by name."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
     hints = get_type_hints(kind)
-    return kind(**{name: _checked(hints[name], value, f"{where}{name}") for name, value in values.items()})
+    return {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
 
 
-def _checked(hint: Any, value: Any, name: str) -> Any:
-    options = get_args(hint)
-    if is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name}: must hold settings by name, not {value!r}")
-        return settings_from(hint, value, f"{name}.")  # type: ignore[arg-type]
-    if options and all(map(is_dataclass, options)):
-        return _one_of(options, value, name)
-    if get_origin(hint) is Literal:
-        if value not in options:
-            raise ValueError(f"{name}: must be {' or '.join(map(str, options))}, not {value!r}")
-        return value
-    if type(None) in options:
-        return None if value is None else _checked(options[0], value, name)
-    if hint is float:
-        return _number(value, name)
-    if type(value) is not hint:
-        raise ValueError(f"{name}: must be {_WORDS[hint]}, not {value!r}")
-    return value
-
-
-def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    """Settings of one of several dataclasses, each with a tag ``architecture``; without a tag of the first."""
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{name}: must hold settings by name, not {value!r}")
-    by_tag = {get_args(get_type_hints(kind)["architecture"])[0]: kind for kind in kinds}
-    tag = value.get("architecture", next(iter(by_tag)))
-    if not isinstance(tag, str) or tag not in by_tag:
-        raise ValueError(f"{name}.architecture: must be {' or '.join(by_tag)}, not {tag!r}")
-    return settings_from(by_tag[tag], value, f"{name}.")
-
-
-_WORDS = {int: "a whole number", bool: "true or false", str: "text"}
-
-
-def _number(value: Any, name: str) -> float:
-    """YAML takes 1e-3 for text; it is meant as a number."""
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    raise ValueError(f"{name}: must be a number, not {value!r}")
+def _kinds_in(hint: object) -> list[type[object]]:
+    if hasattr(hint, "kinds"):  # one of several, told apart by a tag
+        return list(hint.kinds().values())
+    if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel)):
+        return [hint]
+    return [kind for part in getattr(hint, "__args__", ()) for kind in _kinds_in(part)]

@@ -1,11 +1,14 @@
-"""What a model predicts: name, unit and meaning of a target, and its scaling."""
+"""Targets of models: name, unit, meaning and scaling, and the way from a network's outputs to physical values."""
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from cgcnn_ase.core.arrays import Floats
 
 Task = Literal["regression", "classification"]
 Transform = Literal["none", "log10"]
@@ -29,7 +32,7 @@ class TargetSpec:
     task: Task = "regression"
     per_atom: bool = False
     transform: Transform = "none"
-    n_classes: int = 2  #: for a classification
+    n_classes: int = 2  # for a classification
     minimum: float | None = None
     maximum: float | None = None
     level: Level = "crystal"
@@ -59,12 +62,25 @@ class TargetSpec:
         return 10.0**values if self.transform == "log10" else values
 
     def clamp(self, learned: Tensor) -> Tensor:
-        """What the network says, kept between minimum and maximum; both sides in what the network learns."""
+        """Keep values between minimum and maximum; both sides in what the network learns."""
         ends = [
             None if end is None else self.forward(torch.tensor(end, dtype=learned.dtype))
             for end in (self.minimum, self.maximum)
         ]
         return learned if ends == [None, None] else learned.clamp(*ends)
+
+    def from_network(self, outputs: Tensor, scaler: "Scaler") -> Tensor:
+        """From scaled outputs of a network to what it learned, kept between minimum and maximum."""
+        return self.clamp(scaler.unscale(outputs))
+
+    def to_physical(self, learned: Floats) -> Floats:
+        """From what the network learned to the target's own unit, kept between minimum and maximum."""
+        values: Floats = self.inverse(self.clamp(torch.from_numpy(learned))).numpy()
+        return values
+
+    def slope(self, values: Floats) -> Floats:
+        """By how much physical values change with what the network learned: a std there times this is one here."""
+        return values * np.log(10.0) if self.transform == "log10" else np.ones_like(values)
 
     def validation_error(self, value: float) -> str | None:
         """Why a value cannot be one of this target, None if it can."""
@@ -83,7 +99,7 @@ class TargetSpec:
 
 
 def output_slices(targets: tuple[TargetSpec, ...]) -> list[slice]:
-    """Which of a network's outputs belong to each target."""
+    """Slices of a network's outputs, one for each target."""
     ends = torch.tensor([target.n_outputs for target in targets]).cumsum(0).tolist()
     return [slice(end - target.n_outputs, end) for end, target in zip(ends, targets, strict=True)]
 

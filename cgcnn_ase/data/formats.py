@@ -1,11 +1,6 @@
-"""Which of the known formats a folder holds: prepared data, or a data set of the CGNN code."""
+"""Names of files by which a folder is known to hold prepared data, or a data set of the CGNN code."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 # files of a data set of the CGNN code
 CGNN_TARGETS, CGNN_GRAPHS, CGNN_CONFIG, CGNN_SPLIT = "targets.csv", "graph_data.npz", "config.json", "split.json"
@@ -14,7 +9,7 @@ SAMPLES, TARGETS = "samples.csv", "targets.npy"
 
 
 def is_cgnn_folder(path: Path) -> bool:
-    """Whether a folder is a data set of the CGNN code, complete or not."""
+    """Say whether a folder is a data set of the CGNN code, complete or not."""
     return (path / CGNN_GRAPHS).exists() or ((path / CGNN_TARGETS).exists() and (path / CGNN_CONFIG).exists())
 
 
@@ -24,5 +19,5 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
+    """Say whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
     return bool(path.is_dir() and shards_of(path)) or ((path / "meta.json").exists() and (path / SAMPLES).exists())

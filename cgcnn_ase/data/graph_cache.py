@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +10,18 @@ from pathlib import Path
 import torch
 
 from cgcnn_ase.core.cache_folder import default_cache_folder
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.core.parallel import available_cores
+from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.graphs.geometry import Geometry
 
-#: raise when the meaning of a cached graph changes
+# raise when the meaning of a cached graph changes
 CACHE_VERSION = 2
 
-_CHUNK = 128
+_CHUNK, _BAR = 128, "Building graphs"
 
 
 def content_hash(structures: Sequence[Geometry], config: GraphConfig) -> str:
@@ -45,10 +46,9 @@ def cached_graphs(
     path = (folder or default_cache_folder()) / "graphs" / content_hash(structures, config)
     if not (path / "meta.json").exists():
         store = build_store(structures, config, workers=workers, progress=progress)
-        tmp = path.with_name(f"{path.name}.{os.getpid()}")
-        store.save(tmp, {"version": CACHE_VERSION, "graph": asdict(config), "n": len(structures)})
         try:
-            tmp.rename(path)
+            with atomic_path(path) as tmp:
+                store.save(tmp, {"version": CACHE_VERSION, "graph": asdict(config), "n": len(structures)})
         except OSError:  # another process was quicker; its files are the same
             if not (path / "meta.json").exists():
                 raise
@@ -62,19 +62,12 @@ def build_store(
     workers = workers or available_cores()
     chunks = [(structures[k : k + _CHUNK], config) for k in range(0, len(structures), _CHUNK)]
     if workers == 1 or len(chunks) < 4:
-        return GraphStore.from_graphs(_with_progress(map(_build, chunks), len(chunks), progress))
+        graphs = with_progress(map(_build, chunks), _BAR, len(chunks), shown=progress)
+        return GraphStore.from_graphs(graphs)
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return GraphStore.from_graphs(_with_progress(pool.map(_build, chunks), len(chunks), progress))
+        graphs = with_progress(pool.map(_build, chunks), _BAR, len(chunks), shown=progress)
+        return GraphStore.from_graphs(graphs)
 
 
 def _build(chunk: tuple[Sequence[Geometry], GraphConfig]) -> CrystalGraph:
     return build_graphs(*chunk)._replace(vectors=None)
-
-
-def _with_progress(graphs: Iterator[CrystalGraph], n_chunks: int, progress: bool) -> Iterator[CrystalGraph]:
-    if not progress:
-        return graphs
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(graphs, "Building graphs", total=n_chunks, console=Console(stderr=True)))

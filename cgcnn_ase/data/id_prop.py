@@ -4,45 +4,48 @@ import csv as csv_module
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.parallel import available_cores
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.geometry import Geometry, LazyStructures, geometry
 from cgcnn_ase.structures.readers import SUFFIXES, read_file, structure_id, suffix_of
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-#: more structure files than this are read in parallel
+# more structure files than this are read in parallel
 PARALLEL_ABOVE = 500
 
 _LISTED = 10
-#: the older projects keep their element table beside the structures
+# the older projects keep their element table beside the structures
 _NO_STRUCTURES = ("atom_init.json",)
-#: what the columns after the id are called where there is no header
+# what the columns after the id are called where there is no header
 _UNNAMED = ("target", "label")
 
 
-class IdPropRow(NamedTuple):
-    """One sample."""
+class IdProp(NamedTuple):
+    """The samples of an ``id_prop.csv``."""
 
-    id: str
-    structure: Geometry
-    targets: tuple[float, ...]
+    ids: list[str]
+    names: list[str]  # of the columns after the id
+    cells: list[list[str]]  # of these columns, as text, sample by sample
+    labels: Floats  # (n, T) of the columns to learn
+    structures: LazyStructures  # asking for one raises DatasetError with all that cannot be read and why
 
 
-class _Cells(NamedTuple):
-    number: int  #: line in the file, from 1
+class _Row(NamedTuple):
+    number: int  # line in the file, from 1
     cells: list[str]
 
 
-def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[IdPropRow]:
-    """Structures and targets that an ``id_prop.csv`` names.
+def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp:
+    """Ids, labels and structures that an ``id_prop.csv`` names; structures are read when they are asked for.
 
     Parameters
     ----------
@@ -57,59 +60,56 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> list[I
     Raises
     ------
     DatasetError
-        If the file is empty or has no such column; or with all rows that cannot be used and why.
+        If the file is empty or has no such column; or with all rows that cannot be used and why, those among them
+        whose structure cannot be read.
     """
     files = _files_by_name(csv.parent)
     rows, names, has_header = _table(csv, files)
+    _check_names(names, csv)
     asked = [target] if target is None or isinstance(target, str) else list(target)
     columns = [_column(names, name, csv, has_header=has_header) for name in asked]
-    samples = _samples(csv, files, rows, len(names), lambda cells: _labels(cells, columns, names))
-    return [IdPropRow(*sample) for sample in samples]
-
-
-def read_cells(csv: Path) -> tuple[list[str], list[tuple[str, Geometry, list[str]]]]:
-    """Names of the columns after the id, and of each row the id, its structure and those cells as text.
-
-    Raises
-    ------
-    DatasetError
-        As :func:`read_id_prop`, but for what the cells hold.
-    """
-    files = _files_by_name(csv.parent)
-    rows, names, has_header = _table(csv, files)
-    _column(names, names[-1], csv, has_header=has_header)  # there is one, and no two of a name
-    return names[1:], _samples(csv, files, rows, len(names), lambda cells: cells[1:])
-
-
-def _samples(
-    csv: Path, files: dict[str, list[Path]], rows: list[_Cells], width: int, of_cells: Callable[[list[str]], T]
-) -> list[tuple[str, Geometry, T]]:
-    """Id, structure and what is read of the cells of each row; an error names all rows that cannot be used."""
     problems: dict[int, str] = {}
-    result: list[tuple[int, str, Path, T]] = []
+    usable: list[_Row] = []
+    labels: list[tuple[float, ...]] = []
+    paths: dict[int, Path] = {}
     row_of_file: dict[Path, int] = {}
-    for number, cells in rows:
+    for row in rows:
         try:
-            _check_width(cells, width)
-            path = _file_of(cells[0], files, csv.parent)
+            if len(row.cells) != len(names):
+                raise ValueError(f"has {len(row.cells)} columns, not {len(names)}")
+            path = _file_of(row.cells[0], files, csv.parent)
             if path in row_of_file:
-                raise ValueError(f"id {cells[0]!r} repeats that of row {row_of_file[path]}")
-            row_of_file[path] = number
-            result.append((number, cells[0], path, of_cells(cells)))
+                raise ValueError(f"id {row.cells[0]!r} repeats that of row {row_of_file[path]}")
+            row_of_file[path] = row.number
+            labels.append(_labels(row.cells, columns, names))
+            usable.append(row)
+            paths[row.number] = path
         except ValueError as error:  # noqa: PERF203  every bad row is reported, not the first
-            problems[number] = str(error)
+            problems[row.number] = str(error)
+    structures = LazyStructures(len(usable), lambda: _structures(csv, paths, problems))
+    if problems:
+        _structures(csv, paths, problems)
+    return IdProp(
+        ids=[row.cells[0] for row in usable],
+        names=names[1:],
+        cells=[row.cells[1:] for row in usable],
+        labels=np.array(labels, dtype=float).reshape(len(usable), len(columns)),
+        structures=structures,
+    )
 
-    samples = []
-    for (number, name, path, values), structure in zip(
-        result, _read_all([path for _, _, path, _ in result]), strict=True
-    ):
+
+def _structures(csv: Path, paths: dict[int, Path], problems: dict[int, str]) -> list[Geometry]:
+    """The structure of each row; an error names all rows that cannot be used."""
+    structures = []
+    problems = dict(problems)
+    for (number, path), structure in zip(paths.items(), _read_all(list(paths.values())), strict=True):
         if isinstance(structure, str):
             problems[number] = f"structure {path.name} {structure}"
         else:
-            samples.append((name, structure, values))
+            structures.append(structure)
     if problems:
         raise DatasetError(_report(csv, problems))
-    return samples
+    return structures
 
 
 def column_names(csv: Path) -> list[str]:
@@ -118,7 +118,7 @@ def column_names(csv: Path) -> list[str]:
     return names[1:]
 
 
-def _table(csv: Path, files: dict[str, list[Path]]) -> tuple[list[_Cells], list[str], bool]:
+def _table(csv: Path, files: dict[str, list[Path]]) -> tuple[list[_Row], list[str], bool]:
     """The rows below the header, the names of the columns, and whether there is a header."""
     rows = _rows(csv)
     if not _is_header(rows[0].cells, files):
@@ -131,11 +131,11 @@ def _table(csv: Path, files: dict[str, list[Path]]) -> tuple[list[_Cells], list[
     return rows[1:], rows[0].cells, True
 
 
-def _rows(csv: Path) -> list[_Cells]:
+def _rows(csv: Path) -> list[_Row]:
     try:
         with csv.open(newline="", encoding="utf-8-sig") as file:
             reader = csv_module.reader(file, strict=True)
-            rows = [_Cells(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            rows = [_Row(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except UnicodeDecodeError as error:
         raise DatasetError(f"{csv}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
     except (OSError, csv_module.Error) as error:
@@ -162,7 +162,7 @@ def _is_header(cells: list[str], files: dict[str, list[Path]]) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell holds a number."""
+    """Say whether a cell holds a number."""
     try:
         float(text)
     except ValueError:
@@ -170,12 +170,15 @@ def is_number(text: str) -> bool:
     return "_" not in text  # Python reads 1_0 as 10
 
 
-def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool) -> int:
-    allowed = ", ".join(names[1:])
+def _check_names(names: list[str], csv: Path) -> None:
     if len(set(names)) < len(names):
         raise DatasetError(f"{csv}: two columns of the header have the same name: {', '.join(names)}")
     if len(names) < 2:
         raise DatasetError(f"{csv}: row 1: {names[0]!r} is one column; a row is: id, target")
+
+
+def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool) -> int:
+    allowed = ", ".join(names[1:])
     if target is None:
         if len(names) > 3:
             raise DatasetError(f"{csv}: name the column to learn; there are {allowed}")
@@ -184,11 +187,6 @@ def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool
         where = "no column" if has_header else "there is no header, so no column"
         raise DatasetError(f"{csv}: {where} {target!r}; allowed: {allowed}")
     return names.index(target, 1)
-
-
-def _check_width(cells: list[str], width: int) -> None:
-    if len(cells) != width:
-        raise ValueError(f"has {len(cells)} columns, not {width}")
 
 
 def _file_of(name: str, files: dict[str, list[Path]], folder: Path) -> Path:

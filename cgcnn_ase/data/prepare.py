@@ -1,17 +1,99 @@
-"""From a data set to prepared data."""
+"""From a data set to prepared data: which columns are learned and as what, graphs, splits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
-from cgcnn_ase.core.errors import DatasetError
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import DatasetError, unknown_name
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import Dataset
+from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import Geometry
+
+TaskName = Literal["regression", "classification", "multi"]
+
+# what may follow a column's name and a colon
+_KINDS = ("regression", "log10", "classification")
+
+
+def load_tasks(
+    path: str | Path, names: Sequence[str] = (), *, task: TaskName = "regression", unit: str = ""
+) -> tuple[Dataset, tuple[TargetSpec, ...]]:
+    """Read a data set with its targets.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
+        classification where it is not what the task says. Without names the only column, or for ``multi`` all columns.
+    task : {"regression", "classification", "multi"}
+        What the columns are; of ``multi`` the last is a classification and the others are regressions.
+    unit : str
+        Of the regressions; one that ends in ``/atom`` says that they are averages over atoms.
+
+    Raises
+    ------
+    DatasetError
+        In words, if the data set or a name in it cannot be used.
+    ValueError
+        If the task or a kind is none of the allowed.
+    """
+    columns, kinds = asked_columns(path, names, task, lambda: target_columns(path))
+    dataset = load_dataset(path, target=columns or None)
+    return dataset, target_specs(columns or ["target"], kinds, dataset.targets, unit)
+
+
+def asked_columns(
+    path: str | Path, names: Sequence[str], task: TaskName, known: Callable[[], list[str]]
+) -> tuple[list[str], list[str]]:
+    """Columns to learn, none where the only one is meant, and the kind of each; raises as :func:`load_tasks` does.
+
+    ``known`` gives the columns that there are.
+    """
+    if task not in get_args(TaskName):
+        raise unknown_name("task", task, get_args(TaskName))
+    if not names and task == "multi":
+        names = known()
+        if len(names) < 2:
+            raise DatasetError(f"{path}: task multi needs at least two columns, there is {', '.join(names) or 'none'}")
+    columns = [name.partition(":")[0] for name in names]
+    kinds = [name.partition(":")[2] or _default_kind(k, len(names), task) for k, name in enumerate(names)]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"a column is named twice: {', '.join(columns)}")
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise unknown_name("kind of target", kind, _KINDS)
+    return columns, kinds or [_default_kind(0, 1, task)]
+
+
+def target_specs(columns: Sequence[str], kinds: Sequence[str], targets: Floats, unit: str) -> tuple[TargetSpec, ...]:
+    """The target that each column of ``targets`` is."""
+    return tuple(
+        _spec(name, kind, targets[:, k], unit) for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
+    )
+
+
+def _default_kind(k: int, n: int, task: TaskName) -> str:
+    if task == "multi":
+        return "classification" if k == n - 1 else "regression"
+    return task
+
+
+def _spec(name: str, kind: str, values: Floats, unit: str) -> TargetSpec:
+    if kind == "classification":
+        known = values[np.isfinite(values)]
+        n_classes = max(2, int(known.max(initial=0)) + 1)
+        return TargetSpec(name=name, unit="probability", task="classification", n_classes=n_classes)
+    return TargetSpec(
+        name=name, unit=unit, per_atom=unit.endswith("/atom"), transform="log10" if kind == "log10" else "none"
+    )
 
 
 def prepare(
@@ -37,13 +119,14 @@ def prepare(
     """
     if dataset.split is None:
         split = hashed_split if is_part else group_split
-        dataset = replace(dataset, split=split(dataset.formulas, val=val, test=test, seed=seed))
+        dataset = replace(dataset, split=split(dataset.groups, val=val, test=test, seed=seed))
     assert dataset.split is not None
+    structures = list(dataset.structures)
     try:
         if is_part:
-            graphs = build_store(dataset.structures, graph, progress=progress)
+            graphs = build_store(structures, graph, progress=progress)
         else:
-            graphs = cached_graphs(dataset.structures, graph, folder=cache, progress=progress)
+            graphs = cached_graphs(structures, graph, folder=cache, progress=progress)
     except ValueError as error:
         raise _with_structure_id(error, dataset, graph) from error
     return PreparedData(

@@ -9,14 +9,15 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import composition_key, hash_of_samples
+from cgcnn_ase.data.dataset import hash_of_samples
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
 from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.structures.composition import composition_key
 
-#: structures whose graphs are built at once
+# structures whose graphs are built at once
 _AT_ONCE = 64
 
 
@@ -25,8 +26,8 @@ class LabelledHost(NamedTuple):
 
     id: str
     structure: Geometry
-    labels: Floats  #: (N,) of each atom, NaN where nothing is known
-    split: str  #: train, val or test; empty where the set has none
+    labels: Floats  # (N,) of each atom, NaN where nothing is known
+    split: str  # train, val or test; empty where the set has none
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
-"""Which atoms and elements make a prediction what it is."""
+"""Contributions of atoms and elements to a prediction."""
 
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,24 +17,23 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, to_device
 from cgcnn_ase.graphs.quotient import merge_equivalent
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import DEFAULT_MODEL, load_model
-from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+from cgcnn_ase.nn.network import Network, Output
+from cgcnn_ase.uncertainty import ClassificationCalibration
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Baseline = Literal["pure-elements", "mean-element", "zero"]
 
-#: points of the quadrature
+# points of the quadrature
 N_STEPS = 16
-#: pure elements that make the baseline, evenly spread over those that the model knows, by atomic number
+# pure elements that make the baseline, evenly spread over those that the model knows, by atomic number
 N_PURE = 24
 
 
 class ElementContribution(NamedTuple):
-    """What all atoms of one element contribute together."""
+    """Contribution of all atoms of one element together."""
 
     symbol: str
     n_atoms: int
@@ -44,11 +42,11 @@ class ElementContribution(NamedTuple):
 
 
 class OrbitContribution(NamedTuple):
-    """What each of some equivalent atoms contributes."""
+    """Contribution of each of some equivalent atoms."""
 
-    atoms: tuple[int, ...]  #: indices in the structure
+    atoms: tuple[int, ...]  # indices in the structure
     symbol: str
-    contribution: float  #: of one of them
+    contribution: float  # of one of them
     std: float | None
 
 
@@ -62,16 +60,16 @@ class Explanation:
     over the members, and ``std`` their standard deviation.
     """
 
-    numbers: Ints  #: (N,) atomic numbers
-    orbits: Ints  #: (N,) class of equivalent atoms that each belongs to, numbered from 0
-    members: Floats  #: (M, N) contributions by member
-    member_baselines: Floats  #: (M,)
-    member_predictions: Floats  #: (M,)
-    target: str  #: name of the property
+    numbers: Ints  # (N,) atomic numbers
+    orbits: Ints  # (N,) class of equivalent atoms that each belongs to, numbered from 0
+    members: Floats  # (M, N) contributions by member
+    member_baselines: Floats  # (M,)
+    member_predictions: Floats  # (M,)
+    target: str  # name of the property
     unit: str
-    value: float  #: the prediction as :func:`cgcnn_ase.predict` gives it, in ``value_unit``
+    value: float  # the prediction as :func:`cgcnn_ase.predict` gives it, in ``value_unit``
     value_unit: str
-    per_atom: bool  #: whether the property is a mean over atoms
+    per_atom: bool  # whether the property is a mean over atoms
     baseline_kind: Baseline
     n_steps: int
     model: str
@@ -89,7 +87,7 @@ class Explanation:
 
     @property
     def baseline(self) -> float:
-        """What the model says of the baseline: the same structure of atoms of nothing in particular."""
+        """Prediction for the baseline: the same structure of atoms of nothing in particular."""
         return float(self.member_baselines.mean())
 
     @property
@@ -104,7 +102,7 @@ class Explanation:
 
     @property
     def gap(self) -> float:
-        """What the quadrature misses of the sum; smaller with more steps."""
+        """Part of the sum that the quadrature misses; smaller with more steps."""
         return self.prediction - self.baseline - float(self.contributions.sum())
 
     def by_element(self) -> list[ElementContribution]:
@@ -127,7 +125,7 @@ class Explanation:
             rows.append(OrbitContribution(indices, symbol, float(each.mean()), _number(_spread(each))))
         return rows
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
         std = self.std
         return {
@@ -237,31 +235,33 @@ def explained_value(model: CrystalModel, output: Output) -> Tensor:
     What the network learned, in its own unit; for a classification the log-odds of class 1, as calibrated.
     """
     value = output.of(model.outputs).value
-    if model.target.task == "classification":
-        logits = value / (model.trust.temperature if isinstance(model.trust, ClassificationCalibration) else 1.0)
-        others = [k for k in range(logits.shape[1]) if k != 1]
-        return logits[:, 1] - logits[:, others].logsumexp(dim=1)
-    return model.scaler.unscale(value[:, 0])
+    if model.target.task == "regression":
+        return model.scaler.unscale(value[:, 0])
+    logits = value / (
+        model.calibration.temperature if isinstance(model.calibration, ClassificationCalibration) else 1.0
+    )
+    others = [k for k in range(logits.shape[1]) if k != 1]
+    return logits[:, 1] - logits[:, others].logsumexp(dim=1)
 
 
 def physical_value(model: CrystalModel, predictions: Floats) -> float:
     """The ensemble's prediction as ``predict`` gives it, from the explained numbers of the members (M,)."""
     if model.target.task == "classification":
         return float(np.mean(1 / (1 + np.exp(-predictions))))
-    mean = float(model.target.clamp(torch.from_numpy(predictions)).mean())
-    return float(10.0**mean) if model.target.transform == "log10" else mean
+    mean = model.target.clamp(torch.from_numpy(predictions)).numpy().mean(keepdims=True)
+    return float(model.target.to_physical(mean)[0])
 
 
 def known_elements(model: CrystalModel) -> list[int]:
     """Atomic numbers that the model was trained on; all where it does not say."""
-    return list(range(1, MAX_NUMBER + 1)) if model.trust is None else sorted(model.trust.domain.elements)
+    return list(range(1, MAX_NUMBER + 1)) if model.calibration is None else sorted(model.calibration.domain.elements)
 
 
 def equivalent_atoms(graph: CrystalGraph) -> Ints:
     """Class of each atom of one unmerged crystal, (N,): atoms of a class are the same to every graph network."""
     numbers, centers, neighbors = graph.numbers.numpy(), graph.centers.numpy(), graph.neighbors.numpy()
     distances = graph.distances.numpy().astype(np.float64)
-    return merge_equivalent(numbers, centers, neighbors, distances, graph.angular.numpy()).node_of_atom
+    return merge_equivalent(numbers, centers, neighbors, distances, graph.angular.numpy()).class_of
 
 
 class _Row(NamedTuple):
@@ -304,7 +304,7 @@ def _starts(model: CrystalModel, network: Network, end: Tensor, baseline: Baseli
     return vectors[:, None, :].expand(-1, *end.shape)
 
 
-def _spread(members: npt.NDArray[np.floating[Any]]) -> Floats | None:
+def _spread(members: Floats) -> Floats | None:
     """Standard deviation over the members (M, ...), as everywhere in this package; None of one."""
     return np.asarray(members.std(axis=0)) if len(members) > 1 else None
 

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch
 from cgcnn_ase.nn.embedding import ElementEmbedding
-from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import Network, Output
 
-#: atoms that go through the network at once, with gradients; bounds the memory
+# atoms that go through the network at once, with gradients; bounds the memory
 MAX_ATOMS = 2000
 
-#: from what a network says of B crystals to the one number of each that is explained, (B,)
+# from what a network says of B crystals to the one number of each that is explained, (B,)
 ReadOut = Callable[[Output], Tensor]
 
 

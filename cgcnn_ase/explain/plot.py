@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from cgcnn_ase.explain.explain import Explanation
 
 
-#: diverging, readable for the colour-blind; white is no contribution
+# diverging, readable for the colour-blind; white is no contribution
 COLORS = "RdBu_r"
-#: so many atoms are drawn at most by repeating a thin cell
+# so many atoms are drawn at most by repeating a thin cell
 _MAX_REPEATED = 120
-#: a cell is repeated until it is this wide for its height
+# a cell is repeated until it is this wide for its height
 _SHAPE = 0.75
-#: drawn radius of an atom in Å: this much, and this share of its covalent radius
+# drawn radius of an atom in Å: this much, and this share of its covalent radius
 _BALL, _BALL_SHARE = 0.35, 0.3
-#: bonds are drawn up to so many sums of covalent radii, and so many times the shortest bond of one of the two atoms
+# bonds are drawn up to so many sums of covalent radii, and so many times the shortest bond of one of the two atoms
 _BOND, _FIRST_SHELL = 1.25, 1.15
-#: atoms this near to a face of the cell, in fractions of it, are drawn on the opposite face too
+# atoms this near to a face of the cell, in fractions of it, are drawn on the opposite face too
 _AT_FACE = 0.02
-#: how far the view is turned from along the shortest cell vector, degrees
+# how far the view is turned from along the shortest cell vector, degrees
 _TURN, _TILT = 12.0, 10.0
-#: no labels in discs of a smaller radius, points
+# no labels in discs of a smaller radius, points
 _SMALLEST_LABELLED = 4.0
 
 
 class _Scene(NamedTuple):
-    """What is drawn, in the frame of the picture: x right, y up, z towards the viewer; Å."""
+    """Atoms and cell in the frame of the picture: x right, y up, z towards the viewer; Å."""
 
-    positions: Floats  #: (P, 3)
-    source: Ints  #: (P,) atom of the structure that each is
-    edges: Floats  #: (K, 2, 3) of the cell
+    positions: Floats  # (P, 3)
+    source: Ints  # (P,) atom of the structure that each is
+    edges: Floats  # (K, 2, 3) of the cell
 
 
 def explanation(atoms: "Atoms", result: "Explanation", *, title: str | None = None) -> "Figure":

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, to_device
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.folder import CheckpointError
@@ -24,15 +24,15 @@ from cgcnn_ase.models.folder import CheckpointError
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepared import PreparedData
 
-#: name of the file in a model folder; a model without one has no index
+# name of the file in a model folder; a model without one has no index
 NEIGHBORS = "neighbors.safetensors"
 
-#: principal components that are kept
+# principal components that are kept
 N_COMPONENTS = 32
 
 _BATCH = 128
 _LEVELS = 127
-#: training structures whose nearest other one tells what a typical distance is
+# training structures whose nearest other one tells what a typical distance is
 _N_TYPICAL = 1000
 _FIELDS = ("ids", "codes", "scale", "mean", "components", "typical", "model_sha256")
 
@@ -41,7 +41,7 @@ class Neighbor(NamedTuple):
     """A structure of the training set."""
 
     id: str
-    distance: float  #: Euclidean, between the kept components of the embeddings
+    distance: float  # Euclidean, between the kept components of the embeddings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,13 +51,13 @@ class NeighborIndex:
     ``codes * scale`` are the components of ``embedding - mean`` along the columns of ``components``, rounded.
     """
 
-    ids: npt.NDArray[np.bytes_]  #: (n,) UTF-8
-    codes: npt.NDArray[np.int8]  #: (n, D)
-    scale: Floats32  #: (D,)
-    mean: Floats32  #: (F,)
-    components: Floats32  #: (F, D), orthonormal columns
-    typical: float  #: median distance of a training structure from the nearest other one
-    model_sha256: str  #: of the weights whose embeddings these are
+    ids: npt.NDArray[np.bytes_]  # (n,) UTF-8
+    codes: npt.NDArray[np.int8]  # (n, D)
+    scale: Floats32  # (D,)
+    mean: Floats32  # (F,)
+    components: Floats32  # (F, D), orthonormal columns
+    typical: float  # median distance of a training structure from the nearest other one
+    model_sha256: str  # of the weights whose embeddings these are
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,7 +129,7 @@ class NeighborIndex:
 
     def save(self, folder: Path) -> Path:
         """Write :data:`NEIGHBORS` into a model folder; the file holds its own sha256."""
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, AnyArray] = {
             "ids": self.ids.view(np.uint8).reshape(len(self), -1),
             "codes": self.codes,
             "scale": self.scale,
@@ -221,7 +221,7 @@ def crystal_embeddings(model: CrystalModel, graph: CrystalGraph) -> Floats32:
     return np.asarray(pooled.cpu().numpy())
 
 
-def _hash(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+def _hash(arrays: Mapping[str, AnyArray]) -> npt.NDArray[np.uint8]:
     """sha256 over names, types, shapes and content, (32,) bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):

@@ -1,13 +1,12 @@
 """Hold the values of two data sets against one another on the structures that both hold."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_common
 from cgcnn_ase.inspection.element_offsets import ElementOffsets, fit_offsets
 from cgcnn_ase.inspection.report import Distribution
@@ -32,10 +31,10 @@ class Comparison:
     target: str
     other_target: str
     common: list[Common]
-    difference: Distribution | None  #: of the values, where both have one
+    difference: Distribution | None  # of the values, where both have one
     mean_absolute: float | None
-    offsets: ElementOffsets | None  #: None where none were asked for
-    residuals: Floats | None  #: what the offsets leave, of the structures with both values
+    offsets: ElementOffsets | None  # None where none were asked for
+    residuals: Floats | None  # what the offsets leave, of the structures with both values
     matches: Matches
 
     @property
@@ -44,7 +43,7 @@ class Comparison:
         both = [(c.value, c.other_value) for c in self.common if c.value is not None and c.other_value is not None]
         return np.array(both, dtype=np.float64).reshape(-1, 2)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
         return {
             "other": self.other,
@@ -60,13 +59,13 @@ class Comparison:
 
 
 def is_energy_per_atom(target: str) -> bool:
-    """Whether a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
+    """True where a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
     return "energy" in target and "per_atom" in target
 
 
 def compare(
-    table: LabelledTable,
-    other: LabelledTable,
+    table: Dataset,
+    other: Dataset,
     target: str,
     other_target: str | None = None,
     *,
@@ -80,15 +79,14 @@ def compare(
 
     Parameters
     ----------
-    target, other_target : str
+    target, other_target
         Column of each data set; of the other by default the same name.
-    align : bool, optional
-        Whether to fit one offset for each element to the differences (:func:`fit_offsets`). By default where the name
-        of the target says that it is an energy per atom.
-    robust : bool
+    align
+        Fit one offset for each element to the differences (:func:`fit_offsets`); by default where the name of the
+        target
+        says that it is an energy per atom.
+    robust
         Fit them by Huber's loss: two sources never differ by elements alone.
-    sameness, workers, progress
-        As for :func:`cgcnn_ase.inspection.duplicates.find_common`.
 
     Raises
     ------

@@ -1,17 +1,17 @@
-"""What is in a data set: counts, distributions, gaps, splits that leak, calculations that are mixed, its provenance."""
+"""Contents of a data set: counts, distributions, gaps, splits that leak, mixed calculations, its provenance."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from cgcnn_ase.core.elements import symbols
-from cgcnn_ase.data.dataset import LabelledTable
+from cgcnn_ase.data.dataset import Dataset
 
-#: text columns that say how a structure was calculated: values of different ones cannot be compared as they are
+# text columns that say how a structure was calculated: values of different ones cannot be compared as they are
 SCHEMES = ("functional", "corrections", "thermo_type")
 
 _NAMED = 10
@@ -45,8 +45,8 @@ class Distribution:
 class Column:
     """One column: numbers with their distribution, or text with its most frequent values."""
 
-    kind: str  #: "number" or "text"
-    n_missing: int  #: empty, or of numbers also not finite
+    kind: str  # "number" or "text"
+    n_missing: int  # empty, or of numbers also not finite
     distribution: Distribution | None = None
     n_distinct: int | None = None
     most_frequent: dict[str, int] | None = None
@@ -58,8 +58,8 @@ class Splits:
 
     sizes: dict[str, int]
     n_leaked_formulas: int
-    n_leaked_structures: int  #: structures with such a formula
-    leaked_formulas: list[str]  #: the first ones
+    n_leaked_structures: int  # structures with such a formula
+    leaked_formulas: list[str]  # the first ones
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,21 @@ class DatasetReport:
 
     source: str
     n_structures: int
-    n_repeated_ids: int  #: rows whose id an earlier row has
+    n_repeated_ids: int  # rows whose id an earlier row has
     n_atoms: int
     n_formulas: int
     n_chemical_systems: int
-    elements: dict[str, int]  #: structures with each element, by atomic number
-    n_components: dict[int, int]  #: structures with so many elements
-    sizes: Distribution | None  #: atoms in a cell
-    volumes: Distribution | None  #: Å³ per atom
+    elements: dict[str, int]  # structures with each element, by atomic number
+    n_components: dict[int, int]  # structures with so many elements
+    sizes: Distribution | None  # atoms in a cell
+    volumes: Distribution | None  # Å³ per atom
     columns: dict[str, Column]
     splits: Splits | None
-    schemes: dict[str, dict[str, int]]  #: how many structures were calculated how
-    provenance: dict[str, Any] | None
+    schemes: dict[str, dict[str, int]]  # how many structures were calculated how
+    provenance: Mapping[str, object] | None
 
     def warnings(self) -> list[str]:
-        """What should be looked at before a model is trained on it, one sentence each."""
+        """Sentences on what should be looked at before a model is trained on the data set."""
         warnings = []
         if self.n_repeated_ids:
             warnings.append(f"{self.n_repeated_ids:,} rows have the id of an earlier one")
@@ -101,12 +101,12 @@ class DatasetReport:
         ]
         return warnings
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
         return asdict(self) | {"warnings": self.warnings()}
 
 
-def dataset_report(table: LabelledTable) -> DatasetReport:
+def dataset_report(table: Dataset) -> DatasetReport:
     """Count and describe what a data set holds."""
     present = table.fractions > 0
     n_components = Counter(present.sum(axis=1).tolist())
@@ -128,7 +128,7 @@ def dataset_report(table: LabelledTable) -> DatasetReport:
     )
 
 
-def _column(table: LabelledTable, name: str) -> Column:
+def _column(table: Dataset, name: str) -> Column:
     if name in table.numeric:
         values = table.values(name)
         return Column("number", int(np.isnan(values).sum()), Distribution.of(values))
@@ -142,7 +142,7 @@ def _frequent(text: "pd.Series[str]", most: int | None) -> dict[str, int]:
     return dict(sorted(Counter(text.astype(str)).items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
-def _splits(table: LabelledTable) -> Splits | None:
+def _splits(table: Dataset) -> Splits | None:
     if "split" not in table.columns:
         return None
     split = table.columns["split"].astype(str)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -17,16 +16,18 @@ from cgcnn_ase.models.folder import (
     FORMAT_VERSION,
     WEIGHTS,
     CheckpointError,
+    Json,
     model_entries,
     package_version,
     read_config,
     read_weights,
     write_files,
 )
-from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
-#: calibrations of a model, each with its arrays under its own name
-_TRUSTS = ("trust", "dropout_trust")
+# names of a model's calibrations in its files, each with its arrays under its own name
+_CALIBRATION, _DROPOUT_CALIBRATION = "trust", "dropout_trust"
 
 
 def save_model(model: CrystalModel, folder: Path) -> Path:
@@ -57,13 +58,12 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
     tensors = {key: tensor.contiguous() for key, tensor in first.members.state_dict().items()}
     several = len(models) > 1
     for model in models:
-        for kind in _TRUSTS:
-            trust = getattr(model, kind)
-            if trust is not None:
+        for kind, calibration in _calibrations(model).items():
+            if calibration is not None:
                 prefix = _prefix(kind, model.name, several=several)
-                tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in trust.arrays().items()}
+                tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in calibration.arrays().items()}
     entries = [_entry(model) for model in models]
-    config: dict[str, Any] = {
+    config: Json = {
         "format_version": FORMAT_VERSION if several else 1,
         "package_version": package_version(),
         "name": name,
@@ -76,16 +76,19 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
     return folder
 
 
-def _entry(model: CrystalModel) -> dict[str, Any]:
-    """What is a single model's own."""
-    trusts = {kind: getattr(model, kind) for kind in _TRUSTS}
+def _entry(model: CrystalModel) -> Json:
+    """Return the settings that are a single model's, not the folder's."""
     return {
         "name": model.name,
         "target": asdict(model.target),
         "scaler": asdict(model.scaler),
-        **{kind: None if trust is None else trust.to_config() for kind, trust in trusts.items()},
+        **{kind: None if each is None else each.to_config() for kind, each in _calibrations(model).items()},
         "training": model.training_record,
     }
+
+
+def _calibrations(model: CrystalModel) -> dict[str, Calibration | None]:
+    return {_CALIBRATION: model.calibration, _DROPOUT_CALIBRATION: model.dropout_calibration}
 
 
 def _prefix(kind: str, name: str, *, several: bool) -> str:
@@ -121,11 +124,11 @@ def load_models(folder: Path) -> list[CrystalModel]:
     weights = read_weights(folder, config)
     try:
         tensors = load(weights)
-        network = _network_config(config["network"])
+        network = TypeAdapter(NetworkConfig).validate_python(config["network"])
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
             members = nn.ModuleList(Network(network) for _ in range(config["n_members"]))
-        weights_of = {k: v for k, v in tensors.items() if k.split(".")[0] not in _TRUSTS}
+        weights_of = {k: v for k, v in tensors.items() if k.split(".")[0] not in (_CALIBRATION, _DROPOUT_CALIBRATION)}
         _check_weights(members, weights_of, network.architecture.architecture)
         members.load_state_dict(weights_of)
         entries = model_entries(config)
@@ -138,7 +141,10 @@ def load_models(folder: Path) -> list[CrystalModel]:
                 graph=graph,
                 target=target,
                 scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
-                **{kind: _trust(kind, entry, tensors, several=len(entries) > 1) for kind in _TRUSTS},
+                calibration=_read_calibration(_CALIBRATION, entry, target, tensors, several=len(entries) > 1),
+                dropout_calibration=_read_calibration(
+                    _DROPOUT_CALIBRATION, entry, target, tensors, several=len(entries) > 1
+                ),
                 name=entry["name"],
                 sha256=config["sha256"][WEIGHTS],
                 training=entry["training"],
@@ -165,19 +171,11 @@ def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], arc
             )
 
 
-def _network_config(values: dict[str, Any]) -> NetworkConfig:
-    architecture = values["architecture"]
-    chosen = TypeAdapter(config_class(architecture)).validate_python(architecture)
-    return TypeAdapter(NetworkConfig).validate_python(values | {"architecture": chosen})
-
-
-def _trust(kind: str, entry: dict[str, Any], tensors: dict[str, torch.Tensor], *, several: bool) -> Any:
+def _read_calibration(
+    kind: str, entry: Json, target: TargetSpec, tensors: dict[str, torch.Tensor], *, several: bool
+) -> Calibration | None:
     if entry.get(kind) is None:
         return None
-    from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
-    from cgcnn_ase.uncertainty.regression_calibration import Calibration
-
     prefix = _prefix(kind, entry["name"], several=several)
     arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-    which = ClassificationCalibration if "temperature" in entry[kind] else Calibration
-    return which.from_files(entry[kind], arrays)
+    return CALIBRATIONS[target.task].from_files(entry[kind], arrays)

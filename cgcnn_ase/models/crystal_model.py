@@ -1,32 +1,24 @@
 """CrystalModel: from graphs to a property in physical units, by one network or an ensemble of them."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cgcnn_ase.core.arrays import Floats32, Ints
 from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.nn.heads import Output
+from cgcnn_ase.models.folder import Json
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import Network, check_graph
+from cgcnn_ase.nn.network import Network, Output
+from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.estimators import MemberOutputs
 
 if TYPE_CHECKING:
-    from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
-    from cgcnn_ase.uncertainty.regression_calibration import Calibration
-
-    AnyCalibration = Calibration | ClassificationCalibration
-
-
-class MemberOutputs(NamedTuple):
-    """What each member says of each crystal (or site), in the unit that the network learned (:class:`TargetSpec`)."""
-
-    values: Tensor  #: (M, B); for a classification the probability of class 1
-    stds: Tensor | None  #: (M, B) predicted standard deviation of the error, where the head has one
-    embedding: Tensor  #: (B, P) crystal embedding of the first member
-    logits: Tensor | None = None  #: (M, B, K) of a classification
+    from typing_extensions import Self
 
 
 class CrystalModel(nn.Module):
@@ -44,9 +36,9 @@ class CrystalModel(nn.Module):
         What is predicted.
     scaler : Scaler
         Fitted on the training targets.
-    trust : Trust, optional
+    calibration : Calibration, optional
         Calibration; without it predictions have no std.
-    dropout_trust : Trust, optional
+    dropout_calibration : Calibration, optional
         The same for Monte Carlo dropout.
     name, sha256 : str
         The model's name and the hash of its weights' file, for the record.
@@ -63,11 +55,11 @@ class CrystalModel(nn.Module):
         graph: GraphConfig,
         target: TargetSpec,
         scaler: Scaler,
-        trust: "AnyCalibration | None" = None,
-        dropout_trust: "AnyCalibration | None" = None,
+        calibration: Calibration | None = None,
+        dropout_calibration: Calibration | None = None,
         name: str = "",
         sha256: str = "",
-        training: dict[str, Any] | None = None,
+        training: Json | None = None,
         first_output: int = 0,
     ) -> None:
         super().__init__()
@@ -75,15 +67,31 @@ class CrystalModel(nn.Module):
         if not len(self.members):
             raise ValueError("a model needs at least one member")
         for network in self.networks:
-            check_graph(network.config.architecture, graph)
+            network.config.architecture.check_graph(graph)
         self.graph, self.target, self.scaler = graph, target, scaler
-        self.trust, self.dropout_trust = trust, dropout_trust
+        self.calibration, self.dropout_calibration = calibration, dropout_calibration
         self.name, self.sha256, self.training_record = name, sha256, training or {}
         self.outputs = slice(first_output, first_output + target.n_outputs)
         if self.outputs.stop > self.networks[0].config.n_outputs:
             has = self.networks[0].config.n_outputs
             raise ValueError(f"{target.name} needs output {self.outputs.stop} of networks that have {has}")
         self.eval()
+
+    @classmethod
+    def like(cls, model: "CrystalModel", members: Iterable[Network] | nn.ModuleList) -> "Self":
+        """Return a model of the same target, graph and calibration, with other members."""
+        return cls(
+            members,
+            graph=model.graph,
+            target=model.target,
+            scaler=model.scaler,
+            calibration=model.calibration,
+            dropout_calibration=model.dropout_calibration,
+            name=model.name,
+            sha256=model.sha256,
+            training=model.training_record,
+            first_output=model.outputs.start,
+        )
 
     @property
     def networks(self) -> list[Network]:
@@ -97,7 +105,7 @@ class CrystalModel(nn.Module):
 
     @property
     def is_potential(self) -> bool:
-        """Whether the prediction is a smooth function of the positions, so that forces exist."""
+        """True if the prediction is a smooth function of the positions, so that forces exist."""
         return False  # no architecture so far damps its messages to zero at the cutoff
 
     def check_level(self, level: Level, what: str) -> None:
@@ -141,7 +149,7 @@ class CrystalModel(nn.Module):
     def read(self, pooled: list[Tensor]) -> MemberOutputs:
         """The prediction of each member from its crystal embeddings, (B, P)."""
         outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
-        return self._physical(outputs, pooled[0])
+        return self._member_outputs(outputs, pooled[0])
 
     def sample(self, graph: CrystalGraph, n_dropout: int, *, seed: int = 0, engine: Engine = "auto") -> MemberOutputs:
         """Monte Carlo dropout (Gal and Ghahramani, 2016): n_dropout thinned heads for each member.
@@ -167,15 +175,44 @@ class CrystalModel(nn.Module):
             )
             masks = (keep / (1.0 - self.dropout)).to(pooled)
             outputs += [network.read(pooled, mask) for mask in masks]
-        return self._physical(outputs, embeddings[0])
+        return self._member_outputs(outputs, embeddings[0])
 
-    def _physical(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
-        model_outputs = [output.of(self.outputs) for output in outputs]
+    def calibrated(
+        self,
+        outputs: MemberOutputs,
+        composition: Floats32,
+        *,
+        site_numbers: Ints | None = None,
+        dropout: bool = False,
+    ) -> CalibratedPrediction:
+        """Predict from the outputs of the members, in what the network learned, as calibrated as the model is.
+
+        Parameters
+        ----------
+        composition
+            (B, 101) atomic fractions of the structures, of sites those of their hosts.
+        site_numbers
+            (B,) atomic numbers on the sites.
+        dropout
+            Whether the outputs are samples of Monte Carlo dropout.
+        """
+        calibration = self.dropout_calibration if dropout else self.calibration
+        if calibration is None:
+            return CALIBRATIONS[self.target.task].uncalibrated(outputs)
+        prediction = calibration.apply(outputs, composition, site_numbers)
+        lower, upper = (
+            None if end is None else np.asarray(self.target.clamp(torch.from_numpy(end)))
+            for end in (prediction.lower, prediction.upper)
+        )
+        return prediction._replace(lower=lower, upper=upper)
+
+    def _member_outputs(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
+        parts = [output.of(self.outputs) for output in outputs]
         if self.target.task == "classification":
-            logits = torch.stack([o.value for o in model_outputs])
+            logits = torch.stack([part.value for part in parts])
             return MemberOutputs(logits.softmax(dim=2)[:, :, 1], None, embedding, logits)
-        values = self.target.clamp(self.scaler.unscale(torch.stack([o.value[:, 0] for o in model_outputs])))
-        scales = [o.scale[:, 0] for o in model_outputs if o.scale is not None]
+        values = self.target.from_network(torch.stack([part.value[:, 0] for part in parts]), self.scaler)
+        scales = [part.scale[:, 0] for part in parts if part.scale is not None]
         # the standard deviation of a Laplace distribution is sqrt(2) times its scale
-        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(model_outputs) else None
+        stds = torch.stack(scales) * (2.0**0.5 * self.scaler.std) if len(scales) == len(parts) else None
         return MemberOutputs(values, stds, embedding)

@@ -4,11 +4,14 @@ import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-#: 1: one model a folder; 2: several models that share their members, too
+# 1: one model a folder; 2: several models that share their members, too
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+# an object of a JSON file
+Json: TypeAlias = dict[str, Any]
 
 
 class CheckpointError(ValueError):
@@ -23,7 +26,7 @@ def package_version() -> str:
         return "unknown"
 
 
-def write_files(folder: Path, config: dict[str, Any], weights: bytes) -> None:
+def write_files(folder: Path, config: Json, weights: bytes) -> None:
     """Write both files; the configuration gets the sha256 of the weights and of itself."""
     config = config | {"sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()}}
     config["sha256"][CONFIG] = own_hash(config)
@@ -32,7 +35,7 @@ def write_files(folder: Path, config: dict[str, Any], weights: bytes) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Json:
     """The checked ``config.json`` of a model folder; no weights are read.
 
     Raises
@@ -60,13 +63,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def model_entries(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """What ``config.json`` says of each model of the folder: name, target, scaler, calibration, training."""
-    entries: list[dict[str, Any]] = config.get("models", [config])
+def model_entries(config: Json) -> list[Json]:
+    """Return the part of ``config.json`` of each model of the folder: name, target, scaler, calibration, training."""
+    entries: list[Json] = config.get("models", [config])
     return entries
 
 
-def read_weights(folder: Path, config: dict[str, Any]) -> bytes:
+def read_weights(folder: Path, config: Json) -> bytes:
     """The weights' file of a model folder, if it is the one that ``config.json`` speaks of.
 
     Raises
@@ -83,7 +86,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> bytes:
     return weights
 
 
-def own_hash(config: dict[str, Any]) -> str:
+def own_hash(config: Json) -> str:
     """sha256 of a configuration without this hash itself."""
     hashes = (
         {k: v for k, v in config["sha256"].items() if k != CONFIG} if isinstance(config.get("sha256"), dict) else {}

@@ -1,39 +1,22 @@
-"""Read the original CGCNN ``.pth.tar`` checkpoints without running anything that is in them.
-
-Such a file is a pickle, and a pickle can ask for any Python function to be called. It is therefore read in two steps.
-First every name that the file asks for is listed, without building anything, and one that is not needed for tensors,
-numbers, strings, dicts and lists refuses the file. Then PyTorch's own restricted unpickler (``weights_only=True``)
-builds what is left; numpy scalars become plain Python numbers. Both of PyTorch's formats are read: the old one of the
-published files, and the zip archive that ``torch.save`` writes now.
-"""
+"""Original CGCNN ``.pth.tar`` checkpoints as models of this package."""
 
 import hashlib
-import io
 import math
-import pickle
-import pickletools
-import re
-import struct
-import threading
-import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cgcnn_ase.core.elements import DESCRIPTOR_SIZE
-from cgcnn_ase.core.targets import Scaler, TargetSpec
+from cgcnn_ase.core.targets import Scaler, TargetSpec, Task
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.restricted_pickle import ADMITTED, UnsafeCheckpointError, unpickle
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 
-#: what the eight published files predict, by file name
+# what the eight published files predict, by file name
 PUBLISHED: dict[str, TargetSpec] = {
     "formation-energy-per-atom": TargetSpec(name="formation_energy_per_atom", unit="eV/atom", per_atom=True),
     "final-energy-per-atom": TargetSpec(name="total_energy_per_atom", unit="eV/atom", per_atom=True),
@@ -45,12 +28,12 @@ PUBLISHED: dict[str, TargetSpec] = {
     "semi-metal-classification": TargetSpec(name="is_metal", unit="probability", task="classification"),
 }
 
-#: the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
+# the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
 ORIGINAL_GRAPH = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12, padding="first-atom")
 
 
 def is_legacy(path: Path) -> bool:
-    """Whether a path looks like an original checkpoint."""
+    """Return whether a path looks like an original checkpoint."""
     return path.name.endswith((".pth.tar", ".pth", ".tar"))
 
 
@@ -75,7 +58,8 @@ def load_legacy(path: Path) -> CrystalModel:
         target = unknown
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays
         network = Network(_config(checkpoint))
-    network.load_state_dict({_new_name(name): tensor for name, tensor in checkpoint.state.items()} | _counters(network))
+    weights = {name: checkpoint.state[original] for name, original in _original_names(network).items()}
+    network.load_state_dict(network.state_dict() | weights)
     return CrystalModel(
         [network],
         graph=ORIGINAL_GRAPH,
@@ -85,9 +69,6 @@ def load_legacy(path: Path) -> CrystalModel:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         training={"source": "original CGCNN checkpoint", "epoch": checkpoint.epoch},
     )
-
-
-Task = Literal["regression", "classification"]
 
 
 class LegacyCheckpoint(NamedTuple):
@@ -140,76 +121,31 @@ def _config(checkpoint: LegacyCheckpoint) -> NetworkConfig:
     )
 
 
-_RENAMED = {
-    "embedding.": "architecture.embedding.linear.",
-    "convs.": "architecture.convolutions.",
-    "conv_to_fc.": "architecture.to_crystal.",
-    "fcs.": "architecture.hidden.",
-    "fc_out.": "head.out.",
+_ORIGINAL_NAMES = {
+    "architecture.embedding.linear.": "embedding.",
+    "architecture.convolutions.": "convs.",
+    "architecture.to_crystal.": "conv_to_fc.",
+    "architecture.hidden.": "fcs.",
+    "head.out.": "fc_out.",
+    ".full.": ".fc_full.",
+    ".edge_norm.": ".bn1.",
+    ".node_norm.": ".bn2.",
 }
-_WITHIN_CONVOLUTION = {".fc_full.": ".full.", ".bn1.": ".edge_norm.", ".bn2.": ".node_norm."}
 
 
-def _new_name(name: str) -> str:
-    """Our name of one of the original's weights."""
-    for old, new in _RENAMED.items():
-        if name.startswith(old):
-            name = new + name.removeprefix(old)
-            break
-    for old, new in _WITHIN_CONVOLUTION.items():
-        name = name.replace(old, new)
-    return name
+def _original_names(network: Network) -> dict[str, str]:
+    """The original's names of our network's weights, but for the batch counters of the norms, which it has not."""
+    names = {}
+    for name in network.state_dict():
+        if not name.endswith("num_batches_tracked"):
+            names[name] = name
+            for ours, original in _ORIGINAL_NAMES.items():
+                names[name] = names[name].replace(ours, original)
+    return names
 
-
-def _counters(network: Network) -> dict[str, Tensor]:
-    """The batch counters of the norms, which the original files do not hold."""
-    return {k: torch.zeros_like(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-
-
-_STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
-_ADMITTED = frozenset(
-    {
-        "collections.OrderedDict",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        *(f"torch.{kind}Storage" for kind in _STORAGES),
-        "_codecs.encode",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    }
-)
-_ADMITTED_IN_WORDS = "only tensors, numbers, strings, dicts and lists are admitted"
-
-# what a damaged file makes the pickle, zip and torch readers raise
-_DAMAGED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-_ZIP_MAGIC = b"PK\x03\x04"
-
-# the old format: a magic number, a protocol number, facts of the machine, the object, the keys of its storages
-_PICKLES_IN_OLD_FORMAT = 5
-_OLD_MAGIC = 0x1950A86A20F9469CFC6C
 
 # how deep lists may lie in one another in the arguments of the training run
 _DEEPEST = 4
-
-# torch keeps the admitted names of `safe_globals` in one place for the whole process
-_ONE_AT_A_TIME = threading.Lock()
-
-
-class UnsafeCheckpointError(ValueError):
-    """A checkpoint that asks for something other than tensors, numbers, strings, dicts and lists."""
 
 
 def read_legacy_checkpoint(path: str | PathLike[str]) -> LegacyCheckpoint:
@@ -239,134 +175,13 @@ def read_legacy_checkpoint(path: str | PathLike[str]) -> LegacyCheckpoint:
         raise FileNotFoundError(f"no checkpoint file {path}")
     content = path.read_bytes()
     try:
-        return _interpret(_load(content), n_bytes=len(content))
+        return _interpret(unpickle(content), n_bytes=len(content))
     except UnsafeCheckpointError as error:
-        raise UnsafeCheckpointError(f"refused to load {path}: {error}; {_ADMITTED_IN_WORDS}") from None
+        raise UnsafeCheckpointError(f"refused to load {path}: {error}; {ADMITTED}") from None
     except (ValueError, OverflowError) as error:
         raise ValueError(f"cannot read {path} as a CGCNN checkpoint: {error}") from None
 
 
-def _load(content: bytes) -> object:
-    """Check every name in the file, then let torch build the object."""
-    try:
-        is_checkpoint = _check_names(content)
-    except UnsafeCheckpointError:
-        raise
-    except _DAMAGED as error:
-        raise ValueError(f"it is truncated, damaged or no PyTorch file ({_first_line(error)})") from error
-    if not is_checkpoint:
-        raise ValueError("it was not written by torch.save")
-    try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_STAND_INS):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeCheckpointError(_first_line(error)) from error
-    except _DAMAGED as error:
-        raise ValueError(f"it is truncated or damaged ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    """The fact in an error's message; torch puts advice to load the file without protection before it and after."""
-    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-    return message.splitlines()[0] if message else type(error).__name__
-
-
-# Names
-def _check_names(content: bytes) -> bool:
-    """Refuse a name that is not admitted in any pickle that torch would read; True if torch.save wrote the file."""
-    if content.startswith(_ZIP_MAGIC):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            if len({entry.filename for entry in entries}) < len(entries):
-                raise ValueError("two entries of the archive have the same name")
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError("the archive is compressed")
-            pickles = [archive.read(entry) for entry in entries if entry.filename.endswith(".pkl")]
-        for data in pickles:
-            _check_names_of_next_pickle(io.BytesIO(data))
-        return bool(pickles)
-    stream = io.BytesIO(content)
-    if _check_names_of_next_pickle(stream) != _OLD_MAGIC:
-        return False
-    for _ in range(_PICKLES_IN_OLD_FORMAT - 1):
-        _check_names_of_next_pickle(stream)
-    return True
-
-
-def _check_names_of_next_pickle(stream: io.BytesIO) -> object:
-    """Refuse a name that is not admitted; return the first constant of the pickle."""
-    start = stream.getvalue()[stream.tell() : stream.tell() + 2]
-    first: object = None
-    for name, constant in _walk(stream):
-        if name is not None and name not in _ADMITTED:
-            raise UnsafeCheckpointError(f"it asks for {name}")
-        if first is None:
-            first = constant
-    if start[:1] == pickle.PROTO and start[1:] != b"\x02":
-        raise ValueError(f"it is a pickle of protocol {start[1]}; torch.save writes protocol 2")
-    return first
-
-
-def _walk(stream: io.BytesIO) -> Iterator[tuple[str | None, object]]:
-    """Step through one pickle without building anything: the name asked for, or the constant, at each step."""
-    constants: list[object] = ["?", "?"]
-    memo: dict[object, object] = {}
-    for opcode, argument, _position in pickletools.genops(stream):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield _dotted(*str(argument).split(" ", 1)), None
-        elif opcode.name == "STACK_GLOBAL":
-            yield _dotted(*map(str, constants[-2:])), None
-        elif opcode.name.startswith("EXT"):
-            yield f"number {argument} of the copyreg extension registry", None
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = constants[-1]
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = constants[-1]
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            constants.append(memo.get(argument))
-        elif opcode.name not in ("PROTO", "FRAME") and argument is not None:
-            constants.append(argument)
-            yield None, argument
-
-
-def _dotted(module: str, name: str) -> str:
-    """The full name in Python 3; the old protocols write those of Python 2."""
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
-
-
-# Numpy scalars: numpy's own functions are not called, the bytes are read as a plain number
-class _NumberType:
-    """Stands in for ``numpy.dtype``: a real number, an integer or a boolean of 1 to 8 bytes."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        if not isinstance(code, str) or not re.fullmatch("[fiub][1248]", code):
-            raise pickle.UnpicklingError(f"it asks for numpy.dtype({code!r:.40})")
-        self.code = code
-        self.byte_order = "<"
-
-    def __setstate__(self, state: tuple[object, ...]) -> None:
-        if state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"it asks for a numpy.dtype of byte order {state[1]!r:.40}")
-        self.byte_order = str(state[1])
-
-
-def _number(kind: object, data: object) -> bool | int | float:
-    """Stands in for ``numpy.core.multiarray.scalar``."""
-    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("it asks for a numpy scalar of something that is no number")
-    (value,) = np.frombuffer(data, np.dtype(kind.byte_order + kind.code)).tolist()
-    return value  # type: ignore[no-any-return]
-
-
-_STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    (_NumberType, "numpy.dtype"),
-    (_number, "numpy.core.multiarray.scalar"),
-    (_number, "numpy._core.multiarray.scalar"),
-]
-
-
-# Meaning
 def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
     checkpoint = _mapping(loaded, "the file")
     missing = [key for key in ("state_dict", "normalizer", "epoch") if key not in checkpoint]
@@ -380,15 +195,17 @@ def _interpret(loaded: object, n_bytes: int) -> LegacyCheckpoint:
         for key, value in _mapping(checkpoint.get("args", {}), "args").items()
     }
     task = _task(args, n_outputs=state["fc_out.weight"].shape[0])
-    n_outputs = 2 if task == "classification" else 1
-    _check_shapes(state, _shapes(atom_features, bond_features, hidden, n_conv, n_hidden, n_outputs))
-
     normalizer = _mapping(checkpoint["normalizer"], "normalizer")
     mean, std = (_real(normalizer.get(key), f"normalizer[{key!r}]") for key in ("mean", "std"))
     if std <= 0:
         raise ValueError(f"normalizer['std'] is {std}, not positive")
     epoch = int(_real(checkpoint["epoch"], "epoch"))
-    return LegacyCheckpoint(state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden)
+    read = LegacyCheckpoint(state, mean, std, task, epoch, args, atom_features, bond_features, hidden, n_conv, n_hidden)
+    with torch.device("meta"):  # sizes without memory
+        network = Network(_config(read))
+    shapes = network.state_dict()
+    _check_shapes(state, {original: tuple(shapes[name].shape) for name, original in _original_names(network).items()})
+    return read
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:
@@ -440,26 +257,6 @@ def _widths(state: dict[str, torch.Tensor]) -> tuple[int, int, int]:
     return atom_features, state["conv_to_fc.weight"].shape[0], bond_features
 
 
-def _shapes(
-    atom_features: int, bond_features: int, hidden: int, n_conv: int, n_hidden: int, n_outputs: int
-) -> dict[str, tuple[int, ...]]:
-    """Every weight of a CGCNN with its shape."""
-
-    def linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
-
-    shapes = linear("embedding", DESCRIPTOR_SIZE, atom_features)
-    for i in range(n_conv):
-        shapes |= linear(f"convs.{i}.fc_full", 2 * atom_features + bond_features, 2 * atom_features)
-        for norm, width in (("bn1", 2 * atom_features), ("bn2", atom_features)):
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"convs.{i}.{norm}.{part}"] = (width,)
-    shapes |= linear("conv_to_fc", atom_features, hidden)
-    for i in range(n_hidden - 1):
-        shapes |= linear(f"fcs.{i}", hidden, hidden)
-    return shapes | linear("fc_out", hidden, n_outputs)
-
-
 def _check_shapes(state: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     wrong = [f"{name} missing" for name in expected if name not in state]
     wrong += [f"{name} unknown" for name in state if name not in expected]
@@ -477,9 +274,10 @@ def _task(args: dict[str, object], n_outputs: int) -> Task:
     stated = args.get("task")
     if stated is None:
         return "classification" if n_outputs == 2 else "regression"
-    for task in get_args(Task):
+    tasks: tuple[Task, ...] = ("regression", "classification")
+    for task in tasks:
         if stated == task:
-            return task  # type: ignore[no-any-return]
+            return task
     raise ValueError(f"args['task'] is {stated!r:.40}; regression and classification are known")
 
 

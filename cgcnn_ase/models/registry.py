@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, model_entries, read_config
+from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, Json, model_entries, read_config
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 DEFAULT_MODEL = "formation-energy-per-atom"
-#: the name that stands for all pretrained models
+# the name that stands for all pretrained models
 ALL = "all"
-#: other names: what the original CGCNN calls its files; a model with the name of its own fidelity
+# other names: what the original CGCNN calls its files; a model with the name of its own fidelity
 ALIASES = {
     "bulk-moduli": "bulk-modulus",
     "shear-moduli": "shear-modulus",
@@ -22,10 +22,10 @@ ALIASES = {
 }
 
 
-#: whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
+# whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
 FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
 
-#: targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
+# targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
 OF_DEFECTS = ("is_defective",)
 
 
@@ -35,23 +35,23 @@ class UnknownModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a model is: a file, or a folder and the name of one of its models."""
+    """Place of a model: a file, or a folder and the name of one of its models."""
 
     path: Path
-    name: str | None = None  #: None for a file
+    name: str | None = None  # None for a file
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model's configuration says of it."""
+    """Facts from a model's configuration."""
 
     name: str
     target: str
     unit: str
     task: str
     n_members: int
-    test: dict[str, Any]  #: its figures on the test split that its card names
-    size: int  #: bytes of its weights, which other models may share
+    test: Json  # its figures on the test split that its card names
+    size: int  # bytes of its weights, which other models may share
     sha256: str
     path: Path
 
@@ -62,7 +62,7 @@ class ModelInfo:
 
 
 def pretrained_folder() -> Path:
-    """Where the pretrained models lie: in the installed package, else beside it in a checkout."""
+    """Folder of the pretrained models: in the installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "pretrained"
     return installed if installed.is_dir() else package.parent / "pretrained"
@@ -88,10 +88,9 @@ def _refs(folder: Path) -> list[ModelRef]:
 
 
 def model_info(name: str | Path) -> ModelInfo:
-    """What is known of a model, without loading its weights."""
+    """Read the facts of a model, without loading its weights."""
     ref = find_model(name)
-    config: dict[str, Any] = read_config(ref.path)
-    entry = _entry(config, ref.name)
+    config, entry = read_config(ref.path), _entry(ref)
     return ModelInfo(
         name=entry["name"],
         target=entry["target"]["name"],
@@ -126,25 +125,14 @@ def with_fidelity(name: str, fidelity: str | None) -> str:
 
 
 def model_level(ref: ModelRef) -> str:
-    """Whether a model predicts crystals (``crystal``) or their sites (``site``)."""
-    if ref.name is None:
-        return "crystal"  # the original CGCNN
-    return _level(_entry(read_config(ref.path), ref.name)["target"])
+    """Return whether a model predicts crystals (``crystal``) or their sites (``site``)."""
+    # a file is one of the original CGCNN
+    return "crystal" if ref.name is None else str(_entry(ref)["target"].get("level", "crystal"))
 
 
-def _is_property(ref: ModelRef) -> bool:
-    """Whether a pretrained model predicts a property of the material."""
-    target = _entry(read_config(ref.path), ref.name)["target"]
-    return _level(target) == "crystal" and target["name"] not in OF_DEFECTS
-
-
-def _level(target: dict[str, Any]) -> str:
-    return str(target.get("level", "crystal"))
-
-
-def _entry(config: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """What a configuration says of one of its models."""
-    return next(entry for entry in model_entries(config) if entry["name"] == name)
+def _entry(ref: ModelRef) -> Json:
+    """Return the part of a folder's configuration that is one model's."""
+    return next(entry for entry in model_entries(read_config(ref.path)) if entry["name"] == ref.name)
 
 
 def find_models(name: str | Path) -> list[ModelRef]:
@@ -169,7 +157,10 @@ def find_models(name: str | Path) -> list[ModelRef]:
     known = ALIASES.get(str(name), str(name))
     if known == ALL:
         main_names = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
-        return [pretrained[name] for name in main_names if _is_property(pretrained[name])]
+        refs = [pretrained[name] for name in main_names]
+        return [
+            ref for ref in refs if model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS
+        ]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:

@@ -1,10 +1,12 @@
 """ALIGNN: message passing on the bonds and on the bond angles (Choudhary and DeCost, npj Comput. Mater. 7, 185)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
@@ -19,23 +21,45 @@ class ALIGNNConfig(ArchitectureConfig):
     """Sizes and choices of an ALIGNN; the defaults are those of the paper."""
 
     reads_lines: ClassVar[bool] = True
+    least: ClassVar[Mapping[str, int]] = {
+        "n_features": 1, "n_alignn": 0, "n_gcn": 0, "n_distances": 2, "n_cosines": 2, "n_embedding": 1
+    }  # fmt: skip
 
     architecture: Literal["alignn"] = "alignn"
     n_features: int = 256
-    n_alignn: int = 4  #: layers on the graph and its line graph
-    n_gcn: int = 4  #: layers on the graph alone
-    n_distances: int = 80  #: radial basis functions between 0 and the cutoff
-    n_cosines: int = 40  #: basis functions between -1 and 1
-    n_embedding: int = 64  #: length of bond and angle vectors between basis and network
-    cutoff: float = 8.0  #: Å
+    n_alignn: int = 4  # layers on the graph and its line graph
+    n_gcn: int = 4  # layers on the graph alone
+    n_distances: int = 80  # radial basis functions between 0 and the cutoff
+    n_cosines: int = 40  # basis functions between -1 and 1
+    n_embedding: int = 64  # length of bond and angle vectors between basis and network
+    cutoff: float = 8.0  # Å
     embedding: Embedding = "descriptor"
     norm: Norm = "batch"
-    edge_messages: bool = False  #: see :class:`EdgeGatedConvolution`; not in the paper
+    edge_messages: bool = False  # see :class:`EdgeGatedConvolution`; not in the paper
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_alignn + self.n_gcn < 1:
             raise ValueError("an ALIGNN needs at least one layer: n_alignn or n_gcn must be at least 1")
+
+    def build(self) -> "ALIGNN":
+        """Return the network with random weights."""
+        return ALIGNN(self)
+
+    @classmethod
+    def presets(cls) -> "Mapping[str, tuple[GraphConfig, ALIGNNConfig]]":
+        """Return the published network, and one that a laptop can train."""
+        graph = GraphConfig(line_graph=True, merge=True)
+        small = cls(
+            n_features=64, n_alignn=2, n_gcn=2, n_embedding=32, n_distances=40, n_cosines=20,
+            norm="layer", embedding="both", edge_messages=True,
+        )  # fmt: skip
+        return {
+            # Choudhary and DeCost, npj Comput. Mater. 7, 185 (2021), as published: 4.03 million weights
+            "alignn": (graph, cls()),
+            # tells the structures of an element apart
+            "alignn-small": (graph, small),
+        }
 
 
 class Normed(nn.Module):
@@ -120,11 +144,6 @@ class ALIGNN(Architecture):
             h, y = layer(h, y, bonds, is_last=k == len(self.gcn_layers))
             layers.append(h)
         return layers
-
-    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
-        """Crystal embeddings, (B, P)."""
-        pooled: Tensor = self.pooling(graph, layers)
-        return pooled
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) as it is: the head is the published linear map."""

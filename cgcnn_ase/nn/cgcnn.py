@@ -1,11 +1,13 @@
 """CGCNN: the crystal graph convolutional network of Xie and Grossman, and the variants that improve on it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution, SimpleConvolution
@@ -19,18 +21,44 @@ from cgcnn_ase.nn.pooling import Pooling
 class CGCNNConfig(ArchitectureConfig):
     """Sizes and choices of a CGCNN; the defaults are those of the original code."""
 
+    least: ClassVar[Mapping[str, int]] = {
+        "n_features": 1, "n_convolutions": 1, "n_hidden": 1, "n_hidden_layers": 1, "n_gaussians": 2
+    }  # fmt: skip
+
     architecture: Literal["cgcnn"] = "cgcnn"
     n_convolutions: int = 3
-    n_hidden: int = 128  #: length of the crystal vector after pooling
+    n_hidden: int = 128  # length of the crystal vector after pooling
     n_hidden_layers: int = 1
     n_gaussians: int = 41
-    n_angular: int = 0  #: columns of the graph's angular moments
-    cutoff: float = 8.0  #: Å, last centre of the Gaussians
+    n_angular: int = 0  # columns of the graph's angular moments
+    cutoff: float = 8.0  # Å, last centre of the Gaussians
     convolution: Convolution = "gated"
     embedding: Embedding = "descriptor"
     activation: Activation = "softplus"
     norm: Norm = "batch"
-    atom_layer: bool = False  #: one more layer on each atom before pooling
+    atom_layer: bool = False  # one more layer on each atom before pooling
+
+    def build(self) -> "CGCNN":
+        """Return the network with random weights."""
+        return CGCNN(self)
+
+    def for_graph(self, graph: GraphConfig) -> "CGCNNConfig":
+        """Return the settings with as many angular columns as the graph has."""
+        return replace(self, n_angular=graph.n_angular)
+
+    @classmethod
+    def presets(cls) -> "Mapping[str, tuple[GraphConfig, CGCNNConfig]]":
+        """Return the published networks, and one that finds a defect."""
+        nearest = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12)
+        simple = cls(n_convolutions=3, n_hidden=128, convolution="simple", norm="none", pooling="softmax")
+        return {
+            # Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018), equation 5 and the defaults of their code
+            "cgcnn-2018": (nearest, cls(n_features=64, n_convolutions=3, n_hidden=128)),
+            # the same paper's equation 4: no gate, no norm, and a weighted sum over atoms and layers
+            "cgcnn-2018-eq4": (nearest, simple),
+            # one point defect in a large cell: the largest value of all atoms, where a mean would be 1 in N
+            "cgcnn-defects-max": (nearest, cls(pooling="max", dropout=0.5)),
+        }
 
 
 class CGCNN(Architecture):
@@ -75,11 +103,6 @@ class CGCNN(Architecture):
             v, u = convolution(v, u, edges)
             layers.append(v)
         return [*layers[:-1], self.atom_layer(v)]
-
-    def pool(self, graph: CrystalGraph, layers: list[Tensor]) -> Tensor:
-        """Crystal embeddings, (B, P)."""
-        pooled: Tensor = self.pooling(graph, layers)
-        return pooled
 
     def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, P) -> (B, n_hidden)."""

@@ -4,6 +4,7 @@ T. Yamamoto, Crystal graph neural networks for data mining in materials science 
 Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.coordinator`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
@@ -77,13 +79,13 @@ class AggregateLayer(nn.Module):
         kind: Norm,
         *,
         bias: bool,
-        cardinality: int = 32,
-        width: int = 4,
+        blocks: tuple[int, int] = (32, 4),
     ) -> None:
         super().__init__()
         bias = bias and kind == "none"
+        self.blocks = blocks
+        cardinality, width = blocks
         inside = cardinality * width
-        self.blocks = (cardinality, width)
         self.node = nn.Linear(n_node, inside, bias=bias)
         self.edge = nn.Linear(n_in, inside, bias=bias)
         bound = width**-0.5
@@ -121,36 +123,6 @@ class EdgeNetwork(nn.Module):
         return e
 
 
-def edge_network(
-    name: EdgeNetworkName,
-    n_node: int,
-    n_edge: int,
-    n_layers: int,
-    act: Activation,
-    kind: Norm,
-    *,
-    bias: bool = False,
-    shortcut: bool = False,
-    product: Literal[0, 1] = 1,
-    cardinality: int = 32,
-    width: int = 4,
-) -> EdgeNetwork | None:
-    """An edge network by name; None for ``none``."""
-    sizes = [(n_node if k == 0 else n_edge, n_edge) for k in range(n_layers)]
-    layers: list[nn.Module]
-    if name == "original":
-        layers = [BilinearLayer(n_node, *size, act, kind, bias=bias) for size in sizes]
-    elif name == "fast":
-        layers = [FastLayer(n_node, *size, act, kind, bias=bias, product=product) for size in sizes]
-    elif name == "aggregate":
-        layers = [
-            AggregateLayer(n_node, *size, act, kind, bias=bias, cardinality=cardinality, width=width) for size in sizes
-        ]
-    else:
-        return None
-    return EdgeNetwork(layers, [nn.Linear(*size, bias=False) for size in sizes] if shortcut else None)
-
-
 @dataclass(frozen=True, kw_only=True)
 class CGNNConfig(ArchitectureConfig):
     """Sizes and choices of a CGNN; the defaults are those of the published complete model.
@@ -160,36 +132,39 @@ class CGNNConfig(ArchitectureConfig):
     """
 
     reads_distances: ClassVar[bool] = False
+    least: ClassVar[Mapping[str, int]] = {
+        "n_features": 1, "n_hidden": 1, "n_edge_features": 1, "cardinality": 1, "width": 1
+    }  # fmt: skip
 
     architecture: Literal["cgnn"] = "cgnn"
     n_features: int = 96
     pooling: PoolingName = "gated"
-    multi_step: bool = True  #: pool after each convolution and add up; False: after the last
+    multi_step: bool = True  # pool after each convolution and add up; False: after the last
     n_convolutions: int = 4
-    n_hidden: int = 192  #: length of the crystal vector
+    n_hidden: int = 192  # length of the crystal vector
     n_hidden_layers: int = 2
     embedding: Embedding = "learned"
-    activation: Activation = "softplus"  #: of the crystals' layers
-    norm: Norm = "batch"  #: of the crystals' layers
+    activation: Activation = "softplus"  # of the crystals' layers
+    norm: Norm = "batch"  # of the crystals' layers
     edge_network: EdgeNetworkName = "fast"
     n_edge_features: int = 144
     n_edge_layers: int = 1
     edge_network_activation: Activation = "elu"
     edge_network_norm: Norm = "none"
     edge_shortcut: bool = True
-    fast_type: Literal[0, 1] = 1  #: of ``fast``: an activation of the product (0) or a product of activations (1)
-    cardinality: int = 32  #: of ``aggregate``: how many blocks
-    width: int = 4  #: of ``aggregate``: numbers in each
-    core: Literal["edge", "neighbor"] = "edge"  #: what the gate is multiplied with: a map of e_ij or of h_j
-    edge_activation: Activation | None = None  #: f of the messages
-    edge_norm: Norm = "none"  #: of the messages' gate and core
+    fast_type: Literal[0, 1] = 1  # of ``fast``: an activation of the product (0) or a product of activations (1)
+    cardinality: int = 32  # of ``aggregate``: how many blocks
+    width: int = 4  # of ``aggregate``: numbers in each
+    core: Literal["edge", "neighbor"] = "edge"  # what the gate is multiplied with: a map of e_ij or of h_j
+    edge_activation: Activation | None = None  # f of the messages
+    edge_norm: Norm = "none"  # of the messages' gate and core
     n_post_layers: int = 2
     post_activation: Activation = "elu"
     post_norm: Norm = "batch"
     node_activation: Activation | None = None
     node_norm: Norm = "none"
-    bias: bool = False  #: whether the linear maps of nodes and edges have one
-    extensive: bool = False  #: whether the network's value is multiplied by the number of atoms
+    bias: bool = False  # whether the linear maps of nodes and edges have one
+    extensive: bool = False  # whether the network's value is multiplied by the number of atoms
 
     def __post_init__(self) -> None:
         if min(self.n_convolutions, self.n_hidden_layers, self.n_edge_layers) < 1 or self.n_post_layers < 0:
@@ -197,6 +172,38 @@ class CGNNConfig(ArchitectureConfig):
         if self.extensive and self.pooling not in ("mean", "softmax", "gated"):
             raise ValueError(f"times the number of atoms makes sense of a mean over atoms, not of {self.pooling!r}")
         super().__post_init__()
+
+    @property
+    def is_extensive(self) -> bool:
+        """True if the network's value grows with the cell."""
+        return self.extensive
+
+    def build(self) -> "CGNN":
+        """Return the network with random weights."""
+        return CGNN(self)
+
+    @classmethod
+    def presets(cls) -> "Mapping[str, tuple[GraphConfig, CGNNConfig]]":
+        """Return the complete model of Yamamoto (2019)."""
+        return {"cgnn": (GraphConfig(rule="coordinator"), cls())}
+
+
+def edge_network(config: CGNNConfig) -> EdgeNetwork | None:
+    """Build the edge network of a convolution; None for ``none``."""
+    f, n, bias = config.n_features, config.n_edge_features, config.bias
+    act, kind = config.edge_network_activation, config.edge_network_norm
+    sizes = [(f if k == 0 else n, n) for k in range(config.n_edge_layers)]
+    layers: list[nn.Module]
+    if config.edge_network == "original":
+        layers = [BilinearLayer(f, *size, act, kind, bias=bias) for size in sizes]
+    elif config.edge_network == "fast":
+        layers = [FastLayer(f, *size, act, kind, bias=bias, product=config.fast_type) for size in sizes]
+    elif config.edge_network == "aggregate":
+        blocks = (config.cardinality, config.width)
+        layers = [AggregateLayer(f, *size, act, kind, bias=bias, blocks=blocks) for size in sizes]
+    else:
+        return None
+    return EdgeNetwork(layers, [nn.Linear(*size, bias=False) for size in sizes] if config.edge_shortcut else None)
 
 
 class CGNNConvolution(nn.Module):
@@ -208,19 +215,7 @@ class CGNNConvolution(nn.Module):
     def __init__(self, config: CGNNConfig) -> None:
         super().__init__()
         f = config.n_features
-        self.edge_network: EdgeNetwork | None = edge_network(
-            config.edge_network,
-            f,
-            config.n_edge_features,
-            config.n_edge_layers,
-            config.edge_network_activation,
-            config.edge_network_norm,
-            bias=config.bias,
-            shortcut=config.edge_shortcut,
-            product=config.fast_type,
-            cardinality=config.cardinality,
-            width=config.width,
-        )
+        self.edge_network = edge_network(config)
         n_edge = f if self.edge_network is None else config.n_edge_features
         bias = config.bias and config.edge_norm == "none"
         one_map = config.core == "edge" or self.edge_network is None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cgcnn_ase.core.elements import DESCRIPTOR_SIZE, MAX_NUMBER, descriptor_table
 
-#: e^-50 is zero to single precision; smaller values would be denormal numbers, which slow every product they enter
+# e^-50 is zero to single precision; smaller values would be denormal numbers, which slow every product they enter
 SMALLEST_EXPONENT = 50.0
 
 

@@ -19,18 +19,18 @@ Engine = Literal["auto", "dgl", "torch"]
 class Edges(NamedTuple):
     """The directed edges of a graph, or of its line graph, ready for message passing by one engine."""
 
-    centers: Tensor  #: (E,)
-    neighbors: Tensor  #: (E,)
+    centers: Tensor  # (E,)
+    neighbors: Tensor  # (E,)
     n_nodes: int
-    node_weights: Tensor | None = None  #: (N,) how many atoms (or bonds) each node stands for; None: one
-    edge_weights: Tensor | None = None  #: (E,) how many edges of the whole crystal each edge stands for; None: one
-    multiplicity: Tensor | None = None  #: (E, 1) how many equal edges of its centre each stands for; None: one
-    dgl_graph: Any = None  #: a DGLGraph for the DGL engine, None for torch
+    node_weights: Tensor | None = None  # (N,) how many atoms (or bonds) each node stands for; None: one
+    edge_weights: Tensor | None = None  # (E,) how many edges of the whole crystal each edge stands for; None: one
+    multiplicity: Tensor | None = None  # (E, 1) how many equal edges of its centre each stands for; None: one
+    dgl_graph: Any = None  # a DGLGraph for the DGL engine, None for torch
 
 
 @cache
 def dgl_available() -> bool:
-    """Whether DGL can be imported; it is tried once.
+    """Return whether DGL can be imported; it is tried once.
 
     Installed is not enough: a DGL that was built for another torch does not find its libraries.
     """
@@ -90,7 +90,7 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
 
 
 def has_multiplicity(multiplicity: Tensor) -> bool:
-    """Whether any row stands for several (compiled code cannot look, and always counts)."""
+    """Return whether any row stands for several (compiled code cannot look, and always counts)."""
     return torch.compiler.is_compiling() or bool((multiplicity != 1).any())
 
 

@@ -1,53 +1,72 @@
-"""An architecture with its head: what one member of an ensemble is."""
+"""Networks: an architecture with its head, which is one member of an ensemble."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from math import log
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
-from cgcnn_ase.nn.architecture import Architecture
-from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
-from cgcnn_ase.nn.cgnn import CGNN, CGNNConfig
-from cgcnn_ase.nn.heads import ErrorHead, Head, Output
+from cgcnn_ase.nn.architecture import ArchitectureConfig
+from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 
-#: the settings of any architecture, told apart by their tag ``architecture``
-AnyConfig = CGCNNConfig | ALIGNNConfig | CGNNConfig
+# what a head says of its own error: nothing, the scale of a Laplace distribution, or the 5 % and 95 % quantiles
+ErrorHead = Literal["none", "mean-variance", "quantile"]
 
-#: by tag: the class of the settings
-CONFIGS: dict[str, type[AnyConfig]] = {"cgcnn": CGCNNConfig, "alignn": ALIGNNConfig, "cgnn": CGNNConfig}
+# between these probabilities the quantile heads' interval lies
+QUANTILES = (0.05, 0.95)
+# width of that interval for a Laplace distribution of scale one
+_LAPLACE_WIDTH = -2.0 * log(2.0 * QUANTILES[0])
 
 
-def config_class(values: Mapping[str, Any]) -> type[AnyConfig]:
-    """The class that an architecture's settings, as plain values, are of; without a tag those of a CGCNN.
+class Output(NamedTuple):
+    """Outputs of a network for each crystal (or site), in scaled units."""
 
-    Raises
-    ------
-    ValueError
-        If there is no such architecture.
+    value: Tensor  # (B, n_out); logits of the classes for a classification
+    scale: Tensor | None = None  # (B, n_out) predicted size of the error (the b of a Laplace distribution)
+    below: Tensor | None = None  # (B, n_out) distance of the 5 % quantile below the value, for a quantile head
+    above: Tensor | None = None  # (B, n_out) distance of the 95 % quantile above it
+
+    def of(self, columns: slice) -> "Output":
+        """The outputs of one target."""
+        return self.map(lambda part: part[:, columns])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Output":
+        """The outputs with every tensor changed."""
+        scale, below, above = (None if part is None else change(part) for part in self[1:])
+        return Output(change(self.value), scale, below, above)
+
+
+class Head(nn.Module):
+    """Linear map to the value, and a small network for the size of its error where that is asked for.
+
+    The error network reads the crystal vector without changing it (its gradient stops there), so the value is as
+    accurate as without.
     """
-    tag = values.get("architecture", "cgcnn")
-    if tag not in CONFIGS:
-        raise ValueError(f"unknown architecture {tag!r}; allowed: {', '.join(CONFIGS)}")
-    return CONFIGS[tag]
 
+    def __init__(self, n_hidden: int, n_out: int = 1, *, error: ErrorHead = "none") -> None:
+        super().__init__()
+        self.error = error
+        self.out = nn.Linear(n_hidden, n_out)
+        n_error = {"none": 0, "mean-variance": n_out, "quantile": 2 * n_out}[error]
+        self.scale = (
+            nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_error)) if n_error else None
+        )
 
-def check_graph(config: AnyConfig, graph: GraphConfig) -> None:
-    """Raise where a network cannot read such graphs, or would not read what is costly to build.
-
-    Raises
-    ------
-    ValueError
-        Naming the setting of the graph to change.
-    """
-    if config.reads_lines and not graph.line_graph:
-        raise ValueError(f"the architecture {config.architecture} reads bond angles: its graph needs line_graph=True")
-    if graph.line_graph and not config.reads_lines:
-        raise ValueError(f"the architecture {config.architecture} reads no bond angles: it needs line_graph=False")
+    def forward(self, crystal: Tensor) -> Output:
+        """(B, n_hidden) -> value and what is said of its error, (B, n_out) each."""
+        value = self.out(crystal)
+        if self.scale is None:
+            return Output(value)
+        error = self.scale(crystal.detach())
+        if self.error == "mean-variance":
+            return Output(value, torch.exp(error.clamp(-7.0, 4.0)))
+        below, above = F.softplus(error).chunk(2, dim=1)
+        return Output(value, ((below + above) / _LAPLACE_WIDTH).clamp(min=1e-3), below, above)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +75,10 @@ class NetworkConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    architecture: AnyConfig = field(default_factory=CGCNNConfig)
+    architecture: ArchitectureConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
-    mean_variance: bool = False  #: whether the head also predicts the size of its error
-    quantiles: bool = False  #: the same, as the 5 % and 95 % quantiles of the target
+    mean_variance: bool = False  # whether the head also predicts the size of its error
+    quantiles: bool = False  # the same, as the 5 % and 95 % quantiles of the target
 
     def __post_init__(self) -> None:
         if self.mean_variance and self.quantiles:
@@ -67,17 +86,8 @@ class NetworkConfig:
 
     @property
     def error(self) -> ErrorHead:
-        """What the head says of its error."""
+        """Kind of error that the head predicts."""
         return "quantile" if self.quantiles else "mean-variance" if self.mean_variance else "none"
-
-
-def new_architecture(config: AnyConfig) -> Architecture:
-    """An architecture with random weights."""
-    if isinstance(config, ALIGNNConfig):
-        return ALIGNN(config)
-    if isinstance(config, CGNNConfig):
-        return CGNN(config)
-    return CGCNN(config)
 
 
 class Network(nn.Module):
@@ -86,7 +96,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.architecture = new_architecture(config.architecture)
+        self.architecture = config.architecture.build()
         self.head = Head(self.architecture.n_crystal, config.n_outputs, error=config.error)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
@@ -98,7 +108,7 @@ class Network(nn.Module):
         output: Output = self.head(self.architecture.crystal(pooled, mask))
         n = self.architecture.extensive_factor(pooled)
         if n is not None:
-            output = Output(*(None if part is None else part * n for part in output))  # type: ignore[arg-type]
+            output = output.map(lambda part: part * n)
         return output
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Output:

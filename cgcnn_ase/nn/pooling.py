@@ -13,11 +13,11 @@ PoolingName = Literal[
     "mean", "sum", "max", "mean+max", "softmax", "gated", "layers", "contrast", "site", "site+mean", "site+contrast"
 ]
 
-#: those that keep a row for each node
+# those that keep a row for each node
 OF_SITES: tuple[PoolingName, ...] = ("site", "site+mean", "site+contrast")
-#: vectors side by side in what is pooled, where not one
+# vectors side by side in what is pooled, where not one
 _PARTS: dict[str, int] = {"mean+max": 2, "site+mean": 2, "contrast": 4, "site+contrast": 4}
-#: variance of vectors that is taken for none
+# variance of vectors that is taken for none
 _SMALL = 0.01
 
 

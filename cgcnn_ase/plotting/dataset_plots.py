@@ -1,7 +1,7 @@
 """Pictures of a data set: elements, sizes, values, and two sources side by side, in the style of :mod:`.plots`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,15 @@ import numpy.typing as npt
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure
+from cgcnn_ase.uncertainty.metrics import rmse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: rows of the lanthanides and actinides, below the table with a gap
+# rows of the lanthanides and actinides, below the table with a gap
 _LANTHANIDES, _ACTINIDES = 8.4, 9.4
-#: of more elements than this, those with the largest offsets are drawn
+# of more elements than this, those with the largest offsets are drawn
 _BARS = 16
 
 
@@ -38,17 +39,14 @@ class OffsetsWithErrors(Protocol):
 
 def place(number: int) -> tuple[float, int]:
     """Row and column (group, from 1 to 18) of an element in the periodic table; the f elements stand below it."""
-    if 57 <= number <= 71:
+    from pymatgen.core import Element
+
+    element = Element.from_Z(number)
+    if element.is_lanthanoid:
         return _LANTHANIDES, number - 57 + 3
-    if 89 <= number <= 103:
+    if element.is_actinoid:
         return _ACTINIDES, number - 89 + 3
-    row, noble = next((k, z) for k, z in enumerate((2, 10, 18, 36, 54, 86, 118), start=1) if number <= z)
-    from_right = noble - number  # columns left of the noble gas
-    length = {1: 2, 2: 8, 3: 8, 4: 18, 5: 18, 6: 32, 7: 32}[row]
-    from_left = length - 1 - from_right
-    if from_left < 2 and not (row == 1 and number == 2):
-        return row, from_left + 1
-    return row, 18 - from_right
+    return element.row, element.group
 
 
 def element_coverage(counts: Mapping[str, int]) -> "Figure":
@@ -150,15 +148,14 @@ def sources(
     """
     before = _finite(difference, "differences")
     figure, panels = new_figure(2 if offsets is not None else 1)
-    shown: list[tuple[Floats, str, dict[str, Any]]] = [(before, "as they are", {"color": BLUE})]
-    if residuals is not None:
-        after = _finite(residuals, "residuals")
-        shown.append((after, "after the offsets", {"histtype": "step", "color": ORANGE, "linewidth": 1.8}))
-    ends = np.quantile(np.concatenate([x for x, _, _ in shown]), [0.005, 0.995])
+    after = None if residuals is None else _finite(residuals, "residuals")
+    ends = np.quantile(before if after is None else np.concatenate([before, after]), [0.005, 0.995])
     pad = 0.1 * float(np.ptp(ends)) or 0.5
     edges = np.linspace(ends[0] - pad, ends[1] + pad, 61).tolist()
-    for x, words, style in shown:
-        panels[0].hist(x, bins=edges, label=f"{words}, RMSE {float(np.sqrt(np.mean(x**2))):.2g}", **style)
+    panels[0].hist(before, bins=edges, label=f"as they are, RMSE {rmse(before, 0.0):.2g}", color=BLUE)
+    if after is not None:
+        label = f"after the offsets, RMSE {rmse(after, 0.0):.2g}"
+        panels[0].hist(after, bins=edges, label=label, histtype="step", color=ORANGE, linewidth=1.8)
     outside = int(((before < edges[0]) | (before > edges[-1])).sum())
     panels[0].set_title(f"{before.size:,} structures" + (f", {outside:,} outside the picture" if outside else ""))
     panels[0].set_yscale("log")

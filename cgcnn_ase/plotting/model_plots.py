@@ -18,7 +18,9 @@ from cgcnn_ase.uncertainty.metrics import (
     calibration_curve,
     ence,
     evaluate,
+    mae,
     miscalibration_area,
+    r2,
     reliability_bins,
     spearman,
 )
@@ -67,7 +69,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, name: st
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
 
-#: more points than this are drawn as a density
+# more points than this are drawn as a density
 MAX_POINTS = 300
 DPI = 150
 
@@ -104,22 +106,6 @@ def parities(
     return figure
 
 
-def calibration(target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> "Figure":
-    """Observed against expected share of targets below each predicted quantile."""
-    figure, (axes,) = new_figure(1)
-    _calibration(axes, target, mean, std)
-    return figure
-
-
-def error_against_std(
-    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, unit: str, n_bins: int = 10
-) -> "Figure":
-    """RMSE against predicted std in bins of equal count, with standard errors, over the single errors."""
-    figure, (axes,) = new_figure(1)
-    _error_against_std(axes, target, mean, std, unit=unit, n_bins=n_bins)
-    return figure
-
-
 def summary(
     target: npt.ArrayLike,
     mean: npt.ArrayLike,
@@ -141,77 +127,6 @@ def summary(
     text = f"{100 * level:g} % {kind} interval\nholds {100 * figures.coverage:.1f} %"
     _note(middle, text)
     _error_against_std(right, target, mean, std, unit=unit, n_bins=n_bins)
-    return figure
-
-
-def interval_coverage(
-    target: npt.ArrayLike,
-    std: npt.ArrayLike,
-    lower: npt.ArrayLike,
-    upper: npt.ArrayLike,
-    *,
-    unit: str,
-    level: float = 0.9,
-    n_bins: int = 10,
-) -> "Figure":
-    """The share of targets inside their interval, from the surest to the least sure predictions."""
-    y = as_vector(target, name="target")
-    s = as_positive(std, name="std", size=y.size)
-    low, high = as_vector(lower, name="lower", size=y.size), as_vector(upper, name="upper", size=y.size)
-    inside = ((low <= y) & (y <= high)).astype(np.float64)
-    if not 1 <= n_bins <= y.size:
-        raise ValueError(f"{n_bins} bins cannot be made of {y.size} samples")
-    bins = np.array_split(np.argsort(s, kind="stable"), n_bins)
-    share = np.array([inside[b].mean() for b in bins])
-    error = np.array([np.sqrt(level * (1 - level) / b.size) for b in bins])
-    middle = [float(np.median(s[b])) for b in bins]
-
-    figure, (axes,) = new_figure(1)
-    axes.axhline(100 * level, color=GREY, linestyle="--", linewidth=1.2, label=f"nominal {100 * level:g} %")
-    axes.errorbar(
-        middle, 100 * share, yerr=100 * error, fmt="o", color=BLUE, capsize=3, label=f"{n_bins} groups of equal count"
-    )
-    axes.set_xscale("log")
-    _plain_log_ticks(axes, x=True)
-    axes.set_ylim(min(100 * float((share - error).min()) - 2, 100 * level - 10), 100.5)
-    axes.set_xlabel(f"predicted std ({unit})")
-    axes.set_ylabel("targets inside their interval (%)")
-    axes.set_title(f"coverage {100 * float(inside.mean()):.1f} %")
-    axes.legend(loc="lower right", frameon=False)
-    return figure
-
-
-def error_histogram(
-    target: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike | None = None, *, unit: str
-) -> "Figure":
-    """The errors; with a std the errors in units of it, against the normal distribution."""
-    y = as_vector(target, name="target")
-    error = as_vector(mean, name="mean", size=y.size) - y
-    figure, (axes,) = new_figure(1)
-    if std is None:
-        limit = max(float(np.quantile(np.abs(error), 0.995)), np.finfo(float).tiny)
-        axes.set_xlabel(f"error ({unit}), prediction − reference")
-    else:
-        error, limit = error / as_positive(std, name="std", size=y.size), 6.0
-        x = np.linspace(-limit, limit, 241)
-        axes.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=ORANGE, linewidth=2, label="normal")
-        axes.set_xlabel("error / predicted std")
-    edges = np.linspace(-limit, limit, 61)
-    weight = 1 / (error.size * (edges[1] - edges[0]))
-    inside = np.abs(error) <= limit
-    weights = np.full(np.count_nonzero(inside), weight)
-    axes.hist(error[inside], bins=edges.tolist(), weights=weights, color=BLUE, alpha=0.75)
-    axes.set_yscale("log")
-    axes.set_ylim(0.5 * weight, 3 * axes.get_ylim()[1])
-    axes.set_xlim(-limit, limit)
-    axes.set_ylabel("density" if std is not None else f"density (1 / ({unit}))")
-    axes.set_title(f"mean {error.mean():.2g}, median |error| {np.median(np.abs(error)):.2g}")
-    note = f"{error.size:,} errors"
-    if not inside.all():
-        note += f",\n{np.count_nonzero(~inside)} beyond ±{limit:.2g}"
-    _note(axes, note)
-    if std is not None:
-        axes.legend(loc="upper right", frameon=False, borderaxespad=0.2)
     return figure
 
 
@@ -302,10 +217,8 @@ def _parity(
     axes.set_aspect("equal")
     axes.set_xlabel(f"reference {name} ({unit})")
     axes.set_ylabel(f"predicted {name} ({unit})")
-    title = f"MAE {_three(float(np.mean(np.abs(y - m))))} {unit}"
-    if y.std() > 0:
-        title += f", R² {1 - float(np.mean((y - m) ** 2) / np.var(y)):.3f}"
-    axes.set_title(title)
+    determination = r2(y, m)
+    axes.set_title(f"MAE {_three(mae(y, m))} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
     _note(axes, f"{y.size:,} structures")
 
 

@@ -1,18 +1,20 @@
 """The pictures that go with an evaluation, written into a folder."""
 
 import warnings
+from functools import singledispatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.prediction.evaluation import _BINS, ClassEvaluation, RegressionEvaluation
+from cgcnn_ase.plotting import model_plots as plots
+from cgcnn_ase.prediction.evaluation import ClassificationEvaluation, ModelEvaluation, RegressionEvaluation
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 
-def draw(evaluation: "RegressionEvaluation | ClassEvaluation", target: TargetSpec, folder: Path) -> None:
+def draw(evaluation: ModelEvaluation, target: TargetSpec, folder: Path) -> None:
     """Write the pictures of a target; without matplotlib a warning.
 
     ``parity.png`` and, where there is a std, ``calibration.png`` of a regression; ``confusion.png`` and
@@ -21,17 +23,33 @@ def draw(evaluation: "RegressionEvaluation | ClassEvaluation", target: TargetSpe
     if find_spec("matplotlib") is None:
         warnings.warn('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`', stacklevel=2)
         return
-    from cgcnn_ase.plotting import model_plots as plots
+    for name, figure in figures(evaluation, target.name.replace("_", " "), target.learned_unit).items():
+        plots.save(figure, folder / f"{name}.png")
 
-    name, unit = target.name.replace("_", " "), target.learned_unit
-    if not isinstance(evaluation, RegressionEvaluation):
-        labels, p = evaluation.labels, evaluation.probabilities
-        plots.save(plots.confusion(labels, p.argmax(axis=1), name=name), folder / "confusion.png")
-        plots.save(plots.reliability(labels, p, name=name), folder / "reliability.png")
-        return
-    y, mean, std = evaluation.target, evaluation.estimate.mean, evaluation.std
-    plots.save(plots.parity(y, mean, std, name=name, unit=unit), folder / "parity.png")
-    if std is not None:
-        bins = min(_BINS, len(y))
-        figure = plots.summary(y, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit, n_bins=bins)
-        plots.save(figure, folder / "calibration.png")
+
+@singledispatch
+def figures(evaluation: ModelEvaluation, name: str, unit: str) -> "dict[str, Figure]":
+    """Draw an evaluation: figures by name. Another kind of evaluation registers its own (``figures.register``)."""
+    del name, unit
+    raise TypeError(f"no pictures of a {type(evaluation).__name__}")
+
+
+@figures.register(RegressionEvaluation)
+def _(evaluation: RegressionEvaluation, name: str, unit: str) -> "dict[str, Figure]":
+    y, mean, std = evaluation.target, evaluation.mean, evaluation.std
+    parity = {"parity": plots.parity(y, mean, std, name=name, unit=unit)}
+    if std is None:
+        return parity
+    n_bins = min(10, len(y))  # of the calibration error
+    summary = plots.summary(y, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit, n_bins=n_bins)
+    return {**parity, "calibration": summary}
+
+
+@figures.register(ClassificationEvaluation)
+def _(evaluation: ClassificationEvaluation, name: str, unit: str) -> "dict[str, Figure]":
+    del unit
+    labels, p = evaluation.labels, evaluation.probabilities
+    return {
+        "confusion": plots.confusion(labels, p.argmax(axis=1), name=name),
+        "reliability": plots.reliability(labels, p, name=name),
+    }

@@ -1,143 +1,61 @@
 """Hold a model against known values: predictions of a data set, metrics, and what the metrics are of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from cgcnn_ase.core.arrays import Bools, Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.data.splits import compositions_of, site_numbers_of
-from cgcnn_ase.models.crystal_model import CrystalModel, MemberOutputs
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration, tempered
-from cgcnn_ase.uncertainty.estimators import Estimate, combine
-from cgcnn_ase.uncertainty.metrics import evaluate
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty import CalibratedPrediction
+from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Self
 
-
-@dataclass(frozen=True)
-class ClassEvaluation:
-    """Probabilities and true classes of one set; without calibration there are no sets and no word on the domain."""
-
-    ids: list[str]
-    labels: Ints  #: (n,)
-    probabilities: Floats  #: (n, K)
-    members: Floats  #: (M, n, K) of each member alone
-    lower: Floats | None  #: first and
-    upper: Floats | None  #: last class of the conformal set
-    in_domain: Bools | None
-
-    def metrics(self) -> dict[str, Any]:
-        """Figures over the whole set: accuracy, AUC, F1, likelihood, calibration error, confusion matrix.
-
-        The AUC of several classes is the mean of each against the rest; None where a class does not occur. F1 is that
-        of class 1 of two, else the mean over the classes.
-        """
-        from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
-
-        y, p = self.labels, self.probabilities
-        n_classes = p.shape[1]
-        predicted = p.argmax(axis=1)
-        result: dict[str, Any] = {
-            "n": len(y),
-            "accuracy": float(accuracy_score(y, predicted)),
-            "auc": auc(y, p),
-            "f1": float(f1_score(y, predicted, average="binary" if n_classes == 2 else "macro", zero_division=0.0)),
-            "nll": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
-            "ece": calibration_error(y, p),
-            "confusion": confusion_matrix(y, predicted, labels=list(range(n_classes))).tolist(),
-        }
-        if self.lower is not None and self.upper is not None:
-            inside = (self.lower <= y) & (y <= self.upper)
-            result |= {"coverage": float(inside.mean()), "set_size": float((self.upper - self.lower + 1).mean())}
-        return result
-
-    def summary(self) -> dict[str, Any]:
-        """Metrics of the ensemble, and the mean and range of its members' AUC."""
-        result = self.metrics()
-        single = [auc(self.labels, p) for p in self.members]
-        known = [value for value in single if value is not None]
-        if known:
-            result |= {
-                "member_auc_mean": float(np.mean(known)),
-                "member_auc_min": min(known),
-                "member_auc_max": max(known),
-            }
-        return result if self.in_domain is None else result | {"in_domain_fraction": float(self.in_domain.mean())}
-
-    def to_frame(self) -> "pd.DataFrame":
-        """Columns id, target, prediction (the most probable class), probability of each class, lower, upper, ..."""
-        import pandas as pd
-
-        columns = {f"probability_{k}": self.probabilities[:, k] for k in range(self.probabilities.shape[1])}
-        return pd.DataFrame(
-            {
-                "id": self.ids,
-                "target": self.labels,
-                "prediction": self.probabilities.argmax(axis=1),
-                **columns,
-                "lower": self.lower,
-                "upper": self.upper,
-                "in_domain": self.in_domain,
-            }
-        )
-
-
-def evaluate_classes(
-    model: CrystalModel,
-    out: MemberOutputs,
-    ids: list[str],
-    labels: Floats,
-    fractions: Floats32,
-    site_numbers: Ints | None = None,
-) -> ClassEvaluation:
-    """Put a model's outputs beside the true classes."""
-    assert out.logits is not None
-    logits = out.logits.double().numpy()
-    y = labels.astype(np.int64)
-    if not isinstance(model.trust, ClassificationCalibration):
-        members = tempered(logits, 1.0)
-        return ClassEvaluation(ids, y, members.mean(axis=0), members, None, None, None)
-    judged = model.trust.apply(logits, out.embedding.numpy(), fractions, site_numbers)
-    members = tempered(logits, model.trust.temperature)
-    in_domain = np.array([verdict.in_domain for verdict in judged.domain])
-    return ClassEvaluation(ids, y, judged.probabilities, members, judged.lower, judged.upper, in_domain)
-
-
-def auc(labels: Ints, probabilities: Floats) -> float | None:
-    """Area under the receiver operating characteristic; None where a class does not occur."""
-    from sklearn.metrics import roc_auc_score
-
-    n_classes = probabilities.shape[1]
-    if len(np.unique(labels)) < n_classes:
-        return None
-    if n_classes == 2:
-        return float(roc_auc_score(labels, probabilities[:, 1]))
-    return float(roc_auc_score(labels, probabilities, multi_class="ovr", labels=list(range(n_classes))))
-
-
-def calibration_error(labels: Ints, probabilities: Floats, *, n_bins: int = 10) -> float:
-    """Expected calibration error: mean gap between stated probability and frequency, bins of equal count, all classes.
-
-    Over (sample, class) pairs; Naeini et al. (AAAI 2015) with bins of equal count (Nixon et al., arXiv:1904.01685).
-    """
-    p = probabilities.ravel()
-    hit = (labels[:, None] == np.arange(probabilities.shape[1])).ravel()
-    bins = np.array_split(np.argsort(p, kind="stable"), min(n_bins, len(p)))
-    return float(sum(len(b) * abs(p[b].mean() - hit[b].mean()) for b in bins) / len(p))
-
+# by name; lists are rows of a confusion matrix
+Figures = dict[str, float | int | list[list[int]] | None]
 
 _BATCH = 128
-
-#: groups of equal count for the calibration error, fewer where there are fewer predictions
+# groups of equal count for the calibration error, fewer where there are fewer predictions
 _BINS = 10
+
+
+class ModelEvaluation(Protocol):
+    """Predictions and true values of one set."""
+
+    headline: ClassVar[str]  # the figure that says most, of those of :meth:`metrics`
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the structures (or sites)."""
+
+    @classmethod
+    def of(cls, ids: list[str], labels: Floats, prediction: CalibratedPrediction) -> "Self":
+        """Put predictions beside true values (n,), both in what the network learned."""
+
+    def metrics(self) -> Figures:
+        """Return accuracy over the whole set, and calibration where there is one."""
+
+    def summary(self) -> Figures:
+        """Return the metrics of the ensemble, and mean and range of the headline figure of its members."""
+
+    def report(self) -> dict[str, float | None]:
+        """Return error and coverage in three figures at most."""
+
+    def baseline(self, training_labels: Floats) -> dict[str, float | None]:
+        """Return the same of a guess that knows the training labels alone, in what the network learned."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a table: id, target, prediction, std or probabilities, lower, upper, in_domain."""
 
 
 @dataclass(frozen=True)
@@ -148,53 +66,137 @@ class RegressionEvaluation:
     single network that predicts no error of its own has none.
     """
 
+    headline: ClassVar[str] = "mae"
+
     ids: list[str]
     target: Floats
-    members: Floats  #: (M, n)
-    estimate: Estimate
+    members: Floats  # (M, n)
+    mean: Floats
     std: Floats | None
     lower: Floats | None
     upper: Floats | None
     in_domain: Bools | None
 
-    def metrics(self) -> dict[str, Any]:
-        """Accuracy over the whole set, and calibration where there is a std."""
-        y, mean = self.target, self.estimate.mean
-        if self.std is not None:
-            return evaluate(y, mean, self.std, self.lower, self.upper, n_bins=min(_BINS, len(y))).as_dict()
-        mse, variance = float(np.mean((y - mean) ** 2)), float(np.var(y))
-        return {
-            "n": len(y),
-            "mae": float(np.mean(np.abs(y - mean))),
-            "rmse": mse**0.5,
-            "r2": 1 - mse / variance if variance > 0 else None,
-        }
+    @classmethod
+    def of(cls, ids: list[str], labels: Floats, prediction: CalibratedPrediction) -> "RegressionEvaluation":
+        """Put predictions beside true values (n,), both in what the network learned."""
+        value, members, std, lower, upper, epistemic, aleatoric, _, _ = prediction
+        if prediction.domain is None:
+            parts = [np.square(part) for part in (epistemic, aleatoric) if part is not None]
+            std = np.maximum(np.sqrt(np.sum(parts, axis=0)), 1e-12) if parts else None
+        return cls(ids, labels, members, value, std, lower, upper, _in_domain(prediction))
 
-    def summary(self) -> dict[str, Any]:
-        """Metrics of the ensemble, and the mean and range of its members' errors."""
-        single = np.abs(self.members - self.target).mean(axis=1)
-        result = self.metrics() | {
-            "member_mae_mean": float(single.mean()),
-            "member_mae_min": float(single.min()),
-            "member_mae_max": float(single.max()),
-        }
-        return result if self.in_domain is None else result | {"in_domain_fraction": float(self.in_domain.mean())}
+    def metrics(self) -> Figures:
+        """Return accuracy over the whole set, and calibration where there is a std."""
+        y, mean = self.target, self.mean
+        if self.std is None:
+            return {**errors(y, mean)}
+        return {**evaluate(y, mean, self.std, self.lower, self.upper, n_bins=min(_BINS, len(y))).as_dict()}
+
+    def summary(self) -> Figures:
+        """Return the metrics of the ensemble, and mean and range of its members' errors."""
+        single = [mae(self.target, member) for member in self.members]
+        return self.metrics() | _range_of(single, "mae") | _domain_fraction(self.in_domain)
+
+    def report(self) -> dict[str, float | None]:
+        """Return ``mae``, ``bias`` (mean of prediction less label) and ``coverage`` of the interval, if any."""
+        inside = None if self.lower is None or self.upper is None else _inside(self.target, self.lower, self.upper)
+        return {"mae": mae(self.target, self.mean), "bias": float(np.mean(self.mean - self.target)), "coverage": inside}
+
+    def baseline(self, training_labels: Floats) -> dict[str, float | None]:
+        """Return the same of the mean of the training labels."""
+        mean = np.full_like(self.target, training_labels.mean())
+        return {"mae": mae(self.target, mean), "bias": float(np.mean(mean - self.target)), "coverage": None}
 
     def to_frame(self) -> "pd.DataFrame":
-        """Columns id, target, prediction, std, lower, upper, in_domain; empty where nothing is known."""
+        """Return columns id, target, prediction, std, lower, upper, in_domain; empty where nothing is known."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {
-                "id": self.ids,
-                "target": self.target,
-                "prediction": self.estimate.mean,
-                "std": self.std,
-                "lower": self.lower,
-                "upper": self.upper,
-                "in_domain": self.in_domain,
-            }
-        )
+        columns = {"std": self.std, "lower": self.lower, "upper": self.upper, "in_domain": self.in_domain}
+        return pd.DataFrame({"id": self.ids, "target": self.target, "prediction": self.mean, **columns})
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluation:
+    """Probabilities and true classes of one set; without calibration there are no sets and no word on the domain."""
+
+    headline: ClassVar[str] = "auc"
+
+    ids: list[str]
+    labels: Ints  # (n,)
+    probabilities: Floats  # (n, K)
+    members: Floats  # (M, n, K) of each member alone
+    lower: Floats | None  # first and
+    upper: Floats | None  # last class of the conformal set
+    in_domain: Bools | None
+
+    @classmethod
+    def of(cls, ids: list[str], labels: Floats, prediction: CalibratedPrediction) -> "ClassificationEvaluation":
+        """Put probabilities beside true classes (n,)."""
+        assert prediction.probabilities is not None
+        y, p, members = labels.astype(np.int64), prediction.probabilities, prediction.members
+        return cls(ids, y, p, members, prediction.lower, prediction.upper, _in_domain(prediction))
+
+    def metrics(self) -> Figures:
+        """Return accuracy, AUC, F1, likelihood, calibration error, confusion matrix, and coverage where calibrated."""
+        figures: Figures = {**class_metrics(self.labels, self.probabilities)}
+        if self.lower is not None and self.upper is not None:
+            figures["coverage"] = _inside(self.labels, self.lower, self.upper)
+            figures["set_size"] = float((self.upper - self.lower + 1).mean())
+        return figures
+
+    def summary(self) -> Figures:
+        """Return the metrics of the ensemble, and mean and range of its members' AUC."""
+        single = [auc(self.labels, p) for p in self.members]
+        known = [value for value in single if value is not None]
+        return self.metrics() | _range_of(known, "auc") | _domain_fraction(self.in_domain)
+
+    def report(self) -> dict[str, float | None]:
+        """Return ``accuracy`` and ``coverage`` of the sets of classes, if any."""
+        inside = None if self.lower is None or self.upper is None else _inside(self.labels, self.lower, self.upper)
+        return {"accuracy": float(np.mean(self.probabilities.argmax(axis=1) == self.labels)), "coverage": inside}
+
+    def baseline(self, training_labels: Floats) -> dict[str, float | None]:
+        """Return the same of the most frequent class."""
+        most = np.bincount(training_labels.astype(int)).argmax()
+        return {"accuracy": float(np.mean(self.labels == most)), "coverage": None}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return columns id, target, prediction (the most probable class), probability of each class, lower, ..."""
+        import pandas as pd
+
+        p = self.probabilities
+        known = {"id": self.ids, "target": self.labels, "prediction": p.argmax(axis=1)}
+        columns = {f"probability_{k}": p[:, k] for k in range(p.shape[1])}
+        ends = {"lower": self.lower, "upper": self.upper, "in_domain": self.in_domain}
+        return pd.DataFrame({**known, **columns, **ends})
+
+
+# the class of a model's evaluation, by the task of its target
+EVALUATIONS: Mapping[str, type[ModelEvaluation]] = {
+    "regression": RegressionEvaluation,
+    "classification": ClassificationEvaluation,
+}
+
+
+def _in_domain(prediction: CalibratedPrediction) -> Bools | None:
+    return None if prediction.domain is None else np.array([verdict.in_domain for verdict in prediction.domain])
+
+
+def _inside(values: Floats | Ints, lower: Floats, upper: Floats) -> float:
+    """Share of values between two ends."""
+    return float(np.mean((lower <= values) & (values <= upper)))
+
+
+def _range_of(members: Sequence[float], name: str) -> Figures:
+    if not members:
+        return {}
+    mean = float(np.mean(members))
+    return {f"member_{name}_mean": mean, f"member_{name}_min": min(members), f"member_{name}_max": max(members)}
+
+
+def _domain_fraction(in_domain: Bools | None) -> Figures:
+    return {} if in_domain is None else {"in_domain_fraction": float(in_domain.mean())}
 
 
 def embeddings_of(
@@ -203,7 +205,7 @@ def embeddings_of(
     """Crystal (or site) embeddings of each member for the given rows of a store, in their order."""
     with torch.inference_mode():
         parts = [model.pooled(graphs.batch(rows[k : k + _BATCH].tolist()), engine) for k in range(0, len(rows), _BATCH)]
-    return [torch.cat(parts_of_member) for parts_of_member in zip(*parts, strict=True)]
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 def outputs_of(model: CrystalModel, embeddings: list[torch.Tensor], *, n_dropout: int | None = None) -> MemberOutputs:
@@ -221,7 +223,7 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
-) -> "RegressionEvaluation | ClassEvaluation":
+) -> ModelEvaluation:
     """Predict the rows of a store and put the predictions beside the true values.
 
     Parameters
@@ -247,36 +249,7 @@ def evaluate_model(
     fractions = compositions_of(graphs, rows, of_sites=of_sites)[labelled]
     site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
     names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
-    if model.target.task == "classification":
-        return evaluate_classes(model, out, names, values[labelled], fractions, site_numbers)
-    return _evaluate_values(model, out, names, values[labelled], fractions, site_numbers)
-
-
-def _evaluate_values(
-    model: CrystalModel,
-    out: MemberOutputs,
-    ids: list[str],
-    values: Floats,
-    fractions: Floats32,
-    site_numbers: Ints | None,
-) -> RegressionEvaluation:
-    estimate = combine(out.values.numpy(), None if out.stds is None else out.stds.numpy())
-    learned = model.target.forward(torch.from_numpy(values)).numpy()
-    members = out.values.double().numpy()
-    if model.trust is None:
-        return RegressionEvaluation(ids, learned, members, estimate, _raw_std(estimate, len(members)), None, None, None)
-    assert isinstance(model.trust, Calibration)
-    judged = model.trust.apply(estimate, out.embedding.numpy(), fractions, site_numbers)
-    in_domain = np.array([verdict.in_domain for verdict in judged.domain])
-    lower, upper = (model.target.clamp(torch.from_numpy(end)).numpy() for end in (judged.lower, judged.upper))
-    return RegressionEvaluation(ids, learned, members, estimate, judged.std, lower, upper, in_domain)
-
-
-def _raw_std(estimate: Estimate, n_members: int) -> Floats | None:
-    """What the members themselves say of their error, not calibrated."""
-    parts = [estimate.epistemic] if n_members > 1 else []
-    if estimate.aleatoric is not None:
-        parts.append(estimate.aleatoric)
-    if not parts:
-        return None
-    return np.asarray(np.maximum(np.sqrt(np.sum(np.square(parts), axis=0)), 1e-12))
+    learned = model.target.forward(torch.from_numpy(values[labelled])).numpy()
+    return EVALUATIONS[model.target.task].of(
+        names, learned, model.calibrated(out, fractions, site_numbers=site_numbers)
+    )

@@ -10,26 +10,27 @@ from torch.nn import functional as F
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.embedding import GaussianBasis
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
 
-#: edges in a block, for each thread: two or three tensors of (1024, F) fit into a core's own cache
+# edges in a block, for each thread: two or three tensors of (1024, F) fit into a core's own cache
 BLOCK = 1024
 
 
 class Block(NamedTuple):
     """Some consecutive nodes with all n nodes' e edges, the messages that they receive."""
 
-    inputs: Tensor  #: (e, G) Gaussians of the distance, and angular moments
-    neighbors: Tensor  #: (e,) the node that sends each edge
-    ends: Tensor  #: (2 e,) rows 2 i and 2 j + 1 for each edge i-j
-    pairs: Tensor  #: (e,) where each edge's two rows start in ``ends``
-    order: Tensor  #: (e,) 0, 1, ..., e - 1
-    starts: Tensor  #: (n,) where each node's edges start in the block
-    multiplicity: Tensor | None  #: (e,) how many equal edges each stands for
+    inputs: Tensor  # (e, G) Gaussians of the distance, and angular moments
+    neighbors: Tensor  # (e,) the node that sends each edge
+    ends: Tensor  # (2 e,) rows 2 i and 2 j + 1 for each edge i-j
+    pairs: Tensor  # (e,) where each edge's two rows start in ``ends``
+    order: Tensor  # (e,) 0, 1, ..., e - 1
+    starts: Tensor  # (n,) where each node's edges start in the block
+    multiplicity: Tensor | None  # (e,) how many equal edges each stands for
 
     def pair_sum(self, table: Tensor) -> Tensor:
         """a_i + b_j for each edge: (2 N, F) with the rows a_0, b_0, a_1, b_1, ... -> (e, F)."""
@@ -75,100 +76,100 @@ def blocks(graph: CrystalGraph, basis: GaussianBasis) -> list[Block]:
     return made
 
 
-class FastModel(CrystalModel):
-    """A copy of a model, for use without gradients; the members share what they read of a graph."""
+class FusedModel(CrystalModel):
+    """A model for use without gradients; the members share what they read of a graph."""
 
     @classmethod
-    def of(cls, model: CrystalModel) -> "FastModel":
-        """The copy."""
-        fast = cls.__new__(cls)
-        members = nn.ModuleList(for_prediction(network) for network in model.networks)
-        fast.__dict__ = model.__dict__ | {"_modules": {"members": members}}
-        return fast
-
-    def reading(self, model: CrystalModel) -> CrystalModel:
-        """A model of the same members, read off these copies of them."""
-        view = CrystalModel.__new__(CrystalModel)
-        view.__dict__ = model.__dict__ | {"_modules": self._modules}
-        return view
+    def of(cls, model: CrystalModel) -> "FusedModel":
+        """Copy a model's members for prediction."""
+        return cls.like(model, [for_prediction(network) for network in model.networks])
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Crystal embeddings of each member, (B, P); for blocked networks the engine makes no difference."""
-        first = self.networks[0].architecture
-        if not isinstance(first, BlockedCGCNN):
+        architectures = [network.architecture for network in self.networks]
+        blocked = [architecture for architecture in architectures if isinstance(architecture, BlockedCGCNN)]
+        if not blocked:
             return super().pooled(graph, engine)
-        architectures = [cast(BlockedCGCNN, network.architecture) for network in self.networks]
-        edges = blocks(graph, first.basis)
-        return [
-            architecture.pool(graph, architecture.atoms_of_blocks(graph.numbers, edges))
-            for architecture in architectures
-        ]
+        edges = blocks(graph, blocked[0].plain.basis)
+        return [each.pool(graph, each.atoms_of_blocks(graph.numbers, edges)) for each in blocked]
 
 
 def for_prediction(network: Network) -> Network:
-    """A copy in evaluation mode, for use without gradients.
+    """Copy a network in evaluation mode, for use without gradients.
 
     In evaluation a batch norm is an affine map, which goes into the weights and bias of the linear map before it; a
     layer norm depends on its input and stays. The convolutions of a CGCNN pass over the edges in blocks.
     """
     network = copy.deepcopy(network).eval()
     if isinstance(network.architecture, CGCNN):
-        network.architecture = BlockedCGCNN.of(network.architecture)
+        network.architecture = BlockedCGCNN(network.architecture)
     return network
 
 
-class BlockedCGCNN(CGCNN):
+class BlockedCGCNN(Architecture):
     """A CGCNN whose convolutions are :class:`BlockedGated`, :class:`BlockedSimple` or :class:`BlockedEdgeGated`.
 
-    It also reads graphs of which equal edges are merged (see :mod:`cgcnn_ase.graphs.quotient`).
+    It also reads graphs of which equal edges are merged (see :mod:`cgcnn_ase.graphs.quotient`). It takes over the
+    network that it is made of, which must not be used any more.
     """
 
-    @classmethod
-    def of(cls, architecture: CGCNN) -> "BlockedCGCNN":
-        """Take over a CGCNN, which must not be used any more."""
-        blocked = cls.__new__(cls)
-        blocked.__dict__ = architecture.__dict__
-        last = len(architecture.convolutions) - 1
-        for k, layer in enumerate(architecture.convolutions):
-            if isinstance(layer, EdgeGatedConvolution):
-                architecture.convolutions[k] = BlockedEdgeGated(layer, is_last=k == last)
-            elif isinstance(layer, SimpleConvolution):
-                architecture.convolutions[k] = BlockedSimple(layer)
-            else:
-                architecture.convolutions[k] = BlockedGated(cast(GatedConvolution, layer))
-        return blocked
+    def __init__(self, plain: CGCNN) -> None:
+        super().__init__(plain.config.dropout)
+        self.plain, self.pooling, self.n_crystal = plain, plain.pooling, plain.n_crystal
+        last = len(plain.convolutions) - 1
+        self.convolutions = nn.ModuleList(
+            _blocked(each, is_last=k == last) for k, each in enumerate(plain.convolutions)
+        )
+        self.eval()
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:
         """Vectors of the nodes after each convolution, (N, F); the engine makes no difference here."""
         del engine
-        return self.atoms_of_blocks(graph.numbers, blocks(graph, self.basis))
+        return self.atoms_of_blocks(graph.numbers, blocks(graph, self.plain.basis))
 
     def atoms_of_blocks(self, numbers: Tensor, edges: list[Block]) -> list[Tensor]:
         """Vectors of the nodes after each convolution, (N, F)."""
-        v = self.embedding(numbers)
-        u = [self.edge_embedding(block.inputs) for block in edges]
+        v = self.plain.embedding(numbers)
+        u = [self.plain.edge_embedding(block.inputs) for block in edges]
         layers = []
         for convolution in self.convolutions:
             v = convolution(v, u, edges)
             layers.append(v)
-        return [*layers[:-1], self.atom_layer(v)]
+        return [*layers[:-1], self.plain.atom_layer(v)]
+
+    def crystal(self, pooled: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, P) -> (B, n_hidden)."""
+        return self.plain.crystal(pooled, mask)
+
+    @property
+    def backbone(self) -> list[tuple[nn.Module, ...]]:
+        """Embeddings of elements and bonds, then the convolutions."""
+        return self.plain.backbone
+
+
+def _blocked(layer: nn.Module, *, is_last: bool) -> nn.Module:
+    if isinstance(layer, EdgeGatedConvolution):
+        return BlockedEdgeGated(layer, is_last=is_last)
+    if isinstance(layer, SimpleConvolution):
+        return BlockedSimple(layer)
+    return BlockedGated(cast(GatedConvolution, layer))
 
 
 class BlockedGated(nn.Module):
-    """What :class:`GatedConvolution` computes; a batch norm of the edges goes into the weights."""
+    """The same as :class:`GatedConvolution`; a batch norm of the edges goes into the weights."""
 
     def __init__(self, layer: GatedConvolution) -> None:
         super().__init__()
-        f = layer.n_features
-        if isinstance(layer.edge_norm, nn.BatchNorm1d):
-            _scale(layer.full, *_affine(layer.edge_norm))
-            layer.edge_norm = nn.Identity()
+        f, weight, bias = layer.n_features, layer.full.weight.detach(), layer.full.bias.detach()
         self.edge_norm, self.node_norm = layer.edge_norm, layer.node_norm
+        if isinstance(layer.edge_norm, nn.BatchNorm1d):
+            scale, shift = _affine(layer.edge_norm)
+            weight, bias = weight * scale[:, None], bias * scale + shift
+            self.edge_norm = nn.Identity()
         self.act = Softplus() if isinstance(layer.act, nn.Softplus) else layer.act
-        weight = layer.full.weight.detach()
         self.ends = torch.cat([weight[:, :f], weight[:, f : 2 * f]])  # (4F, F)
         self.edge = weight[:, 2 * f :].t().contiguous()  # (G, 2F)
-        self.bias = torch.cat([layer.full.bias.detach(), torch.zeros_like(layer.full.bias)])
+        self.bias = torch.cat([bias, torch.zeros_like(bias)])
 
     def forward(self, v: Tensor, u: list[Tensor], edges: list[Block]) -> Tensor:
         """(N, F), blocks of (e, G) -> (N, F): new node vectors."""
@@ -184,7 +185,7 @@ class BlockedGated(nn.Module):
 
 
 class BlockedSimple(nn.Module):
-    """What :class:`SimpleConvolution` computes."""
+    """The same as :class:`SimpleConvolution`."""
 
     def __init__(self, layer: SimpleConvolution) -> None:
         super().__init__()
@@ -199,7 +200,7 @@ class BlockedSimple(nn.Module):
 
 
 class BlockedEdgeGated(nn.Module):
-    """What :class:`EdgeGatedConvolution` computes.
+    """The same as :class:`EdgeGatedConvolution`.
 
     The edge vectors handed in are overwritten with the new ones, except in a network's last convolution, where nobody
     reads them any more.
@@ -251,11 +252,5 @@ def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch norm in evaluation."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def _scale(linear: nn.Linear, scale: Tensor, shift: Tensor) -> None:
-    with torch.no_grad():
-        linear.weight.mul_(scale[:, None])
-        linear.bias.mul_(scale).add_(shift)
+    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+    return scale, norm.bias.detach() - norm.running_mean * scale

@@ -5,7 +5,6 @@ Importing this module, and handing files to worker processes, needs neither torc
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
-from cgcnn_ase.prediction.results import EMPTY_FIELDS, Prediction, Predictions
+from cgcnn_ase.prediction.results import Prediction, Predictions
 from cgcnn_ase.structures import (
     StructureRecord,
     UniqueIds,
@@ -28,13 +27,14 @@ from cgcnn_ase.structures import (
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.inference import ModelInference
+    from cgcnn_ase.nn.messages import Engine
+    from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
 
 
-#: structures that a worker takes at once
+# structures that a worker takes at once
 CHUNK = 128
 
-#: with fewer structures than this, starting worker processes costs more than it gains
+# with fewer structures than this, starting worker processes costs more than it gains
 MIN_PARALLEL = 256
 T = TypeVar("T")
 
@@ -70,27 +70,30 @@ class Predictor:
         *,
         n_dropout: int | None = None,
         seed: int = 0,
-        engine: str = "auto",
+        engine: "Engine" = "auto",
         workers: int | None = None,
         order_disordered: bool = False,
     ) -> None:
-        several = isinstance(model, Sequence) and not isinstance(model, str)
-        asked: list[Any] = list(model) if several else [model]  # type: ignore[arg-type]
+        asked = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         if not asked:
             raise ValueError("a predictor needs at least one model")
         result = [find_models(m) if isinstance(m, str | Path) else [m] for m in asked]
         self.models: list[ModelRef | CrystalModel] = [each for models in result for each in models]
-        self.settings = {"n_dropout": n_dropout, "seed": seed, "engine": "torch" if engine == "auto" else engine}
+        self.settings: InferenceSettings = {
+            "n_dropout": n_dropout,
+            "seed": seed,
+            "engine": "torch" if engine == "auto" else engine,
+        }
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
         self.workers = workers
         self.order_disordered = order_disordered
 
-    def __call__(self, inputs: Any) -> Predictions:
+    def __call__(self, inputs: object) -> Predictions:
         """Predict all, and keep the results; inputs as for :meth:`stream`."""
         return Predictions(self.stream(inputs))
 
-    def stream(self, inputs: Any) -> Generator[Prediction, None, None]:
+    def stream(self, inputs: object) -> Generator[Prediction, None, None]:
         """Predictions one by one, in the order of the inputs.
 
         Parameters
@@ -132,7 +135,7 @@ class Predictor:
 
     @property
     def of_sites(self) -> bool:
-        """Whether a model among them predicts sites, and not structures."""
+        """True if a model among them predicts sites, and not structures."""
         return any(
             model_level(m) == "site" if isinstance(m, ModelRef) else m.target.level == "site" for m in self.models
         )
@@ -176,7 +179,7 @@ class Predictor:
 
 
 def predict(
-    model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: Any, **options: Any
+    model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: object, **options: Any
 ) -> Predictions:
     """Predict structures with a model; see :class:`Predictor` for the options.
 
@@ -187,7 +190,7 @@ def predict(
     return Predictor(model, **options)(structures)
 
 
-def as_paths(inputs: Any) -> list[Path] | None:
+def as_paths(inputs: object) -> list[Path] | None:
     """The files that the inputs stand for, or None where they are not (only) paths."""
     if isinstance(inputs, str | Path):
         return collect_paths(inputs)
@@ -202,12 +205,12 @@ def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
 
 
 def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
-    """What the models say of one structure; an error in place of it if its name was used before."""
+    """Return the predictions of one structure; an error in place of it if its name was used before."""
     first = predictions[0]
     error = names.check(StructureRecord(first.id, first.source, None, first.error)).error
-    if error == first.error:
+    if error is None or error == first.error:
         return predictions
-    return [replace(p, formula=None, n_atoms=None, **EMPTY_FIELDS, error=error) for p in predictions]
+    return [p.failed(error) for p in predictions]
 
 
 def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[StructureRecord]:
@@ -215,7 +218,7 @@ def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[Str
 
 
 def _predict_chunk(
-    chunk: list[Any], models: "list[ModelRef]", settings: dict[str, Any], order_disordered: bool
+    chunk: list[Any], models: "list[ModelRef]", settings: "InferenceSettings", order_disordered: bool
 ) -> list[list[Prediction]]:
     """Run in a worker process: read files (or take structures) and predict each of them on one core."""
     import torch

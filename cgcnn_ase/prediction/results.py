@@ -3,15 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What one model says of one structure, or why it says nothing.
+    """Prediction of one model for one structure, or why there is none.
 
     ``value``, ``std``, ``lower`` and ``upper`` are in ``unit``. ``epistemic`` (spread of the members) and ``aleatoric``
     (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
@@ -24,42 +24,49 @@ class Prediction:
 
     id: str
     source: str
-    formula: str | None
-    n_atoms: int | None
-    value: float | None
-    std: float | None
-    lower: float | None
-    upper: float | None
-    epistemic: float | None
-    aleatoric: float | None
-    in_domain: bool | None
-    reason: str
+    formula: str | None = None
+    n_atoms: int | None = None
+    value: float | None = None
+    std: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    epistemic: float | None = None
+    aleatoric: float | None = None
+    in_domain: bool | None = None
+    reason: str = ""
     unit: str
     property: str
     model: str
     model_sha256: str
-    probabilities: tuple[float, ...] | None = None  #: of each class, for a classification
-    site_index: int | None = None  #: of a model of sites: the first of the equivalent sites that it is said of
-    element: str | None = None  #: what is there
-    multiplicity: int | None = None  #: how many equivalent sites the cell has
+    probabilities: tuple[float, ...] | None = None  # of each class, for a classification
+    site_index: int | None = None  # of a model of sites: the first of the equivalent sites
+    element: str | None = None  # what is there
+    multiplicity: int | None = None  # how many equivalent sites the cell has
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Field names and values."""
+    def to_dict(self) -> dict[str, object]:
+        """Return field names and values."""
         return asdict(self)
 
+    def failed(self, error: str) -> "Prediction":
+        """Return the prediction of the same model for the same structure, without values, and why."""
+        return Prediction(
+            id=self.id,
+            source=self.source,
+            unit=self.unit,
+            property=self.property,
+            model=self.model,
+            model_sha256=self.model_sha256,
+            error=error,
+        )
 
-#: the fields of a prediction that failed
-EMPTY_FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("value", "std", "lower", "upper", "epistemic", "aleatoric", "in_domain", "probabilities")),
-    "reason": "",
-}
+
 _OF_SITES = ("site_index", "element", "multiplicity")
 
-#: columns of :meth:`Predictions.to_frame` and of CSV output
+# columns of :meth:`Predictions.to_frame` and of CSV output
 COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
 
-#: the same where a model of sites is among the models
+# the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
 
 

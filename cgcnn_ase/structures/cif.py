@@ -1,14 +1,14 @@
 """CIF files by gemmi: fast, and only where there is no doubt what the file means.
 
 The cell matrix, the order of the atoms and the rounding of 0.3333 to 1/3 are those of pymatgen's reader, so that both
-give the same structure. What gemmi cannot be certain of raises `UncertainError`; `cif_fallback` then asks pymatgen.
+give the same structure. What gemmi cannot be certain of raises `UncertainError`; `readers` then asks pymatgen.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from math import cos, radians
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,19 +27,20 @@ from cgcnn_ase.structures.cif_values import (
     numbers_by_symbol,
     plain,
     rank_by_number,
+    value_of,
     without_charge,
 )
-from cgcnn_ase.structures.formula import formula_problem
+from cgcnn_ase.structures.composition import formula_problem
 from cgcnn_ase.structures.record import RefusedError
 from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from gemmi import cif as gemmi_cif
 
-
-#: 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
+# 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
-#: an occupancy this near to 1 is 1
+# an occupancy this near to 1 is 1
 FULL = 1e-3
 
 _FORMULA = ("_chemical_formula_sum",)
@@ -81,12 +82,12 @@ def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamm
     )
 
 
-def has_atoms(block: Any) -> bool:
-    """Whether a CIF block lists atoms (published files have blocks of text only)."""
+def has_atoms(block: "gemmi_cif.Block") -> bool:
+    """Say whether a CIF block lists atoms (published files have blocks of text only)."""
     return len(block.find_values("_atom_site_label")) > 0 or len(block.find_values("_atom_site_fract_x")) > 0
 
 
-def read_block(block: Any, *, rare: bool = True) -> "Atoms":
+def read_block(block: "gemmi_cif.Block", *, rare: bool = True) -> "Atoms":
     """The structure of one CIF block; `rare` tells whether it may be magnetic, modulated or without its hydrogens.
 
     Raises
@@ -117,7 +118,7 @@ def read_block(block: Any, *, rare: bool = True) -> "Atoms":
 
 
 def _generated(
-    block: Any, sites: Sites, operations: tuple[Floats, Floats], matrix: Floats
+    block: "gemmi_cif.Block", sites: Sites, operations: tuple[Floats, Floats], matrix: Floats
 ) -> "tuple[Atoms, str | None]":
     """The atoms that the operations generate, and what is wrong with them."""
     atoms = _assemble(sites, *expand(sites.frac, *operations), matrix)
@@ -130,7 +131,7 @@ def _generated(
     return atoms, reason
 
 
-def _of_likelier_origin(block: Any, sites: Sites, doubt: TwoOriginsError, matrix: Floats) -> "Atoms":
+def _of_likelier_origin(block: "gemmi_cif.Block", sites: Sites, doubt: TwoOriginsError, matrix: Floats) -> "Atoms":
     """The structure by that choice of origin which gives the formula of the file and no overlaps, if just one does."""
     result = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
     good = [atoms for atoms, reason in result if reason is None]
@@ -155,10 +156,11 @@ def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) ->
     numbers = np.array(sites.numbers)
     frac = frac - np.floor(frac)
     ranks = rank_by_number()
-    keys: list[Any] = [ranks[number] for number in sites.numbers]
+    keys = [ranks[number] for number in sites.numbers]
     if sites.charges:
-        keys = list(zip(keys, sites.charges, strict=True))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
+        order = sorted(range(len(keys)), key=lambda k: (keys[k], sites.charges[k]))
+    else:
+        order = sorted(range(len(keys)), key=keys.__getitem__)
     if owner is None:
         numbers, frac = numbers[order], frac[order]
     else:
@@ -169,11 +171,11 @@ def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) ->
     return Atoms(numbers=numbers, positions=frac @ matrix, cell=matrix, pbc=True)
 
 
-def refuse_unsupported(block: Any) -> None:
+def refuse_unsupported(block: "gemmi_cif.Block") -> None:
     """Refuse modulated structures and implicit hydrogens, hand magnetic ones on."""
     tags = set()
     for item in block:
-        if item.pair is not None:
+        if isinstance(item.pair, list | tuple):
             tags.add(item.pair[0].lower())
         elif item.loop is not None:
             tags.update(tag.lower() for tag in item.loop.tags)
@@ -187,14 +189,14 @@ def refuse_unsupported(block: Any) -> None:
         raise UncertainError("it is a magnetic CIF")
 
 
-def _cell(block: Any) -> tuple[Floats, list[float]]:
+def _cell(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
     """The cell matrix and the six parameters."""
-    values = [block.find_value(tag) for tag in _CELL]
+    values = [value_of(block, tag) for tag in _CELL]
     if all(value is None for value in values):
         raise RefusedError("states no unit cell (_cell_length_a, ...)")
     if None in values:
         raise UncertainError("cell lengths or angles are missing")
-    cell = [number(value, tag) for value, tag in zip(values, _CELL, strict=True)]
+    cell = [number(value, tag) for value, tag in zip(values, _CELL, strict=True) if value is not None]
     if not all(0 < length < 1e6 for length in cell[:3]):
         raise RefusedError("its cell has no volume: a, b, c = {:g}, {:g}, {:g} Å".format(*cell[:3]))
     if not all(0 < angle < 180 for angle in cell[3:]):
@@ -205,7 +207,7 @@ def _cell(block: Any) -> tuple[Floats, list[float]]:
     return lattice_matrix(*cell), cell
 
 
-def _sites(block: Any) -> Sites:
+def _sites(block: "gemmi_cif.Block") -> Sites:
     """The rows of the atom list that hold an atom."""
     x, y, z, types, labels, occupancies = _columns(block, _SITE)
     n = len(x)
@@ -226,7 +228,7 @@ def _sites(block: Any) -> Sites:
     return Sites(_elements(types, labels), types if charged else [], _coordinates(x, y, z, labels or types))
 
 
-def _columns(block: Any, tags: Sequence[str]) -> list[list[str]]:
+def _columns(block: "gemmi_cif.Block", tags: Sequence[str]) -> list[list[str]]:
     """The values of each tag; those of the loop of the first one taken all at once, which is quicker."""
     loop = block.find_loop(tags[0]).get_loop()
     if loop is None:
@@ -295,7 +297,9 @@ def partial_words(sites: Sequence[tuple[str, str, float]]) -> str:
     )
 
 
-def block_formula_problem(block: Any, numbers: Ints, *, symmetric: bool, doubtful: bool = False) -> str | None:
+def block_formula_problem(
+    block: "gemmi_cif.Block", numbers: Ints, *, symmetric: bool, doubtful: bool = False
+) -> str | None:
     """Why the atoms do not match the formula that the block states, or None."""
     formula = first_value(block, _FORMULA)
     if formula is None:
@@ -310,21 +314,7 @@ def block_formula_problem(block: Any, numbers: Ints, *, symmetric: bool, doubtfu
     return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, doubtful=doubtful)
 
 
-def read_cif_gemmi(text: str) -> "list[Atoms]":
-    """The structures of a CIF, one a block that lists atoms, by gemmi alone.
-
-    Raises
-    ------
-    UncertainError
-        If gemmi cannot be certain of one of them.
-    ValueError
-        If one is wrong, in words.
-    """
-    blocks, rare = blocks_with_atoms(text)
-    return [read_block(block, rare=rare) for block in blocks]
-
-
-def blocks_with_atoms(text: str) -> tuple[list[Any], bool]:
+def blocks_with_atoms(text: str) -> "tuple[list[gemmi_cif.Block], bool]":
     """The blocks of a CIF that list atoms, and whether the text holds tags that `refuse_unsupported` must look at.
 
     Raises

@@ -3,16 +3,20 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.structures.cif_values import UncertainError, first_value, plain
 
-#: fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
+if TYPE_CHECKING:
+    import gemmi
+    from gemmi import cif as gemmi_cif
+
+# fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
 SITE_TOLERANCE = 1e-4
-#: images of one atom nearer than this, Å, may be one atom on a special position given with too few digits
+# images of one atom nearer than this, Å, may be one atom on a special position given with too few digits
 MERGE = 0.1
 _OPERATIONS = (
     "_symmetry_equiv_pos_as_xyz",
@@ -34,7 +38,7 @@ class TwoOriginsError(UncertainError):
         self.operations = operations
 
 
-def operations_of(block: Any, cell: Sequence[float]) -> tuple[tuple[Floats, Floats] | None, bool]:
+def operations_of(block: "gemmi_cif.Block", cell: Sequence[float]) -> tuple[tuple[Floats, Floats] | None, bool]:
     """Rotations (n, 3, 3) and translations (n, 3), None for the identity; and whether the group says otherwise."""
     name = first_value(block, _NAMES)
     stated = first_value(block, _NUMBERS)
@@ -54,7 +58,7 @@ def operations_of(block: Any, cell: Sequence[float]) -> tuple[tuple[Floats, Floa
 
 
 def _agrees(group: int, name: str | None, stated: str | None) -> bool:
-    """Whether the number of the group that the operations form is the one that the file states."""
+    """Compare the number of the group that the operations form with the one that the file states."""
     if stated is not None and stated.isdigit() and int(stated) != group:
         return False
     named = _group_by_name(name) if name else None
@@ -118,7 +122,7 @@ def _operations_of_name(
     return None if len(group.operations()) == 1 else _matrices(group.operations())
 
 
-def _matrices(operations: Iterable[Any]) -> tuple[Floats, Floats]:
+def _matrices(operations: "Iterable[gemmi.Op]") -> tuple[Floats, Floats]:
     """Rotations (n, 3, 3) and translations (n, 3) of gemmi's operations."""
     listed = list(operations)
     rotations = np.array([op.rot for op in listed], dtype=np.float64) / listed[0].DEN

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.structures.record import RefusedError
 
+if TYPE_CHECKING:
+    from gemmi import cif as gemmi_cif
+
 _SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*\.?\d*[+-]?|[+-]\d*\.?\d*)(?:,spin=.*)?")
 
-#: by electronegativity, then symbol: the order in which pymatgen sorts the atoms of a CIF
+# by electronegativity, then symbol: the order in which pymatgen sorts the atoms of a CIF
 _SORTED = (
     "Fr Cs K Rb Ba Ra Na Sr Li Ca Ac La Tb Yb Ce Pm Pr Nd Sm Eu Gd Dy Y Ho Er Tm Lu Pu Am Bk Cf Cm Es Fm Hf Th "
     "Mg Zr Np Sc U Pa Ta Ti Mn Be Nb Al Tl V Zn Cr Cd In Ga Fe Co Cu Re Si Tc Ni Ag Sn Hg Po Ge Bi B Sb Te Mo "
@@ -113,10 +116,15 @@ def number(value: str, what: str) -> float:
             raise RefusedError(f"{what} is {plain(value)!r}, not a number") from None
 
 
-def first_value(block: Any, tags: Sequence[str]) -> str | None:
+def value_of(block: "gemmi_cif.Block", tag: str) -> str | None:
+    """The value of a tag that stands alone as it is written, None where there is none."""
+    return block.find_value(tag)
+
+
+def first_value(block: "gemmi_cif.Block", tags: Sequence[str]) -> str | None:
     """The value of the first of these tags that states one, without quotes."""
     for tag in tags:
-        value = block.find_value(tag)
+        value = value_of(block, tag)
         if value is not None and plain(value) not in ("?", ".", ""):
             return plain(value)
     return None

@@ -1,39 +1,24 @@
 """One ordered supercell in place of a crystal with partially occupied sites."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from cgcnn_ase.structures.cif import partial_words
 from cgcnn_ase.structures.cif_values import PartialOccupancyError, element_words
-from cgcnn_ase.structures.record import RefusedError
+from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, DummySpecies, Element, Molecule, Species, Structure
 
 
-#: occupancies may sum to this much before a site counts as over-full
+# occupancies may sum to this much before a site counts as over-full
 _OCCUPANCY = 1.001
 
 
-@contextmanager
-def without_reader_warnings() -> Iterator[None]:
-    """Silence what the readers say about repairs they made: what matters of it is checked afterwards."""
-    with warnings.catch_warnings():
-        for module in ("pymatgen", "ase", "spglib"):
-            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-        warnings.filterwarnings("ignore", message="Issues encountered while parsing CIF")
-        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
-        warnings.filterwarnings("ignore", message="No structure parsed for section")
-        yield
-
-
-def from_pymatgen(structure: Any, *, order_disordered: bool = False) -> "Atoms":
+def from_pymatgen(structure: "Structure | Molecule", *, order_disordered: bool = False) -> "Atoms":
     """A pymatgen ``Structure`` or ``Molecule`` as `ase.Atoms`; oxidation states, spins and properties are left behind.
 
     Raises
@@ -44,23 +29,23 @@ def from_pymatgen(structure: Any, *, order_disordered: bool = False) -> "Atoms":
         If the structure cannot be ordered, or holds something that is no element.
     """
     from ase import Atoms
+    from pymatgen.core import IStructure
 
-    periodic = hasattr(structure, "lattice")
-    if not structure.is_ordered:
-        if not periodic:
+    if not isinstance(structure, IStructure):
+        if not structure.is_ordered:
             raise RefusedError("is a molecule with partially occupied sites")
+        return Atoms(numbers=[_number(site.specie) for site in structure], positions=structure.cart_coords)
+    if not structure.is_ordered:
         if not order_disordered:
             raise PartialOccupancyError(_partial(structure))
         with without_reader_warnings():
             structure = ordered(structure)
     numbers = [_number(site.specie) for site in structure]
-    if not periodic:
-        return Atoms(numbers=numbers, positions=structure.cart_coords)
     lattice = structure.lattice
     return Atoms(numbers=numbers, positions=structure.cart_coords, cell=lattice.matrix, pbc=list(lattice.pbc))
 
 
-def _number(specie: Any) -> int:
+def _number(specie: "Element | Species | DummySpecies") -> int:
     symbol = str(specie.symbol)
     number = getattr(specie, "Z", None)
     if number is None or symbol in ("D", "T") or type(specie).__name__ == "DummySpecies":
@@ -96,11 +81,11 @@ def read_cif_pymatgen(text: str, *, order_disordered: bool = False) -> "list[Ato
     return result
 
 
-#: the ordered supercell has at most this many atoms, and as many cells
+# the ordered supercell has at most this many atoms, and as many cells
 LARGEST = 400
 MOST_CELLS = 16
 
-#: an occupancy may be rounded by this much to fit the supercell
+# an occupancy may be rounded by this much to fit the supercell
 TOLERANCE = 0.01
 
 
@@ -156,7 +141,7 @@ def _with_oxidation_states(structure: "Structure") -> "tuple[Structure, bool]":
 
 def _scaling(structure: "Structure") -> tuple[int, int, int]:
     """The smallest supercell, the most cubic of its size, in which all occupancies are whole numbers of atoms."""
-    groups: dict[Any, int] = {}
+    groups: dict[Composition, int] = {}
     for site in structure:
         if not site.is_ordered:
             groups[site.species] = groups.get(site.species, 0) + 1
@@ -176,14 +161,14 @@ def _scaling(structure: "Structure") -> tuple[int, int, int]:
 
 
 def _fits(occupancy: float, count: int) -> bool:
-    """Whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
+    """Say whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
     atoms = round(occupancy * count)
     return atoms > 0 and abs(atoms / count - occupancy) <= TOLERANCE
 
 
 def _rounded(structure: "Structure") -> "Structure":
     """The same structure with each occupancy the nearest that is a whole number of atoms."""
-    counts: dict[Any, int] = {}
+    counts: dict[Composition, int] = {}
     for site in structure:
         counts[site.species] = counts.get(site.species, 0) + 1
     result = structure.copy()

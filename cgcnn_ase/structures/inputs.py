@@ -4,68 +4,21 @@ import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, iter_rows, load_packed
-from cgcnn_ase.structures.readers import PACKED_SUFFIX, allowed, iter_file, record_of, structure_id, suffix_of
-from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord
+from cgcnn_ase.structures.packed import PACKED_SUFFIX, PackedStructures, count_packed, is_packed, load_packed
+from cgcnn_ase.structures.readers import allowed, iter_file, record_of, structure_id, suffix_of
+from cgcnn_ase.structures.record import StructureError, StructureRecord
 from cgcnn_ase.structures.validation import check_atoms, validation_error
 
-
-class PackedWorkItem(NamedTuple):
-    """Some rows of a packed file."""
-
-    source: str
-    rows: PackedStructures
-
-
-WorkItem = Path | PackedWorkItem
-
-
-def count_structures(paths: Iterable[Path]) -> int:
-    """How many structures there are at least: those of packed files, and one for each other file."""
-    return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
-
-
-def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
-    """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
-
-    One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
-    """
-    files: list[WorkItem] = []
-    for path in paths:
-        if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
-            if files:
-                yield files
-                files = []
-            for start in range(0, len(packed.ids), size):
-                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
-            continue
-        files.append(path)
-        if len(files) == size:
-            yield files
-            files = []
-    if files:
-        yield files
-
-
-def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
-    """The structures of a piece, as `iter_file` gives them."""
-    if isinstance(piece, Path):
-        return iter_file(piece, order_disordered=order_disordered)
-    return (record_of(name, piece.source, atoms) for name, atoms in iter_rows(piece.rows))
-
-
-def _loaded(path: Path) -> PackedStructures | None:
-    try:
-        return load_packed(path)
-    except (RefusedError, OSError):
-        return None
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Molecule, Structure
 
 
 MEMORY = "<memory>"
 
-#: formats whose files in a folder may be something else altogether (settings, inputs of other programs)
+# formats whose files in a folder may be something else altogether (settings, inputs of other programs)
 _ONLY_BY_NAME = (".in", ".pwi")
 _JSON_SIGNS = (b'"@module"', b'"lattice"', b'"sites"', b'"nextid"', b'"cell"')
 
@@ -144,7 +97,7 @@ def _is_structure(path: Path) -> bool:
     return path.is_file() and (suffix != PACKED_SUFFIX or is_packed(path))
 
 
-def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
     """A stream of structures from files or objects, in order and in bounded memory.
 
     Parameters
@@ -168,7 +121,7 @@ def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[
         is missing.
     """
     if isinstance(inputs, str | Path):
-        return _unique(_of_paths(collect_paths(inputs), order_disordered))
+        return _unique(_of_entries([_PathList(collect_paths(inputs))], order_disordered))
     if _is_object(inputs):
         return _of_named([("0", inputs)], order_disordered)
     if isinstance(inputs, Mapping):
@@ -182,7 +135,7 @@ def read_structures(inputs: Any, *, order_disordered: bool = False) -> Iterator[
     return _unique(_of_entries(inputs, order_disordered))
 
 
-def from_object(obj: Any, *, order_disordered: bool = False, source: str = MEMORY) -> Any:
+def from_object(obj: object, *, order_disordered: bool = False, source: str = MEMORY) -> "Atoms":
     """An `ase.Atoms`, or a pymatgen ``Structure`` or ``Molecule``, as a checked copy in `ase.Atoms` without calculator.
 
     Raises
@@ -195,11 +148,11 @@ def from_object(obj: Any, *, order_disordered: bool = False, source: str = MEMOR
     return check_atoms(_converted(obj, order_disordered, source), source)
 
 
-def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
+def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
     from ase import Atoms
 
     if isinstance(obj, Atoms):
-        copy = obj.copy()
+        copy: Atoms = obj.copy()
         copy.calc = None
         return copy
     if not _is_object(obj):
@@ -207,66 +160,53 @@ def _converted(obj: Any, order_disordered: bool, source: str) -> Any:
     from cgcnn_ase.structures.disorder import from_pymatgen
 
     try:
-        return from_pymatgen(obj, order_disordered=order_disordered)
+        return from_pymatgen(cast("Structure | Molecule", obj), order_disordered=order_disordered)
     except ValueError as error:
         raise StructureError(source, str(error)) from error
 
 
-def _is_object(entry: Any) -> bool:
-    """Whether the input is one structure in memory (told without importing pymatgen)."""
+def _is_object(entry: object) -> bool:
+    """Say whether the input is one structure in memory (told without importing pymatgen)."""
     names = {base.__name__ for base in type(entry).__mro__}
     return "Atoms" in names or bool(names & {"SiteCollection", "IStructure", "IMolecule"})
 
 
-def _expanded(entry: Any) -> Any:
+class _PathList(list[Path]):
+    """The files that one entry of the inputs stands for."""
+
+
+def _expanded(entry: object) -> object:
     """An entry of a list: folders and globs as the files they stand for; a path with a known suffix as it is."""
-    if not isinstance(entry, str | Path):
-        return entry
-    name = Path(entry).name
-    if suffix_of(name) and not glob.has_magic(str(entry)):
+    if not isinstance(entry, str | Path) or (suffix_of(Path(entry).name) and not glob.has_magic(str(entry))):
         return entry
     return _PathList(collect_paths(entry))
 
 
-class _PathList(list[Path]):
-    """The files that one entry of a list stands for."""
-
-
-def _of_entries(entries: Iterable[Any], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_entries(entries: Iterable[object], order_disordered: bool) -> Iterator[StructureRecord]:
     for i, entry in enumerate(entries):
-        if isinstance(entry, _PathList):
-            yield from _of_paths(entry, order_disordered)
-        elif not isinstance(entry, str | Path):
-            yield _of_object(str(i), entry, order_disordered)
-        elif suffix_of(Path(entry).name) and not glob.has_magic(str(entry)):
-            yield from iter_file(entry, order_disordered=order_disordered)
+        try:
+            expanded = _expanded(entry)
+        except StructureError as error:
+            yield StructureRecord(str(entry), str(entry), None, error.reason)
+            continue
+        if isinstance(expanded, str | Path | _PathList):
+            for path in expanded if isinstance(expanded, _PathList) else [expanded]:
+                yield from iter_file(path, order_disordered=order_disordered)
         else:
-            try:
-                paths = collect_paths(entry)
-            except StructureError as error:
-                yield StructureRecord(str(entry), str(entry), None, error.reason)
-                continue
-            yield from _of_paths(paths, order_disordered)
+            yield _of_object(str(i), expanded, order_disordered)
 
 
-def _of_paths(paths: Iterable[Path], order_disordered: bool) -> Iterator[StructureRecord]:
-    for path in paths:
-        yield from iter_file(path, order_disordered=order_disordered)
-
-
-def _of_named(named: Iterable[tuple[Any, Any]], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_named(named: Iterable[tuple[object, object]], order_disordered: bool) -> Iterator[StructureRecord]:
     for key, entry in named:
         name = str(key)
         if isinstance(entry, str | Path):
-            records = list(iter_file(entry, order_disordered=order_disordered))
-            for record in records:
-                suffix = record.id[len(structure_id(entry)) :]
-                yield record._replace(id=name + suffix)
+            for record in iter_file(entry, order_disordered=order_disordered):
+                yield record._replace(id=name + record.id[len(structure_id(entry)) :])
         else:
             yield _of_object(name, entry, order_disordered)
 
 
-def _of_object(name: str, obj: Any, order_disordered: bool) -> StructureRecord:
+def _of_object(name: str, obj: object, order_disordered: bool) -> StructureRecord:
     try:
         atoms = _converted(obj, order_disordered, MEMORY)
     except StructureError as error:
@@ -276,13 +216,8 @@ def _of_object(name: str, obj: Any, order_disordered: bool) -> StructureRecord:
 
 
 def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
-    """The records, with an error in place of each structure whose name was used before.
-
-    Only a hash of each name and a number of its source are kept.
-    """
-    names = UniqueIds()
-    for record in records:
-        yield names.check(record)
+    """The records, with an error in place of each structure whose name was used before."""
+    return map(UniqueIds().check, records)
 
 
 class UniqueIds:
@@ -303,3 +238,54 @@ class UniqueIds:
         # setdefault returns the very object that it stored: anything else was there before
         reason = f"the name {record.id!r} is used twice: by {first} and {record.source}; rename one"
         return record._replace(atoms=None, error=reason)
+
+
+class PackedWorkItem(NamedTuple):
+    """Some rows of a packed file."""
+
+    source: str
+    rows: PackedStructures
+
+
+WorkItem = Path | PackedWorkItem
+
+
+def count_structures(paths: Iterable[Path]) -> int:
+    """How many structures there are at least: those of packed files, and one for each other file."""
+    return sum(count_packed(path) if suffix_of(path.name) == PACKED_SUFFIX else 1 for path in paths)
+
+
+def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
+    """The pieces of files in order, in lists of about `size` structures; a packed file is loaded when it is reached.
+
+    One that cannot be read is a piece as a whole: `iter_piece` says what is wrong with it.
+    """
+    files: list[WorkItem] = []
+    for path in paths:
+        if suffix_of(path.name) == PACKED_SUFFIX and (packed := _loaded(path)) is not None:
+            if files:
+                yield files
+                files = []
+            for start in range(0, len(packed.ids), size):
+                yield [PackedWorkItem(str(path), packed.rows(start, start + size))]
+            continue
+        files.append(path)
+        if len(files) == size:
+            yield files
+            files = []
+    if files:
+        yield files
+
+
+def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+    """The structures of a piece, as `iter_file` gives them."""
+    if isinstance(piece, Path):
+        return iter_file(piece, order_disordered=order_disordered)
+    return (record_of(name, piece.source, atoms) for name, atoms in piece.rows.atoms())
+
+
+def _loaded(path: Path) -> PackedStructures | None:
+    try:
+        return load_packed(path, check_rows=False)
+    except (StructureError, OSError):
+        return None

@@ -1,4 +1,4 @@
-"""Which files hold structures, and reading one of them: the boundary where readers' errors become words."""
+"""Structure files by suffix, and reading one of them: the boundary where readers' errors become words."""
 
 import gzip
 import json
@@ -8,28 +8,35 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.structures import cif
 from cgcnn_ase.structures.cif_values import ContradictedError, PartialOccupancyError, UncertainError, element_words
-from cgcnn_ase.structures.disorder import from_pymatgen, read_cif_pymatgen, without_reader_warnings
-from cgcnn_ase.structures.packed import iter_packed
-from cgcnn_ase.structures.record import RefusedError, StructureError, StructureRecord, one_line
+from cgcnn_ase.structures.disorder import from_pymatgen, read_cif_pymatgen
+from cgcnn_ase.structures.packed import PACKED_SUFFIX, load_packed
+from cgcnn_ase.structures.record import (
+    RefusedError,
+    StructureError,
+    StructureRecord,
+    one_line,
+    without_reader_warnings,
+)
 from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from gemmi import cif as gemmi_cif
 
-#: what one structure of a file turned out to be: its label within the file, and it or the reason there is none
+# what one structure of a file turned out to be: its label within the file, and it or the reason there is none
 Item = tuple[str, "Atoms | str"]
 
-#: suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
+# suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
 CIF_SUFFIXES = (".cif", ".mcif")
 VASP_SUFFIXES = (".vasp", ".poscar", ".contcar")
 XYZ_SUFFIXES = (".extxyz", ".xyz")
-#: suffix -> the name of the format in ASE
+# suffix -> the name of the format in ASE
 ASE_FORMATS = {
     ".traj": "traj",
     ".gen": "gen",
@@ -38,16 +45,14 @@ ASE_FORMATS = {
     ".in": "espresso-in",
     ".pwi": "espresso-in",
 }
-#: many structures as flat arrays (`packed`); each has an id of its own
-PACKED_SUFFIX = ".npz"
 SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", PACKED_SUFFIX, *ASE_FORMATS)
-#: files of these names are VASP's, whatever their suffix
+# files of these names are VASP's, whatever their suffix
 VASP_NAMES = ("POSCAR", "CONTCAR")
 
 
 @cache
 def reader_errors() -> tuple[type[Exception], ...]:
-    """What readers raise on a bad file; anything else is a bug and shows as one.
+    """Errors of readers on a bad file; anything else is a bug and shows as one.
 
     ASE's own are imported here, when something has been raised, to keep the import of this module light.
     """
@@ -99,19 +104,12 @@ def structure_id(path: str | Path) -> str:
 
 
 def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
-    """Every structure of one file; never raises for a bad file.
+    """Every structure of one file, at least one; the record of one that could not be read holds the reason.
 
     Parameters
     ----------
-    path
-        A file of a known suffix.
     order_disordered
         Make one ordered supercell where sites are partially occupied, rather than refuse.
-
-    Returns
-    -------
-    list of StructureRecord
-        At least one; a record of a structure that could not be read holds the reason.
     """
     return list(iter_file(path, order_disordered=order_disordered))
 
@@ -168,7 +166,7 @@ def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
 
 
 def error_message(error: BaseException) -> str:
-    """What a reader's error means, on one line."""
+    """The meaning of a reader's error, on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -193,16 +191,8 @@ def error_message(error: BaseException) -> str:
 
 def _text(source: str) -> str:
     """The whole text of a file, unpacked."""
-    if source.lower().endswith(".gz"):
-        with gzip.open(source, "rb") as packed:
-            data = packed.read()
-    else:
-        with Path(source).open("rb") as file:
-            data = file.read()
-    if not data.strip():
-        raise RefusedError("is empty")
-    if b"\0" in data:
-        raise RefusedError("is binary, not text")
+    data = gzip.decompress(Path(source).read_bytes()) if _zipped(source) else Path(source).read_bytes()
+    _refuse_no_text(data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -210,6 +200,26 @@ def _text(source: str) -> str:
         if control > 8:
             raise RefusedError("is binary, not text") from None
         return data.decode("latin-1")  # old files have accents in names of authors
+
+
+def _refuse_no_text(data: bytes) -> None:
+    if not data.strip():
+        raise RefusedError("is empty")
+    if b"\0" in data:
+        raise RefusedError("is binary, not text")
+
+
+def _zipped(source: str) -> bool:
+    return source.lower().endswith(".gz")
+
+
+def _head(source: str) -> bytes:
+    """The first bytes of a file, unpacked, if there are any."""
+    with gzip.open(source, "rb") if _zipped(source) else Path(source).open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise RefusedError("is empty")
+    return head
 
 
 def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
@@ -221,7 +231,7 @@ def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
             yield str(i), error_message(error)
 
 
-def read_cif_block(block: Any, *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
+def read_cif_block(block: "gemmi_cif.Block", *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
     """One block of a CIF: by gemmi, by pymatgen where gemmi cannot be certain or sites are to be ordered.
 
     Raises
@@ -259,33 +269,26 @@ def _read_vasp(source: str, _: bool) -> Iterator[Item]:
 
 def _read_xyz(source: str, _: bool) -> Iterator[Item]:
     """All frames; a frame that cannot be read costs itself only."""
+    _refuse_no_text(_head(source))
+    with gzip.open(source, "rt", encoding="utf-8") if _zipped(source) else Path(source).open(encoding="utf-8") as file:
+        yield from _frames(file)
+
+
+def _frames(file: IO[str]) -> Iterator[Item]:
     from ase.io.extxyz import read_xyz
 
-    opener: Callable[..., Any] = gzip.open if source.lower().endswith(".gz") else open
-    with opener(source, "rb") as file:
-        head = file.read(4096)
-    if not head.strip():
-        raise RefusedError("is empty")
-    if b"\0" in head:
-        raise RefusedError("is binary, not text")
-    with opener(source, "rt", encoding="utf-8") as file:
-        yield from _frames(lambda start: read_xyz(file, index=slice(start, None)), file)
-
-
-def _frames(read_from: Callable[[int], Iterator["Atoms"]], file: Any) -> Iterator[Item]:
     start = 0
     while True:
         file.seek(0)
-        frames = read_from(start)
+        frames = read_xyz(file, index=slice(start, None))
         try:
-            with without_reader_warnings():
-                atoms = next(frames, None)
-            while atoms is not None:
-                yield str(start), atoms
-                start += 1
+            while True:
                 with without_reader_warnings():
                     atoms = next(frames, None)
-            return
+                if atoms is None:
+                    return
+                yield str(start), atoms
+                start += 1
         except OSError:
             raise  # the file as a whole: wrong counts of lines
         except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
@@ -297,10 +300,7 @@ def _read_db(source: str, _: bool) -> Iterator[Item]:
     """The rows of an ASE database, SQLite or JSON."""
     from ase.db import connect
 
-    with Path(source).open("rb") as file:
-        head = file.read(16)
-    if not head:
-        raise RefusedError("is empty")
+    head = _head(source)
     kind = "db" if head.startswith(b"SQLite format 3") else "json"
     if kind == "json" and not head.lstrip().startswith(b"{"):
         raise RefusedError("is not an ASE database")
@@ -334,19 +334,15 @@ def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
 
 
 def _read_packed(source: str, _: bool) -> Iterator[Item]:
-    with Path(source).open("rb") as file:
-        if not file.read(1):
-            raise RefusedError("is empty")
-    yield from iter_packed(source)
+    _head(source)
+    yield from load_packed(source, check_rows=False).atoms()
 
 
 def _read_ase(source: str, _: bool) -> Iterator[Item]:
     from ase.io import iread
 
+    _head(source)
     path = Path(source)
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise RefusedError("is empty")
     kind = "aims" if path.name.lower() == "geometry.in" else ASE_FORMATS[path.suffix.lower()]
     with without_reader_warnings():
         for i, atoms in enumerate(iread(source, format=kind)):

@@ -1,5 +1,8 @@
 """One structure read from somewhere, or the reason why there is none."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,23 +36,14 @@ class RefusedError(ValueError):
 class StructureRecord(NamedTuple):
     """One structure, or the reason there is none.
 
-    Attributes
-    ----------
-    id
-        Unique name: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
-        database; its own in a packed ``.npz``; the position (or the key of the dict) for objects in memory.
-    source
-        The file, or ``<memory>``.
-    atoms
-        The structure, or None.
-    error
-        One line that says why there is no structure, or None. It does not repeat the source.
+    The id is unique: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
+    database; its own in a packed ``.npz``; the position (or the key of the dict) for objects in memory.
     """
 
     id: str
-    source: str
+    source: str  # the file, or ``<memory>``
     atoms: "Atoms | None"
-    error: str | None
+    error: str | None  # one line that says why there is no structure; it does not repeat the source
 
     def unwrap(self) -> "Atoms":
         """The structure, or the error raised.
@@ -72,3 +66,15 @@ def one_line(text: object, *, limit: int = 300) -> str:
     """
     words = " ".join(str(text).split())
     return words if len(words) <= limit else words[: limit - 3] + "..."
+
+
+@contextmanager
+def without_reader_warnings() -> Iterator[None]:
+    """Silence what the readers say about repairs they made: what matters of it is checked afterwards."""
+    with warnings.catch_warnings():
+        for module in ("pymatgen", "ase", "spglib"):
+            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+        warnings.filterwarnings("ignore", message="Issues encountered while parsing CIF")
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        warnings.filterwarnings("ignore", message="No structure parsed for section")
+        yield

@@ -1,6 +1,6 @@
-"""Which sites of a structure are the same by its space group."""
+"""Sites of a structure that are the same by its space group."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,16 +9,17 @@ from cgcnn_ase.structures.validation import completed_cell
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from spglib import SpglibDataset
 
-#: tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
+# tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
 SYMPREC, ANGLE = 0.01, 5.0
 
 
 class DistinctSites(NamedTuple):
     """One site of each set of symmetry-equivalent ones, in the order of the structure."""
 
-    representatives: Ints  #: (D,) index of the first site of each set
-    multiplicities: Ints  #: (D,) sites in each set; their sum is the number of atoms
+    representatives: Ints  # (D,) index of the first site of each set
+    multiplicities: Ints  # (D,) sites in each set; their sum is the number of atoms
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:
@@ -44,19 +45,10 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
     return DistinctSites(first[order], counts[order])
 
 
-def symmetry_dataset(
-    cell: Floats,
-    fractions: Floats,
-    numbers: Ints,
-    *,
-    symprec: float = SYMPREC,
-) -> Any:
-    """What spglib finds of a periodic structure (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
+def symmetry_dataset(cell: Floats, fractions: Floats, numbers: Ints, *, symprec: float = SYMPREC) -> "SpglibDataset":
+    """The symmetry of a periodic structure that spglib finds (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
 
-    Parameters
-    ----------
-    cell, fractions, numbers
-        (3, 3) Å, rows; (N, 3); (N,).
+    The cell is (3, 3) Å, rows, the fractional coordinates are (N, 3).
 
     Raises
     ------

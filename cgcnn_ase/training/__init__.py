@@ -1,1 +1,5 @@
-"""Training of networks with Lightning."""
+"""Training of networks with Lightning, and :func:`finetune`."""
+
+from cgcnn_ase.training.finetune import finetune
+
+__all__ = ["finetune"]

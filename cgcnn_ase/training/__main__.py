@@ -9,9 +9,10 @@ import argparse
 import sys
 import warnings
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
-from cgcnn_ase.core.settings import current_names, merged, read_yaml, settings_from
+from cgcnn_ase.core.yaml_settings import current_names, merged, read_yaml
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.alignn_config import is_alignn, translate
@@ -20,7 +21,7 @@ from cgcnn_ase.training.run import train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit code 0, or 2 for input that cannot be used."""
+    """Run the command line; exit code 0, or 2 for input that cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m cgcnn_ase.training",
         description=__doc__,
@@ -32,16 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="members trained at the same time")
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     options = parser.parse_args(arguments)
-    warnings.showwarning = _in_words
+    warnings.showwarning = _one_line
     try:
         if not is_prepared(options.prepared):
             raise ValueError(f"{options.prepared}: not a folder that `cgcnn-ase prepare` wrote")
         data = PreparedData.load(options.prepared)
         settings = {} if options.config is None else read_yaml(options.config)
         settings = translate(settings).settings if is_alignn(settings) else current_names(settings)
-        path = train(
+        run = train(
             data,
-            settings_from(TrainConfig, merged({"graph": asdict(data.graph_config)}, settings)),
+            _config(merged({"graph": asdict(data.graph_config)}, settings)),
             options.output,
             resume=options.resume,
             workers=options.workers,
@@ -50,11 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{run}\n")
     return 0
 
 
-def _in_words(message: Warning | str, *_: object, **__: object) -> None:
+def _config(settings: dict[str, object]) -> TrainConfig:
+    """Settings of the run, each checked where pydantic is installed."""
+    if find_spec("pydantic") is None:
+        return TrainConfig.from_dict(settings)
+    from cgcnn_ase.core.settings import parse_settings
+
+    return parse_settings(TrainConfig, settings)
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
     sys.stderr.write(f"warning: {message}\n")
 
 

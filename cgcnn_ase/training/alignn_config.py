@@ -5,7 +5,7 @@ would make another network or training and cannot be had here is refused; what i
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 #: of the networks that are ALIGNN here: how each normalises
 _NORMS = {"alignn": "batch", "alignn_layernorm": "layer", "alignn_atomwise": "layer"}
@@ -30,7 +30,7 @@ _NETWORK = {
 }
 
 #: key -> the values that mean what is done here; others are refused
-_ONLY: dict[str, tuple[Any, ...]] = {
+_ONLY: dict[str, tuple[object, ...]] = {
     "atom_features": ("cgcnn",),
     "neighbor_strategy": ("k-nearest",),
     "optimizer": ("adamw",),
@@ -41,7 +41,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "standard_scalar_and_pca": (False,),
     "dtype": ("float32",),
 }
-_ONLY_MODEL: dict[str, tuple[Any, ...]] = {
+_ONLY_MODEL: dict[str, tuple[object, ...]] = {
     "atom_input_features": (92,),
     "output_features": (1,),
     "link": ("identity",),
@@ -65,21 +65,21 @@ _COUNTS = ("n_train", "n_val", "n_test")
 
 
 class Translated(NamedTuple):
-    """What an ALIGNN file asks for."""
+    """Settings that an ALIGNN file asks for."""
 
-    settings: dict[str, Any]  #: as in a YAML file of this package
+    settings: dict[str, object]  #: as in a YAML file of this package
     val: float  #: part for validation
     test: float  #: part for the test
     unused: list[str]  #: keys that have no meaning here
 
 
-def is_alignn(values: Mapping[str, Any]) -> bool:
-    """Whether settings by name are those of ALIGNN: the network is under ``model`` and has a ``name``."""
+def is_alignn(values: Mapping[str, object]) -> bool:
+    """Tell whether settings by name are those of ALIGNN: the network is under ``model`` and has a ``name``."""
     model = values.get("model")
     return isinstance(model, Mapping) and "name" in model
 
 
-def translate(values: Mapping[str, Any]) -> Translated:
+def translate(values: Mapping[str, object]) -> Translated:
     """The settings of this package that do what an ALIGNN file asks for.
 
     Raises
@@ -93,8 +93,8 @@ def translate(values: Mapping[str, Any]) -> Translated:
     >>> wanted.settings["epochs"], wanted.settings["network"]["n_gcn"], wanted.settings["batch_size"], wanted.unused
     (20, 2, 64, ['filename'])
     """
-    model = values["model"]
-    name = model["name"]
+    model = cast("Mapping[str, object]", values["model"])
+    name = str(model["name"])
     if name not in _NORMS:
         raise ValueError(f"model.name: must be {' or '.join(_NORMS)}, not {name!r}")
     _check(values, _ONLY, "")
@@ -122,11 +122,11 @@ def translate(values: Mapping[str, Any]) -> Translated:
     return Translated(settings, val, test, unused)
 
 
-def _translated(values: Mapping[str, Any], keys: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def _translated(values: Mapping[str, object], keys: Mapping[str, tuple[str, object]]) -> dict[str, object]:
     return {ours: values.get(theirs, default) for theirs, (ours, default) in keys.items()}
 
 
-def _check(values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], where: str) -> None:
+def _check(values: Mapping[str, object], only: Mapping[str, tuple[object, ...]], where: str) -> None:
     for key, allowed in only.items():
         if key in values and values[key] not in allowed:
             hint = f": {_HINTS[key]}" if key in _HINTS else ""
@@ -134,7 +134,7 @@ def _check(values: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], where
             raise ValueError(f"{where}{key}: must be {words}, not {values[key]!r}{hint}")
 
 
-def _parts(values: Mapping[str, Any]) -> tuple[float, float]:
+def _parts(values: Mapping[str, object]) -> tuple[float, float]:
     """The parts for validation and test; numbers of structures are refused, for formulas stay together."""
     for key in _COUNTS:
         if values.get(key) is not None:
@@ -142,7 +142,10 @@ def _parts(values: Mapping[str, Any]) -> tuple[float, float]:
                 f"{key}: the split is by parts here, since equal formulas stay together: give {', '.join(_SPLIT)}"
             )
     val, test = (0.1 if values.get(key) is None else values[key] for key in _SPLIT)
-    for key, part in zip(_SPLIT, (val, test), strict=True):
-        if isinstance(part, bool) or not isinstance(part, int | float):
-            raise ValueError(f"{key}: must be a number, not {part!r}")
-    return float(val), float(test)
+    return _part(_SPLIT[0], val), _part(_SPLIT[1], test)
+
+
+def _part(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key}: must be a number, not {value!r}")
+    return float(value)

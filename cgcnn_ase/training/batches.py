@@ -1,7 +1,7 @@
 """Batches of prepared data, in an order that only the seed and the epoch decide."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def loader(data: PreparedData, rows: Ints, batch_size: int, seed: int | None = N
     return DataLoader(samples, batch_size=None, sampler=sampler, collate_fn=_whole_batch)
 
 
-def _whole_batch(batch: Any) -> Batch:
+def _whole_batch(batch: object) -> Batch:
     """There is nothing left to collate."""
     assert isinstance(batch, Batch)
     return batch

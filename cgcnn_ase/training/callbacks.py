@@ -1,11 +1,11 @@
-"""What happens around each epoch of a training: random numbers, the record, the checkpoints."""
+"""Around each epoch of a training: random numbers, the record, the checkpoints."""
 
 import csv
 import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.training.config import TrainConfig
 
 #: set by torchrun, and by SLURM for each of its tasks: the processes are there already
@@ -131,7 +132,9 @@ class History(Callback):
         del pl_module
         if not trainer.is_global_zero:
             return
-        rows = [row for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch]
+        rows: list[dict[str, object]] = [
+            {**row} for row in read_history(self.file) if int(row["epoch"]) < trainer.current_epoch
+        ]
         metrics = trainer.callback_metrics
         rows.append(
             {
@@ -141,15 +144,13 @@ class History(Callback):
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
-        tmp = self.file.with_name(f".{self.file.name}")
-        with tmp.open("w", newline="") as file:
+        with atomic_path(self.file) as tmp, tmp.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[-1].keys())
             writer.writeheader()
             writer.writerows(rows)
-        tmp.replace(self.file)
 
 
-def read_history(file: Path) -> list[dict[str, Any]]:
+def read_history(file: Path) -> list[dict[str, str]]:
     """Rows of a ``history.csv``; none if there is no such file."""
     if not file.exists():
         return []
@@ -164,7 +165,7 @@ class Reseed(Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Before the first batch: Lightning calls no ``on_train_epoch_start`` in the first epoch after a resume."""
         del pl_module, batch
@@ -183,14 +184,14 @@ class KeepBestAndLast(Checkpoint):
         self.folder, self.patience = folder, patience
         self.best, self.best_epoch, self.stopped = math.inf, -1, False
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Saved with each checkpoint."""
         return {"best": self.best, "best_epoch": self.best_epoch, "stopped": self.stopped}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Restored with the checkpoint."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.stopped = state_dict["stopped"]
+        state = cast("tuple[float, int, bool]", tuple(state_dict[name] for name in ("best", "best_epoch", "stopped")))
+        self.best, self.best_epoch, self.stopped = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that had stopped by itself does not go on."""
@@ -210,10 +211,11 @@ class KeepBestAndLast(Checkpoint):
         if self.stopped:
             trainer.should_stop = True
         for name in (BEST, LAST) if better else (LAST,):
-            tmp = self.folder / f".{name}"
-            trainer.save_checkpoint(tmp, weights_only=False)
             if trainer.is_global_zero:
-                tmp.replace(self.folder / name)
+                with atomic_path(self.folder / name) as tmp:
+                    trainer.save_checkpoint(tmp, weights_only=False)
+            else:  # every process takes part, the first writes
+                trainer.save_checkpoint(self.folder / name, weights_only=False)
 
 
 class StopAfter(Callback):

@@ -1,17 +1,19 @@
 """All that decides a training run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.nn.architecture import ARCHITECTURES, DEFAULT, ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
-from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.messages import Engine
-from cgcnn_ase.nn.network import AnyConfig, check_graph
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
+
+if TYPE_CHECKING:
+    pass
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
@@ -35,7 +37,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     graph: GraphConfig = field(default_factory=GraphConfig)
-    network: AnyConfig = field(default_factory=CGCNNConfig)
+    network: ArchitectureConfig = field(default_factory=CGCNNConfig)
     mean_variance: bool = False  #: the head also learns the size of its error
     quantiles: bool = False  #: or the 5 % and 95 % quantiles of the target
     epochs: int = 30
@@ -54,9 +56,7 @@ class TrainConfig:
     patience: int | None = None  #: stop after so many epochs without a better val error
     seed: int = 0
     n_members: int = 1
-    cross_fit_folds: int = (
-        0  #: networks trained on parts of the training split, to learn where errors are large; 0 or >= 2
-    )
+    cross_fit_folds: int = 0  #: networks trained on parts of the training split, to learn the errors; 0 or >= 2
     engine: Engine = "auto"
     compile: bool = False  #: torch.compile; needs a C++ compiler on the CPU, uses the torch engine
     accelerator: Accelerator = "auto"
@@ -78,11 +78,34 @@ class TrainConfig:
         for name in ("learning_rate", "backbone_lr_scale", "cls_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        check_graph(self.network, self.graph)
+        self.network.check_graph(self.graph)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, as in ``config.yaml``."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Configuration from values as :meth:`to_dict` gives them, for machines without pydantic: types are trusted.
+
+        Elsewhere :func:`cgcnn_ase.core.settings.parse_settings` reads, and names every mistake.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown or a value out of its range.
+        """
+        network = values.get("network", {})
+        try:
+            return cls(
+                **{
+                    **values,
+                    "graph": GraphConfig(**values.get("graph", {})),
+                    "network": ARCHITECTURES.get(network.get("architecture", DEFAULT))(**network),
+                }
+            )
+        except TypeError as error:
+            raise ValueError(f"settings of a run: {error}") from error
 
 
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
@@ -108,7 +131,7 @@ def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
                 )
 
 
-def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
+def _check_pooling(target: TargetSpec, network: ArchitectureConfig) -> None:
     pooling = network.pooling
     if target.level == "site" and pooling not in OF_SITES:
         raise ValueError(
@@ -125,7 +148,7 @@ def _check_pooling(target: TargetSpec, network: AnyConfig) -> None:
             f"{target.name} is an average over atoms, the pooling {pooling!r} {_NO_AVERAGE[pooling]}; "
             f"allowed: network.pooling: {' or '.join(AVERAGES)}"
         )
-    if target.per_atom and isinstance(network, CGNNConfig) and network.extensive:
+    if target.per_atom and network.is_extensive:
         raise ValueError(f"{target.name} is an average over atoms; network.extensive must be false")
 
 

@@ -3,23 +3,37 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.start_model import Frozen
 
-#: figures of the test splits that are averaged
+if TYPE_CHECKING:
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+# figures of the test splits that are averaged
 _FIGURES = ("mae", "rmse", "r2", "auc", "accuracy", "f1", "coverage", "spearman")
 
 
 def cross_validate(
-    data: PreparedData, config: TrainConfig, output: Path, k: int, *, resume: bool = False, **options: Any
-) -> dict[str, Any]:
+    data: PreparedData,
+    config: TrainConfig,
+    output: Path,
+    k: int,
+    *,
+    resume: bool = False,
+    start: "CrystalModel | None" = None,
+    frozen: Frozen = "none",
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, object]:
     """Train k models, each tested on the k-th part of the data that neither it nor its choice of epoch has seen.
 
     Parameters
@@ -28,8 +42,8 @@ def cross_validate(
         ``fold-0`` to ``fold-{k-1}``, a run each, and ``cross_validation.json``.
     k : int
         Folds; structures of one composition are in one fold. Fold i is the test split of run i, fold i + 1 its val.
-    options
-        Of :func:`cgcnn_ase.training.run.train`.
+    resume, start, frozen, workers, progress
+        As in :func:`cgcnn_ase.training.run.train`.
 
     Returns
     -------
@@ -41,17 +55,20 @@ def cross_validate(
     ValueError
         If k is less than 3 or more than there are compositions; and as ``train`` does.
     """
-    splits = k_splits(data, k, seed=config.seed)
     result = []
-    for i, split in enumerate(splits):
-        train(replace(data, split=split), config, output / f"fold-{i}", resume=resume, **options)
+    for i, split in enumerate(k_splits(data, k, seed=config.seed)):
+        train(
+            replace(data, split=split), config, output / f"fold-{i}",
+            resume=resume, start=start, frozen=frozen, workers=workers, progress=progress,
+        )  # fmt: skip
         result.append(json.loads((output / f"fold-{i}" / "metrics.json").read_text()))
+    summary: dict[str, object]
     names = [target.name for target in data.specs]
     if len(names) == 1:
         summary = _mean_over_folds([fold["test"] for fold in result])
     else:
         summary = {name: _mean_over_folds([fold[name]["test"] for fold in result]) for name in names}
-    (output / "cross_validation.json").write_text(json.dumps({"k": k, **summary}, indent=1) + "\n")
+    atomic_write(output / "cross_validation.json", json.dumps({"k": k, **summary}, indent=1) + "\n")
     return summary
 
 
@@ -65,10 +82,10 @@ def k_splits(data: PreparedData, k: int, *, seed: int) -> list[Strings]:
     return [np.where(fold == i, "test", np.where(fold == (i + 1) % k, "val", "train")) for i in range(k)]
 
 
-def _mean_over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    result = {}
+def _mean_over_folds(folds: list[dict[str, float | None]]) -> dict[str, object]:
+    result: dict[str, object] = {}
     for name in _FIGURES:
-        values = [fold[name] for fold in folds if fold.get(name) is not None]
+        values = [value for fold in folds if (value := fold.get(name)) is not None]
         if len(values) == len(folds):
             result[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "folds": values}
     return result

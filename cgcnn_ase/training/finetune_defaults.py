@@ -1,30 +1,44 @@
-"""How to fine-tune, by how many labels there are and whether the model has learned the property before."""
+"""The recipe of a fine-tuning: by how many labels there are and whether the model has learned the property before."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.nn.pooling import PoolingName
-from cgcnn_ase.training.finetune import Frozen
+from cgcnn_ase.training.start_model import Frozen, can_reuse_head
 
-#: fewer labels than this cannot choose an epoch, nor move convolutions to a better place
-MIN_LABELS_TO_SELECT = 50
-#: from this many labels on all layers learn alike
-MIN_LABELS_UNIFORM_RATE = 3000
-#: up to this many labels the number of steps is fixed, not that of epochs
-_MAX_LABELS_FIXED_STEPS = 300
+if TYPE_CHECKING:
+    from cgcnn_ase.data.prepared import PreparedData
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+# fewer labels than this cannot choose an epoch, nor move convolutions to a better place
+MIN_TO_CHOOSE_EPOCH = 50
+# up to this many labels the number of steps is fixed, not that of epochs
+MAX_FIXED_STEPS = 300
+# from this many labels on all layers learn alike
+MIN_FOR_ALL_LAYERS = 3000
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FinetuneRecipe:
     """Settings of a fine-tuning: fields of :class:`~cgcnn_ase.training.config.TrainConfig`, and what stays fixed."""
 
     frozen: Frozen
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Plain
 
 
-def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n_replayed: int = 0) -> Tuning:
-    """Defaults for so many training labels; docs/finetuning.md says what they give.
+def recipe_for(
+    n_labels: int,
+    *,
+    same_target: bool,
+    pooling: PoolingName = "mean",
+    n_replayed: int = 0,
+    epochs_factor: float = 1.0,
+) -> FinetuneRecipe:
+    """FinetuneRecipe for so many training labels; docs/how_to/finetune.md says what it gives.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
     (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
@@ -40,48 +54,58 @@ def tuning(n_labels: int, *, same_target: bool, pooling: PoolingName = "mean", n
         Of the model; only where it is the mean another takes its place.
     n_replayed
         Old labels that are learned beside them: what is a number of steps makes fewer epochs then.
+    epochs_factor
+        Epochs in units of those found best.
 
     Raises
     ------
     ValueError
-        If there is no label.
+        If there is no label, or the factor is not positive.
 
     Examples
     --------
-    >>> tuning(40, same_target=True).frozen
+    >>> recipe_for(40, same_target=True).frozen
     'convolutions'
-    >>> tuning(10_000, same_target=True).settings["learning_rate"]
+    >>> recipe_for(10_000, same_target=True).settings["learning_rate"]
     0.0005
     """
     if n_labels < 1:
         raise ValueError(f"fine-tuning needs labels, there are {n_labels}")
-    if n_labels >= MIN_LABELS_UNIFORM_RATE:
-        rate = 5e-4 if same_target else 1e-3
-        return Tuning("none", {"learning_rate": rate, "epochs": 20 if same_target else 30, "batch_size": 64})
-    batch = 8 if n_labels < _MAX_LABELS_FIXED_STEPS else 16
-    few = {"batch_size": batch, "freeze_batchnorm_stats": True} | (
-        {"checkpoint": "last"} if n_labels < MIN_LABELS_TO_SELECT else {}
-    )
-    if n_labels < _MAX_LABELS_FIXED_STEPS:
-        rate, steps = (1e-3, 300) if same_target else (3e-3, 400)
-        model_settings = few | {"learning_rate": rate, "epochs": _epochs(steps, n_labels + n_replayed, batch)}
-        stays = same_target or n_labels < MIN_LABELS_TO_SELECT
-        result = (
-            Tuning("convolutions", model_settings)
-            if stays
-            else Tuning("none", model_settings | {"backbone_lr_scale": 0.1})
-        )
+    if not epochs_factor > 0:
+        raise ValueError(f"epochs_factor must be positive, not {epochs_factor}")
+    frozen: Frozen = "none"
+    if n_labels >= MIN_FOR_ALL_LAYERS:
+        epochs = 20 if same_target else 30
+        settings: Plain = {"learning_rate": 5e-4 if same_target else 1e-3, "batch_size": 64}
+    elif n_labels >= MAX_FIXED_STEPS:
+        epochs = 20
+        settings = {"learning_rate": 1e-3 if same_target else 2e-3, "batch_size": 16, "backbone_lr_scale": 0.1}
     else:
-        result = Tuning(
-            "none", few | {"learning_rate": 1e-3 if same_target else 2e-3, "backbone_lr_scale": 0.1, "epochs": 20}
-        )
-    return (
-        result
-        if same_target or pooling != "mean"
-        else Tuning(result.frozen, result.settings | {"network": {"pooling": "layers"}})
+        rate, n_steps, batch = 1e-3 if same_target else 3e-3, 300 if same_target else 400, 8
+        epochs = max(5, ceil(n_steps / max(1, (n_labels + n_replayed) // batch)))
+        settings = {"learning_rate": rate, "batch_size": batch}
+        if same_target or n_labels < MIN_TO_CHOOSE_EPOCH:
+            frozen = "convolutions"
+        else:
+            settings["backbone_lr_scale"] = 0.1
+        if n_labels < MIN_TO_CHOOSE_EPOCH:
+            settings["checkpoint"] = "last"
+    settings["epochs"] = max(1, round(epochs * epochs_factor))
+    if n_labels < MIN_FOR_ALL_LAYERS:
+        settings["freeze_batchnorm_stats"] = True
+        if not same_target and pooling == "mean":
+            settings["network"] = {"pooling": "layers"}
+    return FinetuneRecipe(frozen, settings)
+
+
+def recipe_of(
+    model: "CrystalModel", data: "PreparedData", *, n_replayed: int = 0, epochs_factor: float = 1.0
+) -> FinetuneRecipe:
+    """FinetuneRecipe for a model to tune and its new data, beside so many replayed crystals."""
+    return recipe_for(
+        int(np.isfinite(data.labels("train")).any(axis=1).sum()),
+        same_target=can_reuse_head(model, data.specs),
+        pooling=model.networks[0].config.architecture.pooling,
+        n_replayed=n_replayed,
+        epochs_factor=epochs_factor,
     )
-
-
-def _epochs(steps: int, n: int, batch: int) -> int:
-    """Passes over n crystals that make about so many steps, at least a few."""
-    return max(5, ceil(steps / max(1, n // batch)))

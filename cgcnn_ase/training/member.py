@@ -14,7 +14,6 @@ from cgcnn_ase.core.arrays import Floats, Ints, Strings
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
-from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.training.batches import loader
 from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer, read_history
@@ -65,7 +64,7 @@ def out_of_fold_errors(
         for t, (target, columns) in enumerate(zip(data.specs, output_slices(data.specs), strict=True)):
             if target.task == "regression":
                 learned = target.forward(torch.tensor(data.targets[rows, t]))
-                errors[rows, t] = target.clamp(model_scalers[t].unscale(out[:, columns.start].double())) - learned
+                errors[rows, t] = target.from_network(out[:, columns.start].double(), model_scalers[t]) - learned
     return errors[data.rows("train")]
 
 
@@ -81,11 +80,8 @@ __all__ = ["best_network", "network_config", "new_network", "read_history", "tra
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
     """The sizes that the data and the configuration ask for."""
-    architecture = config.network
-    if isinstance(architecture, CGCNNConfig):
-        architecture = replace(architecture, n_angular=data.graph_config.n_angular)
     return NetworkConfig(
-        architecture=architecture,
+        architecture=config.network.for_graph(data.graph_config),
         n_outputs=sum(target.n_outputs for target in data.specs),
         mean_variance=config.mean_variance,
         quantiles=config.quantiles,

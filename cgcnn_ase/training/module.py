@@ -11,13 +11,13 @@ from torchmetrics import MeanMetric
 
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.graphs.crystal_graph import to_device
-from cgcnn_ase.nn.heads import QUANTILES, Output
-from cgcnn_ase.nn.network import Network
+from cgcnn_ase.nn.network import QUANTILES, Network, Output
 from cgcnn_ase.training.batches import Batch
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune import eval_frozen_modules
+from cgcnn_ase.training.start_model import eval_frozen_modules
 
 if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from typing_extensions import Self
 
 
@@ -146,7 +146,7 @@ class TrainingModule(pl.LightningModule):
     def _each(self) -> list[tuple[TargetSpec, Scaler, slice, float]]:
         return list(zip(self.targets, self.scalers, self.slices, self.weights, strict=True))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> "OptimizerLRScheduler":
         """AdamW without decay on norms, biases and embeddings; one cycle over all steps."""
         groups = parameter_groups(self.network, self.config)
         fused = self.config.precision == "32-true"  # in mixed precision Lightning clips no gradients of a fused one
@@ -165,7 +165,7 @@ class TrainingModule(pl.LightningModule):
 def sample_errors(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler) -> Tensor:
     """Absolute error, in what the network learns, or whether the class is wrong, of each sample, (B,)."""
     if target.task == "regression":
-        learned = target.clamp(scaler.unscale(out.value[:, 0]))
+        learned = target.from_network(out.value[:, 0], scaler)
         return (learned - target.forward(values)).abs()
     return (out.value.argmax(dim=1) != values).float()
 
@@ -175,15 +175,13 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
 
     With ``backbone_lr_scale`` other than one, embeddings and convolutions learn with so many times the learning rate.
     """
-    backbone = {module for group in network.architecture.backbone for part in group for module in part.modules()}
+    trunk = {module for group in network.architecture.backbone for part in group for module in part.modules()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
-                    parameter
-                )
+                groups.setdefault((decays, module in trunk and config.backbone_lr_scale != 1.0), []).append(parameter)
     return [
         {
             "params": parameters,

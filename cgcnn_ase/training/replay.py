@@ -64,6 +64,6 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
 
 
 def _held_out(both: PreparedData, is_old: Bools) -> Bools:
-    """Whether a crystal has the composition of a new one in val or test."""
+    """Tell of each crystal whether it has the composition of a new one in val or test."""
     group = composition_groups(both.graphs, np.arange(len(both.ids)))
     return np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])

@@ -16,28 +16,29 @@ import numpy as np
 import yaml
 
 from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
-from cgcnn_ase.core.settings import current_names, read_yaml
 from cgcnn_ase.core.targets import Scaler, TargetSpec
+from cgcnn_ase.core.yaml_settings import current_names, read_yaml
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
-from cgcnn_ase.training.finetune import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
+from cgcnn_ase.training.start_model import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
-#: more of the same for training, whose tensors are larger
+# more of the same for training, whose tensors are larger
 _MALLOC = KEEP_MEMORY | {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
-#: what assembling a model needs beyond what training needs, as it is imported and as it is installed
-_TO_FINISH = {"pydantic": "pydantic", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn"}
+# what assembling a model needs beyond what training needs, as it is imported and as it is installed
+_TO_ASSEMBLE = {"pydantic": "pydantic", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn"}
 
 
 def train(
@@ -82,43 +83,27 @@ def train(
         If ``output`` is not empty, or holds a run with other settings; if a split is empty, a target unusable, or the
         model to tune does not fit the settings.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    if workers > 1 and config.devices * config.nodes > 1:
-        raise ValueError(f"{workers} members at the same time need one device each, the settings ask for several")
-    check_devices(config)
-    _check_data(data, config)
     starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
-    for origin in starts:
-        _check_start(data, config, origin)
+    _check(data, config, starts, workers)
     goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
     scalers = [starts[0].scaler] if goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
     folds = [output / f"fold-{k}" for k in range(config.cross_fit_folds)]
     splits = fold_splits(data, config.cross_fit_folds, seed=config.seed) if folds else []
 
-    def job(folder: Path, split: Strings, member_config: TrainConfig, k: int) -> _Job:
-        wanted = None if goes_on else network_config(data, config)
+    def job(folder: Path, split: Strings, member: TrainConfig, k: int) -> _Job:
         network = None
         if starts:
-            turn, position = divmod(k, len(starts))
-            network = finetune_member(starts[position], turn, frozen, wanted=wanted, seed=member_config.seed)
-        return _Job(folder, split, member_config, network, scalers, resume, progress)
+            turn, origin = divmod(k, len(starts))
+            wanted = None if goes_on else network_config(data, config)
+            network = finetune_member(starts[origin], turn, frozen, wanted=wanted, seed=member.seed)
+        return _Job(folder, split, member, network, scalers, resume, progress)
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
-    init_run_folder(output, _settings(data, config, starts, frozen), resume)
-    workers = min(workers, len(jobs))
-    if workers == 1:
-        for each in jobs:
-            _train_one(data, each)
-    else:
-        with _environment(_MALLOC | {"OMP_NUM_THREADS": str(max(1, available_cores() // workers))}):
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_receive, initargs=(data,))
-            with pool:
-                for future in [pool.submit(_train_received, each) for each in jobs]:
-                    future.result()
-    if missing := [package for module, package in _TO_FINISH.items() if find_spec(module) is None]:
+    _init_run_folder(output, _settings(data, config, starts, frozen), resume)
+    _run(jobs, data, min(workers, len(jobs)))
+    if missing := [package for module, package in _TO_ASSEMBLE.items() if find_spec(module) is None]:
         warnings.warn(
             f"the networks are trained, but {' and '.join(missing)} are not installed here, which assembling the model "
             f"needs: copy {output} to a machine with the whole package and run `cgcnn-ase train` there with the same "
@@ -126,17 +111,28 @@ def train(
             stacklevel=2,
         )
         return output
-    from cgcnn_ase.training.assemble import finish_run
+    from cgcnn_ase.training.assemble import assemble
+    from cgcnn_ase.training.finetune_report import write_before_after
 
-    best = finish_run(
+    best = assemble(
         data, config, output, members, folds,
         scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
     )  # fmt: skip
     if len(starts) == 1:
-        from cgcnn_ase.training.finetune_report import write_before_after
+        write_before_after(data, starts[0], best.models, output, best.evaluations)
+    return best.folder
 
-        write_before_after(data, starts[0], best, output)
-    return best
+
+def _check(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", workers: int) -> None:
+    """See that data, settings and models fit together before a run begins."""
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    if workers > 1 and config.devices * config.nodes > 1:
+        raise ValueError(f"{workers} members at the same time need one device each, the settings ask for several")
+    check_devices(config)
+    _check_data(data, config)
+    for start in starts:
+        _check_start(data, config, start)
 
 
 def _check_data(data: PreparedData, config: TrainConfig) -> None:
@@ -182,29 +178,27 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
 
 
 def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
-    """What decides the run, as it stands in ``config.yaml``."""
+    """All that decides the run, as it stands in ``config.yaml``."""
     settings = config.to_dict() | {"train_hash": data.train_hash}
     if starts:
-        start_models = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
-        settings["from"] = start_models[0] if len(start_models) == 1 else start_models
+        origins = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
+        settings["from"] = origins[0] if len(origins) == 1 else origins
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def init_run_folder(output: Path, settings: str, resume: bool) -> None:
+def _init_run_folder(output: Path, settings: str, resume: bool) -> None:
     """Write ``config.yaml`` into a new or empty folder, or see that a run to resume was started with the same."""
     file = output / "config.yaml"
     used = output.exists() and any(output.iterdir())
     if used and not resume:
-        what = "holds a training run already; resume it" if file.exists() else "is not empty; empty it"
-        raise ValueError(f"{output}: {what} or name another folder")
+        reason = "holds a training run already; resume it" if file.exists() else "is not empty; empty it"
+        raise ValueError(f"{output}: {reason} or name another folder")
     if used and not file.exists():
         raise ValueError(f"{output}: holds no training run to resume: there is no config.yaml")
     if used and current_names(read_yaml(file)) != yaml.safe_load(settings):
         raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
     output.mkdir(parents=True, exist_ok=True)
-    tmp = file.with_name(".config.yaml")
-    tmp.write_text(settings)
-    tmp.replace(file)
+    atomic_write(file, settings)
 
 
 class _Job(NamedTuple):
@@ -217,6 +211,21 @@ class _Job(NamedTuple):
     scalers: Sequence[Scaler] | None
     resume: bool
     progress: bool
+
+
+def _run(jobs: Sequence[_Job], data: PreparedData, workers: int) -> None:
+    """Train all networks, so many at the same time, each in a process of its own with its share of the cores."""
+    if workers == 1:
+        for job in jobs:
+            _train_one(data, job)
+        return
+    threads = str(max(1, available_cores() // workers))
+    with (
+        _environment(_MALLOC | {"OMP_NUM_THREADS": threads}),
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_receive, initargs=(data,)) as pool,
+    ):
+        for future in [pool.submit(_train_received, job) for job in jobs]:
+            future.result()
 
 
 def _train_one(data: PreparedData, job: _Job) -> None:

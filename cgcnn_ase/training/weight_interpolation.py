@@ -1,5 +1,6 @@
 """How far to go from the old weights to the tuned ones: as far as the held-out labels ask for, and no farther."""
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,19 +12,21 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
-from cgcnn_ase.training.finetune import finetune_member
+from cgcnn_ase.training.start_model import finetune_member
+from cgcnn_ase.uncertainty.metrics import mae
 
-#: parts of the way that are tried, the nearest first
+# parts of the way that are tried, the nearest first
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: held-out labels below which they cannot tell, and all of the way is taken
-MIN_HELD_OUT = 10
+# held-out labels below which they cannot tell, and all of the way is taken
+MIN_VAL_LABELS = 10
 
 
 class Blend(NamedTuple):
-    """What was tried."""
+    """How far to go, and what was tried."""
 
-    part: float  #: of the way, 0: the old weights, 1: the tuned ones
-    val_errors: dict[float, float]  #: mean absolute error of the val split by part of the way, in what is learned
+    part: float  # of the way, 0: the old weights, 1: the tuned ones
+    val_errors: dict[float, float]  # mean absolute error of the val split by part of the way, in what is learned
+    val_embeddings: list[Tensor]  # of the val split by each member that was taken
 
 
 def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) -> tuple[nn.ModuleList, Blend | None]:
@@ -40,33 +43,31 @@ def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) 
     start
         The model that they were tuned from, of the same target.
     data
-        With a val split.
+        With a val split, which is read once for all weights.
     """
     labels = data.labels("val")[:, 0]
     known = np.isfinite(labels)
-    whole = nn.ModuleList(networks)
-    if known.sum() < MIN_HELD_OUT or data.of_sites or data.specs[0].task != "regression":
-        return whole, None
+    if known.sum() < MIN_VAL_LABELS or data.of_sites or data.specs[0].task != "regression":
+        return nn.ModuleList(networks), None
     learned = data.specs[0].forward(torch.from_numpy(labels[known])).numpy()
-    old = [finetune_member(start, k).state_dict() for k in range(len(whole))]
-    new = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in networks]
+    old = [finetune_member(start, k).state_dict() for k in range(len(networks))]
+    ways = [[_between(network, before, part) for network, before in zip(networks, old, strict=True)] for part in STEPS]
+
+    def model_of(members: Sequence[Network]) -> CrystalModel:
+        return CrystalModel(members, graph=data.graph_config, target=data.specs[0], scaler=start.scaler)
+
+    every = embeddings_of(model_of([network for way in ways for network in way]), data.graphs, data.rows("val"))
+    embeddings = [every[k : k + len(networks)] for k in range(0, len(every), len(networks))]
     errors = {}
-    for part in STEPS:
-        _set(whole, old, new, part)
-        model = CrystalModel(whole, graph=data.graph_config, target=data.specs[0], scaler=start.scaler)
-        embeddings = embeddings_of(model, data.graphs, data.rows("val"))
-        predicted = (
-            outputs_of(model, [embedding[torch.from_numpy(known)] for embedding in embeddings])
-            .values.mean(dim=0)
-            .numpy()
-        )
-        errors[part] = float(np.abs(predicted - learned).mean())
-    best = min(STEPS, key=lambda part: errors[part])
-    _set(whole, old, new, best)
-    return whole, Blend(best, errors)
+    for part, way, pooled in zip(STEPS, ways, embeddings, strict=True):
+        values = outputs_of(model_of(way), [each[torch.from_numpy(known)] for each in pooled]).values.mean(dim=0)
+        errors[part] = mae(learned, values.numpy())
+    best = min(range(len(STEPS)), key=lambda k: errors[STEPS[k]])
+    return nn.ModuleList(ways[best]), Blend(STEPS[best], errors, embeddings[best])
 
 
-def _set(networks: nn.ModuleList, old: list[dict[str, Tensor]], new: list[dict[str, Tensor]], part: float) -> None:
-    for network, before, after in zip(networks, old, new, strict=True):
-        mixed = {k: torch.lerp(before[k], w, part) if w.is_floating_point() else w for k, w in after.items()}
-        network.load_state_dict(mixed)
+def _between(network: Network, before: dict[str, Tensor], part: float) -> Network:
+    after = network.state_dict()
+    mixed = copy.deepcopy(network)
+    mixed.load_state_dict({k: torch.lerp(before[k], w, part) if w.is_floating_point() else w for k, w in after.items()})
+    return mixed

@@ -1,26 +1,27 @@
 """How far to trust a prediction: calibrated std, conformal intervals, the training domain, and how good they are."""
 
-from cgcnn_ase.uncertainty.calibration import StdCalibrator
+from collections.abc import Mapping
+
+from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
-from cgcnn_ase.uncertainty.metrics import (
-    UncertaintyMetrics,
-    calibration_curve,
-    ence,
-    ence_noise,
-    evaluate,
-    reliability_bins,
-)
+from cgcnn_ase.uncertainty.domain import Domain
+from cgcnn_ase.uncertainty.metrics import evaluate
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.regression_calibration import RegressionCalibration
 
 __all__ = [
+    "CALIBRATIONS",
+    "CalibratedPrediction",
+    "Calibration",
+    "ClassificationCalibration",
     "ConformalInterval",
     "Domain",
-    "DomainVerdict",
-    "StdCalibrator",
-    "UncertaintyMetrics",
-    "calibration_curve",
-    "ence",
-    "ence_noise",
+    "RegressionCalibration",
     "evaluate",
-    "reliability_bins",
 ]
+
+# the class of a model's calibration, by the task of its target
+CALIBRATIONS: Mapping[str, type[Calibration]] = {
+    "regression": RegressionCalibration,
+    "classification": ClassificationCalibration,
+}

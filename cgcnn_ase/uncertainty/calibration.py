@@ -11,15 +11,15 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.uncertainty.metrics import as_vector
 
 MIN_SAMPLES = 20
-#: signals below this quantile of the calibration set count as equal to it
+# signals below this quantile of the calibration set count as equal to it
 FLOOR_QUANTILE = 0.01
-#: beyond this quantile of the calibration set, where few errors are known, a signal counts with half its exponent
+# beyond this quantile of the calibration set, where few errors are known, a signal counts with half its exponent
 CEILING_QUANTILE = 0.95
-#: weight of the ridge on the exponents of the standardised log signals
+# weight of the ridge on the exponents of the standardised log signals
 RIDGE = 1e-3
 N_KNOTS = 6
 N_FOLDS = 5
-#: squared errors, in units of the variance, count up to this quantile
+# squared errors, in units of the variance, count up to this quantile
 CLIP = 0.998
 
 Likelihood = Literal["laplace", "gaussian"]
@@ -48,7 +48,7 @@ class StdCalibrator(BaseModel):
     intercept: float
     exponents: tuple[float, ...]
     floors: tuple[float, ...]
-    ceilings: tuple[float, ...] = ()  #: none by default
+    ceilings: tuple[float, ...] = ()  # none by default
     knots: Knots = ()
     n_samples: int = Field(ge=MIN_SAMPLES)
 
@@ -153,6 +153,13 @@ class StdCalibrator(BaseModel):
         logs = _bounded_logs(signal, np.asarray(self.floors), np.asarray(self.ceilings))
         return np.asarray(np.exp(_mapped(self.intercept + logs @ np.asarray(self.exponents), self.knots)))
 
+    def widened(self, factor: float) -> "StdCalibrator":
+        """Return the calibrator whose std is so many times as large."""
+        shift = float(np.log(factor))
+        if not self.knots:
+            return self.model_copy(update={"intercept": self.intercept + shift})
+        return self.model_copy(update={"knots": tuple((x, y + shift) for x, y in self.knots)})
+
 
 def _as_signals(signals: npt.ArrayLike) -> Floats:
     array = np.asarray(signals, dtype=np.float64)
@@ -223,30 +230,17 @@ def _log_scale(log_std: Floats, errors: Floats) -> float:
 
 def _knots(log_std: Floats, errors: Floats) -> Knots:
     """Isotonic regression of the log RMSE on log std in equal-count bins."""
+    from scipy.optimize import isotonic_regression  # slow to import, and predictions do without
+
     order = np.argsort(log_std, kind="stable")
     bins = [b for b in np.array_split(order, N_KNOTS) if b.size]
     x = np.array([log_std[b].mean() for b in bins])
-    squares = _isotonic(np.array([np.mean(errors[b] ** 2) for b in bins]), np.array([b.size for b in bins], float))
+    squares = isotonic_regression([np.mean(errors[b] ** 2) for b in bins], weights=[b.size for b in bins]).x
     # ties in std give bins of one x; a bin without any error has no logarithm
     keep = np.concatenate([[True], np.diff(x) > 1e-9]) & (squares > 0)
     if keep.sum() < 2:
         return ()
     return tuple(zip(x[keep].tolist(), (0.5 * np.log(squares[keep])).tolist(), strict=True))
-
-
-def _isotonic(values: Floats, weights: Floats) -> Floats:
-    r"""The nearest sequence that does not decrease, :math:`\max_{i \le k} \min_{j \ge k} \mathrm{mean}(v_i .. v_j)`.
-
-    That is the minimax form of the weighted least squares solution (Robertson, Wright and Dykstra, 1988).
-    """
-    n = len(values)
-    total, weight = np.append(0, np.cumsum(values * weights)), np.append(0, np.cumsum(weights))
-    return np.array(
-        [
-            max(min((total[j] - total[i]) / (weight[j] - weight[i]) for j in range(k + 1, n + 1)) for i in range(k + 1))
-            for k in range(n)
-        ]
-    )
 
 
 def _mapped(log_std: Floats, knots: Knots) -> Floats:
@@ -259,7 +253,7 @@ def _mapped(log_std: Floats, knots: Knots) -> Floats:
 
 
 def _map_helps(logs: Floats, errors: Floats, likelihood: Likelihood) -> bool:
-    """Whether the monotone map raises the Laplace likelihood of errors that neither it nor the exponents saw."""
+    """Return whether the monotone map raises the Laplace likelihood of errors that neither it nor the exponents saw."""
     fold = np.random.default_rng(0).permutation(len(errors)) % N_FOLDS
     gain = 0.0
     for k in range(N_FOLDS):

@@ -1,29 +1,21 @@
-"""All that a classification was calibrated with: temperature, sets of classes, and the domain."""
+"""The calibration of a classification: temperature, sets of classes, and the domain."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
-from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
+from cgcnn_ase.uncertainty.domain import Domain, elements_of
+from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
 
-#: temperatures that are tried
+# temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
 MIN_SAMPLES = 20
-
-
-class ClassJudgement(NamedTuple):
-    """What is said of each crystal."""
-
-    probabilities: Floats  #: (B, K)
-    std: Floats  #: (B,) sqrt(p (1 - p)) of the class that is spoken of: one standard deviation of right or wrong
-    lower: Floats  #: (B,) first class of the set that holds the true one with probability ``level``
-    upper: Floats  #: (B,) last class of it
-    domain: list[DomainVerdict]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,92 +31,119 @@ class ClassificationCalibration:
 
     temperature: float
     level: float
-    threshold: float  #: q
+    threshold: float  # q
     domain: Domain
 
     @classmethod
     def fit(
         cls,
-        logits: npt.ArrayLike,
+        outputs: MemberOutputs,
         labels: npt.ArrayLike,
         *,
-        embedding: npt.ArrayLike,
+        composition: npt.ArrayLike,
         training_embedding: npt.ArrayLike,
         training_composition: npt.ArrayLike,
+        training_errors: Floats | None = None,
         site_elements: Collection[int] = (),
+        groups: Ints | None = None,
         level: float = 0.9,
     ) -> "ClassificationCalibration":
-        """Calibrate on held-out data.
+        """Calibrate on held-out data, see :class:`~cgcnn_ase.uncertainty.protocol.Calibration`.
 
-        Parameters
-        ----------
-        logits, labels, embedding
-            (M, n, K) outputs of the members, (n,) classes and embeddings of the held-out (val) set.
-        training_embedding, training_composition
-            (n, F) embeddings and (n, 101) atomic fractions of the training set.
-        site_elements
-            Of a target of sites: atomic numbers on the labelled sites of the training set.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than 20 held-out samples.
+        Of the held-out set only the outputs and the classes count, of the training set embeddings and compositions.
         """
         from scipy.optimize import minimize_scalar  # slow to import, and predictions do without
         from scipy.special import logsumexp
 
-        x, y = np.asarray(logits, dtype=float), np.asarray(labels).astype(int)
+        del composition, training_errors, groups
+        x, y = _logits(outputs), np.asarray(labels).astype(int)
         if y.size < MIN_SAMPLES:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
         elements = set().union(*elements_of(training_composition))
+        embedding = outputs.embedding.numpy()
         domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
 
         def nll(log_t: float) -> float:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)
             return float(np.log(len(x)) - log_p[np.arange(y.size), y].mean())
 
-        result = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
-        temperature = float(np.exp(result.x))
+        best = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+        temperature = float(np.exp(best.x))
         of_truth = tempered(x, temperature).mean(axis=0)[np.arange(y.size), y]
         threshold = conformal_quantile(1.0 - of_truth, level)
         return cls(temperature=temperature, level=level, threshold=threshold, domain=domain)
 
-    def apply(
-        self,
-        logits: npt.ArrayLike,
-        embedding: npt.ArrayLike,
-        composition: npt.ArrayLike,
-        site_numbers: Ints | None = None,
-    ) -> ClassJudgement:
-        """Probabilities, set of classes and domain of each crystal, from (M, B, K), (B, F) and (B, 101).
+    @classmethod
+    def uncalibrated(cls, outputs: MemberOutputs) -> CalibratedPrediction:
+        """Predict with the probabilities as the members give them, and their spread for the std."""
+        return _prediction(tempered(_logits(outputs), 1.0))
 
-        Of sites, the atomic fractions are those of their hosts, ``site_numbers`` (B,) what is on the sites.
-        """
-        p = tempered(np.asarray(logits, dtype=float), self.temperature).mean(axis=0)
+    def apply(
+        self, outputs: MemberOutputs, composition: npt.ArrayLike, site_numbers: Ints | None = None
+    ) -> CalibratedPrediction:
+        """Predict with calibrated probabilities, set of classes and domain."""
+        raw = _prediction(tempered(_logits(outputs), self.temperature))
+        p = raw.members.mean(axis=0)
         spoken = p[:, 1] if p.shape[1] == 2 else p.max(axis=1)
         inside = p >= 1.0 - self.threshold
         inside[np.arange(len(p)), p.argmax(axis=1)] = True
         last = inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
-        return ClassJudgement(
-            probabilities=p,
+        embedding, elements = outputs.embedding.numpy(), elements_of(composition)
+        return raw._replace(
             std=np.sqrt(spoken * (1.0 - spoken)),
             lower=inside.argmax(axis=1).astype(float),
             upper=last.astype(float),
-            domain=self.domain.check(embedding, elements=elements_of(composition), site_numbers=site_numbers),
+            domain=self.domain.check(embedding, elements=elements, site_numbers=site_numbers),
         )
 
-    def to_config(self) -> dict[str, Any]:
-        """The part that goes into ``config.json``."""
+    def reuse(
+        self,
+        outputs: MemberOutputs,
+        labels: npt.ArrayLike,
+        *,
+        composition: npt.ArrayLike,
+        training_composition: npt.ArrayLike,
+    ) -> "tuple[ClassificationCalibration, float]":
+        """Refuse: whether a temperature still fits cannot be told from a few classes.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        del outputs, labels, composition, training_composition
+        raise ValueError("the calibration of a classification is not kept")
+
+    def to_config(self) -> dict[str, object]:
+        """Return the part that goes into ``config.json``."""
         return {"temperature": self.temperature, "level": self.level, "threshold": self.threshold}
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The part that goes into the safetensors file."""
-        return dict(self.domain.arrays())
+    def arrays(self) -> dict[str, AnyArray]:
+        """Return the part that goes into the safetensors file."""
+        return {**self.domain.arrays()}
 
     @classmethod
-    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "ClassificationCalibration":
-        """The inverse of :meth:`to_config` and :meth:`arrays`."""
-        return cls(**config, domain=Domain.from_arrays(arrays))
+    def from_files(
+        cls, config: Mapping[str, object], arrays: Mapping[str, npt.ArrayLike]
+    ) -> "ClassificationCalibration":
+        """Invert :meth:`to_config` and :meth:`arrays`."""
+        numbers = TypeAdapter(dict[str, float]).validate_python(config)
+        return cls(**numbers, domain=Domain.from_arrays(arrays))
+
+
+def _logits(outputs: MemberOutputs) -> Floats:
+    assert outputs.logits is not None
+    logits: Floats = outputs.logits.double().numpy()
+    return logits
+
+
+def _prediction(members: Floats) -> CalibratedPrediction:
+    """From the probabilities of each member (M, B, K)."""
+    p = members.mean(axis=0)
+    value = p[:, 1] if p.shape[1] == 2 else p.argmax(axis=1).astype(float)
+    spread = np.take_along_axis(members.std(axis=0), p.argmax(axis=1)[:, None], axis=1)[:, 0]
+    epistemic = spread if len(members) > 1 else None
+    return CalibratedPrediction(value, members, epistemic, epistemic=epistemic, probabilities=p)
 
 
 def tempered(logits: Floats, temperature: float) -> Floats:

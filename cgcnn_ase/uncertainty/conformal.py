@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.uncertainty.metrics import as_positive, as_vector
 
-#: fewer calibration samples than this in a bin and all go into one
+# fewer calibration samples than this in a bin and all go into one
 MIN_PER_BIN = 100
-#: fewer groups than this say nothing about the next
+# fewer groups than this say nothing about the next
 MIN_GROUPS = 5
 
 
@@ -41,9 +41,9 @@ class ConformalInterval(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     level: float = Field(gt=0, lt=1)
-    #: limits of std between the bins, one fewer than there are factors
+    # limits of std between the bins, one fewer than there are factors
     edges: tuple[float, ...] = ()
-    #: half width / std in each bin
+    # half width / std in each bin
     factors: tuple[float, ...] = Field(min_length=1)
     n_samples: int = Field(ge=1)
 

@@ -1,4 +1,4 @@
-"""Whether a structure resembles what a model was trained on."""
+"""Domain of a model: is a structure like those that it was trained on?"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ import numpy.typing as npt
 from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 
-#: distances up to this percentile of the calibration set's are in the domain
+# distances up to this percentile of the calibration set's are in the domain
 PERCENTILE = 99
-#: the covariance is pulled towards a multiple of identity by at least this much: no direction is without variance
+# the covariance is pulled towards a multiple of identity by at least this much: no direction is without variance
 MIN_SHRINKAGE = 1e-4
 
 
 class DomainVerdict(NamedTuple):
-    """Whether a structure is in the domain; if not, ``reason`` says why in words."""
+    """Answer for one structure; ``reason`` says why it is not in the domain."""
 
     in_domain: bool
     distance: float
@@ -34,11 +34,11 @@ class Domain:
     one in a hundred structures like the training set's is flagged.
     """
 
-    mean: Floats32  #: (F,)
-    whitening: Floats32  #: (F, F); d = |(x - mean) @ whitening|
+    mean: Floats32  # (F,)
+    whitening: Floats32  # (F, F); d = |(x - mean) @ whitening|
     limit: float
-    elements: frozenset[int]  #: atomic numbers in the training set
-    site_elements: frozenset[int] = frozenset()  #: of a target of sites: atomic numbers on the labelled sites
+    elements: frozenset[int]  # atomic numbers in the training set
+    site_elements: frozenset[int] = frozenset()  # of a target of sites: atomic numbers on the labelled sites
 
     @classmethod
     def fit(

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32
 
 N_TREES = 64
 MAX_DEPTH = 16
 
-#: share of the columns that each split chooses from
+# share of the columns that each split chooses from
 MAX_FEATURES = 0.3
 
-#: absolute errors below this quantile of the calibration set count as equal to it: their logarithms are noise
+# absolute errors below this quantile of the calibration set count as equal to it: their logarithms are noise
 FLOOR_QUANTILE = 0.1
 
 
@@ -26,12 +26,12 @@ class ErrorForest:
     They are grown by scikit-learn and kept as plain arrays, all trees one after another.
     """
 
-    roots: npt.NDArray[np.int32]  #: (T,) first node of each tree
-    feature: npt.NDArray[np.int32]  #: (K,) column that a node asks for; 0 in a leaf
-    threshold: Floats32  #: (K,) values up to this go left; infinite in a leaf
-    left: npt.NDArray[np.int32]  #: (K,) a leaf leads to itself
-    right: npt.NDArray[np.int32]  #: (K,)
-    value: Floats32  #: (K,) mean log|error| of the structures in the node
+    roots: npt.NDArray[np.int32]  # (T,) first node of each tree
+    feature: npt.NDArray[np.int32]  # (K,) column that a node asks for; 0 in a leaf
+    threshold: Floats32  # (K,) values up to this go left; infinite in a leaf
+    left: npt.NDArray[np.int32]  # (K,) a leaf leads to itself
+    right: npt.NDArray[np.int32]  # (K,)
+    value: Floats32  # (K,) mean log|error| of the structures in the node
 
     @classmethod
     def fit(cls, features: npt.ArrayLike, errors: npt.ArrayLike, *, min_leaf: int = 5, seed: int = 0) -> "ErrorForest":
@@ -99,7 +99,7 @@ class ErrorForest:
             node = np.where(goes_left, self.left[node], self.right[node])
         return np.asarray(np.exp(self.value[node].mean(axis=1, dtype=np.float64)))
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> dict[str, AnyArray]:
         """The trees as named arrays, ready for a safetensors file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -125,13 +125,13 @@ class ErrorForest:
         return forest
 
 
-#: fewer calibration structures than this teach a forest nothing
+# fewer calibration structures than this teach a forest nothing
 MIN_SAMPLES = 500
 
-#: groups of structures that take turns in being left out
+# groups of structures that take turns in being left out
 N_FOLDS = 8
 
-#: structures in a leaf, for the smaller calibration set and for the larger training set
+# structures in a leaf, for the smaller calibration set and for the larger training set
 MIN_LEAF, MIN_LEAF_OF_DIFFICULTY = 5, 30
 
 
@@ -190,7 +190,7 @@ class ErrorModel:
         """The expected absolute error, (n,), in the unit of the errors."""
         return self.expected.apply(_columns(signals, composition, embedding, self.difficulty))
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> dict[str, AnyArray]:
         """Both forests as named arrays."""
         forests = {"expected": self.expected, "difficulty": self.difficulty}
         return {

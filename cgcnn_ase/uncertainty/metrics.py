@@ -21,9 +21,9 @@ class CalibrationCurve(NamedTuple):
 class ReliabilityBins(NamedTuple):
     """Groups of equal count, sorted by std."""
 
-    std: Floats  #: root mean square of the predicted std in each bin
-    rmse: Floats  #: root mean square error in each bin
-    rmse_error: Floats  #: standard error of that
+    std: Floats  # root mean square of the predicted std in each bin
+    rmse: Floats  # root mean square error in each bin
+    rmse_error: Floats  # standard error of that
     n: Ints
 
 
@@ -35,18 +35,18 @@ class UncertaintyMetrics(BaseModel):
     n: int
     mae: float
     rmse: float
-    r2: float | None  #: None where all targets are equal
-    level: float  #: nominal coverage of the interval
-    coverage: float  #: share of the targets inside it, its ends included
-    interval_width: float  #: mean of upper - lower
-    sharpness: float  #: mean std
-    std_cv: float  #: coefficient of variation of std: 0 if all structures get the same
-    miscalibration_area: float  #: 0 best, 0.5 worst
-    ence: float  #: expected normalised calibration error, 0 best
-    ence_noise: float  #: the ENCE that a perfectly calibrated std would show on a set of this size and these tails
-    n_bins: int  #: of the ENCE
-    nll: float  #: mean Gaussian negative log likelihood, lower is better
-    spearman: float | None  #: rank correlation of std and absolute error; None where all std are equal
+    r2: float | None  # None where all targets are equal
+    level: float  # nominal coverage of the interval
+    coverage: float  # share of the targets inside it, its ends included
+    interval_width: float  # mean of upper - lower
+    sharpness: float  # mean std
+    std_cv: float  # coefficient of variation of std: 0 if all structures get the same
+    miscalibration_area: float  # 0 best, 0.5 worst
+    ence: float  # expected normalised calibration error, 0 best
+    ence_noise: float  # the ENCE that a perfectly calibrated std would show on a set of this size and these tails
+    n_bins: int  # of the ENCE
+    nll: float  # mean Gaussian negative log likelihood, lower is better
+    spearman: float | None  # rank correlation of std and absolute error; None where all std are equal
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain numbers by name."""
@@ -79,13 +79,11 @@ def evaluate(
     low = m - half if lower is None else as_vector(lower, name="lower", size=y.size)
     high = m + half if upper is None else as_vector(upper, name="upper", size=y.size)
     error = y - m
-    mse = float(np.mean(error**2))
-    variance = float(np.var(y))
     return UncertaintyMetrics(
         n=y.size,
-        mae=float(np.mean(np.abs(error))),
-        rmse=mse**0.5,
-        r2=1 - mse / variance if variance > 0 else None,
+        mae=mae(y, m),
+        rmse=rmse(y, m),
+        r2=r2(y, m),
         level=level,
         coverage=float(np.mean((low <= y) & (y <= high))),
         interval_width=float(np.mean(high - low)),
@@ -98,6 +96,74 @@ def evaluate(
         nll=float(np.mean(np.log(s) + 0.5 * (error / s) ** 2) + 0.5 * log(2 * pi)),
         spearman=spearman(s, np.abs(error)),
     )
+
+
+def mae(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
+    """Return the mean absolute error."""
+    return float(np.mean(np.abs(np.subtract(target, prediction, dtype=float))))
+
+
+def rmse(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
+    """Return the root of the mean squared error."""
+    return float(np.sqrt(np.mean(np.subtract(target, prediction, dtype=float) ** 2)))
+
+
+def r2(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float | None:
+    """Return the coefficient of determination; None where all targets are equal."""
+    variance = float(np.var(np.asarray(target, dtype=float)))
+    return 1 - rmse(target, prediction) ** 2 / variance if variance > 0 else None
+
+
+def errors(target: npt.ArrayLike, prediction: npt.ArrayLike) -> dict[str, float | None]:
+    """Return number, MAE, RMSE and R2 of predictions that have no std."""
+    n = np.asarray(target).size
+    return {"n": n, "mae": mae(target, prediction), "rmse": rmse(target, prediction), "r2": r2(target, prediction)}
+
+
+def class_metrics(labels: Ints, probabilities: Floats) -> dict[str, float | int | list[list[int]] | None]:
+    """Return figures of probabilities (n, K): accuracy, AUC, F1, likelihood, calibration error, confusion matrix.
+
+    F1 is that of class 1 of two, else the mean over the classes.
+    """
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+    n_classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
+    average = "binary" if n_classes == 2 else "macro"
+    return {
+        "n": len(labels),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "auc": auc(labels, probabilities),
+        "f1": float(f1_score(labels, predicted, average=average, zero_division=0.0)),
+        "nll": float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
+        "ece": calibration_error(labels, probabilities),
+        "confusion": confusion_matrix(labels, predicted, labels=list(range(n_classes))).tolist(),
+    }
+
+
+def auc(labels: Ints, probabilities: Floats) -> float | None:
+    """Return the area under the receiver operating characteristic; None where a class does not occur.
+
+    Of several classes it is the mean of each against the rest.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    n_classes = probabilities.shape[1]
+    if len(np.unique(labels)) < n_classes:
+        return None
+    if n_classes == 2:
+        return float(roc_auc_score(labels, probabilities[:, 1]))
+    return float(roc_auc_score(labels, probabilities, multi_class="ovr", labels=list(range(n_classes))))
+
+
+def calibration_error(labels: Ints, probabilities: Floats, *, n_bins: int = 10) -> float:
+    """Expected calibration error: mean gap between stated probability and frequency, bins of equal count, all classes.
+
+    Over (sample, class) pairs; Naeini et al. (AAAI 2015) with bins of equal count (Nixon et al., arXiv:1904.01685).
+    """
+    p = probabilities.ravel()
+    hit = (labels[:, None] == np.arange(probabilities.shape[1])).ravel()
+    bins = np.array_split(np.argsort(p, kind="stable"), min(n_bins, len(p)))
+    return float(sum(len(b) * abs(p[b].mean() - hit[b].mean()) for b in bins) / len(p))
 
 
 def calibration_curve(
@@ -170,11 +236,11 @@ def ence_noise(
     squares = z**2 / np.mean(z**2)
     bins = _equal_bins(s, n_bins)
     rng = np.random.default_rng(seed)
-    result = []
+    drawn_ence = []
     for _ in range(n_repeats):
         drawn = s**2 * rng.choice(squares, s.size)
-        result.append([abs(1 - np.sqrt(drawn[b].mean() / np.mean(s[b] ** 2))) for b in bins])
-    return float(np.mean(result))
+        drawn_ence.append([abs(1 - np.sqrt(drawn[b].mean() / np.mean(s[b] ** 2))) for b in bins])
+    return float(np.mean(drawn_ence))
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:

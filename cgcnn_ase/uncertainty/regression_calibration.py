@@ -1,31 +1,25 @@
-"""All that a model was calibrated with: how its signals become std, interval and in_domain."""
+"""The calibration of a regression: how its signals become std, interval and domain."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
-from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorForest, ErrorModel
-from cgcnn_ase.uncertainty.estimators import Estimate, signal_names, signals
+from cgcnn_ase.uncertainty.domain import Domain, elements_of
+from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
+from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
 
-
-class CalibratedPrediction(NamedTuple):
-    """What is said of each prediction, in the unit of the estimate."""
-
-    std: Floats
-    lower: Floats
-    upper: Floats
-    domain: list[DomainVerdict]
+# what a reused calibration weighs, in held-out labels: as much as would have been enough for a new one
+PRIOR = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class RegressionCalibration:
     """Calibrator, conformal interval, domain and, if there was enough to learn it from, error model of one model."""
 
     calibrator: StdCalibrator
@@ -36,77 +30,102 @@ class Calibration:
     @classmethod
     def fit(
         cls,
-        estimate: Estimate,
-        target: npt.ArrayLike,
+        outputs: MemberOutputs,
+        labels: npt.ArrayLike,
         *,
-        embedding: npt.ArrayLike,
         composition: npt.ArrayLike,
         training_embedding: npt.ArrayLike,
         training_composition: npt.ArrayLike,
-        difficulty: ErrorForest | None = None,
+        training_errors: Floats | None = None,
         site_elements: Collection[int] = (),
         groups: Ints | None = None,
         level: float = 0.9,
-    ) -> "Calibration":
-        """Calibrate on held-out data.
+    ) -> "RegressionCalibration":
+        """Calibrate on held-out data, see :class:`~cgcnn_ase.uncertainty.protocol.Calibration`.
 
-        Parameters
-        ----------
-        estimate, target, embedding, composition
-            Predictions, true values, embeddings and atomic fractions of the held-out (val) set.
-        training_embedding, training_composition
-            (n, F) embeddings and (n, 101) atomic fractions of the training set.
-        difficulty
-            What errors in the training set taught, see :class:`ErrorModel`.
-        site_elements
-            Of a target of sites: atomic numbers on the labelled sites of the training set.
-        groups
-            (n,) of a target of sites: the host of each held-out site, whose errors are alike.
-        level : float
-            Nominal coverage of the interval.
+        The errors in the training set teach which structures are hard for all members alike, see :class:`ErrorModel`.
         """
+        estimate, embedding = outputs.estimate, outputs.embedding.numpy()
         elements = set().union(*elements_of(training_composition))
         domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
-        error = np.asarray(target, dtype=float) - estimate.mean
+        error = np.asarray(labels, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
         if error.size >= MIN_SAMPLES:
+            difficulty = None
+            if training_errors is not None:
+                difficulty = difficulty_of(training_composition, training_embedding, training_errors)
             errors, left_out = ErrorModel.fit(columns, composition, embedding, error, difficulty=difficulty)
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)
         interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=groups)
         return cls(calibrator, interval, domain, errors)
 
-    def apply(
-        self,
-        estimate: Estimate,
-        embedding: npt.ArrayLike,
-        composition: npt.ArrayLike,
-        site_numbers: Ints | None = None,
-    ) -> CalibratedPrediction:
-        """Std, interval and domain of each prediction, from embeddings (n, F) and atomic fractions (n, 101).
+    @classmethod
+    def uncalibrated(cls, outputs: MemberOutputs) -> CalibratedPrediction:
+        """Predict with the members' spread for the std; one member has none."""
+        mean, spread, aleatoric = outputs.estimate
+        epistemic = spread if len(outputs.values) > 1 else None
+        members = outputs.values.double().numpy()
+        return CalibratedPrediction(mean, members, epistemic, epistemic=epistemic, aleatoric=aleatoric)
 
-        Of sites, the atomic fractions are those of their hosts, ``site_numbers`` (n,) what is on the sites.
-        """
+    def apply(
+        self, outputs: MemberOutputs, composition: npt.ArrayLike, site_numbers: Ints | None = None
+    ) -> CalibratedPrediction:
+        """Predict with calibrated std, interval and domain."""
+        raw, embedding = self.uncalibrated(outputs), outputs.embedding.numpy()
         verdicts = self.domain.check(embedding, elements=elements_of(composition), site_numbers=site_numbers)
-        columns = signals(estimate, np.array([verdict.distance for verdict in verdicts]))
+        columns = signals(outputs.estimate, np.array([verdict.distance for verdict in verdicts]))
         if self.errors is not None:
             columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])
         std = self.calibrator.apply(columns)
-        interval = self.interval.apply(estimate.mean, std)
-        return CalibratedPrediction(std, interval.lower, interval.upper, verdicts)
+        lower, upper = self.interval.apply(raw.value, std)
+        return raw._replace(std=std, lower=lower, upper=upper, domain=verdicts)
 
-    def to_config(self) -> dict[str, Any]:
-        """The part that goes into ``config.json``."""
+    def reuse(
+        self,
+        outputs: MemberOutputs,
+        labels: npt.ArrayLike,
+        *,
+        composition: npt.ArrayLike,
+        training_composition: npt.ArrayLike,
+    ) -> "tuple[RegressionCalibration, float]":
+        r"""Adapt the calibration to a tuned model.
+
+        The std is multiplied by :math:`s = \max(1, \sqrt{(n_0 + \sum z^2) / (n_0 + n)})` with z the n held-out errors
+        divided by the old std and :math:`n_0 = 20`: a few errors that are larger than expected widen it, none narrows
+        it.
+
+        Raises
+        ------
+        ValueError
+            If the tuned model has other signals of its error than the old one.
+        """
+        names = signal_names(outputs.estimate, with_distance=True) + (() if self.errors is None else ("expected",))
+        if names != self.calibrator.names:
+            raise ValueError(
+                f"the calibration of the model to tune reads {', '.join(self.calibrator.names)}, "
+                f"the tuned one has {', '.join(names)}"
+            )
+        prediction = self.apply(outputs, composition)
+        assert prediction.std is not None
+        squares = ((np.asarray(labels, dtype=float) - prediction.value) / prediction.std) ** 2
+        factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
+        elements = self.domain.elements.union(*elements_of(training_composition))
+        widened = self.calibrator.widened(factor)
+        return replace(self, calibrator=widened, domain=replace(self.domain, elements=elements)), factor
+
+    def to_config(self) -> dict[str, object]:
+        """Return the part that goes into ``config.json``."""
         return {"calibrator": self.calibrator.model_dump(), "interval": self.interval.model_dump()}
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The part that goes into the safetensors file."""
-        return self.domain.arrays() | ({} if self.errors is None else self.errors.arrays())
+    def arrays(self) -> dict[str, AnyArray]:
+        """Return the part that goes into the safetensors file."""
+        return {**self.domain.arrays(), **({} if self.errors is None else self.errors.arrays())}
 
     @classmethod
-    def from_files(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> "Calibration":
-        """The inverse of :meth:`to_config` and :meth:`arrays`."""
+    def from_files(cls, config: Mapping[str, object], arrays: Mapping[str, npt.ArrayLike]) -> "RegressionCalibration":
+        """Invert :meth:`to_config` and :meth:`arrays`."""
         return cls(
             StdCalibrator.model_validate(config["calibrator"]),
             ConformalInterval.model_validate(config["interval"]),

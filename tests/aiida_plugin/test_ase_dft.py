@@ -17,7 +17,7 @@ from aiida.plugins import CalculationFactory, ParserFactory, WorkflowFactory  # 
 from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 
-from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
+from aiida_plugin.data.labels import scheme_of  # noqa: E402
 from aiida_plugin.parsers.ase_dft import scheme_of_job  # noqa: E402
 
 

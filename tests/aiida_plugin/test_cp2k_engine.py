@@ -13,7 +13,7 @@ from aiida.engine import run_get_node
 from ase.build import bulk, molecule
 from ase.units import GPa, Hartree, Ry, kB
 
-from aiida_plugin.data.label_scheme import scheme_of
+from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine

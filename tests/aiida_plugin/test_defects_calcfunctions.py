@@ -104,7 +104,7 @@ def test_the_same_again_is_taken_from_the_cache(host):
     [
         ({"elements": ["Li"]}, "unknown settings elements; allowed: bond_distortion, charges, "),
         ({"min_distance": "far"}, "setting min_distance cannot be 'far': "),
-        ({"kind": "hole"}, "kind 'hole': allowed are vacancy, antisite"),
+        ({"kind": "hole"}, "unknown kind 'hole'; allowed: vacancy, antisite"),
         ({"element": "Na", "supercell": 2}, "Na"),
         ({"num": 2, "kind": "antisite"}, "num makes random vacancies, not kind antisite"),
         ({"structure": "NaCl"}, "no structure has the id 'NaCl'"),

@@ -10,7 +10,7 @@ from aiida.engine import run_get_node
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from aiida_plugin.data.label_scheme import scheme_of
+from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import protocol_names, resolve
 from aiida_plugin.engines.registry import engine, engine_names

@@ -25,7 +25,10 @@ from cgcnn_ase.sources.client import (  # noqa: E402
     Query,
 )
 from cgcnn_ase.sources.fetch import fetch  # noqa: E402
-from cgcnn_ase.structures.packed import iter_packed  # noqa: E402
+from cgcnn_ase.structures import StructureError  # noqa: E402
+from cgcnn_ase.structures.packed import load_packed  # noqa: E402
+
+from ..structures.damage import OF_FILE, OF_STRUCTURE, cut, write  # noqa: E402
 
 FIELDS = ("energy_per_atom", "band_gap")
 
@@ -67,7 +70,7 @@ def test_values_are_labels_and_structures_are_those_of_the_files(folder):
     node = store_fetched(folder)
     assert node.ids == tuple(f"s-{k}" for k in range(7))
     for ours, (name, theirs), record in zip(
-        node.iter_atoms(), iter_packed(folder / "structures.npz"), Shelf().records, strict=True
+        node.iter_atoms(), load_packed(folder / "structures.npz").atoms(), Shelf().records, strict=True
     ):
         assert name == record.id
         assert np.array_equal(ours.numbers, record.atoms.numbers)
@@ -137,3 +140,17 @@ def test_labels_of_a_database_are_not_mixed_with_those_of_dft(folder):
     mine = StructureSetData.from_ase([other], ["mine"])
     with pytest.raises(ValueError, match="engine is a shelf for some and gpaw for others"):
         gather(node, "energy_per_atom", {"split_by": "structure"}, test=mine)
+
+
+@pytest.mark.parametrize("damage", [*OF_FILE, *OF_STRUCTURE])
+def test_damaged_structures_are_refused(folder, damage):
+    change, words, *_ = (OF_FILE | OF_STRUCTURE)[damage]
+    write(folder / "structures.npz", change)
+    with pytest.raises(StructureError, match=rf"structures\.npz: .*{words}"):
+        store_fetched(folder)
+
+
+def test_structures_that_were_cut_off_are_refused(folder):
+    cut(folder / "structures.npz")
+    with pytest.raises(StructureError, match=r"structures\.npz: is no .npz file or is cut off"):
+        store_fetched(folder)

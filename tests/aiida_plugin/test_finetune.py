@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from ase.build import bulk
 
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
@@ -18,6 +19,8 @@ from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
 from aiida_plugin.workflows.finetune import protocol_inputs, protocol_names  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
 from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
+from cgcnn_ase.training import finetune  # noqa: E402
+from cgcnn_ase.training.finetune_defaults import recipe_for  # noqa: E402
 
 from .labelled import SCHEME, oxide, oxides, small_formation_model  # noqa: E402
 
@@ -179,6 +182,37 @@ def test_each_failure_has_its_number(aiida_code_installed, cgcnn_ase_command, mo
     assert words in workflow.exit_message
 
 
+def test_the_same_labels_train_alike_by_every_door(code, model, cgcnn_ase, tmp_path, monkeypatch):
+    """From Python, from the command line and from AiiDA: one recipe, by the number of labels."""
+    monkeypatch.setenv("CGCNN_ASE_CACHE", str(tmp_path / "cache"))
+    atoms = oxides(40)
+    old = save_model(small_formation_model(), tmp_path / "base")
+    finetune(old, list(atoms.values()), tmp_path / "python", test=0.0, epochs_factor=0.04)
+    (tmp_path / "set").mkdir()
+    node(atoms).write_packed(tmp_path / "set" / "structures.npz")
+    lines = [f"id,{TARGET}", *(f"{name},{each.info[TARGET]!r}" for name, each in atoms.items())]
+    (tmp_path / "set" / "properties.csv").write_text("\n".join(lines) + "\n")
+    for command, output in (
+        (["finetune", old, tmp_path / "set"], "finetune"),
+        (["train", tmp_path / "set", "--from", old], "train"),
+    ):
+        ran = cgcnn_ase(*command, "--output", tmp_path / output, "--test", 0, "--epochs-factor", 0.04)
+        assert ran.code == 0, ran.err
+    recipe, _ = protocol_inputs("balanced", len(atoms), {"recipe": {"epochs_factor": 0.04}})
+    results, workflow = run(code, model, atoms, recipe)
+    assert workflow.is_finished_ok, workflow.exit_message
+    retrieved = results["model"].creator.outputs.retrieved.base.repository
+    written = [(tmp_path / name / "config.yaml").read_text() for name in ("python", "finetune", "train")]
+    settings = [yaml.safe_load(text) for text in (*written, retrieved.get_object_content("run/config.yaml"))]
+    for each in settings:
+        assert each["from"] | {"model": ""} == {"model": "", "sha256": model.sha256, "frozen": "convolutions"}
+        assert {"from", "train_hash"} <= each.keys()
+    alike = [{k: v for k, v in each.items() if k not in ("from", "train_hash")} for each in settings]
+    assert alike == [alike[0]] * 4
+    decided = recipe_for(results["metrics"]["n_train"], same_target=True, epochs_factor=0.04)
+    assert alike[0] | decided.settings == alike[0]
+
+
 # The report
 
 
@@ -231,6 +265,12 @@ def test_a_shift_of_the_references_is_found_element_by_element():
 # Protocols
 
 
+def settings_of_recipe(recipe, n):
+    """What the command trains with: the one recipe by the number of labels, with what is given over it."""
+    decided = recipe_for(n, same_target=True, epochs_factor=recipe["epochs_factor"])
+    return {"freeze": decided.frozen, **decided.settings, **recipe}
+
+
 def test_every_protocol_is_a_recipe_for_few_and_for_many():
     from aiida_plugin.calculations.train import validation_error
 
@@ -239,10 +279,17 @@ def test_every_protocol_is_a_recipe_for_few_and_for_many():
         for n in (2, 50, 10_000):
             recipe, _ = protocol_inputs(name, n)
             assert validation_error(recipe, tunes=True) is None
-            assert (recipe["freeze"], recipe["checkpoint"], recipe["test"]) == ("convolutions", "last", 0.0) or n >= 50
-    assert protocol_inputs("fast", 100)[0]["epochs"] < protocol_inputs("stringent", 100)[0]["epochs"]
+            settings = settings_of_recipe(recipe, n)
+            assert (settings["freeze"], settings.get("checkpoint"), settings["test"]) == (
+                "convolutions",
+                "last",
+                0.0,
+            ) or n >= 50
+    fast, stringent = (settings_of_recipe(protocol_inputs(name, 100)[0], 100) for name in ("fast", "stringent"))
+    assert fast["epochs"] < stringent["epochs"]
     recipe, restarts = protocol_inputs(None, 100, {"recipe": {"epochs": 3}, "max_restarts": 1})
-    assert (recipe["epochs"], recipe["freeze"], restarts) == (3, "none", 1)
+    settings = settings_of_recipe(recipe, 100)
+    assert (settings["epochs"], settings["freeze"], restarts) == (3, "convolutions", 1)
     with pytest.raises(ValueError, match="unknown protocol 'slow'; allowed: fast, balanced, stringent"):
         protocol_inputs("slow", 100)
     with pytest.raises(ValueError, match="overrides of epochs; allowed: max_restarts, recipe"):

@@ -15,7 +15,7 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 from ase.build import bulk, niggli_reduce  # noqa: E402
 from ase.spacegroup import crystal  # noqa: E402
 
-from aiida_plugin.data.label_scheme import scheme_of  # noqa: E402
+from aiida_plugin.data.labels import scheme_of  # noqa: E402
 from aiida_plugin.engines.gpaw import gpaw_parameters  # noqa: E402
 from aiida_plugin.engines.inputs import mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402

@@ -16,7 +16,7 @@ from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 
 from aiida_plugin.calculations.functions.extract import structures_to_label  # noqa: E402
 from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
-from aiida_plugin.data.label_scheme import (  # noqa: E402
+from aiida_plugin.data.labels import (  # noqa: E402
     largest_group,
     scheme_id,
     scheme_of,

@@ -17,8 +17,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.plugins import DataFactory
 from aiida.tools.archive import create_archive, import_archive
 
-from aiida_plugin.data.model import CGCNNModelData
-from aiida_plugin.data.model_contents import BESIDES, hash_of_files
+from aiida_plugin.data.model import BESIDES, CGCNNModelData, hash_of_files
 from cgcnn_ase import predict
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import pretrained_folder

@@ -18,18 +18,18 @@ from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from aiida_plugin.calculations.functions.optimisation_step import PROCESS_TYPE, record_steps  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 from aiida_plugin.engines.registry import engine as engine_of  # noqa: E402
 from aiida_plugin.oracles.dft import (  # noqa: E402
     DFTOracle,
     DFTSettings,
 )
-from aiida_plugin.oracles.steps import PROCESS_TYPE, record_steps  # noqa: E402
 from aiida_plugin.provenance.lineage import dft_process_types, lineage  # noqa: E402
-from cgcnn_ase.optimization.config import read_config  # noqa: E402
+from cgcnn_ase.optimization.config import build_problem, read_config  # noqa: E402
 from cgcnn_ase.optimization.loop import optimise  # noqa: E402
-from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, RecordingOracle, make_oracle  # noqa: E402
-from cgcnn_ase.optimization.problem import build_problem  # noqa: E402
+from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, make_oracle  # noqa: E402
+from cgcnn_ase.optimization.records import RecordingOracle  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

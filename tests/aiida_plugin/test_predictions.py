@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from pandas.testing import assert_frame_equal
 from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, read_columns, write_columns
 from aiida_plugin.data.predictions import PredictionsData
 from cgcnn_ase import predict
-from cgcnn_ase.prediction.results import EMPTY_FIELDS, SITE_COLUMNS, Prediction, Predictions
+from cgcnn_ase.prediction.results import SITE_COLUMNS, Prediction, Predictions
 
 SHA = "5" * 64
 
@@ -44,7 +43,7 @@ def prediction(name="a", **fields) -> Prediction:
 
 
 def failed(name="bad", error="no atoms") -> Prediction:
-    return replace(prediction(name), formula=None, n_atoms=None, **EMPTY_FIELDS, error=error)
+    return prediction(name).failed(error)
 
 
 AWKWARD = [

@@ -19,7 +19,7 @@ from ase.io import write
 from ase.spacegroup import crystal
 from ase.units import GPa
 
-from aiida_plugin.data.label_scheme import scheme_of
+from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve

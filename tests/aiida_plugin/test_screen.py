@@ -132,7 +132,7 @@ def test_a_model_of_several_properties(code):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"selection": {"take": {"ucb": 1}}}, "no acquisition 'ucb'"),
+        ({"selection": {"take": {"ucb": 1}}}, "unknown acquisition 'ucb'"),
         ({"engine": "abinit"}, "unknown engine 'abinit'; allowed: ase, cp2k, gpaw"),
         ({"engine": "ase", "protocol": "quick"}, "no protocol 'quick'; allowed: fast, balanced, stringent"),
         ({"engine": "gpaw", "protocol": "fast", "overrides": {"cutof": 1}}, "no setting cutof; allowed:"),

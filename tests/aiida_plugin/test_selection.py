@@ -70,7 +70,7 @@ def test_what_is_passed_over():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"take": {"ucb": 1}}, "no acquisition 'ucb'; allowed: best, uncertain, lcb, ei, pi"),
+        ({"take": {"ucb": 1}}, "unknown acquisition 'ucb'; did you mean lcb. allowed: best, ei, information, lcb, pi"),
         ({"take": {"best": -1}}, "whole number, not -1"),
         ({"take": {}}, "take must say how many"),
         ({"take": {"best": 0}}, "at least one structure"),

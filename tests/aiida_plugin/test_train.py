@@ -100,7 +100,7 @@ def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
 
 
 def test_one_of_several_models_of_a_node(code, tmp_path):
-    base = small_formation_model(trust=False)
+    base = small_formation_model(calibration=False)
     torch.manual_seed(0)
     members = nn.ModuleList([Network(replace(base.networks[0].config, n_outputs=2))])
     several = [

@@ -20,7 +20,7 @@ from ase.build import bulk
 from ase.io import read
 from ase.units import GPa
 
-from aiida_plugin.data.label_scheme import scheme_of
+from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine

@@ -11,12 +11,17 @@ from ase.io import write
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import Dataset, load_dataset
+from cgcnn_ase.data import dataset
+from cgcnn_ase.data.dataset import Dataset, load_dataset, read_packed, read_table
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.structures.packed import load_packed
+
+from ..structures.damage import OF_FILE, OF_STRUCTURE, arrays, cut
+from ..structures.damage import write as write_damaged
 
 CRYSTALS = [
     bulk("NaCl", "rocksalt", a=5.6),
@@ -52,7 +57,7 @@ def test_packed(packed: Path) -> None:
     data = load_dataset(packed, target="gap")
     assert data.ids == ["a", "NaN", "d"]  # b has no gap
     assert data.targets.tolist() == [[1.5], [2.5], [0.1]]
-    assert data.formulas == ["NaCl", "NaCl", "NaN"]
+    assert data.groups == ["NaCl", "NaCl", "NaN"]
     assert data.split is not None
     assert data.split.tolist() == ["train", "val", "train"]
     for shape, atoms in zip(data.structures, [CRYSTALS[0], CRYSTALS[2], CRYSTALS[3]], strict=True):
@@ -94,7 +99,7 @@ def test_id_prop_folder_and_file(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("cif_id,gap\nd,7\n")
     data = load_dataset(tmp_path)
     assert (data.ids, data.targets[:, 0].tolist(), data.split) == (["a", "b", "c", "d"], [1, 2, 3, 4], None)
-    assert data.formulas[0] == data.formulas[2] != data.formulas[3]  # both are NaCl
+    assert data.groups[0] == data.groups[2] != data.groups[3]  # both are NaCl
     assert load_dataset(tmp_path / "other.csv", target="gap").targets.tolist() == [[7]]
 
 
@@ -125,7 +130,12 @@ def test_prepare_and_read_back(packed: Path, tmp_path: Path) -> None:
 def test_prepare_splits_by_formula_where_there_is_no_split(tmp_path: Path) -> None:
     shapes = [geometry(atoms) for atoms in CRYSTALS] * 10
     formulas = [f"formula {k // 4}" for k in range(40)]
-    data = Dataset([str(k) for k in range(40)], shapes, np.arange(40.0)[:, None], None, formulas)
+    data = Dataset(
+        [str(k) for k in range(40)],
+        shapes,
+        np.arange(40.0)[:, None],
+        columns=pd.DataFrame({"reduced_formula": formulas}),
+    )
     prepared = prepare(data, TargetSpec(name="x", unit=""), GraphConfig(), val=0.2, test=0.2, seed=1, cache=tmp_path)
     counts = {name: len(prepared.rows(name)) for name in ("train", "val", "test")}
     assert counts == {"train": 24, "val": 8, "test": 8}
@@ -140,5 +150,44 @@ def test_real_data(shared_data: Path) -> None:
     assert set(data.split) == {"train", "val", "test"}
     assert 5000 < len(data) <= 5470
     assert np.isfinite(data.targets).all()
-    train = set(np.array(data.formulas)[data.split == "train"])
-    assert not train & set(np.array(data.formulas)[data.split == "test"])
+    train = set(np.array(data.groups)[data.split == "train"])
+    assert not train & set(np.array(data.groups)[data.split == "test"])
+
+
+@pytest.mark.parametrize("damage", [*OF_FILE, *OF_STRUCTURE])
+def test_damaged_structures_are_refused_naming_file_array_and_structure(tmp_path: Path, damage: str) -> None:
+    change, words, *_ = (OF_FILE | OF_STRUCTURE)[damage]
+    ids = change(arrays())["ids"].tolist()
+    pd.DataFrame({"id": ids, "gap": [1.0, 2.0, 3.0]}).to_csv(tmp_path / "properties.csv", index=False)
+    file = write_damaged(tmp_path / "structures.npz", change)
+    doors = [
+        lambda: load_dataset(tmp_path, target="gap").structures[0],
+        lambda: read_table(tmp_path),
+        lambda: read_packed(tmp_path),
+        lambda: prepare(load_dataset(tmp_path), TargetSpec(name="gap", unit=""), GraphConfig(), is_part=True),
+    ]
+    for door in doors:
+        with pytest.raises(DatasetError, match=words) as caught:
+            door()
+        assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_structures_that_were_cut_off_are_refused(packed: Path) -> None:
+    cut(packed / "structures.npz")
+    for door in (lambda: load_dataset(packed, target="gap"), lambda: read_table(packed)):
+        with pytest.raises(DatasetError, match=r"structures\.npz: is no .npz file or is cut off"):
+            door()
+
+
+def test_structures_are_read_when_asked_for_and_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, splits and the stated formulas are there without them."""
+    n_read = []
+    monkeypatch.setattr(dataset, "load_packed", lambda path: n_read.append(path) or load_packed(path))
+    data = load_dataset(packed, target="gap")
+    assert (len(data), data.hash_of("val"), data.groups[0]) == (3, hashlib.sha256(b"NaN,2.5\n").hexdigest(), "NaCl")
+    some = data.take(np.array([2, 0]))
+    assert (some.ids, len(some.structures), n_read) == (["d", "a"], 2, [])
+    assert some.structures[0].numbers.tolist() == CRYSTALS[3].numbers.tolist()
+    assert [len(each) for each in (data.volumes, data.fractions, some.n_atoms)] == [3, 3, 2]
+    assert data.formulas == ["NaCl", "NaCl", "TiC"]
+    assert len(n_read) == 1

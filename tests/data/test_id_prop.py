@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,7 +11,20 @@ from ase.io import write
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data import id_prop
-from cgcnn_ase.data.id_prop import read_id_prop
+from cgcnn_ase.graphs.geometry import Geometry
+
+
+class Row(NamedTuple):
+    id: str
+    structure: Geometry
+    targets: list[float]
+
+
+def read_id_prop(csv: Path, target: str | None = None) -> list[Row]:
+    """Everything in the file, structures too."""
+    samples = id_prop.read_id_prop(csv, target)
+    rows = zip(samples.ids, samples.structures, samples.labels.tolist(), strict=True)
+    return [Row(*row) for row in rows]
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from ase.build import bulk
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import composition_key
 from cgcnn_ase.data.site_labels import (
     LabelledHost,
     SiteSet,
@@ -22,6 +21,7 @@ from cgcnn_ase.data.site_labels import (
 )
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.vacancy_data import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 
 SPECS = tuple(TargetSpec(name=f"vacancy_{name}", unit="eV", level="site") for name in ("a", "b"))

@@ -13,9 +13,8 @@ from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, buil
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
 from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
-from cgcnn_ase.nn.heads import Output
 from cgcnn_ase.nn.messages import connect_lines
-from cgcnn_ase.nn.network import Network, NetworkConfig
+from cgcnn_ase.nn.network import Network, NetworkConfig, Output
 from cgcnn_ase.nn.presets import PRESETS, preset
 
 LONELY = Atoms("He", cell=[30] * 3, pbc=True)
@@ -190,7 +189,7 @@ def test_presets_by_name() -> None:
     assert preset("alignn-small") is PRESETS["alignn-small"]
     for graph, config in PRESETS.values():
         assert graph.line_graph == config.reads_lines
-    with pytest.raises(ValueError, match="unknown preset 'alignn-huge'; allowed: .*alignn, alignn-small"):
+    with pytest.raises(ValueError, match="unknown preset 'alignn-huge'; .*allowed: .*alignn, alignn-small"):
         preset("alignn-huge")
 
 

@@ -13,9 +13,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.alignn import ALIGNNConfig
+from cgcnn_ase.nn.architecture import ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.layers import WeightedBatchNorm, norm
-from cgcnn_ase.nn.network import AnyConfig, Network, NetworkConfig
+from cgcnn_ase.nn.network import Network, NetworkConfig
 
 R, C = 9, 4
 
@@ -135,7 +136,7 @@ def test_training_on_merged_atoms_is_training_on_all(convolution: str, engine: s
     if engine == "dgl":
         pytest.importorskip("dgl")
     if convolution == "alignn":
-        config: AnyConfig = SMALL_ALIGNN
+        config: ArchitectureConfig = SMALL_ALIGNN
     else:
         config = CGCNNConfig(n_features=8, n_hidden=6, n_convolutions=3, n_angular=12, convolution=convolution)  # type: ignore[arg-type]
     networks, results = [], []

@@ -14,11 +14,12 @@ from torch.nn import functional
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import crystal_index
 from cgcnn_ase.graphs.quotient import merge_equal_edges, merge_equivalent
+from cgcnn_ase.nn.architecture import ARCHITECTURES
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNN, AggregateLayer, BilinearLayer, CGNNConfig, CGNNConvolution, FastLayer
 from cgcnn_ase.nn.layers import activation
 from cgcnn_ase.nn.messages import build_edges
-from cgcnn_ase.nn.network import Network, NetworkConfig, config_class
+from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.prediction.fused_cgcnn import for_prediction
 
 STRUCTURES = [
@@ -230,7 +231,7 @@ def test_a_row_for_each_site(multi_step: bool, pooling: str) -> None:
         model.train(training)
         rows = model(double(merged))
         assert rows.shape == (len(merged.numbers), 5)
-        torch.testing.assert_close(rows[sites.node_of_atom], model(double(whole)))
+        torch.testing.assert_close(rows[sites.class_of], model(double(whole)))
 
 
 def test_the_copy_for_prediction() -> None:
@@ -270,10 +271,10 @@ def test_settings_are_told_apart_by_their_tag() -> None:
     for wrong in ({"architecture": "gnn"}, {"architecture": "cgnn", "n_gaussians": 3}):
         with pytest.raises(ValidationError):
             read({"architecture": wrong})
-    assert config_class({}) is CGCNNConfig
-    assert config_class({"architecture": "cgnn"}) is CGNNConfig
-    with pytest.raises(ValueError, match="unknown architecture 'gnn'; allowed: cgcnn"):
-        config_class({"architecture": "gnn"})
+    assert ARCHITECTURES.get("cgcnn") is CGCNNConfig
+    assert ARCHITECTURES.get("cgnn") is CGNNConfig
+    with pytest.raises(ValueError, match="unknown architecture 'gnn'; .*allowed: alignn, cgcnn"):
+        ARCHITECTURES.get("gnn")
     with pytest.raises(ValueError, match="at least one layer"):
         CGNNConfig(n_hidden_layers=0)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cgcnn_ase.core.settings import settings_from
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
 
@@ -31,7 +31,7 @@ def changed(**changes):
 
 def test_a_published_file():
     wanted = translate(PUBLISHED)
-    config = settings_from(TrainConfig, wanted.settings)
+    config = parse_settings(TrainConfig, wanted.settings)
     assert (config.epochs, config.batch_size, config.learning_rate, config.weight_decay) == (3, 2, 1e-3, 1e-5)
     assert (config.seed, config.loss, config.patience, config.gradient_clip) == (123, "mse", 50, None)
     graph, network = config.graph, config.network
@@ -46,7 +46,7 @@ def test_a_published_file():
 
 def test_silence_is_the_default_of_alignn():
     wanted = translate({"model": {"name": "alignn"}})
-    config = settings_from(TrainConfig, wanted.settings)
+    config = parse_settings(TrainConfig, wanted.settings)
     assert (config.epochs, config.batch_size, config.learning_rate, config.loss) == (300, 64, 1e-2, "mse")
     assert (config.network.n_features, config.network.n_alignn, wanted.val) == (256, 4, 0.1)
 

@@ -88,7 +88,7 @@ def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cg
     assert [(tmp_path / "run" / f"member-{k}" / "last.ckpt").read_bytes() for k in range(2)] == before
     model = load_model(tmp_path / "run")
     assert len(model.networks) == 2
-    assert model.trust is not None
+    assert model.calibration is not None
     for name in ("metrics.json", "test_results.csv", "parity.png", "learning_curve.png"):
         assert (tmp_path / "run" / name).exists()
 
@@ -126,8 +126,8 @@ def test_a_dgl_that_cannot_be_imported_is_no_dgl(tmp_path, error):
         "import torch\nfrom ase.build import bulk\nfrom cgcnn_ase.graphs.builder import GraphConfig, build_graph\n"
         "from cgcnn_ase.nn.messages import build_edges\n"
         "graph = build_graph(bulk('Cu'), GraphConfig())\n"
-        "connect(graph, 'torch')\nprint('torch')\n"
-        "print(connect(graph).dgl_graph, connect(graph).dgl_graph)\n"
+        "build_edges(graph, 'torch')\nprint('torch')\n"
+        "print(build_edges(graph).dgl_graph, build_edges(graph).dgl_graph)\n"
     )
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -47,7 +47,7 @@ def labelled_by(model, data):
     """The data with the predictions of a model for labels."""
     rows = np.arange(len(data.ids))
     evaluation = evaluate_model(model, data.graphs, rows, data.ids, data.targets[:, 0])
-    return replace(data, targets=evaluation.estimate.mean[:, None])
+    return replace(data, targets=evaluation.mean[:, None])
 
 
 @pytest.mark.parametrize("part", STEPS)

@@ -51,21 +51,21 @@ def test_a_run_with_folds_gives_a_model_with_an_error_model(make_data, tiny, tmp
     best = train(data, tiny(cross_fit_folds=2, n_members=2), tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "fold-1" / "finished").exists()
     model = load_folder(best)
-    assert model.trust.errors.difficulty is not None
-    assert model.trust.calibrator.names[-1] == "expected"
+    assert model.calibration.errors.difficulty is not None
+    assert model.calibration.calibrator.names[-1] == "expected"
 
 
 def test_the_error_model_may_do_without_folds(make_data, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("cgcnn_ase.uncertainty.regression_calibration.MIN_SAMPLES", 30)
     model = load_folder(train(make_data(n_val=80), tiny(), tmp_path / "run", progress=False))
-    assert model.trust.errors is not None
-    assert model.trust.errors.difficulty is None
+    assert model.calibration.errors is not None
+    assert model.calibration.errors.difficulty is None
 
 
 def test_few_structures_teach_no_error_model(data, tiny, tmp_path):
     model = load_folder(train(data, tiny(), tmp_path / "run", progress=False))
-    assert model.trust.errors is None
-    assert "expected" not in model.trust.calibrator.names
+    assert model.calibration.errors is None
+    assert "expected" not in model.calibration.calibrator.names
 
 
 @pytest.mark.parametrize("n", [1, -2])

@@ -9,9 +9,9 @@ from cgcnn_ase import load_model
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.training.callbacks import read_history
-from cgcnn_ase.training.finetune import finetune_member
 from cgcnn_ase.training.member import train_member, train_scalers
 from cgcnn_ase.training.run import train
+from cgcnn_ase.training.start_model import finetune_member
 
 FIXED = {
     "none": (),

@@ -17,7 +17,7 @@ from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.training.finetune import finetune_member
+from cgcnn_ase.training.start_model import finetune_member
 
 SHELL = GraphConfig(cutoff=5.0, n_neighbors=6, merge=True)
 NETWORKS = {

@@ -4,15 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from cgcnn_ase import load_model
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.calibration_reuse import PRIOR, reuse_calibration
-from cgcnn_ase.uncertainty.estimators import Estimate
-from cgcnn_ase.uncertainty.regression_calibration import Calibration
+from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.regression_calibration import PRIOR, RegressionCalibration
 
 FRACTIONS = np.zeros((1, 101))
 FRACTIONS[0, 8] = 1.0
+
+
+def outputs(mean, spread, embedding, std=None):
+    """Outputs of two members with this mean and spread."""
+    values = torch.from_numpy(np.stack([mean - spread, mean + spread]))
+    stds = None if std is None else torch.from_numpy(np.stack([std, std]))
+    return MemberOutputs(values, stds, torch.from_numpy(embedding))
 
 
 @pytest.fixture(scope="module")
@@ -20,28 +27,27 @@ def sample():
     """Predictions with their errors, whose std is 0.1, and the calibration on them."""
     rng = np.random.default_rng(0)
     n = 400
-    estimate = Estimate(rng.normal(size=n), rng.uniform(0.5, 1.5, n), None)
+    mean, spread = rng.normal(size=n), rng.uniform(0.5, 1.5, n)
     embedding = rng.normal(size=(n, 4))
+    estimate = outputs(mean, spread, embedding).estimate
     target = estimate.mean + rng.normal(scale=0.1, size=n)
     fractions = np.repeat(FRACTIONS, n, axis=0)
-    trust = Calibration.fit(
-        estimate, target, embedding=embedding, composition=fractions, training_embedding=embedding,
+    calibration = RegressionCalibration.fit(
+        outputs(mean, spread, embedding), target, composition=fractions, training_embedding=embedding,
         training_composition=fractions,
     )  # fmt: skip
-    return trust, estimate, embedding, target
+    return calibration, estimate, embedding, target
 
 
 def kept(sample, n, times, training=FRACTIONS):
     """What is kept where n held-out errors are so many times the std."""
-    trust, estimate, embedding, _ = sample
-    few = Estimate(estimate.mean[:n], estimate.epistemic[:n], None)
+    calibration, estimate, embedding, _ = sample
+    few = outputs(estimate.mean[:n], estimate.epistemic[:n], embedding[:n])
     fractions = np.repeat(FRACTIONS, n, axis=0)
-    std = trust.apply(few, embedding[:n], fractions).std
-    new, factor = reuse_calibration(
-        trust, few, few.mean + times * std, embedding=embedding[:n], composition=fractions,
-        training_composition=training,
-    )  # fmt: skip
-    return std, new.apply(few, embedding[:n], fractions), factor
+    std = calibration.apply(few, fractions).std
+    labels = few.estimate.mean + times * std
+    new, factor = calibration.reuse(few, labels, composition=fractions, training_composition=training)
+    return std, new.apply(few, fractions), factor
 
 
 @pytest.mark.parametrize("n", [1, 5, 19])
@@ -50,28 +56,24 @@ def test_the_std_grows_with_errors_larger_than_it_says_and_never_shrinks(sample,
     std, judged, factor = kept(sample, n, times)
     assert factor == pytest.approx(max(1.0, np.sqrt((PRIOR + n * times**2) / (PRIOR + n))))
     assert np.allclose(judged.std, std * factor)
-    trust = sample[0]
-    assert np.allclose(judged.upper - judged.lower, 2 * trust.interval.factors[0] * judged.std)
+    calibration = sample[0]
+    assert np.allclose(judged.upper - judged.lower, 2 * calibration.interval.factors[0] * judged.std)
 
 
 def test_new_elements_join_the_domain(sample):
     lithium = np.zeros((1, 101))
     lithium[0, 3] = 1.0
-    trust, estimate, embedding, target = sample
-    few = Estimate(estimate.mean[:1], estimate.epistemic[:1], None)
-    new, _ = reuse_calibration(
-        trust, few, target[:1], embedding=embedding[:1], composition=FRACTIONS, training_composition=lithium
-    )  # fmt: skip
-    assert (trust.domain.elements, new.domain.elements) == ({8}, {3, 8})
+    calibration, estimate, embedding, target = sample
+    few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1])
+    new, _ = calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=lithium)
+    assert (calibration.domain.elements, new.domain.elements) == ({8}, {3, 8})
 
 
 def test_a_calibration_of_other_signals_is_not_kept(sample):
-    trust, estimate, embedding, target = sample
-    few = Estimate(estimate.mean[:1], estimate.epistemic[:1], np.ones(1))
+    calibration, estimate, embedding, target = sample
+    few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1], np.ones(1))
     with pytest.raises(ValueError, match="reads epistemic, distance, the tuned one has epistemic, aleatoric, distance"):
-        reuse_calibration(
-            trust, few, target[:1], embedding=embedding[:1], composition=FRACTIONS, training_composition=FRACTIONS
-        )  # fmt: skip
+        calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=FRACTIONS)
 
 
 def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):
@@ -84,8 +86,8 @@ def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):
     report = json.loads((tmp_path / "new" / "metrics.json").read_text())["calibration"]
     assert (report["kept_from"], report["sha256"]) == ("old", old.sha256)
     assert new.training_record["calibration"] == report
-    assert new.trust is not None
-    assert new.trust.interval == old.trust.interval
+    assert new.calibration is not None
+    assert new.calibration.interval == old.calibration.interval
     with pytest.warns(UserWarning, match="not calibrated"):
         train(few, config, tmp_path / "alone", progress=False)
-    assert load_model(tmp_path / "alone").trust is None
+    assert load_model(tmp_path / "alone").calibration is None

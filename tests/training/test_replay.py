@@ -14,10 +14,10 @@ from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.training.finetune import eval_frozen_modules
-from cgcnn_ase.training.finetune_defaults import tuning
+from cgcnn_ase.training.finetune_defaults import recipe_for
 from cgcnn_ase.training.finetune_report import FILE, describe, write_before_after
 from cgcnn_ase.training.replay import OLD_TEST, UNUSED, with_replay
+from cgcnn_ase.training.start_model import eval_frozen_modules
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def a_model(data, tiny, seed):
 def test_before_and_after_are_the_errors_of_the_two_models(new, old, tiny, tmp_path):
     data = with_replay(new, old, n=12)
     start, tuned = a_model(data, tiny, 0), a_model(data, tiny, 1)
-    rows = write_before_after(data, start, save_model(tuned, tmp_path / "best"), tmp_path)
+    rows = write_before_after(data, start, load_models(save_model(tuned, tmp_path / "best")), tmp_path)
     assert [(row["set"], row["n"]) for row in rows] == [
         ("new", len(data.rows("test"))), ("old", len(data.rows(OLD_TEST)))
     ]  # fmt: skip
@@ -82,7 +82,7 @@ def test_before_and_after_are_the_errors_of_the_two_models(new, old, tiny, tmp_p
             result = evaluate_model(
                 model, data.graphs, data.rows(split), data.sample_names(split), data.labels(split)[:, 0]
             )
-            error = result.estimate.mean - data.labels(split)[:, 0]
+            error = result.mean - data.labels(split)[:, 0]
             assert row[key]["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
             assert row[key]["bias"] == pytest.approx(error.mean(), rel=1e-4, abs=1e-6)
         assert f"before: {row['before']['mae']:.4f}" in describe(row)
@@ -95,7 +95,7 @@ def test_a_property_that_the_model_did_not_know(new, tiny, tmp_path):
     start = a_model(new, tiny, 0)
     other = replace(new, specs=(replace(new.specs[0], name="gap"),))
     tuned = a_model(other, tiny, 1)
-    (row,) = write_before_after(other, start, save_model(tuned, tmp_path / "best"), tmp_path)
+    (row,) = write_before_after(other, start, load_models(save_model(tuned, tmp_path / "best")), tmp_path)
     train, test = other.labels("train")[:, 0], other.labels("test")[:, 0]
     assert not row["knew"]
     assert row["before"]["mae"] == pytest.approx(np.abs(train.mean() - test).mean())
@@ -114,16 +114,16 @@ def test_batch_norms_that_keep_their_statistics():
 
 
 def test_defaults_by_the_number_of_labels():
-    few, some, many = (tuning(n, same_target=True) for n in (10, 1000, 10_000))
+    few, some, many = (recipe_for(n, same_target=True) for n in (10, 1000, 10_000))
     assert (few.frozen, some.frozen, many.frozen) == ("convolutions", "none", "none")
     assert few.settings["checkpoint"] == "last"
     assert few.settings["freeze_batchnorm_stats"]
     assert "freeze_batchnorm_stats" not in many.settings
-    assert tuning(50, same_target=False).settings["network"] == {"pooling": "layers"}
-    assert "network" not in tuning(50, same_target=False, pooling="max").settings
-    assert "network" not in tuning(10_000, same_target=False).settings
+    assert recipe_for(50, same_target=False).settings["network"] == {"pooling": "layers"}
+    assert "network" not in recipe_for(50, same_target=False, pooling="max").settings
+    assert "network" not in recipe_for(10_000, same_target=False).settings
     with pytest.raises(ValueError, match="needs labels"):
-        tuning(0, same_target=True)
+        recipe_for(0, same_target=True)
 
 
 def folder_of(make_crystals, path, n, seed):

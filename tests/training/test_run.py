@@ -14,7 +14,6 @@ from cgcnn_ase.data.splits import compositions_of
 from cgcnn_ase.prediction.evaluation import embeddings_of, evaluate_model, outputs_of
 from cgcnn_ase.training.assemble import N_DROPOUT
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.estimators import combine
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +51,12 @@ def test_the_folder_of_a_run(data, run):
 def test_the_model_of_a_run_is_loaded_from_the_run_or_its_best_folder(data, run):
     model = load_model(run)
     assert model.name == "single"
-    assert model.trust is not None
+    assert model.calibration is not None
     assert model.sha256 == load_model(run / "best").sha256
     rows = data.rows("test")
     evaluation = evaluate_model(model, data.graphs, rows, [data.ids[i] for i in rows], data.targets[rows, 0])
     results = pd.read_csv(run / "test_results.csv")
-    assert np.allclose(evaluation.estimate.mean, results["prediction"], rtol=1e-6)
+    assert np.allclose(evaluation.mean, results["prediction"], rtol=1e-6)
     assert np.allclose(evaluation.std, results["std"], rtol=1e-5)
 
 
@@ -157,7 +156,7 @@ def test_too_few_val_structures_to_calibrate_on(make_data, tiny, tmp_path, n_val
     with pytest.warns(UserWarning, match=f"not calibrated: .* got {n_val}.*no interval"):
         train(small, tiny(**changes), tmp_path / "run", progress=False)
     model = load_model(tmp_path / "run")
-    assert model.trust is None
+    assert model.calibration is None
     results = pd.read_csv(tmp_path / "run" / "test_results.csv")
     assert results[["lower", "upper", "in_domain"]].isna().all(axis=None)
     assert results["std"].isna().all() == (len(model.networks) == 1)  # an ensemble has its spread
@@ -175,10 +174,10 @@ def test_without_a_test_split_val_is_what_is_shown(make_data, tiny, tmp_path):
 
 
 def test_no_pictures_without_matplotlib(data, tiny, tmp_path, monkeypatch):
-    from cgcnn_ase.prediction import evaluation
+    from cgcnn_ase.plotting import write_evaluation
     from cgcnn_ase.training import assemble as finish
 
-    for module in (evaluation, finish):
+    for module in (write_evaluation, finish):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.warns(UserWarning, match="no pictures: matplotlib is missing"):
         train(data, tiny(epochs=1), tmp_path / "run", progress=False)
@@ -197,13 +196,12 @@ def test_dropout_has_a_calibration_of_its_own(make_data, tiny, tmp_path):
     data = make_data(n_train=160, n_val=120)
     model = load_model(train(data, tiny(dropout=0.4, epochs=8), tmp_path / "run", progress=False))
     val = data.rows("val")
-    for trust, n in ((model.trust, None), (model.dropout_trust, N_DROPOUT)):
+    for calibration, n in ((model.calibration, None), (model.dropout_calibration, N_DROPOUT)):
         out = outputs_of(model, embeddings_of(model, data.graphs, val), n_dropout=n)
-        estimate = combine(out.values.numpy())
-        judged = trust.apply(estimate, out.embedding.numpy(), compositions_of(data.graphs, val))
-        error = estimate.mean - data.targets[val, 0]
+        judged = calibration.apply(out, compositions_of(data.graphs, val))
+        error = judged.value - data.targets[val, 0]
         assert np.sqrt(np.mean((error / judged.std) ** 2)) == pytest.approx(1, abs=0.1)
         assert judged.std.std() > 0
-    assert model.trust.calibrator.exponents[0] == 0  # one network that drops nothing has no spread
-    assert model.dropout_trust.calibrator.floors[0] > 1e-6
-    assert load_model(train(data, tiny(), tmp_path / "plain", progress=False)).dropout_trust is None
+    assert model.calibration.calibrator.exponents[0] == 0  # one network that drops nothing has no spread
+    assert model.dropout_calibration.calibrator.floors[0] > 1e-6
+    assert load_model(train(data, tiny(), tmp_path / "plain", progress=False)).dropout_calibration is None

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cgcnn_ase.core.settings import current_names, merged, read_yaml, settings_from
+from cgcnn_ase.core.settings import parse_settings
+from cgcnn_ase.core.yaml_settings import current_names, merged, read_yaml
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
@@ -11,8 +12,8 @@ from cgcnn_ase.training.config import TrainConfig
 
 def test_what_to_dict_gives_is_read_back(tiny):
     config = tiny(ema_decay=0.9, n_features=12, patience=3)
-    assert settings_from(TrainConfig, config.to_dict()) == config
-    assert settings_from(TrainConfig, {}) == TrainConfig()
+    assert parse_settings(TrainConfig, config.to_dict()) == config
+    assert parse_settings(TrainConfig, {}) == TrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -42,21 +43,21 @@ def test_what_to_dict_gives_is_read_back(tiny):
 )
 def test_mistakes(values, message):
     with pytest.raises(ValueError, match=message):
-        settings_from(TrainConfig, values)
+        parse_settings(TrainConfig, values)
 
 
 def test_architectures_by_tag():
     """A mapping without a tag is a CGCNN's."""
     alignn = TrainConfig(graph=GraphConfig(line_graph=True), network=ALIGNNConfig(n_features=8, n_gcn=1))
-    assert settings_from(TrainConfig, alignn.to_dict()) == alignn
-    small = settings_from(TrainConfig, {"graph": {"line_graph": True}, "network": {"architecture": "alignn"}})
+    assert parse_settings(TrainConfig, alignn.to_dict()) == alignn
+    small = parse_settings(TrainConfig, {"graph": {"line_graph": True}, "network": {"architecture": "alignn"}})
     assert small.network == ALIGNNConfig()
-    assert settings_from(TrainConfig, {"network": {"n_features": 12}}).network == CGCNNConfig(n_features=12)
+    assert parse_settings(TrainConfig, {"network": {"n_features": 12}}).network == CGCNNConfig(n_features=12)
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path):
     (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\nweight_decay: 0\npatience: null\n")
-    config = settings_from(TrainConfig, read_yaml(tmp_path / "c.yaml"))
+    config = parse_settings(TrainConfig, read_yaml(tmp_path / "c.yaml"))
     assert config.learning_rate == 1e-3
     assert repr(config.weight_decay) == "0.0"
     assert config.patience is None
@@ -78,7 +79,7 @@ def test_later_settings_override_earlier_ones_one_by_one():
 def test_names_of_version_1_are_read_with_a_note():
     old = {"select": "last", "trunk_rate": 0.1, "hold_norms": True, "error_folds": 2, "epochs": 3}
     with pytest.warns(UserWarning, match="the setting select is called checkpoint now"):
-        config = settings_from(TrainConfig, current_names(old))
+        config = parse_settings(TrainConfig, current_names(old))
     assert (config.checkpoint, config.backbone_lr_scale, config.cross_fit_folds) == ("last", 0.1, 2)
     assert config.freeze_batchnorm_stats
     with pytest.raises(ValueError, match="the settings select and checkpoint are the same"):

@@ -16,12 +16,12 @@ from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.checkpoint import load_models, save_models
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import find_models
-from cgcnn_ase.nn.heads import Head, Output
+from cgcnn_ase.nn.network import Head, Output
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.member import read_history
 from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
-from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalibration
+from cgcnn_ase.uncertainty import ClassificationCalibration
 
 HARD = TargetSpec(name="is_hard", unit="probability", task="classification")
 KIND = TargetSpec(name="kind", unit="class", task="classification", n_classes=3)
@@ -155,7 +155,7 @@ def test_missing_labels_change_nothing_for_the_others(multi, tiny, tmp_path):
 
 def test_probabilities_are_calibrated_and_sets_cover(multi, multi_run):
     model = next(m for m in load_models(multi_run / "best") if m.name == "kind")
-    assert isinstance(model.trust, ClassificationCalibration)
+    assert isinstance(model.calibration, ClassificationCalibration)
     rows = multi.rows("val")
     result = evaluate_model(model, multi.graphs, rows, [multi.ids[i] for i in rows], multi.targets[rows, 2])
     p = result.probabilities
@@ -173,7 +173,7 @@ def test_probabilities_are_calibrated_and_sets_cover(multi, multi_run):
     known = np.isfinite(multi.targets[rows, 2])
     logits = outputs_of(model, embeddings_of(model, multi.graphs, rows[known])).logits.double().numpy()
     y = multi.targets[rows[known], 2].astype(int)
-    t = model.trust.temperature
+    t = model.calibration.temperature
     assert nll(t) <= min(nll(t * 1.05), nll(t / 1.05)) + 1e-9
 
 
@@ -287,7 +287,7 @@ def test_quantile_heads_learn_the_spread():
 
 def test_a_run_with_quantiles(data, tiny, tmp_path):
     model = load_model(train(data, tiny(quantiles=True), tmp_path / "run", progress=False))
-    assert "aleatoric" in model.trust.calibrator.names
+    assert "aleatoric" in model.calibration.calibrator.names
     with pytest.raises(ValueError, match="mean_variance or quantiles, not both"):
         train(data, tiny(quantiles=True, mean_variance=True), tmp_path / "both", progress=False)
 

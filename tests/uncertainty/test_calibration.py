@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.optimize import isotonic_regression
 
-from cgcnn_ase.uncertainty.calibration import StdCalibrator, _isotonic
+from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.metrics import ence, ence_noise, evaluate
 
 
@@ -130,15 +129,6 @@ def test_the_map_by_hand_goes_on_with_slope_one_beyond_its_ends():
         method="power", names=("s",), intercept=0, exponents=(1,), floors=(1e-9,), knots=((0, 1), (2, 2)), n_samples=20
     )
     np.testing.assert_allclose(np.log(fitted.apply(np.exp([-3.0, 0, 1, 2, 5]))), [-2, 1, 1.5, 2, 5])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 9)), min_size=1, max_size=12))
-def test_isotonic_regression_is_scipys(pairs):
-    values, weights = np.array(pairs, dtype=float).T
-    np.testing.assert_allclose(
-        _isotonic(values, weights), isotonic_regression(values, weights=weights).x, rtol=1e-9, atol=1e-12
-    )
 
 
 def test_a_misleading_signal_is_ignored_rather_than_trusted_backwards():

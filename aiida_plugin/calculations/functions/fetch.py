@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import calcfunction
 from aiida.orm import Dict, FolderData
 
-from aiida_plugin.data.label_scheme import SCHEME
+from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.sources.client import ENERGIES
 from cgcnn_ase.sources.client import SCHEME as WORDS
 from cgcnn_ase.sources.fetch import fetch as write_fetched
-from cgcnn_ase.structures.packed import iter_rows, load_packed
+from cgcnn_ase.sources.properties import ENERGIES
+from cgcnn_ase.structures.packed import load_packed
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -59,7 +59,7 @@ def fetch(provenance: Dict, files: FolderData) -> StructureSetData:
             raise ValueError(f"the files lack {', '.join(missing)}")
         packed = load_packed(folder / STRUCTURES)
         ids = [str(each) for each in packed.ids]
-        labelled = _labelled(iter_rows(packed), folder / PROPERTIES, provenance.get_dict())
+        labelled = _labelled(packed.atoms(), folder / PROPERTIES, provenance.get_dict())
         return StructureSetData.from_ase(labelled, ids)
 
 

@@ -1,7 +1,6 @@
 """The steps of ``cgcnn.finetune`` that are quick enough to run in the workflow itself."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from aiida.engine import calcfunction
@@ -32,7 +31,7 @@ def split_test(structures: StructureSetData, target: Str, settings: Dict) -> dic
     return {"train": structures.select(train), "test": structures.select(test)}
 
 
-def parts(structures: StructureSetData, target: str, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def parts(structures: StructureSetData, target: str, settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
     """The ids to learn from and to test on; raises as `split_test`."""
     data = gather(structures, target, settings)
     test = [name for name, split in zip(data.ids, data.split.tolist(), strict=True) if split == "test"]
@@ -56,7 +55,7 @@ def report_finetuning(
     before: PredictionsData | None = None,
     after: PredictionsData | None = None,
 ) -> Dict:
-    """What fine-tuning changed.
+    """Report what fine-tuning changed.
 
     Parameters
     ----------
@@ -79,17 +78,17 @@ def report_finetuning(
     """
     facts = metrics.get_dict()
     same = ("target", "n_train", "n_val", "label_scheme", "label_scheme_id", "calibration", "n_epochs")
-    result: dict[str, Any] = {name: facts[name] for name in same if name in facts}
+    result: dict[str, object] = {name: facts[name] for name in same if name in facts}
     result["unit"] = str(before_on_train.base.attributes.get("unit"))
     result["offset"] = offset(train, target.value, before_on_train)
     result["n_test"] = 0 if test is None else len(test)
     if test is not None and before is not None and after is not None:
-        result["before"], result["after"] = (accuracy(test, target.value, predicted) for predicted in (before, after))
-        result["mae_ratio"] = result["after"]["mae"] / result["before"]["mae"] if result["before"]["mae"] > 0 else 1.0
+        old, new = (accuracy(test, target.value, predicted) for predicted in (before, after))
+        result |= {"before": old, "after": new, "mae_ratio": new["mae"] / old["mae"] if old["mae"] > 0 else 1.0}
     return Dict(result)
 
 
-def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
+def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, float]:
     """Errors of predictions of a labelled set, in their unit.
 
     Returns
@@ -111,7 +110,7 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
         raise ValueError("no structure has both a label and a prediction")
     frame, labels = frame.loc[names], np.array([pairs[name] for name in names], dtype=float)
     errors = frame["value"].to_numpy(dtype=float) - labels
-    result: dict[str, Any] = {
+    result: dict[str, float] = {
         "n": len(names),
         "mae": float(np.abs(errors).mean()),
         "rmse": float(np.sqrt((errors**2).mean())),
@@ -129,7 +128,7 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
     return result
 
 
-def offset(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, Any]:
+def offset(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, object]:
     r"""How labels differ from a model as a whole: label - prediction.
 
     A change of functional, of pseudopotentials or of the elements' references shifts an energy per atom by
@@ -152,7 +151,7 @@ def offset(labelled: StructureSetData, target: str, predictions: PredictionsData
     if not rows:
         raise ValueError("no structure has both a label and a prediction")
     shift, fractions = np.array(differences), np.array(rows)
-    result: dict[str, Any] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
+    result: dict[str, object] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
     if not str(predictions.base.attributes.get("unit")).endswith("/atom"):
         return result
     from ase.data import chemical_symbols

@@ -7,7 +7,7 @@ import numpy as np
 from aiida.engine import calcfunction
 from aiida.orm import Dict
 
-from aiida_plugin.data.label_scheme import SCHEME, merge_schemes, only_scheme, scheme_id, scheme_of
+from aiida_plugin.data.labels import SCHEME, merge_schemes, only_scheme, scheme_id, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from aiida.engine import calcfunction
 from aiida.orm import Dict
 
-from aiida_plugin.data.label_scheme import only_scheme
-from aiida_plugin.data.labels import labels_of
+from aiida_plugin.data.labels import labels_of, only_scheme
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 

@@ -9,7 +9,8 @@ from aiida.orm import Dict, Int, List
 
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.optimization.acquisition import Acquisition, Direction, acquire
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS, Direction, acquire
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +79,8 @@ def selection_problem(settings: Mapping[str, Any]) -> str | None:
     take = settings.get("take", SELECTION["take"])
     if not isinstance(take, Mapping) or not take:
         return f"take must say how many by each acquisition, such as {SELECTION['take']}, not {take!r}"
-    if other := sorted(set(take) - set(get_args(Acquisition))):
-        return f"no acquisition {other[0]!r}; allowed: {', '.join(get_args(Acquisition))}"
+    if other := sorted(set(take) - set(ACQUISITIONS.names())):
+        return str(unknown_name("acquisition", other[0], ACQUISITIONS.names()))
     if bad := [n for n in take.values() if not isinstance(n, int) or n < 0]:
         return f"how many to take must be a whole number, not {bad[0]!r}"
     if not sum(take.values()):

@@ -1,43 +1,29 @@
-"""One number that tells a structure from others, so that it is found among millions without reading their atoms."""
+"""The flat arrays of a set, and a number for each structure by which it is found without reading the others."""
 
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Bools, Floats, Ints
+from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
 class StructureArrays(NamedTuple):
-    """The structures as flat arrays; atoms of structure k are rows ``offsets[k]`` to ``offsets[k + 1]``.
+    """The structures as flat arrays; atoms of structure k are rows ``offsets[k]`` to ``offsets[k + 1]``."""
 
-    Attributes
-    ----------
-    lattice
-        (n, 3, 3), Å, rows.
-    offsets
-        (n + 1,)
-    numbers
-        (atoms,) atomic numbers.
-    positions
-        (atoms, 3), Cartesian, Å.
-    pbc
-        (n, 3)
-    """
-
-    lattice: Floats
-    offsets: Ints
-    numbers: npt.NDArray[np.uint8]
-    positions: Floats
-    pbc: Bools
+    lattice: Floats  # (n, 3, 3) Å, rows
+    offsets: Ints  # (n + 1,)
+    numbers: npt.NDArray[np.uint8]  # (atoms,)
+    positions: Floats  # (atoms, 3) Cartesian, Å
+    pbc: Bools  # (n, 3)
 
 
-#: the arrays that every structure is in: type and shape of a row
+# the arrays that every structure is in: type and shape of a row
 FLAT = {
     "lattice": ("<f8", (3, 3)),
     "pbc": ("?", (3,)),
@@ -46,37 +32,21 @@ FLAT = {
     "positions": ("<f8", (3,)),
 }
 
-#: a number for each structure; sets of early versions have no such file
+# a number for each structure; sets of early versions have no such file
 HASHES = "hashes.npy"
 
-#: Å; files keep about eight decimals, so a structure that was written and read again has the same hash
+# Å; files keep about eight decimals, so a structure that was written and read again has the same hash
 GRID = 1e-3
 
-#: Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
+# Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
 _SHIFT = 2.71828e-4
 
 
-def structure_hash(
-    lattice: Floats,
-    pbc: Bools,
-    numbers: npt.NDArray[Any],
-    positions: Floats,
-) -> int:
+def structure_hash(lattice: Floats, pbc: Bools, numbers: AnyArray, positions: Floats) -> int:
     """Hash of what a model sees of a structure: cell, periodicity, elements and positions to 0.001 Å.
 
     Magnetic moments, info and results do not enter, so a labelled structure has the hash of the unlabelled one. Atoms
     in another order, wrapped into another cell or rotated are another structure.
-
-    Parameters
-    ----------
-    lattice
-        (3, 3), Å, rows.
-    pbc
-        (3,)
-    numbers
-        (n,) atomic numbers.
-    positions
-        (n, 3), Cartesian, Å.
 
     Returns
     -------

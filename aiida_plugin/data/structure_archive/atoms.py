@@ -1,85 +1,48 @@
 """One `ase.Atoms` taken apart into arrays and one line of JSON, and put together again with nothing lost."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from aiida_plugin.data.structure_archive.json_values import dumps, loads
-from cgcnn_ase.core.arrays import Bools, Floats, Ints
+from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: properties of ASE's calculators that have one row an atom
+# properties of ASE's calculators that have one row an atom
 SITE_RESULTS = ("forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges")
 
-#: arrays of every `ase.Atoms`
+# arrays of every `ase.Atoms`
 _ALWAYS = ("numbers", "positions")
-#: kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
+# kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
 _KINDS = "biufcU"
 
 
 class SiteArray(NamedTuple):
-    """An array with one row an atom that some structures have.
+    """An array with one row an atom that some structures have."""
 
-    Attributes
-    ----------
-    group
-        ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...).
-    name
-        As in ``atoms.arrays`` or ``atoms.calc.results``.
-    dtype
-        NumPy's name of its type, little-endian.
-    shape
-        Of the row of one atom.
-    """
-
-    group: str
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    group: str  # ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...)
+    name: str  # as in ``atoms.arrays`` or ``atoms.calc.results``
+    dtype: str  # NumPy's name of its type, little-endian
+    shape: tuple[int, ...]  # of the row of one atom
 
 
 class AtomsParts(NamedTuple):
-    """What a structure is made of.
+    """The arrays and the text that a structure is made of."""
 
-    Attributes
-    ----------
-    lattice
-        (3, 3), Å, rows.
-    pbc
-        (3,)
-    numbers
-        (n,) atomic numbers, 0 for a dummy.
-    positions
-        (n, 3), Cartesian, Å.
-    sites
-        Further arrays, each with n rows.
-    rest
-        One line of JSON: info, results that are not per atom, constraints; empty if there are none.
-    """
-
-    lattice: Floats
-    pbc: Bools
-    numbers: npt.NDArray[np.uint8]
-    positions: Floats
-    sites: Mapping[SiteArray, npt.NDArray[Any]]
-    rest: str
+    lattice: Floats  # (3, 3) Å, rows
+    pbc: Bools  # (3,)
+    numbers: npt.NDArray[np.uint8]  # (n,) atomic numbers, 0 for a dummy
+    positions: Floats  # (n, 3) Cartesian, Å
+    sites: Mapping[SiteArray, AnyArray]  # further arrays, each with n rows
+    rest: str  # a line of JSON: info, results that are not per atom, constraints; empty if there are none
 
 
 def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
-    """The parts of a structure.
-
-    Results of its calculator are kept where they belong to these positions; stale ones are not.
-
-    Parameters
-    ----------
-    atoms
-        The structure; it is not changed.
-    what
-        What to call it in messages.
+    """The parts of a structure; results of its calculator are kept where they belong to these positions.
 
     Raises
     ------
@@ -90,14 +53,14 @@ def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:
         raise ValueError(f"{what} has the atomic number {_odd(numbers)}; allowed are 1 to 118, and 0 for a dummy")
     results = _current_results(atoms)
-    sites: dict[SiteArray, npt.NDArray[Any]] = {}
+    sites: dict[SiteArray, AnyArray] = {}
     for name, array in atoms.arrays.items():
         if name not in _ALWAYS:
             _add(sites, "arrays", name, array, f"{what}: the array {name!r}")
     for name in SITE_RESULTS:
         if isinstance(results.get(name), np.ndarray) and len(results[name]) == len(numbers):
             _add(sites, "results", name, results.pop(name), f"{what}: the result {name!r}")
-    rest: dict[str, Any] = {}
+    rest: dict[str, object] = {}
     if atoms.info:
         rest["info"] = atoms.info
     if results or any(column.group == "results" for column in sites):
@@ -148,14 +111,14 @@ def _odd(numbers: Ints) -> int:
     return int(numbers[(numbers < 0) | (numbers > 118)][0])
 
 
-def _add(sites: dict[SiteArray, npt.NDArray[Any]], group: str, name: str, array: npt.NDArray[Any], what: str) -> None:
+def _add(sites: dict[SiteArray, AnyArray], group: str, name: str, array: AnyArray, what: str) -> None:
     if array.dtype.kind not in _KINDS:
         raise ValueError(f"{what} is of type {array.dtype}; allowed are bool, numbers and text")
     sites[SiteArray(group, name, array.dtype.newbyteorder("<").str, array.shape[1:])] = array
 
 
-def _current_results(atoms: "Atoms") -> dict[str, Any]:
-    """What the calculator has computed for the structure as it is now."""
+def _current_results(atoms: "Atoms") -> dict[str, AnyArray]:
+    """Results of the calculator for the structure as it is now."""
     from ase.calculators.calculator import BaseCalculator
 
     result = getattr(atoms.calc, "results", None)
@@ -164,7 +127,7 @@ def _current_results(atoms: "Atoms") -> dict[str, Any]:
     return {name: value for name, value in result.items() if value is not None}
 
 
-def _attach(atoms: "Atoms", results: dict[str, Any], name: str) -> None:
+def _attach(atoms: "Atoms", results: dict[str, AnyArray], name: str) -> None:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     calculator = SinglePointCalculator(atoms)

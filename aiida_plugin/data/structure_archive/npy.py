@@ -4,26 +4,19 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from cgcnn_ase.core.arrays import AnyArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class NpyWriter:
-    """A ``.npy`` file that grows row by row; NumPy alone reads it, and equal rows give equal bytes.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    dtype
-        Of one number; written little-endian on every machine.
-    shape
-        Of one row.
-    """
+    """A ``.npy`` file that grows by rows of a type (written little-endian) and a shape; equal rows give equal bytes."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: Sequence[int] = ()) -> None:
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -38,7 +31,7 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
         return self._file.tell()
 
-    def append(self, rows: Array) -> None:
+    def append(self, rows: AnyArray) -> None:
         """Add rows, (k, *shape)."""
         self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
         self.n_rows += len(rows)
@@ -59,7 +52,7 @@ class NpyWriter:
 
 
 class _Raw(io.RawIOBase):
-    """What AiiDA's repository opens, which can only be read onwards, as Python's own buffers want it."""
+    """A file of AiiDA's repository, which can only be read onwards, as Python's own buffers want it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -67,9 +60,10 @@ class _Raw(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer)
+        data = self._file.read(len(view))
+        view[: len(data)] = data
         return len(data)
 
 
@@ -98,7 +92,7 @@ class NpyReader:
         self.n_rows, self.shape = shape[0], shape[1:]
         self._row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def read(self, count: int) -> Array:
+    def read(self, count: int) -> npt.NDArray[Any]:
         """The next `count` rows, (count, *shape), writable."""
         data = self._file.read(count * self._row_bytes)
         if len(data) != count * self._row_bytes:

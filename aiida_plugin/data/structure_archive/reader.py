@@ -1,4 +1,4 @@
-"""Reading what `structure_writer` wrote: one structure after the other, or all of them at hand."""
+"""Reading what `writer` wrote: one structure after the other, or all of them at hand."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, StructureArrays, hashes_of_arrays
 from aiida_plugin.data.structure_archive.atoms import AtomsParts, SiteArray, put_together
 from aiida_plugin.data.structure_archive.npy import NpyReader, buffered
-from cgcnn_ase.core.arrays import Ints
+from cgcnn_ase.core.arrays import AnyArray, Ints
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: opens one of the files for reading
+# opens one of the files for reading
 Open = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
@@ -103,7 +103,7 @@ class _ColumnReader:
         return int(self._owners.read(1)[0])
 
     def owns(self, k: int) -> bool:
-        """Whether structure k, the next one, has the column."""
+        """Say whether structure k, the next one, has the column."""
         if k != self._next:
             return False
         self._next = self._advance()
@@ -147,7 +147,7 @@ class _HeldColumn:
         counts = n_atoms[owners]
         self.starts = dict(zip(owners.tolist(), (np.cumsum(counts) - counts).tolist(), strict=True))
 
-    def rows_of(self, k: int, count: int) -> npt.NDArray[Any]:
+    def rows_of(self, k: int, count: int) -> AnyArray:
         start = self.starts[k]
         return self._rows[start : start + count]
 

@@ -1,0 +1,34 @@
+"""Labels that ASE structures carry: numbers in their info, or results of a calculation."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+# the total energy divided by the number of atoms, eV/atom; the only label that is computed here
+ENERGY_PER_ATOM = "energy_per_atom"
+
+
+def label_of(atoms: "Atoms", target: str) -> float | None:
+    """Label of one structure: ``energy_per_atom``, a key of its info, or else one of its results; None without one.
+
+    Raises
+    ------
+    ValueError
+        If it is there and is no finite number.
+    """
+    results: Mapping[str, float] = {} if atoms.calc is None else atoms.calc.results
+    value = atoms.info.get(target, results.get(target))
+    if target == ENERGY_PER_ATOM and target not in atoms.info:
+        value = results["energy"] / len(atoms) if "energy" in results else None
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"its {target} is a {type(value).__name__}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"its {target} is {number}; allowed are finite numbers")
+    return number

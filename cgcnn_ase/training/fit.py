@@ -1,0 +1,141 @@
+"""From data and settings to a model: settings -> data -> members -> model -> report."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
+
+from cgcnn_ase.core.files import atomic_path
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.data.prepare import TaskName
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.training.cross_validation import cross_validate
+from cgcnn_ase.training.finetune_defaults import recipe_of
+from cgcnn_ase.training.finetune_report import FILE, Row
+from cgcnn_ase.training.run import train
+from cgcnn_ase.training.run_config import SettingsFile, layer_settings
+from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
+from cgcnn_ase.training.start_model import Frozen
+
+
+class FitResult(NamedTuple):
+    """Outcome of a training."""
+
+    model: Path  # folder of the model; of a cross-validation that of the runs
+    targets: tuple[TargetSpec, ...]
+    metrics: dict[str, object]  # by split, or by target and split; of a cross-validation by figure
+    before_after: list[Row]  # of a fine-tuning, see `write_before_after`
+
+
+def fit(
+    data: DataLike,
+    output: str | Path,
+    *,
+    start: str | Path | CrystalModel | None = None,
+    target: str | Sequence[str] = (),
+    task: TaskName = "regression",
+    unit: str = "",
+    config: Path | None = None,
+    preset: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    freeze: Frozen | None = None,
+    epochs_factor: float = 1.0,
+    replay: DataLike | None = None,
+    n_replay: int | None = None,
+    val: float | None = None,
+    test: float | None = None,
+    k_fold: int | None = None,
+    name: str = "",
+    workers: int = 1,
+    resume: bool = False,
+    progress: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> FitResult:
+    """Train a model on labelled structures, or tune the model ``start``.
+
+    Beside the parameters of :func:`cgcnn_ase.training.finetune.finetune` there are ``preset``, the name of an
+    architecture, and ``k_fold``, so many folds to cross-validate with; without ``start`` those of replay, ``freeze``
+    and ``epochs_factor`` have no meaning. Errors are as there.
+    """
+    output, model = Path(output), load_model(start) if isinstance(start, str | Path) else start
+    _check_replay(model, replay, n_replay, k_fold)
+    file = SettingsFile.read(config, tell)
+    val, test = file.parts(val, test)
+    source = DataSource(data, target, task, unit, val=val, test=test, model=model)
+    layers = layer_settings(source, file, dict(settings or {}), model, preset=preset)
+    run = layers.config()
+    new = all_data = source.load(run.graph, progress=progress)
+    frozen: Frozen = freeze or "none"
+    if model is not None:
+        if replay is not None:
+            all_data = with_old(new, replay, source.columns, model, n=n_replay, seed=run.seed, progress=progress)
+        n_replayed = len(all_data.rows("train")) - len(new.rows("train"))
+        recipe = recipe_of(model, new, n_replayed=n_replayed, epochs_factor=epochs_factor)
+        frozen, run = freeze or recipe.frozen, layers.config(recipe.settings)
+    counts = {split: len(all_data.rows(split)) for split in ("train", "val", "test")}
+    tell(f"{sum(counts.values())} structures: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    if k_fold is not None:
+        summary = cross_validate(
+            all_data, run, output, k_fold,
+            resume=resume, start=model, frozen=frozen, workers=workers, progress=progress,
+        )  # fmt: skip
+        return FitResult(output, all_data.specs, summary, [])
+    best = train(
+        all_data, run, output,
+        resume=resume, start=model, frozen=frozen, workers=workers, name=name, progress=progress,
+    )  # fmt: skip
+    return FitResult(best, all_data.specs, _read(output / "metrics.json", {}), _read(output / FILE, []))
+
+
+def prepare_parts(
+    parts: Sequence[Path],
+    output: Path,
+    *,
+    target: Sequence[str] = (),
+    task: TaskName = "regression",
+    unit: str = "",
+    config: Path | None = None,
+    preset: str | None = None,
+    val: float | None = None,
+    test: float | None = None,
+    progress: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Build all graphs of a data set and write them; of several parts each is a shard, and one is in memory at a time.
+
+    The options are those of :func:`fit`. A shard that is there already is kept; a folder with other files is an error.
+    """
+    several = len(parts) > 1
+    paths = [output / f"shard-{k:04d}" for k in range(len(parts))] if several else [output]
+    if output.exists() and any(path not in paths and path.name[0] != "." for path in output.iterdir()):
+        raise ValueError(f"{output}: is not empty; name another folder")
+    file = SettingsFile.read(config, tell)
+    val, test = file.parts(val, test)
+    for part, path in zip(parts, paths, strict=True):
+        if (path / "meta.json").exists():
+            continue
+        source = DataSource(part, target, task, unit, val=val, test=test, is_part=several)
+        data = source.load(layer_settings(source, file, {}, preset=preset).config().graph, progress=progress)
+        with atomic_path(path) as tmp:
+            data.save(tmp)
+        tell(f"{len(data.ids)} structures in {path}")
+
+
+def _check_replay(
+    model: CrystalModel | None, replay: DataLike | None, n_replay: int | None, k_fold: int | None
+) -> None:
+    if replay is None and n_replay is not None:
+        raise ValueError("--n-replay says how many of --replay; give its data, too")
+    if replay is not None and k_fold is not None:
+        raise ValueError("--replay and --k-fold do not go together: old data would be tested on")
+    if replay is not None and model is None:
+        raise ValueError("--replay is of fine-tuning; give the model with --from")
+
+
+J = TypeVar("J", dict[str, object], list[Row])
+
+
+def _read(file: Path, default: J) -> J:
+    """Read what a run has written; the default where its members are still to be assembled."""
+    return cast("J", json.loads(file.read_text())) if file.exists() else default

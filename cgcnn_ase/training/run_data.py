@@ -1,0 +1,150 @@
+"""Data of a run: prepared data, a data set, a folder of CGNN or labelled structures, each read once."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import numpy as np
+
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.yaml_settings import Plain
+from cgcnn_ase.data.cgnn_folder import GRAPH, load_cgnn_folder
+from cgcnn_ase.data.dataset import Dataset
+from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
+from cgcnn_ase.data.prepare import TaskName, asked_columns, load_tasks, prepare, target_specs
+from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.structures.labels import label_of
+from cgcnn_ase.training.replay import with_replay
+from cgcnn_ase.training.start_model import can_reuse_head
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+DataLike: TypeAlias = str | Path | PreparedData | Sequence["Atoms"]
+
+
+class DataSource:
+    """Data of a run. Prepared data are read at once, and no second time; others when their graph is known.
+
+    Parameters
+    ----------
+    data
+        Folder, prepared data or structures.
+    target, task, unit
+        Columns to learn, NAME or NAME:KIND; without any the only one, or that of the model.
+    val, test
+        Parts, where the data have no split.
+    is_part
+        Of a data set in shards: formulas are split alike in all of them.
+    model
+        The model to tune: its target is learned on where no other is asked for.
+
+    Raises
+    ------
+    ValueError
+        If the data were prepared for other targets than asked.
+    """
+
+    def __init__(
+        self,
+        data: DataLike,
+        target: str | Sequence[str] = (),
+        task: TaskName = "regression",
+        unit: str = "",
+        *,
+        val: float = 0.1,
+        test: float = 0.1,
+        is_part: bool = False,
+        model: "CrystalModel | None" = None,
+    ) -> None:
+        self.data = Path(data) if isinstance(data, str) else data
+        self.columns = (target,) if isinstance(target, str) else tuple(target)
+        self.task, self.unit, self.val, self.test, self.is_part = task, unit, val, test, is_part
+        self.target = None
+        if model is not None and not unit and task == model.target.task and self.columns in ((), (model.target.name,)):
+            self.target = model.target
+        self.prepared = self.data if isinstance(self.data, PreparedData) else None
+        if isinstance(self.data, Path) and is_prepared(self.data):
+            self.prepared = PreparedData.load(self.data)
+        if self.prepared is not None and self.columns:
+            has = tuple(target.name for target in self.prepared.specs)
+            if has != self.columns:
+                raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(self.columns)}")
+
+    def settings(self) -> Plain:
+        """Settings of a run that the data decide: the graph, of CGNN's also the architecture."""
+        if self.prepared is not None:
+            return {"graph": asdict(self.prepared.graph_config)}
+        if isinstance(self.data, Path) and is_cgnn_folder(self.data):
+            return {"graph": asdict(GRAPH), "network": {"architecture": "cgnn"}}
+        return {}
+
+    def only_classes(self) -> bool:
+        """Tell whether there is nothing to learn but classifications."""
+        if self.prepared is not None:
+            return all(target.task == "classification" for target in self.prepared.specs)
+        kinds = [name.partition(":")[2] or self.task for name in self.columns or ("",)]
+        return all(kind == "classification" for kind in kinds)
+
+    def load(self, graph: GraphConfig, *, progress: bool = False) -> PreparedData:
+        """Data as prepared, or the structures read and their graphs built."""
+        if self.prepared is not None:
+            return self.prepared
+        model_specs = None if self.target is None else (self.target,)
+        if isinstance(self.data, Path) and is_cgnn_folder(self.data):
+            names = self.columns if self.target is None else (self.target.name,)
+            data = load_cgnn_folder(
+                self.data, names, task=self.task, unit=self.unit, val=self.val, test=self.test, is_part=self.is_part
+            )
+            return replace(data, specs=model_specs or data.specs)
+        if isinstance(self.data, Path):
+            dataset, specs = load_tasks(self.data, self.columns, task=self.task, unit=self.unit)
+        else:
+            dataset, specs = self._labelled(cast("Sequence[Atoms]", self.data))
+        return prepare(
+            dataset, model_specs or specs, graph, val=self.val, test=self.test, is_part=self.is_part, progress=progress
+        )
+
+    def _labelled(self, structures: "Sequence[Atoms]") -> tuple[Dataset, tuple[TargetSpec, ...]]:
+        """Structures with the labels that they carry; of several labels some may be missing, not all."""
+        columns, kinds = asked_columns("structures", self.columns, self.task, list)
+        columns = columns or ["target" if self.target is None else self.target.name]
+        labels = np.array([[label_of(atoms, name) for name in columns] for atoms in structures], dtype=float)
+        if len(bare := np.flatnonzero(np.isnan(labels).all(axis=1))):
+            names = " or ".join(columns)
+            raise ValueError(f"{len(bare)} of {len(labels)} structures have no label {names}, the first {bare[0]}")
+        ids = [str(k) for k in range(len(structures))]
+        dataset = Dataset(ids, [geometry(atoms) for atoms in structures], labels)
+        return dataset, target_specs(columns, kinds, labels, self.unit)
+
+
+def with_old(
+    new: PreparedData,
+    old: DataLike,
+    columns: Sequence[str],
+    model: "CrystalModel",
+    *,
+    n: int | None,
+    seed: int,
+    progress: bool = False,
+) -> PreparedData:
+    """New data with some of what the model to tune has learned before.
+
+    Raises
+    ------
+    ValueError
+        If the model learns another property now.
+    """
+    if not can_reuse_head(model, new.specs):
+        raise ValueError(
+            f"--replay: the old labels are of {model.target.name}, the new of "
+            f"{', '.join(spec.name for spec in new.specs)}; only the same property can be replayed"
+        )
+    source = DataSource(old, columns or (model.target.name,), model.target.task, model=model)
+    past = source.load(new.graph_config, progress=progress)
+    return with_replay(new, replace(past, specs=new.specs), n=n, seed=seed)

@@ -1,0 +1,131 @@
+"""Start from a trained model: copy its members, freeze the layers that should stay."""
+
+import copy
+from dataclasses import asdict, replace
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.nn.network import Network, NetworkConfig
+
+Frozen = Literal["none", "embedding", "convolutions"]
+
+
+def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
+    """Tell whether a model to tune learns its own target on, with its own head and scaler."""
+    if len(targets) != 1:
+        return False
+    learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
+    return learned[0] == learned[1]
+
+
+def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
+    """See that networks of these sizes can start from a model's members; their pooling and heads may differ.
+
+    Raises
+    ------
+    ValueError
+        If the architecture differs.
+    """
+    has = model.networks[0].config.architecture
+    if replace(has, pooling=wanted.architecture.pooling, dropout=wanted.architecture.dropout) != wanted.architecture:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
+
+
+def inherited_settings(model: CrystalModel) -> dict[str, object]:
+    """Settings of a run that a model to tune decides: graph, network, kind of head and number of members."""
+    network = model.networks[0].config
+    return {
+        "graph": asdict(model.graph),
+        "network": asdict(network.architecture),
+        "mean_variance": network.mean_variance,
+        "quantiles": network.quantiles,
+        "n_members": len(model.members),
+    }
+
+
+def finetune_member(
+    model: CrystalModel, k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
+) -> Network:
+    """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
+
+    ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
+    statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, and the
+    pooling of that name, whose weights the seed decides; of what reads the pooling it keeps the layers that still fit.
+
+    Raises
+    ------
+    ValueError
+        If ``frozen`` is not one of the names, or the architecture wanted is another.
+    """
+    if frozen not in get_args(Frozen):
+        raise ValueError(f"unknown layers {frozen!r} to freeze; allowed: {', '.join(get_args(Frozen))}")
+    network = copy.deepcopy(model.networks[k % len(model.networks)])
+    if wanted is None:
+        network = _with_own_head(network, model)
+    else:
+        check_start(model, wanted)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = Network(wanted)
+        _take_over(fresh.architecture, network.architecture)
+        network = fresh
+    for part in _parts(network, frozen):
+        part.requires_grad_(False)
+    return network
+
+
+def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
+    """Load all that has the same name and shape, which is all but the pooling's own weights and what they widen."""
+    fresh_state = fresh.state_dict()
+    fitting = {
+        k: tensor
+        for k, tensor in trained.state_dict().items()
+        if k in fresh_state and fresh_state[k].shape == tensor.shape
+    }
+    fresh.load_state_dict(fresh_state | fitting)
+
+
+def config_for_target(model: CrystalModel) -> NetworkConfig:
+    """Sizes of a network with the outputs of one model; several models may share a network and its head."""
+    return replace(model.networks[0].config, n_outputs=model.target.n_outputs)
+
+
+def _with_own_head(network: Network, model: CrystalModel) -> Network:
+    """The network, and of its head only what is the model's own."""
+    config = config_for_target(model)
+    if config == network.config:
+        return network
+    with torch.random.fork_rng():
+        model_network = Network(config)
+    model_network.architecture = network.architecture
+    columns = list(range(network.config.n_outputs))[model.outputs]
+    _copy_rows(network.head.out, model_network.head.out, columns)
+    if network.head.scale is not None and model_network.head.scale is not None:
+        model_network.head.scale[0].load_state_dict(network.head.scale[0].state_dict())
+        n_parts = 2 if network.head.error == "quantile" else 1  # below and above, or one scale
+        rows = [part * network.config.n_outputs + column for part in range(n_parts) for column in columns]
+        _copy_rows(network.head.scale[2], model_network.head.scale[2], rows)
+    return model_network.train(network.training)
+
+
+def _copy_rows(source: nn.Module, target: nn.Module, rows: list[int]) -> None:
+    target.load_state_dict({name: tensor[rows] for name, tensor in source.state_dict().items()})
+
+
+def eval_frozen_modules(network: nn.Module, *, norms: bool = False) -> None:
+    """Put modules whose parameters are all fixed, or all batch norms, into evaluation: running statistics stay."""
+    for module in network.modules():
+        parameters = list(module.parameters())
+        fixed = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        if fixed or (norms and isinstance(module, nn.BatchNorm1d)):
+            module.eval()
+
+
+def _parts(network: Network, frozen: Frozen) -> list[nn.Module]:
+    """The modules up to a name."""
+    n_groups = get_args(Frozen).index(frozen)
+    return [module for group in network.architecture.backbone[:n_groups] for module in group]
