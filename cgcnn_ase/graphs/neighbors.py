@@ -8,6 +8,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.graphs.coordinator import REACH, n_coordinated, scaled_radii
 from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.structures.validation import completed_cell
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
@@ -44,7 +45,7 @@ class _Crystals:
         self.first = np.cumsum(self.n_atoms) - self.n_atoms
         self.points = np.ascontiguousarray(np.concatenate([shape.positions for shape in shapes]), dtype=float)
         self.pbc = np.array([shape.pbc for shape in shapes], dtype=np.int64)
-        self.lattices = np.array([_complete_cell(shape.cell, shape.pbc) for shape in shapes])
+        self.lattices = np.array([completed_cell(shape.cell, shape.pbc) for shape in shapes])
         self.volumes = np.abs(np.linalg.det(np.array([shape.cell for shape in shapes])))
         if (np.abs(np.linalg.det(self.lattices)) < NO_VOLUME).any():
             raise ValueError("the cell's periodic vectors are zero or lie in one plane")
@@ -82,16 +83,6 @@ def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
     """
     shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
     return bonds_of_all([shape], rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
-
-
-def _complete_cell(cell: Floats, pbc: Bools) -> Floats:
-    """The cell with unit vectors normal to the others in non-periodic directions, where its own mean nothing."""
-    if pbc.all():
-        return cell
-    complete = np.array(cell, dtype=float)
-    periodic = np.asarray(pbc, dtype=bool)
-    complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
-    return complete
 
 
 def bonds_of_all(

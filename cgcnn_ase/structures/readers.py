@@ -192,10 +192,7 @@ def error_message(error: BaseException) -> str:
 def _text(source: str) -> str:
     """The whole text of a file, unpacked."""
     data = gzip.decompress(Path(source).read_bytes()) if _zipped(source) else Path(source).read_bytes()
-    if not data.strip():
-        raise RefusedError("is empty")
-    if b"\0" in data:
-        raise RefusedError("is binary, not text")
+    _refuse_no_text(data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -203,6 +200,13 @@ def _text(source: str) -> str:
         if control > 8:
             raise RefusedError("is binary, not text") from None
         return data.decode("latin-1")  # old files have accents in names of authors
+
+
+def _refuse_no_text(data: bytes) -> None:
+    if not data.strip():
+        raise RefusedError("is empty")
+    if b"\0" in data:
+        raise RefusedError("is binary, not text")
 
 
 def _zipped(source: str) -> bool:
@@ -265,11 +269,7 @@ def _read_vasp(source: str, _: bool) -> Iterator[Item]:
 
 def _read_xyz(source: str, _: bool) -> Iterator[Item]:
     """All frames; a frame that cannot be read costs itself only."""
-    head = _head(source)
-    if not head.strip():
-        raise RefusedError("is empty")
-    if b"\0" in head:
-        raise RefusedError("is binary, not text")
+    _refuse_no_text(_head(source))
     with gzip.open(source, "rt", encoding="utf-8") if _zipped(source) else Path(source).open(encoding="utf-8") as file:
         yield from _frames(file)
 

@@ -45,19 +45,10 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
     return DistinctSites(first[order], counts[order])
 
 
-def symmetry_dataset(
-    cell: Floats,
-    fractions: Floats,
-    numbers: Ints,
-    *,
-    symprec: float = SYMPREC,
-) -> "SpglibDataset":
+def symmetry_dataset(cell: Floats, fractions: Floats, numbers: Ints, *, symprec: float = SYMPREC) -> "SpglibDataset":
     """The symmetry of a periodic structure that spglib finds (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
 
-    Parameters
-    ----------
-    cell, fractions, numbers
-        (3, 3) Å, rows; (N, 3); (N,).
+    The cell is (3, 3) Å, rows, the fractional coordinates are (N, 3).
 
     Raises
     ------

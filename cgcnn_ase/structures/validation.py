@@ -55,7 +55,8 @@ def validation_error(atoms: "Atoms") -> str | None:
     if int(numbers.min()) < 1 or int(numbers.max()) > MAX_NUMBER:
         return _unknown_element(numbers)
     if not isfinite(float(positions.sum())) and not np.isfinite(positions).all():
-        return f"atom {_first_bad(positions)} has a coordinate that is not a finite number"
+        bad = int(np.argmin(np.isfinite(positions).all(axis=1)))
+        return f"atom {bad + 1} has a coordinate that is not a finite number"
     periodic = pbc.tolist()
     cell = completed_cell(atoms.cell.array, pbc) if any(periodic) else np.eye(3)
     heights, inverse = heights_and_inverse(cell)
@@ -75,12 +76,8 @@ def _unknown_element(numbers: Ints) -> str:
     raise AssertionError("only called for unknown numbers")
 
 
-def _first_bad(positions: Floats) -> int:
-    return int(np.argmin(np.isfinite(positions).all(axis=1))) + 1
-
-
 def completed_cell(cell: Floats, pbc: Bools) -> Floats:
-    """The cell with unit vectors put in place of the directions that are not periodic and have no length."""
+    """The cell with unit vectors normal to the others where it is not periodic, as its own mean nothing there."""
     if pbc.all():
         return cell
     full = np.where(pbc[:, None], cell, 0.0)
