@@ -86,7 +86,7 @@ class CGCNNCalculator(Calculator):
         return reference
 
     def energy_model(self, references: Reference | Mapping[str, float] | None = None) -> GraphEnergy:
-        """Return the energies of each member, as :func:`cgcnn_ase.energies.interface.as_energy_model` asks for."""
+        """Return the energies of each member, as :func:`cgcnn_ase.energies.energy_model.as_energy_model` asks for."""
         return GraphEnergy(self._infer, references or self.reference)
 
     def set(self, **changes: Any) -> dict[str, Any]:

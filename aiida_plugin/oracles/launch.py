@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from aiida.orm import AbstractCode
 
 
-#: what makes all that a DFT run needs
+# what makes all that a DFT run needs
 SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
 
-#: the codes that ``aiida-cgcnn setup`` makes
+# the codes that ``aiida-cgcnn setup`` makes
 _CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost", "cp2k": "cp2k@localhost"}
 
 
@@ -74,10 +74,10 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
         raise ValueError(f"oracle.code: there are several codes {wanted!r}; name one as label@computer") from error
 
 
-#: the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
+# the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
 _EXTRA = "cgcnn_oracle"
 
-#: seconds between two looks at what the daemon runs
+# seconds between two looks at what the daemon runs
 _LOOK = 2.0
 
 

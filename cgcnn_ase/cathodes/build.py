@@ -19,7 +19,7 @@ from cgcnn_ase.cathodes.arrangement import (
 from cgcnn_ase.cathodes.composition import format_oxidation_states, oxidation_states, parse_cathode, whole_numbers
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.cathodes.supercells import cathode_supercell
-from cgcnn_ase.energies.interface import EnergySource, as_energy_model
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
 from cgcnn_ase.structures.composition import parse_formula
 
 Ordering = Literal["random", "sqs", "lowest"]
@@ -61,7 +61,7 @@ def build_cathode(
         Which lithium goes: ``random``; ``ewald``, the lowest electrostatic energy; ``lowest``, the lowest energy of
         n_candidates random choices.
     model
-        What gives the energies for ``lowest``: as for :func:`cgcnn_ase.energies.interface.as_energy_model`.
+        What gives the energies for ``lowest``: as for :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     n_candidates
         How many candidates ``lowest`` tries.
     tolerance

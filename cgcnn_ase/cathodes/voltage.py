@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.energies.interface import Combination, Energies, EnergySource, as_energy_model
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.interface import Combination, Energies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -86,7 +87,7 @@ def average_voltage(
     lithiated, delithiated
         Cells of one framework, in any order and of any size.
     model
-        What gives the energies: see :func:`cgcnn_ase.energies.interface.as_energy_model`.
+        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     lithium
         The metal: its energy (eV/atom), or its structure, whose energy the model then gives; by default what the
         model's references have.

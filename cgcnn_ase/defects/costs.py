@@ -10,7 +10,7 @@ from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell import make_supercell
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
-from cgcnn_ase.energies.interface import CHGNET, EnergySource, as_energy_model
+from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-    from cgcnn_ase.energies.interface import EnergySource
+    from cgcnn_ase.energies.energy_model import EnergySource
 
 
 # wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgcnn_ase.energies.calculators import relaxed
-from cgcnn_ase.energies.interface import EnergyModel, EnergySource, as_energy_model
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.interface import EnergyModel
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -62,7 +63,7 @@ def defect_formation_energy(
     defective, pristine
         Two cells with the same vectors.
     model
-        What gives the energies: see :func:`cgcnn_ase.energies.interface.as_energy_model`.
+        What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     chemical_potentials
         Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
         oxygen-poor conditions give ``{"O": reference - shift}``.

@@ -7,26 +7,19 @@ never the sum of the squares of two standard deviations.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, Union, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.core.elements import reference_energies
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.models.crystal_model import CrystalModel
 
 # scale of the elements' energies: the Materials Project's, or none at all
 Reference: TypeAlias = Literal["mp-pbe", "none"]
-
-# the name that stands for the interatomic potential
-CHGNET = "chgnet"
 
 
 class Combination(NamedTuple):
@@ -94,82 +87,3 @@ class GivesEnergyModel(Protocol):
 
     def energy_model(self, references: Reference | Mapping[str, float] | None) -> EnergyModel:
         """Return the energy model, with the calculator's own reference energies where none are given."""
-
-
-class StoredEnergy:
-    """Energies that the structures bring with them, as those read from the output of a DFT program."""
-
-    name = "stored"
-
-    def __init__(self, references: Mapping[str, float] | None = None) -> None:
-        self.references = references
-
-    def energies(self, structures: "Sequence[Atoms]") -> Energies:
-        """The stored energies, eV a cell: of a calculator with results, or ``info["energy"]`` as files are read.
-
-        Raises
-        ------
-        ValueError
-            If a structure has none.
-        """
-        return Energies(
-            np.array([_stored(k, atoms) for k, atoms in enumerate(structures)]), in_domain=(None,) * len(structures)
-        )
-
-
-def _stored(k: int, atoms: "Atoms") -> float:
-    if atoms.calc is not None and "energy" in getattr(atoms.calc, "results", {}):
-        return float(atoms.get_potential_energy())
-    if "energy" in atoms.info:
-        return float(atoms.info["energy"])
-    raise ValueError(f"structure {k} ({atoms.get_chemical_formula()}) brings no energy")
-
-
-# anything that :func:`as_energy_model` takes
-EnergySource: TypeAlias = Union[str, Path, "CrystalModel", "BaseCalculator", EnergyModel]
-
-
-def as_energy_model(model: EnergySource, *, references: Reference | Mapping[str, float] | None = None) -> EnergyModel:
-    """Make an energy model of what people have at hand.
-
-    Parameters
-    ----------
-    model
-        A pretrained name, a model folder or a loaded model of the formation or total energy; an ASE calculator;
-        ``chgnet`` for that interatomic potential; ``stored`` for structures that bring their energies; or an
-        :class:`EnergyModel`.
-    references
-        Energies of the elements, eV/atom: ``mp-pbe`` for those of the Materials Project, which fit this package's
-        models (their default) and potentials trained on its energies, such as CHGNet; or a dict by symbol. A calculator
-        has none by default, as its scale is not known.
-
-    Raises
-    ------
-    ValueError
-        If the model predicts something else.
-    """
-    from ase.calculators.calculator import BaseCalculator
-
-    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy
-    from cgcnn_ase.energies.graph_model import GraphEnergy
-    from cgcnn_ase.prediction.predictor import Predictor
-
-    if isinstance(model, GivesEnergyModel):
-        return model.energy_model(references)
-    if model == CHGNET:
-        return CHGNetEnergy()
-    if model == "stored":
-        return StoredEnergy(_table(references))
-    if isinstance(model, BaseCalculator):
-        return CalculatorEnergy(model, _table(references))
-    if isinstance(model, EnergyModel):
-        return model
-    return GraphEnergy(Predictor(model).inference(), references or "mp-pbe")
-
-
-def _table(references: Reference | Mapping[str, float] | None) -> Mapping[str, float] | None:
-    if references is None or isinstance(references, Mapping):
-        return references
-    if references == "mp-pbe":
-        return reference_energies()
-    raise ValueError(f"references {references!r}: allowed for a calculator are 'mp-pbe' and a dict by symbol")

@@ -21,12 +21,12 @@ Direction = Literal["min", "max"]
 class CandidateCosts:
     """Predictions of n candidates as costs, which are to be low."""
 
-    cost: Floats  #: (n,) in one unit with the next two
-    std: Floats  #: (n,) one standard deviation of each
-    best: float  #: the lowest cost known so far
-    kappa: float  #: how much an uncertain candidate is preferred
-    noise: Floats  #: one standard deviation of a label's error; of all or (n,)
-    rng: np.random.Generator  #: for what is drawn
+    cost: Floats  # (n,) in one unit with the next two
+    std: Floats  # (n,) one standard deviation of each
+    best: float  # the lowest cost known so far
+    kappa: float  # how much an uncertain candidate is preferred
+    noise: Floats  # one standard deviation of a label's error; of all or (n,)
+    rng: np.random.Generator  # for what is drawn
 
 
 AcquisitionFunction = Callable[[CandidateCosts], Floats]

@@ -11,9 +11,9 @@ from cgcnn_ase.optimization.pareto import Goal, cost_moments, costs_of, random_w
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
-#: draws by which the distribution of several objectives becomes that of one
+# draws by which the distribution of several objectives becomes that of one
 _DRAWS = 64
-#: of the mean std: the least noise that a label is taken to have where its information is reckoned
+# of the mean std: the least noise that a label is taken to have where its information is reckoned
 _LEAST_NOISE = 0.01
 
 
@@ -22,9 +22,9 @@ class Proposal:
     """A point to compute, and why."""
 
     point: Point
-    acquisition: str  #: by what it was chosen: an acquisition, or ``initial`` before there is a surrogate
-    gain: float | None = None  #: the value of the acquisition; None for an initial point
-    mean: tuple[float, ...] = ()  #: predicted value of each objective, in its unit; empty for an initial point
+    acquisition: str  # by what it was chosen: an acquisition, or ``initial`` before there is a surrogate
+    gain: float | None = None  # the value of the acquisition; None for an initial point
+    mean: tuple[float, ...] = ()  # predicted value of each objective, in its unit; empty for an initial point
     std: tuple[float, ...] = ()
 
 
@@ -34,9 +34,9 @@ class AcquisitionSettings:
 
     acquisition: str
     goals: tuple[Goal, ...]
-    kappa: float = 2.0  #: of ``lcb``
-    #: whether the value of a structure itself counts, with what sets it apart from others of equal features (their
-    #: orderings); else the mean of those
+    kappa: float = 2.0  # of ``lcb``
+    # whether the value of a structure itself counts, with what sets it apart from others of equal features (their
+    # orderings); else the mean of those
     of_structures: bool = False
 
 

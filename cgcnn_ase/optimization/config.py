@@ -37,7 +37,7 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
 MakeStructure = Callable[[Point], "Atoms"]
 
-#: what of the configuration may change when a run is resumed: how much is spent, and how long is waited
+# what of the configuration may change when a run is resumed: how much is spent, and how long is waited
 RESUMABLE_SETTINGS = (
     "budget.evaluations", "oracle.timeout_s", "oracle.retries", "oracle.submit", "oracle.max_parallel",
 )  # fmt: skip
@@ -46,13 +46,13 @@ RESUMABLE_SETTINGS = (
 class SpaceSettings(Settings):
     """The points there are, and their structures."""
 
-    #: ranges; with a host as in :func:`cgcnn_ase.optimization.space.cathode_space.cathode_space`
+    # ranges; with a host as in :func:`cgcnn_ase.optimization.space.cathode_space.cathode_space`
     variables: dict[str, object]
-    host: str | None = None  #: a layered cathode; without one there are no structures but those of `structure`
-    supercell: Count | tuple[Count, Count, Count] | None = None  #: repeats of the host's conventional cell
+    host: str | None = None  # a layered cathode; without one there are no structures but those of `structure`
+    supercell: Count | tuple[Count, Count, Count] | None = None  # repeats of the host's conventional cell
     li_removal: Literal["random", "ewald"] = "random"
-    sum_to_one: list[str] = Field(default_factory=list)  #: without a host: variables that add up to 1
-    structure: str | None = None  #: without a host: ``module:function`` or ``file.py:function`` from point to Atoms
+    sum_to_one: list[str] = Field(default_factory=list)  # without a host: variables that add up to 1
+    structure: str | None = None  # without a host: ``module:function`` or ``file.py:function`` from point to Atoms
 
     @model_validator(mode="after")
     def _one_way(self) -> "SpaceSettings":
@@ -76,7 +76,7 @@ class ObjectiveSettings(Settings):
     """One objective."""
 
     name: str
-    goal: GoalKind | None = None  #: ``max`` for a voltage, else ``min``; ``target`` where a target is given
+    goal: GoalKind | None = None  # ``max`` for a voltage, else ``min``; ``target`` where a target is given
     target: float | None = None
     model: str | None = None
 
@@ -115,7 +115,7 @@ class SurrogateSettings(Settings):
     """The model that predicts the points that were not evaluated."""
 
     kind: Annotated[str, AfterValidator(SURROGATES.check)] = "gp"
-    #: of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
+    # of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
     model: str | dict[str, str] | None = None
 
 
@@ -123,16 +123,16 @@ class AcquisitionConfig(Settings):
     """The measure by which a point is worth evaluating."""
 
     name: Annotated[str, AfterValidator(ACQUISITIONS.check)] = "ei"
-    kappa: Annotated[float, Field(ge=0)] = 2.0  #: of ``lcb``
+    kappa: Annotated[float, Field(ge=0)] = 2.0  # of ``lcb``
 
 
 class BudgetSettings(Settings):
     """The evaluations that are spent."""
 
-    evaluations: Count  #: points, those that fail too; labels that were given cost nothing
-    initial: Count = 8  #: of them before the surrogate decides
-    batch: Count = 1  #: points a round
-    design: Initial = "sobol"  #: how the initial points are spread
+    evaluations: Count  # points, those that fail too; labels that were given cost nothing
+    initial: Count = 8  # of them before the surrogate decides
+    batch: Count = 1  # points a round
+    design: Initial = "sobol"  # how the initial points are spread
 
 
 class OptimisationConfig(Settings):
@@ -143,10 +143,10 @@ class OptimisationConfig(Settings):
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
     acquisition: AcquisitionConfig = AcquisitionConfig()
-    #: what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
+    # what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
     engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
-    labels: str | None = None  #: CSV of values that are known already, with error bars
+    labels: str | None = None  # CSV of values that are known already, with error bars
     seed: NotNegative = 0
 
     @model_validator(mode="before")
@@ -186,16 +186,7 @@ class OptimisationConfig(Settings):
 
 
 def read_config(file: str | Path) -> OptimisationConfig:
-    """Read the configuration in a YAML file.
-
-    Raises
-    ------
-    ValueError
-        One sentence for the first problem: an unknown name (with the nearest that there is), a missing setting, a value
-        that is not allowed.
-    OSError
-        If the file cannot be read.
-    """
+    """Read the configuration in a YAML file; a ValueError says the first problem in one sentence."""
     values = read_yaml(Path(file))
     try:
         return parse_settings(OptimisationConfig, values)
@@ -208,9 +199,9 @@ class Problem:
     """A search space, the structures of its points, and the objectives."""
 
     space: SearchSpace
-    make_structure: MakeStructure | None  #: None in a space without structures
+    make_structure: MakeStructure | None  # None in a space without structures
     objectives: tuple[Objective, ...]
-    candidates: list[Point] | None = None  #: the only points that may be evaluated; None for the whole space
+    candidates: list[Point] | None = None  # the only points that may be evaluated; None for the whole space
 
     def structure(self, point: Point) -> "Atoms | None":
         """Return the structure of a point; an :class:`OracleError` says why there is none."""
@@ -225,12 +216,8 @@ class Problem:
 def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> Problem:
     """Build the problem that a configuration describes.
 
-    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`.
-
-    Raises
-    ------
-    ValueError
-        If a range is empty, or an objective cannot be computed in this space.
+    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`. There is a
+    ValueError where a range is empty, or an objective cannot be computed in this space.
     """
     space, make_structure = config.space.build(folder)
     # with a host the shares that add up to one are those of the metals

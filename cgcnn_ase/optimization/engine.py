@@ -21,7 +21,7 @@ from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
-#: labels that a surrogate needs
+# labels that a surrogate needs
 _FEWEST = 2
 
 
@@ -52,7 +52,7 @@ ENGINES: Registry[Callable[..., SearchEngine]] = Registry(
 )
 
 
-#: a surrogate by its name, one, or one for each objective
+# a surrogate by its name, one, or one for each objective
 SurrogateLike = str | Surrogate | list[Surrogate] | tuple[Surrogate, ...]
 
 
@@ -166,7 +166,7 @@ class AskTell(ABC):
         *,
         failed: Sequence[Mapping[str, Value]] = (),
     ) -> None:
-        """Learn what came out.
+        """Learn what came out: all, or nothing and a ValueError where a value or a point is none.
 
         Parameters
         ----------
@@ -178,11 +178,6 @@ class AskTell(ABC):
             Of the same shape: one standard deviation of the error of each value, in its unit.
         failed
             Points that have no value. They are never proposed again, and no number stands for them.
-
-        Raises
-        ------
-        ValueError
-            If shapes do not agree, a value is not finite, an error bar negative, or a point not of this space.
         """
         for key in self.labels.add(points, values, noise, failed=failed):
             self._pending.pop(key, None)
@@ -192,13 +187,7 @@ class AskTell(ABC):
         return self.front()[0]
 
     def front(self) -> list[tuple[Point, tuple[float, ...]]]:
-        """Return the points told that no other one beats, and their values; of one objective the best.
-
-        Raises
-        ------
-        ValueError
-            If nothing was told.
-        """
+        """Return the points told that no other one beats, and their values; of one objective the best."""
         if not len(self.labels):
             raise ValueError("no value was told yet")
         values = self.labels.values

@@ -20,12 +20,12 @@ class Outcome:
     """The evaluation of a point."""
 
     point: Point
-    values: dict[str, float]  #: of each objective, in its unit; empty where the evaluation failed
-    stds: dict[str, float]  #: one standard deviation of those for which it is known
-    reason: str  #: why it failed
+    values: dict[str, float]  # of each objective, in its unit; empty where the evaluation failed
+    stds: dict[str, float]  # one standard deviation of those for which it is known
+    reason: str  # why it failed
     attempts: int
     seconds: float
-    cells: Mapping[str, Evaluation | str]  #: of each cell that was asked for now: an evaluation, or why there is none
+    cells: Mapping[str, Evaluation | str]  # of each cell that was asked for now: an evaluation, or why there is none
 
 
 class Evaluator:

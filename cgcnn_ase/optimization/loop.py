@@ -23,7 +23,7 @@ from cgcnn_ase.optimization.records import (
 from cgcnn_ase.optimization.run_folder import LogWriter, RunFolder
 from cgcnn_ase.optimization.surrogates.base import Surrogate, make_surrogate
 
-#: the status and the round of values that were known before
+# the status and the round of values that were known before
 LABEL: Literal["label"] = "label"
 INITIAL_ROUND = 0
 

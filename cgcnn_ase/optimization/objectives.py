@@ -13,7 +13,7 @@ r"""Objectives: each a number computed from what the oracle says of one or sever
 An oracle that gives a value under one of the first names is taken at its word, too: nothing is computed then.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GoalKind = Literal["min", "max", "target"]
 
-#: names that mean another
+# names that mean another
 ALIASES = {"stability": "mixing_energy_per_atom"}
 OBJECTIVE_UNITS = {
     "energy_per_atom": "eV/atom",
@@ -37,7 +37,7 @@ OBJECTIVE_UNITS = {
     "voltage": "V",
     "band_gap": "eV",
 }
-#: what the point itself is called among the cells of an objective
+# what the point itself is called among the cells of an objective
 OWN_CELL = "itself"
 _LITHIATED = "lithiated"
 
@@ -71,7 +71,7 @@ class ObjectiveValue(NamedTuple):
     """A value with one standard deviation, both in the objective's unit."""
 
     value: float
-    std: float | None  #: None where nobody knows it
+    std: float | None  # None where nobody knows it
 
 
 Cells = Mapping[str, EvaluatedCell]
@@ -82,11 +82,11 @@ References = Mapping[str, float]
 class Objective:
     """One thing to optimise."""
 
-    name: str  #: see above
-    goal: GoalKind = "min"  #: ``min``, ``max``, or ``target``: as near to `target` as possible
-    target: float | None = None  #: in the objective's unit
-    model: str | None = None  #: pretrained name or model folder that predicts it in place of the oracle
-    mixed: tuple[str, ...] = ()  #: of a mixing energy: the variables that are shares of the mixed metals
+    name: str  # see above
+    goal: GoalKind = "min"  # ``min``, ``max``, or ``target``: as near to `target` as possible
+    target: float | None = None  # in the objective's unit
+    model: str | None = None  # pretrained name or model folder that predicts it in place of the oracle
+    mixed: tuple[str, ...] = ()  # of a mixing energy: the variables that are shares of the mixed metals
 
     @property
     def unit(self) -> str:
@@ -112,8 +112,16 @@ class Objective:
         where the oracle has not given what is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
-        if self.name not in evaluation.values and self.name in _COMPUTED:
-            return _COMPUTED[self.name](cells, references, self.mixed)
+        if self.name not in evaluation.values:
+            match self.name:
+                case "energy_per_atom":
+                    return _energy_per_atom(cells[OWN_CELL])
+                case "formation_energy_per_atom":
+                    return _formation_energy(cells[OWN_CELL], references or {})
+                case "mixing_energy_per_atom":
+                    return _mixing_energy(cells, self.mixed)
+                case "voltage":
+                    return _voltage(cells, references or {})
         return ObjectiveValue(evaluation.values[_given(self.name, evaluation)], evaluation.stds.get(self.name))
 
     @property
@@ -125,60 +133,44 @@ class Objective:
         return self.target
 
 
-def _energy_per_atom(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
-    del references, mixed
-    cell = cells[OWN_CELL]
+def _energy_per_atom(cell: EvaluatedCell) -> ObjectiveValue:
     return ObjectiveValue(cell.energy / cell.n_atoms, _scaled(cell.energy_std, 1 / cell.n_atoms))
 
 
-def _formation_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
-    total = _energy_per_atom(cells, references, mixed)
-    atoms = cells[OWN_CELL].atoms
-    assert atoms is not None
-    symbols = atoms.get_chemical_symbols()
-    known = references or {}
-    if missing := sorted(set(symbols) - set(known)):
+def _formation_energy(cell: EvaluatedCell, references: References) -> ObjectiveValue:
+    total = _energy_per_atom(cell)
+    assert cell.atoms is not None
+    symbols = cell.atoms.get_chemical_symbols()
+    if missing := sorted(set(symbols) - set(references)):
         raise OracleError(
             f"a formation energy needs the elements' energies on the oracle's scale, and those of {', '.join(missing)} "
             "are not known: give `references` among the oracle's options (eV/atom)"
         )
-    return ObjectiveValue(total.value - sum(known[symbol] for symbol in symbols) / len(symbols), total.std)
+    return ObjectiveValue(total.value - sum(references[symbol] for symbol in symbols) / len(symbols), total.std)
 
 
-def _mixing_energy(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
-    total = _energy_per_atom(cells, references, mixed)
-    value, variances = total.value, [total.std]
+def _mixing_energy(cells: Cells, mixed: tuple[str, ...]) -> ObjectiveValue:
+    total = _energy_per_atom(cells[OWN_CELL])
+    value, stds = total.value, [total.std]
     for metal in mixed:
-        if metal not in cells:
-            continue
-        share = float(cells[OWN_CELL].point[metal])
-        end = _energy_per_atom({OWN_CELL: cells[metal]}, references, mixed)
-        value -= share * end.value
-        variances.append(_scaled(end.std, share))
-    return ObjectiveValue(value, _quadrature(variances))
+        if metal in cells:
+            share, end = float(cells[OWN_CELL].point[metal]), _energy_per_atom(cells[metal])
+            value -= share * end.value
+            stds.append(_scaled(end.std, share))
+    return ObjectiveValue(value, _quadrature(stds))
 
 
-def _voltage(cells: Cells, references: References | None, mixed: tuple[str, ...]) -> ObjectiveValue:
+def _voltage(cells: Cells, references: References) -> ObjectiveValue:
     from cgcnn_ase.cathodes.voltage import average_voltage, framework
-    from cgcnn_ase.energies.interface import StoredEnergy
+    from cgcnn_ase.energies.energy_model import StoredEnergy
 
-    del mixed
     full, partial = cells[_LITHIATED], cells[OWN_CELL]
-    if references is None or "Li" not in references:
+    if "Li" not in references:
         raise OracleError("a voltage needs the energy of lithium metal: give `references: {Li: ...}` (eV/atom)")
     lithiated, delithiated = (_with_energy(cell) for cell in (full, partial))
-    result = average_voltage(lithiated, delithiated, StoredEnergy(), lithium=references["Li"])
-    units = framework(lithiated, "Li").n_units
-    per_volt = 1 / (units * (result.x_from - result.x_to))
-    return ObjectiveValue(result.voltage, _quadrature([_scaled(cell.energy_std, per_volt) for cell in (full, partial)]))
-
-
-_COMPUTED: dict[str, Callable[[Cells, References | None, tuple[str, ...]], ObjectiveValue]] = {
-    "energy_per_atom": _energy_per_atom,
-    "formation_energy_per_atom": _formation_energy,
-    "mixing_energy_per_atom": _mixing_energy,
-    "voltage": _voltage,
-}
+    step = average_voltage(lithiated, delithiated, StoredEnergy(), lithium=references["Li"])
+    per_volt = 1 / (framework(lithiated, "Li").n_units * (step.x_from - step.x_to))
+    return ObjectiveValue(step.voltage, _quadrature([_scaled(cell.energy_std, per_volt) for cell in (full, partial)]))
 
 
 def _with_energy(cell: EvaluatedCell) -> "Atoms":

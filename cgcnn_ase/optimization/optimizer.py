@@ -9,7 +9,7 @@ from cgcnn_ase.optimization.pareto import costs_of, pareto_front
 from cgcnn_ase.optimization.space.sampling import neighbors
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate, make_surrogate
 
-#: of a space too large to list: how many of the best points have their neighbours among the candidates
+# of a space too large to list: how many of the best points have their neighbours among the candidates
 _LOCAL = 5
 
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Bools, Floats
 
-#: weight of the sum beside the largest term (Knowles 2006)
+# weight of the sum beside the largest term (Knowles 2006)
 _AUGMENTATION = 0.05
 
-#: low, high, or as near as possible to a number
+# low, high, or as near as possible to a number
 Goal = Literal["min", "max"] | float
 
 

@@ -20,13 +20,9 @@ CONVERGENCE, PARETO = "convergence.png", "pareto.png"
 def convergence_plot(result: OptimisationResult) -> "Figure":
     """Draw each objective against the evaluations: what came out, what was predicted with one std, and the best so far.
 
-    Raises
-    ------
-    ValueError
-        If every evaluation failed.
+    A ValueError is raised where every evaluation failed.
     """
-    if not result.known:
-        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+    _check_known(result)
     figure, panels = new_figure(len(result.objectives))
     figure.set_size_inches(max(6.4, 4.2 * len(panels)), 4.8)
     for axes, objective in zip(panels, result.objectives, strict=True):
@@ -40,15 +36,11 @@ def convergence_plot(result: OptimisationResult) -> "Figure":
 def pareto_plot(result: OptimisationResult) -> "Figure":
     """Draw the first two objectives of all evaluations, and the Pareto front of all objectives among them.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than two objectives, or every evaluation failed.
+    A ValueError is raised where there are fewer than two objectives, or every evaluation failed.
     """
     if len(result.objectives) < 2:
         raise ValueError("a Pareto front needs at least two objectives")
-    if not result.known:
-        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+    _check_known(result)
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(6.0, 4.2)
     first, second = result.objectives[:2]
@@ -133,8 +125,13 @@ def _convergence(axes: "Axes", result: OptimisationResult, objective: "Objective
     axes.set_ylabel(_label(objective))
 
 
+def _check_known(result: OptimisationResult) -> None:
+    if not result.known:
+        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+
+
 def _title(figure: "Figure", result: OptimisationResult) -> None:
-    """Who said so."""
+    """Say who evaluated."""
     figure.suptitle(f"values: {result.oracle['what']}", fontsize=11)
 
 

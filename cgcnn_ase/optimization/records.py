@@ -22,9 +22,9 @@ class RoundProposal:
 
     round: int
     points: list[Point]
-    chosen_by: list[str]  #: the acquisition, or ``initial``
-    gain: list[float | None]  #: the value of the acquisition; None in the initial design
-    mean: list[dict[str, float]]  #: predicted value of each objective, in its unit; empty in the initial design
+    chosen_by: list[str]  # the acquisition, or ``initial``
+    gain: list[float | None]  # the value of the acquisition; None in the initial design
+    mean: list[dict[str, float]]  # predicted value of each objective, in its unit; empty in the initial design
     std: list[dict[str, float]]
 
 
@@ -46,17 +46,17 @@ class Record:
     key: str
     point: Point
     status: Status
-    values: dict[str, float]  #: of each objective, in its unit; empty where it failed
+    values: dict[str, float]  # of each objective, in its unit; empty where it failed
     stds: dict[str, float]
-    chosen_by: str  #: as in :class:`RoundProposal`, like the next three; ``label`` for what was known
+    chosen_by: str  # as in :class:`RoundProposal`, like the next three; ``label`` for what was known
     gain: float | None
     mean: dict[str, float]
     std: dict[str, float]
-    seconds: float  #: that the oracle took
+    seconds: float  # that the oracle took
     attempts: int
-    reason: str  #: why it failed
-    oracle: str  #: who evaluated, in words
-    cells: dict[str, CellRecord] = field(default_factory=dict)  #: of each cell, by the key of its point
+    reason: str  # why it failed
+    oracle: str  # who evaluated, in words
+    cells: dict[str, CellRecord] = field(default_factory=dict)  # of each cell, by the key of its point
 
     def known_cells(self) -> dict[str, Evaluation | str]:
         """Return the cells as the evaluator keeps them."""
@@ -77,10 +77,10 @@ class Record:
 class Step:
     """One round, when it is complete."""
 
-    round: int  #: 1, 2, ...
+    round: int  # 1, 2, ...
     proposal: RoundProposal
-    records: tuple[Record, ...]  #: in the order of the points
-    is_new: bool = True  #: whether any of it was evaluated now, and not before the run was resumed
+    records: tuple[Record, ...]  # in the order of the points
+    is_new: bool = True  # whether any of it was evaluated now, and not before the run was resumed
 
 
 @runtime_checkable
@@ -106,10 +106,10 @@ class RecordingOracle(Oracle, Protocol):
 class OptimisationResult:
     """All evaluations of a run."""
 
-    records: tuple[Record, ...]  #: labels that were given first, then the evaluations, in order
+    records: tuple[Record, ...]  # labels that were given first, then the evaluations, in order
     objectives: tuple[Objective, ...]
-    oracle: Mapping[str, object]  #: what the oracle says of itself
-    stopped: str  #: why it ended, in words
+    oracle: Mapping[str, object]  # what the oracle says of itself
+    stopped: str  # why it ended, in words
     folder: Path
 
     @property

@@ -16,7 +16,7 @@ from cgcnn_ase.optimization.space.variables import NONE, Value, Variable, as_num
 if TYPE_CHECKING:
     from skopt.space import Dimension
 
-#: its names of our acquisitions
+# its names of our acquisitions
 _ACQUISITIONS = {"ei": "EI", "pi": "PI", "lcb": "LCB"}
 
 
@@ -90,11 +90,6 @@ def as_dimensions(variables: Sequence[Variable]) -> "list[Dimension]":
 
     A number with one possible value becomes a ``Categorical`` of that value, as scikit-optimize knows no range without
     width. Shares are ``Real``: that they are whole numbers of atoms, and add up to one, only the search space knows.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
     """
     with needs_skopt():
         from skopt.space import Categorical, Integer, Real

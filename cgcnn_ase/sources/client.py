@@ -5,7 +5,7 @@ database does not have is absent, never NaN or zero.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -110,6 +110,20 @@ class Attribution(NamedTuple):
 
 class CursorError(FetchError):
     """A cursor that the database no longer understands: the answer must be read again from its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Options that a source gets when its client is opened."""
+
+    provider: str  # the name that the source is registered under, or the URL of an OPTIMADE server
+    # what will be asked: a source refuses what it cannot answer before the network is touched
+    query: Query = field(default_factory=Query)
+    url: str | None = None  # another address of the same database, by default the source's own
+    thermo_type: str | None = None  # functional and corrections of the energies, where the source has several
+    # more properties: our name to the database's name and unit
+    properties: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    ask_key: Callable[[], str] | None = None  # asks a person for a key, where the source needs one and finds none
 
 
 class ReferenceClient(Protocol):

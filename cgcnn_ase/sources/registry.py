@@ -5,26 +5,10 @@ one registration: an entry point of the group ``cgcnn_ase.sources``, or ``@SOURC
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from cgcnn_ase.core.registry import Registry
-from cgcnn_ase.sources.client import Query, ReferenceClient
+from cgcnn_ase.sources.client import Query, ReferenceClient, SourceOptions
 from cgcnn_ase.sources.optimade.providers import PROVIDERS
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """Options that a source gets when its client is opened."""
-
-    provider: str  # the name that the source is registered under, or the URL of an OPTIMADE server
-    # what will be asked: a source refuses what it cannot answer before the network is touched
-    query: Query = field(default_factory=Query)
-    url: str | None = None  # another address of the same database, by default the source's own
-    thermo_type: str | None = None  # functional and corrections of the energies, where the source has several
-    # more properties: our name to the database's name and unit
-    properties: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    ask_key: Callable[[], str] | None = None  # asks a person for a key, where the source needs one and finds none
-
 
 # opens a client; it raises `ValueError` for options that it does not take
 Source = Callable[[SourceOptions], ReferenceClient]

@@ -237,7 +237,7 @@ def test_bad_tables(tmp_path):
 
 
 def test_chgnet_is_called_what_it_is():
-    from cgcnn_ase.energies.interface import as_energy_model
+    from cgcnn_ase.energies.energy_model import as_energy_model
 
     oracle = make_oracle("chgnet")
     assert oracle.describe()["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"

@@ -13,9 +13,9 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import CellRecord, Step
 
-#: the type of the nodes
+# the type of the nodes
 PROCESS_TYPE = "aiida.calculations:cgcnn.optimisation_step"
-#: two energies that are the same, eV
+# two energies that are the same, eV
 _SAME = 1e-6
 Row = dict[str, Any]
 
@@ -113,15 +113,7 @@ class StepRecorder:
         self._settings: Dict | None = None
 
     def __call__(self, step: "Step", failures: Sequence[Dict] = ()) -> Dict:
-        """Return the log of a round, which is recorded unless it is already.
-
-        Parameters
-        ----------
-        step
-            The round.
-        failures
-            Those of the label work chains of this round.
-        """
+        """Return the log of a round, recorded now unless it is already; `failures` are of its label work chains."""
         rows = [asdict(record) for record in step.records]
         content: Row = {"round": step.round, "evaluations": rows}
         if (known := self._recorded(step.round, content)) is not None:
@@ -155,17 +147,8 @@ class StepRecorder:
 def record_steps(run: Mapping[str, object]) -> "Callable[[Step], Dict]":
     """Make the ``on_step`` of an optimisation that records each round of any oracle as a node.
 
-    An oracle that runs through AiiDA does so itself, and links its labels.
-
-    Parameters
-    ----------
-    run
-        ``config``, ``oracle``, ``folder`` and ``objectives``, each ``{"name": ..., "wanted": "min"}``.
-
-    Raises
-    ------
-    ValueError
-        If one of them is missing.
+    An oracle that runs through AiiDA does so itself, and links its labels. `run` holds ``config``, ``oracle``,
+    ``folder`` and ``objectives``, each ``{"name": ..., "wanted": "min"}``.
     """
     if missing := sorted({"config", "oracle", "folder", "objectives"} - set(run)):
         raise ValueError(f"run lacks {', '.join(missing)}")

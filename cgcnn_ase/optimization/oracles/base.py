@@ -27,9 +27,9 @@ class Evaluation:
     (``formation_energy_per_atom``, eV/atom; ``band_gap``, eV).
     """
 
-    values: Mapping[str, float]  #: by name
-    stds: Mapping[str, float] = field(default_factory=dict)  #: one standard deviation of some or all of them
-    #: what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
+    values: Mapping[str, float]  # by name
+    stds: Mapping[str, float] = field(default_factory=dict)  # one standard deviation of some or all of them
+    # what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
     info: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -45,7 +45,7 @@ class Oracle(Protocol):
     """
 
     name: str
-    #: energies of the elements on the scale of ``energy``, eV/atom; None where they are not known
+    # energies of the elements on the scale of ``energy``, eV/atom; None where they are not known
     references: Mapping[str, float] | None
 
     def describe(self) -> dict[str, object]:
@@ -110,21 +110,10 @@ class OracleRecipe:
 
 
 def make_oracle(name: str, options: Mapping[str, object] | None = None, *, folder: Path | None = None) -> Oracle:
-    """Make the oracle with a name.
+    """Make the oracle with a name, of its own options.
 
-    Parameters
-    ----------
-    name
-        ``chgnet``, ``ase``, ``callable``, ``model``, ``table``, or what another installed package registers.
-    options
-        Its settings.
-    folder
-        Where files that the options name are looked for; the current folder by default.
-
-    Raises
-    ------
-    ValueError
-        If there is none of this name, or an option is unknown.
+    Files that the options name are looked for in `folder`, by default the current one. There is a ValueError where no
+    such name or option is known.
     """
     return ORACLES.get(name)(dict(options or {}), folder=folder or Path())
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class RelaxSettings(Settings):
     """Relax the positions in the fixed cell by FIRE."""
 
-    fmax: Positive = 0.05  #: largest force that may remain, eV/Å
-    steps: Annotated[int, Field(gt=0)] = 200  #: more are a failure
+    fmax: Positive = 0.05  # largest force that may remain, eV/Å
+    steps: Annotated[int, Field(gt=0)] = 200  # more are a failure
 
 
 class CHGNetSettings(Settings):
@@ -36,7 +36,7 @@ class AseSettings(Settings):
 
     calculator: str
     parameters: dict[str, object] = Field(default_factory=dict)
-    references: dict[str, float] | None = None  #: energies of the elements on the calculator's scale, eV/atom
+    references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
     relax: RelaxSettings | None = None
 
 
@@ -49,16 +49,8 @@ class ModelSettings(Settings):
 class EnergyOracle:
     """Total energies of the structure as it stands, or relaxed in its cell.
 
-    Parameters
-    ----------
-    model
-        What gives the energies; for a relaxation a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`.
-    name, what
-        How it is called in the configuration, and for people.
-    relax
-        Positions are relaxed in the fixed cell first; None for the structure as it stands.
-    settings
-        What else decides the energies, for :meth:`describe`.
+    A relaxation needs a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`; `name` is how it is called in the
+    configuration, `what` for people, and `settings` what else decides the energies, for :meth:`describe`.
     """
 
     def __init__(
@@ -97,13 +89,7 @@ class EnergyOracle:
 
 
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
-    """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project.
-
-    Raises
-    ------
-    ImportError
-        If CHGNet is not installed.
-    """
+    """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project."""
     from cgcnn_ase.core.elements import reference_energies
     from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
@@ -116,13 +102,7 @@ def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracl
 
 
 def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
-    """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such class, or it does not take the parameters.
-    """
+    """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``."""
     from cgcnn_ase.energies.calculators import CalculatorEnergy
 
     settings = parse_settings(AseSettings, options, "oracle")
@@ -145,13 +125,7 @@ def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
 
 
 class ModelOracle:
-    """Predictions of a crystal-graph model, with its calibrated standard deviation: cheap labels with error bars.
-
-    Parameters
-    ----------
-    model
-        A pretrained name or a model folder.
-    """
+    """Predictions of a crystal-graph model (a pretrained name or a folder), with its calibrated standard deviation."""
 
     name = "model"
 

@@ -22,7 +22,7 @@ from cgcnn_ase.optimization.space.variables import Point
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: seconds that a child process has to import what the oracle needs
+# seconds that a child process has to import what the oracle needs
 START_S = 300.0
 
 

@@ -34,12 +34,7 @@ def load_named(name: str, folder: Path, setting: str) -> Callable[..., Any]:
     name
         ``module:attribute`` of a module that can be imported, or ``file.py:attribute`` of a file in `folder`.
     setting
-        Where the name stands, for messages.
-
-    Raises
-    ------
-    ValueError
-        If there is no such module, file or attribute, or it cannot be called.
+        Where the name stands, for the message of the ValueError if there is none.
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-#: the ending of a column with error bars
+# the ending of a column with error bars
 STD = "_std"
-#: what stands for the variable that an experiment does not have: which ordering it was
+# what stands for the variable that an experiment does not have: which ordering it was
 _NO_ORDERING = -1
-#: how far a number may be outside the range, to the digits that files have
+# how far a number may be outside the range, to the digits that files have
 _ROUNDING = 1e-4
 
 
@@ -35,11 +35,6 @@ class TableOracle:
 
     The columns named as variables say which point a row is; all others are values, those that end in ``_std`` the
     standard deviations (error bars) of the value they are named after. An empty cell is a value that is not known.
-
-    Parameters
-    ----------
-    file
-        The CSV file, with a header.
     """
 
     name = "table"
@@ -56,13 +51,7 @@ class TableOracle:
         return {"name": self.name, "what": f"the table {self.file.name}", "sha256": self._sha256}
 
     def points(self, names: Sequence[str]) -> list[Point]:
-        """Return the points of all rows, once each, in the order of the file.
-
-        Raises
-        ------
-        ValueError
-            If a variable has no column.
-        """
+        """Return the points of all rows, once each, in the order of the file; each variable needs a column."""
         if missing := [name for name in names if name not in self._frame.columns]:
             raise ValueError(f"{self.file}: no column {', '.join(missing)}; a column for each variable is needed")
         rows = self._by_point(tuple(names))
@@ -103,15 +92,7 @@ def table_oracle(options: Mapping[str, object], *, folder: Path) -> TableOracle:
 
 
 def read_table(file: Path) -> "pd.DataFrame":
-    """Read a CSV file with a header; ``NaN`` is text, an empty cell is empty.
-
-    Raises
-    ------
-    ValueError
-        If it has no rows or cannot be read as CSV.
-    OSError
-        If it cannot be read at all.
-    """
+    """Read a CSV file with a header, or raise a ValueError; ``NaN`` is text, an empty cell is empty."""
     import pandas as pd
 
     try:
@@ -149,22 +130,13 @@ def read_labels(file: Path, space: SearchSpace, objectives: Sequence[str]) -> li
     A composition need not be one that the space can realise, but must lie in its ranges. Without a column
     ``ordering_seed`` the label is of the composition, and of none of its orderings.
 
-    Parameters
-    ----------
-    file
-        CSV with a column for each variable, one for each objective, and ``NAME_std`` with its error bar.
-    space
-        The search space.
-    objectives
-        Names of what must be known of every row.
+    The CSV file has a column for each variable, one for each objective, and ``NAME_std`` with its error bar.
 
     Raises
     ------
     ValueError
         If a column is missing, a cell empty or no number, an error bar negative, or a row is not in the space or there
         twice; the message names the row.
-    OSError
-        If the file cannot be read.
     """
     frame = read_table(file)
     variables = [name for name in space.names if name in frame.columns or name != ORDERING]

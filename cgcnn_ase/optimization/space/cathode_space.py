@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 Repeats = int | Sequence[int]
 LiRemoval = Literal["random", "ewald"]
 
-#: the shares of the metals, by name
+# the shares of the metals, by name
 METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn", "al_content": "Al"}
 DOPANT, DOPANT_CONTENT, VACANCIES, ORDERING = "dopant", "dopant_content", "li_vacancy_ratio", "ordering_seed"
-#: all variables
+# all variables
 CATHODE_VARIABLES = (VACANCIES, *METALS, DOPANT, DOPANT_CONTENT, ORDERING)
-#: repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
+# repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
 SUPERCELL: Repeats = (2, 2, 1)
 
 
@@ -38,11 +38,6 @@ def cathode_space(ranges: Mapping[str, object], *, host: str = "LiNiO2", superce
         A layered cathode, e.g. ``LiNiO2`` or ``NCM811``.
     supercell
         Repeats of the conventional cell, which has three formula units.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, a range empty or impossible in this supercell, or the host not layered.
 
     Examples
     --------
@@ -101,12 +96,8 @@ def cathode_structure(
 
     Returns
     -------
-    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters.
-
-    Raises
-    ------
-    ValueError
-        If a variable is unknown, the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
+    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters; a ValueError is raised
+    where the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
     """
     import numpy as np
 

@@ -9,10 +9,10 @@ from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable,
 
 Initial = Literal["sobol", "random", "lhs", "grid"]
 
-#: a number in a range is moved by this part of the range
+# a number in a range is moved by this part of the range
 _REAL_STEP = 0.02
 
-#: Latin hypercubes tried for the one whose nearest points are furthest apart
+# Latin hypercubes tried for the one whose nearest points are furthest apart
 _HYPERCUBES = 100
 
 
@@ -29,11 +29,6 @@ def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed:
         ``sobol``: a shifted Sobol sequence; ``lhs``: a Latin hypercube; ``grid``: a regular grid; ``random``.
     seed
         Same seed, same points.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
     """
     if kind not in get_args(Initial):
         raise ValueError(f"no initial points by {kind!r}; allowed: {', '.join(get_args(Initial))}")

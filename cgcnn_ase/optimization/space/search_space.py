@@ -12,7 +12,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.simplex import Simplex
 from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable, as_number
 
-#: a space of more points is sampled, never listed
+# a space of more points is sampled, never listed
 MOST_CANDIDATES = 200_000
 
 
@@ -64,7 +64,7 @@ class SearchSpace:
         by_name = {variable.name: variable for variable in self.variables}
         if unknown := [name for name in self.sum_to_one if name not in by_name]:
             raise ValueError(f"sum_to_one: unknown {', '.join(unknown)}; the variables are {', '.join(self.names)}")
-        #: the shares that add up to 1, the variables that name them (by the share), and those that stand alone
+        # the shares that add up to 1, the variables that name them (by the share), and those that stand alone
         self.shares = tuple(by_name[name] for name in self.sum_to_one)
         self.names_of = {v.of: v for v in self.variables if v.of is not None}
         inside = {*self.sum_to_one, *(v.name for v in self.names_of.values())}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-Part = tuple[int, int]  #: how many atoms, and which label they have
+Part = tuple[int, int]  # how many atoms, and which label they have
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Simplex:
     [((1, 0), (1, 0)), ((1, 0), (1, 1)), ((1, 0), (1, 2)), ((2, 0), (0, 0))]
     """
 
-    lows: tuple[int, ...]  #: the bounds of each part, included
+    lows: tuple[int, ...]  # the bounds of each part, included
     highs: tuple[int, ...]
-    total: int  #: the sum
-    labels: tuple[int, ...]  #: the number of labels of each part; 1 where it has none to choose
+    total: int  # the sum
+    labels: tuple[int, ...]  # the number of labels of each part; 1 where it has none to choose
 
     @property
     def count(self) -> int:

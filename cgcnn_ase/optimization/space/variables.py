@@ -6,16 +6,16 @@ from math import ceil, floor, isfinite
 from typing import Literal
 
 Value = float | int | str
-#: values of the named variables
+# values of the named variables
 Point = dict[str, Value]
 
 Kind = Literal["real", "share", "integer", "category", "seed"]
 
-#: the label of an atom that is not there
+# the label of an atom that is not there
 NONE = "none"
 _ROUNDING = 1e-9
 
-#: the options of a variable that go together
+# the options of a variable that go together
 _FORMS: dict[Kind, frozenset[str]] = {
     "real": frozenset({"low", "high"}),
     "share": frozenset({"low", "high", "sites"}),
@@ -39,11 +39,11 @@ class Variable:
 
     name: str
     kind: Kind
-    low: float = 0.0  #: the bounds, included
+    low: float = 0.0  # the bounds, included
     high: float = 0.0
-    sites: int = 0  #: of a share: of how many sites it is a part
-    categories: tuple[str, ...] = ()  #: the names
-    of: str | None = None  #: the share that the categories are the names of: where it is 0 the name is ``none``
+    sites: int = 0  # of a share: of how many sites it is a part
+    categories: tuple[str, ...] = ()  # the names
+    of: str | None = None  # the share that the categories are the names of: where it is 0 the name is ``none``
 
     @classmethod
     def from_dict(cls, name: str, options: Mapping[str, object]) -> "Variable":

@@ -30,9 +30,9 @@ Integers = npt.NDArray[np.intp]
 class Pool:
     """Points in a row."""
 
-    points: tuple[Point, ...]  #: (n,)
-    keys: tuple[str, ...]  #: (n,) their names
-    features: Floats  #: (n, d) their numbers between 0 and 1
+    points: tuple[Point, ...]  # (n,)
+    keys: tuple[str, ...]  # (n,) their names
+    features: Floats  # (n, d) their numbers between 0 and 1
 
     @classmethod
     def of(cls, space: SearchSpace, points: Iterable[Mapping[str, Value]]) -> "Pool":
@@ -68,9 +68,9 @@ class Pool:
 class SurrogatePrediction(NamedTuple):
     """A surrogate's predictions of the points of a pool, in the unit of the labels."""
 
-    mean: Floats  #: (n,)
-    epistemic: Floats  #: (n,) one standard deviation of what labels of other points can teach
-    aleatoric: Floats  #: (n,) one standard deviation of what they cannot: a label about its mean
+    mean: Floats  # (n,)
+    epistemic: Floats  # (n,) one standard deviation of what labels of other points can teach
+    aleatoric: Floats  # (n,) one standard deviation of what they cannot: a label about its mean
 
 
 class Surrogate(Protocol):
@@ -96,9 +96,9 @@ class Surrogate(Protocol):
 class SurrogateContext:
     """All that a surrogate may be made of."""
 
-    objective: str = ""  #: name of what it is to predict; empty where nobody says
-    model: "str | Path | CrystalModel | None" = None  #: pretrained name, model folder or loaded model that predicts it
-    structure: "Callable[[Point], Atoms] | None" = None  #: makes the structure of a point, in a space that has any
+    objective: str = ""  # name of what it is to predict; empty where nobody says
+    model: "str | Path | CrystalModel | None" = None  # pretrained name, model folder or loaded model that predicts it
+    structure: "Callable[[Point], Atoms] | None" = None  # makes the structure of a point, in a space that has any
 
 
 SurrogateFactory = Callable[[SurrogateContext], Surrogate]

@@ -9,13 +9,13 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.sampling import needs_skopt
 from cgcnn_ase.optimization.surrogates.base import Pool, SurrogateContext, SurrogatePrediction
 
-#: labels below which the length scales stay as they start
+# labels below which the length scales stay as they start
 _MIN_LABELS_TO_FIT_SCALES = 4
-#: labels beyond which one start finds them: their likelihood has one clear maximum
+# labels beyond which one start finds them: their likelihood has one clear maximum
 _MAX_LABELS_RESTARTS = 50
-#: of a hyperparameter's search; it has converged or is lost
+# of a hyperparameter's search; it has converged or is lost
 _STEPS = 60
-#: random Fourier features of a sample
+# random Fourier features of a sample
 _WAVES = 1024
 
 

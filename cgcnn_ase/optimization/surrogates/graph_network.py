@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: how alike the errors of a model are at two points: this much where their features are equal ...
+# how alike the errors of a model are at two points: this much where their features are equal ...
 _SHARED = 0.9
 
-#: ... and e^(-1/2) of it at this distance, features being between 0 and 1
+# ... and e^(-1/2) of it at this distance, features being between 0 and 1
 _DISTANCE = 0.2
 
 
@@ -43,7 +43,7 @@ class GraphNetworkSurrogate:
         self._predictor = Predictor(model, workers=1)
         self._structure = structure
         self._known: dict[str, tuple[float, float]] = {}
-        self.offset = 0.0  #: by how much the labels are above the model, in their unit
+        self.offset = 0.0  # by how much the labels are above the model, in their unit
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int = 0) -> None:  # noqa: ARG002
         """Take the mean offset of the labels; those with error bars count by their precision beside the model's."""

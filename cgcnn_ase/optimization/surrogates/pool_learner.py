@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: structures whose graphs are in memory at once
+# structures whose graphs are in memory at once
 _AT_ONCE = 64
-
-#: of the last layers, whose vectors stand side by side
+# of the last layers, whose vectors stand side by side
 _LAYERS = 2
+# principal components of the vectors that are kept
+_COMPONENTS = 24
+# of the pool, over which the variance is summed; of more, so many at random
+_REFERENCE = 2000
 
 
 def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[Floats]:
@@ -52,13 +55,6 @@ def crystal_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> Flo
     return np.stack([vectors[:, : vectors.shape[1] // 2].mean(axis=0) for vectors in site_vectors(model, structures)])
 
 
-#: principal components of the vectors that are kept
-_COMPONENTS = 24
-
-#: of the pool, over which the variance is summed; of more, so many at random
-_REFERENCE = 2000
-
-
 class PoolLearner:
     r"""A Gaussian process on vectors, and the labels that it would learn most from.
 
@@ -79,8 +75,6 @@ class PoolLearner:
     ------
     ValueError
         If the vectors are no table of finite numbers with at least two rows.
-    ImportError
-        If scikit-optimize is not installed.
     """
 
     def __init__(self, vectors: npt.ArrayLike, *, seed: int = 0) -> None:
@@ -108,13 +102,7 @@ class PoolLearner:
         return np.array(list(self._labels), dtype=np.int64)
 
     def tell(self, rows: Sequence[int] | Ints, values: npt.ArrayLike) -> None:
-        """Learn the labels of some rows.
-
-        Raises
-        ------
-        ValueError
-            If there is no such row, it has a label, or a value is not finite.
-        """
+        """Learn the labels of some rows: all, or none where one is of no such row, known, or not finite."""
         known = np.asarray(values, dtype=float)
         if known.shape != (len(rows),):
             raise ValueError(f"{len(rows)} rows and values of shape {known.shape}; needed is one value a row")
@@ -139,13 +127,7 @@ class PoolLearner:
         return self.process.moments(points, *self.process.project(points))
 
     def ask(self, n: int) -> Ints:
-        """Rows to label next; at random while there are no labels. Fewer come where no more are left.
-
-        Raises
-        ------
-        ValueError
-            If n is not positive.
-        """
+        """Return n rows to label next; at random while there are no labels. Fewer come where no more are left."""
         if n < 1:
             raise ValueError(f"the number of rows to ask for must be at least 1, not {n}")
         free = np.setdiff1d(np.arange(len(self.points)), self.labelled)

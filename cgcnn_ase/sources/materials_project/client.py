@@ -40,7 +40,7 @@ from cgcnn_ase.sources.retry import Retry, with_retries
 if TYPE_CHECKING:
     from requests import Session
 
-    from cgcnn_ase.sources.registry import SourceOptions
+    from cgcnn_ase.sources.client import SourceOptions
 
 ENDPOINT = "https://api.materialsproject.org/"
 LICENCE = "CC BY 4.0"

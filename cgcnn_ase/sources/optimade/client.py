@@ -28,7 +28,7 @@ from cgcnn_ase.sources.properties import UNITS, check_fields, conversion
 from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
-    from cgcnn_ase.sources.registry import SourceOptions
+    from cgcnn_ase.sources.client import SourceOptions
 
 # the specification and the network of servers
 _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00974-z"
