@@ -61,6 +61,14 @@ test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
 test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run the daemon's tests on them
 	bash scripts/test_services.sh $(VENV) $(PYTEST_ARGS)
 
+# About twice as long as the tests alone, so CI does not run it at every change.
+coverage: $(ENGINES_INSTALLED) ## run the tests and count the lines and branches they reach; the table lands in build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not services" --cov \
+	    --cov-report=term --cov-report=html:build/coverage --cov-fail-under=90 $(PYTEST_ARGS)
+
+names: $(INSTALLED) ## check that the code keeps to the words of the glossary
+	$(BIN)/python scripts/check_names.py
+
 lint: $(DEV_INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

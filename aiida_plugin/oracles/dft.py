@@ -1,10 +1,8 @@
 """An oracle whose values are labels of ``cgcnn.label``."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -40,41 +38,6 @@ class DFTSettings(Settings):
     max_parallel: Annotated[int, Field(gt=0, strict=True)] | None = None  #: runs at a time; default all of a round
 
 
-_TITLES = {"gpaw": "GPAW", "quantumespresso": "Quantum ESPRESSO", "cp2k": "CP2K", "vasp": "VASP"}
-
-
-def describe_engine(engine: str, version: str | None, protocol: str, settings: Mapping[str, Any]) -> str:
-    """Such as ``GPAW 26.7.0 (PBE+U, plane waves 500 eV, protocol balanced) through AiiDA``.
-
-    Parameters
-    ----------
-    engine
-        Its name.
-    version
-        Where it is known before a run.
-    protocol, settings
-        The protocol's name, and the settings that it and the overrides give.
-    """
-    if engine == "ase":
-        return f"the ASE calculator {settings['calculator']} through AiiDA"
-    title = _TITLES[engine] + (f" {version}" if version else "")
-    parts = [_functional(settings), *_basis(engine, settings), f"protocol {protocol}"]
-    if settings["relax"]:
-        parts.append(f"positions relaxed to {settings['fmax']:g} eV/Å")
-    return f"{title} ({', '.join(parts)}) through AiiDA"
-
-
-def _functional(settings: Mapping[str, Any]) -> str:
-    return str(settings["functional"]) + ("+U" if settings["hubbard"] and settings["hubbard_u"] else "")
-
-
-def _basis(engine: str, settings: Mapping[str, Any]) -> list[str]:
-    if engine == "cp2k":
-        return [str(settings["basis_set"])]
-    cutoff = settings["cutoff" if engine == "gpaw" else "cutoff_wavefunctions"]
-    return ["plane waves" if cutoff is None else f"plane waves {float(cutoff):g} eV"]
-
-
 #: objectives that need energies of elements, and of which; None: of all in the structure
 _ELEMENTS = {"formation_energy_per_atom": None, "voltage": "Li"}
 
@@ -95,7 +58,7 @@ class DFTOracle:
         self.references: Mapping[str, float] | None = settings.references
         self._profile = open_default_profile()
         self._options = settings
-        engine_of(engine)
+        self._engine = engine_of(engine)
         self._code = code_of(engine, settings.code)
         self._resolved = resolve(engine, settings.protocol, settings.overrides)
         self._elements: set[str | None] = set()
@@ -106,10 +69,10 @@ class DFTOracle:
 
     def describe(self) -> dict[str, Any]:
         """Engine, version where it is known before a run, profile, code and all settings."""
-        version = self._version()
+        version = self._engine.version(self._code)
         return {
             "name": self.name,
-            "what": describe_engine(self.name, version, self._options.protocol, self._resolved),
+            "what": self._engine.describe(self._resolved, self._options.protocol, version),
             "version": version,
             "profile": self._profile,
             "code": self._code.full_label,
@@ -173,7 +136,7 @@ class DFTOracle:
         """Label work chains when they have ended, each with the cells whose labels it was to give."""
         if not self._options.submit:
             cached = not self._unlucky & set(cells)
-            chain = run_chain(self._builder(cells), engine_of(self.name).code_plugin, cached=cached)
+            chain = run_chain(self._builder(cells), self._engine.code_plugin, cached=cached)
             self._learn(chain)
             yield chain, list(cells)
             return
@@ -237,9 +200,3 @@ class DFTOracle:
             "engine_version": scheme.get("engine_version"),
         }
         return Evaluation({"energy": atoms.get_potential_energy()}, {}, info)
-
-    def _version(self) -> str | None:
-        """Of the Python package of an engine that is one, where the code is this Python."""
-        if self.name != "gpaw" or str(getattr(self._code, "filepath_executable", "")) != sys.executable:
-            return None
-        return metadata.version("gpaw")

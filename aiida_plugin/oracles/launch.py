@@ -13,6 +13,8 @@ from aiida.manage.caching import enable_caching
 from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
 from plumpy.exceptions import KilledError
 
+from aiida_plugin.engines.registry import engine as engine_of
+
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 # what makes all that a DFT run needs
 SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
-
-# the codes that ``aiida-cgcnn setup`` makes
-_CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost", "cp2k": "cp2k@localhost"}
 
 
 def open_default_profile() -> str:
@@ -60,7 +59,8 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_code
 
-    wanted = label or _CODES.get(engine)
+    spec = engine_of(engine).setup_code()
+    wanted = label or (None if spec is None else f"{spec.label}@localhost")
     if wanted is None:
         raise ValueError(f"oracle.code: {engine} has no code by default; name yours, as `verdi code list` shows it")
     try:

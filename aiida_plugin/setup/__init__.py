@@ -1,1 +1,1 @@
-"""Making and checking all that AiiDA needs: profile, computer, codes, models, pseudopotentials."""
+"""Set-up: what ``aiida-cgcnn setup`` makes and ``aiida-cgcnn setup --check`` looks at."""

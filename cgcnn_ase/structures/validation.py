@@ -77,7 +77,7 @@ def _unknown_element(numbers: Ints) -> str:
 
 
 def completed_cell(cell: Floats, pbc: Bools) -> Floats:
-    """The cell with unit vectors normal to the others in the directions that are not periodic; its own mean nothing there."""
+    """The cell with unit vectors normal to the others where it is not periodic, as its own mean nothing there."""
     if pbc.all():
         return cell
     full = np.where(pbc[:, None], cell, 0.0)

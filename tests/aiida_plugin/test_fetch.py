@@ -14,10 +14,10 @@ from aiida.plugins import CalculationFactory  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
+from aiida_plugin.calculations.functions.fetch import fetch_into_aiida, store_fetched  # noqa: E402
 from aiida_plugin.calculations.training_data import gather  # noqa: E402
-from aiida_plugin.cli.structures import structures  # noqa: E402
+from aiida_plugin.cli.data import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
-from aiida_plugin.provenance.fetched import fetch_into_aiida, store_fetched  # noqa: E402
 from cgcnn_ase.sources.client import (  # noqa: E402
     Attribution,
     FetchedRecord,
@@ -31,11 +31,6 @@ from cgcnn_ase.structures.packed import load_packed  # noqa: E402
 from ..structures.damage import OF_FILE, OF_STRUCTURE, cut, write  # noqa: E402
 
 FIELDS = ("energy_per_atom", "band_gap")
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 class Shelf:

@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.io import read, write
 from click.testing import CliRunner
 
-from aiida_plugin.cli.structures import structures
+from aiida_plugin.cli.data import structures
 from aiida_plugin.data.structures import StructureSetData, read_set, write_set
 
 from ..conftest import rock_salt_cif

@@ -8,8 +8,9 @@ import sys
 import pytest
 import yaml
 
-from cgcnn_ase.optimization.acquisition import acquire
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS, acquire
 from cgcnn_ase.optimization.loop import optimise
+from cgcnn_ase.optimization.oracles import ORACLES
 
 MODULE = '''
 import numpy as np
@@ -73,6 +74,8 @@ nearest = search_of_mine:Nearest
 parabola = search_of_mine:Parabola
 [cgcnn_ase.search_engines]
 downwards = search_of_mine:Downwards
+[cgcnn.engines]
+mycode = search_of_mine:MyCode
 """
 CONFIG = {
     "space": {"variables": {"x": {"low": 0.0, "high": 1.0, "sites": 20}}},
@@ -108,10 +111,14 @@ def test_in_python(tmp_path):
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_acquisition_of_the_wrong_shape_is_refused():
-    from cgcnn_ase.optimization.acquisition import ACQUISITIONS
+def test_a_dft_engine_is_an_oracle_of_the_same_name():
+    """AiiDA's part of the package makes it, and is imported when it is asked for."""
+    assert ORACLES.check("mycode") == "mycode"
+    assert ORACLES._entry_points()["mycode"].value == "aiida_plugin.oracles:mycode"
 
-    ACQUISITIONS.register("wrong-shape")(lambda candidates: candidates.cost[:1])
+
+def test_an_acquisition_of_the_wrong_shape_is_refused(monkeypatch):
+    monkeypatch.setitem(ACQUISITIONS._objects, "wrong-shape", lambda candidates: candidates.cost[:1])
     with pytest.raises(ValueError, match="'wrong-shape' must give one number for each of 2 candidates"):
         acquire("wrong-shape", [1.0, 2.0], [0.5, 0.1])
 
