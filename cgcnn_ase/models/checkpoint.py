@@ -1,6 +1,6 @@
 """Save and load models: ``model.safetensors`` and ``config.json`` in a folder. Loading one executes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from cgcnn_ase.models.folder import (
     read_weights,
     write_files,
 )
+from cgcnn_ase.nn.architecture import DEFAULT, architecture_names
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
@@ -122,6 +123,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
 
     config = read_config(folder)
     weights = read_weights(folder, config)
+    _check_architecture(folder, config.get("network"))
     try:
         tensors = load(weights)
         network = TypeAdapter(NetworkConfig).validate_python(config["network"])
@@ -154,6 +156,17 @@ def load_models(folder: Path) -> list[CrystalModel]:
         ]
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
+
+
+def _check_architecture(folder: Path, network: object) -> None:
+    """See that the package which brings a model's architecture is installed."""
+    settings = network.get("architecture") if isinstance(network, Mapping) else None
+    name = settings.get("architecture", DEFAULT) if isinstance(settings, Mapping) else DEFAULT
+    if name not in (known := architecture_names()):
+        raise CheckpointError(
+            f"{folder}: the model's architecture {name!r} is not installed: it comes with another package; installed "
+            f"are {', '.join(known)}"
+        )
 
 
 def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], architecture: str) -> None:

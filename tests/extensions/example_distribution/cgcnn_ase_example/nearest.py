@@ -14,7 +14,6 @@ class Nearest:
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int) -> None:
         """Keep the labels."""
-        del noise, seed
         self.features, self.values = pool.features, values
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
@@ -28,5 +27,4 @@ class Nearest:
 
     def sample(self, pool: Pool, seed: int) -> Floats:
         """Return the prediction, the only function that there is."""
-        del seed
         return self.predict(pool).mean

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 
 class Parabola:
-    """Evaluate (x - center)^2."""
+    """Evaluate (x - center)^2; files that its options name would be looked for in `folder`."""
 
     name = "parabola"
     references = None  # energies of the elements (eV/atom), if `energy` is among the values
 
     def __init__(self, options: Mapping[str, object], *, folder: Path) -> None:
-        del folder  # where files that the options name are looked for
         if unknown := sorted(set(options) - {"center"}):
             raise ValueError(f"unknown setting {unknown[0]} of the oracle parabola; allowed: center")
         self.center = float(str(options.get("center", 0.5)))
@@ -30,7 +29,6 @@ class Parabola:
 
     def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
         """Return the value of one point."""
-        del atoms
         x = float(point["x"])
         if x < 0:
             raise OracleError("x must not be negative")

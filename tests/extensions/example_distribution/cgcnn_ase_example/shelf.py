@@ -16,8 +16,8 @@ class Shelf:
 
     name = "shelf"
     url = "https://example.org/shelf"
-    settings: dict[str, str] = {}  # noqa: RUF012  what decides beside the query what comes back; never a key
-    units = {"band_gap": "eV"}  # noqa: RUF012  what it knows, in our names
+    settings: dict[str, str] = {}  # what decides beside the query what comes back; never a key
+    units = {"band_gap": "eV"}  # what it knows, in our names
 
     def version(self, *, retry: Retry = with_retries) -> str:
         """Name the state of the shelf."""
