@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 import yaml
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.io import write
 
 from cgcnn_ase import load_model
 from cgcnn_ase.models.folder import CheckpointError
+from cgcnn_ase.nn.architecture import ARCHITECTURES
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS
+from cgcnn_ase.optimization.loop import optimise
+from cgcnn_ase.optimization.oracles.base import ORACLES
+from cgcnn_ase.optimization.surrogates.base import SURROGATES
+from cgcnn_ase.sources.client import Query
+from cgcnn_ase.sources.registry import SOURCES, open_client
+
+from ..aiida_plugin.conftest import aiida_localhost as aiida_localhost
 
 HERE = Path(__file__).parent
 TRAIN = {
@@ -24,7 +34,7 @@ TRAIN = {
 SEARCH = {
     "space": {"variables": {"x": {"low": 0.0, "high": 1.0, "sites": 20}}},
     "objectives": "value",
-    "oracle": {"name": "parabola", "center": 0.3, "timeout_s": 60, "retries": 1},
+    "oracle": {"name": "parabola", "center": 0.3},
     "surrogate": "nearest",
     "acquisition": {"name": "cautious", "kappa": 1.0},
     "budget": {"evaluations": 8, "initial": 4},
@@ -54,31 +64,53 @@ def path(tmp_path_factory):
                 write(folder / "set" / f"{name}.cif", bulk(f"{metal}{anion}", shape, a=length))
                 lines.append(f"{name},{1 + 0.1 * a - 0.02 * k + 0.1 * length!r}")
     (folder / "set" / "id_prop.csv").write_text("\n".join(lines) + "\n")
-    (folder / "train.yaml").write_text(yaml.safe_dump(TRAIN))
-    (folder / "optimise.yaml").write_text(yaml.safe_dump(SEARCH))
+    files = {
+        "train": TRAIN,
+        "optimise": SEARCH,
+        "patient": SEARCH | {"oracle": SEARCH["oracle"] | {"timeout_s": 60, "retries": 1}},
+        "architecture": TRAIN | {"network": {"architecture": "avrage"}},
+        "oracle": SEARCH | {"oracle": "parabolla"},
+        "surrogate": SEARCH | {"surrogate": "nearrest"},
+        "acquisition": SEARCH | {"acquisition": "cautios"},
+    }
+    for name, settings in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
 
+TRAIN_IT = ["train", "set", "--target", "ionicity", "--unit", "eV", "--val", "0.25"]
+FETCH = ["fetch", "--cache", "pages", "--fields", "band_gap"]
+COMMANDS = {
+    "train": [*TRAIN_IT, "--config", "train.yaml", "--output", "run", "--json"],
+    "predict": ["predict", "set/MgO-rocksalt.cif", "--model", "run"],
+    "optimize": ["optimize", "patient.yaml", "--output", "search", "--json"],
+    "fetch": [*FETCH, "--provider", "shelf", "--output", "fetched", "--json"],
+    # misspelt
+    "source": [*FETCH, "--provider", "shelv", "--output", "none"],
+    "architecture": [*TRAIN_IT, "--config", "architecture.yaml", "--output", "none"],
+    "oracle": ["optimize", "oracle.yaml", "--output", "none"],
+    "surrogate": ["optimize", "surrogate.yaml", "--output", "none"],
+    "acquisition": ["optimize", "acquisition.yaml", "--output", "none"],
+}
+
+
 @pytest.fixture(scope="module")
-def run(installed, path):
-    """Run a script of this folder where the distribution is installed; the JSON that it prints."""
-    here = os.pathsep.join([str(installed), *filter(None, sys.path)])
-    env = os.environ | {"PYTHONPATH": here, "CGCNN_ASE_CACHE": str(path / "cache"), "OMP_NUM_THREADS": "1"}
-
-    def call(script, *arguments, stdin=""):
-        done = subprocess.run(
-            [sys.executable, str(HERE / script), *map(str, arguments)],
-            env=env, cwd=path, input=stdin, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return call
+def in_python(installed, path):
+    """The outcome of use_parts.py where the distribution is installed."""
+    python_path = os.pathsep.join([str(installed), *filter(None, sys.path)])
+    env = os.environ | {"PYTHONPATH": python_path, "CGCNN_ASE_CACHE": str(path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "use_parts.py")],
+        env=env, cwd=path, input=json.dumps(COMMANDS), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def in_python(run, path):
-    return run("use_in_python.py", path / "set", path, path / "python")
+def commands(in_python):
+    """Exit code, stdout and stderr of each command."""
+    return in_python["commands"]
 
 
 def test_each_is_registered(in_python):
@@ -106,35 +138,6 @@ def test_the_source_in_python(in_python, path):
     assert provenance["citations"] == ["A. Author, On shelves (2026)"]
 
 
-def misspelt(settings, key, value):
-    return yaml.safe_dump(settings | {key: value})
-
-
-@pytest.fixture(scope="module")
-def commands(run, path):
-    """Exit code, stdout and stderr of commands by name."""
-    wrong = {
-        "oracle": misspelt(SEARCH, "oracle", "parabolla"),
-        "surrogate": misspelt(SEARCH, "surrogate", "nearrest"),
-        "acquisition": misspelt(SEARCH, "acquisition", "cautios"),
-        "architecture": misspelt(TRAIN, "network", {"architecture": "avrage"}),
-    }
-    for name, text in wrong.items():
-        (path / f"{name}.yaml").write_text(text)
-    train = ["train", "set", "--target", "ionicity", "--unit", "eV", "--val", "0.25"]
-    fetch = ["fetch", "--cache", "pages", "--fields", "band_gap"]
-    lines = {
-        "train": [*train, "--config", "train.yaml", "--output", "run", "--json"],
-        "predict": ["predict", "set/MgO-rocksalt.cif", "--model", "run"],
-        "optimise": ["optimize", "optimise.yaml", "--output", "search", "--json"],
-        "fetch": [*fetch, "--provider", "shelf", "--output", "fetched", "--json"],
-        "wrong source": [*fetch, "--provider", "shelv", "--output", "none"],
-        "wrong architecture": [*train, "--config", "architecture.yaml", "--output", "none"],
-        **{f"wrong {name}": ["optimize", f"{name}.yaml", "--output", "none"] for name in list(wrong)[:3]},
-    }
-    return dict(zip(lines, run("use_commands.py", stdin=json.dumps(list(lines.values()))), strict=True))
-
-
 def test_train_and_predict_on_the_command_line(commands, path):
     code, out, err = commands["train"]
     assert code == 0, err
@@ -148,7 +151,7 @@ def test_train_and_predict_on_the_command_line(commands, path):
 
 
 def test_optimize_on_the_command_line(commands):
-    code, out, err = commands["optimise"]
+    code, out, err = commands["optimize"]
     assert code == 0, err
     assert json.loads(out)["oracle"]["what"] == "a parabola about 0.3"
 
@@ -168,7 +171,7 @@ def test_fetch_on_the_command_line(commands, path):
     ],
 )  # fmt: skip
 def test_messages_name_what_is_installed(commands, kind, name):
-    code, _, err = commands[f"wrong {kind}"]
+    code, _, err = commands[kind]
     assert code == 2
     assert name in err
 
@@ -189,23 +192,113 @@ def test_without_the_distribution_its_model_is_refused(commands, path, cgcnn_ase
 # ------------------------------------------------------------------------------------------------------------- AiiDA
 
 
-@pytest.fixture
-def in_aiida(installed, aiida_profile, monkeypatch, path):
-    """The distribution is installed here, and AiiDA has a profile."""
-    monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.setenv("CGCNN_ASE_CACHE", str(path / "cache"))
-    yield aiida_profile
+@pytest.fixture(scope="module")
+def in_aiida(installed, path, request):
+    """The distribution is installed here, and AiiDA has a profile; for all of the tests below."""
+    pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+    from aiida_plugin.engines.registry import ENGINES
+
+    request.getfixturevalue("aiida_profile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(installed))
+        patch.setenv("CGCNN_ASE_CACHE", str(path / "cache"))
+        for registry in (ARCHITECTURES, ACQUISITIONS, SURROGATES, ORACLES, SOURCES, ENGINES):
+            patch.setattr(registry, "_loaded", {})
+        yield
     for name in [name for name in sys.modules if name.startswith("cgcnn_ase_example")]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
-def test_the_model_as_a_node(in_aiida, commands, path):
+@pytest.fixture
+def code(in_aiida, request):
+    """The Python that runs this, under the label of the default code of engines that are ASE calculators."""
+    return request.getfixturevalue("aiida_code_installed")(
+        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable
+    )
+
+
+@pytest.mark.usefixtures("in_aiida")
+def test_the_model_as_a_node(commands, path):
+    """It predicts what the command predicted; the acquisition chooses."""
+    from aiida.orm import Dict
     from aiida.plugins import CalculationFactory, DataFactory
+
+    from aiida_plugin.calculations.functions.selection import select
 
     model = DataFactory("cgcnn.model").get_or_create(path / "run" / "best")
     assert model.base.attributes.get("architecture") == "average"
-    crystals = DataFactory("cgcnn.structures").from_ase([bulk("MgO", "rocksalt", a=4.6)], ["MgO"])
-    frame = CalculationFactory("cgcnn.predict_in_process")(model, crystals).to_frame()
+    crystals = [bulk(name, "rocksalt", a=4.6) for name in ("MgO", "NiO", "LiF")]
+    structures = DataFactory("cgcnn.structures").from_ase(crystals, ["MgO", "NiO", "LiF"])
+    predictions = CalculationFactory("cgcnn.predict_in_process")(model, structures)
+    frame = predictions.to_frame()
     (row,) = csv.DictReader(commands["predict"][1].splitlines())
-    assert frame["value"].tolist() == [pytest.approx(float(row["value"]), rel=1e-5)]
-    assert frame["std"].tolist() == [pytest.approx(float(row["std"]), rel=1e-5)]
+    for column in ("value", "std"):
+        assert frame[column][0] == pytest.approx(float(row[column]), rel=1e-5)
+    chosen = select(predictions, Dict({"take": {"cautious": 1}, "kappa": 1.0}))
+    assert chosen["indices"].get_list() == [frame["id"][(frame["value"] + frame["std"].astype(float)).idxmin()]]
+    assert chosen["chosen"]["rows"][0]["why"] == "cautious"
+
+
+@pytest.mark.usefixtures("in_aiida")
+def test_the_source_as_a_node(tmp_path):
+    from aiida_plugin.calculations.functions.fetch import fetch_into_aiida
+
+    node = fetch_into_aiida(open_client("shelf"), Query(formula=("Si", "Ge")), fields=["band_gap"], cache=tmp_path)
+    assert {name: node.atoms(name).info["band_gap"] for name in node.ids} == {"Si": 1.1, "Ge": 0.7}
+    assert node.creator.inputs.provenance["client"] == "cgcnn-ase-example 1.0"
+
+
+@pytest.mark.usefixtures("in_aiida")
+def test_a_search_as_nodes(tmp_path):
+    """Surrogate, acquisition and oracle of the distribution; each round is a node."""
+    from aiida_plugin.calculations.functions.optimisation_step import record_steps
+
+    steps = []
+    run = {"config": SEARCH, "oracle": {"what": "a parabola"}, "folder": str(tmp_path / "run")}
+    keep = record_steps(run | {"objectives": [{"name": "value", "wanted": "min"}]})
+    optimise(SEARCH, tmp_path / "run", on_step=lambda step: steps.append(keep(step)))
+    assert steps[-1]["n_evaluated"] == 8
+    assert [row["chosen_by"] for log in steps for row in log["evaluations"]][4:] == ["cautious"] * 4
+    assert steps[-1].creator.process_type == "aiida.calculations:cgcnn.optimisation_step"
+
+
+def test_labels_of_the_engine(code):
+    from aiida.engine import run_get_node
+    from aiida.plugins import DataFactory, WorkflowFactory
+
+    from aiida_plugin.engines.registry import engine
+
+    assert code.default_calc_job_plugin == engine("emt").code_plugin
+    copper = bulk("Cu", a=3.7)
+    structures = DataFactory("cgcnn.structures").from_ase([copper], ["copper"])
+    _, chain = run_get_node(
+        WorkflowFactory("cgcnn.label").get_builder_from_protocol(code, structures, "emt", "stringent")
+    )
+    assert chain.is_finished_ok, chain.exit_message
+    copper.calc = EMT(asap_cutoff=True)
+    labelled = chain.outputs.labelled.atoms("copper")
+    assert labelled.get_potential_energy() == pytest.approx(copper.get_potential_energy(), abs=1e-9)
+    assert labelled.info["label_scheme"]["parameters"] == {"asap_cutoff": True}
+
+
+@pytest.mark.usefixtures("code")
+def test_the_engine_is_an_oracle_of_the_command(cgcnn_ase, tmp_path):
+    """Through AiiDA, with surrogate and acquisition of the distribution."""
+    (tmp_path / "copper.py").write_text(
+        "from ase.build import bulk\n\ndef cell(point):\n    return bulk('Cu', a=point['a'])\n"
+    )
+    config = SEARCH | {
+        "space": {"variables": {"a": {"low": 3.4, "high": 3.9}}, "structure": "copper.py:cell"},
+        "objectives": "energy_per_atom",
+        "oracle": {"name": "emt", "protocol": "fast"},
+        "budget": {"evaluations": 2, "initial": 1},
+    }
+    (tmp_path / "emt.yaml").write_text(yaml.safe_dump(config))
+    ran = cgcnn_ase("optimize", tmp_path / "emt.yaml", "--output", tmp_path / "run", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["oracle"]["what"] == "EMT (ASE's cutoff, protocol fast) through AiiDA"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    for row in rows:
+        copper = bulk("Cu", a=row["point"]["a"])
+        copper.calc = EMT()
+        assert row["values"]["energy_per_atom"] == pytest.approx(copper.get_potential_energy(), abs=1e-6)

@@ -1,4 +1,7 @@
-"""Use each part of the example distribution in Python: ``use_in_python.py DATA CONFIG OUTPUT`` prints JSON."""
+"""Use each part of the example distribution in Python, then run commands, in a process that has it installed.
+
+The arguments of each command come as JSON on stdin; JSON goes to stdout.
+"""
 
 import json
 import sys
@@ -6,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from ase.build import bulk
+from typer.testing import CliRunner
 
 from cgcnn_ase import load_model, predict
+from cgcnn_ase.cli.app import app
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.nn.architecture import ARCHITECTURES
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS, acquire
@@ -19,20 +24,29 @@ from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.sources.registry import SOURCES, open_client
 from cgcnn_ase.training.fit import fit
 
-data, config, output = map(Path, sys.argv[1:])
+output = Path("python")
 NAMES = {
     "average": ARCHITECTURES, "cautious": ACQUISITIONS, "nearest": SURROGATES, "parabola": ORACLES, "shelf": SOURCES,
 }  # fmt: skip
 
+
+def run(arguments: list[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
 # the architecture
-trained = fit(data, output / "run", target="ionicity", unit="eV", config=config / "train.yaml", val=0.25)
+trained = fit("set", output / "run", target="ionicity", unit="eV", config=Path("train.yaml"), val=0.25)
 model = load_model(trained.model)
 crystal = [bulk("MgO", "rocksalt", a=4.21)]
 before = predict(model, crystal).to_frame()
 after = predict(save_model(model, output / "saved"), crystal).to_frame()
 
 # acquisition, surrogate and oracle; the source
-result = optimise(config / "optimise.yaml", output / "search")
+result = optimise("optimise.yaml", output / "search")
 fetched = fetch(open_client("shelf"), Query(), output / "fetched", fields=["band_gap"], cache=output / "cache")
 
 print(json.dumps({
@@ -47,4 +61,5 @@ print(json.dumps({
     "acquired": acquire("cautious", [1.0, 2.0], [0.5, 0.1]).tolist(),
     "n_fetched": fetched.n_records,
     "provider": fetched.provider,
+    "commands": {name: run(arguments) for name, arguments in json.load(sys.stdin).items()},
 }))  # fmt: skip
