@@ -85,6 +85,7 @@ COMMANDS = {
     "predict": ["predict", "set/MgO-rocksalt.cif", "--model", "run"],
     "optimize": ["optimize", "patient.yaml", "--output", "search", "--json"],
     "fetch": [*FETCH, "--provider", "shelf", "--output", "fetched", "--json"],
+    "condition": [*FETCH, "--provider", "shelf", "--elements", "O", "--output", "none"],
     # misspelt
     "source": [*FETCH, "--provider", "shelv", "--output", "none"],
     "architecture": [*TRAIN_IT, "--config", "architecture.yaml", "--output", "none"],
@@ -161,6 +162,8 @@ def test_fetch_on_the_command_line(commands, path):
     assert code == 0, err
     assert json.loads(out)["n_records"] == 3
     assert (path / "fetched" / "structures.npz").exists()
+    code, _, err = commands["condition"]
+    assert (code, err) == (2, "cgcnn-ase: the shelf can be asked for formulas only, not by elements\n")
 
 
 @pytest.mark.parametrize(

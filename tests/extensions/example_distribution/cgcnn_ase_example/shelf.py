@@ -40,7 +40,7 @@ class Shelf:
 
 
 def open_shelf(options: SourceOptions) -> Shelf:
-    """Return the client; raises ValueError for options or queries that it cannot take."""
-    if options.thermo_type is not None:
-        raise ValueError("the shelf has no thermo_type")
+    """Return the client, or raise ValueError for what the shelf cannot be asked."""
+    if other := sorted(set(options.query.as_dict()) - {"formula"}):
+        raise ValueError(f"the shelf can be asked for formulas only, not by {other[0]}")
     return Shelf()
