@@ -4,7 +4,7 @@
 # Each starts from a bare Debian with Python 3.11 and make. `make help` lists the others.
 #
 # PyTorch's default build for Linux brings several gigabytes of CUDA libraries. For the small CPU build, pass pip the
-# address of PyTorch's CPU index (see docs/install.md):   make demo PIP_FLAGS="--extra-index-url ADDRESS"
+# address of PyTorch's CPU index (see docs/how_to/install.md):   make demo PIP_FLAGS="--extra-index-url ADDRESS"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +25,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 ENGINES_INSTALLED := $(VENV)/.installed-engines
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev engines demo test test-slow test-services coverage names lint format types docs examples benchmarks zoo wheel wheel-test clean
+.PHONY: help install install-dev engines demo test test-slow test-services coverage names lint format types architecture imports docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -61,7 +61,7 @@ test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
 test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run the daemon's tests on them
 	bash scripts/test_services.sh $(VENV) $(PYTEST_ARGS)
 
-# Twice as slow as the tests alone, so CI does not run it at every change.
+# About twice as long as the tests alone, so CI does not run it at every change.
 coverage: $(ENGINES_INSTALLED) ## run the tests and count the lines and branches they reach; the table lands in build/coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not services" --cov \
 	    --cov-report=term --cov-report=html:build/coverage --cov-fail-under=90 $(PYTEST_ARGS)
@@ -80,8 +80,15 @@ format: $(DEV_INSTALLED) ## put style and formatting right
 types: $(DEV_INSTALLED) ## check the types (mypy, strict)
 	$(BIN)/mypy
 
+architecture: $(DEV_INSTALLED) ## draw the rooms of the two packages and what they import, into docs/development/architecture.md
+	$(BIN)/python scripts/draw_architecture.py
+
+imports: $(DEV_INSTALLED) ## check that imports go one way, and that the page on architecture matches them
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/draw_architecture.py --check
+
 docs: $(DEV_INSTALLED) ## build the documentation into build/docs; a warning is an error
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 # Run from another folder, so that an example depends on nothing but itself, and what it writes lands in build/examples.

@@ -150,7 +150,7 @@ class Profile:
 
     def recover(self) -> None:
         """What the documentation says to do after a crash."""
-        self._run([sys.executable, "-m", "aiida_plugin.cli.recover"], True, 180)
+        self._run([sys.executable, "-c", "from aiida_plugin.cli.app import main; main()", "recover"], True, 180)
 
     def graph(self, pk: int) -> Graph:
         """What a workflow left in the graph."""

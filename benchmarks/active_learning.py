@@ -1,6 +1,7 @@
 """Labels that active learning needs for the error that random choice reaches with all of them.
 
-    python benchmarks/active_learning.py --output docs/active_learning.json --picture docs/images/active_learning.png
+    python benchmarks/active_learning.py --output docs/data/active_learning.json \\
+        --picture docs/images/active_learning.png
 
 Pools are the vacancies of the train splits of two published sets; the error is that on the vacancies of the test split,
 whose formulas are in no pool. What learns is a Gaussian process on the vectors that the pretrained formation-energy
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import say
+from _structures import echo_stderr
 from ase import Atoms
 
 from cgcnn_ase.data.site_labels import SiteSet
@@ -41,7 +42,7 @@ def main() -> None:
         for seed in range(chosen.seeds):
             for how in ("random", "active"):
                 point[how].append(learned(vectors[pool], labels[pool], vectors[held], labels[held], how, seed))
-            say(f"{site_set.name}, seed {seed}: {point['random'][-1][-1]:.3f} {point['active'][-1][-1]:.3f} eV")
+            echo_stderr(f"{site_set.name}, seed {seed}: {point['random'][-1][-1]:.3f} {point['active'][-1][-1]:.3f} eV")
         result[site_set.name] = point
     if chosen.output is not None:
         content = {"machine": machine(), "settings": {"seeds": chosen.seeds, "split": chosen.split}, "points": result}

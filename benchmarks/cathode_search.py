@@ -1,6 +1,6 @@
 """Evaluations to find one of the best 1 % of a cathode space, with CHGNet (a potential, not DFT) as the oracle.
 
-    python benchmarks/cathode_search.py --output docs/cathode_search.json --picture docs/images/cathode_search.png
+    python benchmarks/cathode_search.py --output docs/data/cathode_search.json --picture docs/images/cathode_search.png
 
 All candidates are labelled once (unrelaxed cells of 48 atoms and fewer; kept in --labels), so that any search can be
 played again. Against the optimizer (Gaussian process, expected improvement) stand random search and a grid: the
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import say
+from _structures import echo_stderr
 from optimizer_search import RANGES
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.energies.chgnet import CHGNetEnergy
+from cgcnn_ase.energies.calculators import CHGNetEnergy
 from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective
-from cgcnn_ase.optimization.optimizer import Optimizer, initial_points
+from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.oracles import Evaluation
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
+from cgcnn_ase.optimization.space.sampling import initial_points
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 
 METALS = ("ni_content", "co_content", "mn_content")
@@ -50,7 +51,7 @@ def main() -> None:
         values = values_of(objective, space, energies)
         points = [point for point in space.candidates() if space.key(point) in values]
         result[name] = compare(space, points, values, objective.goal, chosen.seeds, chosen.most)
-        say(f"{name}: {result[name]['optimizer']}")
+        echo_stderr(f"{name}: {result[name]['optimizer']}")
         if chosen.output is not None:
             settings = {"seeds": chosen.seeds, "most": chosen.most, "ranges": RANGES}
             content = {"machine": machine(), "settings": settings, "points": result}
@@ -73,7 +74,7 @@ def labelled(space: SearchSpace, file: Path) -> dict[str, float]:
         for point, energy in zip(part, model.energies(cells).energies.tolist(), strict=True):
             known[space.key(point)] = energy
         file.write_text(json.dumps(known))
-        say(f"{first + len(part)} of {len(missing)} labelled")
+        echo_stderr(f"{first + len(part)} of {len(missing)} labelled")
     return known
 
 

@@ -1,6 +1,6 @@
 """Remake the published table: perfect against defective supercells, by kind of defect, pooling and size of the cell.
 
-    python benchmarks/defect_detection.py --output docs/defect_detection.json
+    python benchmarks/defect_detection.py --output docs/data/defect_detection.json
 
 Every row is one network trained on the hosts of the train split and judged on hosts that neither it nor the choice of
 its settings has seen; hosts of one formula are in one split. Rows that the output file holds already are not trained
@@ -21,14 +21,14 @@ from _report import Table, machine, parser
 from _structures import DEFAULT_DATA
 
 from cgcnn_ase.data.prepared import PreparedData, join
-from cgcnn_ase.defects.detection import DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, train_member
-from cgcnn_ase.zoo.detection_data import CATHODES, cathode_cells, layers, prepare_cells, split_hosts
+from cgcnn_ase.zoo.detection_cells import DetectionConfig, cathode_cells, detection_cells, elements_of
+from cgcnn_ase.zoo.detection_data import CATHODES, layers, prepare_cells, split_hosts
 
 POOLINGS = ("mean", "max", "gated", "contrast")
 #: accuracy in per cent of the published study, 6x6 cells, max pooling

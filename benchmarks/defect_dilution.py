@@ -1,6 +1,7 @@
 """Why mean pooling does not see a defect: how far it moves the crystal's vector, against the size of the cell.
 
-    python benchmarks/defect_dilution.py --output docs/defect_dilution.json --picture docs/images/defect_dilution.png
+    python benchmarks/defect_dilution.py --output docs/data/defect_dilution.json \\
+        --picture docs/images/defect_dilution.png
 
 The vectors of the atoms are those of the pretrained network of the formation energy; only the pooling differs. A
 distance is that between a defective cell and its perfect one, in units of the spread of the perfect cells over hosts:
@@ -17,9 +18,9 @@ from _report import machine, parser
 from _structures import DEFAULT_DATA
 
 from cgcnn_ase import load_model
-from cgcnn_ase.defects.detection import DetectionConfig, detection_cells
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.nn.pooling import Pooling
+from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells
 from cgcnn_ase.zoo.detection_data import NamedHost, layers
 
 POOLINGS = ("mean", "max", "contrast")

@@ -24,7 +24,7 @@ from cgcnn_ase.cathodes.supercells import compact_matrix
 from cgcnn_ase.cathodes.voltage import average_voltage
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies, defect_formation_energy
 from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.ensemble_energy import EnergyModel
+from cgcnn_ase.energies.interface import EnergyModel
 
 #: vacancies are made in supercells of at least so many atoms
 SUPERCELL = 64

@@ -1,6 +1,6 @@
 """What the pretrained detectors say of hosts that they have not seen: by kind, displacements and cathode.
 
-    python benchmarks/defect_pretrained.py --output docs/defect_pretrained.json
+    python benchmarks/defect_pretrained.py --output docs/data/defect_pretrained.json
 
 Layers are those of the test split in 6x6 cells. A place is named rightly where the site of the highest probability is
 one of the atoms where the defect is: the wrong atom, or one of the nearest around a vacancy.
@@ -19,14 +19,19 @@ from _structures import DEFAULT_DATA
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.defects.detection import DetectionCell, DetectionConfig, detection_cells, elements_of
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.zoo.detection_data import (
+from cgcnn_ase.zoo.detection_cells import (
     CATHODE_KINDS,
-    CATHODES,
+    DetectionCell,
+    DetectionConfig,
     cathode_cells,
+    detection_cells,
+    elements_of,
+)
+from cgcnn_ase.zoo.detection_data import (
+    CATHODES,
     layers,
     prepare_cells,
     prepare_places,

@@ -1,6 +1,6 @@
 """Error against the size of the training set, and what each architecture costs.
 
-    python benchmarks/learning_curve.py --output docs/learning_curve.json --picture docs/images/learning_curve.png
+    python benchmarks/learning_curve.py --output docs/data/learning_curve.json --picture docs/images/learning_curve.png
 
 Every point is one network, trained on a seeded part of the train split and judged on the whole of val, so many epochs
 each: more data are more steps. Seconds are processor time of one thread. Points that the output file holds already are

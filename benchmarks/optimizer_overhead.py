@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import say
+from _structures import echo_stderr
 
 from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
@@ -47,7 +47,7 @@ def main() -> None:
         ("stacked", "ei", 8),
     ):  # fmt: skip
         for n_labels in chosen.labels:
-            say(f"{surrogate} {acquisition} {batch} points, {n_labels} labels")
+            echo_stderr(f"{surrogate} {acquisition} {batch} points, {n_labels} labels")
             seconds, cpu = measure(space, points, surrogate, acquisition, batch, n_labels, chosen.rounds)
             figures = [max(seconds), float(np.mean(seconds)), float(np.mean(cpu))]
             table.rows.append([surrogate, acquisition, batch, n_labels, *figures, "≤ 1 s"])

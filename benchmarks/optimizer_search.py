@@ -6,13 +6,12 @@ Random search needs (N + 1) / (n + 1) evaluations in the mean to draw the first 
 """
 
 from collections.abc import Callable
-from typing import get_args
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import say
+from _structures import echo_stderr
 
-from cgcnn_ase.optimization.acquisition import Acquisition
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
 from cgcnn_ase.optimization.space.search_space import SearchSpace
@@ -38,7 +37,7 @@ LANDSCAPES: dict[str, Callable[..., Floats]] = {
 
 def main() -> None:
     made = parser(__doc__ or "", data=False)
-    made.add_argument("--acquisition", nargs="*", default=["ei"], choices=get_args(Acquisition))
+    made.add_argument("--acquisition", nargs="*", default=["ei"], choices=ACQUISITIONS.names())
     made.add_argument("--noise", type=float, nargs="*", default=[0.1, 0.3], help="of the ordering")
     made.add_argument("--seeds", type=int, default=10)
     made.add_argument("--batch", type=int, default=1, help="points a round")
@@ -56,7 +55,7 @@ def main() -> None:
             n_best = len(values) // 100
             random = (len(values) + 1) / (n_best + 1)
             for acquisition in chosen.acquisition:
-                say(f"{landscape} {noise} {acquisition}")
+                echo_stderr(f"{landscape} {noise} {acquisition}")
                 needed = [search(space, values, acquisition, seed, chosen) for seed in range(chosen.seeds)]
                 error = float(np.std(needed, ddof=1) / np.sqrt(len(needed))) if len(needed) > 1 else None
                 mean = float(np.mean(needed))
@@ -75,7 +74,7 @@ def made_up(space: SearchSpace, landscape: str, noise: float) -> dict[str, float
     return {space.key(point): float(value) for point, value in zip(points, values, strict=True)}
 
 
-def search(space: SearchSpace, values: dict[str, float], acquisition: Acquisition, seed: int, chosen) -> int:
+def search(space: SearchSpace, values: dict[str, float], acquisition: str, seed: int, chosen) -> int:
     """After how many evaluations one of the best is found."""
     best = sorted(values.values())[len(values) // 100 - 1]
     optimizer, n = Optimizer(space, acquisition=acquisition, seed=seed), 0

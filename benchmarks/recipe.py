@@ -1,6 +1,6 @@
 """What each change of the recipe brings on val, from the 2018 network to that of the pretrained model.
 
-    python benchmarks/recipe.py --output docs/recipe.json
+    python benchmarks/recipe.py --output docs/data/recipe.json
 
 Every row is one network trained on the same seeded part of the train split and judged on the whole of val; two rows
 train at the same time, on one thread each. Rows that the output file holds already are not trained again.

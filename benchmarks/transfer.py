@@ -1,6 +1,6 @@
 """Fine-tuning with the defaults of `cgcnn-ase train --from`, on three tasks, against the same network from scratch.
 
-    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/transfer.json
+    python benchmarks/transfer.py elastic two-dimensional cathode --seeds 3 --output docs/data/transfer.json
 
 elastic           K_VRH (log10 GPa) from 50 labels, starting from the pretrained band-gap model; judged on test
 two-dimensional   formation energies of two-dimensional crystals (PBE energies less those of the elements), from the
@@ -85,7 +85,8 @@ def table(result: dict[str, list[Point]]) -> Table:
             ratio = np.mean([p["after"] for p in points_of_task]) / np.mean([p[base] for p in points_of_task]) - 1
             old = ""
             if "old_before" in points_of_task[0]:
-                old = f"{np.mean([p['old_after'] for p in points_of_task]) / np.mean([p['old_before'] for p in points_of_task]) - 1:+.1%}"
+                after, before = (np.mean([p[key] for p in points_of_task]) for key in ("old_after", "old_before"))
+                old = f"{after / before - 1:+.1%}"
             shown = [
                 _spread([p[key] for p in points_of_task if p.get(key) is not None])
                 for key in ("before", "scratch", "after")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
 
-from cgcnn_ase.energies.energy_model import GraphEnergy
-from cgcnn_ase.energies.reference_scale import (
+from cgcnn_ase.energies.graph_model import (
     PER_ATOM_ENERGIES,
+    GraphEnergy,
     MissingReferenceError,
-    Reference,
-    _check_reference,
+    check_reference,
     reference_table,
     sum_of_references,
 )
+from cgcnn_ase.energies.interface import Reference
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
@@ -69,7 +69,7 @@ class CGCNNCalculator(Calculator):
         n_dropout: int | None = None,
         seed: int = 0,
     ) -> None:
-        _check_reference(reference)
+        check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
@@ -100,7 +100,7 @@ class CGCNNCalculator(Calculator):
         if others := set(changes) - {"reference"}:
             raise ValueError(f"cannot set {', '.join(sorted(others))}: make a new CGCNNCalculator for another model")
         if "reference" in changes:
-            _check_reference(changes["reference"])
+            check_reference(changes["reference"])
         changed: dict[str, Any] = super().set(**changes)  # type: ignore[no-untyped-call]
         if changed:
             self.reset()  # type: ignore[no-untyped-call]

@@ -1,14 +1,29 @@
 """Sphinx configuration. Build with ``make docs``; a warning is an error."""
 
+import os
 import re
+import sys
+import tempfile
+import warnings
 from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated_pages import fill_in
+
+# AiiDA makes its folder when it is imported: not in the home folder. Its own deprecations are none of ours.
+os.environ.setdefault("AIIDA_PATH", tempfile.mkdtemp())
+from aiida.common.warnings import AiidaDeprecationWarning
+
+warnings.simplefilter("ignore", AiidaDeprecationWarning)
 
 project = "cgcnn-ase"
 author = "The cgcnn-ase developers"
 copyright = "2026, The cgcnn-ase developers"
 release = metadata.version("cgcnn-ase")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_design"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["ref.python"]  # several classes have a field called "std"
 
@@ -40,3 +55,4 @@ def escape_bars(_app, _what, _name, _obj, _options, lines):
 def setup(app):
     """Sphinx's hook."""
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("source-read", fill_in)

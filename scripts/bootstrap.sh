@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment VENV with PYTHON and installs the project, from constraints.txt, with the given extras.
 #   scripts/bootstrap.sh VENV EXTRAS [pip options...]       for example: scripts/bootstrap.sh .venv all,test
+# CONSTRAINTS names another file than constraints.txt, which is for Python 3.11; /dev/null takes the newest of everything.
 # On a bare Debian or Ubuntu it first installs what is missing of python3, python3-venv and git.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +22,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint constraints.txt "$@")
+pip=("$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint "${CONSTRAINTS:-constraints.txt}" "$@")
 
 # torch first: with it in place nothing else pulls in another build of it
 "${pip[@]}" torch

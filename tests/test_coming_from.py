@@ -13,7 +13,7 @@ import pytest
 from .conftest import random_crystal
 from .data.test_cgnn_folder import write_cgnn_folder
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "coming_from.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how_to" / "coming_from.md"
 FENCES = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in FENCES if kind == "bash" for line in text.splitlines() if not line.startswith("#")]
 N = 40
@@ -65,7 +65,7 @@ def path(structures, original_weights, tmp_path_factory):
     write_cgnn_folder(folder / "OQMD", structures, targets, split)
     for file in original_weights.glob("*.pth.tar"):
         shutil.copy(file, folder)
-    shutil.copy(PAGE.parents[1] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
+    shutil.copy(PAGE.parents[2] / "examples" / "structures" / "LiNiO2.cif", folder / "HOST.cif")
     for kind, text in FENCES:
         if kind in ("yaml", "py"):
             (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)

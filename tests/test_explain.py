@@ -264,7 +264,7 @@ def test_the_most_important_atom_moves_the_prediction_most(pretrained, name):
     important than for the one named least.
 
     It is no theorem: a contribution counts what two atoms do together once, in parts, the change of either counts it
-    whole. NiO, SrTiO3 and rutile are among those where it is otherwise; docs/explaining.md gives the shares."""
+    whole. NiO, SrTiO3 and rutile are among those where it is otherwise; docs/how_to/explain.md gives the shares."""
     atoms = example(name)
     result = explain(atoms, pretrained, n_steps=8)
     order = np.argsort(np.abs(result.contributions))

@@ -34,8 +34,8 @@ except SystemExit as end:
 
 
 COMMANDS = (
-    "predict", "fetch", "inspect", "train", "finetune", "evaluate", "explain", "defects", "cathode", "screen", "voltage",
-    "optimize",
+    "predict", "fetch", "inspect", "train", "finetune", "evaluate", "explain", "defects", "cathode", "screen",
+    "voltage", "optimize",
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Calculation jobs."""
+"""Jobs and calcfunctions: prediction, training, ASE calculators, defects, fetching."""

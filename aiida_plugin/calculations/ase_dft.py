@@ -1,6 +1,7 @@
 """``cgcnn.ase_dft``: one structure through any ASE calculator, by name, in a job that needs no cgcnn-ase there."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-#: what the settings may hold, and what stands where they do not say
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {  # names and defaults
     "calculator": None,
     "parameters": {},
     "task": "energy",
@@ -33,6 +33,21 @@ WORKER, PREVIOUS = "ase_worker.py", "previous"
 INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calculator.txt"
 STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
 
+_EXIT_CODES = (
+    (310, "ERROR_USAGE", "the calculator could not start: {reason}"),
+    (311, "ERROR_NOT_INSTALLED", "{reason}: install it for the Python of the code"),
+    (312, "ERROR_CALCULATOR", "the calculator stopped: {reason}"),
+    (320, "ERROR_KILLED", "the calculator was killed ({reason}): most often by running out of memory; ask for more"),
+    (321, "ERROR_OUT_OF_WALLTIME", "out of wall time: {reason}"),
+    (330, "ERROR_MISSING_OUTPUT", "the job left no {file}: {reason}"),
+    (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
+    (332, "ERROR_NOT_FINITE", "the calculator gave no number: {reason}"),
+    (410, "ERROR_SCF_NOT_CONVERGED", "the electrons did not converge: {reason}"),
+    (420, "ERROR_RELAX_NOT_CONVERGED", "the relaxation did not converge: {reason}"),
+)
+_MAY_BE_CURED = ("ERROR_NOT_INSTALLED", "ERROR_CALCULATOR", "ERROR_KILLED", "ERROR_OUT_OF_WALLTIME",
+                 "ERROR_MISSING_OUTPUT", "ERROR_CORRUPT_OUTPUT")  # fmt: skip
+
 
 class AseDftCalculation(CrashSafeCalcJob):
     """Energy, forces, stress and magnetic moments of a structure by an ASE calculator; or its relaxed positions.
@@ -48,12 +63,12 @@ class AseDftCalculation(CrashSafeCalcJob):
     - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them.
     """
 
-    #: raised when the worker computes something else from the same inputs
-    CACHE_VERSION = 1
+    parser = "cgcnn.ase_dft"
+    CACHE_VERSION = 1  # raised when the worker computes something else from the same inputs
 
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
-        """Inputs, outputs and exit codes."""
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Declare inputs, outputs and exit codes."""
         super().define(spec)
         spec.input("structure", valid_type=StructureData, help="The structure.")
         spec.input(
@@ -73,45 +88,26 @@ class AseDftCalculation(CrashSafeCalcJob):
         )
         spec.output("labelled", valid_type=StructureSetData, required=False, help="The structure with its labels.")
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
-        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
-        options["parser_name"].default = "cgcnn.ase_dft"
-        # what another machine, more time or more memory could cure is not taken from the cache
-        spec.exit_code(310, "ERROR_USAGE", message="the calculator could not start: {reason}")
-        spec.exit_code(
-            311,
-            "ERROR_NOT_INSTALLED",
-            invalidates_cache=True,
-            message="{reason}: install it for the Python of the code",
-        )
-        spec.exit_code(312, "ERROR_CALCULATOR", invalidates_cache=True, message="the calculator stopped: {reason}")
-        spec.exit_code(
-            320,
-            "ERROR_KILLED",
-            invalidates_cache=True,
-            message="the calculator was killed ({reason}): most often by running out of memory; ask for more",
-        )
-        spec.exit_code(321, "ERROR_OUT_OF_WALLTIME", invalidates_cache=True, message="out of wall time: {reason}")
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", invalidates_cache=True, message="the job left no {file}: {reason}")
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", invalidates_cache=True, message="{file} cannot be read: {reason}")
-        spec.exit_code(332, "ERROR_NOT_FINITE", message="the calculator gave no number: {reason}")
-        spec.exit_code(410, "ERROR_SCF_NOT_CONVERGED", message="the electrons did not converge: {reason}")
-        spec.exit_code(420, "ERROR_RELAX_NOT_CONVERGED", message="the relaxation did not converge: {reason}")
+        for status, name, message in _EXIT_CODES:
+            # what another machine, more time or more memory could cure is not taken from the cache
+            spec.exit_code(status, name, message=message, invalidates_cache=name in _MAY_BE_CURED)
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the input and the script, and say what to run."""
-        options = {name: value for name, value in self.settings.items() if name not in ("moments", "kpoints_distance")}
+        settings = complete_settings(self.inputs.settings)
         structure: StructureData = self.inputs.structure
-        moments = self.settings["moments"]
-        options["structure"] = {
+        moments = settings.pop("moments")
+        del settings["kpoints_distance"]
+        settings["structure"] = {
             "symbols": [structure.get_kind(site.kind_name).symbol for site in structure.sites],
             "positions": [list(site.position) for site in structure.sites],
             "cell": structure.cell,
             "pbc": list(structure.pbc),
             "moments": [moments.get(site.kind_name, 0.0) for site in structure.sites] if moments else None,
         }
-        options["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
+        settings["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
         with folder.open(INPUT, "w") as file:
-            json.dump(options, file)
+            json.dump(settings, file)
         folder.insert_path(str(Path(__file__).with_name(WORKER)), WORKER)
         code = CodeInfo()
         code.code_uuid = self.inputs.code.uuid
@@ -120,21 +116,20 @@ class AseDftCalculation(CrashSafeCalcJob):
         job = CalcInfo()
         job.codes_info = [code]
         if "restart_folder" in self.inputs:
-            before: Any = self.inputs.restart_folder
+            before = self.inputs.restart_folder
             job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
         job.retrieve_list = [RESULTS, STATE, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
         job.prepend_text = START_ONCE
         job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings with all that they do not say."""
-        return {**SETTINGS, **self.inputs.settings.get_dict()}
+
+def complete_settings(settings: "Dict | Mapping[str, Any]") -> dict[str, Any]:
+    """Fill in the defaults of all that the settings do not say."""
+    return {**SETTINGS, **(settings.get_dict() if isinstance(settings, Dict) else settings)}
 
 
-def _check_settings(settings: Dict, _: Any) -> str | None:
-    """What is wrong with the settings, None if nothing is."""
+def _check_settings(settings: Dict, _: object) -> str | None:
     options = settings.get_dict()
     if unknown := sorted(set(options) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"

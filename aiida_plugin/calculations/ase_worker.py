@@ -19,21 +19,21 @@ from ase.optimize import BFGS
 
 INPUT, RESULTS, STATE, GPW, LOG = "input.json", "results.json", "state.json", "restart.gpw", "calculator.txt"
 PREVIOUS = Path("previous")
-#: calculators whose class is outside `ase.calculators`, and not known to ASE by name
+# calculators whose class is outside `ase.calculators`, and not known to ASE by name
 EXTRA_CALCULATORS = {"chgnet": "chgnet.model.dynamics:CHGNetCalculator"}
-#: functionals that GPAW has without libxc
-BUILT_IN = ("LDA", "PBE", "revPBE", "RPBE", "PW91")
-#: share of the wall time after which to stop and keep what there is
-SHARE = 0.9
+BUILT_IN = ("LDA", "PBE", "revPBE", "RPBE", "PW91")  # functionals that GPAW has without libxc
+SHARE = 0.9  # of the wall time, after which to stop and keep what there is
+
+JSON = dict[str, Any]
 
 
 class JobError(Exception):
     """The end of the job, with a word for the parser and a sentence for the user."""
 
-    def __init__(self, status: str, reason: str, **result: Any) -> None:
+    def __init__(self, status: str, reason: str, **details: float) -> None:
         super().__init__(reason)
         self.status = status
-        self.details = {"reason": reason, **result}
+        self.details = {"reason": reason, **details}
 
 
 class Clock:
@@ -42,14 +42,14 @@ class Clock:
     def __init__(self, seconds: float | None) -> None:
         self.end = None if seconds is None else time.monotonic() + SHARE * seconds
 
-    def check(self, *_: Any) -> None:
+    def check(self, *_: object) -> None:
         """Stop the job if none is left."""
         if self.end is not None and time.monotonic() > self.end:
             raise JobError("time", f"stopped, as {SHARE:.0%} of it are over; what there is was kept")
 
 
 def calculator_class(name: str) -> Any:
-    """The class (or function) that makes the calculator: by ASE's name, ``module:Class``, or one of OUTSIDE."""
+    """Find the class (or function) that makes the calculator: by ASE's name, ``module:Class``, or an extra one."""
     name = EXTRA_CALCULATORS.get(name, name)
     try:
         if ":" in name:
@@ -66,8 +66,8 @@ def calculator_class(name: str) -> Any:
         raise JobError("usage", f"no calculator {name!r}: {error}") from error
 
 
-def make_calculator(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[type[Exception], ...]]:
-    """The calculator, and the errors with which it says that it did not converge."""
+def make_calculator(name: str, parameters: JSON) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Make the calculator; the errors with which it says that it did not converge are given, too."""
     make = calculator_class(name)
     parameters = dict(parameters)
     unconverged: tuple[type[Exception], ...] = (SCFError,)
@@ -88,7 +88,7 @@ def make_calculator(name: str, parameters: dict[str, Any]) -> tuple[Any, tuple[t
         ) from error
 
 
-def check_functional(xc: Any, libxc: str) -> None:
+def check_functional(xc: str | JSON, libxc: str) -> None:
     """Refuse functionals that this GPAW was built without."""
     name = xc["name"] if isinstance(xc, dict) else xc
     if not libxc and name not in BUILT_IN:
@@ -96,11 +96,11 @@ def check_functional(xc: Any, libxc: str) -> None:
         raise JobError("usage", f"functional {name!r}: this GPAW was built without libxc; allowed: {allowed}")
 
 
-def read_atoms(inputs: dict[str, Any]) -> Atoms:
-    """The structure, at the positions where the previous job ended if there was one."""
-    atoms = Atoms(inputs["symbols"], positions=inputs["positions"], cell=inputs["cell"], pbc=inputs["pbc"])
-    if inputs["moments"] is not None:
-        atoms.set_initial_magnetic_moments(inputs["moments"])
+def read_atoms(structure: JSON) -> Atoms:
+    """Make the structure, at the positions where the previous job ended if there was one."""
+    atoms = Atoms(structure["symbols"], positions=structure["positions"], cell=structure["cell"], pbc=structure["pbc"])
+    if structure["moments"] is not None:
+        atoms.set_initial_magnetic_moments(structure["moments"])
     if (PREVIOUS / STATE).exists():
         atoms.positions[:] = json.loads((PREVIOUS / STATE).read_text())["positions"]
     return atoms
@@ -112,12 +112,12 @@ def keep_positions(atoms: Atoms) -> None:
     Path(STATE + ".part").replace(STATE)
 
 
-def relax(atoms: Atoms, inputs: dict[str, Any], clock: Clock) -> int:
-    """Relax the positions in the given cell; the number of steps."""
+def relax(atoms: Atoms, settings: JSON, clock: Clock) -> int:
+    """Relax the positions in the given cell; return the number of steps."""
     optimizer = BFGS(atoms, logfile="relax.log", trajectory="relax.traj")
     optimizer.attach(lambda: keep_positions(atoms))
     optimizer.attach(clock.check)
-    converged = optimizer.run(fmax=inputs["fmax"], steps=inputs["max_steps"])
+    converged = optimizer.run(fmax=settings["fmax"], steps=settings["max_steps"])
     if not converged:
         largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         raise JobError(
@@ -126,60 +126,63 @@ def relax(atoms: Atoms, inputs: dict[str, Any], clock: Clock) -> int:
     return int(optimizer.nsteps)
 
 
-def results_of(atoms: Atoms, wanted: list[str] | None) -> dict[str, Any]:
-    """Energy (eV), forces (eV/Å), stress (eV/Å³, of what is periodic), magnetic moments (μB)."""
-    result = {"energy": float(atoms.get_potential_energy())}
-    for name in wanted or ("forces", "stress"):
-        if name in ("forces", "stress") and not (name == "stress" and wanted is None and not atoms.pbc.all()):
+def results_of(atoms: Atoms, properties: list[str] | None) -> JSON:
+    """Compute energy (eV), forces (eV/Å), stress (eV/Å³, of what is periodic), magnetic moments (μB)."""
+    results: JSON = {"energy": float(atoms.get_potential_energy())}
+    for name in properties or ("forces", "stress"):
+        if name in ("forces", "stress") and not (name == "stress" and properties is None and not atoms.pbc.all()):
             try:
-                result[name] = np.asarray(atoms.calc.get_property(name, atoms), dtype=float).tolist()
+                results[name] = np.asarray(atoms.calc.get_property(name, atoms), dtype=float).tolist()
             except NotImplementedError as error:
-                if wanted is not None:
+                if properties is not None:
                     raise JobError("usage", f"the calculator computes no {name}") from error
     moments = getattr(atoms.calc, "results", {}).get("magmoms")
-    if moments is not None and (wanted is None or "magmoms" in wanted):
-        result["magmoms"] = np.asarray(moments, dtype=float).tolist()
-    elif wanted is not None and "magmoms" in wanted:
+    if moments is not None and (properties is None or "magmoms" in properties):
+        results["magmoms"] = np.asarray(moments, dtype=float).tolist()
+    elif properties is not None and "magmoms" in properties:
         raise JobError("usage", "the calculator computes no magmoms")
-    for name, value in result.items():
+    for name, value in results.items():
         if not np.isfinite(value).all():
             raise JobError("not_finite", f"{name} is not finite")
-    return result
+    return results
 
 
-def facts(name: str, atoms: Atoms) -> dict[str, Any]:
-    """What the calculator says of itself: version, and the PAW data sets of GPAW."""
+def version_of(module: str) -> str:
+    """Return the version of the package that a module comes from."""
+    if module == "ase":
+        return ase_version
+    owners = metadata.packages_distributions().get(module, [])
+    return metadata.version(owners[0]) if owners else "unknown"
+
+
+def facts(name: str, atoms: Atoms) -> JSON:
+    """Collect what the calculator says of itself: version, and the PAW data sets of GPAW."""
     calculator = atoms.calc
-    module = type(calculator).__module__.partition(".")[0]
-    facts: dict[str, Any] = {
+    result: JSON = {
         "ase": ase_version,
         "python": sys.version.split()[0],
         "calculator": type(calculator).__name__,
+        "version": version_of(type(calculator).__module__.partition(".")[0]),
     }
-    if module == "ase":
-        facts["version"] = ase_version
-    else:
-        owners = metadata.packages_distributions().get(module, [])
-        facts["version"] = metadata.version(owners[0]) if owners else "unknown"
     if name == "gpaw":
         setups = zip(atoms.symbols, calculator.dft.setups, strict=True)
-        facts["pseudopotentials"] = {symbol: f"PAW md5:{setup.fingerprint}" for symbol, setup in setups}
-        facts["scf_steps"] = int(calculator.get_number_of_iterations())
-    return facts
+        result["pseudopotentials"] = {symbol: f"PAW md5:{setup.fingerprint}" for symbol, setup in setups}
+        result["scf_steps"] = int(calculator.get_number_of_iterations())
+    return result
 
 
-def run(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What ``results.json`` holds when all went well."""
-    clock = Clock(inputs["wall_seconds"])
-    atoms = read_atoms(inputs["structure"])
-    atoms.calc, unconverged = make_calculator(inputs["calculator"], inputs["parameters"])
+def run(settings: JSON) -> JSON:
+    """Compute what ``results.json`` holds when all went well."""
+    clock = Clock(settings["wall_seconds"])
+    atoms = read_atoms(settings["structure"])
+    atoms.calc, unconverged = make_calculator(settings["calculator"], settings["parameters"])
     if hasattr(atoms.calc, "hooks"):
         atoms.calc.hooks["scf_step"] = clock.check
     try:
-        steps = relax(atoms, inputs, clock) if inputs["task"] == "relax" else None
-        result = results_of(atoms, inputs["properties"])
+        steps = relax(atoms, settings, clock) if settings["task"] == "relax" else None
+        results = results_of(atoms, settings["properties"])
     except JobError as stop:
-        if inputs["calculator"] == "gpaw" and stop.status in ("time", "relax") and hasattr(atoms.calc, "dft"):
+        if settings["calculator"] == "gpaw" and stop.status in ("time", "relax") and hasattr(atoms.calc, "dft"):
             atoms.calc.write(GPW, mode="all")
         raise
     except unconverged as error:
@@ -188,24 +191,23 @@ def run(inputs: dict[str, Any]) -> dict[str, Any]:
         raise JobError("memory", "it asked for more memory than there is") from error
     return {
         "status": "ok",
-        "results": result,
+        "results": results,
         "positions": atoms.positions.tolist(),
         "relax_steps": steps,
-        **facts(inputs["calculator"], atoms),
+        **facts(settings["calculator"], atoms),
     }
 
 
 def main() -> int:
     """Run the job of this folder."""
-    inputs = json.loads(Path(INPUT).read_text())
     started = time.monotonic()
     try:
-        made = run(inputs)
+        result = run(json.loads(Path(INPUT).read_text()))
     except JobError as stop:
-        made = {"status": stop.status, **stop.details}
-    made["seconds"] = time.monotonic() - started
-    Path(RESULTS).write_text(json.dumps(made, allow_nan=False))
-    return 0 if made["status"] == "ok" else 2
+        result = {"status": stop.status, **stop.details}
+    result["seconds"] = time.monotonic() - started
+    Path(RESULTS).write_text(json.dumps(result, allow_nan=False))
+    return 0 if result["status"] == "ok" else 2
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Jobs that run once, and keep their outputs, wherever the daemon dies."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiida.common.links import LinkType
 from aiida.engine import CalcJob
@@ -9,9 +9,9 @@ from aiida.orm import RemoteData
 if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
-#: For the start of a job's script (a job's ``prepend_text``, or ``metadata.options.prepend_text`` of another plugin's):
-#: where the daemon dies between the start of the job and noting its number, it starts the job a second time in the same
-#: folder. The second waits for the first, and does nothing if that came to its end.
+# For the start of a job's script (a job's ``prepend_text``, or ``metadata.options.prepend_text`` of another plugin's):
+# where the daemon dies between the start of the job and noting its number, it starts the job a second time in the same
+# folder. The second waits for the first, and does nothing if that came to its end.
 START_ONCE = """\
 exec 9>> .cgcnn_lock; flock 9 2> /dev/null
 if [ -e .cgcnn_done ]; then exit 0; fi
@@ -21,16 +21,20 @@ trap 'touch .cgcnn_done' EXIT"""
 class CrashSafeCalcJob(CalcJob):
     """A job of which the daemon may be killed at any moment; what it runs begins with `START_ONCE`.
 
-    Where nothing else is asked for it is one process without MPI.
+    Where nothing else is asked for it is one process without MPI, read by the parser that the class names.
     """
 
+    parser: ClassVar[str | None] = None  # entry point
+
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
-        """Defaults of the options."""
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Set the defaults of the options."""
         super().define(spec)
         options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
         options["resources"].default = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
         options["withmpi"].default = False
+        if cls.parser is not None:
+            options["parser_name"].default = cls.parser
 
     def load_instance_state(self, saved_state: Any, load_context: Any) -> None:
         """Go on from a checkpoint, with the ``remote_folder`` that AiiDA forgets if it dies just after the upload.

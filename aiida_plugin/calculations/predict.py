@@ -1,6 +1,7 @@
 """``cgcnn.predict``: one job predicts a whole set of structures with ``cgcnn-ase predict``."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import Dict, Str
@@ -15,12 +16,34 @@ if TYPE_CHECKING:
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-#: what the settings may hold, and the option of the command that each becomes
+# names of the settings, and the option of the command that each becomes
 SETTINGS = {"n_dropout": "--n-dropout", "seed": "--seed", "engine": "--engine", "workers": "--workers"}
 
 STRUCTURES, MODEL = "structures.npz", "model"
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
 STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
+
+_EXIT_CODES = (
+    (310, "ERROR_USAGE", "cgcnn-ase could not start: {reason}"),
+    (
+        320,
+        "ERROR_KILLED",
+        "cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or split the "
+        "structures",
+    ),
+    (
+        321,
+        "ERROR_OUT_OF_WALLTIME",
+        "the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or split the "
+        "structures",
+    ),
+    (330, "ERROR_MISSING_OUTPUT", "the job left no {file}: {reason}"),
+    (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
+    (332, "ERROR_INCOMPLETE_OUTPUT", "{n_missing} of {n} structures have no prediction: {ids}"),
+    (333, "ERROR_MODEL_MISMATCH", "the predictions are of a model {found}, asked was {asked}"),
+    (340, "ERROR_ALL_FAILED", "no structure could be predicted; the first: {reason}"),
+)
+_FINAL = ("ERROR_MODEL_MISMATCH", "ERROR_ALL_FAILED")
 
 
 class PredictCalculation(CrashSafeCalcJob):
@@ -31,9 +54,11 @@ class PredictCalculation(CrashSafeCalcJob):
     unless all of them failed.
     """
 
+    parser = "cgcnn.predict"
+
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
-        """Inputs, outputs and exit codes."""
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
+        """Declare inputs, outputs and exit codes."""
         super().define(spec)
         spec.input("model", valid_type=CGCNNModelData, help="The model.")
         spec.input("structures", valid_type=StructureSetData, help="The structures to predict.")
@@ -61,32 +86,9 @@ class PredictCalculation(CrashSafeCalcJob):
             help="The same, of a model node that holds several models.",
         )
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
-        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
-        options["parser_name"].default = "cgcnn.predict"
-        # what another attempt may mend is never taken from the cache
-        again = {"invalidates_cache": True}
-        spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}", **again)
-        spec.exit_code(
-            320,
-            "ERROR_KILLED",
-            message="cgcnn-ase was killed (exit code {code}): most often by running out of memory; ask for more, or "
-            "split the structures",
-            **again,
-        )
-        spec.exit_code(
-            321,
-            "ERROR_OUT_OF_WALLTIME",
-            message="the job ended before cgcnn-ase did, after {n_done} of {n} structures: ask for more wall time, or "
-            "split the structures",
-            **again,
-        )
-        spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}", **again)
-        spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}", **again)
-        spec.exit_code(
-            332, "ERROR_INCOMPLETE_OUTPUT", message="{n_missing} of {n} structures have no prediction: {ids}", **again
-        )
-        spec.exit_code(333, "ERROR_MODEL_MISMATCH", message="the predictions are of a model {found}, asked was {asked}")
-        spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be predicted; the first: {reason}")
+        for status, name, message in _EXIT_CODES:
+            # what another attempt may mend is never taken from the cache
+            spec.exit_code(status, name, message=message, invalidates_cache=name not in _FINAL)
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
         """Write the structures, copy the model, and say what to run.
@@ -118,26 +120,27 @@ class PredictCalculation(CrashSafeCalcJob):
 
 
 def model_path(model: CGCNNModelData) -> str:
-    """What ``--model`` is given: the folder, or the single file of an original model."""
+    """Return the argument of ``--model``: the folder, or the single file of an original model."""
     names = model.base.repository.list_object_names()
     return MODEL if "config.json" in names else f"{MODEL}/{names[0]}"
 
 
-def _options(settings: dict[str, Any]) -> list[str]:
+def _options(settings: Mapping[str, object]) -> list[str]:
     return [text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))]
 
 
-def _check_settings(settings: Dict | None, _: Any) -> str | None:
+def _check_settings(settings: Dict | None, _: object) -> str | None:
     return None if settings is None else settings_problem(settings.get_dict())
 
 
-def settings_problem(settings: dict[str, Any]) -> str | None:
-    """What is wrong with the settings of a prediction, None if nothing is."""
+def settings_problem(settings: Mapping[str, object]) -> str | None:
+    """Say what is wrong with the settings of a prediction, None if nothing is."""
     if unknown := sorted(set(settings) - set(SETTINGS)):
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
     if "engine" in settings and settings["engine"] not in ("auto", "dgl", "torch"):
         return f"engine {settings['engine']!r}; allowed: auto, dgl, torch"
     for name in ("n_dropout", "seed", "workers"):
-        if name in settings and (not isinstance(settings[name], int) or settings[name] < 0):
-            return f"{name} must be a whole number, not {settings[name]!r}"
+        value = settings.get(name, 0)
+        if not isinstance(value, int) or value < 0:
+            return f"{name} must be a whole number, not {value!r}"
     return None

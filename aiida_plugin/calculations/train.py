@@ -142,7 +142,7 @@ class TrainCalculation(CrashSafeCalcJob):
     """
 
     @classmethod
-    def define(cls, spec: "CalcJobProcessSpec") -> None:  # type: ignore[override]
+    def define(cls, spec: "CalcJobProcessSpec") -> None:
         """Inputs, outputs and exit codes."""
         super().define(spec)
         spec.input("structures", valid_type=StructureSetData, help="Labelled structures to learn from.")

@@ -4,12 +4,7 @@ from importlib import import_module
 
 import click
 
-#: command -> where it is; imported when it is asked for
-_COMMANDS = {
-    "provenance": "aiida_plugin.cli.provenance:provenance",
-    "recover": "aiida_plugin.cli.recover:recover",
-    "setup": "aiida_plugin.cli.setup:setup",
-}
+_COMMANDS = {"provenance": "provenance", "recover": "setup", "setup": "setup"}  # -> module, imported when asked for
 
 
 class _Lazy(click.Group):
@@ -21,8 +16,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(import_module(f"aiida_plugin.cli.{_COMMANDS[cmd_name]}"), cmd_name)
         return command
 
 

@@ -1,14 +1,14 @@
 """``aiida-cgcnn provenance``: questions to the graph."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from aiida.cmdline.groups import VerdiCommandGroup
 from aiida.cmdline.params import arguments, options, types
 from aiida.cmdline.utils import decorators, echo
 
-from aiida_plugin.cli.errors import errors_in_words
+from aiida_plugin.cli.data import errors_in_words, node_argument
 
 if TYPE_CHECKING:
     from aiida.orm import Node
@@ -16,39 +16,31 @@ if TYPE_CHECKING:
     from aiida_plugin.data.model import CGCNNModelData
     from aiida_plugin.data.predictions import PredictionsData
     from aiida_plugin.data.structures import StructureSetData
+    from aiida_plugin.provenance.picture import PictureDirection
 
-_MODEL = arguments.NODE(metavar="MODEL", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.model",)))
-_PREDICTIONS = arguments.NODE(
-    metavar="PREDICTIONS", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.predictions",))
-)
-_EITHER = arguments.NODE(
-    metavar="NODE", type=types.DataParamType(sub_classes=("aiida.data:cgcnn.predictions", "aiida.data:cgcnn.model"))
-)
+_MODEL = node_argument("MODEL", "model")
 _JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on stdout.")
 
 
 @click.group("provenance", cls=VerdiCommandGroup)
 @options.PROFILE(type=types.ProfileParamType(load_profile=True), expose_value=False)
 def provenance() -> None:
-    """Where numbers come from, what used a model, and how far predictions were off."""
+    """Answer where numbers come from, what used a model, and how far predictions were off."""
 
 
 @provenance.command("origin")
-@_PREDICTIONS
+@node_argument("PREDICTIONS", "predictions")
 @click.argument("id", required=False)
 @_JSON
 @decorators.with_dbenv()
 def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
-    """Where PREDICTIONS (or that of one ID) come from: job, model, training, DFT runs, structures."""
-    from aiida_plugin.cli.provenance_tables import origin_rows, print_dataclass, print_rows
+    """Show where PREDICTIONS (or that of one ID) come from: job, model, training, DFT runs, structures."""
+    from aiida_plugin.cli.provenance_tables import origin_rows, print_answer
     from aiida_plugin.provenance.origin import origin
 
     with errors_in_words():
         result = origin(node, id)
-    if as_json:
-        print_dataclass(result)
-    else:
-        print_rows(origin_rows(result))
+    print_answer(result, origin_rows(result), as_json=as_json)
 
 
 @provenance.command("predictions-of")
@@ -63,7 +55,7 @@ def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
 @_JSON
 @decorators.with_dbenv()
 def predictions_of(structure: str, structures: "StructureSetData | None", as_json: bool) -> None:
-    """All predictions of a STRUCTURE by every model: a file with one structure, or an id."""
+    """List all predictions of a STRUCTURE by every model: a file with one structure, or an id."""
     from aiida_plugin.cli.provenance_tables import print_frame, structure_named
     from aiida_plugin.provenance.same_structure import predictions_of
 
@@ -80,28 +72,24 @@ def predictions_of(structure: str, structures: "StructureSetData | None", as_jso
 @_JSON
 @decorators.with_dbenv()
 def used_by(node: "CGCNNModelData", as_json: bool) -> None:
-    """Everything that used MODEL: predictions, structures selected by them, labels, later models."""
-    from aiida_plugin.cli.provenance_tables import print_dataclass, print_rows, use_rows
+    """List everything that used MODEL: predictions, structures selected by them, labels, later models."""
+    from aiida_plugin.cli.provenance_tables import print_answer, use_rows
     from aiida_plugin.provenance.model_usage import used_by
 
     with errors_in_words():
         result = used_by(node)
-    if as_json:
-        print_dataclass(result)
-    else:
-        print_rows(use_rows(result))
+    print_answer(result, use_rows(result), as_json=as_json)
 
 
 @provenance.command("errors")
-@_EITHER
+@node_argument("NODE", "predictions", "model")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw them: .png, .pdf or .svg.")
 @_JSON
 @decorators.with_dbenv()
-def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
-    """Errors of predictions (of a predictions NODE, or of a model) against labels that were computed later."""
+def errors(node: "PredictionsData | CGCNNModelData", plot: Path | None, as_json: bool) -> None:
+    """List errors of predictions (of a predictions NODE, or of a model) against labels that were computed later."""
     from aiida_plugin.cli.provenance_tables import print_frame
-    from aiida_plugin.provenance.errors import errors
-    from aiida_plugin.provenance.parity import parity_plot
+    from aiida_plugin.provenance.errors import errors, parity_plot
 
     with errors_in_words():
         table = errors(node)
@@ -121,7 +109,7 @@ def errors(node: "Any", plot: Path | None, as_json: bool) -> None:
 )
 @click.option("--depth", type=click.IntRange(min=1), help="So many links away at most.")
 @decorators.with_dbenv()
-def picture(node: "Node", path: Path, direction: Any, depth: int | None) -> None:
+def picture(node: "Node", path: Path, direction: "PictureDirection", depth: int | None) -> None:
     """Draw the graph around NODE into PATH: .png, .svg, .pdf, or .dot."""
     from aiida_plugin.provenance.picture import graph_picture
 

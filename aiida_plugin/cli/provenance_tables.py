@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING
 
 from aiida.cmdline.utils import echo
 
@@ -16,24 +17,20 @@ if TYPE_CHECKING:
     from aiida_plugin.provenance.model_usage import Use
     from aiida_plugin.provenance.origin import Origin
 
-#: what, pk, name, and what else is to be said
-Row = tuple[str, int | None, str, str]
-#: rows of one kind that are shown; the rest is counted
-_SHOWN = 20
+Row = tuple[str, int | None, str, str]  # what, pk, name, and what else is to be said
+_SHOWN = 20  # rows of one kind that are shown; the rest is counted
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """A table of nodes."""
-    echo.echo_tabulate(rows, headers=["What", "PK", "Name", ""])
-
-
-def print_dataclass(answer: "Origin | Use") -> None:
-    """As JSON; nodes are objects."""
-    echo.echo(json.dumps(_json_value(answer), indent=1))
+def print_answer(answer: "Origin | Use", rows: Sequence[Row], *, as_json: bool) -> None:
+    """Print a table of nodes, or all as JSON, in which nodes are objects."""
+    if as_json:
+        echo.echo(json.dumps(_json_value(answer), indent=1))
+    else:
+        echo.echo_tabulate(rows, headers=["What", "PK", "Name", ""])
 
 
 def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool) -> None:
-    """All columns as JSON, or those that people read."""
+    """Print all columns as JSON, or those that people read."""
     if as_json:
         echo.echo(table.to_json(orient="records", indent=1, double_precision=15))
         return
@@ -42,7 +39,7 @@ def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool)
 
 
 def structure_named(structure: str, structures: "StructureSetData | None") -> "Atoms | str":
-    """The structure of this id in a set, the one structure of a file, or else an id.
+    """Find the structure of this id in a set, the one structure of a file, or else an id.
 
     Raises
     ------
@@ -64,7 +61,7 @@ def structure_named(structure: str, structures: "StructureSetData | None") -> "A
 
 
 def origin_rows(origin: "Origin") -> list[Row]:
-    """From the number back to DFT and to the hosts."""
+    """Make rows from the number back to DFT and to the hosts."""
     rows: list[Row] = []
     if (row := origin.row) is not None:
         std = "" if row["std"] is None else f" ± {row['std']:.4f}"
@@ -88,7 +85,7 @@ def origin_rows(origin: "Origin") -> list[Row]:
 
 
 def use_rows(use: "Use") -> list[Row]:
-    """What came of a model."""
+    """Make rows of what came of a model."""
     bad = "" if use.model.bad is None else f"BAD: {use.model.bad}"
     rows = [_row("model", use.model, bad)]
     for what, nodes in (
@@ -113,11 +110,11 @@ def _row(what: str, node: NodeRow, more: str) -> Row:
     return what, node.pk, node.title, " ".join(words for words in (more, failed) if words)
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: object) -> object:
     if isinstance(value, NodeRow):
         return {key: each for key, each in value._asdict().items() if each is not None}
     if isinstance(value, list | tuple):
         return [_json_value(each) for each in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _json_value(getattr(value, name)) for name in value.__dataclass_fields__}
+    if is_dataclass(value):
+        return {field.name: _json_value(getattr(value, field.name)) for field in fields(value)}
     return value.item() if hasattr(value, "item") else value

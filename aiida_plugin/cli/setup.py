@@ -1,4 +1,4 @@
-"""``aiida-cgcnn setup``."""
+"""``aiida-cgcnn setup``, and ``aiida-cgcnn recover`` after a crash. Nothing heavy is imported here."""
 
 import json
 from dataclasses import asdict
@@ -43,3 +43,18 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
         click.echo("Nothing is missing.")
     if bad:
         raise click.exceptions.Exit(1)
+
+
+@click.command("recover")
+def recover() -> None:
+    """Start the daemon again after it, or the machine, was killed; every process goes on."""
+    from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
+
+    from aiida_plugin.setup.recover import recover
+
+    load_backend_if_not_loaded()
+    try:
+        click.echo("\n".join(recover()))
+    except RuntimeError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(2) from error

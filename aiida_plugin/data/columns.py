@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,28 @@ from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
+Column: TypeAlias = list[Any]  # of str, float, int or bool, and None for what is missing
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+Kind = Literal["text", "number", "whole", "flag"]
 
-Column = list[Any]  #: of str, float, int or bool, and None for what is missing
+# the kind of each column; those of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
+KINDS: dict[str, Kind] = {
+    "id": "text",
+    "site_index": "whole",
+    "element": "text",
+    "multiplicity": "whole",
+    "formula": "text",
+    "n_atoms": "whole",
+    "value": "number",
+    "std": "number",
+    "lower": "number",
+    "upper": "number",
+    "epistemic": "number",
+    "aleatoric": "number",
+    "in_domain": "flag",
+    "reason": "text",
+}
+CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 
 
 def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
@@ -36,12 +56,11 @@ def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
     for name in ("id", "value", header[-1]):  # a row with too few fields lacks the last
         if len(rows := fields.index[fields[name] == ""]):
             raise ValueError(f"{path}: damaged: prediction {rows[0] + 1} has an empty {name}")
+    kept = [name for name in header if name in KINDS]
     try:
         return {
-            tuple(map(str, shared)): {
-                name: parse_column(name, model_rows[name].tolist()) for name in header if name in KINDS
-            }
-            for shared, model_rows in fields.groupby(list(CONSTANT_COLUMNS), sort=False)
+            tuple(map(str, shared)): {name: parse_column(name, of_model[name].tolist()) for name in kept}
+            for shared, of_model in fields.groupby(list(CONSTANT_COLUMNS), sort=False)
         }
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -63,36 +82,6 @@ def _fields(path: Path) -> "pd.DataFrame":
     return fields
 
 
-Kind = Literal["text", "number", "whole", "flag"]
-
-#: what is in each column; the columns of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
-KINDS: dict[str, Kind] = {
-    "id": "text",
-    "site_index": "whole",
-    "element": "text",
-    "multiplicity": "whole",
-    "formula": "text",
-    "n_atoms": "whole",
-    "value": "number",
-    "std": "number",
-    "lower": "number",
-    "upper": "number",
-    "epistemic": "number",
-    "aleatoric": "number",
-    "in_domain": "flag",
-    "reason": "text",
-}
-CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
-Arrays = dict[str, npt.NDArray[Any]]
-_FLAGS = {"True": True, "False": False}
-_PARSERS: dict[Kind, Callable[[str], Any]] = {
-    "text": str,
-    "number": float,
-    "whole": int,
-    "flag": _FLAGS.__getitem__,
-}
-
-
 def parse_column(name: str, texts: Sequence[str]) -> Column:
     """A column of a CSV file; an empty field is a missing one, but for an empty ``reason``.
 
@@ -103,51 +92,37 @@ def parse_column(name: str, texts: Sequence[str]) -> Column:
     """
     if name == "reason":
         return list(texts)
-    parse = _PARSERS[KINDS[name]]
-    try:
-        return [parse(text) if text else None for text in texts]
-    except (KeyError, ValueError):
-        bad = next(text for text in texts if text and not _can(parse, text))
-        raise ValueError(f"column {name}: {bad!r} is no {_ALLOWED[KINDS[name]]}") from None
-
-
-_ALLOWED: dict[Kind, str] = {"text": "text", "number": "number", "whole": "whole number", "flag": "True or False"}
-
-
-def _can(parse: Callable[[str], Any], text: str) -> bool:
-    try:
-        parse(text)
-    except (KeyError, ValueError):
-        return False
-    return True
+    codec, column = _CODECS[KINDS[name]], []
+    for text in texts:
+        try:
+            column.append(codec.parse(text) if text else None)
+        except (KeyError, ValueError):  # noqa: PERF203 - the message names the field
+            raise ValueError(f"column {name}: {text!r} is no {codec.allowed}") from None
+    return column
 
 
 def write_columns(columns: Mapping[str, Column]) -> bytes:
-    """An uncompressed ``.npz`` file, the same for the same columns; no pickle."""
+    """An uncompressed ``.npz`` file, the same for the same columns; no pickle.
+
+    A column has an array with its name; text has its distinct texts besides, and numbers may have a mask.
+    """
     arrays: Arrays = {}
     for name, column in columns.items():
-        arrays |= {f"{name}{suffix}": array for suffix, array in _WRITERS[KINDS[name]](column).items()}
+        arrays |= {f"{name}{suffix}": array for suffix, array in _CODECS[KINDS[name]].write(column).items()}
     file = BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
-def read_columns(content: bytes) -> dict[str, Column]:
-    """What :func:`write_columns` wrote."""
+def read_columns(content: bytes, ids: Collection[str] | None = None) -> dict[str, Column]:
+    """The columns that :func:`write_columns` wrote; only of these ids, the other rows never being Python objects."""
     with np.load(BytesIO(content), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return {name: _READERS[kind](name, arrays) for name, kind in KINDS.items() if name in arrays}
-
-
-# A column has an array with its name; text has its distinct texts besides, and numbers may have a mask.
-def read_rows(content: bytes, ids: Collection[str]) -> dict[str, Column]:
-    """The rows of these ids, of what :func:`write_columns` wrote; the other rows are not turned into Python objects."""
-    with np.load(BytesIO(content), allow_pickle=False) as file:
-        arrays = dict(file)
-    wanted = set(ids)
-    rows = np.array([name in wanted for name in _READERS["text"]("id", arrays)], dtype=bool)
-    selected = {key: array if key.endswith((".texts", ".lengths")) else array[rows] for key, array in arrays.items()}
-    return {name: _READERS[kind](name, selected) for name, kind in KINDS.items() if name in selected}
+        arrays: Arrays = dict(file)
+    if ids is not None:
+        wanted = set(ids)
+        rows = np.array([name in wanted for name in _read_text("id", arrays)], dtype=bool)
+        arrays = {key: a if key.endswith((".texts", ".lengths")) else a[rows] for key, a in arrays.items()}
+    return {name: _CODECS[kind].read(name, arrays) for name, kind in KINDS.items() if name in arrays}
 
 
 def _write_text(column: Column) -> Arrays:
@@ -176,7 +151,7 @@ def _write_numbers(column: Column) -> Arrays:
 
 
 def _read_numbers(name: str, arrays: Arrays) -> Column:
-    numbers: Column = arrays[name].tolist()
+    numbers = cast(Column, arrays[name].tolist())
     if (missing := arrays.get(f"{name}.missing")) is None:
         return numbers
     return [None if gone else number for number, gone in zip(numbers, missing.tolist(), strict=True)]
@@ -199,15 +174,18 @@ def _read_flags(name: str, arrays: Arrays) -> Column:
     return [None if flag < 0 else flag == 1 for flag in arrays[name].tolist()]
 
 
-_WRITERS: dict[Kind, Callable[[Column], Arrays]] = {
-    "text": _write_text,
-    "number": _write_numbers,
-    "whole": _write_whole,
-    "flag": _write_flags,
-}
-_READERS: dict[Kind, Callable[[str, Arrays], Column]] = {
-    "text": _read_text,
-    "number": _read_numbers,
-    "whole": _read_whole,
-    "flag": _read_flags,
+class _Codec(NamedTuple):
+    """How columns of a kind are read and written."""
+
+    allowed: str
+    parse: Callable[[str], object]
+    write: Callable[[Column], Arrays]
+    read: Callable[[str, Arrays], Column]
+
+
+_CODECS: dict[Kind, _Codec] = {
+    "text": _Codec("text", str, _write_text, _read_text),
+    "number": _Codec("number", float, _write_numbers, _read_numbers),
+    "whole": _Codec("whole number", int, _write_whole, _read_whole),
+    "flag": _Codec("True or False", {"True": True, "False": False}.__getitem__, _write_flags, _read_flags),
 }

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from aiida_plugin.data.structures import StructureSetData
 
-#: what made a label, by key
+# what made a label, by key
 Scheme: TypeAlias = Mapping[str, object]
-#: units of the labels that this package writes
+# units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
-#: ids that a message names
+# ids that a message names
 NAMED = 5
-#: where a structure carries its scheme, in ``atoms.info``
+# where a structure carries its scheme, in ``atoms.info``
 SCHEME = "label_scheme"
-#: hex digits that name a scheme
+# hex digits that name a scheme
 _DIGITS = 12
-#: what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
+# what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
-#: what says most about a difference, and is named first
+# what says most about a difference, and is named first
 _FIRST = ("engine", "functional")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
+# what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
 BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
 
 
@@ -42,7 +42,7 @@ class CGCNNModelData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``CGCNNModelData.fields.attributes.sha256`` and so on."""
+        """Fields for queries: ``CGCNNModelData.fields.attributes.sha256`` and so on."""
 
         name: str = attribute("name", "The name of the folder or file")
         names: list[str] = attribute("names", "The names of the models")
@@ -59,7 +59,7 @@ class CGCNNModelData(Data):
         content_sha256: str = attribute("content_sha256", "Of all files")
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        Data.__init__(self, **kwargs)
         if path is None:
             return
         folder = model_path(Path(path))
@@ -205,13 +205,9 @@ class CGCNNModelData(Data):
 
 
 def model_path(name: str | Path) -> Path:
-    """The folder or file of a model.
+    """The folder or file of a pretrained name, a model or run folder, or an original ``.pth.tar`` file.
 
-    Parameters
-    ----------
-    name
-        Pretrained name, model or run folder, or an original ``.pth.tar`` file. The name of one of several models that
-        share a folder stands for the folder.
+    The name of one of several models that share a folder stands for the folder.
 
     Raises
     ------
@@ -243,8 +239,8 @@ def read_contents(path: Path) -> dict[str, bytes]:
     return contents | {name: (path / name).read_bytes() for name in BESIDES if (path / name).is_file()}
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a model's files say of it: lists hold one item for each model of the folder, in the same order."""
+def describe(path: Path) -> dict[str, object]:
+    """Facts of a model from its files; lists hold one item for each model of the folder, in the same order."""
     return _of_folder(read_config(path)) if path.is_dir() else _of_original(path)
 
 
@@ -253,7 +249,7 @@ def hash_of_files(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
 
 
-def _of_folder(config: dict[str, Any]) -> dict[str, Any]:
+def _of_folder(config: dict[str, Any]) -> dict[str, object]:
     entries = model_entries(config)
     targets = [entry["target"] for entry in entries]
     return {
@@ -271,7 +267,7 @@ def _of_folder(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_original(path: Path) -> dict[str, Any]:
+def _of_original(path: Path) -> dict[str, object]:
     """Of a ``.pth.tar``, which does not say what it was trained on nor with which version."""
     from cgcnn_ase.models.registry import load_model
 

@@ -9,13 +9,13 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data import attribute
-from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, read_rows, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: of a structure without a prediction: its id and why
+# of a structure without a prediction: its id and why
 Failure = tuple[str, str]
 
 _COLUMNS, _FAILURES = "predictions.npz", "failures.json"
@@ -23,7 +23,7 @@ _OF_SITES = ("site_index", "element", "multiplicity")
 
 
 class PredictionsData(Data):
-    """What one model says of each of a set of structures, or of their sites, and which it could say nothing of.
+    """Predictions of one model for a set of structures, or for their sites, and the structures that have none.
 
     The columns are arrays in the node's repository, with all digits. Attributes: ``property``, ``unit``, ``model`` (its
     name), ``model_sha256`` (of its weights), ``of_sites``, and the counts ``n_predictions``, ``n_structures`` (that
@@ -45,7 +45,7 @@ class PredictionsData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
+        """Fields for queries: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
 
         property: str = attribute("property", "What is predicted")
         unit: str = attribute("unit", "The unit of value, std and interval")
@@ -68,7 +68,7 @@ class PredictionsData(Data):
         failures: Iterable[Failure] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        Data.__init__(self, **kwargs)
         if columns is None:
             return
         model_columns = _own_columns(columns)
@@ -186,7 +186,7 @@ class PredictionsData(Data):
         import pandas as pd
 
         content = self.base.repository.get_object_content(_COLUMNS, "rb")
-        columns = read_columns(content) if ids is None else read_rows(content, ids)
+        columns = read_columns(content, ids)
         shared = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in CONSTANT_COLUMNS}
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
         return pd.DataFrame((columns | shared), columns=list(names))

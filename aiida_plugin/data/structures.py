@@ -1,4 +1,4 @@
-"""`cgcnn.structures`: a set of one to a million structures as one node."""
+"""`cgcnn.structures`: a set of one to a million structures as one node, from and to files."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -6,7 +6,7 @@ from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
@@ -22,6 +22,7 @@ from aiida_plugin.data.structure_archive.reader import (
     read_ids,
 )
 from aiida_plugin.data.structure_archive.writer import FORMAT_VERSION, write_structures
+from cgcnn_ase.structures import read_structures
 from cgcnn_ase.structures.packed import PackedStructures, pack_positions, write_packed
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class StructureSetData(Data):
     """
 
     class AttributesModel(Data.AttributesModel):
-        """What can be asked for: ``StructureSetData.fields.attributes.n_structures`` and so on."""
+        """Fields for queries: ``StructureSetData.fields.attributes.n_structures`` and so on."""
 
         format_version: int = attribute("format_version", "The format of the files")
         n_structures: int = attribute("n_structures", "How many structures there are")
@@ -78,7 +79,7 @@ class StructureSetData(Data):
         return node
 
     def _validate(self) -> bool:
-        """Whether it may be stored: made by `from_ase`, whole, and of a version that is known."""
+        """Refuse to store a set that is empty or not whole."""
         super()._validate()
         version = self.base.attributes.get("format_version", None)
         if version is None:
@@ -123,12 +124,7 @@ class StructureSetData(Data):
         return StructureTable(self._arrays, self._open)
 
     def row_of(self, key: int | str) -> int:
-        """The row of a structure, from 0.
-
-        Parameters
-        ----------
-        key
-            Its row (negative ones count from the end) or its id.
+        """The row, from 0, of a structure by its row (negative ones count from the end) or its id.
 
         Raises
         ------
@@ -176,12 +172,7 @@ class StructureSetData(Data):
         return self._arrays
 
     def select(self, indices: Iterable[int | str]) -> "StructureSetData":
-        """The set of these structures, in this order, under the same ids; not yet stored.
-
-        Parameters
-        ----------
-        indices
-            Rows or ids, each once.
+        """The set of these structures (rows or ids), in this order, under the same ids; not yet stored.
 
         Raises
         ------
@@ -220,6 +211,88 @@ class StructureSetData(Data):
         packed = self.packed()
         write_packed(Path(path), lambda: [packed], compress=False)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The attributes: counts, elements, first formulas, names of further arrays and of results."""
         return dict(self.base.attributes.all)
+
+
+def read_set(
+    paths: Sequence[str | Path], *, skip_bad: bool = False, order_disordered: bool = False
+) -> tuple[StructureSetData, list[str]]:
+    """The structures of files, folders and globs as one set, not yet stored, under the names that this package gives.
+
+    Parameters
+    ----------
+    paths
+        As `cgcnn_ase.structures.read_structures` takes them.
+    skip_bad
+        Leave out what cannot be read.
+    order_disordered
+        Make one ordered supercell where sites are partially occupied, rather than refuse.
+
+    Returns
+    -------
+    StructureSetData
+        The set.
+    list of str
+        What was left out and why, a line each.
+
+    Raises
+    ------
+    ValueError
+        If a structure cannot be read (without ``skip_bad``), none can be read, or two have one name.
+    """
+    kept: dict[str, Atoms] = {}
+    bad: list[str] = []
+    for record in read_structures(list(paths), order_disordered=order_disordered):
+        if record.error is not None and skip_bad:
+            bad.append(f"{record.source}: {record.error}")
+        else:
+            kept[record.id] = record.unwrap()
+    if not kept:
+        raise ValueError(f"no structure could be read; the first: {bad[0]}" if bad else "there are no structures")
+    return StructureSetData.from_ase(kept.values(), list(kept)), bad
+
+
+def write_set(node: StructureSetData, path: Path) -> Path:
+    """Write a set to one ``.extxyz`` or packed ``.npz`` file, or into a new or empty folder of CIF files.
+
+    The ids become ``info["id"]``, the packed file's ids, or the files' names.
+
+    Raises
+    ------
+    ValueError
+        If the path has another ending, the folder holds something, or an id cannot be a file's name.
+    """
+    from ase.io import write
+
+    if path.suffix == ".npz":
+        node.write_packed(path)
+    elif path.suffix in (".extxyz", ".xyz"):
+        write(path, [_with_id(name, atoms) for name, atoms in zip(node.ids, node.iter_atoms(), strict=True)], "extxyz")
+    elif path.suffix:
+        raise ValueError(f"{path}: allowed are a .extxyz or .npz file, or a folder (for CIF files)")
+    else:
+        _write_folder(node, path)
+    return path
+
+
+def _with_id(name: str, atoms: "Atoms") -> "Atoms":
+    atoms.info = {"id": name, **atoms.info}
+    return atoms
+
+
+def _write_folder(node: StructureSetData, folder: Path) -> None:
+    from ase.io import write
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: not an empty folder; a set is exported into a new or empty one")
+    if bad := [name for name in node.ids if "/" in name or name.startswith(".")]:
+        raise ValueError(f"the id {bad[0]!r} cannot be a file's name; write one .extxyz or .npz file")
+    if not node.arrays().pbc.all():
+        raise ValueError(
+            "some structures are not periodic in all directions, which CIF cannot say; write an .extxyz file"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, atoms in zip(node.ids, node.iter_atoms(), strict=True):
+        write(folder / f"{name}.cif", atoms, "cif")

@@ -1,1 +1,1 @@
-"""DFT codes, each behind the same small interface."""
+"""DFT codes behind one small interface, one file a code."""

@@ -1,21 +1,23 @@
-"""Runs of ``cgcnn.ase_dft.base``, which GPAW and every other ASE calculator share."""
+"""ASE calculators through ``cgcnn.ase_dft``: what GPAW and every other one share, and the engine of any by name."""
 
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.engines.base import Call, Engine, plain_call
-from aiida_plugin.engines.jobs import job_options
+from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, plain_call
+from aiida_plugin.engines.inputs import CommonSettings, Run, S
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder
-    from aiida.orm import AbstractCode, ProcessNode, Str, StructureData
+    from aiida.engine import ProcessBuilder, WorkChain
+    from aiida.orm import AbstractCode, ProcessNode, Str
 
     from aiida_plugin.data.structures import StructureSetData
 
 
-class ASEJobsEngine(Engine):
+class ASEJobsEngine(Engine[S]):
     """An engine whose runs are jobs of a Python interpreter with ASE."""
 
     code_plugin = "cgcnn.ase_dft"
@@ -26,80 +28,83 @@ class ASEJobsEngine(Engine):
         structure_id: "Str",  # noqa: ARG002
         call: Call = plain_call,  # noqa: ARG002
     ) -> "StructureSetData":
-        """The job's own output; its one structure has the id ``0``, as the job knows no names."""
+        """Return the job's own output; its one structure has the id ``0``, as the job knows no names."""
         if "labelled" not in run.outputs:
             raise ValueError(f"run {run.pk} holds no labels: {run.exit_message or run.process_state}")
-        result: StructureSetData = run.outputs.labelled
-        return result
+        labels: StructureSetData = run.outputs.labelled
+        return labels
+
+    def setup_code(self) -> CodeSpec:
+        """Return the Python that runs this."""
+        gpaw = f"with GPAW {metadata.version('gpaw')}" if find_spec("gpaw") else "for ASE calculators, without GPAW"
+        return CodeSpec("python", self.code_plugin, Path(sys.executable), f"Python {gpaw}", prepend=ONE_THREAD)
+
+    def job(self, run: Run[S], packages: tuple[str, ...], settings: Mapping[str, Any]) -> "ProcessBuilder":
+        """Fill the inputs of a job of one thread.
+
+        Parameters
+        ----------
+        run
+            What is computed.
+        packages
+            Whose versions decide, besides ASE's; they are noted where the code is the Python that runs this.
+        settings
+            Of ``cgcnn.ase_dft``, besides those of a relaxation.
+        """
+        from aiida.orm import Dict
+        from aiida.plugins import WorkflowFactory
+
+        job = {"task": "energy", **settings}
+        if run.settings["relax"]:
+            job |= {"task": "relax", "fmax": run.settings["fmax"], "max_steps": run.settings["max_relax_steps"]}
+        options = run.job_options
+        options["environment_variables"] = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
+        inputs = {"structure": run.structure, "code": run.code, "settings": Dict(job), "metadata": {"options": options}}
+        if is_this_python(run.code):
+            inputs["versions"] = Dict({name: metadata.version(name) for name in ("ase", *packages) if _installed(name)})
+        builder: ProcessBuilder = cast("type[WorkChain]", WorkflowFactory("cgcnn.ase_dft.base")).get_builder()
+        builder._update({"calc": inputs})
+        return builder
 
 
-class ASEEngine(ASEJobsEngine):
+def is_this_python(code: "AbstractCode") -> bool:
+    """Tell whether a code is the Python that runs this."""
+    return str(getattr(code, "filepath_executable", "")) == sys.executable
+
+
+def _installed(package: str) -> bool:
+    return next(iter(metadata.distributions(name=package)), None) is not None
+
+
+class ASESettings(CommonSettings):
+    """Settings that ``ase.yaml`` adds."""
+
+    calculator: str | None
+    parameters: dict[str, Any]
+
+
+class ASEEngine(ASEJobsEngine[ASESettings]):
     """A calculator that ASE knows by name, or ``module:Class``; the label scheme says which, and what it is."""
 
     name = "ase"
+    title = "ASE"
 
-    def builder(
-        self,
-        structure: "StructureData",
-        code: "AbstractCode",
-        settings: Mapping[str, Any],
-        *,
-        moments: Mapping[str, float],
-        options: Mapping[str, Any],
-    ) -> "ProcessBuilder":
-        """All inputs of one run; the settings must name a ``calculator``."""
-        calculator = settings["calculator"]
+    def builder(self, run: Run[ASESettings]) -> "ProcessBuilder":
+        """See :meth:`Engine.builder`; the settings must name a ``calculator``."""
+        calculator = run.settings["calculator"]
         if not calculator:
             raise ValueError(
                 "engine 'ase' needs the setting calculator: one that ASE knows (emt, ...), chgnet, or module:Class"
             )
         job = {
             "calculator": calculator,
-            "parameters": dict(settings["parameters"]),
-            "task": "relax" if settings["relax"] else "energy",
-            "moments": dict(moments),
+            "parameters": dict(run.settings["parameters"]),
+            "moments": dict(run.moments),
         }
-        if settings["relax"]:
-            job |= {"fmax": settings["fmax"], "max_steps": settings["max_relax_steps"]}
-        if settings["functional"]:
-            job["functional"] = settings["functional"]
-        return job_builder(structure, code, job, options, (calculator.partition(":")[0].partition(".")[0],))
+        if run.settings["functional"]:
+            job["functional"] = run.settings["functional"]
+        return self.job(run, (calculator.partition(":")[0].partition(".")[0],), job)
 
-
-def job_builder(
-    structure: "StructureData",
-    code: "AbstractCode",
-    job: Mapping[str, Any],
-    options: Mapping[str, Any],
-    packages: tuple[str, ...],
-) -> "ProcessBuilder":
-    """All inputs of a run, one thread unless the options say otherwise.
-
-    Parameters
-    ----------
-    structure, code
-        As `Engine.builder` has them.
-    job
-        The settings of ``cgcnn.ase_dft``.
-    options
-        ``metadata.options``.
-    packages
-        Whose versions decide, besides ASE's; they are noted where the code is the Python that runs this.
-    """
-    from aiida.orm import Dict
-    from aiida.plugins import WorkflowFactory
-
-    chain: Any = WorkflowFactory("cgcnn.ase_dft.base")
-    builder: Any = chain.get_builder()
-    builder.calc.structure = structure
-    builder.calc.code = code
-    builder.calc.settings = Dict(dict(job))
-    if str(getattr(code, "filepath_executable", "")) == sys.executable:
-        builder.calc.versions = Dict(_versions(("ase", *packages)))
-    threads = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
-    builder.calc.metadata.options = job_options(code, options) | {"environment_variables": threads}
-    return cast("ProcessBuilder", builder)
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    return {name: metadata.version(name) for name in packages if next(iter(metadata.distributions(name=name)), None)}
+    def describe(self, settings: ASESettings, protocol: str, version: str | None = None) -> str:  # noqa: ARG002
+        """Name the calculator."""
+        return f"the ASE calculator {settings['calculator']} through AiiDA"

@@ -1,61 +1,60 @@
-"""What every DFT engine must say: how a run is built, and what labels came out of it."""
+"""Interface of a DFT engine: its settings and code, how a run is built, and the labels that come out of it."""
 
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias
+
+from aiida_plugin.engines.checks import Part
+from aiida_plugin.engines.inputs import Run, S
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
-    from aiida.orm import AbstractCode, ProcessNode, Str, StructureData
+    from aiida.orm import AbstractCode, ProcessNode, Str
 
     from aiida_plugin.data.structures import StructureSetData
 
+Call: TypeAlias = Callable[..., Any]  # calls a calcfunction with inputs
 
-#: calls a calcfunction with inputs
-Call = Callable[..., Any]
+ONE_THREAD = "export OMP_NUM_THREADS=1"  # DFT codes thread badly on small cells
 
 
-def plain_call(function: Callable[..., Any], **inputs: Any) -> Any:
+def plain_call(function: Call, **inputs: object) -> object:
     """Call a function with its inputs."""
     return function(**inputs)
 
 
-class Engine(ABC):
+class CodeSpec(NamedTuple):
+    """A code that ``aiida-cgcnn setup`` stores on this machine."""
+
+    label: str  # before ``@localhost``
+    plugin: str  # entry point (group ``aiida.calculations``) of the calculation that `Code.get_builder` builds
+    executable: Path | None  # None where there is none on this machine
+    description: str  # of the code's node, and of the report
+    needs: str = ""  # the Python package that the plugin comes from
+    install: str = ""  # how to get the executable; empty for one that comes with this package
+    prepend: str = ""  # shell lines before each run
+
+
+class Engine(ABC, Generic[S]):
     """A DFT code that labels one structure at a time through its own AiiDA plugin.
 
+    A subclass is registered as an entry point of the group ``cgcnn.engines``; the entry point's name is what users call
+    it. The settings that it adds to the shared ones, with their protocols, are in a YAML file beside its module.
+
     An engine holds no state. The process that it builds handles what can go wrong in its own way (more steps, other
-    mixing, a restart when out of time), so that who calls it sees a success or an exit code in words.
+    mixing, a restart when out of time), so that who calls it sees a success or an exit code in words. Its AiiDA plugin
+    is imported in the methods, so that the class is there without it.
     """
 
-    #: what users call it
-    name: ClassVar[str]
-    #: entry point (group ``aiida.calculations``) that its code is made for
-    code_plugin: ClassVar[str]
+    name: ClassVar[str]  # of the entry point
+    title: ClassVar[str]  # for people
+    code_plugin: ClassVar[str]  # entry point (group ``aiida.calculations``) of the code and of the jobs that run it
 
     @abstractmethod
-    def builder(
-        self,
-        structure: "StructureData",
-        code: "AbstractCode",
-        settings: Mapping[str, Any],
-        *,
-        moments: Mapping[str, float],
-        options: Mapping[str, Any],
-    ) -> "ProcessBuilder":
-        """All inputs of one run.
-
-        Parameters
-        ----------
-        structure
-            What to label.
-        code
-            The code, of the plugin :attr:`code_plugin`.
-        settings
-            A resolved protocol; see :func:`aiida_plugin.engines.protocol.resolve`.
-        moments
-            Initial magnetic moment of each kind of the structure, by kind name, in μB; empty without spin.
-        options
-            ``metadata.options`` of the calculation jobs: resources, wall time, queue.
+    def builder(self, run: Run[S]) -> "ProcessBuilder":
+        """Fill the inputs of the process that computes one structure.
 
         Raises
         ------
@@ -66,15 +65,56 @@ class Engine(ABC):
 
     @abstractmethod
     def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
-        """The labels of a finished run, as a set of one structure; made by a calcfunction, so that links lead back.
-
-        `call` is what calls the calcfunction: a work chain's `call_once`, say.
+        """Read the labels of a finished run, as a set of one structure.
 
         The structure carries energy (eV), and where the engine gives them forces (eV/Å), stress (eV/Å³) and magnetic
-        moments, and the label scheme (:mod:`aiida_plugin.data.labels`) read from what the run says of itself.
+        moments, and the label scheme (:mod:`aiida_plugin.data.labels`) that the run tells of itself.
+
+        Parameters
+        ----------
+        run
+            The process that `builder` built.
+        structure_id
+            The id in the set.
+        call
+            Calls the calcfunction that makes the set, so that links lead back: ``call_once`` of a work chain, say.
 
         Raises
         ------
         ValueError
             If the run's outputs hold no energy.
         """
+
+    def setup_code(self) -> CodeSpec | None:
+        """Return the code that a set-up of this machine has, which is also the default one; None if users make it."""
+        return None
+
+    def setup_parts(self) -> Iterator[Part]:
+        """Yield what else a set-up needs: pseudopotentials, say."""
+        yield from ()
+
+    def basis(self, settings: S) -> str:  # noqa: ARG002
+        """Name the basis for people, such as ``plane waves 500 eV``."""
+        return ""
+
+    def version(self, code: "AbstractCode") -> str | None:  # noqa: ARG002
+        """Return the engine's version where it is known before a run."""
+        return None
+
+    def describe(self, settings: S, protocol: str, version: str | None = None) -> str:
+        """Describe runs for people: ``GPAW 26.7.0 (PBE+U, plane waves 500 eV, protocol balanced) through AiiDA``."""
+        functional = settings["functional"] + ("+U" if settings["hubbard"] and settings["hubbard_u"] else "")
+        relaxed = f"positions relaxed to {settings['fmax']:g} eV/Å" if settings["relax"] else ""
+        parts = [functional, self.basis(settings), f"protocol {protocol}", relaxed]
+        title = f"{self.title} {version}" if version else self.title
+        return f"{title} ({', '.join(part for part in parts if part)}) through AiiDA"
+
+
+def plane_waves(cutoff: float | None) -> str:
+    """Name a basis of plane waves by its cutoff (eV), where that is known."""
+    return "plane waves" if cutoff is None else f"plane waves {float(cutoff):g} eV"
+
+
+def on_path(*names: str) -> Path | None:
+    """Find the first of these executables that is on the PATH."""
+    return next((Path(path) for name in names if (path := shutil.which(name))), None)

@@ -1,52 +1,63 @@
 """GPAW through ``cgcnn.ase_dft``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from aiida_plugin.engines.ase import ASEJobsEngine, job_builder
-from aiida_plugin.engines.kpoints import mesh_of
+from aiida_plugin.engines.ase import ASEJobsEngine, is_this_python
+from aiida_plugin.engines.base import plane_waves
+from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, mesh_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode, StructureData
 
 
-class GPAWEngine(ASEJobsEngine):
+class GPAWSettings(CommonSettings):
+    """Settings that ``gpaw.yaml`` adds."""
+
+    cutoff: float
+    setups: dict[str, str]
+    density_tolerance: float
+    eigenstates_tolerance: float
+    parameters: dict[str, Any]
+
+
+class GPAWEngine(ASEJobsEngine[GPAWSettings]):
     """GPAW with plane waves; its code is a Python interpreter that has it."""
 
     name = "gpaw"
+    title = "GPAW"
 
-    def builder(
-        self,
-        structure: "StructureData",
-        code: "AbstractCode",
-        settings: Mapping[str, Any],
-        *,
-        moments: Mapping[str, float],
-        options: Mapping[str, Any],
-    ) -> "ProcessBuilder":
-        """All inputs of one run."""
+    def builder(self, run: Run[GPAWSettings]) -> "ProcessBuilder":
+        """See :meth:`Engine.builder`."""
+        settings = run.settings
         job = {
             "calculator": "gpaw",
-            "parameters": gpaw_parameters(structure, settings),
-            "task": "relax" if settings["relax"] else "energy",
-            "moments": dict(moments) if settings["spin"] else {},
+            "parameters": gpaw_parameters(run.structure, settings),
+            "moments": dict(run.moments) if settings["spin"] else {},
             "kpoints_distance": settings["kpoints_distance"],
         }
-        if settings["relax"]:
-            job |= {"fmax": settings["fmax"], "max_steps": settings["max_relax_steps"]}
-        return job_builder(structure, code, job, options, ("gpaw", "gpaw-data"))
+        return self.job(run, ("gpaw", "gpaw-data"), job)
+
+    def basis(self, settings: GPAWSettings) -> str:
+        """See :meth:`Engine.basis`."""
+        return plane_waves(settings["cutoff"])
+
+    def version(self, code: "AbstractCode") -> str | None:
+        """Return that of the Python package, where the code is the Python that runs this."""
+        return metadata.version("gpaw") if is_this_python(code) else None
 
 
-def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What GPAW is made with, as JSON: plane waves, a mesh around Γ, PAW data sets with U.
+def gpaw_parameters(structure: "StructureData", settings: GPAWSettings) -> Inputs:
+    """Parameters of GPAW, as JSON: plane waves, a mesh around Γ, PAW data sets with U.
 
     Raises
     ------
     ValueError
         If ``kpoints_distance`` is not positive.
     """
-    parameters: dict[str, Any] = {
+    parameters: Inputs = {
         "mode": {"name": "pw", "ecut": float(settings["cutoff"])},
         "xc": settings["functional"],
         "kpts": {"size": mesh_of(structure, float(settings["kpoints_distance"])).get_kpoints_mesh()[0], "gamma": True},
@@ -61,19 +72,14 @@ def gpaw_parameters(structure: "StructureData", settings: Mapping[str, Any]) -> 
         },
     }
     setups = _setups({kind.symbol for kind in structure.kinds}, settings)
-    if setups:
-        parameters["setups"] = setups
-    return {**parameters, **settings["parameters"]}
+    return parameters | ({"setups": setups} if setups else {}) | settings["parameters"]
 
 
-def _setups(elements: set[str], settings: Mapping[str, Any]) -> dict[str, str]:
+def _setups(elements: Iterable[str], settings: GPAWSettings) -> dict[str, str]:
     """PAW data sets by element, with U on the d electrons: ``{"Ni": "10:d,6.2"}``."""
     u = settings["hubbard_u"] if settings["hubbard"] else {}
-    result = {}
-    for element in sorted(elements):
-        name = str(settings["setups"].get(element, ""))
-        if u.get(element):
-            name += f":d,{float(u[element])}"
-        if name:
-            result[element] = name
-    return result
+    setups = {
+        element: str(settings["setups"].get(element, "")) + (f":d,{float(u[element])}" if u.get(element) else "")
+        for element in sorted(elements)
+    }
+    return {element: name for element, name in setups.items() if name}

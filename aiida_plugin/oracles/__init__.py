@@ -3,7 +3,9 @@
 The factories stand behind the entry points of the group ``cgcnn_ase.oracles``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,31 +14,21 @@ if TYPE_CHECKING:
     from aiida_plugin.oracles.dft import DFTOracle
 
 
-def gpaw(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
-    """``gpaw``; the options are those of :class:`aiida_plugin.oracles.dft.DFTSettings`."""
+def __getattr__(engine: str) -> "Callable[..., DFTOracle]":
+    """Make the factory of an engine's oracle; its options are those of :class:`aiida_plugin.oracles.dft.DFTSettings`.
+
+    Raises
+    ------
+    AttributeError
+        If there is no such engine.
+    """
+    if engine.startswith("_") or engine not in (point.name for point in entry_points(group="cgcnn.engines")):
+        raise AttributeError(f"module {__name__!r} has no attribute {engine!r}")
+    return partial(_oracle, engine)
+
+
+def _oracle(engine: str, options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
     del folder
-    return _made("gpaw", options)
-
-
-def quantumespresso(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
-    """``quantumespresso``; options as of `gpaw`."""
-    del folder
-    return _made("quantumespresso", options)
-
-
-def cp2k(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
-    """``cp2k``; options as of `gpaw`."""
-    del folder
-    return _made("cp2k", options)
-
-
-def vasp(options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
-    """``vasp``; options as of `gpaw`, and ``code`` must be named."""
-    del folder
-    return _made("vasp", options)
-
-
-def _made(engine: str, options: Mapping[str, Any]) -> "DFTOracle":
     if find_spec("aiida") is None:
         raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')
     from aiida_plugin.oracles.dft import DFTOracle, DFTSettings

@@ -1,23 +1,22 @@
 """An oracle whose values are labels of ``cgcnn.label``."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from aiida_plugin.calculations.functions.optimisation_step import StepRecorder
 from aiida_plugin.data.labels import scheme_id, scheme_of
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.oracles.launch import chains_of, code_of, open_default_profile, run_chain, submit_chain, terminated
-from aiida_plugin.oracles.steps import StepRecorder
 from cgcnn_ase.core.settings import Settings
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.optimization.records import Step
-    from cgcnn_ase.optimization.space.variables import Point
 
 
 class DFTSettings(Settings):
@@ -40,41 +38,6 @@ class DFTSettings(Settings):
     max_parallel: Annotated[int, Field(gt=0, strict=True)] | None = None  #: runs at a time; default all of a round
 
 
-_TITLES = {"gpaw": "GPAW", "quantumespresso": "Quantum ESPRESSO", "cp2k": "CP2K", "vasp": "VASP"}
-
-
-def describe_engine(engine: str, version: str | None, protocol: str, settings: Mapping[str, Any]) -> str:
-    """Such as ``GPAW 26.7.0 (PBE+U, plane waves 500 eV, protocol balanced) through AiiDA``.
-
-    Parameters
-    ----------
-    engine
-        Its name.
-    version
-        Where it is known before a run.
-    protocol, settings
-        The protocol's name, and the settings that it and the overrides give.
-    """
-    if engine == "ase":
-        return f"the ASE calculator {settings['calculator']} through AiiDA"
-    title = _TITLES[engine] + (f" {version}" if version else "")
-    parts = [_functional(settings), *_basis(engine, settings), f"protocol {protocol}"]
-    if settings["relax"]:
-        parts.append(f"positions relaxed to {settings['fmax']:g} eV/Å")
-    return f"{title} ({', '.join(parts)}) through AiiDA"
-
-
-def _functional(settings: Mapping[str, Any]) -> str:
-    return str(settings["functional"]) + ("+U" if settings["hubbard"] and settings["hubbard_u"] else "")
-
-
-def _basis(engine: str, settings: Mapping[str, Any]) -> list[str]:
-    if engine == "cp2k":
-        return [str(settings["basis_set"])]
-    cutoff = settings["cutoff" if engine == "gpaw" else "cutoff_wavefunctions"]
-    return ["plane waves" if cutoff is None else f"plane waves {float(cutoff):g} eV"]
-
-
 #: objectives that need energies of elements, and of which; None: of all in the structure
 _ELEMENTS = {"formation_energy_per_atom": None, "voltage": "Li"}
 
@@ -86,17 +49,8 @@ class DFTOracle:
     chain on the same structure, done or still running, is found again. So what was computed before a kill is not
     computed twice.
 
-    Parameters
-    ----------
-    engine
-        Who computes.
-    settings
-        The options.
-
-    Raises
-    ------
-    ValueError
-        If there is no profile, no such code, protocol or setting, or the engine's AiiDA plugin is not installed.
+    A ValueError is raised where there is no profile, no such code, protocol or setting, or the engine's AiiDA plugin is
+    not installed.
     """
 
     def __init__(self, engine: str, settings: DFTSettings) -> None:
@@ -104,7 +58,7 @@ class DFTOracle:
         self.references: Mapping[str, float] | None = settings.references
         self._profile = open_default_profile()
         self._options = settings
-        engine_of(engine)
+        self._engine = engine_of(engine)
         self._code = code_of(engine, settings.code)
         self._resolved = resolve(engine, settings.protocol, settings.overrides)
         self._elements: set[str | None] = set()
@@ -115,10 +69,10 @@ class DFTOracle:
 
     def describe(self) -> dict[str, Any]:
         """Engine, version where it is known before a run, profile, code and all settings."""
-        version = self._version()
+        version = self._engine.version(self._code)
         return {
             "name": self.name,
-            "what": describe_engine(self.name, version, self._options.protocol, self._resolved),
+            "what": self._engine.describe(self._resolved, self._options.protocol, version),
             "version": version,
             "profile": self._profile,
             "code": self._code.full_label,
@@ -127,33 +81,27 @@ class DFTOracle:
         }
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Before the first round: which reference energies to compute, and what each round's node says of the run."""
-        wanted = {one["name"] for one in run["objectives"] if one["model"] is None} & set(_ELEMENTS)
-        self._elements = set() if self._options.references is not None else {_ELEMENTS[name] for name in wanted}
+        """Decide which reference energies to compute, and keep what each round's node says of the run."""
+        names = {one["name"] for one in run["objectives"] if one["model"] is None} & set(_ELEMENTS)
+        self._elements = set() if self._options.references is not None else {_ELEMENTS[name] for name in names}
         self._recorder = StepRecorder(run)
 
     def on_step(self, step: "Step") -> None:
-        """A round is complete: it becomes a node."""
+        """Record a round that is complete as a node."""
         failures, self._failures = self._failures, []
         if self._recorder is not None:
             self._recorder(step, failures)
 
-    def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
-        """As `evaluate_many`, of one point.
-
-        Raises
-        ------
-        OracleError
-            In AiiDA's words, if there is no label.
-        """
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Evaluate one point, as `evaluate_many` does."""
         ((_, reply),) = self.evaluate_many([point], [atoms])
         if isinstance(reply, OracleError):
             raise reply
         return reply
 
     def evaluate_many(
-        self, points: "Sequence[Point]", structures: "Sequence[Atoms | None]"
-    ) -> "Iterator[tuple[int, Evaluation | OracleError]]":
+        self, points: Sequence[Point], structures: "Sequence[Atoms | None]"
+    ) -> Iterator[tuple[int, Evaluation | OracleError]]:
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
         Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
@@ -188,7 +136,7 @@ class DFTOracle:
         """Label work chains when they have ended, each with the cells whose labels it was to give."""
         if not self._options.submit:
             cached = not self._unlucky & set(cells)
-            chain = run_chain(self._builder(cells), engine_of(self.name).code_plugin, cached=cached)
+            chain = run_chain(self._builder(cells), self._engine.code_plugin, cached=cached)
             self._learn(chain)
             yield chain, list(cells)
             return
@@ -217,7 +165,7 @@ class DFTOracle:
 
     @property
     def _key(self) -> str:
-        """What beside the structure decides a label, as a digest."""
+        """Digest of what beside the structure decides a label."""
         decides = [self.name, self._code.uuid, self._resolved, bool(self._elements)]
         return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -252,9 +200,3 @@ class DFTOracle:
             "engine_version": scheme.get("engine_version"),
         }
         return Evaluation({"energy": atoms.get_potential_energy()}, {}, info)
-
-    def _version(self) -> str | None:
-        """Of the Python package of an engine that is one, where the code is this Python."""
-        if self.name != "gpaw" or str(getattr(self._code, "filepath_executable", "")) != sys.executable:
-            return None
-        return metadata.version("gpaw")

@@ -13,16 +13,15 @@ from aiida.manage.caching import enable_caching
 from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
 from plumpy.exceptions import KilledError
 
+from aiida_plugin.engines.registry import engine as engine_of
+
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode
 
 
-#: what makes all that a DFT run needs
+# what makes all that a DFT run needs
 SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
-
-#: the codes that ``aiida-cgcnn setup`` makes
-_CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost", "cp2k": "cp2k@localhost"}
 
 
 def open_default_profile() -> str:
@@ -60,7 +59,8 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_code
 
-    wanted = label or _CODES.get(engine)
+    spec = engine_of(engine).setup_code()
+    wanted = label or (None if spec is None else f"{spec.label}@localhost")
     if wanted is None:
         raise ValueError(f"oracle.code: {engine} has no code by default; name yours, as `verdi code list` shows it")
     try:
@@ -74,24 +74,15 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
         raise ValueError(f"oracle.code: there are several codes {wanted!r}; name one as label@computer") from error
 
 
-#: the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
+# the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
 _EXTRA = "cgcnn_oracle"
 
-#: seconds between two looks at what the daemon runs
+# seconds between two looks at what the daemon runs
 _LOOK = 2.0
 
 
 def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChainNode":
-    """Run it in this process.
-
-    Parameters
-    ----------
-    builder
-        All inputs.
-    job
-        Entry point of the engine's jobs.
-    cached
-        Whether jobs that ran with the same inputs before are taken from AiiDA's cache.
+    """Run it in this process; where it is `cached`, jobs (by entry point) that ran before come from AiiDA's cache.
 
     Raises
     ------
@@ -138,14 +129,9 @@ def submit_chain(builder: "ProcessBuilder", key: str, cells: list[str]) -> WorkC
 
 
 def chains_of(key: str, cells: Iterable[str]) -> list[tuple[WorkChainNode, list[str]]]:
-    """Submitted work chains that label these cells, with their cells; running ones too, but none that failed on a cell.
+    """Find submitted work chains that label these cells (ids of structures), each with its cells.
 
-    Parameters
-    ----------
-    key
-        What beside the structures decides the labels.
-    cells
-        Ids of structures.
+    Running ones too, but none that failed on a cell; `key` is what beside the structures decides the labels.
     """
     left = set(cells)
     query = QueryBuilder().append(WorkChainNode, filters={f"extras.{_EXTRA}.key": key}, tag="chain")

@@ -1,1 +1,1 @@
-"""Parsers of what the calculation jobs leave."""
+"""Parsers of the files that a job leaves."""

@@ -1,23 +1,22 @@
-"""What ``cgcnn.ase_dft`` left in the retrieved folder -> a labelled structure, or a numbered exit code in words."""
+"""Parser of ``cgcnn.ase_dft``: the retrieved folder -> a labelled structure, or a numbered exit code in words."""
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import Dict
 
-from aiida_plugin.calculations.ase_dft import EXIT_CODE, RESULTS, SETTINGS, STDERR
+from aiida_plugin.calculations.ase_dft import EXIT_CODE, RESULTS, STDERR, complete_settings
 from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.parsers.ase_scheme import scheme_of_job
 from aiida_plugin.parsers.retrieved import RetrievedParser
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: the exit code of each way to end that the worker knows
-_ENDS = {
+_ENDS = {  # the exit code of each way to end that the worker knows
     "usage": "ERROR_USAGE",
     "missing": "ERROR_NOT_INSTALLED",
     "memory": "ERROR_KILLED",
@@ -26,12 +25,19 @@ _ENDS = {
     "scf": "ERROR_SCF_NOT_CONVERGED",
     "relax": "ERROR_RELAX_NOT_CONVERGED",
 }
-#: signals by which schedulers end a job that is out of time: SIGTERM, SIGXCPU
-_OUT_OF_TIME = ("143", "152")
-#: characters of an error that are told
-_LENGTH = 400
-#: the id of the one structure; the job knows no other
-ID = "0"
+_OUT_OF_TIME = ("143", "152")  # SIGTERM, SIGXCPU: by which schedulers end a job that is out of time
+_LENGTH = 400  # characters of an error that are told
+ID = "0"  # of the one structure; the job knows no other
+
+_NO_FUNCTIONAL = {  # calculators that are no electronic structure
+    "emt": "empirical",
+    "lj": "empirical",
+    "morse": "empirical",
+    "chgnet": "machine-learned",
+    "mace_mp": "machine-learned",
+    "mattersim": "machine-learned",
+}
+_MACHINE_LEARNED = ("chgnet", "mace", "matgl", "mattersim", "fairchem", "orb_models", "sevenn")
 
 
 class AseDftParser(RetrievedParser):
@@ -39,53 +45,44 @@ class AseDftParser(RetrievedParser):
 
     stderr, exit_code = STDERR, EXIT_CODE
 
-    def parse(self, **_: Any) -> ExitCode | None:
+    def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
         text = self.text(RESULTS)
         if text is None:
             return self._without_results()
         try:
-            result = json.loads(text)
-            status = result["status"]
-        except (ValueError, KeyError, TypeError) as error:
+            results = json.loads(text)
+            status = results.pop("status")
+            atoms = self._labelled(results) if status == "ok" else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
-        if status != "ok":
-            details = {key: value for key, value in result.items() if key != "status"}
-            self.out("output_parameters", Dict({"finished": False, **details}))
-            return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=result.get("reason", status))
-        try:
-            atoms = self._labelled(result)
-        except (ValueError, KeyError, TypeError) as error:
-            return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
+        if atoms is None:
+            self.out("output_parameters", Dict({"finished": False, **results}))
+            return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=results.get("reason", status))
         if not all(np.isfinite(value).all() for value in atoms.calc.results.values()):
             return self.fail("ERROR_NOT_FINITE", reason="energy, forces, stress or moments are not finite")
         self.out("labelled", StructureSetData.from_ase([atoms], [ID]))
-        details = {key: value for key, value in result.items() if key not in ("status", "results", "positions")}
-        details = {key: value for key, value in details.items() if value is not None}
-        self.out("output_parameters", Dict({"finished": True, "energy": result["results"]["energy"], **details}))
+        facts = {k: value for k, value in results.items() if k not in ("results", "positions") and value is not None}
+        self.out("output_parameters", Dict({"finished": True, "energy": results["results"]["energy"], **facts}))
         return None
 
-    def _labelled(self, result: dict[str, Any]) -> "Atoms":
+    def _labelled(self, results: Mapping[str, Any]) -> "Atoms":
         """The structure where it was computed, with what the calculator gave and the scheme of it."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
 
-        structure, results = self.node.inputs.structure, result["results"]
-        settings = {**SETTINGS, **self.node.inputs.settings.get_dict()}
+        structure, settings = self.node.inputs.structure, complete_settings(self.node.inputs.settings)
         atoms = Atoms(
             [structure.get_kind(site.kind_name).symbol for site in structure.sites],
-            positions=np.asarray(result["positions"], dtype=float),
+            positions=np.asarray(results["positions"], dtype=float),
             cell=structure.cell,
             pbc=structure.pbc,
         )
-        moments = settings["moments"]
-        if moments:
+        if moments := settings["moments"]:
             atoms.set_initial_magnetic_moments([moments.get(site.kind_name, 0.0) for site in structure.sites])
         spin = bool(settings["parameters"].get("spinpol", any(moments.values())))
-        atoms.info[SCHEME] = scheme_of_job(settings, result, spin=spin)
-        labels = {
-            name: value if name == "energy" else np.asarray(value, dtype=float) for name, value in results.items()
-        }
+        atoms.info[SCHEME] = scheme_of_job(settings, results, spin=spin)
+        labels = {name: np.asarray(value, dtype=float) for name, value in results["results"].items()}
         for name, shape in (("forces", (len(atoms), 3)), ("stress", (6,)), ("magmoms", (len(atoms),))):
             if name in labels and labels[name].shape != shape:
                 raise ValueError(f"{name} is of shape {labels[name].shape}, not {shape}")
@@ -94,7 +91,7 @@ class AseDftParser(RetrievedParser):
         return atoms
 
     def _without_results(self) -> ExitCode:
-        """The job ended before the worker could write."""
+        """Say why the job ended before the worker could write."""
         code = (self.text(EXIT_CODE) or "").strip()
         if not code or code in _OUT_OF_TIME:
             return self.fail("ERROR_OUT_OF_WALLTIME", reason="the job ended before the calculator did")
@@ -105,10 +102,69 @@ class AseDftParser(RetrievedParser):
         return self.fail("ERROR_CALCULATOR", reason=self.last_words())
 
     def last_words(self) -> str:
-        """The error of the last traceback, or else the last line."""
+        """Read the error of the last traceback, or else the last line."""
         lines = (self.text(STDERR) or "").strip().splitlines()
         starts = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
         if starts:
-            final_lines = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")]
-            return " ".join(final_lines)[:_LENGTH]
+            return " ".join(line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" "))[:_LENGTH]
         return lines[-1][:_LENGTH] if lines else "it said nothing"
+
+
+def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, spin: bool) -> dict[str, object]:
+    """Make the label scheme of a job; a machine-learned potential is called what it is.
+
+    Parameters
+    ----------
+    settings
+        Of the job, complete.
+    results
+        The worker's record, which tells the calculator's version and pseudopotentials.
+    spin
+        Whether it was spin-polarised.
+    """
+    name, parameters = settings["calculator"], settings["parameters"]
+    scheme = {
+        "engine": name,
+        "engine_version": results["version"],
+        "functional": settings["functional"] or _functional(name, parameters),
+        "hubbard_u": {},
+        "pseudopotentials": results.get("pseudopotentials", {}),
+        "cutoffs": {},
+        "kpoints_distance": settings["kpoints_distance"],
+        "spin": spin,
+        "relaxed": settings["task"] == "relax",
+    }
+    if name == "gpaw":
+        return scheme | _of_gpaw(parameters)
+    return scheme | ({"parameters": dict(parameters)} if parameters else {})
+
+
+def _functional(name: str, parameters: Mapping[str, Any]) -> str:
+    if name in _NO_FUNCTIONAL:
+        return _NO_FUNCTIONAL[name]
+    if name.startswith(_MACHINE_LEARNED):
+        return "machine-learned"
+    xc = parameters.get("xc", "LDA" if name == "gpaw" else "unknown")
+    return str(xc["name"] if isinstance(xc, Mapping) else xc)
+
+
+def _of_gpaw(parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Cutoff, U, smearing, and what other than plane waves GPAW used."""
+    mode = parameters.get("mode", {})
+    mode = mode if isinstance(mode, Mapping) else {"name": mode}
+    special = {name: parameters[name] for name in ("h", "gpts", "basis", "charge") if name in parameters}
+    return {
+        "mode": mode.get("name", "fd"),
+        "cutoffs": {"wave functions": float(mode.get("ecut", 340.0))} if mode.get("name") == "pw" else {},
+        "hubbard_u": _hubbard_of_setups(parameters.get("setups", {})),
+        "smearing": dict(parameters.get("occupations", {})),
+        **special,
+    }
+
+
+def _hubbard_of_setups(setups: object) -> dict[str, float]:
+    """U (eV) by element of GPAW's ``setups``, as in ``{"Ni": "10:d,6.2"}``."""
+    if not isinstance(setups, Mapping):
+        return {}
+    corrections = {element: str(text).partition(":")[2] for element, text in setups.items()}
+    return {element: float(text.split(";")[0].split(",")[1]) for element, text in corrections.items() if text}

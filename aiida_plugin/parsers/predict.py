@@ -1,8 +1,8 @@
-"""What ``cgcnn.predict`` left in the retrieved folder -> predictions, or a numbered exit code in words."""
+"""Parser of ``cgcnn.predict``: the retrieved folder -> predictions, or a numbered exit code in words."""
 
 import csv
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aiida.engine import ExitCode
 from aiida.orm import Dict
@@ -11,10 +11,11 @@ from aiida_plugin.calculations.predict import EXIT_CODE, FAILURES, PREDICTIONS, 
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 
-#: exit codes of the command: all done, and some structures failed
-_ALL, _SOME, _USAGE = 0, 1, 2
-#: ids that a message names
-_NAMED = 5
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ALL, _SOME, _USAGE = 0, 1, 2  # exit codes of the command: all done, and some structures failed
+_NAMED = 5  # ids that a message names
 
 
 class PredictParser(RetrievedParser):
@@ -22,7 +23,7 @@ class PredictParser(RetrievedParser):
 
     stderr, exit_code = STDERR, EXIT_CODE
 
-    def parse(self, **_: Any) -> ExitCode | None:
+    def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
         n = len(self.node.inputs.structures)
         code = self.command_exit_code()
@@ -41,56 +42,42 @@ class PredictParser(RetrievedParser):
         return self._make_outputs(failures)
 
     def _make_outputs(self, failures: list[tuple[str, str]]) -> ExitCode | None:
-        asked = self.node.inputs.structures.ids
-        if len(failures) == len(asked):
+        ids, sha256 = self.node.inputs.structures.ids, self.node.inputs.model.sha256
+        if len(failures) == len(ids):
             return self.fail("ERROR_ALL_FAILED", reason=failures[0][1])
         try:
-            result = self._predictions(failures)
+            with self.retrieved.base.repository.as_path(PREDICTIONS) as file:
+                by_model = PredictionsData.from_csv(file, failures=failures)
         except ValueError as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=PREDICTIONS, reason=str(error))
-        wanted = self.node.inputs.model.sha256
-        frames = {name: predictions.to_frame() for name, predictions in result.items()}
+        frames = {name: predictions.to_frame() for name, predictions in by_model.items()}
         for frame in frames.values():
             known = set(frame["id"]) | {name for name, _ in failures}
-            if missing := [name for name in asked if name not in known]:
+            if missing := [name for name in ids if name not in known]:
                 some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-                return self.fail("ERROR_INCOMPLETE_OUTPUT", n_missing=len(missing), n=len(asked), ids=some)
-            if set(frame["model_sha256"]) != {wanted}:
+                return self.fail("ERROR_INCOMPLETE_OUTPUT", n_missing=len(missing), n=len(ids), ids=some)
+            if set(frame["model_sha256"]) != {sha256}:
                 others = ", ".join(sorted(set(frame["model_sha256"])))
-                return self.fail("ERROR_MODEL_MISMATCH", found=others, asked=wanted)
-        if len(result) == 1:
-            self.out("predictions", next(iter(result.values())))
-        else:
-            for name, predictions in result.items():
-                self.out(f"by_model.{name.replace('-', '_')}", predictions)
-        self.out("summary", Dict(_summary(frames, n_structures=len(asked), n_failed=len(failures))))
+                return self.fail("ERROR_MODEL_MISMATCH", found=others, asked=sha256)
+        for name, predictions in by_model.items():
+            self.out("predictions" if len(by_model) == 1 else f"by_model.{name.replace('-', '_')}", predictions)
+        models = {name.replace(".", "_"): _of_model(frame) for name, frame in frames.items()}
+        self.out("summary", Dict({"n_structures": len(ids), "n_failed": len(failures), "models": models}))
         return None
-
-    def _predictions(self, failures: list[tuple[str, str]]) -> dict[str, PredictionsData]:
-        with self.retrieved.base.repository.as_path(PREDICTIONS) as file:
-            return PredictionsData.from_csv(file, failures=failures)
 
     def _n_done(self) -> int:
         return max(0, len((self.text(PREDICTIONS) or "").splitlines()) - 1)
 
 
-def _summary(frames: dict[str, Any], *, n_structures: int, n_failed: int) -> dict[str, Any]:
-    """Counts, and of each model plain numbers; what is not known is left out, as AiiDA stores no NaN."""
-    return {
-        "n_structures": n_structures,
-        "n_failed": n_failed,
-        "models": {name.replace(".", "_"): _of_model(frame) for name, frame in frames.items()},
-    }
-
-
-def _of_model(frame: Any) -> dict[str, Any]:
+def _of_model(frame: "pd.DataFrame") -> dict[str, object]:
+    """Plain numbers of a model's predictions; what is not known is left out, as AiiDA stores no NaN."""
     known = frame["in_domain"].dropna()
-    result = {
+    return {
         "n_predictions": len(frame),
         "mean": float(frame["value"].mean()),
         "lowest": float(frame["value"].min()),
         "highest": float(frame["value"].max()),
         "unit": str(frame["unit"].iloc[0]),
         "property": str(frame["property"].iloc[0]),
+        **({"n_in_domain": int(known.astype(bool).sum())} if len(known) else {}),
     }
-    return result | ({"n_in_domain": int(known.astype(bool).sum())} if len(known) else {})

@@ -1,7 +1,6 @@
-"""What every parser here reads of the retrieved folder, which is all that it may read."""
+"""Base of the parsers: what all of them read of the retrieved folder, which is all that they may read."""
 
 from functools import cached_property
-from typing import Any
 
 from aiida.engine import ExitCode
 from aiida.parsers import Parser
@@ -10,15 +9,12 @@ from aiida.parsers import Parser
 class RetrievedParser(Parser):
     """A parser of a job that leaves its messages and its exit code in files."""
 
-    #: the file of the command's messages
-    stderr: str
-    #: the file of the command's exit code
-    exit_code: str
+    stderr: str  # the file of the command's messages
+    exit_code: str  # the file of the command's exit code
 
-    def fail(self, name: str, **words: Any) -> ExitCode:
-        """The exit code of a name, in words."""
-        code: ExitCode = getattr(self.exit_codes, name).format(**words)
-        return code
+    def fail(self, name: str, **words: object) -> ExitCode:
+        """Return the exit code of a name, its message filled in."""
+        return self.exit_codes(name).format(**{key: str(value) for key, value in words.items()})
 
     @cached_property
     def files(self) -> set[str]:
@@ -26,15 +22,15 @@ class RetrievedParser(Parser):
         return {path.as_posix() for path in self.retrieved.base.repository.glob()}
 
     def text(self, name: str) -> str | None:
-        """The text of a file, None if there is none."""
+        """Read the text of a file, None if there is none."""
         return str(self.retrieved.base.repository.get_object_content(name, "r")) if name in self.files else None
 
     def command_exit_code(self) -> int | None:
-        """That of the command; None where the job ended before it."""
+        """Read that of the command; None where the job ended before it."""
         text = (self.text(self.exit_code) or "").strip()
         return int(text) if text.lstrip("-").isdigit() else None
 
     def last_words(self) -> str:
-        """The last line of the command's messages."""
+        """Read the last line of the command's messages."""
         lines = (self.text(self.stderr) or "").strip().splitlines()
         return lines[-1].removeprefix("cgcnn-ase: ") if lines else "it said nothing"

@@ -13,76 +13,50 @@ from typing import Any, Literal, NamedTuple
 from aiida.common.links import LinkType
 from aiida.orm import Node, QueryBuilder
 
-#: nodes that one query asks for; SQLite takes no more than some ten thousand values
-_BATCH = 10_000
-#: the links of data: from inputs to calculations to what they created
-_DATA_LINKS = [LinkType.INPUT_CALC.value, LinkType.CREATE.value]
+from aiida_plugin.engines.registry import engines
+
+_BATCH = 10_000  # nodes that one query asks for; SQLite takes no more than some ten thousand values
+_DATA_LINKS = [LinkType.INPUT_CALC.value, LinkType.CREATE.value]  # inputs to calculations to what they created
 
 MODEL = "data.cgcnn.model.CGCNNModelData."
 STRUCTURES = "data.cgcnn.structures.StructureSetData."
 PREDICTIONS = "data.cgcnn.predictions.PredictionsData."
-#: jobs that ran a DFT code
-DFT = tuple(f"aiida.calculations:{name}" for name in ("cgcnn.ase_dft", "quantumespresso.pw", "cp2k", "vasp.vasp"))
-TRAIN = "aiida.calculations:cgcnn.train"
-#: the extra that says why a model is bad
-BAD = "cgcnn_bad"
+BAD = "cgcnn_bad"  # the extra that says why a model is bad
 
 Direction = Literal["ancestors", "descendants"]
 
 
 class NodeRow(NamedTuple):
-    """What is asked of each node; of those that have no such attribute it is None.
-
-    Attributes
-    ----------
-    pk, uuid, node_type, process_type, label
-        As AiiDA has them.
-    process_label
-        Of a process: its name.
-    exit_status
-        Of a process.
-    name, sha256
-        Of a model.
-    n_structures
-        Of a set, and of predictions those that have one.
-    results
-        Of a set: the names of the results (energy, forces, ...) that structures carry.
-    bad
-        The reason, where the node was marked bad.
-    """
+    """Columns of a node; of one that has no such attribute they are None."""
 
     pk: int
     uuid: str
     node_type: str
     process_type: str | None
     label: str
-    process_label: str | None
-    exit_status: int | None
-    name: str | None
-    sha256: str | None
-    n_structures: int | None
-    results: list[str] | None
-    bad: str | None
+    process_label: str | None  # name of a process
+    exit_status: int | None  # of a process
+    name: str | None  # of a model
+    sha256: str | None  # of a model
+    n_structures: int | None  # of a set or of predictions
+    results: list[str] | None  # of a set: names of the results (energy, forces, ...) that structures carry
+    bad: str | None  # the reason, where the node was marked bad
 
     @property
     def is_process(self) -> bool:
-        """Whether it is a process, rather than data."""
+        """Tell whether it is a process, rather than data."""
         return self.node_type.startswith("process.")
 
     @property
     def title(self) -> str:
-        """What to call it in tables."""
+        """Name for tables."""
         if self.is_process:
             return self.process_label or (self.process_type or self.node_type).rpartition(":")[2]
         return self.label or self.name or self.node_type.split(".")[-2]
 
 
 _PROJECT = [
-    "id",
-    "uuid",
-    "node_type",
-    "process_type",
-    "label",
+    *("id", "uuid", "node_type", "process_type", "label"),
     *(f"attributes.{key}" for key in ("process_label", "exit_status", "name", "sha256", "n_structures", "results")),
     f"extras.{BAD}.reason",
 ]
@@ -111,15 +85,15 @@ class Lineage:
             self._out_of.setdefault(link.source, []).append(link)
 
     def inputs(self, pk: int, label: str | None = None) -> list[NodeRow]:
-        """The nodes with a link into this one: of a process its inputs, of data its creator."""
+        """Return the nodes with a link into this one: of a process its inputs, of data its creator."""
         return [self.nodes[link.source] for link in self._into.get(pk, ()) if label in (None, link.label)]
 
     def outputs(self, pk: int) -> list[NodeRow]:
-        """The nodes that this one has a link to: of a process what it created, of data the processes that used it."""
+        """Return the nodes that it has a link to: of a process what it created, of data the processes that used it."""
         return [self.nodes[link.target] for link in self._out_of.get(pk, ())]
 
     def behind(self, start: Iterable[int], *, through: Callable[[NodeRow], bool] | None = None) -> Iterator[NodeRow]:
-        """All nodes that the given ones come from, the nearest first, each once; they themselves are not among them.
+        """Walk through all nodes that the given ones come from, the nearest first, each once, without these themselves.
 
         Parameters
         ----------
@@ -131,12 +105,17 @@ class Lineage:
         return _walk(start, self.inputs, through)
 
     def after(self, start: Iterable[int]) -> Iterator[NodeRow]:
-        """All nodes that were made from or with the given ones, the nearest first, each once."""
+        """Walk through all nodes that were made from or with the given ones, the nearest first, each once."""
         return _walk(start, self.outputs, None)
 
 
+def dft_process_types() -> set[str]:
+    """Return the process types of the jobs that run DFT codes, of all engines."""
+    return {f"aiida.calculations:{engine.code_plugin}" for engine in engines()}
+
+
 def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = None) -> Lineage:
-    """The nodes that the given ones come from (or that were made from them), by links of data alone.
+    """Query the nodes that the given ones come from (or that were made from them), by links of data alone.
 
     Parameters
     ----------
@@ -192,12 +171,12 @@ def _rows(pks: list[int]) -> Iterator[NodeRow]:
     return (NodeRow(*columns) for columns in query.all())
 
 
-def _step(pks: list[int], direction: Direction) -> list[list[Any]]:
-    """Pk of a given node, pk of the node at the other end of a link, and the link's label.
+def _step(pks: list[int], direction: Direction) -> list[tuple[int, int, str]]:
+    """Query pk of a given node, pk of the node at the other end of a link, and the link's label.
 
     Few columns: to build the query takes longer than to run it.
     """
     other: dict[str, Any] = {"with_outgoing" if direction == "ancestors" else "with_incoming": "here"}
     query = QueryBuilder().append(Node, filters={"id": {"in": pks}}, project="id", tag="here")
     query.append(Node, project="id", edge_filters={"type": {"in": _DATA_LINKS}}, edge_project="label", **other)
-    return query.all()
+    return [(here, there, label) for here, there, label in query.all()]

@@ -1,9 +1,9 @@
-"""Everything that used a model, and marks on models found to be bad."""
+"""Use of a model by all that came after, and marks on models found to be bad."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiida_plugin.provenance.lineage import BAD, DFT, MODEL, PREDICTIONS, STRUCTURES, NodeRow, lineage
+from aiida_plugin.provenance.lineage import BAD, MODEL, PREDICTIONS, STRUCTURES, NodeRow, dft_process_types, lineage
 
 if TYPE_CHECKING:
     from aiida_plugin.data.model import CGCNNModelData
@@ -11,40 +11,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """What was made with a model, directly or through what came of it.
-
-    Attributes
-    ----------
-    model
-        The model itself.
-    predictions
-        Predictions of it, and of the models that came of it.
-    structures
-        Sets that were selected through these predictions; labelled ones are in ``labelled``.
-    labelled
-        Such sets with computed results.
-    models
-        Later models: fine-tuned from it, or trained on structures that it selected.
-    dft_runs
-        DFT jobs on structures that it selected.
-    processes
-        All processes in between, workflows excepted.
-    """
+    """Nodes that were made with a model, directly or through what came of it."""
 
     model: NodeRow
-    predictions: list[NodeRow]
-    structures: list[NodeRow]
-    labelled: list[NodeRow]
-    models: list[NodeRow]
-    dft_runs: list[NodeRow]
-    processes: list[NodeRow]
+    predictions: list[NodeRow]  # of it, and of the models that came of it
+    structures: list[NodeRow]  # sets that were selected through these predictions, without computed results
+    labelled: list[NodeRow]  # such sets with computed results
+    models: list[NodeRow]  # later ones: fine-tuned from it, or trained on structures that it selected
+    dft_runs: list[NodeRow]  # DFT jobs on structures that it selected
+    processes: list[NodeRow]  # all in between, workflows excepted
 
 
 def used_by(model: "CGCNNModelData") -> Use:
-    """Everything in the graph that a model had a part in; its pks in the order in which they were made."""
+    """Find everything in the graph that a model had a part in, in the order in which it was made."""
     assert model.pk is not None
     graph = lineage([model.pk], "descendants")
     rows = [graph.nodes[pk] for pk in sorted(graph.nodes) if pk != model.pk]
+    dft = dft_process_types()
     sets = [row for row in rows if row.node_type == STRUCTURES]
     return Use(
         model=graph.nodes[model.pk],
@@ -52,7 +35,7 @@ def used_by(model: "CGCNNModelData") -> Use:
         structures=[row for row in sets if not row.results],
         labelled=[row for row in sets if row.results],
         models=[row for row in rows if row.node_type == MODEL],
-        dft_runs=[row for row in rows if row.process_type in DFT],
+        dft_runs=[row for row in rows if row.process_type in dft],
         processes=[row for row in rows if row.is_process],
     )
 
@@ -81,11 +64,10 @@ def unmark(model: "CGCNNModelData") -> None:
 
 
 def bad_models() -> "list[CGCNNModelData]":
-    """The models that were marked, oldest first."""
+    """Return the models that were marked, oldest first."""
     from aiida.orm import QueryBuilder
 
     from aiida_plugin.data.model import CGCNNModelData
 
     query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"extras": {"has_key": BAD}})
-    result: list[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).all(flat=True)
-    return result
+    return query.order_by({"model": {"id": "asc"}}).all(flat=True)

@@ -1,9 +1,10 @@
-"""Where a prediction comes from: job, model, training, the DFT runs behind it, and how its structures were made."""
+"""Origin of a prediction: job, model, training, the DFT runs behind it, and how its structures were made."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiida_plugin.provenance.lineage import DFT, MODEL, PREDICTIONS, STRUCTURES, Lineage, NodeRow, lineage
+from aiida_plugin.provenance.lineage import MODEL, PREDICTIONS, STRUCTURES, Lineage, NodeRow, dft_process_types, lineage
 
 if TYPE_CHECKING:
     from aiida_plugin.data.predictions import PredictionsData
@@ -11,70 +12,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run behind a model.
-
-    Attributes
-    ----------
-    job
-        The process that trained.
-    model
-        What came out.
-    started_from
-        The models that went in, of a fine-tuning.
-    labelled
-        The structure sets that it learned from; one that it was only tested on is not among them.
-    n_dft_runs
-        How many DFT jobs stand behind these sets.
-    """
+    """One training run behind a model."""
 
     job: NodeRow
-    model: NodeRow
-    started_from: list[NodeRow]
-    labelled: list[NodeRow]
-    n_dft_runs: int
+    model: NodeRow  # that came out
+    started_from: list[NodeRow]  # models that went in, of a fine-tuning
+    labelled: list[NodeRow]  # sets that it learned from; one that it was only tested on is not among them
+    n_dft_runs: int  # DFT jobs behind these sets
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What stands behind some predictions, by links alone.
+    """All that stands behind some predictions, by links alone."""
 
-    Attributes
-    ----------
-    predictions
-        The node that was asked for.
-    row
-        Of an id: its value, std, unit and so on.
-    jobs
-        The processes that predicted; several where shards were joined.
-    models, structures
-        What they took in.
-    trainings
-        The newest first: that of the model, then that of the model which it was fine-tuned from, and so on. Empty for a
-        model that was imported.
-    dft_runs
-        All DFT jobs behind the labelled sets of these trainings.
-    structure_steps
-        The processes that made the structures (defects, cathode, selection), the nearest first.
-    hosts
-        What these began with: data that nothing in the graph created.
-    bad
-        What of all this was marked bad.
-    """
-
-    predictions: NodeRow
-    row: dict[str, Any] | None
-    jobs: list[NodeRow]
-    models: list[NodeRow]
-    structures: list[NodeRow]
-    trainings: list[Training]
-    dft_runs: list[NodeRow]
-    structure_steps: list[NodeRow]
-    hosts: list[NodeRow]
-    bad: list[NodeRow]
+    predictions: NodeRow  # the node that was asked for
+    row: dict[str, Any] | None  # of an id: its value, std, unit and so on
+    jobs: list[NodeRow]  # processes that predicted; several where shards were joined
+    models: list[NodeRow]  # that these took in
+    structures: list[NodeRow]  # that these took in
+    trainings: list[Training]  # of the model, then of that which it was fine-tuned from, ...; none if it was imported
+    dft_runs: list[NodeRow]  # all DFT jobs behind the labelled sets of these trainings
+    structure_steps: list[NodeRow]  # processes that made the structures (defects, cathode, selection), nearest first
+    hosts: list[NodeRow]  # what these began with: data that nothing in the graph created
+    bad: list[NodeRow]  # what of all this was marked bad
 
 
 def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
-    """Where predictions come from.
+    """Find where predictions come from.
 
     Parameters
     ----------
@@ -90,13 +54,13 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
     """
     assert predictions.pk is not None
     row = None if id is None else _row(predictions, id)
-    graph = lineage([predictions.pk], "ancestors")
+    graph, dft = lineage([predictions.pk], "ancestors"), dft_process_types()
     jobs = _jobs(graph, predictions.pk)
     if id is not None and len(jobs) > 1:
         jobs = [job for job in jobs if _took_in(graph, job, id)]
     models = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == MODEL)
     structures = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == STRUCTURES)
-    trainings = _trainings(graph, [model.pk for model in models])
+    trainings = _trainings(graph, [model.pk for model in models], dft)
     labelled = [result.pk for training in trainings for result in training.labelled]
     before = list(
         graph.behind(
@@ -110,7 +74,7 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
         models=models,
         structures=structures,
         trainings=trainings,
-        dft_runs=[result for result in graph.behind(labelled) if result.process_type in DFT],
+        dft_runs=[result for result in graph.behind(labelled) if result.process_type in dft],
         structure_steps=[result for result in before if result.is_process],
         hosts=[result for result in before if result.node_type in _HOSTS and not graph.inputs(result.pk)],
         bad=[result for result in graph.nodes.values() if result.bad is not None],
@@ -151,7 +115,7 @@ def _took_in(graph: Lineage, job: NodeRow, id: str) -> bool:
     return any(id in load_node(row.pk).ids for row in sets)
 
 
-def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
+def _trainings(graph: Lineage, models: list[int], dft: set[str]) -> list[Training]:
     """The training runs behind models, the newest first."""
     result: list[Training] = []
     front = list(models)
@@ -162,12 +126,12 @@ def _trainings(graph: Lineage, models: list[int]) -> list[Training]:
             test = {row.pk for row in graph.inputs(job.pk, "test")}
             labelled = [row for row in inputs if row.node_type == STRUCTURES and row.pk not in test]
             started_from = [row for row in inputs if row.node_type == MODEL]
-            runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in DFT]
+            runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in dft]
             result.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))
             front += [row.pk for row in started_from if row.pk not in seen]
             seen |= {row.pk for row in started_from}
     return result
 
 
-def _unique(rows: Any) -> list[NodeRow]:
+def _unique(rows: Iterable[NodeRow]) -> list[NodeRow]:
     return list({row.pk: row for row in rows}.values())

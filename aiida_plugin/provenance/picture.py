@@ -13,10 +13,10 @@ from aiida_plugin.provenance.lineage import Lineage, lineage
 if TYPE_CHECKING:
     from aiida.tools.visualization import Graph
 
-#: what Graphviz can write, by ending
-FORMATS = ("png", "svg", "pdf", "dot")
-#: more nodes than this nobody can read
-MAX_NODES = 300
+PictureDirection = Literal["ancestors", "descendants", "both"]
+
+FORMATS = ("png", "svg", "pdf", "dot")  # what Graphviz can write, by ending
+MAX_NODES = 300  # more nobody can read
 _COLOURS = {CGCNNModelData: "#0072B2", StructureSetData: "#E69F00", PredictionsData: "#56B4E9"}
 
 
@@ -24,7 +24,7 @@ def graph_picture(
     node: Node,
     path: str | Path,
     *,
-    direction: Literal["ancestors", "descendants", "both"] = "ancestors",
+    direction: PictureDirection = "ancestors",
     depth: int | None = None,
 ) -> Path:
     """Draw what stands behind a node, or what was made from it.
@@ -66,7 +66,7 @@ def graph_picture(
     if kind == "dot":
         file.write_text(graph.graphviz.source, encoding="utf-8")
         return file
-    from graphviz import ExecutableNotFound  # type: ignore[import-untyped]
+    from graphviz import ExecutableNotFound
 
     try:
         file.write_bytes(graph.graphviz.pipe(format=kind))
@@ -100,7 +100,7 @@ def _graph(result: list[Lineage], node: Node) -> "Graph":
 
 
 def sublabel(node: Node) -> str:
-    """What to say of a node below its name."""
+    """Describe a node below its name."""
     from aiida.tools.visualization.graph import default_node_sublabels
 
     attributes = node.base.attributes

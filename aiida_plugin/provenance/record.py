@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiida.common.links import LinkType
-from aiida.orm import CalculationNode, Dict, Str
+from aiida.orm import CalculationNode, Dict, QueryBuilder, Str
+from ase.calculators.calculator import all_changes
 
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
@@ -14,35 +15,28 @@ from cgcnn_ase.models.folder import package_version
 from cgcnn_ase.prediction.results import Prediction, Predictions
 
 if TYPE_CHECKING:
+    from aiida.orm import Data
     from ase import Atoms
 
     from cgcnn_ase.calculator import CGCNNCalculator
 
-#: the type of the nodes; no process class stands behind it, as nothing can be run again
-PROCESS_TYPE = "cgcnn.record"
-#: exit status of a run that an error or a key ended
-STOPPED = 400
+PROCESS_TYPE = "cgcnn.record"  # of the nodes; no process class stands behind it, as nothing can be run again
+STOPPED = 400  # exit status of a run that an error or a key ended
 
 
 class Recording:
-    """What a calculator computes while this context is open; made by `record`.
-
-    Attributes
-    ----------
-    node : CalculationNode
-        After the context: the stored process.
-    """
+    """A context that keeps all that a calculator computes in it; made by `record`."""
 
     def __init__(self, calculator: "CGCNNCalculator", model: CGCNNModelData | None) -> None:
         self.calculator = calculator
         self._model = _model_node(calculator, model)
         self._frames: list[Atoms] = []
-        self._said: list[Prediction] = []
+        self._predictions: list[Prediction] = []
         self._node: CalculationNode | None = None
 
     @property
     def node(self) -> CalculationNode:
-        """The stored process.
+        """The stored process, after the context.
 
         Raises
         ------
@@ -64,9 +58,13 @@ class Recording:
             raise ValueError("this calculator is being recorded already")
         calculate = self.calculator.calculate
 
-        def calculate_and_keep(atoms: "Atoms | None" = None, *args: Any, **kwargs: Any) -> None:
+        def calculate_and_keep(
+            atoms: "Atoms | None" = None,
+            properties: Sequence[str] = ("energy",),
+            system_changes: Sequence[str] = all_changes,
+        ) -> None:
             try:
-                calculate(atoms, *args, **kwargs)
+                calculate(atoms, properties, system_changes)
             except ValueError as error:
                 self._keep(str(error))
                 raise
@@ -84,17 +82,19 @@ class Recording:
             self._node = self._store(None if kind is None else kind.__name__)  # its words may hold what is private
 
     def _keep(self, failed: str | None) -> None:
-        """The structure that was computed last, and what was said of it."""
+        """Keep the structure that was computed last, and the results."""
         atoms = self.calculator.atoms
         if atoms is None:
             return
         frame = atoms.copy()
         frame.calc = None
-        self._said.append(_prediction(self.calculator, frame, str(len(self._frames)), failed, self._model.sha256))
+        self._predictions.append(
+            _prediction(self.calculator, frame, str(len(self._frames)), failed, self._model.sha256)
+        )
         self._frames.append(frame)
 
     def _store(self, reason: str | None) -> CalculationNode:
-        predictions = PredictionsData.from_predictions(Predictions(self._said))
+        predictions = PredictionsData.from_predictions(Predictions(self._predictions))
         node = CalculationNode(process_type=PROCESS_TYPE)
         node.set_process_label("record")
         node.label = f"{len(self._frames)} evaluations of {self.calculator.model.name}"
@@ -110,15 +110,10 @@ class Recording:
         node.seal()
         return node
 
-    def _inputs(self) -> dict[str, Any]:
-        parameters = self.calculator.parameters
-        reference = parameters["reference"]
-        settings = {
-            "reference": reference if isinstance(reference, str) else dict(reference),
-            "n_dropout": parameters["n_dropout"],
-            "seed": parameters["seed"],
-            "model": parameters["model"],
-        }
+    def _inputs(self) -> "dict[str, Data]":
+        settings = {key: self.calculator.parameters[key] for key in ("reference", "n_dropout", "seed", "model")}
+        if not isinstance(settings["reference"], str):
+            settings["reference"] = dict(settings["reference"])
         return {
             "model": self._model,
             "structures": StructureSetData.from_ase(self._frames),
@@ -153,10 +148,9 @@ def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None
     Notes
     -----
     The node is a plain `CalculationNode` of the type ``cgcnn.record``, not a calcfunction: the work was done outside of
-    AiiDA's engine, where the optimiser decided what to compute next. A calcfunction that is handed frames and returns
-    predictions computed before would claim to have run; one that computes them again would double the work. So the
-    process says what did happen: these structures came from outside and went in, this model predicted, these
-    predictions came out. Nothing says how the structures followed from one another, and nothing is cached.
+    AiiDA's engine, where the optimiser decided what to compute next. A calcfunction that returns predictions computed
+    before would claim to have run; one that computes them again would double the work. Nothing says how the structures
+    followed from one another, and nothing is cached.
     """
     from cgcnn_ase.calculator import CGCNNCalculator
 
@@ -178,11 +172,8 @@ def _model_node(calculator: "CGCNNCalculator", node: CGCNNModelData | None) -> C
 
 
 def _stored(sha256: str) -> CGCNNModelData | None:
-    from aiida.orm import QueryBuilder
-
     query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"attributes.sha256": sha256})
-    nodes: Sequence[CGCNNModelData] = query.order_by({"model": {"id": "asc"}}).limit(1).all(flat=True)
-    return nodes[0] if nodes else None
+    return query.order_by({"model": {"id": "asc"}}).first(flat=True)
 
 
 def _from_model(calculator: "CGCNNCalculator") -> CGCNNModelData:
@@ -209,7 +200,7 @@ def _from_model(calculator: "CGCNNCalculator") -> CGCNNModelData:
 def _prediction(
     calculator: "CGCNNCalculator", atoms: "Atoms", name: str, failed: str | None, model_sha256: str
 ) -> Prediction:
-    """What the calculator said of a structure; raw, uncalibrated parts of the uncertainty are not among its results."""
+    """Results of the calculator for a structure; raw, uncalibrated parts of the uncertainty are not among them."""
     model, results = calculator.model, calculator.results if failed is None else {}
     key = model.target.name
     lower, upper = map(float, results[f"{key}_interval"]) if f"{key}_interval" in results else (None, None)

@@ -1,9 +1,10 @@
 """All predictions of one structure, by every model, in whatever set it was predicted."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from aiida.manage import get_manager
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-#: columns of `predictions_of` besides those of the predictions: pks of the nodes
+# columns of `predictions_of` besides those of the predictions: pks of the nodes
 NODES = ("predictions_pk", "model_pk", "structures_pk", "job_pk")
 
 
@@ -32,7 +33,7 @@ class _Hit(NamedTuple):
 
 
 def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
-    """All predictions of one structure, the oldest first.
+    """Find all predictions of one structure, the oldest first.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def _hits(structure: "Atoms | str") -> list[_Hit]:
 
 
 def _query(structure: "Atoms | str") -> QueryBuilder:
-    """Pks of predictions, job, model and set, and the set's files, of all predictions that may be of the structure.
+    """Query pks of predictions, job, model and set, and the set's files, of what may be of the structure.
 
     Columns only: to load ten thousand nodes would take seconds.
     """
@@ -100,7 +101,7 @@ def _query(structure: "Atoms | str") -> QueryBuilder:
 
 
 def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> set[int]:
-    """The sets whose hashes (or ids) name the structure, and those without that file.
+    """Find the sets whose hashes (or ids) name the structure, and those without that file.
 
     All files are asked for at once: to open a thousand one by one takes seconds.
     """
@@ -112,16 +113,24 @@ def _candidates(files: dict[int, dict[str, Any]], structure: "Atoms | str") -> s
             owners.setdefault(entry["o"][name]["k"], []).append(pk)
         else:
             result.add(pk)
-    wanted = None if isinstance(structure, str) else np.uint64(hash_of_atoms(structure))
+    is_in = _matcher(structure)
     for key, stream in get_manager().get_profile_storage().get_repository().iter_object_streams(list(owners)):
-        content = BytesIO(stream.read())
-        if wanted is None:
-            hit = structure in read_ids(lambda _, file=content: nullcontext(file))  # type: ignore[misc]
-        else:
-            hit = bool((read_hashes(lambda _, file=content: nullcontext(file)) == wanted).any())  # type: ignore[misc]
-        if hit:
+        if is_in(partial(_open_content, stream.read())):
             result.update(owners[key])
     return result
+
+
+def _open_content(content: bytes, _: str) -> AbstractContextManager[BinaryIO]:
+    """Open the one file that was read already."""
+    return BytesIO(content)
+
+
+def _matcher(structure: "Atoms | str") -> Callable[[Open], bool]:
+    """Tells whether the structure is in a set."""
+    if isinstance(structure, str):
+        return lambda open_file: structure in read_ids(open_file)
+    content_hash = np.uint64(hash_of_atoms(structure))
+    return lambda open_file: bool((read_hashes(open_file) == content_hash).any())
 
 
 def _opener(files: dict[str, Any]) -> Open:

@@ -1,1 +1,1 @@
-"""What ``aiida-cgcnn setup`` makes and ``aiida-cgcnn setup --check`` looks at."""
+"""Set-up: what ``aiida-cgcnn setup`` makes and ``aiida-cgcnn setup --check`` looks at."""

@@ -1,168 +1,133 @@
-"""The codes: this package's command, Python (with GPAW) for ASE calculators, and the DFT codes that are installed."""
+"""Computer, codes and models of this machine: ``localhost``, this package's command, the engines' codes."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
-from aiida.common.exceptions import ValidationError
-from aiida.orm import Computer, InstalledCode, QueryBuilder, load_computer
+from aiida.common.exceptions import NotExistent, ValidationError
+from aiida.manage.configuration import get_config, get_profile
+from aiida.orm import Computer, InstalledCode, QueryBuilder, User, load_computer
 
 from aiida_plugin.data.model import CGCNNModelData
-from aiida_plugin.setup.checks import SETUP, Finding, Part
-from aiida_plugin.setup.computer import LOCALHOST
+from aiida_plugin.engines.base import CodeSpec, on_path
+from aiida_plugin.engines.checks import SETUP, Finding, Part
+from aiida_plugin.engines.registry import engines
 from cgcnn_ase.models.registry import pretrained_folder
 
-
-def pretrained_models() -> Iterator[Part]:
-    """A part for each folder of pretrained models; several models may share one."""
-    for path in sorted(config.parent for config in pretrained_folder().glob("*/config.json")):
-        yield Part(f"model {path.name}", partial(_look, path), partial(_make, path))
+LOCALHOST = "localhost"
+_LONG = 5.0  # seconds between two looks at the jobs above which a hint is given
+_EXTRA = 'pip install "cgcnn-ase[{}]"'
 
 
-def _look(path: Path) -> Finding:
-    node = CGCNNModelData.from_name(path)
-    stored = node.stored()
-    what = f"model {path.name}"
-    if stored is None:
-        return Finding(what, "missing", "it is not stored", SETUP)
-    stored.contents()
-    names = [name for name in stored.names if name != path.name]
-    return Finding(what, "there", f"node {stored.pk}" + (f": {', '.join(stored.names)}" if names else ""))
+def computer() -> Part:
+    """Return the computer that jobs run on where no other is named: this machine."""
+    return Part(f"computer {LOCALHOST}", _look_at_computer, _make_computer)
 
 
-def _make(path: Path) -> None:
-    CGCNNModelData.get_or_create(path)
+def _look_at_computer() -> Finding:
+    what = f"computer {LOCALHOST}"
+    try:
+        node = Computer.collection.get(label=LOCALHOST)
+    except NotExistent:
+        return Finding(what, "missing", "there is none", SETUP)
+    if node.transport_type != "core.local":
+        words = f"it is reached by {node.transport_type}, not on this machine"
+        return Finding(what, "wrong", words, f"verdi computer relabel {LOCALHOST} NEW-NAME && {SETUP}")
+    if not node.is_configured:
+        return Finding(what, "missing", "it is not configured for this user", SETUP)
+    interval = node.get_minimum_job_poll_interval()
+    hint = f"; a job's end is seen after up to {interval:g} s" if interval > _LONG else ""
+    return Finding(what, "there", f"{node.transport_type}, {node.scheduler_type}{hint}")
 
 
-#: DFT codes thread badly on small cells
-_ONE_THREAD = "export OMP_NUM_THREADS=1"
-
-
-class CodeSpec(NamedTuple):
-    """A code to have.
-
-    Attributes
-    ----------
-    label
-        Its name before ``@localhost``.
-    plugin
-        The calculation that `Code.get_builder` builds. ``cgcnn-ase`` runs ``cgcnn.train``, too: the code is the same.
-    executable
-        None where there is none on this machine.
-    description
-        Of the code's node, and of the report.
-    needs
-        The Python package that the plugin comes from.
-    install
-        How to get the executable; empty for one that comes with this package.
-    prepend
-        Shell lines before each run.
-    """
-
-    label: str
-    plugin: str
-    executable: Path | None
-    description: str
-    needs: str = ""
-    install: str = ""
-    prepend: str = ""
+def _make_computer() -> None:
+    """Make it as ``verdi presto`` does."""
+    try:
+        node = Computer.collection.get(label=LOCALHOST)
+    except NotExistent:
+        profile = get_profile()
+        if profile is None:
+            raise ValueError("no profile is loaded") from None
+        node = Computer(
+            label=LOCALHOST,
+            hostname=LOCALHOST,
+            description="This machine, made by aiida-cgcnn setup",
+            transport_type="core.local",
+            scheduler_type="core.direct",
+            workdir=str(Path(get_config().dirpath) / "scratch" / profile.name),
+        ).store()
+        node.set_minimum_job_poll_interval(1)
+        node.set_default_mpiprocs_per_machine(1)
+    node.configure(user=User.collection.get_default(), safe_interval=0)
 
 
 def wanted_codes() -> tuple[CodeSpec, ...]:
-    """The codes that a set-up on this machine has."""
-    gpaw = find_spec("gpaw") is not None
-    return (
-        CodeSpec("cgcnn-ase", "cgcnn.predict", _of_this_package(), "cgcnn-ase: predictions and training"),
-        CodeSpec(
-            "python",
-            "cgcnn.ase_dft",
-            Path(sys.executable),
-            f"Python with GPAW {version('gpaw')}" if gpaw else "Python for ASE calculators, without GPAW",
-            prepend=_ONE_THREAD,
-        ),
-        CodeSpec(
-            "pw",
-            "quantumespresso.pw",
-            _on_path("pw.x"),
-            "Quantum ESPRESSO's pw.x, one process",
-            needs="aiida_quantumespresso",
-            install="sudo apt-get install quantum-espresso",
-            prepend=_ONE_THREAD,
-        ),
-        CodeSpec(
-            "cp2k",
-            "cp2k",
-            _on_path("cp2k", "cp2k.psmp", "cp2k.ssmp"),
-            "CP2K, one process",
-            needs="aiida_cp2k",
-            install="sudo apt-get install cp2k",
-            prepend=_ONE_THREAD,
-        ),
-    )
+    """Return the codes that a set-up on this machine has; ``cgcnn-ase`` runs ``cgcnn.train``, too."""
+    beside = Path(sys.executable).with_name("cgcnn-ase")
+    command = beside if beside.is_file() else on_path("cgcnn-ase")
+    specs = {"cgcnn-ase": CodeSpec("cgcnn-ase", "cgcnn.predict", command, "cgcnn-ase: predictions and training")}
+    for engine in engines():
+        if (spec := engine.setup_code()) is not None:
+            specs.setdefault(spec.label, spec)
+    return tuple(specs.values())
 
 
 def codes() -> Iterator[Part]:
-    """A part for each code."""
-    for wanted in wanted_codes():
-        yield Part(f"code {wanted.label}@{LOCALHOST}", partial(look_at, wanted), partial(make, wanted))
+    """Yield a part for each code."""
+    for spec in wanted_codes():
+        yield Part(f"code {spec.label}@{LOCALHOST}", partial(look_at, spec), partial(make, spec))
 
 
-def look_at(wanted: CodeSpec) -> Finding:
-    """Whether the code is there and its executable still is."""
-    what = f"code {wanted.label}@{LOCALHOST}"
-    codes = _stored(wanted.label)
-    if len(codes) > 1:
-        names = ", ".join(str(code.pk) for code in codes)
-        return Finding(what, "wrong", f"nodes {names} have this name", f"verdi code relabel {codes[-1].pk} NEW-NAME")
-    if codes:
-        gone = _what_is_gone(codes[0])
-        if gone is None:
-            path = str(codes[0].filepath_executable)
-            other = "" if wanted.executable is None or path == str(wanted.executable) else f" ({path})"
-            return Finding(what, "there", (codes[0].description or wanted.description) + other)
-        if wanted.executable is not None:
-            return Finding(what, "missing", gone, SETUP)
-        return Finding(what, "wrong", gone, wanted.install or 'pip install "cgcnn-ase[aiida]"')
-    if wanted.needs and find_spec(wanted.needs) is None:
-        words = f"needs the Python package {wanted.needs.replace('_', '-')}"
-        return Finding(what, "optional", words, 'pip install "cgcnn-ase[dft]"')
-    if wanted.executable is None:
-        command = f"{wanted.install} && {SETUP}" if wanted.install else 'pip install "cgcnn-ase[aiida]"'
-        return Finding(what, "optional" if wanted.install else "wrong", "its executable is not on the PATH", command)
+def look_at(spec: CodeSpec) -> Finding:
+    """Find whether the code is there and its executable still is."""
+    what = f"code {spec.label}@{LOCALHOST}"
+    stored = _stored(spec.label)
+    if len(stored) > 1:
+        names = ", ".join(str(code.pk) for code in stored)
+        return Finding(what, "wrong", f"nodes {names} have this name", f"verdi code relabel {stored[-1].pk} NEW-NAME")
+    if stored:
+        if (reason := _reason_gone(stored[0])) is None:
+            path = str(stored[0].filepath_executable)
+            other = "" if spec.executable is None or path == str(spec.executable) else f" ({path})"
+            return Finding(what, "there", (stored[0].description or spec.description) + other)
+        if spec.executable is not None:
+            return Finding(what, "missing", reason, SETUP)
+        return Finding(what, "wrong", reason, spec.install or _EXTRA.format("aiida"))
+    if spec.needs and find_spec(spec.needs) is None:
+        words = f"needs the Python package {spec.needs.replace('_', '-')}"
+        return Finding(what, "optional", words, _EXTRA.format("dft"))
+    if spec.executable is None:
+        command = f"{spec.install} && {SETUP}" if spec.install else _EXTRA.format("aiida")
+        return Finding(what, "optional" if spec.install else "wrong", "its executable is not on the PATH", command)
     return Finding(what, "missing", "there is none", SETUP)
 
 
-def make(wanted: CodeSpec) -> None:
+def make(spec: CodeSpec) -> None:
     """Store the code; one of the same name whose executable is gone gets another name, and is hidden."""
-    for old in _stored(wanted.label):
-        old.label = f"{wanted.label}-gone-{old.pk}"
+    for old in _stored(spec.label):
+        old.label = f"{spec.label}-gone-{old.pk}"
         old.is_hidden = True
-    code = InstalledCode(
-        label=wanted.label,
-        description=wanted.description,
-        default_calc_job_plugin=wanted.plugin,
+    InstalledCode(
+        label=spec.label,
+        description=spec.description,
+        default_calc_job_plugin=spec.plugin,
         computer=load_computer(LOCALHOST),
-        filepath_executable=str(wanted.executable),
-        prepend_text=wanted.prepend,
+        filepath_executable=str(spec.executable),
+        prepend_text=spec.prepend,
         with_mpi=False,
-    )
-    code.store()
+    ).store()
 
 
 def _stored(label: str) -> list[InstalledCode]:
     query = QueryBuilder().append(Computer, filters={"label": LOCALHOST}, tag="computer")
     query.append(InstalledCode, filters={"label": label}, with_computer="computer", tag="code")
-    nodes: list[InstalledCode] = query.order_by({"code": {"id": "asc"}}).all(flat=True)
-    return nodes
+    return query.order_by({"code": {"id": "asc"}}).all(flat=True)
 
 
-def _what_is_gone(code: InstalledCode) -> str | None:
+def _reason_gone(code: InstalledCode) -> str | None:
     """Why the code cannot run, None if it can."""
     path = code.filepath_executable
     try:
@@ -174,10 +139,20 @@ def _what_is_gone(code: InstalledCode) -> str | None:
     return None
 
 
-def _of_this_package() -> Path | None:
-    beside = Path(sys.executable).with_name("cgcnn-ase")
-    return beside if beside.is_file() else _on_path("cgcnn-ase")
+def pretrained_models() -> Iterator[Part]:
+    """Yield a part for each folder of pretrained models; several models may share one."""
+    for path in sorted(config.parent for config in pretrained_folder().glob("*/config.json")):
+        yield Part(f"model {path.name}", partial(_look_at_model, path), partial(_make_model, path))
 
 
-def _on_path(*names: str) -> Path | None:
-    return next((Path(path) for name in names if (path := shutil.which(name))), None)
+def _look_at_model(path: Path) -> Finding:
+    what, stored = f"model {path.name}", CGCNNModelData.from_name(path).stored()
+    if stored is None:
+        return Finding(what, "missing", "it is not stored", SETUP)
+    stored.contents()
+    others = [name for name in stored.names if name != path.name]
+    return Finding(what, "there", f"node {stored.pk}" + (f": {', '.join(stored.names)}" if others else ""))
+
+
+def _make_model(path: Path) -> None:
+    CGCNNModelData.get_or_create(path)

@@ -1,4 +1,4 @@
-"""The profile: that which is named, else the default one, else a new one as ``verdi presto`` makes it."""
+"""Profile: the one that is named, else the default one, else a new one as ``verdi presto`` makes it."""
 
 import os
 import subprocess
@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Literal
 from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
 from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
-from aiida_plugin.setup.checks import ERRORS, Finding, format_error
+from aiida_plugin.engines.checks import ERRORS, SETUP, Finding, error_line
 
 if TYPE_CHECKING:
     from aiida.manage.configuration import Profile
 
 Broker = Literal["zeromq", "rabbitmq", "none"]
 
-#: the name that ``verdi presto`` gives a first profile
-_FIRST = "presto"
-#: seconds; making one takes two
-_PATIENCE = 120
+_FIRST = "presto"  # the name that ``verdi presto`` gives a first profile
+_PATIENCE = 120  # seconds; making one takes two
 
 
 def open_profile(
@@ -46,17 +44,16 @@ def open_profile(
         config = get_config(create=True)
         known, default = config.profile_names, config.default_profile_name
     except ConfigurationError as error:
-        return Finding("profile", "wrong", format_error(error), "verdi config list")
-    wanted = name or default
-    if wanted in known:
-        return _as_asked(_load(str(wanted), "there"), broker, postgres)
+        return Finding("profile", "wrong", error_line(error), "verdi config list")
+    if (name or default) in known:
+        return _as_asked(_load(str(name or default), "there"), broker, postgres)
     if name is None and known:
         words = f"none is the default one; there {_those(known)}"
         return Finding("profile", "wrong", words, f"verdi profile set-default {known[0]}")
     how = _presto(name or _FIRST, broker or "zeromq", postgres)
     if not make:
         words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
-        return Finding("profile", "missing", words, " ".join(["aiida-cgcnn setup", *(["-p", name] if name else [])]))
+        return Finding("profile", "missing", words, f"{SETUP} -p {name}" if name else SETUP)
     if broker == "rabbitmq" and not _has_rabbitmq():
         words = "RabbitMQ does not answer on this machine; start it, or take --broker zeromq, which needs no service"
         return Finding("profile", "wrong", words)
@@ -70,7 +67,7 @@ def open_profile(
 
 
 def describe(profile: "Profile") -> str:
-    """Its name, where it keeps its data and what broker it has; no host, user or password."""
+    """Describe a profile by its name, storage and broker; no host, user or password."""
     broker = (profile.process_control_backend or "no broker").removeprefix("core.")
     return f"{profile.name} ({profile.storage_backend.removeprefix('core.')}, {broker})"
 
@@ -108,7 +105,7 @@ def _load(name: str, state: Literal["there", "made"]) -> Finding:
 
 
 def _as_asked(finding: Finding, broker: Broker | None, postgres: bool) -> Finding:
-    """Say it where a profile that is there differs from what was asked for."""
+    """Turn the finding of a profile that is there but differs from what was asked for."""
     profile = get_profile()
     if finding.is_bad or profile is None:
         return finding
@@ -133,7 +130,7 @@ def _has_rabbitmq() -> bool:
 
 
 def _why(done: subprocess.CompletedProcess[str], postgres: bool) -> str:
-    """Its last words; of PostgreSQL they hold the connection, which is kept to oneself."""
+    """Its last line; of PostgreSQL it holds the connection, which is kept to oneself."""
     if postgres:
         return "PostgreSQL on this machine lets nobody in as administrator; see `verdi presto --help` for its options"
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()

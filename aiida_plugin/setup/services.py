@@ -1,4 +1,4 @@
-"""What runs beside the commands: broker, daemon, and the computers that codes are on."""
+"""Services beside the commands: broker, daemon, and the computers that codes are on."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from aiida.engine.daemon.client import DaemonException, DaemonNotRunningExceptio
 from aiida.manage import get_manager
 from aiida.orm import Computer, InstalledCode, QueryBuilder
 
-from aiida_plugin.setup.checks import Finding, Part
+from aiida_plugin.engines.checks import Finding, Part
 from aiida_plugin.setup.profile import run_verdi
 
-#: seconds for the daemon to answer, and for a computer
-_DAEMON, _COMPUTER = 5, 60
+_DAEMON, _COMPUTER = 5, 60  # seconds for the daemon to answer, and for a computer
+_RESTART = "verdi daemon stop; verdi daemon start"
 
 
 def services() -> Iterator[Part]:
-    """Broker, daemon and computers; none of them is started here."""
+    """Yield broker, daemon and computers; none of them is started here."""
     yield Part("broker", _broker)
     yield Part("daemon", _daemon)
     query = QueryBuilder().append(InstalledCode, tag="code").append(Computer, with_node="code", project="label")
@@ -35,15 +35,16 @@ def _broker() -> Finding:
     if kind == "core.zeromq":
         return Finding("broker", "there", "zeromq, it starts and stops with the daemon")
     broker = get_manager().get_broker()
+    assert broker is not None
     try:
         with override_log_level():
-            broker.get_communicator()  # type: ignore[union-attr]
+            broker.get_communicator()
     except OSError:
         words = "RabbitMQ does not answer: jobs that are submitted wait"
         command = "sudo systemctl start rabbitmq-server (or, without it: verdi profile configure-broker core.zeromq)"
         return Finding("broker", "wrong", words, command)
     finally:
-        broker.close()  # type: ignore[union-attr]
+        broker.close()
     return Finding("broker", "there", kind.removeprefix("core."))
 
 
@@ -59,22 +60,18 @@ def _daemon() -> Finding:
         words = "it is not running: jobs that are submitted wait (verdi run needs no daemon)"
         return Finding("daemon", "optional", words, "verdi daemon start")
     except DaemonException:
-        return Finding("daemon", "wrong", "it ended without saying so, or does not answer", _restart())
+        return Finding("daemon", "wrong", "it ended without saying so, or does not answer", _RESTART)
     with override_log_level():
         broker = manager.get_broker()
         if profile.process_control_backend == "core.zeromq" and not broker.check_service_reachable():  # type: ignore[union-attr]
-            return Finding("daemon", "wrong", "it runs, its broker does not: jobs wait", _restart())
+            return Finding("daemon", "wrong", "it runs, its broker does not: jobs wait", _RESTART)
     if (changed := validate_daemon_env(client)) is not None:
-        return Finding("daemon", "wrong", " ".join(changed.split()), _restart())
+        return Finding("daemon", "wrong", " ".join(changed.split()), _RESTART)
     return Finding("daemon", "there", f"it runs with {client.get_number_of_workers(timeout=_DAEMON)} worker(s)")
 
 
-def _restart() -> str:
-    return "verdi daemon stop; verdi daemon start"
-
-
 def _computer(label: str) -> Finding:
-    """By AiiDA's own test, in a process of its own: a connection may fail in many ways, or hang."""
+    """Take AiiDA's own test, in a process of its own: a connection may fail in many ways, or hang."""
     what, test = f"connection to {label}", f"verdi computer test {label}"
     profile = get_manager().get_profile()
     name = "" if profile is None else profile.name

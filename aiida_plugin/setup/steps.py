@@ -1,18 +1,16 @@
 """All parts of the set-up in their order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 
-from aiida_plugin.setup.checks import SETUP, Finding, Part, ensure_all
+from aiida_plugin.engines.checks import SETUP, Finding, Part, ensure, look
 from aiida_plugin.setup.profile import Broker, open_profile
 
-#: the processes of this package: what they give depends on their inputs alone
-_CACHED = "'aiida.calculations:cgcnn.*'"
+_CACHED = "'aiida.calculations:cgcnn.*'"  # the processes of this package: what they give depends on their inputs alone
 
 
 def set_up(profile: str | None = None, *, broker: Broker | None = None, postgres: bool = False) -> Iterator[Finding]:
-    """Make what is missing: profile, computer, codes, model nodes, pseudopotentials.
+    """Make what is missing: profile, computer, codes, model nodes, and what engines need besides.
 
     What is there is left as it is, so that a second run changes nothing; what cannot be made is said, and does not stop
     the rest, unless it is the profile.
@@ -27,25 +25,37 @@ def set_up(profile: str | None = None, *, broker: Broker | None = None, postgres
     Finding
         Of each part, as soon as it is known.
     """
-    opened = open_profile(profile, broker=broker, postgres=postgres)
-    yield opened
-    if not opened.is_bad:
-        yield from map(_of_this_profile, chain(ensure_all(_parts()), [caching()]))
+    return _findings(open_profile(profile, broker=broker, postgres=postgres), ensure)
 
 
 def check(profile: str | None = None) -> Iterator[Finding]:
-    """What there is and what is missing, with the services; changes nothing."""
-    opened = open_profile(profile, make=False)
+    """Find what there is and what is missing, with the services; changes nothing."""
+    return _findings(open_profile(profile, make=False), look, with_services=True)
+
+
+def _findings(opened: Finding, visit: Callable[[Part], Finding], *, with_services: bool = False) -> Iterator[Finding]:
     yield opened
     if not opened.is_bad:
-        from aiida_plugin.setup.services import services
-
-        every = chain(_parts(), services())
-        yield from map(_of_this_profile, chain(ensure_all(every, make=False), [caching()]))
+        yield from (_of_this_profile(visit(part)) for part in _parts(with_services))
 
 
-def caching() -> Finding:
-    """Whether what was computed before is taken again; left to the user."""
+def _parts(with_services: bool) -> Iterator[Part]:
+    """Yield the parts, which are imported when it is their turn: they need a profile."""
+    from aiida_plugin.engines.registry import engines
+    from aiida_plugin.setup.codes import codes, computer, pretrained_models
+    from aiida_plugin.setup.services import services
+
+    yield computer()
+    yield from codes()
+    yield from pretrained_models()
+    for engine in engines():
+        yield from engine.setup_parts()
+    yield from services() if with_services else ()
+    yield Part("caching", _caching)
+
+
+def _caching() -> Finding:
+    """Find whether what was computed before is taken again; left to the user."""
     from aiida.manage.configuration import get_config_option
 
     if get_config_option("caching.default_enabled"):
@@ -57,20 +67,8 @@ def caching() -> Finding:
     return Finding("caching", "optional", words, f"verdi config set --append caching.enabled_for {_CACHED}")
 
 
-def _parts() -> Iterator[Part]:
-    """Imported when it is their turn: they need a profile."""
-    from aiida_plugin.setup.codes import codes, pretrained_models
-    from aiida_plugin.setup.computer import computer
-    from aiida_plugin.setup.pseudopotentials import pseudopotentials
-
-    yield computer()
-    yield from codes()
-    yield from pretrained_models()
-    yield pseudopotentials()
-
-
 def _of_this_profile(finding: Finding) -> Finding:
-    """With the profile named in the command, where it is not the default one."""
+    """Name the profile in the command, where it is not the default one."""
     from aiida.manage.configuration import get_config, get_profile
 
     profile = get_profile()

@@ -1,1 +1,1 @@
-"""Work chains."""
+"""Work chains: shards, labels by DFT, screening, fine-tuning, active learning."""

@@ -1,14 +1,14 @@
 """``cgcnn.active_learning``: while there is budget: propose, predict, choose, label, retrain."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from aiida.engine import ExitCode, WorkChain, if_, while_
-from aiida.orm import AbstractCode, Dict, Int, List, Str
+from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
+from aiida.orm import AbstractCode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.defects import defects
+from aiida_plugin.calculations.functions.generate import defects
 from aiida_plugin.calculations.functions.join_labels import merge_labelled
-from aiida_plugin.calculations.functions.prediction_errors import agreement, learning_report
+from aiida_plugin.calculations.functions.prediction_errors import learning_report, prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, largest_std, select
 from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.data.model import CGCNNModelData
@@ -19,15 +19,13 @@ from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import ProcessNode
 
-#: when a loop ends: after so many rounds or labels, or when no candidate is less certain than this
-BUDGET: dict[str, Any] = {"rounds": 3, "labels": None, "std_below": None}
-#: labels that a training needs: one to learn from, one to hold out
-FEWEST = 2
-#: what each round labels
-DEFAULT_SELECTION: dict[str, Any] = SELECTION | {"take": {"lcb": 2}}
+# when a loop ends: after so many rounds or labels, or when no candidate is less certain than this
+BUDGET = {"rounds": 3, "labels": None, "std_below": None}
+MIN_LABELS = 2  # of a training: one to learn from, one to hold out
+DEFAULT_SELECTION = SELECTION | {"take": {"lcb": 2}}
 
 
 class ActiveLearningWorkChain(WorkChain):
@@ -40,8 +38,8 @@ class ActiveLearningWorkChain(WorkChain):
     """
 
     @classmethod
-    def define(cls, spec: Any) -> None:
-        """Inputs, outputs, steps and exit codes."""
+    def define(cls, spec: "WorkChainSpec") -> None:
+        """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
         spec.input("model", valid_type=CGCNNModelData, help="The model to begin with.")
         spec.input("candidates", valid_type=StructureSetData, required=False, help="What may be labelled.")
@@ -107,21 +105,17 @@ class ActiveLearningWorkChain(WorkChain):
         labelled: StructureSetData | None = None,
         predict_options: Mapping[str, Any] | None = None,
         **label: Any,
-    ) -> "ProcessBuilder":
-        """All inputs of a loop.
+    ) -> ProcessBuilder:
+        """Fill the inputs of a loop.
 
         Parameters
         ----------
-        code
-            That runs ``cgcnn-ase``.
+        code, label_code
+            That runs ``cgcnn-ase``, and the engine's.
         model
             To begin with.
-        label_code
-            The engine's.
-        candidates
-            A pool to choose from; or
-        host, proposal
-            a host, and settings of ``cgcnn.defects`` whose seed counts up with the rounds.
+        candidates, host, proposal
+            A pool to choose from; or a host, and settings of ``cgcnn.defects`` whose seed counts up with the rounds.
         engine, protocol, overrides, label
             See :meth:`LabelWorkChain.get_builder_from_protocol`.
         finetune
@@ -139,14 +133,15 @@ class ActiveLearningWorkChain(WorkChain):
         ValueError
             If a name is none of the allowed, or neither candidates nor a host are given.
         """
-        some = candidates if candidates is not None else host
-        if some is None:
+        structures = candidates if candidates is not None else host
+        if structures is None:
             raise ValueError("give candidates, or a host and the settings of its defects")
         selection, budget = DEFAULT_SELECTION | dict(selection or {}), BUDGET | dict(budget or {})
-        builder: Any = cls.get_builder()
-        builder.model, builder.predict.code = model, code
+        builder = cls.get_builder()
+        builder.model = model
+        builder._update({"predict": {"code": code}})
         if predict_options:
-            builder.predict.metadata.options = dict(predict_options)
+            builder._update({"predict": {"metadata": {"options": dict(predict_options)}}})
         if candidates is not None:
             builder.candidates = candidates
         if host is not None:
@@ -154,12 +149,12 @@ class ActiveLearningWorkChain(WorkChain):
         if labelled is not None:
             builder.labelled = labelled
         builder.selection, builder.budget = Dict(selection), Dict(budget)
-        builder.label = label_inputs(label_code, some, engine, protocol, overrides, **label)
+        builder.label = label_inputs(label_code, structures, engine, protocol, overrides, **label)
         builder.finetune = _finetune_inputs(code, dict(finetune or {}), _n_labels(selection, budget, labelled))
-        return cast("ProcessBuilder", builder)
+        return builder
 
     def begin(self) -> None:
-        """What the loop carries from round to round."""
+        """Prepare what the loop carries from round to round."""
         self.ctx.round = 1
         self.ctx.model = self.inputs.model
         self.ctx.labelled = self.inputs.labelled if "labelled" in self.inputs else None
@@ -168,7 +163,7 @@ class ActiveLearningWorkChain(WorkChain):
         self.ctx.ended = None
 
     def has_budget(self) -> bool:
-        """Whether another round begins; if not, why is noted."""
+        """Tell whether another round begins; if not, why is noted."""
         budget, n = self._budget(), self._n_labelled()
         if self.ctx.ended is None and self.ctx.round > budget["rounds"]:
             self.ctx.ended = f"{budget['rounds']} rounds were done"
@@ -177,17 +172,17 @@ class ActiveLearningWorkChain(WorkChain):
         return self.ctx.ended is None
 
     def propose_candidates(self) -> None:
-        """The set, or new defects of the host."""
+        """Take the set, or make new defects of the host."""
         if "candidates" in self.inputs:
             self.ctx.candidates = self.inputs.candidates
             return
-        asked = self.inputs.proposal.get_dict()
-        name = f"{asked.get('name', self.inputs.host.ids[0])}-r{self.ctx.round}"
-        settings = Dict(asked | {"name": name, "seed": asked.get("seed", 42) + self.ctx.round - 1})
+        proposal = self.inputs.proposal.get_dict()
+        name = f"{proposal.get('name', self.inputs.host.ids[0])}-r{self.ctx.round}"
+        settings = Dict(proposal | {"name": name, "seed": proposal.get("seed", 42) + self.ctx.round - 1})
         made = call_once(self, self._label("propose"), defects, host=self.inputs.host, settings=settings)
         self.ctx.candidates = made["structures"]
 
-    def predict(self) -> dict[str, Any]:
+    def predict(self) -> "dict[str, ProcessNode]":
         """Predict the candidates with the newest model."""
         inputs = self.exposed_inputs(PredictCalculation, "predict")
         inputs |= {"structures": self.ctx.candidates, "model": self.ctx.model}
@@ -220,14 +215,13 @@ class ActiveLearningWorkChain(WorkChain):
         return None
 
     def has_chosen(self) -> bool:
-        """Whether there is something to label."""
+        """Tell whether there is something to label."""
         return self.ctx.ended is None
 
-    def label(self) -> dict[str, Any]:
+    def label(self) -> "dict[str, ProcessNode]":
         """Label what was chosen, and the elements that no round before had."""
-        indices: List = self.ctx.indices
         inputs = self.exposed_inputs(LabelWorkChain, "label")
-        inputs |= {"structures": self.ctx.candidates, "indices": indices}
+        inputs |= {"structures": self.ctx.candidates, "indices": self.ctx.indices}
         if self.ctx.references is not None:
             inputs["reference_energies"] = self.ctx.references
         return {"labels": submit_once(self, self._label("label"), LabelWorkChain, **inputs)}
@@ -240,10 +234,9 @@ class ActiveLearningWorkChain(WorkChain):
         new = run.outputs.labelled
         if "reference_energies" in run.outputs:
             self.ctx.references = run.outputs.reference_energies
-        result = call_once(
-            self, self._label("agreement"), agreement, predictions=self.ctx.prediction.outputs.predictions, labelled=new
-        )
-        self.ctx.rounds = {**self.ctx.rounds, self._label("agreement"): result}
+        inputs = {"predictions": self.ctx.prediction.outputs.predictions, "labelled": new}
+        errors = call_once(self, self._label("agreement"), prediction_errors, **inputs)
+        self.ctx.rounds = {**self.ctx.rounds, self._label("agreement"): errors}
         if self.ctx.labelled is None:
             self.ctx.labelled = new
             return None
@@ -254,10 +247,10 @@ class ActiveLearningWorkChain(WorkChain):
             return self._error("ERROR_LABELS_DIFFER", str(error))
         return None
 
-    def retrain(self) -> dict[str, Any] | None:
+    def retrain(self) -> "dict[str, ProcessNode] | None":
         """Train the first model on all labels, as soon as there is one to hold out."""
         self.ctx.training = None
-        if len(self.ctx.labelled) < FEWEST:
+        if len(self.ctx.labelled) < MIN_LABELS:
             self.report(f"round {self.ctx.round}: with {len(self.ctx.labelled)} label the model stays as it is")
             return None
         inputs = self.exposed_inputs(FinetuneWorkChain, "finetune")
@@ -277,14 +270,13 @@ class ActiveLearningWorkChain(WorkChain):
         return None
 
     def report_rounds(self) -> None:
-        """What came out of it all."""
+        """Give the results of the whole loop."""
         self._out_what_there_is()
         ended = Dict({"ended": self.ctx.ended})
         self.out("report", call_once(self, "report", learning_report, ended=ended, **self.ctx.rounds))
 
     def _budget(self) -> dict[str, Any]:
-        budget: dict[str, Any] = self.inputs.budget.get_dict()
-        return BUDGET | budget
+        return {**BUDGET, **self.inputs.budget.get_dict()}
 
     def _n_labelled(self) -> int:
         return 0 if self.ctx.labelled is None else len(self.ctx.labelled)
@@ -303,28 +295,29 @@ class ActiveLearningWorkChain(WorkChain):
     def _error(self, name: str, reason: str) -> ExitCode:
         """End in words; what was labelled and learned before is not lost."""
         self._out_what_there_is()
-        code: ExitCode = self.exit_codes[name].format(k=self.ctx.round, reason=reason)
-        return code
+        return self.exit_codes(name).format(k=self.ctx.round, reason=reason)
 
 
 def _n_labels(selection: Mapping[str, Any], budget: Mapping[str, Any], labelled: StructureSetData | None) -> int:
-    """How many labels there are in the end."""
+    """Number of labels in the end."""
     known = 0 if labelled is None else len(labelled)
     most = known + budget["rounds"] * sum(selection["take"].values())
     return int(most if budget["labels"] is None else min(most, budget["labels"]))
 
 
-def _finetune_inputs(code: AbstractCode, asked: dict[str, Any], n_labels: int) -> dict[str, Any]:
-    recipe, max_restarts = protocol_inputs(asked.pop("protocol", None), n_labels, asked.pop("overrides", None))
-    if unknown := sorted(set(asked) - {"test", "target", "model_name", "options"}):
+def _finetune_inputs(code: AbstractCode, arguments: dict[str, Any], n_labels: int) -> dict[str, Any]:
+    recipe, max_restarts = protocol_inputs(arguments.pop("protocol", None), n_labels, arguments.pop("overrides", None))
+    if unknown := sorted(set(arguments) - {"test", "target", "model_name", "options"}):
         raise ValueError(
             f"finetune: unknown {', '.join(unknown)}; allowed: protocol, overrides, test, target, model_name, options"
         )
-    texts: dict[str, Any] = {name: Str(asked.pop(name)) for name in ("target", "model_name") if name in asked}
-    return {"code": code, "recipe": Dict(recipe), "max_restarts": Int(max_restarts), **texts, **asked}
+    texts: dict[str, object] = {
+        name: Str(arguments.pop(name)) for name in ("target", "model_name") if name in arguments
+    }
+    return {"code": code, "recipe": Dict(recipe), "max_restarts": Int(max_restarts), **texts, **arguments}
 
 
-def _check_budget(budget: Dict, _: Any) -> str | None:
+def _check_budget(budget: Dict, _: object) -> str | None:
     values = budget.get_dict()
     if unknown := sorted(set(values) - set(BUDGET)):
         return f"unknown {', '.join(unknown)}; allowed: {', '.join(BUDGET)}"
@@ -334,7 +327,7 @@ def _check_budget(budget: Dict, _: Any) -> str | None:
     return None if labels is None or (isinstance(labels, int) and labels > 0) else f"labels: {labels!r} is no number"
 
 
-def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+def _check_inputs(inputs: Mapping[str, Any], _: object) -> str | None:
     if ("candidates" in inputs) == ("host" in inputs):
         return "give either candidates, or a host and a proposal"
     if "host" not in inputs:

@@ -11,21 +11,17 @@ from aiida.engine import (
     process_handler,
     while_,
 )
-from aiida.orm import Dict
 
-from aiida_plugin.calculations.ase_dft import RESULTS, SETTINGS, STATE, AseDftCalculation
+from aiida_plugin.calculations.ase_dft import RESULTS, STATE, AseDftCalculation, complete_settings
 from aiida_plugin.workflows.idempotent import submitted
 
 if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import CalcJobNode
 
-#: GPAW's own mixing, and what is tried when it does not converge
-_BETA, _SMALLER_BETA = 0.05, 0.02
-#: factors of the second try: smearing and steps
-_WIDER, _MORE = 2.0, 2
-#: steps and width (eV) of GPAW where the parameters do not say
-_MAXITER, _WIDTH = 333, 0.1
+_BETA, _SMALLER_BETA = 0.05, 0.02  # GPAW's own mixing, and what is tried when it does not converge
+_WIDER, _MORE = 2.0, 2  # factors of the second try: smearing and steps
+_MAXITER, _WIDTH = 333, 0.1  # steps and width (eV) of GPAW where the parameters do not say
 
 
 class AseDftBaseWorkChain(BaseRestartWorkChain):
@@ -39,23 +35,18 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     _process_class = AseDftCalculation
 
     @classmethod
-    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
-        """Inputs, outline, outputs and exit codes."""
+    def define(cls, spec: "WorkChainSpec") -> None:
+        """Declare inputs, outline, outputs and exit codes."""
         super().define(spec)
         spec.expose_inputs(AseDftCalculation, namespace="calc")
         spec.expose_outputs(AseDftCalculation)
         # a daemon killed while a job is uploaded may leave the job without it; its labels are good all the same
         spec.outputs["remote_folder"].required = False
-        step: Any = cls
-        spec.outline(
-            step.setup,
-            while_(step.should_run_process)(step.run_process, step.inspect_process),
-            step.results,
-        )
+        spec.outline(cls.setup, while_(cls.should_run_process)(cls.run_process, cls.inspect_process), cls.results)
         spec.exit_code(430, "ERROR_GAVE_UP", message="gave up after {n} tries; the last: {reason}")
 
     def setup(self) -> None:
-        """What the first job gets."""
+        """Prepare the inputs of the first job."""
         super().setup()
         self.ctx.inputs = self.exposed_inputs(AseDftCalculation, "calc")
         self.ctx.n_unconverged = 0
@@ -69,7 +60,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         return ToContext(children=append_(before))
 
     def results(self) -> None:
-        """The outputs of the last job; all of them, also where this step is run again and some are linked already."""
+        """Give all outputs of the last job, also where this step is run again and some are linked already."""
         last = self.ctx.children[self.ctx.iteration - 1]
         for name, output in self.exposed_outputs(last, AseDftCalculation).items():
             self.out(name, output)
@@ -79,8 +70,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
         ended = super().inspect_process()
         if ended is not None and ended.status == self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED.status:
             last = self.ctx.children[self.ctx.iteration - 1]
-            gave_up: ExitCode = self.exit_codes.ERROR_GAVE_UP.format(n=self.ctx.iteration, reason=last.exit_message)
-            return gave_up
+            return self.exit_codes("ERROR_GAVE_UP").format(n=self.ctx.iteration, reason=last.exit_message)
         return ended
 
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_OUT_OF_WALLTIME])
@@ -97,13 +87,11 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_SCF_NOT_CONVERGED])
     def handle_electrons(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Mix less, then smear wider, with more steps each time; only GPAW's parameters are known here."""
-        electrons: Any = self.ctx.inputs[
-            "settings"
-        ]  # after the first change, a plain dict: checkpoints hold stored nodes only
-        settings = {**SETTINGS, **(electrons.get_dict() if isinstance(electrons, Dict) else electrons)}
+        # after the first change a plain dict: checkpoints hold stored nodes only
+        settings = complete_settings(self.ctx.inputs["settings"])
         if settings["calculator"] != "gpaw" or self.ctx.n_unconverged > 1:
             return None
-        parameters: dict[str, Any] = dict(settings["parameters"])
+        parameters = dict(settings["parameters"])
         parameters["maxiter"] = _MORE * int(parameters.get("maxiter", _MAXITER))
         if self.ctx.n_unconverged == 0:
             mixer = dict(parameters.get("mixer", {}))

@@ -92,7 +92,7 @@ class FinetuneWorkChain(WorkChain):
     """
 
     @classmethod
-    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
+    def define(cls, spec: "WorkChainSpec") -> None:
         """Inputs, steps, outputs and exit codes."""
         super().define(spec)
         spec.input("code", valid_type=AbstractCode, help="cgcnn-ase; it trains and predicts.")

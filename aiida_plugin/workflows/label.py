@@ -2,22 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from aiida.engine import ExitCode, WorkChain, if_, while_
+from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
+from aiida_plugin.calculations.functions.extract import reference_structures, structures_to_label
 from aiida_plugin.calculations.functions.join_labels import join_labels, join_references
-from aiida_plugin.calculations.functions.label_structures import reference_structures, structures_to_label
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_of
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
+from aiida_plugin.engines.registry import ENGINES, engine_names
 from aiida_plugin.engines.registry import engine as engine_of
-from aiida_plugin.engines.registry import engine_names
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import ProcessNode
 
@@ -34,8 +34,8 @@ class LabelWorkChain(WorkChain):
     """
 
     @classmethod
-    def define(cls, spec: "WorkChainSpec") -> None:  # type: ignore[override]
-        """Inputs, outline, outputs and exit codes."""
+    def define(cls, spec: "WorkChainSpec") -> None:
+        """Declare inputs, outline, outputs and exit codes."""
         super().define(spec)
         spec.input("structures", valid_type=StructureSetData, help="The structures.")
         spec.input("indices", valid_type=List, required=False, help="Rows or ids of those to label; default all.")
@@ -52,13 +52,12 @@ class LabelWorkChain(WorkChain):
         spec.output("labelled", valid_type=StructureSetData, required=False, help="What could be labelled.")
         spec.output("failures", valid_type=Dict, help="n, n_failed, and failed: by id exit_status and message.")
         spec.output("reference_energies", valid_type=Dict, required=False, help="eV/atom by element, and their scheme.")
-        step: Any = cls
         spec.outline(
-            step.prepare,
-            while_(step.any_left)(step.submit_some),
-            step.collect,
-            if_(step.has_references)(step.join_references),
-            step.join,
+            cls.prepare,
+            while_(cls.any_left)(cls.submit_some),
+            cls.collect,
+            if_(cls.has_references)(cls.join_references),
+            cls.join,
         )
         spec.exit_code(310, "ERROR_STRUCTURES", message="the structures cannot be labelled: {reason}")
         spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be labelled; the first: {reason}")
@@ -82,31 +81,22 @@ class LabelWorkChain(WorkChain):
         references: bool = False,
         reference_energies: Dict | None = None,
         max_parallel: int | None = None,
-    ) -> "ProcessBuilder":
-        """All inputs of a run.
+    ) -> ProcessBuilder:
+        """Fill the inputs of a run.
 
         Parameters
         ----------
-        code
-            The engine's code.
-        structures
-            The set; initial magnetic moments of its structures, where they carry any, go before the protocol's.
-        engine
-            gpaw, quantumespresso, cp2k, vasp, or ase (any ASE calculator, named by the override ``calculator``).
-        protocol
-            fast, balanced or stringent.
-        overrides
-            Settings over the protocol's, nested as in the YAML files.
-        indices
-            Rows or ids of those to label; default all.
-        options
-            ``metadata.options`` of the engine's jobs: resources, wall time, queue.
-        references
-            Whether to compute the elements too.
-        reference_energies
-            The output of an earlier run; its elements are not computed again.
-        max_parallel
-            Engine runs at a time; default all.
+        code, engine
+            The engine's code and name: gpaw, say, or ase (any ASE calculator, named by the override ``calculator``).
+        structures, indices
+            The set, and rows or ids of those to label (default all); initial magnetic moments of its structures, where
+            they carry any, go before the protocol's.
+        protocol, overrides
+            fast, balanced or stringent, and settings over it, nested as in the YAML files.
+        options, max_parallel
+            ``metadata.options`` of the engine's jobs (resources, wall time, queue), and how many run at a time.
+        references, reference_energies
+            Whether to compute the elements too, and those of an earlier run, which are not computed again.
 
         Raises
         ------
@@ -119,7 +109,7 @@ class LabelWorkChain(WorkChain):
                 f"code {code.full_label!r} is made for {code.default_calc_job_plugin}; engine {engine!r} needs one for "
                 f"{needed}"
             )
-        builder: Any = cls.get_builder()
+        builder = cls.get_builder()
         builder.code, builder.structures, builder.engine = code, structures, Str(engine)
         builder.settings = Dict(resolve(engine, protocol, overrides))
         builder.references = Bool(references)
@@ -131,35 +121,35 @@ class LabelWorkChain(WorkChain):
             builder.reference_energies = reference_energies
         if max_parallel is not None:
             builder.max_parallel = Int(max_parallel)
-        return cast("ProcessBuilder", builder)
+        return builder
 
     # Each step may run twice, if the daemon is killed within it: what was started before is looked for first.
 
     def prepare(self) -> ExitCode | None:
-        """The structures as the engine takes them, those of the elements too."""
+        """Make the structures as the engine takes them, those of the elements too."""
         structures: StructureSetData = self.inputs.structures
         indices = self.inputs.indices if "indices" in self.inputs else List(list(range(len(structures))))
         self.ctx.failures, self.ctx.done = {}, []
         try:
             rows = structures.rows_of(indices)
             elements = self._elements(rows)
-            extracted = call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
-            self.ctx.extracted = dict(extracted)
+            self.ctx.extracted = dict(
+                call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
+            )
             if elements:
-                made = call_once(self, "extract_references", reference_structures, elements=List(elements))
-                self.ctx.extracted_references = dict(made)
+                self.ctx.extracted_references = dict(
+                    call_once(self, "extract_references", reference_structures, elements=List(elements))
+                )
         except ValueError as error:
-            code: ExitCode = self.exit_codes.ERROR_STRUCTURES.format(reason=str(error))
-            return code
+            return self.exit_codes("ERROR_STRUCTURES").format(reason=str(error))
         self.ctx.rows = [f"row_{row}" for row in rows]
         self.ctx.names = {f"row_{row}": structures.ids[row] for row in rows}
-        if elements:
-            self.ctx.names |= {f"{_REFERENCE}{element}": f"{_REFERENCE}{element}" for element in elements}
+        self.ctx.names |= {f"{_REFERENCE}{element}": f"{_REFERENCE}{element}" for element in elements}
         self.ctx.todo = list(self.ctx.names)
         return None
 
     def any_left(self) -> bool:
-        """Whether any structure has not been given to the engine."""
+        """Tell whether any structure has not been given to the engine."""
         return bool(self.ctx.todo)
 
     def submit_some(self) -> None:
@@ -178,7 +168,7 @@ class LabelWorkChain(WorkChain):
             self.ctx.done.append(label)
 
     def collect(self) -> None:
-        """The label of each run, or why there is none."""
+        """Read the label of each run, or why there is none."""
         labels = {}
         for label in self.ctx.done:
             run: ProcessNode = self.ctx[label]
@@ -190,44 +180,39 @@ class LabelWorkChain(WorkChain):
                 labels[label] = engine_of(self.inputs.engine.value).labelled(run, Str(self.ctx.names[label]), call)
             except ValueError as error:
                 self._failed(label, run.exit_status, str(error))
-        schemes = {label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()}
-        alike, others = largest_group(schemes)
+        alike, others = largest_group({label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()})
         for label, reason in others.items():
             self._failed(label, 0, f"its label is of another kind than the others': {reason}")
         self.ctx.labels = {label: labels[label] for label in alike}
 
     def has_references(self) -> bool:
-        """Whether any element was computed."""
+        """Tell whether any element was computed."""
         return any(label.startswith(_REFERENCE) for label in self.ctx.labels)
 
     def join_references(self) -> None:
-        """The energies of the elements."""
-        result = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
+        """Join the energies of the elements."""
+        inputs = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
         if "reference_energies" in self.inputs:
-            if self._misfit(result) is not None:  # told by `join`
+            if self._misfit(inputs) is not None:  # told by `join`
                 return
-            result["known"] = self.inputs.reference_energies
-        self.out("reference_energies", call_once(self, "references", join_references, **result))
+            inputs["known"] = self.inputs.reference_energies
+        self.out("reference_energies", call_once(self, "references", join_references, **inputs))
 
     def join(self) -> ExitCode | None:
-        """One set of all labels."""
+        """Join all labels into one set."""
         failed = dict(self.ctx.failures)
         self.out("failures", Dict({"n": len(self.ctx.rows), "n_failed": len(failed), "failed": failed}).store())
         labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(_REFERENCE)}
         if not labels:
             reason = next(f"{name}: {why['message']}" for name, why in failed.items())
-            none: ExitCode = self.exit_codes.ERROR_ALL_FAILED.format(reason=reason)
-            return none
+            return self.exit_codes("ERROR_ALL_FAILED").format(reason=reason)
         references, misfit = self._references(labels)
         inputs = labels if references is None else {**labels, "reference_energies": references}
         self.out("labelled", call_once(self, "join", join_labels, structure_set=self.inputs.structures, **inputs))
-        if misfit is None:
-            return None
-        ended: ExitCode = self.exit_codes.ERROR_REFERENCES.format(reason=misfit)
-        return ended
+        return None if misfit is None else self.exit_codes("ERROR_REFERENCES").format(reason=misfit)
 
     def _references(self, labels: Mapping[str, StructureSetData]) -> tuple[Dict | None, str | None]:
-        """The energies of the elements, or why those that were given do not suit."""
+        """Energies of the elements, or why those that were given do not suit."""
         if "reference_energies" in self.node.outputs:
             return self.node.outputs.reference_energies, None
         if "reference_energies" not in self.inputs:
@@ -245,61 +230,58 @@ class LabelWorkChain(WorkChain):
         return None
 
     def _elements(self, rows: Iterable[int]) -> list[str]:
-        """The elements to compute: those of the structures that are not known."""
+        """Elements to compute: those of the structures that are not known."""
         if not self.inputs.references.value:
             return []
         structures: StructureSetData = self.inputs.structures
         known = self.inputs.reference_energies["energies"] if "reference_energies" in self.inputs else {}
         return sorted({symbol for row in rows for symbol in structures.atoms(row).symbols} - set(known))
 
-    def _builder(self, label: str) -> Any:
-        """All inputs of the engine's run of one structure."""
+    def _builder(self, label: str) -> ProcessBuilder:
+        """Fill the inputs of the engine's run of one structure."""
         is_reference = label.startswith(_REFERENCE)
         extracted = self.ctx.extracted_references if is_reference else self.ctx.extracted
-        settings = self.inputs.settings.get_dict()
-        structure = extracted[label]
+        settings, structure = self.inputs.settings.get_dict(), extracted[label]
         moments = extracted["moments"].get_dict().get(label)
         if moments is None:
             by_element = {} if is_reference else settings["initial_moments"]
             moments = {kind.name: float(by_element.get(kind.symbol, 0.0)) for kind in structure.kinds}
         options = self.inputs.options.get_dict() if "options" in self.inputs else {}
-        return engine_of(self.inputs.engine.value).builder(
-            structure,
-            self.inputs.code,
-            settings,
-            moments=moments if settings["spin"] else {},
-            options=options,
-        )
+        run = Run(structure, self.inputs.code, settings, moments if settings["spin"] else {}, options)
+        return engine_of(self.inputs.engine.value).builder(run)
 
     def _failed(self, label: str, status: int | None, message: str) -> None:
-        self.report(f"{self.ctx.names[label]!r} has no label: {message}")
-        self.ctx.failures = {
-            **self.ctx.failures, self.ctx.names[label]: {"exit_status": status, "message": message}
-        }  # fmt: skip
+        name = self.ctx.names[label]
+        self.report(f"{name!r} has no label: {message}")
+        self.ctx.failures = {**self.ctx.failures, name: {"exit_status": status, "message": message}}
 
 
 def label_inputs(code: AbstractCode, structures: StructureSetData, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """All inputs but the structures, for a work chain that labels structures of its own; arguments as of the builder.
+    """Fill all inputs but the structures, for a work chain that labels its own; arguments as of the builder.
 
     Raises
     ------
     ValueError
         As :meth:`LabelWorkChain.get_builder_from_protocol`.
     """
-    builder: Any = LabelWorkChain.get_builder_from_protocol(code, structures, *args, **kwargs)
+    builder = LabelWorkChain.get_builder_from_protocol(code, structures, *args, **kwargs)
     builder.pop("structures")
     return dict(builder)
 
 
-def _check_engine(name: Str, _: Any) -> str | None:
-    return None if name.value in engine_names() else f"no engine {name.value!r}; allowed: {', '.join(engine_names())}"
+def _check_engine(name: Str, _: object) -> str | None:
+    try:
+        ENGINES.check(name.value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
-def _check_max(number: Int | None, _: Any) -> str | None:
+def _check_max(number: Int | None, _: object) -> str | None:
     return None if number is None or number.value > 0 else f"max_parallel is {number.value}; it must be 1 or more"
 
 
-def _check_inputs(inputs: Mapping[str, Any], _: Any) -> str | None:
+def _check_inputs(inputs: Mapping[str, Any], _: object) -> str | None:
     references = inputs.get("reference_energies")
     if references is None:
         return None

@@ -1,6 +1,6 @@
 """``cgcnn.predict_shards``: a set too large for one machine, predicted in shards by jobs of their own."""
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from aiida.engine import ExitCode, ToContext, WorkChain, while_
 from aiida.orm import CalcJobNode, Int
@@ -9,8 +9,11 @@ from aiida_plugin.calculations.functions.shards import cut, join
 from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 
-#: exit codes of a job after which trying again would change nothing
-_FINAL = ("ERROR_MODEL_MISMATCH",)
+if TYPE_CHECKING:
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
+    from aiida.orm import Data, ProcessNode
+
+_FINAL = ("ERROR_MODEL_MISMATCH",)  # exit codes of a job after which trying again would change nothing
 
 
 class PredictShardsWorkChain(WorkChain):
@@ -21,8 +24,8 @@ class PredictShardsWorkChain(WorkChain):
     """
 
     @classmethod
-    def define(cls, spec: Any) -> None:
-        """Inputs, outputs, steps and exit codes."""
+    def define(cls, spec: "WorkChainSpec") -> None:
+        """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
         spec.expose_inputs(PredictCalculation, exclude=("metadata",))
         spec.expose_inputs(PredictCalculation, namespace="job", include=("metadata",))
@@ -61,8 +64,7 @@ class PredictShardsWorkChain(WorkChain):
         n, total = self.inputs.n_shards.value, len(self.inputs.structures)
         if n > total:
             reason = f"there are {total} of them and {n} shards; allowed are 1 to {total} shards"
-            code: ExitCode = self.exit_codes.ERROR_CANNOT_CUT.format(reason=reason)
-            return code
+            return self.exit_codes("ERROR_CANNOT_CUT").format(reason=reason)
         shards = call_once(self, "cut", cut, structures=self.inputs.structures, n_shards=self.inputs.n_shards)
         self.ctx.shards = dict(sorted(shards.items()))
         self.ctx.left = list(self.ctx.shards)
@@ -71,10 +73,10 @@ class PredictShardsWorkChain(WorkChain):
         return None
 
     def has_shards_left(self) -> bool:
-        """Whether a shard is still to be predicted."""
+        """Tell whether a shard is still to be predicted."""
         return bool(self.ctx.left)
 
-    def submit_shards(self) -> dict[str, Any]:
+    def submit_shards(self) -> "dict[str, ProcessNode]":
         """Submit the jobs of the shards that are left, or as many as may run at once."""
         at_once = self.inputs.max_parallel.value if "max_parallel" in self.inputs else len(self.ctx.left)
         self.ctx.running = self.ctx.left[:at_once]
@@ -89,10 +91,9 @@ class PredictShardsWorkChain(WorkChain):
             if job.is_finished_ok or _all_failed(job):
                 continue
             if self.ctx.attempts[name] >= self.inputs.max_attempts.value or job.exit_status in _final():
-                code: ExitCode = self.exit_codes.ERROR_SHARD_FAILED.format(
-                    shard=name, n=self.ctx.attempts[name], pk=job.pk, status=job.exit_status, reason=_why(job)
+                return self.exit_codes("ERROR_SHARD_FAILED").format(
+                    shard=name, n=self.ctx.attempts[name], pk=str(job.pk), status=str(job.exit_status), reason=_why(job)
                 )
-                return code
             self.report(f"{name} failed as job {job.pk} ({_why(job)}); it is tried again")
             failed.append(name)
         self.ctx.left = [name for name in self.ctx.left if name not in self.ctx.running or name in failed]
@@ -103,18 +104,14 @@ class PredictShardsWorkChain(WorkChain):
         jobs = {name: self.ctx[name] for name in self.ctx.shards}
         done = [job for job in jobs.values() if job.is_finished_ok]
         if not done:
-            code: ExitCode = self.exit_codes.ERROR_ALL_FAILED.format(reason=_why(next(iter(jobs.values()))))
-            return code
-        if "predictions" in done[0].outputs:
-            shards = {name: _said(job, None) for name, job in jobs.items()}
-            self.out("predictions", call_once(self, "join", join, **shards))
-            return None
-        for model in done[0].outputs.by_model:
-            shards = {name: _said(job, model) for name, job in jobs.items()}
-            self.out(f"by_model.{model}", call_once(self, f"join_{model}", join, **shards))
+            return self.exit_codes("ERROR_ALL_FAILED").format(reason=_why(next(iter(jobs.values()))))
+        for model in [None] if "predictions" in done[0].outputs else done[0].outputs.by_model:
+            output, label = ("predictions", "join") if model is None else (f"by_model.{model}", f"join_{model}")
+            shards = {name: _predictions(job, model) for name, job in jobs.items()}
+            self.out(output, call_once(self, label, join, **shards))
         return None
 
-    def _submit(self, name: str) -> Any:
+    def _submit(self, name: str) -> "ProcessNode":
         inputs = self.exposed_inputs(PredictCalculation, "job") | self.exposed_inputs(PredictCalculation)
         inputs["structures"] = self.ctx.shards[name]
         inputs["metadata"] = {**inputs.get("metadata", {}), "label": name}
@@ -122,24 +119,24 @@ class PredictShardsWorkChain(WorkChain):
         return submit_once(self, name if attempt == 1 else f"{name}_attempt_{attempt}", PredictCalculation, **inputs)
 
 
-def _said(job: CalcJobNode, model: str | None) -> Any:
-    """The predictions of a shard's job, by one of several models; what it retrieved where it has none."""
+def _predictions(job: CalcJobNode, model: str | None) -> "Data":
+    """Predictions of a shard's job, by one of several models; what it retrieved where it has none."""
     if not job.is_finished_ok:
-        return job.outputs.retrieved
-    return job.outputs.predictions if model is None else job.outputs.by_model[model]
+        return cast("Data", job.outputs.retrieved)
+    return cast("Data", job.outputs.predictions if model is None else job.outputs.by_model[model])
 
 
 def _all_failed(job: CalcJobNode) -> bool:
-    return bool(job.exit_status == PredictCalculation.exit_codes.ERROR_ALL_FAILED.status)
+    return job.exit_status == PredictCalculation.exit_codes("ERROR_ALL_FAILED").status
 
 
 def _final() -> tuple[int, ...]:
-    return tuple(PredictCalculation.exit_codes[name].status for name in _FINAL)
+    return tuple(PredictCalculation.exit_codes(name).status for name in _FINAL)
 
 
 def _why(job: CalcJobNode) -> str:
     return job.exit_message or f"the job is {job.process_state}"
 
 
-def _positive(value: Int | None, _: Any) -> str | None:
+def _positive(value: Int | None, _: object) -> str | None:
     return None if value is None or value.value >= 1 else f"must be at least 1, not {value.value}"

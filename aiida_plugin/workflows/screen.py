@@ -1,12 +1,12 @@
 """``cgcnn.screen``: structures -> predictions -> the ones worth computing -> labels -> how well both agree."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from aiida.engine import ExitCode, WorkChain, if_
-from aiida.orm import AbstractCode, Dict, Int, List, Str
+from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_
+from aiida.orm import AbstractCode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.prediction_errors import agreement
+from aiida_plugin.calculations.functions.prediction_errors import prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
 from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.data.model import CGCNNModelData
@@ -18,7 +18,8 @@ from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 from aiida_plugin.workflows.predict_shards import PredictShardsWorkChain
 
 if TYPE_CHECKING:
-    from aiida.engine import ProcessBuilder
+    from aiida.engine.processes.workchains.workchain import WorkChainSpec
+    from aiida.orm import ProcessNode
 
 
 class ScreenWorkChain(WorkChain):
@@ -28,8 +29,8 @@ class ScreenWorkChain(WorkChain):
     """
 
     @classmethod
-    def define(cls, spec: Any) -> None:
-        """Inputs, outputs, steps and exit codes."""
+    def define(cls, spec: "WorkChainSpec") -> None:
+        """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
         spec.input("structures", valid_type=StructureSetData, help="The candidates.")
         spec.input("model", valid_type=CGCNNModelData, help="The model that predicts them.")
@@ -81,15 +82,13 @@ class ScreenWorkChain(WorkChain):
         n_shards: int | None = None,
         predict_options: Mapping[str, Any] | None = None,
         **label: Any,
-    ) -> "ProcessBuilder":
-        """All inputs of a screening.
+    ) -> ProcessBuilder:
+        """Fill the inputs of a screening.
 
         Parameters
         ----------
-        code
-            That runs ``cgcnn-ase``.
-        model, structures
-            What predicts, and what is predicted.
+        code, model, structures
+            That runs ``cgcnn-ase``, that predicts, and what is predicted.
         label_code
             The engine's; without it nothing is labelled.
         engine, protocol, overrides, label
@@ -106,10 +105,11 @@ class ScreenWorkChain(WorkChain):
         ValueError
             If a name is none of the allowed.
         """
-        builder: Any = cls.get_builder()
-        builder.model, builder.structures, builder.predict.code = model, structures, code
+        builder = cls.get_builder()
+        builder.model, builder.structures = model, structures
+        builder._update({"predict": {"code": code}})
         if predict_options:
-            builder.predict.metadata.options = dict(predict_options)
+            builder._update({"predict": {"metadata": {"options": dict(predict_options)}}})
         if selection is not None:
             builder.selection = Dict(SELECTION | dict(selection))
         if n_shards is not None:
@@ -118,9 +118,9 @@ class ScreenWorkChain(WorkChain):
             builder.label = label_inputs(label_code, structures, engine, protocol, overrides, **label)
         else:
             builder.pop("label")
-        return cast("ProcessBuilder", builder)
+        return builder
 
-    def predict(self) -> dict[str, Any]:
+    def predict(self) -> "dict[str, ProcessNode]":
         """Predict all candidates, in one job or in shards."""
         inputs = self.exposed_inputs(PredictCalculation, "predict")
         inputs |= {"structures": self.inputs.structures, "model": self.inputs.model}
@@ -134,30 +134,31 @@ class ScreenWorkChain(WorkChain):
         """Rank the candidates and choose those to label."""
         run = self.ctx.prediction
         if not run.is_finished_ok:
-            failed: ExitCode = self.exit_codes.ERROR_PREDICTION_FAILED.format(reason=run.exit_message)
-            return failed
-        predictions = self._predictions()
-        if isinstance(predictions, ExitCode):
-            return predictions
-        self.out("predictions", predictions)
+            return self.exit_codes("ERROR_PREDICTION_FAILED").format(reason=run.exit_message)
+        outputs = run.outputs
+        name = self.inputs.property.value.replace("-", "_") if "property" in self.inputs else "(not said)"
+        if "predictions" not in outputs and name not in outputs.by_model:
+            known = ", ".join(sorted(outputs.by_model))
+            return self.exit_codes("ERROR_NO_SUCH_PROPERTY").format(property=name, known=known)
+        self.ctx.predictions = outputs.predictions if "predictions" in outputs else outputs.by_model[name]
+        self.out("predictions", self.ctx.predictions)
+        inputs = {"predictions": self.ctx.predictions, "settings": self.inputs.selection}
         try:
-            chosen = call_once(self, "select", select, predictions=predictions, settings=self.inputs.selection)
+            chosen = call_once(self, "select", select, **inputs)
         except ValueError as error:
-            none: ExitCode = self.exit_codes.ERROR_NOTHING_CHOSEN.format(reason=str(error))
-            return none
+            return self.exit_codes("ERROR_NOTHING_CHOSEN").format(reason=str(error))
         self.ctx.indices = chosen["indices"]
         self.out("chosen", chosen["chosen"])
         return None
 
     def is_to_label(self) -> bool:
-        """Whether there is an engine."""
+        """Tell whether there is an engine."""
         return "label" in self.inputs and "code" in self.inputs.label
 
-    def label(self) -> dict[str, Any]:
+    def label(self) -> "dict[str, ProcessNode]":
         """Label what was chosen."""
-        indices: List = self.ctx.indices
         inputs = self.exposed_inputs(LabelWorkChain, "label")
-        inputs |= {"structures": self.inputs.structures, "indices": indices}
+        inputs |= {"structures": self.inputs.structures, "indices": self.ctx.indices}
         return {"labels": submit_once(self, "label", LabelWorkChain, **inputs)}
 
     def compare(self) -> ExitCode | None:
@@ -166,21 +167,7 @@ class ScreenWorkChain(WorkChain):
         for name, node in self.exposed_outputs(run, LabelWorkChain).items():
             self.out(name, node)
         if "labelled" not in run.outputs:
-            failed: ExitCode = self.exit_codes.ERROR_LABELS_FAILED.format(reason=run.exit_message)
-            return failed
-        self.out(
-            "agreement",
-            call_once(self, "agreement", agreement, predictions=self._predictions(), labelled=run.outputs.labelled),
-        )
+            return self.exit_codes("ERROR_LABELS_FAILED").format(reason=run.exit_message)
+        inputs = {"predictions": self.ctx.predictions, "labelled": run.outputs.labelled}
+        self.out("agreement", call_once(self, "agreement", prediction_errors, **inputs))
         return None
-
-    def _predictions(self) -> Any:
-        """Those to rank by; an exit code where the model has no such property."""
-        outputs = self.ctx.prediction.outputs
-        if "predictions" in outputs:
-            return outputs.predictions
-        asked = self.inputs.property.value.replace("-", "_") if "property" in self.inputs else "(not said)"
-        known = sorted(outputs.by_model)
-        if asked in known:
-            return outputs.by_model[asked]
-        return self.exit_codes.ERROR_NO_SUCH_PROPERTY.format(property=asked, known=", ".join(known))

@@ -1,32 +1,31 @@
-"""A cathode from its name: supercell, order of the metals, lithium removed; what was realised beside what was asked."""
+"""Build a cathode from its name: supercell, order of the metals, lithium removed, and what was realised."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import comb
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from ase import Atoms
 
+from cgcnn_ase.cathodes.arrangement import (
+    ewald_removal,
+    fingerprint,
+    n_orderings,
+    random_ordering,
+    random_removal,
+    sqs_ordering,
+)
 from cgcnn_ase.cathodes.composition import format_oxidation_states, oxidation_states, parse_cathode, whole_numbers
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
-from cgcnn_ase.cathodes.lithium import ewald_removal, random_removal
-from cgcnn_ase.cathodes.ordering import fingerprint, n_orderings, random_ordering, sqs_ordering
 from cgcnn_ase.cathodes.supercells import cathode_supercell
-
-if TYPE_CHECKING:
-    from ase.calculators.calculator import BaseCalculator
-
-    from cgcnn_ase.energies.ensemble_energy import EnergyModel
-    from cgcnn_ase.models.crystal_model import CrystalModel
-
-    Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.structures.composition import parse_formula
 
 Ordering = Literal["random", "sqs", "lowest"]
 LiRemoval = Literal["random", "ewald", "lowest"]
 
-#: tries for each structure that shall differ from the others
+# tries for each structure that shall differ from the others
 _TRIES = 20
 
 
@@ -38,7 +37,7 @@ def build_cathode(
     ordering: Ordering = "random",
     li_vacancy: float = 0.0,
     li_removal: LiRemoval = "random",
-    model: "Model | None" = None,
+    model: EnergySource | None = None,
     n_candidates: int = 20,
     tolerance: float = 0.02,
     seed: int = 42,
@@ -97,7 +96,7 @@ def cathodes(
     ordering: Ordering = "random",
     li_vacancy: float = 0.0,
     li_removal: LiRemoval = "random",
-    model: "Model | None" = None,
+    model: EnergySource | None = None,
     n_candidates: int = 20,
     tolerance: float = 0.02,
     seed: int = 42,
@@ -126,7 +125,7 @@ def cathodes(
 
 
 def cathode_ids(structures: Sequence[Atoms]) -> list[str]:
-    """What structures of one cathode are called, in order: ``NCM811_000``, ``NCM811_001``, ..."""
+    """Ids of the structures of one cathode, in order: ``NCM811_000``, ``NCM811_001``, ..."""
     width = max(3, len(str(len(structures) - 1)))
     return [f"{atoms.info['cathode']}_{k:0{width}d}".replace(" ", "-") for k, atoms in enumerate(structures)]
 
@@ -161,7 +160,7 @@ class _Recipe:
         ordering: Ordering,
         li_vacancy: float,
         li_removal: LiRemoval,
-        model: "Model | None",
+        model: EnergySource | None,
         n_candidates: int,
         tolerance: float,
     ) -> None:
@@ -171,10 +170,9 @@ class _Recipe:
             raise ValueError(f"li_vacancy {li_vacancy:g}: the part of the lithium to remove is 0 to 1")
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance {tolerance:g}: it is 0 to 1, the largest error of a share")
-        if n_candidates < 1:
-            raise ValueError(f"n_candidates must be at least 1, not {n_candidates}")
-        if n_atoms < 1:
-            raise ValueError(f"n_atoms must be at least 1, not {n_atoms}")
+        for what, number in (("n_candidates", n_candidates), ("n_atoms", n_atoms)):
+            if number < 1:
+                raise ValueError(f"{what} must be at least 1, not {number}")
         if "lowest" in (ordering, li_removal) and model is None:
             raise ValueError("'lowest' needs a model that gives the energies, such as formation-energy-per-atom")
         self.cathode = parse_cathode(name)
@@ -246,10 +244,8 @@ class _Recipe:
         }
 
 
-def _lowest(model: "Model") -> Callable[[list[Atoms]], Atoms]:
-    """What picks the structure of lowest energy."""
-    from cgcnn_ase.energies.energy_model import as_energy_model
-
+def _lowest(model: EnergySource) -> Callable[[list[Atoms]], Atoms]:
+    """Make the function that picks the structure of lowest energy."""
     energy_model = as_energy_model(model)
     return lambda structures: structures[int(np.argmin(energy_model.energies(structures).energies))]
 
@@ -260,8 +256,6 @@ def _check(value: str, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _oxygen(formula: str) -> float:
-    from cgcnn_ase.structures.composition import parse_formula
-
     amounts: Mapping[str, float] = parse_formula(formula) or {}
     return amounts["O"]
 

@@ -1,4 +1,4 @@
-"""From the name of a cathode to its composition and lattice, and the whole numbers of atoms that a supercell takes."""
+"""Composition of a cathode: from its name, in whole numbers of atoms, and with the charges of its elements."""
 
 import re
 from collections.abc import Mapping
@@ -8,72 +8,30 @@ from math import floor
 from cgcnn_ase.cathodes.lattices import FIXED, LAYERED, Lattice, cathode_names, layered
 from cgcnn_ase.structures.composition import parse_formula
 
-#: fixed charges
-_FIXED = {"Li": 1.0, "Al": 3.0, "P": 5.0}
-
-#: lowest and highest charge of the others, in the order in which they are oxidised: Mn gives its fourth electron to Ni
-#: (Ni2+ beside Mn4+), Co3+ is oxidised after nickel, and oxygen when no metal is left
-_VARIABLE = {"Mn": (3.0, 4.0), "Ni": (2.0, 4.0), "Fe": (2.0, 3.0), "Co": (3.0, 4.0), "O": (-2.0, -1.0)}
-
-
-def oxidation_states(counts: Mapping[str, int]) -> dict[str, float]:
-    """The mean formal charge of each element, e, in a neutral cell.
-
-    All metals start in their lowest state and are oxidised one element after the other: Mn to 4+, Ni to 4+, Fe to 3+,
-    Co to 4+, at last oxygen.
-
-    Parameters
-    ----------
-    counts
-        Atoms of each element in the cell.
-
-    Raises
-    ------
-    ValueError
-        If an element is none of a cathode's here, or no such states are neutral.
-    """
-    if unknown := sorted(set(counts) - set(_FIXED) - set(_VARIABLE)):
-        raise ValueError(f"no oxidation states are known for {', '.join(unknown)}")
-    states = {symbol: _FIXED.get(symbol, _VARIABLE.get(symbol, (0.0,))[0]) for symbol in counts}
-    missing = -sum(states[symbol] * n for symbol, n in counts.items())
-    if missing < -1e-9:
-        raise ValueError(f"no oxidation states make {_formula(counts)} neutral: it has too few anions")
-    for symbol, (low, high) in _VARIABLE.items():
-        if n := counts.get(symbol, 0):
-            taken = min(missing, (high - low) * n)
-            states[symbol] += taken / n
-            missing -= taken
-    if missing > 1e-9:
-        raise ValueError(f"no oxidation states make {_formula(counts)} neutral: it has too few cations")
-    return states
-
-
-def format_oxidation_states(states: Mapping[str, float]) -> str:
-    """As it is written: ``Li1+ Ni2.88+ O2-``."""
-    return " ".join(f"{symbol}{abs(round(q, 3)):g}{'-' if q < 0 else '+'}" for symbol, q in states.items())
-
-
-def _formula(counts: Mapping[str, int]) -> str:
-    return "".join(f"{symbol}{n}" for symbol, n in counts.items() if n)
-
-
 _SHORT = {"LNO": "LiNiO2", "LCO": "LiCoO2", "LMO": "LiMn2O4", "LFP": "LiFePO4", "NCA": "LiNi0.8Co0.15Al0.05O2"}
 
-#: the metals in the order in which the digits of a family give them
+# the metals in the order in which the digits of a family give them
 _FAMILIES = {"NCM": ("Ni", "Co", "Mn"), "NMC": ("Ni", "Mn", "Co"), "NCA": ("Ni", "Co", "Al")}
 _FAMILY = re.compile(r"(NCM|NMC|NCA)[ -]?(\d{3}|\d{6})", re.IGNORECASE)
 
-#: people write 0.33 for a third
+# people write 0.33 for a third
 _ROUNDED = 0.0101
+
+# fixed charges
+_FIXED = {"Li": 1.0, "Al": 3.0, "P": 5.0}
+
+# lowest and highest charge of the others, in the order in which they are oxidised: Mn gives its fourth electron to Ni
+# (Ni2+ beside Mn4+), Co3+ is oxidised after nickel, and oxygen when no metal is left
+_VARIABLE = {"Mn": (3.0, 4.0), "Ni": (2.0, 4.0), "Fe": (2.0, 3.0), "Co": (3.0, 4.0), "O": (-2.0, -1.0)}
 
 
 @dataclass(frozen=True)
 class Cathode:
-    """What is asked for: name, composition with all Li in place, share of each mixed metal, lattice."""
+    """Cathode that is asked for: name, composition with all Li in place, share of each mixed metal, lattice."""
 
     name: str
     formula: str
-    fractions: Mapping[str, float]  #: of the mixed metals, adding up to 1; empty where the structure has one metal
+    fractions: Mapping[str, float]  # of the mixed metals, adding up to 1; empty where the structure has one metal
     lattice: Lattice
 
 
@@ -140,7 +98,7 @@ def _layered(name: str, fractions: dict[str, float]) -> Cathode:
 
 
 def whole_numbers(fractions: Mapping[str, float], n_sites: int) -> dict[str, int]:
-    """How many of n sites each metal takes: nearest to its share, adding up to n (largest remainders)."""
+    """Number of n sites that each metal takes: nearest to its share, adding up to n (largest remainders)."""
     exact = {metal: share * n_sites for metal, share in fractions.items()}
     counts = {metal: floor(amount + 1e-9) for metal, amount in exact.items()}
     rest = sorted(exact, key=lambda metal: counts[metal] - exact[metal])
@@ -157,3 +115,34 @@ def deviation(fractions: Mapping[str, float], li_vacancy: float, n_metals: int, 
         return float("inf")
     differences = [abs(count / n_metals - fractions[metal]) for metal, count in counts.items()]
     return max([*differences, abs(vacancies / n_lithium - li_vacancy)])
+
+
+def oxidation_states(counts: Mapping[str, int]) -> dict[str, float]:
+    """The mean formal charge of each element, e, in a neutral cell, from the atoms of each element in it.
+
+    All metals start in their lowest state and are oxidised one element after the other: Mn to 4+, Ni to 4+, Fe to 3+,
+    Co to 4+, at last oxygen. A `ValueError` is raised where no such states are neutral, or an element is not known.
+    """
+    if unknown := sorted(set(counts) - set(_FIXED) - set(_VARIABLE)):
+        raise ValueError(f"no oxidation states are known for {', '.join(unknown)}")
+    states = {symbol: _FIXED.get(symbol, _VARIABLE.get(symbol, (0.0,))[0]) for symbol in counts}
+    missing = -sum(states[symbol] * n for symbol, n in counts.items())
+    if missing < -1e-9:
+        raise ValueError(f"no oxidation states make {_formula(counts)} neutral: it has too few anions")
+    for symbol, (low, high) in _VARIABLE.items():
+        if n := counts.get(symbol, 0):
+            taken = min(missing, (high - low) * n)
+            states[symbol] += taken / n
+            missing -= taken
+    if missing > 1e-9:
+        raise ValueError(f"no oxidation states make {_formula(counts)} neutral: it has too few cations")
+    return states
+
+
+def format_oxidation_states(states: Mapping[str, float]) -> str:
+    """Oxidation states as they are written: ``Li1+ Ni2.88+ O2-``."""
+    return " ".join(f"{symbol}{abs(round(q, 3)):g}{'-' if q < 0 else '+'}" for symbol, q in states.items())
+
+
+def _formula(counts: Mapping[str, int]) -> str:
+    return "".join(f"{symbol}{n}" for symbol, n in counts.items() if n)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 CellParameters = tuple[float, float, float, float, float, float]
 Site = tuple[str, tuple[float, float, float]]
 
-#: tags of the sites in the atoms that :meth:`Lattice.atoms` makes
+# tags of the sites in the atoms that :meth:`Lattice.atoms` makes
 LITHIUM, METAL = 1, 2
 
 
@@ -24,7 +24,7 @@ class Lattice:
     sites: tuple[Site, ...]
     reference: str
     setting: int = 1
-    mixed: str = ""  #: the element on whose sites metals may mix
+    mixed: str = ""  # the element on whose sites metals may mix
 
     def atoms(self, *, primitive: bool) -> "Atoms":
         """The conventional or the primitive cell; sites of Li have the tag 1, those where metals mix 2."""
@@ -64,14 +64,14 @@ _LIALO2 = _layered(
     "LiAlO2", "Al", 2.8003, 14.216, 0.238,
     "alpha-LiAlO2: Marezio and Remeika, J. Chem. Phys. 44, 3143 (1966)",
 )  # fmt: skip
-#: the layered oxide of Mn4+ beside Ni2+; used for the end member below only
+# the layered oxide of Mn4+ beside Ni2+; used for the end member below only
 _LINI05MN05O2 = _layered(
     "LiNi0.5Mn0.5O2", "Mn", 2.892, 14.301, 0.242,
     "cell: Makimura and Ohzuku, J. Power Sources 119-121, 156 (2003); oxygen: Kobayashi et al., J. Mater. Chem. 13, "
     "590 (2003)",
 )  # fmt: skip
 
-#: structures that hold for one composition only
+# structures that hold for one composition only
 FIXED: dict[str, Lattice] = {
     "LiMnO2": Lattice(
         "LiMnO2", 12, (5.4387, 2.80857, 5.3878, 90.0, 116.006, 90.0),
@@ -117,18 +117,12 @@ def _parameters(lattice: Lattice) -> tuple[float, float, float]:
     return lattice.cell[0], lattice.cell[2], lattice.sites[2][1][2]
 
 
-#: end members of the layered oxides by their metal
+# end members of the layered oxides by their metal
 LAYERED: dict[str, Lattice] = {"Ni": _LINIO2, "Co": _LICOO2, "Mn": _hypothetical_limno2(), "Al": _LIALO2}
 
 
 def layered(fractions: Mapping[str, float]) -> Lattice:
-    """The layered oxide of several metals: cell and oxygen height by Vegard's law.
-
-    Parameters
-    ----------
-    fractions
-        Share of each metal (Ni, Co, Mn, Al); they add up to 1.
-    """
+    """The layered oxide of several metals (Ni, Co, Mn, Al) by their shares: cell and oxygen height by Vegard's law."""
     present = {metal: share for metal, share in fractions.items() if share > 0}
     if len(present) == 1:
         return LAYERED[next(iter(present))]

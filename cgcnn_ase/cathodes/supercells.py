@@ -1,4 +1,4 @@
-"""Which supercell: one that can hold the composition, near the size asked for, and compact."""
+"""Supercell of a cathode: it can hold the composition, has about the size asked for, and is compact."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from cgcnn_ase.cathodes.composition import Cathode, deviation, whole_numbers
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 
-#: a supercell with no share further from the asked one than this is exact
+# a supercell with no share further from the asked one than this is exact
 _EXACT = 1e-9
-#: supercells within this factor of the size asked for are considered
+# supercells within this factor of the size asked for are considered
 _WINDOW = 2.0
-#: of more primitive cells there are too many shapes to try
+# of more primitive cells there are too many shapes to try
 _LARGEST = 128
-#: up to so many primitive cells it is said which supercell could hold the composition
+# up to so many primitive cells it is said which supercell could hold the composition
 _MOST_CELLS = 2000
 
 
@@ -31,12 +31,7 @@ class CathodeSupercell(NamedTuple):
 
 
 def cathode_supercell(
-    cathode: Cathode,
-    li_vacancy: float,
-    *,
-    repeats: int | tuple[int, int, int] | None,
-    n_atoms: int,
-    tolerance: float,
+    cathode: Cathode, li_vacancy: float, *, repeats: int | tuple[int, int, int] | None, n_atoms: int, tolerance: float
 ) -> CathodeSupercell:
     """The supercell asked for, or the most compact one of about n_atoms that holds the composition.
 
@@ -72,12 +67,12 @@ def _n_cells(cathode: Cathode, li_vacancy: float, primitive: Atoms, n_atoms: int
         )
     low = max(1, int(n_atoms / _WINDOW / size))
     high = max(1, min(_LARGEST, int(n_atoms * _WINDOW / size)))
-    result = {n: _off(cathode, li_vacancy, primitive, n) for n in range(low, high + 1)}
-    fitting = [n for n, off in result.items() if off <= tolerance]
+    errors = {n: _off(cathode, li_vacancy, primitive, n) for n in range(low, high + 1)}
+    fitting = [n for n, off in errors.items() if off <= tolerance]
     if not fitting:
         what = f"a supercell of {n_atoms / _WINDOW:.0f} to {n_atoms * _WINDOW:.0f} atoms"
         raise ValueError(_cannot(cathode, li_vacancy, primitive, tolerance, what, None))
-    return min(fitting, key=lambda n: (result[n] > _EXACT, abs(n * size - n_atoms), n))
+    return min(fitting, key=lambda n: (errors[n] > _EXACT, abs(n * size - n_atoms), n))
 
 
 def _off(cathode: Cathode, li_vacancy: float, atoms: Atoms, n: int) -> float:
@@ -105,16 +100,8 @@ def _cannot(
 def compact_matrix(cell: npt.ArrayLike, n_cells: int) -> Ints:
     """The supercell of n primitive cells whose periodic images are furthest apart.
 
-    Parameters
-    ----------
-    cell
-        (3, 3) primitive vectors as rows, Å.
-    n_cells
-        How many of them.
-
-    Returns
-    -------
-    (3, 3) integers: the supercell's vectors, Minkowski reduced and right-handed, in units of the primitive ones.
+    From the (3, 3) primitive vectors, Å, as rows; (3, 3) integers: the supercell's vectors, Minkowski reduced and
+    right-handed, in units of the primitive ones.
     """
     vectors = np.asarray(cell, dtype=float)
     points, lengths = _lattice_points(vectors, n_cells)
@@ -153,7 +140,7 @@ def _lattice_points(vectors: Floats, n_cells: int) -> tuple[Ints, Floats]:
 
 
 def _on_lattice(points: Ints, inverse: Floats) -> Bools:
-    """Which points are whole numbers of the supercell's vectors."""
+    """Mask of the points that are whole numbers of the supercell's vectors."""
     inside = points @ inverse
     return np.asarray((np.abs(inside - np.rint(inside)) < 1e-6).all(axis=1))
 

@@ -11,140 +11,49 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import gcd
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.ensemble_energy import Combination, Energies, EnergyModel
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.interface import Combination, Energies
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-Ion = str
-
-#: ions of charge 1, for which one ion is one electron
+# ions of charge 1, for which one ion is one electron
 IONS = ("Li", "Na", "K")
 
-
-class Framework(NamedTuple):
-    """The atoms of a cell other than the ion.
-
-    One unit is the reduced formula with all metals counted together: MO2 for LiCoO2 and for NCM811, MPO4 for LiFePO4,
-    MO2 (not M2O4) for LiMn2O4.
-    """
-
-    counts: dict[str, int]  #: atoms in the cell, without the ion
-    n_ions: int  #: ions in the cell
-    n_units: int  #: units in the cell
-
-    @property
-    def x(self) -> float:
-        """Ions a unit."""
-        return self.n_ions / self.n_units
-
-    @property
-    def formula(self) -> str:
-        """One unit, with the shares of its metals."""
-        order = sorted(self.counts, key=lambda symbol: (not _is_metal(symbol), symbol == "O", symbol))
-        amounts = {symbol: self.counts[symbol] / self.n_units for symbol in order}
-        return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
-
-    def same_as(self, other: "Framework") -> bool:
-        """Whether both have the same composition; the cells may differ in size."""
-        return {s: n * other.n_units for s, n in self.counts.items()} == {
-            s: n * self.n_units for s, n in other.counts.items()
-        }
-
-
-def framework(atoms: "Atoms", ion: Ion) -> Framework:
-    """The framework of a cell.
-
-    Raises
-    ------
-    ValueError
-        If the ion has not the charge 1, or there is nothing but the ion.
-    """
-    if ion not in IONS:
-        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
-    counts = Counter(atoms.get_chemical_symbols())
-    n_ions = counts.pop(ion, 0)
-    if not counts:
-        raise ValueError(f"{atoms.get_chemical_formula()} holds nothing but {ion}: there is no framework")
-    metals = sum(n for symbol, n in counts.items() if _is_metal(symbol))
-    others = [n for symbol, n in counts.items() if not _is_metal(symbol)]
-    return Framework(dict(counts), n_ions, gcd(metals, *others))
-
-
-def _is_metal(symbol: str) -> bool:
-    from pymatgen.core import Element
-
-    return bool(Element(symbol).is_metal)
-
-
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
-
-    from cgcnn_ase.models.crystal_model import CrystalModel
-
-    Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
-
-#: phases this little above the hull (eV a unit) count as on it
+# phases this little above the hull (eV a unit) count as on it
 _ON_HULL = 1e-9
 
 
 @dataclass(frozen=True)
 class Voltage:
-    """The average voltage between two contents of the ion.
+    """The average voltage between two contents of the ion."""
 
-    Attributes
-    ----------
-    x_from, x_to
-        Ions a unit of the framework, x_from > x_to: the cell is charged from one to the other.
-    voltage
-        V, against the metal of the ion.
-    std
-        One standard deviation, V, of what the members of the ensemble say; None without an ensemble.
-    members
-        What each member says, V; None without an ensemble.
-    """
-
+    # x_from, x_to: ions a unit of the framework, x_from > x_to: the cell is charged from one to the other
     x_from: float
     x_to: float
-    voltage: float
-    std: float | None
-    members: tuple[float, ...] | None
+    voltage: float  # V, against the metal of the ion
+    std: float | None  # one standard deviation over the members of the ensemble, V; None without an ensemble
+    members: tuple[float, ...] | None  # by each member, V; None without an ensemble
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One structure of a series.
+    """One structure of a series."""
 
-    Attributes
-    ----------
-    index
-        Its place in the series given.
-    x
-        Ions a unit of the framework.
-    formation_energy, std
-        eV a unit, against the structures of least and most ions.
-    above_hull
-        eV a unit; 0 on the hull.
-    """
-
-    index: int
-    x: float
+    index: int  # its place in the series given
+    x: float  # ions a unit of the framework
+    # formation_energy, std: eV a unit, against the structures of least and most ions
     formation_energy: float
     std: float | None
-    above_hull: float
+    above_hull: float  # eV a unit; 0 on the hull
 
     @property
     def is_stable(self) -> bool:
-        """Whether it lies on the hull."""
+        """True where it lies on the hull."""
         return self.above_hull <= _ON_HULL
 
 
@@ -154,11 +63,11 @@ class VoltageCurve:
 
     phases: tuple[Phase, ...]
     steps: tuple[Voltage, ...]
-    unit: str  #: formula of one unit of the framework
+    unit: str  # formula of one unit of the framework
     ion: str
     model: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
@@ -166,7 +75,7 @@ class VoltageCurve:
 def average_voltage(
     lithiated: "Atoms",
     delithiated: "Atoms",
-    model: "Model" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     lithium: "float | Atoms | None" = None,
     ion: str = "Li",
@@ -196,27 +105,16 @@ def average_voltage(
 
 def voltage_curve(
     structures: "Sequence[Atoms]",
-    model: "Model" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     lithium: "float | Atoms | None" = None,
     ion: str = "Li",
 ) -> VoltageCurve:
-    """Stable phases and voltage steps of a series of structures of one framework.
+    """Find the stable phases and voltage steps of a series of structures of one framework.
 
-    The formation energies against the structures of least and most Li have a lower convex hull; between two
-    neighbours on it both phases coexist at one voltage.
-
-    Parameters
-    ----------
-    structures
-        At least two, of at least two contents of Li; several of one content are orderings, of which the lowest counts.
-    model, lithium, ion
-        As for :func:`average_voltage`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`average_voltage`.
+    The formation energies against the structures of least and most Li have a lower convex hull; between two neighbours
+    on it both phases coexist at one voltage. There are at least two contents of Li; several structures of one content
+    are orderings, of which the lowest counts. Other parameters and errors are those of :func:`average_voltage`.
     """
     series = _Series(structures, model, lithium, ion)
     order = sorted(range(len(series.x)), key=lambda k: (series.x[k], series.per_unit[k]))
@@ -238,7 +136,7 @@ class _Series:
     """Cells of one framework with their energies, and that of the metal."""
 
     def __init__(
-        self, structures: "Sequence[Atoms]", model: "Model", lithium: "float | Atoms | None", ion: str
+        self, structures: "Sequence[Atoms]", model: EnergySource, lithium: "float | Atoms | None", ion: str
     ) -> None:
         self.frameworks = [framework(atoms, ion) for atoms in structures]
         self.x = [result.x for result in self.frameworks]
@@ -256,13 +154,13 @@ class _Series:
         change = self.x[rich] - self.x[poor]
         c = self._weights({rich: -1 / change, poor: 1 / change})
         c[self.n :] += self.metal_weights
-        result = self.energies.combine(c)
+        sum_ = self.energies.combine(c)
         return Voltage(
             x_from=self.x[rich],
             x_to=self.x[poor],
-            voltage=result.value + self.metal,
-            std=result.std,
-            members=None if result.members is None else tuple(m + self.metal for m in result.members),
+            voltage=sum_.value + self.metal,
+            std=sum_.std,
+            members=None if sum_.members is None else tuple(m + self.metal for m in sum_.members),
         )
 
     def formation(self, k: int, first: int, last: int) -> Combination:
@@ -321,3 +219,58 @@ def _lower_hull(points: list[tuple[float, float, int]]) -> list[int]:
             hull.pop()
         hull.append((x, y, label))
     return [label for _, _, label in hull]
+
+
+class Framework(NamedTuple):
+    """The atoms of a cell other than the ion.
+
+    One unit is the reduced formula with all metals counted together: MO2 for LiCoO2 and for NCM811, MPO4 for LiFePO4,
+    MO2 (not M2O4) for LiMn2O4.
+    """
+
+    counts: dict[str, int]  # atoms in the cell, without the ion
+    n_ions: int  # ions in the cell
+    n_units: int  # units in the cell
+
+    @property
+    def x(self) -> float:
+        """Ions a unit."""
+        return self.n_ions / self.n_units
+
+    @property
+    def formula(self) -> str:
+        """One unit, with the shares of its metals."""
+        order = sorted(self.counts, key=lambda symbol: (not _is_metal(symbol), symbol == "O", symbol))
+        amounts = {symbol: self.counts[symbol] / self.n_units for symbol in order}
+        return "".join(s + ("" if n == 1 else f"{round(n, 3):g}") for s, n in amounts.items())
+
+    def same_as(self, other: "Framework") -> bool:
+        """Compare two compositions; the cells may differ in size."""
+        return {s: n * other.n_units for s, n in self.counts.items()} == {
+            s: n * self.n_units for s, n in other.counts.items()
+        }
+
+
+def framework(atoms: "Atoms", ion: str) -> Framework:
+    """The framework of a cell.
+
+    Raises
+    ------
+    ValueError
+        If the ion has not the charge 1, or there is nothing but the ion.
+    """
+    if ion not in IONS:
+        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
+    counts = Counter(atoms.get_chemical_symbols())
+    n_ions = counts.pop(ion, 0)
+    if not counts:
+        raise ValueError(f"{atoms.get_chemical_formula()} holds nothing but {ion}: there is no framework")
+    metals = sum(n for symbol, n in counts.items() if _is_metal(symbol))
+    others = [n for symbol, n in counts.items() if not _is_metal(symbol)]
+    return Framework(dict(counts), n_ions, gcd(metals, *others))
+
+
+def _is_metal(symbol: str) -> bool:
+    from pymatgen.core import Element
+
+    return bool(Element(symbol).is_metal)

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,9 +14,11 @@ from cgcnn_ase.cli.options import repeats
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: file endings by format
+    from cgcnn_ase.cathodes.build import LiRemoval, Ordering
+
+# file endings by format
 _ENDINGS = {"extxyz": ".extxyz", "cif": ".cif", "vasp": ".vasp"}
-#: columns of manifest.csv; those from ``atoms.info`` keep their names
+# columns of manifest.csv; those from ``atoms.info`` keep their names
 _COLUMNS = (
     "id", "cathode", "composition_asked", "composition", "li_content", "li_vacancy_asked", "li_vacancy", "ordering",
     "li_removal", "seed", "supercell", "n_atoms", "oxidation_states", "reference", "file",
@@ -72,9 +74,9 @@ def cathode(
                 num=num,
                 supercell=repeats(supercell),
                 n_atoms=n_atoms,
-                ordering=ordering,  # type: ignore[arg-type]  # checked there
+                ordering=cast("Ordering", ordering),
                 li_vacancy=li_vacancy,
-                li_removal=li_removal,  # type: ignore[arg-type]
+                li_removal=cast("LiRemoval", li_removal),
                 model=model if "lowest" in (ordering, li_removal) else None,
                 n_candidates=n_candidates,
                 tolerance=tolerance,
@@ -89,7 +91,7 @@ def cathode(
     echo_stderr(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
 
 
-def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, Any]]:
+def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, object]]:
     """The files and the manifest; its rows."""
     from ase.io import write
 
@@ -111,7 +113,7 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
     return rows
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(rows: list[dict[str, object]]) -> None:
     import sys
 
     from rich.console import Console

@@ -1,17 +1,27 @@
 """``cgcnn-ase defects``."""
 
-from collections.abc import Iterator, Sequence
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import Dopants, Elements
+from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
     from cgcnn_ase.defects.generate import Repeats
+    from cgcnn_ase.defects.manifest import Manifest
     from cgcnn_ase.defects.plan import Defect
+
+MANIFEST = "manifest.csv"
+
+# rows of the table; the manifest has all
+_MAX_ROWS = 100
 
 _SINGLE = "vacancy, antisite, substitution, interstitial"
 
@@ -85,7 +95,6 @@ def defects(
         if file_format not in ("extxyz", "cif", "vasp"):
             raise ValueError(f"--format {file_format}: allowed are extxyz, cif, vasp")
         path, repeats = _host_and_supercell(structure, supercell)
-        from cgcnn_ase.cli.defect_output import DefectFolder, print_json, print_table
         from cgcnn_ase.cli.options import one_structure
         from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
@@ -96,13 +105,13 @@ def defects(
             range=pair_range, of=complex_of or "vacancy", size=size, cutoff=cutoff, interstitials=interstitials,
             min_radius=min_radius, charges=charges, distort=distort, bond_distortion=bond_distortion,
         )  # fmt: skip
-        result = generate_defects(host, options, name=name)
-        folder = DefectFolder(output, file_format, overwrite=overwrite)
-        manifests = folder.write(_with_progress(result, num))
+        generated = generate_defects(host, options, name=name)
+        folder = _DefectFolder(output, file_format, overwrite=overwrite)
+        manifests = folder.write(with_progress(generated, "Defects", num))
         if as_json:
-            print_json(manifests)
+            typer.echo(json.dumps([manifest.to_info()["defect"] for manifest in manifests], indent=1))
         else:
-            print_table(manifests)
+            _print_table(manifests)
         echo_stderr(f"{len(manifests)} structures and manifest.csv in {output}")
 
 
@@ -125,17 +134,106 @@ def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[s
     return files[0], numbers[0] if len(numbers) == 1 else numbers
 
 
-def _with_progress(result: "Iterator[Defect]", total: int | None) -> "Iterator[Defect]":
-    """Show a progress bar where somebody is looking."""
-    if not is_terminal():
-        yield from result
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class _DefectFolder:
+    """A folder for defects.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("Defects", total=total)
-        for defect in result:
-            progress.advance(task)
-            yield defect
+    Parameters
+    ----------
+    path
+        The folder; it is made where there is none.
+    file_format
+        ``extxyz``, ``cif`` or ``vasp``: also the suffix of the files.
+    overwrite
+        Whether it may hold something; the files of an earlier run are removed.
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or is not empty and may not be.
+    """
+
+    def __init__(self, path: Path, file_format: str, *, overwrite: bool = False) -> None:
+        self.path, self.file_format = path, file_format
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--output {path}: is a file; name a folder")
+        if path.is_dir() and any(path.iterdir()):
+            if not overwrite:
+                raise ValueError(f"--output {path}: is not empty; name another folder, or add --overwrite")
+            self._clear()
+        path.mkdir(parents=True, exist_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what an earlier run wrote, going by its manifest."""
+        manifest = self.path / MANIFEST
+        if not manifest.exists():
+            return
+        from cgcnn_ase.defects.manifest import read_manifest
+
+        for row in read_manifest(manifest):
+            for suffix in ("extxyz", "cif", "vasp"):
+                (self.path / f"{Path(row.id).name}.{suffix}").unlink(missing_ok=True)
+        manifest.unlink()
+
+    def write(self, defects: "Iterable[Defect]") -> "list[Manifest]":
+        """Write each defect as it comes; all manifests.
+
+        Raises
+        ------
+        ValueError
+            If the format needs a cell that a structure has not.
+        """
+        from cgcnn_ase.defects.manifest import write_manifest
+
+        manifests: list[Manifest] = []
+        stream = iter(defects)
+        first = next(stream, None)  # what goes wrong at once leaves no file
+
+        def rows() -> "Iterator[Manifest]":
+            for defect in chain(() if first is None else (first,), stream):
+                self._write_one(defect)
+                manifests.append(defect.manifest)
+                yield defect.manifest
+
+        write_manifest(self.path / MANIFEST, rows())
+        return manifests
+
+    def _write_one(self, defect: "Defect") -> None:
+        import ase.io
+
+        atoms, manifest = defect
+        if self.file_format != "extxyz" and atoms.cell.rank < 3:
+            raise ValueError(f"--format {self.file_format}: needs a cell vector in each direction; use extxyz")
+        options = {"sort": True, "direct": True} if self.file_format == "vasp" else {}
+        ase.io.write(self.path / f"{manifest.id}.{self.file_format}", atoms, format=self.file_format, **options)
+
+
+def _print_table(manifests: "Sequence[Manifest]") -> None:
+    """A table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    numbers = ("multiplicity", "atoms", "distance", "image distance")
+    columns = ["id", "kind", "site", "multiplicity", "formula", "atoms", "image distance"]
+    if any(manifest.distance for manifest in manifests):
+        columns.insert(4, "distance")
+    if any(manifest.charges for manifest in manifests):
+        columns.append("charges")
+    table = Table()
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    for manifest in manifests[:_MAX_ROWS]:
+        cells = {
+            "id": manifest.id,
+            "kind": manifest.kind,
+            "site": "" if manifest.site_index is None else f"{manifest.site_index} {manifest.wyckoff}",
+            "multiplicity": str(manifest.multiplicity),
+            "formula": manifest.formula,
+            "atoms": str(manifest.n_atoms),
+            "distance": "" if manifest.distance is None else f"{manifest.distance:.2f} Å",
+            "image distance": f"{manifest.image_distance:.2f} Å",
+            "charges": " ".join(f"{charge:+d}" if charge else "0" for charge in manifest.charges),
+        }
+        table.add_row(*(cells[column] for column in columns))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if len(manifests) > _MAX_ROWS:
+        echo_stderr(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")

@@ -10,14 +10,13 @@ import typer
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
-    from cgcnn_ase.sources.client import Query, ReferenceClient
+    from cgcnn_ase.sources.client import Bounds, ReferenceClient
 
-#: refused records that are named one by one; all of them are in refused.csv
+# refused records that are named one by one; all of them are in refused.csv
 _NAMED = 10
 
-#: what is fetched where nothing is said
+# what is fetched where nothing is said
 _FIELDS = ("formation_energy_per_atom", "energy_above_hull", "band_gap")
-_THERMO_TYPE = "GGA_GGA+U"
 
 
 def fetch(
@@ -26,7 +25,7 @@ def fetch(
         str,
         typer.Option(
             help="The database: mp (the Materials Project), an OPTIMADE provider (oqmd, jarvis, aflow, alexandria, "
-            "mc3d, ...), or the URL of any OPTIMADE server."
+            "mc3d, ...), the URL of any OPTIMADE server, or a source of another package."
         ),
     ] = "mp",
     ids: Annotated[list[str] | None, typer.Option(help="Records by name, as mp-149.")] = None,
@@ -63,12 +62,12 @@ def fetch(
         ),
     ] = None,
     thermo_type: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Of the Materials Project: functional and corrections of the energies; GGA_GGA+U, R2SCAN or "
-            "GGA_GGA+U_R2SCAN."
+            "GGA_GGA+U_R2SCAN.  [default: GGA_GGA+U]"
         ),
-    ] = _THERMO_TYPE,
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Another address of the interface.", show_default=False)] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of the pages that are kept.  [default: ~/.cache/cgcnn-ase/reference]")
@@ -90,6 +89,7 @@ def fetch(
     with errors_as_usage():
         from cgcnn_ase.sources.client import Query
         from cgcnn_ase.sources.fetch import fetch as fetch_records
+        from cgcnn_ase.sources.registry import open_client
 
         query = Query(
             ids=_several(ids),
@@ -102,8 +102,11 @@ def fetch(
             max_atoms=max_atoms,
             limit=limit,
         )
-        extra_properties = dict(_property(text) for text in properties or ())
-        client = _client(provider, query, extra_properties, thermo_type=thermo_type, endpoint=endpoint)
+        extra = dict(_property(text) for text in properties or ())
+        client = open_client(
+            provider, query=query, url=endpoint, thermo_type=thermo_type, properties=extra,
+            ask_key=_ask_key if _somebody_types() else None,
+        )  # fmt: skip
         if not query.as_dict() and not offline:
             echo_stderr("no condition is given: this is the whole database")
         try:
@@ -111,7 +114,7 @@ def fetch(
                 client,
                 query,
                 output,
-                fields=_several(fields) or _default_fields(client, extra_properties),
+                fields=_several(fields) or _default_fields(client, extra),
                 cache=cache,
                 offline=offline,
                 progress=is_terminal(),
@@ -131,57 +134,13 @@ def fetch(
         raise typer.Exit(1)
 
 
-def _client(
-    provider: str,
-    query: "Query",
-    extra_properties: Mapping[str, tuple[str, str]],
-    *,
-    thermo_type: str,
-    endpoint: str | None,
-) -> "ReferenceClient":
-    if provider != "mp":
-        return _optimade(provider, query, extra_properties, thermo_type=thermo_type, url=endpoint)
-    if extra_properties:
-        raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
-    from cgcnn_ase.sources.materials_project import MaterialsProject
-
-    return MaterialsProject(endpoint=endpoint, thermo_type=thermo_type, ask_key=_ask_key if _somebody_types() else None)
-
-
 def _somebody_types() -> bool:
     return sys.stdin.isatty()
 
 
-def _optimade(
-    provider: str, query: "Query", extra_properties: Mapping[str, tuple[str, str]], *, thermo_type: str, url: str | None
-) -> "ReferenceClient":
-    from cgcnn_ase.sources.optimade import Optimade
-    from cgcnn_ase.sources.optimade.filter import optimade_filter
-    from cgcnn_ase.sources.optimade.providers import find_provider
-
-    if thermo_type != _THERMO_TYPE:
-        raise ValueError(
-            f"--thermo-type {thermo_type} is for --provider mp; of OPTIMADE take mp-optimade, mp-optimade-r2scan or "
-            "mp-optimade-mixed"
-        )
-    try:
-        known = find_provider(provider)
-    except ValueError as error:
-        raise ValueError(f"{error}; mp is the Materials Project's own interface") from None
-    client = Optimade(known, url=url, properties=extra_properties)
-    if not client.units:
-        raise ValueError(
-            f"{client.name}: no property is known; give --property NAME=FIELD:UNIT, as its server has them"
-        )
-    optimade_filter(query, client.provider.properties)  # a wrong question is told before anything is asked
-    return client
-
-
-def _default_fields(client: "ReferenceClient", extra_properties: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+def _default_fields(client: "ReferenceClient", extra: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
     """The usual properties that the database has, and the user's own; all that it has if it has none of these."""
-    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *extra_properties))) or tuple(
-        client.units
-    )
+    return tuple(dict.fromkeys((*(name for name in _FIELDS if name in client.units), *extra))) or tuple(client.units)
 
 
 def _ask_key() -> str:
@@ -190,11 +149,11 @@ def _ask_key() -> str:
 
 
 def _several(values: Sequence[str] | None) -> tuple[str, ...]:
-    """What is given several times, or with commas, each once."""
+    """Each once of the values that are given several times, or with commas."""
     return tuple(dict.fromkeys(part.strip() for text in values or () for part in text.split(",")))
 
 
-def _range(text: str) -> tuple[str, tuple[float | None, float | None]]:
+def _range(text: str) -> "tuple[str, Bounds]":
     """``band_gap=1:3``, ``band_gap=1:``, ``band_gap=:3``."""
     name, equals, bounds = text.partition("=")
     low, colon, high = bounds.partition(":")

@@ -7,7 +7,7 @@ import typer
 
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
-#: rows of each table on stdout
+# rows of each table on stdout
 _SHOWN = 10
 
 

@@ -9,10 +9,9 @@ import typer
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
-    from cgcnn_ase.optimization.records import Record
-    from cgcnn_ase.optimization.result import OptimisationResult
+    from cgcnn_ase.optimization.records import OptimisationResult, Record
 
-#: rows of the table on stdout, and failures that are named one by one
+# rows of the table on stdout, and failures that are named one by one
 _SHOWN, _NAMED = 10, 20
 
 

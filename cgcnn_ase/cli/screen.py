@@ -1,22 +1,23 @@
 """``cgcnn-ase screen``."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
 from cgcnn_ase.core.parallel import available_cores
+from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.defects.screening import HostResult, Ranking, Screened
 
-#: rows of the table on stdout
+# rows of the table on stdout
 _SHOWN = 20
 
 
@@ -74,7 +75,8 @@ def screen(
     Exit code 0: done; 1: some hosts failed, each named on stderr; 2: nothing could be done.
     """
     with errors_as_usage():
-        _check_output(output)
+        if (output / "ranking.csv").exists():
+            raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
         hosts, repeated, total = _hosts(
             host, repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
@@ -93,7 +95,9 @@ def screen(
         screening.check()
         failed: list[str] = []
         results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
-        ranking = Ranking(_with_progress(results, total, failed), n_lowest=top, n_uncertain=uncertain)
+        ranking = Ranking(
+            _screened(with_progress(results, "Screening", total), failed), n_lowest=top, n_uncertain=uncertain
+        )
         if not len(ranking):
             raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
         _write(ranking, output)
@@ -106,11 +110,6 @@ def screen(
         echo_stderr(problem)
     if failed:
         raise typer.Exit(1)
-
-
-def _check_output(output: Path) -> None:
-    if (output / "ranking.csv").exists():
-        raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
 
 
 def _hosts(
@@ -148,18 +147,12 @@ def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Ite
             yield name, atoms
 
 
-def _with_progress(results: "Iterator[HostResult]", total: int, failed: list[str]) -> "Iterator[Screened]":
-    """The defects of all hosts, with a progress bar where somebody is looking; note what failed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not is_terminal()) as progress:
-        task = progress.add_task("Screening", total=total)
-        for result in results:
-            progress.advance(task)
-            if result.error is not None:
-                failed.append(result.error)
-            yield from result.defects
+def _screened(results: "Iterable[HostResult]", failed: list[str]) -> "Iterator[Screened]":
+    """The defects of all hosts; notes what failed."""
+    for result in results:
+        if result.error is not None:
+            failed.append(result.error)
+        yield from result.defects
 
 
 def _potentials(items: Sequence[str] | None) -> dict[str, float] | None:
@@ -181,7 +174,7 @@ def _potentials(items: Sequence[str] | None) -> dict[str, float] | None:
 def _write(ranking: "Ranking", output: Path) -> None:
     from importlib.util import find_spec
 
-    from cgcnn_ase.defects.dft_folders import write_dft_folder
+    from cgcnn_ase.defects.screening import write_dft_folder
 
     output.mkdir(parents=True, exist_ok=True)
     ranking.to_frame().to_csv(output / "ranking.csv", index=False)
@@ -191,11 +184,11 @@ def _write(ranking: "Ranking", output: Path) -> None:
     if find_spec("matplotlib") is None:
         echo_stderr('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
         return
-    from cgcnn_ase.defects import ranking_plot as ranking_plots
-    from cgcnn_ase.plotting import model_plots as plots
+    from cgcnn_ase.defects import ranking_plot
+    from cgcnn_ase.plotting.model_plots import save
 
-    plots.save(ranking_plots.ranking(ranking.costs), output / "ranking.png")
-    plots.save(ranking_plots.histogram(ranking.costs), output / "histogram.png")
+    save(ranking_plot.ranking(ranking.costs), output / "ranking.png")
+    save(ranking_plot.histogram(ranking.costs), output / "histogram.png")
 
 
 def _show(ranking: "Ranking") -> None:

@@ -22,8 +22,7 @@ def voltage(
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option(help="Energies by a pretrained name, a model folder, chgnet, or stored (in the files)."),
+        str, typer.Option(help="Energies by a pretrained name, a model folder, chgnet, or stored (in the files).")
     ] = "formation-energy-per-atom",
     ion: Annotated[str, typer.Option(help="Li, Na or K.")] = "Li",
     metal: Annotated[

@@ -39,7 +39,8 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, group: str, builtin: Mapping[str, str] | None = None) -> None:
         self.kind, self.group = kind, group
         self._builtin = dict(builtin or {})
-        self._objects: dict[str, T] = {}
+        self._objects: dict[str, T] = {}  # registered
+        self._loaded: dict[str, T] = {}  # from modules
 
     def register(self, name: str) -> Callable[[U], U]:
         """Register a function or class under a name, as a decorator.
@@ -86,6 +87,8 @@ class Registry(Generic[T]):
         """
         if name in self._objects:
             return self._objects[name]
+        if name in self._loaded:
+            return self._loaded[name]
         if name in self._builtin:
             entry = EntryPoint(name, self._builtin[name], self.group)
         else:
@@ -97,7 +100,7 @@ class Registry(Generic[T]):
         except ImportError as error:
             message = f"{self.kind} {name!r} ({entry.value}) cannot be imported: {error}"
             raise ImportError(message, name=error.name) from error
-        self._objects[name] = item
+        self._loaded[name] = item
         return item
 
     def _entry_points(self) -> dict[str, EntryPoint]:

@@ -67,7 +67,7 @@ def _error_message(kind: type[object], problem: Mapping[str, object], path: str)
         return f"unknown setting {where}{choices(parts[-1], _fields(within[0]), guess=not strict)}"
     if reason in ("missing", "missing_argument"):
         return f"the setting {where} is missing"
-    if reason in ("model_type", "dict_type", "dataclass_type"):
+    if reason in ("model_type", "dict_type", "dataclass_type", "union_tag_not_found"):
         return f"{where}: must hold settings by name, not {got!r}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if reason == "value_error":

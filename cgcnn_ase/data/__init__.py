@@ -1,1 +1,1 @@
-"""Structures and targets for training."""
+"""Data sets on disk, their splits, and the graphs that training reads."""

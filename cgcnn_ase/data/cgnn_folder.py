@@ -11,12 +11,11 @@
     split is by composition.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,16 +24,20 @@ import torch
 from cgcnn_ase.core.arrays import Ints, Strings
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.data.dataset import hash_of_samples
+from cgcnn_ase.data.dataset import hash_of_samples, json_values
 from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepare import TaskName, asked_columns, target_specs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, renumbered
 from cgcnn_ase.structures.composition import composition_key
+from cgcnn_ase.structures.packed import read_npy_header
 
+# how such graphs were made; of the coordinator's settings none can differ
+GRAPH = GraphConfig(rule="coordinator")
+_LISTED = 10
 _CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ADMITTED = frozenset(
     {
@@ -44,65 +47,16 @@ _ADMITTED = frozenset(
         *((module, name) for module in _CORE for name in ("_reconstruct", "scalar")),
     }
 )
-
-#: what a damaged file makes the readers of zip, npy and pickle raise
+# what a damaged file makes the readers of zip, npy and pickle raise
 _DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, LookupError, TypeError, AttributeError)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays and plain Python values."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _UnsafeError(
-                f"it asks for {module}.{name}; only arrays, numbers, strings, lists and dicts are admitted"
-            )
-        return super().find_class(module, name)
-
-
-class _UnsafeError(Exception):
-    """The file asks for something that is not admitted."""
-
-
-def read_object(file: Path, name: str) -> Any:
-    """The object that ``numpy.savez(file, name=object)`` wrote, in Python 2 or 3.
-
-    Raises
-    ------
-    ValueError
-        If the file has no such array, is damaged, or asks for anything but plain data.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                result = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
-                raise _UnsafeError(f"it holds no {name}, but {result}")
-            with archive.open(f"{name}.npy") as stream:
-                version = np.lib.format.read_magic(stream)
-                header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = header(stream)
-                if shape != () or dtype != np.dtype(object):
-                    raise _UnsafeError(f"{name} is an array of the shape {shape}, not one object")
-                return _Unpickler(stream, encoding="latin1").load().item()
-    except _UnsafeError as error:
-        raise ValueError(f"{file}: {error}") from None
-    except _DAMAGED as error:
-        raise ValueError(f"{file}: damaged, or not written by numpy.savez ({error})") from error
-
-
-#: how such graphs were made; of the coordinator's settings none can differ
-GRAPH = GraphConfig(rule="coordinator")
-_LISTED = 10
 
 
 class _Graph(NamedTuple):
     """One crystal."""
 
-    numbers: Ints  #: (N,)
-    centers: Ints  #: (E,)
-    neighbors: Ints  #: (E,)
+    numbers: Ints  # (N,)
+    centers: Ints  # (E,)
+    neighbors: Ints  # (E,)
 
 
 def load_cgnn_folder(
@@ -192,24 +146,14 @@ def _single_column(numeric: list[str], file: Path) -> list[str]:
     return numeric
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{file}: not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise DatasetError(f"{file}: must hold values by name")
-    return read
-
-
 def _split(file: Path, n: int) -> Strings:
     """Name of the split of each row, empty where it is in none; without a file all rows are in one."""
     if not file.exists():
         return np.full(n, "train")
-    result = _json(file)
+    rows_of = json_values(file)
     split = np.full(n, "", dtype="<U5")
     for name in NAMES:
-        rows = _whole(result.get(name, []), f"{file}: {name}")
+        rows = _whole(rows_of.get(name, []), f"{file}: {name}")
         if len(rows) and (rows.min() < 0 or rows.max() >= n):
             raise DatasetError(f"{file}: {name}: there is no row {rows.max() if rows.max() >= n else rows.min()}; "
                                f"{CGNN_TARGETS} has {n}")  # fmt: skip
@@ -238,7 +182,7 @@ def _graphs(folder: Path, ids: list[str]) -> list[_Graph]:
 
 def _elements(file: Path) -> Ints:
     """Atomic number of each species."""
-    config = _json(file)
+    config = json_values(file)
     if "atomic_numbers" not in config:
         raise DatasetError(
             f"{file}: has no atomic_numbers, so that no species can be told which element it is; add the list of "
@@ -254,11 +198,11 @@ def _elements(file: Path) -> Ints:
     return numbers
 
 
-def _graph(result: Any, elements: Ints, where: str) -> _Graph:
-    if not isinstance(result, tuple | list) or len(result) != 2:
+def _graph(pair: object, elements: Ints, where: str) -> _Graph:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise DatasetError(f"{where}: not a pair of the nodes and their neighbours")
-    species = _whole(result[0], f"{where}: nodes")
-    lists = list(result[1])
+    species = _whole(pair[0], f"{where}: nodes")
+    lists = list(pair[1])
     if not len(species) or len(lists) != len(species):
         raise DatasetError(f"{where}: {len(species)} nodes with {len(lists)} lists of neighbours")
     _check_range(species, len(elements), f"{where}: node", f"{CGNN_CONFIG} has so many species")
@@ -274,12 +218,14 @@ def _check_range(values: Ints, n: int, where: str, reason: str) -> None:
         raise DatasetError(f"{where} {wrong} is not from 0 to {n - 1}: {reason}")
 
 
-def _whole(values: Any, where: str) -> Ints:
+def _whole(values: object, where: str) -> Ints:
     """A list of whole numbers."""
     try:
-        array = np.asarray(values if len(values) else np.zeros(0, dtype=np.int64))
-    except (TypeError, ValueError):
-        array = np.zeros(0)
+        array = np.asarray(values)
+    except ValueError:
+        array = np.zeros(())
+    if array.shape == (0,):
+        return np.zeros(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DatasetError(f"{where}: not a list of whole numbers")
     return array.astype(np.int64)
@@ -287,17 +233,55 @@ def _whole(values: Any, where: str) -> Ints:
 
 def _together(graphs: list[_Graph]) -> CrystalGraph:
     """All graphs side by side."""
-    n_nodes = np.array([len(graph.numbers) for graph in graphs])
-    n_edges = np.array([len(graph.centers) for graph in graphs])
-    shift = np.repeat(np.cumsum(n_nodes) - n_nodes, n_edges)
-    total = int(n_edges.sum())
-    return CrystalGraph(
-        numbers=torch.from_numpy(np.concatenate([graph.numbers for graph in graphs])),
-        centers=torch.from_numpy(np.concatenate([graph.centers for graph in graphs]) + shift),
-        neighbors=torch.from_numpy(np.concatenate([graph.neighbors for graph in graphs]) + shift),
-        distances=torch.full((total,), torch.nan),
-        angular=torch.zeros(total, 0),
-        multiplicity=torch.ones(int(n_nodes.sum())),
-        n_nodes=torch.from_numpy(n_nodes),
-        n_edges=torch.from_numpy(n_edges),
+    n_nodes, n_edges = (torch.tensor([len(graph[k]) for graph in graphs]) for k in (0, 1))
+    numbers, centers, neighbors = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*graphs, strict=True))
+    graph = CrystalGraph(
+        numbers=numbers,
+        centers=centers,
+        neighbors=neighbors,
+        distances=torch.full((len(centers),), torch.nan),
+        angular=torch.zeros(len(centers), 0),
+        multiplicity=torch.ones(len(numbers)),
+        n_nodes=n_nodes,
+        n_edges=n_edges,
     )
+    return renumbered(graph, 1)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds arrays and plain Python values."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in _ADMITTED:
+            raise _UnsafeError(
+                f"it asks for {module}.{name}; only arrays, numbers, strings, lists and dicts are admitted"
+            )
+        return super().find_class(module, name)
+
+
+class _UnsafeError(Exception):
+    """The file asks for something that is not admitted."""
+
+
+def read_object(file: Path, name: str) -> object:
+    """The object that ``numpy.savez(file, name=object)`` wrote, in Python 2 or 3.
+
+    Raises
+    ------
+    ValueError
+        If the file has no such array, is damaged, or asks for anything but plain data.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                others = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist()) or "nothing"
+                raise _UnsafeError(f"it holds no {name}, but {others}")
+            with archive.open(f"{name}.npy") as stream:
+                shape, _, dtype = read_npy_header(stream)
+                if shape != () or dtype != np.dtype(object):
+                    raise _UnsafeError(f"{name} is an array of the shape {shape}, not one object")
+                return _Unpickler(stream, encoding="latin1").load().item()
+    except _UnsafeError as error:
+        raise ValueError(f"{file}: {error}") from None
+    except _DAMAGED as error:
+        raise ValueError(f"{file}: damaged, or not written by numpy.savez ({error})") from error

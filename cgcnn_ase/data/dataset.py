@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,11 @@ class Dataset:
 
     ids: list[str]
     structures: Sequence[Geometry]
-    targets: Floats  #: (n, T) what is learned, each in its own unit; NaN where a structure has no label
-    split: Strings | None = None  #: (n,) "train", "val" or "test"; None where the source has none
-    columns: pd.DataFrame = field(default_factory=pd.DataFrame)  #: numbers (NaN: none) and text (empty: none), no id
+    targets: Floats  # (n, T) what is learned, each in its own unit; NaN where a structure has no label
+    split: Strings | None = None  # (n,) "train", "val" or "test"; None where the source has none
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)  # numbers (NaN: none) and text (empty: none), no id
     source: Path = Path("<memory>")
-    provenance: Mapping[str, object] | None = None  #: what ``provenance.json`` beside the data says
+    provenance: Mapping[str, object] | None = None  # what ``provenance.json`` beside the data says
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +77,7 @@ class Dataset:
 
     @cached_property
     def groups(self) -> list[str]:
-        """What a split keeps together: the reduced formula that the data set states, else the composition."""
+        """Names that a split keeps together: the reduced formula that the data set states, else the composition."""
         if _FORMULA in self.columns:
             return [str(formula) for formula in self.columns[_FORMULA]]
         return [composition_key(structure.numbers) for structure in self.structures]
@@ -174,7 +175,8 @@ def read_table(path: str | Path) -> Dataset:
             raise DatasetError(f"{csv}: is a file of structures; a data set is a folder with id_prop.csv or {_PACKED}")
         samples = read_id_prop(csv, ())
         data = Dataset(samples.ids, samples.structures, samples.labels, columns=_columns(samples), source=source)
-    return replace(data, structures=list(data.structures), provenance=_provenance(source))
+    about = (source if source.is_dir() else source.parent) / "provenance.json"
+    return replace(data, structures=list(data.structures), provenance=json_values(about) if about.exists() else None)
 
 
 def target_columns(path: str | Path) -> list[str]:
@@ -281,15 +283,18 @@ def _check_column(column: str, table: pd.DataFrame, source: Path) -> None:
         raise DatasetError(f"{source}: column {column!r} holds text, not numbers")
 
 
-def _provenance(source: Path) -> Mapping[str, object] | None:
-    """What ``provenance.json`` says, None where there is none."""
-    file = (source if source.is_dir() else source.parent) / "provenance.json"
-    if not file.exists():
-        return None
+def json_values(file: Path) -> dict[str, Any]:
+    """The values by name in a JSON file.
+
+    Raises
+    ------
+    DatasetError
+        If it is something else.
+    """
     try:
-        provenance = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"{file}: not JSON: {error}") from error
-    if not isinstance(provenance, dict):
+    if not isinstance(values, dict):
         raise DatasetError(f"{file}: must hold values by name")
-    return provenance
+    return values

@@ -9,7 +9,7 @@ SAMPLES, TARGETS = "samples.csv", "targets.npy"
 
 
 def is_cgnn_folder(path: Path) -> bool:
-    """Whether a folder is a data set of the CGNN code, complete or not."""
+    """Say whether a folder is a data set of the CGNN code, complete or not."""
     return (path / CGNN_GRAPHS).exists() or ((path / CGNN_TARGETS).exists() and (path / CGNN_CONFIG).exists())
 
 
@@ -19,5 +19,5 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
+    """Say whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
     return bool(path.is_dir() and shards_of(path)) or ((path / "meta.json").exists() and (path / SAMPLES).exists())

@@ -18,7 +18,7 @@ from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.graphs.geometry import Geometry
 
-#: raise when the meaning of a cached graph changes
+# raise when the meaning of a cached graph changes
 CACHE_VERSION = 2
 
 _CHUNK, _BAR = 128, "Building graphs"

@@ -1,20 +1,38 @@
 """Many graphs as a few flat arrays: quick to save, to map from disk, and to cut batches from."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cgcnn_ase.core.arrays import Ints
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, unbatch
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, renumbered, starts_of, unbatch
 from cgcnn_ase.graphs.line_graph import LineGraph
+
+_NODE_FIELDS = ("numbers", "multiplicity")
+_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")
+_LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
+_COUNTS = ("n_nodes", "n_edges", "n_lines")
+
+# fields that only some graphs have; a store has them if one of its graphs does
+_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
+
+# in files and in memory; other fields stay as they are
+_COMPACT = {
+    "numbers": torch.uint8,
+    "centers": torch.int32,
+    "neighbors": torch.int32,
+    "edge_multiplicity": torch.int16,
+    "line_targets": torch.int32,
+    "line_sources": torch.int32,
+    "line_multiplicity": torch.int16,
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +40,13 @@ class GraphStore:
     """Graphs of n crystals; indices of nodes and edges count from zero within each crystal."""
 
     fields: dict[str, Tensor]
-    n_nodes: Tensor  #: (n,)
-    n_edges: Tensor  #: (n,)
-    first_node: Tensor  #: (n,)
-    first_edge: Tensor  #: (n,)
-    n_lines: Tensor | None = None  #: (n,) pairs of edges; None where there are no line graphs
-    first_line: Tensor | None = None  #: (n,)
-    folder: Path | None = None  #: where its arrays are mapped from
+    n_nodes: Tensor  # (n,)
+    n_edges: Tensor  # (n,)
+    first_node: Tensor  # (n,)
+    first_edge: Tensor  # (n,)
+    n_lines: Tensor | None = None  # (n,) pairs of edges; None where there are no line graphs
+    first_line: Tensor | None = None  # (n,)
+    folder: Path | None = None  # where its arrays are mapped from
 
     def __len__(self) -> int:
         return len(self.n_nodes)
@@ -65,14 +83,13 @@ class GraphStore:
         n_nodes, n_edges = self.n_nodes[picked], self.n_edges[picked]
         nodes = row_ranges(self.first_node[picked], n_nodes)
         edges = row_ranges(self.first_edge[picked], n_edges)
-        shift = torch.repeat_interleave(starts_of(n_nodes), n_edges)
         take = {name: self.fields[name][nodes] for name in _NODE_FIELDS}
         take |= {name: self.fields[name][edges] for name in _EDGE_FIELDS if name in self.fields}
         counts = take.get("edge_multiplicity")
-        return CrystalGraph(
+        graph = CrystalGraph(
             numbers=take["numbers"].long(),
-            centers=take["centers"].long() + shift,
-            neighbors=take["neighbors"].long() + shift,
+            centers=take["centers"].long(),
+            neighbors=take["neighbors"].long(),
             distances=take["distances"],
             angular=take["angular"],
             multiplicity=take["multiplicity"],
@@ -81,13 +98,14 @@ class GraphStore:
             edge_multiplicity=None if counts is None else counts.float(),
             lines=self._lines(picked),
         )
+        return renumbered(graph, 1)
 
     def node_rows(self, indices: Tensor) -> Tensor:
-        """Where the nodes of these graphs, in this order, lie among all nodes of the store."""
+        """Places of the nodes of these graphs, in this order, among all nodes of the store."""
         return row_ranges(self.first_node[indices], self.n_nodes[indices])
 
     def node_owner(self) -> np.typing.NDArray[np.int64]:
-        """To which graph each node of the store belongs."""
+        """The graph that each node of the store belongs to."""
         return np.repeat(np.arange(len(self)), self.n_nodes.numpy())
 
     def _lines(self, picked: Tensor) -> LineGraph | None:
@@ -95,9 +113,8 @@ class GraphStore:
             return None
         n_lines = self.n_lines[picked]
         lines = row_ranges(self.first_line[picked], n_lines)
-        shift = torch.repeat_interleave(starts_of(self.n_edges[picked]), n_lines)
         targets, sources, cosines, multiplicity = (self.fields[name][lines] for name in _LINE_FIELDS)
-        return LineGraph(targets.long() + shift, sources.long() + shift, cosines, multiplicity.float(), n_lines)
+        return LineGraph(targets.long(), sources.long(), cosines, multiplicity.float(), n_lines)
 
     def save(self, folder: Path, meta: Mapping[str, object]) -> None:
         """Write one ``.npy`` file a field and ``meta.json``; NumPy alone reads them."""
@@ -108,7 +125,7 @@ class GraphStore:
                 np.save(folder / f"{name}.npy", tensor.numpy())
         (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., "GraphStore"], tuple[object, ...]]:
         """To other processes a store that is on disk goes as the name of its folder."""
         if self.folder is not None:
             return GraphStore.load, (self.folder,)
@@ -166,60 +183,22 @@ class GraphShards:
         return batch([graphs[k] for k in torch.argsort(order).tolist()])
 
     def node_rows(self, indices: Tensor) -> Tensor:
-        """Where the nodes of these graphs, in this order, lie among all nodes."""
+        """Places of the nodes of these graphs, in this order, among all nodes."""
         return row_ranges(self._first_node[indices], self.n_nodes[indices])
 
     def node_owner(self) -> Ints:
-        """To which graph each node belongs."""
+        """The graph that each node belongs to."""
         return np.repeat(np.arange(len(self)), self.n_nodes.numpy())
-
-
-_NODE_FIELDS = ("numbers", "multiplicity")
-_EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")
-_LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplicity")
-_COUNTS = ("n_nodes", "n_edges", "n_lines")
-
-#: fields that only some graphs have; a store has them if one of its graphs does
-_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
-
-#: in files and in memory; other fields stay as they are
-_COMPACT = {
-    "numbers": torch.uint8,
-    "centers": torch.int32,
-    "neighbors": torch.int32,
-    "edge_multiplicity": torch.int16,
-    "line_targets": torch.int32,
-    "line_sources": torch.int32,
-    "line_multiplicity": torch.int16,
-}
 
 
 def _localise(graph: CrystalGraph) -> dict[str, Tensor]:
     """The fields in compact types, indices counted within each crystal."""
-    shift = torch.repeat_interleave(starts_of(graph.n_nodes), graph.n_edges)
-    fields = {
-        "numbers": graph.numbers,
-        "multiplicity": graph.multiplicity,
-        "centers": graph.centers - shift,
-        "neighbors": graph.neighbors - shift,
-        "distances": graph.distances,
-        "angular": graph.angular,
-        "n_nodes": graph.n_nodes,
-        "n_edges": graph.n_edges,
-    }
-    if graph.edge_multiplicity is not None:
-        fields["edge_multiplicity"] = graph.edge_multiplicity
-    if graph.lines is not None:
-        targets, sources, cosines, multiplicity, n_lines = graph.lines
-        shift = torch.repeat_interleave(starts_of(graph.n_edges), n_lines)
-        fields |= dict(zip(_LINE_FIELDS, (targets - shift, sources - shift, cosines, multiplicity), strict=True))
-        fields["n_lines"] = n_lines
+    *tensors, lines = renumbered(graph, -1)
+    fields = {name: tensor for name, tensor in zip(graph._fields, tensors, strict=False) if tensor is not None}
+    fields.pop("vectors", None)
+    if lines is not None:
+        fields |= dict(zip((*_LINE_FIELDS, "n_lines"), lines, strict=True))
     return {name: field.to(_COMPACT.get(name, field.dtype)) for name, field in fields.items()}
-
-
-def starts_of(lengths: Tensor) -> Tensor:
-    """Where rows of these lengths start, one after the other."""
-    return lengths.cumsum(0) - lengths
 
 
 def row_ranges(starts: Tensor, lengths: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from cgcnn_ase.structures.readers import SUFFIXES, read_file, structure_id, suff
 
 _log = logging.getLogger(__name__)
 
-#: more structure files than this are read in parallel
+# more structure files than this are read in parallel
 PARALLEL_ABOVE = 500
 
 _LISTED = 10
-#: the older projects keep their element table beside the structures
+# the older projects keep their element table beside the structures
 _NO_STRUCTURES = ("atom_init.json",)
-#: what the columns after the id are called where there is no header
+# what the columns after the id are called where there is no header
 _UNNAMED = ("target", "label")
 
 
@@ -33,14 +33,14 @@ class IdProp(NamedTuple):
     """The samples of an ``id_prop.csv``."""
 
     ids: list[str]
-    names: list[str]  #: of the columns after the id
-    cells: list[list[str]]  #: of these columns, as text, sample by sample
-    labels: Floats  #: (n, T) of the columns to learn
-    structures: LazyStructures  #: asking for one raises DatasetError with all that cannot be read and why
+    names: list[str]  # of the columns after the id
+    cells: list[list[str]]  # of these columns, as text, sample by sample
+    labels: Floats  # (n, T) of the columns to learn
+    structures: LazyStructures  # asking for one raises DatasetError with all that cannot be read and why
 
 
 class _Row(NamedTuple):
-    number: int  #: line in the file, from 1
+    number: int  # line in the file, from 1
     cells: list[str]
 
 
@@ -75,7 +75,8 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp
     row_of_file: dict[Path, int] = {}
     for row in rows:
         try:
-            _check_width(row.cells, len(names))
+            if len(row.cells) != len(names):
+                raise ValueError(f"has {len(row.cells)} columns, not {len(names)}")
             path = _file_of(row.cells[0], files, csv.parent)
             if path in row_of_file:
                 raise ValueError(f"id {row.cells[0]!r} repeats that of row {row_of_file[path]}")
@@ -161,7 +162,7 @@ def _is_header(cells: list[str], files: dict[str, list[Path]]) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell holds a number."""
+    """Say whether a cell holds a number."""
     try:
         float(text)
     except ValueError:
@@ -186,11 +187,6 @@ def _column(names: list[str], target: str | None, csv: Path, *, has_header: bool
         where = "no column" if has_header else "there is no header, so no column"
         raise DatasetError(f"{csv}: {where} {target!r}; allowed: {allowed}")
     return names.index(target, 1)
-
-
-def _check_width(cells: list[str], width: int) -> None:
-    if len(cells) != width:
-        raise ValueError(f"has {len(cells)} columns, not {width}")
 
 
 def _file_of(name: str, files: dict[str, list[Path]], folder: Path) -> Path:

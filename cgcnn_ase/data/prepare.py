@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.errors import DatasetError, unknown_name
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
@@ -19,7 +19,7 @@ from cgcnn_ase.graphs.geometry import Geometry
 
 TaskName = Literal["regression", "classification", "multi"]
 
-#: what may follow a column's name and a colon
+# what may follow a column's name and a colon
 _KINDS = ("regression", "log10", "classification")
 
 
@@ -58,7 +58,7 @@ def asked_columns(
     ``known`` gives the columns that there are.
     """
     if task not in get_args(TaskName):
-        raise ValueError(f"unknown task {task!r}; allowed: {', '.join(get_args(TaskName))}")
+        raise unknown_name("task", task, get_args(TaskName))
     if not names and task == "multi":
         names = known()
         if len(names) < 2:
@@ -69,12 +69,12 @@ def asked_columns(
         raise ValueError(f"a column is named twice: {', '.join(columns)}")
     for kind in kinds:
         if kind not in _KINDS:
-            raise ValueError(f"unknown kind of target {kind!r}; allowed: {', '.join(_KINDS)}")
+            raise unknown_name("kind of target", kind, _KINDS)
     return columns, kinds or [_default_kind(0, 1, task)]
 
 
 def target_specs(columns: Sequence[str], kinds: Sequence[str], targets: Floats, unit: str) -> tuple[TargetSpec, ...]:
-    """What is learned of each column of ``targets``."""
+    """The target that each column of ``targets`` is."""
     return tuple(
         _spec(name, kind, targets[:, k], unit) for k, (name, kind) in enumerate(zip(columns, kinds, strict=True))
     )

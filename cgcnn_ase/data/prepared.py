@@ -32,12 +32,12 @@ class PreparedData:
     """
 
     ids: list[str]
-    targets: Floats  #: (n, T), or (sites, T), each in its target's own unit; NaN: no label
-    split: Strings  #: (n,)
+    targets: Floats  # (n, T), or (sites, T), each in its target's own unit; NaN: no label
+    split: Strings  # (n,)
     graphs: GraphStore | GraphShards
     graph_config: GraphConfig
-    specs: tuple[TargetSpec, ...]  #: T of them
-    train_hash: str  #: sha256 of the ids and targets of the training split
+    specs: tuple[TargetSpec, ...]  # T of them
+    train_hash: str  # sha256 of the ids and targets of the training split
 
     def __post_init__(self) -> None:
         levels = {target.level for target in self.specs}
@@ -49,7 +49,7 @@ class PreparedData:
 
     @property
     def of_sites(self) -> bool:
-        """Whether the targets are those of sites."""
+        """True where the targets are those of sites."""
         return self.specs[0].level == "site"
 
     def check_distances(self, architecture: "ArchitectureConfig") -> None:

@@ -17,7 +17,7 @@ from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import composition_key
 
-#: structures whose graphs are built at once
+# structures whose graphs are built at once
 _AT_ONCE = 64
 
 
@@ -26,8 +26,8 @@ class LabelledHost(NamedTuple):
 
     id: str
     structure: Geometry
-    labels: Floats  #: (N,) of each atom, NaN where nothing is known
-    split: str  #: train, val or test; empty where the set has none
+    labels: Floats  # (N,) of each atom, NaN where nothing is known
+    split: str  # train, val or test; empty where the set has none
 
 
 @dataclass(frozen=True)

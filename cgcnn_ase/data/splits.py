@@ -1,40 +1,16 @@
-"""Divide a data set into train, val and test."""
+"""Divide a data set into train, val and test; compositions of stored graphs, by which it is divided."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 import numpy as np
-import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats32, Ints, Strings
+from cgcnn_ase.core.arrays import AnyArray, Floats32, Ints, Strings
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
-from cgcnn_ase.graphs.crystal_graph import composition
-
-_BATCH = 256
-
-
-def compositions_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> Floats32:
-    """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
-    parts = [composition(graphs.batch(rows[k : k + _BATCH].tolist())).numpy() for k in range(0, len(rows), _BATCH)]
-    fractions = np.concatenate(parts)
-    return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
-
-
-def site_numbers_of(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
-    """Atomic numbers on the sites of some crystals, crystal by crystal."""
-    return np.concatenate(
-        [graphs.batch(rows[k : k + _BATCH].tolist()).numbers.numpy() for k in range(0, len(rows), _BATCH)]
-    )
-
-
-def composition_groups(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
-    """A number for each of some crystals, the same for equal compositions, (n,)."""
-    _, group = np.unique(np.round(compositions_of(graphs, rows), 5), axis=0, return_inverse=True)
-    numbered: Ints = group.ravel()
-    return numbered
-
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
 
 NAMES = ("train", "val", "test")
+_BATCH = 256
 
 
 def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
@@ -42,9 +18,7 @@ def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) 
     return group_split(np.arange(n), val=val, test=test, seed=seed)
 
 
-def group_split(
-    groups: Sequence[object] | npt.NDArray[np.generic], *, val: float = 0.1, test: float = 0.1, seed: int = 0
-) -> Strings:
+def group_split(groups: Sequence[object] | AnyArray, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
     """Name of the split of each sample; samples of one group (a reduced formula, a host) stay together.
 
     Raises
@@ -53,8 +27,7 @@ def group_split(
         If the fractions leave nothing to train on.
     """
     _check_fractions(val, test)
-    _, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    n_groups = int(group.max(initial=-1)) + 1
+    group, n_groups = _numbered(groups)
     rank = np.random.default_rng(seed).permutation(n_groups)
     n_test, n_val = round(test * n_groups), round(val * n_groups)
     name = np.where(rank < n_test, "test", np.where(rank < n_test + n_val, "val", "train"))
@@ -75,11 +48,6 @@ def hashed_split(groups: Sequence[str], *, val: float = 0.1, test: float = 0.1, 
     return np.where(u < test, "test", np.where(u < test + val, "val", "train"))
 
 
-def _check_fractions(val: float, test: float) -> None:
-    if val < 0 or test < 0 or val + test >= 1:
-        raise ValueError(f"val and test must be fractions that leave something to train on, not {val} and {test}")
-
-
 def k_fold(groups: Sequence[object], *, k: int = 5, seed: int = 0) -> Iterator[Strings]:
     """Yield k splits into train and val in which each group is in val once.
 
@@ -88,10 +56,42 @@ def k_fold(groups: Sequence[object], *, k: int = 5, seed: int = 0) -> Iterator[S
     ValueError
         If there are fewer groups than folds.
     """
-    _, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    n_groups = int(group.max(initial=-1)) + 1
+    group, n_groups = _numbered(groups)
     if not 2 <= k <= n_groups:
         raise ValueError(f"k must lie between 2 and the number of groups, {n_groups}; got {k}")
     fold = np.random.default_rng(seed).permutation(n_groups) % k
     for held_out in range(k):
         yield np.where(fold == held_out, "val", "train")[group]
+
+
+def compositions_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> Floats32:
+    """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
+    fractions = np.concatenate([composition(batch).numpy() for batch in _batches(graphs, rows)])
+    return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
+
+
+def site_numbers_of(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
+    """Atomic numbers on the sites of some crystals, crystal by crystal."""
+    return np.concatenate([batch.numbers.numpy() for batch in _batches(graphs, rows)])
+
+
+def composition_groups(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
+    """A number for each of some crystals, the same for equal compositions, (n,)."""
+    _, group = np.unique(np.round(compositions_of(graphs, rows), 5), axis=0, return_inverse=True)
+    numbered: Ints = group.ravel()
+    return numbered
+
+
+def _batches(graphs: GraphStore | GraphShards, rows: Ints) -> Iterator[CrystalGraph]:
+    return (graphs.batch(rows[k : k + _BATCH].tolist()) for k in range(0, len(rows), _BATCH))
+
+
+def _numbered(groups: Sequence[object] | AnyArray) -> tuple[Ints, int]:
+    """The number of each sample's group, and how many groups there are."""
+    names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    return group, len(names)
+
+
+def _check_fractions(val: float, test: float) -> None:
+    if val < 0 or test < 0 or val + test >= 1:
+        raise ValueError(f"val and test must be fractions that leave something to train on, not {val} and {test}")

@@ -28,29 +28,20 @@ def random_vacancies(
     max_atoms: int | None = None,
     name: str = "host",
 ) -> Iterator[Defect]:
-    """Supercells of a host with atoms of one element removed at random, no two from the same sites.
+    """Make supercells of a host with atoms of one element removed at random, no two from the same sites.
 
-    Which sites are equivalent by symmetry is not asked: see `point_defects` for that.
+    Equivalence by symmetry is not looked at: see `point_defects` for that. The same seed gives the same structures.
 
     Parameters
     ----------
-    host
-        A crystal or layer.
     element
         The element to remove.
     n_vacancies
-        How many atoms are removed from the supercell; a number below 1 is the fraction of the element's atoms.
+        Atoms to remove from the supercell; a number below 1 is the fraction of the element's atoms.
     num
-        How many structures.
-    seed
-        The same seed gives the same structures.
-    supercell, min_distance, diagonal, max_atoms, name
+        Number of structures, of the kind ``random-vacancy``.
+    host, supercell, min_distance, diagonal, max_atoms, name
         As in `point_defects`.
-
-    Returns
-    -------
-    iterator of Defect
-        Of the kind ``random-vacancy``.
 
     Raises
     ------

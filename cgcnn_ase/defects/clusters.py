@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,63 +11,29 @@ from cgcnn_ase.defects.interstitials import InterstitialSite
 from cgcnn_ase.defects.plan import Change, Plan, replacement, vacancy
 from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
 
-
-def site_options(
-    host: Host, kinds: Sequence[str], elements: Sequence[str], dopants: Sequence[str] | None
-) -> list[list[Change]]:
-    """What can be done at each site: a vacancy, an antisite, a dopant."""
-    makers: dict[str, Callable[[str, int], list[Change]]] = {
-        "vacancy": lambda old, site: [vacancy(old, site)],
-        "antisite": lambda old, site: [replacement(old, new, site) for new in host.elements if new != old],
-        "substitution": lambda old, site: [replacement(old, new, site) for new in dopants or () if new != old],
-    }
-    options: list[list[Change]] = []
-    for site, name in enumerate(host.atoms.get_chemical_symbols()):
-        changes = [c for kind in kinds if kind in makers for c in makers[kind](name, site)] if name in elements else []
-        options.append(list({change.name: change for change in changes}.values()))
-    return options
-
-
-def hole_options(host: Host, holes: Sequence[InterstitialSite], inserted: Sequence[str]) -> list[list[Change]]:
-    """What can be put in each place of each hole."""
-    return [
-        [
-            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, point @ host.cell)))
-            for element in inserted
-        ]
-        for hole in holes
-        for point in hole.orbit
-    ]
-
-
 RANGES = ("all", "near", "far")
 
-#: distances that differ by less than this are one shell, Å
+# place, cell, and distance in Å
+Neighbor = tuple[int, tuple[int, int, int], float]
+
+# distances that differ by less than this are one shell, Å
 _SHELL = 0.01
 
 
 @dataclass(frozen=True)
 class Places:
-    """Everything that can be changed in a host: its sites, and after them its holes.
+    """Everything that can be changed in a host: its sites, and after them its holes."""
 
-    Attributes
-    ----------
-    host, symmetry
-        Its symmetry knows the holes as sites, too.
-    options
-        What can be done at each place: changes in the cell at the origin.
-    near
-        For each place those within the cutoff: (place, cell, distance in Å), the nearest first.
-    """
-
+    # host, symmetry: its symmetry knows the holes as sites, too
     host: Host
     symmetry: Symmetry
-    options: tuple[tuple[Change, ...], ...]
-    near: tuple[tuple[tuple[int, tuple[int, int, int], float], ...], ...]
+    options: tuple[tuple[Change, ...], ...]  # what can be done at each place: changes in the cell at the origin
+    # for each place those within the cutoff: (place, cell, distance in Å), the nearest first
+    near: tuple[tuple[Neighbor, ...], ...]
     positions: Floats
 
     def change(self, member: Member) -> Change:
-        """What a member of a group stands for."""
+        """The change that a member of a group stands for."""
         label, index, *cell = member
         chosen = next(change for change in self.options[index] if change.name == label)
         return chosen._replace(cell=tuple(cell))
@@ -91,14 +56,9 @@ def find_places(
     cutoff: float,
     holes: Sequence[InterstitialSite] = (),
 ) -> Places:
-    """The places of a host, and which are near which.
+    """Find the places of a host, and their neighbours up to a cutoff (Å).
 
-    Parameters
-    ----------
-    options
-        For each site, and after them for each hole with all its equivalent places, what can be done there.
-    cutoff
-        Å.
+    `options` are the changes that are possible at each site, and after them at each equivalent place of each hole.
     """
     from cgcnn_ase.graphs.neighbors import search  # brings torch along, which single defects do not need
 
@@ -107,33 +67,49 @@ def find_places(
     bonds = search(positions, host.cell, ~np.array(host.vacuum), cutoff)
     offsets = bonds.vectors - (positions[bonds.neighbors] - positions[bonds.centers])
     cells = np.rint(offsets @ np.linalg.inv(host.cell)).astype(int)
-    near: list[list[Any]] = [[] for _ in frac]
-    for center, neighbor, cell, distance in zip(
+    near: list[list[Neighbor]] = [[] for _ in frac]
+    for center, neighbor, (a, b, c), distance in zip(
         bonds.centers.tolist(), bonds.neighbors.tolist(), cells.tolist(), bonds.distances.tolist(), strict=True
     ):
-        near[center].append((neighbor, tuple(cell), distance))
+        near[center].append((neighbor, (a, b, c), distance))
     return Places(host, replace(symmetry, frac=frac), tuple(map(tuple, options)), tuple(map(tuple, near)), positions)
+
+
+def site_options(
+    host: Host, kinds: Sequence[str], elements: Sequence[str], dopants: Sequence[str] | None
+) -> list[list[Change]]:
+    """Changes that are possible at each site: a vacancy, an antisite, a dopant."""
+    makers: dict[str, Callable[[str, int], list[Change]]] = {
+        "vacancy": lambda old, site: [vacancy(old, site)],
+        "antisite": lambda old, site: [replacement(old, new, site) for new in host.elements if new != old],
+        "substitution": lambda old, site: [replacement(old, new, site) for new in dopants or () if new != old],
+    }
+    options: list[list[Change]] = []
+    for site, name in enumerate(host.atoms.get_chemical_symbols()):
+        changes = [c for kind in kinds if kind in makers for c in makers[kind](name, site)] if name in elements else []
+        options.append(list({change.name: change for change in changes}.values()))
+    return options
+
+
+def hole_options(host: Host, holes: Sequence[InterstitialSite], inserted: Sequence[str]) -> list[list[Change]]:
+    """Changes that are possible in each place of each hole."""
+    return [
+        [
+            Change(f"{element}_i", "", element, None, (0, 0, 0), tuple(map(float, point @ host.cell)))
+            for element in inserted
+        ]
+        for hole in holes
+        for point in hole.orbit
+    ]
 
 
 def cation_mixing(
     host: Host, symmetry: Symmetry, pair: tuple[str, str], *, cutoff: float, which: str = "all"
 ) -> Iterator[Plan]:
-    """Two cations that have changed places, for each symmetry-distinct pair of sites, the nearest first.
+    """Yield two cations that have changed places, for each symmetry-distinct pair of sites, the nearest first.
 
-    Parameters
-    ----------
-    pair
-        The two elements.
-    cutoff
-        Largest distance between the two sites, Å.
-    which
-        ``all`` pairs, or for each distinct site of the first element the ``near`` or ``far`` ones (at the smallest or
-        largest distance).
-
-    Raises
-    ------
-    ValueError
-        If no pair is within the cutoff.
+    `which` is ``all`` pairs up to the cutoff (Å), or for each distinct site of the first element the ``near`` or
+    ``far`` ones (at the smallest or largest distance). No pair within the cutoff is a `ValueError`.
     """
     first, second = pair
     names = host.atoms.get_chemical_symbols()
@@ -141,13 +117,13 @@ def cation_mixing(
     options = [[replacement(name, swaps[name], site)] if name in swaps else [] for site, name in enumerate(names)]
     places = find_places(host, symmetry, options, cutoff)
 
-    def partners(site: int) -> list[tuple[int, tuple[int, int, int], float]]:
-        partners = [entry for entry in places.near[site] if names[entry[0]] == second]
-        if not partners or which == "all":
-            return partners
-        distances = [entry[2] for entry in partners]
-        wanted = min(distances) if which == "near" else max(distances)
-        return [entry for entry in partners if abs(entry[2] - wanted) < _SHELL]
+    def partners(site: int) -> list[Neighbor]:
+        around = [entry for entry in places.near[site] if names[entry[0]] == second]
+        if not around or which == "all":
+            return around
+        distances = [entry[2] for entry in around]
+        limit = min(distances) if which == "near" else max(distances)
+        return [entry for entry in around if abs(entry[2] - limit) < _SHELL]
 
     groups = [
         ((f"{second}_{first}", site, 0, 0, 0), (f"{first}_{second}", other, *cell))
@@ -165,27 +141,17 @@ def cation_mixing(
 
 
 def complexes(places: Places, *, size: int = 2) -> Iterator[Plan]:
-    """Two to `size` defects, all within the cutoff of one another, for each symmetry-distinct group.
+    """Yield two to `size` defects, all within the cutoff of one another, for each symmetry-distinct group.
 
-    Parameters
-    ----------
-    places
-        Where something can be changed, and what.
-    size
-        Most defects in a group.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
+    If there is none, a `ValueError` is raised.
     """
     starts = [p for p in _representatives(places) if places.options[p]]
-    any_complex = False
+    is_empty = True
     for n_members in range(2, size + 1):
         for plan in _distinct("complex", places, _grown(places, starts, n_members)):
-            any_complex = True
+            is_empty = False
             yield plan
-    if not any_complex:
+    if is_empty:
         raise ValueError(f"{places.host.name}: no two defects are within the cutoff; take a larger one")
 
 

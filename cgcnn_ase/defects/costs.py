@@ -1,43 +1,27 @@
-"""What each defect of a host costs, by either estimate: off the host's own sites, or from two supercells."""
+"""Formation energy of each defect of a host, by either estimate: off the host's own sites, or from two supercells."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell import make_supercell
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
+from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.energies.ensemble_energy import EnergyModel
-    from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.prediction.results import Prediction
-
-    Model = str | Path | CrystalModel | BaseCalculator | EnergyModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefectEnergyEstimate:
-    """One defect and what it costs.
-
-    Attributes
-    ----------
-    energy
-        Formation energy of the neutral, unrelaxed defect, eV; of a model of sites, of the relaxed one it learned.
-    std
-        One standard deviation, eV; None where nothing is known of the error.
-    lower, upper
-        90 % interval, eV, where the model has one.
-    in_domain, reason
-        Whether the model knows such structures, and why not; None where it cannot tell.
-    """
+    """One defect and its formation energy."""
 
     id: str
     host: str
@@ -45,23 +29,26 @@ class DefectEnergyEstimate:
     defect: str
     site_index: int | None
     multiplicity: int
+    # formation energy of the neutral, unrelaxed defect, eV; of a model of sites, of the relaxed one it learned
     energy: float
-    std: float | None
+    std: float | None  # one standard deviation, eV; None where nothing is known of the error
+    # lower, upper: 90 % interval, eV, where the model has one
     lower: float | None
     upper: float | None
+    # in_domain, reason: whether the model knows such structures, and why not; None where it cannot tell
     in_domain: bool | None
     reason: str
     formula: str
     n_atoms: int
     model: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
 
 class CostEstimate(Protocol):
-    """Anything that says what the defects of one host cost."""
+    """Anything that gives the formation energies of the defects of one host."""
 
     def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect, in their order."""
@@ -87,19 +74,17 @@ class SiteModelEstimator:
                     f"{manifest.id}: a model of sites knows vacancies, not the kind {manifest.kind!r}; take a model of "
                     "energies such as formation-energy-per-atom"
                 )
-        result = self._predictor([host])
-        if result.failures:
-            raise ValueError(f"{name}: {result.failures[0].error}")
-        by_site = {p.site_index: p for p in result.all}
+        predictions = self._predictor([host])
+        if predictions.failures:
+            raise ValueError(f"{name}: {predictions.failures[0].error}")
+        by_site = {p.site_index: p for p in predictions.all}
         return [_of_site(manifest, by_site[manifest.site_index]) for _, manifest in defects]
 
 
 class SupercellEstimator:
     """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
 
-    def __init__(self, model: "Model", chemical_potentials: Mapping[str, float] | None = None) -> None:
-        from cgcnn_ase.energies.energy_model import as_energy_model
-
+    def __init__(self, model: EnergySource, chemical_potentials: Mapping[str, float] | None = None) -> None:
         self._model, self._potentials = as_energy_model(model), chemical_potentials
 
     def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
@@ -114,16 +99,17 @@ class SupercellEstimator:
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
         )
-        return [_of_difference(manifest, result) for (_, manifest), result in zip(defects, energies, strict=True)]
+        return [_of_difference(manifest, energy) for (_, manifest), energy in zip(defects, energies, strict=True)]
 
 
 def cost_estimate(
-    model: "Model" = "vacancy-formation-energy",
+    model: EnergySource = "vacancy-formation-energy",
     *,
     fidelity: str | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
 ) -> CostEstimate:
-    """The estimate that a model allows: a model of sites reads the host, any model of energies compares supercells.
+    """Choose the estimate that a model allows: a model of sites reads the host, any model of energies compares
+    supercells.
 
     Parameters
     ----------
@@ -132,14 +118,8 @@ def cost_estimate(
     fidelity
         Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.models.registry.FIDELITIES`.
     chemical_potentials
-        Of the exchanged elements, eV/atom; by default the elements' own energies. Only for models of energies.
-
-    Raises
-    ------
-    ValueError
-        If chemical potentials are given to a model of sites, whose references are those of its training set.
+        Of the exchanged elements, eV/atom; by default the elements' own energies. A model of sites has its own.
     """
-    from cgcnn_ase.energies.energy_model import CHGNET
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.models.registry import with_fidelity
     from cgcnn_ase.prediction.predictor import Predictor
@@ -159,32 +139,31 @@ def cost_estimate(
 
 def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectEnergyEstimate:
     assert prediction.value is not None
+    return _estimated(
+        manifest, prediction.value, prediction.std, prediction.in_domain, prediction.reason, prediction.model,
+        (prediction.lower, prediction.upper),
+    )  # fmt: skip
+
+
+def _of_difference(manifest: Manifest, difference: DefectEnergy) -> DefectEnergyEstimate:
+    reason = "" if difference.in_domain is not False else "the supercell is unlike the training structures"
+    return _estimated(
+        manifest, difference.energy, difference.std, difference.in_domain, reason, difference.model, (None, None)
+    )  # fmt: skip
+
+
+def _estimated(
+    manifest: Manifest,
+    energy: float,
+    std: float | None,
+    in_domain: bool | None,
+    reason: str,
+    model: str,
+    interval: tuple[float | None, float | None],
+) -> DefectEnergyEstimate:
+    """Put an energy beside the defect's row of the manifest."""
     return DefectEnergyEstimate(
-        **_defect(manifest),
-        energy=prediction.value,
-        std=prediction.std,
-        lower=prediction.lower,
-        upper=prediction.upper,
-        in_domain=prediction.in_domain,
-        reason=prediction.reason,
-        model=prediction.model,
-    )
-
-
-def _of_difference(manifest: Manifest, result: DefectEnergy) -> DefectEnergyEstimate:
-    return DefectEnergyEstimate(
-        **_defect(manifest),
-        energy=result.energy,
-        std=result.std,
-        lower=None,
-        upper=None,
-        in_domain=result.in_domain,
-        reason="" if result.in_domain is not False else "the supercell is unlike the training structures",
-        model=result.model,
-    )
-
-
-def _defect(manifest: Manifest) -> dict[str, Any]:
-    """What a row takes over from the manifest."""
-    names = ("id", "host", "kind", "defect", "site_index", "multiplicity", "formula", "n_atoms")
-    return {name: getattr(manifest, name) for name in names}
+        id=manifest.id, host=manifest.host, kind=manifest.kind, defect=manifest.defect, site_index=manifest.site_index,
+        multiplicity=manifest.multiplicity, formula=manifest.formula, n_atoms=manifest.n_atoms, energy=energy, std=std,
+        lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, model=model,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell import SupercellLike
@@ -10,71 +10,65 @@ from cgcnn_ase.defects.supercell import SupercellLike
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: a supercell in a file: n, three numbers, or rows of a matrix
+# a supercell in a file: n, three numbers, or rows of a matrix
 Repeats = int | list[int] | list[list[int]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefectOptions:
-    """What to make of a host. The command's options have the same names, with hyphens.
-
-    Attributes
-    ----------
-    kind
-        See `point_defects`; ``all`` stands for those of one place that the host and the options allow.
-    element, dopant
-        Elements whose sites become defective, by default all (of random vacancies lithium); elements to put in.
-    supercell, min_distance, diagonal, max_atoms
-        See `point_defects`; lengths in Å.
-    num, n_vacancies
-        So many random structures with vacancies, instead of all distinct defects; see `random_vacancies`.
-    seed
-        Of random structures and distortions.
-    pair, range
-        Of cation mixing: the elements, and ``all``, ``near`` or ``far``.
-    of, size, cutoff
-        Of complexes: the kinds they are made of, the most defects in one; Å between defects.
-    interstitials, min_radius
-        How places are found, ``holes`` or ``voronoi``; Å to the nearest atom.
-    charges
-        Guess charge states with doped, for the manifest.
-    distort, bond_distortion
-        Distort the bonds at the defect with ShakeNBreak; -0.3 makes them 30 % shorter.
-    """
+    """Options of the defects of a host. The command's options have the same names, with hyphens."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    # see `point_defects`; ``all`` stands for those of one place that the host and the options allow
     kind: str | list[str] = "vacancy"
+    # element, dopant: elements whose sites become defective, by default all (of random vacancies lithium); elements to
+    # put in
     element: str | list[str] | None = None
     dopant: str | list[str] | None = None
+    # supercell, min_distance, diagonal, max_atoms: see `point_defects`; lengths in Å
     supercell: Repeats = None
     min_distance: float = 10.0
     diagonal: bool = False
     max_atoms: int | None = None
+    # num, n_vacancies: so many random structures with vacancies, instead of all distinct defects; see
+    # `random_vacancies`
     num: int | None = None
     n_vacancies: int | float = 1
-    seed: int = 42
+    seed: int = 42  # of random structures and distortions
+    # pair, range: of cation mixing: the elements, and ``all``, ``near`` or ``far``
     pair: tuple[str, str] = ("Li", "Ni")
     range: str = "all"
+    # of, size, cutoff: of complexes: the kinds they are made of, the most defects in one; Å between defects
     of: str | list[str] = "vacancy"
     size: int = 2
     cutoff: float | None = None
+    # interstitials, min_radius: how places are found, ``holes`` or ``voronoi``; Å to the nearest atom
     interstitials: str = "holes"
     min_radius: float = 1.0
-    charges: bool = False
+    charges: bool = False  # guess charge states with doped, for the manifest
+    # distort, bond_distortion: distort the bonds at the defect with ShakeNBreak; -0.3 makes them 30 % shorter
     distort: bool = False
     bond_distortion: float = -0.3
 
 
+class _CellOptions(TypedDict):
+    """Options of the supercell that all generators take."""
+
+    supercell: SupercellLike | None
+    min_distance: float
+    diagonal: bool
+    max_atoms: int | None
+    name: str
+
+
 def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host") -> Iterator[Defect]:
-    """The defects of a host, one by one.
+    """Make the defects of a host, one by one.
 
     Parameters
     ----------
-    host
-        A crystal or layer.
     options
-        What is wanted.
+        The defects that are wanted.
     name
         Of the host, for the ids and manifests.
 
@@ -88,9 +82,8 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
     from cgcnn_ase.defects.augmentation import random_vacancies
     from cgcnn_ase.defects.point import point_defects
 
-    supercell: SupercellLike | None = options.supercell
-    cell: dict[str, Any] = {
-        "supercell": supercell, "min_distance": options.min_distance, "diagonal": options.diagonal,
+    cell: _CellOptions = {
+        "supercell": options.supercell, "min_distance": options.min_distance, "diagonal": options.diagonal,
         "max_atoms": options.max_atoms, "name": name,
     }  # fmt: skip
     kinds, elements, dopants = _list(options.kind), _list_or_none(options.element), _list_or_none(options.dopant)
@@ -108,11 +101,11 @@ def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host
             n_vacancies=n if n < 1 or n % 1 else int(n), **cell,
         )  # fmt: skip
     if options.charges:
-        from cgcnn_ase.defects.charges import with_charges
+        from cgcnn_ase.defects.refine import with_charges
 
         defects = with_charges(defects, host)
     if options.distort:
-        from cgcnn_ase.defects.distortion import distorted
+        from cgcnn_ase.defects.refine import distorted
 
         distortion, seed = options.bond_distortion, options.seed
         defects = (distorted(defect, bond_distortion=distortion, seed=seed) for defect in defects)

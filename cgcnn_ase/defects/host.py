@@ -18,32 +18,20 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
+# a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
 VACUUM = 6.0
-#: room put around a layer in a direction that is not periodic, Å
+# room put around a layer in a direction that is not periodic, Å
 _ROOM = 20.0
 
 
 @dataclass(frozen=True)
 class Host:
-    """A checked host.
+    """A checked host."""
 
-    Attributes
-    ----------
-    atoms
-        The host, without calculator and constraints.
-    name
-        What the manifests call it.
-    vacuum
-        For each cell vector whether a vacuum, or nothing at all, lies along it.
-    cell
-        (3, 3) Å, periodic in all directions: where the host is not, with room around it.
-    """
-
-    atoms: "Atoms"
-    name: str
-    vacuum: tuple[bool, bool, bool]
-    cell: Floats
+    atoms: "Atoms"  # the host, without calculator and constraints
+    name: str  # what the manifests call it
+    vacuum: tuple[bool, bool, bool]  # for each cell vector whether a vacuum, or nothing at all, lies along it
+    cell: Floats  # (3, 3) Å, periodic in all directions: where the host is not, with room around it
 
     @cached_property
     def sha256(self) -> str:
@@ -78,19 +66,12 @@ class Host:
 
 
 def check_host(host: "Atoms", name: str = "host") -> Host:
-    """The host, or what is wrong with it.
-
-    Parameters
-    ----------
-    host
-        A crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
-    name
-        What to call it in messages and manifests.
+    """Check a host: a crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
 
     Raises
     ------
     StructureError
-        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`.
+        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`; `name` is in the message.
     """
     atoms = from_object(host, source=name)
     if _partially_occupied(atoms):
@@ -107,13 +88,7 @@ def check_host(host: "Atoms", name: str = "host") -> Host:
 
 
 def check_elements(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Element symbols, each once.
-
-    Raises
-    ------
-    ValueError
-        If one is no element.
-    """
+    """Return element symbols, each once; a `ValueError` names one that is no element."""
     elements = tuple(dict.fromkeys(names))
     for name in elements:
         if name not in symbols()[1:]:
@@ -132,7 +107,7 @@ def host_hash(atoms: "Atoms") -> str:
 
 
 def _partially_occupied(atoms: "Atoms") -> bool:
-    """Whether ASE's CIF reader noted partial occupancies, of which it keeps the main element only."""
+    """True where ASE's CIF reader noted partial occupancies, of which it keeps the main element only."""
     occupancy = atoms.info.get("occupancy")
     if not isinstance(occupancy, dict):
         return False

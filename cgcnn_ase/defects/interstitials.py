@@ -1,4 +1,4 @@
-"""Where an atom more fits in: the holes of a structure."""
+"""Places for one more atom: the holes of a structure."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.host import Host, largest_gap
 from cgcnn_ase.defects.plan import Change, Plan
 from cgcnn_ase.defects.symmetry import Symmetry
@@ -15,30 +16,20 @@ if TYPE_CHECKING:
 
 METHODS = ("holes", "voronoi")
 
-#: how far around the cell atoms are looked at first; length of the steps that tell a maximum, Å
+# how far around the cell atoms are looked at first; length of the steps that tell a maximum, Å
 _REACH, _STEP = 8.0, 0.02
-#: two holes nearer than this, or related by symmetry to within it, are one, Å
+# two holes nearer than this, or related by symmetry to within it, are one, Å
 _SAME = 0.3
-#: how far above and below a layer's outermost atoms an atom may be put, Å
+# how far above and below a layer's outermost atoms an atom may be put, Å
 ABOVE = 1.5
 
 
 class InterstitialSite(NamedTuple):
-    """A place for an interstitial.
+    """A place for an interstitial."""
 
-    Attributes
-    ----------
-    frac
-        (3,) in the host's cell.
-    radius
-        Distance to the nearest atom, Å.
-    orbit
-        (M, 3) all equivalent places in the host's cell, itself among them.
-    """
-
-    frac: Floats
-    radius: float
-    orbit: Floats
+    frac: Floats  # (3,) in the host's cell
+    radius: float  # distance to the nearest atom, Å
+    orbit: Floats  # (M, 3) all equivalent places in the host's cell, itself among them
 
 
 def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Sequence[str]) -> Iterator[Plan]:
@@ -53,16 +44,16 @@ def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Seque
 def find_holes(
     host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0
 ) -> list[InterstitialSite]:
-    """The symmetry-distinct places for interstitials, the widest first.
+    """Find the symmetry-distinct places for interstitials, the widest first.
+
+    In a layer only places between its outermost atoms, or up to 1.5 Å above them, are looked at.
 
     Parameters
     ----------
-    host, symmetry
-        The host. In a layer only places between its outermost atoms, or up to 1.5 Å above them, are looked at.
     method
-        ``holes``: where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation
-        with atoms on all sides. ``voronoi``: the ``VoronoiInterstitialGenerator`` of
-        pymatgen-analysis-defects, which also keeps vertices that are no maxima and merges near ones; it is slower.
+        ``holes``: where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation with atoms
+        on all sides. ``voronoi``: the ``VoronoiInterstitialGenerator`` of pymatgen-analysis-defects, which also keeps
+        vertices that are no maxima and merges near ones; it is slower.
     min_radius
         Distance to the nearest atom that is needed, Å.
 
@@ -76,7 +67,7 @@ def find_holes(
     elif method == "voronoi":
         points = _voronoi(host, min_radius)
     else:
-        raise ValueError(f"interstitial method {method!r}: allowed are {', '.join(METHODS)}")
+        raise unknown_name("interstitial method", method, METHODS)
     from scipy.spatial import cKDTree
 
     tree = cKDTree(_points(host, _REACH))

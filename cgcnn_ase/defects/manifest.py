@@ -1,104 +1,67 @@
-"""What was done to make a defect: a row of plain values that travels with the structure."""
+"""Record of how a defect was made: a row of plain values that travels with the structure."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast, get_args, get_origin
 
 from cgcnn_ase.models.folder import package_version
 
-#: the key in ``atoms.info``
+# the key in ``atoms.info``
 KEY = "defect"
 
 
 def generator_name() -> str:
-    """Who made a structure: ``cgcnn_ase`` and its version."""
+    """Maker of a structure: ``cgcnn_ase`` and its version."""
     return f"cgcnn_ase {package_version()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """How a defective structure was made from its host.
+    """How a defective structure was made from its host."""
 
-    Attributes
-    ----------
-    id
-        Unique among the defects of one host.
-    host, host_sha256
-        Name of the host; hash of its elements, cell and positions (to 0.001 Å), see `host_hash`.
-    kind
-        ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing``, ``complex`` or
-        ``random-vacancy``.
-    defect
-        ``v_Li``, ``Ni_Li`` (nickel on a lithium site), ``Li_i``, ``Li_Ni+Ni_Li``.
-    site_index
-        The (first) site, counted in the host; None for an interstitial.
-    sites
-        All sites that were emptied or replaced, counted in the supercell before anything was removed.
-    position
-        Cartesian position of the (first) defect in the supercell, Å.
-    removed, added
-        Element symbols, one for each atom taken away or put in.
-    wyckoff
-        Wyckoff letter of the (first) site; empty where there is none.
-    multiplicity
-        Equivalent defects in the host cell (of random vacancies: 1).
-    supercell
-        The supercell's vectors in those of the host, rows after one another.
-    image_distance
-        From the defect to its nearest periodic image, Å, not counting those across a vacuum.
-    distance
-        The largest distance between two sites of a pair or complex, Å.
-    charge
-        Charge of this structure, in elementary charges.
-    charges
-        Charge states that are likely, guessed; empty where none were asked for.
-    oxidation_state
-        Of the defect, guessed; None where none was asked for.
-    distortion
-        Local distortion in words; empty where there is none.
-    seed
-        Of all that is random; None where nothing is.
-    generator
-        ``cgcnn_ase`` and its version.
-    formula, n_atoms
-        Of the defective supercell.
-    """
-
-    id: str
+    id: str  # unique among the defects of one host
+    # host, host_sha256: name of the host; hash of its elements, cell and positions (to 0.001 Å), see `host_hash`
     host: str
     host_sha256: str
+    # ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing``, ``complex``,
+    # ``random-vacancy``
     kind: str
-    defect: str
-    site_index: int | None = None
+    defect: str  # ``v_Li``, ``Ni_Li`` (nickel on a lithium site), ``Li_i``, ``Li_Ni+Ni_Li``
+    site_index: int | None = None  # the (first) site, counted in the host; None for an interstitial
+    # all sites that were emptied or replaced, counted in the supercell before anything was removed
     sites: tuple[int, ...] = ()
-    position: tuple[float, ...] = ()
+    position: tuple[float, ...] = ()  # Cartesian position of the (first) defect in the supercell, Å
+    # removed, added: element symbols, one for each atom taken away or put in
     removed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
-    wyckoff: str = ""
-    multiplicity: int = 1
+    wyckoff: str = ""  # Wyckoff letter of the (first) site; empty where there is none
+    multiplicity: int = 1  # equivalent defects in the host cell (of random vacancies: 1)
+    # the supercell's vectors in those of the host, rows after one another
     supercell: tuple[int, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    image_distance: float = inf
-    distance: float | None = None
-    charge: int = 0
-    charges: tuple[int, ...] = ()
-    oxidation_state: int | None = None
-    distortion: str = ""
-    seed: int | None = None
-    generator: str = ""
+    image_distance: float = inf  # from the defect to its nearest periodic image, Å, not counting those across a vacuum
+    distance: float | None = None  # the largest distance between two sites of a pair or complex, Å
+    charge: int = 0  # charge of this structure, in elementary charges
+    charges: tuple[int, ...] = ()  # charge states that are likely, guessed; empty where none were asked for
+    oxidation_state: int | None = None  # of the defect, guessed; None where none was asked for
+    distortion: str = ""  # local distortion in words; empty where there is none
+    seed: int | None = None  # of all that is random; None where nothing is
+    generator: str = ""  # ``cgcnn_ase`` and its version
+    # formula, n_atoms: of the defective supercell
     formula: str = ""
     n_atoms: int = 0
 
-    def to_info(self) -> dict[str, Any]:
+    def to_info(self) -> dict[str, dict[str, Any]]:
         """For ``atoms.info.update``: one key, `KEY`, with plain values that extended XYZ and ASE databases keep."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         plain["image_distance"] = self.image_distance if isfinite(self.image_distance) else None
         return {KEY: plain}
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> "Manifest":
+    def from_info(cls, info: Mapping[str, object]) -> "Manifest":
         """The manifest in ``atoms.info``.
 
         Raises
@@ -128,20 +91,24 @@ class Manifest:
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> "Manifest":
         """The inverse of `to_row`."""
-        return cls(**{field.name: _FROM_TEXT[str(field.type)](row[field.name]) for field in fields(cls)})
+        values: dict[str, Any] = {field.name: _from_text(row[field.name], field.type) for field in fields(cls)}
+        return cls(**values)
 
 
-#: the columns of ``manifest.csv``
+# the columns of ``manifest.csv``
 COLUMNS = tuple(field.name for field in fields(Manifest))
 
-_FROM_TEXT: dict[str, Any] = {}
-for _type, _read in ((str, str), (int, int), (float, float)):
-    _FROM_TEXT[str(_type)] = _read
-    _FROM_TEXT[str(_type | None)] = lambda text, read=_read: read(text) if text else None
-    _FROM_TEXT[str(tuple[_type, ...])] = lambda text, read=_read: tuple(map(read, text.split()))  # type: ignore[valid-type]
+
+def _from_text(text: str, hint: object) -> object:
+    """The value of a column from its text, by the type of the field."""
+    kinds = get_args(hint) or (hint,)
+    read = cast("Callable[[str], object]", kinds[0])
+    if get_origin(hint) is tuple:
+        return tuple(map(read, text.split()))
+    return None if NoneType in kinds and not text else read(text)
 
 
-def _to_text(value: Any) -> str:
+def _to_text(value: object) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -179,10 +146,10 @@ def read_manifest(path: str | Path) -> list[Manifest]:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: is no manifest of defects: it has no column {', '.join(missing)}")
-        result = []
+        manifests = []
         for row in reader:
             try:
-                result.append(Manifest.from_row(row))
+                manifests.append(Manifest.from_row(row))
             except (ValueError, TypeError, AttributeError) as error:  # noqa: PERF203 - a line cut off has None for its last columns
                 raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-        return result
+        return manifests

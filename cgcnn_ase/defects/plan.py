@@ -1,4 +1,4 @@
-"""A defect before it is made: what changes at which sites of the host; and how it is made."""
+"""Plan of a defect, that is its changes at sites of the host, and the builder that carries it out."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,28 +22,15 @@ class Defect(NamedTuple):
 
 
 class Change(NamedTuple):
-    """An atom taken away, replaced or put in.
+    """An atom taken away, replaced or put in."""
 
-    Attributes
-    ----------
-    name
-        ``v_Li``, ``Ni_Li`` or ``Li_i``.
-    removed, added
-        Element symbols; empty where nothing is.
-    site
-        Of the host; None for an interstitial.
-    cell
-        Of the host, in units of its vectors.
-    position
-        Of an interstitial in the cell at the origin, Å.
-    """
-
-    name: str
+    name: str  # ``v_Li``, ``Ni_Li`` or ``Li_i``
+    # removed, added: element symbols; empty where nothing is
     removed: str = ""
     added: str = ""
-    site: int | None = None
-    cell: tuple[int, ...] = (0, 0, 0)
-    position: tuple[float, ...] = ()
+    site: int | None = None  # of the host; None for an interstitial
+    cell: tuple[int, ...] = (0, 0, 0)  # of the host, in units of its vectors
+    position: tuple[float, ...] = ()  # of an interstitial in the cell at the origin, Å
 
 
 class Plan(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
 from cgcnn_ase.defects.host import Host, check_elements, check_host
 from cgcnn_ase.defects.interstitials import METHODS, InterstitialSite, find_holes, interstitials
@@ -13,49 +14,12 @@ from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-def vacancies(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
-    """One for each symmetry-distinct site of the elements."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        yield _on_site("vacancy", symmetry, vacancy(element, site))
-
-
-def antisites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
-    """Each symmetry-distinct site of the elements with each other element of the host on it."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        for other in host.elements:
-            if other != element:
-                yield _on_site("antisite", symmetry, replacement(element, other, site))
-
-
-def substitutions(host: Host, symmetry: Symmetry, elements: Sequence[str], dopants: Sequence[str]) -> Iterator[Plan]:
-    """Each symmetry-distinct site of the elements with each dopant on it."""
-    for site, element in distinct_sites(host, symmetry, elements):
-        for dopant in dopants:
-            if dopant != element:
-                yield _on_site("substitution", symmetry, replacement(element, dopant, site))
-
-
-def distinct_sites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The first site of each orbit of the elements, with its element."""
-    names = host.atoms.get_chemical_symbols()
-    for site in symmetry.representatives():
-        if names[site] in elements:
-            yield site, names[site]
-
-
-def _on_site(kind: str, symmetry: Symmetry, change: Change) -> Plan:
-    assert change.site is not None
-    return Plan(kind, change.name, (change,), int(symmetry.multiplicity[change.site]), symmetry.wyckoff[change.site])
-
-
 KINDS = ("vacancy", "antisite", "substitution", "interstitial", "cation-mixing", "complex")
 
-#: those at one place, of which complexes are made
+# those at one place, of which complexes are made
 SINGLE = KINDS[:4]
 
-#: the cutoff of complexes, Å
+# the cutoff of complexes, Å
 _NEAR = 4.0
 
 
@@ -137,7 +101,7 @@ def point_defects(
     [('v_Na', 53), ('v_Cl', 53)]
     """
     checked = check_host(host, name)
-    wanted = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
+    names = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
     ask = DefectRequest(
         elements=checked.chosen(elements),
         dopants=None if dopants is None else check_elements(dopants, "dopant"),
@@ -148,27 +112,27 @@ def point_defects(
         complex_of=tuple(complex_of),
         complex_size=complex_size,
     )
-    _check(checked, wanted, ask)
+    _check(checked, names, ask)
     cell = make_supercell(checked, supercell, min_distance=min_distance, diagonal=diagonal, max_atoms=max_atoms)
-    if "vacancy" in wanted and len(cell.atoms) == 1:
+    if "vacancy" in names and len(cell.atoms) == 1:
         raise ValueError(f"vacancy: the supercell of {name} has one atom, none would be left; take a larger supercell")
     half = cell.image_distance / 2 + 1e-3
     if cutoff is not None and not 0 < cutoff <= half:
         raise ValueError(
             f"cutoff {cutoff:g}: must be positive, and at most {half:.2f} Å, half the distance between images"
         )
-    if "complex" in wanted and cutoff is None and half < _NEAR:
+    if "complex" in names and cutoff is None and half < _NEAR:
         raise ValueError(
             f"complex: defects up to {_NEAR:g} Å apart need images {2 * _NEAR:g} Å apart, here they are "
             f"{cell.image_distance:.2f}; take a larger supercell or a smaller cutoff"
         )
     maker = DefectBuilder(checked, cell)
-    return (maker.make(plan) for plan in _plans(checked, wanted, ask, cutoff or half, cutoff or _NEAR))
+    return (maker.make(plan) for plan in _plans(checked, names, ask, cutoff or half, cutoff or _NEAR))
 
 
 @dataclass(frozen=True)
 class DefectRequest:
-    """What is wanted of the kinds, see `point_defects`."""
+    """Options of the kinds, see `point_defects`."""
 
     elements: tuple[str, ...]
     dopants: tuple[str, ...] | None
@@ -215,7 +179,7 @@ def _check(host: Host, kinds: Sequence[str], ask: DefectRequest) -> None:
 
 def _allowed(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"{what} {value!r}: allowed are {', '.join(allowed)}")
+        raise unknown_name(what, value, allowed)
 
 
 def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: float, cutoff: float) -> Iterator[Plan]:
@@ -225,10 +189,10 @@ def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: fl
         return find_holes(host, symmetry, method=ask.method, min_radius=ask.min_radius)
 
     def groups() -> Iterator[Plan]:
-        result = holes() if "interstitial" in ask.complex_of else []
+        places = holes() if "interstitial" in ask.complex_of else []
         options = site_options(host, ask.complex_of, ask.elements, ask.dopants)
-        options += hole_options(host, result, ask.inserted)
-        return complexes(find_places(host, symmetry, options, cutoff, result), size=ask.complex_size)
+        options += hole_options(host, places, ask.inserted)
+        return complexes(find_places(host, symmetry, options, cutoff, places), size=ask.complex_size)
 
     planners: dict[str, Callable[[], Iterator[Plan]]] = {
         "vacancy": lambda: vacancies(host, symmetry, ask.elements),
@@ -242,3 +206,38 @@ def _plans(host: Host, kinds: Sequence[str], ask: DefectRequest, pair_cutoff: fl
     }
     for kind in kinds:
         yield from planners[kind]()
+
+
+def vacancies(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """One for each symmetry-distinct site of the elements."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        yield _on_site("vacancy", symmetry, vacancy(element, site))
+
+
+def antisites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each other element of the host on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for other in host.elements:
+            if other != element:
+                yield _on_site("antisite", symmetry, replacement(element, other, site))
+
+
+def substitutions(host: Host, symmetry: Symmetry, elements: Sequence[str], dopants: Sequence[str]) -> Iterator[Plan]:
+    """Each symmetry-distinct site of the elements with each dopant on it."""
+    for site, element in distinct_sites(host, symmetry, elements):
+        for dopant in dopants:
+            if dopant != element:
+                yield _on_site("substitution", symmetry, replacement(element, dopant, site))
+
+
+def distinct_sites(host: Host, symmetry: Symmetry, elements: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The first site of each orbit of the elements, with its element."""
+    names = host.atoms.get_chemical_symbols()
+    for site in symmetry.representatives():
+        if names[site] in elements:
+            yield site, names[site]
+
+
+def _on_site(kind: str, symmetry: Symmetry, change: Change) -> Plan:
+    assert change.site is not None
+    return Plan(kind, change.name, (change,), int(symmetry.multiplicity[change.site]), symmetry.wyckoff[change.site])

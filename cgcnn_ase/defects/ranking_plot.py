@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.defects.costs import DefectEnergyEstimate
 
-#: names are written under so many defects, at most
+# names are written under so many defects, at most
 _NAMED = 30
-#: colours of the commonest defects; the others share the last
+# colours of the commonest defects; the others share the last
 _COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 

@@ -1,11 +1,15 @@
-"""Screen hosts: all their defects, what each costs, and which to send to DFT."""
+"""Screen hosts: all their defects ranked by formation energy, and folders to send the best of them to DFT."""
 
 import heapq
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, cost_estimate
@@ -16,7 +20,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-    from cgcnn_ase.defects.costs import Model
+    from cgcnn_ase.energies.energy_model import EnergySource
+
+
+# wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements
+CUTOFF, DENSITY_CUTOFF = 60.0, 240.0
+
+# distance of k points, 1/Å (2 pi included)
+K_SPACING = 0.25
+
+# atomic numbers that start with a magnetic moment: open 3d and f shells
+_MAGNETIC = (*range(23, 30), *range(58, 61), *range(62, 64), *range(64, 71), 92)
 
 
 class Screened(NamedTuple):
@@ -30,30 +44,24 @@ def screen(
     host: "Atoms",
     kinds: str | Sequence[str] = ("vacancy",),
     *,
-    model: "Model" = "vacancy-formation-energy",
+    model: "EnergySource" = "vacancy-formation-energy",
     estimate: CostEstimate | None = None,
     name: str = "host",
     **options: Any,
 ) -> list[Screened]:
-    """Every symmetry-distinct defect of a host, with its cost.
+    """Find every symmetry-distinct defect of a host, with its formation energy.
 
     Parameters
     ----------
     kinds, name, options
         As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model
-        As in :func:`cgcnn_ase.defects.costs.cost_estimate`.
-    estimate
-        What says the costs, in place of a model.
+    model, estimate
+        As in :func:`cgcnn_ase.defects.costs.cost_estimate`; or the estimate itself.
 
     Raises
     ------
     ValueError
         If there are no such defects, or the model cannot predict one.
-
-    Examples
-    --------
-    >>> ranking = Ranking(screen(atoms, elements=["Li"]))  # doctest: +SKIP
     """
     estimate = estimate or cost_estimate(model)
     defects = list(point_defects(host, kinds, name=name, **options))
@@ -62,24 +70,19 @@ def screen(
 
 @dataclass(frozen=True)
 class Screening:
-    """What is asked of every host of a screening; picklable, so that worker processes can do it.
+    """Request to every host of a screening; picklable, so that worker processes can do it."""
 
-    Attributes
-    ----------
-    kinds, options
-        As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model, fidelity, chemical_potentials
-        As in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path.
-    """
-
+    # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
+    # model, fidelity, chemical_potentials: as in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or
+    # path
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
     chemical_potentials: Mapping[str, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self) -> CostEstimate:
-        """What the defects cost; made once a process."""
+        """The estimate of formation energies; made once a process."""
         return _estimate(self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())))
 
     def check(self) -> None:
@@ -131,23 +134,10 @@ def _screen_one(screening: Screening, name: str, host: "Atoms") -> HostResult:
 
 
 class Ranking:
-    """Screened defects from the cheapest to the most expensive.
+    """Screened defects by energy: ``costs`` has all of them, equal ones by id.
 
-    The structures of the ``n_lowest`` and of the ``n_uncertain`` are kept; of the others only their rows.
-
-    Parameters
-    ----------
-    screened
-        Defects with their costs.
-    n_lowest, n_uncertain
-        How many structures to keep: of lowest energy, and of largest std.
-
-    Attributes
-    ----------
-    costs
-        One a defect, by energy, equal ones by id.
-    lowest, uncertain
-        The defects whose structures are kept.
+    Of the ``n_lowest`` of lowest energy and the ``n_uncertain`` of largest std the structures are kept, too, in
+    ``lowest`` and ``uncertain``.
     """
 
     def __init__(self, screened: Iterable[Screened], *, n_lowest: int = 10, n_uncertain: int = 10) -> None:
@@ -184,3 +174,60 @@ def _keep(heap: list[tuple[float, int, Screened]], entry: tuple[float, int, Scre
         heapq.heappush(heap, entry)
     elif n:
         heapq.heappushpop(heap, entry)
+
+
+def write_dft_folder(folder: Path, screened: Screened, *, pseudopotentials: Mapping[str, str] | None = None) -> Path:
+    """Write ``structure.extxyz``, ``POSCAR``, ``espresso.in`` and ``origin.json``, and return the folder.
+
+    The input for Quantum ESPRESSO relaxes the positions at a fixed cell, spin polarised where there is an open d or f
+    shell, with gaussian smearing. Pseudopotential files are named ``X.upf`` unless given, to be put into ``pseudo``.
+
+    Parameters
+    ----------
+    pseudopotentials
+        File names by element.
+    """
+    from ase.io import write
+
+    atoms = screened.defect.atoms
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "structure.extxyz", atoms, format="extxyz")
+    write(folder / "POSCAR", atoms, format="vasp", direct=True, sort=True)
+    _write_espresso(folder / "espresso.in", atoms, pseudopotentials or {})
+    origin = {"manifest": screened.defect.manifest.to_row(), "cost": screened.cost.to_dict()}
+    (folder / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def k_points(atoms: "Atoms", *, spacing: float = K_SPACING) -> tuple[int, int, int]:
+    """Smallest grid whose points are at most ``spacing`` (1/Å) apart; 1 where the cell is not periodic."""
+    lengths = 2 * np.pi * np.linalg.norm(np.linalg.pinv(atoms.cell.array).T, axis=1)
+    counts = np.where(atoms.pbc, np.maximum(1, np.ceil(lengths / spacing - 1e-9)), 1).astype(int)
+    return int(counts[0]), int(counts[1]), int(counts[2])
+
+
+def _write_espresso(file: Path, atoms: "Atoms", pseudopotentials: Mapping[str, str]) -> None:
+    from ase.io import write
+
+    atoms = atoms.copy()
+    magnetic = np.isin(atoms.numbers, _MAGNETIC)
+    if magnetic.any():
+        atoms.set_initial_magnetic_moments(magnetic.astype(float))
+    settings: dict[str, dict[str, object]] = {
+        "control": {"calculation": "relax", "tprnfor": True, "pseudo_dir": "pseudo"},
+        "system": {
+            "ecutwfc": CUTOFF,
+            "ecutrho": DENSITY_CUTOFF,
+            "occupations": "smearing",
+            "smearing": "gaussian",
+            "degauss": 0.005,
+        },
+        "electrons": {"conv_thr": 1e-8},
+    }
+    if magnetic.any():
+        settings["system"]["nspin"] = 2
+    names = {
+        element: pseudopotentials.get(element, f"{element}.upf")
+        for element in dict.fromkeys(atoms.get_chemical_symbols())
+    }
+    write(file, atoms, format="espresso-in", input_data=settings, pseudopotentials=names, kpts=k_points(atoms))

@@ -1,4 +1,4 @@
-"""The supercell that a defect sits in: given, or the smallest with its images far enough apart."""
+"""Supercell of a defect: given, or the smallest with its images far enough apart."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,168 +15,26 @@ from cgcnn_ase.defects.host import Host
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-#: larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
+# larger crystals than so many cells are multiples of a smaller supercell: there are too many sublattices to look at
 _EXACT = 100
 
-#: lengths that differ by less than this are equal, Å
+# lengths that differ by less than this are equal, Å
 _TIE = 1e-6
 
-
-def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: int | None) -> Ints:
-    """The matrix of the smallest supercell whose images are so far apart; of several the one with the farthest.
-
-    All sublattices of an index are looked at, each as its Hermite normal form, from the index on below which not even
-    the densest packing of spheres would do. Where a crystal needs more than about 100 cells, 2 (3, ...) times the
-    supercell for a half (third, ...) of the distance is taken, which may be a little larger than need be.
-
-    Parameters
-    ----------
-    host
-        It is not repeated along a vacuum.
-    distance
-        Å.
-    diagonal
-        Whether only multiples of the cell vectors are looked at.
-    max_atoms
-        Most atoms.
-
-    Raises
-    ------
-    ValueError
-        If more atoms would be needed.
-    """
-    free = [axis for axis in range(3) if not host.vacuum[axis]]
-    vectors = host.cell[free]
-    measure = sqrt(np.linalg.det(vectors @ vectors.T))
-    densest = {1: distance, 2: distance**2 * sqrt(3) / 2, 3: distance**3 / sqrt(2)}[len(free)]
-    n_cells = max(1, ceil(densest / measure - 1e-9))  # no lattice packs spheres more densely
-    if n_cells > _EXACT and len(free) == 3 and not diagonal:
-        times = ceil((n_cells / _EXACT) ** (1 / 3))
-        most = None if max_atoms is None else max_atoms // times**3
-        try:
-            smaller = smallest_matrix(host, distance / times, diagonal=False, max_atoms=most)
-        except ValueError as error:
-            raise ValueError(_too_many(host, distance, max_atoms)) from error
-        scaled: Ints = times * smaller
-        return scaled
-    short = _short_vectors(vectors, distance)
-    while True:
-        if max_atoms is not None and n_cells * len(host.atoms) > max_atoms:
-            raise ValueError(_too_many(host, distance, max_atoms))
-        matrices = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)] if diagonal else []
-        if not diagonal:
-            matrices = list(_lattices(n_cells, len(free), short))
-        if matrices:
-            best = min((_reduced_basis(m, vectors, diagonal) for m in matrices), key=lambda m: _shape(m @ vectors))
-            matrix = np.eye(3, dtype=np.int64)
-            matrix[np.ix_(free, free)] = best
-            return matrix
-        n_cells += 1
-
-
-def _too_many(host: Host, distance: float, max_atoms: int | None) -> str:
-    return (
-        f"no supercell of {host.name} with at most max_atoms = {max_atoms} atoms keeps images {distance:g} Å apart; "
-        "raise it or lower min_distance"
-    )
-
-
-def _short_vectors(vectors: Floats, distance: float) -> Ints:
-    """Half of the lattice vectors shorter than a distance, in units of the cell's, shortest first: (S, dimension)."""
-    reach = [int(distance * np.linalg.norm(column)) + 1 for column in np.linalg.pinv(vectors).T]
-    grid = np.array(list(product(*(range(-r, r + 1) for r in reach))))
-    grid = grid[len(grid) // 2 + 1 :]  # the other half is their negatives
-    lengths = np.linalg.norm(grid @ vectors, axis=1)
-    keep = lengths < distance - _TIE
-    short: Ints = grid[keep][np.argsort(lengths[keep], kind="stable")]
-    return short
-
-
-def _diagonals(size: int, dimension: int) -> Iterator[Ints]:
-    if dimension == 1:
-        yield np.array([[size]])
-        return
-    for first in range(1, size + 1):
-        if size % first == 0:
-            for rest in _diagonals(size // first, dimension - 1):
-                yield np.diag([first, *np.diag(rest)])
-
-
-def _holds(diagonal: Ints, short: Ints) -> bool:
-    """Whether a short vector is one of the supercell's lattice."""
-    return bool(((short % np.diag(diagonal)) == 0).all(axis=1).any())
-
-
-def _lattices(size: int, dimension: int, short: Ints) -> Iterator[Ints]:
-    """Every sublattice of an index that has none of the short vectors, in Hermite normal form (upper triangular)."""
-    for diagonal in _diagonals(size, dimension):
-        steps = np.diag(diagonal)
-        above = [(i, j) for j in range(dimension) for i in range(j)]
-        options = np.indices([steps[j] for _, j in above]).reshape(len(above), -1).T if above else np.zeros((1, 0), int)
-        forms = np.broadcast_to(diagonal, (len(options), dimension, dimension)).copy()
-        for k, (i, j) in enumerate(above):
-            forms[:, i, j] = options[:, k]
-        for vector in short:  # most forms fall at one of the first
-            if not len(forms):
-                break
-            rest = np.broadcast_to(vector, (len(forms), dimension)).copy()
-            member = np.ones(len(forms), dtype=bool)
-            for j in range(dimension):
-                times, left = np.divmod(rest[:, j], steps[j])
-                member &= left == 0
-                rest -= times[:, None] * forms[:, j]
-            forms = forms[~member]
-        yield from forms
-
-
-def _reduced_basis(matrix: Ints, vectors: Floats, diagonal: bool) -> Ints:
-    """The shortest vectors of the same lattice, right-handed as before."""
-    if diagonal:
-        return matrix
-    from ase.geometry.minkowski_reduction import minkowski_reduce
-
-    dimension = len(matrix)
-    cell = np.zeros((3, 3))
-    cell[:dimension] = matrix @ np.linalg.qr(vectors.T)[1].T @ np.eye(dimension, 3)
-    _, steps = minkowski_reduce(cell, pbc=np.arange(3) < dimension)
-    reduced: Ints = np.rint(steps[:dimension, :dimension]).astype(np.int64) @ matrix
-    if np.linalg.det(reduced) < 0:
-        reduced = -reduced if dimension != 2 else reduced[::-1]
-    return reduced
-
-
-def _shape(cell: Floats) -> tuple[float, float, list[list[float]]]:
-    """For ``min``: the largest image distance, then the shortest vectors, then any order that never changes."""
-    lengths = np.linalg.norm(cell, axis=1)
-    return (-round(float(lengths.min()), 6), round(float(lengths.sum()), 6), np.round(cell, 6).tolist())
-
-
-#: a supercell as users give it: n, (a, b, c), or rows of whole numbers
+# a supercell as users give it: n, (a, b, c), or rows of whole numbers
 SupercellLike = int | Sequence[int] | Sequence[Sequence[int]] | Ints
 
 
 @dataclass(frozen=True)
 class Supercell:
-    """A repeated host.
+    """A repeated host."""
 
-    Attributes
-    ----------
-    atoms
-        The host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they
-        are those of ``host.repeat``.
-    matrix
-        (3, 3) its vectors in those of the host.
-    cells
-        (K, 3) where each copy of the host lies.
-    image_distance
-        Å, see `image_distance`.
-    """
-
+    # the host's atoms cell after cell: atom ``i`` of cell ``k`` is number ``k * N + i``; for a diagonal matrix they are
+    # those of ``host.repeat``
     atoms: "Atoms"
-    matrix: Ints
-    cells: Ints
-    image_distance: float
+    matrix: Ints  # (3, 3) its vectors in those of the host
+    cells: Ints  # (K, 3) where each copy of the host lies
+    image_distance: float  # Å, see `image_distance`
 
     @cached_property
     def _place(self) -> dict[tuple[int, ...], int]:
@@ -203,12 +61,10 @@ def make_supercell(
     diagonal: bool = False,
     max_atoms: int | None = None,
 ) -> Supercell:
-    """The supercell given, or else the smallest whose images are far enough apart.
+    """The supercell given, or else the smallest whose images are far enough apart; a vacuum is never repeated.
 
     Parameters
     ----------
-    host
-        The host; it is never repeated along a vacuum.
     supercell
         n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
     min_distance
@@ -264,7 +120,6 @@ def _given(host: Host, supercell: SupercellLike) -> Ints:
 
 def _repeated(host: Host, matrix: Ints) -> Supercell:
     cells = _cells(matrix)
-    atoms = host.atoms[[]]
     atoms = type(host.atoms)(
         numbers=np.tile(host.atoms.numbers, len(cells)),
         positions=(host.atoms.positions[None] + (cells @ host.cell)[:, None]).reshape(-1, 3),
@@ -285,7 +140,118 @@ def _cells(matrix: Ints) -> Ints:
         return cells
     from ase.build.supercells import lattice_points_in_supercell
 
-    lattice_points = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
-    order = np.argsort(np.abs(lattice_points).sum(axis=1), kind="stable")  # the origin first
-    ordered: Ints = lattice_points[order]
-    return ordered
+    points: Ints = np.rint(lattice_points_in_supercell(matrix) @ matrix).astype(np.int64)
+    return points[np.argsort(np.abs(points).sum(axis=1), kind="stable")]  # the origin first
+
+
+def smallest_matrix(host: Host, distance: float, *, diagonal: bool, max_atoms: int | None) -> Ints:
+    """The matrix of the smallest supercell whose images are so many Å apart; of several the one with the farthest.
+
+    All sublattices of an index are looked at, each as its Hermite normal form, from the index on below which not even
+    the densest packing of spheres would do; with `diagonal` only multiples of the cell vectors. A vacuum is not
+    repeated. Where a crystal needs more than about 100 cells, 2 (3, ...) times the supercell for a half (third, ...) of
+    the distance is taken, which may be a little larger than need be. More than `max_atoms` atoms are a `ValueError`.
+    """
+    free = [axis for axis in range(3) if not host.vacuum[axis]]
+    vectors = host.cell[free]
+    measure = sqrt(np.linalg.det(vectors @ vectors.T))
+    densest = {1: distance, 2: distance**2 * sqrt(3) / 2, 3: distance**3 / sqrt(2)}[len(free)]
+    n_cells = max(1, ceil(densest / measure - 1e-9))  # no lattice packs spheres more densely
+    if n_cells > _EXACT and len(free) == 3 and not diagonal:
+        times = ceil((n_cells / _EXACT) ** (1 / 3))
+        most = None if max_atoms is None else max_atoms // times**3
+        try:
+            smaller = smallest_matrix(host, distance / times, diagonal=False, max_atoms=most)
+        except ValueError as error:
+            raise ValueError(_too_many(host, distance, max_atoms)) from error
+        scaled: Ints = times * smaller
+        return scaled
+    short = _short_vectors(vectors, distance)
+    while True:
+        if max_atoms is not None and n_cells * len(host.atoms) > max_atoms:
+            raise ValueError(_too_many(host, distance, max_atoms))
+        if diagonal:
+            lattices = [m for m in _diagonals(n_cells, len(free)) if not _holds(m, short)]
+        else:
+            lattices = [_reduced_basis(m, vectors) for m in _lattices(n_cells, len(free), short)]
+        if lattices:
+            best = min(lattices, key=lambda m: _shape(m @ vectors))
+            matrix = np.eye(3, dtype=np.int64)
+            matrix[np.ix_(free, free)] = best
+            return matrix
+        n_cells += 1
+
+
+def _too_many(host: Host, distance: float, max_atoms: int | None) -> str:
+    return (
+        f"no supercell of {host.name} with at most max_atoms = {max_atoms} atoms keeps images {distance:g} Å apart; "
+        "raise it or lower min_distance"
+    )
+
+
+def _short_vectors(vectors: Floats, distance: float) -> Ints:
+    """Half of the lattice vectors shorter than a distance, in units of the cell's, shortest first: (S, dimension)."""
+    reach = [int(distance * np.linalg.norm(column)) + 1 for column in np.linalg.pinv(vectors).T]
+    grid = np.array(list(product(*(range(-r, r + 1) for r in reach))))
+    grid = grid[len(grid) // 2 + 1 :]  # the other half is their negatives
+    lengths = np.linalg.norm(grid @ vectors, axis=1)
+    keep = lengths < distance - _TIE
+    short: Ints = grid[keep][np.argsort(lengths[keep], kind="stable")]
+    return short
+
+
+def _diagonals(size: int, dimension: int) -> Iterator[Ints]:
+    if dimension == 1:
+        yield np.array([[size]])
+        return
+    for first in range(1, size + 1):
+        if size % first == 0:
+            for rest in _diagonals(size // first, dimension - 1):
+                yield np.diag([first, *np.diag(rest)])
+
+
+def _holds(diagonal: Ints, short: Ints) -> bool:
+    """True where a short vector is one of the supercell's lattice."""
+    return bool(((short % np.diag(diagonal)) == 0).all(axis=1).any())
+
+
+def _lattices(size: int, dimension: int, short: Ints) -> Iterator[Ints]:
+    """Every sublattice of an index that has none of the short vectors, in Hermite normal form (upper triangular)."""
+    for diagonal in _diagonals(size, dimension):
+        steps = np.diag(diagonal)
+        above = [(i, j) for j in range(dimension) for i in range(j)]
+        options = np.indices([steps[j] for _, j in above]).reshape(len(above), -1).T if above else np.zeros((1, 0), int)
+        forms = np.broadcast_to(diagonal, (len(options), dimension, dimension)).copy()
+        for k, (i, j) in enumerate(above):
+            forms[:, i, j] = options[:, k]
+        for vector in short:  # most forms fall at one of the first
+            if not len(forms):
+                break
+            rest = np.broadcast_to(vector, (len(forms), dimension)).copy()
+            member = np.ones(len(forms), dtype=bool)
+            for j in range(dimension):
+                times, left = np.divmod(rest[:, j], steps[j])
+                member &= left == 0
+                rest -= times[:, None] * forms[:, j]
+            forms = forms[~member]
+        yield from forms
+
+
+def _reduced_basis(matrix: Ints, vectors: Floats) -> Ints:
+    """The shortest vectors of the same lattice, right-handed as before."""
+    from ase.geometry.minkowski_reduction import minkowski_reduce
+
+    dimension = len(matrix)
+    cell = np.zeros((3, 3))
+    cell[:dimension] = matrix @ np.linalg.qr(vectors.T)[1].T @ np.eye(dimension, 3)
+    _, steps = minkowski_reduce(cell, pbc=np.arange(3) < dimension)
+    reduced: Ints = np.rint(steps[:dimension, :dimension]).astype(np.int64) @ matrix
+    if np.linalg.det(reduced) < 0:
+        reduced = -reduced if dimension != 2 else reduced[::-1]
+    return reduced
+
+
+def _shape(cell: Floats) -> tuple[float, float, list[list[float]]]:
+    """For ``min``: the largest image distance, then the shortest vectors, then any order that never changes."""
+    lengths = np.linalg.norm(cell, axis=1)
+    return (-round(float(lengths.min()), 6), round(float(lengths.sum()), 6), np.round(cell, 6).tolist())

@@ -3,66 +3,39 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.ensemble_energy import EnergyModel
-from cgcnn_ase.energies.relax import relaxed
+from cgcnn_ase.energies.calculators import relaxed
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.interface import EnergyModel
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.models.crystal_model import CrystalModel
-
-#: the two cells may differ by this part of their lengths
+# the two cells may differ by this part of their lengths
 _CELL = 1e-3
 
 
 @dataclass(frozen=True)
 class DefectEnergy:
-    """Formation energy of a neutral defect.
+    """Formation energy of a neutral defect."""
 
-    Attributes
-    ----------
-    energy
-        eV, positive where the defect costs energy.
-    std
-        One standard deviation of the *difference* of the two cells, eV; None without an ensemble.
-    members
-        What each member of the ensemble says, eV; None without one.
-    std_if_independent
-        What the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of
-        it cancels. None without calibration.
-    removed
-        How many atoms of each element left the pristine cell (negative: were added).
-    chemical_potentials
-        Of those elements, eV/atom, on the scale of the model.
-    n_atoms
-        Of the pristine and of the defective cell.
-    in_domain
-        Whether the model knows structures like both cells; None where it cannot tell.
-    model
-        What gave the energies.
-    was_relaxed
-        Whether the atoms were moved to where the forces vanish.
-    """
-
-    energy: float
-    std: float | None
-    members: tuple[float, ...] | None
+    energy: float  # eV, positive where the defect costs energy
+    std: float | None  # one standard deviation of the *difference* of the two cells, eV; None without an ensemble
+    members: tuple[float, ...] | None  # by each member of the ensemble, eV; None without one
+    # what the std would be if the errors of the two cells had nothing in common, eV: for comparison, as most of it
+    # cancels. None without calibration.
     std_if_independent: float | None
-    removed: dict[str, int]
-    chemical_potentials: dict[str, float]
-    n_atoms: tuple[int, int]
-    in_domain: bool | None
-    model: str
-    was_relaxed: bool
+    removed: dict[str, int]  # how many atoms of each element left the pristine cell (negative: were added)
+    chemical_potentials: dict[str, float]  # of those elements, eV/atom, on the scale of the model
+    n_atoms: tuple[int, int]  # of the pristine and of the defective cell
+    in_domain: bool | None  # whether the model knows structures like both cells; None where it cannot tell
+    model: str  # what gave the energies
+    was_relaxed: bool  # whether the atoms were moved to where the forces vanish
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values."""
         return asdict(self)
 
@@ -70,7 +43,7 @@ class DefectEnergy:
 def defect_formation_energy(
     defective: "Atoms",
     pristine: "Atoms",
-    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
     relax: bool = False,
@@ -83,7 +56,7 @@ def defect_formation_energy(
 
     with :math:`n_i` atoms of element i removed (Zhang and Northrup, Phys. Rev. Lett. 67, 2339, 1991; Freysoldt et al.,
     Rev. Mod. Phys. 86, 253, 2014). The std is that of the difference within each member of the ensemble, calibrated:
-    see :meth:`cgcnn_ase.energies.ensemble_energy.Energies.combine`.
+    see :meth:`cgcnn_ase.energies.interface.Energies.combine`.
 
     Parameters
     ----------
@@ -102,17 +75,20 @@ def defect_formation_energy(
     ValueError
         If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
         with.
-    cgcnn_ase.energies.relax.NotConvergedError
+    cgcnn_ase.energies.calculators.NotConvergedError
         If a relaxation does not end.
     """
-    options = {"chemical_potentials": chemical_potentials, "relax": relax, "fmax": fmax, "max_steps": max_steps}
-    return next(defect_formation_energies([defective], pristine, model, **options))  # type: ignore[arg-type]
+    energies = defect_formation_energies(
+        [defective], pristine, model, chemical_potentials=chemical_potentials, relax=relax, fmax=fmax,
+        max_steps=max_steps,
+    )  # fmt: skip
+    return next(energies)
 
 
 def defect_formation_energies(
     defective: "Sequence[Atoms]",
     pristine: "Atoms",
-    model: "str | Path | CrystalModel | BaseCalculator | EnergyModel" = "formation-energy-per-atom",
+    model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
     relax: bool = False,

@@ -1,4 +1,4 @@
-"""Which sites, and groups of sites, of a host are equivalent."""
+"""Equivalent sites, and groups of sites, of a host."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,31 +10,20 @@ from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.defects.host import Host
 from cgcnn_ase.structures.symmetry import symmetry_dataset
 
-#: a site of the infinite crystal: what is done there, site of the host, and cell
+# a site of the infinite crystal: what is done there, site of the host, and cell
 Member = tuple[str, int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Space group operations of a host and what they do to its sites.
+    """Space group operations of a host and what they do to its sites."""
 
-    Attributes
-    ----------
-    orbit
-        (N,) index of the first site equivalent to each.
-    wyckoff
-        Wyckoff letter of each site.
-    rotations, translations
-        (M, 3, 3) and (M, 3), on fractional coordinates; centring translations are among them.
-    frac
-        (N, 3) the sites.
-    """
-
-    orbit: Ints
-    wyckoff: tuple[str, ...]
+    orbit: Ints  # (N,) index of the first site equivalent to each
+    wyckoff: tuple[str, ...]  # Wyckoff letter of each site
+    # rotations, translations: (M, 3, 3) and (M, 3), on fractional coordinates; centring translations are among them
     rotations: Ints
     translations: Floats
-    frac: Floats
+    frac: Floats  # (N, 3) the sites
 
     @cached_property
     def multiplicity(self) -> Ints:
@@ -47,7 +36,7 @@ class Symmetry:
 
     @cached_property
     def site_images(self) -> tuple[Ints, Ints]:
-        """Where each operation takes each site: (M, N) sites and (M, N, 3) cells.
+        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells.
 
         Raises
         ------

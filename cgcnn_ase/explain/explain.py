@@ -261,7 +261,7 @@ def equivalent_atoms(graph: CrystalGraph) -> Ints:
     """Class of each atom of one unmerged crystal, (N,): atoms of a class are the same to every graph network."""
     numbers, centers, neighbors = graph.numbers.numpy(), graph.centers.numpy(), graph.neighbors.numpy()
     distances = graph.distances.numpy().astype(np.float64)
-    return merge_equivalent(numbers, centers, neighbors, distances, graph.angular.numpy()).node_of_atom
+    return merge_equivalent(numbers, centers, neighbors, distances, graph.angular.numpy()).class_of
 
 
 class _Row(NamedTuple):

@@ -23,10 +23,10 @@ MAX_DEGREE = 4
 N_WEIGHTS = 3
 N_ANGULAR = MAX_DEGREE * N_WEIGHTS
 
-#: decay length of the distance weight, Å
+# decay length of the distance weight, Å
 DECAY_LENGTH = 0.5
 
-#: (24, 4); 1 where a harmonic is of a degree: there are 2 l + 1 of degree l
+# (24, 4); 1 where a harmonic is of a degree: there are 2 l + 1 of degree l
 _DEGREE_OF_TERM = np.repeat(np.eye(MAX_DEGREE, dtype=np.float32), [3, 5, 7, 9], axis=0)
 
 

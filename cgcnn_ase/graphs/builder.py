@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
@@ -78,7 +77,7 @@ class GraphsAndNodes(NamedTuple):
     """Graphs, and where the atoms of the structures went."""
 
     graph: CrystalGraph
-    node_of_atom: Ints  #: (atoms,) the node of the batch that stands for each atom, structure by structure
+    node_of_atom: Ints  # (atoms,) the node of the batch that stands for each atom, structure by structure
 
 
 def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConfig) -> GraphsAndNodes:
@@ -89,25 +88,22 @@ def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConf
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
     crystal = np.repeat(np.arange(len(shapes)), n_atoms)
     numbers, bonds = _bonds(shapes, n_atoms, crystal, config)
-    itself = np.arange(len(numbers))
+    if config.line_graph and config.merge:
+        return _merged_with_lines(numbers, bonds, crystal, len(shapes))
+    graph = _graph(numbers, bonds, crystal, len(shapes), config)
+    if config.merge:
+        return _merged(graph, crystal, bonds.distances)
+    return GraphsAndNodes(graph, np.arange(len(numbers)))
+
+
+def _graph(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int, config: GraphConfig) -> CrystalGraph:
+    """Every atom a node, every bond an edge and, if asked for, every pair of bonds a line."""
+    lines = None
     if config.line_graph:
-        if config.merge:
-            return _merged_with_lines(numbers, bonds, crystal, len(shapes))
-        return GraphsAndNodes(_with_lines(numbers, bonds, crystal, len(shapes)), itself)
-    if config.angular:
-        angular = angular_moments(numbers, *bonds)
-    else:
-        angular = np.zeros((len(bonds.centers), 0), dtype=np.float32)
-    graph = _graph(numbers, bonds, crystal, len(shapes), angular)
-    return _merged(graph, crystal, bonds.distances) if config.merge else GraphsAndNodes(graph, itself)
-
-
-def _graph(
-    numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int, angular: Floats32 | None = None
-) -> CrystalGraph:
-    """Every atom a node and every bond an edge."""
-    if angular is None:
-        angular = np.zeros((len(bonds.centers), 0), dtype=np.float32)
+        pairs = line_graph(*bonds, n_atoms=len(numbers))
+        lines = _line_tensors(pairs, np.ones(len(pairs.targets)), crystal[bonds.centers], n_crystals)
+    no_moments = np.zeros((len(bonds.centers), 0), dtype=np.float32)
+    angular = angular_moments(numbers, *bonds) if config.angular else no_moments
     return CrystalGraph(
         numbers=torch.from_numpy(numbers),
         centers=torch.from_numpy(bonds.centers),
@@ -118,6 +114,7 @@ def _graph(
         n_nodes=_count(crystal, n_crystals),
         n_edges=_count(crystal[bonds.centers], n_crystals),
         vectors=_float32(bonds.vectors),
+        lines=lines,
     )
 
 
@@ -128,28 +125,20 @@ def _merged(graph: CrystalGraph, crystal: Ints, distances: Floats) -> GraphsAndN
         graph.numbers.numpy() + 128 * crystal, centers, neighbors, distances, graph.angular.numpy()
     )
     stays = np.zeros(len(crystal), dtype=bool)
-    stays[merged.representatives] = True
+    stays[merged.first] = True
     keep = stays[centers]
     few = graph._replace(
-        numbers=graph.numbers[merged.representatives],
-        centers=torch.from_numpy(merged.node_of_atom[centers[keep]]),
-        neighbors=torch.from_numpy(merged.node_of_atom[neighbors[keep]]),
+        numbers=graph.numbers[merged.first],
+        centers=torch.from_numpy(merged.class_of[centers[keep]]),
+        neighbors=torch.from_numpy(merged.class_of[neighbors[keep]]),
         distances=graph.distances[keep],
         angular=graph.angular[keep],
         multiplicity=_float32(merged.sizes),
-        n_nodes=_count(crystal[merged.representatives], len(graph.n_nodes)),
+        n_nodes=_count(crystal[merged.first], len(graph.n_nodes)),
         n_edges=_count(crystal[centers[keep]], len(graph.n_nodes)),
         vectors=None,
     )
-    return GraphsAndNodes(merge_equal_edges(few), merged.node_of_atom)
-
-
-def _with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> CrystalGraph:
-    """All atoms, bonds and pairs of bonds."""
-    lines = line_graph(*bonds, n_atoms=len(numbers))
-    counts = np.ones(len(lines.targets), dtype=np.int64)
-    graph = _graph(numbers, bonds, crystal, n_crystals)
-    return graph._replace(lines=_line_tensors(lines, counts, crystal[bonds.centers], n_crystals))
+    return GraphsAndNodes(merge_equal_edges(few), merged.class_of)
 
 
 def _merged_with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int) -> GraphsAndNodes:
@@ -158,21 +147,21 @@ def _merged_with_lines(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: i
     few = quotient(numbers + 128 * crystal, bonds.centers, bonds.neighbors, bonds.distances, lines)
     of_edge = crystal[bonds.centers[few.edges]]
     graph = CrystalGraph(
-        numbers=torch.from_numpy(numbers[few.nodes.representatives]),
+        numbers=torch.from_numpy(numbers[few.nodes.first]),
         centers=torch.from_numpy(few.centers),
         neighbors=torch.from_numpy(few.neighbors),
         distances=_float32(few.distances),
         angular=torch.zeros(len(few.edges), 0),
         multiplicity=_float32(few.nodes.sizes),
-        n_nodes=_count(crystal[few.nodes.representatives], n_crystals),
+        n_nodes=_count(crystal[few.nodes.first], n_crystals),
         n_edges=_count(of_edge, n_crystals),
         edge_multiplicity=_float32(few.edge_counts),
         lines=_line_tensors(few.lines, few.line_counts, of_edge, n_crystals),
     )
-    return GraphsAndNodes(graph, few.nodes.node_of_atom)
+    return GraphsAndNodes(graph, few.nodes.class_of)
 
 
-def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals: int) -> LineGraph:
+def _line_tensors(lines: Lines, counts: AnyArray, crystal_of_edge: Ints, n_crystals: int) -> LineGraph:
     return LineGraph(
         targets=torch.from_numpy(lines.targets),
         sources=torch.from_numpy(lines.sources),
@@ -182,7 +171,7 @@ def _line_tensors(lines: Lines, counts: Ints, crystal_of_edge: Ints, n_crystals:
     )
 
 
-def _float32(array: npt.NDArray[Any]) -> torch.Tensor:
+def _float32(array: AnyArray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 

@@ -15,17 +15,17 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import atomic_radii, symbols
 
-#: how far a candidate may be, in sums of two atoms' radii as large as fill the cell
+# how far a candidate may be, in sums of two atoms' radii as large as fill the cell
 RADIUS_FACTOR = 1.2
-#: clusters whose centres are at most so far apart, in relative distance, are one
+# clusters whose centres are at most so far apart, in relative distance, are one
 CENTER_DISTANCE = 0.03
-#: how often the nearer cluster is split
+# how often the nearer cluster is split
 MAX_SPLITS = 10
-#: neighbours whose relative distances follow each other by less than this are kept or left together
+# neighbours whose relative distances follow each other by less than this are kept or left together
 TIE = 1e-3
-#: relative distance up to which to search, so that ties at the border are seen
+# relative distance up to which to search, so that ties at the border are seen
 REACH = 1.0 + 5 * TIE
-#: splits whose quality agrees to this relative precision are equally good
+# splits whose quality agrees to this relative precision are equally good
 _SAME = 1e-6
 
 

@@ -1,7 +1,7 @@
 """The one immutable bundle of tensors that every model reads."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +17,17 @@ class CrystalGraph(NamedTuple):
     ``centers`` never decreases.
     """
 
-    numbers: Tensor  #: (N,) int64, atomic numbers
-    centers: Tensor  #: (E,) int64, the node that receives the message
-    neighbors: Tensor  #: (E,) int64, the node that sends it
-    distances: Tensor  #: (E,) float32, Å
-    angular: Tensor  #: (E, A) float32, angular moments of the centre's other bonds; A may be 0
-    multiplicity: Tensor  #: (N,) float32, how many atoms of the cell the node stands for
-    n_nodes: Tensor  #: (B,) int64, nodes of each crystal
-    n_edges: Tensor  #: (B,) int64, edges of each crystal
-    vectors: Tensor | None = None  #: (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
-    edge_multiplicity: Tensor | None = None  #: (E,) float32, how many equal edges each stands for; None: one
-    lines: LineGraph | None = None  #: pairs of edges that share an atom, with their angles
+    numbers: Tensor  # (N,) int64, atomic numbers
+    centers: Tensor  # (E,) int64, the node that receives the message
+    neighbors: Tensor  # (E,) int64, the node that sends it
+    distances: Tensor  # (E,) float32, Å
+    angular: Tensor  # (E, A) float32, angular moments of the centre's other bonds; A may be 0
+    multiplicity: Tensor  # (N,) float32, how many atoms of the cell the node stands for
+    n_nodes: Tensor  # (B,) int64, nodes of each crystal
+    n_edges: Tensor  # (B,) int64, edges of each crystal
+    vectors: Tensor | None = None  # (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
+    edge_multiplicity: Tensor | None = None  # (E,) float32, how many equal edges each stands for; None: one
+    lines: LineGraph | None = None  # pairs of edges that share an atom, with their angles
 
     def __repr__(self) -> str:
         return f"CrystalGraph({len(self.n_nodes)} crystals, {len(self.numbers)} nodes, {len(self.centers)} edges)"
@@ -53,13 +53,9 @@ def composition(graph: CrystalGraph) -> Tensor:
 
 def map_tensors(graph: CrystalGraph, function: Callable[[Tensor], Tensor]) -> CrystalGraph:
     """Apply a function to every tensor of the graph, those of its line graph too."""
-    fields: dict[str, Any] = {}
-    for name, field in graph._asdict().items():
-        if isinstance(field, LineGraph):
-            fields[name] = LineGraph(*map(function, field))
-        else:
-            fields[name] = field if field is None else function(field)
-    return CrystalGraph(**fields)
+    *tensors, lines = graph
+    fields = [None if tensor is None else function(tensor) for tensor in tensors]
+    return CrystalGraph._make([*fields, None if lines is None else LineGraph(*map(function, lines))])
 
 
 def to_device(graph: CrystalGraph, device: torch.device | str) -> CrystalGraph:
@@ -81,7 +77,7 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
         return graphs[0]
     counts = torch.tensor([len(graph.numbers) for graph in graphs])
     edges = torch.tensor([len(graph.centers) for graph in graphs])
-    shift = torch.repeat_interleave(counts.cumsum(0) - counts, edges)
+    shift = torch.repeat_interleave(starts_of(counts), edges)
     joined = {
         name: torch.cat([getattr(graph, name) for graph in graphs])
         for name in CrystalGraph._fields
@@ -92,7 +88,7 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
         **joined | {"centers": joined["centers"] + shift, "neighbors": joined["neighbors"] + shift},
         vectors=torch.cat(vectors) if len(vectors) == len(graphs) else None,
         edge_multiplicity=_edge_multiplicity(graphs),
-        lines=_lines(graphs, edges.cumsum(0) - edges),
+        lines=_lines(graphs, starts_of(edges)),
     )
 
 
@@ -114,58 +110,32 @@ def _lines(graphs: Sequence[CrystalGraph], first_edge: Tensor) -> LineGraph | No
     return joined._replace(targets=joined.targets + shift, sources=joined.sources + shift)
 
 
-def _split_lines(graph: CrystalGraph) -> list[LineGraph | None]:
-    if graph.lines is None:
-        return [None] * len(graph.n_edges)
-    targets, sources, cosines, multiplicity, n_lines = graph.lines
-    shift = torch.repeat_interleave(graph.n_edges.cumsum(0) - graph.n_edges, n_lines)
-    fields = (targets - shift, sources - shift, cosines, multiplicity)
-    parts = zip(*(field.split(n_lines.tolist()) for field in fields), n_lines.split(1), strict=True)
-    return [LineGraph(*part) for part in parts]
-
-
 def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
     """Take a batch apart into its crystals."""
     nodes, edges = graph.n_nodes.tolist(), graph.n_edges.tolist()
-    node_fields = [field.split(nodes) for field in (graph.numbers, graph.multiplicity)]
-    fields = (graph.centers, graph.neighbors, graph.distances, graph.angular)
-    edge_fields = [field.split(edges) for field in fields]
-    vectors = [None] * len(nodes) if graph.vectors is None else graph.vectors.split(edges)
-    counts = [None] * len(nodes) if graph.edge_multiplicity is None else graph.edge_multiplicity.split(edges)
-    lines = _split_lines(graph)
-    first = (graph.n_nodes.cumsum(0) - graph.n_nodes).tolist()
-    return [
-        CrystalGraph(
-            numbers=node_fields[0][k],
-            centers=edge_fields[0][k] - first[k],
-            neighbors=edge_fields[1][k] - first[k],
-            distances=edge_fields[2][k],
-            angular=edge_fields[3][k],
-            multiplicity=node_fields[1][k],
-            n_nodes=graph.n_nodes[k : k + 1],
-            n_edges=graph.n_edges[k : k + 1],
-            vectors=vectors[k],
-            edge_multiplicity=counts[k],
-            lines=lines[k],
-        )
-        for k in range(len(nodes))
+    sizes = {"numbers": nodes, "multiplicity": nodes, "n_nodes": 1, "n_edges": 1}
+    *tensors, lines = renumbered(graph, -1)
+    parts = [
+        [None] * len(nodes) if tensor is None else tensor.split(sizes.get(name, edges))
+        for name, tensor in zip(graph._fields, tensors, strict=False)
     ]
+    if lines is None:
+        return [CrystalGraph._make([*fields, None]) for fields in zip(*parts, strict=True)]
+    line_parts = [field.split(lines.n_lines.tolist()) for field in lines[:-1]] + [lines.n_lines.split(1)]
+    of_crystals = zip(zip(*parts, strict=True), zip(*line_parts, strict=True), strict=True)
+    return [CrystalGraph._make([*fields, LineGraph(*of_lines)]) for fields, of_lines in of_crystals]
 
 
-def to_dgl(graph: CrystalGraph) -> Any:
-    """The same graph as a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``.
+def renumbered(graph: CrystalGraph, sign: Literal[1, -1]) -> CrystalGraph:
+    """The graph with nodes and edges counted through all crystals (1) that were counted within each, or back (-1)."""
+    shift = sign * torch.repeat_interleave(starts_of(graph.n_nodes), graph.n_edges)
+    lines = graph.lines
+    if lines is not None:
+        of_edges = sign * torch.repeat_interleave(starts_of(graph.n_edges), lines.n_lines)
+        lines = lines._replace(targets=lines.targets + of_edges, sources=lines.sources + of_edges)
+    return graph._replace(centers=graph.centers + shift, neighbors=graph.neighbors + shift, lines=lines)
 
-    Raises
-    ------
-    ImportError
-        If DGL is not installed.
-    """
-    import dgl
 
-    result = dgl.graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
-    result.set_batch_num_nodes(graph.n_nodes)
-    result.set_batch_num_edges(graph.n_edges)
-    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
-    if graph.vectors is not None:
-        result.edata["r"] = graph.vectors
-    return result
+def starts_of(lengths: Tensor) -> Tensor:
+    """The starts of rows of these lengths, one after the other."""
+    return lengths.cumsum(0) - lengths

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 class Geometry(NamedTuple):
     """A structure as plain arrays, no ASE needed."""
 
-    numbers: Ints  #: (N,)
-    positions: Floats  #: (N, 3) Å
-    cell: Floats  #: (3, 3) Å, rows
-    pbc: Bools  #: (3,)
+    numbers: Ints  # (N,)
+    positions: Floats  # (N, 3) Å
+    cell: Floats  # (3, 3) Å, rows
+    pbc: Bools  # (3,)
 
 
 def geometry(atoms: "Atoms") -> Geometry:

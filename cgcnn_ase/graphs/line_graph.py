@@ -17,19 +17,19 @@ from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 class LineGraph(NamedTuple):
     """Pairs of bonds that share an atom, grouped by target: ``targets`` never decreases."""
 
-    targets: Tensor  #: (L,) int64, the edge i -> k that receives the message
-    sources: Tensor  #: (L,) int64, the edge j -> i that sends it
-    cosines: Tensor  #: (L,) float32, of the angle j-i-k
-    multiplicity: Tensor  #: (L,) float32, how many equal sources of the target it stands for
-    n_lines: Tensor  #: (B,) int64, pairs of each crystal
+    targets: Tensor  # (L,) int64, the edge i -> k that receives the message
+    sources: Tensor  # (L,) int64, the edge j -> i that sends it
+    cosines: Tensor  # (L,) float32, of the angle j-i-k
+    multiplicity: Tensor  # (L,) float32, how many equal sources of the target it stands for
+    n_lines: Tensor  # (B,) int64, pairs of each crystal
 
 
 class Lines(NamedTuple):
     """The same as plain arrays."""
 
-    targets: Ints  #: (L,)
-    sources: Ints  #: (L,)
-    cosines: Floats32  #: (L,)
+    targets: Ints  # (L,)
+    sources: Ints  # (L,)
+    cosines: Floats32  # (L,)
 
 
 def line_graph(centers: Ints, neighbors: Ints, distances: Floats, vectors: Floats, n_atoms: int) -> Lines:

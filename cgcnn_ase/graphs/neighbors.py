@@ -1,4 +1,4 @@
-"""Which atoms are bonded: the periodic neighbour search and the rules that choose among its results."""
+"""Bonds between atoms: the periodic neighbour search and the rules that choose among its results."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -8,23 +8,24 @@ import numpy as np
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.graphs.coordinator import REACH, n_coordinated, scaled_radii
 from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.structures.validation import completed_cell
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]
 
-#: an atom is not its own neighbour below this distance, Å
+# an atom is not its own neighbour below this distance, Å
 SELF_DISTANCE = 1e-8
 
-#: a cell below this volume is none, Å^3
+# a cell below this volume is none, Å^3
 NO_VOLUME = 1e-6
 
 
 class Bonds(NamedTuple):
     """Directed bonds, grouped by centre and sorted by distance within each."""
 
-    centers: Ints  #: (E,)
-    neighbors: Ints  #: (E,)
-    distances: Floats  #: (E,) Å
-    vectors: Floats  #: (E, 3) Å, from centre to neighbour image
+    centers: Ints  # (E,)
+    neighbors: Ints  # (E,)
+    distances: Floats  # (E,) Å
+    vectors: Floats  # (E, 3) Å, from centre to neighbour image
 
 
 class _Found(NamedTuple):
@@ -44,7 +45,7 @@ class _Crystals:
         self.first = np.cumsum(self.n_atoms) - self.n_atoms
         self.points = np.ascontiguousarray(np.concatenate([shape.positions for shape in shapes]), dtype=float)
         self.pbc = np.array([shape.pbc for shape in shapes], dtype=np.int64)
-        self.lattices = np.array([_complete_cell(shape.cell, shape.pbc) for shape in shapes])
+        self.lattices = np.array([completed_cell(shape.cell, shape.pbc) for shape in shapes])
         self.volumes = np.abs(np.linalg.det(np.array([shape.cell for shape in shapes])))
         if (np.abs(np.linalg.det(self.lattices)) < NO_VOLUME).any():
             raise ValueError("the cell's periodic vectors are zero or lie in one plane")
@@ -76,45 +77,12 @@ class _Crystals:
 
 
 def search(positions: Floats, cell: Floats, pbc: Bools, cutoff: float) -> Bonds:
-    """All neighbours within a cutoff, over as many periodic images as that takes.
+    """All neighbours within a cutoff (Å), over as many periodic images as that takes.
 
-    Parameters
-    ----------
-    positions : (N, 3) array
-        Cartesian positions, Å; they need not lie inside the cell.
-    cell : (3, 3) array
-        Lattice vectors in rows, Å. Vectors of non-periodic directions may be zero.
-    pbc : (3,) array of bool
-        Which directions are periodic.
-    cutoff : float
-        Å.
+    Positions, (N, 3) Å, need not lie inside the cell; its vectors, rows in Å, may be zero where it is not periodic.
     """
-    return find_bonds(positions, cell, pbc, rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
-
-
-def _complete_cell(cell: Floats, pbc: Bools) -> Floats:
-    """The cell with unit vectors normal to the others in non-periodic directions, where its own mean nothing."""
-    if pbc.all():
-        return cell
-    complete = np.array(cell, dtype=float)
-    periodic = np.asarray(pbc, dtype=bool)
-    complete[~periodic] = np.linalg.svd(complete[periodic])[2][periodic.sum() :]
-    return complete
-
-
-def find_bonds(
-    positions: Floats,
-    cell: Floats,
-    pbc: Bools,
-    *,
-    rule: NeighborRule,
-    cutoff: float,
-    n_neighbors: int,
-    tolerance: float,
-) -> Bonds:
-    """Bonds of one structure; see :func:`bonds_of_all`."""
     shape = Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)
-    return bonds_of_all([shape], rule=rule, cutoff=cutoff, n_neighbors=n_neighbors, tolerance=tolerance)
+    return bonds_of_all([shape], rule="radius", cutoff=cutoff, n_neighbors=1, tolerance=0.0)
 
 
 def bonds_of_all(

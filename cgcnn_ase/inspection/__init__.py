@@ -1,1 +1,1 @@
-"""Looking at data sets before learning from them: counts, duplicates, outliers, offsets between two sources."""
+"""Reports of data sets before training: counts, duplicates, outliers, offsets between two sources."""

@@ -1,7 +1,6 @@
 """Hold the values of two data sets against one another on the structures that both hold."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,10 +31,10 @@ class Comparison:
     target: str
     other_target: str
     common: list[Common]
-    difference: Distribution | None  #: of the values, where both have one
+    difference: Distribution | None  # of the values, where both have one
     mean_absolute: float | None
-    offsets: ElementOffsets | None  #: None where none were asked for
-    residuals: Floats | None  #: what the offsets leave, of the structures with both values
+    offsets: ElementOffsets | None  # None where none were asked for
+    residuals: Floats | None  # what the offsets leave, of the structures with both values
     matches: Matches
 
     @property
@@ -44,7 +43,7 @@ class Comparison:
         both = [(c.value, c.other_value) for c in self.common if c.value is not None and c.other_value is not None]
         return np.array(both, dtype=np.float64).reshape(-1, 2)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
         return {
             "other": self.other,
@@ -60,7 +59,7 @@ class Comparison:
 
 
 def is_energy_per_atom(target: str) -> bool:
-    """Whether a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
+    """True where a column's name says that it is an energy per atom, whose zero is a matter of the elements."""
     return "energy" in target and "per_atom" in target
 
 
@@ -80,15 +79,14 @@ def compare(
 
     Parameters
     ----------
-    target, other_target : str
+    target, other_target
         Column of each data set; of the other by default the same name.
-    align : bool, optional
-        Whether to fit one offset for each element to the differences (:func:`fit_offsets`). By default where the name
-        of the target says that it is an energy per atom.
-    robust : bool
+    align
+        Fit one offset for each element to the differences (:func:`fit_offsets`); by default where the name of the
+        target
+        says that it is an energy per atom.
+    robust
         Fit them by Huber's loss: two sources never differ by elements alone.
-    sameness, workers, progress
-        As for :func:`cgcnn_ase.inspection.duplicates.find_common`.
 
     Raises
     ------

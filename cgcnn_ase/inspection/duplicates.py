@@ -7,7 +7,7 @@ volume are compared, and how many were not is reported.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
+from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.data.dataset import volume_per_atom
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import composition_key, formula_of
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from pymatgen.core.structure_matcher import StructureMatcher
 
-#: pairs that one task of a worker compares, about
+# pairs that one task of a worker compares, about
 _CHUNK = 200
 
-#: Å; what rounding in files leaves
+# Å; what rounding in files leaves
 _WRITTEN = 0.01
 
 
@@ -36,11 +37,11 @@ _WRITTEN = 0.01
 class MatchTolerances:
     """How much two structures may differ and still be the same crystal."""
 
-    length: float = 0.1  #: of cell vectors, relative
-    angle: float = 3.0  #: between cell vectors, degrees
-    site: float = 0.15  #: of sites, in units of (volume per atom)^(1/3)
-    volume: float = 0.1  #: of volumes per atom, relative; within it shapes are compared, not sizes
-    max_pairs: int = 20_000  #: of one formula that are compared, those nearest in volume first
+    length: float = 0.1  # of cell vectors, relative
+    angle: float = 3.0  # between cell vectors, degrees
+    site: float = 0.15  # of sites, in units of (volume per atom)^(1/3)
+    volume: float = 0.1  # of volumes per atom, relative; within it shapes are compared, not sizes
+    max_pairs: int = 20_000  # of one formula that are compared, those nearest in volume first
 
     def __post_init__(self) -> None:
         for name in ("length", "angle", "site", "volume", "max_pairs"):
@@ -52,10 +53,10 @@ class MatchTolerances:
 class Matches:
     """Pairs of structures that are the same crystal."""
 
-    pairs: list[tuple[int, int]]  #: indices, sorted; the second of the other data set where there are two
-    n_compared: int  #: pairs that were compared
-    not_compared: dict[str, int] = field(default_factory=dict)  #: formulas with more pairs than allowed: how many more
-    n_without_cell: int = 0  #: structures that do not repeat in all directions, which are not compared
+    pairs: list[tuple[int, int]]  # indices, sorted; the second of the other data set where there are two
+    n_compared: int  # pairs that were compared
+    not_compared: dict[str, int] = field(default_factory=dict)  # formulas with more pairs than allowed: how many more
+    n_without_cell: int = 0  # structures that do not repeat in all directions, which are not compared
 
     def groups(self) -> list[list[int]]:
         """Of one data set: sets of structures that are linked by matches, each sorted."""
@@ -91,23 +92,16 @@ class _Candidates(NamedTuple):
     """Structures of one formula, and which pairs of them to compare."""
 
     structures: list[Geometry]
-    rows: list[tuple[int, int]]  #: what to call each: data set 0 or 1, and the row in it
-    pairs: list[tuple[int, int]]  #: positions in `structures`
+    rows: list[tuple[int, int]]  # of each: data set 0 or 1, and the row in it
+    pairs: list[tuple[int, int]]  # positions in `structures`
 
 
 def find_duplicates(
     structures: Sequence[Geometry], *, sameness: MatchTolerances | None = None, workers: int = 1, progress: bool = False
 ) -> Matches:
-    """Pairs of structures of a data set that are the same crystal, each pair with the lower index first.
+    """Find pairs of structures of a data set that are the same crystal, each pair with the lower index first.
 
-    Parameters
-    ----------
-    sameness : Sameness, optional
-        How much they may differ.
-    workers : int
-        Processes; the result does not depend on their number.
-    progress : bool
-        Show a bar on stderr.
+    The result does not depend on the number of worker processes.
     """
     return _find([structures], sameness or MatchTolerances(), workers, progress)
 
@@ -130,16 +124,18 @@ def find_common(
 def _find(sets: list[Sequence[Geometry]], sameness: MatchTolerances, workers: int, progress: bool) -> Matches:
     not_compared: dict[str, int] = {}
     tasks = [(chunk, sameness) for chunk in _chunks(_candidates(sets, sameness, not_compared))]
-    n_pairs = sum(len(c.pairs) for chunk, _ in tasks for c in chunk)
+    sizes = [sum(len(candidates.pairs) for candidates in chunk) for chunk, _ in tasks]
     pairs: list[tuple[int, int]] = []
-    if workers > 1 and len(tasks) > 1:
-        with closing(ordered_map(_same, tasks, min(workers, len(tasks)))) as answers:
-            pairs = [pair for result in _with_progress(answers, tasks, n_pairs, progress) for pair in result]
-    else:
-        answers = (_same(*task) for task in tasks)
-        pairs = [pair for result in _with_progress(answers, tasks, n_pairs, progress) for pair in result]
+    with ExitStack() as stack:
+        answers: Iterable[list[tuple[int, int]]] = (_same(*task) for task in tasks)
+        if workers > 1 and len(tasks) > 1:
+            answers = stack.enter_context(closing(ordered_map(_same, tasks, min(workers, len(tasks)))))
+        step = stack.enter_context(progress_bar("Comparing structures", sum(sizes), shown=progress))
+        for size, same in zip(sizes, answers, strict=True):
+            pairs += same
+            step(size)
     n_without = sum(not s.pbc.all() for structures in sets for s in structures)
-    return Matches(sorted(pairs), n_pairs, not_compared, n_without)
+    return Matches(sorted(pairs), sum(sizes), not_compared, n_without)
 
 
 def _candidates(
@@ -213,14 +209,14 @@ def _same(candidates: list[_Candidates], sameness: MatchTolerances) -> list[tupl
 
     tolerances = sameness.length, sameness.site, sameness.angle
     matchers = StructureMatcher(*tolerances), StructureMatcher(*tolerances, attempt_supercell=True)
-    result = []
+    same = []
     for structures, rows, pairs in candidates:
         reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k]))
         for i, j in pairs:
             if _as_written(structures[i], structures[j]) or _fit(matchers, reduced(i), reduced(j)):
                 (_, first), (_, second) = sorted((rows[i], rows[j]))
-                result.append((first, second))
-    return result
+                same.append((first, second))
+    return same
 
 
 def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure", other: "Structure") -> bool:
@@ -231,7 +227,7 @@ def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure"
 
 
 def _as_written(one: Geometry, other: Geometry) -> bool:
-    """Whether cell, order of atoms and places are the same: seen in no time, where two sources have one ancestor."""
+    """True where cell, order of atoms and places are the same: seen in no time, where two sources have one ancestor."""
     if not np.array_equal(one.numbers, other.numbers) or not np.allclose(one.cell, other.cell, atol=_WRITTEN):
         return False
     shift = (one.positions - other.positions) @ np.linalg.inv(one.cell)
@@ -248,19 +244,3 @@ def _reduced(structure: Geometry) -> "Structure":
     with without_reader_warnings():
         full = Structure(Lattice(structure.cell), species, structure.positions, coords_are_cartesian=True)
         return full.get_primitive_structure().get_reduced_structure(reduction_algo="niggli")
-
-
-def _with_progress(
-    answers: Iterable[list[tuple[int, int]]],
-    tasks: Sequence[tuple[list[_Candidates], MatchTolerances]],
-    n_pairs: int,
-    progress: bool,
-) -> Iterator[list[tuple[int, int]]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("Comparing structures", total=n_pairs)
-        for (chunk, _), result in zip(tasks, answers, strict=True):
-            bar.advance(task, sum(len(c.pairs) for c in chunk))
-            yield result

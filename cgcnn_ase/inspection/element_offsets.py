@@ -19,11 +19,11 @@ from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 
 Method = Literal["least squares", "huber"]
 
-#: residuals beyond so many standard deviations count with their size, not its square: 95 % efficient on Gaussian noise
+# residuals beyond so many standard deviations count with their size, not its square: 95 % efficient on Gaussian noise
 HUBER_K = 1.345
-#: MAD to standard deviation of a normal distribution
+# MAD to standard deviation of a normal distribution
 MAD_TO_STD = 1.4826
-#: how far a composition may leave those that were fitted before its offset counts as not determined
+# how far a composition may leave those that were fitted before its offset counts as not determined
 _OUTSIDE = 1e-6
 
 
@@ -31,32 +31,29 @@ _OUTSIDE = 1e-6
 class ElementOffsets:
     """One offset for each element, eV/atom (or the unit of what was fitted, per atom), and how well it is known."""
 
-    offsets: dict[str, float]  #: by element
-    errors: dict[str, float | None]  #: standard errors; None where the element cannot be told apart from others
-    counts: dict[str, int]  #: structures with the element
-    tied: tuple[tuple[str, ...], ...]  #: elements that cannot be told apart: only sums of their offsets are known
-    free: tuple[dict[str, float], ...]  #: orthonormal changes of the offsets that no fitted structure would notice
+    offsets: dict[str, float]  # by element
+    errors: dict[str, float | None]  # standard errors; None where the element cannot be told apart from others
+    counts: dict[str, int]  # structures with the element
+    tied: tuple[tuple[str, ...], ...]  # elements that cannot be told apart: only sums of their offsets are known
+    free: tuple[dict[str, float], ...]  # orthonormal changes of the offsets that no fitted structure would notice
     n_structures: int
-    rank: int  #: numbers that the structures determine
-    rmse_before: float  #: root mean square of the differences
-    rmse_after: float  #: the same of what the offsets leave
-    rmse_left_out: float | None  #: the same, each structure by offsets fitted without it; None where none can be
-    n_left_out: int  #: structures in it: the others hold the only trace of an element
+    rank: int  # numbers that the structures determine
+    rmse_before: float  # root mean square of the differences
+    rmse_after: float  # the same of what the offsets leave
+    rmse_left_out: float | None  # the same, each structure by offsets fitted without it; None where none can be
+    n_left_out: int  # structures in it: the others hold the only trace of an element
     method: Method
 
     def difference(self, fractions: npt.ArrayLike) -> Floats:
-        """What the offsets say of compositions, eV/atom, (n,).
-
-        Parameters
-        ----------
-        fractions : array_like
-            Atomic fractions, (n, 101); column Z belongs to atomic number Z.
+        """Sum of the offsets of compositions, eV/atom, (n,), from atomic fractions, (n, 101); column Z belongs to
+        number Z.
 
         Raises
         ------
         ValueError
             If a composition has an element without data, or elements that cannot be told apart in other proportions
-            than the fitted structures have them.
+            than the
+            fitted structures have them.
         """
         x = _checked(fractions)
         if missing := [symbols()[z] for z in np.flatnonzero(x.any(axis=0)) if symbols()[z] not in self.offsets]:
@@ -75,7 +72,7 @@ class ElementOffsets:
         return np.asarray(values, dtype=np.float64) - self.difference(fractions)
 
     def notes(self) -> list[str]:
-        """What to know before using them, one sentence each."""
+        """Sentences to know before using them."""
         notes = [
             f"{', '.join(group)} cannot be told apart: of their offsets only {len(group) - lost} combination"
             f"{'s are' if len(group) - lost != 1 else ' is'} determined; the smallest ones that fit are given"
@@ -86,20 +83,14 @@ class ElementOffsets:
             notes.append(f"{alone} of {self.n_structures} structures are the only ones that tell of an element or sum")
         return notes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
-        result = {f.name: getattr(self, f.name) for f in fields(self)}
-        return result | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"tied": [list(group) for group in self.tied], "free": [dict(d) for d in self.free]}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ElementOffsets":
-        """What :meth:`to_dict` gave.
-
-        Raises
-        ------
-        ValueError
-            If fields are missing or unknown.
-        """
+        """Restore offsets from what :meth:`to_dict` gave; missing or unknown fields are a `ValueError`."""
         known = {f.name for f in fields(cls)}
         if wrong := known ^ set(saved):
             raise ValueError(f"these are no element offsets: {', '.join(sorted(wrong))} missing or unknown")

@@ -1,22 +1,18 @@
-"""Inspect a data set: what it holds, what is in it twice, what is unusual, and how it compares with another."""
+"""Inspect a data set: its contents, duplicates and outliers, and a comparison with another."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import Dataset, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
 from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, Outliers, find_outliers
 from cgcnn_ase.inspection.report import DatasetReport, dataset_report
-
-if TYPE_CHECKING:
-    from cgcnn_ase.prediction.results import Prediction
-
+from cgcnn_ase.sources.properties import MODEL_TARGETS
 
 FORMAT_VERSION = 1
 
@@ -27,8 +23,8 @@ class DuplicateGroup:
 
     ids: list[str]
     formula: str
-    values: list[float | None] | None  #: of the target, where one is judged
-    splits: list[str] | None  #: the part of the data set that each is in
+    values: list[float | None] | None  # of the target, where one is judged
+    splits: list[str] | None  # the part of the data set that each is in
 
     @property
     def spread(self) -> float | None:
@@ -39,16 +35,16 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found."""
+    """Everything that is known of a data set after an inspection."""
 
     report: DatasetReport
-    target: str | None  #: the column that was judged
-    duplicates: list[DuplicateGroup] | None  #: None where they were not looked for
+    target: str | None  # the column that was judged
+    duplicates: list[DuplicateGroup] | None  # None where they were not looked for
     matches: Matches | None
     outliers: Outliers
     comparison: Comparison | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything, ready for JSON."""
         return {
             "format_version": FORMAT_VERSION,
@@ -94,7 +90,8 @@ def inspect_dataset(
         Column to judge and to compare; by default the only column of numbers, where there is one, and in the other data
         set that of the same name.
     model : str, optional
-        Pretrained name or model folder whose predictions the target is held against.
+        Pretrained name or model folder whose predictions the target is held against; a fetched column such as ``K_VRH``
+        is held against the model's own name of it.
     align : bool, optional
         Fit offsets of the elements to the differences from ``other``; by default of energies per atom.
     duplicates : bool
@@ -160,7 +157,7 @@ def _groups(table: Dataset, matches: Matches, target: str | None) -> list[Duplic
 
 
 def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) -> ModelPredictions:
-    """What a model predicts for each structure."""
+    """Predictions of a model for each structure."""
     from ase import Atoms
 
     from cgcnn_ase.models.registry import load_model
@@ -170,13 +167,13 @@ def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) 
     loaded.check_level("crystal", "inspect")
     if loaded.target.task != "regression":
         raise ValueError(f"{model}: is a classifier; values are judged by a regression")
-    if loaded.target.name != target:
+    if loaded.target.name not in (target, MODEL_TARGETS.get(target)):
         raise ValueError(f"{model}: predicts {loaded.target.name}, the column to judge is {target}")
     structures = (Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc) for s in table.structures)
     mean, std = np.full(len(table), np.nan), np.full(len(table), np.nan)
     failed: list[str] = []
     predictions = Predictor(model, workers=workers).stream(structures)
-    for k, prediction in enumerate(_with_progress(predictions, len(table), progress)):
+    for k, prediction in enumerate(with_progress(predictions, "Predicting", len(table), shown=progress)):
         if prediction.value is None:
             failed.append(f"{table.ids[k]}: {prediction.error}")
         elif prediction.std is None:
@@ -184,10 +181,3 @@ def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) 
         else:
             mean[k], std[k] = prediction.value, prediction.std
     return ModelPredictions(loaded.name or str(model), mean, std, tuple(failed))
-
-
-def _with_progress(predictions: "Iterable[Prediction]", n: int, progress: bool) -> "Iterator[Prediction]":
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(predictions, "Predicting", total=n, console=Console(stderr=True), disable=not progress)

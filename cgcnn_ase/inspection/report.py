@@ -1,9 +1,8 @@
-"""What is in a data set: counts, distributions, gaps, splits that leak, calculations that are mixed, its provenance."""
+"""Contents of a data set: counts, distributions, gaps, splits that leak, mixed calculations, its provenance."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import pandas as pd
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.dataset import Dataset
 
-#: text columns that say how a structure was calculated: values of different ones cannot be compared as they are
+# text columns that say how a structure was calculated: values of different ones cannot be compared as they are
 SCHEMES = ("functional", "corrections", "thermo_type")
 
 _NAMED = 10
@@ -46,8 +45,8 @@ class Distribution:
 class Column:
     """One column: numbers with their distribution, or text with its most frequent values."""
 
-    kind: str  #: "number" or "text"
-    n_missing: int  #: empty, or of numbers also not finite
+    kind: str  # "number" or "text"
+    n_missing: int  # empty, or of numbers also not finite
     distribution: Distribution | None = None
     n_distinct: int | None = None
     most_frequent: dict[str, int] | None = None
@@ -59,8 +58,8 @@ class Splits:
 
     sizes: dict[str, int]
     n_leaked_formulas: int
-    n_leaked_structures: int  #: structures with such a formula
-    leaked_formulas: list[str]  #: the first ones
+    n_leaked_structures: int  # structures with such a formula
+    leaked_formulas: list[str]  # the first ones
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,21 @@ class DatasetReport:
 
     source: str
     n_structures: int
-    n_repeated_ids: int  #: rows whose id an earlier row has
+    n_repeated_ids: int  # rows whose id an earlier row has
     n_atoms: int
     n_formulas: int
     n_chemical_systems: int
-    elements: dict[str, int]  #: structures with each element, by atomic number
-    n_components: dict[int, int]  #: structures with so many elements
-    sizes: Distribution | None  #: atoms in a cell
-    volumes: Distribution | None  #: Å³ per atom
+    elements: dict[str, int]  # structures with each element, by atomic number
+    n_components: dict[int, int]  # structures with so many elements
+    sizes: Distribution | None  # atoms in a cell
+    volumes: Distribution | None  # Å³ per atom
     columns: dict[str, Column]
     splits: Splits | None
-    schemes: dict[str, dict[str, int]]  #: how many structures were calculated how
+    schemes: dict[str, dict[str, int]]  # how many structures were calculated how
     provenance: Mapping[str, object] | None
 
     def warnings(self) -> list[str]:
-        """What should be looked at before a model is trained on it, one sentence each."""
+        """Sentences on what should be looked at before a model is trained on the data set."""
         warnings = []
         if self.n_repeated_ids:
             warnings.append(f"{self.n_repeated_ids:,} rows have the id of an earlier one")
@@ -102,7 +101,7 @@ class DatasetReport:
         ]
         return warnings
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Field names and values, ready for JSON."""
         return asdict(self) | {"warnings": self.warnings()}
 

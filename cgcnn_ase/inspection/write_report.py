@@ -1,11 +1,10 @@
-"""An inspection in words, as Markdown."""
+"""Write an inspection: a report in words as Markdown, everything as JSON, and pictures."""
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from cgcnn_ase.inspection.comparison import Comparison
 from cgcnn_ase.inspection.inspect import Inspection
 from cgcnn_ase.inspection.report import DatasetReport, Distribution
 
-if TYPE_CHECKING:
-    pass
+# rows of a table; all of them are in the JSON
+SHOWN = 20
 
 
 def write_inspection(table: Dataset, inspection: Inspection, folder: Path) -> None:
@@ -23,8 +22,6 @@ def write_inspection(table: Dataset, inspection: Inspection, folder: Path) -> No
 
     ``elements.png``, ``sizes.png``; ``values.png`` of the target; ``comparison.png`` of two data sets.
     """
-    from cgcnn_ase.inspection.write_report import markdown
-
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[str] = []
     if find_spec("matplotlib") is None:
@@ -57,10 +54,6 @@ def _draw(table: Dataset, inspection: Inspection, folder: Path) -> list[str]:
     for name, figure in figures.items():
         save(figure, folder / name)
     return list(figures)
-
-
-#: rows of a table; all of them are in the JSON
-SHOWN = 20
 
 
 def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[str] = ()) -> str:
@@ -112,16 +105,18 @@ def _describe(values: Distribution) -> str:
     )
 
 
-def _counted(counts: "dict[str, int] | dict[int, int]") -> str:
+def _counted(counts: Mapping[str, int] | Mapping[int, int]) -> str:
     return ", ".join(f"{name}: {n:,}" for name, n in counts.items())
 
 
 def _columns(report: DatasetReport) -> Iterator[str]:
     yield from _header("column", "missing", "mean", "std", "least", "5 %", "median", "95 %", "most")
     for name, column in report.columns.items():
-        result = column.distribution
-        if result is not None:
-            numbers = (result.mean, result.std, result.minimum, result.q05, result.median, result.q95, result.maximum)
+        values = column.distribution
+        if values is not None:
+            numbers = (
+                values.mean, values.std, values.minimum, values.q05, values.median, values.q95, values.maximum
+            )  # fmt: skip
             yield _row(name, f"{column.n_missing:,}", *(f"{x:.4g}" for x in numbers))
         elif column.kind == "text" and column.most_frequent is not None:
             some = _counted(dict(list(column.most_frequent.items())[:3]))

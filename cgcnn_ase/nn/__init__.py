@@ -1,1 +1,1 @@
-"""Networks on crystal graphs."""
+"""Architectures, one a file, their layers, and the two engines that pass messages."""

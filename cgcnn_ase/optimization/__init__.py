@@ -1,1 +1,1 @@
-"""Which candidates to compute next."""
+"""Bayesian optimisation: the candidates to compute next, and the loop that computes them."""

@@ -1,71 +1,40 @@
 """Acquisition functions: how much is to be gained from computing a candidate, from its predicted value and its std.
 
-Each is larger for what should be computed first. They are written for a value that is to be as low as possible; where
-it is to be high, the values' signs are turned.
+Each is one function of the candidates' costs, registered under its name; larger is better. Other packages register
+theirs as entry points of the group ``cgcnn_ase.acquisitions``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.registry import Registry
 
-#: low, high, or as near as possible to a number
-Goal = Literal["min", "max"] | float
-
-
-def check_wanted(wanted: Goal) -> None:
-    """That a goal is one of the allowed.
-
-    Raises
-    ------
-    ValueError
-        If it is neither min, max nor a finite number.
-    """
-    number = isinstance(wanted, int | float) and not isinstance(wanted, bool) and np.isfinite(wanted)
-    if wanted not in ("min", "max") and not number:
-        raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")
-
-
-def as_cost(values: npt.ArrayLike, wanted: Goal) -> Floats:
-    """Values as costs in their own unit: themselves, with the sign turned, or their distance from the target.
-
-    >>> as_cost([1.0, 3.0], "max"), as_cost([1.0, 3.0], 2.5)
-    (array([-1., -3.]), array([1.5, 0.5]))
-    """
-    check_wanted(wanted)
-    array = np.asarray(values, dtype=float)
-    if isinstance(wanted, str):
-        return array if wanted == "min" else -array
-    return np.abs(array - wanted)
-
-
-def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple[Floats, Floats]:
-    r"""Mean and std of the cost of a normally distributed value.
-
-    The distance from a target is folded normal: with :math:`d = \mu - t`,
-    :math:`E = \sigma \sqrt{2/\pi} \, e^{-d^2 / 2\sigma^2} + d \, (1 - 2 \Phi(-d/\sigma))` and
-    :math:`\mathrm{var} = d^2 + \sigma^2 - E^2` (Leone, Nelson & Nottingham, Technometrics 3, 543, 1961).
-    """
-    values, spread = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
-    if isinstance(wanted, str):
-        return as_cost(values, wanted), spread
-    from scipy.stats import norm
-
-    distance = as_cost(values, wanted)
-    z = np.divide(distance, spread, out=np.full_like(distance, np.inf), where=spread > 0)
-    expected = 2 * spread * norm.pdf(z) + distance * (1 - 2 * norm.cdf(-z))
-    return expected, np.sqrt(np.maximum(distance**2 + spread**2 - expected**2, 0.0))
-
-
-Acquisition = Literal["best", "uncertain", "lcb", "ei", "pi", "thompson", "information"]
 Direction = Literal["min", "max"]
 
 
+@dataclass(frozen=True)
+class CandidateCosts:
+    """Predictions of n candidates as costs, which are to be low."""
+
+    cost: Floats  # (n,) in one unit with the next two
+    std: Floats  # (n,) one standard deviation of each
+    best: float  # the lowest cost known so far
+    kappa: float  # how much an uncertain candidate is preferred
+    noise: Floats  # one standard deviation of a label's error; of all or (n,)
+    rng: np.random.Generator  # for what is drawn
+
+
+AcquisitionFunction = Callable[[CandidateCosts], Floats]
+ACQUISITIONS: Registry[AcquisitionFunction] = Registry("acquisition", "cgcnn_ase.acquisitions")
+
+
 def acquire(
-    name: Acquisition,
+    name: str,
     mean: npt.ArrayLike,
     std: npt.ArrayLike,
     *,
@@ -75,17 +44,13 @@ def acquire(
     noise: npt.ArrayLike = 1.0,
     seed: int | Sequence[int] = 0,
 ) -> Floats:
-    r"""The acquisition of each candidate.
+    """Rate each candidate by an acquisition.
 
     Parameters
     ----------
     name
-        ``best``: the predicted value. ``uncertain``: the std (uncertainty sampling). ``lcb``: the value less `kappa`
-        std, the lower confidence bound (Srinivas et al., ICML 2010). ``ei``: the expected improvement on `best`, and
-        ``pi``: the probability of one (Jones, Schonlau & Welch, J. Glob. Optim. 13, 455). ``thompson``: a value drawn
-        from the prediction (Thompson, Biometrika 25, 285), each candidate by itself; where the surrogate can draw all
-        together, its sample comes as `mean`, with a std of 0. ``information``: what a label tells of the value, in nat,
-        :math:`\frac{1}{2} \log(1 + \sigma^2 / \sigma_\mathrm{noise}^2)` (Krause et al., JMLR 9, 235).
+        Of the acquisition: ``best``, ``uncertain``, ``lcb``, ``ei``, ``pi``, ``thompson``, ``information``, or one of
+        another package.
     mean, std
         (n,) predicted values and one standard deviation of each, in one unit.
     goal
@@ -115,46 +80,76 @@ def acquire(
     >>> acquire("lcb", [0.0, 0.1], [0.0, 0.2]).round(3)
     array([0. , 0.3])
     """
-    if name not in get_args(Acquisition):
-        raise ValueError(f"no acquisition {name!r}; allowed: {', '.join(get_args(Acquisition))}")
+    function = ACQUISITIONS.get(name)
     if goal not in get_args(Direction):
         raise ValueError(f"goal {goal!r}; allowed: {', '.join(get_args(Direction))}")
     values, spread = _checked(mean, std)
     cost = values if goal == "min" else -values
-    if name == "best":
-        return -cost
-    if name == "uncertain":
-        return spread
-    if name == "information":
-        return _information(spread, np.asarray(noise, dtype=float))
-    if name == "thompson":
-        return -(cost + spread * np.random.default_rng(seed).standard_normal(len(cost)))
-    if name == "lcb":
-        return kappa * spread - cost
-    known = cost.min(initial=np.inf) if best is None else (best if goal == "min" else -best)
-    return _expected_improvement(known - cost, spread) if name == "ei" else _probability(known - cost, spread)
+    known = float(cost.min(initial=np.inf)) if best is None else (best if goal == "min" else -best)
+    rng = np.random.default_rng(seed)
+    gain = np.asarray(function(CandidateCosts(cost, spread, known, kappa, np.asarray(noise, dtype=float), rng)), float)
+    if gain.shape != cost.shape or np.isnan(gain).any():
+        raise ValueError(f"the acquisition {name!r} must give one number for each of {len(cost)} candidates")
+    return gain
 
 
-def _expected_improvement(gain: Floats, std: Floats) -> Floats:
-    """E[max(0, gain + std Z)] of a standard normal Z."""
+@ACQUISITIONS.register("best")
+def lowest_cost(candidates: CandidateCosts) -> Floats:
+    """Prefer the lowest predicted cost."""
+    return -candidates.cost
+
+
+@ACQUISITIONS.register("uncertain")
+def largest_std(candidates: CandidateCosts) -> Floats:
+    """Prefer the largest std (uncertainty sampling)."""
+    return candidates.std
+
+
+@ACQUISITIONS.register("lcb")
+def lower_confidence_bound(candidates: CandidateCosts) -> Floats:
+    """Prefer the lowest cost less `kappa` std (Srinivas et al., ICML 2010)."""
+    return candidates.kappa * candidates.std - candidates.cost
+
+
+@ACQUISITIONS.register("ei")
+def expected_improvement(candidates: CandidateCosts) -> Floats:
+    """Return E[max(0, best - cost)] of normally distributed costs (Jones et al., J. Glob. Optim. 13, 455)."""
     from scipy.stats import norm
 
+    gain, std = candidates.best - candidates.cost, candidates.std
     z = _ratio(gain, std)
-    certain = np.maximum(gain, 0.0)
-    return np.where(std > 0, gain * norm.cdf(z) + std * norm.pdf(z), certain)
+    return np.where(std > 0, gain * norm.cdf(z) + std * norm.pdf(z), np.maximum(gain, 0.0))
 
 
-def _probability(gain: Floats, std: Floats) -> Floats:
-    """P[gain + std Z > 0]."""
+@ACQUISITIONS.register("pi")
+def probability_of_improvement(candidates: CandidateCosts) -> Floats:
+    """Return P[cost < best] of normally distributed costs (Jones et al., J. Glob. Optim. 13, 455)."""
     from scipy.stats import norm
 
+    gain, std = candidates.best - candidates.cost, candidates.std
     return np.where(std > 0, norm.cdf(_ratio(gain, std)), (gain > 0).astype(float))
 
 
-def _information(std: Floats, noise: Floats) -> Floats:
-    if not (noise > 0).all():
-        raise ValueError(f"the noise of a label must be positive, not {noise.min()}")
-    return 0.5 * np.log1p((std / noise) ** 2)
+@ACQUISITIONS.register("thompson")
+def thompson_sample(candidates: CandidateCosts) -> Floats:
+    """Draw a cost from each prediction by itself (Thompson, Biometrika 25, 285).
+
+    Where the surrogate can draw all together, its sample comes as the costs, with a std of 0.
+    """
+    return -(candidates.cost + candidates.std * candidates.rng.standard_normal(len(candidates.cost)))
+
+
+@ACQUISITIONS.register("information")
+def information(candidates: CandidateCosts) -> Floats:
+    r"""Return what a label tells of the value, in nat.
+
+    .. math:: \frac{1}{2} \log(1 + \sigma^2 / \sigma_\mathrm{noise}^2)
+
+    (Krause et al., JMLR 9, 235).
+    """
+    if not (candidates.noise > 0).all():
+        raise ValueError(f"the noise of a label must be positive, not {candidates.noise.min()}")
+    return 0.5 * np.log1p((candidates.std / candidates.noise) ** 2)
 
 
 def _ratio(gain: Floats, std: Floats) -> Floats:

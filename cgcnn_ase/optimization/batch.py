@@ -6,65 +6,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.optimization.acquisition import Acquisition, Goal, acquire, as_cost, cost_moments
-from cgcnn_ase.optimization.pareto import random_weights, scalarise
+from cgcnn_ase.optimization.acquisition import acquire
+from cgcnn_ase.optimization.pareto import Goal, cost_moments, costs_of, random_weights, scalarise
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate
 
-#: draws by which the distribution of several objectives becomes that of one
+# draws by which the distribution of several objectives becomes that of one
 _DRAWS = 64
-#: of the mean std: the least noise that a label is taken to have where its information is reckoned
+# of the mean std: the least noise that a label is taken to have where its information is reckoned
 _LEAST_NOISE = 0.01
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point to compute, and why.
-
-    Attributes
-    ----------
-    point
-        The point.
-    acquisition
-        By what it was chosen: an acquisition, or ``initial`` before there is a surrogate.
-    gain
-        The value of the acquisition; None for an initial point.
-    mean, std
-        What the surrogates say of each objective, in its unit; empty for an initial point.
-    """
+    """A point to compute, and why."""
 
     point: Point
-    acquisition: str
-    gain: float | None = None
-    mean: tuple[float, ...] = ()
+    acquisition: str  # by what it was chosen: an acquisition, or ``initial`` before there is a surrogate
+    gain: float | None = None  # the value of the acquisition; None for an initial point
+    mean: tuple[float, ...] = ()  # predicted value of each objective, in its unit; empty for an initial point
     std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class AcquisitionSettings:
-    """What is looked for.
+    """The acquisition, and the goal of each objective."""
 
-    Attributes
-    ----------
-    acquisition
-        The acquisition's name.
-    goals
-        Of each objective.
-    kappa
-        Of ``lcb``.
-    of_structures
-        Whether the value of a structure itself counts, with what sets it apart from others of equal features (their
-        orderings); else the mean of those.
-    """
-
-    acquisition: Acquisition
+    acquisition: str
     goals: tuple[Goal, ...]
-    kappa: float = 2.0
+    kappa: float = 2.0  # of ``lcb``
+    # whether the value of a structure itself counts, with what sets it apart from others of equal features (their
+    # orderings); else the mean of those
     of_structures: bool = False
 
 
 class BatchPosterior:
-    r"""What the surrogates believe of the points of a pool, and will after labels that come out as believed.
+    r"""The surrogates' posterior of the points of a pool, and after labels that come out as predicted.
 
     A label at the predicted mean leaves all means as they are (kriging believer: Ginsbourger, Le Riche & Carraro, in
     Computational Intelligence in Expensive Optimization Problems, 131, 2010); variances fall by
@@ -115,7 +92,7 @@ def propose(
     known: Floats,
     seed: int | Sequence[int] = 0,
 ) -> list[Proposal]:
-    """The best points to compute next, all different.
+    """Choose the best points to compute next, all different.
 
     Parameters
     ----------
@@ -137,11 +114,11 @@ def propose(
         Of Thompson's samples and of the weights of several objectives.
     """
     belief, free = BatchPosterior(surrogates, pool), free.copy()
-    costs = np.stack([as_cost(column, goal) for column, goal in zip(known.T, aim.goals, strict=True)], axis=1)
+    costs = costs_of(known, aim.goals)
     for index in pending:
         free[index] = False
         belief.observe(index)
-        costs = np.vstack([costs, _believed(belief, index, aim)])
+        costs = np.vstack([costs, costs_of(belief.mean[[index]], aim.goals)])
     result: list[Proposal] = []
     root = [seed] if isinstance(seed, int) else list(seed)
     while len(result) < n and free.any():
@@ -151,21 +128,13 @@ def propose(
         index = int(left[np.lexsort((cost[left], -gains[left]))[0]])
         std = belief.std(of_structures=aim.of_structures)[index]
         mean = belief.mean[index]
-        result.append(
-            Proposal(
-                pool.points[index], aim.acquisition, float(gains[index]), tuple(mean.tolist()), tuple(std.tolist())
-            )
-        )
+        moments = tuple(mean.tolist()), tuple(std.tolist())
+        result.append(Proposal(pool.points[index], aim.acquisition, float(gains[index]), *moments))
         free[index] = False
         if len(result) < n:
             belief.observe(index)
-            costs = np.vstack([costs, _believed(belief, index, aim)])
+            costs = np.vstack([costs, costs_of(belief.mean[[index]], aim.goals)])
     return result
-
-
-def _believed(belief: BatchPosterior, index: int, aim: AcquisitionSettings) -> Floats:
-    """(m,) the costs of a point whose label comes out as believed."""
-    return np.array([as_cost(value, goal) for value, goal in zip(belief.mean[index], aim.goals, strict=True)])
 
 
 def _gains(
@@ -184,7 +153,7 @@ def _gains(
         drawn = belief.drawn(int(rng.integers(2**31)))
         if aim.of_structures:
             drawn = drawn + belief.noise * rng.standard_normal(drawn.shape)
-        mean = np.stack([as_cost(column, goal) for column, goal in zip(drawn.T, aim.goals, strict=True)], axis=1)
+        mean = costs_of(drawn, aim.goals)
         std = np.zeros_like(mean)
     else:
         spread = belief.std(of_structures=aim.of_structures)

@@ -1,43 +1,58 @@
-"""The configuration of an optimisation: what stands in the YAML file, checked, with messages in words."""
+"""The configuration of an optimisation, checked, and the problem that it describes: space, structures, objectives."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.settings import Positive, Settings, parse_settings
-from cgcnn_ase.optimization.acquisition import Acquisition
+from cgcnn_ase.core.yaml_settings import read_yaml
+from cgcnn_ase.optimization.acquisition import ACQUISITIONS
+from cgcnn_ase.optimization.engine import ENGINES
 from cgcnn_ase.optimization.objectives import ALIASES, GoalKind, Objective
-from cgcnn_ase.optimization.optimizer import Initial
-from cgcnn_ase.optimization.oracles.registry import OracleRecipe, oracle_names
-from cgcnn_ase.optimization.surrogates.graph_network import SurrogateName
+from cgcnn_ase.optimization.oracles.base import ORACLES, Oracle, OracleError, OracleRecipe
+from cgcnn_ase.optimization.oracles.python_function import load_named
+from cgcnn_ase.optimization.oracles.table import rounded
+from cgcnn_ase.optimization.space.cathode_space import (
+    DOPANT_CONTENT,
+    SUPERCELL,
+    VACANCIES,
+    Repeats,
+    cathode_space,
+    cathode_structure,
+)
+from cgcnn_ase.optimization.space.sampling import Initial
+from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.space.variables import Point
+from cgcnn_ase.optimization.surrogates.base import SURROGATES
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
+MakeStructure = Callable[[Point], "Atoms"]
 
-#: what of the configuration may change when a run is resumed: how much is spent, and how long is waited
+# what of the configuration may change when a run is resumed: how much is spent, and how long is waited
 RESUMABLE_SETTINGS = (
-    "budget.evaluations",
-    "oracle.timeout_s",
-    "oracle.retries",
-    "oracle.submit",
-    "oracle.max_parallel",
-)
+    "budget.evaluations", "oracle.timeout_s", "oracle.retries", "oracle.submit", "oracle.max_parallel",
+)  # fmt: skip
 
 
 class SpaceSettings(Settings):
-    """Which points there are, and what their structures are."""
+    """The points there are, and their structures."""
 
-    variables: dict[
-        str, Any
-    ]  #: ranges; with a host as in :func:`cgcnn_ase.optimization.space.cathode_space.cathode_space`
-    host: str | None = None  #: a layered cathode; without one there are no structures but those of `structure`
-    supercell: Count | tuple[Count, Count, Count] | None = None  #: repeats of the host's conventional cell
+    # ranges; with a host as in :func:`cgcnn_ase.optimization.space.cathode_space.cathode_space`
+    variables: dict[str, object]
+    host: str | None = None  # a layered cathode; without one there are no structures but those of `structure`
+    supercell: Count | tuple[Count, Count, Count] | None = None  # repeats of the host's conventional cell
     li_removal: Literal["random", "ewald"] = "random"
-    sum_to_one: list[str] = Field(default_factory=list)  #: without a host: variables that add up to 1
-    structure: str | None = None  #: without a host: ``module:function`` or ``file.py:function`` from point to Atoms
+    sum_to_one: list[str] = Field(default_factory=list)  # without a host: variables that add up to 1
+    structure: str | None = None  # without a host: ``module:function`` or ``file.py:function`` from point to Atoms
 
     @model_validator(mode="after")
     def _one_way(self) -> "SpaceSettings":
@@ -47,12 +62,21 @@ class SpaceSettings(Settings):
             raise ValueError("supercell is that of a host, and there is none")
         return self
 
+    def build(self, folder: Path) -> tuple[SearchSpace, MakeStructure | None]:
+        """Return the space, and the function from a point to its structure."""
+        if self.host is None:
+            space = SearchSpace.from_dict({"variables": self.variables, "sum_to_one": self.sum_to_one})
+            return space, load_named(self.structure, folder, "space.structure") if self.structure else None
+        cell: Repeats = self.supercell or SUPERCELL
+        make = partial(cathode_structure, host=self.host, supercell=cell, li_removal=self.li_removal)
+        return cathode_space(self.variables, host=self.host, supercell=cell), make
+
 
 class ObjectiveSettings(Settings):
     """One objective."""
 
     name: str
-    goal: GoalKind | None = None  #: ``max`` for a voltage, else ``min``; ``target`` where a target is given
+    goal: GoalKind | None = None  # ``max`` for a voltage, else ``min``; ``target`` where a target is given
     target: float | None = None
     model: str | None = None
 
@@ -63,7 +87,7 @@ class ObjectiveSettings(Settings):
         return self
 
     def objective(self, mixed: tuple[str, ...], folder: Path) -> Objective:
-        """The objective in a space in which some variables are shares of the mixed metals."""
+        """Return the objective in a space in which some variables are shares of the mixed metals."""
         name = ALIASES.get(self.name, self.name)
         goal: GoalKind = "target" if self.target is not None else "max" if name == "voltage" else "min"
         model = self.model
@@ -76,46 +100,39 @@ class OracleSettings(Settings):
     """Who evaluates, and how failures are dealt with; all other names are the oracle's own options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Any]
+    __pydantic_extra__: dict[str, object]
 
-    name: str
+    name: Annotated[str, AfterValidator(ORACLES.check)]
     timeout_s: Positive | None = None
     retries: NotNegative = 0
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in oracle_names():
-            raise unknown_name("oracle", name, oracle_names())
-        return name
-
     def recipe(self, folder: Path) -> OracleRecipe:
-        """What the oracle is made of."""
+        """Return the recipe of the oracle."""
         return OracleRecipe(self.name, dict(self.model_extra or {}), folder)
 
 
 class SurrogateSettings(Settings):
-    """What predicts the points that were not evaluated."""
+    """The model that predicts the points that were not evaluated."""
 
-    kind: SurrogateName = "gp"
-    #: of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
+    kind: Annotated[str, AfterValidator(SURROGATES.check)] = "gp"
+    # of ``network`` and ``stacked``: pretrained name or model folder, or one for each objective by name
     model: str | dict[str, str] | None = None
 
 
 class AcquisitionConfig(Settings):
-    """What makes a point worth evaluating."""
+    """The measure by which a point is worth evaluating."""
 
-    name: Acquisition = "ei"
-    kappa: Annotated[float, Field(ge=0)] = 2.0  #: of ``lcb``
+    name: Annotated[str, AfterValidator(ACQUISITIONS.check)] = "ei"
+    kappa: Annotated[float, Field(ge=0)] = 2.0  # of ``lcb``
 
 
 class BudgetSettings(Settings):
-    """How much is spent."""
+    """The evaluations that are spent."""
 
-    evaluations: Count  #: points, those that fail too; labels that were given cost nothing
-    initial: Count = 8  #: of them before the surrogate decides
-    batch: Count = 1  #: points a round
-    design: Initial = "sobol"  #: how the initial points are spread
+    evaluations: Count  # points, those that fail too; labels that were given cost nothing
+    initial: Count = 8  # of them before the surrogate decides
+    batch: Count = 1  # points a round
+    design: Initial = "sobol"  # how the initial points are spread
 
 
 class OptimisationConfig(Settings):
@@ -126,14 +143,16 @@ class OptimisationConfig(Settings):
     oracle: OracleSettings
     surrogate: SurrogateSettings = SurrogateSettings()
     acquisition: AcquisitionConfig = AcquisitionConfig()
+    # what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
+    engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
-    labels: str | None = None  #: CSV of values that are known already, with error bars
+    labels: str | None = None  # CSV of values that are known already, with error bars
     seed: NotNegative = 0
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, values: Any) -> Any:
-        """A name alone stands for settings that hold nothing else."""
+    def _short_forms(cls, values: object) -> object:
+        """Take a name alone for settings that hold nothing else."""
         if not isinstance(values, dict):
             return values
         result = dict(values)
@@ -155,30 +174,85 @@ class OptimisationConfig(Settings):
             raise ValueError("surrogate.model is for the kinds network and stacked: gp has no model")
         return self
 
-    def as_dict(self, folder: Path) -> dict[str, Any]:
-        """Plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
-        result = self.model_dump(mode="json")
+    def as_dict(self, folder: Path) -> dict[str, object]:
+        """Return plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
+        # earlier versions had no engine, and their runs are still resumed
+        values: dict[str, object] = self.model_dump(
+            mode="json", exclude={"engine"} if self.engine == "native" else None
+        )
         if self.labels is not None:
-            result["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
-        return result
+            values["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
+        return values
 
 
 def read_config(file: str | Path) -> OptimisationConfig:
-    """The configuration in a YAML file.
-
-    Raises
-    ------
-    ValueError
-        One sentence for the first problem: an unknown name (with the nearest that there is), a missing setting, a value
-        that is not allowed.
-    OSError
-        If the file cannot be read.
-    """
-    from cgcnn_ase.core.yaml_settings import read_yaml
-
-    file = Path(file)
-    values = read_yaml(file)
+    """Read the configuration in a YAML file; a ValueError says the first problem in one sentence."""
+    values = read_yaml(Path(file))
     try:
         return parse_settings(OptimisationConfig, values)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A search space, the structures of its points, and the objectives."""
+
+    space: SearchSpace
+    make_structure: MakeStructure | None  # None in a space without structures
+    objectives: tuple[Objective, ...]
+    candidates: list[Point] | None = None  # the only points that may be evaluated; None for the whole space
+
+    def structure(self, point: Point) -> "Atoms | None":
+        """Return the structure of a point; an :class:`OracleError` says why there is none."""
+        if self.make_structure is None:
+            return None
+        try:
+            return self.make_structure(point)
+        except Exception as error:  # it may be the user's own function, and the reason is recorded with the point
+            raise OracleError(f"no structure: {type(error).__name__}: {error}") from error
+
+
+def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> Problem:
+    """Build the problem that a configuration describes.
+
+    An oracle with ``points(names)`` (a table) says which points there are; files are looked for in `folder`. There is a
+    ValueError where a range is empty, or an objective cannot be computed in this space.
+    """
+    space, make_structure = config.space.build(folder)
+    # with a host the shares that add up to one are those of the metals
+    mixed = space.sum_to_one if config.space.host is not None else ()
+    objectives = tuple(one.objective(mixed, folder) for one in config.objectives)
+    for objective in objectives:
+        _check_objective(objective, space)
+    return Problem(space, make_structure, objectives, _candidates(space, oracle))
+
+
+def _check_objective(objective: Objective, space: SearchSpace) -> None:
+    """See that the cells it is computed from are points of the space."""
+    if objective.model is not None:
+        return
+    if objective.name == "voltage":
+        lithium = next((v for v in space.variables if v.name == VACANCIES), None)
+        if lithium is None or lithium.whole[0] <= 0:
+            raise ValueError(
+                f"voltage: it is between all the lithium and less: {VACANCIES} must be a variable, and its lowest "
+                "value above 0"
+            )
+    if objective.name == "mixing_energy_per_atom" and (not objective.mixed or DOPANT_CONTENT in objective.mixed):
+        raise ValueError(
+            "mixing_energy_per_atom (stability): it needs a host whose metals are mixed, without a dopant, as its end "
+            "members are the cells of one metal"
+        )
+
+
+def _candidates(space: SearchSpace, oracle: Oracle) -> list[Point] | None:
+    """Return the points of the space that a table has."""
+    points = getattr(oracle, "points", None)
+    if points is None:
+        return None
+    near = [(point, space.snap(point)) for point in points(space.names)]
+    inside = [to for point, to in near if all(rounded(point[name]) == rounded(to[name]) for name in space.names)]
+    if not inside:
+        raise ValueError(f"{oracle.describe()['what']} has no point of the space")
+    return inside

@@ -1,31 +1,62 @@
-"""Several objectives at once: the Pareto front, the volume it dominates, and a random scalarisation."""
+"""Goals as costs, which are to be low; of several the Pareto front, its volume, and a random scalarisation."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.optimization.acquisition import Goal, as_cost
 
-#: weight of the sum beside the largest term (Knowles 2006)
+# weight of the sum beside the largest term (Knowles 2006)
 _AUGMENTATION = 0.05
+
+# low, high, or as near as possible to a number
+Goal = Literal["min", "max"] | float
+
+
+def check_wanted(wanted: Goal) -> None:
+    """Raise a ValueError if a goal is neither min, max nor a finite number."""
+    number = isinstance(wanted, int | float) and not isinstance(wanted, bool) and np.isfinite(wanted)
+    if wanted not in ("min", "max") and not number:
+        raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")
+
+
+def as_cost(values: npt.ArrayLike, wanted: Goal) -> Floats:
+    """Values as costs in their own unit: themselves, with the sign turned, or their distance from the target.
+
+    >>> as_cost([1.0, 3.0], "max"), as_cost([1.0, 3.0], 2.5)
+    (array([-1., -3.]), array([1.5, 0.5]))
+    """
+    check_wanted(wanted)
+    array = np.asarray(values, dtype=float)
+    if isinstance(wanted, str):
+        return array if wanted == "min" else -array
+    return np.abs(array - wanted)
+
+
+def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple[Floats, Floats]:
+    r"""Mean and std of the cost of a normally distributed value.
+
+    The distance from a target is folded normal: with :math:`d = \mu - t`,
+    :math:`E = \sigma \sqrt{2/\pi} \, e^{-d^2 / 2\sigma^2} + d \, (1 - 2 \Phi(-d/\sigma))` and
+    :math:`\mathrm{var} = d^2 + \sigma^2 - E^2` (Leone, Nelson & Nottingham, Technometrics 3, 543, 1961).
+    """
+    values, spread = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
+    if isinstance(wanted, str):
+        return as_cost(values, wanted), spread
+    from scipy.stats import norm
+
+    distance = as_cost(values, wanted)
+    z = np.divide(distance, spread, out=np.full_like(distance, np.inf), where=spread > 0)
+    expected = 2 * spread * norm.pdf(z) + distance * (1 - 2 * norm.cdf(-z))
+    return expected, np.sqrt(np.maximum(distance**2 + spread**2 - expected**2, 0.0))
 
 
 def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
-    """Which rows no other row beats: none is as good in every objective and better in one.
+    """Mark the rows that no other row beats: none is as good in every objective and better in one.
 
-    Parameters
-    ----------
-    values
-        (n, m) finite values.
-    goals
-        For each objective: min, max, or the number it shall be near to.
-
-    Returns
-    -------
-    ndarray
-        (n,) True on the front; of equal rows all are.
+    Of (n, m) finite values; (n,) True on the front, of equal rows for all.
 
     Examples
     --------
@@ -46,9 +77,10 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
 
 
 def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
-    """The volume between the rows and a reference value that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
+    """Return the volume between the rows and a reference that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
-    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows.
+    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows. It is in the
+    product of the objectives' units.
 
     Parameters
     ----------
@@ -58,11 +90,6 @@ def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.Arr
         As for :func:`pareto_front`.
     reference
         (m,) the worst values that count.
-
-    Returns
-    -------
-    float
-        In the product of the objectives' units.
 
     Examples
     --------
@@ -85,18 +112,16 @@ def scalarise(costs: npt.ArrayLike, weights: npt.ArrayLike, ideal: npt.ArrayLike
     Parameters
     ----------
     costs
-        (..., m) as :func:`cgcnn_ase.optimization.acquisition.as_cost` gives them.
+        (..., m) as :func:`as_cost` gives them.
     weights
         (m,) as :func:`random_weights` gives them.
     ideal, nadir
         (m,) the costs that become 0 and 1: the lowest that is known or expected, and the highest known.
     """
     low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
-    scaled = (
-        np.asarray(weights, dtype=float) * (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)
-    )
-    result: Floats = scaled.max(axis=-1) + _AUGMENTATION * scaled.sum(axis=-1)
-    return result
+    relative = (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)
+    scaled: Floats = np.asarray(weights, dtype=float) * relative
+    return np.asarray(scaled.max(axis=-1) + _AUGMENTATION * scaled.sum(axis=-1), dtype=float)
 
 
 def random_weights(m: int, rng: np.random.Generator) -> Floats:
@@ -105,13 +130,7 @@ def random_weights(m: int, rng: np.random.Generator) -> Floats:
 
 
 def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
-    """(n, m) values as costs, each objective by its goal.
-
-    Raises
-    ------
-    ValueError
-        If there is not one goal for each column, or a value is not finite.
-    """
+    """(n, m) values as costs, each objective by its goal; all must be finite."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 2 or array.shape[1] != len(goals):
         raise ValueError(f"values of shape {array.shape} and {len(goals)} goals; needed is one column for each goal")
@@ -121,7 +140,7 @@ def costs_of(values: npt.ArrayLike, goals: Sequence[Goal]) -> Floats:
 
 
 def _volume(costs: Floats, worst: Floats) -> float:
-    """Of rows that all beat the worst."""
+    """Return the volume of rows that all beat the worst."""
     if not len(costs):
         return 0.0
     if len(worst) == 1:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cgcnn_ase.optimization.result import OptimisationResult, costs, values
+from cgcnn_ase.optimization.records import OptimisationResult, costs, values
 from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
 if TYPE_CHECKING:
@@ -18,15 +18,11 @@ CONVERGENCE, PARETO = "convergence.png", "pareto.png"
 
 
 def convergence_plot(result: OptimisationResult) -> "Figure":
-    """Each objective against the evaluations: what came out, what was predicted with one std, and the best so far.
+    """Draw each objective against the evaluations: what came out, what was predicted with one std, and the best so far.
 
-    Raises
-    ------
-    ValueError
-        If every evaluation failed.
+    A ValueError is raised where every evaluation failed.
     """
-    if not result.known:
-        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+    _check_known(result)
     figure, panels = new_figure(len(result.objectives))
     figure.set_size_inches(max(6.4, 4.2 * len(panels)), 4.8)
     for axes, objective in zip(panels, result.objectives, strict=True):
@@ -38,17 +34,13 @@ def convergence_plot(result: OptimisationResult) -> "Figure":
 
 
 def pareto_plot(result: OptimisationResult) -> "Figure":
-    """The first two objectives of all evaluations, and the Pareto front of all objectives among them.
+    """Draw the first two objectives of all evaluations, and the Pareto front of all objectives among them.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than two objectives, or every evaluation failed.
+    A ValueError is raised where there are fewer than two objectives, or every evaluation failed.
     """
     if len(result.objectives) < 2:
         raise ValueError("a Pareto front needs at least two objectives")
-    if not result.known:
-        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+    _check_known(result)
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(6.0, 4.2)
     first, second = result.objectives[:2]
@@ -78,15 +70,7 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
 
 
 def save_plots(result: OptimisationResult) -> list[Path]:
-    """Draw ``convergence.png``, and with several objectives ``pareto.png``, into the folder of the run.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    ValueError
-        If every evaluation failed.
-    """
+    """Draw ``convergence.png``, and with several objectives ``pareto.png``, into the folder of the run."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
@@ -141,8 +125,13 @@ def _convergence(axes: "Axes", result: OptimisationResult, objective: "Objective
     axes.set_ylabel(_label(objective))
 
 
+def _check_known(result: OptimisationResult) -> None:
+    if not result.known:
+        raise ValueError(f"{result.folder}: there is nothing to draw: no evaluation gave a value")
+
+
 def _title(figure: "Figure", result: OptimisationResult) -> None:
-    """Who said so."""
+    """Say who evaluated."""
     figure.suptitle(f"values: {result.oracle['what']}", fontsize=11)
 
 

@@ -1,125 +1,168 @@
-"""Records of an optimisation: proposals, evaluations, steps, and what each point's status may be."""
+"""Records of an optimisation: what a round proposed, what came of each point, and what was found in all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
-if TYPE_CHECKING:
-    from cgcnn_ase.optimization.space.variables import Point
+import numpy as np
 
-
-@dataclass(frozen=True)
-class RoundProposal:
-    """The points of one round, and what was known of them before.
-
-    Attributes
-    ----------
-    chosen_by
-        For each point the acquisition, or ``initial``.
-    gain
-        For each point the value of the acquisition; None in the initial design.
-    mean, std
-        For each point what the surrogate predicts of each objective, in its unit; empty in the initial design.
-    """
-
-    round: int
-    points: "list[Point]"
-    chosen_by: list[str]
-    gain: list[float | None]
-    mean: list[dict[str, float]]
-    std: list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an oracle says of one structure.
-
-    Attributes
-    ----------
-    values
-        Numbers by name: ``energy`` is the total energy of the cell in eV, other names carry their own extent and unit
-        (``formation_energy_per_atom``, eV/atom; ``band_gap``, eV).
-    stds
-        One standard deviation of some or all of them, in the same unit.
-    info
-        What else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid.
-    """
-
-    values: Mapping[str, float]
-    stds: Mapping[str, float] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"values": dict(self.values), "stds": dict(self.stds), "info": dict(self.info)}
-
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.optimization.objectives import Objective
+from cgcnn_ase.optimization.oracles.base import Evaluation, Oracle
+from cgcnn_ase.optimization.pareto import costs_of, pareto_front
+from cgcnn_ase.optimization.space.variables import Point
 
 Status = Literal["done", "failed", "label"]
 
 
 @dataclass(frozen=True)
-class Record:
-    """One evaluation, or one value that was known before (``label``).
+class RoundProposal:
+    """The points of one round, and for each point what was known of it before."""
 
-    Attributes
-    ----------
-    values, stds
-        Of each objective, in its unit; empty where it failed.
-    chosen_by, gain, mean, std
-        Why the point was proposed and what was predicted, as in :class:`RoundProposal`; ``label`` for what was known.
-    seconds, attempts
-        What the oracle took.
-    reason
-        Why it failed.
-    oracle
-        Who said so, in words.
-    cells
-        What the oracle said of each cell, by the key of its point: values, stds and info, or the error.
-    """
+    round: int
+    points: list[Point]
+    chosen_by: list[str]  # the acquisition, or ``initial``
+    gain: list[float | None]  # the value of the acquisition; None in the initial design
+    mean: list[dict[str, float]]  # predicted value of each objective, in its unit; empty in the initial design
+    std: list[dict[str, float]]
+
+
+class CellRecord(TypedDict, total=False):
+    """An oracle's evaluation of a cell, or the error."""
+
+    values: dict[str, float]
+    stds: dict[str, float]
+    info: dict[str, object]
+    error: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluation, or one value that was known before (``label``)."""
 
     index: int
     round: int
     key: str
-    point: "Point"
+    point: Point
     status: Status
-    values: dict[str, float]
+    values: dict[str, float]  # of each objective, in its unit; empty where it failed
     stds: dict[str, float]
-    chosen_by: str
+    chosen_by: str  # as in :class:`RoundProposal`, like the next three; ``label`` for what was known
     gain: float | None
     mean: dict[str, float]
     std: dict[str, float]
-    seconds: float
+    seconds: float  # that the oracle took
     attempts: int
-    reason: str
-    oracle: str
-    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reason: str  # why it failed
+    oracle: str  # who evaluated, in words
+    cells: dict[str, CellRecord] = field(default_factory=dict)  # of each cell, by the key of its point
 
     def known_cells(self) -> dict[str, Evaluation | str]:
-        """The cells as the evaluator keeps them."""
-        return {key: cell["error"] if "error" in cell else Evaluation(**cell) for key, cell in self.cells.items()}
+        """Return the cells as the evaluator keeps them."""
+        return {
+            key: cell["error"] if "error" in cell else Evaluation(cell["values"], cell["stds"], cell["info"])
+            for key, cell in self.cells.items()
+        }
+
+    def summary(self) -> dict[str, object]:
+        """Return what a result shows of it, as plain values."""
+        return {
+            "index": self.index, "round": self.round, "status": self.status, "point": self.point,
+            "values": self.values, "stds": self.stds,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Step:
-    """One round, when it is complete.
+    """One round, when it is complete."""
 
-    Attributes
-    ----------
-    round
-        1, 2, ...
-    proposal
-        Its points and what was predicted of them.
-    records
-        What came out, in the order of the points.
-    is_new
-        Whether any of it was evaluated now, and not before the run was resumed.
-    """
-
-    round: int
+    round: int  # 1, 2, ...
     proposal: RoundProposal
-    records: tuple[Record, ...]
-    is_new: bool = True
+    records: tuple[Record, ...]  # in the order of the points
+    is_new: bool = True  # whether any of it was evaluated now, and not before the run was resumed
 
 
-class OracleError(RuntimeError):
-    """An evaluation that gave no usable number; the message is the reason that is recorded."""
+@runtime_checkable
+class RecordingOracle(Oracle, Protocol):
+    """An oracle that keeps a record of its own of the run, as AiiDA's provenance graph is one."""
+
+    def begin(self, run: Mapping[str, object]) -> None:
+        """Take what decides the run, once before the first evaluation.
+
+        Parameters
+        ----------
+        run
+            In plain values: ``config``, ``oracle`` (who says what), ``folder`` of the run, and ``objectives``: of each
+            ``name``, ``wanted`` (min, max or a number) and ``model`` (what predicts it in place of the oracle, or
+            None).
+        """
+
+    def on_step(self, step: Step) -> None:
+        """Take a round that is complete; of a run that is resumed the earlier rounds come again."""
+
+
+@dataclass(frozen=True)
+class OptimisationResult:
+    """All evaluations of a run."""
+
+    records: tuple[Record, ...]  # labels that were given first, then the evaluations, in order
+    objectives: tuple[Objective, ...]
+    oracle: Mapping[str, object]  # what the oracle says of itself
+    stopped: str  # why it ended, in words
+    folder: Path
+
+    @property
+    def known(self) -> list[Record]:
+        """Those with values."""
+        return [record for record in self.records if record.status != "failed"]
+
+    @property
+    def failed(self) -> list[Record]:
+        """Those without."""
+        return [record for record in self.records if record.status == "failed"]
+
+    @property
+    def ranked(self) -> list[Record]:
+        """Those with values, the best by the first objective first."""
+        order = np.argsort(costs(self.known, self.objectives)[:, 0], kind="stable")
+        return [self.known[k] for k in order]
+
+    @property
+    def best(self) -> Record | None:
+        """The best by the first objective; None where everything failed."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def front(self) -> list[Record]:
+        """Those that no other is better than in every objective (the Pareto front); with one objective, the best."""
+        mask = pareto_front(values(self.known, self.objectives), [o.wanted for o in self.objectives])
+        return [record for record, on in zip(self.known, mask, strict=True) if on]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values, for JSON."""
+        n_labels = sum(record.status == "label" for record in self.records)
+        return {
+            "oracle": self.oracle,
+            "objectives": [
+                {"name": o.name, "goal": o.goal, "target": o.target, "unit": o.unit} for o in self.objectives
+            ],
+            "evaluations": len(self.records) - n_labels,
+            "labels": n_labels,
+            "failed": [{"index": r.index, "point": r.point, "reason": r.reason} for r in self.failed],
+            "best": None if self.best is None else self.best.summary(),
+            "front": [record.summary() for record in self.front] if len(self.objectives) > 1 else None,
+            "stopped": self.stopped,
+            "folder": str(self.folder),
+        }
+
+
+def values(records: Sequence[Record], objectives: Sequence[Objective]) -> Floats:
+    """(n, m) values of records that have them."""
+    rows = [[record.values[o.name] for o in objectives] for record in records]
+    return np.array(rows, dtype=float).reshape(-1, len(objectives))
+
+
+def costs(records: Sequence[Record], objectives: Sequence[Objective]) -> Floats:
+    """(n, m) the same as costs, which are to be low."""
+    return costs_of(values(records, objectives), [o.wanted for o in objectives])

@@ -1,28 +1,27 @@
-"""What a run leaves on disk after every evaluation, so that a killed run goes on as if it had never been killed.
+"""The folder of a run, complete after every evaluation: a killed run goes on as if it had never been killed.
 
 ``config.yaml`` is the whole configuration; ``oracle.json`` says who evaluates; ``proposals.jsonl`` has a line for each
 round (its points and what was predicted of them), written before they are evaluated; ``evaluations.jsonl`` has a line
-for each evaluation. A line is on the disk (fsync) before the next thing is done.
+for each evaluation, ``log.csv`` a row. A line is on the disk (fsync) before the next thing is done.
 """
 
+import csv
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import yaml
 
+from cgcnn_ase.core.files import atomic_write
+from cgcnn_ase.optimization.objectives import Objective
 from cgcnn_ase.optimization.records import Record, RoundProposal
 
-if TYPE_CHECKING:
-    pass
-
-
 CONFIG, ORACLE, PROPOSALS, EVALUATIONS = "config.yaml", "oracle.json", "proposals.jsonl", "evaluations.jsonl"
-LOCK = ".lock"
+LOCK, LOG = ".lock", "log.csv"
 
 
 class RunFolder:
@@ -33,7 +32,7 @@ class RunFolder:
         self._lock: IO[bytes] | None = None
 
     def start(
-        self, config: Mapping[str, Any], oracle: Mapping[str, Any], *, resume: bool, free: tuple[str, ...]
+        self, config: Mapping[str, object], oracle: Mapping[str, object], *, resume: bool, free: tuple[str, ...]
     ) -> None:
         """Claim a new folder, or see that the run in it is the same.
 
@@ -54,7 +53,7 @@ class RunFolder:
             If the folder is not empty and nothing is to be resumed, another process runs in it, or the run was started
             with something else; the message names it.
         """
-        file = self.folder / CONFIG
+        file, oracle_file = self.folder / CONFIG, self.folder / ORACLE
         used = self.folder.exists() and any(self.folder.iterdir())
         if used and not resume:
             what = "holds an optimisation already; --resume goes on with it" if file.exists() else "is not empty"
@@ -62,17 +61,13 @@ class RunFolder:
         if used and not file.exists():
             raise ValueError(f"{self.folder}: holds no optimisation to resume: there is no {CONFIG}")
         if used:
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
-            _refuse_changes(self.folder, before, config, "", free)
-            oracle_file = self.folder / ORACLE
-            if oracle_file.exists():
-                _refuse_changes(
-                    self.folder, json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ()
-                )
+            self._refuse_changes(yaml.safe_load(file.read_text(encoding="utf-8")), config, "", free)
+        if used and oracle_file.exists():
+            self._refuse_changes(json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ())
         self.folder.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
-        _replace(self.folder / ORACLE, json.dumps(dict(oracle), indent=1, allow_nan=False))
-        _replace(file, yaml.safe_dump(dict(config), sort_keys=False))
+        atomic_write(oracle_file, json.dumps(dict(oracle), indent=1, allow_nan=False))
+        atomic_write(file, yaml.safe_dump(dict(config), sort_keys=False))
 
     def close(self) -> None:
         """Let another process go on."""
@@ -80,21 +75,12 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def _acquire_lock(self) -> None:
-        """Lock the folder; the system takes the lock off a process that ends, however it ends."""
-        self._lock = (self.folder / LOCK).open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise ValueError(f"{self.folder}: another process is running this optimisation; wait, or end it") from error
-
     def proposals(self) -> list[RoundProposal]:
-        """The rounds so far."""
+        """Return the rounds so far."""
         return [RoundProposal(**line) for line in _lines(self.folder / PROPOSALS)]
 
     def records(self) -> list[Record]:
-        """The evaluations so far."""
+        """Return the evaluations so far."""
         return [Record(**line) for line in _lines(self.folder / EVALUATIONS)]
 
     def propose(self, proposal: RoundProposal) -> None:
@@ -105,8 +91,28 @@ class RunFolder:
         """Save an evaluation."""
         _append(self.folder / EVALUATIONS, asdict(record))
 
+    def _acquire_lock(self) -> None:
+        """Lock the folder; the system takes the lock off a process that ends, however it ends."""
+        self._lock = (self.folder / LOCK).open("ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise ValueError(f"{self.folder}: another process is running this optimisation; wait, or end it") from error
 
-def _append(file: Path, values: Mapping[str, Any]) -> None:
+    def _refuse_changes(
+        self, before: Mapping[str, object], now: Mapping[str, object], section: str, free: tuple[str, ...]
+    ) -> None:
+        was, now_is = dict(_flat(before)), dict(_flat(now))
+        for name in [*was, *now_is]:
+            if name not in free and was.get(name) != now_is.get(name):
+                raise ValueError(
+                    f"{self.folder}: the run was started with {section}{name} {was.get(name)!r}, not "
+                    f"{now_is.get(name)!r}; resume with the same, or name another folder"
+                )
+
+
+def _append(file: Path, values: Mapping[str, object]) -> None:
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(values, allow_nan=False) + "\n")
         lines.flush()
@@ -114,7 +120,7 @@ def _append(file: Path, values: Mapping[str, Any]) -> None:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; what was being written when the run was killed is cut off."""
+    """Read the whole lines of a file; what was being written when the run was killed is cut off."""
     if not file.exists():
         return
     data = file.read_bytes()
@@ -123,32 +129,14 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         os.truncate(file, len(whole))
     for k, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
         try:
-            result: dict[str, Any] = json.loads(line)
+            values: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {k}: not JSON: {error}") from error
-        yield result
+        yield values
 
 
-def _replace(file: Path, text: str) -> None:
-    tmp = file.with_name(f".{file.name}")
-    tmp.write_text(text, encoding="utf-8")
-    tmp.replace(file)
-
-
-def _refuse_changes(
-    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], section: str, free: tuple[str, ...]
-) -> None:
-    was, now_is = dict(_flat(before)), dict(_flat(now))
-    for name in [*was, *now_is]:
-        if name not in free and was.get(name) != now_is.get(name):
-            raise ValueError(
-                f"{folder}: the run was started with {section}{name} {was.get(name)!r}, not {now_is.get(name)!r}; "
-                "resume with the same, or name another folder"
-            )
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``("budget.batch", 1)`` and so on."""
+def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield ``("budget.batch", 1)`` and so on."""
     if isinstance(values, Mapping) and values:
         for name, value in values.items():
             yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
@@ -157,3 +145,34 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}.{k}")
     else:
         yield prefix, list(values) if isinstance(values, tuple) else values
+
+
+class LogWriter:
+    """``log.csv``, written anew from all evaluations when a run starts or is resumed, a row more after each."""
+
+    def __init__(
+        self, folder: Path, variables: Sequence[str], objectives: Sequence[Objective], records: Iterable[Record]
+    ) -> None:
+        self._file, self._variables, self._names = folder / LOG, variables, [o.name for o in objectives]
+        of_each = [f"{n}{ending}" for n in self._names for ending in ("_predicted", "_predicted_std", "", "_std")]
+        head = [
+            "index", "round", "status", *variables, "chosen_by", "acquisition", *of_each, "seconds", "attempts",
+            "oracle", "reason",
+        ]  # fmt: skip
+        with self._file.open("w", newline="", encoding="utf-8") as lines:
+            csv.writer(lines, lineterminator="\n").writerows([head, *map(self._row, records)])
+
+    def add(self, record: Record) -> None:
+        """Append one evaluation."""
+        with self._file.open("a", newline="", encoding="utf-8") as lines:
+            csv.writer(lines, lineterminator="\n").writerow(self._row(record))
+
+    def _row(self, record: Record) -> list[object]:
+        """Return the cells of one evaluation; empty where there is nothing."""
+        parts = (record.mean, record.std, record.values, record.stds)
+        of_each = [numbers.get(name) for name in self._names for numbers in parts]
+        return [
+            record.index, record.round, record.status, *(record.point[name] for name in self._variables),
+            record.chosen_by, record.gain, *of_each, round(record.seconds, 3), record.attempts, record.oracle,
+            record.reason,
+        ]  # fmt: skip

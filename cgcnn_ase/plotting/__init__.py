@@ -1,1 +1,1 @@
-"""Pictures of predictions and of data sets."""
+"""Pictures of predictions, of their uncertainty and of data sets."""

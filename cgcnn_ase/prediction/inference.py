@@ -69,7 +69,7 @@ class ModelInference:
 
         The mean of the members is the value of a regression; of a classification they are the probabilities of class 1.
         Errors that two structures share cancel in the difference within each member, which is what
-        :mod:`cgcnn_ase.energies.energy_model` needs them for.
+        :mod:`cgcnn_ase.energies.graph_model` needs them for.
         """
         rows: list[list[MemberPrediction]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]

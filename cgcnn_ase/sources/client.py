@@ -1,147 +1,31 @@
-"""The words that all reference databases share: what is asked for, and what comes back.
+"""A reference database as this package sees it: the query, the records that come back, and the client between them.
 
-Names and units are those of this package whatever the database calls them; a value that the database does not have is
-absent, never NaN or zero.
+Names and units are those of :mod:`cgcnn_ase.sources.properties` whatever the database calls them; a value that the
+database does not have is absent, never NaN or zero.
 """
 
-import difflib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.properties import UNITS, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-class Attribution(NamedTuple):
-    """Whose data it is."""
-
-    provider: str
-    licence: str
-    citations: tuple[str, ...]
-    client: str  #: package and version
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a data set came from and how to credit it; no key is in it."""
-
-    provider: str
-    url: str
-    database_version: str
-    licence: str
-    citations: tuple[str, ...]
-    settings: Mapping[str, str]  #: how the client was set up, as its ``thermo_type``
-    query: Mapping[str, Any]
-    fields: tuple[str, ...]
-    units: Mapping[str, str]  #: of the fields
-    client: str  #: package and version
-    retrieved: str  #: ISO 8601, UTC: when the first page came
-    n_records: int
-    n_refused: int
-    n_doubled: int = 0  #: records that came more than once and were kept once
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, in a form that JSON can take."""
-        return asdict(self) | {"citations": list(self.citations), "fields": list(self.fields)}
-
-    def write(self, folder: Path) -> None:
-        """Write ``provenance.json`` for machines and ``README.md`` for people."""
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
-        (folder / "provenance.json").write_text(text, encoding="utf-8")
-        (folder / "README.md").write_text(self._readme(), encoding="utf-8")
-
-    def _readme(self) -> str:
-        columns = [f"- `{name}`" + (f" ({self.units[name]})" if self.units[name] else "") for name in self.fields]
-        settings = [f"{name} {value}" for name, value in self.settings.items()]
-        state = ", ".join([f"database version {self.database_version}", *settings])
-        refused = f"{self.n_refused} more could not be used (see `refused.csv`). " if self.n_refused else ""
-        doubled = f"{self.n_doubled} came more than once and were kept once. " if self.n_doubled else ""
-        return "\n".join(
-            [
-                f"# {self.n_records} structures from {self.provider}",
-                "",
-                f"Fetched from {self.url} ({state}) at {self.retrieved} with {self.client}. {refused}{doubled}",
-                "",
-                f"Query: `{json.dumps(dict(self.query), ensure_ascii=False)}`",
-                "",
-                f"Licence: {self.licence}. Cite:",
-                "",
-                *(f"- {citation}" for citation in self.citations),
-                "",
-                "`structures.npz` holds the structures, `properties.csv.gz` a row for each in the same order; an empty",
-                "field means that the database has no value. `cgcnn-ase train` reads this folder. Columns:",
-                "",
-                *columns,
-                "",
-            ]
-        )
-
-
-#: our names of properties and their units ("" for a pure number)
-UNITS: Mapping[str, str] = {
-    "formation_energy_per_atom": "eV/atom",
-    "energy_above_hull": "eV/atom",
-    "energy_per_atom": "eV/atom",
-    "uncorrected_energy_per_atom": "eV/atom",
-    "is_stable": "",
-    "band_gap": "eV",
-    "efermi": "eV",
-    "is_metal": "",
-    "total_magnetization": "mu_B",
-    "magnetization_per_formula_unit": "mu_B",
-    "K_VRH": "GPa",
-    "G_VRH": "GPa",
-    "poisson": "",
-    "volume": "Å^3",
-    "density": "g/cm^3",
-    "average_voltage": "V",
-    "capacity_grav": "mAh/g",
-}
-
-#: what depends on the functional and on the scheme of corrections: never mixed
-ENERGIES = (
-    "formation_energy_per_atom",
-    "energy_above_hull",
-    "energy_per_atom",
-    "uncorrected_energy_per_atom",
-    "is_stable",
-    "average_voltage",
-)
-
-#: the words of a record that say which scheme its energies belong to
+# what a record says in words of the scheme that its energies belong to
 SCHEME = ("functional", "corrections")
+
+Bounds = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Which records are wanted. All conditions must hold; of several ids, formulas or chemical systems, one.
-
-    Parameters
-    ----------
-    ids
-        The database's own names of records.
-    formula
-        Reduced formulas, as ``LiNiO2``.
-    chemsys
-        Chemical systems, as ``Li-Ni-O``: these elements, all of them and no others.
-    elements, exclude_elements
-        Symbols of elements that are all contained, and of those that are not.
-    ranges
-        Lower and upper bound (either may be None) of properties, in our names and units.
-    stable
-        Whether the record lies on the convex hull of the database.
-    max_atoms
-        Most atoms in a cell.
-    limit
-        So many records at most.
+    """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
     Raises
     ------
@@ -149,15 +33,17 @@ class Query:
         If a value is not allowed; the message names it and what is.
     """
 
-    ids: tuple[str, ...] = ()
-    formula: tuple[str, ...] = ()
-    chemsys: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()  # the database's own names of records
+    formula: tuple[str, ...] = ()  # reduced formulas, as ``LiNiO2``
+    chemsys: tuple[str, ...] = ()  # chemical systems, as ``Li-Ni-O``: these elements, all of them and no others
+    # elements, exclude_elements: symbols of elements that are all contained, and of those that are not
     elements: tuple[str, ...] = ()
     exclude_elements: tuple[str, ...] = ()
-    ranges: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    stable: bool | None = None
-    max_atoms: int | None = None
-    limit: int | None = None
+    # lower and upper bound (either may be None) of properties, in our names and units
+    ranges: Mapping[str, Bounds] = field(default_factory=dict)
+    stable: bool | None = None  # whether the record lies on the convex hull of the database
+    max_atoms: int | None = None  # most atoms in a cell
+    limit: int | None = None  # most records
 
     def __post_init__(self) -> None:
         for name in ("ids", "formula", "chemsys", "elements", "exclude_elements"):
@@ -176,9 +62,9 @@ class Query:
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: at least 1 is needed")
 
-    def as_dict(self) -> dict[str, Any]:
-        """What is asked for, in a form that JSON can take and that is the same for the same question."""
-        conditions: dict[str, Any] = {
+    def as_dict(self) -> dict[str, object]:
+        """The conditions, in a form that JSON can take and that is the same for the same question."""
+        conditions: dict[str, object] = {
             name: sorted(set(getattr(self, name)))
             for name in ("ids", "formula", "elements", "exclude_elements")
             if getattr(self, name)
@@ -195,50 +81,49 @@ class Query:
 
 @dataclass(frozen=True)
 class FetchedRecord:
-    """One structure and what the database knows of it.
+    """One structure and what the database knows of it."""
 
-    Attributes
-    ----------
-    id
-        Its name in the database.
-    atoms
-        The structure, checked.
-    values
-        Our names and units; what the database does not have is absent.
-    words
-        What else the database says, in words: ``functional``, ``corrections``, ...
-    """
-
-    id: str
-    atoms: "Atoms"
-    values: dict[str, float]
-    words: dict[str, str]
+    id: str  # its name in the database
+    atoms: "Atoms"  # the structure, checked
+    values: dict[str, float]  # our names and units; what the database does not have is absent
+    words: dict[str, str]  # what else the database says, in words: ``functional``, ``corrections``, ..
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some records of an answer.
+    """Some records of an answer."""
 
-    Attributes
-    ----------
-    records
-        In the order of the database.
-    refused
-        Ids of records that cannot be used, each with the reason in words.
-    cursor
-        Goes on after this page, for :meth:`ReferenceClient.pages`; only the client knows what it means.
-    total
-        Records in the whole answer, None where the database does not say.
-    """
+    records: tuple[FetchedRecord, ...]  # in the order of the database
+    refused: tuple[tuple[str, str], ...]  # ids of records that cannot be used, each with the reason in words
+    cursor: str  # goes on after this page, for :meth:`ReferenceClient.pages`; only the client knows what it means
+    total: int | None  # records in the whole answer, None where the database does not say
 
-    records: tuple[FetchedRecord, ...]
-    refused: tuple[tuple[str, str], ...]
-    cursor: str
-    total: int | None
+
+class Attribution(NamedTuple):
+    """Owner of the data, and how to cite it."""
+
+    provider: str
+    licence: str
+    citations: tuple[str, ...]
+    client: str  # package and version
 
 
 class CursorError(FetchError):
     """A cursor that the database no longer understands: the answer must be read again from its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Options that a source gets when its client is opened."""
+
+    provider: str  # the name that the source is registered under, or the URL of an OPTIMADE server
+    # what will be asked: a source refuses what it cannot answer before the network is touched
+    query: Query = field(default_factory=Query)
+    url: str | None = None  # another address of the same database, by default the source's own
+    thermo_type: str | None = None  # functional and corrections of the energies, where the source has several
+    # more properties: our name to the database's name and unit
+    properties: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    ask_key: Callable[[], str] | None = None  # asks a person for a key, where the source needs one and finds none
 
 
 class ReferenceClient(Protocol):
@@ -246,22 +131,22 @@ class ReferenceClient(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the provider, short: ``mp``."""
+        """Short name of the provider: ``mp``."""
 
     @property
     def url(self) -> str:
-        """Where it is asked."""
+        """Address of the database."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What beside the query decides what comes back, as ``thermo_type``; never a key."""
+        """Everything beside the query that decides what comes back, as ``thermo_type``; never a key."""
 
     @property
     def units(self) -> Mapping[str, str]:
         """The properties that it knows, in our names, and their units."""
 
     def version(self, *, retry: Retry = with_retries) -> str:
-        """Which state of the database answers."""
+        """Name of the state of the database that answers."""
         ...
 
     def pages(
@@ -272,7 +157,7 @@ class ReferenceClient(Protocol):
         Parameters
         ----------
         query, fields
-            Which records, and which of their properties; an unknown one is a `ValueError` that lists the known.
+            The records, and those of their properties that are wanted.
         after
             The cursor of the last page that is there already.
 
@@ -283,30 +168,18 @@ class ReferenceClient(Protocol):
         FetchError
             If the database does not answer, in words.
         ValueError
-            If something unknown is asked for.
+            If an unknown property is asked for; the message lists the known.
         """
         ...
 
     def credit(self, fields: Sequence[str]) -> Attribution:
-        """Whom to credit for these properties; touches no network."""
+        """Owner, licence and citations of these properties; touches no network."""
         ...
 
 
-def check_fields(names: Iterable[str], allowed: Iterable[str], what: str = "field") -> tuple[str, ...]:
-    """The names, each once, or a `ValueError` with the nearest and all of the allowed ones.
-
-    >>> check_fields(["band_gab"], ["band_gap", "efermi"])
-    Traceback (most recent call last):
-        ...
-    ValueError: unknown field 'band_gab'; did you mean band_gap? Allowed are band_gap, efermi
-    """
-    known = list(allowed)
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f" did you mean {near[0]}? Allowed" if near else " allowed"
-            raise ValueError(f"unknown {what} {name!r};{guess} are {', '.join(known)}")
-    return tuple(dict.fromkeys(names))
+def as_mapping(value: object) -> Mapping[str, object]:
+    """An object of a JSON answer; an empty one where it is null, missing or anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _check_names(name: str, values: object) -> None:
@@ -317,13 +190,13 @@ def _check_names(name: str, values: object) -> None:
             raise ValueError(f"{name}: {each!r} is no name; give several as several, not with commas")
 
 
-def _check_symbols(name: str, symbol_names: Sequence[str]) -> None:
-    for symbol in symbol_names:
+def _check_symbols(name: str, values: Sequence[str]) -> None:
+    for symbol in values:
         if symbol not in symbols()[1:]:
             raise ValueError(f"{name}: {symbol!r} is no element")
 
 
-def _check_bounds(name: str, bounds: tuple[float | None, float | None]) -> None:
+def _check_bounds(name: str, bounds: Bounds) -> None:
     low, high = bounds
     if low is None and high is None:
         raise ValueError(f"range of {name}: needed is a lower bound, an upper bound, or both")

@@ -7,25 +7,25 @@ file a page. A page is written under another name and put in place when it is wh
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats, Strings
 from cgcnn_ase.core.cache_folder import default_cache_folder
 from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.files import atomic_path, atomic_write
 from cgcnn_ase.sources.client import Page, Query, ReferenceClient
 from cgcnn_ase.structures.packed import PackedStructures, load_packed, pack
 from cgcnn_ase.structures.record import StructureError
 
-#: raise when the meaning of a cached page changes
+# raise when the meaning of a cached page changes
 CACHE_VERSION = 1
 
 _COMPLETE = "complete.json"
@@ -33,12 +33,12 @@ _ABOUT = "about.json"
 
 
 class PageText(NamedTuple):
-    """What a page holds beside structures and numbers; see `reference.Page`."""
+    """Everything in a page beside structures and numbers; see `client.Page`."""
 
     cursor: str
     total: int | None
     refused: list[tuple[str, str]]
-    words: list[dict[str, str]]  #: of each record, in order
+    words: list[dict[str, str]]  # of each record, in order
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class CachedPage:
     def text(self) -> PageText:
         """Cursor, total, refused ids and words."""
         with self._open() as archive:
-            result = json.loads(str(archive["text"]))
-        refused = [(name, why) for name, why in result["refused"]]
-        return PageText(result["cursor"], result["total"], refused, result["words"])
+            text = json.loads(str(archive["text"]))
+        refused = [(name, why) for name, why in text["refused"]]
+        return PageText(text["cursor"], text["total"], refused, text["words"])
 
     def ids(self) -> Strings:
         """Of the records, in the order of the page."""
@@ -86,18 +86,10 @@ class CachedPage:
 
 @dataclass(frozen=True)
 class PageCache:
-    """The pages of one answer.
+    """The pages of one answer."""
 
-    Parameters
-    ----------
-    folder
-        Of this client, query, fields and version of the database.
-    fields
-        The columns of each page's values.
-    """
-
-    folder: Path
-    fields: tuple[str, ...]
+    folder: Path  # of this client, query, fields and version of the database
+    fields: tuple[str, ...]  # the columns of each page's values
 
     @classmethod
     def of(
@@ -114,7 +106,7 @@ class PageCache:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / _ABOUT).exists():
             about = _question(client, query, fields) | {"version": version, "retrieved": _now()}
-            _put(folder / _ABOUT, json.dumps(about, indent=1).encode())
+            atomic_write(folder / _ABOUT, json.dumps(about, indent=1))
         return cls(folder, tuple(fields))
 
     @classmethod
@@ -138,15 +130,15 @@ class PageCache:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all pages are there."""
+        """True where all pages are there."""
         return (self.folder / _COMPLETE).exists()
 
     def pages(self) -> list[CachedPage]:
-        """What is there, in order, up to the first gap."""
-        result: list[CachedPage] = []
-        while (path := self._page(len(result))).exists():
-            result.append(CachedPage(path))
-        return result
+        """The pages that are there, in order, up to the first gap."""
+        pages: list[CachedPage] = []
+        while (path := self._page(len(pages))).exists():
+            pages.append(CachedPage(path))
+        return pages
 
     def save(self, page: Page, position: int) -> CachedPage:
         """Put a page at a position (from 0)."""
@@ -161,37 +153,35 @@ class PageCache:
             "words": [record.words for record in page.records],
         }
         path = self._page(position)
-        partial = _partial(path)
-        with partial.open("wb") as out:
+        with atomic_path(path) as tmp:
             np.savez_compressed(
-                out,
+                tmp,
                 text=np.array(json.dumps(text)),
                 values=values.reshape(len(page.records), len(self.fields)),
                 **packed._asdict(),
             )
-        partial.replace(path)
         return CachedPage(path)
 
     def finish(self) -> None:
         """Say that all pages are there."""
-        _put(self.folder / _COMPLETE, json.dumps({"pages": len(self.pages())}).encode())
+        atomic_write(self.folder / _COMPLETE, json.dumps({"pages": len(self.pages())}))
 
     def clear(self) -> None:
         """Forget all pages; the next reading begins now."""
         for path in (self.folder / _COMPLETE, *self.folder.glob("page-*")):
             path.unlink(missing_ok=True)
-        _put(self.folder / _ABOUT, json.dumps({**self._about, "retrieved": _now()}, indent=1).encode())
+        atomic_write(self.folder / _ABOUT, json.dumps({**self._about, "retrieved": _now()}, indent=1))
 
     def _page(self, position: int) -> Path:
         return self.folder / f"page-{position:06d}.npz"
 
     @property
-    def _about(self) -> Mapping[str, Any]:
-        about: Mapping[str, Any] = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
+    def _about(self) -> Mapping[str, object]:
+        about: Mapping[str, object] = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
         return about
 
 
-def _question(client: ReferenceClient, query: Query, fields: Sequence[str]) -> dict[str, Any]:
+def _question(client: ReferenceClient, query: Query, fields: Sequence[str]) -> dict[str, object]:
     return {
         "cache": CACHE_VERSION,
         "provider": client.name,
@@ -210,14 +200,3 @@ def _folder(client: ReferenceClient, query: Query, fields: Sequence[str], root: 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _partial(path: Path) -> Path:
-    """Another name, of this process alone."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def _put(path: Path, content: bytes) -> None:
-    partial = _partial(path)
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,27 +1,30 @@
-"""Asking again: exponential back-off with seeded jitter, and the waiting time that the server itself asks for."""
+"""Repeat requests through tenacity: exponential back-off with seeded jitter, or as the server asks."""
 
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from cgcnn_ase.core.errors import FetchError
 
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
 T = TypeVar("T")
 
-#: answers that may be others a moment later, beside all of 500 and above
-_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+# answers that may be others a moment later, beside all of 500 and above
+_TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class Retry(Protocol):
-    """What repeats a request until it succeeds: :func:`with_retries`, or a partial of it."""
+    """Repeats a request until it succeeds: :func:`with_retries`, or a partial of it."""
 
     def __call__(self, call: Callable[[], T], /) -> T:
-        """The result of `call`."""
+        """Return the result of `call`."""
         ...
 
 
@@ -43,7 +46,7 @@ def with_retries(
     call
         One request. It raises `FetchError`; where that says ``again``, the request is repeated.
     attempts
-        So many calls at most.
+        Most calls.
     seed
         Of the random part of the waits; a generator where many requests share one.
     say
@@ -51,42 +54,62 @@ def with_retries(
     first_wait, longest_wait
         Seconds. A ``Retry-After`` of the server is kept where it is longer, up to ten times `longest_wait`.
     sleep
-        What waits, seconds; `time.sleep` by default.
+        Waits so many seconds; `time.sleep` by default.
 
     Raises
     ------
     FetchError
-        What the last attempt raised.
+        Of the last attempt.
+    ImportError
+        If tenacity is not installed.
     """
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: at least 1 is needed")
+    try:
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+    except ImportError as error:
+        raise ImportError('reference data needs `pip install "cgcnn-ase[mp]"`') from error
     rng = np.random.default_rng(seed)
-    attempt = 1
-    while True:
-        try:
-            return call()
-        except FetchError as error:
-            if not error.again:
-                raise
-            if attempt == attempts:
-                raise FetchError(f"{error} (given up after {attempts} attempts)") from error
-            wait = min(longest_wait, first_wait * 2 ** (attempt - 1)) * float(rng.uniform(0.5, 1.0))
-            if error.after is not None:
-                wait = min(max(wait, error.after), 10 * longest_wait)
-            reason = str(error)
-        attempt += 1
+    backoff = wait_exponential(multiplier=first_wait, max=longest_wait)
+
+    def wait(state: "RetryCallState") -> float:
+        seconds = backoff(state) * float(rng.uniform(0.5, 1.0))
+        asked = _failure(state).after
+        return seconds if asked is None else min(max(seconds, asked), 10 * longest_wait)
+
+    def tell(state: "RetryCallState") -> None:
         if say is not None:
-            say(f"{reason}; attempt {attempt} of {attempts} in {wait:.1f} s")
-        (sleep or time.sleep)(wait)
+            number = f"attempt {state.attempt_number + 1} of {attempts}"
+            say(f"{_failure(state)}; {number} in {state.upcoming_sleep:.1f} s")
+
+    def give_up(state: "RetryCallState") -> T:
+        error = _failure(state)
+        raise FetchError(f"{error} (given up after {attempts} attempts)") from error
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, FetchError) and error.again),
+        stop=stop_after_attempt(attempts),
+        wait=wait,
+        before_sleep=tell,
+        sleep=sleep or time.sleep,
+        retry_error_callback=give_up,
+    )
+    return retrying(call)
+
+
+def _failure(state: "RetryCallState") -> FetchError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, FetchError)
+    return error
 
 
 def worth_another(status: int) -> bool:
-    """Whether a request that was answered with this HTTP status may succeed later.
+    """True where a request that was answered with this HTTP status may succeed later.
 
     >>> [worth_another(status) for status in (400, 401, 404, 422, 429, 500, 503)]
     [False, False, False, False, True, True, True]
     """
-    return status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def retry_after(header: str | None) -> float | None:

@@ -3,8 +3,6 @@
 The only place of the package that reads structure files.
 """
 
-from cgcnn_ase.structures.cif import read_cif_gemmi
-from cgcnn_ase.structures.disorder import read_cif_pymatgen
 from cgcnn_ase.structures.inputs import (
     UniqueIds,
     WorkItem,
@@ -36,8 +34,6 @@ __all__ = [
     "iter_file",
     "iter_piece",
     "iter_pieces",
-    "read_cif_gemmi",
-    "read_cif_pymatgen",
     "read_file",
     "read_structures",
     "structure_id",

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from gemmi import cif as gemmi_cif
 
-#: 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
+# 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
-#: an occupancy this near to 1 is 1
+# an occupancy this near to 1 is 1
 FULL = 1e-3
 
 _FORMULA = ("_chemical_formula_sum",)
@@ -83,7 +83,7 @@ def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamm
 
 
 def has_atoms(block: "gemmi_cif.Block") -> bool:
-    """Whether a CIF block lists atoms (published files have blocks of text only)."""
+    """Say whether a CIF block lists atoms (published files have blocks of text only)."""
     return len(block.find_values("_atom_site_label")) > 0 or len(block.find_values("_atom_site_fract_x")) > 0
 
 
@@ -312,20 +312,6 @@ def block_formula_problem(
     except ValueError:
         units = None
     return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, doubtful=doubtful)
-
-
-def read_cif_gemmi(text: str) -> "list[Atoms]":
-    """The structures of a CIF, one a block that lists atoms, by gemmi alone.
-
-    Raises
-    ------
-    UncertainError
-        If gemmi cannot be certain of one of them.
-    ValueError
-        If one is wrong, in words.
-    """
-    blocks, rare = blocks_with_atoms(text)
-    return [read_block(block, rare=rare) for block in blocks]
 
 
 def blocks_with_atoms(text: str) -> "tuple[list[gemmi_cif.Block], bool]":

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import gemmi
     from gemmi import cif as gemmi_cif
 
-#: fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
+# fractional coordinates nearer than this are the same position (pymatgen's site_tolerance)
 SITE_TOLERANCE = 1e-4
-#: images of one atom nearer than this, Å, may be one atom on a special position given with too few digits
+# images of one atom nearer than this, Å, may be one atom on a special position given with too few digits
 MERGE = 0.1
 _OPERATIONS = (
     "_symmetry_equiv_pos_as_xyz",
@@ -58,7 +58,7 @@ def operations_of(block: "gemmi_cif.Block", cell: Sequence[float]) -> tuple[tupl
 
 
 def _agrees(group: int, name: str | None, stated: str | None) -> bool:
-    """Whether the number of the group that the operations form is the one that the file states."""
+    """Compare the number of the group that the operations form with the one that the file states."""
     if stated is not None and stated.isdigit() and int(stated) != group:
         return False
     named = _group_by_name(name) if name else None

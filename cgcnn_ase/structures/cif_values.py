@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*\.?\d*[+-]?|[+-]\d*\.?\d*)(?:,spin=.*)?")
 
-#: by electronegativity, then symbol: the order in which pymatgen sorts the atoms of a CIF
+# by electronegativity, then symbol: the order in which pymatgen sorts the atoms of a CIF
 _SORTED = (
     "Fr Cs K Rb Ba Ra Na Sr Li Ca Ac La Tb Yb Ce Pm Pr Nd Sm Eu Gd Dy Y Ho Er Tm Lu Pu Am Bk Cf Cm Es Fm Hf Th "
     "Mg Zr Np Sc U Pa Ta Ti Mn Be Nb Al Tl V Zn Cr Cd In Ga Fe Co Cu Re Si Tc Ni Ag Sn Hg Po Ge Bi B Sb Te Mo "

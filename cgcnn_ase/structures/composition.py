@@ -12,7 +12,7 @@ from cgcnn_ase.structures.record import without_reader_warnings
 
 _TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d*)?|\.\d+)?")
 
-#: how far the ratio atoms / formula may differ from element to element where the formula has decimals
+# how far the ratio atoms / formula may differ from element to element where the formula has decimals
 _LOOSE = 0.01
 
 

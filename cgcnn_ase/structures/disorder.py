@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition, DummySpecies, Element, Molecule, Species, Structure
 
 
-#: occupancies may sum to this much before a site counts as over-full
+# occupancies may sum to this much before a site counts as over-full
 _OCCUPANCY = 1.001
 
 
@@ -81,11 +81,11 @@ def read_cif_pymatgen(text: str, *, order_disordered: bool = False) -> "list[Ato
     return result
 
 
-#: the ordered supercell has at most this many atoms, and as many cells
+# the ordered supercell has at most this many atoms, and as many cells
 LARGEST = 400
 MOST_CELLS = 16
 
-#: an occupancy may be rounded by this much to fit the supercell
+# an occupancy may be rounded by this much to fit the supercell
 TOLERANCE = 0.01
 
 
@@ -161,7 +161,7 @@ def _scaling(structure: "Structure") -> tuple[int, int, int]:
 
 
 def _fits(occupancy: float, count: int) -> bool:
-    """Whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
+    """Say whether so many sites can hold a whole number of atoms at this occupancy; a species never vanishes."""
     atoms = round(occupancy * count)
     return atoms > 0 and abs(atoms / count - occupancy) <= TOLERANCE
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEMORY = "<memory>"
 
-#: formats whose files in a folder may be something else altogether (settings, inputs of other programs)
+# formats whose files in a folder may be something else altogether (settings, inputs of other programs)
 _ONLY_BY_NAME = (".in", ".pwi")
 _JSON_SIGNS = (b'"@module"', b'"lattice"', b'"sites"', b'"nextid"', b'"cell"')
 
@@ -121,7 +121,7 @@ def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterat
         is missing.
     """
     if isinstance(inputs, str | Path):
-        return _unique(_of_paths(collect_paths(inputs), order_disordered))
+        return _unique(_of_entries([_PathList(collect_paths(inputs))], order_disordered))
     if _is_object(inputs):
         return _of_named([("0", inputs)], order_disordered)
     if isinstance(inputs, Mapping):
@@ -166,55 +166,42 @@ def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
 
 
 def _is_object(entry: object) -> bool:
-    """Whether the input is one structure in memory (told without importing pymatgen)."""
+    """Say whether the input is one structure in memory (told without importing pymatgen)."""
     names = {base.__name__ for base in type(entry).__mro__}
     return "Atoms" in names or bool(names & {"SiteCollection", "IStructure", "IMolecule"})
 
 
+class _PathList(list[Path]):
+    """The files that one entry of the inputs stands for."""
+
+
 def _expanded(entry: object) -> object:
     """An entry of a list: folders and globs as the files they stand for; a path with a known suffix as it is."""
-    if not isinstance(entry, str | Path):
-        return entry
-    name = Path(entry).name
-    if suffix_of(name) and not glob.has_magic(str(entry)):
+    if not isinstance(entry, str | Path) or (suffix_of(Path(entry).name) and not glob.has_magic(str(entry))):
         return entry
     return _PathList(collect_paths(entry))
 
 
-class _PathList(list[Path]):
-    """The files that one entry of a list stands for."""
-
-
 def _of_entries(entries: Iterable[object], order_disordered: bool) -> Iterator[StructureRecord]:
     for i, entry in enumerate(entries):
-        if isinstance(entry, _PathList):
-            yield from _of_paths(entry, order_disordered)
-        elif not isinstance(entry, str | Path):
-            yield _of_object(str(i), entry, order_disordered)
-        elif suffix_of(Path(entry).name) and not glob.has_magic(str(entry)):
-            yield from iter_file(entry, order_disordered=order_disordered)
+        try:
+            expanded = _expanded(entry)
+        except StructureError as error:
+            yield StructureRecord(str(entry), str(entry), None, error.reason)
+            continue
+        if isinstance(expanded, str | Path | _PathList):
+            for path in expanded if isinstance(expanded, _PathList) else [expanded]:
+                yield from iter_file(path, order_disordered=order_disordered)
         else:
-            try:
-                paths = collect_paths(entry)
-            except StructureError as error:
-                yield StructureRecord(str(entry), str(entry), None, error.reason)
-                continue
-            yield from _of_paths(paths, order_disordered)
-
-
-def _of_paths(paths: Iterable[Path], order_disordered: bool) -> Iterator[StructureRecord]:
-    for path in paths:
-        yield from iter_file(path, order_disordered=order_disordered)
+            yield _of_object(str(i), expanded, order_disordered)
 
 
 def _of_named(named: Iterable[tuple[object, object]], order_disordered: bool) -> Iterator[StructureRecord]:
     for key, entry in named:
         name = str(key)
         if isinstance(entry, str | Path):
-            records = list(iter_file(entry, order_disordered=order_disordered))
-            for record in records:
-                suffix = record.id[len(structure_id(entry)) :]
-                yield record._replace(id=name + suffix)
+            for record in iter_file(entry, order_disordered=order_disordered):
+                yield record._replace(id=name + record.id[len(structure_id(entry)) :])
         else:
             yield _of_object(name, entry, order_disordered)
 
@@ -229,13 +216,8 @@ def _of_object(name: str, obj: object, order_disordered: bool) -> StructureRecor
 
 
 def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
-    """The records, with an error in place of each structure whose name was used before.
-
-    Only a hash of each name and a number of its source are kept.
-    """
-    names = UniqueIds()
-    for record in records:
-        yield names.check(record)
+    """The records, with an error in place of each structure whose name was used before."""
+    return map(UniqueIds().check, records)
 
 
 class UniqueIds:

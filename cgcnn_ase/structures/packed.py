@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints, Strings
 from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.structures.record import RefusedError, StructureError
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: the suffix of such files
+# the suffix of such files
 PACKED_SUFFIX = ".npz"
-#: the arrays that must be there
+# the arrays that must be there
 REQUIRED = ("ids", "lattice", "offsets", "numbers", "frac")
 _FORM = f"needed are the arrays {', '.join(REQUIRED)}, and pbc where not all is periodic"
-#: what a damaged archive makes its readers raise
+# what a damaged archive makes its readers raise
 _DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError)
-#: a periodic cell with less volume per atom is none, Å³; diamond has 5.7
+# a periodic cell with less volume per atom is none, Å³; diamond has 5.7
 _NO_VOLUME = 0.01
-#: so many atoms at a time have their cell's inverse beside them
+# so many atoms at a time have their cell's inverse beside them
 _BLOCK = 100_000
 
 
@@ -132,7 +133,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
     Parameters
     ----------
     path
-        The file, written under another name first and then put in place.
+        The file; it is there as a whole or not at all.
     parts
         Gives the structures part by part. It is called several times, once for each array of the file, and must give
         the same each time.
@@ -165,8 +166,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
         "frac": ((n_atoms, 3), "<f8"),
         "pbc": ((n, 3), "|b1"),
     }
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+    with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w", allowZip64=True) as archive:
         for name, (shape, dtype) in shapes.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))  # same content, same file
             entry.compress_type = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
@@ -181,7 +181,6 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
                         array = array[1:] + before
                         before += len(part.numbers)
                     out.write(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    partial.replace(path)
     return n
 
 
@@ -189,7 +188,7 @@ def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *,
 
 
 def is_packed(path: Path) -> bool:
-    """Whether the file is a zip archive that holds lattices and fractional coordinates; nothing of them is read."""
+    """Say whether the file is a zip archive that holds lattices and fractional coordinates; nothing of them is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {f"{name}.npy" for name in REQUIRED} <= set(archive.namelist())
@@ -201,11 +200,16 @@ def count_packed(path: Path) -> int:
     """How many structures a packed file says it has, from the head of one array; 1 if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("offsets.npy") as head:
-            version = np.lib.format.read_magic(head)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return max(1, int(read(head)[0][0]) - 1)
+            return max(1, read_npy_header(head)[0][0] - 1)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, IndexError):
         return 1  # reading it will say what is wrong
+
+
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, whether it is in Fortran's order, and type of the array whose ``.npy`` file begins here."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def load_ids(path: str | Path) -> Strings:
@@ -236,7 +240,7 @@ def load_packed(path: str | Path, *, check_rows: bool = True, is_part: bool = Fa
 
 
 def _refusing(path: str | Path, read: "Callable[[np.lib.npyio.NpzFile], T]") -> T:
-    """What is read of the archive; an error names the file."""
+    """Read something of the archive; an error names the file."""
     try:
         archive = np.load(path, allow_pickle=False)
     except _DAMAGED:

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from ase import Atoms
     from gemmi import cif as gemmi_cif
 
-#: what one structure of a file turned out to be: its label within the file, and it or the reason there is none
+# what one structure of a file turned out to be: its label within the file, and it or the reason there is none
 Item = tuple[str, "Atoms | str"]
 
-#: suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
+# suffixes by what reads them; a trailing ``.gz`` is allowed for the first three and JSON
 CIF_SUFFIXES = (".cif", ".mcif")
 VASP_SUFFIXES = (".vasp", ".poscar", ".contcar")
 XYZ_SUFFIXES = (".extxyz", ".xyz")
-#: suffix -> the name of the format in ASE
+# suffix -> the name of the format in ASE
 ASE_FORMATS = {
     ".traj": "traj",
     ".gen": "gen",
@@ -46,13 +46,13 @@ ASE_FORMATS = {
     ".pwi": "espresso-in",
 }
 SUFFIXES = (*CIF_SUFFIXES, *VASP_SUFFIXES, *XYZ_SUFFIXES, ".db", ".json", PACKED_SUFFIX, *ASE_FORMATS)
-#: files of these names are VASP's, whatever their suffix
+# files of these names are VASP's, whatever their suffix
 VASP_NAMES = ("POSCAR", "CONTCAR")
 
 
 @cache
 def reader_errors() -> tuple[type[Exception], ...]:
-    """What readers raise on a bad file; anything else is a bug and shows as one.
+    """Errors of readers on a bad file; anything else is a bug and shows as one.
 
     ASE's own are imported here, when something has been raised, to keep the import of this module light.
     """
@@ -104,19 +104,12 @@ def structure_id(path: str | Path) -> str:
 
 
 def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
-    """Every structure of one file; never raises for a bad file.
+    """Every structure of one file, at least one; the record of one that could not be read holds the reason.
 
     Parameters
     ----------
-    path
-        A file of a known suffix.
     order_disordered
         Make one ordered supercell where sites are partially occupied, rather than refuse.
-
-    Returns
-    -------
-    list of StructureRecord
-        At least one; a record of a structure that could not be read holds the reason.
     """
     return list(iter_file(path, order_disordered=order_disordered))
 
@@ -173,7 +166,7 @@ def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
 
 
 def error_message(error: BaseException) -> str:
-    """What a reader's error means, on one line."""
+    """The meaning of a reader's error, on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -199,10 +192,7 @@ def error_message(error: BaseException) -> str:
 def _text(source: str) -> str:
     """The whole text of a file, unpacked."""
     data = gzip.decompress(Path(source).read_bytes()) if _zipped(source) else Path(source).read_bytes()
-    if not data.strip():
-        raise RefusedError("is empty")
-    if b"\0" in data:
-        raise RefusedError("is binary, not text")
+    _refuse_no_text(data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -210,6 +200,13 @@ def _text(source: str) -> str:
         if control > 8:
             raise RefusedError("is binary, not text") from None
         return data.decode("latin-1")  # old files have accents in names of authors
+
+
+def _refuse_no_text(data: bytes) -> None:
+    if not data.strip():
+        raise RefusedError("is empty")
+    if b"\0" in data:
+        raise RefusedError("is binary, not text")
 
 
 def _zipped(source: str) -> bool:
@@ -272,11 +269,7 @@ def _read_vasp(source: str, _: bool) -> Iterator[Item]:
 
 def _read_xyz(source: str, _: bool) -> Iterator[Item]:
     """All frames; a frame that cannot be read costs itself only."""
-    head = _head(source)
-    if not head.strip():
-        raise RefusedError("is empty")
-    if b"\0" in head:
-        raise RefusedError("is binary, not text")
+    _refuse_no_text(_head(source))
     with gzip.open(source, "rt", encoding="utf-8") if _zipped(source) else Path(source).open(encoding="utf-8") as file:
         yield from _frames(file)
 

@@ -36,23 +36,14 @@ class RefusedError(ValueError):
 class StructureRecord(NamedTuple):
     """One structure, or the reason there is none.
 
-    Attributes
-    ----------
-    id
-        Unique name: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
-        database; its own in a packed ``.npz``; the position (or the key of the dict) for objects in memory.
-    source
-        The file, or ``<memory>``.
-    atoms
-        The structure, or None.
-    error
-        One line that says why there is no structure, or None. It does not repeat the source.
+    The id is unique: the file's stem; ``stem:0``, ``stem:1`` where a file holds several; ``stem:7`` for row 7 of an ASE
+    database; its own in a packed ``.npz``; the position (or the key of the dict) for objects in memory.
     """
 
     id: str
-    source: str
+    source: str  # the file, or ``<memory>``
     atoms: "Atoms | None"
-    error: str | None
+    error: str | None  # one line that says why there is no structure; it does not repeat the source
 
     def unwrap(self) -> "Atoms":
         """The structure, or the error raised.

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from ase import Atoms
     from spglib import SpglibDataset
 
-#: tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
+# tolerance on positions, Å, and on angles, degrees: those of pymatgen's space-group analysis
 SYMPREC, ANGLE = 0.01, 5.0
 
 
 class DistinctSites(NamedTuple):
     """One site of each set of symmetry-equivalent ones, in the order of the structure."""
 
-    representatives: Ints  #: (D,) index of the first site of each set
-    multiplicities: Ints  #: (D,) sites in each set; their sum is the number of atoms
+    representatives: Ints  # (D,) index of the first site of each set
+    multiplicities: Ints  # (D,) sites in each set; their sum is the number of atoms
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:
@@ -45,19 +45,10 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
     return DistinctSites(first[order], counts[order])
 
 
-def symmetry_dataset(
-    cell: Floats,
-    fractions: Floats,
-    numbers: Ints,
-    *,
-    symprec: float = SYMPREC,
-) -> "SpglibDataset":
+def symmetry_dataset(cell: Floats, fractions: Floats, numbers: Ints, *, symprec: float = SYMPREC) -> "SpglibDataset":
     """The symmetry of a periodic structure that spglib finds (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
 
-    Parameters
-    ----------
-    cell, fractions, numbers
-        (3, 3) Å, rows; (N, 3); (N,).
+    The cell is (3, 3) Å, rows, the fractional coordinates are (N, 3).
 
     Raises
     ------

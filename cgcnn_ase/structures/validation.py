@@ -1,4 +1,4 @@
-"""What a structure must satisfy wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
+"""Conditions of every structure, wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
 
 from functools import cache
 from math import isfinite, sqrt
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: two atoms nearer than this are an error in the file, Å (the shortest bond, of H2, is 0.74 Å)
+# two atoms nearer than this are an error in the file, Å (the shortest bond, of H2, is 0.74 Å)
 OVERLAP = 0.5
 
-#: a cell thinner than this is no cell, Å
+# a cell thinner than this is no cell, Å
 THINNEST = 0.01
 
-#: up to so many atoms all pairs are compared; beyond, those that are near are searched
+# up to so many atoms all pairs are compared; beyond, those that are near are searched
 _ALL_PAIRS = 96
 
 
@@ -48,14 +48,15 @@ def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
 
 
 def validation_error(atoms: "Atoms") -> str | None:
-    """What is wrong with the structure, or None."""
+    """The fault of the structure in words, or None."""
     numbers, positions, pbc = atoms.numbers, atoms.positions, atoms.pbc
     if len(numbers) == 0:
         return "has no atoms"
     if int(numbers.min()) < 1 or int(numbers.max()) > MAX_NUMBER:
         return _unknown_element(numbers)
     if not isfinite(float(positions.sum())) and not np.isfinite(positions).all():
-        return f"atom {_first_bad(positions)} has a coordinate that is not a finite number"
+        bad = int(np.argmin(np.isfinite(positions).all(axis=1)))
+        return f"atom {bad + 1} has a coordinate that is not a finite number"
     periodic = pbc.tolist()
     cell = completed_cell(atoms.cell.array, pbc) if any(periodic) else np.eye(3)
     heights, inverse = heights_and_inverse(cell)
@@ -75,12 +76,8 @@ def _unknown_element(numbers: Ints) -> str:
     raise AssertionError("only called for unknown numbers")
 
 
-def _first_bad(positions: Floats) -> int:
-    return int(np.argmin(np.isfinite(positions).all(axis=1))) + 1
-
-
 def completed_cell(cell: Floats, pbc: Bools) -> Floats:
-    """The cell with unit vectors put in place of the directions that are not periodic and have no length."""
+    """The cell with unit vectors normal to the others where it is not periodic, as its own mean nothing there."""
     if pbc.all():
         return cell
     full = np.where(pbc[:, None], cell, 0.0)

@@ -38,7 +38,7 @@ def recipe_for(
     n_replayed: int = 0,
     epochs_factor: float = 1.0,
 ) -> FinetuneRecipe:
-    """FinetuneRecipe for so many training labels; docs/finetuning.md says what it gives.
+    """FinetuneRecipe for so many training labels; docs/how_to/finetune.md says what it gives.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
     (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the

@@ -1,112 +1,119 @@
-"""What the pretrained detectors learn: layers, crystals and cathodes with and without a defect, no two hosts alike."""
+"""Training data of the pretrained detectors: layers, crystals and cathodes with and without a defect."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
-from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.targets import Level, TargetSpec
 from cgcnn_ase.data.dataset import hash_of_samples, read_packed
 from cgcnn_ase.data.graph_cache import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
 from cgcnn_ase.data.splits import group_split
-from cgcnn_ase.defects.augmentation import random_vacancies
-from cgcnn_ase.defects.detection import (
-    PERFECT,
-    DetectionCell,
-    DetectionConfig,
-    detection_cells,
-    elements_of,
-    nearest,
-    rattled,
-)
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.structures.composition import composition_key
+from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
 from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies
 
-if TYPE_CHECKING:
-    from ase import Atoms
+# by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
+CATHODES = {
+    "train": (
+        "LiCoO2",
+        "LiMnO2",
+        "LiAlO2",
+        "LiMn2O4",
+        "NCM111",
+        "NCM523",
+        "LiNi0.5Mn0.5O2",
+        "LiNi0.7Co0.3O2",
+        "LiNi0.7Mn0.2Co0.1O2",
+    ),
+    "val": ("NCM622", "LiNi0.9Mn0.1O2"),
+    "test": ("LiNiO2", "NCM811", "NCA"),
+}
 
-
-#: the defects made here
-CATHODE_KINDS = ("vacancy", "exchange")
-
-
-def cathode_cells(
-    names: Sequence[str], *, num: int = 4, n_atoms: int = 80, rattle: float = 0.0, seed: int = 0
-) -> Iterator[DetectionCell]:
-    """Of each cathode ``num`` random orderings of its metals, each with either defect and twice without.
-
-    Parameters
-    ----------
-    names
-        As `build_cathode` takes them; the hosts of the cells are called ``cathode:NAME``.
-    num
-        Orderings of each.
-    n_atoms
-        About so many atoms in the supercell.
-    rattle
-        Standard deviation, Å, of random displacements, in both classes.
-    seed
-        The same seed gives the same cells; ordering k of the metals is that of seed + k.
-
-    Yields
-    ------
-    DetectionCell
-        A defective one, then a perfect one; kinds ``vacancy`` (of lithium) and ``exchange`` (of lithium and a metal).
-
-    Raises
-    ------
-    ValueError
-        If there is no such cathode.
-    """
-    for name in names:
-        for k in range(num):
-            perfect = build_cathode(name, n_atoms=n_atoms, seed=seed + k)
-            rng = np.random.default_rng([seed, k])
-            host = f"cathode:{name}"
-            for kind, make in zip(CATHODE_KINDS, (_vacancy, _exchange), strict=True):
-                key = f"{host}:{seed + k}:{kind}"
-                atoms, defect, places = make(perfect, rng)
-                yield DetectionCell(key, host, rattled(atoms, rattle, rng), kind, defect, places)
-                yield DetectionCell(f"{key}:{PERFECT}", host, rattled(perfect, rattle, rng), PERFECT, "", ())
-
-
-def _vacancy(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    (defect,) = random_vacancies(perfect, "Li", num=1, seed=int(rng.integers(2**31)), supercell=1)
-    return defect.atoms, defect.manifest.defect, nearest(defect.atoms, perfect.positions[defect.manifest.sites[0]])
-
-
-def _exchange(perfect: Atoms, rng: np.random.Generator) -> tuple[Atoms, str, tuple[int, ...]]:
-    """A lithium and a metal, both drawn at random."""
-    names = np.array(perfect.get_chemical_symbols())
-    lithium = int(rng.choice(np.flatnonzero(names == "Li")))
-    metal = int(rng.choice(np.flatnonzero(~np.isin(names, ["Li", "O", "P"]))))
-    atoms = perfect.copy()
-    atoms.symbols[[lithium, metal]] = names[[metal, lithium]]
-    return atoms, f"{names[metal]}_Li+Li_{names[metal]}", (lithium, metal)
-
-
-#: whether a cell is defective
+# whether a cell is defective
 IS_DEFECTIVE = TargetSpec(name="is_defective", unit="probability", task="classification")
 
-#: whether a site is where the defect is
+# whether a site is where the defect is
 IS_DEFECT_SITE = TargetSpec(name="is_defect_site", unit="probability", task="classification", level="site")
+
+# most atoms of a layer's primitive cell
+LARGEST_LAYER = 6
+
+# two kinds each for every other host, so that an epoch is short
+_HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
+
+# repeats of a layer without displacements, and of a crystal
+_STILL, _CRYSTAL = 6, 2
+
+# repeats of the layers of either half with displacements. The largest of many random deviations grows with their
+# number: whoever judges whole cells must have seen large ones, and displaced cathodes; a site is judged by itself
+_MOVED: dict[Level, tuple[int, int]] = {"crystal": (6, 3), "site": (3, 3)}
+
+# of the metals of each cathode
+_ORDERINGS = 10
+
+# drawn from the Materials Project
+_CRYSTALS = 250
+
+# standard deviation of the displacements, Å
+RATTLE = 0.04
 
 
 class NamedHost(NamedTuple):
     """A host, and the reduced formula that keeps it in one split."""
 
     name: str
-    atoms: "Atoms"
+    atoms: Atoms
     formula: str
+
+
+def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> PreparedData:
+    """Prepare graphs and labels of the cells, or of their sites where the target is one of sites.
+
+    ``data`` is the folder of the data sets ``2dmatpedia_subset``, ``jarvis_vacancydb`` and ``mp36k``. A `ValueError` is
+    raised for several targets.
+    """
+    if len(targets) != 1:
+        raise ValueError(f"the detection of defects has one target, not {len(targets)}")
+    cells, split = training_cells(data, targets[0].level)
+    prepare = prepare_places if targets[0].level == "site" else prepare_cells
+    return replace(prepare(cells, split, graph), specs=tuple(targets))
+
+
+def training_cells(data: Path, level: Level) -> tuple[list[DetectionCell], dict[str, str]]:
+    """All cells for a target of this level, and the split of each host; no formula of a host is in two splits."""
+    names = [name for part in CATHODES.values() for name in part]
+    of_cathodes = list(cathode_cells(names, num=_ORDERINGS))
+    if level == "crystal":
+        of_cathodes += cathode_cells(names, num=_ORDERINGS, rattle=RATTLE, seed=_ORDERINGS)
+    flat = layers(data)
+    formulas = {host.formula for host in flat}
+    formulas |= {composition_key(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
+    solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
+    split = split_hosts(flat) | split_hosts(solid)
+    split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}
+    return [*_cells(flat, solid, _MOVED[level]), *of_cathodes], split
+
+
+def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost], moved: tuple[int, int]) -> Iterator[DetectionCell]:
+    dopants = elements_of(host.atoms for host in (*flat, *solid))
+    for hosts, repeats, rattle, first in (
+        (flat, (_STILL, _STILL), 0.0, 0),
+        (flat, moved, RATTLE, 1),
+        (solid, (_CRYSTAL, _CRYSTAL), RATTLE, 0),
+        (solid, (_CRYSTAL, _CRYSTAL), 0.0, 1),
+    ):
+        for half in (0, 1):
+            config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats[half], rattle=rattle)
+            yield from detection_cells([(h.name, h.atoms) for h in hosts[half::2]], config, dopants=dopants)
 
 
 def split_hosts(hosts: Sequence[NamedHost], *, val: float = 0.1, test: float = 0.2, seed: int = 0) -> dict[str, str]:
@@ -144,10 +151,6 @@ def prepare_places(cells: Sequence[DetectionCell], split: Mapping[str, str], gra
     return replace(data, targets=np.rint(data.targets))  # atoms that share a node have one label, but for rounding
 
 
-#: most atoms of a layer's primitive cell
-LARGEST_LAYER = 6
-
-
 def layers(data: Path, *, largest: int = LARGEST_LAYER) -> list[NamedHost]:
     """Layers of 2DMatPedia and of JARVIS in the folders ``2dmatpedia_subset`` and ``jarvis_vacancydb`` of DATA.
 
@@ -167,16 +170,16 @@ def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) 
     ids, structures = read_packed(folder)
     table = pd.read_csv(folder / "properties.csv.gz", keep_default_na=False, na_values=[""])
     rows = np.flatnonzero(table["split"].to_numpy(dtype=str) == "train")
-    result: dict[str, NamedHost] = {}
+    by_formula: dict[str, NamedHost] = {}
     for row in np.random.default_rng(seed).permutation(rows).tolist():
         structure = structures[row]
         if 2 <= len(structure.numbers) <= largest and len(set(structure.numbers.tolist())) > 1:
             host = _named_host(f"mp36k:{ids[row]}", structure)
-            result.setdefault(host.formula, host)
-        if len(result) == number:
+            by_formula.setdefault(host.formula, host)
+        if len(by_formula) == number:
             break
     bulk = [host for host in _jarvis(data) if len(host.atoms) <= largest and not any(_vacuum(host))]
-    return [*result.values(), *bulk]
+    return [*by_formula.values(), *bulk]
 
 
 def _2dmatpedia(data: Path) -> Iterator[NamedHost]:
@@ -207,8 +210,6 @@ def _jarvis(data: Path) -> Iterator[NamedHost]:
 
 
 def _named_host(name: str, structure: Geometry) -> NamedHost:
-    from ase import Atoms
-
     atoms = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
     return NamedHost(name, atoms, composition_key(structure.numbers))
 
@@ -219,92 +220,3 @@ def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
 
 def _is_layer(host: NamedHost, largest: int) -> bool:
     return len(host.atoms) <= largest and sum(_vacuum(host)) == 1
-
-
-#: by split; NCM811 and LiNiO2 are what the detector is wanted for, and what it does not learn from
-CATHODES = {
-    "train": (
-        "LiCoO2",
-        "LiMnO2",
-        "LiAlO2",
-        "LiMn2O4",
-        "NCM111",
-        "NCM523",
-        "LiNi0.5Mn0.5O2",
-        "LiNi0.7Co0.3O2",
-        "LiNi0.7Mn0.2Co0.1O2",
-    ),
-    "val": ("NCM622", "LiNi0.9Mn0.1O2"),
-    "test": ("LiNiO2", "NCM811", "NCA"),
-}
-
-#: two kinds each for every other host, so that an epoch is short
-_HALVES = (("vacancy", "antisite"), ("substitution", "interstitial"))
-
-#: repeats of a layer without displacements, and of a crystal
-_STILL, _CRYSTAL = 6, 2
-
-#: repeats of the layers of either half with displacements. The largest of many random deviations grows with their
-#: number: whoever judges whole cells must have seen large ones, and displaced cathodes; a site is judged by itself
-_MOVED: dict[Level, tuple[int, int]] = {"crystal": (6, 3), "site": (3, 3)}
-
-#: of the metals of each cathode
-_ORDERINGS = 10
-
-#: drawn from the Materials Project
-_CRYSTALS = 250
-
-#: standard deviation of the displacements, Å
-RATTLE = 0.04
-
-
-def prepared(data: Path, targets: Sequence[TargetSpec], graph: GraphConfig) -> PreparedData:
-    """Graphs and labels of the cells, or of their sites where the target is one of sites.
-
-    Parameters
-    ----------
-    data
-        The folder that holds the data sets ``2dmatpedia_subset``, ``jarvis_vacancydb`` and ``mp36k``.
-    targets
-        One classification.
-    graph
-        How the network reads structures.
-
-    Raises
-    ------
-    ValueError
-        If there are several targets.
-    """
-    if len(targets) != 1:
-        raise ValueError(f"the detection of defects has one target, not {len(targets)}")
-    cells, split = training_cells(data, targets[0].level)
-    prepare = prepare_places if targets[0].level == "site" else prepare_cells
-    return replace(prepare(cells, split, graph), specs=tuple(targets))
-
-
-def training_cells(data: Path, level: Level) -> tuple[list[DetectionCell], dict[str, str]]:
-    """All cells for a target of this level, and the split of each host; no formula of a host is in two splits."""
-    names = [name for part in CATHODES.values() for name in part]
-    of_cathodes = list(cathode_cells(names, num=_ORDERINGS))
-    if level == "crystal":
-        of_cathodes += cathode_cells(names, num=_ORDERINGS, rattle=RATTLE, seed=_ORDERINGS)
-    flat = layers(data)
-    formulas = {host.formula for host in flat}
-    formulas |= {composition_key(cell.atoms.numbers) for cell in of_cathodes if not cell.defective}
-    solid = [host for host in crystals(data, number=_CRYSTALS) if host.formula not in formulas]
-    split = split_hosts(flat) | split_hosts(solid)
-    split |= {f"cathode:{name}": part for part, names in CATHODES.items() for name in names}
-    return [*_cells(flat, solid, _MOVED[level]), *of_cathodes], split
-
-
-def _cells(flat: Sequence[NamedHost], solid: Sequence[NamedHost], moved: tuple[int, int]) -> Iterator[DetectionCell]:
-    dopants = elements_of(host.atoms for host in (*flat, *solid))
-    for hosts, repeats, rattle, first in (
-        (flat, (_STILL, _STILL), 0.0, 0),
-        (flat, moved, RATTLE, 1),
-        (solid, (_CRYSTAL, _CRYSTAL), RATTLE, 0),
-        (solid, (_CRYSTAL, _CRYSTAL), 0.0, 1),
-    ):
-        for half in (0, 1):
-            config = DetectionConfig(kinds=_HALVES[(half + first) % 2], supercell=repeats[half], rattle=rattle)
-            yield from detection_cells([(h.name, h.atoms) for h in hosts[half::2]], config, dopants=dopants)

@@ -4,13 +4,13 @@ import argparse
 import gzip
 import shutil
 import sys
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.targets import TargetSpec
@@ -22,39 +22,38 @@ from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.start_model import Frozen
+from cgcnn_ase.zoo import detection_data
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
-#: the data of a recipe that learns the published sets of vacancies together
+# the data of a recipe that learns the published sets of vacancies together
 VACANCIES = "vacancies"
-#: data that is made, not read, by the function ``prepared`` of a module; the modules are above this one, so by name
-GENERATED_DATA = {"defects": "cgcnn_ase.zoo.detection_data"}
-#: where ``scripts/label_vacancies.py`` puts the set that this project made itself
+# data that is generated, not read: supercells with and without a defect
+DEFECTS = "defects"
+# where ``scripts/label_vacancies.py`` puts the set that this project made itself
 LABELLED = Path("runs") / "chgnet_vacancies"
 
 
 class Recipe(NamedTuple):
-    """How a folder of pretrained models is trained."""
+    """Data and settings of the training of a folder of pretrained models."""
 
-    data: (
-        str  #: name of the data set's folder, ``vacancies`` for the published sets of them, or one of `GENERATED_DATA`
-    )
-    columns: list[str]  #: of the data set, one a target; of vacancies, the sets
+    data: str  # name of the data set's folder, ``vacancies`` for the published sets of them, or ``defects``
+    columns: list[str]  # of the data set, one a target; of vacancies, the sets
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
-    start: tuple[str, ...] = ()  #: pretrained models that training starts from
+    start: tuple[str, ...] = ()  # pretrained models that training starts from
     frozen: Frozen = "none"
-    suffix: str = ""  #: of the models' names, after those of their targets
+    suffix: str = ""  # of the models' names, after those of their targets
 
 
 def recipe_names() -> list[str]:
     """Names of the folders of pretrained models that have a recipe."""
-    paths = (Path(entry.name) for entry in files("cgcnn_ase.zoo.recipes").iterdir())
+    paths = (Path(entry.name) for entry in files("cgcnn_ase.zoo").joinpath("recipes").iterdir())
     return sorted(entry.stem for entry in paths if entry.suffix == ".yaml")
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a folder of pretrained models.
+    """Read the recipe of a folder of pretrained models.
 
     Raises
     ------
@@ -62,8 +61,8 @@ def load_recipe(name: str) -> Recipe:
         If there is no recipe of that name.
     """
     if name not in recipe_names():
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
-    text = files("cgcnn_ase.zoo.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        raise unknown_name("recipe", name, recipe_names())
+    text = files("cgcnn_ase.zoo").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
     recipe: dict[str, Any] = yaml.safe_load(text)
     return Recipe(
         data=recipe["data"],
@@ -92,23 +91,20 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         suffix=recipe.suffix,
         progress=progress,
     )
-    path = pretrained_folder() / name
-    shutil.copytree(best, path, dirs_exist_ok=True)
-    write_ids([prepared.ids[i] for i in prepared.rows("train")], path)
-    write_card(path, data=recipe.data)
-    return path
+    folder = pretrained_folder() / name
+    shutil.copytree(best, folder, dirs_exist_ok=True)
+    write_ids([prepared.ids[i] for i in prepared.rows("train")], folder)
+    write_card(folder, data=recipe.data)
+    return folder
 
 
 def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
-    """What a recipe learns, from the folder that holds all data sets."""
+    """Training data of a recipe, from the folder that holds all data sets."""
     if recipe.data == VACANCIES:
         sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
-    if recipe.data in GENERATED_DATA:
-        made: PreparedData = import_module(GENERATED_DATA[recipe.data]).prepared(
-            data, recipe.targets, recipe.config.graph
-        )
-        return made
+    if recipe.data == DEFECTS:
+        return detection_data.prepared(data, recipe.targets, recipe.config.graph)
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
 
@@ -131,7 +127,7 @@ def main() -> None:
     parser.add_argument("--no-progress", action="store_true")
     options = parser.parse_args()
     output = options.output or Path("runs") / options.name
-    path = train_pretrained(
+    folder = train_pretrained(
         options.name,
         options.data,
         output,
@@ -139,7 +135,7 @@ def main() -> None:
         resume=options.resume,
         progress=not options.no_progress,
     )
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{folder}\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.data.site_labels import SiteSet, labelled_host, with_splits, without_held_out
 from cgcnn_ase.graphs.geometry import Geometry
 
-#: folder, column of the host and column of the energy (eV) of each packed set
+# folder, column of the host and column of the energy (eV) of each packed set
 _PACKED = {
     "witman": ("oxide_vacancies_witman", "compound_name", "dH_eV"),
     "kumagai": ("oxide_O_vacancies_kumagai", "host", "vacancy_formation_energy"),
@@ -38,19 +38,10 @@ VACANCY_SETS = (*_PACKED, "jarvis", "chgnet")
 
 
 def load_vacancies(data: Path, labelled: Path) -> list[SiteSet]:
-    """All sets, each less what another holds out (see :func:`cgcnn_ase.data.site_labels.without_held_out`).
+    """Load all sets, each less what another holds out (see :func:`cgcnn_ase.data.site_labels.without_held_out`).
 
-    Parameters
-    ----------
-    data
-        The folder of the published sets.
-    labelled
-        The folder that ``scripts/label_vacancies.py`` wrote.
-
-    Raises
-    ------
-    DatasetError
-        Naming the file, if one is missing or cannot be used.
+    ``data`` is the folder of the published sets, ``labelled`` what ``scripts/label_vacancies.py`` wrote. A
+    `DatasetError` names the file that is missing or cannot be used.
     """
     published = published_vacancies(data)
     others = [jarvis_vacancies(data / _JARVIS), packed_vacancies(labelled, "chgnet", "host", "energy")]
@@ -93,16 +84,16 @@ def jarvis_vacancies(folder: Path) -> SiteSet:
         raise DatasetError(f"{file}: no such file")
     with gzip.open(file, "rt", encoding="utf-8") as text:
         entries: list[dict[str, Any]] = json.load(text)
-    result: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
+    by_host: dict[str, tuple[Geometry, dict[int, list[float]]]] = {}
     for entry in entries:
         bulk = _geometry(entry["bulk_atoms"])
         name = f"{entry['jid']}-{len(bulk.numbers)}"
-        structure, energies = result.setdefault(name, (bulk, {}))
+        structure, energies = by_host.setdefault(name, (bulk, {}))
         site = removed_site(structure, _geometry(entry["defective_atoms"]), entry["symbol"])
         energies.setdefault(site, []).append(float(entry["E_vac"]))
     hosts = [
         labelled_host(name, structure, list(energies), [float(np.mean(e)) for e in energies.values()], "")
-        for name, (structure, energies) in result.items()
+        for name, (structure, energies) in by_host.items()
     ]
     return SiteSet("jarvis", hosts)
 

@@ -1,7 +1,6 @@
 """The active-learning loop, with EMT for DFT: rounds, budget, provenance, and each way it ends."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from ase.build import bulk
@@ -17,21 +16,15 @@ from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 from .alloys import alloys  # noqa: E402
 from .labelled import small_formation_model  # noqa: E402
 
-EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "emt"}}
 #: a retraining of a second or two
 QUICK = {"overrides": {"recipe": {"epochs": 2, "engine": "torch"}}}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
-def codes(aiida_code_installed):
+def codes(aiida_code_installed, cgcnn_ase_command):
     ours = aiida_code_installed(
-        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=str(EXECUTABLE)
+        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command
     )
     return ours, aiida_code_installed(
         label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable

@@ -25,7 +25,7 @@ from cgcnn_ase.prediction.predictor import Predictor  # noqa: E402
 from .labelled import oxides  # noqa: E402
 from .stored_graph import process  # noqa: E402
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "aiida_servers.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "aiida" / "servers.md"
 
 
 def labelled_oxides():

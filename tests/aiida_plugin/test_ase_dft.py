@@ -18,12 +18,7 @@ from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 
 from aiida_plugin.data.labels import scheme_of  # noqa: E402
-from aiida_plugin.parsers.ase_scheme import scheme_of_job  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
+from aiida_plugin.parsers.ase_dft import scheme_of_job  # noqa: E402
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from ase.build import bulk, molecule
 from ase.units import GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.labels import scheme_of
+from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine
 
@@ -39,7 +40,7 @@ def hydrogen(strain=0.0):
 
 def builder(atoms, code, moments=None, options=None, **settings):
     result = resolve("cp2k", "fast", QUICK | settings)
-    return ENGINE.builder(orm.StructureData(ase=atoms), code, result, moments=moments or {}, options=options or {})
+    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}, options or {}))
 
 
 def run(atoms, code, **settings):

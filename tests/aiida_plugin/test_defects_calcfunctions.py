@@ -13,19 +13,13 @@ from aiida import orm
 from aiida.engine import run_get_node
 from aiida.manage.caching import enable_caching
 
-from aiida_plugin.calculations.functions.cathode import cathode
-from aiida_plugin.calculations.functions.defects import defects
+from aiida_plugin.calculations.functions.generate import cathode, defects
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.defects.manifest import Manifest, read_manifest
 from cgcnn_ase.structures import read_structures
 
 HOST = Path(__file__).parents[2] / "examples" / "structures" / "LiNiO2.cif"
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 @pytest.fixture
@@ -110,7 +104,7 @@ def test_the_same_again_is_taken_from_the_cache(host):
     [
         ({"elements": ["Li"]}, "unknown settings elements; allowed: bond_distortion, charges, "),
         ({"min_distance": "far"}, "setting min_distance cannot be 'far': "),
-        ({"kind": "hole"}, "kind 'hole': allowed are vacancy, antisite"),
+        ({"kind": "hole"}, "unknown kind 'hole'; allowed: vacancy, antisite"),
         ({"element": "Na", "supercell": 2}, "Na"),
         ({"num": 2, "kind": "antisite"}, "num makes random vacancies, not kind antisite"),
         ({"structure": "NaCl"}, "no structure has the id 'NaCl'"),

@@ -1,14 +1,23 @@
 """Every entry point loads, and AiiDA shows useful help for it."""
 
+import pkgutil
+from importlib import import_module
 from importlib.metadata import distribution
 
 import pytest
 
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
+from aiida import orm  # noqa: E402
 from aiida.cmdline.commands.cmd_plugin import plugin_list  # noqa: E402
 from aiida.plugins.entry_point import get_entry_point_names, load_entry_point  # noqa: E402
+from ase.build import bulk  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
+
+import aiida_plugin  # noqa: E402
+from aiida_plugin.calculations.functions.extract import extract  # noqa: E402
+from aiida_plugin.data.structures import StructureSetData  # noqa: E402
+from aiida_plugin.workflows.idempotent import is_process_of  # noqa: E402
 
 OURS = [(e.group, e.name) for e in distribution("cgcnn-ase").entry_points if e.group.startswith("aiida.")]
 
@@ -38,3 +47,46 @@ def test_verdi_shows_what_it_is(group, name, words, aiida_profile):
     output = " ".join(result.output.split())
     for word in words:
         assert word in output, f"{word!r} is not in the help of {name}"
+
+
+def calcfunctions():
+    """All of the package, by module and name."""
+    result = {}
+    for info in pkgutil.walk_packages(aiida_plugin.__path__, "aiida_plugin."):
+        for value in vars(import_module(info.name)).values():
+            if getattr(value, "is_process_function", False) and value.__module__.startswith("aiida_plugin."):
+                result[f"{value.__module__}:{value.__name__}"] = value
+    return result
+
+
+def test_every_calcfunction_has_an_entry_point():
+    """So that what is stored with a process survives a move of the module."""
+    points = {e.value: e.name for e in distribution("cgcnn-ase").entry_points if e.group == "aiida.calculations"}
+    functions = calcfunctions()
+    assert len(functions) > 20
+    assert {path: points.get(path) for path in functions} == {
+        path: f"cgcnn.{function.__name__}" for path, function in functions.items()
+    }
+    for path, function in functions.items():
+        assert function.process_class.build_process_type() == f"aiida.calculations:{points[path]}"
+
+
+def test_the_stored_process_type_is_the_entry_point(aiida_profile):
+    structures = StructureSetData.from_ase([bulk("Cu")], ["Cu"])
+    result = extract(structures, orm.List(["Cu"]))
+    assert result["row_0"].creator.process_type == "aiida.calculations:cgcnn.extract"
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "same"),
+    [
+        ("aiida.calculations:cgcnn.extract", "aiida.calculations:cgcnn.extract", True),
+        ("aiida_plugin.calculations.extract.extract", "aiida.calculations:cgcnn.extract", True),
+        ("aiida_plugin.calculations.agreement.agreement", "aiida.calculations:cgcnn.prediction_errors", True),
+        ("aiida_plugin.calculations.shards.cut", "aiida.calculations:cgcnn.join", False),
+        ("somebody.calculations.extract.extract", "aiida.calculations:cgcnn.extract", False),
+        (None, "aiida.calculations:cgcnn.extract", False),
+    ],
+)
+def test_processes_of_earlier_versions_are_known(stored, now, same):
+    assert is_process_of(stored, now) is same

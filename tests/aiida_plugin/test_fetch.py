@@ -14,10 +14,10 @@ from aiida.plugins import CalculationFactory  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
+from aiida_plugin.calculations.functions.fetch import fetch_into_aiida, store_fetched  # noqa: E402
 from aiida_plugin.calculations.training_data import gather  # noqa: E402
-from aiida_plugin.cli.structures import structures  # noqa: E402
+from aiida_plugin.cli.data import structures  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
-from aiida_plugin.provenance.fetched import fetch_into_aiida, store_fetched  # noqa: E402
 from cgcnn_ase.sources.client import (  # noqa: E402
     Attribution,
     FetchedRecord,
@@ -25,14 +25,12 @@ from cgcnn_ase.sources.client import (  # noqa: E402
     Query,
 )
 from cgcnn_ase.sources.fetch import fetch  # noqa: E402
+from cgcnn_ase.structures import StructureError  # noqa: E402
 from cgcnn_ase.structures.packed import load_packed  # noqa: E402
 
+from ..structures.damage import OF_FILE, OF_STRUCTURE, cut, write  # noqa: E402
+
 FIELDS = ("energy_per_atom", "band_gap")
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 class Shelf:
@@ -142,3 +140,17 @@ def test_labels_of_a_database_are_not_mixed_with_those_of_dft(folder):
     mine = StructureSetData.from_ase([other], ["mine"])
     with pytest.raises(ValueError, match="engine is a shelf for some and gpaw for others"):
         gather(node, "energy_per_atom", {"split_by": "structure"}, test=mine)
+
+
+@pytest.mark.parametrize("damage", [*OF_FILE, *OF_STRUCTURE])
+def test_damaged_structures_are_refused(folder, damage):
+    change, words, *_ = (OF_FILE | OF_STRUCTURE)[damage]
+    write(folder / "structures.npz", change)
+    with pytest.raises(StructureError, match=rf"structures\.npz: .*{words}"):
+        store_fetched(folder)
+
+
+def test_structures_that_were_cut_off_are_refused(folder):
+    cut(folder / "structures.npz")
+    with pytest.raises(StructureError, match=r"structures\.npz: is no .npz file or is cut off"):
+        store_fetched(folder)

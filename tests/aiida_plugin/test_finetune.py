@@ -30,14 +30,9 @@ EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 QUICK = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "test": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
-def code(aiida_code_installed):
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=str(EXECUTABLE))
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture
@@ -101,14 +96,14 @@ def test_two_labels_and_a_test_set(code, model):
     assert report["offset"]["n"] == 2
 
 
-def dies(tmp_path, times):
+def dies(tmp_path, times, quick):
     """A cgcnn-ase whose job is killed, script and all, after the first epoch of the first so many trainings."""
     script = tmp_path / "cgcnn-ase"
     script.write_text(
         f"""#!/bin/bash
-if [ "$1" != train ]; then exec {EXECUTABLE} "$@"; fi
+if [ "$1" != train ]; then exec {quick} "$@"; fi
 n=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/count
-if [ "$n" -ge {times} ]; then exec {EXECUTABLE} "$@"; fi
+if [ "$n" -ge {times} ]; then exec {quick} "$@"; fi
 {EXECUTABLE} "$@" &
 until [ -e run/last.ckpt ] || [ -e run/member-0/last.ckpt ]; do kill -0 $! || exit 1; sleep 0.1; done
 kill -9 $! $PPID
@@ -118,8 +113,9 @@ kill -9 $! $PPID
     return str(script)
 
 
-def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path):
-    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=dies(tmp_path, 1))
+def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path, cgcnn_ase_command):
+    executable = dies(tmp_path, 1, cgcnn_ase_command)
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=executable)
     results, workflow = run(code, model, oxides(6), QUICK | {"epochs": 30})
     assert workflow.is_finished_ok, workflow.exit_message
     first, second = sorted(
@@ -131,8 +127,9 @@ def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path):
     assert results["metrics"]["n_epochs"] == 60  # of two members
 
 
-def test_it_does_not_go_on_for_ever(aiida_code_installed, model, tmp_path):
-    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=dies(tmp_path, 9))
+def test_it_does_not_go_on_for_ever(aiida_code_installed, model, tmp_path, cgcnn_ase_command):
+    executable = dies(tmp_path, 9, cgcnn_ase_command)
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=executable)
     _, workflow = run(code, model, oxides(6), QUICK | {"epochs": 200}, max_restarts=orm.Int(0))
     assert workflow.exit_status == 421
     assert "ran out of time after 0 restarts" in workflow.exit_message
@@ -155,13 +152,13 @@ def test_a_recipe_that_is_none(code, model):
         run(code, model, oxides(4), {"unit": "meV"})
 
 
-def fails(tmp_path, command, text):
+def fails(tmp_path, command, text, quick):
     """A cgcnn-ase one of whose commands fails with a message; of ``predict`` the last of so many."""
     script = tmp_path / "cgcnn-ase"
     script.write_text(
         f"""#!/bin/bash
 if {command}; then echo "{text}" >&2; exit 2; fi
-exec {EXECUTABLE} "$@"
+exec {quick} "$@"
 """
     )
     script.chmod(0o755)
@@ -176,10 +173,9 @@ exec {EXECUTABLE} "$@"
         ('[ "$1" = predict ] && grep -q -- -tuned model/config.json', 430, "the tuned model could not predict"),
     ],
 )
-def test_each_failure_has_its_number(aiida_code_installed, model, tmp_path, command, status, words):
-    code = aiida_code_installed(
-        default_calc_job_plugin="cgcnn.train", filepath_executable=fails(tmp_path, command, "cgcnn-ase: no disk")
-    )
+def test_each_failure_has_its_number(aiida_code_installed, cgcnn_ase_command, model, tmp_path, command, status, words):
+    executable = fails(tmp_path, command, "cgcnn-ase: no disk", cgcnn_ase_command)
+    code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=executable)
     test = {"test": node({"t": oxide("Sr", 1.1)})} if status == 430 else {}
     _, workflow = run(code, model, oxides(4), QUICK | {"epochs": 1}, **test)
     assert workflow.exit_status == status, workflow.exit_message

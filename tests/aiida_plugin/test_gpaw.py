@@ -17,13 +17,8 @@ from ase.spacegroup import crystal  # noqa: E402
 
 from aiida_plugin.data.labels import scheme_of  # noqa: E402
 from aiida_plugin.engines.gpaw import gpaw_parameters  # noqa: E402
-from aiida_plugin.engines.kpoints import mesh_of  # noqa: E402
+from aiida_plugin.engines.inputs import mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 @pytest.fixture

@@ -14,19 +14,14 @@ from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 
+from aiida_plugin.calculations.functions.extract import structures_to_label  # noqa: E402
 from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
-from aiida_plugin.calculations.functions.label_structures import structures_to_label  # noqa: E402
 from aiida_plugin.data.labels import (  # noqa: E402
     largest_group,
     scheme_id,
     scheme_of,
 )
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 @pytest.fixture
@@ -184,7 +179,7 @@ def test_inputs_that_make_no_sense(code, inputs, words):
 def test_names_that_are_not_there(code, aiida_code_installed):
     chain = WorkflowFactory("cgcnn.label")
     structures = DataFactory("cgcnn.structures").from_ase(alloys(), IDS)
-    with pytest.raises(ValueError, match="no engine 'warp'; allowed: gpaw, quantumespresso"):
+    with pytest.raises(ValueError, match="unknown engine 'warp'; allowed: ase, cp2k, gpaw, quantumespresso"):
         chain.get_builder_from_protocol(code, structures, "warp")
     with pytest.raises(ValueError, match="no protocol 'quick'; allowed: fast, balanced, stringent"):
         chain.get_builder_from_protocol(code, structures, "gpaw", "quick")

@@ -10,7 +10,7 @@ pytest.importorskip("aiida")
 from aiida import orm
 from click.testing import CliRunner
 
-from aiida_plugin.cli.model import model
+from aiida_plugin.cli.data import model
 from aiida_plugin.data.model import CGCNNModelData
 
 
@@ -75,7 +75,7 @@ def test_a_node_of_another_kind_is_refused():
 def test_verdi_data_finds_it(entry_points, small_model):
     from aiida.cmdline.commands.cmd_verdi import verdi
 
-    entry_points.add("aiida_plugin.cli.model:model", "aiida.cmdline.data:cgcnn-model")
+    entry_points.add("aiida_plugin.cli.data:model", "aiida.cmdline.data:cgcnn-model")
     node = CGCNNModelData.get_or_create(small_model)
     done = CliRunner().invoke(verdi, ["data", "cgcnn-model", "list"])
     assert done.exit_code == 0, done.output
@@ -84,7 +84,7 @@ def test_verdi_data_finds_it(entry_points, small_model):
 
 def test_the_command_imports_nothing_heavy():
     code = (
-        "import sys, aiida_plugin.cli.model; print({'torch', 'ase', 'numpy', 'pandas', 'cgcnn_ase'} & set(sys.modules))"
+        "import sys, aiida_plugin.cli.data; print({'torch', 'ase', 'numpy', 'pandas', 'cgcnn_ase'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "set()"

@@ -14,7 +14,7 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 
 from aiida_plugin.calculations.crash_safe import START_ONCE  # noqa: E402
 from aiida_plugin.calculations.functions.shards import cut  # noqa: E402
-from aiida_plugin.provenance.recover import close_ended  # noqa: E402
+from aiida_plugin.setup.recover import close_ended  # noqa: E402
 from aiida_plugin.workflows.idempotent import call_once, never_began, submit_once  # noqa: E402
 
 

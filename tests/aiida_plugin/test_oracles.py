@@ -18,18 +18,18 @@ from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from aiida_plugin.calculations.functions.optimisation_step import PROCESS_TYPE, record_steps  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
+from aiida_plugin.engines.registry import engine as engine_of  # noqa: E402
 from aiida_plugin.oracles.dft import (  # noqa: E402
     DFTOracle,
     DFTSettings,
-    describe_engine,
 )
-from aiida_plugin.oracles.steps import PROCESS_TYPE, record_steps  # noqa: E402
-from aiida_plugin.provenance.lineage import DFT, lineage  # noqa: E402
-from cgcnn_ase.optimization.config import read_config  # noqa: E402
+from aiida_plugin.provenance.lineage import dft_process_types, lineage  # noqa: E402
+from cgcnn_ase.optimization.config import build_problem, read_config  # noqa: E402
 from cgcnn_ase.optimization.loop import optimise  # noqa: E402
-from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, RecordingOracle, make_oracle  # noqa: E402
-from cgcnn_ase.optimization.problem import build_problem  # noqa: E402
+from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, make_oracle  # noqa: E402
+from cgcnn_ase.optimization.records import RecordingOracle  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -132,7 +132,7 @@ def test_the_command_with_real_gpaw(folder):
     best = min(lines, key=lambda line: line["values"]["formation_energy_per_atom"])
     assert last.outputs.result["best"]["formation_energy_per_atom"]["key"] == best["key"]
     behind = lineage([last.outputs.result.pk], "ancestors")
-    jobs = [orm.load_node(row.pk) for row in behind.nodes.values() if row.process_type in DFT]
+    jobs = [orm.load_node(row.pk) for row in behind.nodes.values() if row.process_type in dft_process_types()]
     cells = {job.inputs.structure.get_cell_volume() for job in jobs if job.inputs.structure.get_formula() == "HLi"}
     assert sorted(cells) == pytest.approx(sorted(line["point"]["a"] ** 3 / 4 for line in lines))
     # the elements were computed in the first round, and not again
@@ -374,4 +374,4 @@ def test_without_a_profile(tmp_path):
     ],
 )
 def test_what_it_says_of_itself(engine, protocol, overrides, words):
-    assert describe_engine(engine, None, protocol, resolve(engine, protocol, overrides)).startswith(words)
+    assert engine_of(engine).describe(resolve(engine, protocol, overrides), protocol).startswith(words)

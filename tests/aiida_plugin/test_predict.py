@@ -1,8 +1,5 @@
 """The prediction job: a real run, what stands behind a number, caching, and each way it can fail."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -21,11 +18,6 @@ from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 from ..conftest import make_model, random_crystal  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture(scope="module")
 def crystals():
     rng = np.random.default_rng(3)
@@ -33,9 +25,8 @@ def crystals():
 
 
 @pytest.fixture
-def code(aiida_code_installed):
-    executable = str(Path(sys.executable).with_name("cgcnn-ase"))
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=executable)
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Prediction in shards: what one job gives, a failed shard tried again alone, and each way it can end."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,9 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 from aiida_plugin.calculations.functions.shards import cut, join  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
-def code(aiida_code_installed):
-    executable = str(Path(sys.executable).with_name("cgcnn-ase"))
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=executable)
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture
@@ -96,17 +89,16 @@ def test_models_that_share_a_folder(code, structures):
 
 
 @pytest.fixture
-def flaky(tmp_path, aiida_code_installed):
+def flaky(tmp_path, aiida_code_installed, cgcnn_ase_command):
     """A code that is killed, as often as it is told to, when it is given structure s5, and else predicts."""
 
     def make(times):
-        real = Path(sys.executable).with_name("cgcnn-ase")
         script = tmp_path / "flaky.sh"
         # ids lie in the packed file as UTF-32 text
         script.write_text(
             f"#!/bin/bash\nif {sys.executable} -c \"import numpy, sys; sys.exit('s5' not in numpy.load("
             f"'structures.npz')['ids'])\" && [ $(ls {tmp_path}/tried* 2>/dev/null | wc -l) -lt {times} ]; then\n"
-            f'  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {real} "$@"\n'
+            f'  touch {tmp_path}/tried.$$; kill -9 $$\nfi\nexec {cgcnn_ase_command} "$@"\n'
         )
         script.chmod(0o755)
         return aiida_code_installed(

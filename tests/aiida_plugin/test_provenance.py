@@ -143,7 +143,7 @@ def test_pictures_that_cannot_be_drawn(graph, tmp_path, monkeypatch):
         graph_picture(graph.pool, tmp_path / "graph.bmp")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         graph_picture(graph.pool, tmp_path / "nowhere" / "graph.png")
-    monkeypatch.setattr("aiida_plugin.tools.picture.MAX_NODES", 3)
+    monkeypatch.setattr("aiida_plugin.provenance.picture.MAX_NODES", 3)
     with pytest.raises(ValueError, match="nodes, 3 can be read: give a smaller depth"):
         graph_picture(graph.predictions[1], tmp_path / "graph.dot")
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from ase.io import write
 from click.testing import CliRunner
 
 from aiida_plugin.cli.app import main
-from aiida_plugin.cli.predictions import predictions
+from aiida_plugin.cli.data import predictions
 from aiida_plugin.provenance.origin import origin
 
 from .stored_graph import store_graph
@@ -148,14 +148,14 @@ def test_verdi_data_finds_them(graph, entry_points):
     known = {point.name for point in entry_points.eps().select(group="aiida.cmdline.data")}
     for name, words in (("structures", "Ni"), ("predictions", "eV/atom")):
         if f"cgcnn-{name}" not in known:
-            entry_points.add(f"aiida_plugin.cli.{name}:{name}", f"aiida.cmdline.data:cgcnn-{name}")
+            entry_points.add(f"aiida_plugin.cli.data:{name}", f"aiida.cmdline.data:cgcnn-{name}")
         done = run(verdi, "data", f"cgcnn-{name}", "list")
         assert done.exit_code == 0, done.output
         assert words in done.output
 
 
 def test_the_commands_import_nothing_heavy():
-    modules = "aiida_plugin.cli.app, aiida_plugin.cli.structures, aiida_plugin.cli.predictions"
+    modules = "aiida_plugin.cli.app, aiida_plugin.cli.data"
     code = f"import sys, {modules}; print({{'torch', 'ase', 'numpy', 'pandas', 'cgcnn_ase'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "set()"

@@ -21,6 +21,7 @@ from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
 from aiida_plugin.engines.registry import engine
@@ -77,7 +78,7 @@ def hydrogen():
 
 def builder(atoms, code, moments=None, **settings):
     result = resolve("quantumespresso", "fast", QUICK | settings)
-    return QE.builder(orm.StructureData(ase=atoms), code, result, moments=moments or {}, options={})
+    return QE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}))
 
 
 def run(atoms, code, moments=None, **settings):

@@ -9,7 +9,7 @@ aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
 from aiida.brokers.zeromq.service import ZeromqBrokerService  # noqa: E402
 
-from aiida_plugin.provenance import recover  # noqa: E402
+from aiida_plugin.setup import recover  # noqa: E402
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Screening: predictions, choice, labels and agreement in one workflow, with EMT for DFT."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +16,13 @@ from cgcnn_ase import predict  # noqa: E402
 
 from .alloys import alloys  # noqa: E402
 
-EXECUTABLE = Path(sys.executable).with_name("cgcnn-ase")
 EMT_LABELS = {"engine": "ase", "protocol": "fast", "overrides": {"calculator": "emt"}}
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
-def code(aiida_code_installed):
+def code(aiida_code_installed, cgcnn_ase_command):
     return aiida_code_installed(
-        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=str(EXECUTABLE)
+        label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command
     )
 
 
@@ -139,8 +132,8 @@ def test_a_model_of_several_properties(code):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"selection": {"take": {"ucb": 1}}}, "no acquisition 'ucb'"),
-        ({"engine": "abinit"}, "no engine 'abinit'; allowed: gpaw"),
+        ({"selection": {"take": {"ucb": 1}}}, "unknown acquisition 'ucb'"),
+        ({"engine": "abinit"}, "unknown engine 'abinit'; allowed: ase, cp2k, gpaw"),
         ({"engine": "ase", "protocol": "quick"}, "no protocol 'quick'; allowed: fast, balanced, stringent"),
         ({"engine": "gpaw", "protocol": "fast", "overrides": {"cutof": 1}}, "no setting cutof; allowed:"),
     ],

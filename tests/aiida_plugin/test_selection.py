@@ -11,8 +11,8 @@ from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 
 from aiida_plugin.calculations.functions.join_labels import merge_labelled  # noqa: E402
 from aiida_plugin.calculations.functions.prediction_errors import (  # noqa: E402
-    agreement,
     learning_report,
+    prediction_errors,
 )
 from aiida_plugin.calculations.functions.selection import select  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
@@ -21,11 +21,6 @@ from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 IDS = ["a", "b", "c", "d", "e"]
 VALUES = [0.3, -0.2, 0.1, 0.0, -0.1]
 STDS = [0.1, 0.05, 0.6, 0.0, 0.3]
-
-
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
 
 
 def predictions(ids=IDS, values=VALUES, stds=STDS, in_domain=(True, False, True, True, True), **fields):
@@ -75,7 +70,7 @@ def test_what_is_passed_over():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"take": {"ucb": 1}}, "no acquisition 'ucb'; allowed: best, uncertain, lcb, ei, pi"),
+        ({"take": {"ucb": 1}}, "unknown acquisition 'ucb'; did you mean lcb. allowed: best, ei, information, lcb, pi"),
         ({"take": {"best": -1}}, "whole number, not -1"),
         ({"take": {}}, "take must say how many"),
         ({"take": {"best": 0}}, "at least one structure"),
@@ -100,7 +95,7 @@ def test_nothing_left_and_no_std():
 
 def test_agreement_by_hand():
     """Labels shifted by 1 eV against the predictions, but for one."""
-    result = agreement(predictions(), labelled(["b", "c", "e"], [0.8, 1.1, 1.2])).get_dict()
+    result = prediction_errors(predictions(), labelled(["b", "c", "e"], [0.8, 1.1, 1.2])).get_dict()
     error = np.array([-1.0, -1.0, -1.3])
     assert result["n"] == 3
     assert result["mae"] == pytest.approx(1.1)
@@ -114,7 +109,7 @@ def test_agreement_by_hand():
 
 
 def test_agreement_without_a_label_of_the_property():
-    result = agreement(predictions(property="band_gap"), labelled(["b"], [0.8])).get_dict()
+    result = prediction_errors(predictions(property="band_gap"), labelled(["b"], [0.8])).get_dict()
     assert (result["n"], result["reason"]) == (0, "no predicted structure has a label band_gap")
 
 

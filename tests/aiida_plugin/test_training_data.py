@@ -15,11 +15,6 @@ from .labelled import SCHEME, oxide, oxides
 TARGET = "formation_energy_per_atom"
 
 
-@pytest.fixture(autouse=True)
-def _profile(aiida_profile):
-    return aiida_profile
-
-
 def node(atoms):
     return StructureSetData.from_ase(atoms.values(), list(atoms))
 

@@ -21,6 +21,7 @@ from ase.io import read
 from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
+from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine
 
@@ -94,7 +95,7 @@ def diamond():
 
 def builder(atoms, code, moments=None, **settings):
     result = resolve("vasp", "fast", {"potential_family": "mock"} | settings)
-    return ENGINE.builder(orm.StructureData(ase=atoms), code, result, moments=moments or {}, options={})
+    return ENGINE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}))
 
 
 def incar(node):

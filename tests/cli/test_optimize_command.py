@@ -77,8 +77,11 @@ CATHODE = {"host": "LiNiO2", "supercell": [2, 2, 1], "variables": {"ni_content":
         ({"budget": {"evaluatoins": 3}}, "unknown setting budget.evaluatoins; did you mean evaluations?"),
         ({"budget": {}}, "the setting budget.evaluations is missing"),
         ({"budget": {"evaluations": 0}}, "budget.evaluations: input should be greater than 0, not 0"),
-        ({"acquisition": "eii"}, "acquisition.name: input should be 'best', 'uncertain', 'lcb'"),
-        ({"surrogate": "forest"}, "surrogate.kind: input should be 'gp', 'network' or 'stacked', not 'forest'"),
+        (
+            {"acquisition": "eii"},
+            "acquisition.name: unknown acquisition 'eii'; did you mean ei? allowed: best, ei,",
+        ),
+        ({"surrogate": "forest"}, "surrogate.kind: unknown surrogate 'forest'; allowed: gp, network, stacked"),
         ({"surrogate": "stacked"}, "surrogate stacked: no pretrained model predicts value; give `model`"),
         ({"objectives": []}, "objectives: list should have at least 1 item"),
         ({"objectives": ["value", "value"]}, "objectives: value is there twice"),

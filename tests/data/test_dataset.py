@@ -11,12 +11,17 @@ from ase.io import write
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.dataset import Dataset, load_dataset
+from cgcnn_ase.data import dataset
+from cgcnn_ase.data.dataset import Dataset, load_dataset, read_packed, read_table
 from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.structures.packed import load_packed
+
+from ..structures.damage import OF_FILE, OF_STRUCTURE, arrays, cut
+from ..structures.damage import write as write_damaged
 
 CRYSTALS = [
     bulk("NaCl", "rocksalt", a=5.6),
@@ -147,3 +152,42 @@ def test_real_data(shared_data: Path) -> None:
     assert np.isfinite(data.targets).all()
     train = set(np.array(data.groups)[data.split == "train"])
     assert not train & set(np.array(data.groups)[data.split == "test"])
+
+
+@pytest.mark.parametrize("damage", [*OF_FILE, *OF_STRUCTURE])
+def test_damaged_structures_are_refused_naming_file_array_and_structure(tmp_path: Path, damage: str) -> None:
+    change, words, *_ = (OF_FILE | OF_STRUCTURE)[damage]
+    ids = change(arrays())["ids"].tolist()
+    pd.DataFrame({"id": ids, "gap": [1.0, 2.0, 3.0]}).to_csv(tmp_path / "properties.csv", index=False)
+    file = write_damaged(tmp_path / "structures.npz", change)
+    doors = [
+        lambda: load_dataset(tmp_path, target="gap").structures[0],
+        lambda: read_table(tmp_path),
+        lambda: read_packed(tmp_path),
+        lambda: prepare(load_dataset(tmp_path), TargetSpec(name="gap", unit=""), GraphConfig(), is_part=True),
+    ]
+    for door in doors:
+        with pytest.raises(DatasetError, match=words) as caught:
+            door()
+        assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_structures_that_were_cut_off_are_refused(packed: Path) -> None:
+    cut(packed / "structures.npz")
+    for door in (lambda: load_dataset(packed, target="gap"), lambda: read_table(packed)):
+        with pytest.raises(DatasetError, match=r"structures\.npz: is no .npz file or is cut off"):
+            door()
+
+
+def test_structures_are_read_when_asked_for_and_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, splits and the stated formulas are there without them."""
+    n_read = []
+    monkeypatch.setattr(dataset, "load_packed", lambda path: n_read.append(path) or load_packed(path))
+    data = load_dataset(packed, target="gap")
+    assert (len(data), data.hash_of("val"), data.groups[0]) == (3, hashlib.sha256(b"NaN,2.5\n").hexdigest(), "NaCl")
+    some = data.take(np.array([2, 0]))
+    assert (some.ids, len(some.structures), n_read) == (["d", "a"], 2, [])
+    assert some.structures[0].numbers.tolist() == CRYSTALS[3].numbers.tolist()
+    assert [len(each) for each in (data.volumes, data.fractions, some.n_atoms)] == [3, 3, 2]
+    assert data.formulas == ["NaCl", "NaCl", "TiC"]
+    assert len(n_read) == 1

@@ -3,9 +3,9 @@
 import pytest
 from ase.build import bulk
 
-from cgcnn_ase.defects.charges import with_charges
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.defects.refine import with_charges
 
 pytest.importorskip("doped")
 

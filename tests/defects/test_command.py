@@ -134,13 +134,13 @@ def hosts(tmp_path):
 @pytest.mark.parametrize(
     ("host", "arguments", "words"),
     [
-        ("LiNiO2", ["--kind", "hole"], "kind 'hole': allowed are vacancy, antisite, substitution"),
+        ("LiNiO2", ["--kind", "hole"], "unknown kind 'hole'; allowed: vacancy, antisite, substitution"),
         ("LiNiO2", ["--element", "Co"], "LiNiO2 has no Co; its elements are Li, Ni, O"),
         ("LiNiO2", ["--kind", "substitution"], "substitution needs dopants"),
         ("LiNiO2", ["--kind", "interstitial", "--dopant", "Foo"], "dopant 'Foo': is no symbol of an element"),
-        ("LiNiO2", ["--kind", "interstitial", "--interstitials", "grid"], "allowed are holes, voronoi"),
+        ("LiNiO2", ["--kind", "interstitial", "--interstitials", "grid"], "allowed: holes, voronoi"),
         ("LiNiO2", ["--kind", "cation-mixing", "--pair", "Li", "Mn"], "LiNiO2 has no Mn"),
-        ("LiNiO2", ["--kind", "complex", "--of", "hole"], "complex_of 'hole': allowed are"),
+        ("LiNiO2", ["--kind", "complex", "--of", "hole"], "unknown complex_of 'hole'; allowed:"),
         ("LiNiO2", ["--supercell", "two"], "--supercell two: give one, three or nine whole numbers"),
         ("LiNiO2", ["--supercell", "3 3"], "--supercell 3 3: give one, three or nine whole numbers"),
         ("LiNiO2", ["--supercell", "0"], "supercell 0: must be positive"),

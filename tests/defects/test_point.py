@@ -165,7 +165,7 @@ def test_layers(layer, supercell):
 @pytest.mark.parametrize(
     ("host", "arguments", "words"),
     [
-        (bulk("Cu"), {"kinds": "hole"}, "kind 'hole': allowed are vacancy, antisite"),
+        (bulk("Cu"), {"kinds": "hole"}, "unknown kind 'hole'; allowed: vacancy, antisite"),
         (bulk("Cu"), {"kinds": ()}, "no kind of defect"),
         (bulk("Cu"), {"elements": ["Li"]}, "copper has no Li; its elements are Cu"),
         (bulk("Cu"), {"elements": []}, "no element is given"),
@@ -174,7 +174,7 @@ def test_layers(layer, supercell):
         (bulk("Cu"), {"kinds": "substitution"}, "substitution needs dopants"),
         (bulk("Cu"), {"kinds": "substitution", "dopants": ["Cu"]}, "changes nothing"),
         (bulk("Cu"), {"kinds": "interstitial", "dopants": ["Foo"]}, "dopant 'Foo': is no symbol of an element"),
-        (bulk("Cu"), {"kinds": "interstitial", "interstitial_method": "guess"}, "allowed are holes, voronoi"),
+        (bulk("Cu"), {"kinds": "interstitial", "interstitial_method": "guess"}, "allowed: holes, voronoi"),
     ],
 )
 def test_bad_input_is_told_at_once(host, arguments, words):

@@ -8,7 +8,8 @@ from ase.build import bulk
 from ase.io import read, write
 
 from cgcnn_ase import load_model, predict
-from cgcnn_ase.defects import build_cathode, screen
+from cgcnn_ase.cathodes import build_cathode
+from cgcnn_ase.defects import screen
 from cgcnn_ase.models.registry import FIDELITIES, model_names, with_fidelity
 
 from ..test_pretrained import EXAMPLES

@@ -16,11 +16,18 @@ from ase.io.espresso import read_espresso_in
 
 from cgcnn_ase import predict
 from cgcnn_ase.defects.costs import DefectEnergyEstimate, SiteModelEstimator, SupercellEstimator, cost_estimate
-from cgcnn_ase.defects.dft_folders import k_points, write_dft_folder
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.defects.ranking_plot import histogram, ranking
-from cgcnn_ase.defects.screening import Ranking, Screened, Screening, screen, screen_hosts
+from cgcnn_ase.defects.screening import (
+    Ranking,
+    Screened,
+    Screening,
+    k_points,
+    screen,
+    screen_hosts,
+    write_dft_folder,
+)
 from cgcnn_ase.models.checkpoint import save_model
 
 from ..conftest import make_model

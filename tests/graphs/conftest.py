@@ -115,3 +115,16 @@ def output() -> Output:
 @pytest.fixture(scope="session")
 def network() -> Callable[..., CGCNN]:
     return random_network
+
+
+def to_dgl(graph: CrystalGraph):
+    """The same graph as a batched ``dgl.DGLGraph`` with node data ``Z`` and edge data ``d`` and ``r``."""
+    import dgl
+
+    result = dgl.graph((graph.neighbors, graph.centers), num_nodes=len(graph.numbers))
+    result.set_batch_num_nodes(graph.n_nodes)
+    result.set_batch_num_edges(graph.n_edges)
+    result.ndata["Z"], result.edata["d"] = graph.numbers, graph.distances
+    if graph.vectors is not None:
+        result.edata["r"] = graph.vectors
+    return result

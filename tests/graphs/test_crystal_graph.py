@@ -10,8 +10,10 @@ from ase.build import bulk
 
 from cgcnn_ase.core.elements import UnknownElementError
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, build_graphs, unbatch
-from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms, to_device, to_dgl
+from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms, to_device
 from cgcnn_ase.graphs.geometry import Geometry, geometry
+
+from .conftest import to_dgl
 
 LONELY = Atoms("He", cell=[20, 20, 20], pbc=True)
 

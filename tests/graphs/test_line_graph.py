@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
-from cgcnn_ase.graphs.crystal_graph import n_atoms, to_dgl
+from cgcnn_ase.graphs.crystal_graph import n_atoms
 from cgcnn_ase.graphs.line_graph import LineGraph
+
+from .conftest import to_dgl
 
 NAMES = ["fcc", "bcc", "hcp", "diamond", "rocksalt", "perovskite", "LiNiO2", "spinel", "rutile"]
 WHOLE, MERGED = GraphConfig(line_graph=True), GraphConfig(line_graph=True, merge=True)

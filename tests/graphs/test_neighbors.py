@@ -11,11 +11,17 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, find_bonds, pad_to, search
+from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, bonds_of_all, pad_to, search
 
 PERIODIC = np.ones(3, dtype=bool)
 
 Pairs = list[tuple[int, int, float]]
+
+
+def find_bonds(positions, cell, pbc, **settings) -> Bonds:
+    """Bonds of one structure."""
+    return bonds_of_all([Geometry(np.zeros(len(positions), dtype=np.int64), positions, cell, pbc)], **settings)
 
 
 def brute_force(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:

@@ -231,7 +231,7 @@ def test_a_row_for_each_site(multi_step: bool, pooling: str) -> None:
         model.train(training)
         rows = model(double(merged))
         assert rows.shape == (len(merged.numbers), 5)
-        torch.testing.assert_close(rows[sites.node_of_atom], model(double(whole)))
+        torch.testing.assert_close(rows[sites.class_of], model(double(whole)))
 
 
 def test_the_copy_for_prediction() -> None:

@@ -8,7 +8,7 @@ from cgcnn_ase import load_model
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.training.run import train
-from cgcnn_ase.zoo.card import SOURCES, write_card
+from cgcnn_ase.zoo.card import data_sources, write_card
 from cgcnn_ase.zoo.train import load_recipe, main, recipe_names
 
 
@@ -22,7 +22,7 @@ def test_recipes_are_valid(name):
     config = recipe.config
     assert len(recipe.columns) == len(recipe.targets) > 0
     assert all(target.unit for target in recipe.targets)
-    assert recipe.data in SOURCES
+    assert recipe.data in data_sources()
     of_cells = recipe.data == "defects"  # a classification of what was made: the labels are right, two agree
     assert config.n_members >= 4 or config.network.architecture != "cgcnn" or (of_cells and config.n_members >= 2)
     assert config.graph.rule == "shell"  # a rule that cuts ties would depend on the order of the atoms
@@ -30,7 +30,7 @@ def test_recipes_are_valid(name):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match=r"no recipe 'gold-price'; there are .*formation-energy-per-atom"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'gold-price'; allowed: .*formation-energy-per-atom"):
         load_recipe("gold-price")
 
 

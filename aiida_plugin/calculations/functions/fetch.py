@@ -1,8 +1,9 @@
-"""``cgcnn.fetch``: what ``cgcnn-ase fetch`` brought from a database, as a set of structures with labels."""
+"""``cgcnn.fetch``: structures with labels from a database, or from a folder of ``cgcnn-ase fetch``, as a set."""
 
 import csv
 import gzip
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,18 @@ from aiida.orm import Dict, FolderData
 
 from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.sources.client import ENERGIES
 from cgcnn_ase.sources.client import SCHEME as WORDS
+from cgcnn_ase.sources.fetch import fetch as write_fetched
+from cgcnn_ase.sources.properties import ENERGIES
 from cgcnn_ase.structures.packed import load_packed
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-STRUCTURES, PROPERTIES = "structures.npz", "properties.csv.gz"
-#: columns that say nothing which the structure does not
-_OWN = ("id", "reduced_formula", "nsites")
+    from cgcnn_ase.sources.client import Query, ReferenceClient
+
+STRUCTURES, PROPERTIES, PROVENANCE = "structures.npz", "properties.csv.gz", "provenance.json"
+_OF_STRUCTURE = ("id", "reduced_formula", "nsites")  # columns that say nothing which the structure does not
 
 
 @calcfunction
@@ -61,22 +64,67 @@ def fetch(provenance: Dict, files: FolderData) -> StructureSetData:
 
 
 def _labelled(
-    structures: "Iterator[tuple[str, Atoms]]", properties: Path, provenance: dict[str, Any]
+    structures: "Iterator[tuple[str, Atoms]]", properties: Path, provenance: Mapping[str, Any]
 ) -> "Iterator[Atoms]":
-    """Each structure with its row of the properties."""
+    """Yield each structure with its row of the properties."""
     fields = provenance["fields"]
     with gzip.open(properties, "rt", encoding="utf-8", newline="") as lines:
         rows = csv.DictReader(lines)
         for name, atoms in structures:
             row = next(rows, None)
             if row is None or row["id"] != name:
-                result = "nothing" if row is None else repr(row["id"])
-                raise ValueError(f"{PROPERTIES} has {result} where {STRUCTURES} has {name!r}")
-            labels = {key: value for key, value in row.items() if value and key not in _OWN}
-            atoms.info = {key: float(value) if key in fields else value for key, value in labels.items()}
+                other = "nothing" if row is None else repr(row["id"])
+                raise ValueError(f"{PROPERTIES} has {other} where {STRUCTURES} has {name!r}")
+            known = {key: value for key, value in row.items() if value and key not in _OF_STRUCTURE}
+            atoms.info = {key: float(value) if key in fields else value for key, value in known.items()}
             if any(field in ENERGIES for field in fields):
-                known = {word: labels.get(word, "not stated") for word in WORDS}
-                atoms.info[SCHEME] = {"engine": provenance["provider"], **known}
+                scheme = {word: known.get(word, "not stated") for word in WORDS}
+                atoms.info[SCHEME] = {"engine": provenance["provider"], **scheme}
             yield atoms
         if (row := next(rows, None)) is not None:
             raise ValueError(f"{PROPERTIES} has {row['id']!r}, {STRUCTURES} has not")
+
+
+def store_fetched(folder: str | Path) -> StructureSetData:
+    """Store a fetched folder as a set, made by ``cgcnn.fetch`` of its files and its provenance.
+
+    Parameters
+    ----------
+    folder
+        Written by `cgcnn_ase.sources.fetch.fetch` or ``cgcnn-ase fetch``.
+
+    Raises
+    ------
+    ValueError
+        If the folder is none of that kind, or its files do not belong together.
+    """
+    folder = Path(folder)
+    if missing := [name for name in (STRUCTURES, PROPERTIES, PROVENANCE) if not (folder / name).is_file()]:
+        raise ValueError(f"{folder}: no {' and no '.join(missing)}; needed is a folder that `cgcnn-ase fetch` wrote")
+    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    files = FolderData()
+    for name in (STRUCTURES, PROPERTIES):
+        files.base.repository.put_object_from_file(str(folder / name), name)
+    node: StructureSetData = fetch(Dict(provenance), files)
+    return node
+
+
+def fetch_into_aiida(
+    client: "ReferenceClient",
+    query: "Query",
+    *,
+    fields: Sequence[str],
+    cache: Path | None = None,
+    offline: bool = False,
+    progress: bool = False,
+) -> StructureSetData:
+    """Fetch the records of a query, and store them as a set with its provenance.
+
+    Parameters
+    ----------
+    client, query, fields, cache, offline, progress
+        See :func:`cgcnn_ase.sources.fetch.fetch`, which also says what is raised.
+    """
+    with TemporaryDirectory() as folder:
+        write_fetched(client, query, folder, fields=fields, cache=cache, offline=offline, progress=progress)
+        return store_fetched(folder)

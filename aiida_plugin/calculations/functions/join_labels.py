@@ -13,10 +13,13 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     from ase import Atoms
 
+FORMATION_ENERGY = "formation_energy_per_atom"  # where a structure carries its formation energy, eV/atom
+_SAME = 1e-3  # two positions that are one, Å
+
 
 @calcfunction
 def merge_labelled(**sets: StructureSetData) -> StructureSetData:
-    """All structures of labelled sets, in the order of the names that the sets are given.
+    """Merge the structures of labelled sets, in the order of the names that the sets are given.
 
     Raises
     ------
@@ -32,18 +35,11 @@ def _atoms(parts: list[StructureSetData]) -> "Iterator[Atoms]":
     return (atoms for part in parts for atoms in part.iter_atoms())
 
 
-#: where a structure carries its formation energy, eV/atom
-FORMATION_ENERGY = "formation_energy_per_atom"
-
-#: two positions that are one, Å
-_SAME = 1e-3
-
-
 @calcfunction
 def join_labels(
     structure_set: StructureSetData, reference_energies: Dict | None = None, **labels: StructureSetData
 ) -> StructureSetData:
-    """One labelled set, in the order of the original and under its ids, with its info, tags and arrays.
+    """Join labels into one set, in the order of the original and under its ids, with its info, tags and arrays.
 
     Parameters
     ----------
@@ -73,7 +69,7 @@ def join_labels(
 
 @calcfunction
 def join_references(known: Dict | None = None, **labels: StructureSetData) -> Dict:
-    """Energies of the elements: ``energies`` (eV/atom by element), their ``scheme`` and its ``scheme_id``.
+    """Join the energies of the elements: ``energies`` (eV/atom by element), their ``scheme`` and its ``scheme_id``.
 
     Parameters
     ----------
@@ -100,36 +96,37 @@ def join_references(known: Dict | None = None, **labels: StructureSetData) -> Di
 
 
 def formation_energy(atoms: "Atoms", energies: Mapping[str, float]) -> float | None:
-    """Energy above the elements, eV/atom; None if that of an element is not known."""
+    """Return the energy above the elements, eV/atom; None if that of an element is not known."""
     symbols = list(atoms.symbols)
     if not set(symbols) <= set(energies):
         return None
     return float((atoms.get_potential_energy() - sum(energies[symbol] for symbol in symbols)) / len(symbols))
 
 
-def _joined(original: "Atoms", labelled: "Atoms", references: dict[str, Any] | None, name: str) -> "Atoms":
-    """The original structure, where the engine left it, with its labels."""
+def _joined(original: "Atoms", labelled: "Atoms", references: "Mapping[str, Any] | None", name: str) -> "Atoms":
+    """Give the original structure, where the engine left it, its labels."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     if not np.array_equal(original.numbers, labelled.numbers):
         raise ValueError(f"the label of {name!r} is of {labelled.symbols!s}, the structure of {original.symbols!s}")
     scheme = scheme_of(labelled)
-    if not (scheme or {}).get("relaxed"):
-        far = np.abs(original.positions - labelled.positions).max() > _SAME
-        if far or np.abs(original.cell.array - labelled.cell.array).max() > _SAME:
-            raise ValueError(f"the label of {name!r} is of other positions or another cell than the structure")
-    else:
+    if (scheme or {}).get("relaxed"):
         original.positions[:] = labelled.positions
         original.cell[:] = labelled.cell.array
-    results = dict(labelled.calc.results)
+    elif not all(
+        np.abs(one - other).max() <= _SAME
+        for one, other in ((original.positions, labelled.positions), (original.cell.array, labelled.cell.array))
+    ):
+        raise ValueError(f"the label of {name!r} is of other positions or another cell than the structure")
     calculator = SinglePointCalculator(original)
-    calculator.results.update(results)
+    calculator.results.update(labelled.calc.results)
     calculator.name = labelled.calc.name
     original.calc = calculator
-    original.info.pop(FORMATION_ENERGY, None)
-    original.info.pop(SCHEME, None)
+    for key in (FORMATION_ENERGY, SCHEME):
+        original.info.pop(key, None)
     if scheme is not None:
         original.info[SCHEME] = scheme
-    if references is not None and (result := formation_energy(original, references["energies"])) is not None:
-        original.info[FORMATION_ENERGY] = result
+    energy = None if references is None else formation_energy(original, references["energies"])
+    if energy is not None:
+        original.info[FORMATION_ENERGY] = energy
     return original

@@ -3,15 +3,14 @@
 from aiida.engine import calcfunction
 from aiida.orm import Dict, Str
 
+from aiida_plugin.calculations.functions import each_run
 from aiida_plugin.calculations.predict import settings_problem
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import package_version
+from cgcnn_ase.models.folder import package_version as version
 
-
-def _version() -> Str:
-    return Str(package_version())
+_VERSION = each_run(lambda: Str(version()))
 
 
 @calcfunction
@@ -19,7 +18,7 @@ def predict_in_process(
     model: CGCNNModelData,
     structures: StructureSetData,
     settings: Dict | None = None,
-    package_version: Str = _version,  # type: ignore[assignment]  # noqa: ARG001  # AiiDA calls it for each run
+    package_version: Str = _VERSION,  # noqa: ARG001
 ) -> PredictionsData:
     """Predict a set in this process: no code, no computer, no job; for what takes seconds.
 

@@ -1,6 +1,6 @@
-"""How well predictions agree with labels that were computed afterwards."""
+"""Errors of predictions against labels that were computed afterwards."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiida.engine import calcfunction
 from aiida.orm import Dict
@@ -12,50 +12,15 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     import pandas as pd
 
-
-#: figures of a round's agreement that the report repeats
-_FIGURES = ("n", "mae", "mae_without_offset", "offset", "spearman", "coverage")
-
-
-@calcfunction
-def learning_report(ended: Dict, **rounds: Dict) -> Dict:
-    """One row a round, from the agreement of its predictions with the labels that followed, and of the retraining.
-
-    Parameters
-    ----------
-    ended
-        ``reason`` why the loop ended.
-    **rounds
-        ``agreement_1`` and ``finetune_1``, and so on: what came out of each round.
-
-    Returns
-    -------
-    Dict
-        ``rows`` with ``round``, ``n_labels`` so far, figures of the predictions made before the labels were known
-        (``mae``, ``offset``, ...), and ``before`` and ``after`` of the retraining on the test set, where there is one.
-    """
-    rows: list[dict[str, Any]] = []
-    n_labels = 0
-    numbers = sorted({int(name.rpartition("_")[2]) for name in rounds})
-    for k in numbers:
-        row: dict[str, Any] = {"round": k}
-        if (result := rounds.get(f"agreement_{k}")) is not None:
-            n_labels += result["n"]
-            row |= {name: result[name] for name in _FIGURES if name in result.get_dict()}
-        row["n_labels"] = n_labels
-        if (tuned := rounds.get(f"finetune_{k}")) is not None:
-            row |= {name: tuned[name] for name in ("before", "after", "n_train", "n_test") if name in tuned.get_dict()}
-        rows.append(row)
-    return Dict({"rows": rows, **ended.get_dict()})
-
-
-#: fewer pairs than this say nothing of an order
-_MIN_LABELS = 3
+# figures of a round's errors that the report repeats, and of its retraining
+_OF_ERRORS = ("n", "mae", "mae_without_offset", "offset", "spearman", "coverage")
+_OF_RETRAINING = ("before", "after", "n_train", "n_test")
+_MIN_ORDER = 3  # fewer pairs say nothing of an order
 
 
 @calcfunction
-def agreement(predictions: PredictionsData, labelled: StructureSetData) -> Dict:
-    """Compare what was predicted with what was computed, structure by structure, by id.
+def prediction_errors(predictions: PredictionsData, labelled: StructureSetData) -> Dict:
+    """Compare predicted values with computed ones, structure by structure, by id.
 
     Returns
     -------
@@ -78,17 +43,15 @@ def agreement(predictions: PredictionsData, labelled: StructureSetData) -> Dict:
     frame = predictions.to_frame()
     frame["label"] = frame["id"].map(labels).astype(float)
     frame = frame[frame["label"].notna()]
-    result: dict[str, Any] = {"property": target, "unit": unit, "n": len(frame)}
-    if (scheme := only_scheme(labelled)) is not None:
-        result["label_scheme"] = scheme
-    if frame.empty:
-        return Dict(result | {"reason": f"no predicted structure has a label {target}"})
-    return Dict(result | _figures(frame))
+    scheme = only_scheme(labelled)
+    result = {"property": target, "unit": unit, "n": len(frame)} | ({} if scheme is None else {"label_scheme": scheme})
+    figures = {"reason": f"no predicted structure has a label {target}"} if frame.empty else _figures(frame)
+    return Dict(result | figures)
 
 
-def _figures(frame: "pd.DataFrame") -> dict[str, Any]:
+def _figures(frame: "pd.DataFrame") -> dict[str, object]:
     error = frame["value"] - frame["label"]
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "mae": float(error.abs().mean()),
         "rmse": float((error**2).mean() ** 0.5),
         "offset": float(error.mean()),
@@ -97,9 +60,39 @@ def _figures(frame: "pd.DataFrame") -> dict[str, Any]:
         figures["mae_without_offset"] = float((error - error.mean()).abs().mean())
     if frame["lower"].notna().all():
         figures["coverage"] = float(frame["label"].between(frame["lower"], frame["upper"]).mean())
-    if len(frame) >= _MIN_LABELS and frame["label"].nunique() > 1 and frame["value"].nunique() > 1:
+    if len(frame) >= _MIN_ORDER and frame["label"].nunique() > 1 and frame["value"].nunique() > 1:
         figures["spearman"] = float(frame["value"].corr(frame["label"], method="spearman"))
     columns = {"id": "id", "value": "predicted", "std": "std", "label": "label"}
     table = frame[list(columns)].rename(columns=columns).assign(error=error)
     figures["rows"] = [{k: v for k, v in row.items() if v == v} for row in table.to_dict("records")]
     return figures
+
+
+@calcfunction
+def learning_report(ended: Dict, **rounds: Dict) -> Dict:
+    """Make one row a round, of the errors of its predictions against the labels that followed, and of the retraining.
+
+    Parameters
+    ----------
+    ended
+        ``reason`` why the loop ended.
+    **rounds
+        ``agreement_1`` and ``finetune_1``, and so on: what came out of each round.
+
+    Returns
+    -------
+    Dict
+        ``rows`` with ``round``, ``n_labels`` so far, figures of the predictions made before the labels were known
+        (``mae``, ``offset``, ...), and ``before`` and ``after`` of the retraining on the test set, where there is one.
+    """
+    rows = []
+    n_labels = 0
+    for k in sorted({int(name.rpartition("_")[2]) for name in rounds}):
+        errors, retraining = (
+            rounds[name].get_dict() if name in rounds else {} for name in (f"agreement_{k}", f"finetune_{k}")
+        )
+        n_labels += errors.get("n", 0)
+        figures = {name: errors[name] for name in _OF_ERRORS if name in errors}
+        learned = {name: retraining[name] for name in _OF_RETRAINING if name in retraining}
+        rows.append({"round": k, **figures, "n_labels": n_labels, **learned})
+    return Dict({"rows": rows, **ended.get_dict()})

@@ -13,13 +13,13 @@ from aiida_plugin.data.structures import StructureSetData
 
 
 def shard_name(k: int) -> str:
-    """What shard `k`, from 0, is called; names sort as numbers do."""
+    """Name shard `k`, from 0; names sort as numbers do."""
     return f"shard_{k:04d}"
 
 
 @calcfunction
 def cut(structures: StructureSetData, n_shards: Int) -> dict[str, StructureSetData]:
-    """Consecutive parts of a set, under the same ids, of sizes that differ by one at most.
+    """Cut a set into consecutive parts, under the same ids, of sizes that differ by one at most.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def cut(structures: StructureSetData, n_shards: Int) -> dict[str, StructureSetDa
 
 @calcfunction
 def join(**shards: PredictionsData | FolderData) -> PredictionsData:
-    """The predictions of shards as one node, in the order of the shards' names.
+    """Join the predictions of shards into one node, in the order of the shards' names.
 
     Parameters
     ----------
@@ -74,6 +74,6 @@ def join(**shards: PredictionsData | FolderData) -> PredictionsData:
 
 
 def failures_of(retrieved: FolderData) -> list[tuple[str, str]]:
-    """Id and error of each structure that a prediction job could not predict."""
+    """Read id and error of each structure that a prediction job could not predict."""
     text = retrieved.base.repository.get_object_content(FAILURES, "r")
     return [(row["id"], row["error"]) for row in csv.DictReader(StringIO(text))]

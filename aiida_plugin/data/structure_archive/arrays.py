@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class StructureArrays(NamedTuple):
     """The structures as flat arrays; atoms of structure k are rows ``offsets[k]`` to ``offsets[k + 1]``."""
 
-    lattice: Floats  #: (n, 3, 3) Å, rows
-    offsets: Ints  #: (n + 1,)
-    numbers: npt.NDArray[np.uint8]  #: (atoms,)
-    positions: Floats  #: (atoms, 3) Cartesian, Å
-    pbc: Bools  #: (n, 3)
+    lattice: Floats  # (n, 3, 3) Å, rows
+    offsets: Ints  # (n + 1,)
+    numbers: npt.NDArray[np.uint8]  # (atoms,)
+    positions: Floats  # (atoms, 3) Cartesian, Å
+    pbc: Bools  # (n, 3)
 
 
-#: the arrays that every structure is in: type and shape of a row
+# the arrays that every structure is in: type and shape of a row
 FLAT = {
     "lattice": ("<f8", (3, 3)),
     "pbc": ("?", (3,)),
@@ -32,13 +32,13 @@ FLAT = {
     "positions": ("<f8", (3,)),
 }
 
-#: a number for each structure; sets of early versions have no such file
+# a number for each structure; sets of early versions have no such file
 HASHES = "hashes.npy"
 
-#: Å; files keep about eight decimals, so a structure that was written and read again has the same hash
+# Å; files keep about eight decimals, so a structure that was written and read again has the same hash
 GRID = 1e-3
 
-#: Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
+# Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
 _SHIFT = 2.71828e-4
 
 

@@ -12,46 +12,37 @@ from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: properties of ASE's calculators that have one row an atom
+# properties of ASE's calculators that have one row an atom
 SITE_RESULTS = ("forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges")
 
-#: arrays of every `ase.Atoms`
+# arrays of every `ase.Atoms`
 _ALWAYS = ("numbers", "positions")
-#: kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
+# kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
 _KINDS = "biufcU"
 
 
 class SiteArray(NamedTuple):
     """An array with one row an atom that some structures have."""
 
-    group: str  #: ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...)
-    name: str  #: as in ``atoms.arrays`` or ``atoms.calc.results``
-    dtype: str  #: NumPy's name of its type, little-endian
-    shape: tuple[int, ...]  #: of the row of one atom
+    group: str  # ``arrays`` (initial magnetic moments, charges, tags, masses, ...) or ``results`` (forces, ...)
+    name: str  # as in ``atoms.arrays`` or ``atoms.calc.results``
+    dtype: str  # NumPy's name of its type, little-endian
+    shape: tuple[int, ...]  # of the row of one atom
 
 
 class AtomsParts(NamedTuple):
     """The arrays and the text that a structure is made of."""
 
-    lattice: Floats  #: (3, 3) Å, rows
-    pbc: Bools  #: (3,)
-    numbers: npt.NDArray[np.uint8]  #: (n,) atomic numbers, 0 for a dummy
-    positions: Floats  #: (n, 3) Cartesian, Å
-    sites: Mapping[SiteArray, AnyArray]  #: further arrays, each with n rows
-    rest: str  #: a line of JSON: info, results that are not per atom, constraints; empty if there are none
+    lattice: Floats  # (3, 3) Å, rows
+    pbc: Bools  # (3,)
+    numbers: npt.NDArray[np.uint8]  # (n,) atomic numbers, 0 for a dummy
+    positions: Floats  # (n, 3) Cartesian, Å
+    sites: Mapping[SiteArray, AnyArray]  # further arrays, each with n rows
+    rest: str  # a line of JSON: info, results that are not per atom, constraints; empty if there are none
 
 
 def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
-    """The parts of a structure.
-
-    Results of its calculator are kept where they belong to these positions; stale ones are not.
-
-    Parameters
-    ----------
-    atoms
-        It is not changed.
-    what
-        Its name in messages.
+    """The parts of a structure; results of its calculator are kept where they belong to these positions.
 
     Raises
     ------
@@ -127,7 +118,7 @@ def _add(sites: dict[SiteArray, AnyArray], group: str, name: str, array: AnyArra
 
 
 def _current_results(atoms: "Atoms") -> dict[str, AnyArray]:
-    """What the calculator has computed for the structure as it is now."""
+    """Results of the calculator for the structure as it is now."""
     from ase.calculators.calculator import BaseCalculator
 
     result = getattr(atoms.calc, "results", None)

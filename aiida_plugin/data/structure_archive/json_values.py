@@ -1,4 +1,4 @@
-"""What ASE keeps in ``info`` and ``results`` as JSON and back, with nothing changed on the way.
+"""Values that ASE keeps in ``info`` and ``results`` as JSON and back, with nothing changed on the way.
 
 Plain JSON values are written as they are, NaN and infinities by their usual names. What JSON does not have (arrays,
 tuples, ...) is a dict of one key that starts with ``$``. NumPy scalars become the Python numbers they equal.
@@ -9,36 +9,32 @@ from typing import Any
 
 import numpy as np
 
-#: kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+from cgcnn_ase.core.arrays import AnyArray
+
+# kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
 _KINDS = "biufcU"
-#: those that Python's numbers cannot hold
+# those that Python's numbers cannot hold
 _LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
 
 
-def dumps(value: Any, what: str) -> str:
+def dumps(value: object, what: str) -> str:
     """The value as one line of JSON; dicts that are equal give the same line, whatever the order of their keys.
-
-    Parameters
-    ----------
-    value
-        None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these.
-    what
-        What to call it in the message.
 
     Raises
     ------
     ValueError
-        If it holds anything else; the message names the place and the type.
+        If it is not None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these;
+        the message names the place (``what`` is the value as a whole) and the type.
     """
     return json.dumps(_encode(value, what), sort_keys=True, separators=(",", ":"))
 
 
 def loads(text: str) -> Any:
-    """What `dumps` was given."""
+    """The value that `dumps` was given."""
     return json.loads(text, object_hook=_restored)
 
 
-def _encode(value: Any, what: str) -> Any:
+def _encode(value: object, what: str) -> object:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):
@@ -54,14 +50,14 @@ def _encode(value: Any, what: str) -> Any:
     if isinstance(value, dict):
         return _encode_dict(value, what)
     if type(value).__name__ == "Spacegroup":  # which ASE leaves in the info of what it reads from a CIF
-        return {"$spacegroup": [int(value.no), int(value.setting)]}
+        return {"$spacegroup": [int(getattr(value, name)) for name in ("no", "setting")]}
     raise ValueError(
         f"{what} is a {type(value).__name__}; allowed are numbers, strings, None, NumPy arrays, and lists, tuples and "
         "dicts of these"
     )
 
 
-def _encode_dict(value: dict[Any, Any], what: str) -> dict[str, Any]:
+def _encode_dict(value: dict[object, object], what: str) -> dict[str, object]:
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"{what} has the key {key!r}, a {type(key).__name__}; allowed are strings")
@@ -70,14 +66,12 @@ def _encode_dict(value: dict[Any, Any], what: str) -> dict[str, Any]:
     return {f"${only}": plain[only]} if len(plain) == 1 and only.startswith("$") else plain
 
 
-def _flat(array: np.typing.NDArray[Any]) -> list[Any]:
-    if array.dtype.kind == "c":
-        return [part for number in array.ravel().tolist() for part in (number.real, number.imag)]
-    flat: list[Any] = array.ravel().tolist()
-    return flat
+def _flat(array: AnyArray) -> list[object]:
+    flat = array.ravel().tolist()
+    return [part for number in flat for part in (number.real, number.imag)] if array.dtype.kind == "c" else flat
 
 
-def _restored(result: dict[str, Any]) -> Any:
+def _restored(result: dict[str, Any]) -> object:
     """Called for the innermost dict first, so that what is within a marked dict is restored already."""
     if len(result) != 1:
         return result
@@ -97,7 +91,7 @@ def _restored(result: dict[str, Any]) -> Any:
     return result
 
 
-def _array(dtype: str, shape: list[int], flat: list[Any]) -> np.typing.NDArray[Any]:
+def _array(dtype: str, shape: list[int], flat: list[float]) -> AnyArray:
     kind = np.dtype(dtype)
     if kind.kind != "c":
         return np.array(flat, dtype=kind).reshape(shape)

@@ -16,17 +16,7 @@ if TYPE_CHECKING:
 
 
 class NpyWriter:
-    """A ``.npy`` file that grows row by row; NumPy alone reads it, and equal rows give equal bytes.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    dtype
-        Of one number; written little-endian on every machine.
-    shape
-        Of one row.
-    """
+    """A ``.npy`` file that grows by rows of a type (written little-endian) and a shape; equal rows give equal bytes."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: Sequence[int] = ()) -> None:
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -62,7 +52,7 @@ class NpyWriter:
 
 
 class _Raw(io.RawIOBase):
-    """What AiiDA's repository opens, which can only be read onwards, as Python's own buffers want it."""
+    """A file of AiiDA's repository, which can only be read onwards, as Python's own buffers want it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

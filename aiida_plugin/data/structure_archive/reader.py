@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: opens one of the files for reading
+# opens one of the files for reading
 Open = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
@@ -103,7 +103,7 @@ class _ColumnReader:
         return int(self._owners.read(1)[0])
 
     def owns(self, k: int) -> bool:
-        """Whether structure k, the next one, has the column."""
+        """Say whether structure k, the next one, has the column."""
         if k != self._next:
             return False
         self._next = self._advance()

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,36 +22,20 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-#: raised when the files change their meaning
+# raised when the files change their meaning
 FORMAT_VERSION = 1
 
-#: how many formulas a summary names
+# how many formulas a summary names
 _FORMULAS = 5
 
 
-def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, Any]:
-    """Write structures into a folder and give a small summary of them.
-
-    Parameters
-    ----------
-    structures
-        Taken one at a time.
-    ids
-        Their names, all different; by default ``"0"``, ``"1"``, ...
-    folder
-        An empty folder.
+def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, object]:
+    """Write structures, taken one at a time, into an empty folder; see `StructureSetData.from_ase`.
 
     Returns
     -------
     dict
-        ``format_version``, ``n_structures``, ``n_atoms``, ``elements``, ``formulas`` (of the first five),
-        ``site_arrays`` and ``results`` (names of what some structures have).
-
-    Raises
-    ------
-    ValueError
-        If there are none, if there are more or fewer ids than structures, if two ids are the same or one is empty, or
-        if a structure holds what no file can hold.
+        The attributes of the node.
     """
     names = None if ids is None else _checked_ids(ids)
     writer = _Writer(folder)
@@ -126,7 +110,7 @@ class _Writer:
             self._results.update(_result_names(parts.rest))
         self.n += 1
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, object]:
         """Name the columns in an order that does not depend on which structure came first, and sum up."""
         from ase.data import chemical_symbols
 

@@ -1,15 +1,5 @@
-"""Who says what the value of a point is: an interatomic potential, DFT, a table of measurements, a function."""
+"""Oracles say what the value of a point is: a potential, DFT, a table of measurements, a function."""
 
-from cgcnn_ase.optimization.oracles.base import BatchOracle, Oracle, RecordingOracle
-from cgcnn_ase.optimization.oracles.registry import make_oracle, oracle_names
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.base import ORACLES, BatchOracle, Evaluation, Oracle, OracleError, make_oracle
 
-__all__ = [
-    "BatchOracle",
-    "Evaluation",
-    "Oracle",
-    "OracleError",
-    "RecordingOracle",
-    "make_oracle",
-    "oracle_names",
-]
+__all__ = ["ORACLES", "BatchOracle", "Evaluation", "Oracle", "OracleError", "make_oracle"]

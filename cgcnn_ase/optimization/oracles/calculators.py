@@ -1,62 +1,56 @@
-"""Energies by ASE calculators; CHGNet is one of them, and is called what it is."""
+"""Oracles by computation in this process: ASE calculators, CHGNet (which is called what it is), and our own models."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from cgcnn_ase.core.settings import Positive, Settings
+from cgcnn_ase.core.settings import Positive, Settings, parse_settings
+from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError, needs_structure
 from cgcnn_ase.optimization.oracles.python_function import load_named
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ase import Atoms
 
-    from cgcnn_ase.energies.ensemble_energy import EnergyModel
-    from cgcnn_ase.optimization.space.variables import Point
+    from cgcnn_ase.energies.interface import EnergyModel
 
 
 class RelaxSettings(Settings):
     """Relax the positions in the fixed cell by FIRE."""
 
-    fmax: Positive = 0.05  #: largest force that may remain, eV/Å
-    steps: Annotated[int, Field(gt=0)] = 200  #: more are a failure
+    fmax: Positive = 0.05  # largest force that may remain, eV/Å
+    steps: Annotated[int, Field(gt=0)] = 200  # more are a failure
 
 
 class CHGNetSettings(Settings):
-    """Of ``chgnet``."""
+    """Options of ``chgnet``."""
 
     relax: RelaxSettings | None = None
 
 
 class AseSettings(Settings):
-    """Of ``ase``."""
+    """Options of ``ase``."""
 
     calculator: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    references: dict[str, float] | None = None  #: energies of the elements on the calculator's scale, eV/atom
+    parameters: dict[str, object] = Field(default_factory=dict)
+    references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
     relax: RelaxSettings | None = None
+
+
+class ModelSettings(Settings):
+    """Options of ``model``."""
+
+    model: str = "formation-energy-per-atom"
 
 
 class EnergyOracle:
     """Total energies of the structure as it stands, or relaxed in its cell.
 
-    Parameters
-    ----------
-    model
-        What gives the energies; for a relaxation a :class:`~cgcnn_ase.energies.energy_model.CalculatorEnergy` with
-        forces.
-    name
-        How it is called in the configuration.
-    what
-        What it is, for people.
-    relax
-        Positions are relaxed in the fixed cell first; None for the structure as it stands.
-    settings
-        What else decides the energies, for :meth:`describe`.
+    A relaxation needs a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`; `name` is how it is called in the
+    configuration, `what` for people, and `settings` what else decides the energies, for :meth:`describe`.
     """
 
     def __init__(
@@ -65,36 +59,26 @@ class EnergyOracle:
         *,
         name: str,
         what: str,
-        relax: RelaxSettings | None = None,
-        settings: Mapping[str, Any] | None = None,
+        relax: RelaxSettings | None,
+        settings: Mapping[str, object],
     ) -> None:
-        self._model = model
-        self.name = name
+        self._model, self.name, self._what, self._relax, self._settings = model, name, what, relax, settings
         self.references: Mapping[str, float] | None = model.references
-        self._what, self._relax, self._settings = what, relax, dict(settings or {})
 
-    def describe(self) -> dict[str, Any]:
-        """What it is, with versions and settings."""
+    def describe(self) -> dict[str, object]:
+        """Return what it is, with versions and settings."""
         relax = None if self._relax is None else self._relax.model_dump()
-        return {"name": self.name, "what": self._what, "relax": relax} | self._settings
+        return {"name": self.name, "what": self._what, "relax": relax, **self._settings}
 
-    def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
-        """``energy``, eV a cell, of the potential at 0 K.
-
-        Raises
-        ------
-        OracleError
-            If there is no structure, or the relaxation does not converge.
-        """
-        from cgcnn_ase.energies.relax import NotConvergedError, relaxed
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Return ``energy``, eV a cell, of the potential at 0 K; an error where the relaxation does not converge."""
+        from cgcnn_ase.energies.calculators import NotConvergedError, relaxed
 
         del point
-        if atoms is None:
-            raise OracleError(f"{self.name} needs a structure, and the configuration makes none: give `structure`")
-        cell = atoms
+        cell = needs_structure(self.name, atoms)
         if self._relax is not None:
             try:
-                cell = relaxed(atoms, self._model, fmax=self._relax.fmax, max_steps=self._relax.steps)
+                cell = relaxed(cell, self._model, fmax=self._relax.fmax, max_steps=self._relax.steps)
             except NotConvergedError as error:
                 raise OracleError(str(error)) from error
         energies = self._model.energies([cell])
@@ -104,50 +88,26 @@ class EnergyOracle:
         )
 
 
-def chgnet_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
-    """The pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), on the energies of the Materials Project.
-
-    Raises
-    ------
-    ImportError
-        If CHGNet is not installed.
-    """
+def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
+    """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project."""
     from cgcnn_ase.core.elements import reference_energies
-    from cgcnn_ase.core.settings import parse_settings
-    from cgcnn_ase.energies.chgnet import CHGNetEnergy, chgnet_calculator
-    from cgcnn_ase.energies.energy_model import CalculatorEnergy
+    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
     del folder
-    settings = parse_settings(CHGNetSettings, options, "oracle")
-    model: EnergyModel
-    if settings.relax is None:
-        model = CHGNetEnergy()  # without forces, which cost more than the energy
-    else:
-        model = CalculatorEnergy(chgnet_calculator(), reference_energies())
-    return EnergyOracle(
-        model,
-        name="chgnet",
-        what=f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT",
-        relax=settings.relax,
-        settings={"version": version("chgnet")},
-    )
+    relax = parse_settings(CHGNetSettings, options, "oracle").relax
+    # without forces where they are not needed: they cost more than the energy
+    model = CalculatorEnergy(chgnet_calculator(), reference_energies()) if relax else CHGNetEnergy()
+    what = f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT"
+    return EnergyOracle(model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")})
 
 
-def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
-    """Any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such class, or it does not take the parameters.
-    """
-    from cgcnn_ase.core.settings import parse_settings
-    from cgcnn_ase.energies.energy_model import CalculatorEnergy
+def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
+    """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``."""
+    from cgcnn_ase.energies.calculators import CalculatorEnergy
 
     settings = parse_settings(AseSettings, options, "oracle")
-    kind = load_named(settings.calculator, folder, "oracle.calculator")
     try:
-        calculator = kind(**settings.parameters)
+        calculator = load_named(settings.calculator, folder, "oracle.calculator")(**settings.parameters)
     except TypeError as error:
         raise ValueError(f"oracle.parameters: {settings.calculator} does not take them: {error}") from error
     package = settings.calculator.partition(".")[0].partition(":")[0]
@@ -162,3 +122,39 @@ def ase_oracle(options: Mapping[str, Any], *, folder: "Path") -> EnergyOracle:
         relax=settings.relax,
         settings={"calculator": settings.calculator, "parameters": settings.parameters},
     )
+
+
+class ModelOracle:
+    """Predictions of a crystal-graph model (a pretrained name or a folder), with its calibrated standard deviation."""
+
+    name = "model"
+
+    def __init__(self, model: str) -> None:
+        from cgcnn_ase.prediction.predictor import Predictor
+
+        self.references: Mapping[str, float] | None = None
+        self._model, self._predictor = model, Predictor(model)
+
+    def describe(self) -> dict[str, object]:
+        """Return the model's name and sha256."""
+        hashes = [one.sha256 for one in self._predictor.inference().models]
+        return {"name": self.name, "what": f"the model {self._model}, not DFT", "sha256": hashes}
+
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Return each property that the model predicts; an error where it cannot."""
+        del point
+        values: dict[str, float] = {}
+        stds: dict[str, float] = {}
+        for prediction in self._predictor.stream([needs_structure("a model", atoms)]):
+            if prediction.error is not None or prediction.value is None:
+                raise OracleError(f"{self._model}: {prediction.error}")
+            values[prediction.property] = prediction.value
+            if prediction.std is not None:
+                stds[prediction.property] = prediction.std
+        return Evaluation(values, stds)
+
+
+def model_oracle(options: Mapping[str, object], *, folder: Path) -> ModelOracle:
+    """Make ``model``, with ``model: NAME`` or a model folder beside the configuration."""
+    model = parse_settings(ModelSettings, options, "oracle").model
+    return ModelOracle(str(folder / model) if (folder / model).exists() else model)

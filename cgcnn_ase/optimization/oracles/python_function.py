@@ -1,59 +1,52 @@
-"""A Python function as oracle."""
+"""A Python function as oracle, and objects that a configuration names."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from cgcnn_ase.core.settings import Settings, parse_settings
-from cgcnn_ase.optimization.records import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError
+from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.optimization.space.variables import Point
-
 
 class FunctionSettings(Settings):
-    """Of ``callable``."""
+    """Options of ``callable``."""
 
     function: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     references: dict[str, float] | None = None
 
 
-def load_named(name: str, folder: Path, setting: str) -> Any:
-    """The object with a name.
+def load_named(name: str, folder: Path, setting: str) -> Callable[..., Any]:
+    """Load the function or class with a name.
 
     Parameters
     ----------
     name
-        ``module:attribute`` of a module that can be imported, or ``file.py:attribute``.
-    folder
-        Where a file is looked for: that of the configuration.
+        ``module:attribute`` of a module that can be imported, or ``file.py:attribute`` of a file in `folder`.
     setting
-        Where the name stands, for messages.
-
-    Raises
-    ------
-    ValueError
-        If there is no such module, file or attribute, or it cannot be called.
+        Where the name stands, for the message of the ValueError if there is none.
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
         raise ValueError(f"{setting} {name!r}: give module:name or file.py:name")
     module = _from_file(folder / where, setting) if where.endswith(".py") else _imported(where, setting)
-    loaded = getattr(module, attribute, None)
-    if not callable(loaded):
+    loaded: Callable[..., Any] | None = getattr(module, attribute, None)
+    if loaded is None or not callable(loaded):
         raise ValueError(f"{setting} {name!r}: {where} has no function or class {attribute}")
     return loaded
 
 
-def _imported(where: str, setting: str) -> Any:
+def _imported(where: str, setting: str) -> ModuleType:
     try:
         return import_module(where)
     except ModuleNotFoundError as error:
@@ -62,15 +55,14 @@ def _imported(where: str, setting: str) -> Any:
         raise
 
 
-def _from_file(file: Path, setting: str) -> Any:
+def _from_file(file: Path, setting: str) -> ModuleType:
     if not file.is_file():
         raise ValueError(f"{setting}: there is no file {file}")
     name = f"cgcnn_ase_oracle_{file.stem}"
     spec = spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -81,25 +73,20 @@ class FunctionOracle:
     The function returns an :class:`Evaluation`, or values by name, or two mappings: values and standard deviations.
     """
 
+    name = "callable"
+
     def __init__(self, settings: FunctionSettings, folder: Path) -> None:
-        self.name = "callable"
         self.references: Mapping[str, float] | None = settings.references
         self._settings = settings
         self._function = load_named(settings.function, folder, "oracle.function")
 
-    def describe(self) -> dict[str, Any]:
-        """The function's name and its parameters."""
+    def describe(self) -> dict[str, object]:
+        """Return the function's name and its parameters."""
         what = f"the function {self._settings.function}"
         return {"name": self.name, "what": what, "parameters": self._settings.parameters}
 
-    def evaluate(self, point: "Point", atoms: "Atoms | None") -> Evaluation:
-        """What the function says.
-
-        Raises
-        ------
-        OracleError
-            If it returns anything else than it should.
-        """
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Return what the function says; an error where it is anything else than it should."""
         reply = self._function(dict(point), atoms, **self._settings.parameters)
         if isinstance(reply, Evaluation):
             return reply
@@ -109,6 +96,6 @@ class FunctionOracle:
         return Evaluation(values, stds)
 
 
-def function_oracle(options: Mapping[str, Any], *, folder: Path) -> FunctionOracle:
-    """``callable``, with ``function: module:name`` or ``file.py:name``, and ``parameters``."""
+def function_oracle(options: Mapping[str, object], *, folder: Path) -> FunctionOracle:
+    """Make ``callable``, with ``function: module:name`` or ``file.py:name``, and ``parameters``."""
     return FunctionOracle(parse_settings(FunctionSettings, options, "oracle"), folder)

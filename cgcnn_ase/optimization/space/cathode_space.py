@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import NONE, Value, Variable
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 Repeats = int | Sequence[int]
 LiRemoval = Literal["random", "ewald"]
 
-#: the shares of the metals, by name
+# the shares of the metals, by name
 METALS = {"ni_content": "Ni", "co_content": "Co", "mn_content": "Mn", "al_content": "Al"}
 DOPANT, DOPANT_CONTENT, VACANCIES, ORDERING = "dopant", "dopant_content", "li_vacancy_ratio", "ordering_seed"
-#: all variables
+# all variables
 CATHODE_VARIABLES = (VACANCIES, *METALS, DOPANT, DOPANT_CONTENT, ORDERING)
-#: repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
+# repeats of the conventional (hexagonal) cell, which has three formula units; 12 metal sites, 48 atoms
 SUPERCELL: Repeats = (2, 2, 1)
 
 
-def cathode_space(ranges: Mapping[str, Any], *, host: str = "LiNiO2", supercell: Repeats = SUPERCELL) -> SearchSpace:
-    """The points that a supercell of a layered cathode can realise.
+def cathode_space(ranges: Mapping[str, object], *, host: str = "LiNiO2", supercell: Repeats = SUPERCELL) -> SearchSpace:
+    """Return the points that a supercell of a layered cathode can realise.
 
     Parameters
     ----------
@@ -38,11 +38,6 @@ def cathode_space(ranges: Mapping[str, Any], *, host: str = "LiNiO2", supercell:
         A layered cathode, e.g. ``LiNiO2`` or ``NCM811``.
     supercell
         Repeats of the conventional cell, which has three formula units.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, a range empty or impossible in this supercell, or the host not layered.
 
     Examples
     --------
@@ -82,7 +77,7 @@ def cathode_structure(
     li_removal: LiRemoval = "random",
     seed: int = 0,
 ) -> "Atoms":
-    """The structure of a point: same point and seed, same structure.
+    """Build the structure of a point: same point and seed, same structure.
 
     The lattice follows Vegard's law between the published layered oxides; a dopant's radius is not known here, so it
     takes the place, and has the cell, of the most frequent metal. Nothing is relaxed.
@@ -101,18 +96,13 @@ def cathode_structure(
 
     Returns
     -------
-    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters.
-
-    Raises
-    ------
-    ValueError
-        If a variable is unknown, the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
+    Atoms whose ``info`` holds the point, the host and the reference of the lattice parameters; a ValueError is raised
+    where the contents do not add up to 1, or are no whole numbers of atoms of the supercell.
     """
     import numpy as np
 
+    from cgcnn_ase.cathodes.arrangement import ewald_removal, random_ordering, random_removal
     from cgcnn_ase.cathodes.lattices import LITHIUM
-    from cgcnn_ase.cathodes.lithium import ewald_removal, random_removal
-    from cgcnn_ase.cathodes.ordering import random_ordering
 
     if unknown := sorted(set(point) - set(CATHODE_VARIABLES)):
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")
@@ -141,7 +131,7 @@ def cathode_structure(
 
 @lru_cache(maxsize=512)
 def _template(carriers: tuple[tuple[str, int], ...], repeats: tuple[int, int, int]) -> "tuple[Atoms, str]":
-    """The supercell of a composition with tagged sites; copied, never changed, by those who use it."""
+    """Build the supercell of a composition with tagged sites; copied, never changed, by those who use it."""
     from cgcnn_ase.cathodes.lattices import layered
 
     n_sites = sum(n for _, n in carriers)
@@ -175,7 +165,7 @@ def _whole(name: str, value: Value, n_sites: int) -> int:
 
 @lru_cache(maxsize=16)
 def _host_metals(host: str) -> Mapping[str, float]:
-    """The share of each metal of a layered host."""
+    """Share of each metal of a layered host."""
     from cgcnn_ase.cathodes.composition import parse_cathode
     from cgcnn_ase.cathodes.lattices import LAYERED
     from cgcnn_ase.structures.composition import parse_formula
@@ -194,13 +184,13 @@ def _repeats(supercell: Repeats) -> tuple[int, int, int]:
     return repeats
 
 
-def _range(name: str, value: Any) -> tuple[Any, Any]:
+def _range(name: str, value: object) -> tuple[object, object]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{name}: its range is [low, high], not {value!r}")
     return value[0], value[1]
 
 
-def _check_dopants(dopants: Any) -> None:
+def _check_dopants(dopants: object) -> None:
     from ase.data import atomic_numbers
 
     for symbol in dopants if isinstance(dopants, list | tuple) else ():

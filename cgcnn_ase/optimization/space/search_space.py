@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,45 +12,8 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.simplex import Simplex
 from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable, as_number
 
-if TYPE_CHECKING:
-    from skopt.space import Dimension
-
-
-#: what to do without scikit-optimize
-MISSING = 'optimisation needs scikit-optimize: pip install "cgcnn-ase[optimize]"'
-
-
-def as_dimensions(variables: Sequence[Variable]) -> "list[Dimension]":
-    """``Real``, ``Integer`` and ``Categorical`` dimensions with the names and bounds of the variables.
-
-    A number with one possible value becomes a ``Categorical`` of that value, as scikit-optimize knows no range without
-    width. Shares are ``Real``: that they are whole numbers of atoms, and add up to one, only the search space knows.
-
-    Raises
-    ------
-    ImportError
-        If scikit-optimize is not installed.
-    """
-    try:
-        from skopt.space import Categorical, Integer, Real
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-
-    result: list[Dimension] = []
-    for variable in variables:
-        if variable.kind == "category":
-            result.append(Categorical(list(variable.categories), name=variable.name))
-        elif variable.low == variable.high:
-            result.append(Categorical([variable.value(0)], name=variable.name))
-        elif variable.kind in ("integer", "seed"):
-            result.append(Integer(int(variable.low), int(variable.high), name=variable.name))
-        else:
-            result.append(Real(variable.low, variable.high, name=variable.name))
-    return result
-
-
-#: a number in a range is moved by this part of the range
-_REAL_STEP = 0.02
+# a space of more points is sampled, never listed
+MOST_CANDIDATES = 200_000
 
 
 class SearchSpace:
@@ -101,7 +64,7 @@ class SearchSpace:
         by_name = {variable.name: variable for variable in self.variables}
         if unknown := [name for name in self.sum_to_one if name not in by_name]:
             raise ValueError(f"sum_to_one: unknown {', '.join(unknown)}; the variables are {', '.join(self.names)}")
-        #: the shares that add up to 1, the variables that name them (by the share), and those that stand alone
+        # the shares that add up to 1, the variables that name them (by the share), and those that stand alone
         self.shares = tuple(by_name[name] for name in self.sum_to_one)
         self.names_of = {v.of: v for v in self.variables if v.of is not None}
         inside = {*self.sum_to_one, *(v.name for v in self.names_of.values())}
@@ -111,8 +74,8 @@ class SearchSpace:
         self._check_shares()
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "SearchSpace":
-        """A space as it stands in a configuration: ``variables`` (options by name) and ``sum_to_one`` (names).
+    def from_dict(cls, config: Mapping[str, object]) -> "SearchSpace":
+        """Read a space of a configuration: ``variables`` (options by name) and ``sum_to_one`` (names).
 
         The options of a variable are ``low`` and ``high``; with ``sites``, where it is a whole number of atoms out of
         so many sites; with ``integer: true``; or ``categories`` (with ``of``: the share they are the names of, e.g. of
@@ -126,26 +89,16 @@ class SearchSpace:
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
         variables = config.get("variables")
-        if not isinstance(variables, Mapping) or not all(
-            isinstance(options, Mapping) for options in variables.values()
-        ):
+        if not isinstance(variables, Mapping) or not all(isinstance(each, Mapping) for each in variables.values()):
             raise ValueError(f"space: variables must give the options of each variable by its name, not {variables!r}")
-        return cls(
-            [Variable.from_dict(name, options) for name, options in variables.items()], config.get("sum_to_one") or ()
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """What :meth:`from_dict` makes the same space of."""
-        return {
-            "variables": {v.name: v.as_dict() for v in self.variables},
-            "sum_to_one": list(self.sum_to_one),
-        }
+        sum_to_one = cast("Sequence[str]", config.get("sum_to_one") or ())
+        return cls([Variable.from_dict(name, options) for name, options in variables.items()], sum_to_one)
 
     # how many, and which
 
     @cached_property
     def count(self) -> int | None:
-        """How many points there are; None where a variable can be any number in a range."""
+        """Number of points; None where a variable can be any number in a range."""
         counts = [self._simplex.count, *(v.count for v in self.alone)]
         known = [n for n in counts if n is not None]
         return prod(known) if len(known) == len(counts) else None
@@ -158,11 +111,11 @@ class SearchSpace:
 
     @property
     def has_replicas(self) -> bool:
-        """Whether structures of the same features differ, by the seed of their ordering."""
+        """True where structures of the same features differ, by the seed of their ordering."""
         return any(v.kind == "seed" and v.count != 1 for v in self.variables)
 
     def point(self, index: int) -> Point:
-        """The point with a number, 0 to `count` - 1; the last variables change first."""
+        """Return the point with a number, 0 to `count` - 1; the last variables change first."""
         if not 0 <= index < self._counted():
             raise IndexError(f"point {index}: there are {self.count}")
         result: Point = {}
@@ -173,13 +126,7 @@ class SearchSpace:
         return self.ordered(result | self._point_of_shares(self._simplex[index]))
 
     def candidates(self) -> list[Point]:
-        """All points.
-
-        Raises
-        ------
-        ValueError
-            If there are more than 200,000, or infinitely many; they are counted before any is made.
-        """
+        """Return all points; a ValueError where there are more than 200,000, counted before any is made."""
         if (n := self._counted()) > MOST_CANDIDATES:
             raise ValueError(f"the space has {n:,} points, more than {MOST_CANDIDATES:,}: sample it")
         return list(self)
@@ -188,15 +135,7 @@ class SearchSpace:
         return (self.point(index) for index in range(self._counted()))
 
     def sample(self, n: int, seed: int | Sequence[int]) -> list[Point]:
-        """So many different points at random, all equally probable, without listing the others.
-
-        Parameters
-        ----------
-        n
-            How many; where the space has no more, all of them come in random order.
-        seed
-            Same seed, same points.
-        """
+        """Draw n different points, all equally probable, without listing the others; all where there are no more."""
         rng = np.random.default_rng(seed)
         if self.count is None:
             return self.from_unit(rng.random((n, self.n_unit)))
@@ -212,11 +151,11 @@ class SearchSpace:
 
     @property
     def n_unit(self) -> int:
-        """How many coordinates of the unit cube a point is made from."""
+        """Number of coordinates of the unit cube that a point is made from."""
         return len(self.shares) + len(self.alone)
 
     def from_unit(self, coordinates: npt.ArrayLike) -> list[Point]:
-        """Points from (n, n_unit) coordinates between 0 and 1: of uniform coordinates all points are equally frequent.
+        """Make points of (n, n_unit) coordinates between 0 and 1; of uniform ones all points are equally frequent.
 
         What samplers of the unit cube give (Sobol, Latin hypercube, a grid) so becomes realisable points.
         """
@@ -231,13 +170,7 @@ class SearchSpace:
         ]
 
     def snap(self, point: Mapping[str, Value]) -> Point:
-        """The nearest realisable point.
-
-        Raises
-        ------
-        ValueError
-            If a variable is missing or unknown, or a name is not among the categories.
-        """
+        """Return the nearest realisable point; errors as of :meth:`checked_key`."""
         self.checked_key(point)
         result: Point = {v.name: v.snap(point[v.name]) for v in self.alone}
         amounts = [as_number(v.name, point[v.name]) * v.sites for v in self.shares]
@@ -248,7 +181,7 @@ class SearchSpace:
         return self.ordered(result)
 
     def key(self, point: Mapping[str, Value]) -> str:
-        """One name for each point, the same in every run: its values by the names of the variables in order.
+        """Name a point, the same in every run: its values by the names of the variables in order.
 
         >>> space = SearchSpace([Variable("x", "real", 0.0, 1.0), Variable("ordering_seed", "seed", 0, 4)])
         >>> space.key({"x": 1 / 3, "ordering_seed": 2})
@@ -257,7 +190,7 @@ class SearchSpace:
         return ",".join(f"{name}={_word(point[name])}" for name in sorted(self.names))
 
     def checked_key(self, point: Mapping[str, Value]) -> str:
-        """The :meth:`key` of a point from elsewhere, which need not be realisable.
+        """Return the :meth:`key` of a point from elsewhere, which need not be realisable.
 
         Raises
         ------
@@ -275,15 +208,10 @@ class SearchSpace:
         return self.key(point)
 
     def features(self, points: Sequence[Mapping[str, Value]]) -> Floats:
-        """Points as numbers between 0 and 1, for a Gaussian process.
+        """(n, d) points as numbers between 0 and 1, for a Gaussian process.
 
         Numbers are scaled from their lowest to their highest possible value; a category is one feature for each name
         (times the share it is the name of, so that the name of nothing means nothing). Seeds are no feature.
-
-        Returns
-        -------
-        ndarray
-            (n, d).
         """
         columns: list[Floats] = []
         for variable in self.variables:
@@ -297,17 +225,6 @@ class SearchSpace:
                 columns.append(self._scaled(variable.name, points))
         return np.stack(columns, axis=1) if columns else np.zeros((len(points), 1))
 
-    @property
-    def dimensions(self) -> "list[Dimension]":
-        """The variables as scikit-optimize's dimensions, each by itself.
-
-        Raises
-        ------
-        ImportError
-            If scikit-optimize is not installed.
-        """
-        return as_dimensions(self.variables)
-
     # parts
 
     @cached_property
@@ -319,7 +236,7 @@ class SearchSpace:
 
     @cached_property
     def _limits(self) -> dict[str, tuple[float, float]]:
-        """The lowest and highest value that each number can have."""
+        """Lowest and highest value that each number can have."""
         limits = {v.name: (v.low, v.high) for v in self.alone}
         limits |= {v.name: (v.whole[0] / v.sites, v.whole[1] / v.sites) for v in self.alone if v.kind == "share"}
         for share, (low, high) in zip(self.shares, self._simplex.reachable(), strict=True):
@@ -340,7 +257,7 @@ class SearchSpace:
         return result
 
     def ordered(self, point: Mapping[str, Value]) -> Point:
-        """The same point with its variables in the order of the space."""
+        """Return the same point with its variables in the order of the space."""
         return {name: point[name] for name in self.names}
 
     def _counted(self) -> int:
@@ -365,67 +282,6 @@ class SearchSpace:
         if not self._simplex.count:
             (n,) = sites
             raise ValueError(f"sum_to_one: no whole numbers of {n} sites within the bounds add up to 1")
-
-
-def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:
-    """Points one step away: one atom exchanged for another kind, or the next value of one other variable.
-
-    Parameters
-    ----------
-    space
-        The space.
-    point
-        A point of it.
-
-    Examples
-    --------
-    >>> space = SearchSpace.from_dict({"variables": {"n": {"low": 1, "high": 5, "integer": True}}})
-    >>> neighbors(space, {"n": 3})
-    [{'n': 4}, {'n': 2}]
-    """
-    moved = [{**point, v.name: value} for v in space.alone for value in _next_values(v, point[v.name])]
-    counts = {v.name: round(as_number(v.name, point[v.name]) * v.sites) for v in space.shares}
-    for more in space.shares:
-        for less in space.shares:
-            if more is less or counts[more.name] >= more.whole[1] or counts[less.name] <= less.whole[0]:
-                continue
-            exchanged = {
-                more.name: (counts[more.name] + 1) / more.sites,
-                less.name: (counts[less.name] - 1) / less.sites,
-            }
-            moved += _all_namings(space, {**point, **exchanged})
-    for share, label in space.names_of.items():
-        if point[share]:
-            moved += [{**point, label.name: name} for name in label.categories if name != point[label.name]]
-    return [space.ordered(near) for near in moved]
-
-
-def _all_namings(space: SearchSpace, point: Point) -> list[Point]:
-    """A point with every name that its shares can have, where they had none before or have none now."""
-    result = [point]
-    for share, label in space.names_of.items():
-        if not point[share]:
-            result = [{**each, label.name: NONE} for each in result]
-        elif point[label.name] == NONE:
-            result = [{**each, label.name: name} for each in result for name in label.categories]
-    return result
-
-
-def _next_values(variable: Variable, value: Value) -> list[Value]:
-    if variable.kind == "category":
-        return [name for name in variable.categories if name != value]
-    number = as_number(variable.name, value)
-    step = 1 / variable.sites if variable.sites else 1.0
-    if variable.kind == "real":
-        step = _REAL_STEP * (variable.high - variable.low)
-    snapped = [variable.snap(number + step), variable.snap(number - step)]
-    return [near for near in snapped if near != value]
-
-
-__all__ = ["MOST_CANDIDATES", "Point", "SearchSpace"]
-
-#: a space of more points is sampled, never listed
-MOST_CANDIDATES = 200_000
 
 
 def _word(value: Value) -> str:

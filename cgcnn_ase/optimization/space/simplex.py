@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-Part = tuple[int, int]  #: how many atoms, and which label they have
+Part = tuple[int, int]  # how many atoms, and which label they have
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,6 @@ class Simplex:
 
     .. math:: W_i(r) = \sum_{v = l_i}^{h_i} w_i(v) \, W_{i+1}(r - v), \qquad w_i(0) = 1, \; w_i(v > 0) = n_i
 
-    Attributes
-    ----------
-    lows, highs
-        The bounds of each part, included.
-    total
-        The sum.
-    labels
-        How many labels each part has; 1 where it has none to choose.
-
     Examples
     --------
     >>> simplex = Simplex(lows=(1, 0), highs=(2, 2), total=2, labels=(1, 3))
@@ -33,18 +24,18 @@ class Simplex:
     [((1, 0), (1, 0)), ((1, 0), (1, 1)), ((1, 0), (1, 2)), ((2, 0), (0, 0))]
     """
 
-    lows: tuple[int, ...]
+    lows: tuple[int, ...]  # the bounds of each part, included
     highs: tuple[int, ...]
-    total: int
-    labels: tuple[int, ...]
+    total: int  # the sum
+    labels: tuple[int, ...]  # the number of labels of each part; 1 where it has none to choose
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of arrangements."""
         return self._ways[0][self.total]
 
     def __getitem__(self, index: int) -> tuple[Part, ...]:
-        """The parts with a number, 0 to `count` - 1, in lexical order."""
+        """Return the parts with a number, 0 to `count` - 1, in lexical order."""
         if not 0 <= index < self.count:
             raise IndexError(f"number {index}: there are {self.count}")
         parts, left = [], self.total
@@ -55,13 +46,7 @@ class Simplex:
         return tuple(parts)
 
     def from_unit(self, coordinates: Sequence[float]) -> tuple[Part, ...]:
-        """The parts of a point of the unit cube; of uniform points all parts are equally frequent.
-
-        Parameters
-        ----------
-        coordinates
-            One for each part, 0 to 1. (That of the last part chooses its label only.)
-        """
+        """Return the parts of a point of the unit cube; of uniform points all parts are equally frequent."""
         parts, left = [], self.total
         for i, u in enumerate(coordinates):
             ways = self._ways[i][left]
@@ -71,7 +56,7 @@ class Simplex:
         return tuple(parts)
 
     def nearest(self, amounts: Sequence[float]) -> tuple[int, ...]:
-        """The whole numbers with the smallest sum of squared differences from amounts that need not be any of them."""
+        """Return the whole numbers with the smallest sum of squared differences from amounts."""
         pairs = zip(self.lows, self.highs, strict=True)
         counts = [min(max(round(amount), low), high) for amount, (low, high) in zip(amounts, pairs, strict=True)]
         while (missing := self.total - sum(counts)) != 0:
@@ -83,7 +68,7 @@ class Simplex:
         return tuple(counts)
 
     def reachable(self) -> tuple[tuple[int, int], ...]:
-        """The lowest and highest number that each part can have beside the others."""
+        """Return the lowest and highest number that each part can have beside the others."""
         sum_low, sum_high = sum(self.lows), sum(self.highs)
         return tuple(
             (max(low, self.total - (sum_high - high)), min(high, self.total - (sum_low - low)))
@@ -91,7 +76,7 @@ class Simplex:
         )
 
     def _pick(self, i: int, left: int, index: int) -> tuple[Part, int]:
-        """What the i-th part is in the arrangement with a number, and the number of the rest among their own."""
+        """Return the i-th part in the arrangement with a number, and the number of the rest among their own."""
         for value, weight in self._values(i, left):
             rest = self._ways[i + 1][left - value]
             if index < weight * rest:

@@ -1,21 +1,21 @@
-"""What can be varied: a number in a range, a whole number of atoms, one of several names, the seed of an ordering."""
+"""Variables: a number in a range, a whole number of atoms, one of several names, the seed of an ordering."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
-from typing import Any, Literal
+from typing import Literal
 
 Value = float | int | str
-#: values of the named variables
+# values of the named variables
 Point = dict[str, Value]
 
 Kind = Literal["real", "share", "integer", "category", "seed"]
 
-#: what an atom that is not there has for a label
+# the label of an atom that is not there
 NONE = "none"
 _ROUNDING = 1e-9
 
-#: the options of a variable that go together
+# the options of a variable that go together
 _FORMS: dict[Kind, frozenset[str]] = {
     "real": frozenset({"low", "high"}),
     "share": frozenset({"low", "high", "sites"}),
@@ -33,40 +33,21 @@ _ALLOWED = (
 class Variable:
     """One thing that can be varied.
 
-    Attributes
-    ----------
-    name
-        As in a point.
-    kind
-        ``real``: any number; ``share``: k / sites for whole k; ``integer``; ``category``: one of several names;
-        ``seed``: 0, 1, ..., which tells structures apart that are otherwise described alike.
-    low, high
-        The bounds, included.
-    sites
-        Of a share: of how many sites it is a part.
-    categories
-        The names.
-    of
-        The share that the categories are the names of: where it is 0 the name is ``none``.
+    The kinds: ``real``: any number; ``share``: k / sites for whole k; ``integer``; ``category``: one of several names;
+    ``seed``: 0, 1, ..., which tells structures apart that are otherwise described alike.
     """
 
     name: str
     kind: Kind
-    low: float = 0.0
+    low: float = 0.0  # the bounds, included
     high: float = 0.0
-    sites: int = 0
-    categories: tuple[str, ...] = ()
-    of: str | None = None
+    sites: int = 0  # of a share: of how many sites it is a part
+    categories: tuple[str, ...] = ()  # the names
+    of: str | None = None  # the share that the categories are the names of: where it is 0 the name is ``none``
 
     @classmethod
-    def from_dict(cls, name: str, options: Mapping[str, Any]) -> "Variable":
-        """A variable as it stands in a configuration.
-
-        Raises
-        ------
-        ValueError
-            If the options do not go together, or a range is empty.
-        """
+    def from_dict(cls, name: str, options: Mapping[str, object]) -> "Variable":
+        """Read a variable of a configuration; a ValueError where options do not go together, or a range is empty."""
         option_names = frozenset(key for key, value in options.items() if value is not None and value is not False)
         kinds = [kind for kind, form in _FORMS.items() if option_names - {"of"} == form]
         if not kinds or ("of" in option_names and kinds != ["category"]):
@@ -75,7 +56,8 @@ class Variable:
             )
         kind = kinds[0]
         if kind == "category":
-            names, of = _names(name, options["categories"]), options.get("of")
+            names = _names(name, options["categories"])
+            of = None if options.get("of") is None else str(options["of"])
             if of is not None and NONE in names:
                 raise ValueError(f"{name}: {NONE!r} is the name where {of} is 0, and no category")
             return cls(name, kind, categories=names, of=of)
@@ -90,30 +72,11 @@ class Variable:
         sites = _whole(name, "sites", options["sites"], at_least=1) if kind == "share" else 0
         result = cls(name, kind, low, high, sites)
         if kind == "share":
-            result.check_share()
+            result._check_share()
         return result
 
-    def as_dict(self) -> dict[str, Any]:
-        """The options that make this variable."""
-        if self.kind == "category":
-            return {"categories": list(self.categories)} | ({"of": self.of} if self.of else {})
-        if self.kind == "seed":
-            return {"seeds": int(self.high) + 1}
-        options: dict[str, Any] = {"low": self.low, "high": self.high}
-        if self.kind == "share":
-            options["sites"] = self.sites
-        if self.kind == "integer":
-            options["integer"] = True
-        return options
-
-    def check_share(self) -> None:
-        """That some whole number of atoms is within the bounds.
-
-        Raises
-        ------
-        ValueError
-            If none is, or a bound is not within 0 and 1.
-        """
+    def _check_share(self) -> None:
+        """Raise a ValueError where no whole number of atoms is within the bounds, or a bound not within 0 and 1."""
         if self.low < 0 or self.high > 1:
             raise ValueError(f"{self.name}: a share is 0 to 1, not {self.low:g} to {self.high:g}")
         first, last = self.whole
@@ -124,13 +87,13 @@ class Variable:
 
     @property
     def whole(self) -> tuple[int, int]:
-        """The first and last whole number within the bounds; of a share, of atoms."""
+        """First and last whole number within the bounds; of a share, of atoms."""
         factor = self.sites or 1
         return ceil(self.low * factor - _ROUNDING), floor(self.high * factor + _ROUNDING)
 
     @property
     def count(self) -> int | None:
-        """How many values it can have; None for any number in a range."""
+        """Number of values it can have; None for any number in a range."""
         if self.kind == "category":
             return len(self.categories)
         if self.kind == "real":
@@ -139,7 +102,7 @@ class Variable:
         return last - first + 1
 
     def value(self, index: int) -> Value:
-        """The value with a number, 0 to `count` - 1."""
+        """Return the value with a number, 0 to `count` - 1."""
         if self.kind == "category":
             return self.categories[index]
         if self.kind == "real":
@@ -148,20 +111,14 @@ class Variable:
         return k / self.sites if self.kind == "share" else k
 
     def from_unit(self, u: float) -> Value:
-        """The value of a coordinate between 0 and 1; uniform coordinates give all values equally often."""
+        """Return the value of a coordinate between 0 and 1; uniform coordinates give all values equally often."""
         n = self.count
         if n is None:
             return min(self.low + u * (self.high - self.low), self.high)
         return self.value(min(int(u * n), n - 1))
 
     def snap(self, value: Value) -> Value:
-        """The nearest value that it can have.
-
-        Raises
-        ------
-        ValueError
-            If a name is not among the categories, or a number is not finite.
-        """
+        """Return the nearest value that it can have; a ValueError for other names, or numbers that are not finite."""
         if self.kind == "category":
             if value not in self.categories:
                 raise ValueError(f"{self.name} {value!r}; allowed: {', '.join(self.categories)}")
@@ -175,29 +132,23 @@ class Variable:
 
 
 def as_number(name: str, value: Value) -> float:
-    """The value of a variable that must be a number.
-
-    Raises
-    ------
-    ValueError
-        If it is a name, or not finite.
-    """
+    """Return the value of a variable that must be a finite number, or raise a ValueError."""
     return _number(name, "value", value)
 
 
-def _number(name: str, what: str, value: Any) -> float:
+def _number(name: str, what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"{name}: {what} must be a finite number, not {value!r}")
     return float(value)
 
 
-def _whole(name: str, what: str, value: Any, *, at_least: int) -> int:
+def _whole(name: str, what: str, value: object, *, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name}: {what} must be a whole number of at least {at_least}, not {value!r}")
     return value
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
+def _names(name: str, value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(each, str) and each for each in names) or len(set(names)) < len(names):
         raise ValueError(f"{name}: categories must be a list of different names, not {value!r}")

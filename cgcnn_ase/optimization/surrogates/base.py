@@ -1,37 +1,38 @@
-"""What a surrogate is: a model that learns one objective from labels and says how sure it is of the rest."""
+"""Surrogates: models that learn one objective from labels, and say how sure they are of the rest.
 
-from collections.abc import Iterable, Mapping, Sequence
+Each is a class and a function that makes it of a :class:`SurrogateContext`; other packages register theirs as entry
+points of the group ``cgcnn_ase.surrogates``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 Integers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Points in a row.
+    """Points in a row."""
 
-    Attributes
-    ----------
-    points
-        (n,) the points.
-    keys
-        (n,) their names.
-    features
-        (n, d) their numbers between 0 and 1.
-    """
-
-    points: tuple[Point, ...]
-    keys: tuple[str, ...]
-    features: Floats
+    points: tuple[Point, ...]  # (n,)
+    keys: tuple[str, ...]  # (n,) their names
+    features: Floats  # (n, d) their numbers between 0 and 1
 
     @classmethod
     def of(cls, space: SearchSpace, points: Iterable[Mapping[str, Value]]) -> "Pool":
@@ -54,7 +55,7 @@ class Pool:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Where each is, by its name."""
+        """Row of each point, by its name."""
         return {key: i for i, key in enumerate(self.keys)}
 
     @cached_property
@@ -65,36 +66,71 @@ class Pool:
 
 
 class SurrogatePrediction(NamedTuple):
-    """What a surrogate says of the points of a pool, in the unit of the labels."""
+    """A surrogate's predictions of the points of a pool, in the unit of the labels."""
 
-    mean: Floats  #: (n,)
-    epistemic: Floats  #: (n,) one standard deviation of what labels of other points can teach
-    aleatoric: Floats  #: (n,) one standard deviation of what they cannot: a label about its mean
+    mean: Floats  # (n,)
+    epistemic: Floats  # (n,) one standard deviation of what labels of other points can teach
+    aleatoric: Floats  # (n,) one standard deviation of what they cannot: a label about its mean
 
 
 class Surrogate(Protocol):
     """A model of one objective."""
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int) -> None:
-        """Learn from the labels of a pool.
+        """Learn from the labels of a pool: (n,) values, and one standard deviation of the error of each where known.
 
-        Parameters
-        ----------
-        pool
-            The points.
-        values
-            (n,) their labels.
-        noise
-            (n,) one standard deviation of the error of each, or None where nothing is known of it.
-        seed
-            Same labels and seed, same model.
+        The same labels and seed give the same model.
         """
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """What it says of points."""
+        """Predict points."""
 
     def covariance(self, pool: Pool, others: Pool) -> Floats:
         """(n, k) how the epistemic errors of points vary together with those of others."""
 
     def sample(self, pool: Pool, seed: int) -> Floats:
         """(n,) one function that agrees with the labels, drawn at the points without aleatoric noise, by the seed."""
+
+
+@dataclass(frozen=True)
+class SurrogateContext:
+    """All that a surrogate may be made of."""
+
+    objective: str = ""  # name of what it is to predict; empty where nobody says
+    model: "str | Path | CrystalModel | None" = None  # pretrained name, model folder or loaded model that predicts it
+    structure: "Callable[[Point], Atoms] | None" = None  # makes the structure of a point, in a space that has any
+
+
+SurrogateFactory = Callable[[SurrogateContext], Surrogate]
+SURROGATES: Registry[SurrogateFactory] = Registry(
+    "surrogate",
+    "cgcnn_ase.surrogates",
+    {
+        "gp": "cgcnn_ase.optimization.surrogates.gaussian_process:make_gaussian_process",
+        "network": "cgcnn_ase.optimization.surrogates.graph_network:make_network",
+        "stacked": "cgcnn_ase.optimization.surrogates.graph_network:make_stacked",
+    },
+)
+
+
+def make_surrogate(
+    name: str,
+    *,
+    objective: str = "",
+    model: "str | Path | CrystalModel | None" = None,
+    structure: "Callable[[Point], Atoms] | None" = None,
+) -> Surrogate:
+    """Make the surrogate of one objective, see :class:`SurrogateContext`.
+
+    Parameters
+    ----------
+    name
+        ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
+        Gaussian process of that model's errors; these two need `model` and `structure`. Or one of another package.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of these, or a network lacks its model or its structures.
+    """
+    return SURROGATES.get(name)(SurrogateContext(objective, model, structure))

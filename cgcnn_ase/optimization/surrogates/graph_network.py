@@ -1,14 +1,14 @@
 """A model of crystal graphs as surrogate: its calibrated mean and std, moved to the scale of the labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.optimization.space.variables import Point
-from cgcnn_ase.optimization.surrogates.base import Pool, Surrogate, SurrogatePrediction
+from cgcnn_ase.optimization.surrogates.base import Pool, SurrogateContext, SurrogatePrediction
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -16,52 +16,10 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-SurrogateName = Literal["gp", "network", "stacked"]
-
-
-def make_surrogate(
-    name: SurrogateName,
-    *,
-    model: "str | Path | CrystalModel | None" = None,
-    structure: "Callable[[Point], Atoms] | None" = None,
-    progress: bool = False,
-) -> Surrogate:
-    """The surrogate of one objective.
-
-    Parameters
-    ----------
-    name
-        ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
-        Gaussian process of that model's errors.
-    model
-        Of ``network`` and ``stacked``: what predicts the objective.
-    structure
-        Of ``network`` and ``stacked``: makes the structure of a point.
-    progress
-        Of these: whether to show a progress bar while they predict candidates.
-
-    Raises
-    ------
-    ValueError
-        If the name is none of these, or a network lacks its model or its structures.
-    """
-    if name not in get_args(SurrogateName):
-        raise ValueError(f"no surrogate {name!r}; allowed: {', '.join(get_args(SurrogateName))}")
-    if name == "gp":
-        from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
-
-        return GaussianProcess()
-    if model is None or structure is None:
-        raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
-
-    network = GraphNetworkSurrogate(model, structure, progress=progress)
-    return network if name == "network" else Stacked(network)
-
-
-#: how alike the errors of a model are at two points: this much where their features are equal ...
+# how alike the errors of a model are at two points: this much where their features are equal ...
 _SHARED = 0.9
 
-#: ... and e^(-1/2) of it at this distance, features being between 0 and 1
+# ... and e^(-1/2) of it at this distance, features being between 0 and 1
 _DISTANCE = 0.2
 
 
@@ -77,28 +35,15 @@ class GraphNetworkSurrogate:
         A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
     structure
         Makes the structure of a point.
-    progress
-        Whether to show a progress bar on stderr while candidates are predicted.
-
-    Raises
-    ------
-    UnknownModelError, CheckpointError
-        If the model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        model: "str | Path | CrystalModel",
-        structure: "Callable[[Point], Atoms]",
-        *,
-        progress: bool = False,
-    ) -> None:
+    def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
         from cgcnn_ase.prediction.predictor import Predictor
 
         self._predictor = Predictor(model, workers=1)
-        self._structure, self._progress = structure, progress
+        self._structure = structure
         self._known: dict[str, tuple[float, float]] = {}
-        self.offset = 0.0  #: by how much the labels are above the model, in their unit
+        self.offset = 0.0  # by how much the labels are above the model, in their unit
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int = 0) -> None:  # noqa: ARG002
         """Take the mean offset of the labels; those with error bars count by their precision beside the model's."""
@@ -107,7 +52,7 @@ class GraphNetworkSurrogate:
         self.offset = float(np.average(values - mean, weights=weights))
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """The model's mean plus the offset, and its std."""
+        """Return the model's mean plus the offset, and its std."""
         mean, std = self.raw(pool)
         return SurrogatePrediction(mean + self.offset, std, np.zeros(len(pool)))
 
@@ -129,32 +74,17 @@ class GraphNetworkSurrogate:
         return mean + std * np.random.default_rng(seed).standard_normal(len(pool))
 
     def raw(self, pool: Pool) -> tuple[Floats, Floats]:
-        """(n,) what the model says, without offset, and its std; in its unit.
-
-        Raises
-        ------
-        ValueError
-            If a structure cannot be predicted, or the model gives no std.
-        """
+        """(n,) what the model predicts, without offset, and its std; a ValueError where it cannot, or has no std."""
         missing = {key: point for key, point in zip(pool.keys, pool.points, strict=True) if key not in self._known}
         if missing:
-            self._known.update(zip(missing, self._said(list(missing.items())), strict=True))
+            self._known.update(zip(missing, self._predictions(missing), strict=True))
         result = np.array([self._known[key] for key in pool.keys], dtype=float).reshape(-1, 2)
         return result[:, 0], result[:, 1]
 
-    def _said(self, points: Sequence[tuple[str, Point]]) -> Iterator[tuple[float, float]]:
-        from rich.console import Console
-        from rich.progress import track
-
-        structures = (self._structure(point) for _, point in points)
-        predictions = track(
-            self._predictor.stream(structures),
-            description="Predicting candidates",
-            total=len(points),
-            console=Console(stderr=True),
-            disable=not self._progress,
-        )
-        for (key, _), prediction in zip(points, predictions, strict=True):
+    def _predictions(self, points: Mapping[str, Point]) -> Iterator[tuple[float, float]]:
+        """Yield the value and std of each point, which stands under its name."""
+        predictions = self._predictor.stream(self._structure(point) for point in points.values())
+        for key, prediction in zip(points, predictions, strict=True):
             if prediction.error is not None or prediction.value is None:
                 raise ValueError(f"{key}: {prediction.error}")
             if prediction.std is None:
@@ -170,19 +100,12 @@ class Stacked:
     with the model's mean :math:`\mu`, its offset :math:`b`, its std :math:`\sigma`, and a process :math:`g` over the
     numbers of a point. So the prior of the error is as wide as the model says, and where labels are near it narrows to
     what they leave open; the two variances are not added, as that of the model is the process's prior.
-
-    Parameters
-    ----------
-    network
-        The model.
-    n_restarts
-        As for :class:`cgcnn_ase.optimization.surrogates.gaussian_process.GaussianProcess`.
     """
 
-    def __init__(self, network: GraphNetworkSurrogate, *, n_restarts: int = 2) -> None:
+    def __init__(self, network: GraphNetworkSurrogate) -> None:
         from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess
 
-        self._network, self._errors = network, GaussianProcess(n_restarts=n_restarts)
+        self._network, self._errors = network, GaussianProcess()
 
     def fit(self, pool: Pool, values: Floats, noise: Floats | None, *, seed: int) -> None:
         """Learn the offset, then the process of what remains."""
@@ -191,7 +114,7 @@ class Stacked:
         self._errors.fit(pool, (values - mean) / std, None if noise is None else noise / std, seed=seed)
 
     def predict(self, pool: Pool) -> SurrogatePrediction:
-        """The model's mean plus the process of its errors."""
+        """Return the model's mean plus the process of its errors."""
         mean, std, _ = self._network.predict(pool)
         error = self._errors.predict(pool)
         return SurrogatePrediction(mean + std * error.mean, std * error.epistemic, std * error.aleatoric)
@@ -205,3 +128,20 @@ class Stacked:
         """(n,) one function of the process on top of the model."""
         mean, std, _ = self._network.predict(pool)
         return mean + std * self._errors.sample(pool, seed)
+
+
+def make_network(context: SurrogateContext, name: str = "network") -> GraphNetworkSurrogate:
+    """Make the surrogate ``network``; a ValueError where there is no model, or nothing makes structures."""
+    if context.model is None and context.objective:
+        raise ValueError(
+            f"surrogate {name}: no pretrained model predicts {context.objective}; give `model`, or one for each "
+            "objective by name, or take the surrogate gp"
+        )
+    if context.model is None or context.structure is None:
+        raise ValueError(f"the surrogate {name!r} needs a model and what makes the structure of a point")
+    return GraphNetworkSurrogate(context.model, context.structure)
+
+
+def make_stacked(context: SurrogateContext) -> Stacked:
+    """Make the surrogate ``stacked``, see :func:`make_network`."""
+    return Stacked(make_network(context, "stacked"))

@@ -1,6 +1,5 @@
-"""Which of a pool to label next, so that the whole pool, and what is like it, is predicted best."""
+"""Pool-based learning: the labels by which the whole pool, and what is like it, is predicted best."""
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from cgcnn_ase.graphs.builder import graphs_and_nodes
 from cgcnn_ase.graphs.crystal_graph import crystal_index
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.nn.messages import segment_mean
-from cgcnn_ase.optimization.surrogates.gaussian_process import found_kernel, regressor
+from cgcnn_ase.optimization.surrogates.gaussian_process import MaternProcess
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -21,35 +20,21 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 
-#: structures whose graphs are in memory at once
+# structures whose graphs are in memory at once
 _AT_ONCE = 64
-
-#: of the last layers, whose vectors stand side by side
+# of the last layers, whose vectors stand side by side
 _LAYERS = 2
+# principal components of the vectors that are kept
+_COMPONENTS = 24
+# of the pool, over which the variance is summed; of more, so many at random
+_REFERENCE = 2000
 
 
 def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[Floats]:
-    """Vectors of the atoms of each structure.
+    """(N, D) vectors of the atoms of each structure, in their order; what the model has learned decides what is close.
 
     Those of the last two layers of each member, and beside them their means over the structure: the site, and what it
-    is a site of.
-
-    Parameters
-    ----------
-    model
-        Any; what it has learned decides what is close.
-    structures
-        With any numbers of atoms.
-
-    Returns
-    -------
-    list of ndarray
-        (N, D) for each structure, in the order of its atoms.
-
-    Raises
-    ------
-    ValueError
-        If a structure has no such graph.
+    is a site of. A ValueError is raised where a structure has no such graph.
     """
     result: list[Floats] = []
     for first in range(0, len(structures), _AT_ONCE):
@@ -68,19 +53,6 @@ def site_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> list[F
 def crystal_vectors(model: "CrystalModel", structures: "Sequence[Atoms]") -> Floats:
     """(n, D) the means of each structure's :func:`site_vectors`."""
     return np.stack([vectors[:, : vectors.shape[1] // 2].mean(axis=0) for vectors in site_vectors(model, structures)])
-
-
-#: principal components of the vectors that are kept
-_COMPONENTS = 24
-
-#: labels that decide the kernel's parameters; of more, so many at random
-_MAX_LABELS_TO_FIT_LEARNER = 150
-
-#: of the pool, over which the variance is summed; of more, so many at random
-_REFERENCE = 2000
-
-#: bounds of the amplitude, the length (of components with a mean std of 1) and the variance of the noise
-_AMPLITUDE, _LENGTH, _NOISE = (0.05, 50.0), (1.0, 100.0), (1e-3, 1.0)
 
 
 class PoolLearner:
@@ -103,8 +75,6 @@ class PoolLearner:
     ------
     ValueError
         If the vectors are no table of finite numbers with at least two rows.
-    ImportError
-        If scikit-optimize is not installed.
     """
 
     def __init__(self, vectors: npt.ArrayLike, *, seed: int = 0) -> None:
@@ -120,6 +90,10 @@ class PoolLearner:
         self._scale = float(parts.std(axis=0).mean()) or 1.0
         self.points = parts / self._scale  # (n, C)
         self.seed = seed
+        # lengths are of components with a mean std of 1
+        self.process = MaternProcess(
+            amplitude=(0.05, 50.0), length=(1.0, 100.0), noise=(1e-3, 1.0), jitter=1e-10, max_labels=150
+        )
         self._labels: dict[int, float] = {}
 
     @property
@@ -128,13 +102,7 @@ class PoolLearner:
         return np.array(list(self._labels), dtype=np.int64)
 
     def tell(self, rows: Sequence[int] | Ints, values: npt.ArrayLike) -> None:
-        """Learn the labels of some rows.
-
-        Raises
-        ------
-        ValueError
-            If there is no such row, it has a label, or a value is not finite.
-        """
+        """Learn the labels of some rows: all, or none where one is of no such row, known, or not finite."""
         known = np.asarray(values, dtype=float)
         if known.shape != (len(rows),):
             raise ValueError(f"{len(rows)} rows and values of shape {known.shape}; needed is one value a row")
@@ -148,24 +116,18 @@ class PoolLearner:
                 raise ValueError(f"the label of row {row} is {value}; needed is a finite number")
             new[row] = value
         self._labels |= new
-        self._fit()
+        labels = np.array(list(self._labels.values()))
+        self.process.fit(self.points[self.labelled], labels, None, lengths=10.0, seed=self.seed)
 
     def predict(self, vectors: npt.ArrayLike | None = None) -> tuple[Floats, Floats]:
         """Mean and std (without the noise of a label) of each of the pool, or of other vectors, (n,) each."""
         points = self.points if vectors is None else self._pca.transform(np.asarray(vectors, float)) / self._scale
         if not self._labels:
             raise ValueError("no label was told yet")
-        mean, std = self._model.predict(points, return_std=True)
-        return self._mean + self._width * mean, self._width * std
+        return self.process.moments(points, *self.process.project(points))
 
     def ask(self, n: int) -> Ints:
-        """Rows to label next; at random while there are no labels. Fewer come where no more are left.
-
-        Raises
-        ------
-        ValueError
-            If n is not positive.
-        """
+        """Return n rows to label next; at random while there are no labels. Fewer come where no more are left."""
         if n < 1:
             raise ValueError(f"the number of rows to ask for must be at least 1, not {n}")
         free = np.setdiff1d(np.arange(len(self.points)), self.labelled)
@@ -173,11 +135,10 @@ class PoolLearner:
         if not self._labels:
             return np.sort(rng.permutation(free)[:n])
         reference = self.points[np.sort(rng.permutation(len(self.points))[:_REFERENCE])]
-        kernel, noise = self._model.kernel_, float(self._model.noise_)
-        points = self.points[free]
-        half = self._half(points)
-        variance = kernel.diag(points) - (half**2).sum(axis=0)  # (f,)
-        shared = kernel(points, reference) - half.T @ self._half(reference)  # (f, r)
+        process, points = self.process, self.points[free]
+        noise, (cross, half) = process.white**2, process.project(points)
+        variance = process.moments(points, cross, half)[1] ** 2  # (f,)
+        shared = process.covariance(points, reference, half, process.project(reference)[1])  # (f, r)
         steps: list[Floats] = []
         chosen: list[int] = []
         while len(chosen) < min(n, len(free)):
@@ -185,33 +146,10 @@ class PoolLearner:
             gain[chosen] = -1.0
             best = int(gain.argmax())
             chosen.append(best)
-            column = kernel(points, points[[best]])[:, 0] - half.T @ half[:, best]
+            column = process.covariance(points, points[[best]], half, half[:, [best]])[:, 0]
             column -= sum((step * step[best] for step in steps), start=np.zeros(len(free)))
             root = np.sqrt(column[best] + noise)
             steps.append(column / root)
             shared = shared - np.outer(steps[-1], shared[best] / root)
             variance = variance - steps[-1] ** 2
         return np.asarray(free[chosen], dtype=np.int64)
-
-    def _fit(self) -> None:
-        """The kernel's parameters of the highest marginal likelihood, and with them all labels."""
-        rows, values = self.labelled, np.array(list(self._labels.values()))
-        self._mean, self._width = float(values.mean()), float(values.std()) or 1.0
-        points, targets = self.points[rows], (values - self._mean) / self._width
-        model = regressor(10.0, amplitude=_AMPLITUDE, length=_LENGTH, noise=_NOISE)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a parameter at its bound is no concern
-            if len(rows) > 2:
-                some = np.random.default_rng(self.seed).permutation(len(rows))[:_MAX_LABELS_TO_FIT_LEARNER]
-                model.set_params(optimizer="fmin_l_bfgs_b")
-                model.fit(points[some], targets[some])
-                model.set_params(kernel=found_kernel(model), optimizer=None)
-            model.fit(points, targets)
-        self._model = model
-
-    def _half(self, points: Floats) -> Floats:
-        r"""(t, n) :math:`L^{-1} k` with :math:`L L^T` the covariance of the labels."""
-        from scipy.linalg import solve_triangular
-
-        cross = self._model.kernel_(points, self._model.X_train_)
-        return np.asarray(solve_triangular(self._model.L_, cross.T, lower=True, check_finite=False), dtype=float)

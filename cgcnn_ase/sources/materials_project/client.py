@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from cgcnn_ase.sources.client import UNITS, Attribution, CursorError, Page, Query, check_fields
-from cgcnn_ase.sources.materials_project.documents import Records
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query
 from cgcnn_ase.sources.materials_project.http import (
     call_client,
     find_key,
@@ -22,15 +22,29 @@ from cgcnn_ase.sources.materials_project.http import (
     make_session,
     missing,
 )
-from cgcnn_ase.sources.materials_project.listing import AT_ONCE, canonical, electrodes, material_ids
-from cgcnn_ase.sources.materials_project.records import PLACES, SCHEMES, Document, routes_of
+from cgcnn_ase.sources.materials_project.listing import (
+    AT_ONCE,
+    PLACES,
+    SCHEMES,
+    Document,
+    Search,
+    canonical,
+    electrodes,
+    material_ids,
+    routes_of,
+)
+from cgcnn_ase.sources.materials_project.records import Records
+from cgcnn_ase.sources.properties import UNITS, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from requests import Session
 
+    from cgcnn_ase.sources.client import SourceOptions
+
 ENDPOINT = "https://api.materialsproject.org/"
 LICENCE = "CC BY 4.0"
+THERMO_TYPE = "GGA_GGA+U"
 
 _CITATIONS = {
     "": "A. Jain et al., The Materials Project: a materials genome approach to accelerating materials innovation, "
@@ -51,16 +65,15 @@ class MaterialsProject:
 
     Parameters
     ----------
-    api_key : str, optional
-        By default the one that :func:`cgcnn_ase.sources.materials_project.http.find_key` finds when it is first needed.
-    endpoint : str, optional
+    api_key, ask_key
+        By default the key that :func:`cgcnn_ase.sources.materials_project.http.find_key` finds when it is first needed;
+        where there is none, `ask_key` asks a person.
+    endpoint
         Address of the interface; ``MP_API_ENDPOINT`` or https://api.materialsproject.org by default.
-    thermo_type : str
+    thermo_type
         Functionals and corrections of the energies: ``GGA_GGA+U`` (PBE and PBE+U with the MP2020 corrections),
         ``R2SCAN``, or ``GGA_GGA+U_R2SCAN`` (both, through the mixing scheme).
-    ask_key : callable, optional
-        Asks a person for the key where there is none.
-    timeout : float
+    timeout
         Seconds to wait for an answer.
 
     Raises
@@ -75,13 +88,13 @@ class MaterialsProject:
         self,
         api_key: str | None = None,
         endpoint: str | None = None,
-        thermo_type: str = "GGA_GGA+U",
+        thermo_type: str = THERMO_TYPE,
         *,
         ask_key: Callable[[], str] | None = None,
         timeout: float = 60.0,
     ) -> None:
         if thermo_type not in SCHEMES:
-            raise ValueError(f"thermo type {thermo_type!r}: allowed are {', '.join(SCHEMES)}")
+            raise unknown_name("thermo type", thermo_type, SCHEMES)
         address = endpoint or os.environ.get("MP_API_ENDPOINT") or ENDPOINT
         if not address.startswith(("https://", "http://")):
             raise ValueError(f"endpoint {address!r}: an address that begins with https:// is needed")
@@ -124,14 +137,13 @@ class MaterialsProject:
             _check_electrodes(query, names)
         rester = retry(lambda: call_client(lambda: make_rester(self._key, self.url, self._session)))
 
-        def ask(search: Callable[..., Any], /, **conditions: Any) -> list[Document]:
-            result: list[Document] = retry(lambda: call_client(lambda: search(**conditions)))
-            return result
+        def ask(search: Search, /, **conditions: object) -> list[Document]:
+            return cast("list[Document]", retry(lambda: call_client(lambda: search(**conditions))))
 
         getter = Records(rester, ask, self.thermo_type)
         if of_electrodes:
-            result = electrodes(rester, ask, query)
-            ids, missed = list(result), _not_found(query.ids, list(result))
+            by_id = electrodes(rester, ask, query)
+            ids, missed = list(by_id), _not_found(query.ids, list(by_id))
         else:
             ids = material_ids(rester, ask, query, names, self.thermo_type)
             missed = _not_found([canonical(name) for name in query.ids], ids)
@@ -148,7 +160,7 @@ class MaterialsProject:
         for begin in range(start, len(ids), AT_ONCE):
             chunk = ids[begin : begin + AT_ONCE]
             if of_electrodes:
-                records, refused = getter.electrodes(query, names, {name: result[name] for name in chunk})
+                records, refused = getter.electrodes(query, names, {name: by_id[name] for name in chunk})
             else:
                 records, refused = getter.materials(query, names, chunk)
             if begin == 0:
@@ -178,10 +190,20 @@ class MaterialsProject:
         return make_session(self._timeout)
 
 
-def _not_found(asked: Sequence[str], result: Sequence[str]) -> list[tuple[str, str]]:
-    """Ids that were asked for by name and are not among those found."""
+def open_source(options: "SourceOptions") -> MaterialsProject:
+    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it; described properties are a
+    `ValueError`.
+    """
+    if options.properties:
+        raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
+    thermo_type = options.thermo_type or THERMO_TYPE
+    return MaterialsProject(endpoint=options.url, thermo_type=thermo_type, ask_key=options.ask_key)
+
+
+def _not_found(asked: Sequence[str], listed: Sequence[str]) -> list[tuple[str, str]]:
+    """Ids that were asked for by name and are not listed."""
     why = "the database has no such record, or it does not satisfy the other conditions"
-    return [(name, why) for name in sorted(set(asked) - set(result))]
+    return [(name, why) for name in sorted(set(asked) - set(listed))]
 
 
 def _check_electrodes(query: Query, fields: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""How requests of the Materials Project's own client fail, in words, and what is worth asking again."""
+"""Key and requests of the Materials Project's own client; failures in words, and whether to try again."""
 
 import json
 import os
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from mp_api.client import MPRester
     from requests import PreparedRequest, Response, Session
 
+T = TypeVar("T")
 
-#: of all keys of the present interface (the old one had shorter ones)
+# letters and digits of a key of the present interface (the old one had shorter ones)
 LENGTH = 32
 _WHERE = "https://next-gen.materialsproject.org/api"
+_WHO = "the Materials Project"
+
+# the client itself splits a request that is answered so into smaller ones
+_FOR_THE_CLIENT = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 class NoKeyError(ValueError):
@@ -75,22 +80,11 @@ def _of_pymatgen() -> str | None:
     return None if key is None else str(key)
 
 
-T = TypeVar("T")
-_WHO = "the Materials Project"
-
-#: the client itself splits a request that is answered so into smaller ones
-_FOR_THE_CLIENT = (HTTPStatus.REQUEST_URI_TOO_LONG, HTTPStatus.UNPROCESSABLE_ENTITY)
-
-
 def make_session(timeout: float) -> "Session":
-    """A session that turns a failed answer into `FetchError` and repeats nothing itself.
+    """Make a session that turns a failed answer into `FetchError` and repeats nothing itself.
 
-    The client's own repeats at most three times, at once, and hides which answer it got.
-
-    Parameters
-    ----------
-    timeout
-        Seconds to wait for a connection and for the next bytes of an answer.
+    The client's own repeats at most three times, at once, and hides which answer it got. `timeout` is in seconds, for a
+    connection and for the next bytes of an answer.
     """
     import requests
     from requests.adapters import HTTPAdapter
@@ -116,17 +110,13 @@ def make_rester(key: str, endpoint: str, session: "Session") -> "MPRester":
 
 
 def missing() -> ImportError:
-    """What to say where the client is not installed."""
+    """The error to raise where the client is not installed."""
     return ImportError('the Materials Project needs the mp-api package: pip install "cgcnn-ase[mp]"')
 
 
 def call_client(call: Callable[[], T]) -> T:
-    """The result of one request of the client.
-
-    Raises
-    ------
-    FetchError
-        If it fails; ``again`` where the next attempt may not.
+    """The result of one request of the client; a failure is a `FetchError`, ``again`` where the next attempt may not
+    fail.
     """
     from mp_api.client.core.exceptions import MPRestError
     from requests.exceptions import RequestException
@@ -156,14 +146,14 @@ def heartbeat(session: "Session", endpoint: str) -> str:
     return version
 
 
-def _refuse_failures(response: "Response", *_: Any, **__: Any) -> None:
+def _refuse_failures(response: "Response", *_: object, **__: object) -> None:
     status = response.status_code
     if status < HTTPStatus.BAD_REQUEST or status in _FOR_THE_CLIENT:
         return
     after = retry_after(response.headers.get("Retry-After"))
     known: dict[int, str] = {
-        HTTPStatus.UNAUTHORIZED: "the key is not accepted; get one at https://next-gen.materialsproject.org/api",
-        HTTPStatus.FORBIDDEN: "the key is not accepted; get one at https://next-gen.materialsproject.org/api",
+        HTTPStatus.UNAUTHORIZED: f"the key is not accepted; get one at {_WHERE}",
+        HTTPStatus.FORBIDDEN: f"the key is not accepted; get one at {_WHERE}",
         HTTPStatus.NOT_FOUND: f"there is nothing at {response.url.partition('?')[0]}",
         HTTPStatus.TOO_MANY_REQUESTS: "too many requests",
     }
@@ -174,7 +164,7 @@ def _refuse_failures(response: "Response", *_: Any, **__: Any) -> None:
 
 
 def _detail(response: "Response") -> str:
-    """What a server of this kind says of a bad request, on one line."""
+    """The server's own words about a bad request, on one line."""
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):

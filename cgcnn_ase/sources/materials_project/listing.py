@@ -1,4 +1,4 @@
-"""Which records of the Materials Project satisfy a query: their ids first, in an order that does not change.
+"""Records of the Materials Project that satisfy a query: their ids first, in an order that does not change.
 
 The conditions are those of mp-api's `search` methods. Two of its ways are avoided: without any condition it reads the
 whole table from object storage instead of the interface (so ``deprecated=False`` is always said, or one page asked
@@ -6,60 +6,86 @@ for), and with several ids a page number makes it lose all after the first hundr
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import Query
-from cgcnn_ase.sources.materials_project.records import Document, routes_of
+from cgcnn_ase.sources.client import Bounds, Query
 
 if TYPE_CHECKING:
     from mp_api.client import MPRester
 
+Document: TypeAlias = Mapping[str, object]
+Search: TypeAlias = Callable[..., object]
+
+
+class Place(NamedTuple):
+    """Route of the interface that has a property, the way to it in the route's documents, and how it is limited."""
+
+    route: str
+    path: tuple[str, ...]
+    condition: str = ""  # of the route thermo, or else of summary; empty where a range is no condition there
+
+
+# our property -> where it stands; all of them are in our units already
+PLACES: Mapping[str, Place] = {
+    "formation_energy_per_atom": Place("thermo", ("formation_energy_per_atom",), "formation_energy"),
+    "energy_above_hull": Place("thermo", ("energy_above_hull",), "energy_above_hull"),
+    "energy_per_atom": Place("thermo", ("energy_per_atom",), "total_energy"),
+    "uncorrected_energy_per_atom": Place("thermo", ("uncorrected_energy_per_atom",), "uncorrected_energy"),
+    "is_stable": Place("thermo", ("is_stable",)),
+    "band_gap": Place("summary", ("band_gap",), "band_gap"),
+    "efermi": Place("summary", ("efermi",), "efermi"),
+    "is_metal": Place("summary", ("is_metal",)),
+    "total_magnetization": Place("magnetism", ("total_magnetization",), "total_magnetization"),
+    "magnetization_per_formula_unit": Place(
+        "magnetism", ("total_magnetization_normalized_formula_units",), "total_magnetization_normalized_formula_units"
+    ),
+    "K_VRH": Place("elasticity", ("bulk_modulus", "vrh"), "k_vrh"),
+    "G_VRH": Place("elasticity", ("shear_modulus", "vrh"), "g_vrh"),
+    "poisson": Place("elasticity", ("homogeneous_poisson",), "poisson_ratio"),
+    "volume": Place("structure", (), "volume"),
+    "density": Place("structure", (), "density"),
+    "average_voltage": Place("insertion_electrodes", ("average_voltage",)),
+    "capacity_grav": Place("insertion_electrodes", ("capacity_grav",)),
+}
+
+# thermo type -> functional and corrections: within one, energies can be compared
+SCHEMES: Mapping[str, tuple[str, str]] = {
+    "GGA_GGA+U": ("PBE and PBE+U", "MP2020"),
+    "R2SCAN": ("r2SCAN", "none"),
+    "GGA_GGA+U_R2SCAN": ("PBE, PBE+U and r2SCAN", "MP2020 and the r2SCAN mixing scheme"),
+}
+
+
+def routes_of(names: Iterable[str]) -> set[str]:
+    """The routes that are asked for these properties."""
+    return {PLACES[name].route for name in names}
+
 
 class Ask(Protocol):
-    """Calls a `search` of the client, in words where it fails and again where that may help."""
+    """Calls a `search` of the client; failures are told in words, and repeated where that may help."""
 
-    def __call__(self, search: Callable[..., Any], /, **conditions: Any) -> list[Document]:
-        """The documents."""
+    def __call__(self, search: Search, /, **conditions: object) -> list[Document]:
+        """Return the documents."""
         ...
 
 
-#: ids of a page of the list, the most that the interface gives at once
+# ids of a page of the list, the most that the interface gives at once
 _LISTED = 1000
-#: ids that are asked for at once: they must fit into one address
+# ids that are asked for at once: they must fit into one address
 AT_ONCE = 250
-
-#: our property -> the summary's condition
-_SUMMARY_RANGES: Mapping[str, str] = {
-    "band_gap": "band_gap",
-    "efermi": "efermi",
-    "total_magnetization": "total_magnetization",
-    "magnetization_per_formula_unit": "total_magnetization_normalized_formula_units",
-    "K_VRH": "k_vrh",
-    "G_VRH": "g_vrh",
-    "poisson": "poisson_ratio",
-    "volume": "volume",
-    "density": "density",
-}
-#: our property -> the condition of thermo documents
-_THERMO_RANGES: Mapping[str, str] = {
-    "formation_energy_per_atom": "formation_energy",
-    "energy_above_hull": "energy_above_hull",
-    "energy_per_atom": "total_energy",
-    "uncorrected_energy_per_atom": "uncorrected_energy",
-}
 
 _ELECTRODE_FIELDS = ["material_ids", "working_ion", "id_discharge", "thermo_type", "average_voltage", "capacity_grav"]
 
 
 def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[str], thermo_type: str) -> list[str]:
     """Ids of the materials that satisfy a query, sorted by their numbers."""
-    conditions: dict[str, Any] = {
+    conditions: dict[str, object] = {
         name: list(getattr(query, name))
         for name in ("formula", "chemsys", "elements", "exclude_elements")
         if getattr(query, name)
     }
-    conditions |= {_SUMMARY_RANGES[name]: tuple(query.ranges[name]) for name in query.ranges if name in _SUMMARY_RANGES}
+    conditions |= _ranges(query, of_thermo=False)
     if "is_metal" in query.ranges:
         conditions["is_metal"] = _flag("is_metal", query.ranges["is_metal"])
     if query.max_atoms is not None:
@@ -74,9 +100,7 @@ def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[st
             f"the Materials Project gave {twice} ids twice: its list changed while it was read; try again later"
         )
     ids = sorted(ids, key=_by_number)
-    narrower: dict[str, Any] = {
-        _THERMO_RANGES[name]: tuple(query.ranges[name]) for name in query.ranges if name in _THERMO_RANGES
-    }
+    narrower = _ranges(query, of_thermo=True)
     if query.stable is not None or "is_stable" in query.ranges:
         narrower["is_stable"] = (
             query.stable if query.stable is not None else _flag("is_stable", query.ranges["is_stable"])
@@ -84,25 +108,36 @@ def material_ids(rester: "MPRester", ask: Ask, query: Query, fields: Sequence[st
     return _of_thermo(rester, ask, ids, narrower, thermo_type) if narrower else ids
 
 
+def _ranges(query: Query, *, of_thermo: bool) -> dict[str, object]:
+    """The ranges as conditions of thermo documents, or of the summary."""
+    return {
+        PLACES[name].condition: tuple(bounds)
+        for name, bounds in query.ranges.items()
+        if PLACES[name].condition and (PLACES[name].route == "thermo") == of_thermo
+    }
+
+
 def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document]:
     """Documents of the insertion electrodes that satisfy a query, by their ids, sorted."""
     from emmet.core.mpid import AlphaID
 
-    conditions: dict[str, Any] = {name: tuple(bounds) for name, bounds in query.ranges.items()}
+    conditions: dict[str, object] = {name: tuple(bounds) for name, bounds in query.ranges.items()}
     for name in ("formula", "elements", "exclude_elements"):
         if getattr(query, name):
             conditions[name] = list(getattr(query, name))
-    result: dict[str, Document] = {}
+    by_id: dict[str, Document] = {}
 
     def add(documents: Iterable[Document]) -> None:
         for document in documents:
-            ids = [AlphaID(each) for each in document.get("material_ids") or () if not str(each).startswith("mvc")]
+            members = document.get("material_ids")
+            names = map(str, members) if isinstance(members, list) else ()
+            ids = [AlphaID(each) for each in names if not each.startswith("mvc")]
             if not ids or not document.get("working_ion"):
                 raise FetchError("the Materials Project: an electrode has no material ids or no working ion")
             name = f"{min(ids).string}_{document['working_ion']}"
-            if name in result:
+            if name in by_id:
                 raise FetchError(f"the Materials Project gave the electrode {name} twice; try again later")
-            result[name] = document
+            by_id[name] = document
 
     search = rester.materials.insertion_electrodes.search
     if query.ids:
@@ -112,7 +147,7 @@ def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document
     else:
         for page in _pages_of(search, ask, conditions, _ELECTRODE_FIELDS):
             add(page)
-    return {name: result[name] for name in sorted(result, key=_by_number)}
+    return {name: by_id[name] for name in sorted(by_id, key=_by_number)}
 
 
 def canonical(name: str) -> str:
@@ -126,11 +161,11 @@ def canonical(name: str) -> str:
 
 
 def id_of(document: Document) -> str:
-    """Which material a document is of; raises `FetchError` where it does not say."""
-    result = document.get("material_id")
-    if not isinstance(result, str):
+    """Id of the material that a document describes; raises `FetchError` where it does not say."""
+    name = document.get("material_id")
+    if not isinstance(name, str):
         raise FetchError("the Materials Project: a document has no material_id; this server speaks another interface")
-    return canonical(result)
+    return canonical(name)
 
 
 def pieces(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -145,7 +180,7 @@ def _only_routes(fields: Sequence[str], query: Query) -> set[str]:
     return routes_of(query.ranges) | (of_fields if len(of_fields) == 1 else set())
 
 
-def _listed(rester: "MPRester", ask: Ask, query: Query, conditions: Mapping[str, Any]) -> Iterator[str]:
+def _listed(rester: "MPRester", ask: Ask, query: Query, conditions: Mapping[str, object]) -> Iterator[str]:
     search = rester.materials.summary.search
     common = {**conditions, "deprecated": False}
     if not query.ids:
@@ -160,7 +195,7 @@ def _listed(rester: "MPRester", ask: Ask, query: Query, conditions: Mapping[str,
 
 
 def _pages_of(
-    search: Callable[..., Any], ask: Ask, conditions: Mapping[str, Any], fields: list[str]
+    search: Search, ask: Ask, conditions: Mapping[str, object], fields: list[str]
 ) -> Iterator[list[Document]]:
     """Page after page until one is empty: a server may give fewer at once than it is asked for."""
     page = 1
@@ -174,7 +209,7 @@ def _pages_of(
 
 
 def _of_thermo(
-    rester: "MPRester", ask: Ask, ids: Sequence[str], conditions: Mapping[str, Any], thermo_type: str
+    rester: "MPRester", ask: Ask, ids: Sequence[str], conditions: Mapping[str, object], thermo_type: str
 ) -> list[str]:
     """Those of the ids whose thermo documents satisfy the conditions, in their order."""
     search = rester.materials.thermo.search
@@ -187,7 +222,7 @@ def _of_thermo(
     return kept
 
 
-def _flag(name: str, bounds: tuple[float | None, float | None]) -> bool:
+def _flag(name: str, bounds: Bounds) -> bool:
     if bounds not in ((0.0, 0.0), (1.0, 1.0)):
         raise ValueError(f"range of {name}: it is 0 or 1, so 0:0 or 1:1 is allowed")
     return bounds[0] == 1.0

@@ -1,71 +1,168 @@
-"""Documents of the Materials Project become records with our names and units, or are refused in words."""
+"""From documents of the Materials Project to records with our names and units, or to the reason why there is none."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from cgcnn_ase.sources.client import FetchedRecord, Query
+from cgcnn_ase.sources.client import FetchedRecord, Query, as_mapping
+from cgcnn_ase.sources.materials_project.listing import (
+    AT_ONCE,
+    PLACES,
+    SCHEMES,
+    Ask,
+    Document,
+    canonical,
+    id_of,
+    pieces,
+    routes_of,
+)
 from cgcnn_ase.structures.disorder import from_pymatgen
 from cgcnn_ase.structures.record import RefusedError, StructureError, one_line
 from cgcnn_ase.structures.validation import check_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from mp_api.client import MPRester
 
-Document = Mapping[str, Any]
-
-
-class Place(NamedTuple):
-    """Where a property stands: which route of the interface, and where in its documents."""
-
-    route: str
-    path: tuple[str, ...]
-
-
-#: our property -> where it stands; all of them are in our units already
-PLACES: Mapping[str, Place] = {
-    "formation_energy_per_atom": Place("thermo", ("formation_energy_per_atom",)),
-    "energy_above_hull": Place("thermo", ("energy_above_hull",)),
-    "energy_per_atom": Place("thermo", ("energy_per_atom",)),
-    "uncorrected_energy_per_atom": Place("thermo", ("uncorrected_energy_per_atom",)),
-    "is_stable": Place("thermo", ("is_stable",)),
-    "band_gap": Place("summary", ("band_gap",)),
-    "efermi": Place("summary", ("efermi",)),
-    "is_metal": Place("summary", ("is_metal",)),
-    "total_magnetization": Place("magnetism", ("total_magnetization",)),
-    "magnetization_per_formula_unit": Place("magnetism", ("total_magnetization_normalized_formula_units",)),
-    "K_VRH": Place("elasticity", ("bulk_modulus", "vrh")),
-    "G_VRH": Place("elasticity", ("shear_modulus", "vrh")),
-    "poisson": Place("elasticity", ("homogeneous_poisson",)),
-    "volume": Place("structure", ()),
-    "density": Place("structure", ()),
-    "average_voltage": Place("insertion_electrodes", ("average_voltage",)),
-    "capacity_grav": Place("insertion_electrodes", ("capacity_grav",)),
-}
-
-#: thermo type -> functional and corrections: within one, energies can be compared
-SCHEMES: Mapping[str, tuple[str, str]] = {
-    "GGA_GGA+U": ("PBE and PBE+U", "MP2020"),
-    "R2SCAN": ("r2SCAN", "none"),
-    "GGA_GGA+U_R2SCAN": ("PBE, PBE+U and r2SCAN", "MP2020 and the r2SCAN mixing scheme"),
-}
-
-#: u/Å^3 in g/cm^3
+# u/Å^3 in g/cm^3
 _DENSITY = 1.66053906892
 
+# asked of a route beside the properties
+_ALSO: Mapping[str, list[str]] = {
+    "thermo": ["thermo_type", "energy_type", "entries", "symmetry"],
+    "summary": ["symmetry"],
+    "elasticity": ["state"],
+    "magnetism": ["ordering"],
+}
 
-def routes_of(names: Iterable[str]) -> set[str]:
-    """The routes that are asked for these properties."""
-    return {PLACES[name].route for name in names}
+# records that can be used, and the ids of the others with the reason
+Sorted: TypeAlias = tuple[list[FetchedRecord], list[tuple[str, str]]]
 
 
-def read_structure(name: str, result: object) -> "Atoms":
+@dataclass(frozen=True)
+class Records:
+    """Reader of records by their ids: those that can be used, and the others with the reason in words."""
+
+    rester: "MPRester"
+    ask: Ask
+    thermo_type: str
+
+    def materials(self, query: Query, fields: tuple[str, ...], ids: Sequence[str]) -> Sorted:
+        """Records of materials; each route that is needed is asked once for all of them."""
+        routes = routes_of([*fields, *query.ranges, *(["is_stable"] if query.stable is not None else [])])
+        of_route = {
+            route: self._documents(route, ids, _fields_of(route, fields, query))
+            for route in sorted(routes - {"structure", "summary"})
+        }
+        thermo = of_route.get("thermo")
+        without = [name for name in ids if thermo is None or (name in thermo and _entry(thermo[name]) is None)]
+        if "summary" in routes or without:
+            asked = _fields_of("summary", fields, query) + (["structure"] if without else [])
+            of_route["summary"] = self._documents("summary", ids, asked)
+        records: list[FetchedRecord] = []
+        refused: list[tuple[str, str]] = []
+        for name in ids:
+            documents = {route: by_id[name] for route, by_id in of_route.items() if name in by_id}
+            try:
+                records.append(self._material(name, documents, fields, query, energies=thermo is not None))
+            except RefusedError as error:
+                refused.append((name, str(error)))
+        return records, refused
+
+    def _material(
+        self, name: str, documents: Mapping[str, Document], fields: tuple[str, ...], query: Query, *, energies: bool
+    ) -> FetchedRecord:
+        words: dict[str, str] = {}
+        structure = documents.get("summary", {}).get("structure")
+        if energies:
+            if "thermo" not in documents:
+                raise RefusedError(f"the database has no energy of it with {self.thermo_type}")
+            thermo = documents["thermo"]
+            words |= self._scheme(thermo)
+            entry = _entry(thermo)
+            if entry is not None:
+                structure = entry["structure"]
+                words["geometry"] = words["run_type"]
+            else:
+                words["geometry"] = "summary"
+        for document in documents.values():
+            words |= _space_group(document)
+        ordering = documents.get("magnetism", {}).get("ordering")
+        if isinstance(ordering, str):
+            words["magnetic_ordering"] = ordering
+        atoms = _read_structure(name, structure)
+        return _record(name, atoms, documents, fields=fields, query=query, words=words)
+
+    def _scheme(self, document: Document) -> dict[str, str]:
+        """Words about where the energies of a document come from; raises where it is another scheme."""
+        stated = str(document.get("thermo_type"))
+        if stated.upper() != self.thermo_type:
+            raise RefusedError(f"its energies are of {stated}, not of {self.thermo_type}")
+        functional, corrections = SCHEMES[self.thermo_type]
+        words = {"functional": functional, "corrections": corrections, "thermo_type": self.thermo_type}
+        run_type = document.get("energy_type")
+        return words | ({"run_type": run_type} if isinstance(run_type, str) else {})
+
+    def electrodes(self, query: Query, fields: tuple[str, ...], by_id: Mapping[str, Document]) -> Sorted:
+        """Records of insertion electrodes, with the structure of the discharged host: the ion is in it."""
+        hosts = {
+            name: canonical(str(document["id_discharge"]))
+            for name, document in by_id.items()
+            if document.get("id_discharge")
+        }
+        ids = sorted(set(hosts.values()))
+        summary = self._documents("summary", ids, ["structure", "symmetry"])
+        records: list[FetchedRecord] = []
+        refused: list[tuple[str, str]] = []
+        for name, document in by_id.items():
+            host = hosts.get(name, "")
+            try:
+                words = {**self._scheme(document), "working_ion": str(document["working_ion"]), "discharged": host}
+                if host not in summary:
+                    raise RefusedError(f"the database has no structure of its discharged host {host}")
+                words |= _space_group(summary[host])
+                atoms = _read_structure(name, summary[host].get("structure"))
+                documents = {"insertion_electrodes": document}
+                records.append(_record(name, atoms, documents, fields=fields, query=query, words=words))
+            except RefusedError as error:
+                refused.append((name, str(error)))
+        return records, refused
+
+    def _documents(self, route: str, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Document]:
+        """Documents of one route by their ids; those that are not there are absent."""
+        search = getattr(self.rester.materials, route).search
+        more: dict[str, object] = {"thermo_types": [self.thermo_type]} if route == "thermo" else {}
+        if route == "summary":
+            more["deprecated"] = False
+        documents: dict[str, Document] = {}
+        for some in pieces(ids, AT_ONCE):
+            chunk = {"material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
+            for document in self.ask(search, **chunk, **more, fields=["material_id", *fields]):
+                documents[id_of(document)] = document
+        return documents
+
+
+def _fields_of(route: str, fields: Sequence[str], query: Query) -> list[str]:
+    """The fields to ask a route for."""
+    asked = [*fields, *query.ranges, *(["is_stable"] if query.stable is not None else [])]
+    of_route = [PLACES[name].path[0] for name in asked if PLACES[name].route == route]
+    return list(dict.fromkeys([*of_route, *_ALSO[route]]))
+
+
+def _entry(thermo: Document) -> Document | None:
+    """The entry whose energy a thermo document holds, if its structure is there."""
+    entry = as_mapping(as_mapping(thermo.get("entries")).get(str(thermo.get("energy_type"))))
+    return entry if isinstance(entry.get("structure"), dict) else None
+
+
+def _read_structure(name: str, described: object) -> "Atoms":
     """A structure as a document holds it; raises `RefusedError`."""
     from pymatgen.core import Structure
 
-    if not isinstance(result, dict):
+    if not isinstance(described, dict):
         raise RefusedError("the database gives no structure")
     try:
-        atoms = check_atoms(from_pymatgen(Structure.from_dict(result)), name)
+        atoms = check_atoms(from_pymatgen(Structure.from_dict(described)), name)
     except RefusedError:
         raise
     except StructureError as error:
@@ -75,11 +172,11 @@ def read_structure(name: str, result: object) -> "Atoms":
     return atoms
 
 
-def read_values(names: Iterable[str], documents: Mapping[str, Document], atoms: "Atoms") -> dict[str, float]:
+def _read_values(names: Iterable[str], documents: Mapping[str, Document], atoms: "Atoms") -> dict[str, float]:
     """The properties that are there, in our units; raises `RefusedError` for one that is no number."""
     values: dict[str, float] = {}
     for name in names:
-        route, path = PLACES[name]
+        route, path, _ = PLACES[name]
         if name == "volume":
             values[name] = float(atoms.get_volume())
         elif name == "density":
@@ -89,7 +186,7 @@ def read_values(names: Iterable[str], documents: Mapping[str, Document], atoms: 
     return values
 
 
-def record(
+def _record(
     name: str,
     atoms: "Atoms",
     documents: Mapping[str, Document],
@@ -103,12 +200,12 @@ def record(
     The conditions are tested again here: a server ignores those that it does not know.
     """
     conditions = [*query.ranges, *(["is_stable"] if query.stable is not None else [])]
-    values = read_values(dict.fromkeys([*fields, *conditions]), documents, atoms)
-    for wanted, (low, high) in query.ranges.items():
-        if wanted not in values:
-            raise RefusedError(f"has no {wanted}, which the query asks for")
-        if (low is not None and values[wanted] < low) or (high is not None and values[wanted] > high):
-            raise RefusedError(f"its {wanted} is {values[wanted]:g}, outside the range asked for")
+    values = _read_values(dict.fromkeys([*fields, *conditions]), documents, atoms)
+    for bounded, (low, high) in query.ranges.items():
+        if bounded not in values:
+            raise RefusedError(f"has no {bounded}, which the query asks for")
+        if (low is not None and values[bounded] < low) or (high is not None and values[bounded] > high):
+            raise RefusedError(f"its {bounded} is {values[bounded]:g}, outside the range asked for")
     if query.stable is not None and values.get("is_stable") != float(query.stable):
         raise RefusedError("its stability is not the one asked for")
     _check_composition(atoms, query)
@@ -118,24 +215,23 @@ def record(
     return FetchedRecord(name, atoms, kept, dict(words))
 
 
-def space_group(document: Document) -> dict[str, str]:
+def _space_group(document: Document) -> dict[str, str]:
     """The space group that a document states, or nothing."""
-    symmetry = document.get("symmetry")
-    symbol = symmetry.get("symbol") if isinstance(symmetry, dict) else None
+    symbol = as_mapping(document.get("symmetry")).get("symbol")
     return {"space_group": symbol} if isinstance(symbol, str) else {}
 
 
 def _number(name: str, document: Document, path: tuple[str, ...]) -> float | None:
     if document.get("state", "successful") not in ("successful", None):
         return None  # of a fit that failed
-    result: object = document
+    value: object = document
     for key in path:
-        result = result.get(key) if isinstance(result, dict) else result
-    if result is None:
+        value = value.get(key) if isinstance(value, dict) else value
+    if value is None:
         return None
-    if isinstance(result, (bool, int, float)):
-        return float(result)
-    raise RefusedError(f"its {name} is {one_line(repr(result), limit=60)}, no number")
+    if isinstance(value, (bool, int, float)):
+        return float(value)
+    raise RefusedError(f"its {name} is {one_line(repr(value), limit=60)}, no number")
 
 
 def _check_composition(atoms: "Atoms", query: Query) -> None:

@@ -8,13 +8,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import UNITS, Attribution, Page, Query, check_fields
+from cgcnn_ase.sources.client import Attribution, Page, Query, as_mapping
 from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
-from cgcnn_ase.sources.optimade.pages import PagePosition, QueryResult
+from cgcnn_ase.sources.optimade.pages import Position, QueryResult
 from cgcnn_ase.sources.optimade.providers import Provider, ProviderProperty, find_provider
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
@@ -24,14 +24,16 @@ from cgcnn_ase.sources.optimade.server import (
     stated_version,
 )
 from cgcnn_ase.sources.optimade.structures import STRUCTURE_FIELDS
+from cgcnn_ase.sources.properties import UNITS, check_fields, conversion
 from cgcnn_ase.sources.retry import Retry, with_retries
-from cgcnn_ase.sources.units import conversion
 
-#: the specification and the network of servers
+if TYPE_CHECKING:
+    from cgcnn_ase.sources.client import SourceOptions
+
+# the specification and the network of servers
 _OPTIMADE = "Andersen et al., Sci. Data 8, 217 (2021), doi:10.1038/s41597-021-00974-z"
 
-
-#: ids in one question: servers take addresses of about 8,000 characters
+# ids in one question: servers take addresses of about 8,000 characters
 _MOST_IDS = 100
 
 
@@ -76,9 +78,9 @@ class Optimade:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         known = provider if isinstance(provider, Provider) else find_provider(provider)
-        extra_properties = {name: _own_property(name, *spec) for name, spec in (properties or {}).items()}
+        extra = {name: _described(name, *spec) for name, spec in (properties or {}).items()}
         address = known.url if url is None else find_provider(url).url
-        self.provider = replace(known, url=address, properties={**known.properties, **extra_properties})
+        self.provider = replace(known, url=address, properties={**known.properties, **extra})
         self._own_limit = page_limit is not None
         self.page_limit = known.page_limit if page_limit is None else page_limit
         if self.page_limit < 1:
@@ -90,7 +92,7 @@ class Optimade:
 
     @property
     def name(self) -> str:
-        """Of the provider."""
+        """Name of the provider."""
         return self.provider.name
 
     @property
@@ -109,18 +111,13 @@ class Optimade:
         return {name: UNITS[name] for name in self.provider.properties}
 
     def version(self, *, retry: Retry = with_retries) -> str:
-        """Which state of the database answers: its version if it states one, and how many records it has.
+        """State of the database that answers: its version if it states one, and how many records it has.
 
-        OPTIMADE has no version of the data that all servers state; a record more or fewer makes another one of this.
-        The units that the server states are compared with ours.
-
-        Raises
-        ------
-        FetchError
-            If the server does not answer, or states another unit for a property than we know.
+        OPTIMADE has no version of the data that all servers state; a record more or fewer makes another one of this. A
+        server that states another unit for a property than we know is a `FetchError`.
         """
         query = urlencode({"page_limit": 1, "response_fields": "id"})
-        meta = retry(lambda: self._server.get("structures", query)).get("meta") or {}
+        meta = as_mapping(retry(lambda: self._server.get("structures", query)).get("meta"))
         if not self.provider.licence and not self._stated_licence:
             self._stated_licence = stated_licence(retry(lambda: self._server.get("info")))
         check_units(retry(self._info_of_structures), self.provider)
@@ -133,32 +130,23 @@ class Optimade:
         """The answer page by page; see `ReferenceClient.pages`.
 
         The server's filter does the choosing; every record is compared with the query as well. A record that no atoms
-        can hold (partial occupancy, ...) is among the refused, with the reason.
-
-        Raises
-        ------
-        CursorError
-            If the server no longer takes the link in `after`.
-        FetchError
-            If the server does not answer, sends other records than asked for, or fewer than it announces.
-        ValueError
-            If a property is asked for that the provider does not have.
+        can hold (partial occupancy, ...) is among the refused. A server that sends other records than asked for, or
+        fewer than it announces, is a `FetchError`.
         """
-        wanted = check_fields(fields, self.units)
-        kept = QueryMatcher(query, self.provider.properties)
+        names = check_fields(fields, self.units)
+        matcher = QueryMatcher(query, self.provider.properties)
         # what is chosen here needs full pages, few of a page may remain
-        limit = self.page_limit if query.limit is None or kept.own else min(self.page_limit, query.limit)
-        parts = [self._first(part, (*wanted, *kept.ranges), limit) for part in _parts(query)]
+        limit = self.page_limit if query.limit is None or matcher.checked_here else min(self.page_limit, query.limit)
+        parts = [self._first(part, (*names, *matcher.ranges), limit) for part in _parts(query)]
         answer = QueryResult(
-            self._server, self.provider, query, wanted, kept, parts, retry, self.sleep, self._own_limit
+            self._server, self.provider, query, names, matcher, parts, retry, self.sleep, self._own_limit
         )
-        at = PagePosition(0, parts[0]) if after is None else PagePosition.read(after)
+        at = Position(0, parts[0]) if after is None else Position.read(after)
         return answer.pages(at, resumed=after is not None)
 
     def credit(self, fields: Sequence[str]) -> Attribution:  # noqa: ARG002  all is of one provider
-        """Provider, licence and citations.
-
-        Who stands behind a server that is given by its URL, and its licence, are known once `version` was asked.
+        """Provider, licence and citations; of a server that is given by its URL they are known once `version` was
+        asked.
         """
         from importlib.metadata import version as installed
 
@@ -169,8 +157,8 @@ class Optimade:
             client=f"cgcnn-ase {installed('cgcnn-ase')} (optimade {installed('optimade')})",
         )
 
-    def _info_of_structures(self) -> dict[str, Any]:
-        """What the server lists of its properties; some servers do not, and then their units cannot be checked."""
+    def _info_of_structures(self) -> Mapping[str, object]:
+        """The server's list of its properties; some servers do not, and then their units cannot be checked."""
         try:
             return self._server.get("info/structures")
         except FetchError as error:
@@ -189,6 +177,26 @@ class Optimade:
         return urlencode({"filter": text, **fields} if text else fields)
 
 
+def open_source(options: "SourceOptions") -> Optimade:
+    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it.
+
+    A `ValueError` says why it cannot be: there is no such provider, it has one kind of energies only, or not what the
+    query asks for.
+    """
+    if options.thermo_type is not None:
+        raise ValueError(
+            f"--thermo-type {options.thermo_type} is for --provider mp; of OPTIMADE take mp-optimade, "
+            "mp-optimade-r2scan or mp-optimade-mixed"
+        )
+    client = Optimade(options.provider, url=options.url, properties=options.properties)
+    if not client.units:
+        raise ValueError(
+            f"{client.name}: no property is known; give --property NAME=FIELD:UNIT, as its server has them"
+        )
+    optimade_filter(options.query, client.provider.properties)
+    return client
+
+
 def _parts(query: Query) -> list[Query]:
     """The query, or several of it with some of the ids each."""
     if len(query.ids) <= _MOST_IDS:
@@ -196,7 +204,7 @@ def _parts(query: Query) -> list[Query]:
     return [replace(query, ids=query.ids[k : k + _MOST_IDS]) for k in range(0, len(query.ids), _MOST_IDS)]
 
 
-def _own_property(name: str, field: str, unit: str) -> ProviderProperty:
+def _described(name: str, field: str, unit: str) -> ProviderProperty:
     """A property that the user describes."""
     if not field.strip():
         raise ValueError(f"property {name}: needed is the server's name of it, as _prefix_name")

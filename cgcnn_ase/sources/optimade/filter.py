@@ -9,34 +9,23 @@ from math import gcd
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import FetchedRecord, Query, check_fields
+from cgcnn_ase.sources.client import Bounds, FetchedRecord, Query
 from cgcnn_ase.sources.optimade.providers import ProviderProperty
-from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.sources.properties import check_fields, conversion
 
-#: a compound within so many eV/atom of the hull is on it
+# a compound within so many eV/atom of the hull is on it
 ON_HULL = 1e-6
 
-#: relative difference up to which a bound counts as kept: servers compare decimal text, we doubles
+# relative difference up to which a bound counts as kept: servers compare decimal text, we doubles
 _ROUNDING = 1e-9
 
 
 def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) -> str:
-    """The query as an OPTIMADE filter string; empty for all records.
+    """Write the query as an OPTIMADE filter string (specification 1.2, "The Filter Language"); empty for all records.
 
-    What the provider's server cannot compare is left out (`QueryMatcher.own` names it): values inside dictionaries, and
-    those that we divide by the number of atoms.
-
-    Parameters
-    ----------
-    query
-        What is wanted.
-    properties
-        The provider's properties by our names.
-
-    Raises
-    ------
-    ValueError
-        If a range is asked for of a property that the provider does not have.
+    Conditions that the provider's server cannot compare are left out (`QueryMatcher.checked_here` names them): values
+    inside dictionaries, and those that we divide by the number of atoms. A range of a property that the provider does
+    not have is a `ValueError`.
 
     Examples
     --------
@@ -44,10 +33,6 @@ def optimade_filter(query: Query, properties: Mapping[str, ProviderProperty]) ->
     'elements HAS ALL "Li","O" AND NOT elements HAS ANY "H" AND nsites<=20'
     >>> optimade_filter(Query(chemsys=("Li-Ni-O",)), {})
     'elements HAS ALL "Li","Ni","O" AND nelements=3'
-
-    References
-    ----------
-    The OPTIMADE specification, version 1.2, "The Filter Language"; Andersen et al., Sci. Data 8, 217 (2021).
     """
     systems = [sorted(set(system.split("-"))) for system in query.chemsys]
     alternatives = [
@@ -79,13 +64,10 @@ def _bounds(query: Query, properties: Mapping[str, ProviderProperty]) -> Iterato
             yield f"{known.field}<={high / factor:.12g}"
 
 
-def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, tuple[float | None, float | None]]:
+def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, Bounds]:
     """All bounds of a query, with `stable` as one of the distance to the hull.
 
-    Raises
-    ------
-    ValueError
-        If the provider does not have one of the properties.
+    A property that the provider does not have is a `ValueError`.
     """
     ranges = dict(query.ranges)
     if query.stable is not None:
@@ -101,12 +83,8 @@ def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[
 
 
 def check_filter(text: str) -> None:
-    """Parse a filter with the grammar of the reference implementation.
-
-    Raises
-    ------
-    ValueError
-        If it is not in the language; an id with a line break, say.
+    """Parse a filter with the grammar of the reference implementation; one that is not in the language is a
+    `ValueError`.
     """
     try:
         from optimade.exceptions import BadRequest
@@ -120,17 +98,12 @@ def check_filter(text: str) -> None:
 
 
 def reduced_formula(formula: str) -> str:
-    """A formula as OPTIMADE writes it: elements by alphabet, whole numbers without a common divisor, no 1.
+    """Write a formula as OPTIMADE does: elements by alphabet, whole numbers without a common divisor, no 1.
 
-    Raises
-    ------
-    ValueError
-        If it is no formula, or not of whole numbers.
-
-    Examples
-    --------
     >>> reduced_formula("Li2(NiO2)2"), reduced_formula("Al2O3")
     ('LiNiO2', 'Al2O3')
+
+    Anything else, or amounts that are not whole, is a `ValueError`.
     """
     from pymatgen.core import Composition
 
@@ -150,27 +123,27 @@ def reduced_formula(formula: str) -> str:
 
 
 class QueryMatcher:
-    """Whether records keep to the query."""
+    """Checks that records keep to the query."""
 
     def __init__(self, query: Query, properties: Mapping[str, ProviderProperty]) -> None:
         self.query = query
         self.formulas = {reduced_formula(formula) for formula in query.formula}
         self.systems = {frozenset(system.split("-")) for system in query.chemsys}
         self.ranges = ranges_of(query, properties)
-        #: bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
-        self.own = {
+        # bounds that are kept here: the server cannot compare the property, or compares values that ours do not follow
+        self.checked_here = {
             name
             for name in self.ranges
             if not _comparable(name, properties[name]) or properties[name].at_least is not None
         }
 
     def __call__(self, record: FetchedRecord) -> bool:
-        """Whether the record is wanted; one without a value that is bounded is not.
+        """Check that a record satisfies the query; one without a value that is bounded does not.
 
         Raises
         ------
         FetchError
-            If it is not, though the server was asked for such records only.
+            If it does not, though the server was asked for such records only.
         """
         broken = self._broken(record)
         if broken is not None:
@@ -179,7 +152,7 @@ class QueryMatcher:
             value = record.values.get(name)
             if value is not None and _within(value, low, high):
                 continue
-            if value is None or name in self.own:
+            if value is None or name in self.checked_here:
                 return False
             raise FetchError(
                 f"the server sends {record.id} with {name} {value:g}, though {_words(low, high)} was asked for: "
@@ -207,7 +180,7 @@ class QueryMatcher:
 
 
 def _comparable(name: str, known: ProviderProperty) -> bool:
-    """Whether the server can compare the property with a bound."""
+    """True where the server can compare the property with a bound."""
     return known.top == known.field and conversion(name, known.unit).power == 0
 
 

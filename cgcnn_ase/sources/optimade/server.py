@@ -1,93 +1,27 @@
-"""One HTTP request to an OPTIMADE server, its failures in words."""
+"""Requests to an OPTIMADE server with failures in words, and what its answers state about itself."""
 
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.sources.client import as_mapping
 from cgcnn_ase.sources.optimade.providers import Provider
+from cgcnn_ase.sources.properties import same_unit
 from cgcnn_ase.sources.retry import retry_after, worth_another
-from cgcnn_ase.sources.units import same_unit
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
 
-def stated_version(meta: Mapping[str, Any]) -> str:
-    """A name for the state of a database, from the ``meta`` of an answer to a question for all structures.
-
-    >>> stated_version({"data_available": 17, "implementation": {"name": "X", "version": "2"}, "api_version": "1.2.0"})
-    '17 records, X 2, OPTIMADE 1.2.0'
-    """
-    implementation = meta.get("implementation") or {}
-    parts = [
-        (meta.get("database") or {}).get("version"),
-        f"{meta['data_available']} records" if isinstance(meta.get("data_available"), int) else None,
-        " ".join(str(implementation[key]) for key in ("name", "version") if implementation.get(key)),
-        f"OPTIMADE {meta['api_version']}" if meta.get("api_version") else None,
-    ]
-    return ", ".join(str(part) for part in parts if part)
-
-
-def stated_provider(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """Who stands behind a server, name and home page, from the ``meta`` of an answer; empty where it is not said.
-
-    >>> stated_provider({"provider": {"name": "X", "homepage": {"href": "https://x.org"}}})
-    ('X, https://x.org',)
-    """
-    provider = meta.get("provider") or {}
-    page = provider.get("homepage")
-    stated = (provider.get("name"), page.get("href") if isinstance(page, Mapping) else page)
-    words = ", ".join(str(each) for each in stated if each)
-    return (words,) if words else ()
-
-
-def stated_licence(info: Mapping[str, Any]) -> str:
-    """What ``/info`` says of the licence: SPDX identifiers, or a link; empty where it says nothing."""
-    data = info.get("data")
-    attributes = (data.get("attributes") if isinstance(data, Mapping) else None) or {}
-    names = attributes.get("available_licenses") or attributes.get("available_licenses_for_entries") or []
-    link = attributes.get("license") or ""
-    return " or ".join(str(name) for name in names) or str(link.get("href") if isinstance(link, Mapping) else link)
-
-
-def check_units(info: Mapping[str, Any], provider: Provider) -> None:
-    """Compare the units in ``/info/structures`` with those we know; the user's own are his to know.
-
-    Raises
-    ------
-    FetchError
-        If the server states another unit.
-    """
-    data = info.get("data")
-    listed = (data.get("properties") if isinstance(data, Mapping) else None) or {}
-    for name, known in provider.properties.items():
-        described = listed.get(known.field) or {}
-        unit = described.get("unit") or described.get("x-optimade-unit")
-        if unit in (None, "inapplicable") or known.evidence == "user" or same_unit(str(unit), known.unit):
-            continue
-        raise FetchError(
-            f"{provider.name}: the server states the unit {unit!r} for {known.field}, we know {known.unit!r}; "
-            f"say yourself which it is: {name}={known.field}:UNIT"
-        )
-
-
-#: seconds to connect
+# seconds to connect
 _CONNECT = 10.0
 
 
 class OptimadeServer:
-    """What is behind a base URL.
-
-    Parameters
-    ----------
-    url
-        Base URL, without ``/v1``.
-    timeout
-        Seconds without any answer after which a request counts as failed.
-    """
+    """Server behind a base URL (without ``/v1``); `timeout` is that of a request, in seconds without any answer."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
         self.url = url
@@ -103,14 +37,8 @@ class OptimadeServer:
         session.headers["User-Agent"] = f"cgcnn-ase/{version('cgcnn-ase')}"
         return session
 
-    def get(self, endpoint: str, query: str = "") -> dict[str, Any]:
-        """The JSON answer of ``/v1/endpoint?query``.
-
-        Raises
-        ------
-        FetchError
-            If there is none, with ``again`` where another attempt may succeed.
-        """
+    def get(self, endpoint: str, query: str = "") -> Mapping[str, object]:
+        """The JSON answer of ``/v1/endpoint?query``; a `FetchError` is ``again`` where another attempt may succeed."""
         session = self._session
         import requests
 
@@ -142,20 +70,13 @@ class OptimadeServer:
             raise FetchError(f"{url}: the answer is none of an OPTIMADE server (no data in it)")
         return body
 
-    def next(self, body: dict[str, Any]) -> str:
+    def next(self, body: Mapping[str, object]) -> str:
         """The query string of the link to the next page, empty where there is none.
 
         Only the query is taken and asked of the same server: links of servers behind a proxy often name a host that
-        cannot be reached, or http in place of https.
-
-        Raises
-        ------
-        FetchError
-            If the link leads to something else than structures.
+        cannot be reached, or http in place of https. A link to something else than structures is a `FetchError`.
         """
-        link = (body.get("links") or {}).get("next")
-        if isinstance(link, dict):
-            link = link.get("href")
+        link = _address(as_mapping(body.get("links")).get("next"))
         if not link:
             return ""
         parts = urlsplit(str(link))
@@ -165,7 +86,7 @@ class OptimadeServer:
 
 
 def _words(response: "Response") -> str:
-    """What the server says of an error: OPTIMADE's list of errors, or the beginning of the text."""
+    """The server's own words about an error: OPTIMADE's list of errors, or the beginning of the text."""
     import requests
 
     try:
@@ -179,3 +100,60 @@ def _words(response: "Response") -> str:
 def _reason(error: Exception) -> str:
     """A foreign error on one line."""
     return " ".join(str(error).split())[:200]
+
+
+def stated_version(meta: Mapping[str, object]) -> str:
+    """A name for the state of a database, from the ``meta`` of an answer to a question for all structures.
+
+    >>> stated_version({"data_available": 17, "implementation": {"name": "X", "version": "2"}, "api_version": "1.2.0"})
+    '17 records, X 2, OPTIMADE 1.2.0'
+    """
+    implementation = as_mapping(meta.get("implementation"))
+    parts = [
+        as_mapping(meta.get("database")).get("version"),
+        f"{meta['data_available']} records" if isinstance(meta.get("data_available"), int) else None,
+        " ".join(str(implementation[key]) for key in ("name", "version") if implementation.get(key)),
+        f"OPTIMADE {meta['api_version']}" if meta.get("api_version") else None,
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def stated_provider(meta: Mapping[str, object]) -> tuple[str, ...]:
+    """Owner of a server, name and home page, from the ``meta`` of an answer; empty where it is not stated.
+
+    >>> stated_provider({"provider": {"name": "X", "homepage": {"href": "https://x.org"}}})
+    ('X, https://x.org',)
+    """
+    provider = as_mapping(meta.get("provider"))
+    text = ", ".join(str(part) for part in (provider.get("name"), _address(provider.get("homepage"))) if part)
+    return (text,) if text else ()
+
+
+def stated_licence(info: Mapping[str, object]) -> str:
+    """Licence in ``/info``: SPDX identifiers, or a link; empty where it states none."""
+    attributes = as_mapping(as_mapping(info.get("data")).get("attributes"))
+    names = attributes.get("available_licenses") or attributes.get("available_licenses_for_entries")
+    known = " or ".join(map(str, names)) if isinstance(names, list) else ""
+    return known or str(_address(attributes.get("license")) or "")
+
+
+def check_units(info: Mapping[str, object], provider: Provider) -> None:
+    """Compare the units in ``/info/structures`` with those we know; those of a user's own properties are not checked.
+
+    A server that states another unit is a `FetchError`.
+    """
+    listed = as_mapping(as_mapping(info.get("data")).get("properties"))
+    for name, known in provider.properties.items():
+        described = as_mapping(listed.get(known.field))
+        unit = described.get("unit") or described.get("x-optimade-unit")
+        if unit in (None, "inapplicable") or known.evidence == "user" or same_unit(str(unit), known.unit):
+            continue
+        raise FetchError(
+            f"{provider.name}: the server states the unit {unit!r} for {known.field}, we know {known.unit!r}; "
+            f"say yourself which it is: {name}={known.field}:UNIT"
+        )
+
+
+def _address(link: object) -> object:
+    """The address in a link, which is text or an object."""
+    return link.get("href") if isinstance(link, Mapping) else link

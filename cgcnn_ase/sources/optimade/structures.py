@@ -7,60 +7,71 @@ properties only, and several providers leave out others (a species list where th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import FetchedRecord
+from cgcnn_ase.sources.client import FetchedRecord, as_mapping
 from cgcnn_ase.sources.optimade.filter import QueryMatcher
 from cgcnn_ase.sources.optimade.providers import Provider
-from cgcnn_ase.sources.units import conversion
+from cgcnn_ase.sources.properties import conversion
 from cgcnn_ase.structures import StructureError, check_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
+# properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
+STRUCTURE_FIELDS = (
+    "lattice_vectors",
+    "cartesian_site_positions",
+    "species",
+    "species_at_sites",
+    "dimension_types",
+    "structure_features",
+)
+
+# a site is fully occupied if no more than this is missing
+_FULL = 1e-3
+
+# features of the specification that plain atoms cannot hold, and what they mean
+_FEATURES = {
+    "assemblies": "its sites are occupied in groups by chance (assemblies)",
+    "disorder": "has partially occupied sites",
+    "implicit_atoms": "has atoms without positions (implicit_atoms)",
+    "site_attachments": "has atoms attached to sites without positions of their own (site_attachments)",
+    "unknown_positions": "has atoms of unknown position",
+}
+
+
 def read_records(
-    data: Sequence[object], provider: Provider, fields: Sequence[str], kept: QueryMatcher
+    data: Sequence[object], provider: Provider, fields: Sequence[str], matcher: QueryMatcher
 ) -> tuple[list[FetchedRecord], list[tuple[str, str]]]:
-    """The wanted records of a page, and the ids of those that cannot be used, each with the reason.
+    """Read the records of a page that satisfy the query, and the ids of those that cannot be used, each with the
+    reason.
 
-    Parameters
-    ----------
-    data
-        The resources, as the server sent them.
-    provider
-        What it calls our properties.
-    fields
-        Our properties that the records shall hold.
-    kept
-        The query, to compare each record with.
-
-    Raises
-    ------
-    FetchError
-        If a resource has no id, or is none that was asked for.
+    A resource without an id, or one that was not asked for, is a `FetchError`.
     """
     records: list[FetchedRecord] = []
     refused: list[tuple[str, str]] = []
     for resource in data:
         if not isinstance(resource, dict) or "id" not in resource:
             raise FetchError(f"{provider.url}: the answer holds a structure without an id")
-        record = _record(str(resource["id"]), resource.get("attributes") or {}, provider, (*fields, *kept.ranges))
+        record = _record(
+            str(resource["id"]), as_mapping(resource.get("attributes")), provider, (*fields, *matcher.ranges)
+        )
         if isinstance(record, str):
             refused.append((str(resource["id"]), record))
-        elif kept(record):
-            asked = {name: record.values[name] for name in fields if name in record.values}
-            records.append(replace(record, values=asked))
+        elif matcher(record):
+            records.append(replace(record, values={n: record.values[n] for n in fields if n in record.values}))
     return records, refused
 
 
-def _record(id: str, attributes: Mapping[str, Any], provider: Provider, names: Sequence[str]) -> FetchedRecord | str:
-    """One record, or why there is none."""
+def _record(id: str, attributes: Mapping[str, object], provider: Provider, names: Sequence[str]) -> FetchedRecord | str:
+    """One record, or the reason why there is none."""
     try:
         atoms = to_atoms(id, attributes)
         values = {}
@@ -73,10 +84,10 @@ def _record(id: str, attributes: Mapping[str, Any], provider: Provider, names: S
     return FetchedRecord(id, atoms, values, dict(provider.words))
 
 
-def _value(id: str, attributes: Mapping[str, Any], provider: Provider, name: str, n_atoms: int) -> float | None:
+def _value(id: str, attributes: Mapping[str, object], provider: Provider, name: str, n_atoms: int) -> float | None:
     """A property in our unit, or None where the provider has no value."""
     known = provider.properties[name]
-    value: Any = attributes
+    value: object = attributes
     for step in known.field.split("."):
         value = value.get(step) if isinstance(value, Mapping) else None
     if value is None or value in provider.missing:
@@ -87,49 +98,14 @@ def _value(id: str, attributes: Mapping[str, Any], provider: Provider, name: str
     return ours if known.at_least is None else max(ours, known.at_least)
 
 
-#: properties of a structure resource that `to_atoms` needs; `structure_features` tells of assemblies
-STRUCTURE_FIELDS = (
-    "lattice_vectors",
-    "cartesian_site_positions",
-    "species",
-    "species_at_sites",
-    "dimension_types",
-    "structure_features",
-)
+def to_atoms(id: str, attributes: Mapping[str, object]) -> "Atoms":
+    """Make the structure of a resource from its ``attributes``; positions and cell in Å (specification 1.2,
+    "Structures").
 
-#: a site is fully occupied if no more than this is missing
-_FULL = 1e-3
-
-#: features of the specification that plain atoms cannot hold, and what they mean
-_FEATURES = {
-    "assemblies": "its sites are occupied in groups by chance (assemblies)",
-    "disorder": "has partially occupied sites",
-    "implicit_atoms": "has atoms without positions (implicit_atoms)",
-    "site_attachments": "has atoms attached to sites without positions of their own (site_attachments)",
-    "unknown_positions": "has atoms of unknown position",
-}
-
-
-def to_atoms(id: str, attributes: Mapping[str, Any]) -> "Atoms":
-    """The structure of a resource.
-
-    Parameters
-    ----------
-    id
-        The resource's id, for messages.
-    attributes
-        Its ``attributes``; positions and cell in Å. Where `dimension_types` is missing, it is taken as periodic in
-        all three directions; where `species` is missing, the names at the sites must be elements.
-
-    Raises
-    ------
-    StructureError
-        If sites are partially occupied, vacant, of unknown element or without position; if sites exclude one another
-        (assemblies); or if the cell or the positions are no structure. The message says which.
-
-    References
-    ----------
-    Andersen et al., Sci. Data 8, 217 (2021), and the specification, version 1.2, "Structures Entries".
+    Where `dimension_types` is missing, all three directions are periodic; where `species` is missing, the names at the
+    sites must be elements. A `StructureError` says why there is no structure: sites that are partially occupied,
+    vacant, of unknown element or without position, or that exclude one another (assemblies); a cell or positions that
+    are none.
     """
     from ase import Atoms
 
@@ -163,14 +139,15 @@ def _names(value: object) -> list[str]:
 
 def _elements(id: str, species: object) -> dict[str, str]:
     """The element that stands behind each name of a species; refuse sites that are not one whole atom."""
-    result: dict[str, str] = {}
-    for kind in species if isinstance(species, list) else []:
+    elements: dict[str, str] = {}
+    for kind in map(as_mapping, species if isinstance(species, list) else ()):
         name, chemical = str(kind.get("name")), _names(kind.get("chemical_symbols"))
-        shares = kind.get("concentration")
-        shares = [1.0] * len(chemical) if shares is None else [float(share) for share in shares]
+        stated = kind.get("concentration")
+        shares = [float(share) for share in stated] if isinstance(stated, list) else [1.0] * len(chemical)
         if len(shares) != len(chemical) or not chemical:
             raise StructureError(id, f"species {name!r} has {len(chemical)} elements and {len(shares)} concentrations")
-        if any(kind.get("nattached") or ()):
+        attached = kind.get("nattached")
+        if isinstance(attached, list) and any(attached):
             raise StructureError(id, _FEATURES["site_attachments"])
         occupied = {symbol: share for symbol, share in zip(chemical, shares, strict=True) if share > _FULL}
         if "vacancy" in occupied:
@@ -178,8 +155,8 @@ def _elements(id: str, species: object) -> dict[str, str]:
         if len(occupied) != 1 or abs(sum(occupied.values()) - 1) > _FULL:
             parts = " ".join(f"{symbol} {share:g}" for symbol, share in occupied.items()) or "nothing"
             raise StructureError(id, f"has partially occupied sites: species {name!r} is {parts}")
-        result[name] = next(iter(occupied))
-    return result
+        elements[name] = next(iter(occupied))
+    return elements
 
 
 def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
@@ -193,13 +170,14 @@ def _element(id: str, name: str, elements: Mapping[str, str]) -> str:
     return symbol
 
 
-def _array(id: str, attributes: Mapping[str, Any], name: str, shape: tuple[int, int]) -> Floats:
+def _array(id: str, attributes: Mapping[str, object], name: str, shape: tuple[int, int]) -> Floats:
     """Numbers of a given shape."""
     value = attributes.get(name)
     if value is None:
         raise StructureError(id, f"the server sends no {name}")
     try:
-        array = np.array([[np.nan if x is None else x for x in row] for row in value], dtype=np.float64)
+        rows = [list(row) for row in value] if isinstance(value, Sequence) else value
+        array = np.array(rows, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise StructureError(id, f"its {name} are no table of numbers") from None
     if array.shape != shape:

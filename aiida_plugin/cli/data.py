@@ -1,0 +1,262 @@
+"""``verdi data cgcnn-model``, ``cgcnn-structures``, ``cgcnn-predictions``: the nodes of a profile.
+
+Each ``verdi data`` imports this, so nothing heavy is imported here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from aiida.cmdline.params import arguments, types
+from aiida.cmdline.utils import decorators, echo
+
+if TYPE_CHECKING:
+    from aiida.orm import Data
+
+    from aiida_plugin.data.model import CGCNNModelData
+    from aiida_plugin.data.predictions import PredictionsData
+    from aiida_plugin.data.structures import StructureSetData
+
+_SHORT = 12  # hex digits of a sha256 that tell models apart
+_SHOWN = 10  # ids that are shown
+
+_LABEL = click.option("--label", default="", help="Label of the node.")
+_PATH = click.argument("path", type=click.Path(path_type=Path))
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Print one line and exit with code 2 for what bad input raises; a bug keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        echo.echo_error(" ".join(str(error).split()))
+        raise click.exceptions.Exit(2) from error
+
+
+def node_argument(metavar: str, *kinds: str) -> Callable[..., Any]:
+    """Make an argument that names a node of one of these kinds of data: ``model``, ``structures``, ``predictions``."""
+    entry_points = tuple(f"aiida.data:cgcnn.{kind}" for kind in kinds)
+    argument: Callable[..., Any] = arguments.NODE(metavar=metavar, type=types.DataParamType(sub_classes=entry_points))
+    return argument
+
+
+def _rows(kind: "type[Data]", columns: Sequence[str], filters: Mapping[str, Any]) -> list[list[Any]]:
+    """Query pk and columns of the nodes of a kind, the oldest first."""
+    from aiida.orm import QueryBuilder
+
+    query = QueryBuilder().append(kind, filters=dict(filters), project=["id", *columns], tag="node")
+    return query.order_by({"node": {"id": "asc"}}).all()
+
+
+def _show(node: "Data", facts: Mapping[str, Any]) -> None:
+    echo.echo_dictionary({"pk": node.pk, "uuid": node.uuid, **facts}, fmt="yaml")
+
+
+# Models
+
+
+@click.group("cgcnn-model")
+def model() -> None:
+    """Models of cgcnn-ase as nodes: list, show, import, export."""
+
+
+@model.command("list")
+@click.option("--name", help="Only nodes that hold a model of this name.")
+@decorators.with_dbenv()
+def list_models(name: str | None) -> None:
+    """List the model nodes."""
+    from aiida_plugin.data.model import CGCNNModelData
+
+    columns = [f"attributes.{key}" for key in ("names", "targets", "units", "architecture", "n_members", "sha256")]
+    rows = _rows(CGCNNModelData, columns, {} if name is None else {"attributes.names": {"contains": [name]}})
+    table = [
+        [pk, *map("\n".join, (names, targets, units)), *shape, sha256[:_SHORT]]
+        for pk, names, targets, units, *shape, sha256 in rows
+    ]
+    echo.echo_tabulate(table, headers=["PK", "Name", "Property", "Unit", "Architecture", "Members", "sha256"])
+
+
+@model.command("show")
+@node_argument("MODEL", "model")
+@decorators.with_dbenv()
+def show_model(node: "CGCNNModelData") -> None:
+    """Show what is known of a model, and whether its files are those that were stored."""
+    with errors_in_words():
+        node.contents()
+    _show(node, node.base.attributes.all)
+
+
+@model.command("import")
+@click.argument("name")
+@decorators.with_dbenv()
+def import_model(name: str) -> None:
+    """Store a model once: NAME is a pretrained name, a model or run folder, or an original .pth.tar file."""
+    from aiida_plugin.data.model import CGCNNModelData
+
+    with errors_in_words():
+        node = CGCNNModelData.from_name(name)
+    if (stored := node.stored()) is not None:
+        echo.echo_report(f"{', '.join(node.names)}: stored already, as node {stored.pk}")
+    else:
+        echo.echo_success(f"{', '.join(node.names)}: node {node.store().pk}")
+
+
+@model.command("export")
+@node_argument("MODEL", "model")
+@_FOLDER
+@decorators.with_dbenv()
+def export_model(node: "CGCNNModelData", folder: Path) -> None:
+    """Write a model into a new FOLDER, for cgcnn-ase predict --model."""
+    with errors_in_words():
+        echo.echo_success(str(node.export(folder)))
+
+
+# Sets of structures
+
+
+@click.group("cgcnn-structures")
+def structures() -> None:
+    """Sets of structures as nodes: list, show, import, import-fetched, export."""
+
+
+@structures.command("list")
+@click.option("--element", multiple=True, help="Only sets that hold this element; may be given several times.")
+@click.option("--labelled", is_flag=True, help="Only sets with computed results.")
+@decorators.with_dbenv()
+def list_sets(element: tuple[str, ...], labelled: bool) -> None:
+    """List the nodes."""
+    from aiida_plugin.data.structures import StructureSetData
+
+    columns = ["label", *(f"attributes.{key}" for key in ("n_structures", "n_atoms", "elements", "results"))]
+    filters = {"attributes.elements": {"contains": list(element)}} if element else {}
+    table = [
+        [*row, "-".join(elements), ", ".join(results)]
+        for *row, elements, results in _rows(StructureSetData, columns, filters)
+        if results or not labelled
+    ]
+    echo.echo_tabulate(table, headers=["PK", "Label", "Structures", "Atoms", "Elements", "Results"])
+
+
+@structures.command("show")
+@node_argument("SET", "structures")
+@decorators.with_dbenv()
+def show_set(node: "StructureSetData") -> None:
+    """Show what is known of a set, and its first ids."""
+    with errors_in_words():
+        ids = list(node.ids)
+    shown = ids[:_SHOWN] + ([f"... and {len(ids) - _SHOWN} more"] if len(ids) > _SHOWN else [])
+    _show(node, {**node.summary(), "ids": shown})
+
+
+@structures.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_LABEL
+@click.option("--skip-bad", is_flag=True, help="Leave out structures that cannot be read, rather than store nothing.")
+@click.option("--order-disordered", is_flag=True, help="One ordered supercell where sites are partially occupied.")
+@decorators.with_dbenv()
+def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disordered: bool) -> None:
+    """Store the structures of files, folders or globs as one set under the names that cgcnn-ase gives them.
+
+    Exit code 1: some structures were left out (--skip-bad), each named on stderr.
+    """
+    from aiida_plugin.data.structures import read_set
+
+    with errors_in_words():
+        node, bad = read_set(paths, skip_bad=skip_bad, order_disordered=order_disordered)
+        for line in bad:
+            echo.echo_warning(line, err=True)
+        node.label = label
+        echo.echo_success(f"{len(node)} structures: node {node.store().pk}")
+    if bad:
+        raise click.exceptions.Exit(1)
+
+
+@structures.command("import-fetched")
+@_FOLDER
+@_LABEL
+@decorators.with_dbenv()
+def import_fetched(folder: Path, label: str) -> None:
+    """Store what `cgcnn-ase fetch --output FOLDER` wrote as one set: values as labels, provenance as an input."""
+    from aiida_plugin.calculations.functions.fetch import store_fetched
+
+    with errors_in_words():
+        node = store_fetched(folder)
+        node.label = label
+        echo.echo_success(f"{len(node)} structures: node {node.pk}")
+
+
+@structures.command("export")
+@node_argument("SET", "structures")
+@_PATH
+@decorators.with_dbenv()
+def export_set(node: "StructureSetData", path: Path) -> None:
+    """Write a set to PATH: one .extxyz or packed .npz file, or a new folder of CIF files.
+
+    An .extxyz file keeps moments, info and results that it can hold, an .npz file and CIF the structures alone; the
+    names are kept in all of them.
+    """
+    from aiida_plugin.data.structures import write_set
+
+    with errors_in_words():
+        echo.echo_success(str(write_set(node, path)))
+
+
+# Predictions
+
+
+@click.group("cgcnn-predictions")
+def predictions() -> None:
+    """Predictions as nodes: list, show, export."""
+
+
+@predictions.command("list")
+@click.option("--model", help="Only predictions of the model of this name, or whose sha256 begins so.")
+@decorators.with_dbenv()
+def list_predictions(model: str | None) -> None:
+    """List the nodes."""
+    from aiida_plugin.data.predictions import PredictionsData
+
+    by_model = [{"attributes.model": model}, {"attributes.model_sha256": {"like": f"{model}%"}}]
+    keys = ("property", "unit", "model", "n_predictions", "n_out_of_domain", "n_failures", "model_sha256")
+    rows = _rows(PredictionsData, [f"attributes.{key}" for key in keys], {} if model is None else {"or": by_model})
+    headers = ["PK", "Property", "Unit", "Model", "Predictions", "Out of domain", "Failed", "sha256"]
+    echo.echo_tabulate([[*row, sha256[:_SHORT]] for *row, sha256 in rows], headers=headers)
+
+
+@predictions.command("show")
+@node_argument("PREDICTIONS", "predictions")
+@click.option("--id", "ids", multiple=True, help="Also the rows of this structure; may be given several times.")
+@decorators.with_dbenv()
+def show_predictions(node: "PredictionsData", ids: tuple[str, ...]) -> None:
+    """Show what is known of predictions, and which structures have none."""
+    facts = dict(node.base.attributes.all)
+    with errors_in_words():
+        if failures := node.failures:
+            facts["failures"] = dict(failures)
+        if ids:
+            frame = node.to_frame(ids)
+            if missing := sorted(set(ids) - set(frame["id"])):
+                raise ValueError(f"node {node.pk}: no prediction of {', '.join(missing)}")
+            facts["rows"] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    _show(node, facts)
+
+
+@predictions.command("export")
+@node_argument("PREDICTIONS", "predictions")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@decorators.with_dbenv()
+def export_predictions(node: "PredictionsData", path: Path) -> None:
+    """Write the table to PATH, a .csv file like that of cgcnn-ase predict, or .json."""
+    with errors_in_words():
+        if path.suffix not in (".csv", ".json"):
+            raise ValueError(f"{path}: allowed endings are .csv and .json")
+        frame = node.to_frame()
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False, lineterminator="\n")
+        else:
+            frame.to_json(path, orient="records", indent=1, double_precision=15)
+        echo.echo_success(str(path))

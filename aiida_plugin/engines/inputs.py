@@ -1,0 +1,109 @@
+"""Inputs of one run, and what every engine makes of them: job options, a mesh of k-points, a Hubbard U by kind."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
+
+if TYPE_CHECKING:
+    from aiida.orm import AbstractCode, KpointsData, StructureData
+
+Inputs: TypeAlias = dict[str, Any]  # nested inputs of a process or of a code, by name
+
+
+class CommonSettings(TypedDict):
+    """Settings that all engines share; ``common.yaml`` says what each is, and its unit."""
+
+    functional: str
+    spin: bool
+    hubbard: bool
+    hubbard_u: dict[str, float]
+    initial_moments: dict[str, float]
+    kpoints_distance: float
+    smearing: float
+    energy_tolerance: float
+    max_scf_steps: int
+    relax: bool
+    fmax: float
+    max_relax_steps: int
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+@dataclass(frozen=True)
+class Run(Generic[S]):
+    """Inputs of one run."""
+
+    structure: "StructureData"  # to be labelled
+    code: "AbstractCode"  # of the engine's plugin
+    settings: S  # a resolved protocol; see :func:`aiida_plugin.engines.protocol.resolve`
+    moments: Mapping[str, float] = field(default_factory=dict)  # to start from, by kind name, μB; empty without spin
+    options: Mapping[str, Any] = field(default_factory=dict)  # ``metadata.options`` of the jobs: resources, wall time
+
+    @property
+    def job_options(self) -> Inputs:
+        """The options; unless they or the code say otherwise, one process on one machine and no MPI.
+
+        A code may say itself whether it takes MPI: ``verdi code create --with-mpi``.
+        """
+        defaults = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
+        return {"resources": defaults, "withmpi": bool(self.code.with_mpi), **self.options}
+
+    @property
+    def mesh(self) -> "KpointsData":
+        """See `mesh_of`."""
+        return mesh_of(self.structure, float(self.settings["kpoints_distance"]))
+
+    @property
+    def hubbard_u(self) -> dict[str, float]:
+        """U in eV by kind name, for the elements that have one; empty where the settings want none."""
+        if not self.settings["hubbard"]:
+            return {}
+        u = self.settings["hubbard_u"]
+        return {kind.name: float(u[kind.symbol]) for kind in self.structure.kinds if u.get(kind.symbol)}
+
+
+def mesh_of(structure: "StructureData", distance: float) -> "KpointsData":
+    """Make the coarsest mesh around Γ whose neighbours are at most this far apart, not yet stored.
+
+    Parameters
+    ----------
+    structure
+        Its reciprocal cell is cut; one k-point along a direction that is not periodic.
+    distance
+        1/Å, with the factor 2π.
+
+    Raises
+    ------
+    ValueError
+        If the distance is not positive.
+    """
+    from aiida.orm import KpointsData
+
+    if not distance > 0:
+        raise ValueError(f"kpoints_distance is {distance}; it must be more than 0 (1/Å)")
+    kpoints = KpointsData()
+    kpoints.set_cell_from_structure(structure)
+    kpoints.set_kpoints_mesh_from_density(distance)
+    return kpoints
+
+
+def is_gamma(kpoints: "KpointsData") -> bool:
+    """Tell whether Γ alone is left of a mesh."""
+    return bool(kpoints.get_kpoints_mesh()[0] == [1, 1, 1])
+
+
+def hubbard_shell(element: str) -> str:
+    """Name the shell that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell.
+
+    Raises
+    ------
+    ValueError
+        If there is no such element.
+    """
+    from pymatgen.core import Element
+
+    if not Element.is_valid_symbol(element):
+        raise ValueError(f"hubbard_u names {element!r}, which is no element")
+    entry = Element(element)
+    return f"{entry.row - {'d': 1, 'f': 2}.get(entry.block, 0)}{entry.block}"

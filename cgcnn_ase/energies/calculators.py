@@ -1,0 +1,145 @@
+"""Energies and relaxation by ASE calculators, and CHGNet, a potential that stands in where DFT is too slow."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from io import StringIO
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.energies.interface import Energies, EnergyModel
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator, Calculator
+    from chgnet.model.model import CHGNet
+
+Optimizer = Literal["FIRE", "BFGS"]
+
+# structures that go through the network at once
+_AT_ONCE = 8
+
+
+class CalculatorEnergy:
+    """Energies from an ASE calculator: one number a structure, without uncertainty."""
+
+    def __init__(self, calculator: "BaseCalculator", references: Mapping[str, float] | None = None) -> None:
+        self.calculator, self.references = calculator, references
+        self.name = type(calculator).__name__
+
+    def energies(self, structures: "Sequence[Atoms]") -> Energies:
+        """Potential energies, eV a cell."""
+        values = []
+        for structure in structures:
+            atoms = structure.copy()
+            atoms.calc = self.calculator
+            values.append(float(atoms.get_potential_energy()))
+        return Energies(np.array(values), in_domain=(None,) * len(values))
+
+
+class NotConvergedError(RuntimeError):
+    """The forces are still too large after the steps that were allowed."""
+
+
+def relaxed(
+    atoms: "Atoms", model: EnergyModel, *, fmax: float = 0.05, max_steps: int = 500, optimizer: Optimizer = "FIRE"
+) -> "Atoms":
+    """Return a copy with relaxed positions in the same cell.
+
+    Parameters
+    ----------
+    model
+        An ASE calculator with forces, as an energy model.
+    fmax
+        Largest force that may remain, eV/Å.
+    max_steps, optimizer
+        Of ASE's optimiser.
+
+    Raises
+    ------
+    ValueError
+        If the model has no forces.
+    NotConvergedError
+        If the forces do not fall below fmax.
+    """
+    import ase.optimize
+
+    calculator = model.calculator if isinstance(model, CalculatorEnergy) else None
+    if calculator is None or "forces" not in getattr(calculator, "implemented_properties", ()):
+        raise ValueError(
+            f"relaxation needs forces, and {model.name!r} has none: relax with an interatomic potential such as "
+            "CHGNet, or predict without relaxation"
+        )
+    if optimizer not in get_args(Optimizer):
+        raise unknown_name("optimizer", optimizer, get_args(Optimizer))
+    if not fmax > 0:
+        raise ValueError(f"fmax must be above 0 eV/Å, not {fmax:g}")
+    moved = atoms.copy()
+    moved.calc = calculator
+    run = getattr(ase.optimize, optimizer)(moved, logfile=None)
+    if not run.run(fmax=fmax, steps=max_steps):
+        raise NotConvergedError(
+            f"{moved.get_chemical_formula()}: forces are above {fmax:g} eV/Å after {max_steps} steps of {optimizer}"
+        )
+    done: Atoms = moved.copy()
+    return done
+
+
+def chgnet_calculator() -> "Calculator":
+    """The pretrained CHGNet as an ASE calculator with forces, on the CPU; eV, eV/Å.
+
+    Raises
+    ------
+    ImportError
+        If CHGNet is not installed.
+    """
+    model = _load()
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    with redirect_stdout(StringIO()):  # it prints on which device it runs
+        return CHGNetCalculator(model, use_device="cpu", on_isolated_atoms="error")
+
+
+def _load() -> "CHGNet":
+    """The network that the wheel brings."""
+    try:
+        from chgnet.model.model import CHGNet
+    except ImportError as error:
+        raise ImportError('CHGNet is not installed: pip install "cgcnn-ase[chgnet]"') from error
+    with redirect_stdout(StringIO()):  # it prints its size
+        return CHGNet.load(use_device="cpu", verbose=False)
+
+
+class CHGNetEnergy:
+    """Energies by the pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), without forces: many cells a pass.
+
+    It learned PBE and PBE+U energies of the Materials Project, so the elements' energies are those of the project.
+    ``name`` says what it is: it is never called DFT.
+
+    Raises
+    ------
+    ImportError
+        If CHGNet is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._model = _load()
+        self.name = f"CHGNet {version('chgnet')} (interatomic potential)"
+        self.references: Mapping[str, float] | None = reference_energies()
+
+    def energies(self, structures: "Sequence[Atoms]") -> Energies:
+        """Total energies, eV a cell."""
+        import torch
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        cells = [AseAtomsAdaptor.get_structure(atoms) for atoms in structures]
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Converting a tensor")  # CHGNet's own code
+            results = self._model.predict_structure(cells, task="e", batch_size=_AT_ONCE)
+        rows = [results] if isinstance(results, dict) else results
+        per_atom = np.array([float(row["e"]) for row in rows])
+        return Energies(per_atom * [len(atoms) for atoms in structures], in_domain=(None,) * len(structures))

@@ -1,1 +1,0 @@
-"""The options of the oracles, and settings by pydantic with messages in words."""

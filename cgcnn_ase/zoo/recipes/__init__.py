@@ -1,1 +1,0 @@
-"""YAML recipes of the pretrained models."""

@@ -1,0 +1,53 @@
+"""Fixtures for the tests through AiiDA."""
+
+import os
+import sqlite3
+from importlib.util import find_spec
+
+import pytest
+
+from .warm_command import warm_command
+
+if find_spec("sqlalchemy"):
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def _do_not_wait_for_the_disk(connection, _):
+        """No test asks what is left after a power cut; a commit that waits for the disk takes ten milliseconds."""
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+
+def pytest_collection_modifyitems(items):
+    """Whatever has a code runs jobs."""
+    for item in items:
+        if "aiida_code_installed" in getattr(item, "fixturenames", ()):
+            item.add_marker("integration")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_fsync():
+    """The same of the files of nodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
+def aiida_localhost(aiida_computer):
+    """This machine, for all codes of these tests: in place of AiiDA's own fixture.
+
+    That asks for the jobs' states without a pause, each time in a login shell, which keeps a core busy.
+    """
+    return aiida_computer(
+        label="localhost",
+        minimum_job_poll_interval=0.1,
+        configuration_kwargs={"use_login_shell": False, "safe_interval": 0.0},
+    )
+
+
+@pytest.fixture(scope="session")
+def cgcnn_ase_command():
+    """The path of a ``cgcnn-ase`` that starts at once, for the jobs of these tests."""
+    with warm_command() as path:
+        yield str(path)

@@ -1,0 +1,77 @@
+"""``cgcnn-ase voltage``: a series of files, the same numbers as in Python, and bad input."""
+
+import json
+
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from cgcnn_ase.cathodes import average_voltage, build_cathode, voltage_curve
+
+#: eV/atom, of lithium; and by how much each lithium in the host is lower
+METAL, BINDING = -1.9, 3.5
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """LiCoO2 with less and less lithium, whose stored energies give 3.5 V by hand, but for one above the hull."""
+    folder = tmp_path_factory.mktemp("series")
+    structures = []
+    for k, (part, above) in enumerate(((0.0, 0.0), (0.5, 0.2), (1.0, 0.0))):
+        atoms = build_cathode("LiCoO2", supercell=(2, 1, 1), li_vacancy=part, seed=1)
+        n_lithium = list(atoms.symbols).count("Li")
+        energy = -40.0 + n_lithium * (METAL - BINDING) + above
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        write(folder / f"x{k}.extxyz", atoms)
+        structures.append(atoms)
+    return folder, structures
+
+
+def test_stored_energies_by_hand(cgcnn_ase, series, tmp_path):
+    folder, _ = series
+    ran = cgcnn_ase("voltage", folder, "--model", "stored", "--metal", METAL, "--json", "--output", tmp_path / "v.png")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["structures"] == ["x0", "x1", "x2"]
+    (step,) = result["steps"]
+    assert (step["x_from"], step["x_to"], step["std"]) == (1.0, 0.0, None)
+    assert step["voltage"] == pytest.approx(BINDING)
+    middle = next(phase for phase in result["phases"] if phase["index"] == 1)
+    assert middle["above_hull"] == pytest.approx(0.2 / 6)
+    assert (tmp_path / "v.png").stat().st_size > 10_000
+
+
+def test_a_pretrained_model_as_in_python(cgcnn_ase, series):
+    folder, structures = series
+    ran = cgcnn_ase("voltage", folder, "--json")
+    assert ran.code == 0, ran.err
+    curve = voltage_curve(structures)
+    steps = json.loads(ran.out)["steps"]
+    assert [step["voltage"] for step in steps] == pytest.approx([step.voltage for step in curve.steps], abs=1e-3)
+    whole = average_voltage(structures[0], structures[2])
+    assert 2.5 < whole.voltage < 4.8
+    assert whole.std > 0
+
+
+def test_the_table(cgcnn_ase, series):
+    ran = cgcnn_ase("voltage", series[0], "--model", "stored", "--metal", METAL)
+    assert ran.code == 0, ran.err
+    assert "3.500" in ran.out
+    assert "x1" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["FOLDER/x0.extxyz"], "needs two contents"),
+        (["FOLDER", "--ion", "Mg"], "ion 'Mg': allowed are Li, Na, K"),
+        (["FOLDER", "--model", "band-gap"], "an energy needs one model"),
+        (["FOLDER", "--model", "stored"], "is not known"),
+        (["FOLDER", "--output", "v.txt"], "--output v.txt: allowed are"),
+        (["nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input(cgcnn_ase, series, arguments, words):
+    ran = cgcnn_ase("voltage", *(a.replace("FOLDER", str(series[0])) for a in arguments))
+    assert ran.code == 2
+    assert words in ran.err
