@@ -1,6 +1,6 @@
 """Save and load models: ``model.safetensors`` and ``config.json`` in a folder. Loading one executes nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -124,7 +124,6 @@ def load_models(folder: Path) -> list[CrystalModel]:
 
     config = read_config(folder)
     weights = read_weights(folder, config)
-    _check_architecture(folder, config.get("network"))
     try:
         tensors = load(weights)
         tag = config["network"]["architecture"].get("architecture", DEFAULT)
@@ -160,17 +159,6 @@ def load_models(folder: Path) -> list[CrystalModel]:
         ]
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: not a model of this package: {error}") from error
-
-
-def _check_architecture(folder: Path, network: object) -> None:
-    """See that the package which brings a model's architecture is installed."""
-    settings = network.get("architecture") if isinstance(network, Mapping) else None
-    name = settings.get("architecture", DEFAULT) if isinstance(settings, Mapping) else DEFAULT
-    if name not in (known := architecture_names()):
-        raise CheckpointError(
-            f"{folder}: the model's architecture {name!r} is not installed: it comes with another package; installed "
-            f"are {', '.join(known)}"
-        )
 
 
 def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], architecture: str) -> None:

@@ -181,12 +181,12 @@ def test_messages_name_what_is_installed(commands, kind, name):
 
 def test_without_the_distribution_its_model_is_refused(commands, path, cgcnn_ase):
     del commands  # that train the model
-    words = "the model's architecture 'average' is not installed: .*; installed are cgcnn, alignn, cgnn"
+    words = "unknown architecture 'average'.* allowed: cgcnn, alignn, cgnn"
     with pytest.raises(CheckpointError, match=words):
         load_model(path / "run" / "best")
     ran = cgcnn_ase("predict", path / "set" / "MgO-rocksalt.cif", "--model", path / "run")
     assert ran.code == 2
-    assert "architecture 'average' is not installed" in ran.err
+    assert "unknown architecture 'average'" in ran.err
     ran = cgcnn_ase("train", path / "set", "--config", path / "train.yaml", "--output", path / "none")
     assert ran.code == 2
     assert "network.architecture: must be cgcnn or alignn or cgnn, not 'average'" in ran.err
