@@ -265,6 +265,7 @@ def test_a_search_as_nodes(tmp_path):
     assert steps[-1].creator.process_type == "aiida.calculations:cgcnn.optimisation_step"
 
 
+@pytest.mark.integration
 def test_labels_of_the_engine(code):
     from aiida.engine import run_get_node
     from aiida.plugins import DataFactory, WorkflowFactory
@@ -284,9 +285,10 @@ def test_labels_of_the_engine(code):
     assert labelled.info["label_scheme"]["parameters"] == {"asap_cutoff": True}
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("code")
 def test_the_engine_is_an_oracle_of_the_command(cgcnn_ase, tmp_path):
-    """Through AiiDA, with surrogate and acquisition of the distribution."""
+    """The command runs it through AiiDA."""
     (tmp_path / "copper.py").write_text(
         "from ase.build import bulk\n\ndef cell(point):\n    return bulk('Cu', a=point['a'])\n"
     )
@@ -294,7 +296,7 @@ def test_the_engine_is_an_oracle_of_the_command(cgcnn_ase, tmp_path):
         "space": {"variables": {"a": {"low": 3.4, "high": 3.9}}, "structure": "copper.py:cell"},
         "objectives": "energy_per_atom",
         "oracle": {"name": "emt", "protocol": "fast"},
-        "budget": {"evaluations": 2, "initial": 1},
+        "budget": {"evaluations": 1, "initial": 1},
     }
     (tmp_path / "emt.yaml").write_text(yaml.safe_dump(config))
     ran = cgcnn_ase("optimize", tmp_path / "emt.yaml", "--output", tmp_path / "run", "--json")
