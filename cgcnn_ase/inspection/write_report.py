@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -106,9 +107,7 @@ def _columns(report: DatasetReport) -> Iterator[str]:
     for name, column in report.columns.items():
         values = column.distribution
         if values is not None:
-            numbers = (
-                values.mean, values.std, values.minimum, values.q05, values.median, values.q95, values.maximum
-            )  # fmt: skip
+            _, *numbers = astuple(values)
             yield _row(name, f"{column.n_missing:,}", *(f"{x:.4g}" for x in numbers))
         elif column.kind == "text" and column.most_frequent is not None:
             some = _counted(dict(list(column.most_frequent.items())[:3]))
