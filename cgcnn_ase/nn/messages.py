@@ -44,25 +44,14 @@ def dgl_available() -> bool:
 def build_edges(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it can be imported, else torch.
 
-    Raises
-    ------
-    ValueError
-        If the engine has no such name.
-    ImportError
-        If DGL is asked for and not installed.
+    ValueError if the engine has no such name, ImportError if DGL is asked for and not installed.
     """
     edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
     return _connect(edges, graph.multiplicity, graph.edge_multiplicity, engine)
 
 
 def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
-    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`build_edges` does.
-
-    Raises
-    ------
-    ValueError
-        If the graph was built without.
-    """
+    """Edges of a graph's line graph, whose nodes are the graph's edges; ValueError if it was built without."""
     if graph.lines is None:
         raise ValueError("the graph has no line graph: it must be built with line_graph=True")
     weights = graph.multiplicity.index_select(0, graph.centers)
@@ -85,7 +74,7 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
         if multiplicity is not None:
             edges = edges._replace(multiplicity=multiplicity[:, None], edge_weights=weights * multiplicity)
     if engine == "dgl" or (engine == "auto" and centers.device.type == "cpu" and dgl_available()):
-        return edges._replace(dgl_graph=_dgl_graph(edges))
+        return edges._replace(dgl_graph=_dgl().graph((edges.neighbors, centers), num_nodes=edges.n_nodes))
     return edges
 
 
@@ -99,10 +88,6 @@ def _dgl() -> Any:
     import dgl
 
     return dgl
-
-
-def _dgl_graph(edges: Edges) -> Any:
-    return _dgl().graph((edges.neighbors, edges.centers), num_nodes=edges.n_nodes)
 
 
 def pair_sum(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:

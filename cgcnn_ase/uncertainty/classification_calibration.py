@@ -104,13 +104,7 @@ class ClassificationCalibration:
         composition: npt.ArrayLike,
         training_composition: npt.ArrayLike,
     ) -> "tuple[ClassificationCalibration, float]":
-        """Refuse: whether a temperature still fits cannot be told from a few classes.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
+        """Refuse (ValueError): whether a temperature still fits cannot be told from a few classes."""
         del outputs, labels, composition, training_composition
         raise ValueError("the calibration of a classification is not kept")
 

@@ -94,17 +94,8 @@ class Calibration(Protocol):
     ) -> "tuple[Self, float]":
         """Adapt the calibration to a tuned model with too few labels for another; arguments as of :meth:`fit`.
 
-        Returns
-        -------
-        calibration
-            For the tuned model; the elements of its training set are in the domain.
-        factor
-            By which its std is larger.
-
-        Raises
-        ------
-        ValueError
-            If the calibration does not fit the tuned model.
+        Returns the calibration, in whose domain the elements of the tuned model's training set are, and the factor by
+        which its std is larger. ValueError if the calibration does not fit the tuned model.
         """
 
     def to_config(self) -> dict[str, object]:

@@ -90,16 +90,11 @@ class RegressionCalibration:
         composition: npt.ArrayLike,
         training_composition: npt.ArrayLike,
     ) -> "tuple[RegressionCalibration, float]":
-        r"""Adapt the calibration to a tuned model.
+        r"""Adapt the calibration to a tuned model; ValueError if that has other signals of its error than the old one.
 
         The std is multiplied by :math:`s = \max(1, \sqrt{(n_0 + \sum z^2) / (n_0 + n)})` with z the n held-out errors
         divided by the old std and :math:`n_0 = 20`: a few errors that are larger than expected widen it, none narrows
         it.
-
-        Raises
-        ------
-        ValueError
-            If the tuned model has other signals of its error than the old one.
         """
         names = signal_names(outputs.estimate, with_distance=True) + (() if self.errors is None else ("expected",))
         if names != self.calibrator.names:
