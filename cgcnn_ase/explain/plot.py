@@ -48,19 +48,7 @@ class _Scene(NamedTuple):
 def explanation(atoms: "Atoms", result: "Explanation", *, title: str | None = None) -> "Figure":
     """The structure coloured by the atoms' contributions, beside the way from the baseline to the prediction.
 
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        What was explained.
-    result : Explanation
-        By :func:`cgcnn_ase.explain.explain`.
-    title : str, optional
-        By default the formula and the prediction.
-
-    Raises
-    ------
-    ValueError
-        If the explanation is of other atoms.
+    The title is by default the formula and the prediction. ValueError if the explanation is of other atoms.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -118,9 +106,7 @@ def _draw_structure(axes: "Axes", atoms: "Atoms", contributions: Floats, norm: "
     if len(scene.edges):
         low = np.minimum(low, scene.edges[:, :, :2].min(axis=(0, 1)))
         high = np.maximum(high, scene.edges[:, :, :2].max(axis=(0, 1)))
-    axes.set_xlim(low[0] - 0.1, high[0] + 0.1)
-    axes.set_ylim(low[1] - 0.1, high[1] + 0.1)
-    axes.set_aspect("equal")
+    axes.set(xlim=(low[0] - 0.1, high[0] + 0.1), ylim=(low[1] - 0.1, high[1] + 0.1), aspect="equal")
     axes.set_axis_off()
     points = _points_per_length(float(high[0] - low[0]), float(high[1] - low[1]))
     for i, (x, y, z) in enumerate(scene.positions):

@@ -6,7 +6,7 @@ the first member's crystal embedding in eight bits each. No structure is kept.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,13 +71,7 @@ class NeighborIndex:
         model_sha256: str = "",
         n_components: int = N_COMPONENTS,
     ) -> "NeighborIndex":
-        """Compress the embeddings (n, F) of the structures with these ids.
-
-        Raises
-        ------
-        ValueError
-            If there are none, or not one for each id, or a value is not finite.
-        """
+        """Compress the embeddings (n, F), finite, of the structures with these n ids."""
         x = np.asarray(embeddings, dtype=np.float64)
         if x.ndim != 2 or not len(x) or len(x) != len(ids):
             raise ValueError(f"an index needs an embedding for each id: {len(ids)} ids, embeddings {x.shape}")
@@ -99,7 +93,7 @@ class NeighborIndex:
         )
         some = np.unique(np.linspace(0, len(x) - 1, _N_TYPICAL).astype(int))
         others = [np.delete(index.distances(x[i]), i).min(initial=np.inf) for i in some]
-        return cls(**{**index.__dict__, "typical": float(np.median(others))})
+        return replace(index, typical=float(np.median(others)))
 
     def distances(self, embedding: npt.ArrayLike) -> Floats:
         """Distance of every training structure from one embedding (F,), shape (n,)."""
@@ -112,10 +106,7 @@ class NeighborIndex:
     def nearest(self, model: CrystalModel, graph: CrystalGraph, k: int = 5) -> list[Neighbor]:
         """The k nearest training structures of one crystal, the nearest first; all of them where there are fewer.
 
-        Raises
-        ------
-        ValueError
-            If k is not positive, there is not one crystal, or the model is not the index's.
+        ValueError if k is not positive, there is not one crystal, or the model is not the index's.
         """
         if k < 1:
             raise ValueError(f"the number of neighbours must be at least 1, not {k}")
@@ -146,10 +137,7 @@ class NeighborIndex:
 def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | None:
     """The index of a model folder, or None where it has none.
 
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or was made of other weights.
+    :class:`CheckpointError` if the file is damaged, or was made of other weights.
     """
     file = folder / NEIGHBORS
     if not file.is_file():
@@ -188,10 +176,7 @@ def build_neighbor_index(
 ) -> NeighborIndex:
     """The index of one split of prepared data, by default what the model was trained on.
 
-    Raises
-    ------
-    ValueError
-        If the data has another graph than the model, no structure in this split, or the model embeds sites.
+    ValueError if the data has another graph than the model, no structure in this split, or the model embeds sites.
     """
     if data.graph_config != model.graph:
         raise ValueError(f"the data was prepared with {data.graph_config}, the model reads {model.graph}")
@@ -206,13 +191,7 @@ def build_neighbor_index(
 
 
 def crystal_embeddings(model: CrystalModel, graph: CrystalGraph) -> Floats32:
-    """Embedding of each crystal by the model's first member, (B, P).
-
-    Raises
-    ------
-    ValueError
-        If the model embeds sites, not crystals.
-    """
+    """Embedding of each crystal by the model's first member, (B, P); ValueError if the model embeds sites."""
     network = model.networks[0]
     with torch.inference_mode():
         pooled = network.pooled(to_device(graph, next(network.parameters()).device), "torch")
