@@ -34,7 +34,8 @@ _BATCH = 128
 _LEVELS = 127
 # training structures whose nearest other one tells what a typical distance is
 _N_TYPICAL = 1000
-_FIELDS = ("ids", "codes", "scale", "mean", "components", "typical", "model_sha256")
+# fields that are written as they are
+_ARRAYS = ("codes", "scale", "mean", "components")
 
 
 class Neighbor(NamedTuple):
@@ -122,10 +123,7 @@ class NeighborIndex:
         """Write :data:`NEIGHBORS` into a model folder; the file holds its own sha256."""
         arrays: dict[str, AnyArray] = {
             "ids": self.ids.view(np.uint8).reshape(len(self), -1),
-            "codes": self.codes,
-            "scale": self.scale,
-            "mean": self.mean,
-            "components": self.components,
+            **{name: getattr(self, name) for name in _ARRAYS},
             "typical": np.array([self.typical], dtype=np.float32),
             "model_sha256": np.frombuffer(self.model_sha256.encode(), dtype=np.uint8),
         }
@@ -148,7 +146,7 @@ def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | N
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: damaged: {error}") from error
-    if set(arrays) != {*_FIELDS, "sha256"}:
+    if set(arrays) != {*_ARRAYS, "ids", "typical", "model_sha256", "sha256"}:
         raise CheckpointError(f"{file}: not an index of neighbours: it holds {', '.join(sorted(arrays)) or 'nothing'}")
     stated = arrays.pop("sha256")
     if not np.array_equal(stated, _hash(arrays)):
@@ -162,10 +160,7 @@ def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | N
     ids = np.ascontiguousarray(arrays["ids"])
     return NeighborIndex(
         ids=ids.view(f"S{ids.shape[1]}").ravel(),
-        codes=arrays["codes"],
-        scale=arrays["scale"],
-        mean=arrays["mean"],
-        components=arrays["components"],
+        **{name: arrays[name] for name in _ARRAYS},
         typical=float(arrays["typical"][0]),
         model_sha256=made_of,
     )

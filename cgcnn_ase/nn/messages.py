@@ -102,17 +102,15 @@ def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
     return _sum(edges, _counted(edges, messages))
 
 
-def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
-    """sum_j n_ij w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
-    return _weighted_sum(edges, _counted(edges, weights), at_neighbor)
-
-
 def weighted_mean(
     edges: Edges, weights: Tensor, at_neighbor: Tensor, on_edges: Tensor | None = None, *, eps: float
 ) -> Tensor:
     """sum_j n_ij w_ij * (b_j + c_ij) / (sum_j n_ij w_ij + eps): (E, F), (N, F), (E, F) or none -> (N, F)."""
     weights = _counted(edges, weights)
-    total = _weighted_sum(edges, weights, at_neighbor)
+    if edges.dgl_graph is not None:
+        total = _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
+    else:
+        total = _sum(edges, weights * at_neighbor.index_select(0, edges.neighbors))
     if on_edges is not None:
         total = total + _sum(edges, weights * on_edges)
     return total / (_sum(edges, weights) + eps)
@@ -126,12 +124,6 @@ def _sum(edges: Edges, messages: Tensor) -> Tensor:
     if edges.dgl_graph is not None:
         return _dgl().ops.copy_e_sum(edges.dgl_graph, messages)
     return messages.new_zeros(edges.n_nodes, *messages.shape[1:]).index_add(0, edges.centers, messages)
-
-
-def _weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
-    if edges.dgl_graph is not None:
-        return _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
-    return _sum(edges, weights * at_neighbor.index_select(0, edges.neighbors))
 
 
 def neighbor_sum(edges: Edges, at_neighbor: Tensor) -> Tensor:

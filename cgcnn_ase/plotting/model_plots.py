@@ -213,7 +213,8 @@ def _parity(
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
     determination = r2(y, m)
-    axes.set_title(f"MAE {_three(mae(y, m))} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
+    error = f"{mae(y, m):#.3g}".rstrip(".")  # three digits, without an exponent where that is short
+    axes.set_title(f"MAE {error} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
     _note(axes, f"{y.size:,} structures")
 
 
@@ -265,8 +266,3 @@ def _plain_log_ticks(axes: "Axes", *, x: bool) -> None:
 
 def _note(axes: "Axes", text: str) -> None:
     axes.text(0.04, 0.96, text, transform=axes.transAxes, ha="left", va="top", fontsize=10.5)
-
-
-def _three(value: float) -> str:
-    """Three significant digits without an exponent where that is short."""
-    return f"{value:#.3g}".rstrip(".")
