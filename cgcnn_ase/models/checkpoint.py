@@ -128,7 +128,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
                 members,
                 graph=graph,
                 target=target,
-                scaler=Scaler(**entry["scaler"]),
+                scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
                 calibration=_read_calibration(_CALIBRATION, entry, target, tensors, several=several),
                 dropout_calibration=_read_calibration(_DROPOUT_CALIBRATION, entry, target, tensors, several=several),
                 name=entry["name"],
