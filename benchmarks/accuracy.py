@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import Table, finish, original_weights, parser
-from _structures import TARGET, cache_folder, say
+from _structures import TARGET, cache_folder, echo_stderr
 
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
@@ -67,13 +67,13 @@ def main() -> None:
     finish([table, original_table(dataset, chosen.limit)], chosen.output, vars(chosen))
     if chosen.picture is not None:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
-        say(f"wrote {draw(result['test'], model, chosen.picture)}")
+        echo_stderr(f"wrote {draw(result['test'], model, chosen.picture)}")
 
 
 def evaluate(model: CrystalModel, dataset: Dataset, split: str, limit: int | None) -> ModelEvaluation:
     """Predictions of one split."""
     rows = np.flatnonzero(np.asarray(dataset.split) == split)[:limit]
-    say(f"{model.name}: {len(rows):,} crystals of {split}")
+    echo_stderr(f"{model.name}: {len(rows):,} crystals of {split}")
     graphs = cached_graphs([dataset.structures[i] for i in rows], model.graph, folder=cache_folder())
     ids = [dataset.ids[i] for i in rows]
     return evaluate_model(model, graphs, np.arange(len(rows)), ids, dataset.targets[rows, 0], engine="torch")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from _report import CGCNN_ASE, Table, finish, parser, run
-from _structures import say, structures
+from _structures import echo_stderr, structures
 from ase import Atoms
 
 
@@ -35,7 +35,7 @@ def measure(path: Path, n: int, data: Path | None, model: str) -> Table:
     verdi = str(Path(sys.executable).with_name("verdi"))
     subprocess.run([verdi, "presto", "--non-interactive"], check=True, capture_output=True)
     crystals, source = rattled(n, data)
-    say(f"{n:,} structures, {source}")
+    echo_stderr(f"{n:,} structures, {source}")
 
     from aiida import load_profile, orm
     from aiida.engine import run_get_node
@@ -62,7 +62,7 @@ def measure(path: Path, n: int, data: Path | None, model: str) -> Table:
     through_aiida, new = time.perf_counter() - start, nodes() - before
     if not ran.is_finished_ok:
         raise SystemExit(f"the job failed: {ran.exit_message}")
-    say(f"AiiDA: {through_aiida:.1f} s")
+    echo_stderr(f"AiiDA: {through_aiida:.1f} s")
 
     start = time.perf_counter()
     with enable_caching(identifier="aiida.calculations:cgcnn.predict"):

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from _report import Table, finish, parser, run
-from _structures import say
+from _structures import echo_stderr
 
 VERDI = str(Path(sys.executable).with_name("verdi"))
 SETUP = [sys.executable, "-c", "from aiida_plugin.cli.app import main; main()", "setup"]
@@ -54,7 +54,7 @@ def measure(path: Path) -> Table:
         before = processor_seconds()
         seconds, _ = run(command, env={"AIIDA_PATH": str(path)})
         table.rows.append([name, seconds, processor_seconds() - before, None])
-        say(f"{name}: {seconds:.1f} s")
+        echo_stderr(f"{name}: {seconds:.1f} s")
     first = table.rows[:3]
     table.rows.insert(3, ["the three together", sum(row[1] for row in first), sum(row[2] for row in first), "≤ 30 s"])
     return table

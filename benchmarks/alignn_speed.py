@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from _report import Table, finish, parser
-from _structures import cache_folder, say, structures
+from _structures import cache_folder, echo_stderr, structures
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
@@ -102,7 +102,7 @@ def ours(crystals: list[Geometry], network: Network, config: GraphConfig, chosen
         passed = seconds(lambda: [network(graph, "torch") for graph in graphs], chosen.repeats)
     lines = sum(len(graph.lines.targets) for graph in graphs if graph.lines is not None)
     ms = [1000 * t / len(crystals) for t in (built, passed, built + passed)]
-    say(f"{config}: {ms[2]:.2f} ms a crystal")
+    echo_stderr(f"{config}: {ms[2]:.2f} ms a crystal")
     return [sum(len(graph.centers) for graph in graphs), lines, *ms]
 
 
@@ -214,7 +214,7 @@ def training_table(crystals: list[Geometry], chosen: argparse.Namespace) -> Tabl
 
         first = seconds(step, 1)
         table.rows.append([name, 1000 * seconds(step, chosen.repeats) / len(crystals), first])
-        say(f"training, {name}: {table.rows[-1][1]:.2f} ms a crystal")
+        echo_stderr(f"training, {name}: {table.rows[-1][1]:.2f} ms a crystal")
     return table
 
 

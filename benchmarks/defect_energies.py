@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from _report import Table, finish, parser
-from _structures import DEFAULT_DATA, say
+from _structures import DEFAULT_DATA, echo_stderr
 from ase import Atoms
 from ase.build import make_supercell
 from scipy.stats import spearmanr
@@ -56,7 +56,7 @@ def main() -> None:
     if chosen.data.is_dir():
         tables.insert(1, oxides(graph, potential, chosen))
     else:
-        say(f"{chosen.data}: not there, so no oxide vacancies")
+        echo_stderr(f"{chosen.data}: not there, so no oxide vacancies")
     finish(tables, chosen.output, vars(chosen))
 
 
@@ -88,7 +88,7 @@ def sizes(graph: EnergyModel, potential: EnergyModel, numbers: list[int]) -> Tab
         independent = result.std_if_independent or 0.0
         other = defect_formation_energy(pristine[1:], pristine, potential).energy if number < 150 else None
         table.rows.append([len(pristine), result.energy, result.std, independent / 2**0.5, independent, other])
-        say(f"LiNiO2, {len(pristine)} atoms")
+        echo_stderr(f"LiNiO2, {len(pristine)} atoms")
     return table
 
 
@@ -109,7 +109,7 @@ def oxides(graph: EnergyModel, potential: EnergyModel, chosen: argparse.Namespac
     result = list(supercell_differences(graph, hosts, sites))
     values, stds = np.array([f.energy for f in result]), np.array([f.std for f in result], dtype=float)
     baseline = np.array([means[site.element] for site in sites])
-    say(f"{graph.name}: {len(result)} vacancies, {sum(f.in_domain is True for f in result)} in its domain")
+    echo_stderr(f"{graph.name}: {len(result)} vacancies, {sum(f.in_domain is True for f in result)} in its domain")
     oxygen = np.array([site.element == "O" for site in sites])
     groups = {"all": np.ones(len(sites), dtype=bool), "oxygen": oxygen, "CHGNet's": np.arange(len(sites)) < len(few)}
     for name, chosen_rows in groups.items():

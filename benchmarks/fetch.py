@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 from _report import Table, finish, parser
-from _structures import cache_folder, say
+from _structures import cache_folder, echo_stderr
 
 SERVER = Path(__file__).resolve().parents[1] / "examples" / "servers" / "materials_project_server.py"
 FIELD = "formation_energy_per_atom"
@@ -60,12 +60,12 @@ def main() -> None:
         table.rows.append(["mp-api alone", chosen.n[0], 0, None, None, *cost(alone)])
         plain = child("ours", url, path / "plain")
         table.rows.append(["cgcnn-ase", chosen.n[0], 0, *compare(path / "plain", chosen.n[0]), *cost(plain)])
-        say(f"mp-api alone {alone.seconds:.1f} s, cgcnn-ase {plain.seconds:.1f} s")
+        echo_stderr(f"mp-api alone {alone.seconds:.1f} s, cgcnn-ase {plain.seconds:.1f} s")
     for n in chosen.n:
         with server(n, chosen.fault_rate) as (url, _):
             ran = child("ours", url, path / f"{n}")
         table.rows.append(["cgcnn-ase", n, ran.retries, *compare(path / f"{n}", n), *cost(ran)])
-        say(f"{n} records: {ran}")
+        echo_stderr(f"{n} records: {ran}")
     table.notes.append(f"without faults, cgcnn-ase takes {plain.seconds / alone.seconds:.2f} times mp-api alone")
     few, many = table.rows[-2][-1], table.rows[-1][-1]
     table.notes.append(f"memory at {chosen.n[1]:,} records is {many / few:.3f} times that at {chosen.n[0]:,}")

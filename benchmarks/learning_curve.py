@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import TARGET, say
+from _structures import TARGET, echo_stderr
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
@@ -65,7 +65,7 @@ def main() -> None:
             if str(n) in result.get(label, {}):
                 continue
             result.setdefault(label, {})[str(n)] = point = measure(config, chosen.data, n)
-            say(f"{label}, {n:,}: {point['val_mae']:.4f} eV/atom, {point['ms_per_crystal']:.2f} ms a crystal")
+            echo_stderr(f"{label}, {n:,}: {point['val_mae']:.4f} eV/atom, {point['ms_per_crystal']:.2f} ms a crystal")
             if chosen.output is not None:
                 content = {"machine": machine(), "settings": settings, "points": result}
                 chosen.output.write_text(json.dumps(content, indent=1) + "\n")

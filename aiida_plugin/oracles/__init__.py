@@ -1,6 +1,6 @@
 """DFT as oracle of an optimisation: ``oracle: gpaw`` and its like, each evaluation a node of AiiDA's graph.
 
-The factories stand behind the entry points of the group ``cgcnn_ase.oracles``.
+An oracle is made of every engine, of this package and of others, by its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiida_plugin.oracles.dft import DFTOracle
@@ -27,7 +27,7 @@ def __getattr__(engine: str) -> "Callable[..., DFTOracle]":
     return partial(_oracle, engine)
 
 
-def _oracle(engine: str, options: Mapping[str, Any], *, folder: Path) -> "DFTOracle":
+def _oracle(engine: str, options: Mapping[str, object], *, folder: Path) -> "DFTOracle":
     del folder
     if find_spec("aiida") is None:
         raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')

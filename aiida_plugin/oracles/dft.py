@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 class DFTSettings(Settings):
     """Options of ``gpaw``, ``quantumespresso``, ``cp2k`` and ``vasp``."""
 
-    code: str | None = None  #: label of the engine's code; default the one that ``aiida-cgcnn setup`` makes
-    protocol: str = DEFAULT_PROTOCOL  #: fast, balanced or stringent, as of the labels
-    overrides: dict[str, Any] = Field(default_factory=dict)  #: settings over the protocol's
-    options: dict[str, Any] = Field(default_factory=dict)  #: ``metadata.options`` of the jobs: resources, wall time
-    references: dict[str, float] | None = None  #: energies of the elements, eV/atom; default computed where needed
-    submit: bool = False  #: by the daemon, which is waited for; default in this process
-    max_parallel: Annotated[int, Field(gt=0, strict=True)] | None = None  #: runs at a time; default all of a round
+    code: str | None = None  # label of the engine's code; default the one that ``aiida-cgcnn setup`` makes
+    protocol: str = DEFAULT_PROTOCOL  # fast, balanced or stringent, as of the labels
+    overrides: dict[str, Any] = Field(default_factory=dict)  # settings over the protocol's
+    options: dict[str, Any] = Field(default_factory=dict)  # ``metadata.options`` of the jobs: resources, wall time
+    references: dict[str, float] | None = None  # energies of the elements, eV/atom; default computed where needed
+    submit: bool = False  # by the daemon, which is waited for; default in this process
+    max_parallel: Annotated[int, Field(gt=0, strict=True)] | None = None  # runs at a time; default all of a round
 
 
-#: objectives that need energies of elements, and of which; None: of all in the structure
+# objectives that need energies of elements, and of which; None: of all in the structure
 _ELEMENTS = {"formation_energy_per_atom": None, "voltage": "Li"}
 
 

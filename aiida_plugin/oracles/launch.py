@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from aiida.common.exceptions import ConfigurationError
+from aiida.common.exceptions import ConfigurationError, MultipleObjectsError, NotExistent
 from aiida.engine import run_get_node, submit
 from aiida.engine.daemon.client import get_daemon_client
 from aiida.engine.daemon.execmanager import kill_calculation
 from aiida.manage.caching import enable_caching
-from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
+from aiida.manage.configuration import load_profile
+from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode, load_code
 from plumpy.exceptions import KilledError
 
 from aiida_plugin.engines.registry import engine as engine_of
@@ -25,16 +26,7 @@ SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
 
 
 def open_default_profile() -> str:
-    """The name of the profile that is loaded; the default one is loaded where none is.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    from aiida.common.exceptions import ConfigurationError
-    from aiida.manage.configuration import load_profile
-
+    """Return the name of the profile that is loaded; the default one is loaded where none is."""
     try:
         return str(load_profile().name)
     except ConfigurationError as error:
@@ -42,36 +34,26 @@ def open_default_profile() -> str:
 
 
 def code_of(engine: str, label: str | None) -> "AbstractCode":
-    """The code of an engine.
-
-    Parameters
-    ----------
-    engine
-        Its name.
-    label
-        Of the code; None for the one that ``aiida-cgcnn setup`` makes.
+    """Load the code of an engine, by default the one that ``aiida-cgcnn setup`` makes.
 
     Raises
     ------
     ValueError
         If there is no such code, more than one, or none that could be taken by default.
     """
-    from aiida.common.exceptions import MultipleObjectsError, NotExistent
-    from aiida.orm import load_code
-
     spec = engine_of(engine).setup_code()
-    wanted = label or (None if spec is None else f"{spec.label}@localhost")
-    if wanted is None:
+    name = label or (None if spec is None else f"{spec.label}@localhost")
+    if name is None:
         raise ValueError(f"oracle.code: {engine} has no code by default; name yours, as `verdi code list` shows it")
     try:
-        return load_code(wanted)
+        return load_code(name)
     except NotExistent as error:
         raise ValueError(
-            f"oracle.code: there is no code {wanted!r}; make it with `aiida-cgcnn setup`, or name one of `verdi code "
+            f"oracle.code: there is no code {name!r}; make it with `aiida-cgcnn setup`, or name one of `verdi code "
             "list`"
         ) from error
     except MultipleObjectsError as error:
-        raise ValueError(f"oracle.code: there are several codes {wanted!r}; name one as label@computer") from error
+        raise ValueError(f"oracle.code: there are several codes {name!r}; name one as label@computer") from error
 
 
 # the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures

@@ -187,7 +187,8 @@ def _voronoi(host: Host, min_radius: float) -> list[Floats]:
         ) from error
     from pymatgen.core import Lattice, Structure
 
-    structure = Structure(Lattice(host.cell), host.atoms.get_chemical_symbols(), host.frac)
+    # rounded, as the generator merges near vertices by comparisons that noise of 1e-16 decides
+    structure = Structure(Lattice(host.cell.round(10)), host.atoms.get_chemical_symbols(), host.frac.round(10))
     generator = VoronoiInterstitialGenerator(min_dist=min_radius)
     places = [np.asarray(result.site.frac_coords) for result in generator.generate(structure, [host.elements[0]])]
     low, high = _range(host)

@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.models.crystal_model import CrystalModel
@@ -23,6 +24,7 @@ from cgcnn_ase.models.folder import (
     read_weights,
     write_files,
 )
+from cgcnn_ase.nn.architecture import DEFAULT, architecture_names
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
 
@@ -111,6 +113,9 @@ def load_models(folder: Path) -> list[CrystalModel]:
     weights = read_weights(folder, config)
     try:
         tensors = load(weights)
+        tag = config["network"]["architecture"].get("architecture", DEFAULT)
+        if tag not in architecture_names():
+            raise unknown_name("architecture", tag, architecture_names())
         network = TypeAdapter(NetworkConfig).validate_python(config["network"])
         graph = TypeAdapter(GraphConfig).validate_python(config["graph"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn; the caller's random state stays

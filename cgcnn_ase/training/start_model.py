@@ -2,19 +2,21 @@
 
 import copy
 from dataclasses import asdict, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
+
+if TYPE_CHECKING:  # a model knows of its calibration, and this of pydantic, which training does without
+    from cgcnn_ase.models.crystal_model import CrystalModel
 
 Frozen = Literal["none", "embedding", "convolutions"]
 
 
-def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool:
+def can_reuse_head(model: "CrystalModel", targets: tuple[TargetSpec, ...]) -> bool:
     """Tell whether a model to tune learns its own target on, with its own head and scaler."""
     if len(targets) != 1:
         return False
@@ -22,7 +24,7 @@ def can_reuse_head(model: CrystalModel, targets: tuple[TargetSpec, ...]) -> bool
     return learned[0] == learned[1]
 
 
-def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
+def check_start(model: "CrystalModel", wanted: NetworkConfig) -> None:
     """See that networks of these sizes can start from a model's members; their pooling and heads may differ.
 
     Raises
@@ -35,7 +37,7 @@ def check_start(model: CrystalModel, wanted: NetworkConfig) -> None:
         raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
 
 
-def inherited_settings(model: CrystalModel) -> dict[str, object]:
+def inherited_settings(model: "CrystalModel") -> dict[str, object]:
     """Settings of a run that a model to tune decides: graph, network, kind of head and number of members."""
     network = model.networks[0].config
     return {
@@ -48,7 +50,7 @@ def inherited_settings(model: CrystalModel) -> dict[str, object]:
 
 
 def finetune_member(
-    model: CrystalModel, k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
+    model: "CrystalModel", k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
 ) -> Network:
     """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
 
@@ -89,12 +91,12 @@ def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
     fresh.load_state_dict(fresh_state | fitting)
 
 
-def config_for_target(model: CrystalModel) -> NetworkConfig:
+def config_for_target(model: "CrystalModel") -> NetworkConfig:
     """Sizes of a network with the outputs of one model; several models may share a network and its head."""
     return replace(model.networks[0].config, n_outputs=model.target.n_outputs)
 
 
-def _with_own_head(network: Network, model: CrystalModel) -> Network:
+def _with_own_head(network: Network, model: "CrystalModel") -> Network:
     """The network, and of its head only what is the model's own."""
     config = config_for_target(model)
     if config == network.config:

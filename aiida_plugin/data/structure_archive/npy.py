@@ -32,7 +32,7 @@ class NpyWriter:
         return self._file.tell()
 
     def append(self, rows: AnyArray) -> None:
-        """Add rows, (k, *shape)."""
+        """Add rows, ``(k, *shape)``."""
         self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
         self.n_rows += len(rows)
 
@@ -93,7 +93,7 @@ class NpyReader:
         self._row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def read(self, count: int) -> npt.NDArray[Any]:
-        """The next `count` rows, (count, *shape), writable."""
+        """Read the next `count` rows, ``(count, *shape)``, writable."""
         data = self._file.read(count * self._row_bytes)
         if len(data) != count * self._row_bytes:
             raise ValueError("an array ends before its last row")
