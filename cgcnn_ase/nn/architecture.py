@@ -64,8 +64,7 @@ class ArchitectureConfig(ABC):
     @staticmethod
     def kinds() -> "dict[str, type[ArchitectureConfig]]":
         """Return the registered classes of settings by tag, that of settings without a tag first."""
-        names = sorted(ARCHITECTURES.names(), key=lambda name: (name != DEFAULT, name))
-        return {name: ARCHITECTURES.get(name) for name in names}
+        return {name: ARCHITECTURES.get(name) for name in architecture_names()}
 
     def for_graph(self, graph: GraphConfig) -> "Self":
         """Return the settings with the sizes that follow from the graph."""
@@ -100,6 +99,11 @@ ARCHITECTURES: Registry[type[ArchitectureConfig]] = Registry(
         "cgnn": "cgcnn_ase.nn.cgnn:CGNNConfig",
     },
 )
+
+
+def architecture_names() -> list[str]:
+    """Return the names of all architectures, that of settings without a tag first."""
+    return sorted(ARCHITECTURES.names(), key=lambda name: (name != DEFAULT, name))
 
 
 def _architecture(settings: object) -> object:
