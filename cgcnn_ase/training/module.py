@@ -181,7 +181,9 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(parameter)
+                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
+                    parameter
+                )
     return [
         {
             "params": parameters,
