@@ -91,13 +91,7 @@ class PredictCalculation(CrashSafeCalcJob):
             spec.exit_code(status, name, message=message, invalidates_cache=name not in _FINAL)
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
-        """Write the structures, copy the model, and say what to run.
-
-        Raises
-        ------
-        CheckpointError
-            If a file of the model's node was changed.
-        """
+        """Write the structures, copy the model (its files unchanged), and say what to run."""
         model: CGCNNModelData = self.inputs.model
         model.contents()
         self.inputs.structures.write_packed(folder.get_abs_path(STRUCTURES))

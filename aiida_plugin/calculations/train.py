@@ -37,12 +37,8 @@ _CHOICES = {
 def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | None:
     """Find what is wrong with the settings of a run; None if nothing is.
 
-    Parameters
-    ----------
-    settings
-        By name: :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes.
-    tunes
-        Whether there is a model to start from.
+    They are :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes; `tunes` tells
+    whether there is a model to start from.
     """
     from dataclasses import fields
 
@@ -88,21 +84,9 @@ def of_file(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
-    """The options of the command.
+    """The options of the command; `model` holds ``target``, ``unit``, ``task`` and ``name`` of the one to start from.
 
-    Parameters
-    ----------
-    settings
-        Those of the run.
-    target
-        What is learned.
-    model
-        ``target``, ``unit``, ``task`` and ``name`` of the model to start from.
-
-    Raises
-    ------
-    ValueError
-        If unit or task are others than those of a model that is to learn its own target on.
+    A ValueError is raised if unit or task are others than those of a model that is to learn its own target on.
     """
     task = settings.get("task", "regression")
     unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
@@ -204,13 +188,7 @@ class TrainCalculation(CrashSafeCalcJob):
         spec.exit_code(340, "ERROR_DIVERGED", message="the training diverged: make learning_rate smaller ({reason})")
 
     def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
-        """Write the labelled structures and the settings, copy the model, and say what to run.
-
-        Raises
-        ------
-        CheckpointError
-            If a file of the model's node was changed.
-        """
+        """Write the labelled structures and the settings, copy the model (its files unchanged), and say what to run."""
         import yaml
 
         settings = _settings_dict(self.inputs.get("settings"))
@@ -281,13 +259,7 @@ def data_of(inputs: Inputs) -> TrainingData:
 
 
 def model_facts(inputs: Inputs) -> dict[str, str] | None:
-    """``name``, ``target``, ``unit`` and ``task`` of the model to start from.
-
-    Raises
-    ------
-    ValueError
-        If the node holds several and none of them is named.
-    """
+    """``name``, ``target``, ``unit`` and ``task`` of the model to start from; of several one must be named."""
     model: CGCNNModelData | None = inputs.get("model")
     if model is None:
         return None

@@ -35,21 +35,8 @@ def divide(groups: Sequence[Hashable], *, val: float, test: float, seed: int) ->
     """Divide structures by their groups (formula, host), so that no group is in two parts.
 
     At least one structure is held out to validate. Where there are too few groups for that, or the smallest is more
-    than a third of all, single structures are drawn instead.
-
-    Parameters
-    ----------
-    groups
-        The group of each structure.
-    val, test
-        Parts of the groups, from 0 to less than 1.
-    seed
-        Of the drawing.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 structures, or the parts leave nothing to train on.
+    than a third of all, single structures are drawn instead. `val` and `test` are parts of the groups, from 0 to less
+    than 1. A ValueError is raised for fewer than 2 structures, or parts that leave nothing to train on.
     """
     from cgcnn_ase.data.splits import group_split, random_split
 
@@ -87,26 +74,14 @@ def _smallest_group(groups: Sequence[Hashable], split: Strings) -> list[int] | N
 
 
 class TrainingData(NamedTuple):
-    """The rows of all sets, those of ``structures`` first.
-
-    Attributes
-    ----------
-    ids, labels, split
-        Of each structure; the label None where it has none and is left out.
-    split_by
-        Whether formulas (or what else was asked) are kept together, or single structures were drawn.
-    scheme
-        What made the labels; None where it is not known or where several are mixed.
-    sets
-        The nodes.
-    """
+    """The rows of all sets, those of ``structures`` first."""
 
     ids: list[str]
-    labels: list[float | None]
+    labels: list[float | None]  # None of one that has none and is left out
     split: Strings
-    split_by: By | None
-    scheme: dict[str, object] | None
-    sets: list[StructureSetData]
+    split_by: By | None  # whether formulas (or what else was asked) are kept together, or single structures were drawn
+    scheme: dict[str, object] | None  # what made the labels; None where it is not known or several are mixed
+    sets: list[StructureSetData]  # the nodes
 
     def count(self, split: str) -> int:
         """How many labelled structures a split has."""
@@ -141,15 +116,13 @@ def gather(
 
     Parameters
     ----------
-    structures
-        To learn from; parts of them validate and test where no sets are given for that.
+    structures, val, test
+        To learn from, and labelled sets; parts of the first validate and test where no sets are given for that.
     target
-        See :func:`aiida_plugin.data.labels.label_of`.
+        See :func:`cgcnn_ase.structures.labels.label_of`.
     settings
         ``val`` and ``test`` (parts, 0.1 each), ``split_by`` (formula, structure or a key of the info), ``split_seed``,
         ``unlabelled`` (error or skip) and ``mixed_labels`` (whether labels of several kinds may be mixed).
-    val, test
-        Labelled sets.
 
     Raises
     ------

@@ -39,13 +39,7 @@ def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool)
 
 
 def structure_named(structure: str, structures: "StructureSetData | None") -> "Atoms | str":
-    """Find the structure of this id in a set, the one structure of a file, or else an id.
-
-    Raises
-    ------
-    ValueError
-        If the file holds several or cannot be read, or the set has no such id.
-    """
+    """Find the structure of this id in a set, the one structure of a file, or else an id."""
     from pathlib import Path
 
     from cgcnn_ase.structures import read_structures

@@ -40,12 +40,8 @@ CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
     """The columns of each model; the key is its unit, property, name and sha256.
 
-    ``source`` is left out: where a file lay is not what the model said.
-
-    Raises
-    ------
-    ValueError
-        If it is no such file, cut short, damaged, or holds no prediction; the message names file and line or column.
+    ``source`` is left out: where a file lay is not what the model said. A file that is none, cut short, damaged, or
+    holds no prediction is a ValueError that names file and line or column.
     """
     fields = _fields(path)
     header = tuple(fields.columns)
@@ -83,12 +79,8 @@ def _fields(path: Path) -> "pd.DataFrame":
 
 
 def parse_column(name: str, texts: Sequence[str]) -> Column:
-    """A column of a CSV file; an empty field is a missing one, but for an empty ``reason``.
-
-    Raises
-    ------
-    ValueError
-        If a field is not what the column holds; the message names both.
+    """A column of a CSV file, whose error names the field; an empty field is a missing one, but for an empty
+    ``reason``.
     """
     if name == "reason":
         return list(texts)

@@ -66,12 +66,7 @@ def scheme_id(scheme: Scheme) -> str:
 def merge_schemes(schemes: Iterable[Scheme | None]) -> dict[str, object] | None:
     """The one scheme that all of these are; of structures with different elements, with all their elements.
 
-    None stands for a label that nothing is known of, and agrees with itself only.
-
-    Raises
-    ------
-    ValueError
-        If two of them differ; the message says in what.
+    None stands for a label that nothing is known of, and agrees with itself only. A ValueError says in what two differ.
     """
     merged: dict[str, object] | None = None
     for k, scheme in enumerate(schemes):
@@ -112,13 +107,7 @@ def _differ(what: str, one: object, other: object) -> str:
 
 
 def largest_group(schemes: Mapping[str, Scheme | None]) -> tuple[list[str], dict[str, str]]:
-    """The most labels that are of one kind, and of each other one in what it differs from them.
-
-    Parameters
-    ----------
-    schemes
-        The label scheme by name of the label.
-    """
+    """The names of the most labels that are of one kind, and of each other one in what it differs from them."""
     groups: list[tuple[list[str], dict[str, object] | None]] = []
     for name, scheme in schemes.items():
         for k, (members, merged) in enumerate(groups):

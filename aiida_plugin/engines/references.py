@@ -22,12 +22,7 @@ def reference_structure(element: str) -> "Atoms":
     """The structure of an element at its published lattice constants (of `ase.data.reference_states`).
 
     Metals and semiconductors as crystals, with the moments they have; O2 and the other gases as a molecule in a box
-    that is not periodic.
-
-    Raises
-    ------
-    ValueError
-        If its structure is none of the simple ones.
+    that is not periodic. An element whose structure is none of the simple ones is a ValueError.
     """
     from ase import Atoms
     from ase.build import bulk

@@ -25,13 +25,7 @@ SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
 
 
 def open_default_profile() -> str:
-    """The name of the profile that is loaded; the default one is loaded where none is.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """The name of the profile that is loaded; the default one is loaded where none is."""
     from aiida.common.exceptions import ConfigurationError
     from aiida.manage.configuration import load_profile
 
@@ -42,19 +36,9 @@ def open_default_profile() -> str:
 
 
 def code_of(engine: str, label: str | None) -> "AbstractCode":
-    """The code of an engine.
+    """The code of an engine by its label, by default the one that ``aiida-cgcnn setup`` makes.
 
-    Parameters
-    ----------
-    engine
-        Its name.
-    label
-        Of the code; None for the one that ``aiida-cgcnn setup`` makes.
-
-    Raises
-    ------
-    ValueError
-        If there is no such code, more than one, or none that could be taken by default.
+    A ValueError is raised if there is no such code, more than one, or none that could be taken by default.
     """
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import load_code
@@ -84,10 +68,7 @@ _LOOK = 2.0
 def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChainNode":
     """Run it in this process; where it is `cached`, jobs (by entry point) that ran before come from AiiDA's cache.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        If it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
+    A KeyboardInterrupt is raised if it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
     """
     try:
         with ExitStack() as stack:
@@ -110,13 +91,7 @@ def _end_jobs(structures: Data) -> None:
 
 
 def submit_chain(builder: "ProcessBuilder", key: str, cells: list[str]) -> WorkChainNode:
-    """Give it to the daemon, so that `chains_of` finds it again.
-
-    Raises
-    ------
-    ValueError
-        If no daemon runs.
-    """
+    """Give it to the daemon, which must run, so that `chains_of` finds it again."""
     try:
         running = get_daemon_client().is_daemon_running
     except ConfigurationError as error:

@@ -111,16 +111,9 @@ class AseDftParser(RetrievedParser):
 
 
 def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, spin: bool) -> dict[str, object]:
-    """Make the label scheme of a job; a machine-learned potential is called what it is.
+    """Make the label scheme of a job from its complete settings; a machine-learned potential is called what it is.
 
-    Parameters
-    ----------
-    settings
-        Of the job, complete.
-    results
-        The worker's record, which tells the calculator's version and pseudopotentials.
-    spin
-        Whether it was spin-polarised.
+    `results` is the worker's record, which tells the calculator's version and pseudopotentials.
     """
     name, parameters = settings["calculator"], settings["parameters"]
     scheme = {

@@ -119,13 +119,7 @@ class TrainParser(RetrievedParser):
 
 
 def results_from(text: str) -> ArrayData:
-    """The columns of a results file as arrays: ``id`` is text, ``in_domain`` bool, the others numbers.
-
-    Raises
-    ------
-    ValueError
-        If it is no such table or holds no row.
-    """
+    """The columns of a results file as arrays: ``id`` is text, ``in_domain`` bool, the others numbers."""
     rows = list(csv.DictReader(StringIO(text)))
     if not rows or "id" not in rows[0]:
         raise ValueError("it holds no row with an id")

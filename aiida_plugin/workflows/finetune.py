@@ -52,21 +52,8 @@ def protocol_inputs(
     """Recipe of a protocol for so many labels, and how often a job is gone on with.
 
     The recipe says how the set is split and scales the epochs; the rest goes by the number of labels, wherever a model
-    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`).
-
-    Parameters
-    ----------
-    protocol
-        fast, balanced or stringent; by default balanced.
-    n_labels
-        Labelled structures to learn from. Of fewer than 50 none is kept to test on.
-    overrides
-        ``recipe`` (settings by name) and ``max_restarts``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such protocol, or nothing of that name to override.
+    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`). Of fewer than 50 labels none is kept to test on.
+    Parameters and errors as of :meth:`FinetuneWorkChain.get_builder_from_protocol`.
     """
     known = _protocols()
     name = protocol or known["default_protocol"]

@@ -175,13 +175,7 @@ def _manifest(options: "DataclassInstance", versions: Dict, rows: Sequence[Mappi
 
 
 def _read_options(options: Mapping[str, Any], kind: "type[Options]", *, besides: Sequence[str] = ()) -> "Options":
-    """Read the options that a settings node holds; names in `besides` are none of them, but may be given.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or missing, or a value is of another type; the message says what is allowed.
-    """
+    """Read the options of a settings node; names in `besides` are none of them, but may be given."""
     names = [field.name for field in fields(kind)]
     allowed = sorted([*besides, *names])
     if unknown := sorted(set(options) - set(allowed)):

@@ -44,10 +44,7 @@ class AtomsParts(NamedTuple):
 def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
     """The parts of a structure; results of its calculator are kept where they belong to these positions.
 
-    Raises
-    ------
-    ValueError
-        If it holds something that no file can hold as it is; the message names what.
+    A ValueError names what no file can hold as it is.
     """
     numbers = atoms.numbers
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:

@@ -30,12 +30,8 @@ _FORMULAS = 5
 
 
 def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, object]:
-    """Write structures, taken one at a time, into an empty folder; see `StructureSetData.from_ase`.
-
-    Returns
-    -------
-    dict
-        The attributes of the node.
+    """Write structures, taken one at a time, into an empty folder, and return the attributes of
+    `StructureSetData.from_ase`.
     """
     names = None if ids is None else _checked_ids(ids)
     writer = _Writer(folder)
