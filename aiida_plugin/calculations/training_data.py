@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 # settings that say how the sets become the data of a run
 DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
-# a group larger than this part of the structures is not held out as a whole to validate
-_LARGEST = 1 / 3
+_LARGEST = 1 / 3  # a group larger than this part of the structures is not held out as a whole to validate
 _MAX_READ = 4
 By = Literal["group", "structure"]
 
@@ -100,8 +99,7 @@ class TrainingData(NamedTuple):
                 writer.writerow([name, "" if label is None else repr(label), split])
 
 
-# what was read of sets lately
-_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}
+_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}  # what was read of sets lately
 
 
 def gather(

@@ -1,6 +1,7 @@
 """The columns of predictions as numpy arrays in one file, exactly: what is missing stays missing, not NaN."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
@@ -149,21 +150,13 @@ def _read_numbers(name: str, arrays: Arrays) -> Column:
     return [None if gone else number for number, gone in zip(numbers, missing.tolist(), strict=True)]
 
 
-def _write_whole(column: Column) -> Arrays:
-    """Counts and indices: -1 is a missing one."""
-    return {"": np.array([-1 if number is None else number for number in column], dtype=np.int64)}
+def _write_whole(dtype: npt.DTypeLike, column: Column) -> Arrays:
+    """Counts, indices and flags: -1 is a missing one."""
+    return {"": np.array([-1 if number is None else int(number) for number in column], dtype=dtype)}
 
 
-def _read_whole(name: str, arrays: Arrays) -> Column:
-    return [None if number < 0 else number for number in arrays[name].tolist()]
-
-
-def _write_flags(column: Column) -> Arrays:
-    return {"": np.array([-1 if flag is None else int(flag) for flag in column], dtype=np.int8)}
-
-
-def _read_flags(name: str, arrays: Arrays) -> Column:
-    return [None if flag < 0 else flag == 1 for flag in arrays[name].tolist()]
+def _read_whole(kind: type[int], name: str, arrays: Arrays) -> Column:
+    return [None if number < 0 else kind(number) for number in arrays[name].tolist()]
 
 
 class _Codec(NamedTuple):
@@ -178,6 +171,11 @@ class _Codec(NamedTuple):
 _CODECS: dict[Kind, _Codec] = {
     "text": _Codec("text", str, _write_text, _read_text),
     "number": _Codec("number", float, _write_numbers, _read_numbers),
-    "whole": _Codec("whole number", int, _write_whole, _read_whole),
-    "flag": _Codec("True or False", {"True": True, "False": False}.__getitem__, _write_flags, _read_flags),
+    "whole": _Codec("whole number", int, partial(_write_whole, np.int64), partial(_read_whole, int)),
+    "flag": _Codec(
+        "True or False",
+        {"True": True, "False": False}.__getitem__,
+        partial(_write_whole, np.int8),
+        partial(_read_whole, bool),
+    ),
 }

@@ -17,20 +17,15 @@ if TYPE_CHECKING:
 
     from aiida_plugin.data.structures import StructureSetData
 
-# what made a label, by key
-Scheme: TypeAlias = Mapping[str, object]
+Scheme: TypeAlias = Mapping[str, object]  # what made a label, by key
 # units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
-# ids that a message names
-NAMED = 5
-# where a structure carries its scheme, in ``atoms.info``
-SCHEME = "label_scheme"
-# hex digits that name a scheme
-_DIGITS = 12
+NAMED = 5  # ids that a message names
+SCHEME = "label_scheme"  # where a structure carries its scheme, in ``atoms.info``
+_DIGITS = 12  # hex digits that name a scheme
 # what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
-# what says most about a difference, and is named first
-_FIRST = ("engine", "functional")
+_FIRST = ("engine", "functional")  # what says most about a difference, and is named first
 
 
 def named_label(atoms: "Atoms", target: str, what: str) -> float | None:

@@ -89,11 +89,7 @@ class ASEEngine(ASEJobsEngine[ASESettings]):
             raise ValueError(
                 "engine 'ase' needs the setting calculator: one that ASE knows (emt, ...), chgnet, or module:Class"
             )
-        job = {
-            "calculator": calculator,
-            "parameters": dict(run.settings["parameters"]),
-            "moments": dict(run.moments),
-        }
+        job = {"calculator": calculator, "parameters": dict(run.settings["parameters"]), "moments": dict(run.moments)}
         if run.settings["functional"]:
             job["functional"] = run.settings["functional"]
         return self.job(run, (calculator.partition(":")[0].partition(".")[0],), job)

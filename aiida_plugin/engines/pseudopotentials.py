@@ -159,11 +159,7 @@ _PART = "pseudopotentials"
 
 def family_part() -> Part:
     """Return the family that the protocols of Quantum ESPRESSO name; not needed where there is no Quantum ESPRESSO."""
-    return Part(_PART, _look, _install)
-
-
-def _install() -> None:
-    install_pseudos()
+    return Part(_PART, _look, install_pseudos)
 
 
 def _look() -> Finding:

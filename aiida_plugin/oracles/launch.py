@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from aiida.common.exceptions import ConfigurationError
+from aiida.common.exceptions import ConfigurationError, MultipleObjectsError, NotExistent
 from aiida.engine import run_get_node, submit
 from aiida.engine.daemon.client import get_daemon_client
 from aiida.engine.daemon.execmanager import kill_calculation
 from aiida.manage.caching import enable_caching
-from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode
+from aiida.manage.configuration import load_profile
+from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode, load_code
 from plumpy.exceptions import KilledError
 
 from aiida_plugin.engines.registry import engine as engine_of
@@ -20,15 +21,11 @@ if TYPE_CHECKING:
     from aiida.orm import AbstractCode
 
 
-# what makes all that a DFT run needs
-SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
+SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"  # what makes all that a DFT run needs
 
 
 def open_default_profile() -> str:
     """The name of the profile that is loaded; the default one is loaded where none is."""
-    from aiida.common.exceptions import ConfigurationError
-    from aiida.manage.configuration import load_profile
-
     try:
         return str(load_profile().name)
     except ConfigurationError as error:
@@ -40,9 +37,6 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
 
     A ValueError is raised if there is no such code, more than one, or none that could be taken by default.
     """
-    from aiida.common.exceptions import MultipleObjectsError, NotExistent
-    from aiida.orm import load_code
-
     spec = engine_of(engine).setup_code()
     wanted = label or (None if spec is None else f"{spec.label}@localhost")
     if wanted is None:
@@ -61,8 +55,7 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
 # the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
 _EXTRA = "cgcnn_oracle"
 
-# seconds between two looks at what the daemon runs
-_LOOK = 2.0
+_LOOK = 2.0  # seconds between two looks at what the daemon runs
 
 
 def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChainNode":

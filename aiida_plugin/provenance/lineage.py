@@ -130,9 +130,7 @@ def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = N
 
 
 def _walk(
-    start: Iterable[int],
-    step: Callable[[int], list[NodeRow]],
-    through: Callable[[NodeRow], bool] | None,
+    start: Iterable[int], step: Callable[[int], list[NodeRow]], through: Callable[[NodeRow], bool] | None
 ) -> Iterator[NodeRow]:
     front = list(start)
     seen = set(front)

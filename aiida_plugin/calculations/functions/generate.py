@@ -37,9 +37,7 @@ _VERSIONS_FOR_DEFECTS = each_run(lambda: Dict(versions_of(*_FOR_DEFECTS)))
 
 @calcfunction
 def defects(
-    host: StructureSetData | StructureData,
-    settings: Dict,
-    package_versions: Dict = _VERSIONS_FOR_DEFECTS,
+    host: StructureSetData | StructureData, settings: Dict, package_versions: Dict = _VERSIONS_FOR_DEFECTS
 ) -> GeneratedSet:
     """Make the point defects of a host, each in a supercell; the same as ``cgcnn-ase defects`` with these options.
 
@@ -120,9 +118,7 @@ _VERSIONS_FOR_CATHODES = each_run(lambda: Dict(versions_of("ase", "cgcnn-ase", "
 
 @calcfunction
 def cathode(
-    settings: Dict,
-    model: CGCNNModelData | None = None,
-    package_versions: Dict = _VERSIONS_FOR_CATHODES,
+    settings: Dict, model: CGCNNModelData | None = None, package_versions: Dict = _VERSIONS_FOR_CATHODES
 ) -> GeneratedSet:
     """Build structures of a cathode material; the same as ``cgcnn-ase cathode`` with these options.
 

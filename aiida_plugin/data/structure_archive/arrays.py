@@ -32,14 +32,11 @@ FLAT = {
     "positions": ("<f8", (3,)),
 }
 
-# a number for each structure; sets of early versions have no such file
-HASHES = "hashes.npy"
+HASHES = "hashes.npy"  # a number for each structure; sets of early versions have no such file
 
-# Å; files keep about eight decimals, so a structure that was written and read again has the same hash
-GRID = 1e-3
+GRID = 1e-3  # Å; files keep about eight decimals, so a structure that was written and read again has the same hash
 
-# Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
-_SHIFT = 2.71828e-4
+_SHIFT = 2.71828e-4  # Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
 
 
 def structure_hash(lattice: Floats, pbc: Bools, numbers: AnyArray, positions: Floats) -> int:

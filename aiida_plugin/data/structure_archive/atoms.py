@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 # properties of ASE's calculators that have one row an atom
 SITE_RESULTS = ("forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges")
 
-# arrays of every `ase.Atoms`
-_ALWAYS = ("numbers", "positions")
-# kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
-_KINDS = "biufcU"
+_ALWAYS = ("numbers", "positions")  # arrays of every `ase.Atoms`
+_KINDS = "biufcU"  # kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
 
 
 class SiteArray(NamedTuple):

@@ -11,10 +11,8 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray
 
-# kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
-_KINDS = "biufcU"
-# those that Python's numbers cannot hold
-_LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
+_KINDS = "biufcU"  # kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+_LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))  # those that Python's numbers cannot hold
 
 
 def dumps(value: object, what: str) -> str:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-# opens one of the files for reading
-Open = Callable[[str], AbstractContextManager[BinaryIO]]
+Open = Callable[[str], AbstractContextManager[BinaryIO]]  # opens one of the files for reading
 
 
 def read_ids(open_file: Open) -> list[str]:

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-# raised when the files change their meaning
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # raised when the files change their meaning
 
-# how many formulas a summary names
-_FORMULAS = 5
+_FORMULAS = 5  # how many formulas a summary names
 
 
 def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, object]:
