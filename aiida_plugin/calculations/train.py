@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-
 Inputs: TypeAlias = Mapping[str, Any]  # nodes by the names of the inputs
 #: options of the command that stand in no settings file
 OPTIONS = ("task", "unit", "freeze", "epochs_factor", "preset", "workers", "name")

@@ -165,13 +165,11 @@ def _gather(sets: Mapping[str, StructureSetData], target: str, settings: Mapping
     if settings.get("unlabelled", "error") == "error":
         _check_labels(ids, labels, target)
     scheme = None if settings.get("mixed_labels", False) else merge_schemes(schemes)
-    split, by = _split(of_set, labels, groups, settings, has_val="val" in sets, has_test="test" in sets)
+    data = TrainingData(ids, labels, *_split(of_set, labels, groups, settings, sets), scheme, [])
     for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
-        if (part == "train" or name in sets) and not any(
-            label is not None and assigned == part for label, assigned in zip(labels, split.tolist(), strict=True)
-        ):
+        if name in sets and not data.count(part):
             raise ValueError(f"no structure of {name} has a label {target!r}")
-    return TrainingData(ids, labels, split, by, scheme, [])
+    return data
 
 
 def _split(
@@ -179,20 +177,16 @@ def _split(
     labels: list[float | None],
     groups: list[Hashable],
     settings: Mapping[str, object],
-    *,
-    has_val: bool,
-    has_test: bool,
+    sets: Mapping[str, StructureSetData],
 ) -> tuple[Strings, By | None]:
     """The set's name of what was given apart; what is to be divided, divided."""
     split = np.array(["train" if name == "structures" else name for name in of_set], dtype="<U5")
     rows = [k for k, name in enumerate(of_set) if name == "structures" and labels[k] is not None]
-    test = 0.0 if has_test else cast("float", settings.get("test", 0.1))
+    test = 0.0 if "test" in sets else cast("float", settings.get("test", 0.1))
     seed = cast("int", settings.get("split_seed", 0))
-    if not has_val:
-        assigned, by = divide(
-            [groups[k] for k in rows], val=cast("float", settings.get("val", 0.1)), test=test, seed=seed
-        )
-        split[rows] = assigned
+    if "val" not in sets:
+        val = cast("float", settings.get("val", 0.1))
+        split[rows], by = divide([groups[k] for k in rows], val=val, test=test, seed=seed)
         return split, by
     if test == 0.0:
         return split, None

@@ -80,9 +80,7 @@ def _fields(path: Path) -> "pd.DataFrame":
 
 
 def parse_column(name: str, texts: Sequence[str]) -> Column:
-    """A column of a CSV file, whose error names the field; an empty field is a missing one, but for an empty
-    ``reason``.
-    """
+    """A column of a CSV file; an empty field is a missing one, but for an empty ``reason``; errors name the field."""
     if name == "reason":
         return list(texts)
     codec, column = _CODECS[KINDS[name]], []

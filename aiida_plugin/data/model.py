@@ -16,7 +16,6 @@ from cgcnn_ase.models.registry import DEFAULT_MODEL, find_models
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
-
 # what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
 BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode
 
-
 SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"  # what makes all that a DFT run needs
 
 

@@ -65,9 +65,6 @@ def protocol_inputs(
     return cast("dict[str, object]", inputs["recipe"]), int(str(inputs["max_restarts"]))
 
 
-OUT_OF_WALLTIME = 321  # exit code of a training that can be gone on with
-
-
 class FinetuneWorkChain(WorkChain):
     """Fine-tune a model on labelled structures, and measure it before and after on structures it has not seen.
 
@@ -220,7 +217,7 @@ class FinetuneWorkChain(WorkChain):
             self.out("model", job.outputs.model)
             self.out("metrics", job.outputs.metrics)
             return None
-        if job.exit_status != OUT_OF_WALLTIME:
+        if job.exit_status != TrainCalculation.exit_codes.ERROR_OUT_OF_WALLTIME.status:
             return self._fail("ERROR_TRAINING", pk=job.pk, reason=_why(job))
         if self.ctx.n_restarts >= self.inputs.max_restarts.value:
             return self._fail("ERROR_TOO_MANY_RESTARTS", pk=job.pk, n=self.ctx.n_restarts)

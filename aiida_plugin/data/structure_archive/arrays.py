@@ -33,9 +33,7 @@ FLAT = {
 }
 
 HASHES = "hashes.npy"  # a number for each structure; sets of early versions have no such file
-
 GRID = 1e-3  # Å; files keep about eight decimals, so a structure that was written and read again has the same hash
-
 _SHIFT = 2.71828e-4  # Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
 
 

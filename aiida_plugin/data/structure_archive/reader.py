@@ -16,7 +16,6 @@ from cgcnn_ase.core.arrays import AnyArray, Ints
 if TYPE_CHECKING:
     from ase import Atoms
 
-
 Open = Callable[[str], AbstractContextManager[BinaryIO]]  # opens one of the files for reading
 
 
