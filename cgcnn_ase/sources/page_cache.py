@@ -96,10 +96,7 @@ class PageCache:
     ) -> "PageCache":
         """The cache of a question, made where it is not there yet.
 
-        Parameters
-        ----------
-        root
-            The folder of all of them, by default ``~/.cache/cgcnn-ase/reference`` (XDG_CACHE_HOME, CGCNN_ASE_CACHE).
+        `root` holds all of them, by default ``~/.cache/cgcnn-ase/reference`` (XDG_CACHE_HOME, CGCNN_ASE_CACHE).
         """
         folder = _folder(client, query, fields, root) / (re.sub(r"[^\w.-]", "_", version) or "unknown")
         folder.mkdir(parents=True, exist_ok=True)
