@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 def target_loss(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler, kind: str) -> Tensor:
     """Mean loss over the labelled samples of a batch; zero, with a gradient of zero, where there is none.
 
-    Parameters
-    ----------
-    out : Output
-        The target's own outputs.
-    values : Tensor
-        (B,) labels in the target's unit; NaN where there is none.
-    kind : {"l1", "huber", "mse"}
-        Of a regression; the loss of a classification is the cross-entropy.
+    ``values`` are (B,) labels in the target's unit, NaN where there is none; ``kind`` (l1, huber or mse) is of a
+    regression, the loss of a classification is the cross-entropy.
     """
     labelled = values.isfinite()
     if not bool(labelled.all()):
@@ -175,13 +169,15 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
 
     With ``backbone_lr_scale`` other than one, embeddings and convolutions learn with so many times the learning rate.
     """
-    trunk = {module for group in network.architecture.backbone for part in group for module in part.modules()}
+    backbone = {module for group in network.architecture.backbone for part in group for module in part.modules()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in trunk and config.backbone_lr_scale != 1.0), []).append(parameter)
+                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
+                    parameter
+                )
     return [
         {
             "params": parameters,
