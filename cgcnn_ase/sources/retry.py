@@ -25,7 +25,6 @@ class Retry(Protocol):
 
     def __call__(self, call: Callable[[], T], /) -> T:
         """Return the result of `call`."""
-        ...
 
 
 def with_retries(

@@ -67,7 +67,6 @@ class Ask(Protocol):
 
     def __call__(self, search: Search, /, **conditions: object) -> list[Document]:
         """Return the documents."""
-        ...
 
 
 # ids of a page of the list, the most that the interface gives at once
