@@ -144,7 +144,10 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
 def read_table(path: str | Path) -> Dataset:
     """Read a data set with all its columns and structures, nothing of which is to be learned.
 
-    A `DatasetError` says in words that there is none of those of :func:`load_dataset`, no structure, or a bad row.
+    Raises
+    ------
+    DatasetError
+        In words, if there is none of those of :func:`load_dataset`, it holds no structure, or a row cannot be read.
     """
     source = _existing(path)
     if is_cgnn_folder(source) or is_prepared(source):

@@ -27,7 +27,10 @@ Bounds = tuple[float | None, float | None]
 class Query:
     """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
-    A `ValueError` names a value that is not allowed, and what is.
+    Raises
+    ------
+    ValueError
+        If a value is not allowed; the message names it and what is.
     """
 
     ids: tuple[str, ...] = ()  # the database's own names of records

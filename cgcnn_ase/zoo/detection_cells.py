@@ -74,10 +74,22 @@ class DetectionConfig:
 def detection_cells(
     hosts: Iterable[tuple[str, "Atoms"]], config: DetectionConfig, *, dopants: Sequence[str] = ()
 ) -> Iterator[DetectionCell]:
-    """Yield each host's defective supercells, each followed by a perfect one: as many of either class.
+    """Yield each host's defective supercells, each followed by a perfect one: as many of either class, from the same
+    hosts.
 
-    The names of the hosts are all different. Substitutions draw from the dopants, each as often as it is given (see
-    `elements_of`), but never the host's own. A host that cannot be used, or a missing dopant, is a `ValueError`.
+    Parameters
+    ----------
+    hosts
+        Names, all different, and structures.
+    config
+        Settings of the supercells.
+    dopants
+        Elements that substitutions draw from, each as often as it is given (see `elements_of`); never the host's own.
+
+    Raises
+    ------
+    ValueError
+        If a host cannot be used, or there is no dopant for a substitution.
 
     Examples
     --------
