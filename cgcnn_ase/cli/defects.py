@@ -135,22 +135,7 @@ def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[s
 
 
 class _DefectFolder:
-    """A folder for defects.
-
-    Parameters
-    ----------
-    path
-        The folder; it is made where there is none.
-    file_format
-        ``extxyz``, ``cif`` or ``vasp``: also the suffix of the files.
-    overwrite
-        Whether it may hold something; the files of an earlier run are removed.
-
-    Raises
-    ------
-    ValueError
-        If it is a file, or is not empty and may not be.
-    """
+    """A folder for defects, new or empty; with ``overwrite`` the files of an earlier run are removed."""
 
     def __init__(self, path: Path, file_format: str, *, overwrite: bool = False) -> None:
         self.path, self.file_format = path, file_format
@@ -175,13 +160,7 @@ class _DefectFolder:
         manifest.unlink()
 
     def write(self, defects: "Iterable[Defect]") -> "list[Manifest]":
-        """Write each defect as it comes; all manifests.
-
-        Raises
-        ------
-        ValueError
-            If the format needs a cell that a structure has not.
-        """
+        """Write each defect as it comes; all manifests."""
         from cgcnn_ase.defects.manifest import write_manifest
 
         manifests: list[Manifest] = []

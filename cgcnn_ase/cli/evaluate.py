@@ -86,13 +86,7 @@ def _column(names: list[str], wanted: str) -> int:
 
 
 def _rows(splits: "Strings | None", n: int, split: str, data: Path) -> "Ints":
-    """Indices of a split.
-
-    Raises
-    ------
-    ValueError
-        If the data has none of that name.
-    """
+    """Indices of a split; a ValueError if the data has none of that name."""
     import numpy as np
 
     if split == "all":

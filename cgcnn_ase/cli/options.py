@@ -9,22 +9,7 @@ if TYPE_CHECKING:
 
 
 def one_structure(path: str, wanted: str | None, *, order_disordered: bool = False) -> "tuple[str, Atoms]":
-    """The one structure that a path names, with its id.
-
-    Parameters
-    ----------
-    path
-        A structure file.
-    wanted
-        Id of the structure, where the file holds several.
-    order_disordered
-        Make one ordered supercell where sites are partially occupied.
-
-    Raises
-    ------
-    ValueError
-        If there are several, or it cannot be read.
-    """
+    """The one structure that a path names, or of several that with the id ``wanted``, and its id."""
     from cgcnn_ase.structures import collect_paths, iter_file
 
     files = collect_paths(path)
@@ -46,13 +31,7 @@ Repeats = int | tuple[int, int, int] | None
 
 
 def repeats(text: str | None) -> Repeats:
-    """``3`` or ``5x2x1``, also with commas or spaces; None as it is.
-
-    Raises
-    ------
-    ValueError
-        If it is neither one whole number nor three.
-    """
+    """``3`` or ``5x2x1``, also with commas or spaces; None as it is."""
     if text is None:
         return None
     joined = text.lower().replace(",", "x")

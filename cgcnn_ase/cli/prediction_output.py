@@ -58,22 +58,7 @@ def open_output(
     of_sites: bool = False,
     order_disordered: bool = False,
 ) -> Writer:
-    """The writer that the options ask for.
-
-    Parameters
-    ----------
-    sources
-        The files to predict.
-    models
-        Name and sha256 of the models that predict them.
-    of_sites
-        Whether a model among them predicts sites.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is unknown, the folder is missing, or ``resume`` does not fit.
-    """
+    """The writer that the options ask for; ``models`` have name and sha256 of those that predict."""
     suffix = "" if output is None else output.suffix.lower()
     if output is not None and suffix not in (".csv", ".json", ".extxyz"):
         raise ValueError(f"--output {output}: allowed are names that end in .csv, .json or .extxyz")
@@ -166,13 +151,7 @@ class XyzWriter(Writer):
 
 
 def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: Collection[tuple[str, str]]) -> Done:
-    """Read what an earlier run has finished; a broken last line and the rows of its file are cut off.
-
-    Raises
-    ------
-    ValueError
-        If the file was not written by this command with the same models.
-    """
+    """Read what an earlier run has finished; a broken last line and the rows of its file are cut off."""
     text = output.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):

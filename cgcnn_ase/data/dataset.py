@@ -64,13 +64,7 @@ class Dataset:
         return _numeric(self.columns)
 
     def values(self, column: str) -> Floats:
-        """A column of numbers, (n,), in its own unit; NaN where there is none.
-
-        Raises
-        ------
-        DatasetError
-            If there is no such column, or it holds text.
-        """
+        """A column of numbers, (n,), in its own unit, NaN where there is none; any other is a `DatasetError`."""
         _check_column(column, self.columns, self.source)
         values = self.columns[column].to_numpy(dtype=float)
         return np.where(np.isfinite(values), values, np.nan)
@@ -130,19 +124,10 @@ def hash_of_samples(ids: Sequence[str], targets: Floats) -> str:
 def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None) -> Dataset:
     """Read a data set to learn from; its structures are read when they are asked for.
 
-    Parameters
-    ----------
-    path : path
-        A folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
-        structure files that it names, or such a CSV file.
-    target : str or sequence of str, optional
-        Column or columns to learn; needed where there are several. A structure may lack a label of some of several
-        columns, not of all.
-
-    Raises
-    ------
-    DatasetError
-        In words, if anything in it cannot be used.
+    It is a folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
+    structure files that it names, or such a CSV file. The target is the column or columns to learn, needed where there
+    are several. A structure may lack a label of some of several columns, not of all. A `DatasetError` says in words
+    what cannot be used.
     """
     source = _existing(path)
     if not (source / _PACKED).exists():
@@ -190,10 +175,7 @@ def target_columns(path: str | Path) -> list[str]:
 def read_packed(folder: Path) -> tuple[Strings, list[Geometry]]:
     """Ids and structures of the ``structures.npz`` in a folder.
 
-    Raises
-    ------
-    DatasetError
-        Naming file, array and structure, if it is damaged or holds a structure that cannot be used.
+    A `DatasetError` names file, array and structure, if it is damaged or holds a structure that cannot be used.
     """
     try:
         packed = load_packed(folder / _PACKED)
@@ -284,13 +266,7 @@ def _check_column(column: str, table: pd.DataFrame, source: Path) -> None:
 
 
 def json_values(file: Path) -> dict[str, Any]:
-    """The values by name in a JSON file.
-
-    Raises
-    ------
-    DatasetError
-        If it is something else.
-    """
+    """The values by name in a JSON file; a file of something else is a `DatasetError`."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

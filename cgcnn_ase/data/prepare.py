@@ -28,22 +28,12 @@ def load_tasks(
 ) -> tuple[Dataset, tuple[TargetSpec, ...]]:
     """Read a data set with its targets.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
-        classification where it is not what the task says. Without names the only column, or for ``multi`` all columns.
-    task : {"regression", "classification", "multi"}
-        What the columns are; of ``multi`` the last is a classification and the others are regressions.
-    unit : str
-        Of the regressions; one that ends in ``/atom`` says that they are averages over atoms.
+    The names are the columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
+    classification where it is not what the task says. Without names the only column, or for ``multi`` all columns; of
+    these the last is a classification and the others are regressions. The unit is that of the regressions; one that
+    ends in ``/atom`` says that they are averages over atoms.
 
-    Raises
-    ------
-    DatasetError
-        In words, if the data set or a name in it cannot be used.
-    ValueError
-        If the task or a kind is none of the allowed.
+    A `DatasetError` says in words what cannot be used; a task or a kind that is none of the allowed is a `ValueError`.
     """
     columns, kinds = asked_columns(path, names, task, lambda: target_columns(path))
     dataset = load_dataset(path, target=columns or None)
@@ -110,12 +100,8 @@ def prepare(
 ) -> PreparedData:
     """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split.
 
-    Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached.
-
-    Raises
-    ------
-    DatasetError
-        Naming a structure that has no such graph.
+    Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached. A
+    `DatasetError` names a structure that has no such graph.
     """
     if dataset.split is None:
         split = hashed_split if is_part else group_split

@@ -36,13 +36,7 @@ class Symmetry:
 
     @cached_property
     def site_images(self) -> tuple[Ints, Ints]:
-        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells.
-
-        Raises
-        ------
-        ValueError
-            If an operation takes a site to no site.
-        """
+        """Images of the sites under each operation: (M, N) sites, (M, N, 3) cells; two on one are a `ValueError`."""
         moved = np.einsum("mij,nj->mni", self.rotations, self.frac) + self.translations[:, None]
         sites = np.empty(moved.shape[:2], dtype=np.int64)
         cells = np.empty(moved.shape, dtype=np.int64)
@@ -57,9 +51,7 @@ class Symmetry:
         return sites, cells
 
     def group_images(self, members: Iterable[Member]) -> set[tuple[Member, ...]]:
-        """All groups of sites that the symmetry makes equal to one, each named by `translated`; they are as many as
-        there are in a cell.
-        """
+        """The groups of sites, by `translated` names, that symmetry makes equal to one: as many as in a cell."""
         group = list(members)
         sites = np.array([member[1] for member in group])
         shift = np.array([member[2:] for member in group])
@@ -81,13 +73,7 @@ def translated(members: Iterable[Member]) -> tuple[Member, ...]:
 
 
 def find_symmetry(host: Host) -> Symmetry:
-    """The symmetry of a host, by spglib.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """The symmetry of a host, by spglib; a `ValueError` if there is none."""
     try:
         data = symmetry_dataset(host.cell, host.frac, host.atoms.numbers)
     except ValueError as error:

@@ -83,8 +83,7 @@ def compare(
         Column of each data set; of the other by default the same name.
     align
         Fit one offset for each element to the differences (:func:`fit_offsets`); by default where the name of the
-        target
-        says that it is an energy per atom.
+        target says that it is an energy per atom.
     robust
         Fit them by Huber's loss: two sources never differ by elements alone.
 

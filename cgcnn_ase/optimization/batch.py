@@ -92,26 +92,11 @@ def propose(
     known: Floats,
     seed: int | Sequence[int] = 0,
 ) -> list[Proposal]:
-    """Choose the best points to compute next, all different.
+    """Choose the best n points of a pool to compute next, all different; fewer come where no more are free.
 
-    Parameters
-    ----------
-    n
-        How many; fewer come where no more are free.
-    surrogates
-        One fitted for each objective.
-    pool
-        The candidates.
-    aim
-        What is looked for.
-    free
-        (p,) which of the pool may be proposed.
-    pending
-        Where in the pool those are that are being computed, in the order in which they were proposed.
-    known
-        (t, m) the values known so far.
-    seed
-        Of Thompson's samples and of the weights of several objectives.
+    Of ``surrogates`` there is a fitted one for each objective. ``free`` are (p,) which of the pool may be proposed,
+    ``pending`` where in it those are that are being computed, in the order in which they were proposed, and ``known``
+    (t, m) the values known so far. The seed is of Thompson's samples and of the weights of several objectives.
     """
     belief, free = BatchPosterior(surrogates, pool), free.copy()
     costs = costs_of(known, aim.goals)

@@ -168,16 +168,9 @@ class AskTell(ABC):
     ) -> None:
         """Learn what came out: all, or nothing and a ValueError where a value or a point is none.
 
-        Parameters
-        ----------
-        points
-            Those computed or measured; they need not have been asked for, nor be realisable.
-        values
-            (n, m) the value of each objective, or (n,) of the only one.
-        noise
-            Of the same shape: one standard deviation of the error of each value, in its unit.
-        failed
-            Points that have no value. They are never proposed again, and no number stands for them.
+        ``points`` need not have been asked for, nor be realisable; ``values`` are (n, m), or (n,) of the only
+        objective, and ``noise``, of the same shape, one standard deviation of the error of each in its unit. ``failed``
+        points have no value: they are never proposed again, and no number stands for them.
         """
         for key in self.labels.add(points, values, noise, failed=failed):
             self._pending.pop(key, None)

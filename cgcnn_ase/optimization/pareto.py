@@ -58,8 +58,6 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
 
     Of (n, m) finite values; (n,) True on the front, of equal rows for all.
 
-    Examples
-    --------
     >>> pareto_front([[1, 4], [2, 2], [3, 3]], ["min", "min"])
     array([ True,  True, False])
     """
@@ -79,20 +77,10 @@ def pareto_front(values: npt.ArrayLike, goals: Sequence[Goal]) -> Bools:
 def hypervolume(values: npt.ArrayLike, goals: Sequence[Goal], reference: npt.ArrayLike) -> float:
     """Return the volume between the rows and a reference that some row beats (Zitzler & Thiele, PPSN V, 292, 1998).
 
-    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows. It is in the
-    product of the objectives' units.
+    By slices along one objective after the other, exact; meant for fronts of up to some hundred rows. `reference` has
+    the (m,) worst values that count: of the (n, m) rows those that do not beat it in every objective add nothing. The
+    volume is in the product of the objectives' units.
 
-    Parameters
-    ----------
-    values
-        (n, m) finite values; rows that do not beat the reference in every objective add nothing.
-    goals
-        As for :func:`pareto_front`.
-    reference
-        (m,) the worst values that count.
-
-    Examples
-    --------
     >>> hypervolume([[1, 3], [2, 1]], ["min", "min"], [4, 4])
     7.0
     """
@@ -107,16 +95,8 @@ def scalarise(costs: npt.ArrayLike, weights: npt.ArrayLike, ideal: npt.ArrayLike
     .. math:: \max_k w_k z_k + 0.05 \sum_k w_k z_k, \qquad z = (c - c^{ideal}) / (c^{nadir} - c^{ideal})
 
     For every point of the front, convex or not, there are weights for which it has the lowest (Knowles, IEEE Trans.
-    Evol. Comput. 10, 50, 2006).
-
-    Parameters
-    ----------
-    costs
-        (..., m) as :func:`as_cost` gives them.
-    weights
-        (m,) as :func:`random_weights` gives them.
-    ideal, nadir
-        (m,) the costs that become 0 and 1: the lowest that is known or expected, and the highest known.
+    Evol. Comput. 10, 50, 2006). Costs are (..., m), all else (m,); `ideal` is the lowest cost that is known or
+    expected, `nadir` the highest known.
     """
     low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
     relative = (np.asarray(costs, dtype=float) - low) / np.where(high > low, high - low, 1)

@@ -88,14 +88,10 @@ class RecordingOracle(Oracle, Protocol):
     """An oracle that keeps a record of its own of the run, as AiiDA's provenance graph is one."""
 
     def begin(self, run: Mapping[str, object]) -> None:
-        """Take what decides the run, once before the first evaluation.
+        """Take what decides the run, once before the first evaluation, in plain values.
 
-        Parameters
-        ----------
-        run
-            In plain values: ``config``, ``oracle`` (who says what), ``folder`` of the run, and ``objectives``: of each
-            ``name``, ``wanted`` (min, max or a number) and ``model`` (what predicts it in place of the oracle, or
-            None).
+        ``config``, ``oracle`` (who says what), ``folder`` of the run, and ``objectives``: of each ``name``, ``wanted``
+        (min, max or a number) and ``model`` (what predicts it in place of the oracle, or None).
         """
 
     def on_step(self, step: Step) -> None:

@@ -34,24 +34,10 @@ class RunFolder:
     def start(
         self, config: Mapping[str, object], oracle: Mapping[str, object], *, resume: bool, free: tuple[str, ...]
     ) -> None:
-        """Claim a new folder, or see that the run in it is the same.
+        """Claim a new folder, or with `resume` see that the run in it is the same but for `free` (settings, with dots).
 
-        Parameters
-        ----------
-        config
-            The whole configuration as plain values.
-        oracle
-            What the oracle says of itself.
-        resume
-            Go on with the run in the folder, if there is one.
-        free
-            Settings that may differ, with dots.
-
-        Raises
-        ------
-        ValueError
-            If the folder is not empty and nothing is to be resumed, another process runs in it, or the run was started
-            with something else; the message names it.
+        A ValueError names the reason: the folder is not empty and nothing is to be resumed, another process runs in it,
+        or the run was started with something else.
         """
         file, oracle_file = self.folder / CONFIG, self.folder / ORACLE
         used = self.folder.exists() and any(self.folder.iterdir())

@@ -147,7 +147,6 @@ class ReferenceClient(Protocol):
 
     def version(self, *, retry: Retry = with_retries) -> str:
         """Name of the state of the database that answers."""
-        ...
 
     def pages(
         self, query: Query, fields: Sequence[str], *, after: str | None = None, retry: Retry = with_retries
@@ -170,11 +169,9 @@ class ReferenceClient(Protocol):
         ValueError
             If an unknown property is asked for; the message lists the known.
         """
-        ...
 
     def credit(self, fields: Sequence[str]) -> Attribution:
         """Owner, licence and citations of these properties; touches no network."""
-        ...
 
 
 def as_mapping(value: object) -> Mapping[str, object]:

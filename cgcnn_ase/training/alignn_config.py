@@ -80,15 +80,8 @@ def is_alignn(values: Mapping[str, object]) -> bool:
 
 
 def translate(values: Mapping[str, object]) -> Translated:
-    """The settings of this package that do what an ALIGNN file asks for.
+    """The settings of this package that do what an ALIGNN file asks for; a ValueError names a key that is not allowed.
 
-    Raises
-    ------
-    ValueError
-        Naming the key and what is allowed.
-
-    Examples
-    --------
     >>> wanted = translate({"epochs": 20, "filename": "A", "model": {"name": "alignn", "gcn_layers": 2}})
     >>> wanted.settings["epochs"], wanted.settings["network"]["n_gcn"], wanted.settings["batch_size"], wanted.unused
     (20, 2, 64, ['filename'])

@@ -24,16 +24,9 @@ _LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 def make_trainer(config: TrainConfig, folder: Path, *, progress: bool, stop_after: int | None = None) -> pl.Trainer:
     """The trainer that a configuration asks for; it writes into ``folder``.
 
-    Several devices train by distributed data parallelism: each process takes its part of every batch of
-    ``batch_size * devices * nodes`` crystals, and gradients are averaged. On one node the processes are started here;
-    on several, start one a device with ``srun`` or ``torchrun``.
-
-    Raises
-    ------
-    ValueError
-        If several nodes are asked for and no launcher has started this process.
-    ImportError
-        If ``tensorboard`` is asked for and not installed.
+    Several devices train by distributed data parallelism: each process takes its part of every batch of ``batch_size *
+    devices * nodes`` crystals, and gradients are averaged. On one node the processes are started here; on several,
+    start one a device with ``srun`` or ``torchrun``: there is a ValueError where none has.
     """
     return pl.Trainer(
         max_epochs=config.epochs,
@@ -56,13 +49,7 @@ def make_trainer(config: TrainConfig, folder: Path, *, progress: bool, stop_afte
 
 
 def check_devices(config: TrainConfig) -> None:
-    """See that there are the GPUs that the settings ask for, before a run begins.
-
-    Raises
-    ------
-    ValueError
-        In words, if there are not.
-    """
+    """Raise a ValueError unless there are the GPUs that the settings ask for, before a run begins."""
     n_gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if config.accelerator == "gpu" and not n_gpus:
         raise ValueError("accelerator gpu: torch finds no GPU on this machine; allowed here: cpu or auto")

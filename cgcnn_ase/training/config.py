@@ -89,11 +89,6 @@ class TrainConfig:
         """Configuration from values as :meth:`to_dict` gives them, for machines without pydantic: types are trusted.
 
         Elsewhere :func:`cgcnn_ase.core.settings.parse_settings` reads, and names every mistake.
-
-        Raises
-        ------
-        ValueError
-            If a name is unknown or a value out of its range.
         """
         network = values.get("network", {})
         try:
@@ -109,16 +104,11 @@ class TrainConfig:
 
 
 def check_targets(targets: Sequence[TargetSpec], config: TrainConfig) -> None:
-    """Raise where a network is asked for what it cannot say of a target.
+    """Raise a ValueError where a network is asked for what it cannot say of a target.
 
-    A target of sites needs one of the poolings of sites, one of crystals any other. A quantity per atom is
-    read from an average over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that
-    learn their error are those of regressions; a classification has probabilities.
-
-    Raises
-    ------
-    ValueError
-        Naming the target, the setting, and what is allowed.
+    A target of sites needs one of the poolings of sites, one of crystals any other. A quantity per atom is read from an
+    average over the atoms: a sum grows with the cell, and a maximum knows of one atom only. Heads that learn their
+    error are those of regressions; a classification has probabilities.
     """
     for target in targets:
         _check_pooling(target, config.network)
@@ -155,13 +145,6 @@ def _check_pooling(target: TargetSpec, network: ArchitectureConfig) -> None:
 def preset_config(name: str, **changes: Any) -> TrainConfig:
     """Settings of a run with a preset's graph and network (:data:`cgcnn_ase.nn.presets.PRESETS`); keywords add others.
 
-    Raises
-    ------
-    ValueError
-        If there is no such preset, or a value is not allowed.
-
-    Examples
-    --------
     >>> preset_config("alignn-small", epochs=50).graph.line_graph
     True
     """

@@ -36,24 +36,10 @@ def cross_validate(
 ) -> dict[str, object]:
     """Train k models, each tested on the k-th part of the data that neither it nor its choice of epoch has seen.
 
-    Parameters
-    ----------
-    output : path
-        ``fold-0`` to ``fold-{k-1}``, a run each, and ``cross_validation.json``.
-    k : int
-        Folds; structures of one composition are in one fold. Fold i is the test split of run i, fold i + 1 its val.
-    resume, start, frozen, workers, progress
-        As in :func:`cgcnn_ase.training.run.train`.
-
-    Returns
-    -------
-    dict
-        By target (without this level if there is one): mean and standard deviation over the folds of each figure.
-
-    Raises
-    ------
-    ValueError
-        If k is less than 3 or more than there are compositions; and as ``train`` does.
+    Structures of one composition are in one fold; fold i is the test split of run i, fold i + 1 its val. Options are as
+    in :func:`cgcnn_ase.training.run.train`; ``output`` gets ``fold-0`` to ``fold-{k-1}``, a run each, and
+    ``cross_validation.json``: mean and standard deviation over the folds of each figure, with several targets by
+    target.
     """
     result = []
     for i, split in enumerate(k_splits(data, k, seed=config.seed)):

@@ -41,29 +41,10 @@ def recipe_for(
     """FinetuneRecipe for so many training labels; docs/how_to/finetune.md says what it gives.
 
     For another property than the model's own, a network with up to 3,000 labels reads the vectors of all its layers
-    (``pooling: layers``): the last have given up for the old property what the new one needs. Batch norms keep the
-    statistics of the old data unless there are many new ones.
+    (``pooling: layers``) where its pooling is the mean: the last have given up for the old property what the new one
+    needs. Batch norms keep the statistics of the old data unless there are many new ones. ``n_labels`` is without the
+    ``n_replayed`` old ones, which make fewer epochs of a number of steps.
 
-    Parameters
-    ----------
-    n_labels
-        In the training split, without replayed ones.
-    same_target
-        Whether the model learns its own target on, with its own head.
-    pooling
-        Of the model; only where it is the mean another takes its place.
-    n_replayed
-        Old labels that are learned beside them: what is a number of steps makes fewer epochs then.
-    epochs_factor
-        Epochs in units of those found best.
-
-    Raises
-    ------
-    ValueError
-        If there is no label, or the factor is not positive.
-
-    Examples
-    --------
     >>> recipe_for(40, same_target=True).frozen
     'convolutions'
     >>> recipe_for(10_000, same_target=True).settings["learning_rate"]

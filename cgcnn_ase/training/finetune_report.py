@@ -44,26 +44,11 @@ def write_before_after(
 ) -> list[Row]:
     """Measure, write ``before_after.json`` and, of each set, ``before_after_SET.png``.
 
-    Parameters
-    ----------
-    data
-        What the model was tuned on; its split ``test`` is the new test set, ``old test`` that of replayed data.
-    start
-        The model before.
-    tuned
-        The models after, one for each target.
-    output
-        Where to write.
-    evaluations
-        Of each tuned model by split, as far as they are known already.
-
-    Returns
-    -------
-    list of dict
-        A row for each target and set: ``target``, ``set`` (new or old), ``n``, ``unit``, and of each model, in what it
-        learned, ``mae``, ``bias`` (mean of prediction less label), ``coverage`` of the 90 % interval where it has one.
-        Where the model did not know the target, ``before`` is what the mean of the training labels gives. A
-        classification has ``accuracy`` in their place, and the most frequent class.
+    The split ``test`` of ``data`` is the new test set, ``old test`` that of replayed data; ``evaluations`` are those of
+    each tuned model by split, as far as they are known already. Errors are in what a model learned: ``mae``, ``bias``
+    (mean of prediction less label), ``coverage`` of the 90 % interval where it has one. Where the model did not know
+    the target, ``before`` is what the mean of the training labels gives. A classification has ``accuracy`` in their
+    place, and the most frequent class.
     """
     rows: list[Row] = []
     for t, (model, target) in enumerate(zip(tuned, data.specs, strict=True)):

@@ -124,23 +124,9 @@ def train_member(
 ) -> Path:
     """Train one network and return its best checkpoint, ``folder/best.ckpt``.
 
-    The same data, configuration and number of threads give the same weights, in one go or in several.
-
-    Parameters
-    ----------
-    network : Network, optional
-        Start from these weights (fine-tuning) instead of new ones.
-    scalers : sequence of Scaler, optional
-        Those that came with these weights; by default fitted on the training split.
-    resume : bool
-        Go on from ``folder/last.ckpt`` if it is there.
-    stop_after : int, optional
-        Stop after so many epochs, as if interrupted; the schedule is that of all ``config.epochs``.
-
-    Raises
-    ------
-    ValueError
-        If the val error was never a finite number.
+    The same data, configuration and number of threads give the same weights, in one go or in several. Fine-tuning
+    starts from a ``network`` and the ``scalers`` that came with it. ``resume`` goes on from ``folder/last.ckpt`` if it
+    is there; ``stop_after`` so many epochs it stops as if interrupted, on the schedule of all ``config.epochs``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:

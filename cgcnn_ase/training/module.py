@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 def target_loss(out: Output, values: Tensor, target: TargetSpec, scaler: Scaler, kind: str) -> Tensor:
     """Mean loss over the labelled samples of a batch; zero, with a gradient of zero, where there is none.
 
-    Parameters
-    ----------
-    out : Output
-        The target's own outputs.
-    values : Tensor
-        (B,) labels in the target's unit; NaN where there is none.
-    kind : {"l1", "huber", "mse"}
-        Of a regression; the loss of a classification is the cross-entropy.
+    ``values`` are (B,) labels in the target's unit, NaN where there is none; ``kind`` (l1, huber or mse) is of a
+    regression, the loss of a classification is the cross-entropy.
     """
     labelled = values.isfinite()
     if not bool(labelled.all()):
@@ -181,7 +175,9 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(parameter)
+                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
+                    parameter
+                )
     return [
         {
             "params": parameters,

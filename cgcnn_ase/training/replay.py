@@ -17,28 +17,10 @@ OLD_TEST, UNUSED = "old test", "unused"
 def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, seed: int = 0) -> PreparedData:
     """The new data, with some of the old in its train and val splits and the old test split beside its own.
 
-    Old crystals are drawn at random: `n` of their train split, and of their val split as many as the new data has for
-    val, so that the chosen epoch and the calibration serve both. None of a composition that the new data holds out for
-    val or test is learned, and a crystal in both sets counts as new.
-
-    Parameters
-    ----------
-    new, old
-        Of the same target and graph.
-    n
-        Old crystals to learn from; by default as many as there are new ones, and at least 500.
-    seed
-        Of the draw.
-
-    Returns
-    -------
-    PreparedData
-        Its splits are train, val, test, ``old test`` and ``unused``; the ids of the old data begin with ``old:``.
-
-    Raises
-    ------
-    ValueError
-        If n is not positive, graphs or targets differ, or nothing of the old data can be learned.
+    Old crystals are drawn at random: `n` of their train split (by default as many as there are new ones, at least 500),
+    and of their val split as many as the new data has for val, so that the chosen epoch and the calibration serve both.
+    None of a composition that the new data holds out for val or test is learned, and a crystal in both sets counts as
+    new. Further splits are ``old test`` and ``unused``; the ids of the old data begin with ``old:``.
     """
     if n is not None and n < 1:
         raise ValueError(f"replayed crystals: must be at least 1, not {n}")

@@ -61,27 +61,22 @@ def train(
 
     Parameters
     ----------
-    data : PreparedData
+    data
         With train and val rows; test rows are evaluated once, at the end.
-    output : path
-        The run's folder: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k`` if there are several),
-        ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``, ``learning_curve.png``, and of a fine-tuning
-        ``before_after.json`` (see :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
-    resume : bool
+    output
+        The run's folder, empty but for a run to resume: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k``
+        if there are several), ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``,
+        ``learning_curve.png``, and of a fine-tuning ``before_after.json`` (see
+        :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
+    resume
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     start, frozen
         Fine-tune this model's members instead of new ones, with some layers fixed; of several models in turn, which
         makes an ensemble more diverse.
-    name, suffix : str
+    name, suffix
         Of the model; those of several targets have each its target's name, with the suffix.
-    workers : int
+    workers
         Members that train at the same time, each in a process of its own with its share of the cores.
-
-    Raises
-    ------
-    ValueError
-        If ``output`` is not empty, or holds a run with other settings; if a split is empty, a target unusable, or the
-        model to tune does not fit the settings.
     """
     starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
     _check(data, config, starts, workers)

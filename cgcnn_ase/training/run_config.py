@@ -67,14 +67,9 @@ def layer_settings(
     *,
     preset: str | None = None,
 ) -> SettingsLayers:
-    """Collect what is asked of a run.
+    """Collect what is asked of a run; a ValueError names the file, the setting and what is allowed.
 
     Of a model to tune the head that learns its error is left out where there are only classes to learn.
-
-    Raises
-    ------
-    ValueError
-        Naming the file, the setting and what is allowed.
     """
     start = source.settings()
     if preset is not None:

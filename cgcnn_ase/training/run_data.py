@@ -31,23 +31,9 @@ DataLike: TypeAlias = str | Path | PreparedData | Sequence["Atoms"]
 class DataSource:
     """Data of a run. Prepared data are read at once, and no second time; others when their graph is known.
 
-    Parameters
-    ----------
-    data
-        Folder, prepared data or structures.
-    target, task, unit
-        Columns to learn, NAME or NAME:KIND; without any the only one, or that of the model.
-    val, test
-        Parts, where the data have no split.
-    is_part
-        Of a data set in shards: formulas are split alike in all of them.
-    model
-        The model to tune: its target is learned on where no other is asked for.
-
-    Raises
-    ------
-    ValueError
-        If the data were prepared for other targets than asked.
+    Columns to learn are NAME or NAME:KIND; without any it is the only one, or that of the model to tune. ``is_part`` is
+    of a data set in shards: formulas are split alike in all of them. A ValueError is raised where data were prepared
+    for other targets than asked.
     """
 
     def __init__(
@@ -133,13 +119,7 @@ def with_old(
     seed: int,
     progress: bool = False,
 ) -> PreparedData:
-    """New data with some of what the model to tune has learned before.
-
-    Raises
-    ------
-    ValueError
-        If the model learns another property now.
-    """
+    """New data with some of what the model to tune, of the same property, has learned before; else a ValueError."""
     if not can_reuse_head(model, new.specs):
         raise ValueError(
             f"--replay: the old labels are of {model.target.name}, the new of "

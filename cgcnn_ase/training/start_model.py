@@ -25,12 +25,9 @@ def can_reuse_head(model: "CrystalModel", targets: tuple[TargetSpec, ...]) -> bo
 
 
 def check_start(model: "CrystalModel", wanted: NetworkConfig) -> None:
-    """See that networks of these sizes can start from a model's members; their pooling and heads may differ.
+    """Raise a ValueError unless networks of these sizes can start from a model's members.
 
-    Raises
-    ------
-    ValueError
-        If the architecture differs.
+    Their pooling and heads may differ.
     """
     has = model.networks[0].config.architecture
     if replace(has, pooling=wanted.architecture.pooling, dropout=wanted.architecture.dropout) != wanted.architecture:
@@ -57,11 +54,6 @@ def finetune_member(
     ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
     statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, and the
     pooling of that name, whose weights the seed decides; of what reads the pooling it keeps the layers that still fit.
-
-    Raises
-    ------
-    ValueError
-        If ``frozen`` is not one of the names, or the architecture wanted is another.
     """
     if frozen not in get_args(Frozen):
         raise ValueError(f"unknown layers {frozen!r} to freeze; allowed: {', '.join(get_args(Frozen))}")

@@ -30,20 +30,11 @@ class Blend(NamedTuple):
 
 
 def blend(networks: Sequence[Network], start: CrystalModel, data: PreparedData) -> tuple[nn.ModuleList, Blend | None]:
-    r"""Members with the weights :math:`(1 - a) w_0 + a w` of the lowest val error (Wortsman et al., CVPR 2022, 7949).
+    """Members with the weights :math:`(1 - a) w_0 + a w` of the lowest val error (Wortsman et al., CVPR 2022, 7949).
 
     Between a model and one tuned from it lie models that have learned much of the new and forgotten less of the old;
     with a val split of both, one of them is chosen. Where tuning brought nothing, a is 0 and the model stays what it
     was. With fewer than 10 val labels a is 1, and there is no :class:`Blend`.
-
-    Parameters
-    ----------
-    networks
-        Tuned members.
-    start
-        The model that they were tuned from, of the same target.
-    data
-        With a val split, which is read once for all weights.
     """
     labels = data.labels("val")[:, 0]
     known = np.isfinite(labels)

@@ -55,12 +55,9 @@ class Oracle(Protocol):
         """
 
     def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
-        """Return the values of one point, whose structure is `atoms` (None in a space without structures).
+        """Return the values of one point; an :class:`OracleError` says in words why there are none.
 
-        Raises
-        ------
-        OracleError
-            In words, if there is none.
+        `atoms` is the point's structure, None in a space without structures.
         """
 
 

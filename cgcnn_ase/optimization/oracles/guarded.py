@@ -36,19 +36,10 @@ class OracleReply(NamedTuple):
 
 
 class GuardedOracle:
-    """Asks an oracle with retries, in a process of its own where there is a time limit.
+    """Asks an oracle, with so many ``retries`` of what failed.
 
-    Parameters
-    ----------
-    oracle
-        Who is asked, in this process.
-    retries
-        How often an evaluation that failed is tried again.
-    timeout_s
-        Seconds after which an evaluation is given up: it then runs in a child process, which is killed with all that
-        it has started. None for no limit, and no child process.
-    recipe
-        What the child process makes the same oracle of; needed with a time limit.
+    With ``timeout_s`` (in s) an evaluation runs in a child process, which makes the same oracle of ``recipe`` and is
+    killed with all that it has started where it takes longer. Without it all is asked in this process.
     """
 
     def __init__(

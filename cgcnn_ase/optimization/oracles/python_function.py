@@ -27,14 +27,9 @@ class FunctionSettings(Settings):
 
 
 def load_named(name: str, folder: Path, setting: str) -> Callable[..., Any]:
-    """Load the function or class with a name.
+    """Load ``module:attribute`` of a module that can be imported, or ``file.py:attribute`` of a file in `folder`.
 
-    Parameters
-    ----------
-    name
-        ``module:attribute`` of a module that can be imported, or ``file.py:attribute`` of a file in `folder`.
-    setting
-        Where the name stands, for the message of the ValueError if there is none.
+    `setting` says where the name stands, for the message of the ValueError if there is none.
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:

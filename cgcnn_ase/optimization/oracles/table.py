@@ -127,16 +127,10 @@ class Label(NamedTuple):
 def read_labels(file: Path, space: SearchSpace, objectives: Sequence[str]) -> list[Label]:
     """Read values that are known before the first round: measurements with error bars, or earlier calculations.
 
-    A composition need not be one that the space can realise, but must lie in its ranges. Without a column
-    ``ordering_seed`` the label is of the composition, and of none of its orderings.
-
-    The CSV file has a column for each variable, one for each objective, and ``NAME_std`` with its error bar.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, a cell empty or no number, an error bar negative, or a row is not in the space or there
-        twice; the message names the row.
+    The CSV file has a column for each variable, one for each objective, and ``NAME_std`` with its error bar. A
+    composition need not be one that the space can realise, but must lie in its ranges. Without a column
+    ``ordering_seed`` the label is of the composition, and of none of its orderings. A ValueError names the row that
+    cannot be used.
     """
     frame = read_table(file)
     variables = [name for name in space.names if name in frame.columns or name != ORDERING]

@@ -17,18 +17,10 @@ _HYPERCUBES = 100
 
 
 def initial_points(space: SearchSpace, n: int, *, kind: Initial = "sobol", seed: int = 0) -> list[Point]:
-    """Return different points that cover the space, by one of scikit-optimize's samplers of the unit cube.
+    """Return n different points that cover the space, by one of scikit-optimize's samplers of the unit cube.
 
-    Parameters
-    ----------
-    space
-        The space.
-    n
-        How many; fewer come where the space has no more.
-    kind
-        ``sobol``: a shifted Sobol sequence; ``lhs``: a Latin hypercube; ``grid``: a regular grid; ``random``.
-    seed
-        Same seed, same points.
+    `kind` is ``sobol``: a shifted Sobol sequence; ``lhs``: a Latin hypercube; ``grid``: a regular grid; or ``random``.
+    Fewer come where the space has no more.
     """
     if kind not in get_args(Initial):
         raise ValueError(f"no initial points by {kind!r}; allowed: {', '.join(get_args(Initial))}")

@@ -80,11 +80,6 @@ class SearchSpace:
         The options of a variable are ``low`` and ``high``; with ``sites``, where it is a whole number of atoms out of
         so many sites; with ``integer: true``; or ``categories`` (with ``of``: the share they are the names of, e.g. of
         a dopant; where the share is 0 the name is ``none``); or ``seeds``: so many orderings of each composition.
-
-        Raises
-        ------
-        ValueError
-            As for the class, and if an option is unknown or a range empty.
         """
         if unknown := sorted(set(config) - {"variables", "sum_to_one"}):
             raise ValueError(f"space: unknown {', '.join(unknown)}; allowed: variables, sum_to_one")
@@ -190,13 +185,7 @@ class SearchSpace:
         return ",".join(f"{name}={_word(point[name])}" for name in sorted(self.names))
 
     def checked_key(self, point: Mapping[str, Value]) -> str:
-        """Return the :meth:`key` of a point from elsewhere, which need not be realisable.
-
-        Raises
-        ------
-        ValueError
-            If a variable is missing or unknown, a number not finite, or a name not among the categories.
-        """
+        """Return the :meth:`key` of a point, which need not be realisable; a ValueError if it is none of this space."""
         if set(point) != set(self.names):
             raise ValueError(f"point of {', '.join(point) or 'nothing'}; the variables are {', '.join(self.names)}")
         for variable in self.variables:

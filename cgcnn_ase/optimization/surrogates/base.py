@@ -122,15 +122,7 @@ def make_surrogate(
 ) -> Surrogate:
     """Make the surrogate of one objective, see :class:`SurrogateContext`.
 
-    Parameters
-    ----------
-    name
-        ``gp``: a Gaussian process on the numbers of a point. ``network``: a model of crystal graphs. ``stacked``: a
-        Gaussian process of that model's errors; these two need `model` and `structure`. Or one of another package.
-
-    Raises
-    ------
-    ValueError
-        If the name is none of these, or a network lacks its model or its structures.
+    ``gp`` is a Gaussian process on the numbers of a point, ``network`` a model of crystal graphs, ``stacked`` a
+    Gaussian process of that model's errors; these two need `model` and `structure`. Other packages have others.
     """
     return SURROGATES.get(name)(SurrogateContext(objective, model, structure))

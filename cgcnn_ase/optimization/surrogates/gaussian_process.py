@@ -20,20 +20,12 @@ _WAVES = 1024
 
 
 class MaternProcess:
-    r"""scikit-optimize's regressor with a Matern 5/2 kernel and white noise, on rows of numbers.
+    """scikit-optimize's regressor with a Matern 5/2 kernel and white noise, on rows of numbers.
 
-    Labels are standardised. The kernel's parameters are those of the highest marginal likelihood.
-
-    Parameters
-    ----------
-    amplitude, length, noise
-        Bounds of standardised quantities: amplitude, length scales, and variance of the noise.
-    jitter
-        Variance of a standardised label, so that the same label twice does no harm.
-    max_labels
-        Labels by which the kernel's parameters are found; of more, so many drawn by the seed.
-    n_restarts
-        Random starts of the search for the kernel's parameters, of up to 50 labels.
+    Labels are standardised, and so are the bounds of ``amplitude``, ``length`` (scales) and ``noise`` (variance).
+    ``jitter`` is the variance of a label, so that the same one twice does no harm. The kernel's parameters are those of
+    the highest marginal likelihood of up to ``max_labels`` labels, drawn by the seed; of up to 50 the search has
+    ``n_restarts`` random starts.
     """
 
     def __init__(
@@ -51,18 +43,9 @@ class MaternProcess:
         self.mean, self.scale = 0.0, 1.0
 
     def fit(self, rows: Floats, values: Floats, noise: Floats | None, *, lengths: "float | Floats", seed: int) -> None:
-        """Find the kernel's parameters, and with them take all labels.
+        """Find the kernel's parameters, and with them take all labels: (n,) values of (n, d) rows, noise their std.
 
-        Parameters
-        ----------
-        rows
-            (n, d).
-        values, noise
-            (n,) labels and one standard deviation of the error of each.
-        lengths
-            Length scale to start from: one, or one for each column.
-        seed
-            Of what is drawn.
+        The search starts from ``lengths``: one length scale, or one for each column.
         """
         with needs_skopt():
             from skopt.learning import GaussianProcessRegressor
@@ -120,11 +103,6 @@ class GaussianProcess:
 
     The white noise is what points of equal or near features differ by: the ordering of the metals, and the error of a
     label beyond its error bar.
-
-    Parameters
-    ----------
-    n_restarts
-        Random starts of the search for the kernel's parameters, of up to 50 labels.
     """
 
     def __init__(self, *, n_restarts: int = 2) -> None:

@@ -24,17 +24,10 @@ _DISTANCE = 0.2
 
 
 class GraphNetworkSurrogate:
-    """A model of the zoo, or of the user, that says how sure it is.
+    """A model of the zoo, or of the user, with a std: calibrated or of its members.
 
     Its predictions differ from the labels by the mean of what they differ by where both are known: another functional
     or other references shift all energies alike. A candidate is predicted once and never again.
-
-    Parameters
-    ----------
-    model
-        A pretrained name, a model folder or a loaded model with a std, calibrated or of its members.
-    structure
-        Makes the structure of a point.
     """
 
     def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
