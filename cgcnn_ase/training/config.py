@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
@@ -11,9 +11,6 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
-
-if TYPE_CHECKING:
-    pass
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")

@@ -16,7 +16,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.training.batches import loader
-from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer, read_history
+from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
 
@@ -73,9 +73,6 @@ def _values(network: Network, data: PreparedData, rows: Ints) -> torch.Tensor:
     with torch.inference_mode():
         parts = [network(data.graphs.batch(rows[k : k + _BATCH].tolist())).value for k in range(0, len(rows), _BATCH)]
     return torch.cat(parts)
-
-
-__all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scalers"]
 
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:
