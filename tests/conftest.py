@@ -95,7 +95,7 @@ def made_up_calibration(model, seed, n_dropout=None):
     """A calibration with the embeddings of this model's own random crystals; hydrogen to bismuth are known."""
     from cgcnn_ase.graphs.builder import build_graphs
     from cgcnn_ase.graphs.crystal_graph import composition
-    from cgcnn_ase.uncertainty import RegressionCalibration
+    from cgcnn_ase.uncertainty import CalibrationData, RegressionCalibration
 
     rng = np.random.default_rng(seed)
     graph = build_graphs([random_crystal(rng) for _ in range(80)], model.graph)
@@ -108,13 +108,13 @@ def made_up_calibration(model, seed, n_dropout=None):
     known = np.zeros((len(embedding), 101))
     known[:, 1:84] = 1 / 83
     fractions = composition(graph).numpy()
-    return RegressionCalibration.fit(
-        out,
-        out.estimate.mean + noise,
+    data = CalibrationData(
+        labels=out.estimate.mean + noise,
         composition=fractions,
         training_embedding=embedding,
         training_composition=known,
     )
+    return RegressionCalibration.fit(out, data)
 
 
 def random_crystal(rng, *, n_atoms=None):

@@ -18,7 +18,7 @@ from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, model_level, with_fidelity
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
-from cgcnn_ase.uncertainty import RegressionCalibration
+from cgcnn_ase.uncertainty import CalibrationData, RegressionCalibration
 
 from .conftest import make_model, random_crystal
 
@@ -33,14 +33,14 @@ def site_model():
     with torch.inference_mode():
         out = model(graph)
     fractions = composition(graph)[crystal_index(graph)].numpy()
-    model.calibration = RegressionCalibration.fit(
-        out,
-        out.estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
+    data = CalibrationData(
+        labels=out.estimate.mean + rng.laplace(scale=0.05, size=len(fractions)),
         composition=fractions,
         training_embedding=out.embedding.numpy(),
         training_composition=fractions,
         site_elements={8, 12},
     )
+    model.calibration = RegressionCalibration.fit(out, data)
     return model
 
 

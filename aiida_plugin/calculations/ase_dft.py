@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import Dict, RemoteData, StructureData
 
-from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
+from aiida_plugin.calculations.crash_safe import CrashSafeCalcJob
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
+    from aiida.common.datastructures import CalcInfo
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
@@ -31,8 +31,6 @@ PROPERTIES = ("energy", "forces", "stress", "magmoms")
 
 WORKER, PREVIOUS = "ase_worker.py", "previous"
 INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calculator.txt"
-STDOUT, STDERR, EXIT_CODE = "ase.out", "ase.err", "exit_code"
-
 _EXIT_CODES = (
     (310, "ERROR_USAGE", "the calculator could not start: {reason}"),
     (311, "ERROR_NOT_INSTALLED", "{reason}: install it for the Python of the code"),
@@ -63,7 +61,7 @@ class AseDftCalculation(CrashSafeCalcJob):
     - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them.
     """
 
-    parser = "cgcnn.ase_dft"
+    parser, stdout, stderr = "cgcnn.ase_dft", "ase.out", "ase.err"
     CACHE_VERSION = 1  # raised when the worker computes something else from the same inputs
 
     @classmethod
@@ -92,7 +90,7 @@ class AseDftCalculation(CrashSafeCalcJob):
             # what another machine, more time or more memory could cure is not taken from the cache
             spec.exit_code(status, name, message=message, invalidates_cache=name in _MAY_BE_CURED)
 
-    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
+    def prepare_for_submission(self, folder: "Folder") -> "CalcInfo":
         """Write the input and the script, and say what to run."""
         settings = complete_settings(self.inputs.settings)
         structure: StructureData = self.inputs.structure
@@ -109,18 +107,10 @@ class AseDftCalculation(CrashSafeCalcJob):
         with folder.open(INPUT, "w") as file:
             json.dump(settings, file)
         folder.insert_path(str(Path(__file__).with_name(WORKER)), WORKER)
-        code = CodeInfo()
-        code.code_uuid = self.inputs.code.uuid
-        code.cmdline_params = [WORKER]
-        code.stdout_name, code.stderr_name = STDOUT, STDERR
-        job = CalcInfo()
-        job.codes_info = [code]
+        job = self.job(WORKER, retrieve=(RESULTS, STATE, LOG, "relax.log"))
         if "restart_folder" in self.inputs:
             before = self.inputs.restart_folder
             job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
-        job.retrieve_list = [RESULTS, STATE, LOG, "relax.log", STDOUT, STDERR, EXIT_CODE]
-        job.prepend_text = START_ONCE
-        job.append_text = f"echo $? > {EXIT_CODE}"
         return job
 
 

@@ -1,7 +1,9 @@
 """Jobs that run once, and keep their outputs, wherever the daemon dies."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.common.links import LinkType
 from aiida.engine import CalcJob
 from aiida.orm import RemoteData
@@ -16,6 +18,7 @@ START_ONCE = """\
 exec 9>> .cgcnn_lock; flock 9 2> /dev/null
 if [ -e .cgcnn_done ]; then exit 0; fi
 trap 'touch .cgcnn_done' EXIT"""
+EXIT_CODE = "exit_code"  # the file of the command's exit code
 
 
 class CrashSafeCalcJob(CalcJob):
@@ -25,6 +28,8 @@ class CrashSafeCalcJob(CalcJob):
     """
 
     parser: ClassVar[str | None] = None  # entry point
+    stdout: ClassVar[str]  # the file of the command's output
+    stderr: ClassVar[str]  # the file of its messages
 
     @classmethod
     def define(cls, spec: "CalcJobProcessSpec") -> None:
@@ -35,6 +40,17 @@ class CrashSafeCalcJob(CalcJob):
         options["withmpi"].default = False
         if cls.parser is not None:
             options["parser_name"].default = cls.parser
+
+    def job(self, *arguments: str, retrieve: Iterable[str | tuple[str, str, int]]) -> CalcInfo:
+        """Run the code with these arguments; its output, messages and exit code are retrieved with the other files."""
+        code = CodeInfo()
+        code.code_uuid, code.cmdline_params = self.inputs.code.uuid, list(arguments)
+        code.stdout_name, code.stderr_name = self.stdout, self.stderr
+        job = CalcInfo()
+        job.codes_info = [code]
+        job.prepend_text, job.append_text = START_ONCE, f"echo $? > {EXIT_CODE}"
+        job.retrieve_list = [*retrieve, self.stdout, self.stderr, EXIT_CODE]
+        return job
 
     def load_instance_state(self, saved_state: Any, load_context: Any) -> None:
         """Go on from a checkpoint, with the ``remote_folder`` that AiiDA forgets if it dies just after the upload.

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import Dict, Str
 
-from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
+from aiida_plugin.calculations.crash_safe import CrashSafeCalcJob
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.models.folder import package_version
 
 if TYPE_CHECKING:
+    from aiida.common.datastructures import CalcInfo
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
@@ -21,8 +21,6 @@ SETTINGS = {"n_dropout": "--n-dropout", "seed": "--seed", "engine": "--engine", 
 
 STRUCTURES, MODEL = "structures.npz", "model"
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
-STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
-
 _EXIT_CODES = (
     (310, "ERROR_USAGE", "cgcnn-ase could not start: {reason}"),
     (
@@ -54,7 +52,7 @@ class PredictCalculation(CrashSafeCalcJob):
     unless all of them failed.
     """
 
-    parser = "cgcnn.predict"
+    parser, stdout, stderr = "cgcnn.predict", "cgcnn-ase.out", "cgcnn-ase.err"
 
     @classmethod
     def define(cls, spec: "CalcJobProcessSpec") -> None:
@@ -90,43 +88,30 @@ class PredictCalculation(CrashSafeCalcJob):
             # what another attempt may mend is never taken from the cache
             spec.exit_code(status, name, message=message, invalidates_cache=name not in _FINAL)
 
-    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
-        """Write the structures, copy the model, and say what to run.
-
-        Raises
-        ------
-        CheckpointError
-            If a file of the model's node was changed.
-        """
+    def prepare_for_submission(self, folder: "Folder") -> "CalcInfo":
+        """Write the structures, copy the model (its files unchanged), and say what to run."""
         model: CGCNNModelData = self.inputs.model
         model.contents()
         self.inputs.structures.write_packed(folder.get_abs_path(STRUCTURES))
-        code = CodeInfo()
-        code.code_uuid = self.inputs.code.uuid
-        code.stdout_name, code.stderr_name = STDOUT, STDERR
-        code.cmdline_params = [
+        settings = self.inputs.settings.get_dict() if "settings" in self.inputs else {}
+        job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,
-            *_options(self.inputs.settings.get_dict() if "settings" in self.inputs else {}),
-        ]  # fmt: skip
-        job = CalcInfo()
-        job.codes_info = [code]
-        job.local_copy_list = [
-            (model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()
-        ]
-        job.retrieve_list = [PREDICTIONS, FAILURES, STDOUT, STDERR, EXIT_CODE]
-        job.prepend_text = START_ONCE
-        job.append_text = f"echo $? > {EXIT_CODE}"
+            *(text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))),
+            retrieve=(PREDICTIONS, FAILURES),
+        )  # fmt: skip
+        job.local_copy_list = copies_of(model)
         return job
+
+
+def copies_of(model: CGCNNModelData) -> list[tuple[str, str, str]]:
+    """List the copies of the model's files into the job's folder."""
+    return [(model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()]
 
 
 def model_path(model: CGCNNModelData) -> str:
     """Return the argument of ``--model``: the folder, or the single file of an original model."""
     names = model.base.repository.list_object_names()
     return MODEL if "config.json" in names else f"{MODEL}/{names[0]}"
-
-
-def _options(settings: Mapping[str, object]) -> list[str]:
-    return [text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))]
 
 
 def _check_settings(settings: Dict | None, _: object) -> str | None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.orm import ArrayData, Dict, RemoteData, Str
 
 from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
-from aiida_plugin.calculations.predict import model_path
+from aiida_plugin.calculations.predict import MODEL, copies_of, model_path
 from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
 from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
@@ -17,14 +16,11 @@ from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.models.folder import package_version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from aiida.common.datastructures import CalcInfo
     from aiida.common.folders import Folder
     from aiida.engine import CalcJobProcessSpec
 
-
-# nodes by the names of the inputs
-Inputs: TypeAlias = Mapping[str, Any]
+Inputs: TypeAlias = Mapping[str, Any]  # nodes by the names of the inputs
 #: options of the command that stand in no settings file
 OPTIONS = ("task", "unit", "freeze", "epochs_factor", "preset", "workers", "name")
 _CHOICES = {
@@ -37,12 +33,8 @@ _CHOICES = {
 def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | None:
     """Find what is wrong with the settings of a run; None if nothing is.
 
-    Parameters
-    ----------
-    settings
-        By name: :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes.
-    tunes
-        Whether there is a model to start from.
+    They are :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes; `tunes` tells
+    whether there is a model to start from.
     """
     from dataclasses import fields
 
@@ -88,21 +80,9 @@ def of_file(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
-    """The options of the command.
+    """The options of the command; `model` holds ``target``, ``unit``, ``task`` and ``name`` of the one to start from.
 
-    Parameters
-    ----------
-    settings
-        Those of the run.
-    target
-        What is learned.
-    model
-        ``target``, ``unit``, ``task`` and ``name`` of the model to start from.
-
-    Raises
-    ------
-    ValueError
-        If unit or task are others than those of a model that is to learn its own target on.
+    A ValueError is raised if unit or task are others than those of a model that is to learn its own target on.
     """
     task = settings.get("task", "regression")
     unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
@@ -123,14 +103,12 @@ def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, s
     return result
 
 
-DATA_FOLDER, RUN, MODEL, SETTINGS_FILE, CACHE = "data", "run", "model", "train.yaml", "cache"
-STDOUT, STDERR, EXIT_CODE = "cgcnn-ase.out", "cgcnn-ase.err", "exit_code"
+DATA_FOLDER, RUN, SETTINGS_FILE, CACHE = "data", "run", "train.yaml", "cache"
 
-#: what is kept of a run: not the checkpoints, which stay where it ran
+# what is kept of a run: not the checkpoints, which stay where it ran
 RETRIEVED = ("config.yaml", "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
 
-#: folders of a retrieved file that are kept, its name counted
-_DEPTH = 3
+_DEPTH = 3  # folders of a retrieved file that are kept, its name counted
 
 
 class TrainCalculation(CrashSafeCalcJob):
@@ -140,6 +118,8 @@ class TrainCalculation(CrashSafeCalcJob):
     (exit code 321) is gone on with by giving its ``remote_folder`` as ``restart_folder`` to another with the same
     inputs: the weights are the same as without the interruption.
     """
+
+    parser, stdout, stderr = "cgcnn.train", "cgcnn-ase.out", "cgcnn-ase.err"
 
     @classmethod
     def define(cls, spec: "CalcJobProcessSpec") -> None:
@@ -175,8 +155,6 @@ class TrainCalculation(CrashSafeCalcJob):
         spec.output(
             "val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test."
         )
-        options: Any = spec.inputs["metadata"]["options"]  # type: ignore[index]
-        options["parser_name"].default = "cgcnn.train"
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
         spec.exit_code(311, "ERROR_CRASHED", message="cgcnn-ase ended with an error that it does not know: {reason}")
         spec.exit_code(
@@ -203,14 +181,8 @@ class TrainCalculation(CrashSafeCalcJob):
         spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
         spec.exit_code(340, "ERROR_DIVERGED", message="the training diverged: make learning_rate smaller ({reason})")
 
-    def prepare_for_submission(self, folder: "Folder") -> CalcInfo:
-        """Write the labelled structures and the settings, copy the model, and say what to run.
-
-        Raises
-        ------
-        CheckpointError
-            If a file of the model's node was changed.
-        """
+    def prepare_for_submission(self, folder: "Folder") -> "CalcInfo":
+        """Write the labelled structures and the settings, copy the model (its files unchanged), and say what to run."""
         import yaml
 
         settings = _settings_dict(self.inputs.get("settings"))
@@ -218,28 +190,22 @@ class TrainCalculation(CrashSafeCalcJob):
         path.mkdir()
         data_of(self.inputs).write(path, self.inputs.target.value)
         Path(folder.get_abs_path(SETTINGS_FILE)).write_text(yaml.safe_dump(of_file(settings)), encoding="utf-8")
-        job = CalcInfo()
-        job.local_copy_list = []
-        start = []
-        if "model" in self.inputs:
-            start = ["--from", self._place_model(folder, job.local_copy_list)]
+        copies: list[tuple[str, str, str]] = []
+        start = ["--from", self._place_model(folder, copies)] if "model" in self.inputs else []
+        if "restart_folder" in self.inputs:
+            start.append("--resume")
+        job = self.job(
+            "train", DATA_FOLDER, "--output", RUN, "--config", SETTINGS_FILE, *start,
+            *arguments(settings, self.inputs.target.value, model_facts(self.inputs)),
+            retrieve=[(f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED],
+        )  # fmt: skip
+        job.local_copy_list = copies
         if "restart_folder" in self.inputs:
             remote = self.inputs.restart_folder
             job.remote_copy_list = [
                 (remote.computer.uuid, f"{remote.get_remote_path()}/{name}", ".") for name in (RUN, CACHE)
             ]
-            start.append("--resume")
-        code = CodeInfo()
-        code.code_uuid = self.inputs.code.uuid
-        code.stdout_name, code.stderr_name = STDOUT, STDERR
-        code.cmdline_params = [
-            "train", DATA_FOLDER, "--output", RUN, "--config", SETTINGS_FILE, *start,
-            *arguments(settings, self.inputs.target.value, model_facts(self.inputs)),
-        ]  # fmt: skip
-        job.codes_info = [code]
         job.prepend_text = f"{START_ONCE}\nexport CGCNN_ASE_CACHE=$PWD/{CACHE}"
-        job.append_text = f"echo $? > {EXIT_CODE}"
-        job.retrieve_list = [STDOUT, STDERR, EXIT_CODE, *((f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED)]
         return job
 
     def _place_model(self, folder: "Folder", copies: list[tuple[str, str, str]]) -> str:
@@ -247,7 +213,7 @@ class TrainCalculation(CrashSafeCalcJob):
         model: CGCNNModelData = self.inputs.model
         model.contents()
         if len(model.names) == 1:
-            copies += [(model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()]
+            copies += copies_of(model)
             return model_path(model)
         from cgcnn_ase.models.checkpoint import load_models, save_model
         from cgcnn_ase.models.crystal_model import CrystalModel
@@ -281,13 +247,7 @@ def data_of(inputs: Inputs) -> TrainingData:
 
 
 def model_facts(inputs: Inputs) -> dict[str, str] | None:
-    """``name``, ``target``, ``unit`` and ``task`` of the model to start from.
-
-    Raises
-    ------
-    ValueError
-        If the node holds several and none of them is named.
-    """
+    """``name``, ``target``, ``unit`` and ``task`` of the model to start from; of several one must be named."""
     model: CGCNNModelData | None = inputs.get("model")
     if model is None:
         return None

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 # settings that say how the sets become the data of a run
 DATA = ("val", "test", "split_by", "split_seed", "unlabelled", "mixed_labels")
-# a group larger than this part of the structures is not held out as a whole to validate
-_LARGEST = 1 / 3
+_LARGEST = 1 / 3  # a group larger than this part of the structures is not held out as a whole to validate
 _MAX_READ = 4
 By = Literal["group", "structure"]
 
@@ -35,21 +34,8 @@ def divide(groups: Sequence[Hashable], *, val: float, test: float, seed: int) ->
     """Divide structures by their groups (formula, host), so that no group is in two parts.
 
     At least one structure is held out to validate. Where there are too few groups for that, or the smallest is more
-    than a third of all, single structures are drawn instead.
-
-    Parameters
-    ----------
-    groups
-        The group of each structure.
-    val, test
-        Parts of the groups, from 0 to less than 1.
-    seed
-        Of the drawing.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 structures, or the parts leave nothing to train on.
+    than a third of all, single structures are drawn instead. `val` and `test` are parts of the groups, from 0 to less
+    than 1. A ValueError is raised for fewer than 2 structures, or parts that leave nothing to train on.
     """
     from cgcnn_ase.data.splits import group_split, random_split
 
@@ -87,26 +73,14 @@ def _smallest_group(groups: Sequence[Hashable], split: Strings) -> list[int] | N
 
 
 class TrainingData(NamedTuple):
-    """The rows of all sets, those of ``structures`` first.
-
-    Attributes
-    ----------
-    ids, labels, split
-        Of each structure; the label None where it has none and is left out.
-    split_by
-        Whether formulas (or what else was asked) are kept together, or single structures were drawn.
-    scheme
-        What made the labels; None where it is not known or where several are mixed.
-    sets
-        The nodes.
-    """
+    """The rows of all sets, those of ``structures`` first."""
 
     ids: list[str]
-    labels: list[float | None]
+    labels: list[float | None]  # None of one that has none and is left out
     split: Strings
-    split_by: By | None
-    scheme: dict[str, object] | None
-    sets: list[StructureSetData]
+    split_by: By | None  # whether formulas (or what else was asked) are kept together, or single structures were drawn
+    scheme: dict[str, object] | None  # what made the labels; None where it is not known or several are mixed
+    sets: list[StructureSetData]  # the nodes
 
     def count(self, split: str) -> int:
         """How many labelled structures a split has."""
@@ -125,8 +99,7 @@ class TrainingData(NamedTuple):
                 writer.writerow([name, "" if label is None else repr(label), split])
 
 
-# what was read of sets lately
-_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}
+_READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}  # what was read of sets lately
 
 
 def gather(
@@ -141,15 +114,13 @@ def gather(
 
     Parameters
     ----------
-    structures
-        To learn from; parts of them validate and test where no sets are given for that.
+    structures, val, test
+        To learn from, and labelled sets; parts of the first validate and test where no sets are given for that.
     target
-        See :func:`aiida_plugin.data.labels.label_of`.
+        See :func:`cgcnn_ase.structures.labels.label_of`.
     settings
         ``val`` and ``test`` (parts, 0.1 each), ``split_by`` (formula, structure or a key of the info), ``split_seed``,
         ``unlabelled`` (error or skip) and ``mixed_labels`` (whether labels of several kinds may be mixed).
-    val, test
-        Labelled sets.
 
     Raises
     ------
@@ -194,13 +165,11 @@ def _gather(sets: Mapping[str, StructureSetData], target: str, settings: Mapping
     if settings.get("unlabelled", "error") == "error":
         _check_labels(ids, labels, target)
     scheme = None if settings.get("mixed_labels", False) else merge_schemes(schemes)
-    split, by = _split(of_set, labels, groups, settings, has_val="val" in sets, has_test="test" in sets)
+    data = TrainingData(ids, labels, *_split(of_set, labels, groups, settings, sets), scheme, [])
     for part, name in (("train", "structures"), ("val", "val"), ("test", "test")):
-        if (part == "train" or name in sets) and not any(
-            label is not None and assigned == part for label, assigned in zip(labels, split.tolist(), strict=True)
-        ):
+        if name in sets and not data.count(part):
             raise ValueError(f"no structure of {name} has a label {target!r}")
-    return TrainingData(ids, labels, split, by, scheme, [])
+    return data
 
 
 def _split(
@@ -208,20 +177,16 @@ def _split(
     labels: list[float | None],
     groups: list[Hashable],
     settings: Mapping[str, object],
-    *,
-    has_val: bool,
-    has_test: bool,
+    sets: Mapping[str, StructureSetData],
 ) -> tuple[Strings, By | None]:
     """The set's name of what was given apart; what is to be divided, divided."""
     split = np.array(["train" if name == "structures" else name for name in of_set], dtype="<U5")
     rows = [k for k, name in enumerate(of_set) if name == "structures" and labels[k] is not None]
-    test = 0.0 if has_test else cast("float", settings.get("test", 0.1))
+    test = 0.0 if "test" in sets else cast("float", settings.get("test", 0.1))
     seed = cast("int", settings.get("split_seed", 0))
-    if not has_val:
-        assigned, by = divide(
-            [groups[k] for k in rows], val=cast("float", settings.get("val", 0.1)), test=test, seed=seed
-        )
-        split[rows] = assigned
+    if "val" not in sets:
+        val = cast("float", settings.get("val", 0.1))
+        split[rows], by = divide([groups[k] for k in rows], val=val, test=test, seed=seed)
         return split, by
     if test == 0.0:
         return split, None

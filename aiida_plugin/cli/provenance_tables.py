@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiida.cmdline.utils import echo
 
 from aiida_plugin.provenance.lineage import NodeRow
+from cgcnn_ase.structures import read_structures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,17 +41,7 @@ def print_frame(table: "pd.DataFrame", columns: Sequence[str], *, as_json: bool)
 
 
 def structure_named(structure: str, structures: "StructureSetData | None") -> "Atoms | str":
-    """Find the structure of this id in a set, the one structure of a file, or else an id.
-
-    Raises
-    ------
-    ValueError
-        If the file holds several or cannot be read, or the set has no such id.
-    """
-    from pathlib import Path
-
-    from cgcnn_ase.structures import read_structures
-
+    """Find the structure of this id in a set, the one structure of a file, or else an id."""
     if structures is not None:
         return structures.atoms(structure)
     if not Path(structure).exists():

@@ -1,6 +1,7 @@
 """The columns of predictions as numpy arrays in one file, exactly: what is missing stays missing, not NaN."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
@@ -40,12 +41,8 @@ CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
     """The columns of each model; the key is its unit, property, name and sha256.
 
-    ``source`` is left out: where a file lay is not what the model said.
-
-    Raises
-    ------
-    ValueError
-        If it is no such file, cut short, damaged, or holds no prediction; the message names file and line or column.
+    ``source`` is left out: where a file lay is not what the model said. A file that is none, cut short, damaged, or
+    holds no prediction is a ValueError that names file and line or column.
     """
     fields = _fields(path)
     header = tuple(fields.columns)
@@ -83,13 +80,7 @@ def _fields(path: Path) -> "pd.DataFrame":
 
 
 def parse_column(name: str, texts: Sequence[str]) -> Column:
-    """A column of a CSV file; an empty field is a missing one, but for an empty ``reason``.
-
-    Raises
-    ------
-    ValueError
-        If a field is not what the column holds; the message names both.
-    """
+    """A column of a CSV file; an empty field is a missing one, but for an empty ``reason``; errors name the field."""
     if name == "reason":
         return list(texts)
     codec, column = _CODECS[KINDS[name]], []
@@ -157,21 +148,13 @@ def _read_numbers(name: str, arrays: Arrays) -> Column:
     return [None if gone else number for number, gone in zip(numbers, missing.tolist(), strict=True)]
 
 
-def _write_whole(column: Column) -> Arrays:
-    """Counts and indices: -1 is a missing one."""
-    return {"": np.array([-1 if number is None else number for number in column], dtype=np.int64)}
+def _write_whole(dtype: npt.DTypeLike, column: Column) -> Arrays:
+    """Counts, indices and flags: -1 is a missing one."""
+    return {"": np.array([-1 if number is None else int(number) for number in column], dtype=dtype)}
 
 
-def _read_whole(name: str, arrays: Arrays) -> Column:
-    return [None if number < 0 else number for number in arrays[name].tolist()]
-
-
-def _write_flags(column: Column) -> Arrays:
-    return {"": np.array([-1 if flag is None else int(flag) for flag in column], dtype=np.int8)}
-
-
-def _read_flags(name: str, arrays: Arrays) -> Column:
-    return [None if flag < 0 else flag == 1 for flag in arrays[name].tolist()]
+def _read_whole(kind: type[int], name: str, arrays: Arrays) -> Column:
+    return [None if number < 0 else kind(number) for number in arrays[name].tolist()]
 
 
 class _Codec(NamedTuple):
@@ -186,6 +169,11 @@ class _Codec(NamedTuple):
 _CODECS: dict[Kind, _Codec] = {
     "text": _Codec("text", str, _write_text, _read_text),
     "number": _Codec("number", float, _write_numbers, _read_numbers),
-    "whole": _Codec("whole number", int, _write_whole, _read_whole),
-    "flag": _Codec("True or False", {"True": True, "False": False}.__getitem__, _write_flags, _read_flags),
+    "whole": _Codec("whole number", int, partial(_write_whole, np.int64), partial(_read_whole, int)),
+    "flag": _Codec(
+        "True or False",
+        {"True": True, "False": False}.__getitem__,
+        partial(_write_whole, np.int8),
+        partial(_read_whole, bool),
+    ),
 }

@@ -17,20 +17,15 @@ if TYPE_CHECKING:
 
     from aiida_plugin.data.structures import StructureSetData
 
-# what made a label, by key
-Scheme: TypeAlias = Mapping[str, object]
+Scheme: TypeAlias = Mapping[str, object]  # what made a label, by key
 # units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
-# ids that a message names
-NAMED = 5
-# where a structure carries its scheme, in ``atoms.info``
-SCHEME = "label_scheme"
-# hex digits that name a scheme
-_DIGITS = 12
+NAMED = 5  # ids that a message names
+SCHEME = "label_scheme"  # where a structure carries its scheme, in ``atoms.info``
+_DIGITS = 12  # hex digits that name a scheme
 # what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
-# what says most about a difference, and is named first
-_FIRST = ("engine", "functional")
+_FIRST = ("engine", "functional")  # what says most about a difference, and is named first
 
 
 def named_label(atoms: "Atoms", target: str, what: str) -> float | None:
@@ -66,12 +61,7 @@ def scheme_id(scheme: Scheme) -> str:
 def merge_schemes(schemes: Iterable[Scheme | None]) -> dict[str, object] | None:
     """The one scheme that all of these are; of structures with different elements, with all their elements.
 
-    None stands for a label that nothing is known of, and agrees with itself only.
-
-    Raises
-    ------
-    ValueError
-        If two of them differ; the message says in what.
+    None stands for a label that nothing is known of, and agrees with itself only. A ValueError says in what two differ.
     """
     merged: dict[str, object] | None = None
     for k, scheme in enumerate(schemes):
@@ -112,13 +102,7 @@ def _differ(what: str, one: object, other: object) -> str:
 
 
 def largest_group(schemes: Mapping[str, Scheme | None]) -> tuple[list[str], dict[str, str]]:
-    """The most labels that are of one kind, and of each other one in what it differs from them.
-
-    Parameters
-    ----------
-    schemes
-        The label scheme by name of the label.
-    """
+    """The names of the most labels that are of one kind, and of each other one in what it differs from them."""
     groups: list[tuple[list[str], dict[str, object] | None]] = []
     for name, scheme in schemes.items():
         for k, (members, merged) in enumerate(groups):

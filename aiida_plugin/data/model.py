@@ -16,7 +16,6 @@ from cgcnn_ase.models.registry import DEFAULT_MODEL, find_models
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
-
 # what a model folder may hold besides; neighbors.safetensors are the nearest training structures, for explanations
 BESIDES = ("README.md", "training-ids.txt.gz", "neighbors.safetensors")
 
@@ -207,14 +206,8 @@ class CGCNNModelData(Data):
 def model_path(name: str | Path) -> Path:
     """The folder or file of a pretrained name, a model or run folder, or an original ``.pth.tar`` file.
 
-    The name of one of several models that share a folder stands for the folder.
-
-    Raises
-    ------
-    UnknownModelError, CheckpointError
-        If there is none, or its files are damaged.
-    ValueError
-        If these are models of several folders (``all``).
+    The name of one of several models that share a folder stands for the folder; errors as of `find_models`, and a
+    ValueError for the models of several folders (``all``).
     """
     paths = list(dict.fromkeys(ref.path for ref in find_models(name)))
     if len(paths) > 1:
@@ -225,13 +218,7 @@ def model_path(name: str | Path) -> Path:
 
 
 def read_contents(path: Path) -> dict[str, bytes]:
-    """The files of a model by name, if they are whole.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing or damaged.
-    """
+    """The files of a model by name, if they are whole; a CheckpointError if one is missing or damaged."""
     if not path.is_dir():
         return {path.name: path.read_bytes()}
     config = read_config(path)

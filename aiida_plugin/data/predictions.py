@@ -15,8 +15,7 @@ from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Pred
 if TYPE_CHECKING:
     import pandas as pd
 
-# of a structure without a prediction: its id and why
-Failure = tuple[str, str]
+Failure = tuple[str, str]  # of a structure without a prediction: its id and why
 
 _COLUMNS, _FAILURES = "predictions.npz", "failures.json"
 _OF_SITES = ("site_index", "element", "multiplicity")

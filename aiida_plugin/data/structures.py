@@ -219,23 +219,14 @@ class StructureSetData(Data):
 def read_set(
     paths: Sequence[str | Path], *, skip_bad: bool = False, order_disordered: bool = False
 ) -> tuple[StructureSetData, list[str]]:
-    """The structures of files, folders and globs as one set, not yet stored, under the names that this package gives.
+    """The structures of files, folders and globs as one set, not yet stored, and a line on each that was left out.
 
     Parameters
     ----------
-    paths
+    paths, order_disordered
         As `cgcnn_ase.structures.read_structures` takes them.
     skip_bad
         Leave out what cannot be read.
-    order_disordered
-        Make one ordered supercell where sites are partially occupied, rather than refuse.
-
-    Returns
-    -------
-    StructureSetData
-        The set.
-    list of str
-        What was left out and why, a line each.
 
     Raises
     ------
@@ -257,12 +248,8 @@ def read_set(
 def write_set(node: StructureSetData, path: Path) -> Path:
     """Write a set to one ``.extxyz`` or packed ``.npz`` file, or into a new or empty folder of CIF files.
 
-    The ids become ``info["id"]``, the packed file's ids, or the files' names.
-
-    Raises
-    ------
-    ValueError
-        If the path has another ending, the folder holds something, or an id cannot be a file's name.
+    The ids become ``info["id"]``, the packed file's ids, or the files' names. Another ending, a folder that holds
+    something, and an id that cannot be a file's name are ValueErrors.
     """
     from ase.io import write
 

@@ -40,16 +40,9 @@ class ASEJobsEngine(Engine[S]):
         return CodeSpec("python", self.code_plugin, Path(sys.executable), f"Python {gpaw}", prepend=ONE_THREAD)
 
     def job(self, run: Run[S], packages: tuple[str, ...], settings: Mapping[str, Any]) -> "ProcessBuilder":
-        """Fill the inputs of a job of one thread.
+        """Fill the inputs of a job of one thread; `settings` are of ``cgcnn.ase_dft``, besides those of a relaxation.
 
-        Parameters
-        ----------
-        run
-            What is computed.
-        packages
-            Whose versions decide, besides ASE's; they are noted where the code is the Python that runs this.
-        settings
-            Of ``cgcnn.ase_dft``, besides those of a relaxation.
+        The versions of ASE and `packages`, which decide, are noted where the code is the Python that runs this.
         """
         from aiida.orm import Dict
         from aiida.plugins import WorkflowFactory
@@ -96,11 +89,7 @@ class ASEEngine(ASEJobsEngine[ASESettings]):
             raise ValueError(
                 "engine 'ase' needs the setting calculator: one that ASE knows (emt, ...), chgnet, or module:Class"
             )
-        job = {
-            "calculator": calculator,
-            "parameters": dict(run.settings["parameters"]),
-            "moments": dict(run.moments),
-        }
+        job = {"calculator": calculator, "parameters": dict(run.settings["parameters"]), "moments": dict(run.moments)}
         if run.settings["functional"]:
             job["functional"] = run.settings["functional"]
         return self.job(run, (calculator.partition(":")[0].partition(".")[0],), job)

@@ -36,7 +36,7 @@ class Part:
 
     what: str  # its name in the report
     look: Callable[[], Finding]  # finds what there is; changes nothing
-    make: Callable[[], None] | None = None  # makes it; None where people have to
+    make: Callable[[], object] | None = None  # makes it; None where people have to
 
 
 def look(part: Part) -> Finding:

@@ -209,17 +209,8 @@ def labels_of_cp2k(
 ) -> StructureSetData:
     """Read energy, forces, stress and magnetic moments (Mulliken's) of the last step, and what made them.
 
-    Parameters
-    ----------
-    structure, output_parameters, retrieved, parameters
-        Of the run; the structure is the one that was given, or the relaxed one, and the parameters are its input.
-    structure_id
-        The id in the set.
-
-    Raises
-    ------
-    ValueError
-        If there is no energy among the outputs, the last step did not converge, or the text lacks what a label needs.
+    `structure` is the one that was given, or the relaxed one; `parameters` are the run's input. A ValueError is raised
+    if there is no energy among the outputs, the last step did not converge, or the text lacks what a label needs.
     """
     outputs, inputs = output_parameters.get_dict(), parameters.get_dict()
     if "energy" not in outputs:

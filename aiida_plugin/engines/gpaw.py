@@ -50,13 +50,7 @@ class GPAWEngine(ASEJobsEngine[GPAWSettings]):
 
 
 def gpaw_parameters(structure: "StructureData", settings: GPAWSettings) -> Inputs:
-    """Parameters of GPAW, as JSON: plane waves, a mesh around Γ, PAW data sets with U.
-
-    Raises
-    ------
-    ValueError
-        If ``kpoints_distance`` is not positive.
-    """
+    """Parameters of GPAW, as JSON: plane waves, a mesh around Γ, PAW data sets with U."""
     parameters: Inputs = {
         "mode": {"name": "pw", "ecut": float(settings["cutoff"])},
         "xc": settings["functional"],

@@ -64,19 +64,9 @@ class Run(Generic[S]):
 
 
 def mesh_of(structure: "StructureData", distance: float) -> "KpointsData":
-    """Make the coarsest mesh around Γ whose neighbours are at most this far apart, not yet stored.
+    """Make the coarsest mesh around Γ whose neighbours are at most this `distance` (1/Å, with the factor 2π) apart.
 
-    Parameters
-    ----------
-    structure
-        Its reciprocal cell is cut; one k-point along a direction that is not periodic.
-    distance
-        1/Å, with the factor 2π.
-
-    Raises
-    ------
-    ValueError
-        If the distance is not positive.
+    It is not yet stored, and has one k-point along a direction that is not periodic.
     """
     from aiida.orm import KpointsData
 
@@ -94,13 +84,7 @@ def is_gamma(kpoints: "KpointsData") -> bool:
 
 
 def hubbard_shell(element: str) -> str:
-    """Name the shell that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell.
-
-    Raises
-    ------
-    ValueError
-        If there is no such element.
-    """
+    """Name the shell that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell."""
     from pymatgen.core import Element
 
     if not Element.is_valid_symbol(element):

@@ -17,33 +17,16 @@ def labelled_set(
     structure: "StructureData",
     structure_id: "Str",
     scheme: Mapping[str, object],
-    energy: float,
+    energy: float,  # eV
     *,
-    forces: "ArrayLike | None" = None,
-    pressure: "ArrayLike | None" = None,
-    magmoms: "ArrayLike | None" = None,
-    is_free_energy: bool = False,
+    forces: "ArrayLike | None" = None,  # eV/Å, shape (n_atoms, 3)
+    pressure: "ArrayLike | None" = None,  # eV/Å³, shape (3, 3); the codes' sign, which counts compression as positive
+    magmoms: "ArrayLike | None" = None,  # μB, shape (n_atoms,)
+    is_free_energy: bool = False,  # of the electrons at the smearing's temperature
 ) -> StructureSetData:
-    """Make a set of one labelled structure.
+    """Make a set of one labelled structure, which stands where the last step was made.
 
-    Parameters
-    ----------
-    structure
-        Where the last step was made: the one that was given, or the relaxed one.
-    structure_id
-        Its id in the set.
-    scheme
-        What made the labels, the engine's name among it; see :mod:`aiida_plugin.data.labels`.
-    energy
-        eV.
-    forces
-        eV/Å, shape (n_atoms, 3).
-    pressure
-        eV/Å³, shape (3, 3): the stress with the sign of the codes, which count compression as positive.
-    magmoms
-        μB, shape (n_atoms,).
-    is_free_energy
-        Whether the energy is the free energy of the electrons at the smearing's temperature.
+    `scheme` says what made the labels, the engine's name among it; see :mod:`aiida_plugin.data.labels`.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
@@ -63,12 +46,6 @@ def labelled_set(
 
 
 def check_outputs(run: "ProcessNode", *names: str) -> None:
-    """Refuse a run without the outputs that its labels are read from.
-
-    Raises
-    ------
-    ValueError
-        If it lacks one of them.
-    """
+    """Refuse a run without the outputs that its labels are read from."""
     if missing := [name for name in names if name not in run.outputs]:
         raise ValueError(f"the run {run.pk} has no {missing[0]}, so no energy; exit code: {run.exit_status}")

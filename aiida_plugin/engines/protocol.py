@@ -29,12 +29,7 @@ def resolve(engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[st
     protocol
         fast (to try things; not converged), balanced (to compare defects), or stringent (to publish).
     overrides
-        Settings by name, nested as in the YAML files.
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine or protocol, or an override names no setting.
+        Settings by name, nested as in the YAML files; one that names no setting is a ValueError.
     """
     shared, special = _read(_COMMON), _read(Path(inspect.getfile(type(engine_of(engine)))).with_suffix(".yaml"))
     if protocol not in shared["protocols"]:

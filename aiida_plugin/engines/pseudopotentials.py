@@ -32,11 +32,7 @@ _EXTRA = 'pip install "cgcnn-ase[dft]"'
 def pseudos_of(structure: StructureData, label: str, functional: str) -> "dict[str, UpfData]":
     """Take the pseudopotential of each kind of the structure, by kind name.
 
-    Raises
-    ------
-    ValueError
-        If there is no such family, it lacks an element, or its files are made for another functional; the message
-        says what to do.
+    A ValueError says what to do if there is no such family, it lacks an element, or is made for another functional.
     """
     family = _family(label)
     missing = sorted({kind.symbol for kind in structure.kinds} - set(family.elements))
@@ -59,13 +55,7 @@ def pseudos_of(structure: StructureData, label: str, functional: str) -> "dict[s
 
 
 def cutoffs_of(structure: StructureData, label: str) -> tuple[float, float]:
-    """Return the cutoffs that the family recommends for the structure: of the wave functions and of the density, eV.
-
-    Raises
-    ------
-    ValueError
-        If there is no such family, or it recommends none.
-    """
+    """Return the cutoffs that the family recommends for the structure: of the wave functions and of the density, eV."""
     family = _family(label)
     if not _has_cutoffs(family):
         raise ValueError(
@@ -77,22 +67,10 @@ def cutoffs_of(structure: StructureData, label: str) -> tuple[float, float]:
 
 
 def check_hubbard(pseudos: "Mapping[str, UpfData]", kinds: Iterable[str]) -> None:
-    """Refuse a Hubbard U with fully relativistic pseudopotentials.
+    """Refuse a Hubbard U on `kinds` with fully relativistic pseudopotentials.
 
     Without spin-orbit coupling pw.x averages what such files hold twice (j = l ± 1/2), and then finds no atomic wave
     functions to project on ("wrong offset"; measured with 6.7).
-
-    Parameters
-    ----------
-    pseudos
-        By kind name.
-    kinds
-        Those with a U.
-
-    Raises
-    ------
-    ValueError
-        Names the file and what to do.
     """
     for kind in kinds:
         if _RELATIVISTIC.search(pseudos[kind].get_content()):
@@ -181,11 +159,7 @@ _PART = "pseudopotentials"
 
 def family_part() -> Part:
     """Return the family that the protocols of Quantum ESPRESSO name; not needed where there is no Quantum ESPRESSO."""
-    return Part(_PART, _look, _install)
-
-
-def _install() -> None:
-    install_pseudos()
+    return Part(_PART, _look, install_pseudos)
 
 
 def _look() -> Finding:

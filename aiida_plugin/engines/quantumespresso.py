@@ -183,14 +183,10 @@ def _merge_namelists(parameters: dict[str, Inputs], overrides: Mapping[str, Any]
 
 @calcfunction
 def with_hubbard(structure: StructureData, hubbard: Dict) -> StructureData:
-    """Put U on the kinds of a structure, which becomes a `HubbardStructureData`.
+    """Put U on the kinds of a structure, which becomes a `HubbardStructureData` with the same kinds.
 
-    Parameters
-    ----------
-    structure
-        It keeps its kinds and their names.
-    hubbard
-        ``values`` (eV by kind name), ``shells`` (``3d``, ... by kind name), ``projectors`` (``ortho-atomic``, ...).
+    `hubbard` holds ``values`` (eV by kind name), ``shells`` (``3d``, ... by kind name), ``projectors``
+    (``ortho-atomic``, ...).
     """
     from aiida_quantumespresso.common.hubbard import Hubbard
     from aiida_quantumespresso.data.hubbard_structure import HubbardStructureData
@@ -216,20 +212,9 @@ def labels_of_quantumespresso(
 ) -> StructureSetData:
     """Read energy, forces, stress and magnetic moments of the last step, and what made them.
 
-    Parameters
-    ----------
-    structure, output_parameters, output_trajectory, retrieved
-        Of the run; the structure is the one that was given, or the relaxed one.
-    input_structure, parameters, kpoints_distance, pseudos
-        Inputs of the run: its structure with the Hubbard U (a relaxed one comes back without it), namelists, 1/Å, the
-        pseudopotential of each kind.
-    structure_id
-        The id in the set.
-
-    Raises
-    ------
-    ValueError
-        If there is no energy among the outputs, or pw.x left a Hubbard U out that it was given.
+    `structure` is the one that was given, or the relaxed one; the inputs of the run are its structure with the Hubbard
+    U (a relaxed one comes back without it), namelists, `kpoints_distance` (1/Å) and the pseudopotential of each kind. A
+    ValueError is raised if there is no energy among the outputs, or pw.x left a Hubbard U out that it was given.
     """
     outputs, namelists = output_parameters.get_dict(), parameters.get_dict()
     if "energy" not in outputs:

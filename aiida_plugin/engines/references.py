@@ -5,29 +5,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: moments of the ferromagnets, μB an atom
-_FERROMAGNETS = {"Fe": 2.2, "Co": 1.6, "Ni": 0.6}
-#: of chromium, antiferromagnetic in the bcc cell of two atoms
-_CHROMIUM = 0.6
+_FERROMAGNETS = {"Fe": 2.2, "Co": 1.6, "Ni": 0.6}  # moments of the ferromagnets, μB an atom
+_CHROMIUM = 0.6  # of chromium, antiferromagnetic in the bcc cell of two atoms
 #: Manganese: the face-centred tetragonal, antiferromagnetic γ phase (a = 3.78 Å, c/a = 0.945, two atoms in the
 #: body-centred cell), not the α phase of 58 atoms, which is lower by less than 0.1 eV an atom.
 _MANGANESE = (3.78, 0.945, 2.3)
-#: unpaired electrons of a molecule, on each of its two atoms
-_TRIPLET = {"O": 1.0}
-#: side of a molecule's box, Å
-_BOX = 8.0
+_TRIPLET = {"O": 1.0}  # unpaired electrons of a molecule, on each of its two atoms
+_BOX = 8.0  # side of a molecule's box, Å
 
 
 def reference_structure(element: str) -> "Atoms":
     """The structure of an element at its published lattice constants (of `ase.data.reference_states`).
 
     Metals and semiconductors as crystals, with the moments they have; O2 and the other gases as a molecule in a box
-    that is not periodic.
-
-    Raises
-    ------
-    ValueError
-        If its structure is none of the simple ones.
+    that is not periodic. An element whose structure is none of the simple ones is a ValueError.
     """
     from ase import Atoms
     from ase.build import bulk

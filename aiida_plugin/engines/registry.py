@@ -15,13 +15,7 @@ def engine_names() -> list[str]:
 
 
 def engine(name: str) -> Engine[Any]:
-    """Return the engine of a name.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name, or a package that it needs is not installed.
-    """
+    """Return the engine of a name; a ValueError if there is none, or a package that it needs is not installed."""
     try:
         return ENGINES.get(name)()
     except ImportError as error:

@@ -156,21 +156,9 @@ def labels_of_vasp(
 ) -> StructureSetData:
     """Read energy, forces, stress and magnetic moments of the last step, and what made them.
 
-    Parameters
-    ----------
-    structure, misc
-        Of the run; the structure is the one that was given, or the relaxed one.
-    parameters, potentials
-        Tags and potentials (of each kind) of its last job.
-    kpoints_spacing
-        1/Å, without the factor 2π.
-    structure_id
-        The id in the set.
-
-    Raises
-    ------
-    ValueError
-        If there is no energy among the outputs.
+    `structure` is the one that was given, or the relaxed one; `parameters` and `potentials` are tags and potentials (of
+    each kind) of the run's last job; `kpoints_spacing` is in 1/Å, without the factor 2π. Without an energy among the
+    outputs a ValueError is raised.
     """
     results, tags = misc.get_dict(), parameters.get_dict()
     if _ENERGY not in results.get("total_energies", {}):

@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(engine: str) -> "Callable[..., DFTOracle]":
-    """Make the factory of an engine's oracle; its options are those of :class:`aiida_plugin.oracles.dft.DFTSettings`.
-
-    Raises
-    ------
-    AttributeError
-        If there is no such engine.
-    """
+    """Make the factory of an engine's oracle, whose options are :class:`aiida_plugin.oracles.dft.DFTSettings`."""
     if engine.startswith("_") or engine not in (point.name for point in entry_points(group="cgcnn.engines")):
         raise AttributeError(f"module {__name__!r} has no attribute {engine!r}")
     return partial(_oracle, engine)

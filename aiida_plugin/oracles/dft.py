@@ -106,12 +106,7 @@ class DFTOracle:
 
         Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
         (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and the
-        ``engine_version``.
-
-        Raises
-        ------
-        ValueError
-            If the code is of another engine, or the daemon that is to run it does not.
+        ``engine_version``. A code of another engine, and a daemon that does not run, are ValueErrors.
         """
         places: dict[str, list[int]] = {}
         cells: dict[str, Atoms] = {}

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode
 
-
-# what makes all that a DFT run needs
-SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"
+SETUP = "verdi presto --use-zeromq && aiida-cgcnn setup"  # what makes all that a DFT run needs
 
 
 def open_default_profile() -> str:
-    """Return the name of the profile that is loaded; the default one is loaded where none is."""
+    """The name of the profile that is loaded; the default one is loaded where none is."""
     try:
         return str(load_profile().name)
     except ConfigurationError as error:
@@ -34,12 +32,9 @@ def open_default_profile() -> str:
 
 
 def code_of(engine: str, label: str | None) -> "AbstractCode":
-    """Load the code of an engine, by default the one that ``aiida-cgcnn setup`` makes.
+    """The code of an engine by its label, by default the one that ``aiida-cgcnn setup`` makes.
 
-    Raises
-    ------
-    ValueError
-        If there is no such code, more than one, or none that could be taken by default.
+    A ValueError is raised if there is no such code, more than one, or none that could be taken by default.
     """
     spec = engine_of(engine).setup_code()
     name = label or (None if spec is None else f"{spec.label}@localhost")
@@ -59,17 +54,13 @@ def code_of(engine: str, label: str | None) -> "AbstractCode":
 # the extra by which a submitted work chain is found again: ``key``, and ``cells``: the ids of its structures
 _EXTRA = "cgcnn_oracle"
 
-# seconds between two looks at what the daemon runs
-_LOOK = 2.0
+_LOOK = 2.0  # seconds between two looks at what the daemon runs
 
 
 def run_chain(builder: "ProcessBuilder", job: str, *, cached: bool) -> "WorkChainNode":
     """Run it in this process; where it is `cached`, jobs (by entry point) that ran before come from AiiDA's cache.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        If it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
+    A KeyboardInterrupt is raised if it was killed: AiiDA takes Ctrl-C as that. Its jobs are ended, too.
     """
     try:
         with ExitStack() as stack:
@@ -92,13 +83,7 @@ def _end_jobs(structures: Data) -> None:
 
 
 def submit_chain(builder: "ProcessBuilder", key: str, cells: list[str]) -> WorkChainNode:
-    """Give it to the daemon, so that `chains_of` finds it again.
-
-    Raises
-    ------
-    ValueError
-        If no daemon runs.
-    """
+    """Give it to the daemon, which must run, so that `chains_of` finds it again."""
     try:
         running = get_daemon_client().is_daemon_running
     except ConfigurationError as error:

@@ -8,7 +8,8 @@ import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import Dict
 
-from aiida_plugin.calculations.ase_dft import EXIT_CODE, RESULTS, STDERR, complete_settings
+from aiida_plugin.calculations.ase_dft import RESULTS, AseDftCalculation, complete_settings
+from aiida_plugin.calculations.crash_safe import EXIT_CODE
 from aiida_plugin.data.labels import SCHEME
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.parsers.retrieved import RetrievedParser
@@ -43,7 +44,7 @@ _MACHINE_LEARNED = ("chgnet", "mace", "matgl", "mattersim", "fairchem", "orb_mod
 class AseDftParser(RetrievedParser):
     """Reads the retrieved folder only."""
 
-    stderr, exit_code = STDERR, EXIT_CODE
+    stderr = AseDftCalculation.stderr
 
     def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
@@ -103,7 +104,7 @@ class AseDftParser(RetrievedParser):
 
     def last_words(self) -> str:
         """Read the error of the last traceback, or else the last line."""
-        lines = (self.text(STDERR) or "").strip().splitlines()
+        lines = (self.text(self.stderr) or "").strip().splitlines()
         starts = [k for k, line in enumerate(lines) if line.startswith("Traceback")]
         if starts:
             return " ".join(line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" "))[:_LENGTH]
@@ -111,16 +112,9 @@ class AseDftParser(RetrievedParser):
 
 
 def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, spin: bool) -> dict[str, object]:
-    """Make the label scheme of a job; a machine-learned potential is called what it is.
+    """Make the label scheme of a job from its complete settings; a machine-learned potential is called what it is.
 
-    Parameters
-    ----------
-    settings
-        Of the job, complete.
-    results
-        The worker's record, which tells the calculator's version and pseudopotentials.
-    spin
-        Whether it was spin-polarised.
+    `results` is the worker's record, which tells the calculator's version and pseudopotentials.
     """
     name, parameters = settings["calculator"], settings["parameters"]
     scheme = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiida.engine import ExitCode
 from aiida.orm import Dict
 
-from aiida_plugin.calculations.predict import EXIT_CODE, FAILURES, PREDICTIONS, STDERR
+from aiida_plugin.calculations.predict import FAILURES, PREDICTIONS, PredictCalculation
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 
@@ -21,7 +21,7 @@ _NAMED = 5  # ids that a message names
 class PredictParser(RetrievedParser):
     """Reads the retrieved folder only."""
 
-    stderr, exit_code = STDERR, EXIT_CODE
+    stderr = PredictCalculation.stderr
 
     def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""

@@ -5,12 +5,13 @@ from functools import cached_property
 from aiida.engine import ExitCode
 from aiida.parsers import Parser
 
+from aiida_plugin.calculations.crash_safe import EXIT_CODE
+
 
 class RetrievedParser(Parser):
     """A parser of a job that leaves its messages and its exit code in files."""
 
     stderr: str  # the file of the command's messages
-    exit_code: str  # the file of the command's exit code
 
     def fail(self, name: str, **words: object) -> ExitCode:
         """Return the exit code of a name, its message filled in."""
@@ -27,7 +28,7 @@ class RetrievedParser(Parser):
 
     def command_exit_code(self) -> int | None:
         """Read that of the command; None where the job ended before it."""
-        text = (self.text(self.exit_code) or "").strip()
+        text = (self.text(EXIT_CODE) or "").strip()
         return int(text) if text.lstrip("-").isdigit() else None
 
     def last_words(self) -> str:

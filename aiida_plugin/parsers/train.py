@@ -11,7 +11,7 @@ import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
 
-from aiida_plugin.calculations.train import EXIT_CODE, RUN, STDERR, data_of
+from aiida_plugin.calculations.train import RUN, TrainCalculation, data_of
 from aiida_plugin.data.labels import scheme_id
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
@@ -24,7 +24,7 @@ _BEST, _METRICS, _CONFIG, _HISTORY = "best", "metrics.json", "config.yaml", "his
 class TrainParser(RetrievedParser):
     """Reads the retrieved folder only."""
 
-    stderr, exit_code = STDERR, EXIT_CODE
+    stderr = TrainCalculation.stderr
 
     def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
@@ -57,7 +57,7 @@ class TrainParser(RetrievedParser):
 
     def _failure(self, code: int | None) -> ExitCode | None:
         """The number of what went wrong, None if nothing did."""
-        error = self.text(STDERR) or ""
+        error = self.text(self.stderr) or ""
         if code == _DONE:
             return None
         if code is None:
@@ -119,13 +119,7 @@ class TrainParser(RetrievedParser):
 
 
 def results_from(text: str) -> ArrayData:
-    """The columns of a results file as arrays: ``id`` is text, ``in_domain`` bool, the others numbers.
-
-    Raises
-    ------
-    ValueError
-        If it is no such table or holds no row.
-    """
+    """The columns of a results file as arrays: ``id`` is text, ``in_domain`` bool, the others numbers."""
     rows = list(csv.DictReader(StringIO(text)))
     if not rows or "id" not in rows[0]:
         raise ValueError("it holds no row with an id")

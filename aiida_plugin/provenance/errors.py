@@ -145,10 +145,7 @@ def _read(labelled: StructureSetData) -> Iterator[tuple[str, _Label]]:
 def _kinds(schemes: list[dict[str, Any] | None]) -> list[str | None]:
     """A name for each label's kind, the same for schemes that differ only in which elements they tell of."""
     kinds: list[dict[str, Any]] = []
-    places: list[int | None] = []
-    for scheme in schemes:
-        index = None if scheme is None else _place(scheme, kinds)
-        places.append(index)
+    places = [None if scheme is None else _place(scheme, kinds) for scheme in schemes]
     names = [scheme_id(kind) for kind in kinds]
     return [None if index is None else names[index] for index in places]
 

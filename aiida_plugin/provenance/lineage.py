@@ -95,12 +95,7 @@ class Lineage:
     def behind(self, start: Iterable[int], *, through: Callable[[NodeRow], bool] | None = None) -> Iterator[NodeRow]:
         """Walk through all nodes that the given ones come from, the nearest first, each once, without these themselves.
 
-        Parameters
-        ----------
-        start
-            Their pks.
-        through
-            What the search goes beyond; a node for which this is false is given, and ends the search there.
+        A node for which `through` is false is given, and ends the search there.
         """
         return _walk(start, self.inputs, through)
 
@@ -117,18 +112,7 @@ def dft_process_types() -> set[str]:
 def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = None) -> Lineage:
     """Query the nodes that the given ones come from (or that were made from them), by links of data alone.
 
-    Parameters
-    ----------
-    start
-        Pks; they are in the result.
-    direction
-        ``ancestors`` or ``descendants``.
-    depth
-        So many links at most; None for all.
-
-    Returns
-    -------
-    Lineage
+    The given ones are in the result; `depth` is so many links at most, None for all.
     """
     front = sorted(set(start))
     seen = set(front)
@@ -146,9 +130,7 @@ def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = N
 
 
 def _walk(
-    start: Iterable[int],
-    step: Callable[[int], list[NodeRow]],
-    through: Callable[[NodeRow], bool] | None,
+    start: Iterable[int], step: Callable[[int], list[NodeRow]], through: Callable[[NodeRow], bool] | None
 ) -> Iterator[NodeRow]:
     front = list(start)
     seen = set(front)

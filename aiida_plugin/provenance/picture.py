@@ -21,11 +21,7 @@ _COLOURS = {CGCNNModelData: "#0072B2", StructureSetData: "#E69F00", PredictionsD
 
 
 def graph_picture(
-    node: Node,
-    path: str | Path,
-    *,
-    direction: PictureDirection = "ancestors",
-    depth: int | None = None,
+    node: Node, path: str | Path, *, direction: PictureDirection = "ancestors", depth: int | None = None
 ) -> Path:
     """Draw what stands behind a node, or what was made from it.
 

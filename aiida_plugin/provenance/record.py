@@ -1,6 +1,8 @@
 """One node for all that a calculator computes in a relaxation, a Monte Carlo run or molecular dynamics."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -88,9 +90,8 @@ class Recording:
             return
         frame = atoms.copy()
         frame.calc = None
-        self._predictions.append(
-            _prediction(self.calculator, frame, str(len(self._frames)), failed, self._model.sha256)
-        )
+        name = str(len(self._frames))
+        self._predictions.append(_prediction(self.calculator, frame, name, failed, self._model.sha256))
         self._frames.append(frame)
 
     def _store(self, reason: str | None) -> CalculationNode:
@@ -168,19 +169,12 @@ def _model_node(calculator: "CGCNNCalculator", node: CGCNNModelData | None) -> C
                 f"the model node {node.pk} has the weights {node.sha256[:12]}..., the calculator has {sha256[:12]}..."
             )
         return node
-    return _stored(sha256) or _from_model(calculator)
-
-
-def _stored(sha256: str) -> CGCNNModelData | None:
     query = QueryBuilder().append(CGCNNModelData, tag="model", filters={"attributes.sha256": sha256})
-    return query.order_by({"model": {"id": "asc"}}).first(flat=True)
+    return query.order_by({"model": {"id": "asc"}}).first(flat=True) or _from_model(calculator)
 
 
 def _from_model(calculator: "CGCNNCalculator") -> CGCNNModelData:
     """A node of a model that no stored node holds: the pretrained folder of its name, or else as it is in memory."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
     from cgcnn_ase.models.checkpoint import save_model
     from cgcnn_ase.models.registry import model_info, model_names
 

@@ -72,12 +72,13 @@ def predictions_of(structure: "Atoms | str") -> "pd.DataFrame":
 def _hits(structure: "Atoms | str") -> list[_Hit]:
     result: dict[int, _Hit] = {}
     places: dict[int, list[str]] = {}
-    find = _finder(structure)
+    find, store = _finder(structure), get_manager().get_profile_storage().get_repository()
     rows = _query(structure).all()
     may_hold = _candidates({structures: files for _, _, _, structures, files in rows}, structure)
     for predictions, job, model, structures, files in rows:
         if structures not in places:
-            places[structures] = find(_opener(files)) if structures in may_hold else []
+            is_of = structures in may_hold
+            places[structures] = find(Repository.from_serialized(store, files).open) if is_of else []
         if ids := places[structures]:
             result.setdefault(predictions, _Hit((predictions, model, structures, job), ids))
     return [result[pk] for pk in sorted(result)]
@@ -131,12 +132,6 @@ def _matcher(structure: "Atoms | str") -> Callable[[Open], bool]:
         return lambda open_file: structure in read_ids(open_file)
     content_hash = np.uint64(hash_of_atoms(structure))
     return lambda open_file: bool((read_hashes(open_file) == content_hash).any())
-
-
-def _opener(files: dict[str, Any]) -> Open:
-    """Opens the files of a node that is not loaded."""
-    repository = Repository.from_serialized(get_manager().get_profile_storage().get_repository(), files)
-    return repository.open
 
 
 def _finder(structure: "Atoms | str") -> Callable[[Open], list[str]]:

@@ -142,7 +142,7 @@ def _reason_gone(code: InstalledCode) -> str | None:
 def pretrained_models() -> Iterator[Part]:
     """Yield a part for each folder of pretrained models; several models may share one."""
     for path in sorted(config.parent for config in pretrained_folder().glob("*/config.json")):
-        yield Part(f"model {path.name}", partial(_look_at_model, path), partial(_make_model, path))
+        yield Part(f"model {path.name}", partial(_look_at_model, path), partial(CGCNNModelData.get_or_create, path))
 
 
 def _look_at_model(path: Path) -> Finding:
@@ -152,7 +152,3 @@ def _look_at_model(path: Path) -> Finding:
     stored.contents()
     others = [name for name in stored.names if name != path.name]
     return Finding(what, "there", f"node {stored.pk}" + (f": {', '.join(stored.names)}" if others else ""))
-
-
-def _make_model(path: Path) -> None:
-    CGCNNModelData.get_or_create(path)

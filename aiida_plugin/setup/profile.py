@@ -22,18 +22,16 @@ _PATIENCE = 120  # seconds; making one takes two
 def open_profile(
     name: str | None, *, broker: Broker | None = None, postgres: bool = False, make: bool = True
 ) -> Finding:
-    """Load the profile; make it where there is none.
+    """Load the profile, by default the user's default one; where there is none, `make` it.
 
     Parameters
     ----------
     name
-        Of the profile; by default the user's default profile.
+        Of the profile.
     broker
         Of a new one; by default ZeroMQ, which comes with AiiDA and needs no service.
     postgres
         Whether a new one keeps its data in PostgreSQL on this machine, and not in SQLite.
-    make
-        Whether to make one.
 
     Returns
     -------
@@ -73,13 +71,7 @@ def describe(profile: "Profile") -> str:
 
 
 def run_verdi(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run ``verdi`` in a process of its own, on the same configuration.
-
-    Raises
-    ------
-    subprocess.TimeoutExpired
-        If it takes longer than so many seconds.
-    """
+    """Run ``verdi`` in a process of its own, on the same configuration, for so many seconds at most."""
     environment = os.environ | {"AIIDA_PATH": str(get_config().dirpath)}
     command = [sys.executable, "-m", "aiida", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)

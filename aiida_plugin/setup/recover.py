@@ -16,24 +16,15 @@ _PARTS = {"start-circus", "worker", "broker"}
 
 
 def recover() -> list[str]:
-    """Bring the daemon of the loaded profile back after it, or the machine, went down without notice.
+    """Bring the daemon of the loaded profile back after it, or the machine, went down without notice; say what was
+    done.
 
     AiiDA's own steps are three, and they miss one: ``verdi daemon stop`` removes what names the dead process, ``verdi
     process repair`` finds processes that no message asks for, and ``verdi daemon start`` starts again. Workers or the
     broker that outlived the daemon are missed; with them the same processes would be worked on twice, so they are ended
     first. The address of a killed broker stays in its file, too, and a worker that reads it before the new broker has
     written its own waits there for ever; it is removed. Processes that ended but were not closed are closed, since no
-    archive takes them as they are.
-
-    Returns
-    -------
-    list of str
-        What was done, in words.
-
-    Raises
-    ------
-    RuntimeError
-        If one of the commands fails; the message is its own.
+    archive takes them as they are. If one of the commands fails, its own message is a RuntimeError.
     """
     from aiida.engine.daemon.client import DaemonException, DaemonNotRunningException, get_daemon_client
     from aiida.manage import get_manager

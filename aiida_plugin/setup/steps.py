@@ -13,17 +13,7 @@ def set_up(profile: str | None = None, *, broker: Broker | None = None, postgres
     """Make what is missing: profile, computer, codes, model nodes, and what engines need besides.
 
     What is there is left as it is, so that a second run changes nothing; what cannot be made is said, and does not stop
-    the rest, unless it is the profile.
-
-    Parameters
-    ----------
-    profile, broker, postgres
-        See :func:`aiida_plugin.setup.profile.open_profile`.
-
-    Yields
-    ------
-    Finding
-        Of each part, as soon as it is known.
+    the rest, unless it is the profile. Parameters as in :func:`aiida_plugin.setup.profile.open_profile`.
     """
     return _findings(open_profile(profile, broker=broker, postgres=postgres), ensure)
 

@@ -139,9 +139,7 @@ class ActiveLearningWorkChain(WorkChain):
         selection, budget = DEFAULT_SELECTION | dict(selection or {}), BUDGET | dict(budget or {})
         builder = cls.get_builder()
         builder.model = model
-        builder._update({"predict": {"code": code}})
-        if predict_options:
-            builder._update({"predict": {"metadata": {"options": dict(predict_options)}}})
+        builder._update({"predict": {"code": code, "metadata": {"options": dict(predict_options or {})}}})
         if candidates is not None:
             builder.candidates = candidates
         if host is not None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
 
-
-_FILE = Path(__file__).parent / "protocols" / "finetune.yaml"
 Layer: TypeAlias = dict[str, object]
 
 
@@ -38,7 +36,7 @@ class _Protocols(TypedDict):
 
 
 def _protocols() -> _Protocols:
-    return cast("_Protocols", read_yaml(_FILE))
+    return cast("_Protocols", read_yaml(Path(__file__).parent / "protocols" / "finetune.yaml"))
 
 
 def protocol_names() -> dict[str, str]:
@@ -52,21 +50,8 @@ def protocol_inputs(
     """Recipe of a protocol for so many labels, and how often a job is gone on with.
 
     The recipe says how the set is split and scales the epochs; the rest goes by the number of labels, wherever a model
-    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`).
-
-    Parameters
-    ----------
-    protocol
-        fast, balanced or stringent; by default balanced.
-    n_labels
-        Labelled structures to learn from. Of fewer than 50 none is kept to test on.
-    overrides
-        ``recipe`` (settings by name) and ``max_restarts``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such protocol, or nothing of that name to override.
+    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`). Of fewer than 50 labels none is kept to test on.
+    Parameters and errors as of :meth:`FinetuneWorkChain.get_builder_from_protocol`.
     """
     known = _protocols()
     name = protocol or known["default_protocol"]
@@ -78,10 +63,6 @@ def protocol_inputs(
         raise ValueError(f"overrides of {', '.join(unknown)}; allowed: {', '.join(known['default'])}")
     inputs = merged(known["default"], layer, few, overrides or {})
     return cast("dict[str, object]", inputs["recipe"]), int(str(inputs["max_restarts"]))
-
-
-#: exit code of a training that can be gone on with
-OUT_OF_WALLTIME = 321
 
 
 class FinetuneWorkChain(WorkChain):
@@ -166,14 +147,10 @@ class FinetuneWorkChain(WorkChain):
         builder = cls.get_builder()
         builder.code, builder.model, builder.structures = code, model, structures
         builder.recipe, builder.max_restarts = Dict(recipe), Int(max_restarts)
-        if test is not None:
-            builder.test = test
-        if target is not None:
-            builder.target = Str(target)
-        if model_name is not None:
-            builder.model_name = Str(model_name)
-        if options is not None:
-            builder.options = dict(options)
+        texts = {"target": target, "model_name": model_name}
+        builder._update({name: Str(text) for name, text in texts.items() if text is not None})
+        builder._update({} if test is None else {"test": test})
+        builder._update({} if options is None else {"options": dict(options)})
         return builder
 
     def check(self) -> ExitCode | None:
@@ -203,12 +180,8 @@ class FinetuneWorkChain(WorkChain):
 
     def predict_before(self) -> dict[str, object]:
         """The old model on what is learned, for the offset, and on the test set."""
-        sets = {"before_on_train": self.ctx.structures, "before": self.ctx.test}
-        return {
-            key: self._predict(self.inputs.model, structures, key)
-            for key, structures in sets.items()
-            if structures is not None
-        }
+        sets = {"before_on_train": self.ctx.structures} | ({"before": self.ctx.test} if self.has_test() else {})
+        return {key: self._predict(self.inputs.model, structures, key) for key, structures in sets.items()}
 
     def inspect_before(self) -> ExitCode | None:
         """Go on if it could."""
@@ -228,10 +201,8 @@ class FinetuneWorkChain(WorkChain):
             "target": Str(self.ctx.target), "settings": self.inputs.recipe,
             "metadata": {"options": dict(self.inputs.get("options", {}))},
         }  # fmt: skip
-        if self.ctx.test is not None:
-            inputs["test"] = self.ctx.test
-        if "model_name" in self.inputs:
-            inputs["model_name"] = self.inputs.model_name
+        inputs |= {"test": self.ctx.test} if self.has_test() else {}
+        inputs |= {"model_name": self.inputs.model_name} if "model_name" in self.inputs else {}
         label = "train"
         if "restart_folder" in self.ctx:
             inputs["restart_folder"] = self.ctx.restart_folder
@@ -246,7 +217,7 @@ class FinetuneWorkChain(WorkChain):
             self.out("model", job.outputs.model)
             self.out("metrics", job.outputs.metrics)
             return None
-        if job.exit_status != OUT_OF_WALLTIME:
+        if job.exit_status != TrainCalculation.exit_codes.ERROR_OUT_OF_WALLTIME.status:
             return self._fail("ERROR_TRAINING", pk=job.pk, reason=_why(job))
         if self.ctx.n_restarts >= self.inputs.max_restarts.value:
             return self._fail("ERROR_TOO_MANY_RESTARTS", pk=job.pk, n=self.ctx.n_restarts)
@@ -291,30 +262,21 @@ class FinetuneWorkChain(WorkChain):
         return str(self.inputs.target.value if "target" in self.inputs else facts["target"] if facts else "")
 
     def _predict(self, model: CGCNNModelData, structures: StructureSetData, label: str) -> object:
-        options = self.inputs.get("predict_options", {})
-        return submit_once(
-            self,
-            f"predict_{label}",
-            PredictCalculation,
-            code=self.inputs.code,
-            model=model,
-            structures=structures,
-            metadata={"options": dict(options)},
-        )
+        inputs = {"code": self.inputs.code, "model": model, "structures": structures}
+        metadata = {"options": dict(self.inputs.get("predict_options", {}))}
+        return submit_once(self, f"predict_{label}", PredictCalculation, **inputs, metadata=metadata)
 
     def _predictions(self, key: str) -> PredictionsData:
         """Those of a job, of several models in a node those of the one that is tuned."""
         outputs = self.ctx[key].outputs
+        if "predictions" in outputs:
+            return cast("PredictionsData", outputs.predictions)
         facts = model_facts(self.inputs)
         assert facts is not None
-        result: PredictionsData = (
-            outputs.predictions if "predictions" in outputs else outputs.by_model[facts["name"].replace("-", "_")]
-        )
-        return result
+        return cast("PredictionsData", outputs.by_model[facts["name"].replace("-", "_")])
 
     def _fail(self, name: str, **words: object) -> ExitCode:
-        code: ExitCode = getattr(self.exit_codes, name).format(**words)
-        return code
+        return self.exit_codes(name).format(**words)
 
 
 def _why(job: CalcJobNode) -> str:

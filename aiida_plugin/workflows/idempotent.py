@@ -31,21 +31,14 @@ def call_once(chain: WorkChain, label: str, function: "ProcessFunctionType[..., 
         The work chain, ``self`` in a step.
     label
         The label of the call, of which a work chain has one: in a loop, with the number of the turn.
-    function
-        A calcfunction or workfunction.
-    **inputs
-        Its inputs.
+    function, **inputs
+        A calcfunction or workfunction, and its inputs; other inputs than before under the label are a ValueError.
 
     Returns
     -------
     Any
-        What the function returns: a node, or a dictionary of nodes. Of one that ended before, its outputs. One that was
-        interrupted is marked as excepted, and the function is called again.
-
-    Raises
-    ------
-    ValueError
-        If the label was used with other inputs or for another process.
+        A node, or a dictionary of nodes: of a call that ended before, its outputs. A call that was interrupted is
+        marked as excepted, and the function is called again.
     """
     for node in _called(chain, label, function.process_class.build_process_type(), inputs):
         if node.is_finished_ok:
@@ -55,15 +48,11 @@ def call_once(chain: WorkChain, label: str, function: "ProcessFunctionType[..., 
 
 
 def submit_once(chain: WorkChain, label: str, process: type[Process] | ProcessBuilder, **inputs: Any) -> ProcessNode:
-    """Submit a job or work chain in a step of a work chain, or take the one that was submitted before.
+    """Submit a job or work chain in a step of a work chain, or take the one that was submitted before, for
+    ``ToContext``.
 
-    Parameters and errors as of `call_once`; a filled builder takes no further inputs.
-
-    Returns
-    -------
-    CalcJobNode or WorkChainNode
-        For ``ToContext``; it may have ended already. One whose submission was cut off is marked as excepted, and
-        another is submitted.
+    Parameters and errors as of `call_once`; a filled builder takes no further inputs. What is taken may have ended
+    already; one whose submission was cut off is marked as excepted, and another is submitted.
     """
     if isinstance(process, ProcessBuilder):
         builder = process

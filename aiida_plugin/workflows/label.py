@@ -257,13 +257,7 @@ class LabelWorkChain(WorkChain):
 
 
 def label_inputs(code: AbstractCode, structures: StructureSetData, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Fill all inputs but the structures, for a work chain that labels its own; arguments as of the builder.
-
-    Raises
-    ------
-    ValueError
-        As :meth:`LabelWorkChain.get_builder_from_protocol`.
-    """
+    """Fill all inputs but the structures, for a work chain that labels its own; arguments as of the builder."""
     builder = LabelWorkChain.get_builder_from_protocol(code, structures, *args, **kwargs)
     builder.pop("structures")
     return dict(builder)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import Data, ProcessNode
 
-_FINAL = ("ERROR_MODEL_MISMATCH",)  # exit codes of a job after which trying again would change nothing
-
 
 class PredictShardsWorkChain(WorkChain):
     """Cut a set into shards, predict each by a job of its own, try failed ones again alone, and join the predictions.
@@ -46,9 +44,7 @@ class PredictShardsWorkChain(WorkChain):
         )
         spec.expose_outputs(PredictCalculation, include=("predictions", "by_model"))
         spec.outline(
-            cls.cut_structures,
-            while_(cls.has_shards_left)(cls.submit_shards, cls.inspect_shards),
-            cls.join_predictions,
+            cls.cut_structures, while_(cls.has_shards_left)(cls.submit_shards, cls.inspect_shards), cls.join_predictions
         )
         spec.exit_code(401, "ERROR_CANNOT_CUT", message="the structures cannot be cut into shards: {reason}")
         spec.exit_code(
@@ -85,12 +81,14 @@ class PredictShardsWorkChain(WorkChain):
     def inspect_shards(self) -> ExitCode | None:
         """Keep the shards that failed for another attempt, or give up in words."""
         failed = []
+        codes = PredictCalculation.exit_codes
         for name in self.ctx.running:
             job: CalcJobNode = self.ctx[name]
             self.ctx.attempts[name] += 1
-            if job.is_finished_ok or _all_failed(job):
+            if job.is_finished_ok or job.exit_status == codes.ERROR_ALL_FAILED.status:
                 continue
-            if self.ctx.attempts[name] >= self.inputs.max_attempts.value or job.exit_status in _final():
+            is_final = job.exit_status == codes.ERROR_MODEL_MISMATCH.status  # trying again would change nothing
+            if is_final or self.ctx.attempts[name] >= self.inputs.max_attempts.value:
                 return self.exit_codes("ERROR_SHARD_FAILED").format(
                     shard=name, n=self.ctx.attempts[name], pk=str(job.pk), status=str(job.exit_status), reason=_why(job)
                 )
@@ -124,14 +122,6 @@ def _predictions(job: CalcJobNode, model: str | None) -> "Data":
     if not job.is_finished_ok:
         return cast("Data", job.outputs.retrieved)
     return cast("Data", job.outputs.predictions if model is None else job.outputs.by_model[model])
-
-
-def _all_failed(job: CalcJobNode) -> bool:
-    return job.exit_status == PredictCalculation.exit_codes("ERROR_ALL_FAILED").status
-
-
-def _final() -> tuple[int, ...]:
-    return tuple(PredictCalculation.exit_codes(name).status for name in _FINAL)
 
 
 def _why(job: CalcJobNode) -> str:

@@ -107,9 +107,7 @@ class ScreenWorkChain(WorkChain):
         """
         builder = cls.get_builder()
         builder.model, builder.structures = model, structures
-        builder._update({"predict": {"code": code}})
-        if predict_options:
-            builder._update({"predict": {"metadata": {"options": dict(predict_options)}}})
+        builder._update({"predict": {"code": code, "metadata": {"options": dict(predict_options or {})}}})
         if selection is not None:
             builder.selection = Dict(SELECTION | dict(selection))
         if n_shards is not None:

@@ -123,14 +123,10 @@ def random_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> At
 def ewald_removal(atoms: Atoms, n_removed: int, rng: np.random.Generator) -> Atoms:
     """Without so many of its Li, those whose leaving gives the lowest Ewald energy of formal charges.
 
-    The metals have their mean charges after the removal (`oxidation_states`), so the cell is neutral. From 20
-    random choices, the exchange of one removed and one remaining Li that lowers the energy most is made until none
-    does; the lowest end is taken. That is a local search, not an enumeration: no exchange of two sites improves it.
-
-    Raises
-    ------
-    ValueError
-        If no oxidation states are neutral.
+    The metals have their mean charges after the removal (`oxidation_states`), so the cell is neutral; if none are, a
+    `ValueError` is raised. From 20 random choices, the exchange of one removed and one remaining Li that lowers the
+    energy most is made until none does; the lowest end is taken. That is a local search, not an enumeration: no
+    exchange of two sites improves it.
     """
     from pymatgen.core.ewald import EwaldSummation
     from pymatgen.io.ase import AseAtomsAdaptor

@@ -38,12 +38,8 @@ class Cathode:
 def parse_cathode(name: str) -> Cathode:
     """Read ``NCM811``, ``NCA``, ``LiNiO2``, ``LiNi0.8Mn0.1Co0.1O2``, ...
 
-    The digits of NCM are those of Ni, Co, Mn; of NMC, those of Ni, Mn, Co; three digits or three pairs of them.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, an amount is negative, or the metals do not add up to 1.
+    The digits of NCM are those of Ni, Co, Mn; of NMC, those of Ni, Mn, Co; three digits or three pairs of them. An
+    unknown name, a negative amount, and metals that do not add up to 1 are a `ValueError`.
     """
     text = name.strip()
     text = _SHORT.get(text.upper(), text)

@@ -35,10 +35,7 @@ def cathode_supercell(
 ) -> CathodeSupercell:
     """The supercell asked for, or the most compact one of about n_atoms that holds the composition.
 
-    Raises
-    ------
-    ValueError
-        If it cannot hold the composition within the tolerance; says which is the smallest that can.
+    If it cannot, within the tolerance, a `ValueError` says which is the smallest that can.
     """
     primitive = cathode.lattice.atoms(primitive=True)
     if repeats is None:

@@ -252,13 +252,7 @@ class Framework(NamedTuple):
 
 
 def framework(atoms: "Atoms", ion: str) -> Framework:
-    """The framework of a cell.
-
-    Raises
-    ------
-    ValueError
-        If the ion has not the charge 1, or there is nothing but the ion.
-    """
+    """The framework of a cell; an ion whose charge is not 1, or nothing but the ion, is a `ValueError`."""
     if ion not in IONS:
         raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
     counts = Counter(atoms.get_chemical_symbols())

@@ -1,1 +1,1 @@
-"""What every room stands on: elements, targets, settings, errors, parallel workers, the cache folder."""
+"""Foundations of every room: elements, targets, settings, errors, parallel workers, the cache folder."""

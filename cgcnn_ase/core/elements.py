@@ -47,13 +47,7 @@ def symbols() -> tuple[str, ...]:
 
 
 def check_numbers(numbers: npt.ArrayLike) -> Ints:
-    """Return the atomic numbers as an array, or raise if one of them has no descriptor.
-
-    Raises
-    ------
-    UnknownElementError
-        If a number lies outside 1 to 100.
-    """
+    """Return the atomic numbers as an array; :class:`UnknownElementError` if one lies outside 1 to 100."""
     checked = np.asarray(numbers, dtype=np.int64)
     wrong = np.unique(checked[(checked < 1) | (checked > MAX_NUMBER)])
     if wrong.size:

@@ -27,17 +27,11 @@ class DatasetError(ValueError):
 
 
 class FetchError(ValueError):
-    """A database that did not give what it was asked for; the message says why, in words.
+    """A database that did not give what it was asked for; the message says why, on one line, without any key.
 
-    Parameters
-    ----------
-    words
-        What happened, on one line, without any key.
-    again
-        Whether the same request may succeed a moment later (too many requests, a server's own failure, a timeout, an
-        answer cut off) or never will (a wrong key, a request that is not understood).
-    after
-        Seconds that the server asked to wait (``Retry-After``), None where it did not say.
+    ``again``: the same request may succeed a moment later (too many requests, a server's own failure, a timeout, an
+    answer cut off), or never will (a wrong key, a request that is not understood). ``after``: seconds that the server
+    asked to wait (``Retry-After``), None where it did not say.
     """
 
     def __init__(self, words: str, *, again: bool = False, after: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files and folders that are there as a whole or not at all."""
+"""Files and folders that are there as a whole or not at all, and the cache folder."""
 
 import os
 import shutil
@@ -34,3 +34,10 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file at once: a reader, or a crash, sees the old content or the new; text as UTF-8."""
     with atomic_path(path) as tmp:
         tmp.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def default_cache_folder() -> Path:
+    """``$CGCNN_ASE_CACHE``, or ``cgcnn-ase`` in the user's cache folder: what need not be computed or fetched twice."""
+    if folder := os.environ.get("CGCNN_ASE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cgcnn-ase"

@@ -36,26 +36,15 @@ class WorkerError(RuntimeError):
 
 
 def ordered_map(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Generator[T, None, None]:
-    """Yield ``function(*task)`` for each task, in order, computed in worker processes.
+    """Yield ``function(*task)`` for each task, in order, computed in so many worker processes.
 
     The workers are new interpreters: nothing is forked, no semaphore is shared, and the user's script is not imported
     again, so that it needs no ``if __name__ == "__main__"``. They stand outside the terminal's process group: Ctrl-C
     reaches this process only, which ends them when the iterator is closed. If this process is killed, they end too, as
     their stdin does.
 
-    Parameters
-    ----------
-    function
-        Of a module that a new interpreter can import.
-    tasks
-        Arguments of each call, picklable; taken lazily.
-    workers : int
-        Processes.
-
-    Raises
-    ------
-    WorkerError
-        If a worker dies. An exception of ``function`` is raised as it is.
+    The function is one that a new interpreter can import; tasks are picklable and taken lazily. An exception of the
+    function is raised as it is, :class:`WorkerError` if a worker dies.
     """
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
     processes: list[subprocess.Popen[bytes]] = []
@@ -92,18 +81,14 @@ class Worker:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process to ask; else the next question starts one."""
+        """True if there is a process to ask; else the next question starts one."""
         return self._process is not None
 
     def ask(self, function: Callable[..., T], *task: Any, timeout_s: float) -> T:
-        """``function(*task)``, computed by the worker.
+        """Return ``function(*task)``, computed by the worker.
 
-        Raises
-        ------
-        TimeoutError
-            If that takes more than `timeout_s` seconds; the worker and all that it has started are killed.
-        WorkerError
-            If it dies. An exception of ``function`` is raised as it is.
+        After `timeout_s` seconds the worker and all that it has started are killed (TimeoutError). An exception of the
+        function is raised as it is, :class:`WorkerError` if the worker dies.
         """
         if self._process is None:
             self._process = _start()

@@ -17,17 +17,10 @@ def is_terminal() -> bool:
 def progress_bar(what: str, total: int | None = None, *, shown: bool | None = None) -> Iterator[Callable[..., None]]:
     """Show a bar; call what it gives with the number of steps done (1), or with ``total=`` where it becomes known.
 
-    Parameters
-    ----------
-    what
-        Such as ``Predicting``.
-    total
-        Steps; None where it is not known, and the count alone is shown.
-    shown
-        By default where stderr is a terminal.
+    Without a total the count alone is shown; ``shown`` is by default whether stderr is a terminal.
     """
     if not (is_terminal() if shown is None else shown):
-        yield _no_step
+        yield lambda *_, **__: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,10 +33,6 @@ def progress_bar(what: str, total: int | None = None, *, shown: bool | None = No
             progress.update(task, advance=advance, total=total)
 
         yield step
-
-
-def _no_step(advance: int = 1, total: int | None = None) -> None:
-    del advance, total
 
 
 def with_progress(

@@ -28,21 +28,9 @@ class Settings(BaseModel):
 
 
 def parse_settings(kind: type[T], values: object, path: str = "") -> T:
-    """Settings from plain values, each of them checked.
+    """Settings by name, each checked: a pydantic model, or a dataclass, whose values must be of its types as they are.
 
-    Parameters
-    ----------
-    kind
-        A dataclass, whose values must be of its types as they are, or a pydantic model.
-    values
-        Settings by name.
-    path
-        Where they stand, for messages.
-
-    Raises
-    ------
-    ValueError
-        One sentence for the first problem, that names the setting and what is allowed.
+    ValueError for the first problem: one sentence that names the setting, after the path to it, and what is allowed.
     """
     adapter = TypeAdapter(kind)
     try:

@@ -113,13 +113,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, targets: Tensor) -> "Scaler":
-        """Fit on the training split, never on another.
-
-        Raises
-        ------
-        ValueError
-            If there are no targets or one is not finite.
-        """
+        """Fit on the training split, never on another; there must be targets, all of them finite."""
         if not len(targets) or not torch.isfinite(targets).all():
             raise ValueError("a scaler needs at least one target, all of them finite")
         std = float(targets.double().std(correction=0))

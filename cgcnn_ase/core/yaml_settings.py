@@ -29,13 +29,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(file: Path) -> Plain:
-    """Read settings by name.
-
-    Raises
-    ------
-    ValueError
-        If the file holds anything else.
-    """
+    """Read settings by name; ValueError if the file holds anything else."""
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -58,10 +52,7 @@ def merged(*layers: Mapping[str, object]) -> Plain:
 def current_names(values: Mapping[str, object]) -> Plain:
     """Rename the settings of a training that version 1 called otherwise, with a warning for each.
 
-    Raises
-    ------
-    ValueError
-        If a setting stands under both of its names.
+    A setting that stands under both of its names is a ValueError.
 
     Examples
     --------

@@ -69,24 +69,12 @@ def load_cgnn_folder(
     test: float = 0.1,
     is_part: bool = False,
 ) -> PreparedData:
-    """Read such a folder.
+    """Read such a folder; names, task and unit as in :func:`cgcnn_ase.data.prepare.load_tasks`.
 
     Its graphs say who is bonded to whom. They have no distances (NaN), so that only networks that read none, such as
-    CGNN, can learn from them.
-
-    Parameters
-    ----------
-    names, task, unit
-        As in :func:`cgcnn_ase.data.prepare.load_tasks`.
-    val, test : float
-        Parts for validation and test where there is no ``split.json``.
-    is_part : bool
-        Whether the split of a formula must not depend on what else is in the folder.
-
-    Raises
-    ------
-    DatasetError
-        In words, if anything in it cannot be used.
+    CGNN, can learn from them. `val` and `test` are the parts of the data where there is no ``split.json``; of a part of
+    a data set (`is_part`) the split of a formula does not depend on what else is in the folder. A `DatasetError` says
+    in words what cannot be used.
     """
     for name in (CGNN_TARGETS, CGNN_GRAPHS, CGNN_CONFIG):
         if not (folder / name).exists():
@@ -266,10 +254,7 @@ class _UnsafeError(Exception):
 def read_object(file: Path, name: str) -> object:
     """The object that ``numpy.savez(file, name=object)`` wrote, in Python 2 or 3.
 
-    Raises
-    ------
-    ValueError
-        If the file has no such array, is damaged, or asks for anything but plain data.
+    A file without such an array, damaged, or asking for anything but plain data is a `ValueError`.
     """
     try:
         with zipfile.ZipFile(file) as archive:

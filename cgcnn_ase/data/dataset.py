@@ -64,13 +64,7 @@ class Dataset:
         return _numeric(self.columns)
 
     def values(self, column: str) -> Floats:
-        """A column of numbers, (n,), in its own unit; NaN where there is none.
-
-        Raises
-        ------
-        DatasetError
-            If there is no such column, or it holds text.
-        """
+        """A column of numbers, (n,), in its own unit, NaN where there is none; any other is a `DatasetError`."""
         _check_column(column, self.columns, self.source)
         values = self.columns[column].to_numpy(dtype=float)
         return np.where(np.isfinite(values), values, np.nan)
@@ -159,10 +153,7 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
 def read_table(path: str | Path) -> Dataset:
     """Read a data set with all its columns and structures, nothing of which is to be learned.
 
-    Raises
-    ------
-    DatasetError
-        In words, if there is none of those of :func:`load_dataset`, it holds no structure, or a row cannot be read.
+    A `DatasetError` says in words that there is none of those of :func:`load_dataset`, no structure, or a bad row.
     """
     source = _existing(path)
     if is_cgnn_folder(source) or is_prepared(source):
@@ -190,10 +181,7 @@ def target_columns(path: str | Path) -> list[str]:
 def read_packed(folder: Path) -> tuple[Strings, list[Geometry]]:
     """Ids and structures of the ``structures.npz`` in a folder.
 
-    Raises
-    ------
-    DatasetError
-        Naming file, array and structure, if it is damaged or holds a structure that cannot be used.
+    A `DatasetError` names file, array and structure, if it is damaged or holds a structure that cannot be used.
     """
     try:
         packed = load_packed(folder / _PACKED)
@@ -284,13 +272,7 @@ def _check_column(column: str, table: pd.DataFrame, source: Path) -> None:
 
 
 def json_values(file: Path) -> dict[str, Any]:
-    """The values by name in a JSON file.
-
-    Raises
-    ------
-    DatasetError
-        If it is something else.
-    """
+    """The values by name in a JSON file; a file of something else is a `DatasetError`."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

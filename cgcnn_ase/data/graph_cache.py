@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cgcnn_ase.core.cache_folder import default_cache_folder
-from cgcnn_ase.core.files import atomic_path
+from cgcnn_ase.core.files import atomic_path, default_cache_folder
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.graph_store import GraphStore

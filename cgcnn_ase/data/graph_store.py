@@ -64,10 +64,7 @@ class GraphStore:
     def from_graphs(cls, graphs: Iterable[CrystalGraph]) -> "GraphStore":
         """Pack batches of graphs, keeping their order; bond vectors are not kept.
 
-        Raises
-        ------
-        ValueError
-            If only some have a line graph.
+        Graphs of which only some have a line graph are a `ValueError`.
         """
         parts = [_localise(graph) for graph in graphs]
         if any("edge_multiplicity" in part for part in parts):

@@ -47,21 +47,13 @@ class _Row(NamedTuple):
 def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp:
     """Ids, labels and structures that an ``id_prop.csv`` names; structures are read when they are asked for.
 
-    Parameters
-    ----------
-    csv : path
-        Its rows are id, target and possibly more columns, under a header or without one. The structure of an id is the
-        file of that name, or of that name and any suffix that is read, in the same folder.
-    target : str or sequence of str, optional
-        Column or columns to learn. Without it the second, which must then be the only one but for a label in the third.
-        Where there is no header the columns are called ``target`` and ``label``. With several columns a cell may be
-        empty, not all of a row.
+    Its rows are id, target and possibly more columns, under a header or without one. The structure of an id is the file
+    of that name, or of that name and any suffix that is read, in the same folder. The columns to learn are by default
+    the second, which must then be the only one but for a label in the third. Where there is no header the columns are
+    called ``target`` and ``label``. With several columns a cell may be empty, not all of a row.
 
-    Raises
-    ------
-    DatasetError
-        If the file is empty or has no such column; or with all rows that cannot be used and why, those among them
-        whose structure cannot be read.
+    A `DatasetError` is raised if the file is empty or has no such column; or with all rows that cannot be used and why,
+    those among them whose structure cannot be read.
     """
     files = _files_by_name(csv.parent)
     rows, names, has_header = _table(csv, files)

@@ -110,12 +110,8 @@ def prepare(
 ) -> PreparedData:
     """Build (or fetch from the cache) the graphs, and split by reduced formula where the data set has no split.
 
-    Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached.
-
-    Raises
-    ------
-    DatasetError
-        Naming a structure that has no such graph.
+    Of a part of a data set the split of a formula does not depend on what else is in the part, and nothing is cached. A
+    `DatasetError` names a structure that has no such graph.
     """
     if dataset.split is None:
         split = hashed_split if is_part else group_split

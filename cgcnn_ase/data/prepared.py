@@ -53,13 +53,7 @@ class PreparedData:
         return self.specs[0].level == "site"
 
     def check_distances(self, architecture: "ArchitectureConfig") -> None:
-        """Raise where a network reads the lengths of the bonds and they are not known: only graphs were given.
-
-        Raises
-        ------
-        ValueError
-            Naming the architecture.
-        """
+        """Raise a `ValueError` where a network reads the lengths of bonds and only graphs without them were given."""
         if architecture.reads_distances and bool(self.graphs.batch([0]).distances[:1].isnan().any()):
             name = type(architecture).__name__.removesuffix("Config")
             raise ValueError(
@@ -129,10 +123,7 @@ class PreparedData:
 def join(parts: Sequence[PreparedData]) -> PreparedData:
     """Several prepared data sets as one, whose graphs stay on disk.
 
-    Raises
-    ------
-    ValueError
-        If their graphs or targets differ, or an id occurs twice.
+    Other graphs or targets, or an id that occurs twice, are a `ValueError`.
     """
     first = parts[0]
     specs = tuple(_widest(same) for same in zip(*(part.specs for part in parts), strict=True))

@@ -48,10 +48,7 @@ def labelled_host(
 ) -> LabelledHost:
     """A host from the indices of its sites and their values.
 
-    Raises
-    ------
-    DatasetError
-        If the host has no such site, a site has two values, or one is not finite.
+    A site that is not there, one with two values, and a value that is not finite are a `DatasetError`.
     """
     labels = np.full(len(structure.numbers), np.nan)
     for site, value in zip(sites, values, strict=True):

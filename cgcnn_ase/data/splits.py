@@ -21,10 +21,7 @@ def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) 
 def group_split(groups: Sequence[object] | AnyArray, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
     """Name of the split of each sample; samples of one group (a reduced formula, a host) stay together.
 
-    Raises
-    ------
-    ValueError
-        If the fractions leave nothing to train on.
+    Fractions that leave nothing to train on are a `ValueError`.
     """
     _check_fractions(val, test)
     group, n_groups = _numbered(groups)
@@ -35,13 +32,7 @@ def group_split(groups: Sequence[object] | AnyArray, *, val: float = 0.1, test: 
 
 
 def hashed_split(groups: Sequence[str], *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
-    """As :func:`group_split`, each group by a hash of its name: the same in every part of a data set.
-
-    Raises
-    ------
-    ValueError
-        If the fractions leave nothing to train on.
-    """
+    """As :func:`group_split`, each group by a hash of its name: the same in every part of a data set."""
     _check_fractions(val, test)
     draws = {g: int.from_bytes(sha256(f"{seed}:{g}".encode()).digest()[:8], "big") / 2.0**64 for g in set(groups)}
     u = np.array([draws[g] for g in groups])
@@ -49,13 +40,7 @@ def hashed_split(groups: Sequence[str], *, val: float = 0.1, test: float = 0.1, 
 
 
 def k_fold(groups: Sequence[object], *, k: int = 5, seed: int = 0) -> Iterator[Strings]:
-    """Yield k splits into train and val in which each group is in val once.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer groups than folds.
-    """
+    """Yield k splits into train and val with each group in val once; fewer groups than folds are a `ValueError`."""
     group, n_groups = _numbered(groups)
     if not 2 <= k <= n_groups:
         raise ValueError(f"k must lie between 2 and the number of groups, {n_groups}; got {k}")

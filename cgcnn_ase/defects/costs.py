@@ -61,13 +61,7 @@ class SiteModelEstimator:
         self._predictor = predictor
 
     def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
-        """One cost a defect, all of them vacancies.
-
-        Raises
-        ------
-        ValueError
-            If one is no vacancy, or the host cannot be predicted.
-        """
+        """One cost a defect; one that is no vacancy, or a host that cannot be predicted, is a `ValueError`."""
         for _, manifest in defects:
             if manifest.kind != "vacancy":
                 raise ValueError(

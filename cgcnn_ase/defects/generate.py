@@ -63,21 +63,10 @@ class _CellOptions(TypedDict):
 
 
 def generate_defects(host: "Atoms", options: DefectOptions, *, name: str = "host") -> Iterator[Defect]:
-    """Make the defects of a host, one by one.
+    """Make the defects of a host, one by one; its name is for the ids and manifests.
 
-    Parameters
-    ----------
-    options
-        The defects that are wanted.
-    name
-        Of the host, for the ids and manifests.
-
-    Raises
-    ------
-    ValueError
-        At once, for a bad host or option; the message says what is allowed.
-    ImportError
-        If charges or distortions are asked for and their package is not installed.
+    A `ValueError` at once says what is allowed in place of a bad host or option; an `ImportError`, that charges or
+    distortions are asked for and their package is not installed.
     """
     from cgcnn_ase.defects.augmentation import random_vacancies
     from cgcnn_ase.defects.point import point_defects

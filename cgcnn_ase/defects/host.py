@@ -49,13 +49,7 @@ class Host:
         return tuple(dict.fromkeys(self.atoms.get_chemical_symbols()))
 
     def chosen(self, elements: Iterable[str] | None) -> tuple[str, ...]:
-        """The elements asked for, all by default.
-
-        Raises
-        ------
-        ValueError
-            If one is not in the host; it names those that are.
-        """
+        """The elements asked for, all by default; a `ValueError` names those of the host where one is not in it."""
         asked = self.elements if elements is None else tuple(dict.fromkeys(elements))
         for symbol in asked:
             if symbol not in self.elements:
@@ -68,10 +62,7 @@ class Host:
 def check_host(host: "Atoms", name: str = "host") -> Host:
     """Check a host: a crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
 
-    Raises
-    ------
-    StructureError
-        If it is a molecule, has partially occupied sites, or fails `structures.check_atoms`; `name` is in the message.
+    A `StructureError` with its name says that it is a molecule, has partially occupied sites, or fails `check_atoms`.
     """
     atoms = from_object(host, source=name)
     if _partially_occupied(atoms):

@@ -44,23 +44,13 @@ def interstitials(host: Host, holes: Sequence[InterstitialSite], elements: Seque
 def find_holes(
     host: Host, symmetry: Symmetry, *, method: str = "holes", min_radius: float = 1.0
 ) -> list[InterstitialSite]:
-    """Find the symmetry-distinct places for interstitials, the widest first.
+    """Find the symmetry-distinct places for interstitials, the widest first; none, or an unknown method, is a
+    `ValueError`.
 
+    ``holes`` are where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation with atoms
+    on all sides; ``voronoi`` is the ``VoronoiInterstitialGenerator`` of pymatgen-analysis-defects, which also keeps
+    vertices that are no maxima and merges near ones; it is slower. The nearest atom is at least `min_radius` (Å) away.
     In a layer only places between its outermost atoms, or up to 1.5 Å above them, are looked at.
-
-    Parameters
-    ----------
-    method
-        ``holes``: where the distance to the nearest atom has a maximum, a vertex of the Voronoi tessellation with atoms
-        on all sides. ``voronoi``: the ``VoronoiInterstitialGenerator`` of pymatgen-analysis-defects, which also keeps
-        vertices that are no maxima and merges near ones; it is slower.
-    min_radius
-        Distance to the nearest atom that is needed, Å.
-
-    Raises
-    ------
-    ValueError
-        If the method is unknown or there is no such place.
     """
     if method == "holes":
         points = _maxima(host, min_radius)

@@ -62,13 +62,7 @@ class Manifest:
 
     @classmethod
     def from_info(cls, info: Mapping[str, object]) -> "Manifest":
-        """The manifest in ``atoms.info``.
-
-        Raises
-        ------
-        ValueError
-            If there is none, or it is not one of this package.
-        """
+        """The manifest in ``atoms.info``; none, or one that is not of this package, is a `ValueError`."""
         plain = info.get(KEY)
         if not isinstance(plain, Mapping):
             raise ValueError(f"atoms.info has no {KEY!r}: the structure was not made by cgcnn_ase.defects")
@@ -115,15 +109,7 @@ def _to_text(value: object) -> str:
 
 
 def write_manifest(path: str | Path, manifests: Iterable[Manifest]) -> Path:
-    """Write ``manifest.csv``, one row a defect, each as soon as it comes.
-
-    Parameters
-    ----------
-    path
-        The file.
-    manifests
-        The rows; an iterator is taken one at a time.
-    """
+    """Write ``manifest.csv``, one row a defect, each as soon as it comes."""
     path = Path(path)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -136,10 +122,7 @@ def write_manifest(path: str | Path, manifests: Iterable[Manifest]) -> Path:
 def read_manifest(path: str | Path) -> list[Manifest]:
     """Read what `write_manifest` wrote.
 
-    Raises
-    ------
-    ValueError
-        If a column is missing or a value cannot be read, with the line.
+    A `ValueError` names the line where a value cannot be read, or a column that is missing.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

@@ -55,15 +55,7 @@ def replacement(old: str, new: str, site: int, cell: tuple[int, ...] = (0, 0, 0)
 
 
 class DefectBuilder:
-    """Makes planned defects in one supercell; numbers those of one name.
-
-    Parameters
-    ----------
-    host, supercell
-        Where the defects go.
-    seed
-        For the manifests, where the plans came out of chance.
-    """
+    """Makes planned defects in one supercell; numbers those of one name. The seed is for manifests of chance."""
 
     def __init__(self, host: Host, supercell: Supercell, *, seed: int | None = None) -> None:
         self.host, self.supercell, self.seed = host, supercell, seed
@@ -72,13 +64,7 @@ class DefectBuilder:
         self.matrix = tuple(map(int, supercell.matrix.ravel()))
 
     def make(self, plan: Plan) -> Defect:
-        """The defective supercell.
-
-        Raises
-        ------
-        ValueError
-            If the plan empties the supercell.
-        """
+        """The defective supercell; a plan that empties it is a `ValueError`."""
         atoms = self.supercell.atoms.copy()
         numbers = atoms.numbers
         sites, gone, positions = [], [], []

@@ -61,23 +61,11 @@ def make_supercell(
     diagonal: bool = False,
     max_atoms: int | None = None,
 ) -> Supercell:
-    """The supercell given, or else the smallest whose images are far enough apart; a vacuum is never repeated.
+    """The supercell given, or else the smallest whose images are `min_distance` (Å) apart; a vacuum is never repeated.
 
-    Parameters
-    ----------
-    supercell
-        n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new vectors.
-    min_distance
-        Smallest distance between a defect and its image, Å; without meaning where a supercell is given.
-    diagonal
-        Whether the vectors of the host are only multiplied, so that the cell keeps its angles.
-    max_atoms
-        Most atoms it may have.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
+    One is given as n (in each direction without vacuum), three numbers, or a 3×3 matrix of whole numbers, rows the new
+    vectors. `diagonal` ones only multiply the vectors of the host, so that the cell keeps its angles. A `ValueError` is
+    raised if the matrix is none, repeats a vacuum, or the supercell would have more than `max_atoms` atoms.
     """
     if supercell is not None:
         matrix = _given(host, supercell)

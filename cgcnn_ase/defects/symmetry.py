@@ -36,12 +36,8 @@ class Symmetry:
 
     @cached_property
     def site_images(self) -> tuple[Ints, Ints]:
-        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells.
-
-        Raises
-        ------
-        ValueError
-            If an operation takes a site to no site.
+        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells; a site taken to none is a
+        `ValueError`.
         """
         moved = np.einsum("mij,nj->mni", self.rotations, self.frac) + self.translations[:, None]
         sites = np.empty(moved.shape[:2], dtype=np.int64)
@@ -81,13 +77,7 @@ def translated(members: Iterable[Member]) -> tuple[Member, ...]:
 
 
 def find_symmetry(host: Host) -> Symmetry:
-    """The symmetry of a host, by spglib.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """The symmetry of a host, by spglib; a `ValueError` if there is none."""
     try:
         data = symmetry_dataset(host.cell, host.frac, host.atoms.numbers)
     except ValueError as error:

@@ -90,13 +90,7 @@ def relaxed(
 
 
 def chgnet_calculator() -> "Calculator":
-    """The pretrained CHGNet as an ASE calculator with forces, on the CPU; eV, eV/Å.
-
-    Raises
-    ------
-    ImportError
-        If CHGNet is not installed.
-    """
+    """The pretrained CHGNet as an ASE calculator with forces, on the CPU, eV and eV/Å; `ImportError` without it."""
     model = _load()
     from chgnet.model.dynamics import CHGNetCalculator
 
@@ -118,12 +112,7 @@ class CHGNetEnergy:
     """Energies by the pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), without forces: many cells a pass.
 
     It learned PBE and PBE+U energies of the Materials Project, so the elements' energies are those of the project.
-    ``name`` says what it is: it is never called DFT.
-
-    Raises
-    ------
-    ImportError
-        If CHGNet is not installed.
+    ``name`` says what it is: it is never called DFT. Without CHGNet an `ImportError` is raised.
     """
 
     def __init__(self) -> None:

@@ -30,10 +30,7 @@ class StoredEnergy:
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """The stored energies, eV a cell: of a calculator with results, or ``info["energy"]`` as files are read.
 
-        Raises
-        ------
-        ValueError
-            If a structure has none.
+        A structure that has none is a `ValueError`.
         """
         return Energies(
             np.array([_stored(k, atoms) for k, atoms in enumerate(structures)]), in_domain=(None,) * len(structures)

@@ -23,13 +23,7 @@ class MissingReferenceError(ValueError):
 
 
 def reference_table(model: "CrystalModel", reference: Reference | Mapping[str, float]) -> Mapping[str, float] | None:
-    """The reference energies (eV/atom) that turn a model's value into an energy, or None where nothing is added.
-
-    Raises
-    ------
-    ValueError
-        If the reference does not exist.
-    """
+    """The energies (eV/atom) that make a model's value an energy, or None; an unknown name is a `ValueError`."""
     check_reference(reference)
     if reference == "none" or model.target.name == "total_energy_per_atom":
         return None
@@ -37,13 +31,7 @@ def reference_table(model: "CrystalModel", reference: Reference | Mapping[str, f
 
 
 def sum_of_references(symbols: Sequence[str], table: Mapping[str, float]) -> float:
-    """Sum of the elements' reference energies over the atoms, eV.
-
-    Raises
-    ------
-    MissingReferenceError
-        If an element has none; it is named.
-    """
+    """Sum of the elements' reference energies over the atoms, eV; `MissingReferenceError` names an element without."""
     missing = sorted(set(symbols) - set(table))
     if missing:
         raise MissingReferenceError(
@@ -84,10 +72,7 @@ class GraphEnergy:
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """Total energies, eV a cell, with those of each member.
 
-        Raises
-        ------
-        ValueError
-            If a structure cannot be predicted, or an element has no reference energy.
+        A structure that cannot be predicted, or an element without reference energy, is a `ValueError`.
         """
         from cgcnn_ase.structures import StructureRecord, check_atoms
 

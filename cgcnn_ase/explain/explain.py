@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from dataclasses import replace as changed
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -209,13 +210,13 @@ def explain(
         rows = [_explain_network(loaded, network, graph, n_steps, baseline, engine) for network in loaded.networks]
     finally:
         loaded.train(training)
-    predictions = np.array([row.prediction for row in rows])
+    members, baselines, predictions = (np.array(part) for part in zip(*rows, strict=True))
     target = loaded.target
     return Explanation(
         numbers=graph.numbers.numpy(),
         orbits=equivalent_atoms(graph),
-        members=np.stack([row.contributions for row in rows]),
-        member_baselines=np.array([row.baseline for row in rows]),
+        members=members,
+        member_baselines=baselines,
         member_predictions=predictions,
         target=target.name,
         unit="log-odds" if target.task == "classification" else target.learned_unit,
@@ -264,22 +265,13 @@ def equivalent_atoms(graph: CrystalGraph) -> Ints:
     return merge_equivalent(numbers, centers, neighbors, distances, graph.angular.numpy()).class_of
 
 
-class _Row(NamedTuple):
-    contributions: Floats
-    baseline: float
-    prediction: float
-
-
 def _explain_network(
     model: CrystalModel, network: Network, graph: CrystalGraph, n_steps: int, baseline: Baseline, engine: Engine
-) -> _Row:
+) -> tuple[Floats, float, float]:
     """One member's contributions (N,), its baseline, and what it predicts without any of this."""
     device = next(network.parameters()).device
     graph = to_device(graph, device)
-
-    def read_out(output: Output) -> Tensor:
-        return explained_value(model, output)
-
+    read_out = partial(explained_value, model)
     embedding = embedding_of(network)
     with torch.no_grad():
         prediction = read_out(network(graph, engine))
@@ -288,7 +280,7 @@ def _explain_network(
         value = value_of_vectors(network, graph, read_out, engine)
         at_starts = torch.stack([value(start[None])[0] for start in starts])
     contributions = integrated_gradients(value, end, starts, n_steps)
-    return _Row(contributions.cpu().numpy(), float(at_starts.double().mean()), float(prediction))
+    return contributions.cpu().numpy(), float(at_starts.double().mean()), float(prediction)
 
 
 def _starts(model: CrystalModel, network: Network, end: Tensor, baseline: Baseline) -> Tensor:

@@ -23,28 +23,14 @@ ReadOut = Callable[[Output], Tensor]
 
 
 def integrated_gradients(value: Callable[[Tensor], Tensor], end: Tensor, starts: Tensor, n_steps: int) -> Tensor:
-    r"""Contribution of each row, the mean over the starts.
+    r"""Contribution (N,), float64, of each row, the mean over the starts.
 
     .. math:: c_i = (x_i - x'_i) \cdot \int_0^1 \frac{\partial f}{\partial x_i}(x' + t (x - x'))\,dt
 
-    with start x' and end x; the integral by Gauss and Legendre's rule, exact for polynomials of degree 2 n_steps - 1.
-    The contributions add up to value(end) less the mean of value(starts), but for the error of the quadrature. The mean
-    over several starts is what Erion et al. (Nat. Mach. Intell. 3, 620, 2021) call expected gradients.
-
-    Parameters
-    ----------
-    value
-        (S, N, F) -> (S,), each of the S alone.
-    end : (N, F)
-        Where all paths end.
-    starts : (K, N, F)
-        Where each path starts.
-    n_steps : int
-        Points of the quadrature on each path.
-
-    Returns
-    -------
-    (N,) float64
+    with start x' (of K, N, F) and end x (N, F); the integral by Gauss and Legendre's rule, exact for polynomials of
+    degree 2 n_steps - 1. ``value`` maps (S, N, F) -> (S,), each of the S alone. The contributions add up to value(end)
+    less the mean of value(starts), but for the error of the quadrature. The mean over several starts is what Erion et
+    al. (Nat. Mach. Intell. 3, 620, 2021) call expected gradients.
 
     Examples
     --------
@@ -105,13 +91,7 @@ def first_vectors(network: Network, vectors: Tensor) -> Iterator[None]:
 
 
 def embedding_of(network: Network) -> nn.Module:
-    """The module that gives atoms their first vectors, (N,) atomic numbers -> (N, F).
-
-    Raises
-    ------
-    ValueError
-        If the architecture has none.
-    """
+    """The module that gives atoms their first vectors, (N,) atomic numbers -> (N, F); ValueError if there is none."""
     embeddings = (module for module in network.architecture.modules() if isinstance(module, ElementEmbedding))
     embedding = next(embeddings, None) or getattr(network.architecture, "embedding", None)
     if not isinstance(embedding, nn.Module):

@@ -48,19 +48,7 @@ class _Scene(NamedTuple):
 def explanation(atoms: "Atoms", result: "Explanation", *, title: str | None = None) -> "Figure":
     """The structure coloured by the atoms' contributions, beside the way from the baseline to the prediction.
 
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        What was explained.
-    result : Explanation
-        By :func:`cgcnn_ase.explain.explain`.
-    title : str, optional
-        By default the formula and the prediction.
-
-    Raises
-    ------
-    ValueError
-        If the explanation is of other atoms.
+    The title is by default the formula and the prediction. ValueError if the explanation is of other atoms.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -118,11 +106,10 @@ def _draw_structure(axes: "Axes", atoms: "Atoms", contributions: Floats, norm: "
     if len(scene.edges):
         low = np.minimum(low, scene.edges[:, :, :2].min(axis=(0, 1)))
         high = np.maximum(high, scene.edges[:, :, :2].max(axis=(0, 1)))
-    axes.set_xlim(low[0] - 0.1, high[0] + 0.1)
-    axes.set_ylim(low[1] - 0.1, high[1] + 0.1)
-    axes.set_aspect("equal")
+    axes.set(xlim=(low[0] - 0.1, high[0] + 0.1), ylim=(low[1] - 0.1, high[1] + 0.1), aspect="equal")
     axes.set_axis_off()
-    points = _points_per_length(float(high[0] - low[0]), float(high[1] - low[1]))
+    width, height = np.maximum(high - low, 1e-9).tolist()
+    points = 72 * min(4.3 / width, 3.4 / height)  # about how many an Å is: the picture leaves it 4.3 by 3.4 inches
     for i, (x, y, z) in enumerate(scene.positions):
         color = colors(norm(contributions[scene.source[i]]))
         axes.add_patch(Circle((x, y), radii[i], facecolor=color, edgecolor="#303030", linewidth=0.8, zorder=z))
@@ -224,11 +211,6 @@ def _bonds(scene: _Scene, radii: Floats) -> list[tuple[int, int]]:
     shell = np.maximum(shortest[scene.source[i]], shortest[scene.source[j]])
     near = (distance < _BOND * (radii[i] + radii[j])) & (distance < _FIRST_SHELL * shell)
     return list(zip(i[near].tolist(), j[near].tolist(), strict=True))
-
-
-def _points_per_length(width: float, height: float) -> float:
-    """About how many points an Å is in the picture."""
-    return 72 * min(4.3 / max(width, 1e-9), 3.4 / max(height, 1e-9))  # inches that the picture leaves it
 
 
 def _readable_on(color: tuple[float, ...]) -> str:

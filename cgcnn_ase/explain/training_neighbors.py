@@ -6,7 +6,7 @@ the first member's crystal embedding in eight bits each. No structure is kept.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +34,8 @@ _BATCH = 128
 _LEVELS = 127
 # training structures whose nearest other one tells what a typical distance is
 _N_TYPICAL = 1000
-_FIELDS = ("ids", "codes", "scale", "mean", "components", "typical", "model_sha256")
+# fields that are written as they are
+_ARRAYS = ("codes", "scale", "mean", "components")
 
 
 class Neighbor(NamedTuple):
@@ -71,13 +72,7 @@ class NeighborIndex:
         model_sha256: str = "",
         n_components: int = N_COMPONENTS,
     ) -> "NeighborIndex":
-        """Compress the embeddings (n, F) of the structures with these ids.
-
-        Raises
-        ------
-        ValueError
-            If there are none, or not one for each id, or a value is not finite.
-        """
+        """Compress the embeddings (n, F), finite, of the structures with these n ids."""
         x = np.asarray(embeddings, dtype=np.float64)
         if x.ndim != 2 or not len(x) or len(x) != len(ids):
             raise ValueError(f"an index needs an embedding for each id: {len(ids)} ids, embeddings {x.shape}")
@@ -99,7 +94,7 @@ class NeighborIndex:
         )
         some = np.unique(np.linspace(0, len(x) - 1, _N_TYPICAL).astype(int))
         others = [np.delete(index.distances(x[i]), i).min(initial=np.inf) for i in some]
-        return cls(**{**index.__dict__, "typical": float(np.median(others))})
+        return replace(index, typical=float(np.median(others)))
 
     def distances(self, embedding: npt.ArrayLike) -> Floats:
         """Distance of every training structure from one embedding (F,), shape (n,)."""
@@ -112,10 +107,7 @@ class NeighborIndex:
     def nearest(self, model: CrystalModel, graph: CrystalGraph, k: int = 5) -> list[Neighbor]:
         """The k nearest training structures of one crystal, the nearest first; all of them where there are fewer.
 
-        Raises
-        ------
-        ValueError
-            If k is not positive, there is not one crystal, or the model is not the index's.
+        ValueError if k is not positive, there is not one crystal, or the model is not the index's.
         """
         if k < 1:
             raise ValueError(f"the number of neighbours must be at least 1, not {k}")
@@ -131,10 +123,7 @@ class NeighborIndex:
         """Write :data:`NEIGHBORS` into a model folder; the file holds its own sha256."""
         arrays: dict[str, AnyArray] = {
             "ids": self.ids.view(np.uint8).reshape(len(self), -1),
-            "codes": self.codes,
-            "scale": self.scale,
-            "mean": self.mean,
-            "components": self.components,
+            **{name: getattr(self, name) for name in _ARRAYS},
             "typical": np.array([self.typical], dtype=np.float32),
             "model_sha256": np.frombuffer(self.model_sha256.encode(), dtype=np.uint8),
         }
@@ -146,10 +135,7 @@ class NeighborIndex:
 def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | None:
     """The index of a model folder, or None where it has none.
 
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or was made of other weights.
+    :class:`CheckpointError` if the file is damaged, or was made of other weights.
     """
     file = folder / NEIGHBORS
     if not file.is_file():
@@ -160,7 +146,7 @@ def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | N
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: damaged: {error}") from error
-    if set(arrays) != {*_FIELDS, "sha256"}:
+    if set(arrays) != {*_ARRAYS, "ids", "typical", "model_sha256", "sha256"}:
         raise CheckpointError(f"{file}: not an index of neighbours: it holds {', '.join(sorted(arrays)) or 'nothing'}")
     stated = arrays.pop("sha256")
     if not np.array_equal(stated, _hash(arrays)):
@@ -174,10 +160,7 @@ def load_neighbor_index(folder: Path, *, model_sha256: str) -> NeighborIndex | N
     ids = np.ascontiguousarray(arrays["ids"])
     return NeighborIndex(
         ids=ids.view(f"S{ids.shape[1]}").ravel(),
-        codes=arrays["codes"],
-        scale=arrays["scale"],
-        mean=arrays["mean"],
-        components=arrays["components"],
+        **{name: arrays[name] for name in _ARRAYS},
         typical=float(arrays["typical"][0]),
         model_sha256=made_of,
     )
@@ -188,10 +171,7 @@ def build_neighbor_index(
 ) -> NeighborIndex:
     """The index of one split of prepared data, by default what the model was trained on.
 
-    Raises
-    ------
-    ValueError
-        If the data has another graph than the model, no structure in this split, or the model embeds sites.
+    ValueError if the data has another graph than the model, no structure in this split, or the model embeds sites.
     """
     if data.graph_config != model.graph:
         raise ValueError(f"the data was prepared with {data.graph_config}, the model reads {model.graph}")
@@ -206,13 +186,7 @@ def build_neighbor_index(
 
 
 def crystal_embeddings(model: CrystalModel, graph: CrystalGraph) -> Floats32:
-    """Embedding of each crystal by the model's first member, (B, P).
-
-    Raises
-    ------
-    ValueError
-        If the model embeds sites, not crystals.
-    """
+    """Embedding of each crystal by the model's first member, (B, P); ValueError if the model embeds sites."""
     network = model.networks[0]
     with torch.inference_mode():
         pooled = network.pooled(to_device(graph, next(network.parameters()).device), "torch")

@@ -56,14 +56,10 @@ class GraphConfig:
 
 
 def build_graph(atoms: "Atoms | Geometry", config: GraphConfig) -> CrystalGraph:
-    """The graph of one structure.
+    """The graph of one structure; an element without descriptor is an `UnknownElementError`.
 
-    Raises
-    ------
-    UnknownElementError
-        If an element has no descriptor.
-    ValueError
-        If there are no atoms, a position or the cell is not finite, or the periodic cell vectors span no volume.
+    A `ValueError` is raised if there are no atoms, a position or the cell is not finite, or the periodic cell vectors
+    span no volume.
     """
     return build_graphs([atoms], config)
 

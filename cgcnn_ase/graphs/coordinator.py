@@ -30,13 +30,7 @@ _SAME = 1e-6
 
 
 def scaled_radii(numbers: Ints, volume: float) -> Floats:
-    """Radii such that R_ij is the sum of those of i and j; (N,) Å.
-
-    Raises
-    ------
-    ValueError
-        If an element has no radius, or there is no volume.
-    """
+    """Radii, (N,) Å, with R_ij as the sum of those of i and j; no volume, or no known radius, is a `ValueError`."""
     radii = atomic_radii()[numbers]
     if np.isnan(radii).any():
         unknown = sorted({symbols()[z] for z in numbers[np.isnan(radii)]})
@@ -51,16 +45,12 @@ def scaled_radii(numbers: Ints, volume: float) -> Floats:
 
 
 def n_coordinated(table: Floats) -> Ints:
-    """How many of the nearest candidates each atom is bonded to; (N,).
+    """How many of the nearest candidates each atom is bonded to, (N,).
 
-    Two clusters of numbers in a row are the first k and the others. The best k, that of 2-means, has the smallest sum
-    of squares about the two centres, which is the largest k (n - k) / n (m_far - m_near)^2. Where two are equally good
-    the smaller one is taken, and ties are never cut: the result does not depend on how a crystal is written down.
-
-    Parameters
-    ----------
-    table : (N, M) array
-        Relative distances, in each row in order, infinite after the last.
+    The table, (N, M), holds relative distances, in each row in order, infinite after the last. Two clusters of numbers
+    in a row are the first k and the others. The best k, that of 2-means, has the smallest sum of squares about the two
+    centres, which is the largest k (n - k) / n (m_far - m_near)^2. Where two are equally good the smaller one is taken,
+    and ties are never cut: the result does not depend on how a crystal is written down.
     """
     n = _n_candidates(table)
     x = np.where(np.arange(table.shape[1]) < n[:, None], table, 0.0)

@@ -64,13 +64,7 @@ def to_device(graph: CrystalGraph, device: torch.device | str) -> CrystalGraph:
 
 
 def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
-    """Put graphs side by side into one, keeping their order.
-
-    Raises
-    ------
-    ValueError
-        If there is no graph, or only some have a line graph.
-    """
+    """Put graphs side by side into one, in their order; none, or only some with a line graph, are a `ValueError`."""
     if not graphs:
         raise ValueError("cannot batch an empty sequence of graphs")
     if len(graphs) == 1:

@@ -24,15 +24,7 @@ def geometry(atoms: "Atoms") -> Geometry:
 
 
 class LazyStructures(Sequence[Geometry]):
-    """Structures that are read when the first of them is asked for, and only once.
-
-    Parameters
-    ----------
-    n
-        Their number.
-    read
-        Reads all of them.
-    """
+    """So many structures that are read, all of them, when the first is asked for, and only once."""
 
     def __init__(self, n: int, read: Callable[[], Iterable[Geometry]]) -> None:
         self._n, self._read = n, read

@@ -123,10 +123,7 @@ def bonds_of_all(
 
 
 def _coordinated(crystals: _Crystals, shapes: Sequence[Geometry]) -> Bonds:
-    """Bonds by the crystal graph coordinator.
-
-    As in the reference each atom chooses by itself: j may be a neighbour of i, and i none of j.
-    """
+    """Bonds by the crystal graph coordinator; as in the reference j may be a neighbour of i, and i none of j."""
     volumes = np.where(crystals.volumes < NO_VOLUME, 0.0, crystals.volumes).tolist()
     radii = [scaled_radii(shape.numbers, volume) for shape, volume in zip(shapes, volumes, strict=True)]
     result = _joined([crystals.find(c, 2 * REACH * r.max()) for c, r in enumerate(radii)])
@@ -169,10 +166,7 @@ def _joined(parts: Sequence[_Found]) -> _Found:
 
 
 def _ranked(result: _Found, n_atoms: int) -> tuple[Ints, Floats]:
-    """The pairs of each atom, nearest first, and their distances, infinite where there are no more; (N, M) both.
-
-    Ties keep the order in which the search found them.
-    """
+    """Pairs of each atom, nearest first, ties as found, and their distances, infinite after the last; both (N, M)."""
     by_center = np.argsort(result.centers, kind="stable")
     centers, distances = result.centers[by_center], result.distances[by_center]
     counts = np.bincount(centers, minlength=n_atoms)
@@ -200,12 +194,8 @@ def _limit(distances: Floats, k: int, rule: NeighborRule, tolerance: float) -> F
 def pad_to(bonds: Bonds, first_atom: Ints, k: int, distance: float) -> Bonds:
     """Give atoms with fewer than k neighbours extra edges to the first atom of their crystal at a given distance.
 
-    The original CGCNN does so with 9 Å; its published weights expect it. No other model should.
-
-    Parameters
-    ----------
-    first_atom : (N,) array of int
-        The first atom of each atom's crystal.
+    The original CGCNN does so with 9 Å; its published weights expect it. No other model should. `first_atom`, (N,), is
+    the first atom of each atom's crystal.
     """
     missing = np.maximum(k - np.bincount(bonds.centers, minlength=len(first_atom)), 0)
     if not missing.any():

@@ -56,14 +56,9 @@ class Quotient(NamedTuple):
 
 
 def merge_equivalent(colors: Ints, centers: Ints, neighbors: Ints, distances: Floats, angular: Floats32) -> Classes:
-    """Classes of equivalent atoms.
+    """Classes of equivalent atoms, from the bonds (``centers`` must not decrease) and colours, (N,).
 
-    Parameters
-    ----------
-    colors : (N,) array of int
-        What distinguishes atoms from the start; different for atoms of different crystals.
-    centers, neighbors, distances, angular
-        The bonds; ``centers`` must not decrease.
+    Colours distinguish atoms from the start; they are different for atoms of different crystals.
     """
     edge = _edge_colors(distances, angular)
     ends = _segment_ends(centers, len(colors))

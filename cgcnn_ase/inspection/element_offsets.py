@@ -45,15 +45,10 @@ class ElementOffsets:
     method: Method
 
     def difference(self, fractions: npt.ArrayLike) -> Floats:
-        """Sum of the offsets of compositions, eV/atom, (n,), from atomic fractions, (n, 101); column Z belongs to
-        number Z.
+        """Sum of the offsets of compositions, eV/atom, (n,), from atomic fractions, (n, 101); column Z is of number Z.
 
-        Raises
-        ------
-        ValueError
-            If a composition has an element without data, or elements that cannot be told apart in other proportions
-            than the
-            fitted structures have them.
+        An element without data, or elements that cannot be told apart in other proportions than the fitted structures
+        have them, are a `ValueError`.
         """
         x = _checked(fractions)
         if missing := [symbols()[z] for z in np.flatnonzero(x.any(axis=0)) if symbols()[z] not in self.offsets]:

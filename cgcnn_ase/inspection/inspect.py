@@ -96,7 +96,7 @@ def inspect_dataset(
         Fit offsets of the elements to the differences from ``other``; by default of energies per atom.
     duplicates : bool
         Whether to look for structures that are there twice.
-    sameness, limits : Sameness, Limits, optional
+    sameness, limits : MatchTolerances, Limits, optional
         When two structures are the same, and beyond what a value is flagged.
     workers : int
         Processes; the result does not depend on their number.

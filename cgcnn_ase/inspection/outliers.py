@@ -91,24 +91,10 @@ def find_outliers(
     limits: Limits | None = None,
     progress: bool = False,
 ) -> Outliers:
-    """Look for unusual labels and structures.
+    """Look for unusual labels and structures, beyond the limits; a missing column of numbers is a `DatasetError`.
 
-    Parameters
-    ----------
-    target : str, optional
-        Column to judge: by itself (median and median absolute deviation), against a sum over the elements that is
-        fitted robustly to all structures, and against a model's prediction. Without it only the geometry is judged.
-    model : ModelSays, optional
-        Its prediction of each structure.
-    limits : Limits, optional
-        Beyond what something is flagged.
-    progress : bool
-        Show a bar on stderr.
-
-    Raises
-    ------
-    DatasetError
-        If there is no such column of numbers.
+    The target is judged by itself (median and median absolute deviation), against a sum over the elements that is
+    fitted robustly to all structures, and against a model's prediction. Without one only the geometry is judged.
     """
     limits = limits or Limits()
     not_judged: list[str] = []

@@ -57,15 +57,7 @@ def _draw(table: Dataset, inspection: Inspection, folder: Path) -> list[str]:
 
 
 def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[str] = ()) -> str:
-    """The whole report.
-
-    Parameters
-    ----------
-    shown : int
-        Rows of each table at most.
-    pictures : sequence of str
-        Files beside the report.
-    """
+    """The whole report, with at most so many rows of each table, and the pictures that lie beside it."""
     lines = [f"# {inspection.report.source}", "", *_summary(inspection.report)]
     lines += [line for name in pictures for line in ("", f"![{name.partition('.')[0]}]({name})")]
     lines += ["", "## Columns", "", *_columns(inspection.report)]

@@ -43,12 +43,8 @@ def save_model(model: CrystalModel, folder: Path) -> Path:
 def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> Path:
     """Write models that share their members into one folder, and return it.
 
-    A single one is the folder's own; several have an entry each under ``models``.
-
-    Raises
-    ------
-    ValueError
-        If they do not share their members, or two have the same name.
+    A single one is the folder's own; several have an entry each under ``models``. ValueError if they do not share their
+    members, or two have the same name.
     """
     from safetensors.torch import save
 
@@ -98,13 +94,7 @@ def _prefix(kind: str, name: str, *, several: bool) -> str:
 
 
 def load_folder(folder: Path) -> CrystalModel:
-    """Load a folder that holds one model.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing, damaged, of a newer format, or not a model's; or if there are several models.
-    """
+    """Load a folder that holds one model; errors as of :func:`load_models`, and if there are several."""
     models = load_models(folder)
     if len(models) > 1:
         raise CheckpointError(f"{folder}: holds several models, name one: {', '.join(m.name for m in models)}")
@@ -114,10 +104,7 @@ def load_folder(folder: Path) -> CrystalModel:
 def load_models(folder: Path) -> list[CrystalModel]:
     """Load all models of a folder; they share their members.
 
-    Raises
-    ------
-    CheckpointError
-        If a file is missing, damaged, of a newer format, or not a model's.
+    :class:`CheckpointError` if a file is missing, damaged, of a newer format, or not a model's.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -140,16 +127,15 @@ def load_models(folder: Path) -> list[CrystalModel]:
         targets = tuple(TypeAdapter(TargetSpec).validate_python(entry["target"]) for entry in entries)
         if sum(target.n_outputs for target in targets) != network.n_outputs:
             raise ValueError(f"the network has {network.n_outputs} outputs, which its targets do not fill")
+        several = len(entries) > 1
         return [
             CrystalModel(
                 members,
                 graph=graph,
                 target=target,
                 scaler=Scaler(entry["scaler"]["mean"], entry["scaler"]["std"]),
-                calibration=_read_calibration(_CALIBRATION, entry, target, tensors, several=len(entries) > 1),
-                dropout_calibration=_read_calibration(
-                    _DROPOUT_CALIBRATION, entry, target, tensors, several=len(entries) > 1
-                ),
+                calibration=_read_calibration(_CALIBRATION, entry, target, tensors, several=several),
+                dropout_calibration=_read_calibration(_DROPOUT_CALIBRATION, entry, target, tensors, several=several),
                 name=entry["name"],
                 sha256=config["sha256"][WEIGHTS],
                 training=entry["training"],

@@ -109,13 +109,7 @@ class CrystalModel(nn.Module):
         return False  # no architecture so far damps its messages to zero at the cutoff
 
     def check_level(self, level: Level, what: str) -> None:
-        """Raise where something is asked of crystals and the model predicts sites, or the other way round.
-
-        Raises
-        ------
-        ValueError
-            Naming the model and what is asked.
-        """
+        """Raise where something is asked of crystals and the model predicts sites, or the other way round."""
         if self.target.level != level:
             wanted = {"crystal": "crystals", "site": "sites"}
             raise ValueError(
@@ -123,13 +117,7 @@ class CrystalModel(nn.Module):
             )
 
     def check_dropout(self, n_dropout: int) -> None:
-        """Raise where Monte Carlo dropout with so many samples would say nothing.
-
-        Raises
-        ------
-        ValueError
-            If the members were trained without dropout, or one sample cannot have a spread.
-        """
+        """Raise where Monte Carlo dropout would say nothing: of one sample, or of members trained without dropout."""
         if n_dropout < 2:
             raise ValueError(f"n_dropout must be at least 2 to have a spread, not {n_dropout}")
         if self.dropout == 0.0:
@@ -155,12 +143,8 @@ class CrystalModel(nn.Module):
         """Monte Carlo dropout (Gal and Ghahramani, 2016): n_dropout thinned heads for each member.
 
         The convolutions run once. The same thinned heads, which the seed decides, read every structure, so that the
-        result does not depend on the batch. Normalisation stays as in evaluation.
-
-        Raises
-        ------
-        ValueError
-            If the members were trained without dropout.
+        result does not depend on the batch. Normalisation stays as in evaluation. The members must have been trained
+        with dropout.
         """
         return self.sample_read(self.pooled(graph, engine), n_dropout, seed=seed)
 
@@ -187,14 +171,8 @@ class CrystalModel(nn.Module):
     ) -> CalibratedPrediction:
         """Predict from the outputs of the members, in what the network learned, as calibrated as the model is.
 
-        Parameters
-        ----------
-        composition
-            (B, 101) atomic fractions of the structures, of sites those of their hosts.
-        site_numbers
-            (B,) atomic numbers on the sites.
-        dropout
-            Whether the outputs are samples of Monte Carlo dropout.
+        The composition are (B, 101) atomic fractions of the structures, of sites those of their hosts, with (B,) atomic
+        numbers on the sites; ``dropout`` says whether the outputs are samples of Monte Carlo dropout.
         """
         calibration = self.dropout_calibration if dropout else self.calibration
         if calibration is None:

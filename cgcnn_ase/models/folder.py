@@ -38,10 +38,7 @@ def write_files(folder: Path, config: Json, weights: bytes) -> None:
 def read_config(folder: Path) -> Json:
     """The checked ``config.json`` of a model folder; no weights are read.
 
-    Raises
-    ------
-    CheckpointError
-        If it is missing, damaged or of a newer format.
+    :class:`CheckpointError` if it is missing, damaged or of a newer format.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -70,13 +67,7 @@ def model_entries(config: Json) -> list[Json]:
 
 
 def read_weights(folder: Path, config: Json) -> bytes:
-    """The weights' file of a model folder, if it is the one that ``config.json`` speaks of.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged.
-    """
+    """The weights' file of a model folder; :class:`CheckpointError` if ``config.json`` speaks of another."""
     weights = _read(folder / WEIGHTS)
     computed, stated = hashlib.sha256(weights).hexdigest(), config["sha256"][WEIGHTS]
     if computed != stated:

@@ -38,17 +38,10 @@ def is_legacy(path: Path) -> bool:
 
 
 def load_legacy(path: Path) -> CrystalModel:
-    """Read an original checkpoint as a model.
+    """Read an original checkpoint as a model; errors as of :func:`read_legacy_checkpoint`.
 
     The target of a file with one of the eight published names is known; another's is called ``prediction`` with no
     unit.
-
-    Raises
-    ------
-    UnsafeCheckpointError
-        If the file asks for anything but tensors and plain values.
-    ValueError
-        If it is damaged or not a CGCNN.
     """
     checkpoint = read_legacy_checkpoint(path)
     stem = path.name.split(".")[0]
@@ -72,37 +65,20 @@ def load_legacy(path: Path) -> CrystalModel:
 
 
 class LegacyCheckpoint(NamedTuple):
-    """An original CGCNN model, as its file holds it.
+    """An original CGCNN model, as its file holds it; the widths and numbers are read off the shapes of the weights."""
 
-    Parameters
-    ----------
-    state
-        The weights by the names of the reference code: ``embedding``, ``convs.i.fc_full``, ``convs.i.bn1``,
-        ``convs.i.bn2``, ``conv_to_fc``, ``fcs.i``, ``fc_out``.
-    mean, std
-        The normalizer, in the unit of the target: prediction = output * std + mean. 0 and 1 for a classifier.
-    task
-        ``"regression"`` or ``"classification"``.
-    epoch
-        How many epochs the model was trained for.
-    args
-        The command-line arguments of the training run.
-    atom_features, bond_features, hidden, n_conv, n_hidden
-        Widths of the atom vectors (F), of the distance expansion and of the hidden layers (h), and the numbers of
-        convolutions and hidden layers (n_h), read off the shapes of the weights.
-    """
-
+    # by the names of the reference code: embedding, convs.i.{fc_full,bn1,bn2}, conv_to_fc, fcs.i, fc_out
     state: dict[str, torch.Tensor]
-    mean: float
-    std: float
+    mean: float  # of the normalizer, in the unit of the target: prediction = output * std + mean
+    std: float  # 1 for a classifier, whose mean is 0
     task: Task
-    epoch: int
-    args: dict[str, object]
-    atom_features: int
-    bond_features: int
-    hidden: int
+    epoch: int  # how many epochs the model was trained for
+    args: dict[str, object]  # command-line arguments of the training run
+    atom_features: int  # F, width of the atom vectors
+    bond_features: int  # width of the distance expansion
+    hidden: int  # h, width of the hidden layers
     n_conv: int
-    n_hidden: int
+    n_hidden: int  # n_h, number of hidden layers
 
 
 def _config(checkpoint: LegacyCheckpoint) -> NetworkConfig:
@@ -149,17 +125,10 @@ _DEEPEST = 4
 
 
 def read_legacy_checkpoint(path: str | PathLike[str]) -> LegacyCheckpoint:
-    """Read an original CGCNN ``.pth.tar`` file; nothing in it is executed, and its optimizer is ignored.
+    """Read an original CGCNN ``.pth.tar`` file, in PyTorch's old or zip format.
 
-    Parameters
-    ----------
-    path
-        The file, in PyTorch's old or zip format.
-
-    Returns
-    -------
-    LegacyCheckpoint
-        Weights of the right names and shapes, all finite, with a finite normalizer.
+    Nothing in it is executed, and its optimizer is ignored. The weights have the right names and shapes and are finite,
+    as the normalizer is.
 
     Raises
     ------

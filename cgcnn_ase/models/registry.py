@@ -107,10 +107,7 @@ def model_info(name: str | Path) -> ModelInfo:
 def with_fidelity(name: str, fidelity: str | None) -> str:
     """The name of the model that speaks for one of the data sets a model was trained on.
 
-    Raises
-    ------
-    UnknownModelError
-        If there is no such data set; the message lists those there are.
+    :class:`UnknownModelError` if there is no such data set; the message lists those there are.
     """
     if fidelity is None:
         return name

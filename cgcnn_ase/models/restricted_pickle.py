@@ -66,12 +66,8 @@ class UnsafeCheckpointError(ValueError):
 def unpickle(content: bytes) -> object:
     """Check every name in a file, then let torch build the object.
 
-    Raises
-    ------
-    UnsafeCheckpointError
-        If the file asks for anything but tensors, numbers, strings, dicts and lists; the message names it.
-    ValueError
-        If the file is damaged or was not written by ``torch.save``.
+    :class:`UnsafeCheckpointError`, which names it, if the file asks for anything but tensors, numbers, strings, dicts
+    and lists; ValueError if it is damaged or was not written by ``torch.save``.
     """
     try:
         is_checkpoint = _check_names(content)

@@ -72,13 +72,7 @@ class ArchitectureConfig(ABC):
         return self
 
     def check_graph(self, graph: GraphConfig) -> None:
-        """Raise where the network cannot read such graphs, or would not read what is costly to build.
-
-        Raises
-        ------
-        ValueError
-            Naming the setting of the graph to change.
-        """
+        """Raise where the network cannot read such graphs, or would not read what is costly to build."""
         if self.reads_lines and not graph.line_graph:
             raise ValueError(f"the architecture {self.architecture} reads bond angles: its graph needs line_graph=True")
         if graph.line_graph and not self.reads_lines:

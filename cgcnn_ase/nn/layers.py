@@ -28,18 +28,14 @@ class WeightedBatchNorm(nn.BatchNorm1d):
         weights = weights.to(x.dtype)
         n = weights.sum()
         mean, variance = weighted_moments(x, weights / n)
-        self._track(mean.detach(), variance.detach() * (n / (n - 1)))
-        return standardise(x, mean, variance, self.weight, self.bias, self.eps)
-
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * (n / (n - 1)), self.momentum)
+        return standardise(x, mean, variance, self.weight, self.bias, self.eps)
 
 
 def weighted_moments(x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,25 +44,14 @@ def dgl_available() -> bool:
 def build_edges(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
     """Edges of a graph for an engine; ``auto`` takes DGL on the CPU where it can be imported, else torch.
 
-    Raises
-    ------
-    ValueError
-        If the engine has no such name.
-    ImportError
-        If DGL is asked for and not installed.
+    ValueError if the engine has no such name, ImportError if DGL is asked for and not installed.
     """
     edges = Edges(graph.centers, graph.neighbors, len(graph.numbers))
     return _connect(edges, graph.multiplicity, graph.edge_multiplicity, engine)
 
 
 def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
-    """Edges of a graph's line graph, whose nodes are the graph's edges; raises as :func:`build_edges` does.
-
-    Raises
-    ------
-    ValueError
-        If the graph was built without.
-    """
+    """Edges of a graph's line graph, whose nodes are the graph's edges; ValueError if it was built without."""
     if graph.lines is None:
         raise ValueError("the graph has no line graph: it must be built with line_graph=True")
     weights = graph.multiplicity.index_select(0, graph.centers)
@@ -85,7 +74,7 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
         if multiplicity is not None:
             edges = edges._replace(multiplicity=multiplicity[:, None], edge_weights=weights * multiplicity)
     if engine == "dgl" or (engine == "auto" and centers.device.type == "cpu" and dgl_available()):
-        return edges._replace(dgl_graph=_dgl_graph(edges))
+        return edges._replace(dgl_graph=_dgl().graph((edges.neighbors, centers), num_nodes=edges.n_nodes))
     return edges
 
 
@@ -101,10 +90,6 @@ def _dgl() -> Any:
     return dgl
 
 
-def _dgl_graph(edges: Edges) -> Any:
-    return _dgl().graph((edges.neighbors, edges.centers), num_nodes=edges.n_nodes)
-
-
 def pair_sum(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
     """a_i + b_j for each edge: (N, F), (N, F) -> (E, F)."""
     if edges.dgl_graph is not None:
@@ -117,17 +102,15 @@ def sum_messages(edges: Edges, messages: Tensor) -> Tensor:
     return _sum(edges, _counted(edges, messages))
 
 
-def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
-    """sum_j n_ij w_ij * b_j for each node: (E, F), (N, F) -> (N, F)."""
-    return _weighted_sum(edges, _counted(edges, weights), at_neighbor)
-
-
 def weighted_mean(
     edges: Edges, weights: Tensor, at_neighbor: Tensor, on_edges: Tensor | None = None, *, eps: float
 ) -> Tensor:
     """sum_j n_ij w_ij * (b_j + c_ij) / (sum_j n_ij w_ij + eps): (E, F), (N, F), (E, F) or none -> (N, F)."""
     weights = _counted(edges, weights)
-    total = _weighted_sum(edges, weights, at_neighbor)
+    if edges.dgl_graph is not None:
+        total = _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
+    else:
+        total = _sum(edges, weights * at_neighbor.index_select(0, edges.neighbors))
     if on_edges is not None:
         total = total + _sum(edges, weights * on_edges)
     return total / (_sum(edges, weights) + eps)
@@ -141,12 +124,6 @@ def _sum(edges: Edges, messages: Tensor) -> Tensor:
     if edges.dgl_graph is not None:
         return _dgl().ops.copy_e_sum(edges.dgl_graph, messages)
     return messages.new_zeros(edges.n_nodes, *messages.shape[1:]).index_add(0, edges.centers, messages)
-
-
-def _weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
-    if edges.dgl_graph is not None:
-        return _dgl().ops.u_mul_e_sum(edges.dgl_graph, at_neighbor, weights)
-    return _sum(edges, weights * at_neighbor.index_select(0, edges.neighbors))
 
 
 def neighbor_sum(edges: Edges, at_neighbor: Tensor) -> Tensor:

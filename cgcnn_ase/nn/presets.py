@@ -12,11 +12,6 @@ PRESETS: dict[str, tuple[GraphConfig, ArchitectureConfig]] = {
 def preset(name: str) -> tuple[GraphConfig, ArchitectureConfig]:
     """Return the graph and the network of a name.
 
-    Raises
-    ------
-    ValueError
-        If there is none of this name.
-
     Examples
     --------
     >>> graph, architecture = preset("cgnn")

@@ -71,9 +71,7 @@ def element_coverage(counts: Mapping[str, int]) -> "Figure":
         axes.text(column, row - 0.1, symbol, ha="center", va="center", color=ink, fontsize=12)
         if n:
             axes.text(column, row + 0.28, _short(n), ha="center", va="center", color=ink, fontsize=7.5)
-    axes.set_xlim(0.4, 18.6)
-    axes.set_ylim(_ACTINIDES + 0.6, 0.4)
-    axes.set_aspect("equal")
+    axes.set(xlim=(0.4, 18.6), ylim=(_ACTINIDES + 0.6, 0.4), aspect="equal")
     axes.set_axis_off()
     bar = figure.colorbar(
         ScalarMappable(scale, colours), cax=axes.inset_axes((0.2, 0.9, 0.4, 0.035)), orientation="horizontal"
@@ -86,14 +84,9 @@ def element_coverage(counts: Mapping[str, int]) -> "Figure":
 
 
 def value_histogram(values: npt.ArrayLike, *, name: str, n_bins: int = 60) -> "Figure":
-    """How often each value occurs; what lies far out is counted beyond the ends, not lost.
+    """How often each value (n,) occurs, NaN where there is none; what lies far out is counted, not lost.
 
-    Parameters
-    ----------
-    values : array_like
-        NaN where there is none, (n,).
-    name : str
-        What they are, with the unit.
+    The name says what they are, with the unit.
     """
     x = _finite(values, name)
     low, high = np.quantile(x, [0.001, 0.999])
@@ -101,10 +94,9 @@ def value_histogram(values: npt.ArrayLike, *, name: str, n_bins: int = 60) -> "F
     figure, (axes,) = new_figure(1)
     axes.hist(x[(x >= low) & (x <= high)], bins=np.linspace(low, high, n_bins + 1).tolist(), color=BLUE)
     axes.axvline(float(np.median(x)), color=ORANGE, linestyle="--", linewidth=1.2, label=f"median {np.median(x):.3g}")
-    axes.set_xlabel(name)
-    axes.set_ylabel("structures")
     outside = int(((x < low) | (x > high)).sum())
-    axes.set_title(f"{x.size:,} values" + (f", {outside:,} outside the picture" if outside else ""))
+    title = f"{x.size:,} values" + (f", {outside:,} outside the picture" if outside else "")
+    axes.set(xlabel=name, ylabel="structures", title=title)
     axes.legend(frameon=False, fontsize=10)
     return figure
 
@@ -121,9 +113,7 @@ def size_histogram(n_atoms: npt.ArrayLike) -> "Figure":
     else:
         edges = np.arange(low, high + 2, max(1, (high - low) // 40)) - 0.5
     axes.hist(x, bins=edges.tolist(), color=BLUE)
-    axes.set_xlabel("atoms in the cell")
-    axes.set_ylabel("structures")
-    axes.set_title(f"median {np.median(x):g}, largest {high:g}")
+    axes.set(xlabel="atoms in the cell", ylabel="structures", title=f"median {np.median(x):g}, largest {high:g}")
     return figure
 
 
@@ -137,14 +127,9 @@ def sources(
 ) -> "Figure":
     """Differences of two sources before and after the offsets of the elements, and these with one standard error.
 
-    Parameters
-    ----------
-    difference, residuals : array_like
-        Of the structures that both have, before and after the offsets, (n,).
-    offsets : OffsetsWithErrors, optional
-        Without them the differences alone.
-    name, other : str
-        Of the column, and of the source that is subtracted.
+    ``difference`` and ``residuals``, (n,) each, are of the structures that both have, before and after the offsets;
+    without offsets the differences stand alone. ``name`` is that of the column, ``other`` of the source that is
+    subtracted.
     """
     before = _finite(difference, "differences")
     figure, panels = new_figure(2 if offsets is not None else 1)
@@ -160,8 +145,7 @@ def sources(
     panels[0].set_title(f"{before.size:,} structures" + (f", {outside:,} outside the picture" if outside else ""))
     panels[0].set_yscale("log")
     panels[0].set_ylim(top=20 * panels[0].get_ylim()[1])  # room for the legend
-    panels[0].set_xlabel(f"{name}\nless that of {other}")
-    panels[0].set_ylabel("structures")
+    panels[0].set(xlabel=f"{name}\nless that of {other}", ylabel="structures")
     panels[0].legend(frameon=False, fontsize=10, loc="upper left")
     if offsets is not None:
         figure.set_size_inches(9.5, 4)

@@ -100,8 +100,8 @@ def parities(
     for axes, (title, target, mean, std) in zip(panels, sets, strict=True):
         _parity(axes, target, mean, std, name=name, unit=unit)
         axes.set_title(f"{title}: {axes.get_title()}")
-        axes.set_xlabel(f"reference ({unit})" if unit else "reference")
-        axes.set_ylabel(f"predicted ({unit})" if unit else "predicted")
+        ending = f" ({unit})" if unit else ""
+        axes.set(xlabel=f"reference{ending}", ylabel=f"predicted{ending}")
     figure.suptitle(name, fontsize=12)
     return figure
 
@@ -158,8 +158,7 @@ def learning_curve(
             axes.set_yscale("log")
             _plain_log_ticks(axes, x=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+        axes.set(xlabel="epoch", ylabel=label)
     if best_epoch is not None:
         best = float(mae[x == best_epoch][0])
         panels[1].plot([best_epoch], [best], marker="*", markersize=14, color=GREEN, linestyle="")
@@ -178,9 +177,8 @@ def new_figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=11)
-        axes.xaxis.label.set_fontsize(12)
-        axes.yaxis.label.set_fontsize(12)
-        axes.title.set_fontsize(12)
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set_fontsize(12)
     return figure, panels
 
 
@@ -212,13 +210,11 @@ def _parity(
     else:
         axes.plot(y, m, "o", markersize=4, color=BLUE, alpha=0.7)
     axes.plot(limits, limits, color=ORANGE, linestyle="--", linewidth=1.2)
-    axes.set_xlim(limits)
-    axes.set_ylim(limits)
-    axes.set_aspect("equal")
-    axes.set_xlabel(f"reference {name} ({unit})")
-    axes.set_ylabel(f"predicted {name} ({unit})")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
     determination = r2(y, m)
-    axes.set_title(f"MAE {_three(mae(y, m))} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
+    error = f"{mae(y, m):#.3g}".rstrip(".")  # three digits, without an exponent where that is short
+    axes.set_title(f"MAE {error} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
     _note(axes, f"{y.size:,} structures")
 
 
@@ -227,11 +223,8 @@ def _calibration(axes: "Axes", target: npt.ArrayLike, mean: npt.ArrayLike, std: 
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     axes.fill_between(expected, expected, observed, color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(expected, observed, color=BLUE, linewidth=2)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_aspect("equal")
-    axes.set_xlabel("expected share below quantile")
-    axes.set_ylabel("observed share below quantile")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(xlabel="expected share below quantile", ylabel="observed share below quantile")
     axes.set_title(f"miscalibration area {miscalibration_area(target, mean, std):.3f}")
 
 
@@ -240,7 +233,7 @@ def _error_against_std(
 ) -> None:
     bins = reliability_bins(target, mean, std, n_bins=n_bins)
     s = np.asarray(std, dtype=np.float64)
-    error = np.abs(np.asarray(target, dtype=np.float64) - np.asarray(mean, dtype=np.float64))
+    error = np.abs(np.subtract(target, mean, dtype=np.float64))
     low = 0.6 * float(min(np.quantile(s, 0.002), bins.rmse[bins.rmse > 0].min(initial=np.inf), bins.std.min()))
     high = 1.6 * float(max(np.quantile(s, 0.998), bins.rmse.max(), bins.std.max()))
     axes.plot(s, error, ".", markersize=3, color=GREY, alpha=0.25, markeredgewidth=0, rasterized=True)
@@ -248,23 +241,12 @@ def _error_against_std(
     axes.plot([low, high], [low, high], color=ORANGE, linestyle="--", linewidth=1.2)
     down = np.minimum(bins.rmse_error, 0.9 * bins.rmse)
     axes.errorbar(
-        bins.std,
-        bins.rmse,
-        yerr=(down, bins.rmse_error),
-        fmt="o",
-        color=BLUE,
-        capsize=3,
-        label=f"RMSE of {n_bins} groups",
+        bins.std, bins.rmse, (down, bins.rmse_error), fmt="o", color=BLUE, capsize=3, label=f"RMSE of {n_bins} groups"
     )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     _plain_log_ticks(axes, x=True)
     _plain_log_ticks(axes, x=False)
-    axes.set_aspect("equal")
-    axes.set_xlabel(f"predicted std ({unit})")
-    axes.set_ylabel(f"error ({unit})")
+    axes.set(aspect="equal", xlabel=f"predicted std ({unit})", ylabel=f"error ({unit})")
     rank = spearman(s, error)
     title = f"ENCE {ence(target, mean, std, n_bins=n_bins):.3f}"
     axes.set_title(title if rank is None else f"{title}, Spearman {rank:.2f}")
@@ -284,8 +266,3 @@ def _plain_log_ticks(axes: "Axes", *, x: bool) -> None:
 
 def _note(axes: "Axes", text: str) -> None:
     axes.text(0.04, 0.96, text, transform=axes.transAxes, ha="left", va="top", fontsize=10.5)
-
-
-def _three(value: float) -> str:
-    """Three significant digits without an exponent where that is short."""
-    return f"{value:#.3g}".rstrip(".")

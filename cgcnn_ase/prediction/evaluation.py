@@ -91,7 +91,7 @@ class RegressionEvaluation:
         y, mean = self.target, self.mean
         if self.std is None:
             return {**errors(y, mean)}
-        return {**evaluate(y, mean, self.std, self.lower, self.upper, n_bins=min(_BINS, len(y))).as_dict()}
+        return {**evaluate(y, mean, self.std, self.lower, self.upper, n_bins=min(_BINS, len(y))).model_dump()}
 
     def summary(self) -> Figures:
         """Return the metrics of the ensemble, and mean and range of its members' errors."""
@@ -100,8 +100,9 @@ class RegressionEvaluation:
 
     def report(self) -> dict[str, float | None]:
         """Return ``mae``, ``bias`` (mean of prediction less label) and ``coverage`` of the interval, if any."""
-        inside = None if self.lower is None or self.upper is None else _inside(self.target, self.lower, self.upper)
-        return {"mae": mae(self.target, self.mean), "bias": float(np.mean(self.mean - self.target)), "coverage": inside}
+        coverage = _inside(self.target, self.lower, self.upper)
+        bias = float(np.mean(self.mean - self.target))
+        return {"mae": mae(self.target, self.mean), "bias": bias, "coverage": coverage}
 
     def baseline(self, training_labels: Floats) -> dict[str, float | None]:
         """Return the same of the mean of the training labels."""
@@ -153,8 +154,8 @@ class ClassificationEvaluation:
 
     def report(self) -> dict[str, float | None]:
         """Return ``accuracy`` and ``coverage`` of the sets of classes, if any."""
-        inside = None if self.lower is None or self.upper is None else _inside(self.labels, self.lower, self.upper)
-        return {"accuracy": float(np.mean(self.probabilities.argmax(axis=1) == self.labels)), "coverage": inside}
+        accuracy = float(np.mean(self.probabilities.argmax(axis=1) == self.labels))
+        return {"accuracy": accuracy, "coverage": _inside(self.labels, self.lower, self.upper)}
 
     def baseline(self, training_labels: Floats) -> dict[str, float | None]:
         """Return the same of the most frequent class."""
@@ -183,9 +184,9 @@ def _in_domain(prediction: CalibratedPrediction) -> Bools | None:
     return None if prediction.domain is None else np.array([verdict.in_domain for verdict in prediction.domain])
 
 
-def _inside(values: Floats | Ints, lower: Floats, upper: Floats) -> float:
-    """Share of values between two ends."""
-    return float(np.mean((lower <= values) & (values <= upper)))
+def _inside(values: Floats | Ints, lower: Floats | None, upper: Floats | None) -> float | None:
+    """Share of values between two ends, None where there are none."""
+    return None if lower is None or upper is None else float(np.mean((lower <= values) & (values <= upper)))
 
 
 def _range_of(members: Sequence[float], name: str) -> Figures:
@@ -224,20 +225,10 @@ def evaluate_model(
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
 ) -> ModelEvaluation:
-    """Predict the rows of a store and put the predictions beside the true values.
+    """Predict the rows of a store and put the predictions beside the true values; ValueError if no row has a label.
 
-    Parameters
-    ----------
-    ids, targets
-        Of these rows (or of all their sites), the targets in the target's own unit. Rows without a label (NaN) are
-        left out.
-    embeddings : list of Tensor, optional
-        Those of these rows, if they are known already.
-
-    Raises
-    ------
-    ValueError
-        If no row has a label.
+    ``ids`` and ``targets`` are of these rows (or of all their sites), the targets in the target's own unit; rows
+    without a label (NaN) are left out. ``embeddings`` are those of these rows, if they are known already.
     """
     values = np.asarray(targets, dtype=float)
     labelled = np.isfinite(values)

@@ -163,7 +163,11 @@ class BlockedGated(nn.Module):
         f, weight, bias = layer.n_features, layer.full.weight.detach(), layer.full.bias.detach()
         self.edge_norm, self.node_norm = layer.edge_norm, layer.node_norm
         if isinstance(layer.edge_norm, nn.BatchNorm1d):
-            scale, shift = _affine(layer.edge_norm)
+            norm = layer.edge_norm
+            assert norm.running_var is not None
+            assert norm.running_mean is not None
+            scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+            shift = norm.bias.detach() - norm.running_mean * scale
             weight, bias = weight * scale[:, None], bias * scale + shift
             self.edge_norm = nn.Identity()
         self.act = Softplus() if isinstance(layer.act, nn.Softplus) else layer.act
@@ -246,11 +250,3 @@ class Softplus(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of each number; beyond 80, where e^x would overflow, it is x."""
         return torch.maximum(x.clamp(max=80.0).exp_().add_(1.0).log_(), x)
-
-
-def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm in evaluation."""
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
-    return scale, norm.bias.detach() - norm.running_mean * scale

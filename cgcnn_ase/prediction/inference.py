@@ -37,14 +37,9 @@ class MemberPrediction(NamedTuple):
 
 
 class ModelInference:
-    """Loaded models, ready for structures.
+    """Loaded models, ready for structures; options as of :class:`cgcnn_ase.prediction.predictor.Predictor`.
 
-    Parameters
-    ----------
-    models : sequence of CrystalModel
-        Models with the same graph share it, and models of the same members one pass through them.
-    n_dropout, seed, engine
-        See :class:`cgcnn_ase.prediction.predictor.Predictor`.
+    Models with the same graph share it, and models of the same members one pass through them.
     """
 
     def __init__(
@@ -68,8 +63,8 @@ class ModelInference:
         """A list for each record: each prediction with what each member (or dropout sample) says.
 
         The mean of the members is the value of a regression; of a classification they are the probabilities of class 1.
-        Errors that two structures share cancel in the difference within each member, which is what
-        :mod:`cgcnn_ase.energies.graph_model` needs them for.
+        Errors that two structures share cancel in the difference within each member (see
+        :mod:`cgcnn_ase.energies.graph_model`).
         """
         rows: list[list[MemberPrediction]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]
@@ -202,7 +197,7 @@ def _filled(
     ends = [None if end is None else target.to_physical(end) for end in (prediction.lower, prediction.upper)]
     spreads = (prediction.std, prediction.epistemic, prediction.aleatoric)
     columns = [value, *ends, *(None if spread is None else spread * slope for spread in spreads)]
-    values = list(zip(*(_column(column, len(value)) for column in columns), strict=True))
+    values = list(zip(*([None] * len(value) if each is None else each.tolist() for each in columns), strict=True))
 
     def fill(blank: Prediction, k: int) -> MemberPrediction:
         mean, lower, upper, std, epistemic, aleatoric = values[k]
@@ -222,10 +217,6 @@ def _filled(
         return MemberPrediction(filled, members[k])
 
     return [[MemberPrediction(blank, None) if k is None else fill(blank, k) for blank, k in row] for row in rows]
-
-
-def _column(values: Floats | None, n: int) -> list[float] | list[None]:
-    return [None] * n if values is None else values.tolist()
 
 
 def _blank(record: StructureRecord, model: CrystalModel, *, error: str | None = None) -> Prediction:

@@ -111,14 +111,9 @@ class Predictor:
     def stream_files(
         self, paths: Sequence[Path], *, names: UniqueIds | None = None
     ) -> Generator[Prediction, None, None]:
-        """As :meth:`stream`, of structure files; one that is missing gives a prediction with its ``error``.
+        """As :meth:`stream`, of structure files (see :func:`cgcnn_ase.structures.collect_paths`).
 
-        Parameters
-        ----------
-        paths
-            The files, as :func:`cgcnn_ase.structures.collect_paths` gives them.
-        names : UsedNames, optional
-            Names that earlier structures have.
+        A file that is missing gives a prediction with its ``error``. ``names`` are those that earlier structures have.
         """
         names = names or UniqueIds()
         workers = self._workers(count_structures(paths))
@@ -143,12 +138,8 @@ class Predictor:
     def check(self) -> list[tuple[str, str]]:
         """Name and sha256 of the weights of each model, after checking that they are whole and can be used as asked.
 
-        Where worker processes will load the models, this process only reads their files.
-
-        Raises
-        ------
-        CheckpointError, UnsafeCheckpointError, ValueError
-            As when predicting.
+        Where worker processes will load the models, this process only reads their files. Errors are those of
+        predicting.
         """
         folders = {model.path for model in self.models if isinstance(model, ModelRef) and model.name is not None}
         if self.settings["n_dropout"] is not None or not all(

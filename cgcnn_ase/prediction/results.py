@@ -50,15 +50,8 @@ class Prediction:
 
     def failed(self, error: str) -> "Prediction":
         """Return the prediction of the same model for the same structure, without values, and why."""
-        return Prediction(
-            id=self.id,
-            source=self.source,
-            unit=self.unit,
-            property=self.property,
-            model=self.model,
-            model_sha256=self.model_sha256,
-            error=error,
-        )
+        kept = ("id", "source", "unit", "property", "model", "model_sha256")
+        return Prediction(**{name: getattr(self, name) for name in kept}, error=error)
 
 
 _OF_SITES = ("site_index", "element", "multiplicity")

@@ -27,10 +27,7 @@ Bounds = tuple[float | None, float | None]
 class Query:
     """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
-    Raises
-    ------
-    ValueError
-        If a value is not allowed; the message names it and what is.
+    A `ValueError` names a value that is not allowed, and what is.
     """
 
     ids: tuple[str, ...] = ()  # the database's own names of records

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats, Strings
-from cgcnn_ase.core.cache_folder import default_cache_folder
 from cgcnn_ase.core.errors import DatasetError
-from cgcnn_ase.core.files import atomic_path, atomic_write
+from cgcnn_ase.core.files import atomic_path, atomic_write, default_cache_folder
 from cgcnn_ase.sources.client import Page, Query, ReferenceClient
 from cgcnn_ase.structures.packed import PackedStructures, load_packed, pack
 from cgcnn_ase.structures.record import StructureError
@@ -97,10 +96,7 @@ class PageCache:
     ) -> "PageCache":
         """The cache of a question, made where it is not there yet.
 
-        Parameters
-        ----------
-        root
-            The folder of all of them, by default ``~/.cache/cgcnn-ase/reference`` (XDG_CACHE_HOME, CGCNN_ASE_CACHE).
+        `root` holds all of them, by default ``~/.cache/cgcnn-ase/reference`` (XDG_CACHE_HOME, CGCNN_ASE_CACHE).
         """
         folder = _folder(client, query, fields, root) / (re.sub(r"[^\w.-]", "_", version) or "unknown")
         folder.mkdir(parents=True, exist_ok=True)

@@ -90,12 +90,7 @@ def has_atoms(block: "gemmi_cif.Block") -> bool:
 def read_block(block: "gemmi_cif.Block", *, rare: bool = True) -> "Atoms":
     """The structure of one CIF block; `rare` tells whether it may be magnetic, modulated or without its hydrogens.
 
-    Raises
-    ------
-    UncertainError
-        If gemmi cannot be certain of it.
-    ValueError
-        If it is wrong, in words.
+    `UncertainError` is raised where gemmi cannot be certain of it, and a `ValueError` in words where it is wrong.
     """
     if rare:
         refuse_unsupported(block)
@@ -317,10 +312,7 @@ def block_formula_problem(
 def blocks_with_atoms(text: str) -> "tuple[list[gemmi_cif.Block], bool]":
     """The blocks of a CIF that list atoms, and whether the text holds tags that `refuse_unsupported` must look at.
 
-    Raises
-    ------
-    ValueError
-        If there are none, or the text is not a CIF.
+    A text without any, or that is no CIF, is a `ValueError`.
     """
     import gemmi
 

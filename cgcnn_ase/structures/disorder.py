@@ -21,12 +21,8 @@ _OCCUPANCY = 1.001
 def from_pymatgen(structure: "Structure | Molecule", *, order_disordered: bool = False) -> "Atoms":
     """A pymatgen ``Structure`` or ``Molecule`` as `ase.Atoms`; oxidation states, spins and properties are left behind.
 
-    Raises
-    ------
-    PartialOccupancyError
-        If sites are partially occupied and no ordering is asked for.
-    ValueError
-        If the structure cannot be ordered, or holds something that is no element.
+    Sites partially occupied, with no ordering asked for, are a `PartialOccupancyError`; one that cannot be ordered, or
+    holds something that is no element, is a `ValueError`.
     """
     from ase import Atoms
     from pymatgen.core import IStructure
@@ -94,12 +90,8 @@ def ordered(structure: "Structure") -> "Structure":
 
     The smallest and most cubic supercell in which every occupancy is a whole number of atoms (to 0.01 of an occupancy)
     is filled by pymatgen's ``OrderDisorderedStructureTransformation``: the arrangement of lowest Ewald energy where
-    oxidation states can be guessed. The result is deterministic.
-
-    Raises
-    ------
-    ValueError
-        If no supercell of at most 16 cells and 400 atoms fits the occupancies.
+    oxidation states can be guessed. The result is deterministic. No such supercell of at most 16 cells and 400 atoms is
+    a `ValueError`.
     """
     from pymatgen.transformations.standard_transformations import OrderDisorderedStructureTransformation
 

@@ -24,25 +24,14 @@ _JSON_SIGNS = (b'"@module"', b'"lattice"', b'"sites"', b'"nextid"', b'"cell"')
 
 
 def collect_paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The structure files that the inputs name.
+    """The structure files that the inputs name, in their order.
 
-    Parameters
-    ----------
-    inputs
-        Files; folders (every structure file in them by suffix or name, sorted, not in subfolders); globs such as
-        ``"runs/*/CONTCAR"``; ``"-"`` for a list of paths on stdin, one a line. A file named twice is taken once.
+    They are files; folders (every structure file in them by suffix or name, sorted, not in subfolders); globs such as
+    ``"runs/*/CONTCAR"``; ``"-"`` for a list of paths on stdin, one a line. A file named twice is taken once. Files
+    listed on stdin are not looked for here: a missing one is a record with an error when it is read.
 
-    Returns
-    -------
-    list of Path
-        In the order of the inputs. Files listed on stdin are not looked for here: a missing one is a record with
-        an error when it is read.
-
-    Raises
-    ------
-    StructureError
-        If a file or folder is missing, a folder holds no structure file, a glob matches none, or a file has an unknown
-        suffix.
+    A `StructureError` is raised if a file or folder is missing, a folder holds no structure file, a glob matches none,
+    or a file has an unknown suffix.
     """
     paths: dict[Path, None] = {}
     for entry in [inputs] if isinstance(inputs, str | Path) else inputs:
@@ -138,12 +127,8 @@ def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterat
 def from_object(obj: object, *, order_disordered: bool = False, source: str = MEMORY) -> "Atoms":
     """An `ase.Atoms`, or a pymatgen ``Structure`` or ``Molecule``, as a checked copy in `ase.Atoms` without calculator.
 
-    Raises
-    ------
-    StructureError
-        If it is disordered and not to be ordered, or fails `check_atoms`.
-    TypeError
-        If it is something else.
+    One that is disordered and not to be ordered, or fails `check_atoms`, is a `StructureError`; anything else a
+    `TypeError`.
     """
     return check_atoms(_converted(obj, order_disordered, source), source)
 

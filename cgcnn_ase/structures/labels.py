@@ -12,13 +12,7 @@ ENERGY_PER_ATOM = "energy_per_atom"
 
 
 def label_of(atoms: "Atoms", target: str) -> float | None:
-    """Label of one structure: ``energy_per_atom``, a key of its info, or else one of its results; None without one.
-
-    Raises
-    ------
-    ValueError
-        If it is there and is no finite number.
-    """
+    """A finite label: ``energy_per_atom``, a key of the info, or else one of the results; None without one."""
     results: Mapping[str, float] = {} if atoms.calc is None else atoms.calc.results
     value = atoms.info.get(target, results.get(target))
     if target == ENERGY_PER_ATOM and target not in atoms.info:

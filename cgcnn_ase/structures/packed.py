@@ -128,27 +128,11 @@ def _inverses(cells: Floats) -> Floats:
 
 
 def write_packed(path: Path, parts: Callable[[], Iterable[PackedStructures]], *, compress: bool = True) -> int:
-    """Write many structures to one file; the same structures give the same bytes.
+    """Write many structures to one file and return their number; the same structures give the same bytes.
 
-    Parameters
-    ----------
-    path
-        The file; it is there as a whole or not at all.
-    parts
-        Gives the structures part by part. It is called several times, once for each array of the file, and must give
-        the same each time.
-    compress
-        Whether the arrays are compressed, which takes most of the time.
-
-    Returns
-    -------
-    int
-        How many structures were written.
-
-    Raises
-    ------
-    ValueError
-        If the file's name does not end in ``.npz``.
+    The file is there as a whole or not at all; its name ends in ``.npz``, or a `ValueError` is raised. `parts` gives
+    the structures part by part. It is called several times, once for each array of the file, and must give the same
+    each time. To compress the arrays takes most of the time.
     """
     if path.suffix != PACKED_SUFFIX:
         raise ValueError(f"{path}: the name of a packed file ends in {PACKED_SUFFIX}")
@@ -220,21 +204,11 @@ def load_ids(path: str | Path) -> Strings:
 def load_packed(path: str | Path, *, check_rows: bool = True, is_part: bool = False) -> PackedStructures:
     """All arrays of a packed file, checked against one another.
 
-    Parameters
-    ----------
-    path
-        The file.
-    check_rows
-        Whether every structure must be usable as well: some atoms of known elements, finite numbers, a cell that is
-        one. Who reads them one by one checks each (`cgcnn_ase.structures.validation`), so that a bad one costs itself.
-    is_part
-        Whether it is a part of a set, in which no structure need be, and one may be twice.
+    With `check_rows` every structure must be usable as well: some atoms of known elements, finite numbers, a cell that
+    is one. Who reads them one by one checks each (`cgcnn_ase.structures.validation`), so that a bad one costs itself.
+    In a part of a set (`is_part`) no structure need be, and one may be twice.
 
-    Raises
-    ------
-    StructureError
-        If it is no such file, its arrays do not fit together, or a structure cannot be used; the message names the
-        file, the array and the structure.
+    A `StructureError` names the file, and the array and structure that cannot be used.
     """
     return _refusing(path, lambda archive: _read(archive, check_rows, is_part))
 

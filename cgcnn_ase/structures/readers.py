@@ -104,13 +104,7 @@ def structure_id(path: str | Path) -> str:
 
 
 def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
-    """Every structure of one file, at least one; the record of one that could not be read holds the reason.
-
-    Parameters
-    ----------
-    order_disordered
-        Make one ordered supercell where sites are partially occupied, rather than refuse.
-    """
+    """Every structure of one file, at least one; the record of one that could not be read holds the reason."""
     return list(iter_file(path, order_disordered=order_disordered))
 
 
@@ -234,10 +228,7 @@ def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
 def read_cif_block(block: "gemmi_cif.Block", *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
     """One block of a CIF: by gemmi, by pymatgen where gemmi cannot be certain or sites are to be ordered.
 
-    Raises
-    ------
-    ValueError
-        If it is wrong, in words.
+    One that is wrong is a `ValueError`, in words.
     """
     try:
         return cif.read_block(block, rare=rare)

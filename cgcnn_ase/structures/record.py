@@ -10,15 +10,7 @@ if TYPE_CHECKING:
 
 
 class StructureError(ValueError):
-    """A structure that cannot be used.
-
-    Parameters
-    ----------
-    source
-        The file, or what else the structure came from.
-    reason
-        What is wrong with it, in words.
-    """
+    """A structure that cannot be used: the file, or what else it came from, and what is wrong with it, in words."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(source, reason)
@@ -46,13 +38,7 @@ class StructureRecord(NamedTuple):
     error: str | None  # one line that says why there is no structure; it does not repeat the source
 
     def unwrap(self) -> "Atoms":
-        """The structure, or the error raised.
-
-        Raises
-        ------
-        StructureError
-            If the record holds an error.
-        """
+        """The structure; the error of a record without one is raised as `StructureError`."""
         if self.atoms is None:
             raise StructureError(self.source, self.error or "holds no structure")
         return self.atoms

@@ -23,19 +23,10 @@ class DistinctSites(NamedTuple):
 
 
 def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites:
-    """The symmetry-distinct sites of a structure.
+    """The symmetry-distinct sites of a structure; equivalent ones may be up to `symprec` Å from their ideal places.
 
-    Directions that are not periodic count as cell vectors long enough to keep the images apart.
-
-    Parameters
-    ----------
-    symprec : float
-        How far, in Å, equivalent sites may be from their ideal places.
-
-    Raises
-    ------
-    ValueError
-        If no space group is found.
+    Directions that are not periodic count as cell vectors long enough to keep the images apart. A structure without
+    space group is a `ValueError`.
     """
     cell = completed_cell(atoms.cell.array, atoms.pbc)
     fractions = np.linalg.solve(cell.T, atoms.positions.T).T
@@ -48,12 +39,8 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
 def symmetry_dataset(cell: Floats, fractions: Floats, numbers: Ints, *, symprec: float = SYMPREC) -> "SpglibDataset":
     """The symmetry of a periodic structure that spglib finds (Togo, Shinohara and Tanaka, STAM-M 4, 2384822).
 
-    The cell is (3, 3) Å, rows, the fractional coordinates are (N, 3).
-
-    Raises
-    ------
-    ValueError
-        If it finds no space group.
+    The cell is (3, 3) Å, rows, the fractional coordinates are (N, 3). A structure without space group is a
+    `ValueError`.
     """
     import spglib
     from spglib.error import SpglibError

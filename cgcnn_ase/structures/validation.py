@@ -26,20 +26,11 @@ _ALL_PAIRS = 96
 
 
 def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
-    """Return the structure, or say what is wrong with it.
+    """Return the structure, called `source` in messages, or say what is wrong with it.
 
-    Parameters
-    ----------
-    atoms
-        The structure; its periodic directions may be three (crystal), some (slab, wire) or none (molecule).
-    source
-        What to call it in the message.
-
-    Raises
-    ------
-    StructureError
-        If it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two
-        atoms (periodic images included) within 0.5 Å of one another.
+    Its periodic directions may be three (crystal), some (slab, wire) or none (molecule). A `StructureError` is raised
+    if it has no atoms, an element beyond Z = 100, a coordinate that is not finite, a cell of no volume, or two atoms
+    (periodic images included) within 0.5 Å of one another.
     """
     reason = validation_error(atoms)
     if reason is not None:

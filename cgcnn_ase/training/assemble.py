@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
@@ -25,7 +25,7 @@ from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
-from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
+from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration, CalibrationData
 
 # samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -90,7 +90,7 @@ def assemble(
     metrics: dict[str, object] = {}
     evaluations = []
     for t, model in enumerate(models):
-        factor = _set_calibration(model, _HeldOut.of(data, t, known["val"], train, left_out), start)
+        factor = _set_calibration(model, *_held_out(data, t, known["val"], train, left_out), start)
         measured = _measure(model, data, t, known)
         _write_results(model, measured, output if len(models) == 1 else output / model.target.name)
         model_metrics: dict[str, object] = {split: each.summary() for split, each in measured.items()}
@@ -135,64 +135,55 @@ def _write_results(model: CrystalModel, measured: dict[str, ModelEvaluation], fo
     draw(last, model.target, folder)
 
 
-class _HeldOut(NamedTuple):
-    """All that one target's calibration is fitted on: crystals (or sites) of val and train that have a label."""
+def _held_out(
+    data: PreparedData, t: int, val: list[torch.Tensor], train: torch.Tensor, left_out: Floats | None
+) -> tuple[list[torch.Tensor], CalibrationData]:
+    """Embeddings of val by each member, and what calibrates a target: crystals (or sites) that have a label.
 
-    val: list[torch.Tensor]  # embeddings by each member
-    labels: Floats  # in what is learned
-    composition: Floats32
-    training_embedding: Floats32  # by the first member
-    training_composition: Floats32
-    training_errors: Floats | None  # by networks that had not seen the crystals; they teach which are hard
-    site_elements: set[int]
-    groups: Ints | None
-
-    @classmethod
-    def of(
-        cls, data: PreparedData, t: int, val: list[torch.Tensor], train: torch.Tensor, left_out: Floats | None
-    ) -> "_HeldOut":
-        labels, of_sites = data.labels("val")[:, t], data.of_sites
-        has, learned = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-        sites = site_numbers_of(data.graphs, data.rows("train"))[learned] if of_sites else np.empty(0, np.int64)
-        return cls(
-            val=[embedding[torch.from_numpy(has)] for embedding in val],
-            labels=data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
-            composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
-            training_embedding=train.numpy()[learned],
-            training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[learned],
-            training_errors=None if left_out is None else left_out[learned, t],
-            site_elements=set(sites.tolist()),
-            groups=data.owners("val")[has] if of_sites else None,
-        )
+    The training set is as the first member embeds it.
+    """
+    labels, of_sites = data.labels("val")[:, t], data.of_sites
+    has, learned = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    sites = site_numbers_of(data.graphs, data.rows("train"))[learned] if of_sites else np.empty(0, np.int64)
+    return [embedding[torch.from_numpy(has)] for embedding in val], CalibrationData(
+        labels=data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
+        composition=compositions_of(data.graphs, data.rows("val"), of_sites=of_sites)[has],
+        training_embedding=train.numpy()[learned],
+        training_composition=compositions_of(data.graphs, data.rows("train"), of_sites=of_sites)[learned],
+        training_errors=None if left_out is None else left_out[learned, t],
+        site_elements=set(sites.tolist()),
+        groups=data.owners("val")[has] if of_sites else None,
+    )
 
 
-def _set_calibration(model: CrystalModel, held: _HeldOut, start: CrystalModel | None) -> float | None:
+def _set_calibration(
+    model: CrystalModel, val: list[torch.Tensor], held: CalibrationData, start: CrystalModel | None
+) -> float | None:
     """Calibrate a model and its dropout; return the factor of the std where the calibration is that of ``start``."""
-    model.calibration, factor = _calibrated(model, held, start)
+    model.calibration, factor = _calibrated(model, val, held, start)
     if model.dropout and model.calibration is not None:
-        model.dropout_calibration, _ = _calibrated(model, held, start, n_dropout=N_DROPOUT)
+        model.dropout_calibration, _ = _calibrated(model, val, held, start, n_dropout=N_DROPOUT)
     return factor
 
 
 def _calibrated(
-    model: CrystalModel, held: _HeldOut, start: CrystalModel | None, *, n_dropout: int | None = None
+    model: CrystalModel,
+    val: list[torch.Tensor],
+    held: CalibrationData,
+    start: CrystalModel | None,
+    *,
+    n_dropout: int | None = None,
 ) -> tuple[Calibration | None, float | None]:
     """Fit a calibration, else keep that of the model to tune, with the factor of its std, else none; say so."""
-    out = outputs_of(model, held.val, n_dropout=n_dropout)
+    out = outputs_of(model, val, n_dropout=n_dropout)
     try:
-        return CALIBRATIONS[model.target.task].fit(
-            out, held.labels, composition=held.composition, training_embedding=held.training_embedding,
-            training_composition=held.training_composition, training_errors=held.training_errors,
-            site_elements=held.site_elements, groups=held.groups,
-        ), None  # fmt: skip
+        return CALIBRATIONS[model.target.task].fit(out, held), None
     except ValueError as error:
         reason = str(error)
     old = None if start is None else start.calibration if n_dropout is None else start.dropout_calibration
     if start is not None and old is not None and held.groups is None:
         try:
-            kept, factor = old.reuse(
-                out, held.labels, composition=held.composition, training_composition=held.training_composition
-            )
+            kept, factor = old.reuse(out, held)
         except ValueError as error:
             reason += f"; {error}"
         else:

@@ -169,13 +169,15 @@ def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, An
 
     With ``backbone_lr_scale`` other than one, embeddings and convolutions learn with so many times the learning rate.
     """
-    trunk = {module for group in network.architecture.backbone for part in group for module in part.modules()}
+    backbone = {module for group in network.architecture.backbone for part in group for module in part.modules()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = isinstance(module, nn.Linear) and name == "weight"
-                groups.setdefault((decays, module in trunk and config.backbone_lr_scale != 1.0), []).append(parameter)
+                groups.setdefault((decays, module in backbone and config.backbone_lr_scale != 1.0), []).append(
+                    parameter
+                )
     return [
         {
             "params": parameters,

@@ -6,13 +6,14 @@ from cgcnn_ase.uncertainty.classification_calibration import ClassificationCalib
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.domain import Domain
 from cgcnn_ase.uncertainty.metrics import evaluate
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, Calibration, CalibrationData
 from cgcnn_ase.uncertainty.regression_calibration import RegressionCalibration
 
 __all__ = [
     "CALIBRATIONS",
     "CalibratedPrediction",
     "Calibration",
+    "CalibrationData",
     "ClassificationCalibration",
     "ConformalInterval",
     "Domain",

@@ -63,7 +63,8 @@ class StdCalibrator(BaseModel):
             raise ValueError("there must be one ceiling a signal, not below its floor")
         if any(b < 0 for b in self.exponents) or any(f <= 0 for f in self.floors):
             raise ValueError("exponents must not be negative and floors must be positive")
-        if self.knots and (len(self.knots) < 2 or not _monotone(self.knots)):
+        x, y = np.diff(self.knots, axis=0).T if self.knots else np.empty((2, 0))
+        if self.knots and (len(self.knots) < 2 or (x <= 0).any() or (y < 0).any()):
             raise ValueError("knots must be at least two, increasing in x and not decreasing in y")
         return self
 
@@ -77,30 +78,15 @@ class StdCalibrator(BaseModel):
         method: Method = "power",
         likelihood: Likelihood = "laplace",
     ) -> "StdCalibrator":
-        """Fit to held-out data.
+        """Fit to held-out data: signals (n, k), or (n,) for one, and errors (n,) target - prediction.
 
         The exponents maximise the likelihood of the errors; ``b_0`` then minimises the Gaussian negative log
-        likelihood, which makes the mean of (error / std)² equal to one. The default likelihood of the exponents is
-        Laplace's: regression errors have heavy tails, and under the Gaussian one a handful of outliers decides the
-        exponents. The monotone map is kept only where it improves the likelihood in 5-fold cross-validation.
+        likelihood, which makes the mean of (error / std)² equal to one; signals have any unit, the std that of the
+        errors. The default likelihood of the exponents is Laplace's: regression errors have heavy tails, and under the
+        Gaussian one a handful of outliers decides the exponents. The monotone map is kept only where it improves the
+        likelihood in 5-fold cross-validation.
 
-        Parameters
-        ----------
-        signals
-            (n, k), or (n,) for one signal: not negative, any unit.
-        errors
-            (n,) target - prediction, in the unit that the std shall have.
-        names
-            One a signal, to recognise it by.
-        method
-            ``"power"``, or ``"scale"`` for one signal times a constant.
-        likelihood
-            Of the errors, for the exponents only.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit, there are fewer than 20 samples, or a value is negative or not finite.
+        ValueError if the shapes do not fit, there are fewer than 20 samples, or a value is negative or not finite.
         """
         error = as_vector(errors, name="errors")
         signal = _as_signals(signals)
@@ -270,8 +256,3 @@ def _map_helps(logs: Floats, errors: Floats, likelihood: Likelihood) -> bool:
         loss_mapped = mapped[~seen] + size * np.exp(-mapped[~seen])
         gain += float(np.sum(loss_plain - loss_mapped))
     return gain > 0
-
-
-def _monotone(knots: Knots) -> bool:
-    x, y = np.array(knots).T
-    return bool((np.diff(x) > 0).all() and (np.diff(y) >= 0).all())

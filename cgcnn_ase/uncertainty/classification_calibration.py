@@ -1,6 +1,6 @@
 """The calibration of a classification: temperature, sets of classes, and the domain."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData
 
 # temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
@@ -35,33 +35,17 @@ class ClassificationCalibration:
     domain: Domain
 
     @classmethod
-    def fit(
-        cls,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_embedding: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-        training_errors: Floats | None = None,
-        site_elements: Collection[int] = (),
-        groups: Ints | None = None,
-        level: float = 0.9,
-    ) -> "ClassificationCalibration":
-        """Calibrate on held-out data, see :class:`~cgcnn_ase.uncertainty.protocol.Calibration`.
-
-        Of the held-out set only the outputs and the classes count, of the training set embeddings and compositions.
-        """
+    def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "ClassificationCalibration":
+        """Calibrate on held-out data: outputs and classes; of the training set embeddings and compositions count."""
         from scipy.optimize import minimize_scalar  # slow to import, and predictions do without
         from scipy.special import logsumexp
 
-        del composition, training_errors, groups
-        x, y = _logits(outputs), np.asarray(labels).astype(int)
+        x, y = _logits(outputs), np.asarray(data.labels).astype(int)
         if y.size < MIN_SAMPLES:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
-        elements = set().union(*elements_of(training_composition))
+        elements = set().union(*elements_of(data.training_composition))
         embedding = outputs.embedding.numpy()
-        domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
+        domain = Domain.fit(data.training_embedding, embedding, elements=elements, site_elements=data.site_elements)
 
         def nll(log_t: float) -> float:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)
@@ -96,22 +80,9 @@ class ClassificationCalibration:
             domain=self.domain.check(embedding, elements=elements, site_numbers=site_numbers),
         )
 
-    def reuse(
-        self,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-    ) -> "tuple[ClassificationCalibration, float]":
-        """Refuse: whether a temperature still fits cannot be told from a few classes.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        del outputs, labels, composition, training_composition
+    def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[ClassificationCalibration, float]":
+        """Refuse (ValueError): whether a temperature still fits cannot be told from a few classes."""
+        del outputs, data
         raise ValueError("the calibration of a classification is not kept")
 
     def to_config(self) -> dict[str, object]:

@@ -69,23 +69,11 @@ class ConformalInterval(BaseModel):
     ) -> "ConformalInterval":
         """Calibrate on held-out data, best on other data than the std was calibrated on.
 
-        Parameters
-        ----------
-        std
-            (n,) positive.
-        errors
-            (n,) target - prediction, same unit.
-        level
-            Nominal coverage.
-        n_bins
-            Quantile bins of std with a factor of their own; one is used if a bin would hold fewer than 100 samples.
-        groups
-            (n,) number of the group of each sample; then there is one bin.
+        ``std`` (n,) is positive, ``errors`` (n,) are target - prediction in the same unit, ``level`` is the nominal
+        coverage. Each of ``n_bins`` quantile bins of std has a factor of its own; there is one bin if one would hold
+        fewer than 100 samples, or with ``groups``, (n,) the number of the group of each sample.
 
-        Raises
-        ------
-        ValueError
-            If the lengths differ, a value is not finite, a std is not positive, or n is too small for the level.
+        ValueError if the lengths differ, a value is not finite, a std is not positive, or n is too small for the level.
         """
         spread = as_positive(std, name="std")
         scores = np.abs(as_vector(errors, name="errors", size=spread.size)) / spread
@@ -112,13 +100,7 @@ class ConformalInterval(BaseModel):
 
 
 def conformal_quantile(scores: Floats, level: float) -> float:
-    """The ceil((n + 1) level)-th smallest score.
-
-    Raises
-    ------
-    ValueError
-        If there are too few scores for the level.
-    """
+    """The ceil((n + 1) level)-th smallest score; ValueError if there are too few for the level."""
     n = scores.size
     rank = ceil((n + 1) * level - 1e-9)  # 100 * 0.07 is 7, not 7.000000000000001
     if rank > n:
@@ -130,10 +112,7 @@ def conformal_quantile(scores: Floats, level: float) -> float:
 def grouped_quantile(scores: Floats, groups: Ints, level: float) -> float:
     """The quantile of scores in which each group weighs the same, at level (G + 1) / G, or the highest score.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than 5 groups: no quantile says anything then.
+    ValueError if there are fewer than 5 groups: no quantile says anything then.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if sizes.size < MIN_GROUPS:

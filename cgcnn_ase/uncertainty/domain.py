@@ -49,23 +49,11 @@ class Domain:
         elements: Collection[int],
         site_elements: Collection[int] = (),
     ) -> "Domain":
-        """Learn the domain.
+        """Learn the domain from embeddings of the training set (n, F) and of held-out structures (m, F).
 
-        Parameters
-        ----------
-        training
-            (n, F) embeddings of the training set.
-        calibration
-            (m, F) embeddings of held-out structures.
-        elements
-            Atomic numbers that occur in the training set.
-        site_elements
-            Of a target of sites: those on the sites with a label.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit, a value is not finite, or all training embeddings are the same.
+        ``elements`` are the atomic numbers in the training set, ``site_elements``, of a target of sites, those on
+        labelled sites. ValueError if the shapes do not fit, a value is not finite, or all training embeddings are the
+        same.
         """
         train = _finite(training, name="training")
         held_out = _finite(calibration, name="calibration")
@@ -140,13 +128,7 @@ class Domain:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> "Domain":
-        """The inverse of :meth:`arrays`.
-
-        Raises
-        ------
-        ValueError
-            If an array is missing or the shapes do not fit.
-        """
+        """The inverse of :meth:`arrays`; ValueError if an array is missing or the shapes do not fit."""
         missing = {"mean", "whitening", "limit", "elements"} - set(arrays)
         if missing:
             raise ValueError(f"the domain lacks {', '.join(sorted(missing))}")

@@ -35,23 +35,9 @@ class ErrorForest:
 
     @classmethod
     def fit(cls, features: npt.ArrayLike, errors: npt.ArrayLike, *, min_leaf: int = 5, seed: int = 0) -> "ErrorForest":
-        """Grow the trees.
+        """Grow the trees on features (n, k) and the errors (n,), any sign, of predictions that were not fitted to them.
 
-        Parameters
-        ----------
-        features
-            (n, k) finite numbers.
-        errors
-            (n,) of structures that the predictions were not fitted to, any sign.
-        min_leaf
-            Structures in a leaf, at least.
-        seed
-            Of the random splits.
-
-        Raises
-        ------
-        ImportError
-            If scikit-learn is not installed.
+        A leaf holds at least ``min_leaf`` structures. ImportError if scikit-learn is not installed.
         """
         from sklearn.ensemble import ExtraTreesRegressor
 
@@ -105,13 +91,7 @@ class ErrorForest:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> "ErrorForest":
-        """The inverse of :meth:`arrays`.
-
-        Raises
-        ------
-        ValueError
-            If an array is missing or they do not fit together.
-        """
+        """The inverse of :meth:`arrays`; ValueError if an array is missing or they do not fit together."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"an error forest without {', '.join(missing)}")
@@ -159,22 +139,12 @@ class ErrorModel:
         difficulty: ErrorForest | None = None,
         seed: int = 0,
     ) -> "tuple[ErrorModel, Floats]":
-        """Grow ``expected``, and say what it would have said of each structure without that structure.
+        """Grow ``expected`` on the calibration set; return the model and what it would say of unseen structures.
 
-        Parameters
-        ----------
-        signals, composition, embedding, errors
-            (n, k), (n, 101), (n, F), (n,) of the calibration set.
-        difficulty
-            From :func:`difficulty_of`.
-
-        Returns
-        -------
-        model
-            Grown on the whole set.
-        left_out
-            (n,) expected errors by forests that saw neither the structure nor another of its composition: these and
-            not the model's own may be calibrated on the same set.
+        The latter are (n,) expected errors by forests that saw neither the structure nor another of its composition:
+        these and not the model's own may be calibrated on the same set. ``signals`` (n, k), ``composition`` (n, 101),
+        ``embedding`` (n, F) and ``errors`` (n,) are of the calibration set, ``difficulty`` is from
+        :func:`difficulty_of`.
         """
         columns = _columns(signals, composition, embedding, difficulty)
         _, group = np.unique(np.round(np.asarray(composition), 5), axis=0, return_inverse=True)
@@ -216,14 +186,9 @@ class ErrorModel:
 def difficulty_of(
     composition: npt.ArrayLike, embedding: npt.ArrayLike, errors: Floats, *, seed: int = 0
 ) -> ErrorForest:
-    """Grow a forest on errors in the training set, made by networks that had not seen the structure.
+    """Grow a forest on errors (n,) in the training set, in any unit, made by networks that had not seen the structure.
 
-    Parameters
-    ----------
-    composition, embedding
-        (n, 101) and (n, F); the embeddings are those of the ensemble that shall be judged.
-    errors
-        (n,), in any unit.
+    ``composition`` is (n, 101); the embeddings (n, F) are those of the ensemble that shall be judged.
     """
     return ErrorForest.fit(_described(composition, embedding), errors, min_leaf=MIN_LEAF_OF_DIFFICULTY, seed=seed)
 

@@ -39,12 +39,8 @@ class Estimate(NamedTuple):
 def combine(values: npt.ArrayLike, stds: npt.ArrayLike | None = None) -> Estimate:
     """Ensemble mean and the two parts of its uncertainty (Lakshminarayanan et al., 2017).
 
-    Parameters
-    ----------
-    values
-        (M, B) predictions of the members, or samples of Monte Carlo dropout.
-    stds
-        (M, B) standard deviations that mean-variance heads predict.
+    From predictions of the members, or samples of Monte Carlo dropout, and the stds that mean-variance heads predict,
+    both (M, B).
     """
     v = np.asarray(values, dtype=float)
     aleatoric = None if stds is None else np.sqrt((np.asarray(stds, dtype=float) ** 2).mean(axis=0))

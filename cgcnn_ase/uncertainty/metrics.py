@@ -48,10 +48,6 @@ class UncertaintyMetrics(BaseModel):
     nll: float  # mean Gaussian negative log likelihood, lower is better
     spearman: float | None  # rank correlation of std and absolute error; None where all std are equal
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers by name."""
-        return self.model_dump()
-
 
 def evaluate(
     target: npt.ArrayLike,
@@ -65,12 +61,8 @@ def evaluate(
 ) -> UncertaintyMetrics:
     """Measure predictions, (n,) each, against their targets.
 
-    Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, a value is not finite, a std is not positive, or there are fewer samples than bins.
+    Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level. ValueError if lengths
+    differ, a value is not finite, a std is not positive, or there are fewer samples than bins.
     """
     y, m, s = _triple(target, mean, std)
     if (lower is None) != (upper is None):
@@ -253,13 +245,7 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:
 
 
 def as_vector(values: npt.ArrayLike, *, name: str, size: int | None = None) -> Floats:
-    """The values as finite float64, shape (n,).
-
-    Raises
-    ------
-    ValueError
-        If they are not one-dimensional, not finite, or not ``size`` many.
-    """
+    """The values as finite float64, shape (n,); ValueError if they are not that, or not ``size`` many."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got the shape {array.shape}")

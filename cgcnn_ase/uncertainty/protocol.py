@@ -1,6 +1,7 @@
 """Calibration as a protocol: fit on held-out data, apply to outputs, write and read its files, whatever the task."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -30,6 +31,19 @@ class CalibratedPrediction(NamedTuple):
     probabilities: Floats | None = None  # (n, K) of each class
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CalibrationData:
+    """Data that a calibration is fitted on beside the outputs: n held-out (val) structures or sites, and training."""
+
+    labels: npt.ArrayLike  # (n,) true values, in what the network learned
+    composition: npt.ArrayLike  # (n, 101) atomic fractions, those of the host for sites
+    training_embedding: npt.ArrayLike  # (m, F)
+    training_composition: npt.ArrayLike  # (m, 101)
+    training_errors: Floats | None = None  # (m,) of networks that had not seen the structure; they teach which are hard
+    site_elements: Collection[int] = ()  # of a target of sites: atomic numbers on the labelled training sites
+    groups: Ints | None = None  # (n,) of a target of sites: the host of each held-out site, whose errors are alike
+
+
 class Calibration(Protocol):
     """How the outputs of a model's members become predictions with std, interval (or set of classes) and domain."""
 
@@ -38,36 +52,8 @@ class Calibration(Protocol):
         """Domain of what the model was trained on."""
 
     @classmethod
-    def fit(
-        cls,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_embedding: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-        training_errors: Floats | None = None,
-        site_elements: Collection[int] = (),
-        groups: Ints | None = None,
-        level: float = 0.9,
-    ) -> "Self":
-        """Calibrate on held-out data.
-
-        Parameters
-        ----------
-        outputs, labels, composition
-            Of the n structures (or sites) of the held-out (val) set: what the members predict, true values in what the
-            network learned (n,), atomic fractions (n, 101), those of the host for sites.
-        training_embedding, training_composition
-            (m, F) embeddings and (m, 101) atomic fractions of the training set.
-        training_errors
-            (m,) errors in the training set of networks that had not seen the structure.
-        site_elements
-            Of a target of sites: atomic numbers on the labelled sites of the training set.
-        groups
-            (n,) of a target of sites: the host of each held-out site, whose errors are alike.
-        level
-            Nominal coverage of the interval.
+    def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "Self":
+        """Calibrate on what the members predict for held-out data; ``level`` is the nominal coverage of the interval.
 
         Raises
         ------
@@ -84,27 +70,11 @@ class Calibration(Protocol):
     ) -> CalibratedPrediction:
         """Predict with atomic fractions (n, 101), those of the host for sites; ``site_numbers`` (n,) is on the site."""
 
-    def reuse(
-        self,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-    ) -> "tuple[Self, float]":
-        """Adapt the calibration to a tuned model with too few labels for another; arguments as of :meth:`fit`.
+    def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[Self, float]":
+        """Adapt the calibration to a tuned model with too few labels for another.
 
-        Returns
-        -------
-        calibration
-            For the tuned model; the elements of its training set are in the domain.
-        factor
-            By which its std is larger.
-
-        Raises
-        ------
-        ValueError
-            If the calibration does not fit the tuned model.
+        Returns the calibration, in whose domain the elements of the tuned model's training set are, and the factor by
+        which its std is larger. ValueError if the calibration does not fit the tuned model.
         """
 
     def to_config(self) -> dict[str, object]:

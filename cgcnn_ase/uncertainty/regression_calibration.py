@@ -1,18 +1,18 @@
 """The calibration of a regression: how its signals become std, interval and domain."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
+from cgcnn_ase.core.arrays import AnyArray, Ints
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData
 
 # what a reused calibration weighs, in held-out labels: as much as would have been enough for a new one
 PRIOR = 20
@@ -28,37 +28,25 @@ class RegressionCalibration:
     errors: ErrorModel | None = None
 
     @classmethod
-    def fit(
-        cls,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_embedding: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-        training_errors: Floats | None = None,
-        site_elements: Collection[int] = (),
-        groups: Ints | None = None,
-        level: float = 0.9,
-    ) -> "RegressionCalibration":
-        """Calibrate on held-out data, see :class:`~cgcnn_ase.uncertainty.protocol.Calibration`.
+    def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "RegressionCalibration":
+        """Calibrate on held-out data.
 
         The errors in the training set teach which structures are hard for all members alike, see :class:`ErrorModel`.
         """
         estimate, embedding = outputs.estimate, outputs.embedding.numpy()
-        elements = set().union(*elements_of(training_composition))
-        domain = Domain.fit(training_embedding, embedding, elements=elements, site_elements=site_elements)
-        error = np.asarray(labels, dtype=float) - estimate.mean
+        elements = set().union(*elements_of(data.training_composition))
+        domain = Domain.fit(data.training_embedding, embedding, elements=elements, site_elements=data.site_elements)
+        error = np.asarray(data.labels, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
         if error.size >= MIN_SAMPLES:
             difficulty = None
-            if training_errors is not None:
-                difficulty = difficulty_of(training_composition, training_embedding, training_errors)
-            errors, left_out = ErrorModel.fit(columns, composition, embedding, error, difficulty=difficulty)
+            if data.training_errors is not None:
+                difficulty = difficulty_of(data.training_composition, data.training_embedding, data.training_errors)
+            errors, left_out = ErrorModel.fit(columns, data.composition, embedding, error, difficulty=difficulty)
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)
-        interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=groups)
+        interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=data.groups)
         return cls(calibrator, interval, domain, errors)
 
     @classmethod
@@ -82,24 +70,12 @@ class RegressionCalibration:
         lower, upper = self.interval.apply(raw.value, std)
         return raw._replace(std=std, lower=lower, upper=upper, domain=verdicts)
 
-    def reuse(
-        self,
-        outputs: MemberOutputs,
-        labels: npt.ArrayLike,
-        *,
-        composition: npt.ArrayLike,
-        training_composition: npt.ArrayLike,
-    ) -> "tuple[RegressionCalibration, float]":
-        r"""Adapt the calibration to a tuned model.
+    def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[RegressionCalibration, float]":
+        r"""Adapt the calibration to a tuned model; ValueError if that has other signals of its error than the old one.
 
         The std is multiplied by :math:`s = \max(1, \sqrt{(n_0 + \sum z^2) / (n_0 + n)})` with z the n held-out errors
         divided by the old std and :math:`n_0 = 20`: a few errors that are larger than expected widen it, none narrows
         it.
-
-        Raises
-        ------
-        ValueError
-            If the tuned model has other signals of its error than the old one.
         """
         names = signal_names(outputs.estimate, with_distance=True) + (() if self.errors is None else ("expected",))
         if names != self.calibrator.names:
@@ -107,11 +83,11 @@ class RegressionCalibration:
                 f"the calibration of the model to tune reads {', '.join(self.calibrator.names)}, "
                 f"the tuned one has {', '.join(names)}"
             )
-        prediction = self.apply(outputs, composition)
+        prediction = self.apply(outputs, data.composition)
         assert prediction.std is not None
-        squares = ((np.asarray(labels, dtype=float) - prediction.value) / prediction.std) ** 2
+        squares = ((np.asarray(data.labels, dtype=float) - prediction.value) / prediction.std) ** 2
         factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
-        elements = self.domain.elements.union(*elements_of(training_composition))
+        elements = self.domain.elements.union(*elements_of(data.training_composition))
         widened = self.calibrator.widened(factor)
         return replace(self, calibrator=widened, domain=replace(self.domain, elements=elements)), factor
 

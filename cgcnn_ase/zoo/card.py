@@ -32,12 +32,8 @@ def data_sources() -> list[str]:
 def write_card(folder: Path, *, data: str = "") -> Path:
     """Write ``README.md`` of a model folder from its ``config.json``, and return it.
 
-    ``data`` names the data set, one of :func:`data_sources`.
-
-    Raises
-    ------
-    ValueError
-        If the training left no figures of a calibrated model on a test split.
+    ``data`` names the data set, one of :func:`data_sources`. A `ValueError` says that the training left no figures of a
+    calibrated model on a test split.
     """
     config = read_config(folder)
     entries = model_entries(config)

@@ -53,13 +53,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read the recipe of a folder of pretrained models.
-
-    Raises
-    ------
-    ValueError
-        If there is no recipe of that name.
-    """
+    """Read the recipe of a folder of pretrained models; there is one for each of them, or a `ValueError`."""
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     text = files("cgcnn_ase.zoo").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase.build import bulk
 
-from cgcnn_ase.core.cache_folder import default_cache_folder
+from cgcnn_ase.core.files import default_cache_folder
 from cgcnn_ase.data import graph_cache
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs, content_hash
 from cgcnn_ase.data.graph_store import GraphStore

@@ -21,7 +21,6 @@ from cgcnn_ase.nn.messages import (
     segment_mean,
     sum_messages,
     weighted_mean,
-    weighted_sum,
 )
 
 N, E, F = 4, 7, 3
@@ -51,6 +50,11 @@ def pairs(edges: Edges, at_center: Tensor, at_neighbor: Tensor) -> Tensor:
 
 def sums(edges: Edges, on_edges: Tensor, _: Tensor) -> Tensor:
     return sum_messages(edges, on_edges.square())
+
+
+def weighted_sum(edges: Edges, weights: Tensor, at_neighbor: Tensor) -> Tensor:
+    """The numerator of the weighted mean."""
+    return weighted_mean(edges, weights, at_neighbor, eps=10.0) * (sum_messages(edges, weights) + 10.0)
 
 
 def neighbors_summed(edges: Edges, _: Tensor, at_neighbor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from cgcnn_ase import load_model
 from cgcnn_ase.training.run import train
+from cgcnn_ase.uncertainty import CalibrationData
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.regression_calibration import PRIOR, RegressionCalibration
 
@@ -22,6 +23,13 @@ def outputs(mean, spread, embedding, std=None):
     return MemberOutputs(values, stds, torch.from_numpy(embedding))
 
 
+def data(labels, fractions, embedding, training=None):
+    training = fractions if training is None else training
+    return CalibrationData(
+        labels=labels, composition=fractions, training_embedding=embedding, training_composition=training
+    )
+
+
 @pytest.fixture(scope="module")
 def sample():
     """Predictions with their errors, whose std is 0.1, and the calibration on them."""
@@ -32,10 +40,7 @@ def sample():
     estimate = outputs(mean, spread, embedding).estimate
     target = estimate.mean + rng.normal(scale=0.1, size=n)
     fractions = np.repeat(FRACTIONS, n, axis=0)
-    calibration = RegressionCalibration.fit(
-        outputs(mean, spread, embedding), target, composition=fractions, training_embedding=embedding,
-        training_composition=fractions,
-    )  # fmt: skip
+    calibration = RegressionCalibration.fit(outputs(mean, spread, embedding), data(target, fractions, embedding))
     return calibration, estimate, embedding, target
 
 
@@ -46,7 +51,7 @@ def kept(sample, n, times, training=FRACTIONS):
     fractions = np.repeat(FRACTIONS, n, axis=0)
     std = calibration.apply(few, fractions).std
     labels = few.estimate.mean + times * std
-    new, factor = calibration.reuse(few, labels, composition=fractions, training_composition=training)
+    new, factor = calibration.reuse(few, data(labels, fractions, embedding, training))
     return std, new.apply(few, fractions), factor
 
 
@@ -65,7 +70,7 @@ def test_new_elements_join_the_domain(sample):
     lithium[0, 3] = 1.0
     calibration, estimate, embedding, target = sample
     few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1])
-    new, _ = calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=lithium)
+    new, _ = calibration.reuse(few, data(target[:1], FRACTIONS, embedding, lithium))
     assert (calibration.domain.elements, new.domain.elements) == ({8}, {3, 8})
 
 
@@ -73,7 +78,7 @@ def test_a_calibration_of_other_signals_is_not_kept(sample):
     calibration, estimate, embedding, target = sample
     few = outputs(estimate.mean[:1], estimate.epistemic[:1], embedding[:1], np.ones(1))
     with pytest.raises(ValueError, match="reads epistemic, distance, the tuned one has epistemic, aleatoric, distance"):
-        calibration.reuse(few, target[:1], composition=FRACTIONS, training_composition=FRACTIONS)
+        calibration.reuse(few, data(target[:1], FRACTIONS, embedding))
 
 
 def test_a_run_on_few_labels_says_what_it_kept(make_data, tiny, tmp_path):

@@ -126,7 +126,7 @@ def test_figures_against_numpy_and_scipy():
     assert result.interval_width == pytest.approx(3 * std.mean())
     assert result.coverage == np.mean([lo <= y <= hi for lo, y, hi in zip(lower, target, upper, strict=True)])
     assert result.ence == ence(target, mean, std, n_bins=10)
-    assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
+    assert json.loads(json.dumps(result.model_dump())) == result.model_dump()
 
 
 def test_the_ends_of_an_interval_belong_to_it():

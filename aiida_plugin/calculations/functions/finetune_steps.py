@@ -17,15 +17,8 @@ from cgcnn_ase.core.arrays import Floats
 def split_test(structures: StructureSetData, target: Str, settings: Dict) -> dict[str, StructureSetData]:
     """Divide a labelled set into ``train`` and ``test``, which before and after are both measured on.
 
-    Parameters
-    ----------
-    structures, target, settings
-        As for :func:`aiida_plugin.calculations.training_data.gather`.
-
-    Raises
-    ------
-    ValueError
-        As `gather` does; or if no structure is left to test on.
+    Parameters and errors as of :func:`aiida_plugin.calculations.training_data.gather`; a ValueError is raised, too, if
+    no structure is left to test on.
     """
     train, test = parts(structures, target.value, settings.get_dict())
     return {"train": structures.select(train), "test": structures.select(test)}
@@ -89,19 +82,12 @@ def report_finetuning(
 
 
 def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, float]:
-    """Errors of predictions of a labelled set, in their unit.
+    """Errors of predictions of a labelled set, in their unit; a ValueError if no structure has a label and a
+    prediction.
 
-    Returns
-    -------
-    dict
-        ``n``, ``mae``, ``rmse``, ``mean_error`` (prediction - label), ``largest_error``; where the model is calibrated
-        ``coverage`` (part of the labels within the interval), ``mean_std`` and ``in_domain`` (part); ``n_failed``
-        (structures without a prediction, left out).
-
-    Raises
-    ------
-    ValueError
-        If no structure has a label and a prediction.
+    ``n``, ``mae``, ``rmse``, ``mean_error`` (prediction - label), ``largest_error``; where the model is calibrated
+    ``coverage`` (part of the labels within the interval), ``mean_std`` and ``in_domain`` (part); ``n_failed``
+    (structures without a prediction, left out).
     """
     frame = predictions.to_frame().set_index("id")
     pairs = dict(zip(labelled.ids, labels_of(labelled, target), strict=True))
@@ -129,17 +115,12 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
 
 
 def offset(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, object]:
-    r"""How labels differ from a model as a whole: label - prediction.
+    r"""How labels differ from a model as a whole: ``n``, ``mean`` and ``std`` of label - prediction.
 
     A change of functional, of pseudopotentials or of the elements' references shifts an energy per atom by
-    :math:`\sum_e x_e c_e` with the atomic fractions x. The c are fitted by least squares, the smallest where the
-    compositions leave some of them open; ``determined`` says whether they do.
-
-    Returns
-    -------
-    dict
-        ``n``, ``mean``, ``std`` (of label - prediction), and of targets per atom ``per_element``, ``determined`` and
-        ``mae_without`` (what is left when the shift is taken off).
+    :math:`\sum_e x_e c_e` with the atomic fractions x. Of targets per atom the c are given as ``per_element``: fitted
+    by least squares, the smallest where the compositions leave some of them open (``determined`` says whether they do
+    not); and ``mae_without``, what is left when the shift is taken off.
     """
     frame = predictions.to_frame()
     predicted = dict(zip(frame["id"].tolist(), frame["value"].tolist(), strict=True))

@@ -37,9 +37,7 @@ _VERSIONS_FOR_DEFECTS = each_run(lambda: Dict(versions_of(*_FOR_DEFECTS)))
 
 @calcfunction
 def defects(
-    host: StructureSetData | StructureData,
-    settings: Dict,
-    package_versions: Dict = _VERSIONS_FOR_DEFECTS,
+    host: StructureSetData | StructureData, settings: Dict, package_versions: Dict = _VERSIONS_FOR_DEFECTS
 ) -> GeneratedSet:
     """Make the point defects of a host, each in a supercell; the same as ``cgcnn-ase defects`` with these options.
 
@@ -120,9 +118,7 @@ _VERSIONS_FOR_CATHODES = each_run(lambda: Dict(versions_of("ase", "cgcnn-ase", "
 
 @calcfunction
 def cathode(
-    settings: Dict,
-    model: CGCNNModelData | None = None,
-    package_versions: Dict = _VERSIONS_FOR_CATHODES,
+    settings: Dict, model: CGCNNModelData | None = None, package_versions: Dict = _VERSIONS_FOR_CATHODES
 ) -> GeneratedSet:
     """Build structures of a cathode material; the same as ``cgcnn-ase cathode`` with these options.
 
@@ -175,13 +171,7 @@ def _manifest(options: "DataclassInstance", versions: Dict, rows: Sequence[Mappi
 
 
 def _read_options(options: Mapping[str, Any], kind: "type[Options]", *, besides: Sequence[str] = ()) -> "Options":
-    """Read the options that a settings node holds; names in `besides` are none of them, but may be given.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or missing, or a value is of another type; the message says what is allowed.
-    """
+    """Read the options of a settings node; names in `besides` are none of them, but may be given."""
     names = [field.name for field in fields(kind)]
     allowed = sorted([*besides, *names])
     if unknown := sorted(set(options) - set(allowed)):

@@ -13,10 +13,8 @@ from aiida_plugin.data.structures import StructureSetData
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import CellRecord, Step
 
-# the type of the nodes
-PROCESS_TYPE = "aiida.calculations:cgcnn.optimisation_step"
-# two energies that are the same, eV
-_SAME = 1e-6
+PROCESS_TYPE = "aiida.calculations:cgcnn.optimisation_step"  # the type of the nodes
+_SAME = 1e-6  # two energies that are the same, eV
 Row = dict[str, Any]
 
 

@@ -21,10 +21,7 @@ SELECTION: dict[str, Any] = {"take": {"best": 3, "uncertain": 3}, "goal": "min",
 
 @calcfunction
 def select(
-    predictions: PredictionsData,
-    settings: Dict,
-    labelled: StructureSetData | None = None,
-    at_most: Int | None = None,
+    predictions: PredictionsData, settings: Dict, labelled: StructureSetData | None = None, at_most: Int | None = None
 ) -> dict[str, List | Dict]:
     """Choose structures by one acquisition function after the other; none twice.
 

@@ -32,26 +32,17 @@ FLAT = {
     "positions": ("<f8", (3,)),
 }
 
-# a number for each structure; sets of early versions have no such file
-HASHES = "hashes.npy"
-
-# Å; files keep about eight decimals, so a structure that was written and read again has the same hash
-GRID = 1e-3
-
-# Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
-_SHIFT = 2.71828e-4
+HASHES = "hashes.npy"  # a number for each structure; sets of early versions have no such file
+GRID = 1e-3  # Å; files keep about eight decimals, so a structure that was written and read again has the same hash
+_SHIFT = 2.71828e-4  # Å; keeps the edges of the grid off the coordinates that people write down, such as 2.105
 
 
 def structure_hash(lattice: Floats, pbc: Bools, numbers: AnyArray, positions: Floats) -> int:
-    """Hash of what a model sees of a structure: cell, periodicity, elements and positions to 0.001 Å.
+    """Hash (64 bits) of what a model sees of a structure: cell, periodicity, elements and positions to 0.001 Å.
 
     Magnetic moments, info and results do not enter, so a labelled structure has the hash of the unlabelled one. Atoms
-    in another order, wrapped into another cell or rotated are another structure.
-
-    Returns
-    -------
-    int
-        64 bits; among 10^6 structures two different ones share one with a chance of 3e-8.
+    in another order, wrapped into another cell or rotated are another structure. Among 10^6 structures two different
+    ones share one with a chance of 3e-8.
     """
     lengths = np.concatenate((lattice, positions))
     digest = blake2b(pbc.astype(np.bool_).tobytes(), digest_size=8)

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 # properties of ASE's calculators that have one row an atom
 SITE_RESULTS = ("forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges")
 
-# arrays of every `ase.Atoms`
-_ALWAYS = ("numbers", "positions")
-# kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
-_KINDS = "biufcU"
+_ALWAYS = ("numbers", "positions")  # arrays of every `ase.Atoms`
+_KINDS = "biufcU"  # kinds of NumPy arrays that a file can hold without pickle: bool, integers, floats, complex, text
 
 
 class SiteArray(NamedTuple):
@@ -44,10 +42,7 @@ class AtomsParts(NamedTuple):
 def take_apart(atoms: "Atoms", what: str) -> AtomsParts:
     """The parts of a structure; results of its calculator are kept where they belong to these positions.
 
-    Raises
-    ------
-    ValueError
-        If it holds something that no file can hold as it is; the message names what.
+    A ValueError names what no file can hold as it is.
     """
     numbers = atoms.numbers
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 118:

@@ -11,20 +11,15 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import AnyArray
 
-# kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
-_KINDS = "biufcU"
-# those that Python's numbers cannot hold
-_LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))
+_KINDS = "biufcU"  # kinds of NumPy arrays that have a JSON form: bool, integers, floats, complex, text
+_LONG = (np.dtype(np.longdouble), np.dtype(np.clongdouble))  # those that Python's numbers cannot hold
 
 
 def dumps(value: object, what: str) -> str:
     """The value as one line of JSON; dicts that are equal give the same line, whatever the order of their keys.
 
-    Raises
-    ------
-    ValueError
-        If it is not None, a bool, number, string or NumPy array, or a list, tuple or dict (keys are strings) of these;
-        the message names the place (``what`` is the value as a whole) and the type.
+    Allowed are None, bool, numbers, strings and NumPy arrays, and lists, tuples and dicts (keys are strings) of these;
+    the ValueError for anything else names the place (``what`` is the value as a whole) and the type.
     """
     return json.dumps(_encode(value, what), sort_keys=True, separators=(",", ":"))
 

@@ -73,13 +73,7 @@ def buffered(file: BinaryIO) -> io.BufferedReader:
 
 
 class NpyReader:
-    """The rows of an open ``.npy`` file, in order.
-
-    Raises
-    ------
-    ValueError
-        If the file is not such an array, or ends before its last row.
-    """
+    """The rows of an open ``.npy`` file, in order; a ValueError if it is no such array, or ends before its last row."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = buffered(file)

@@ -16,9 +16,7 @@ from cgcnn_ase.core.arrays import AnyArray, Ints
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-# opens one of the files for reading
-Open = Callable[[str], AbstractContextManager[BinaryIO]]
+Open = Callable[[str], AbstractContextManager[BinaryIO]]  # opens one of the files for reading
 
 
 def read_ids(open_file: Open) -> list[str]:

@@ -21,22 +21,12 @@ from aiida_plugin.data.structure_archive.npy import NpyWriter
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-# raised when the files change their meaning
-FORMAT_VERSION = 1
-
-# how many formulas a summary names
-_FORMULAS = 5
+FORMAT_VERSION = 1  # raised when the files change their meaning
+_FORMULAS = 5  # how many formulas a summary names
 
 
 def write_structures(structures: "Iterable[Atoms]", ids: Sequence[str] | None, folder: Path) -> dict[str, object]:
-    """Write structures, taken one at a time, into an empty folder; see `StructureSetData.from_ase`.
-
-    Returns
-    -------
-    dict
-        The attributes of the node.
-    """
+    """Write structures one at a time into an empty folder; return the attributes of `StructureSetData.from_ase`."""
     names = None if ids is None else _checked_ids(ids)
     writer = _Writer(folder)
     with writer.open_files:

@@ -29,16 +29,11 @@ class NoKeyError(ValueError):
 
 
 def find_key(explicit: str | None = None, ask: Callable[[], str] | None = None) -> str:
-    """The key to use.
+    """The key to use; a `NoKeyError` if there is none, or if it is none of this interface.
 
     Looked for in this order: `explicit`; ``MP_API_KEY`` in the environment; ``api_key`` in the section
     ``[materials-project]`` of ASE's configuration file; ``PMG_MAPI_KEY`` of pymatgen (``~/.config/.pmgrc.yaml``);
     `ask`, which may ask a person.
-
-    Raises
-    ------
-    NoKeyError
-        If there is none, or if it is none of this interface.
     """
     places: tuple[tuple[str, Callable[[], str | None]], ...] = (
         ("api_key", lambda: explicit),
@@ -81,10 +76,9 @@ def _of_pymatgen() -> str | None:
 
 
 def make_session(timeout: float) -> "Session":
-    """Make a session that turns a failed answer into `FetchError` and repeats nothing itself.
+    """Make a session that turns a failed answer into `FetchError` and repeats nothing itself; `timeout` is in seconds.
 
-    The client's own repeats at most three times, at once, and hides which answer it got. `timeout` is in seconds, for a
-    connection and for the next bytes of an answer.
+    The client's own repeats at most three times, at once, and hides which answer it got.
     """
     import requests
     from requests.adapters import HTTPAdapter

@@ -195,10 +195,7 @@ def _record(
     query: Query,
     words: Mapping[str, str],
 ) -> FetchedRecord:
-    """A record, if it satisfies the query and has one of the values asked for; raises `RefusedError`.
-
-    The conditions are tested again here: a server ignores those that it does not know.
-    """
+    """A record with one of the values asked for, or a `RefusedError`; servers ignore conditions they do not know."""
     conditions = [*query.ranges, *(["is_stable"] if query.stable is not None else [])]
     values = _read_values(dict.fromkeys([*fields, *conditions]), documents, atoms)
     for bounded, (low, high) in query.ranges.items():

@@ -65,10 +65,7 @@ def _bounds(query: Query, properties: Mapping[str, ProviderProperty]) -> Iterato
 
 
 def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[str, Bounds]:
-    """All bounds of a query, with `stable` as one of the distance to the hull.
-
-    A property that the provider does not have is a `ValueError`.
-    """
+    """All bounds of a query, with `stable` as one of the hull distance; an unknown property is a `ValueError`."""
     ranges = dict(query.ranges)
     if query.stable is not None:
         check_fields(["energy_above_hull"], properties, "property (of --stable)")
@@ -140,10 +137,7 @@ class QueryMatcher:
     def __call__(self, record: FetchedRecord) -> bool:
         """Check that a record satisfies the query; one without a value that is bounded does not.
 
-        Raises
-        ------
-        FetchError
-            If it does not, though the server was asked for such records only.
+        A `FetchError` is raised if it does not, though the server was asked for such records only.
         """
         broken = self._broken(record)
         if broken is not None:

@@ -58,10 +58,7 @@ class Provider:
 def find_provider(name: str) -> Provider:
     """The provider of a name, or one that is known by the URL of its server only.
 
-    Raises
-    ------
-    ValueError
-        If there is none; the message lists them. Or if the URL is none, or holds a user, a key or a filter.
+    A `ValueError` lists them if there is none, or says that the URL is none, or holds a user, a key or a filter.
     """
     if "://" in name:
         return _at(name)
