@@ -1,7 +1,7 @@
 """Build a cathode from its name: supercell, order of the metals, lithium removed, and what was realised."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import comb
 from typing import Literal, get_args
 
@@ -226,7 +226,7 @@ class _Recipe:
 
     def _info(self, atoms: Atoms, seed: int) -> dict[str, str | float | int]:
         counts = Counter(atoms.get_chemical_symbols())
-        units = counts["O"] / _oxygen(self.cathode.formula)
+        units = counts["O"] / (parse_formula(self.cathode.formula) or {})["O"]
         order = [symbol for symbol in ("Li", "Ni", "Co", "Mn", "Al", "Fe", "P", "O") if counts[symbol]]
         return {
             "cathode": self.cathode.name,
@@ -253,11 +253,6 @@ def _lowest(model: EnergySource) -> Callable[[list[Atoms]], Atoms]:
 def _check(value: str, name: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; allowed: {', '.join(allowed)}")
-
-
-def _oxygen(formula: str) -> float:
-    amounts: Mapping[str, float] = parse_formula(formula) or {}
-    return amounts["O"]
 
 
 def _term(symbol: str, amount: float) -> str:

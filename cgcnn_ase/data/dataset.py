@@ -124,19 +124,10 @@ def hash_of_samples(ids: Sequence[str], targets: Floats) -> str:
 def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None) -> Dataset:
     """Read a data set to learn from; its structures are read when they are asked for.
 
-    Parameters
-    ----------
-    path : path
-        A folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
-        structure files that it names, or such a CSV file.
-    target : str or sequence of str, optional
-        Column or columns to learn; needed where there are several. A structure may lack a label of some of several
-        columns, not of all.
-
-    Raises
-    ------
-    DatasetError
-        In words, if anything in it cannot be used.
+    It is a folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
+    structure files that it names, or such a CSV file. The target is the column or columns to learn, needed where there
+    are several. A structure may lack a label of some of several columns, not of all. A `DatasetError` says in words
+    what cannot be used.
     """
     source = _existing(path)
     if not (source / _PACKED).exists():
@@ -153,7 +144,10 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
 def read_table(path: str | Path) -> Dataset:
     """Read a data set with all its columns and structures, nothing of which is to be learned.
 
-    A `DatasetError` says in words that there is none of those of :func:`load_dataset`, no structure, or a bad row.
+    Raises
+    ------
+    DatasetError
+        In words, if there is none of those of :func:`load_dataset`, it holds no structure, or a row cannot be read.
     """
     source = _existing(path)
     if is_cgnn_folder(source) or is_prepared(source):

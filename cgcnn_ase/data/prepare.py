@@ -28,22 +28,12 @@ def load_tasks(
 ) -> tuple[Dataset, tuple[TargetSpec, ...]]:
     """Read a data set with its targets.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
-        classification where it is not what the task says. Without names the only column, or for ``multi`` all columns.
-    task : {"regression", "classification", "multi"}
-        What the columns are; of ``multi`` the last is a classification and the others are regressions.
-    unit : str
-        Of the regressions; one that ends in ``/atom`` says that they are averages over atoms.
+    The names are the columns to learn; ``NAME:KIND`` with the kind regression, log10 (a regression of the logarithm) or
+    classification where it is not what the task says. Without names the only column, or for ``multi`` all columns; of
+    these the last is a classification and the others are regressions. The unit is that of the regressions; one that
+    ends in ``/atom`` says that they are averages over atoms.
 
-    Raises
-    ------
-    DatasetError
-        In words, if the data set or a name in it cannot be used.
-    ValueError
-        If the task or a kind is none of the allowed.
+    A `DatasetError` says in words what cannot be used; a task or a kind that is none of the allowed is a `ValueError`.
     """
     columns, kinds = asked_columns(path, names, task, lambda: target_columns(path))
     dataset = load_dataset(path, target=columns or None)

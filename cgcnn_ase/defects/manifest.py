@@ -122,7 +122,10 @@ def write_manifest(path: str | Path, manifests: Iterable[Manifest]) -> Path:
 def read_manifest(path: str | Path) -> list[Manifest]:
     """Read what `write_manifest` wrote.
 
-    A `ValueError` names the line where a value cannot be read, or a column that is missing.
+    Raises
+    ------
+    ValueError
+        If a column is missing or a value cannot be read, with the line.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

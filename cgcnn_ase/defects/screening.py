@@ -112,7 +112,10 @@ def screen_hosts(
 ) -> Iterator[HostResult]:
     """Screen hosts one by one, in their order; one that cannot be screened has an ``error`` and costs no other.
 
-    There are as many worker processes as cores by default.
+    Parameters
+    ----------
+    workers
+        Processes, by default one for each core.
     """
     workers = available_cores() if workers is None else workers
     if workers == 1:
@@ -177,8 +180,12 @@ def write_dft_folder(folder: Path, screened: Screened, *, pseudopotentials: Mapp
     """Write ``structure.extxyz``, ``POSCAR``, ``espresso.in`` and ``origin.json``, and return the folder.
 
     The input for Quantum ESPRESSO relaxes the positions at a fixed cell, spin polarised where there is an open d or f
-    shell, with gaussian smearing. Pseudopotential files are named ``X.upf`` unless given by element, to be put into
-    ``pseudo``.
+    shell, with gaussian smearing. Pseudopotential files are named ``X.upf`` unless given, to be put into ``pseudo``.
+
+    Parameters
+    ----------
+    pseudopotentials
+        File names by element.
     """
     from ase.io import write
 

@@ -36,9 +36,7 @@ class Symmetry:
 
     @cached_property
     def site_images(self) -> tuple[Ints, Ints]:
-        """Image of each site under each operation: (M, N) sites and (M, N, 3) cells; a site taken to none is a
-        `ValueError`.
-        """
+        """Images of the sites under each operation: (M, N) sites, (M, N, 3) cells; two on one are a `ValueError`."""
         moved = np.einsum("mij,nj->mni", self.rotations, self.frac) + self.translations[:, None]
         sites = np.empty(moved.shape[:2], dtype=np.int64)
         cells = np.empty(moved.shape, dtype=np.int64)
@@ -53,9 +51,7 @@ class Symmetry:
         return sites, cells
 
     def group_images(self, members: Iterable[Member]) -> set[tuple[Member, ...]]:
-        """All groups of sites that the symmetry makes equal to one, each named by `translated`; they are as many as
-        there are in a cell.
-        """
+        """The groups of sites, by `translated` names, that symmetry makes equal to one: as many as in a cell."""
         group = list(members)
         sites = np.array([member[1] for member in group])
         shift = np.array([member[2:] for member in group])

@@ -75,11 +75,22 @@ def compare(
     workers: int = 1,
     progress: bool = False,
 ) -> Comparison:
-    """Find the structures that two data sets share and compare their values of a target, by default of the same name.
+    """Find the structures that two data sets share and compare their values.
 
-    With `align` one offset for each element is fitted to the differences (:func:`fit_offsets`); by default where the
-    name of the target says that it is an energy per atom; `robust`, by Huber's loss, as two sources never differ by
-    elements alone. No such column, or no structure that both hold (to align, with both values), is a `DatasetError`.
+    Parameters
+    ----------
+    target, other_target
+        Column of each data set; of the other by default the same name.
+    align
+        Fit one offset for each element to the differences (:func:`fit_offsets`); by default where the name of the
+        target says that it is an energy per atom.
+    robust
+        Fit them by Huber's loss: two sources never differ by elements alone.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such column, or no structure that both hold; to align, none that has both values.
     """
     other_target = other_target or target
     values, other_values = table.values(target), other.values(other_target)

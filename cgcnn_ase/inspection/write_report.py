@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[s
     lines = [f"# {inspection.report.source}", "", *_summary(inspection.report)]
     lines += [line for name in pictures for line in ("", f"![{name.partition('.')[0]}]({name})")]
     lines += ["", "## Columns", "", *_columns(inspection.report)]
-    if inspection.report.provenance is not None:
-        lines += ["", "## Where it is from", "", *_provenance(inspection.report)]
+    if (provenance := inspection.report.provenance) is not None:
+        lines += ["", "## Where it is from", "", *(f"- {key}: {value}" for key, value in provenance.items())]
     if inspection.duplicates is not None:
         lines += ["", "## Duplicates", "", *_duplicates(inspection, shown)]
     lines += ["", "## Outliers", "", *_outliers(inspection, shown)]
@@ -106,21 +107,13 @@ def _columns(report: DatasetReport) -> Iterator[str]:
     for name, column in report.columns.items():
         values = column.distribution
         if values is not None:
-            numbers = (
-                values.mean, values.std, values.minimum, values.q05, values.median, values.q95, values.maximum
-            )  # fmt: skip
+            _, *numbers = astuple(values)
             yield _row(name, f"{column.n_missing:,}", *(f"{x:.4g}" for x in numbers))
         elif column.kind == "text" and column.most_frequent is not None:
             some = _counted(dict(list(column.most_frequent.items())[:3]))
             yield _row(name, f"{column.n_missing:,}", f"text, {column.n_distinct:,} different: {some}", *[""] * 6)
         else:
             yield _row(name, f"{column.n_missing:,}", *[""] * 7)
-
-
-def _provenance(report: DatasetReport) -> Iterator[str]:
-    assert report.provenance is not None
-    for key, value in report.provenance.items():
-        yield f"- {key}: {value}"
 
 
 def _duplicates(inspection: Inspection, shown: int) -> Iterator[str]:

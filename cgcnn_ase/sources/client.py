@@ -27,7 +27,10 @@ Bounds = tuple[float | None, float | None]
 class Query:
     """Conditions on records. All must hold; of several ids, formulas or chemical systems, one.
 
-    A `ValueError` names a value that is not allowed, and what is.
+    Raises
+    ------
+    ValueError
+        If a value is not allowed; the message names it and what is.
     """
 
     ids: tuple[str, ...] = ()  # the database's own names of records
@@ -144,7 +147,6 @@ class ReferenceClient(Protocol):
 
     def version(self, *, retry: Retry = with_retries) -> str:
         """Name of the state of the database that answers."""
-        ...
 
     def pages(
         self, query: Query, fields: Sequence[str], *, after: str | None = None, retry: Retry = with_retries
@@ -167,11 +169,9 @@ class ReferenceClient(Protocol):
         ValueError
             If an unknown property is asked for; the message lists the known.
         """
-        ...
 
     def credit(self, fields: Sequence[str]) -> Attribution:
         """Owner, licence and citations of these properties; touches no network."""
-        ...
 
 
 def as_mapping(value: object) -> Mapping[str, object]:

@@ -127,7 +127,8 @@ class _Reader:
     def complete(self) -> None:
         """Read what is missing; from the start where the database no longer knows how to go on."""
         if self._cache.is_complete:
-            self._tell(f"all of it is in the cache: {self._state}")
+            state = f"database version {self._cache.version}, fetched {self._cache.retrieved}"
+            self._tell(f"all of it is in the cache: {state}")
             return
         try:
             self._read()
@@ -135,10 +136,6 @@ class _Reader:
             self._tell(f"{error}; reading from the start")
             self._cache.clear()
             self._read()
-
-    @property
-    def _state(self) -> str:
-        return f"database version {self._cache.version}, fetched {self._cache.retrieved}"
 
     def _read(self) -> None:
         client, cache = self._client, self._cache

@@ -25,7 +25,6 @@ class Retry(Protocol):
 
     def __call__(self, call: Callable[[], T], /) -> T:
         """Return the result of `call`."""
-        ...
 
 
 def with_retries(
@@ -41,27 +40,10 @@ def with_retries(
 ) -> T:
     """Call until it succeeds; between two calls wait twice as long as before, times a random 0.5 to 1.
 
-    Parameters
-    ----------
-    call
-        One request. It raises `FetchError`; where that says ``again``, the request is repeated.
-    attempts
-        Most calls.
-    seed
-        Of the random part of the waits; a generator where many requests share one.
-    say
-        Is told of each failure that is followed by another attempt, one line.
-    first_wait, longest_wait
-        Seconds. A ``Retry-After`` of the server is kept where it is longer, up to ten times `longest_wait`.
-    sleep
-        Waits so many seconds; `time.sleep` by default.
-
-    Raises
-    ------
-    FetchError
-        Of the last attempt.
-    ImportError
-        If tenacity is not installed.
+    One that raises a `FetchError` that says ``again`` is repeated, up to so many attempts; the error of the last is
+    raised. `say` is told of each failure that is followed by another attempt, one line. The seed is that of the random
+    part of the waits; a generator where many requests share one. The waits are in seconds; a ``Retry-After`` of the
+    server is kept where it is longer, up to ten times `longest_wait`. Without tenacity an `ImportError` is raised.
     """
     if attempts < 1:
         raise ValueError(f"attempts={attempts}: at least 1 is needed")

@@ -111,7 +111,7 @@ def elements_of(hosts: Iterable["Atoms"]) -> list[str]:
 def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequence[str]) -> Iterator[DetectionCell]:
     seed = [config.seed, int.from_bytes(sha256(name.encode()).digest()[:8], "big")]
     choice, shifts = np.random.default_rng(seed).spawn(2)  # the same defects with any displacements
-    perfect = _perfect(name, host, config)
+    perfect = make_supercell(check_host(host, name), config.supercell).atoms
     if config.max_atoms is not None and len(perfect) > config.max_atoms:
         return
     for kind in config.kinds:
@@ -120,10 +120,6 @@ def _of_host(name: str, host: "Atoms", config: DetectionConfig, dopants: Sequenc
             atoms = rattled(defect.atoms, config.rattle, shifts)
             yield DetectionCell(key, name, atoms, kind, defect.manifest.defect, _places(defect, perfect))
             yield DetectionCell(f"{key}:{PERFECT}", name, rattled(perfect, config.rattle, shifts), PERFECT, "", ())
-
-
-def _perfect(name: str, host: "Atoms", config: DetectionConfig) -> "Atoms":
-    return make_supercell(check_host(host, name), config.supercell).atoms
 
 
 def _drawn(

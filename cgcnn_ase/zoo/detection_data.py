@@ -156,7 +156,8 @@ def layers(data: Path, *, largest: int = LARGEST_LAYER) -> list[NamedHost]:
 
     Those of at most ``largest`` atoms in the primitive cell, with a vacuum along exactly one cell vector.
     """
-    return [host for host in (*_2dmatpedia(data), *_jarvis(data)) if _is_layer(host, largest)]
+    small = (host for host in (*_2dmatpedia(data), *_jarvis(data)) if len(host.atoms) <= largest)
+    return [host for host in small if sum(_vacuum(host)) == 1]
 
 
 def crystals(data: Path, *, largest: int = 8, number: int = 400, seed: int = 0) -> list[NamedHost]:
@@ -216,7 +217,3 @@ def _named_host(name: str, structure: Geometry) -> NamedHost:
 
 def _vacuum(host: NamedHost) -> tuple[bool, bool, bool]:
     return check_host(host.atoms, host.name).vacuum
-
-
-def _is_layer(host: NamedHost, largest: int) -> bool:
-    return len(host.atoms) <= largest and sum(_vacuum(host)) == 1

@@ -109,9 +109,7 @@ def missing() -> ImportError:
 
 
 def call_client(call: Callable[[], T]) -> T:
-    """The result of one request of the client; a failure is a `FetchError`, ``again`` where the next attempt may not
-    fail.
-    """
+    """The result of one request of the client; a failure is a `FetchError`, ``again`` where another may not fail."""
     from mp_api.client.core.exceptions import MPRestError
     from requests.exceptions import RequestException
 

@@ -67,7 +67,6 @@ class Ask(Protocol):
 
     def __call__(self, search: Search, /, **conditions: object) -> list[Document]:
         """Return the documents."""
-        ...
 
 
 # ids of a page of the list, the most that the interface gives at once
@@ -141,9 +140,7 @@ def electrodes(rester: "MPRester", ask: Ask, query: Query) -> dict[str, Document
 
     search = rester.materials.insertion_electrodes.search
     if query.ids:
-        for ids in pieces(query.ids, AT_ONCE):
-            more = {**conditions, "battery_ids": list(ids), "chunk_size": len(ids), "num_chunks": 1}
-            add(ask(search, **more, fields=_ELECTRODE_FIELDS))
+        add(of_ids(search, ask, query.ids, conditions, _ELECTRODE_FIELDS, key="battery_ids"))
     else:
         for page in _pages_of(search, ask, conditions, _ELECTRODE_FIELDS):
             add(page)
@@ -168,10 +165,19 @@ def id_of(document: Document) -> str:
     return canonical(name)
 
 
-def pieces(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """The items in pieces of at most `size`."""
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]
+def of_ids(
+    search: Search,
+    ask: Ask,
+    ids: Sequence[str],
+    conditions: Mapping[str, object],
+    fields: list[str],
+    *,
+    key: str = "material_ids",
+) -> Iterator[Document]:
+    """Documents of so many ids, of which as many are asked for at once as fit into one address."""
+    for begin in range(0, len(ids), AT_ONCE):
+        some = list(ids[begin : begin + AT_ONCE])
+        yield from ask(search, **{**conditions, key: some}, chunk_size=len(some), num_chunks=1, fields=fields)
 
 
 def _only_routes(fields: Sequence[str], query: Query) -> set[str]:
@@ -188,10 +194,7 @@ def _listed(rester: "MPRester", ask: Ask, query: Query, conditions: Mapping[str,
             yield from map(id_of, page)
         return
     ids = sorted({canonical(name) for name in query.ids})
-    for some in pieces(ids, AT_ONCE):
-        more = {**common, "material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
-        documents = ask(search, **more, fields=["material_id"])
-        yield from map(id_of, documents)
+    yield from map(id_of, of_ids(search, ask, ids, common, ["material_id"]))
 
 
 def _pages_of(
@@ -213,13 +216,9 @@ def _of_thermo(
 ) -> list[str]:
     """Those of the ids whose thermo documents satisfy the conditions, in their order."""
     search = rester.materials.thermo.search
-    kept: list[str] = []
-    for some in pieces(ids, AT_ONCE):
-        more = {**conditions, "material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
-        documents = ask(search, **more, thermo_types=[thermo_type], fields=["material_id"])
-        there = set(map(id_of, documents))
-        kept += [name for name in some if name in there]
-    return kept
+    narrower = {**conditions, "thermo_types": [thermo_type]}
+    there = set(map(id_of, of_ids(search, ask, ids, narrower, ["material_id"])))
+    return [name for name in ids if name in there]
 
 
 def _flag(name: str, bounds: Bounds) -> bool:

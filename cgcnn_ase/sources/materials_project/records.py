@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cgcnn_ase.sources.client import FetchedRecord, Query, as_mapping
 from cgcnn_ase.sources.materials_project.listing import (
-    AT_ONCE,
     PLACES,
     SCHEMES,
     Ask,
     Document,
     canonical,
     id_of,
-    pieces,
+    of_ids,
     routes_of,
 )
 from cgcnn_ase.structures.disorder import from_pymatgen
@@ -134,12 +133,8 @@ class Records:
         more: dict[str, object] = {"thermo_types": [self.thermo_type]} if route == "thermo" else {}
         if route == "summary":
             more["deprecated"] = False
-        documents: dict[str, Document] = {}
-        for some in pieces(ids, AT_ONCE):
-            chunk = {"material_ids": list(some), "chunk_size": len(some), "num_chunks": 1}
-            for document in self.ask(search, **chunk, **more, fields=["material_id", *fields]):
-                documents[id_of(document)] = document
-        return documents
+        documents = of_ids(search, self.ask, ids, more, ["material_id", *fields])
+        return {id_of(document): document for document in documents}
 
 
 def _fields_of(route: str, fields: Sequence[str], query: Query) -> list[str]:

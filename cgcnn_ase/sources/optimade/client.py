@@ -145,9 +145,7 @@ class Optimade:
         return answer.pages(at, resumed=after is not None)
 
     def credit(self, fields: Sequence[str]) -> Attribution:  # noqa: ARG002  all is of one provider
-        """Provider, licence and citations; of a server that is given by its URL they are known once `version` was
-        asked.
-        """
+        """Provider, licence and citations; of a server given by its URL they are known after `version`."""
         from importlib.metadata import version as installed
 
         return Attribution(

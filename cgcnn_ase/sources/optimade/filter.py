@@ -80,9 +80,7 @@ def ranges_of(query: Query, properties: Mapping[str, ProviderProperty]) -> dict[
 
 
 def check_filter(text: str) -> None:
-    """Parse a filter with the grammar of the reference implementation; one that is not in the language is a
-    `ValueError`.
-    """
+    """Parse a filter with the grammar of the reference implementation; a wrong one is a `ValueError`."""
     try:
         from optimade.exceptions import BadRequest
         from optimade.filterparser import LarkParser
