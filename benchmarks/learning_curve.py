@@ -87,7 +87,8 @@ def measure(config: TrainConfig, data: Path, n: int) -> dict[str, float]:
     """Train one network on n crystals."""
     import torch
 
-    from cgcnn_ase.training.member import best_network, read_history, train_member
+    from cgcnn_ase.training.callbacks import read_history
+    from cgcnn_ase.training.member import best_network, train_member
 
     torch.set_num_threads(1)
     prepared = part(data, n, config)

@@ -126,7 +126,8 @@ def train_row(config: TrainConfig, prepared: Path) -> dict[str, Any]:
     """Train one network: lowest val MAE, seconds an epoch, number of weights."""
     import torch
 
-    from cgcnn_ase.training.member import new_network, read_history, train_member
+    from cgcnn_ase.training.callbacks import read_history
+    from cgcnn_ase.training.member import new_network, train_member
 
     torch.set_num_threads(1)
     data = PreparedData.load(prepared)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import repeats
 
 if TYPE_CHECKING:
@@ -114,12 +114,9 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*_SHOWN)
     for row in rows:
         table.add_row(*(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in _SHOWN))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console().print(table)

@@ -1,7 +1,6 @@
 """``cgcnn-ase defects``."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import Dopants, Elements
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import Dopants, Elements, MinDistance, OrderDisordered, one_structure
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -41,9 +40,7 @@ def defects(
     supercell: Annotated[
         str | None, typer.Option(help="n, or three numbers such as 3 3 1, or nine (rows of a matrix, in quotes).")
     ] = None,
-    min_distance: Annotated[
-        float, typer.Option(help="Å between a defect and its image, where no supercell is given.")
-    ] = 10.0,
+    min_distance: MinDistance = 10.0,
     diagonal: Annotated[
         bool, typer.Option("--diagonal", help="Supercells that only multiply the host's cell vectors.")
     ] = False,
@@ -79,9 +76,7 @@ def defects(
     structure_id: Annotated[
         str | None, typer.Option("--structure", help="Id of the host, such as file:3, where the file holds several.")
     ] = None,
-    order_disordered: Annotated[
-        bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
-    ] = False,
+    order_disordered: OrderDisordered = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into OUTPUT although it is not empty, over an earlier run.")
     ] = False,
@@ -95,7 +90,6 @@ def defects(
         if file_format not in ("extxyz", "cif", "vasp"):
             raise ValueError(f"--format {file_format}: allowed are extxyz, cif, vasp")
         path, repeats = _host_and_supercell(structure, supercell)
-        from cgcnn_ase.cli.options import one_structure
         from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
         name, host = one_structure(path, structure_id, order_disordered=order_disordered)
@@ -188,7 +182,6 @@ class _DefectFolder:
 
 def _print_table(manifests: "Sequence[Manifest]") -> None:
     """A table for people."""
-    from rich.console import Console
     from rich.table import Table
 
     numbers = ("multiplicity", "atoms", "distance", "image distance")
@@ -213,6 +206,6 @@ def _print_table(manifests: "Sequence[Manifest]") -> None:
             "charges": " ".join(f"{charge:+d}" if charge else "0" for charge in manifest.charges),
         }
         table.add_row(*(cells[column] for column in columns))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console().print(table)
     if len(manifests) > _MAX_ROWS:
         echo_stderr(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import OrderDisordered, one_structure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,9 +37,7 @@ def explain(
     baseline: Annotated[
         str, typer.Option(help="What atoms are measured against: pure-elements, mean-element or zero.")
     ] = "pure-elements",
-    order_disordered: Annotated[
-        bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
-    ] = False,
+    order_disordered: OrderDisordered = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
 ) -> None:
     """Say which atoms and elements make a prediction what it is, and which training structures are nearest.
@@ -54,7 +53,6 @@ def explain(
             raise ValueError(f"--neighbors {neighbors}: must not be negative")
         from typing import get_args
 
-        from cgcnn_ase.cli.options import one_structure
         from cgcnn_ase.explain.explain import Baseline
         from cgcnn_ase.explain.explain import explain as explain_atoms
         from cgcnn_ase.explain.training_neighbors import load_neighbor_index
@@ -84,26 +82,17 @@ def explain(
     if as_json:
         import json
 
-        typer.echo(json.dumps(_as_dict(name, atoms, result, nearest, index), indent=1))
+        values = {
+            "id": name,
+            "formula": atoms.get_chemical_formula(mode="metal"),
+            "n_atoms": len(atoms),
+            **result.to_dict(),
+            "neighbors": None if nearest is None else [neighbor._asdict() for neighbor in nearest],
+            "typical_distance": None if index is None else index.typical,
+        }
+        typer.echo(json.dumps(values, indent=1))
     else:
         _print(name, atoms, result, nearest, index)
-
-
-def _as_dict(
-    name: str,
-    atoms: "Atoms",
-    result: "Explanation",
-    nearest: "list[Neighbor] | None",
-    index: "NeighborIndex | None",
-) -> dict[str, object]:
-    return {
-        "id": name,
-        "formula": atoms.get_chemical_formula(mode="metal"),
-        "n_atoms": len(atoms),
-        **result.to_dict(),
-        "neighbors": None if nearest is None else [neighbor._asdict() for neighbor in nearest],
-        "typical_distance": None if index is None else index.typical,
-    }
 
 
 def _print(
@@ -114,16 +103,13 @@ def _print(
     index: "NeighborIndex | None",
 ) -> None:
     """Tables for people."""
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    screen = console(highlight=False)
     formula = atoms.get_chemical_formula(mode="metal")
-    console.print(f"{name} {formula}: {result.target} {result.value:.4f} {result.value_unit}".rstrip(), markup=False)
+    screen.print(f"{name} {formula}: {result.target} {result.value:.4f} {result.value_unit}".rstrip(), markup=False)
     share = ", to the mean over the atoms" if result.per_atom else ""
-    console.print(f"contributions in {result.unit}{share}; model {result.model}\n", markup=False)
+    screen.print(f"contributions in {result.unit}{share}; model {result.model}\n", markup=False)
 
     table = Table("term", "contribution", "std", title="By element", title_justify="left")
     table.add_row(f"baseline ({result.baseline_kind})", f"{result.baseline:+.4f}", _number(result.baseline_std))
@@ -131,7 +117,7 @@ def _print(
         table.add_row(f"{row.symbol} × {row.n_atoms}", f"{row.contribution:+.4f}", _number(row.std))
     table.add_row("gap", f"{result.gap:+.1e}", "")
     table.add_row("prediction", f"{result.prediction:+.4f}", "", end_section=True)
-    console.print(_right(table))
+    screen.print(_right(table))
 
     rows = result.by_orbit()
     table = Table("atoms", "symbol", "multiplicity", "each", "std", title="By atom", title_justify="left")
@@ -139,16 +125,16 @@ def _print(
         first = ", ".join(map(str, orbit.atoms[:6])) + (", ..." if len(orbit.atoms) > 6 else "")
         each = f"{orbit.contribution:+.4f}"
         table.add_row(first, orbit.symbol, str(len(orbit.atoms)), each, _number(orbit.std))
-    console.print(_right(table))
+    screen.print(_right(table))
     if len(rows) > _MAX_ROWS:
-        console.print(f"... and {len(rows) - _MAX_ROWS} more, each of less; --json has all")
+        screen.print(f"... and {len(rows) - _MAX_ROWS} more, each of less; --json has all")
 
     if nearest is not None and index is not None:
         table = Table("training structure", "distance", title="Nearest in training", title_justify="left")
         for neighbor in nearest:
             table.add_row(neighbor.id, f"{neighbor.distance:.3f}")
-        console.print(_right(table))
-        console.print(f"{index.typical:.3f} is the median distance of a training structure from its nearest other one")
+        screen.print(_right(table))
+        screen.print(f"{index.typical:.3f} is the median distance of a training structure from its nearest other one")
 
 
 def _number(value: float | None) -> str:

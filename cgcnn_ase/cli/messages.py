@@ -1,17 +1,29 @@
 """Messages for people, on stderr; stdout is for results."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
 from cgcnn_ase.core.progress import is_terminal as is_terminal
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def echo_stderr(text: str) -> None:
     """One line on stderr."""
     typer.echo(text, err=True)
+
+
+def console(width: int = 160, *, highlight: bool = True) -> "Console":
+    """A console on stdout, as wide as the terminal or of this width."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, highlight=highlight)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import errors_as_usage
+from cgcnn_ase.cli.messages import console, errors_as_usage
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.registry import ModelInfo
@@ -26,9 +26,6 @@ def models(
             json.dumps([asdict(info) | {"path": str(info.path), "test_mae": info.test_mae} for info in infos], indent=1)
         )
         return
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "property", "unit", "members", "on the test split", "size", "sha256")
@@ -37,7 +34,7 @@ def models(
     for info in infos:
         size = f"{info.size / 1e6:.1f} MB"
         table.add_row(info.name, info.target, info.unit, str(info.n_members), _figure(info), size, info.sha256[:12])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console().print(table)
 
 
 def _figure(info: "ModelInfo") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import OptimisationResult, Record
@@ -67,9 +67,6 @@ def _draw(result: "OptimisationResult") -> None:
 
 def _show(result: "OptimisationResult") -> None:
     """The best by the only objective, or the Pareto front of several."""
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
     names = [objective.name for objective in result.objectives]
@@ -82,7 +79,7 @@ def _show(result: "OptimisationResult") -> None:
     table = Table("evaluation", *variables, *heads, title=f"{title}; values: {result.oracle['what']}")
     for record in rows[:_SHOWN]:
         table.add_row(str(record.index), *map(_word, record.point.values()), *(_value(record, n) for n in names))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(140).print(table)
     if len(rows) > _SHOWN:
         echo_stderr(f"... and {len(rows) - _SHOWN} more")
 

@@ -66,3 +66,7 @@ Dopants = Annotated[
     list[str] | None,
     typer.Option(help="Element to put in, on sites or between them. May be given several times."),
 ]
+MinDistance = Annotated[float, typer.Option(help="Å between a defect and its image, where no supercell is given.")]
+OrderDisordered = Annotated[
+    bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
+]

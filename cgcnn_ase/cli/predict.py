@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
-from cgcnn_ase.cli.options import Fidelity
+from cgcnn_ase.cli.options import Fidelity, OrderDisordered
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def predict(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
-    order_disordered: Annotated[
-        bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
-    ] = False,
+    order_disordered: OrderDisordered = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
 ) -> None:
     """Predict a property of structures, or of each of their symmetry-distinct sites, with its uncertainty.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, Repeats, repeats
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, MinDistance, Repeats, repeats
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.progress import with_progress
 
@@ -55,9 +55,7 @@ def screen(
         ),
     ] = None,
     supercell: Annotated[str | None, typer.Option(help="n, or three numbers, as 3x3x1; a cathode by name: 1.")] = None,
-    min_distance: Annotated[
-        float, typer.Option(help="Å between a defect and its image, where no supercell is given.")
-    ] = 10.0,
+    min_distance: MinDistance = 10.0,
     max_atoms: Annotated[int | None, typer.Option(help="Most atoms in a supercell.")] = None,
     num: Annotated[int, typer.Option(help="Of a cathode by name: how many different structures.")] = 1,
     n_atoms: Annotated[int, typer.Option(help="Of a cathode by name: about so many atoms each.")] = 100,
@@ -192,9 +190,6 @@ def _write(ranking: "Ranking", output: Path) -> None:
 
 
 def _show(ranking: "Ranking") -> None:
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("rank", "id", "energy (eV)", "std", "in domain", "multiplicity")
@@ -202,6 +197,6 @@ def _show(ranking: "Ranking") -> None:
         std = "" if cost.std is None else f"{cost.std:.3f}"
         domain = {True: "yes", False: "no", None: ""}[cost.in_domain]
         table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, domain, str(cost.multiplicity))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console(120).print(table)
     if len(ranking) > _SHOWN:
         echo_stderr(f"... and {len(ranking) - _SHOWN} more")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
 
 if TYPE_CHECKING:
     from cgcnn_ase.cathodes.voltage import VoltageCurve
@@ -57,12 +57,8 @@ def voltage(
 
 
 def _show(curve: "VoltageCurve", names: list[str]) -> None:
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
     phases = Table("structure", f"x in {curve.ion}x{curve.unit}", "formation energy (eV)", "std", "above hull (eV)")
     for phase in curve.phases:
         std = "" if phase.std is None else f"{phase.std:.3f}"
@@ -72,5 +68,4 @@ def _show(curve: "VoltageCurve", names: list[str]) -> None:
     for step in curve.steps:
         std = "" if step.std is None else f"{step.std:.2f}"
         steps.add_row(f"{step.x_from:.4g}", f"{step.x_to:.4g}", f"{step.voltage:.3f}", std)
-    console.print(phases)
-    console.print(steps)
+    console(120).print(phases, steps)

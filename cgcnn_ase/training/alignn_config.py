@@ -134,11 +134,10 @@ def _parts(values: Mapping[str, object]) -> tuple[float, float]:
             raise ValueError(
                 f"{key}: the split is by parts here, since equal formulas stay together: give {', '.join(_SPLIT)}"
             )
-    val, test = (0.1 if values.get(key) is None else values[key] for key in _SPLIT)
-    return _part(_SPLIT[0], val), _part(_SPLIT[1], test)
-
-
-def _part(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key}: must be a number, not {value!r}")
-    return float(value)
+    parts = []
+    for key in _SPLIT:
+        value = 0.1 if values.get(key) is None else values[key]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{key}: must be a number, not {value!r}")
+        parts.append(float(value))
+    return parts[0], parts[1]

@@ -83,7 +83,9 @@ def assemble(
     }
     if blended is not None:
         known = {"val": blended.val_embeddings} | known
-    train = embeddings_of(first_member(models[0]), data.graphs, data.rows("train"))[0]
+    # of the first network alone, whose embeddings the domain and the error model read
+    first = CrystalModel.like(models[0], models[0].networks[:1])
+    train = embeddings_of(first, data.graphs, data.rows("train"))[0]
     left_out = out_of_fold_errors(data, config, folds, scalers) if folds else None
     metrics: dict[str, object] = {}
     evaluations = []
@@ -131,11 +133,6 @@ def _write_results(model: CrystalModel, measured: dict[str, ModelEvaluation], fo
     folder.mkdir(exist_ok=True)
     last.to_frame().to_csv(folder / f"{split}_results.csv", index=False)
     draw(last, model.target, folder)
-
-
-def first_member(model: CrystalModel) -> CrystalModel:
-    """The first network alone, whose embeddings the domain and the error model read."""
-    return CrystalModel.like(model, model.networks[:1])
 
 
 def _held_out(

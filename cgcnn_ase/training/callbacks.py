@@ -24,9 +24,9 @@ _LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
 def make_trainer(config: TrainConfig, folder: Path, *, progress: bool, stop_after: int | None = None) -> pl.Trainer:
     """The trainer that a configuration asks for; it writes into ``folder``.
 
-    Several devices train by distributed data parallelism: each process takes its part of every batch of ``batch_size *
-    devices * nodes`` crystals, and gradients are averaged. On one node the processes are started here; on several,
-    start one a device with ``srun`` or ``torchrun``: there is a ValueError where none has.
+    Several devices train by distributed data parallelism: each process takes its part of every batch of
+    ``batch_size * devices * nodes`` crystals, and gradients are averaged. On one node the processes are started here;
+    on several, start one a device with ``srun`` or ``torchrun``, or there is a ValueError.
     """
     return pl.Trainer(
         max_epochs=config.epochs,

@@ -1,8 +1,8 @@
 """All that decides a training run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
@@ -11,9 +11,6 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.nn.presets import preset
-
-if TYPE_CHECKING:
-    pass
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
@@ -80,13 +77,9 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         self.network.check_graph(self.graph)
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, as in ``config.yaml``."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Configuration from values as :meth:`to_dict` gives them, for machines without pydantic: types are trusted.
+        """Configuration from plain values, as in ``config.yaml``, for machines without pydantic: types are trusted.
 
         Elsewhere :func:`cgcnn_ase.core.settings.parse_settings` reads, and names every mistake.
         """

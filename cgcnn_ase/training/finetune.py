@@ -34,7 +34,7 @@ def finetune(
     progress: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> "FitResult":
-    """Tune a model on labelled structures, by a recipe that goes by their number (docs/finetuning.md).
+    """Tune a model on labelled structures, by a recipe that goes by their number (docs/how_to/finetune.md).
 
     Graph, network, number of members and kind of head are the model's. For its own property it keeps its head and the
     scale of its targets, and its calibration where there are fewer than 20 labels to calibrate on.

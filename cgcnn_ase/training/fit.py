@@ -59,7 +59,12 @@ def fit(
     and ``epochs_factor`` have no meaning. Errors are as there.
     """
     output, model = Path(output), load_model(start) if isinstance(start, str | Path) else start
-    _check_replay(model, replay, n_replay, k_fold)
+    if replay is None and n_replay is not None:
+        raise ValueError("--n-replay says how many of --replay; give its data, too")
+    if replay is not None and k_fold is not None:
+        raise ValueError("--replay and --k-fold do not go together: old data would be tested on")
+    if replay is not None and model is None:
+        raise ValueError("--replay is of fine-tuning; give the model with --from")
     file = SettingsFile.read(config, tell)
     val, test = file.parts(val, test)
     source = DataSource(data, target, task, unit, val=val, test=test, model=model)
@@ -120,17 +125,6 @@ def prepare_parts(
         with atomic_path(path) as tmp:
             data.save(tmp)
         tell(f"{len(data.ids)} structures in {path}")
-
-
-def _check_replay(
-    model: CrystalModel | None, replay: DataLike | None, n_replay: int | None, k_fold: int | None
-) -> None:
-    if replay is None and n_replay is not None:
-        raise ValueError("--n-replay says how many of --replay; give its data, too")
-    if replay is not None and k_fold is not None:
-        raise ValueError("--replay and --k-fold do not go together: old data would be tested on")
-    if replay is not None and model is None:
-        raise ValueError("--replay is of fine-tuning; give the model with --from")
 
 
 J = TypeVar("J", dict[str, object], list[Row])

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cgcnn_ase.core.arrays import Floats, Ints, Strings
+from cgcnn_ase.core.arrays import Floats, Strings
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.training.batches import loader
-from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer, read_history
+from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.module import TrainingModule
 
@@ -59,23 +59,15 @@ def out_of_fold_errors(
         part = replace(data, split=split)
         network = best_network(part, fold_config(config, k), folders[k]).eval()
         rows = part.rows("val")
-        out = _values(network, part, rows)
+        with torch.inference_mode():
+            batches = (data.graphs.batch(rows[i : i + _BATCH].tolist()) for i in range(0, len(rows), _BATCH))
+            out = torch.cat([network(batch).value for batch in batches])
         model_scalers = scalers or train_scalers(part)
         for t, (target, columns) in enumerate(zip(data.specs, output_slices(data.specs), strict=True)):
             if target.task == "regression":
                 learned = target.forward(torch.tensor(data.targets[rows, t]))
                 errors[rows, t] = target.from_network(out[:, columns.start].double(), model_scalers[t]) - learned
     return errors[data.rows("train")]
-
-
-def _values(network: Network, data: PreparedData, rows: Ints) -> torch.Tensor:
-    """All outputs of a network, (n, n_out)."""
-    with torch.inference_mode():
-        parts = [network(data.graphs.batch(rows[k : k + _BATCH].tolist())).value for k in range(0, len(rows), _BATCH)]
-    return torch.cat(parts)
-
-
-__all__ = ["best_network", "network_config", "new_network", "read_history", "train_member", "train_scalers"]
 
 
 def network_config(data: PreparedData, config: TrainConfig) -> NetworkConfig:

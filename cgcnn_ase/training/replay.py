@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from cgcnn_ase.core.arrays import Bools
 from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.data.splits import composition_groups
 
@@ -33,7 +32,9 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
     rng = np.random.default_rng(seed)
     split = np.where(is_old, UNUSED, both.split).astype(object)
     split[only_old & (both.split == "test")] = OLD_TEST
-    free = only_old & ~_held_out(both, is_old)
+    group = composition_groups(both.graphs, np.arange(len(both.ids)))
+    held_out = np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])
+    free = only_old & ~held_out
     n_train = max(MIN_REPLAYED, len(new.rows("train"))) if n is None else n
     for name, wanted in (("train", n_train), ("val", len(new.rows("val")))):
         pool = np.flatnonzero(free & (both.split == name))
@@ -43,9 +44,3 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
             )
         split[rng.permutation(pool)[:wanted]] = name
     return replace(both, split=split.astype(str))
-
-
-def _held_out(both: PreparedData, is_old: Bools) -> Bools:
-    """Tell of each crystal whether it has the composition of a new one in val or test."""
-    group = composition_groups(both.graphs, np.arange(len(both.ids)))
-    return np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])

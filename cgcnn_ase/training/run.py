@@ -3,10 +3,11 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,10 +19,9 @@ import yaml
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
-from cgcnn_ase.core.targets import Scaler, TargetSpec
+from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.core.yaml_settings import current_names, read_yaml
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
@@ -92,7 +92,8 @@ def train(
             turn, origin = divmod(k, len(starts))
             wanted = None if goes_on else network_config(data, config)
             network = finetune_member(starts[origin], turn, frozen, wanted=wanted, seed=member.seed)
-        return _Job(folder, split, member, network, scalers, resume, progress)
+        run = partial(train_member, config=member, folder=folder, network=network, scalers=scalers)
+        return _Job(folder, split, resume, partial(run, resume=resume, progress=progress))
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
@@ -174,7 +175,7 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
 
 def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
     """All that decides the run, as it stands in ``config.yaml``."""
-    settings = config.to_dict() | {"train_hash": data.train_hash}
+    settings = asdict(config) | {"train_hash": data.train_hash}
     if starts:
         origins = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
         settings["from"] = origins[0] if len(origins) == 1 else origins
@@ -201,11 +202,8 @@ class _Job(NamedTuple):
 
     folder: Path
     split: Strings
-    config: TrainConfig
-    network: Network | None
-    scalers: Sequence[Scaler] | None
     resume: bool
-    progress: bool
+    train: Callable[[PreparedData], Path]
 
 
 def _run(jobs: Sequence[_Job], data: PreparedData, workers: int) -> None:
@@ -226,15 +224,7 @@ def _run(jobs: Sequence[_Job], data: PreparedData, workers: int) -> None:
 def _train_one(data: PreparedData, job: _Job) -> None:
     if job.resume and (job.folder / "finished").exists():
         return
-    train_member(
-        replace(data, split=job.split),
-        job.config,
-        job.folder,
-        network=job.network,
-        scalers=job.scalers,
-        resume=job.resume,
-        progress=job.progress,
-    )
+    job.train(replace(data, split=job.split))
     (job.folder / "finished").touch()
 
 

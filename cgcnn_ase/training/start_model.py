@@ -65,22 +65,15 @@ def finetune_member(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = Network(wanted)
-        _take_over(fresh.architecture, network.architecture)
+        # all that has the same name and shape, which is all but the pooling's own weights and what they widen
+        state, trained = fresh.architecture.state_dict(), network.architecture.state_dict()
+        same = {k: tensor for k, tensor in trained.items() if k in state and state[k].shape == tensor.shape}
+        fresh.architecture.load_state_dict(state | same)
         network = fresh
-    for part in _parts(network, frozen):
-        part.requires_grad_(False)
+    for group in network.architecture.backbone[: get_args(Frozen).index(frozen)]:
+        for part in group:
+            part.requires_grad_(False)
     return network
-
-
-def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
-    """Load all that has the same name and shape, which is all but the pooling's own weights and what they widen."""
-    fresh_state = fresh.state_dict()
-    fitting = {
-        k: tensor
-        for k, tensor in trained.state_dict().items()
-        if k in fresh_state and fresh_state[k].shape == tensor.shape
-    }
-    fresh.load_state_dict(fresh_state | fitting)
 
 
 def config_for_target(model: "CrystalModel") -> NetworkConfig:
@@ -117,9 +110,3 @@ def eval_frozen_modules(network: nn.Module, *, norms: bool = False) -> None:
         fixed = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
         if fixed or (norms and isinstance(module, nn.BatchNorm1d)):
             module.eval()
-
-
-def _parts(network: Network, frozen: Frozen) -> list[nn.Module]:
-    """The modules up to a name."""
-    n_groups = get_args(Frozen).index(frozen)
-    return [module for group in network.architecture.backbone[:n_groups] for module in group]

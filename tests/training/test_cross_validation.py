@@ -1,6 +1,7 @@
 """k-fold cross-validation."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_on_the_command_line(data, tiny, tmp_path, cgcnn_ase):
     import yaml
 
     data.save(tmp_path / "data")
-    settings = tiny(epochs=1).to_dict()
+    settings = asdict(tiny(epochs=1))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"network": settings["network"], "epochs": 1, "batch_size": 16}))
     options = ["--config", tmp_path / "c.yaml", "--k-fold", 3]
     ran = cgcnn_ase("train", tmp_path / "data", "--output", tmp_path / "run", *options)

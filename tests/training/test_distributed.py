@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cgcnn_ase.training.batches import EpochSampler
-from cgcnn_ase.training.member import best_network, read_history, train_member
+from cgcnn_ase.training.callbacks import read_history
+from cgcnn_ase.training.member import best_network, train_member
 
 
 def errors_in(folder):

@@ -1,7 +1,7 @@
 """A whole run: its folder, its ensemble, what it refuses."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,7 @@ def test_the_record_of_the_training_is_in_the_model(data, run, tiny):
     record = load_model(run).training_record
     assert record["n_train"] == 96
     assert record["train_hash"] == data.train_hash
-    assert record["recipe"] == json.loads(json.dumps(tiny(mean_variance=True).to_dict()))
+    assert record["recipe"] == json.loads(json.dumps(asdict(tiny(mean_variance=True))))
 
 
 def test_members_of_an_ensemble_differ_and_have_folders_of_their_own(ensemble, differing):

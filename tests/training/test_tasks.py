@@ -18,7 +18,7 @@ from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import find_models
 from cgcnn_ase.nn.network import Head, Output
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.training.member import read_history
+from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.module import pinball, target_loss
 from cgcnn_ase.training.run import train
 from cgcnn_ase.uncertainty import ClassificationCalibration

@@ -64,17 +64,8 @@ class PoolLearner:
     like no other is worth less than one that stands for many, unlike with the largest std. The labels themselves are
     not needed for that, so a batch is chosen one by one as if each were known.
 
-    Parameters
-    ----------
-    vectors
-        (n, D) of the pool, such as :func:`cgcnn_ase.optimization.surrogates.pool_learner.crystal_vectors`.
-    seed
-        Of the first labels and of what is drawn where there are many.
-
-    Raises
-    ------
-    ValueError
-        If the vectors are no table of finite numbers with at least two rows.
+    The vectors of the pool, (n, D), are such as :func:`crystal_vectors` gives; the seed is of the first labels and of
+    what is drawn where there are many.
     """
 
     def __init__(self, vectors: npt.ArrayLike, *, seed: int = 0) -> None:
