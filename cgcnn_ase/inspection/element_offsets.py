@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
+from cgcnn_ase.uncertainty.metrics import rmse
 
 Method = Literal["least squares", "huber"]
 
@@ -171,9 +172,9 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
         ),
         n_structures=len(y),
         rank=rank,
-        rmse_before=_rms(y),
-        rmse_after=_rms(residual),
-        rmse_left_out=_rms(left_out) if others.any() else None,
+        rmse_before=rmse(y, 0.0),
+        rmse_after=rmse(residual, 0.0),
+        rmse_left_out=rmse(left_out, 0.0) if others.any() else None,
         n_left_out=int(others.sum()),
         method="huber" if robust else "least squares",
     )
@@ -241,7 +242,3 @@ def _vector(by_element: Mapping[str, float]) -> Floats:
     for name, value in by_element.items():
         vector[symbols().index(name)] = value
     return vector
-
-
-def _rms(values: Floats) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))

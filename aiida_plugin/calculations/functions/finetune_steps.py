@@ -10,7 +10,9 @@ from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.labels import labels_of
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.inspection.element_offsets import fit_offsets
+from cgcnn_ase.uncertainty.metrics import mae, rmse
 
 
 @calcfunction
@@ -95,11 +97,12 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
     if not names:
         raise ValueError("no structure has both a label and a prediction")
     frame, labels = frame.loc[names], np.array([pairs[name] for name in names], dtype=float)
-    errors = frame["value"].to_numpy(dtype=float) - labels
+    values = frame["value"].to_numpy(dtype=float)
+    errors = values - labels
     result: dict[str, float] = {
         "n": len(names),
-        "mae": float(np.abs(errors).mean()),
-        "rmse": float(np.sqrt((errors**2).mean())),
+        "mae": mae(labels, values),
+        "rmse": rmse(labels, values),
         "mean_error": float(errors.mean()),
         "largest_error": float(np.abs(errors).max()),
         "n_failed": len(pairs) - len(names),
@@ -128,20 +131,16 @@ def offset(labelled: StructureSetData, target: str, predictions: PredictionsData
     for name, atoms, label in zip(labelled.ids, labelled.iter_atoms(), labels_of(labelled, target), strict=True):
         if label is not None and name in predicted:
             differences.append(label - predicted[name])
-            rows.append(np.bincount(atoms.numbers, minlength=119) / len(atoms))
+            rows.append(np.bincount(atoms.numbers, minlength=MAX_NUMBER + 1) / len(atoms))
     if not rows:
         raise ValueError("no structure has both a label and a prediction")
     shift, fractions = np.array(differences), np.array(rows)
     result: dict[str, object] = {"n": len(shift), "mean": float(shift.mean()), "std": float(shift.std())}
     if not str(predictions.base.attributes.get("unit")).endswith("/atom"):
         return result
-    from ase.data import chemical_symbols
-
-    elements = np.flatnonzero(fractions.any(axis=0))
-    share: Floats = fractions[:, elements]
-    coefficients, _, rank, _ = np.linalg.lstsq(share, shift, rcond=None)
+    fit = fit_offsets(fractions, shift)
     return result | {
-        "per_element": {chemical_symbols[z]: float(c) for z, c in zip(elements, coefficients, strict=True)},
-        "determined": bool(rank == len(elements)),
-        "mae_without": float(np.abs(shift - share @ coefficients).mean()),
+        "per_element": fit.offsets,
+        "determined": fit.rank == len(fit.offsets),
+        "mae_without": mae(shift, fit.difference(fractions)),
     }
