@@ -12,7 +12,7 @@ from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.defects import screen
 from cgcnn_ase.models.registry import FIDELITIES, model_names, with_fidelity
 
-from ..test_pretrained import EXAMPLES
+from ..prediction.test_pretrained import EXAMPLES
 
 MODEL = "vacancy-formation-energy"
 

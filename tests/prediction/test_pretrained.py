@@ -19,7 +19,7 @@ from cgcnn_ase.models.registry import (
     pretrained_folder,
 )
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "structures"
 
 #: formation energies of the Materials Project's PBE(+U) data of about 2020, eV/atom, within which the model should be
 KNOWN = {

@@ -18,8 +18,8 @@ from cgcnn_ase.models.original_cgcnn import PUBLISHED, load_legacy, read_legacy_
 from cgcnn_ase.models.restricted_pickle import UnsafeCheckpointError
 from cgcnn_ase.structures import read_file
 
-from .conftest import random_crystal
-from .original_cgcnn import neighbor_table, original_prediction
+from ..conftest import random_crystal
+from ..original_cgcnn import neighbor_table, original_prediction
 
 #: absolute, in the unit that the network learned
 PARITY = 1e-4
@@ -41,7 +41,7 @@ class Case:
 def structures() -> list[Structure]:
     """Two hundred crystals of the Materials Project where they are there, else made up; some stretched to be sparse."""
     rng = np.random.default_rng(3)
-    data = Path(__file__).resolve().parents[2] / "shared" / "data" / "mp36k" / "structures.npz"
+    data = Path(__file__).resolve().parents[3] / "shared" / "data" / "mp36k" / "structures.npz"
     if data.is_file():
         result = materials_project(data, rng)
     else:

@@ -16,7 +16,7 @@ from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.folder import CONFIG, FORMAT_VERSION, WEIGHTS, CheckpointError, read_config
 from cgcnn_ase.models.registry import ModelRef, UnknownModelError, find_models, model_info, model_names
 
-from .conftest import make_model
+from ..conftest import make_model
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from cgcnn_ase.prediction.predictor import CHUNK
 from cgcnn_ase.prediction.results import COLUMNS, Prediction
 from cgcnn_ase.structures import StructureError
 
-from .conftest import make_model, random_crystal, rock_salt_cif
+from ..conftest import make_model, random_crystal, rock_salt_cif
 
 #: different batches add up in another order
 TOLERANCES = {"rel": 1e-4, "abs": 1e-5}

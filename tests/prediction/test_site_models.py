@@ -20,7 +20,7 @@ from cgcnn_ase.models.registry import ALIASES, UnknownModelError, find_models, m
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
 from cgcnn_ase.uncertainty import CalibrationData, RegressionCalibration
 
-from .conftest import make_model, random_crystal
+from ..conftest import make_model, random_crystal
 
 
 @pytest.fixture(scope="module")

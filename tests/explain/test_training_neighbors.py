@@ -18,8 +18,8 @@ from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import DEFAULT_MODEL, find_model
 
-from .conftest import make_model
-from .test_pretrained import EXAMPLES
+from ..conftest import make_model
+from ..prediction.test_pretrained import EXAMPLES
 
 
 @pytest.fixture(scope="module")

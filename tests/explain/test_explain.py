@@ -15,8 +15,8 @@ from cgcnn_ase.explain.integrated_gradients import first_vectors, integrated_gra
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
 from cgcnn_ase.structures import read_file
 
-from .conftest import make_model, random_crystal
-from .test_pretrained import EXAMPLES
+from ..conftest import make_model, random_crystal
+from ..prediction.test_pretrained import EXAMPLES
 
 BASELINES = ["pure-elements", "mean-element", "zero"]
 
