@@ -70,6 +70,7 @@ def test_entry_points_of_other_packages(monkeypatch):
     from importlib.metadata import EntryPoint
 
     result = EntryPoint("gpaw", "tests_oracle_factory:make", ORACLES.group)
+    monkeypatch.setattr(ORACLES, "_loaded", {})  # what is loaded here stays here
     monkeypatch.setattr(
         "cgcnn_ase.core.registry.entry_points", lambda group: [result] if group == ORACLES.group else []
     )
