@@ -106,6 +106,7 @@ def test_the_budget_of_labels(codes, model):
     assert "model" not in results
 
 
+@pytest.mark.slow
 def test_a_pool_that_runs_dry(codes, model):
     asked = builder(
         codes, model, candidates=structure_set(alloys(2)), budget={"rounds": 5}, selection={"take": {"lcb": 2}}

@@ -128,6 +128,7 @@ def test_the_same_again_is_taken_from_the_cache(code, model):
     assert results["model"].sha256 == first.outputs.model.sha256
 
 
+@pytest.mark.slow  # the default suite has the same of cgcnn.finetune
 def test_a_job_out_of_time_is_gone_on_with(aiida_code_installed, tmp_path):
     """The weights are those of a run that was not interrupted."""
     script = tmp_path / "dies"
