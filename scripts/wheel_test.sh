@@ -33,7 +33,7 @@ import cgcnn_ase
 
 package = Path(cgcnn_ase.__file__).parent
 assert package.parent == Path(sys.argv[1]), f"imported from {package}, not from the wheel"
-assert (package / "py.typed").is_file() and (package / "elements.csv").is_file()
+assert (package / "py.typed").is_file() and (package / "core" / "elements.csv").is_file()
 models = sorted(folder.name for folder in (package / "pretrained").iterdir())
 assert models, "the wheel carries no pretrained model"
 print("models in the wheel:", *models)
