@@ -1,4 +1,4 @@
-"""Training of networks with Lightning, and :func:`finetune`."""
+"""Training and fine-tuning of networks, with Lightning."""
 
 from cgcnn_ase.training.finetune import finetune
 
