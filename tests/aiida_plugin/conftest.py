@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -31,6 +32,18 @@ def _no_fsync():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _verdi_logs_to_stdout_only_while_it_runs():
+    """AiiDA sends every report to stdout once a command of verdi has run in the process: undone after each test."""
+    yield
+    log = sys.modules.get("aiida.common.log")
+    if log and log.CLI_ACTIVE:
+        from aiida.manage import get_manager
+
+        log.CLI_ACTIVE = log.CLI_LOG_LEVEL = None
+        log.configure_logging(with_orm=get_manager().profile_storage_loaded)
 
 
 @pytest.fixture
