@@ -53,7 +53,7 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 
 # One thread for each worker: two workers with two threads each would fight for two cores.
 test: $(ENGINES_INSTALLED) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not services" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" $(PYTEST_ARGS)
 
 test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
 	$(BIN)/python -m pytest -m "slow and not services" $(PYTEST_ARGS)
@@ -63,7 +63,7 @@ test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run t
 
 # About twice as long as the tests alone, so CI does not run it at every change.
 coverage: $(ENGINES_INSTALLED) ## run the tests and count the lines and branches they reach; the table lands in build/coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not services" --cov \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" --cov \
 	    --cov-report=term --cov-report=html:build/coverage --cov-fail-under=90 $(PYTEST_ARGS)
 
 names: $(INSTALLED) ## check that the code keeps to the words of the glossary

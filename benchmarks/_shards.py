@@ -35,7 +35,13 @@ print("PK", node.pk)
 
 
 def make_code(
-    profile: Profile, *, computer: str = "localhost", seconds: float = 0.0, label: str = "logged", before: str = ""
+    profile: Profile,
+    *,
+    computer: str = "localhost",
+    seconds: float = 0.0,
+    label: str = "logged",
+    before: str = "",
+    command: Path | str = BIN / "cgcnn-ase",
 ) -> None:
     """A code that notes each start with the job's folder, waits, does what lines of bash say, and predicts.
 
@@ -50,7 +56,7 @@ def make_code(
             BEFORE
             kept={kept}/$(sha256sum < structures.npz | cut -c1-64)
             if [ -d "$kept" ]; then cp "$kept"/* .; exit 0; fi
-            {BIN / "cgcnn-ase"} "$@" || exit $?
+            {command} "$@" || exit $?
             mkdir -p "$kept" && cp predictions.csv failures.csv "$kept"
         """)
     script.write_text(text.replace("BEFORE", before))

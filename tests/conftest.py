@@ -2,8 +2,7 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -238,12 +237,21 @@ def cgcnn_ase() -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
-def shell() -> Callable[..., Ran]:
+def cgcnn_ase_command() -> Iterator[str]:
+    """The path of a ``cgcnn-ase`` that starts at once."""
+    from .warm_command import warm_command
+
+    with warm_command() as path:
+        yield str(path)
+
+
+@pytest.fixture(scope="session")
+def shell(cgcnn_ase_command) -> Callable[..., Ran]:
     """Run a command as users do, in a process of its own."""
 
     def run(*args, cwd=None, env=None) -> Ran:
         done = subprocess.run(
-            [sys.executable, "-m", "cgcnn_ase.cli", *map(str, args)],
+            [cgcnn_ase_command, *map(str, args)],
             capture_output=True, text=True, timeout=300, check=False, cwd=cwd,
             env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
         )  # fmt: skip

@@ -219,9 +219,9 @@ class TrainCalculation(CrashSafeCalcJob):
         from cgcnn_ase.models.crystal_model import CrystalModel
         from cgcnn_ase.training.start_model import finetune_member
 
-        wanted = self.inputs.model_name.value
+        model_name = self.inputs.model_name.value
         with TemporaryDirectory() as path:
-            start = next(each for each in load_models(model.export(Path(path) / MODEL)) if each.name == wanted)
+            start = next(each for each in load_models(model.export(Path(path) / MODEL)) if each.name == model_name)
             alone = CrystalModel(
                 [finetune_member(start, k) for k in range(len(start.networks))],
                 graph=start.graph,
@@ -252,12 +252,12 @@ def model_facts(inputs: Inputs) -> dict[str, str] | None:
     if model is None:
         return None
     names = model.names
-    wanted = inputs["model_name"].value if "model_name" in inputs else None
-    if wanted is None and len(names) > 1:
+    model_name = inputs["model_name"].value if "model_name" in inputs else None
+    if model_name is None and len(names) > 1:
         raise ValueError(f"the model node holds several models; set model_name to one of {', '.join(names)}")
-    if wanted is not None and wanted not in names:
-        raise ValueError(f"model_name {wanted!r}; the model node holds {', '.join(names)}")
-    k = names.index(names[0] if wanted is None else wanted)
+    if model_name is not None and model_name not in names:
+        raise ValueError(f"model_name {model_name!r}; the model node holds {', '.join(names)}")
+    k = names.index(names[0] if model_name is None else model_name)
     attributes = model.base.attributes
     facts = {name: str(attributes.get(f"{name}s")[k]) for name in ("target", "unit", "task", "level")}
     if facts["level"] == "site":

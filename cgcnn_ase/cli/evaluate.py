@@ -61,8 +61,8 @@ def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str)
     from cgcnn_ase.prediction.evaluation import evaluate_model
 
     if is_prepared(data) or is_cgnn_folder(data):
-        wanted = f"{target or model.target.name}:{model.target.task}"
-        prepared = PreparedData.load(data) if is_prepared(data) else load_cgnn_folder(data, [wanted])
+        asked = f"{target or model.target.name}:{model.target.task}"
+        prepared = PreparedData.load(data) if is_prepared(data) else load_cgnn_folder(data, [asked])
         prepared.check_distances(model.networks[0].config.architecture)
         if prepared.graph_config != model.graph:
             raise ValueError(f"{data}: was prepared with {prepared.graph_config}, the model reads {model.graph}")
@@ -76,12 +76,12 @@ def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str)
     return evaluate_model(model, graphs, np.arange(len(rows)), [dataset.ids[i] for i in rows], dataset.targets[rows, 0])
 
 
-def _column(names: list[str], wanted: str) -> int:
+def _column(names: list[str], name: str) -> int:
     """Find the target of prepared data that the model predicts: that of its name, or the only one."""
-    if wanted in names:
-        return names.index(wanted)
+    if name in names:
+        return names.index(name)
     if len(names) > 1:
-        raise ValueError(f"the data was prepared for {', '.join(names)}, the model predicts {wanted}")
+        raise ValueError(f"the data was prepared for {', '.join(names)}, the model predicts {name}")
     return 0
 
 

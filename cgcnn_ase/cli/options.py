@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-def one_structure(path: str, wanted: str | None, *, order_disordered: bool = False) -> "tuple[str, Atoms]":
-    """The one structure that a path names, or of several that with the id ``wanted``, and its id."""
+def one_structure(path: str, structure_id: str | None, *, order_disordered: bool = False) -> "tuple[str, Atoms]":
+    """The one structure that a path names, or of several that with the id ``structure_id``, and its id."""
     from cgcnn_ase.structures import collect_paths, iter_file
 
     files = collect_paths(path)
@@ -18,11 +18,11 @@ def one_structure(path: str, wanted: str | None, *, order_disordered: bool = Fal
     records = list(iter_file(files[0], order_disordered=order_disordered))
     ids = [record.id for record in records]
     few = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    if wanted is None and len(records) != 1:
+    if structure_id is None and len(records) != 1:
         raise ValueError(f"{path}: holds {len(ids)} structures; name one with --structure ({few})")
-    if wanted is not None and wanted not in ids:
-        raise ValueError(f"{path}: no structure {wanted!r}; allowed: {few}")
-    record = records[0 if wanted is None else ids.index(wanted)]
+    if structure_id is not None and structure_id not in ids:
+        raise ValueError(f"{path}: no structure {structure_id!r}; allowed: {few}")
+    record = records[0 if structure_id is None else ids.index(structure_id)]
     return record.id, record.unwrap()
 
 

@@ -149,11 +149,14 @@ def load_models(folder: Path) -> list[CrystalModel]:
 
 def _check_weights(members: nn.ModuleList, tensors: dict[str, torch.Tensor], architecture: str) -> None:
     """See that a file's weights are those of the network that the configuration speaks of."""
-    wanted = members.state_dict()
+    expected = members.state_dict()
     for what, names in (
-        ("have no", wanted.keys() - tensors.keys()),
-        ("hold, too,", tensors.keys() - wanted.keys()),
-        ("have another shape of", {k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape}),
+        ("have no", expected.keys() - tensors.keys()),
+        ("hold, too,", tensors.keys() - expected.keys()),
+        (
+            "have another shape of",
+            {k for k, tensor in tensors.items() if k in expected and expected[k].shape != tensor.shape},
+        ),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -15,7 +15,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.batch import Proposal
-from cgcnn_ase.optimization.pareto import Goal, check_wanted, pareto_front
+from cgcnn_ase.optimization.pareto import Goal, check_goal, pareto_front
 from cgcnn_ase.optimization.space.sampling import Initial, initial_points
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import Point, Value
@@ -110,7 +110,7 @@ class AskTell(ABC):
         if isinstance(goals, str) or not goals:
             raise ValueError(f"goals must be a list with one for each objective, not {goals!r}")
         for goal in goals:
-            check_wanted(goal)
+            check_goal(goal)
         if n_initial < 0 or n_candidates < 1 or kappa < 0 or seed < 0:
             raise ValueError("n_initial, kappa and the seed must be 0 or more, n_candidates at least 1")
         self.space, self.seed, self.n_initial = space, seed, n_initial

@@ -15,27 +15,27 @@ _AUGMENTATION = 0.05
 Goal = Literal["min", "max"] | float
 
 
-def check_wanted(wanted: Goal) -> None:
+def check_goal(goal: Goal) -> None:
     """Raise a ValueError if a goal is neither min, max nor a finite number."""
-    number = isinstance(wanted, int | float) and not isinstance(wanted, bool) and np.isfinite(wanted)
-    if wanted not in ("min", "max") and not number:
-        raise ValueError(f"goal {wanted!r}; allowed: min, max, or a number that the value shall be near to")
+    number = isinstance(goal, int | float) and not isinstance(goal, bool) and np.isfinite(goal)
+    if goal not in ("min", "max") and not number:
+        raise ValueError(f"goal {goal!r}; allowed: min, max, or a number that the value shall be near to")
 
 
-def as_cost(values: npt.ArrayLike, wanted: Goal) -> Floats:
+def as_cost(values: npt.ArrayLike, goal: Goal) -> Floats:
     """Values as costs in their own unit: themselves, with the sign turned, or their distance from the target.
 
     >>> as_cost([1.0, 3.0], "max"), as_cost([1.0, 3.0], 2.5)
     (array([-1., -3.]), array([1.5, 0.5]))
     """
-    check_wanted(wanted)
+    check_goal(goal)
     array = np.asarray(values, dtype=float)
-    if isinstance(wanted, str):
-        return array if wanted == "min" else -array
-    return np.abs(array - wanted)
+    if isinstance(goal, str):
+        return array if goal == "min" else -array
+    return np.abs(array - goal)
 
 
-def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple[Floats, Floats]:
+def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, goal: Goal) -> tuple[Floats, Floats]:
     r"""Mean and std of the cost of a normally distributed value.
 
     The distance from a target is folded normal: with :math:`d = \mu - t`,
@@ -43,11 +43,11 @@ def cost_moments(mean: npt.ArrayLike, std: npt.ArrayLike, wanted: Goal) -> tuple
     :math:`\mathrm{var} = d^2 + \sigma^2 - E^2` (Leone, Nelson & Nottingham, Technometrics 3, 543, 1961).
     """
     values, spread = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
-    if isinstance(wanted, str):
-        return as_cost(values, wanted), spread
+    if isinstance(goal, str):
+        return as_cost(values, goal), spread
     from scipy.stats import norm
 
-    distance = as_cost(values, wanted)
+    distance = as_cost(values, goal)
     z = np.divide(distance, spread, out=np.full_like(distance, np.inf), where=spread > 0)
     expected = 2 * spread * norm.pdf(z) + distance * (1 - 2 * norm.cdf(-z))
     return expected, np.sqrt(np.maximum(distance**2 + spread**2 - expected**2, 0.0))

@@ -17,11 +17,11 @@ from typing import IO, Any
 import yaml
 
 from cgcnn_ase.core.files import atomic_write
+from cgcnn_ase.core.run_folder import CONFIG, check_run_folder, check_unchanged
 from cgcnn_ase.optimization.objectives import Objective
 from cgcnn_ase.optimization.records import Record, RoundProposal
 
-CONFIG, ORACLE, PROPOSALS, EVALUATIONS = "config.yaml", "oracle.json", "proposals.jsonl", "evaluations.jsonl"
-LOCK, LOG = ".lock", "log.csv"
+ORACLE, PROPOSALS, EVALUATIONS, LOCK, LOG = "oracle.json", "proposals.jsonl", "evaluations.jsonl", ".lock", "log.csv"
 
 
 class RunFolder:
@@ -39,21 +39,15 @@ class RunFolder:
         A ValueError names the reason: the folder is not empty and nothing is to be resumed, another process runs in it,
         or the run was started with something else.
         """
-        file, oracle_file = self.folder / CONFIG, self.folder / ORACLE
-        used = self.folder.exists() and any(self.folder.iterdir())
-        if used and not resume:
-            what = "holds an optimisation already; --resume goes on with it" if file.exists() else "is not empty"
-            raise ValueError(f"{self.folder}: {what}, or name another folder")
-        if used and not file.exists():
-            raise ValueError(f"{self.folder}: holds no optimisation to resume: there is no {CONFIG}")
-        if used:
-            self._refuse_changes(yaml.safe_load(file.read_text(encoding="utf-8")), config, "", free)
-        if used and oracle_file.exists():
-            self._refuse_changes(json.loads(oracle_file.read_text(encoding="utf-8")), oracle, "oracle: ", ())
+        oracle_file = self.folder / ORACLE
+        old = check_run_folder(self.folder, config, run="an optimisation", resume=resume, free=free)
+        if old and oracle_file.exists():
+            before = json.loads(oracle_file.read_text(encoding="utf-8"))
+            check_unchanged(self.folder, before, oracle, section="oracle: ")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
         atomic_write(oracle_file, json.dumps(dict(oracle), indent=1, allow_nan=False))
-        atomic_write(file, yaml.safe_dump(dict(config), sort_keys=False))
+        atomic_write(self.folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
     def close(self) -> None:
         """Let another process go on."""
@@ -86,17 +80,6 @@ class RunFolder:
             self.close()
             raise ValueError(f"{self.folder}: another process is running this optimisation; wait, or end it") from error
 
-    def _refuse_changes(
-        self, before: Mapping[str, object], now: Mapping[str, object], section: str, free: tuple[str, ...]
-    ) -> None:
-        was, now_is = dict(_flat(before)), dict(_flat(now))
-        for name in [*was, *now_is]:
-            if name not in free and was.get(name) != now_is.get(name):
-                raise ValueError(
-                    f"{self.folder}: the run was started with {section}{name} {was.get(name)!r}, not "
-                    f"{now_is.get(name)!r}; resume with the same, or name another folder"
-                )
-
 
 def _append(file: Path, values: Mapping[str, object]) -> None:
     with file.open("a", encoding="utf-8") as lines:
@@ -119,18 +102,6 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {k}: not JSON: {error}") from error
         yield values
-
-
-def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield ``("budget.batch", 1)`` and so on."""
-    if isinstance(values, Mapping) and values:
-        for name, value in values.items():
-            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
-        for k, value in enumerate(values):
-            yield from _flat(value, f"{prefix}.{k}")
-    else:
-        yield prefix, list(values) if isinstance(values, tuple) else values
 
 
 class LogWriter:

@@ -36,11 +36,11 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
     held_out = np.isin(group, group[~is_old & np.isin(both.split, ["val", "test"])])
     free = only_old & ~held_out
     n_train = max(MIN_REPLAYED, len(new.rows("train"))) if n is None else n
-    for name, wanted in (("train", n_train), ("val", len(new.rows("val")))):
+    for name, n_rows in (("train", n_train), ("val", len(new.rows("val")))):
         pool = np.flatnonzero(free & (both.split == name))
         if not len(pool):
             raise ValueError(
                 f"nothing of the old data's {name} split can be replayed: it is all in the new data or held out there"
             )
-        split[rng.permutation(pool)[:wanted]] = name
+        split[rng.permutation(pool)[:n_rows]] = name
     return replace(both, split=split.astype(str))

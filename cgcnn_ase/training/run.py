@@ -19,8 +19,8 @@ import yaml
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
+from cgcnn_ase.core.run_folder import CONFIG, check_run_folder
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.core.yaml_settings import current_names, read_yaml
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
@@ -90,14 +90,17 @@ def train(
         network = None
         if starts:
             turn, origin = divmod(k, len(starts))
-            wanted = None if goes_on else network_config(data, config)
-            network = finetune_member(starts[origin], turn, frozen, wanted=wanted, seed=member.seed)
+            head = None if goes_on else network_config(data, config)
+            network = finetune_member(starts[origin], turn, frozen, config=head, seed=member.seed)
         run = partial(train_member, config=member, folder=folder, network=network, scalers=scalers)
         return _Job(folder, split, resume, partial(run, resume=resume, progress=progress))
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
-    _init_run_folder(output, _settings(data, config, starts, frozen), resume)
+    settings = _settings(data, config, starts, frozen)
+    check_run_folder(output, yaml.safe_load(settings), run="a training run", resume=resume)
+    output.mkdir(parents=True, exist_ok=True)
+    atomic_write(output / CONFIG, settings)
     _run(jobs, data, min(workers, len(jobs)))
     if missing := [package for module, package in _TO_ASSEMBLE.items() if find_spec(module) is None]:
         warnings.warn(
@@ -166,11 +169,11 @@ def _check_target(data: PreparedData, t: int, target: TargetSpec) -> None:
 def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel") -> None:
     if start.graph != data.graph_config:
         raise ValueError(f"the model to tune reads {start.graph}, the data was prepared with {data.graph_config}")
-    wanted = network_config(data, config)
-    check_start(start, wanted)
+    asked = network_config(data, config)
+    check_start(start, asked)
     has = config_for_target(start)
-    if can_reuse_head(start, data.specs) and has != wanted:
-        raise ValueError(f"the model to tune has {has}, the settings ask for {wanted}")
+    if can_reuse_head(start, data.specs) and has != asked:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {asked}")
 
 
 def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
@@ -180,21 +183,6 @@ def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[Crystal
         origins = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
         settings["from"] = origins[0] if len(origins) == 1 else origins
     return yaml.safe_dump(settings, sort_keys=False)
-
-
-def _init_run_folder(output: Path, settings: str, resume: bool) -> None:
-    """Write ``config.yaml`` into a new or empty folder, or see that a run to resume was started with the same."""
-    file = output / "config.yaml"
-    used = output.exists() and any(output.iterdir())
-    if used and not resume:
-        reason = "holds a training run already; resume it" if file.exists() else "is not empty; empty it"
-        raise ValueError(f"{output}: {reason} or name another folder")
-    if used and not file.exists():
-        raise ValueError(f"{output}: holds no training run to resume: there is no config.yaml")
-    if used and current_names(read_yaml(file)) != yaml.safe_load(settings):
-        raise ValueError(f"{file}: the run was started with other settings or data; resume with the same")
-    output.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, settings)
 
 
 class _Job(NamedTuple):

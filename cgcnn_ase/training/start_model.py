@@ -24,14 +24,14 @@ def can_reuse_head(model: "CrystalModel", targets: tuple[TargetSpec, ...]) -> bo
     return learned[0] == learned[1]
 
 
-def check_start(model: "CrystalModel", wanted: NetworkConfig) -> None:
+def check_start(model: "CrystalModel", config: NetworkConfig) -> None:
     """Raise a ValueError unless networks of these sizes can start from a model's members.
 
     Their pooling and heads may differ.
     """
     has = model.networks[0].config.architecture
-    if replace(has, pooling=wanted.architecture.pooling, dropout=wanted.architecture.dropout) != wanted.architecture:
-        raise ValueError(f"the model to tune has {has}, the settings ask for {wanted.architecture}")
+    if replace(has, pooling=config.architecture.pooling, dropout=config.architecture.dropout) != config.architecture:
+        raise ValueError(f"the model to tune has {has}, the settings ask for {config.architecture}")
 
 
 def inherited_settings(model: "CrystalModel") -> dict[str, object]:
@@ -47,24 +47,24 @@ def inherited_settings(model: "CrystalModel") -> dict[str, object]:
 
 
 def finetune_member(
-    model: "CrystalModel", k: int, frozen: Frozen = "none", *, wanted: NetworkConfig | None = None, seed: int = 0
+    model: "CrystalModel", k: int, frozen: Frozen = "none", *, config: NetworkConfig | None = None, seed: int = 0
 ) -> Network:
     """A copy of member k (counted around if there are fewer) with the layers up to ``frozen`` fixed.
 
     ``embedding`` fixes the embeddings of elements and bonds, ``convolutions`` these and all convolutions. The running
-    statistics of fixed layers stay as they are, too. With ``wanted`` the network gets a new head of that kind, and the
+    statistics of fixed layers stay as they are, too. With ``config`` the network gets a new head of that kind, and the
     pooling of that name, whose weights the seed decides; of what reads the pooling it keeps the layers that still fit.
     """
     if frozen not in get_args(Frozen):
         raise ValueError(f"unknown layers {frozen!r} to freeze; allowed: {', '.join(get_args(Frozen))}")
     network = copy.deepcopy(model.networks[k % len(model.networks)])
-    if wanted is None:
+    if config is None:
         network = _with_own_head(network, model)
     else:
-        check_start(model, wanted)
+        check_start(model, config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            fresh = Network(wanted)
+            fresh = Network(config)
         # all that has the same name and shape, which is all but the pooling's own weights and what they widen
         state, trained = fresh.architecture.state_dict(), network.architecture.state_dict()
         same = {k: tensor for k, tensor in trained.items() if k in state and state[k].shape == tensor.shape}

@@ -7,8 +7,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from .warm_command import warm_command
-
 if find_spec("sqlalchemy"):
     from sqlalchemy import Engine, event
 
@@ -57,10 +55,3 @@ def aiida_localhost(aiida_computer):
         minimum_job_poll_interval=0.1,
         configuration_kwargs={"use_login_shell": False, "safe_interval": 0.0},
     )
-
-
-@pytest.fixture(scope="session")
-def cgcnn_ase_command():
-    """The path of a ``cgcnn-ase`` that starts at once, for the jobs of these tests."""
-    with warm_command() as path:
-        yield str(path)

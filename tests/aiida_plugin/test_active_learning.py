@@ -125,6 +125,7 @@ def test_nothing_could_be_labelled(codes, model):
     assert "round 1: nothing could be labelled" in node.exit_message
 
 
+@pytest.mark.slow
 def test_labels_of_another_kind_do_not_mix(codes, model):
     """What there is already was computed by something else."""
     from ase.calculators.singlepoint import SinglePointCalculator

@@ -73,7 +73,7 @@ def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("n_deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
+def test_killed_where_it_hurts_most(small_model, tmp_path, cgcnn_ase_command, n_deaths):
     """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
 
     AiiDA's own broker is part of the daemon: before it is started a submission is refused, and says what to do.
@@ -83,7 +83,7 @@ def test_killed_where_it_hurts_most(small_model, tmp_path, n_deaths):
         (tmp_path / "join").touch()
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with profile(environment={"PYTHONPATH": path}) as made:
-        make_code(made)
+        make_code(made, command=cgcnn_ase_command)
         with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
             submit_shards(made, small_model)
         made.verdi("daemon", "start")

@@ -113,6 +113,7 @@ kill -9 $! $PPID
     return str(script)
 
 
+@pytest.mark.slow
 def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path, cgcnn_ase_command):
     executable = dies(tmp_path, 1, cgcnn_ase_command)
     code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=executable)

@@ -145,6 +145,7 @@ def test_electrons_that_do_not_converge_get_more_steps(code):
     assert parameters["mixer"]["beta"] < 0.05
 
 
+@pytest.mark.slow
 def test_a_relaxation_goes_on_from_the_wave_functions(code):
     inputs = gpaw_job(code, silicon(), task="relax", fmax=0.1, max_steps=1)
     _, node = run_get_node(WorkflowFactory("cgcnn.ase_dft.base"), calc=inputs)

@@ -159,6 +159,7 @@ def test_a_batch_is_one_work_chain_and_equal_structures_one_run():
     assert len([each for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]) == 2
 
 
+@pytest.mark.slow
 def test_what_fails_is_recorded_and_not_told(folder):
     """EMT knows no titanium."""
     result = optimise(metals("Cu", "Ti"), folder / "run", folder=folder, oracle=emt())

@@ -585,7 +585,7 @@ def whole_lines(out: Path) -> int:
     return out.read_bytes().count(b"\n") if out.exists() else 0
 
 
-@pytest.mark.parametrize("whom", ["group", "command"])
+@pytest.mark.parametrize("whom", ["group", pytest.param("command", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, whom):
     """Ctrl-C reaches the whole process group, `kill -INT` the command alone."""
     out = tmp_path / "out.csv"
@@ -612,7 +612,7 @@ def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, 
     assert_same_rows(read_csv(out), read_csv(tmp_path / "b.csv"))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
 def test_workers_end_with_the_command(slow_folder, small_model, tmp_path, name):
     out = tmp_path / "out.csv"
     run = start(slow_folder, small_model, out, "--workers", "2")

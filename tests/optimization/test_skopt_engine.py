@@ -34,7 +34,7 @@ def test_its_points_are_of_the_space_and_none_comes_twice(acquisition):
         keys += [space.key(point) for point in points]
         # one of each round fails, which is told as no number
         engine.tell(points[1:], [value(point) for point in points[1:]], failed=points[:1])
-        if len(keys) > 24:
+        if len(keys) > 12:
             break
     assert len(set(keys)) == len(keys)
     assert set(keys) <= {space.key(point) for point in space}
@@ -45,7 +45,7 @@ def test_it_finds_the_lowest_of_a_real_variable_and_of_a_table():
     for candidates in (None, [{"x": x} for x in (-0.9, 0.1, 0.3, 0.45, 1.2, 1.9)]):
         engine = SkoptEngine(space, goals=("max",), n_initial=3, seed=0, candidates=candidates)
         told = []
-        for _ in range(6 if candidates else 14):
+        for _ in range(6 if candidates else 10):
             (point,) = engine.ask()
             told.append(point)
             engine.tell([point], [-((point["x"] - 0.31) ** 2)])
@@ -96,14 +96,14 @@ def test_an_optimisation_by_scikit_optimize(tmp_path):
         "objectives": "value",
         "oracle": {"name": "callable", "function": "f.py:f"},
         "engine": "skopt",
-        "budget": {"evaluations": 14, "initial": 4, "batch": 2},
+        "budget": {"evaluations": 10, "initial": 4, "batch": 2},
     }
     whole = optimise(config, tmp_path / "whole", folder=tmp_path)
     proposed = [r for r in whole.records if r.chosen_by == "skopt ei"]
-    assert len(proposed) == 10
+    assert len(proposed) == 6
     assert whole.best.values["value"] <= 0.01
     assert np.isfinite([r.values["value"] for r in whole.records]).all()
-    half = {**config, "budget": config["budget"] | {"evaluations": 8}}
+    half = {**config, "budget": config["budget"] | {"evaluations": 6}}
     optimise(half, tmp_path / "run", folder=tmp_path)
     resumed = optimise(config, tmp_path / "run", folder=tmp_path, resume=True)
     assert [r.key for r in resumed.records] == [r.key for r in whole.records]

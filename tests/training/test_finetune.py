@@ -49,6 +49,7 @@ def test_the_model_itself_is_left_alone(data, tiny, trained, tmp_path):
     assert all(parameter.requires_grad for parameter in trained.parameters())
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_in_worker_processes_too(data, tiny, trained, tmp_path):
     config = tiny(epochs=1, n_members=2)
     train(data, config, tmp_path / "run", start=trained, frozen="convolutions", workers=2, progress=False)
