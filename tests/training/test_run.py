@@ -88,7 +88,8 @@ def test_member_k_is_the_single_network_of_seed_plus_k(data, tiny, ensemble, tmp
 
 def test_a_run_is_not_overwritten(data, tiny, run):
     before = (run / "last.ckpt").read_bytes()
-    with pytest.raises(ValueError, match="holds a training run already; --resume goes on with it, or name another folder"):
+    words = "holds a training run already; --resume goes on with it, or name another folder"
+    with pytest.raises(ValueError, match=words):
         train(data, tiny(mean_variance=True), run, progress=False)
     assert (run / "last.ckpt").read_bytes() == before
 
