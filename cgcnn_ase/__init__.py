@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from cgcnn_ase.prediction.predictor import Predictor, predict
     from cgcnn_ase.training.finetune import finetune
 
+    __version__: str
+
 _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
     "Predictor": "cgcnn_ase.prediction.predictor",
@@ -20,11 +22,20 @@ _HOMES = {
     "predict": "cgcnn_ase.prediction.predictor",
 }
 
-__all__ = ["CGCNNCalculator", "Predictor", "finetune", "load_model", "predict"]
+__all__ = ["CGCNNCalculator", "Predictor", "__version__", "finetune", "load_model", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that importing the package costs nothing."""
+    if name == "__version__":
+        from cgcnn_ase.models.folder import package_version
+
+        return package_version()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'cgcnn_ase' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

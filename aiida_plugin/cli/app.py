@@ -21,6 +21,7 @@ class _Lazy(click.Group):
 
 
 @click.group("aiida-cgcnn", cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cgcnn-ase", message="%(prog)s %(version)s")
 def main() -> None:
     """cgcnn-ase in AiiDA: set-up, provenance, and going on after a crash."""
 

@@ -214,7 +214,7 @@ def predictions() -> None:
 
 
 @predictions.command("list")
-@click.option("--model", help="Only predictions of the model of this name, or whose sha256 begins so.")
+@click.option("-m", "--model", help="Only predictions of the model of this name, or whose sha256 begins so.")
 @decorators.with_dbenv()
 def list_predictions(model: str | None) -> None:
     """List the nodes."""

@@ -18,9 +18,12 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
 from cgcnn_ase.energies.interface import Combination, Energies
+from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
+
 # ions of charge 1, for which one ion is one electron
 IONS = ("Li", "Na", "K")
 
@@ -73,11 +76,11 @@ class VoltageCurve:
 
 
 def average_voltage(
-    lithiated: "Atoms",
-    delithiated: "Atoms",
+    lithiated: "Atoms | Structure",
+    delithiated: "Atoms | Structure",
     model: EnergySource = "formation-energy-per-atom",
     *,
-    lithium: "float | Atoms | None" = None,
+    lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
 ) -> Voltage:
     """The average voltage between two contents of Li, V.
@@ -85,7 +88,7 @@ def average_voltage(
     Parameters
     ----------
     lithiated, delithiated
-        Cells of one framework, in any order and of any size.
+        Cells of one framework, in any order and of any size, as `ase.Atoms` or pymatgen ``Structure``.
     model
         What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     lithium
@@ -104,10 +107,10 @@ def average_voltage(
 
 
 def voltage_curve(
-    structures: "Sequence[Atoms]",
+    structures: "Sequence[Atoms | Structure]",
     model: EnergySource = "formation-energy-per-atom",
     *,
-    lithium: "float | Atoms | None" = None,
+    lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
 ) -> VoltageCurve:
     """Find the stable phases and voltage steps of a series of structures of one framework.
@@ -136,15 +139,21 @@ class _Series:
     """Cells of one framework with their energies, and that of the metal."""
 
     def __init__(
-        self, structures: "Sequence[Atoms]", model: EnergySource, lithium: "float | Atoms | None", ion: str
+        self,
+        structures: "Sequence[Atoms | Structure]",
+        model: EnergySource,
+        lithium: "float | Atoms | Structure | None",
+        ion: str,
     ) -> None:
-        self.frameworks = [framework(atoms, ion) for atoms in structures]
+        phases = list(map(as_atoms, structures))
+        metal = lithium if lithium is None or isinstance(lithium, int | float) else as_atoms(lithium)
+        self.frameworks = [framework(atoms, ion) for atoms in phases]
         self.x = [result.x for result in self.frameworks]
         self._check(ion)
         self.source = as_energy_model(model)
-        self.n = len(structures)
-        self.metal, self.metal_weights = self._metal(lithium, ion)
-        cells = [*structures, *([] if isinstance(lithium, int | float) or lithium is None else [lithium])]
+        self.n = len(phases)
+        self.metal, self.metal_weights = self._metal(metal, ion)
+        cells = [*phases, *([] if isinstance(metal, int | float) or metal is None else [metal])]
         self.energies: Energies = self.source.energies(cells)
         self.units = np.array([result.n_units for result in self.frameworks], dtype=float)
         self.per_unit = self.energies.energies[: self.n] / self.units

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import repeats
+from cgcnn_ase.cli.messages import console, echo_note, errors_as_usage
+from cgcnn_ase.cli.options import Overwrite, complete_model, repeats
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,7 +36,9 @@ def cathode(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the structures and manifest.csv.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the structures and manifest.csv.", show_default=False)
+    ],
     supercell: Annotated[
         str | None, typer.Option(help="Repeats of the conventional cell, as 5x2x1 or 3; else the size decides.")
     ] = None,
@@ -48,13 +50,20 @@ def cathode(
         typer.Option(help="Which lithium goes: random, ewald (lowest electrostatic energy), or lowest (in energy)."),
     ] = "random",
     model: Annotated[
-        str, typer.Option(help="Pretrained name or model folder that gives the energies for lowest.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            help="Pretrained name or model folder that gives the energies for lowest.",
+        ),
     ] = "formation-energy-per-atom",
     n_candidates: Annotated[int, typer.Option(help="Candidates that lowest chooses from.")] = 20,
     num: Annotated[int, typer.Option(help="How many different structures.")] = 1,
     seed: Annotated[int, typer.Option(help="Same seed, same structures.")] = 42,
     tolerance: Annotated[float, typer.Option(help="Largest error of a share of metal or of lithium removed.")] = 0.02,
     file_format: Annotated[str, typer.Option("--format", help="extxyz, cif or vasp.")] = "extxyz",
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a JSON list on stdout.")] = False,
 ) -> None:
     """Build cathode structures: layered oxides and their mixtures, olivine, spinel, lithium-rich.
@@ -66,8 +75,10 @@ def cathode(
     with errors_as_usage():
         if file_format not in _ENDINGS:
             raise ValueError(f"--format {file_format}: allowed are {', '.join(_ENDINGS)}")
-        if (output / "manifest.csv").exists():
-            raise ValueError(f"--output {output}: it holds a manifest.csv already; choose another folder")
+        if (output / "manifest.csv").exists() and not overwrite:
+            raise ValueError(
+                f"--output {output}: it holds a manifest.csv already; choose another folder, or add --overwrite"
+            )
         structures = list(
             cathodes(
                 name,
@@ -88,7 +99,7 @@ def cathode(
         typer.echo(json.dumps(rows, indent=1))
     else:
         _show(rows)
-    echo_stderr(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
+    echo_note(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
 
 
 def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, object]]:
@@ -98,6 +109,7 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
     from cgcnn_ase.cathodes import cathode_ids
 
     folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     rows = []
     for stem, atoms in zip(cathode_ids(structures), structures, strict=True):
         file = folder / (stem + _ENDINGS[file_format])
@@ -111,6 +123,17 @@ def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> lis
         writer.writeheader()
         writer.writerows(rows)
     return rows
+
+
+def _clear(folder: Path) -> None:
+    """Remove the structures of an earlier run, going by its manifest."""
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        with manifest.open(newline="", encoding="utf-8") as lines:
+            names = [Path(row["file"]).name for row in csv.DictReader(lines)]
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        manifest.unlink()
 
 
 def _show(rows: list[dict[str, object]]) -> None:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import Dopants, Elements, MinDistance, OrderDisordered, one_structure
+from cgcnn_ase.cli.messages import console, echo_note, errors_as_usage
+from cgcnn_ase.cli.options import (
+    Dopants,
+    Elements,
+    MinDistance,
+    OrderDisordered,
+    Overwrite,
+    Supercell,
+    one_structure,
+    repeats_or_matrix,
+)
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -26,8 +35,10 @@ _SINGLE = "vacancy, antisite, substitution, interstitial"
 
 
 def defects(
-    structure: Annotated[list[str], typer.Argument(metavar="STRUCTURE", help="The host.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Folder to write: a file for each defect, and manifest.csv.")],
+    structure: Annotated[str, typer.Argument(metavar="STRUCTURE", help="The host.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write: a file for each defect, and manifest.csv.")
+    ],
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,9 +48,7 @@ def defects(
     ] = None,
     element: Elements = None,
     dopant: Dopants = None,
-    supercell: Annotated[
-        str | None, typer.Option(help="n, or three numbers such as 3 3 1, or nine (rows of a matrix, in quotes).")
-    ] = None,
+    supercell: Supercell = None,
     min_distance: MinDistance = 10.0,
     diagonal: Annotated[
         bool, typer.Option("--diagonal", help="Supercells that only multiply the host's cell vectors.")
@@ -54,7 +63,7 @@ def defects(
     seed: Annotated[int, typer.Option(help="Of random structures and distortions.")] = 42,
     pair: Annotated[tuple[str, str], typer.Option(help="Elements that change places in cation mixing.")] = ("Li", "Ni"),
     pair_range: Annotated[
-        str, typer.Option("--range", help="Pairs of cation mixing: all, or of each site the near or the far ones.")
+        str, typer.Option("--pair-range", help="Pairs of cation mixing: all, or of each site the near or the far ones.")
     ] = "all",
     complex_of: Annotated[
         list[str] | None, typer.Option("--of", help=f"What complexes are made of: {_SINGLE}.  [default: vacancy]")
@@ -77,9 +86,7 @@ def defects(
         str | None, typer.Option("--structure", help="Id of the host, such as file:3, where the file holds several.")
     ] = None,
     order_disordered: OrderDisordered = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into OUTPUT although it is not empty, over an earlier run.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the manifests as JSON.")] = False,
 ) -> None:
     """Make the point defects of a host, each in a supercell, with a manifest of how it was made.
@@ -89,10 +96,10 @@ def defects(
     with errors_as_usage():
         if file_format not in ("extxyz", "cif", "vasp"):
             raise ValueError(f"--format {file_format}: allowed are extxyz, cif, vasp")
-        path, repeats = _host_and_supercell(structure, supercell)
+        repeats = _repeats(supercell)
         from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
-        name, host = one_structure(path, structure_id, order_disordered=order_disordered)
+        name, host = one_structure(structure, structure_id, order_disordered=order_disordered)
         options = DefectOptions(
             kind=kind or "vacancy", element=element, dopant=dopant, supercell=repeats, min_distance=min_distance,
             diagonal=diagonal, max_atoms=max_atoms, num=num, n_vacancies=n_vacancies, seed=seed, pair=pair,
@@ -106,26 +113,18 @@ def defects(
             typer.echo(json.dumps([manifest.to_info()["defect"] for manifest in manifests], indent=1))
         else:
             _print_table(manifests)
-        echo_stderr(f"{len(manifests)} structures and manifest.csv in {output}")
+        echo_note(f"{len(manifests)} structures and manifest.csv in {output}")
 
 
-def _host_and_supercell(words: Sequence[str], supercell: str | None) -> "tuple[str, Repeats]":
-    """The file, and the supercell as numbers; of ``--supercell 3 3 1`` the last two come among the arguments."""
-    files = [word for word in words if not (supercell and word.lstrip("-").isdigit())]
-    if len(files) != 1:
-        raise ValueError(f"{' '.join(words)}: give one host, there are {len(files)}")
-    if supercell is None:
-        return files[0], None
-    text = supercell.replace(",", " ").replace("x", " ").split() + [word for word in words if word not in files]
-    try:
-        numbers = [int(word) for word in text]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 3, 9):
-        raise ValueError(f"--supercell {' '.join(text)}: give one, three or nine whole numbers")
-    if len(numbers) == 9:
-        return files[0], [numbers[0:3], numbers[3:6], numbers[6:9]]
-    return files[0], numbers[0] if len(numbers) == 1 else numbers
+def _repeats(supercell: str | None) -> "Repeats":
+    """The supercell as the options of defects have it: lists, as in their files."""
+    numbers = repeats_or_matrix(supercell)
+    if numbers is None or isinstance(numbers, int):
+        return numbers
+    first, second, third = numbers
+    if isinstance(first, tuple) and isinstance(second, tuple) and isinstance(third, tuple):
+        return [list(first), list(second), list(third)]
+    return [row for row in numbers if isinstance(row, int)]
 
 
 class _DefectFolder:
@@ -208,4 +207,4 @@ def _print_table(manifests: "Sequence[Manifest]") -> None:
         table.add_row(*(cells[column] for column in columns))
     console().print(table)
     if len(manifests) > _MAX_ROWS:
-        echo_stderr(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")
+        echo_note(f"... and {len(manifests) - _MAX_ROWS} more; manifest.csv has all")

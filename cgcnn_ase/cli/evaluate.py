@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
@@ -23,7 +23,9 @@ def evaluate(
     ],
     target: Annotated[str | None, typer.Option(help="Column with the true values, where there are several.")] = None,
     split: Annotated[str, typer.Option(help="Part of the data set: all, train, val or test.")] = "all",
-    output: Annotated[Path | None, typer.Option(help="Folder for metrics.json, results.csv and the pictures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for metrics.json, results.csv and the pictures.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the metrics as JSON.")] = False,
 ) -> None:
     """Hold a model against known values: metrics, calibration and the plots."""
@@ -42,7 +44,7 @@ def evaluate(
             (output / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
             evaluation.to_frame().to_csv(output / "results.csv", index=False)
             draw(evaluation, loaded.target, output)
-            echo_stderr(f"written to {output}")
+            echo_note(f"written to {output}")
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return

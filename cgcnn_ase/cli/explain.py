@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import OrderDisordered, one_structure
+from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import OrderDisordered, check_picture, complete_model, one_structure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,12 +26,16 @@ _MAX_ROWS = 100
 def explain(
     path: Annotated[str, typer.Argument(help="A structure file.", show_default=False)],
     model: Annotated[
-        str, typer.Option(help="Pretrained name, model folder, or original .pth.tar.")
+        str,
+        typer.Option(
+            "--model", "-m", autocompletion=complete_model, help="Pretrained name, model folder, or original .pth.tar."
+        ),
     ] = "formation-energy-per-atom",
-    structure: Annotated[
-        str | None, typer.Option(help="Id of the structure, such as file:3, where the file holds several.")
+    structure_id: Annotated[
+        str | None,
+        typer.Option("--structure", help="Id of the structure, such as file:3, where the file holds several."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
     neighbors: Annotated[int, typer.Option(help="How many nearest training structures to list; 0 for none.")] = 5,
     steps: Annotated[int, typer.Option(help="Points of the quadrature on each path.")] = 16,
     baseline: Annotated[
@@ -45,10 +49,7 @@ def explain(
     Exit code 0: done; 2: nothing could be done.
     """
     with errors_as_usage():
-        if output is not None and output.suffix.lower() not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--output {output}: allowed are names that end in .png, .pdf or .svg")
-        if output is not None and not output.parent.is_dir():
-            raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+        check_picture("--plot", plot)
         if neighbors < 0:
             raise ValueError(f"--neighbors {neighbors}: must not be negative")
         from typing import get_args
@@ -64,21 +65,21 @@ def explain(
         ref = find_model(model)
         (loaded,), folder = load_refs([ref]), ref.path if ref.path.is_dir() else None
         index = load_neighbor_index(folder, model_sha256=loaded.sha256) if folder is not None and neighbors else None
-        name, atoms = one_structure(path, structure, order_disordered=order_disordered)
+        name, atoms = one_structure(path, structure_id, order_disordered=order_disordered)
         result = explain_atoms(atoms, loaded, n_steps=steps, baseline=baseline)  # type: ignore[arg-type]
         nearest = None if index is None else index.nearest(loaded, build_graph(atoms, loaded.graph), neighbors)
-        if output is not None:
+        if plot is not None:
             from cgcnn_ase.explain.plot import explanation
             from cgcnn_ase.plotting.model_plots import save
 
-            save(explanation(atoms, result), output)
-            echo_stderr(f"written to {output}")
+            save(explanation(atoms, result), plot)
+            echo_note(f"written to {plot}")
     if abs(result.gap) > _LARGE_GAP * (abs(result.contributions).sum() + abs(result.baseline)):
         echo_stderr(
             f"the gap {result.gap:.2g} {result.unit} is large: --steps {2 * steps} or more would make it smaller"
         )
     if neighbors and nearest is None:
-        echo_stderr(f"{result.model}: the model has no index of its training structures, so no neighbours are listed")
+        echo_note(f"{result.model}: the model has no index of its training structures, so no neighbours are listed")
     if as_json:
         import json
 

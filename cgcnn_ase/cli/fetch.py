@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Bounds, ReferenceClient
@@ -20,7 +20,9 @@ _FIELDS = ("formation_energy_per_atom", "energy_above_hull", "band_gap")
 
 
 def fetch(
-    output: Annotated[Path, typer.Option(help="Folder for the data set; it must be empty or not there yet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the data set; it must be empty or not there yet.")
+    ],
     provider: Annotated[
         str,
         typer.Option(
@@ -118,7 +120,7 @@ def fetch(
                 cache=cache,
                 offline=offline,
                 progress=is_terminal(),
-                say=echo_stderr,
+                say=echo_note,
             )
         except KeyboardInterrupt:
             echo_stderr("interrupted: what came is kept, the same command goes on")
@@ -127,8 +129,8 @@ def fetch(
         import json
 
         typer.echo(json.dumps(provenance.as_dict(), indent=1, ensure_ascii=False))
-    echo_stderr(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
-    echo_stderr(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
+    echo_note(f"{provenance.n_records} structures in {output}: {provenance.provider}, {provenance.database_version}")
+    echo_note(f"licence {provenance.licence}; what to cite is in {output / 'README.md'}")
     if provenance.n_refused:
         _name_refused(output / "refused.csv", provenance.n_refused)
         raise typer.Exit(1)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Overwrite, complete_model
 
 # rows of each table on stdout
 _SHOWN = 10
@@ -31,13 +32,22 @@ def inspect(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Pretrained name or model folder to hold the target against.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            help="Pretrained name or model folder to hold the target against.",
+        ),
     ] = None,
     duplicates: Annotated[
         bool, typer.Option("--duplicates/--no-duplicates", help="Look for structures that are there twice.")
     ] = True,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    output: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and the pictures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.json, report.md and the pictures.")
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: everything as JSON on stdout.")] = False,
 ) -> None:
     """Report what a data set holds: counts, distributions, duplicates, outliers; compare it with another.
@@ -47,8 +57,10 @@ def inspect(
     import json
 
     with errors_as_usage():
-        if output is not None and (output / "report.json").exists():
-            raise ValueError(f"--output {output}: it holds a report.json already; choose another folder")
+        if output is not None and (output / "report.json").exists() and not overwrite:
+            raise ValueError(
+                f"--output {output}: it holds a report.json already; choose another folder, or add --overwrite"
+            )
         for option, value in (("--with-target", other_target), ("--align", align)):
             if value is not None and other is None:
                 raise ValueError(f"{option} {value}: belongs to --with OTHER_DATA")
@@ -73,4 +85,4 @@ def inspect(
     else:
         typer.echo(markdown(inspection, shown=_SHOWN), nl=False)
     if output is not None:
-        echo_stderr(f"written to {output}")
+        echo_note(f"written to {output}")

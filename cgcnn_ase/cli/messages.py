@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cgcnn_ase.core.progress import is_quiet
 from cgcnn_ase.core.progress import is_terminal as is_terminal
 
 if TYPE_CHECKING:
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 
 
 def echo_stderr(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr: an error or a warning, which ``--quiet`` does not silence."""
     typer.echo(text, err=True)
+
+
+def echo_note(text: str) -> None:
+    """One line on stderr that a user may do without: where the results are, how many more there are."""
+    if not is_quiet():
+        echo_stderr(text)
 
 
 def console(width: int = 160, *, highlight: bool = True) -> "Console":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import OptimisationResult, Record
@@ -20,7 +20,9 @@ def optimize(
         Path,
         typer.Argument(metavar="CONFIG.yaml", help="Space, objectives, oracle and budget.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the run: log.csv, evaluations.jsonl, convergence.png, ...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run: log.csv, evaluations.jsonl, convergence.png, ...")
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT, if there is one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the result as JSON on stdout.")] = False,
 ) -> None:
@@ -43,7 +45,7 @@ def optimize(
     else:
         _show(result)
     _draw(result)
-    echo_stderr(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
+    echo_note(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
     failed = result.failed
     for record in failed[:_NAMED]:
         echo_stderr(f"evaluation {record.index} failed ({record.key}): {record.reason}")
@@ -81,7 +83,7 @@ def _show(result: "OptimisationResult") -> None:
         table.add_row(str(record.index), *map(_word, record.point.values()), *(_value(record, n) for n in names))
     console(140).print(table)
     if len(rows) > _SHOWN:
-        echo_stderr(f"... and {len(rows) - _SHOWN} more")
+        echo_note(f"... and {len(rows) - _SHOWN} more")
 
 
 def _value(record: "Record", name: str) -> str:

@@ -1,5 +1,7 @@
 """Options that more than one command has."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,18 +30,79 @@ def one_structure(path: str, structure_id: str | None, *, order_disordered: bool
 
 #: along all three vectors, along each, or not said
 Repeats = int | tuple[int, int, int] | None
+#: a row of integers for each vector of the supercell
+Matrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 
 
 def repeats(text: str | None) -> Repeats:
     """``3`` or ``5x2x1``, also with commas or spaces; None as it is."""
     if text is None:
         return None
-    joined = text.lower().replace(",", "x")
-    parts = joined.split("x") if "x" in joined else joined.split()
-    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+    numbers = _whole_numbers(text)
+    if len(numbers) not in (1, 3) or any(number < 0 for number in numbers):
         raise ValueError(f"--supercell {text}: give one whole number, or three as in 5x2x1")
-    numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])
+
+
+def repeats_or_matrix(text: str | None) -> Repeats | Matrix:
+    """As :func:`repeats`, or nine numbers, the rows of a matrix."""
+    numbers = [] if text is None else _whole_numbers(text)
+    if text is None or len(numbers) in (1, 3):
+        return repeats(text)
+    if len(numbers) != 9:
+        raise ValueError(
+            f"--supercell {text}: give one, three or nine whole numbers, as in 3, 3x3x1 or (rows of a matrix) "
+            "'2 1 0 -1 2 0 0 0 1'"
+        )
+    a, b, c, d, e, f, g, h, i = numbers
+    return (a, b, c), (d, e, f), (g, h, i)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """Split ``3x3x1``, ``3,3,1`` or ``3 3 1``; empty where a part is no whole number."""
+    parts = text.lower().replace(",", " ").replace("x", " ").split()
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        return []
+
+
+def chemical_potentials(items: Sequence[str] | None, *, element: str | None = None) -> dict[str, float] | None:
+    """``O=-5.2`` and the like as energies (eV/atom) by element; a bare number is that of ``element``."""
+    from cgcnn_ase.core.elements import symbols
+
+    result: dict[str, float] = {}
+    for text in items or ():
+        name, equals, value = text.partition("=")
+        if not equals and element is not None:
+            name, value = element, text
+        try:
+            result[name.strip()] = float(value)
+        except ValueError as error:
+            raise ValueError(f"--mu {text}: give an element and its energy in eV/atom, as O=-5.2") from error
+        if name.strip() not in symbols()[1:]:
+            raise ValueError(f"--mu {text}: {name!r} is no element")
+    return result or None
+
+
+def check_picture(option: str, path: Path | None) -> None:
+    """See that a picture can be written under this name: a ValueError says what is allowed."""
+    if path is None:
+        return
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"{option} {path}: allowed are names that end in .png, .pdf or .svg")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: the folder {path.parent} does not exist")
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of pretrained models for the shell's completion."""
+    from cgcnn_ase.models.registry import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 #: here in words, as help text must not import the networks
@@ -65,6 +128,13 @@ Elements = Annotated[
 Dopants = Annotated[
     list[str] | None,
     typer.Option(help="Element to put in, on sites or between them. May be given several times."),
+]
+Supercell = Annotated[
+    str | None,
+    typer.Option(help="3x3x1, or 3 along all vectors, or nine numbers in quotes: rows of a matrix."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write into OUTPUT although it is not empty, over an earlier run.")
 ]
 MinDistance = Annotated[float, typer.Option(help="Å between a defect and its image, where no supercell is given.")]
 OrderDisordered = Annotated[

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage, is_terminal
-from cgcnn_ase.cli.options import Fidelity, OrderDisordered
+from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Fidelity, OrderDisordered, complete_model
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -30,13 +30,19 @@ def predict(
     ],
     model: Annotated[
         list[str],
-        typer.Option(help="Pretrained name, model folder, or original .pth.tar; may be given several times."),
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            help="Pretrained name, model folder, or original .pth.tar; may be given several times.",
+        ),
     ] = ["formation-energy-per-atom"],  # noqa: B006
     fidelity: Fidelity = None,
     n_dropout: Annotated[int | None, typer.Option(help="Monte Carlo dropout with so many samples.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,
     output: Annotated[
-        Path | None, typer.Option(help="Write a .csv, .json or .extxyz file; without it, CSV on stdout.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write a .csv, .json or .extxyz file; without it, CSV on stdout."),
     ] = None,
     failures: Annotated[
         Path | None, typer.Option(help="Also write what failed to this .csv file: id, source, error.")
@@ -85,7 +91,7 @@ def predict(
         )
         todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
-            echo_stderr(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
+            echo_note(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
         if failures is not None and (failures.suffix != ".csv" or not failures.parent.is_dir()):
             raise ValueError(f"--failures {failures}: give a name that ends in .csv, in a folder that exists")
     failed: list[tuple[str, str, str]] = []

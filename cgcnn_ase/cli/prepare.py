@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import echo_note, errors_as_usage
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
@@ -20,7 +20,7 @@ def prepare(
             help="Folders with id_prop.csv and structures, packed data sets, or CGNN's; of several, each is a shard."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     target: Targets = None,
     task: Task = "regression",
     unit: Unit = "",
@@ -39,5 +39,5 @@ def prepare(
 
         prepare_parts(
             data, output, target=target or (), task=cast("TaskName", task), unit=unit, config=config, preset=preset,
-            val=val, test=test, progress=is_terminal(), tell=echo_stderr,
+            val=val, test=test, progress=is_terminal(), tell=echo_note,
         )  # fmt: skip

@@ -1,14 +1,26 @@
 """``cgcnn-ase screen``."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
-from cgcnn_ase.cli.options import Dopants, Elements, Fidelity, MinDistance, Repeats, repeats
+from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import (
+    Dopants,
+    Elements,
+    Fidelity,
+    Matrix,
+    MinDistance,
+    Overwrite,
+    Repeats,
+    Supercell,
+    chemical_potentials,
+    complete_model,
+    repeats_or_matrix,
+)
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.progress import with_progress
 
@@ -30,8 +42,10 @@ def screen(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and the DFT folders.")],
-    defects: Annotated[
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the table, the pictures and the DFT folders.")
+    ],
+    kind: Annotated[
         list[str] | None,
         typer.Option(
             help="vacancy, antisite, substitution, interstitial, cation-mixing or complex; may be given several times."
@@ -43,8 +57,11 @@ def screen(
     model: Annotated[
         str,
         typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
             help="Pretrained name or model folder: a model of sites reads vacancies off the host, one of energies "
-            "compares supercells; chgnet takes that interatomic potential."
+            "compares supercells; chgnet takes that interatomic potential.",
         ),
     ] = "vacancy-formation-energy",
     fidelity: Fidelity = None,
@@ -54,7 +71,7 @@ def screen(
             help="Chemical potential in eV/atom, as O=-5.2; the elements' own energies by default. Several times."
         ),
     ] = None,
-    supercell: Annotated[str | None, typer.Option(help="n, or three numbers, as 3x3x1; a cathode by name: 1.")] = None,
+    supercell: Supercell = None,
     min_distance: MinDistance = 10.0,
     max_atoms: Annotated[int | None, typer.Option(help="Most atoms in a supercell.")] = None,
     num: Annotated[int, typer.Option(help="Of a cathode by name: how many different structures.")] = 1,
@@ -63,6 +80,7 @@ def screen(
     seed: Annotated[int, typer.Option(help="Of a cathode by name: same seed, same structures.")] = 42,
     top: Annotated[int, typer.Option(help="DFT folders of the defects of lowest energy.")] = 10,
     uncertain: Annotated[int, typer.Option(help="DFT folders of the least certain ones.")] = 10,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: all rows as JSON on stdout.")] = False,
 ) -> None:
     """Rank the defects of hosts by what they cost, with the uncertainty; prepare DFT of the cheapest and least certain.
@@ -73,18 +91,20 @@ def screen(
     Exit code 0: done; 1: some hosts failed, each named on stderr; 2: nothing could be done.
     """
     with errors_as_usage():
-        if (output / "ranking.csv").exists():
-            raise ValueError(f"--output {output}: it holds a ranking.csv already; choose another folder")
+        if (output / "ranking.csv").exists() and not overwrite:
+            raise ValueError(
+                f"--output {output}: it holds a ranking.csv already; choose another folder, or add --overwrite"
+            )
         hosts, repeated, total = _hosts(
-            host, repeats(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
+            host, repeats_or_matrix(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
         from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
 
         screening = Screening(
-            kinds=tuple(defects or ["vacancy"]),
+            kinds=tuple(kind or ["vacancy"]),
             model=model,
             fidelity=fidelity,
-            chemical_potentials=_potentials(mu),
+            chemical_potentials=chemical_potentials(mu),
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
@@ -103,7 +123,7 @@ def screen(
         typer.echo(json.dumps([cost.to_dict() for cost in ranking.costs], indent=1))
     else:
         _show(ranking)
-    echo_stderr(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
+    echo_note(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
     for problem in failed:
         echo_stderr(problem)
     if failed:
@@ -111,8 +131,8 @@ def screen(
 
 
 def _hosts(
-    host: str, repeated: Repeats, *, num: int, n_atoms: int, li_vacancy: float, seed: int
-) -> "tuple[Iterator[tuple[str, Atoms | str]], Repeats, int]":
+    host: str, repeated: Repeats | Matrix, *, num: int, n_atoms: int, li_vacancy: float, seed: int
+) -> "tuple[Iterator[tuple[str, Atoms | str]], Repeats | Matrix, int]":
     """Names and structures (or why there is none), the supercell to take, and how many hosts there are."""
     if Path(host).exists():
         from cgcnn_ase.structures import collect_paths, read_structures
@@ -153,22 +173,6 @@ def _screened(results: "Iterable[HostResult]", failed: list[str]) -> "Iterator[S
         yield from result.defects
 
 
-def _potentials(items: Sequence[str] | None) -> dict[str, float] | None:
-    """``O=-5.2`` and the like."""
-    from cgcnn_ase.core.elements import symbols
-
-    result: dict[str, float] = {}
-    for text in items or ():
-        element, _, value = text.partition("=")
-        try:
-            result[element.strip()] = float(value)
-        except ValueError as error:
-            raise ValueError(f"--mu {text}: give an element and its energy in eV/atom, as O=-5.2") from error
-        if element.strip() not in symbols()[1:]:
-            raise ValueError(f"--mu {text}: {element!r} is no element")
-    return result or None
-
-
 def _write(ranking: "Ranking", output: Path) -> None:
     from importlib.util import find_spec
 
@@ -199,4 +203,4 @@ def _show(ranking: "Ranking") -> None:
         table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, domain, str(cost.multiplicity))
     console(120).print(table)
     if len(ranking) > _SHOWN:
-        echo_stderr(f"... and {len(ranking) - _SHOWN} more")
+        echo_note(f"... and {len(ranking) - _SHOWN} more")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import echo_note, errors_as_usage
 from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
@@ -21,7 +21,7 @@ Data = Annotated[
         help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Folder of the run.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
 Config = Annotated[
     Path | None, typer.Option(help="YAML with settings of a run, or ALIGNN's config.json; options override it.")
 ]
@@ -96,7 +96,7 @@ def train(
             preset=preset, settings={key: value for key, value in options.items() if value is not None},
             freeze=cast("Frozen | None", freeze), epochs_factor=epochs_factor, replay=replay, n_replay=n_replay,
             val=val, test=test, k_fold=k_fold, name=name, workers=workers, resume=resume, progress=is_terminal(),
-            tell=echo_stderr,
+            tell=echo_note,
         )  # fmt: skip
     _echo(result, as_json=as_json, cross_validated=k_fold is not None)
 

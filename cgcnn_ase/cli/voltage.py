@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.messages import console, echo_note, errors_as_usage
+from cgcnn_ase.cli.options import check_picture, chemical_potentials, complete_model
 
 if TYPE_CHECKING:
     from cgcnn_ase.cathodes.voltage import VoltageCurve
@@ -22,13 +23,20 @@ def voltage(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Energies by a pretrained name, a model folder, chgnet, or stored (in the files).")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            help="Energies by a pretrained name, a model folder, chgnet, or stored (in the files).",
+        ),
     ] = "formation-energy-per-atom",
     ion: Annotated[str, typer.Option(help="Li, Na or K.")] = "Li",
-    metal: Annotated[
-        float | None, typer.Option(help="Energy of the ion's metal, eV/atom; by default the model's own reference.")
+    mu: Annotated[
+        list[str] | None,
+        typer.Option(help="Energy of the ion's metal in eV/atom, as Li=-1.9; by default the model's own reference."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Picture to write: .png, .pdf or .svg.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the curve as JSON on stdout.")] = False,
 ) -> None:
     """Voltages of an intercalation series: the stable phases, and the voltage of each step between them.
@@ -36,20 +44,24 @@ def voltage(
     Exit code 0: done; 2: nothing could be done.
     """
     with errors_as_usage():
-        if output is not None and output.suffix not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--output {output}: allowed are names that end in .png, .pdf or .svg")
+        check_picture("--plot", plot)
+        potentials = chemical_potentials(mu, element=ion) or {}
+        if others := sorted(set(potentials) - {ion}):
+            raise ValueError(
+                f"--mu {others[0]}={potentials[others[0]]:g}: a voltage needs that of the ion, {ion}, alone"
+            )
         from cgcnn_ase.cathodes.voltage import voltage_curve
         from cgcnn_ase.structures import collect_paths, read_structures
 
         records = list(read_structures(collect_paths(paths)))
-        curve = voltage_curve([record.unwrap() for record in records], model, lithium=metal, ion=ion)
+        curve = voltage_curve([record.unwrap() for record in records], model, lithium=potentials.get(ion), ion=ion)
         names = [record.id for record in records]
-        if output is not None:
+        if plot is not None:
             from cgcnn_ase.cathodes.voltage_plot import voltage_plot
             from cgcnn_ase.plotting.model_plots import save
 
-            save(voltage_plot(curve), output)
-            echo_stderr(f"written to {output}")
+            save(voltage_plot(curve), plot)
+            echo_note(f"written to {plot}")
     if as_json:
         typer.echo(json.dumps({"structures": names, **curve.to_dict()}, indent=1))
     else:

@@ -8,9 +8,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Show no notes and no progress bars in this process, or show them again."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Tell whether only results, warnings and errors are wanted."""
+    return _quiet
+
+
 def is_terminal() -> bool:
     """Tell whether somebody is looking: progress bars are for them only."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and not _quiet
 
 
 @contextmanager

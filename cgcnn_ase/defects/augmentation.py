@@ -13,10 +13,11 @@ from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
 
 def random_vacancies(
-    host: "Atoms",
+    host: "Atoms | Structure",
     element: str = "Li",
     *,
     n_vacancies: int | float = 1,

@@ -16,6 +16,7 @@ from cgcnn_ase.structures.validation import completed_cell, heights_and_inverse
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
 
 # a gap between the atoms wider than this, along one cell vector, is a vacuum, Å
@@ -59,7 +60,7 @@ class Host:
         return asked
 
 
-def check_host(host: "Atoms", name: str = "host") -> Host:
+def check_host(host: "Atoms | Structure", name: str = "host") -> Host:
     """Check a host: a crystal, layer or wire; a pymatgen ``Structure`` is taken, too.
 
     A `StructureError` with its name says that it is a molecule, has partially occupied sites, or fails `check_atoms`.

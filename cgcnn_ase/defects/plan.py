@@ -9,9 +9,11 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.defects.host import Host
 from cgcnn_ase.defects.manifest import Manifest, generator_name
 from cgcnn_ase.defects.supercell import Supercell
+from cgcnn_ase.structures import to_structure
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
 
 class Defect(NamedTuple):
@@ -19,6 +21,11 @@ class Defect(NamedTuple):
 
     atoms: "Atoms"
     manifest: Manifest
+
+    @property
+    def structure(self) -> "Structure":
+        """The supercell as a pymatgen ``Structure``, the manifest among its properties."""
+        return to_structure(self.atoms)
 
 
 class Change(NamedTuple):

@@ -14,6 +14,8 @@ from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
+
 KINDS = ("vacancy", "antisite", "substitution", "interstitial", "cation-mixing", "complex")
 
 # those at one place, of which complexes are made
@@ -24,7 +26,7 @@ _NEAR = 4.0
 
 
 def point_defects(
-    host: "Atoms",
+    host: "Atoms | Structure",
     kinds: str | Sequence[str] = ("vacancy",),
     *,
     elements: Sequence[str] | None = None,
@@ -50,8 +52,8 @@ def point_defects(
     Parameters
     ----------
     host
-        A crystal or layer, whole: no defects, no partial occupancies. A layer is a host with a gap of more than 6 Å
-        along a cell vector, or one that is not periodic there.
+        A crystal or layer, as `ase.Atoms` or pymatgen ``Structure``, whole: no defects, no partial occupancies. A layer
+        is a host with a gap of more than 6 Å along a cell vector, or one that is not periodic there.
     kinds
         ``vacancy``, ``antisite``, ``substitution``, ``interstitial``, ``cation-mixing`` (two cations that have changed
         places), ``complex`` (several defects near one another); one or several of them.
@@ -86,7 +88,7 @@ def point_defects(
     Returns
     -------
     iterator of Defect
-        Made one by one.
+        Made one by one; each has ``atoms`` and the same as a pymatgen ``structure``.
 
     Raises
     ------

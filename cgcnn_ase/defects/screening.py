@@ -15,10 +15,12 @@ from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, cost_estimate
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
+    from pymatgen.core import Structure
 
     from cgcnn_ase.energies.energy_model import EnergySource
 
@@ -41,7 +43,7 @@ class Screened(NamedTuple):
 
 
 def screen(
-    host: "Atoms",
+    host: "Atoms | Structure",
     kinds: str | Sequence[str] = ("vacancy",),
     *,
     model: "EnergySource" = "vacancy-formation-energy",
@@ -64,6 +66,7 @@ def screen(
         If there are no such defects, or the model cannot predict one.
     """
     estimate = estimate or cost_estimate(model)
+    host = as_atoms(host)
     defects = list(point_defects(host, kinds, name=name, **options))
     return list(map(Screened, defects, estimate(name, host, defects)))
 

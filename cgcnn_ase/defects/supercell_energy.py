@@ -10,9 +10,11 @@ import numpy as np
 from cgcnn_ase.energies.calculators import relaxed
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
 from cgcnn_ase.energies.interface import EnergyModel
+from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
 # the two cells may differ by this part of their lengths
 _CELL = 1e-3
@@ -41,8 +43,8 @@ class DefectEnergy:
 
 
 def defect_formation_energy(
-    defective: "Atoms",
-    pristine: "Atoms",
+    defective: "Atoms | Structure",
+    pristine: "Atoms | Structure",
     model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
@@ -61,7 +63,7 @@ def defect_formation_energy(
     Parameters
     ----------
     defective, pristine
-        Two cells with the same vectors.
+        Two cells with the same vectors, as `ase.Atoms` or pymatgen ``Structure``.
     model
         What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     chemical_potentials
@@ -86,8 +88,8 @@ def defect_formation_energy(
 
 
 def defect_formation_energies(
-    defective: "Sequence[Atoms]",
-    pristine: "Atoms",
+    defective: "Sequence[Atoms | Structure]",
+    pristine: "Atoms | Structure",
     model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
@@ -97,9 +99,10 @@ def defect_formation_energies(
 ) -> Iterator[DefectEnergy]:
     """Those of several defects of one supercell, whose energy is computed once; see :func:`defect_formation_energy`."""
     source = as_energy_model(model)
-    exchanged = [_removed(cell, pristine) for cell in defective]
+    whole = as_atoms(pristine)
+    cells = [whole, *map(as_atoms, defective)]
+    exchanged = [_removed(cell, whole) for cell in cells[1:]]
     potentials = [_potentials(removed, source, chemical_potentials) for removed in exchanged]
-    cells = [pristine, *defective]
     if relax:
         cells = [relaxed(cell, source, fmax=fmax, max_steps=max_steps) for cell in cells]
     energies = source.energies(cells)
@@ -116,7 +119,7 @@ def defect_formation_energies(
             std_if_independent=None if energies.stds is None else float(np.hypot(energies.stds[0], energies.stds[k])),
             removed=removed,
             chemical_potentials=mu,
-            n_atoms=(len(pristine), len(cells[k])),
+            n_atoms=(len(whole), len(cells[k])),
             in_domain=None if None in known else all(known),
             model=source.name,
             was_relaxed=relax,

@@ -20,10 +20,12 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import DEFAULT_MODEL, load_model
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
+from cgcnn_ase.structures import as_atoms
 from cgcnn_ase.uncertainty import ClassificationCalibration
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
 Baseline = Literal["pure-elements", "mean-element", "zero"]
 
@@ -158,7 +160,7 @@ class Explanation:
 
 
 def explain(
-    atoms: "Atoms",
+    atoms: "Atoms | Structure",
     model: "CrystalModel | str | Path" = DEFAULT_MODEL,
     *,
     n_steps: int = N_STEPS,
@@ -173,7 +175,7 @@ def explain(
 
     Parameters
     ----------
-    atoms : ase.Atoms
+    atoms : ase.Atoms or pymatgen Structure
         The structure.
     model : CrystalModel, str or path
         A model, or the name or path of one.
@@ -203,7 +205,7 @@ def explain(
         raise ValueError(f"unknown baseline {baseline!r}; allowed: {', '.join(get_args(Baseline))}")
     loaded = model if isinstance(model, CrystalModel) else load_model(model)
     loaded.check_level("crystal", "an explanation")
-    graph = build_graph(atoms, changed(loaded.graph, merge=False))
+    graph = build_graph(as_atoms(atoms), changed(loaded.graph, merge=False))
     training = loaded.training
     loaded.eval()
     try:

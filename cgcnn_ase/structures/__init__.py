@@ -6,12 +6,14 @@ The only place of the package that reads structure files.
 from cgcnn_ase.structures.inputs import (
     UniqueIds,
     WorkItem,
+    as_atoms,
     collect_paths,
     count_structures,
     from_object,
     iter_piece,
     iter_pieces,
     read_structures,
+    to_structure,
 )
 from cgcnn_ase.structures.readers import SUFFIXES, iter_file, read_file, structure_id
 from cgcnn_ase.structures.record import StructureError, StructureRecord
@@ -26,6 +28,7 @@ __all__ = [
     "StructureRecord",
     "UniqueIds",
     "WorkItem",
+    "as_atoms",
     "check_atoms",
     "collect_paths",
     "count_structures",
@@ -37,4 +40,5 @@ __all__ = [
     "read_file",
     "read_structures",
     "structure_id",
+    "to_structure",
 ]

@@ -133,6 +133,21 @@ def from_object(obj: object, *, order_disordered: bool = False, source: str = ME
     return check_atoms(_converted(obj, order_disordered, source), source)
 
 
+def as_atoms(obj: "Atoms | Structure") -> "Atoms":
+    """An `ase.Atoms` as it is, with its calculator and info; a pymatgen ``Structure`` as :func:`from_object` has it."""
+    from ase import Atoms
+
+    return obj if isinstance(obj, Atoms) else from_object(obj)
+
+
+def to_structure(atoms: "Atoms") -> "Structure":
+    """A pymatgen ``Structure`` of `ase.Atoms`, what is in ``atoms.info`` among its properties."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    structure: Structure = AseAtomsAdaptor.get_structure(atoms)
+    return structure
+
+
 def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
     from ase import Atoms
 

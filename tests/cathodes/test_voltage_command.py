@@ -29,7 +29,8 @@ def series(tmp_path_factory):
 
 def test_stored_energies_by_hand(cgcnn_ase, series, tmp_path):
     folder, _ = series
-    ran = cgcnn_ase("voltage", folder, "--model", "stored", "--metal", METAL, "--json", "--output", tmp_path / "v.png")
+    stored = ("--model", "stored", "--mu", f"Li={METAL}")
+    ran = cgcnn_ase("voltage", folder, *stored, "--json", "--plot", tmp_path / "v.png")
     assert ran.code == 0, ran.err
     result = json.loads(ran.out)
     assert result["structures"] == ["x0", "x1", "x2"]
@@ -54,7 +55,7 @@ def test_a_pretrained_model_as_in_python(cgcnn_ase, series):
 
 
 def test_the_table(cgcnn_ase, series):
-    ran = cgcnn_ase("voltage", series[0], "--model", "stored", "--metal", METAL)
+    ran = cgcnn_ase("voltage", series[0], "--model", "stored", "--mu", f"Li={METAL}")
     assert ran.code == 0, ran.err
     assert "3.500" in ran.out
     assert "x1" in ran.out
@@ -67,7 +68,8 @@ def test_the_table(cgcnn_ase, series):
         (["FOLDER", "--ion", "Mg"], "ion 'Mg': allowed are Li, Na, K"),
         (["FOLDER", "--model", "band-gap"], "an energy needs one model"),
         (["FOLDER", "--model", "stored"], "is not known"),
-        (["FOLDER", "--output", "v.txt"], "--output v.txt: allowed are"),
+        (["FOLDER", "--plot", "v.txt"], "--plot v.txt: allowed are"),
+        (["FOLDER", "--mu", "Co=-7"], "--mu Co=-7: a voltage needs that of the ion, Li, alone"),
         (["nowhere"], "nowhere"),
     ],
 )

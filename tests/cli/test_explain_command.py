@@ -35,7 +35,7 @@ def test_tables(command, cif):
 
 
 def test_json_and_picture(command, cif, tmp_path):
-    ran = command(cif, "--json", "--output", tmp_path / "picture.png")
+    ran = command(cif, "--json", "--plot", tmp_path / "picture.png")
     assert ran.code == 0
     result = json.loads(ran.out)
     total = result["baseline"] + sum(atom["contribution"] for atom in result["atoms"]) + result["gap"]
@@ -101,8 +101,8 @@ def test_bad_options(command, cgcnn_ase, cif, tmp_path):
     for arguments, reason in [
         ((tmp_path / "missing.cif",), "missing.cif: no such file"),
         ((tmp_path,), ""),
-        ((cif, "--output", tmp_path / "picture.docx"), "allowed are names that end in .png, .pdf or .svg"),
-        ((cif, "--output", tmp_path / "no" / "picture.png"), "does not exist"),
+        ((cif, "--plot", tmp_path / "picture.docx"), "allowed are names that end in .png, .pdf or .svg"),
+        ((cif, "--plot", tmp_path / "no" / "picture.png"), "does not exist"),
         ((cif, "--neighbors", -1), "must not be negative"),
         ((cif, "--baseline", "none"), "allowed are pure-elements, mean-element, zero"),
     ]:

@@ -282,7 +282,7 @@ def test_a_cathode_by_name(model_folder, tmp_path):
     [
         (["nowhere.cif"], "nowhere.cif: no such file or folder"),
         (["Unobtainium"], "no such file or folder, and no cathode"),
-        (["LiNiO2", "--defects", "hole"], "hole"),
+        (["LiNiO2", "--kind", "hole"], "hole"),
         (["LiNiO2", "--element", "Fe"], "Fe"),
         (["LiNiO2", "--mu", "O:-5"], "--mu O:-5: give an element and its energy"),
         (["LiNiO2", "--mu", "Xx=-5"], "'Xx' is no element"),
