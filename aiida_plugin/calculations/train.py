@@ -13,6 +13,7 @@ from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
 from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.core.targets import is_name_of
 from cgcnn_ase.models.folder import package_version
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, s
     """
     task = settings.get("task", "regression")
     unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
-    if model is not None and target == model["target"]:
+    if model is not None and is_name_of(target, model["target"]):
         for name in ("unit", "task"):
             asked = settings.get(name, model[name])
             if asked != model[name] and not (name == "task" and (asked, model[name]) == ("log10", "regression")):

@@ -16,6 +16,7 @@ from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.targets import is_name_of
 from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 if TYPE_CHECKING:
@@ -158,6 +159,12 @@ class FinetuneWorkChain(WorkChain):
         self.ctx.target, self.ctx.recipe = self._target(), self.inputs.recipe.get_dict()
         self.ctx.structures, self.ctx.test = self.inputs.structures, self.inputs.get("test")
         self.ctx.n_restarts, self.ctx.trained = 0, None
+        facts = model_facts(self.inputs)
+        if facts is not None and not is_name_of(self.ctx.target, facts["target"]):
+            self.report(
+                f"{self.ctx.target} is not the target of {facts['name']}, {facts['target']}: a new head is learned and "
+                "'before' in the report is of another property"
+            )
         try:
             if self.should_split():
                 parts(self.ctx.structures, self.ctx.target, self.ctx.recipe)

@@ -9,6 +9,7 @@ from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
+    from cgcnn_ase.data.splits import RunSplit
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.prediction.evaluation import ModelEvaluation
 
@@ -22,7 +23,10 @@ def evaluate(
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Column with the true values, where there are several.")] = None,
-    split: Annotated[str, typer.Option(help="Part of the data set: all, train, val or test.")] = "all",
+    split: Annotated[
+        str,
+        typer.Option(help="Part of the data set, by its column `split` or as the run has split it: train, val, test."),
+    ] = "all",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for metrics.json, results.csv and the pictures.")
     ] = None,
@@ -32,12 +36,13 @@ def evaluate(
     import json
 
     with errors_as_usage():
+        from cgcnn_ase.data.splits import RunSplit
         from cgcnn_ase.models.registry import load_model
         from cgcnn_ase.plotting.write_evaluation import draw
 
         loaded = load_model(model)
         loaded.check_level("crystal", "evaluate")
-        evaluation = _evaluate(loaded, data, target, split)
+        evaluation = _evaluate(loaded, data, target, split, RunSplit.of_run(model))
         summary = evaluation.summary()
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
@@ -52,48 +57,80 @@ def evaluate(
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
 
 
-def _evaluate(model: "CrystalModel", data: Path, target: str | None, split: str) -> "ModelEvaluation":
+def _evaluate(
+    model: "CrystalModel", data: Path, target: str | None, split: str, run: "RunSplit | None"
+) -> "ModelEvaluation":
     import numpy as np
 
-    from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
-    from cgcnn_ase.data.dataset import load_dataset
+    from cgcnn_ase.data.cgnn_folder import cgnn_columns, load_cgnn_folder
+    from cgcnn_ase.data.dataset import load_dataset, target_columns
     from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
     from cgcnn_ase.data.graph_cache import cached_graphs
+    from cgcnn_ase.data.prepare import column_for
     from cgcnn_ase.data.prepared import PreparedData
+    from cgcnn_ase.data.splits import compositions_of
     from cgcnn_ase.prediction.evaluation import evaluate_model
 
     if is_prepared(data) or is_cgnn_folder(data):
-        asked = f"{target or model.target.name}:{model.target.task}"
-        prepared = PreparedData.load(data) if is_prepared(data) else load_cgnn_folder(data, [asked])
+        if is_prepared(data):
+            prepared = PreparedData.load(data)
+        else:
+            name = target or column_for(model.target, cgnn_columns(data), data) or model.target.name
+            prepared = load_cgnn_folder(data, [f"{name}:{model.target.task}"])
         prepared.check_distances(model.networks[0].config.architecture)
         if prepared.graph_config != model.graph:
             raise ValueError(f"{data}: was prepared with {prepared.graph_config}, the model reads {model.graph}")
-        column = _column([target.name for target in prepared.specs], model.target.name)
-        rows = _rows(prepared.split, len(prepared.ids), split, data)
+        column = _column([each.name for each in prepared.specs], target, model.target.name)
+        fractions = compositions_of(prepared.graphs, np.arange(len(prepared.ids)))
+        of_run = None if run is None else run.of(prepared.ids, fractions)
+        rows = _rows(prepared.ids, prepared.split, of_run, split, data)
         ids = [prepared.ids[i] for i in rows]
         return evaluate_model(model, prepared.graphs, rows, ids, prepared.targets[rows, column])
+    target = target or column_for(model.target, target_columns(data), data)
     dataset = load_dataset(data, target=target)
-    rows = _rows(dataset.split, len(dataset), split, data)
+    of_run = None if run is None else run.of(dataset.ids, dataset.fractions)
+    rows = _rows(dataset.ids, dataset.split, of_run, split, data)
     graphs = cached_graphs([dataset.structures[i] for i in rows], model.graph, progress=is_terminal())
     return evaluate_model(model, graphs, np.arange(len(rows)), [dataset.ids[i] for i in rows], dataset.targets[rows, 0])
 
 
-def _column(names: list[str], name: str) -> int:
-    """Find the target of prepared data that the model predicts: that of its name, or the only one."""
-    if name in names:
-        return names.index(name)
+def _column(names: list[str], asked: str | None, target: str) -> int:
+    """Find the column of prepared data: the one asked for, else that of the model's target, else the only one."""
+    from cgcnn_ase.core.targets import column_of
+
+    if asked is not None and asked not in names:
+        raise ValueError(f"--target {asked}: the data was prepared for {', '.join(names)}")
+    matching = [asked] if asked is not None else column_of(target, names)
+    if len(matching) == 1:
+        return names.index(matching[0])
     if len(names) > 1:
-        raise ValueError(f"the data was prepared for {', '.join(names)}, the model predicts {name}")
+        raise ValueError(f"the data was prepared for {', '.join(names)}, the model predicts {target}")
     return 0
 
 
-def _rows(splits: "Strings | None", n: int, split: str, data: Path) -> "Ints":
-    """Indices of a split; a ValueError if the data has none of that name."""
+def _rows(ids: list[str], of_data: "Strings | None", of_run: "Strings | None", split: str, data: Path) -> "Ints":
+    """Indices of a split, by the data's own column or else by the run's; say where the run has learned some of them."""
     import numpy as np
 
-    if split == "all":
-        return np.arange(n)
-    if splits is None or split not in splits:
-        names = "all" if splits is None else ", ".join(["all", *np.unique(splits)])
-        raise ValueError(f"{data}: has no split {split!r}; allowed: {names}")
-    return np.flatnonzero(splits == split)
+    splits = of_data if of_data is not None else of_run
+    rows = np.arange(len(ids)) if split == "all" else np.flatnonzero([] if splits is None else splits == split)
+    if split != "all" and not len(rows):
+        names = [] if splits is None else [str(name) for name in np.unique(splits) if name]
+        reason = f"allowed: {', '.join(['all', *names])}"
+        if not names:
+            reason += "; the data have no column `split`, and " + (
+                "the model is no run whose folder says which crystals it was trained on"
+                if of_run is None
+                else "none of their structures was in the run"
+            )
+        raise ValueError(f"{data}: has no split {split!r}; {reason}")
+    if of_run is None:
+        return rows
+    learned = {name: int((of_run[rows] == name).sum()) for name in ("train", "val")}
+    if learned["train"] and split != "train":
+        more = "; --split test leaves them out" if split == "all" else ""
+        echo_stderr(
+            f"cgcnn-ase: warning: {learned['train']} of these {len(rows)} structures are training crystals of this run "
+            f"(and {learned['val']} its validation crystals), so the errors are smaller than on new ones{more}"
+        )
+    return rows

@@ -1,6 +1,8 @@
 """Targets of models: name, unit, meaning and scaling, and the way from a network's outputs to physical values."""
 
 import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +15,48 @@ from cgcnn_ase.core.arrays import Floats
 Task = Literal["regression", "classification"]
 Transform = Literal["none", "log10"]
 Level = Literal["crystal", "site"]
+
+#: other names that data sets give to the targets of models; case, spaces, hyphens, underscores and a unit in brackets
+#: do not count. A name that two targets have (``Ef``) is that of the model at hand.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "formation_energy_per_atom": (
+        "formation_energy", "form_energy", "e_form", "e_form_per_atom", "e_f", "h_form", "delta_e",
+        "formation_enthalpy", "formation_enthalpy_per_atom",
+    ),
+    "total_energy_per_atom": ("energy_per_atom", "final_energy_per_atom", "e_per_atom", "e_tot_per_atom"),
+    "band_gap": ("gap", "e_g", "e_gap", "gap_pbe"),
+    "efermi": ("fermi_energy", "fermi_level", "fermi", "e_f"),
+    "is_metal": ("metal", "metallic", "is_metallic"),
+    "bulk_modulus": ("K_VRH", "bulk_modulus_vrh", "bulk_moduli"),
+    "shear_modulus": ("G_VRH", "shear_modulus_vrh", "shear_moduli"),
+    "poisson_ratio": ("poisson", "homogeneous_poisson"),
+    "total_magnetization": ("magnetization", "magnetization_per_formula_unit", "total_magnetization_per_fu"),
+}  # fmt: skip
+
+
+def is_name_of(column: str, target: str) -> bool:
+    """Say whether a column of this name holds a target: its own name, or one of :data:`ALIASES`.
+
+    >>> is_name_of("Formation energy (eV/atom)", "formation_energy_per_atom"), is_name_of("gap", "efermi")
+    (True, False)
+    """
+    return _letters(column) in {_letters(name) for name in (target, *ALIASES.get(target, ()))}
+
+
+def known_targets(column: str) -> list[str]:
+    """Targets that a column of this name may hold; none where the name is not known."""
+    return [target for target in ALIASES if is_name_of(column, target)]
+
+
+def column_of(target: str, columns: Iterable[str]) -> list[str]:
+    """The columns that hold a target: that of its own name alone, else all of another of its names."""
+    names = [name for name in columns if is_name_of(name, target)]
+    return [target] if target in names else names
+
+
+def _letters(name: str) -> str:
+    """A name without what is written in one way here and in another there."""
+    return re.sub(r"[\s_-]|\(.*\)|\[.*\]", "", name).casefold()
 
 
 @dataclass(frozen=True, kw_only=True)

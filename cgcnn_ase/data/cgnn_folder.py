@@ -112,6 +112,13 @@ def load_cgnn_folder(
     )
 
 
+def cgnn_columns(folder: Path) -> list[str]:
+    """Columns of such a folder that could be learned; raises as :func:`load_cgnn_folder`."""
+    if not (folder / CGNN_TARGETS).exists():
+        raise DatasetError(f"{folder}: {CGNN_TARGETS} is missing")
+    return _table(folder / CGNN_TARGETS)[1]
+
+
 def _table(file: Path) -> tuple[pd.DataFrame, list[str]]:
     """The targets, and which columns hold numbers."""
     try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError, unknown_name
-from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.targets import ALIASES, TargetSpec, column_of, known_targets
 from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
 from cgcnn_ase.data.graph_cache import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
@@ -61,6 +61,24 @@ def asked_columns(
         if kind not in _KINDS:
             raise unknown_name("kind of target", kind, _KINDS)
     return columns, kinds or [_default_kind(0, 1, task)]
+
+
+def column_for(target: TargetSpec, names: Sequence[str], source: object) -> str | None:
+    """Find the column that holds the target of a model, by its name or by another that data sets give to it.
+
+    None where no name says so: then the only column is meant. A `DatasetError` if several could be meant, or the column
+    that would be taken is known to hold something else.
+    """
+    matching = column_of(target.name, names)
+    if len(matching) > 1:
+        raise DatasetError(f"{source}: {', '.join(matching)} are names of {target.name}; say which with --target")
+    if not matching and names and (others := known_targets(names[0])):
+        raise DatasetError(
+            f"{source}: no column is {target.name}, the model's target (also called "
+            f"{', '.join(ALIASES.get(target.name, ())) or 'nothing else'}), and {names[0]!r} is {' or '.join(others)}; "
+            "say which column is meant with --target"
+        )
+    return matching[0] if matching else None
 
 
 def target_specs(columns: Sequence[str], kinds: Sequence[str], targets: Floats, unit: str) -> tuple[TargetSpec, ...]:

@@ -1,16 +1,27 @@
 """Divide a data set into train, val and test; compositions of stored graphs, by which it is divided."""
 
+import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
 
-from cgcnn_ase.core.arrays import AnyArray, Floats32, Ints, Strings
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints, Strings
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
 
 NAMES = ("train", "val", "test")
 _BATCH = 256
+#: the file of a run's folder that says which crystal was in which split
+SPLIT_FILE = "split.csv"
+#: what the ids of replayed crystals begin with
+OLD_ID = "old:"
 
 
 def random_split(n: int, *, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Strings:
@@ -65,6 +76,51 @@ def composition_groups(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:
     _, group = np.unique(np.round(compositions_of(graphs, rows), 5), axis=0, return_inverse=True)
     numbered: Ints = group.ravel()
     return numbered
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """The crystals of a training run, each by its id and composition, and the split it was in."""
+
+    folder: Path
+    splits: dict[tuple[str, str], str]
+
+    @classmethod
+    def of_run(cls, model: str | Path) -> "RunSplit | None":
+        """That of a run's folder, or of the run that a ``best`` folder lies in; None where there is none.
+
+        A damaged file is a `DatasetError`.
+        """
+        path = Path(model)
+        file = next((folder / SPLIT_FILE for folder in (path, path.parent) if (folder / SPLIT_FILE).is_file()), None)
+        if file is None or not path.is_dir():
+            return None
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        if rows and not {"id", "composition", "split"} <= rows[0].keys():
+            raise DatasetError(f"{file}: is no split of a run: its columns must be id, composition, split")
+        names = ((row["id"].removeprefix(OLD_ID), row["composition"]) for row in rows)
+        return cls(file.parent, {name: row["split"] for name, row in zip(names, rows, strict=True)})
+
+    def of(self, ids: Sequence[str], fractions: Floats32 | Floats) -> Strings:
+        """The split of crystals of these ids and atomic fractions, (n, 101); empty where the run had no such one."""
+        names = zip(ids, map(_composition_name, fractions), strict=True)
+        return np.array([self.splits.get(name, "") for name in names], dtype=str)
+
+
+def write_run_split(folder: Path, ids: Sequence[str], split: Strings, graphs: GraphStore | GraphShards) -> None:
+    """Write which crystal of a run is in which split, so that others can be told from those it has learned."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "composition", "split"])
+    compositions = map(_composition_name, compositions_of(graphs, np.arange(len(ids))))
+    writer.writerows(zip(ids, compositions, split.tolist(), strict=True))
+    atomic_write(folder / SPLIT_FILE, text.getvalue())
+
+
+def _composition_name(fractions: Floats32 | Floats) -> str:
+    """``Li0.250 Ni0.250 O0.500``: the same for graphs and structures."""
+    return " ".join(f"{symbols()[z]}{fractions[z]:.3f}" for z in np.flatnonzero(fractions > 0))
 
 
 def _batches(graphs: GraphStore | GraphShards, rows: Ints) -> Iterator[CrystalGraph]:

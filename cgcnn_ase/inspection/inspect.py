@@ -7,12 +7,12 @@ import numpy as np
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.progress import with_progress
+from cgcnn_ase.core.targets import is_name_of
 from cgcnn_ase.data.dataset import Dataset, read_table
 from cgcnn_ase.inspection.comparison import Comparison, compare
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_duplicates
 from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, Outliers, find_outliers
 from cgcnn_ase.inspection.report import DatasetReport, dataset_report
-from cgcnn_ase.sources.properties import MODEL_TARGETS
 
 FORMAT_VERSION = 1
 
@@ -90,8 +90,8 @@ def inspect_dataset(
         Column to judge and to compare; by default the only column of numbers, where there is one, and in the other data
         set that of the same name.
     model : str, optional
-        Pretrained name or model folder whose predictions the target is held against; a fetched column such as ``K_VRH``
-        is held against the model's own name of it.
+        Pretrained name or model folder whose predictions the target is held against; a column such as ``K_VRH`` or
+        ``gap`` is held against the model's own name of it.
     align : bool, optional
         Fit offsets of the elements to the differences from ``other``; by default of energies per atom.
     duplicates : bool
@@ -167,7 +167,7 @@ def _ask(model: str, table: Dataset, target: str, workers: int, progress: bool) 
     loaded.check_level("crystal", "inspect")
     if loaded.target.task != "regression":
         raise ValueError(f"{model}: is a classifier; values are judged by a regression")
-    if loaded.target.name not in (target, MODEL_TARGETS.get(target)):
+    if not is_name_of(target, loaded.target.name):
         raise ValueError(f"{model}: predicts {loaded.target.name}, the column to judge is {target}")
     structures = (Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc) for s in table.structures)
     mean, std = np.full(len(table), np.nan), np.full(len(table), np.nan)

@@ -38,9 +38,6 @@ ENERGIES = (
     "average_voltage",
 )
 
-# target of a pretrained model for a fetched property, where the two have different names
-MODEL_TARGETS: Mapping[str, str] = {"K_VRH": "bulk_modulus", "G_VRH": "shear_modulus", "poisson": "poisson_ratio"}
-
 # properties of the whole cell; those whose unit ends in ``/atom`` are of an atom, all others of neither
 OF_CELL = ("total_magnetization", "volume")
 

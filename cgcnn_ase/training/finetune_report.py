@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +13,7 @@ import torch
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import OLD_ID
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
 from cgcnn_ase.training.replay import OLD_TEST
@@ -28,9 +30,16 @@ class Row(TypedDict):
     knew: bool  # whether the model knew the target before
     before: dict[str, float | None]  # see `ModelEvaluation.report`
     after: dict[str, float | None]
+    # mean of label less prediction of the model before, on the training crystals of the set; None where it did not know
+    # the target, is a classification or has learned the set itself
+    offset: float | None
+    # ``before`` with the offset added to each prediction: what is left to be learned beside a constant
+    before_without_offset: dict[str, float | None] | None
 
 
 FILE = "before_after.json"
+# training crystals that an offset is taken from, at most
+_MAX_FOR_OFFSET = 2000
 # sets that are measured, by split
 _SETS = {"test": "new", OLD_TEST: "old"}
 
@@ -48,7 +57,8 @@ def write_before_after(
     each tuned model by split, as far as they are known already. Errors are in what a model learned: ``mae``, ``bias``
     (mean of prediction less label), ``coverage`` of the 90 % interval where it has one. Where the model did not know
     the target, ``before`` is what the mean of the training labels gives. A classification has ``accuracy`` in their
-    place, and the most frequent class.
+    place, and the most frequent class. New labels on another scale differ from the model by a constant most of all:
+    ``before_without_offset`` is the model with that constant, the mean difference on the new training crystals, added.
     """
     rows: list[Row] = []
     for t, (model, target) in enumerate(zip(tuned, data.specs, strict=True)):
@@ -60,11 +70,17 @@ def write_before_after(
             after = None if evaluations is None else evaluations[t].get(split)
             after = evaluate_model(model, *sample) if after is None else after
             shown = [evaluate_model(start, *sample), after] if can_reuse_head(start, (target,)) else [after]
+            before = shown[0] if len(shown) > 1 else None
+            offset, shifted = None, None
+            if name == "new" and isinstance(before, RegressionEvaluation):
+                offset = _offset(start, data, t)
+                shifted = _shifted(before, offset).report()
             known = data.labels("train")[:, t]
             learned = target.forward(torch.from_numpy(known[np.isfinite(known)])).numpy()
             row = Row(
                 target=target.name, set=name, n=len(after.ids), unit=target.learned_unit, knew=len(shown) > 1,
-                before=shown[0].report() if len(shown) > 1 else after.baseline(learned), after=after.report(),
+                before=after.baseline(learned) if before is None else before.report(), after=after.report(),
+                offset=offset, before_without_offset=shifted,
             )  # fmt: skip
             rows.append(row)
             if isinstance(after, RegressionEvaluation):
@@ -81,9 +97,36 @@ def describe(row: Row) -> str:
         figures = f"accuracy {after['accuracy']:.1%} ({what}: {before['accuracy']:.1%})"
     else:
         old, new = before["mae"] or 0.0, after["mae"] or 0.0
-        figures = f"MAE {new:.4f} {row['unit']} ({what}: {old:.4f}, {f'{new / old - 1:+.0%}' if old else 'was exact'})"
+        figures = f"MAE {new:.4f} {row['unit']} ({what}: {old:.4f}, {_change(old, new)}"
+        shifted = row["before_without_offset"]
+        if shifted is not None:
+            rest = shifted["mae"] or 0.0
+            constant = f"{row['offset']:+.4f}"
+            figures += f"; before with the constant {constant} added: {rest:.4f}, {_change(rest, new)}"
+        figures += ")"
     covered = "" if after["coverage"] is None else f", 90 % interval covers {after['coverage']:.1%}"
     return f"{row['target']}, {row['set']} test set of {row['n']}: {figures}{covered}"
+
+
+def _change(old: float, new: float) -> str:
+    return f"{new / old - 1:+.0%}" if old else "was exact"
+
+
+def _offset(start: CrystalModel, data: PreparedData, t: int) -> float:
+    """Mean of label less prediction on the training crystals, the replayed ones left out; of many an even choice."""
+    rows = np.array([k for k in data.rows("train") if not data.ids[k].startswith(OLD_ID)])
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MAX_FOR_OFFSET)).astype(int))]
+    labels = data.targets[data.target_rows(torch.from_numpy(rows)).numpy(), t]
+    known = evaluate_model(start, data.graphs, rows, [""] * len(labels), labels)
+    assert isinstance(known, RegressionEvaluation)
+    return float(np.mean(known.target - known.mean))
+
+
+def _shifted(evaluation: RegressionEvaluation, offset: float) -> RegressionEvaluation:
+    """An evaluation with a constant added to all predictions and their intervals."""
+    lower = None if evaluation.lower is None else evaluation.lower + offset
+    upper = None if evaluation.upper is None else evaluation.upper + offset
+    return replace(evaluation, mean=evaluation.mean + offset, lower=lower, upper=upper)
 
 
 def _draw(result: Sequence[ModelEvaluation], target: TargetSpec, file: Path) -> None:

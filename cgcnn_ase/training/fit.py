@@ -1,6 +1,7 @@
 """From data and settings to a model: settings -> data -> members -> model -> report."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
@@ -16,7 +17,7 @@ from cgcnn_ase.training.finetune_report import FILE, Row
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.run_config import SettingsFile, layer_settings
 from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
-from cgcnn_ase.training.start_model import Frozen
+from cgcnn_ase.training.start_model import Frozen, can_reuse_head, new_head_warning
 
 
 class FitResult(NamedTuple):
@@ -73,6 +74,10 @@ def fit(
     new = all_data = source.load(run.graph, progress=progress)
     frozen: Frozen = freeze or "none"
     if model is not None:
+        if not can_reuse_head(model, new.specs):
+            warnings.warn(new_head_warning(model, new.specs), stacklevel=2)
+        elif source.columns and source.columns[0].partition(":")[0] != model.target.name:
+            tell(f"{source.columns[0]} is learned as {model.target.name} ({model.target.unit}), the model's target")
         if replay is not None:
             all_data = with_old(new, replay, source.columns, model, n=n_replay, seed=run.seed, progress=progress)
         n_replayed = len(all_data.rows("train")) - len(new.rows("train"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from cgcnn_ase.data.prepared import PreparedData, join
-from cgcnn_ase.data.splits import composition_groups
+from cgcnn_ase.data.splits import OLD_ID, composition_groups
 
 #: replayed crystals where the new labels are fewer
 MIN_REPLAYED = 500
@@ -25,7 +25,7 @@ def with_replay(new: PreparedData, old: PreparedData, *, n: int | None = None, s
         raise ValueError(f"replayed crystals: must be at least 1, not {n}")
     known = set(new.ids)
     taken = np.array([name in known for name in old.ids])
-    both = join([new, replace(old, ids=[f"old:{name}" for name in old.ids])])
+    both = join([new, replace(old, ids=[f"{OLD_ID}{name}" for name in old.ids])])
     is_old = np.arange(len(both.ids)) >= len(new.ids)
     only_old = is_old.copy()
     only_old[is_old] = ~taken

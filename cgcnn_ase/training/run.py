@@ -22,6 +22,7 @@ from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
 from cgcnn_ase.core.run_folder import CONFIG, check_run_folder
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.splits import write_run_split
 from cgcnn_ase.training.callbacks import check_devices
 from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
@@ -64,8 +65,8 @@ def train(
     data
         With train and val rows; test rows are evaluated once, at the end.
     output
-        The run's folder, empty but for a run to resume: ``config.yaml``, ``last.ckpt`` (of each member, in ``member-k``
-        if there are several), ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``,
+        The run's folder, empty but for a run to resume: ``config.yaml``, ``split.csv``, ``last.ckpt`` (of each member,
+        in ``member-k`` if there are several), ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``,
         ``learning_curve.png``, and of a fine-tuning ``before_after.json`` (see
         :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
     resume
@@ -101,6 +102,7 @@ def train(
     check_run_folder(output, yaml.safe_load(settings), run="a training run", resume=resume)
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / CONFIG, settings)
+    write_run_split(output, data.ids, data.split, data.graphs)
     _run(jobs, data, min(workers, len(jobs)))
     if missing := [package for module, package in _TO_ASSEMBLE.items() if find_spec(module) is None]:
         warnings.warn(

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
-from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.targets import TargetSpec, column_of
 from cgcnn_ase.core.yaml_settings import Plain
-from cgcnn_ase.data.cgnn_folder import GRAPH, load_cgnn_folder
-from cgcnn_ase.data.dataset import Dataset
+from cgcnn_ase.data.cgnn_folder import GRAPH, cgnn_columns, load_cgnn_folder
+from cgcnn_ase.data.dataset import Dataset, target_columns
 from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
-from cgcnn_ase.data.prepare import TaskName, asked_columns, load_tasks, prepare, target_specs
+from cgcnn_ase.data.prepare import TaskName, asked_columns, column_for, load_tasks, prepare, target_specs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.structures.labels import label_of
+from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of
 from cgcnn_ase.training.replay import with_replay
-from cgcnn_ase.training.start_model import can_reuse_head
+from cgcnn_ase.training.start_model import can_reuse_head, own_target
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,7 +31,8 @@ DataLike: TypeAlias = str | Path | PreparedData | Sequence["Atoms"]
 class DataSource:
     """Data of a run. Prepared data are read at once, and no second time; others when their graph is known.
 
-    Columns to learn are NAME or NAME:KIND; without any it is the only one, or that of the model to tune. ``is_part`` is
+    Columns to learn are NAME or NAME:KIND; without any it is the only one, or that of the model to tune. A column that
+    means the model's target by another name (:data:`cgcnn_ase.core.targets.ALIASES`) is learned as it. ``is_part`` is
     of a data set in shards: formulas are split alike in all of them. A ValueError is raised where data were prepared
     for other targets than asked.
     """
@@ -51,16 +52,44 @@ class DataSource:
         self.data = Path(data) if isinstance(data, str) else data
         self.columns = (target,) if isinstance(target, str) else tuple(target)
         self.task, self.unit, self.val, self.test, self.is_part = task, unit, val, test, is_part
-        self.target = None
-        if model is not None and not unit and task == model.target.task and self.columns in ((), (model.target.name,)):
-            self.target = model.target
+        self.target: TargetSpec | None = None
         self.prepared = self.data if isinstance(self.data, PreparedData) else None
         if isinstance(self.data, Path) and is_prepared(self.data):
             self.prepared = PreparedData.load(self.data)
-        if self.prepared is not None and self.columns:
-            has = tuple(target.name for target in self.prepared.specs)
-            if has != self.columns:
-                raise ValueError(f"{data}: was prepared for {', '.join(has)}, not {', '.join(self.columns)}")
+        if self.prepared is not None:
+            self._check_prepared(self.prepared, model)
+        elif model is not None:
+            self.columns = self.columns or self._columns_of(model.target)
+            self.target = own_target(model.target, self.columns, task, unit)
+
+    def _check_prepared(self, prepared: PreparedData, model: "CrystalModel | None") -> None:
+        """See that the data are those asked for; what they call the model's target otherwise is given its name."""
+        has = tuple(target.name for target in prepared.specs)
+        if self.columns and has != tuple(name.partition(":")[0] for name in self.columns):
+            raise ValueError(f"{self.data}: was prepared for {', '.join(has)}, not {', '.join(self.columns)}")
+        if model is not None and len(prepared.specs) == 1:
+            (spec,) = prepared.specs
+            kind = "log10" if spec.transform == "log10" else spec.task
+            name = model.target.name if spec.name == "target" else spec.name  # of data prepared without a name
+            self.target = own_target(model.target, (f"{name}:{kind}",), spec.task, spec.unit)
+            if self.target is not None:
+                self.prepared = replace(prepared, specs=(self.target,))
+
+    def _columns_of(self, target: TargetSpec) -> tuple[str, ...]:
+        """The column of a model's target where none is asked for; none where the only one is meant, whatever its name.
+
+        Several targets are the columns themselves.
+        """
+        if self.task == "multi":
+            return ()
+        if isinstance(self.data, Path):
+            column = column_for(target, _column_names(self.data), self.data)
+            return () if column is None else (column,)
+        structures = cast("Sequence[Atoms]", self.data)
+        results = [{} if atoms.calc is None else atoms.calc.results for atoms in structures]
+        keys = {key for atoms, labels in zip(structures, results, strict=True) for key in (*atoms.info, *labels)}
+        keys |= {ENERGY_PER_ATOM} if "energy" in keys else set()
+        return tuple(column_of(target.name, sorted(keys))[:1]) or (target.name,)
 
     def settings(self) -> Plain:
         """Settings of a run that the data decide: the graph, of CGNN's also the architecture."""
@@ -74,6 +103,8 @@ class DataSource:
         """Tell whether there is nothing to learn but classifications."""
         if self.prepared is not None:
             return all(target.task == "classification" for target in self.prepared.specs)
+        if self.target is not None:
+            return self.target.task == "classification"
         kinds = [name.partition(":")[2] or self.task for name in self.columns or ("",)]
         return all(kind == "classification" for kind in kinds)
 
@@ -83,9 +114,9 @@ class DataSource:
             return self.prepared
         model_specs = None if self.target is None else (self.target,)
         if isinstance(self.data, Path) and is_cgnn_folder(self.data):
-            names = self.columns if self.target is None else (self.target.name,)
+            parts = {"val": self.val, "test": self.test}
             data = load_cgnn_folder(
-                self.data, names, task=self.task, unit=self.unit, val=self.val, test=self.test, is_part=self.is_part
+                self.data, self.columns, task=self.task, unit=self.unit, **parts, is_part=self.is_part
             )
             return replace(data, specs=model_specs or data.specs)
         if isinstance(self.data, Path):
@@ -99,7 +130,7 @@ class DataSource:
     def _labelled(self, structures: "Sequence[Atoms]") -> tuple[Dataset, tuple[TargetSpec, ...]]:
         """Structures with the labels that they carry; of several labels some may be missing, not all."""
         columns, kinds = asked_columns("structures", self.columns, self.task, list)
-        columns = columns or ["target" if self.target is None else self.target.name]
+        columns = columns or ["target"]
         labels = np.array([[label_of(atoms, name) for name in columns] for atoms in structures], dtype=float)
         if len(bare := np.flatnonzero(np.isnan(labels).all(axis=1))):
             names = " or ".join(columns)
@@ -107,6 +138,10 @@ class DataSource:
         ids = [str(k) for k in range(len(structures))]
         dataset = Dataset(ids, [geometry(atoms) for atoms in structures], labels)
         return dataset, target_specs(columns, kinds, labels, self.unit)
+
+
+def _column_names(path: Path) -> list[str]:
+    return cgnn_columns(path) if is_cgnn_folder(path) else target_columns(path)
 
 
 def with_old(
@@ -125,6 +160,10 @@ def with_old(
             f"--replay: the old labels are of {model.target.name}, the new of "
             f"{', '.join(spec.name for spec in new.specs)}; only the same property can be replayed"
         )
-    source = DataSource(old, columns or (model.target.name,), model.target.task, model=model)
+    asked = columns
+    if isinstance(old, str | Path) and not is_prepared(Path(old)):  # which may call the property otherwise
+        known = _column_names(Path(old))
+        asked = columns if all(name.partition(":")[0] in known for name in columns) else ()
+    source = DataSource(old, asked, model.target.task, model=model)
     past = source.load(new.graph_config, progress=progress)
     return with_replay(new, replace(past, specs=new.specs), n=n, seed=seed)

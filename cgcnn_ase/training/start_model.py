@@ -1,13 +1,14 @@
 """Start from a trained model: copy its members, freeze the layers that should stay."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 
-from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.targets import ALIASES, TargetSpec, is_name_of
 from cgcnn_ase.nn.network import Network, NetworkConfig
 
 if TYPE_CHECKING:  # a model knows of its calibration, and this of pydantic, which training does without
@@ -22,6 +23,36 @@ def can_reuse_head(model: "CrystalModel", targets: tuple[TargetSpec, ...]) -> bo
         return False
     learned = [(t.name, t.task, t.n_classes, t.transform, t.level) for t in (targets[0], model.target)]
     return learned[0] == learned[1]
+
+
+def own_target(target: TargetSpec, columns: Sequence[str], task: str, unit: str) -> TargetSpec | None:
+    """The target of a model to tune where the columns to learn (NAME or NAME:KIND, or none) mean it, else None.
+
+    A kind or task that is not the model's means another target. A ValueError is raised where the unit contradicts the
+    model's own name.
+    """
+    column, _, kind = (columns[0] if columns else target.name).partition(":")
+    own_kind = "log10" if target.transform == "log10" else target.task
+    if len(columns) > 1 or not is_name_of(column, target.name) or kind not in ("", own_kind):
+        return None
+    if not kind and task != target.task and (task != "regression" or not columns):
+        return None
+    if target.task == "classification" or unit.casefold() in ("", target.unit.casefold()):
+        return target
+    if columns and column == target.name:
+        raise ValueError(f"unit {unit!r}: the model to tune has {target.name} in {target.unit}; convert the labels")
+    return None
+
+
+def new_head_warning(model: "CrystalModel", targets: Sequence[TargetSpec]) -> str:
+    """Word the warning of a model to tune that learns something else than its target."""
+    target = model.target
+    asked = ", ".join(f"{t.name} ({t.task}{f', {t.learned_unit}' if t.learned_unit else ''})" for t in targets)
+    return (
+        f"{asked}: not the target of {model.name}, {target.name} ({target.task}, {target.learned_unit}), so a new head "
+        "is learned and what the model knows of its own target is not used; names of that target: "
+        f"{', '.join((target.name, *ALIASES.get(target.name, ())))}"
+    )
 
 
 def check_start(model: "CrystalModel", config: NetworkConfig) -> None:

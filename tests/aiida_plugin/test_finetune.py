@@ -15,6 +15,7 @@ from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 
 from aiida_plugin.calculations.functions.finetune_steps import accuracy, offset  # noqa: E402
+from aiida_plugin.calculations.train import arguments  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
 from aiida_plugin.workflows.finetune import protocol_inputs, protocol_names  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
@@ -69,6 +70,13 @@ def test_before_and_after_on_a_part_that_neither_model_has_seen(code, model):
         frame = in_process(tested_model, tested)
         assert report[when]["mae"] == pytest.approx(np.abs(frame["value"] - labels).mean(), rel=1e-3)
     assert report["after"]["mae"] < report["before"]["mae"]
+    # without the constant that the old model is off by on what was learned
+    learned_from = results["model"].creator.inputs.structures
+    label = {i: atoms.info[TARGET] for i, atoms in zip(learned_from.ids, learned_from.iter_atoms(), strict=True)}
+    constant = np.mean([label[i] for i in learned_from.ids] - in_process(model, learned_from)["value"].to_numpy())
+    tested_labels = np.array([atoms.info[TARGET] for atoms in tested.iter_atoms()])
+    shifted = in_process(model, tested)["value"] + constant - tested_labels
+    assert report["before"]["mae_without_offset"] == pytest.approx(np.abs(shifted).mean(), rel=1e-3)
     assert results["predictions"].creator.inputs.model.uuid == results["model"].uuid
     # and from the new model back to the old one by links alone
     assert results["model"].creator.inputs.model.uuid == model.uuid
@@ -144,6 +152,15 @@ def test_labels_that_cannot_be_learned(code, model):
     _, workflow = run(code, model, oxides(4), QUICK | {"test": 0.1})
     assert workflow.exit_status == 401
     assert "4 structures are too few to keep a part of 0.1" in workflow.exit_message
+
+
+def test_another_name_of_the_target_is_the_target(model):
+    """The docs' own name must not train a new head; the command gets no kind, so that it finds the model's target."""
+    facts = {"target": TARGET, "unit": "eV/atom", "task": "regression", "name": "m"}
+    assert arguments({}, "formation_energy", facts)[:4] == ["--target", "formation_energy", "--task", "regression"]
+    assert arguments({}, "energy", facts)[:2] == ["--target", "energy:regression"]
+    with pytest.raises(ValueError, match="unit 'meV': the model to tune has formation_energy with the unit 'eV/atom'"):
+        arguments({"unit": "meV"}, "formation_energy", facts)
 
 
 def test_a_recipe_that_is_none(code, model):

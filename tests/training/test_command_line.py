@@ -1,6 +1,7 @@
 """``cgcnn-ase prepare``, ``train`` and ``evaluate`` hand on what the Python functions do."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -115,9 +116,42 @@ def test_evaluate_names_the_splits(direct, prepared, path, cgcnn_ase):
     ran = cgcnn_ase("evaluate", path / "direct", prepared, "--split", "exam")
     assert ran.code == 2
     assert "has no split 'exam'; allowed: all, test, train, val" in ran.err
-    ran = cgcnn_ase("evaluate", path / "direct", path / "set", "--split", "test")
+    alone = shutil.copytree(path / "direct" / "best", path / "model-alone")
+    ran = cgcnn_ase("evaluate", alone, path / "set", "--split", "test")
     assert ran.code == 2
-    assert "allowed: all" in ran.err
+    assert "allowed: all; the data have no column `split`, and the model is no run" in ran.err
+
+
+@pytest.mark.parametrize("model", ["direct", "direct/best"])
+def test_a_run_knows_its_split(direct, path, cgcnn_ase, model):
+    """Data without a column `split` are divided as the run divided them, by id: its own test errors come out."""
+    ran = cgcnn_ase("evaluate", path / model, path / "set", "--split", "test", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    expected = json.loads((path / "direct" / "metrics.json").read_text())["test"]
+    assert json.loads(ran.out) == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluate_says_that_it_mixes_training_crystals_in(direct, path, cgcnn_ase):
+    n = {split: load_model(path / "direct").training_record[f"n_{split}"] for split in ("train", "val")}
+    ran = cgcnn_ase("evaluate", path / "direct", path / "set")
+    assert f"{n['train']} of these 200 structures are training crystals of this run (and {n['val']} its" in ran.err
+    assert "--split test leaves them out" in ran.err
+
+
+def test_ids_of_other_crystals_are_not_those_of_the_run(direct, path, cgcnn_ase, make_crystals):
+    """Files are often named alike: c0, c1, ... of another set are no training crystals."""
+    (path / "others").mkdir()
+    for k, atoms in enumerate(make_crystals(8, seed=77)[0]):
+        atoms.numbers[:] = [37, 35]  # RbBr, which the run has not seen
+        write(path / "others" / f"c{k}.cif", atoms)
+    rows = [f"c{k},1.0" for k in range(8)]
+    (path / "others" / "id_prop.csv").write_text("\n".join(["cif_id,ionicity", *rows]) + "\n")
+    ran = cgcnn_ase("evaluate", path / "direct", path / "others")
+    assert ran.code == 0
+    assert "training crystals" not in ran.err
+    ran = cgcnn_ase("evaluate", path / "direct", path / "others", "--split", "test")
+    assert ran.code == 2
+    assert "none of their structures was in the run" in ran.err
 
 
 def test_fine_tuning(direct, path, cgcnn_ase):

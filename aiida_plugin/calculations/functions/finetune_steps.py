@@ -1,6 +1,7 @@
 """The steps of ``cgcnn.finetune`` that are quick enough to run in the workflow itself."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from aiida.engine import calcfunction
@@ -69,7 +70,8 @@ def report_finetuning(
     -------
     Dict
         ``before`` and ``after`` (see `accuracy`), ``offset`` (see `offset`, of the old model on what was learned),
-        ``n_train``, ``n_test``, and what the metrics say of the labels and of the calibration.
+        ``n_train``, ``n_test``, and what the metrics say of the labels and of the calibration. ``mae_without_offset``
+        of ``before`` is the error of the old model with the mean offset added: what is left beside a constant.
     """
     facts = metrics.get_dict()
     same = ("target", "n_train", "n_val", "label_scheme", "label_scheme_id", "calibration", "n_epochs")
@@ -79,17 +81,21 @@ def report_finetuning(
     result["n_test"] = 0 if test is None else len(test)
     if test is not None and before is not None and after is not None:
         old, new = (accuracy(test, target.value, predicted) for predicted in (before, after))
+        constant = cast("Mapping[str, float]", result["offset"])["mean"]
+        old["mae_without_offset"] = accuracy(test, target.value, before, shift=constant)["mae"]
         result |= {"before": old, "after": new, "mae_ratio": new["mae"] / old["mae"] if old["mae"] > 0 else 1.0}
     return Dict(result)
 
 
-def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsData) -> dict[str, float]:
+def accuracy(
+    labelled: StructureSetData, target: str, predictions: PredictionsData, *, shift: float = 0.0
+) -> dict[str, float]:
     """Errors of predictions of a labelled set, in their unit; a ValueError if no structure has a label and a
     prediction.
 
     ``n``, ``mae``, ``rmse``, ``mean_error`` (prediction - label), ``largest_error``; where the model is calibrated
     ``coverage`` (part of the labels within the interval), ``mean_std`` and ``in_domain`` (part); ``n_failed``
-    (structures without a prediction, left out).
+    (structures without a prediction, left out). The `shift` is added to every prediction.
     """
     frame = predictions.to_frame().set_index("id")
     pairs = dict(zip(labelled.ids, labels_of(labelled, target), strict=True))
@@ -97,7 +103,7 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
     if not names:
         raise ValueError("no structure has both a label and a prediction")
     frame, labels = frame.loc[names], np.array([pairs[name] for name in names], dtype=float)
-    values = frame["value"].to_numpy(dtype=float)
+    values = frame["value"].to_numpy(dtype=float) + shift
     errors = values - labels
     result: dict[str, float] = {
         "n": len(names),
@@ -108,7 +114,8 @@ def accuracy(labelled: StructureSetData, target: str, predictions: PredictionsDa
         "n_failed": len(pairs) - len(names),
     }
     if frame[["lower", "upper"]].notna().all(axis=None):
-        inside = (frame["lower"].to_numpy(float) <= labels) & (labels <= frame["upper"].to_numpy(float))
+        lower, upper = (frame[end].to_numpy(float) + shift for end in ("lower", "upper"))
+        inside = (lower <= labels) & (labels <= upper)
         result["coverage"] = float(inside.mean())
     if frame["std"].notna().all():
         result["mean_std"] = float(frame["std"].astype(float).mean())
