@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
+from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Ints, Strings
