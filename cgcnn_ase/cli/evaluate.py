@@ -19,7 +19,8 @@ def evaluate(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
+            help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, what `prepare` wrote, or "
+            "outputs of DFT programs, extxyz or ASE databases with energies."
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Column with the true values, where there are several.")] = None,

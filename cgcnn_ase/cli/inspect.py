@@ -14,7 +14,11 @@ _SHOWN = 10
 
 def inspect(
     data: Annotated[
-        Path, typer.Argument(help="Folder with id_prop.csv and structures, or a packed data set, as fetch writes it.")
+        Path,
+        typer.Argument(
+            help="Folder with id_prop.csv and structures, a packed data set, as fetch writes it, or outputs of DFT "
+            "programs, extxyz or ASE databases with energies."
+        ),
     ],
     target: Annotated[str | None, typer.Option(help="Column to judge and to compare, where there are several.")] = None,
     other: Annotated[

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, or what `prepare` wrote."
+        help="Folder with id_prop.csv and structures, a packed data set, that of CGNN, what `prepare` wrote, or "
+        "outputs of DFT programs, extxyz or ASE databases with energies."
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]

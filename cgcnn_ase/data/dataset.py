@@ -14,10 +14,12 @@ import pandas as pd
 from cgcnn_ase.core.arrays import Floats, Ints, Strings
 from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.core.errors import DatasetError
+from cgcnn_ase.data.calculations import ENERGY_UNITS, holds_calculations, read_calculations
 from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
 from cgcnn_ase.data.id_prop import IdProp, column_names, is_number, read_id_prop
-from cgcnn_ase.graphs.geometry import Geometry, LazyStructures
+from cgcnn_ase.graphs.geometry import Geometry, LazyStructures, geometry
 from cgcnn_ase.structures.composition import composition_key, formula_of
+from cgcnn_ase.structures.dft_outputs import Calculation
 from cgcnn_ase.structures.packed import load_ids, load_packed
 from cgcnn_ase.structures.readers import suffix_of
 from cgcnn_ase.structures.record import StructureError
@@ -37,6 +39,8 @@ class Dataset:
     columns: pd.DataFrame = field(default_factory=pd.DataFrame)  # numbers (NaN: none) and text (empty: none), no id
     source: Path = Path("<memory>")
     provenance: Mapping[str, object] | None = None  # what ``provenance.json`` beside the data says
+    # of finished calculations: each with its energy, and forces, stress and magnetic moments where the file states them
+    calculations: Sequence[Calculation] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,7 +55,12 @@ class Dataset:
             targets=self.targets[rows],
             split=None if self.split is None else self.split[rows],
             columns=self.columns.iloc[rows].reset_index(drop=True) if len(self.columns) else self.columns,
+            calculations=None if self.calculations is None else [self.calculations[k] for k in rows],
         )
+
+    def unit_of(self, column: str) -> str:
+        """The unit of a column that was read with its unit, as energies of finished calculations; empty for others."""
+        return "" if self.calculations is None else ENERGY_UNITS.get(column, "")
 
     def hash_of(self, split: str) -> str:
         """sha256 of the ids and targets of one split, in order."""
@@ -125,17 +134,23 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
     """Read a data set to learn from; its structures are read when they are asked for.
 
     It is a folder with ``structures.npz`` and ``properties.csv(.gz)`` (packed), or one with ``id_prop.csv`` and the
-    structure files that it names, or such a CSV file. The target is the column or columns to learn, needed where there
-    are several. A structure may lack a label of some of several columns, not of all. A `DatasetError` says in words
-    what cannot be used.
+    structure files that it names, or such a CSV file. It may also be a folder of finished calculations, see
+    :func:`cgcnn_ase.data.calculations.read_calculations`, or a file of them. The target is the column or columns to
+    learn, needed where there are several. A structure may lack a label of some of several columns, not of all. A
+    `DatasetError` says in words what cannot be used.
     """
     source = _existing(path)
-    if not (source / _PACKED).exists():
+    if _is_calculations(source):
+        data = _calculated(source)
+        table, file = data.columns, source
+    elif not (source / _PACKED).exists():
         samples = read_id_prop(csv_in(source), target)
         return Dataset(samples.ids, samples.structures, samples.labels, source=source)
-    table, file = read_properties(source)
+    else:
+        table, file = read_properties(source)
+        data = _packed(source, table, file)
+        table = table.iloc[:, 1:]
     columns = [_target_column(table, name, file) for name in _listed(target)]
-    data = _packed(source, table, file)
     values = table[columns].to_numpy(dtype=float)
     data = replace(data, targets=np.where(np.isfinite(values), values, np.nan))
     return data.take(np.flatnonzero(np.isfinite(values).any(axis=1)))
@@ -154,6 +169,8 @@ def read_table(path: str | Path) -> Dataset:
         raise DatasetError(f"{source}: holds graphs; to be inspected, a data set must hold structures")
     if (source / _PACKED).exists():
         data = _packed(source, *read_properties(source))
+    elif _is_calculations(source):
+        data = _calculated(source)
     else:
         csv = csv_in(source)
         if suffix_of(csv.name):
@@ -169,6 +186,8 @@ def target_columns(path: str | Path) -> list[str]:
     source = _existing(path)
     if (source / _PACKED).exists():
         return _numeric(read_properties(source)[0].iloc[:, 1:])
+    if _is_calculations(source):
+        return _numeric(read_calculations(source).columns(source))
     return column_names(csv_in(source))
 
 
@@ -199,8 +218,34 @@ def csv_in(folder: Path) -> Path:
     """The id_prop.csv of a folder, or the file itself; raises DatasetError where there is none."""
     csv = folder / "id_prop.csv" if folder.is_dir() else folder
     if not csv.exists():
-        raise DatasetError(f"{folder}: neither {_PACKED} nor id_prop.csv is in this folder")
+        raise DatasetError(
+            f"{folder}: neither {_PACKED} nor id_prop.csv is in this folder, nor in it or below an output of VASP, "
+            "Quantum ESPRESSO, GPAW or CP2K or a file of structures with energies"
+        )
     return csv
+
+
+def _is_calculations(source: Path) -> bool:
+    """Say whether a data set is finished calculations: what no table describes."""
+    if source.is_dir() and ((source / _PACKED).exists() or (source / "id_prop.csv").exists()):
+        return False
+    return source.suffix != ".csv" and holds_calculations(source)
+
+
+def _calculated(source: Path) -> Dataset:
+    """All finished calculations below a path, none of their columns a target."""
+    table = read_calculations(source)
+    table.warn(source)
+    if not table.calculations:
+        raise DatasetError(f"{source}: none of its {len(table.failures)} calculations can be used")
+    return Dataset(
+        ids=[each.id for each in table.calculations],
+        structures=[geometry(each.atoms) for each in table.calculations],
+        targets=np.zeros((len(table.calculations), 0)),
+        columns=table.columns(source),
+        source=source,
+        calculations=table.calculations,
+    )
 
 
 def _existing(path: str | Path) -> Path:
@@ -249,7 +294,7 @@ def _numeric(columns: pd.DataFrame) -> list[str]:
 
 
 def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str:
-    numeric = _numeric(table.iloc[:, 1:])
+    numeric = _numeric(table)
     if target is None and len(numeric) != 1:
         raise DatasetError(f"{source}: name the column to learn; there are {', '.join(numeric)}")
     column = numeric[0] if target is None else target

@@ -37,6 +37,8 @@ def load_tasks(
     """
     columns, kinds = asked_columns(path, names, task, lambda: target_columns(path))
     dataset = load_dataset(path, target=columns or None)
+    if not unit and len(columns) == 1:
+        unit = dataset.unit_of(columns[0])
     return dataset, target_specs(columns or ["target"], kinds, dataset.targets, unit)
 
 

@@ -1,0 +1,192 @@
+"""Structure and results from the text of CP2K, and of GPAW since its version 25: what no library reads."""
+
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.structures.record import RefusedError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class TextFacts(TypedDict):
+    """Version, functional and U of a calculation, and whether it converged."""
+
+    version: str
+    functional: str
+    hubbard_u: dict[str, float]
+    converged: bool | None
+
+
+def last_step(file: "str | Path | IO[Any]", kind: str) -> "Atoms":
+    """The last step of a file that ASE reads, with its results."""
+    import ase.io
+    from ase import Atoms
+
+    steps = ase.io.read(file, index=":", format=kind)
+    if not isinstance(steps, list) or not steps:
+        raise RefusedError("holds no finished step")
+    assert isinstance(steps[-1], Atoms)
+    return steps[-1]
+
+
+def _first(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.M)
+    return "" if match is None else next(group for group in match.groups() if group is not None)
+
+
+def _rows(block: str, columns: slice) -> Floats:
+    return np.array([[float(word) for word in line.split()[columns]] for line in block.splitlines()])
+
+
+# CP2K: atomic units of CODATA 2006 as in its own conversion; those of ASE differ in the eighth digit
+
+_ENERGY = re.compile(r"^ ENERGY\| Total FORCE_EVAL \( QS \) energy \[(?:a\.u\.|hartree)\]:?\s+(\S+)", re.M)
+_COORDINATES = re.compile(
+    r"ATOMIC COORDINATES IN ANGSTROM\n\n? *Atom +Kind +Element.*\n\n?((?: +\d+ +\d+ +[A-Z][a-z]? +\d+ .*\n)+)", re.M
+)
+_VECTOR = r"^ CELL(?:_TOP)?\| Vector {} \[angstrom\]:\s+(\S+)\s+(\S+)\s+(\S+)"
+_OLD_FORCES = re.compile(
+    r"^ ATOMIC FORCES in \[a\.u\.\]\n\n.*\n((?: +\d+ +\d+ +\S+(?: +[-+.\dE]+){3}\n)+)", re.M
+)  # until 2024.1
+_FORCES = re.compile(r"^ FORCES\| Atomic forces \[hartree/bohr\]\n.*\n((?: FORCES\| +\d+(?: +[-+.\dE]+){4}\n)+)", re.M)
+_STRESS = re.compile(
+    r"^ STRESS\| Analytical stress tensor \[GPa\]\n.*\n((?: STRESS\| +[xyz](?: +[-+.\dE]+){3}\n){3})", re.M
+)
+_KIND_U = re.compile(r"Atomic kind:\s+(\S+)(?:(?!Atomic kind:)[\s\S])*?U\(eff\) = \(U - J\) value in \[eV\]:\s+(\S+)")
+_SCF = re.compile(r"SCF run (NOT )?converged|outer SCF loop (FAILED to )?converge", re.I)
+
+
+def read_cp2k(text: str, trajectories: Mapping[str, Path]) -> "tuple[Atoms, TextFacts]":
+    """The last step of a run of Quickstep; of a relaxation its positions are in ``PROJECT-pos-1.xyz``.
+
+    Parameters
+    ----------
+    trajectories
+        Such files by the name of their project.
+    """
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.units import Bohr, GPa, Hartree
+
+    energies, first = _ENERGY.findall(text), _COORDINATES.search(text)
+    if not energies or first is None:
+        raise RefusedError(f"holds no {'energy' if first is not None else 'atomic coordinates'} of a finished step")
+    rows = [line.split() for line in first[1].splitlines()]
+    cell = [re.findall(_VECTOR.format(axis), text, re.M) for axis in "abc"]
+    if not all(cell):
+        raise RefusedError("does not state its cell vectors")
+    periodic = _first(r"^ CELL(?:_TOP)?\| Periodicity\s+(\S+)", text)
+    atoms = Atoms(
+        [row[2] for row in rows],
+        positions=[[float(x) for x in row[4:7]] for row in rows],
+        cell=[[float(x) for x in vectors[-1]] for vectors in cell],
+        pbc=[axis in periodic for axis in "XYZ"],
+    )
+    if len(energies) > 1 or _first(r"GLOBAL\| Run type\s+(\S+)", text) in ("GEO_OPT", "CELL_OPT", "MD"):
+        project = _first(r"GLOBAL\| Project name\s+(\S+)", text)
+        atoms.positions = _last_positions(project, trajectories, len(atoms))
+    results: dict[str, object] = {"energy": float(energies[-1]) * Hartree, "free_energy": float(energies[-1]) * Hartree}
+    for pattern, columns in ((_OLD_FORCES, slice(3, 6)), (_FORCES, slice(2, 5))):
+        if blocks := pattern.findall(text):
+            results["forces"] = _rows(blocks[-1], columns) * (Hartree / Bohr)
+    if blocks := _STRESS.findall(text):
+        pressure = _rows(blocks[-1], slice(2, 5)) * GPa
+        results["stress"] = -pressure.ravel()[[0, 4, 8, 5, 2, 1]]
+    if (moments := _mulliken(text, len(atoms))) is not None:
+        results["magmoms"] = moments
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    ends = [bool(one or other) for one, other in _SCF.findall(text)]
+    return atoms, {
+        "version": _first(r"CP2K\| version string:\s+CP2K version (\S+)", text),
+        "functional": _first(r"^ FUNCTIONAL\| ([A-Z]\w*):", text),
+        "hubbard_u": {re.sub(r"\d.*|_.*", "", kind): float(u) for kind, u in _KIND_U.findall(text)},
+        "converged": not ends[-1] if ends else None,
+    }
+
+
+def _last_positions(project: str, trajectories: Mapping[str, Path], n_atoms: int) -> Floats:
+    if project not in trajectories:
+        raise RefusedError(f"is a relaxation whose positions are in {project}-pos-1.xyz, which is not beside it")
+    positions: Floats = last_step(trajectories[project], "extxyz").positions
+    if len(positions) != n_atoms:
+        raise RefusedError(f"has {n_atoms} atoms and {trajectories[project].name} has {len(positions)}")
+    return positions
+
+
+def _mulliken(text: str, n_atoms: int) -> Floats | None:
+    """Mulliken's moments of a spin-polarised run, μB; None of another."""
+    start = text.rfind("Mulliken Population Analysis")
+    if start < 0 or "Spin moment" not in text[start : start + 400]:
+        return None
+    rows = re.findall(r"^ +\d+ +[A-Z][a-z]? +\d+((?: +[-+.\d]+)+)$", text[start:], re.M)[:n_atoms]
+    return np.array([float(row.split()[-1]) for row in rows]) if len(rows) == n_atoms else None
+
+
+# GPAW
+
+_U = re.compile(r"'?\b([A-Z][a-z]?)'?:\s*'?\w*:[spdf],([\d.]+)")
+_NUMBER = r"\s*(-?[\d.]+)\s*"
+
+
+def read_gpaw_text(text: str) -> "tuple[Atoms, TextFacts]":
+    """The last step of GPAW's text; that of versions before 25 by ASE."""
+    new = "\nAtoms  #" in text
+    atoms = _last_gpaw(text) if new else last_step(StringIO(text), "gpaw-out")
+    done, failed = text.rfind("Converged "), text.lower().rfind("did not converge")
+    return atoms, {
+        "version": _first(r"\|\s+-?\s*(\d+\.\d+\S*)\s*$", text),
+        "functional": _first(r"\bxc[=:]\s*(?:XC\()?\s*\{?(?:name[=:]\s*)?'?([\w+]+)|Using the (\S+) Exchange", text),
+        "hubbard_u": {symbol: float(u) for symbol, u in _U.findall(text)},
+        "converged": done > failed,
+    }
+
+
+def _last_gpaw(text: str) -> "Atoms":
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    # a step begins with its atoms; one that was cut off has no energy
+    starts = [match.start() for match in re.finditer(r"^Atoms  #", text, re.M)]
+    steps = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    finished = [step for step in steps if re.search(r"^\s*Extrapolated:", step, re.M)]
+    if not finished:
+        raise RefusedError("holds no energy of a finished step")
+    step = finished[-1]
+    rows = re.findall(rf"^\|\s*\d+ \|\s*([A-Z][a-z]?)[^|]*\|{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|", step, re.M)
+    vectors = re.findall(rf"^\|\s*(yes|no) \|{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|", step, re.M)[:3]
+    if not rows or len(vectors) < 3:
+        raise RefusedError("does not state its atoms and cell")
+    atoms = Atoms(
+        [row[0] for row in rows],
+        positions=[[float(x) for x in row[1:]] for row in rows],
+        cell=[[float(x) for x in row[1:]] for row in vectors],
+        pbc=[row[0] == "yes" for row in vectors],
+    )
+    results: dict[str, object] = {
+        "energy": float(_first(r"^\s*Extrapolated:\s*(\S+)", step)),
+        "free_energy": float(_first(r"^\s*Free energy:\s*(\S+)", step)),
+    }
+    if (forces := _table(step, "Forces  #", len(atoms))) is not None:
+        results["forces"] = forces
+    if (stress := _table(step, "Stress tensor  #", 3)) is not None:
+        results["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
+    if (moments := _table(step, "Local magnetic moments", len(atoms))) is not None:
+        results["magmoms"] = moments[:, 2]
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def _after(step: str, title: str) -> str:
+    return step[step.rfind(title) :] if title in step else ""
+
+
+def _table(step: str, title: str, n: int) -> Floats | None:
+    rows = re.findall(rf"^\|{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|", _after(step, title), re.M)[:n]
+    return np.array(rows, dtype=float) if len(rows) == n else None
