@@ -1,0 +1,275 @@
+"""100 crystals with mixed and partly empty sites, to be ordered.
+
+    python benchmarks/disordered_files.py --list                       # what they are, as CSV
+    python benchmarks/disordered_files.py --write FOLDER               # the CIF files
+
+Layered oxides, spinels, olivines, garnets and argyrodites, with one to four mixed sites. The compositions of the first
+36 are published; the paper that reports each is named. Cell lengths are rounded and positions are those of the
+structure type: the files show what experimental ones look like and are no reference for the crystals. The others have
+compositions drawn with a fixed seed. Nothing in this list depends on the code that orders them.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Occupancies = dict[str, float]
+Position = tuple[float, float, float]
+
+#: of the compositions that are drawn
+SEED = 20261130
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """A structure type: space group as gemmi names it, cell (Å, degrees), and its sites."""
+
+    family: str
+    group: str
+    cell: tuple[float, float, float, float, float, float]
+    sites: Mapping[str, tuple[str, Position]]  # label: the element that is there by default, and its place
+
+
+@dataclass(frozen=True)
+class DisorderedFile:
+    """One file: the sites of a prototype with other occupants than the default."""
+
+    name: str
+    prototype: str
+    occupancies: Mapping[str, Occupancies]
+    source: str = ""  # the paper; empty where the composition was drawn
+    charges: Mapping[str, str] | None = None  # written behind each element where the file states them
+
+    @property
+    def n_mixed(self) -> int:
+        """Sites of the asymmetric unit that are shared or partly empty."""
+        return sum(not (len(species) == 1 and sum(species.values()) == 1) for species in self.occupancies.values())
+
+
+def _hexagonal(a: float, c: float) -> tuple[float, float, float, float, float, float]:
+    return a, a, c, 90.0, 90.0, 120.0
+
+
+def _cubic(a: float) -> tuple[float, float, float, float, float, float]:
+    return a, a, a, 90.0, 90.0, 90.0
+
+
+_O3_SITES = {"M": ("Ni", (0, 0, 0.5)), "O": ("O", (0, 0, 0.2415))}
+_GARNET_SITES = {
+    "Li1": ("Li", (0.375, 0, 0.25)), "Li2": ("Li", (0.0983, 0.6854, 0.5771)), "La": ("La", (0.125, 0, 0.25)),
+    "Zr": ("Zr", (0, 0, 0)), "O": ("O", (-0.0315, 0.0548, 0.1494)),
+}  # fmt: skip
+PROTOTYPES = {
+    "O3": Prototype("layered", "R -3 m:H", _hexagonal(2.87, 14.21), {"Li": ("Li", (0, 0, 0)), **_O3_SITES}),
+    "O3-Na": Prototype(
+        "layered", "R -3 m:H", _hexagonal(2.97, 15.95),
+        {"Na": ("Na", (0, 0, 0)), "M": ("Ni", (0, 0, 0.5)), "O": ("O", (0, 0, 0.2335))},
+    ),
+    "P2": Prototype(
+        "layered", "P 63/m m c", _hexagonal(2.89, 11.15),
+        {
+            "Naf": ("Na", (0, 0, 0.25)), "Nae": ("Na", (1 / 3, 2 / 3, 0.75)), "M": ("Mn", (0, 0, 0)),
+            "O": ("O", (1 / 3, 2 / 3, 0.0915)),
+        },
+    ),
+    "spinel": Prototype(
+        "spinel", "F d -3 m:2", _cubic(8.2),
+        {"A": ("Li", (0.125, 0.125, 0.125)), "B": ("Mn", (0.5, 0.5, 0.5)), "O": ("O", (0.263, 0.263, 0.263))},
+    ),
+    "olivine": Prototype(
+        "olivine", "P n m a", (10.33, 6.01, 4.69, 90.0, 90.0, 90.0),
+        {
+            "M1": ("Li", (0, 0, 0)), "M2": ("Fe", (0.2822, 0.25, 0.9747)), "P": ("P", (0.0949, 0.25, 0.4182)),
+            "O1": ("O", (0.0968, 0.25, 0.7428)), "O2": ("O", (0.4571, 0.25, 0.2060)),
+            "O3": ("O", (0.1656, 0.0465, 0.2848)),
+        },
+    ),
+    "garnet": Prototype("garnet", "I a -3 d", _cubic(12.95), _GARNET_SITES),
+    "argyrodite": Prototype(
+        "argyrodite", "F -4 3 m", _cubic(9.86),
+        {
+            "Li": ("Li", (0.6912, 0.9749, 0.3088)), "P": ("P", (0.5, 0.5, 0.5)), "S1": ("S", (0.6190, 0.6190, 0.6190)),
+            "S2": ("S", (0.25, 0.25, 0.25)), "X": ("Cl", (0, 0, 0)),
+        },
+    ),
+}  # fmt: skip
+
+_NCM = {"Li": "1+", "Na": "1+", "Ni": "3+", "Co": "3+", "Mn": "4+", "O": "2-"}
+
+#: published compositions: name, prototype, occupancies, paper
+_PUBLISHED: tuple[tuple[str, str, dict[str, Occupancies], str], ...] = (
+    ("LiNiO2_excess", "O3", {"Li": {"Li": 0.98, "Ni": 0.02}},
+     "Rougier, Gravereau, Delmas, J. Electrochem. Soc. 143, 1168 (1996)"),
+    ("NCM333", "O3", {"Li": {"Li": 0.976, "Ni": 0.024}, "M": {"Ni": 0.309, "Li": 0.024, "Co": 0.333, "Mn": 0.334}},
+     "Whitfield et al., Solid State Ionics 176, 463 (2005)"),
+    ("NCM523", "O3", {"Li": {"Li": 0.965, "Ni": 0.035}, "M": {"Ni": 0.465, "Li": 0.035, "Co": 0.2, "Mn": 0.3}},
+     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
+    ("NCM622", "O3", {"Li": {"Li": 0.96, "Ni": 0.04}, "M": {"Ni": 0.56, "Li": 0.04, "Co": 0.2, "Mn": 0.2}},
+     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
+    ("NCM811", "O3", {"Li": {"Li": 0.955, "Ni": 0.045}, "M": {"Ni": 0.755, "Li": 0.045, "Co": 0.1, "Mn": 0.1}},
+     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
+    ("NCA", "O3", {"Li": {"Li": 0.99, "Ni": 0.01}, "M": {"Ni": 0.8, "Co": 0.15, "Al": 0.05}},
+     "Guilmard, Rougier, Grune, Croguennec, Delmas, J. Power Sources 115, 305 (2003)"),
+    ("LiNi07Co015Al015O2", "O3", {"Li": {"Li": 0.99, "Ni": 0.01}, "M": {"Ni": 0.7, "Co": 0.15, "Al": 0.15}},
+     "Guilmard, Croguennec, Denux, Delmas, Chem. Mater. 15, 4476 (2003)"),
+    ("LiNi05Mn05O2", "O3", {"Li": {"Li": 0.91, "Ni": 0.09}, "M": {"Ni": 0.41, "Li": 0.09, "Mn": 0.5}},
+     "Kobayashi et al., J. Mater. Chem. 13, 590 (2003)"),
+    ("LiNi05Mn05O2_exchanged", "O3", {"Li": {"Li": 0.957, "Ni": 0.043}, "M": {"Ni": 0.457, "Li": 0.043, "Mn": 0.5}},
+     "Kang, Meng, Breger, Grey, Ceder, Science 311, 977 (2006)"),
+    ("LiNi08Co02O2", "O3", {"M": {"Ni": 0.8, "Co": 0.2}},
+     "Delmas, Saadoune, Rougier, J. Power Sources 43-44, 595 (1993)"),
+    ("Li12Mn054Ni013Co013O2", "O3", {"M": {"Li": 0.2, "Ni": 0.133, "Co": 0.133, "Mn": 0.534}},
+     "Thackeray et al., J. Mater. Chem. 17, 3112 (2007)"),
+    ("O3-NaNi05Mn05O2", "O3-Na", {"M": {"Ni": 0.5, "Mn": 0.5}}, "Komaba et al., Inorg. Chem. 51, 6211 (2012)"),
+    ("O3-NaFe05Mn05O2", "O3-Na", {"M": {"Fe": 0.5, "Mn": 0.5}}, "Yabuuchi et al., Nature Mater. 11, 512 (2012)"),
+    ("P2-Na067Fe05Mn05O2", "P2", {"Naf": {"Na": 0.25}, "Nae": {"Na": 0.42}, "M": {"Fe": 0.5, "Mn": 0.5}},
+     "Yabuuchi et al., Nature Mater. 11, 512 (2012)"),
+    ("P2-Na067Ni033Mn067O2", "P2", {"Naf": {"Na": 0.25}, "Nae": {"Na": 0.42}, "M": {"Ni": 0.333, "Mn": 0.667}},
+     "Lu, Dahn, J. Electrochem. Soc. 148, A1225 (2001)"),
+    ("P2-Na074CoO2", "P2", {"Naf": {"Na": 0.21}, "Nae": {"Na": 0.53}, "M": {"Co": 1}},
+     "Balsys, Davis, Solid State Ionics 93, 279 (1996)"),
+    ("LiNi05Mn15O4", "spinel", {"B": {"Ni": 0.25, "Mn": 0.75}},
+     "Zhong, Bonakdarpour, Zhang, Gao, Dahn, J. Electrochem. Soc. 144, 205 (1997)"),
+    ("Li11Mn19O4", "spinel", {"B": {"Li": 0.05, "Mn": 0.95}},
+     "Gummow, de Kock, Thackeray, Solid State Ionics 69, 59 (1994)"),
+    ("LiCr05Mn15O4", "spinel", {"B": {"Cr": 0.25, "Mn": 0.75}},
+     "Sigala, Guyomard, Verbaere, Piffard, Tournoux, Solid State Ionics 81, 167 (1995)"),
+    ("Li4Ti5O12", "spinel", {"B": {"Li": 0.167, "Ti": 0.833}},
+     "Ohzuku, Ueda, Yamamoto, J. Electrochem. Soc. 142, 1431 (1995)"),
+    ("LiCoMnO4", "spinel", {"B": {"Co": 0.5, "Mn": 0.5}},
+     "Kawai, Nagata, Tukamoto, West, Electrochem. Solid-State Lett. 1, 212 (1998)"),
+    ("MgAl2O4_inverted", "spinel", {"A": {"Mg": 0.78, "Al": 0.22}, "B": {"Al": 0.89, "Mg": 0.11}},
+     "Peterson, Lager, Hitterman, Am. Mineral. 76, 1455 (1991)"),
+    ("LiFe05Mn05PO4", "olivine", {"M2": {"Fe": 0.5, "Mn": 0.5}},
+     "Yamada, Chung, J. Electrochem. Soc. 148, A960 (2001)"),
+    ("LiFePO4_antisite", "olivine", {"M1": {"Li": 0.93, "Fe": 0.07}, "M2": {"Fe": 0.93, "Li": 0.07}},
+     "Yang, Song, Zavalij, Whittingham, Electrochem. Commun. 4, 239 (2002)"),
+    ("Li06FePO4", "olivine", {"M1": {"Li": 0.6}},
+     "Delacourt, Poizot, Tarascon, Masquelier, Nature Mater. 4, 254 (2005)"),
+    ("hortonolite", "olivine", {"M1": {"Mg": 0.4, "Fe": 0.6}, "M2": {"Mg": 0.45, "Fe": 0.55}, "P": {"Si": 1}},
+     "Smyth, Hazen, Am. Mineral. 58, 588 (1973)"),
+    ("Li7La3Zr2O12", "garnet", {"Li1": {"Li": 0.94}, "Li2": {"Li": 0.349}}, "Awaka et al., Chem. Lett. 40, 60 (2011)"),
+    ("Li64Al02La3Zr2O12", "garnet", {"Li1": {"Li": 0.6, "Al": 0.067}, "Li2": {"Li": 0.383}},
+     "Geiger et al., Inorg. Chem. 50, 1089 (2011)"),
+    ("Li5La3Ta2O12", "garnet", {"Li1": {"Li": 0.802}, "Li2": {"Li": 0.216}, "Zr": {"Ta": 1}},
+     "Cussen, Chem. Commun. 412 (2006)"),
+    ("Li6BaLa2Ta2O12", "garnet", {"Li1": {"Li": 0.62}, "Li2": {"Li": 0.345}, "La": {"La": 0.667, "Ba": 0.333},
+     "Zr": {"Ta": 1}}, "Thangadurai, Weppner, Adv. Funct. Mater. 15, 107 (2005)"),
+    ("Li65La3Zr15Ta05O12", "garnet", {"Li1": {"Li": 0.54}, "Li2": {"Li": 0.407}, "Zr": {"Zr": 0.75, "Ta": 0.25}},
+     "Logeat et al., Solid State Ionics 206, 33 (2012)"),
+    ("Li6PS5Cl", "argyrodite", {"Li": {"Li": 0.5}, "S2": {"S": 0.385, "Cl": 0.615}, "X": {"Cl": 0.385, "S": 0.615}},
+     "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
+    ("Li6PS5Br", "argyrodite", {"Li": {"Li": 0.5}, "S2": {"S": 0.775, "Br": 0.225}, "X": {"Br": 0.775, "S": 0.225}},
+     "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
+    ("Li6PS5I", "argyrodite", {"Li": {"Li": 0.5}, "X": {"I": 1}}, "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
+    ("Li55PS45Cl15", "argyrodite", {"Li": {"Li": 0.458}, "S2": {"S": 0.33, "Cl": 0.67}, "X": {"Cl": 0.83, "S": 0.17}},
+     "Adeli et al., Angew. Chem. Int. Ed. 58, 8681 (2019)"),
+    ("Li66P04Ge06S5I", "argyrodite", {"Li": {"Li": 0.55}, "P": {"P": 0.4, "Ge": 0.6}, "X": {"I": 1}},
+     "Kraft et al., J. Am. Chem. Soc. 140, 16330 (2018)"),
+)  # fmt: skip
+
+#: what may share each site of the files that are drawn: the main occupant, others, and the most that may be empty
+_DRAWN: tuple[tuple[str, int, dict[str, tuple[str, tuple[str, ...], float]]], ...] = (
+    ("O3", 18, {"M": ("Ni", ("Co", "Mn", "Al", "Mg", "Ti"), 0.0), "Li": ("Li", ("Ni",), 0.6), "O": ("O", ("F",), 0.0)}),
+    ("P2", 6, {"Nae": ("Na", (), 0.7), "Naf": ("Na", (), 0.9), "M": ("Mn", ("Ni", "Fe", "Cu", "Mg"), 0.0),
+               "O": ("O", ("F",), 0.0)}),
+    ("spinel", 14, {"B": ("Mn", ("Ni", "Cr", "Al", "Li", "Fe"), 0.0), "A": ("Li", ("Zn", "Mn"), 0.5),
+                    "O": ("O", ("F",), 0.0)}),
+    ("olivine", 10, {"M2": ("Fe", ("Mn", "Co", "Mg"), 0.0), "M1": ("Li", ("Fe",), 0.6), "P": ("P", ("Si",), 0.0),
+                     "O3": ("O", ("F",), 0.0)}),
+    ("garnet", 7, {"Li2": ("Li", (), 0.7), "Li1": ("Li", ("Al",), 0.5), "Zr": ("Zr", ("Ta", "Nb", "W"), 0.0),
+                   "La": ("La", ("Ba", "Ca"), 0.0)}),
+    ("argyrodite", 9, {"Li": ("Li", (), 0.55), "S2": ("S", ("Cl", "Br"), 0.0), "X": ("Cl", ("S", "Br"), 0.0),
+                       "P": ("P", ("Ge", "Si"), 0.0)}),
+)  # fmt: skip
+
+
+def disordered_files() -> list[DisorderedFile]:
+    """All 100, the published ones first."""
+    published = [
+        DisorderedFile(name, prototype, occupancies, source, _NCM if k % 3 == 2 and prototype[0] == "O" else None)
+        for k, (name, prototype, occupancies, source) in enumerate(_PUBLISHED)
+    ]
+    return [*published, *_drawn()]
+
+
+def _drawn() -> Iterator[DisorderedFile]:
+    rng = np.random.default_rng(SEED)
+    for prototype, number, sites in _DRAWN:
+        for k in range(number):
+            n_mixed = 1 + k % min(4, len(sites))
+            chosen = list(sites)[:n_mixed]
+            yield DisorderedFile(
+                f"{prototype}_{k:02d}", prototype, {site: _mixture(sites[site], rng) for site in chosen}
+            )
+
+
+def _mixture(allowed: tuple[str, tuple[str, ...], float], rng: np.random.Generator) -> Occupancies:
+    """Hundredths of a main occupant, of up to three others, and of vacancies where there may be any."""
+    main, others, most_empty = allowed
+    empty = int(rng.integers(5, round(100 * most_empty))) if most_empty else 0
+    species = [str(s) for s in rng.permutation(others)[: int(rng.integers(1, 4))]] if others else []
+    if empty and species and rng.random() < 0.5:
+        species = []
+    parts = [int(n) for n in rng.integers(2, 20, size=len(species))]
+    return {main: (100 - empty - sum(parts)) / 100, **{s: n / 100 for s, n in zip(species, parts, strict=True)}}
+
+
+def cif_text(file: DisorderedFile) -> str:
+    """The CIF, with the operations of its space group."""
+    import gemmi
+
+    prototype = PROTOTYPES[file.prototype]
+    group = gemmi.find_spacegroup_by_name(prototype.group)
+    names = ("_cell_length_a", "_cell_length_b", "_cell_length_c", "_cell_angle_alpha", "_cell_angle_beta",
+             "_cell_angle_gamma")  # fmt: skip
+    lines = [f"data_{file.name}", *(f"{tag} {value:g}" for tag, value in zip(names, prototype.cell, strict=True))]
+    lines += [f"_symmetry_space_group_name_H-M '{group.hm}'", f"_symmetry_Int_Tables_number {group.number}"]
+    lines += ["loop_", "_symmetry_equiv_pos_as_xyz", *(f"'{op.triplet()}'" for op in group.operations())]
+    lines += ["loop_", "_atom_site_label", "_atom_site_type_symbol", "_atom_site_fract_x", "_atom_site_fract_y",
+              "_atom_site_fract_z", "_atom_site_occupancy"]  # fmt: skip
+    numbers: dict[str, int] = {}
+    for site, (default, place) in prototype.sites.items():
+        for element, occupancy in file.occupancies.get(site, {default: 1}).items():
+            numbers[element] = numbers.get(element, 0) + 1
+            charge = file.charges.get(element, "") if file.charges else ""
+            x, y, z = (f"{coordinate:.5f}" for coordinate in place)
+            lines.append(f"{element}{numbers[element]} {element}{charge} {x} {y} {z} {occupancy:g}")
+    return "\n".join(lines) + "\n"
+
+
+def write_files(folder: Path) -> list[Path]:
+    """Write all CIF files; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for file in disordered_files():
+        paths.append(folder / f"{file.name}.cif")
+        paths[-1].write_text(cif_text(file), encoding="utf-8")
+    return paths
+
+
+def write_list() -> None:
+    """The list, as CSV on stdout."""
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["name", "family", "prototype", "mixed_sites", "occupancies", "source"])
+    for file in disordered_files():
+        sites = "; ".join(
+            f"{site}: {' '.join(f'{element}{occupancy:g}' for element, occupancy in species.items())}"
+            for site, species in file.occupancies.items()
+        )
+        rows.writerow(
+            [file.name, PROTOTYPES[file.prototype].family, file.prototype, file.n_mixed, sites, file.source or "drawn"]
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--list"]:
+        write_list()
+    elif len(sys.argv) == 3 and sys.argv[1] == "--write":
+        write_files(Path(sys.argv[2]))
+    else:
+        raise SystemExit("give --list, or --write FOLDER")
