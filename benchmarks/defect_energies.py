@@ -20,11 +20,11 @@ from ase.build import make_supercell
 from scipy.stats import spearmanr
 
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.cathodes.supercells import compact_matrix
 from cgcnn_ase.cathodes.voltage import average_voltage
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies, defect_formation_energy
 from cgcnn_ase.energies.energy_model import as_energy_model
 from cgcnn_ase.energies.interface import EnergyModel
+from cgcnn_ase.structures.supercells import compact_matrix
 
 #: vacancies are made in supercells of at least so many atoms
 SUPERCELL = 64

@@ -1,7 +1,11 @@
-"""100 crystals with mixed and partly empty sites, to be ordered.
+"""Order 100 crystals with mixed and partly empty sites, and compare with pymatgen where that ends.
 
     python benchmarks/disordered_files.py --list                       # what they are, as CSV
     python benchmarks/disordered_files.py --write FOLDER               # the CIF files
+    python benchmarks/disordered_files.py --pymatgen 30                # orders each; pymatgen has 30 s for the same
+
+The energy is Ewald's of the same charges in the same supercell; pymatgen orders it with the fast algorithm of its
+``OrderDisorderedStructureTransformation``. Without --pymatgen it is not run.
 
 Layered oxides, spinels, olivines, garnets and argyrodites, with one to four mixed sites. The compositions of the first
 36 are published; the paper that reports each is named. Cell lengths are rounded and positions are those of the
@@ -10,12 +14,31 @@ compositions drawn with a fixed seed. Nothing in this list depends on the code t
 """
 
 import csv
+import json
+import multiprocessing
 import sys
+import tempfile
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from _report import Table, machine, parser
+from _structures import echo_stderr
+from ase.cell import Cell
+
+from cgcnn_ase.structures import read_file
+from cgcnn_ase.structures.disorder import crystal_of_block
+from cgcnn_ase.structures.ordering import OrderingOptions, OrderingWarning, mixed_sites
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from cgcnn_ase.structures.ordering import DisorderedCrystal
 
 Occupancies = dict[str, float]
 Position = tuple[float, float, float]
@@ -233,11 +256,11 @@ def cif_text(file: DisorderedFile) -> str:
     lines += ["loop_", "_atom_site_label", "_atom_site_type_symbol", "_atom_site_fract_x", "_atom_site_fract_y",
               "_atom_site_fract_z", "_atom_site_occupancy"]  # fmt: skip
     numbers: dict[str, int] = {}
-    for site, (default, place) in prototype.sites.items():
+    for site, (default, position) in prototype.sites.items():
         for element, occupancy in file.occupancies.get(site, {default: 1}).items():
             numbers[element] = numbers.get(element, 0) + 1
             charge = file.charges.get(element, "") if file.charges else ""
-            x, y, z = (f"{coordinate:.5f}" for coordinate in place)
+            x, y, z = (f"{coordinate:.5f}" for coordinate in position)
             lines.append(f"{element}{numbers[element]} {element}{charge} {x} {y} {z} {occupancy:g}")
     return "\n".join(lines) + "\n"
 
@@ -266,10 +289,160 @@ def write_list() -> None:
         )
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--list"]:
+def measure(file: DisorderedFile, folder: Path, pymatgen_limit: float) -> dict[str, Any]:
+    """Time, composition and energy of one file."""
+    path = folder / f"{file.name}.cif"
+    path.write_text(cif_text(file), encoding="utf-8")
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OrderingWarning)
+        (record,) = read_file(path, order_disordered=True)
+    seconds = time.perf_counter() - start
+    atoms = record.unwrap()
+    off = _composition_error(file, atoms)
+    result = {
+        "name": file.name, "family": PROTOTYPES[file.prototype].family, "mixed_sites": file.n_mixed, "seconds": seconds,
+        "n_atoms": len(atoms), "rounding": atoms.info["ordering_rounding"], "composition_error": off,
+    }  # fmt: skip
+    if pymatgen_limit > 0:
+        result |= _against_pymatgen(file, path, atoms, pymatgen_limit)
+    return result
+
+
+def _composition_error(file: DisorderedFile, atoms: "Atoms") -> float:
+    """The largest difference of an element's number from the file's, in parts of the mixed sites.
+
+    Counted from the list above, so it is at most the rounding if that is stated truly.
+    """
+    prototype = PROTOTYPES[file.prototype]
+    sizes = _multiplicities(prototype)
+    asked: dict[str, float] = {}
+    for site, (default, _) in prototype.sites.items():
+        for element, occupancy in file.occupancies.get(site, {default: 1.0}).items():
+            asked[element] = asked.get(element, 0.0) + occupancy * sizes[site]
+    n_cells = atoms.get_volume() / abs(float(np.linalg.det(Cell.fromcellpar(prototype.cell))))
+    symbols = atoms.get_chemical_symbols()
+    n_mixed = sum(sizes[site] for site, species in file.occupancies.items() if species not in [{e: 1} for e in species])
+    return float(max(abs(symbols.count(e) / n_cells - n) for e, n in asked.items()) / n_mixed)
+
+
+def _multiplicities(prototype: Prototype) -> dict[str, int]:
+    """Sites of each orbit in the cell, by applying the operations of the group."""
+    import gemmi
+
+    operations = list(gemmi.find_spacegroup_by_name(prototype.group).operations())
+    return {
+        site: len({tuple(round(x % 1.0, 3) % 1.0 for x in op.apply_to_xyz(list(position))) for op in operations})
+        for site, (_, position) in prototype.sites.items()
+    }
+
+
+def _against_pymatgen(file: DisorderedFile, path: Path, atoms: "Atoms", limit: float) -> dict[str, Any]:
+    """Ewald energies of our ordering and of pymatgen's, which runs in a process that is ended when its time is up."""
+    from pymatgen.core import Structure
+
+    options = OrderingOptions()
+    sites, _ = mixed_sites(_crystal(path), options)
+    charges = sites.charges
+    if charges is None:
+        return {}
+    states = charges.states or {e: float(f"{q[-1]}{q[:-1]}") for e, q in (file.charges or {}).items()}
+    species = [
+        {f"{o.symbol}{abs(states[o.symbol]):g}{'-' if states[o.symbol] < 0 else '+'}": n / sum(counts.values())
+         for o, n in counts.items() if o is not None and n}
+        for counts in sites.counts
+    ]  # fmt: skip
+    structure = Structure(
+        sites.atoms.cell.array, [species[g] for g in sites.groups], sites.atoms.positions, coords_are_cartesian=True
+    )
+    queue: Any = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=_order_by_pymatgen, args=(structure.as_dict(), queue))
+    start = time.perf_counter()
+    process.start()
+    try:
+        energy = queue.get(timeout=limit)
+        seconds: float | None = time.perf_counter() - start
+    except Empty:
+        energy, seconds = None, None
+    process.terminate()
+    process.join()
+    structure = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True)
+    structure.add_oxidation_state_by_element(states)
+    return {"ewald": _ewald(structure), "pymatgen_ewald": energy, "pymatgen_seconds": seconds}
+
+
+def _crystal(path: Path) -> "DisorderedCrystal":
+    import gemmi
+
+    return crystal_of_block(gemmi.cif.read_string(path.read_text()).sole_block())
+
+
+def _order_by_pymatgen(described: dict[str, Any], queue: Any) -> None:
+    from pymatgen.core import Structure
+    from pymatgen.transformations.standard_transformations import OrderDisorderedStructureTransformation
+
+    warnings.simplefilter("ignore")
+    transformation = OrderDisorderedStructureTransformation(
+        algo=OrderDisorderedStructureTransformation.ALGO_FAST, no_oxi_states=False, occ_tol=0.25
+    )
+    queue.put(_ewald(transformation.apply_transformation(Structure.from_dict(described))))
+
+
+def _ewald(structure: Any) -> float:
+    from pymatgen.analysis.ewald import EwaldSummation
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(EwaldSummation(structure).total_energy)
+
+
+def tables(rows: list[dict[str, Any]]) -> list[Table]:
+    """All files by family, and those that pymatgen was asked for."""
+    by_family = Table(
+        "Ordering 100 disordered files",
+        ["family", "files", "longest (s)", "median (s)", "largest rounding", "largest error of composition", "atoms"],
+    )
+    for family in dict.fromkeys(row["family"] for row in rows):
+        of = [row for row in rows if row["family"] == family]
+        seconds, sizes = [row["seconds"] for row in of], [row["n_atoms"] for row in of]
+        by_family.rows.append(
+            [family, len(of), max(seconds), float(np.median(seconds)), max(row["rounding"] for row in of),
+             max(row["composition_error"] for row in of), f"{min(sizes)} to {max(sizes)}"]
+        )  # fmt: skip
+    peers = Table("Ewald energy (eV a cell)", ["file", "atoms", "time (s)", "energy", "pymatgen (s)", "its energy"])
+    peers.rows = [
+        [row["name"], row["n_atoms"], row["seconds"], f"{row['ewald']:.3f}", row["pymatgen_seconds"],
+         None if row["pymatgen_ewald"] is None else f"{row['pymatgen_ewald']:.3f}"]
+        for row in rows if "ewald" in row
+    ]  # fmt: skip
+    return [by_family, peers] if peers.rows else [by_family]
+
+
+def main() -> None:
+    """Command line."""
+    made = parser(__doc__ or "", data=False)
+    made.add_argument("--list", action="store_true", help="only print the list, as CSV")
+    made.add_argument("--write", type=Path, metavar="FOLDER", help="only write the CIF files")
+    made.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth file")
+    made.add_argument(
+        "--pymatgen", type=float, default=0.0, metavar="SECONDS", help="time that pymatgen has for a file"
+    )
+    chosen = made.parse_args()
+    if chosen.list:
         write_list()
-    elif len(sys.argv) == 3 and sys.argv[1] == "--write":
-        write_files(Path(sys.argv[2]))
-    else:
-        raise SystemExit("give --list, or --write FOLDER")
+        return
+    if chosen.write is not None:
+        write_files(chosen.write)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for file in disordered_files()[:: chosen.every]:
+            rows.append(measure(file, Path(folder), chosen.pymatgen))
+            echo_stderr(f"{rows[-1]}")
+    print(f"_{machine()}_\n\n" + "\n".join(table.markdown() for table in tables(rows)))
+    if chosen.output is not None:
+        chosen.output.write_text(json.dumps({"machine": machine(), "files": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

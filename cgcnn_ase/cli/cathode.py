@@ -2,26 +2,28 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, errors_as_usage
+from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import Overwrite, complete_model, repeats
+from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from cgcnn_ase.cathodes.build import LiRemoval, Ordering
+    from cgcnn_ase.cathodes.build import LiRemoval
+    from cgcnn_ase.structures.arrangement import OrderingMethod
 
 # file endings by format
 _ENDINGS = {"extxyz": ".extxyz", "cif": ".cif", "vasp": ".vasp"}
 # columns of manifest.csv; those from ``atoms.info`` keep their names
 _COLUMNS = (
     "id", "cathode", "composition_asked", "composition", "li_content", "li_vacancy_asked", "li_vacancy", "ordering",
-    "li_removal", "seed", "supercell", "n_atoms", "oxidation_states", "reference", "file",
+    "li_removal", "antisite_exchange", "seed", "supercell", "n_atoms", "oxidation_states", "reference", "file",
 )  # fmt: skip
 _SHOWN = ("id", "composition", "li_content", "ordering", "li_removal", "seed", "n_atoms", "file")
 
@@ -31,8 +33,8 @@ def cathode(
         str,
         typer.Argument(
             metavar="NAME",
-            help="NCM811, NCM622, NCA, LiNiO2, LiCoO2, LiMnO2, LiAlO2, LiFePO4, LiMn2O4, Li2MnO3, or a formula such as "
-            "LiNi0.8Mn0.1Co0.1O2.",
+            help="NCM811, NCA, LiNiO2, LiFePO4, LiMn2O4, LNMO, Li2MnO3, O3-NaCoO2, P2-Na0.67MnO2, a formula such "
+            "as LiNi0.8Co0.1Mn0.08Al0.02O2, or a structure file; its sites may be partially occupied.",
             show_default=False,
         ),
     ],
@@ -40,11 +42,21 @@ def cathode(
         Path, typer.Option("--output", "-o", help="Folder for the structures and manifest.csv.", show_default=False)
     ],
     supercell: Annotated[
-        str | None, typer.Option(help="Repeats of the conventional cell, as 5x2x1 or 3; else the size decides.")
+        str | None,
+        typer.Option(help="Repeats of the conventional cell (of the file's), as 5x2x1 or 3; else the size decides."),
     ] = None,
     n_atoms: Annotated[int, typer.Option(help="About so many atoms, before lithium is removed.")] = 100,
-    ordering: Annotated[str, typer.Option(help="Where the metals go: random, sqs, or lowest (in energy).")] = "random",
-    li_vacancy: Annotated[float, typer.Option(help="Part of the lithium to remove, 0 to 1.")] = 0.0,
+    ordering: Annotated[
+        str,
+        typer.Option(
+            help="Where the metals go: random, ewald (lowest electrostatic energy), sqs, or lowest (in energy)."
+        ),
+    ] = "random",
+    ordering_time: Annotated[float, typer.Option(help="Seconds that ewald may take; then the best is taken.")] = 20.0,
+    antisite_exchange: Annotated[
+        float, typer.Option(help="Part of the lithium (sodium) that changes places with nickel, such as 0.02.")
+    ] = 0.0,
+    li_vacancy: Annotated[float, typer.Option(help="Part of the lithium (sodium) to remove, 0 to 1.")] = 0.0,
     li_removal: Annotated[
         str,
         typer.Option(help="Which lithium goes: random, ewald (lowest electrostatic energy), or lowest (in energy)."),
@@ -68,7 +80,7 @@ def cathode(
 ) -> None:
     """Build cathode structures: layered oxides and their mixtures, olivine, spinel, lithium-rich.
 
-    Exit code 0: all written; 2: nothing was.
+    Exit code 0: all written; 1: fewer different ones than asked for, which are written; 2: nothing was.
     """
     from cgcnn_ase.cathodes import cathodes
 
@@ -79,20 +91,23 @@ def cathode(
             raise ValueError(
                 f"--output {output}: it holds a manifest.csv already; choose another folder, or add --overwrite"
             )
-        structures = list(
+        structures, problem = _collected(
             cathodes(
                 name,
                 num=num,
                 supercell=repeats(supercell),
                 n_atoms=n_atoms,
-                ordering=cast("Ordering", ordering),
+                ordering=cast("OrderingMethod", ordering),
                 li_vacancy=li_vacancy,
                 li_removal=cast("LiRemoval", li_removal),
+                antisite_exchange=antisite_exchange,
+                ordering_time=ordering_time,
                 model=model if "lowest" in (ordering, li_removal) else None,
                 n_candidates=n_candidates,
                 tolerance=tolerance,
                 seed=seed,
-            )
+            ),
+            num,
         )
         rows = _write(structures, output, file_format)
     if as_json:
@@ -100,6 +115,21 @@ def cathode(
     else:
         _show(rows)
     echo_note(f"{len(rows)} structure{'s' * (len(rows) > 1)} and manifest.csv in {output}")
+    if problem is not None:
+        echo_stderr(f"cgcnn-ase: {problem}")
+        raise typer.Exit(1)
+
+
+def _collected(built: "Iterator[Atoms]", num: int) -> "tuple[list[Atoms], str | None]":
+    """The structures, and why there are fewer than asked for; none at all is an error."""
+    structures: list[Atoms] = []
+    try:
+        structures.extend(with_progress(built, "Building", num))
+    except ValueError as error:
+        if not structures:
+            raise
+        return structures, str(error)
+    return structures, None
 
 
 def _write(structures: "Sequence[Atoms]", folder: Path, file_format: str) -> list[dict[str, object]]:

@@ -14,9 +14,15 @@ from cgcnn_ase.cli.options import (
     Elements,
     MinDistance,
     OrderDisordered,
+    OrderingAtoms,
+    OrderingModel,
+    OrderingName,
+    OrderingSeed,
+    OrderingTime,
     Overwrite,
     Supercell,
     one_structure,
+    ordering_options,
     repeats_or_matrix,
 )
 from cgcnn_ase.core.progress import with_progress
@@ -86,6 +92,11 @@ def defects(
         str | None, typer.Option("--structure", help="Id of the host, such as file:3, where the file holds several.")
     ] = None,
     order_disordered: OrderDisordered = False,
+    ordering: OrderingName = None,
+    ordering_atoms: OrderingAtoms = None,
+    ordering_time: OrderingTime = None,
+    ordering_seed: OrderingSeed = None,
+    ordering_model: OrderingModel = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the manifests as JSON.")] = False,
 ) -> None:
@@ -99,7 +110,11 @@ def defects(
         repeats = _repeats(supercell)
         from cgcnn_ase.defects.generate import DefectOptions, generate_defects
 
-        name, host = one_structure(structure, structure_id, order_disordered=order_disordered)
+        order = ordering_options(
+            order_disordered, ordering=ordering, atoms=ordering_atoms, time=ordering_time, seed=ordering_seed,
+            model=ordering_model,
+        )  # fmt: skip
+        name, host = one_structure(structure, structure_id, order_disordered=order)
         options = DefectOptions(
             kind=kind or "vacancy", element=element, dopant=dopant, supercell=repeats, min_distance=min_distance,
             diagonal=diagonal, max_atoms=max_atoms, num=num, n_vacancies=n_vacancies, seed=seed, pair=pair,

@@ -34,14 +34,21 @@ def console(width: int = 160, *, highlight: bool = True) -> "Console":
 
 
 @contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show each warning that is for the user as one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warning_in_words
+        yield
+
+
+@contextmanager
 def errors_as_usage() -> Iterator[None]:
     """Turn the errors that bad input raises into one line and exit code 2; a bug keeps its traceback.
 
     Warnings become one line each, too.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warning_in_words
+        with warnings_as_lines():
             yield
     except (ValueError, OSError, ImportError) as error:
         echo_stderr(f"cgcnn-ase: {error}")

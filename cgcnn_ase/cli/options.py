@@ -9,8 +9,12 @@ import typer
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from cgcnn_ase.structures.ordering import OrderingOptions
 
-def one_structure(path: str, structure_id: str | None, *, order_disordered: bool = False) -> "tuple[str, Atoms]":
+
+def one_structure(
+    path: str, structure_id: str | None, *, order_disordered: "bool | OrderingOptions" = False
+) -> "tuple[str, Atoms]":
     """The one structure that a path names, or of several that with the id ``structure_id``, and its id."""
     from cgcnn_ase.structures import collect_paths, iter_file
 
@@ -138,5 +142,55 @@ Overwrite = Annotated[
 ]
 MinDistance = Annotated[float, typer.Option(help="Å between a defect and its image, where no supercell is given.")]
 OrderDisordered = Annotated[
-    bool, typer.Option("--order-disordered", help="One ordered supercell where sites are partially occupied.")
+    bool, typer.Option("--order-disordered", help="An ordered supercell where sites are partially occupied.")
 ]
+# each of these asks for --order-disordered, too
+OrderingName = Annotated[
+    str | None,
+    typer.Option(
+        "--ordering",
+        help="Of partially occupied sites: ewald (lowest electrostatic energy), random, sqs, or lowest (in energy).  "
+        "[default: ewald]",
+    ),
+]
+OrderingAtoms = Annotated[
+    int | None, typer.Option("--ordering-atoms", help="About so many atoms in an ordered supercell.  [default: 120]")
+]
+OrderingTime = Annotated[
+    float | None,
+    typer.Option("--ordering-time", help="Seconds for an ordering; then the best is taken.  [default: 20]"),
+]
+OrderingSeed = Annotated[int | None, typer.Option("--ordering-seed", help="Same seed, same ordering.  [default: 42]")]
+OrderingNum = Annotated[
+    int | None, typer.Option("--ordering-num", help="So many different orderings of each.  [default: 1]")
+]
+OrderingModel = Annotated[
+    str | None,
+    typer.Option("--ordering-model", help="What gives the energies for lowest.  [default: formation-energy-per-atom]"),
+]
+
+
+def ordering_options(
+    order_disordered: bool,
+    *,
+    ordering: str | None = None,
+    atoms: int | None = None,
+    time: float | None = None,
+    seed: int | None = None,
+    num: int | None = None,
+    model: str | None = None,
+) -> "bool | OrderingOptions":
+    """How to order what is disordered, False where nothing asks for it."""
+    asked = {"method": ordering, "n_atoms": atoms, "time_limit": time, "seed": seed, "num": num}
+    options = {name: value for name, value in asked.items() if value is not None}
+    if not options and model is None:
+        return order_disordered
+    from cgcnn_ase.structures.ordering import OrderingOptions
+
+    if ordering == "lowest":
+        from cgcnn_ase.energies.energy_model import ModelEnergies
+
+        return OrderingOptions(**options, energies=ModelEnergies(model or "formation-energy-per-atom"))  # type: ignore[arg-type]
+    if model is not None:
+        raise ValueError(f"--ordering-model {model}: it is for --ordering lowest")
+    return OrderingOptions(**options)  # type: ignore[arg-type]

@@ -5,8 +5,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
-from cgcnn_ase.cli.options import Fidelity, OrderDisordered, complete_model
+from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal, warnings_as_lines
+from cgcnn_ase.cli.options import (
+    Fidelity,
+    OrderDisordered,
+    OrderingAtoms,
+    OrderingModel,
+    OrderingName,
+    OrderingNum,
+    OrderingSeed,
+    OrderingTime,
+    complete_model,
+    ordering_options,
+)
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -53,6 +64,12 @@ def predict(
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
     order_disordered: OrderDisordered = False,
+    ordering: OrderingName = None,
+    ordering_atoms: OrderingAtoms = None,
+    ordering_time: OrderingTime = None,
+    ordering_seed: OrderingSeed = None,
+    ordering_num: OrderingNum = None,
+    ordering_model: OrderingModel = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
 ) -> None:
     """Predict a property of structures, or of each of their symmetry-distinct sites, with its uncertainty.
@@ -71,6 +88,12 @@ def predict(
     with errors_as_usage():
         if engine not in ("auto", "dgl", "torch"):
             raise ValueError(f"--engine {engine}: allowed are auto, dgl, torch")
+        order = ordering_options(
+            order_disordered, ordering=ordering, atoms=ordering_atoms, time=ordering_time, seed=ordering_seed,
+            num=ordering_num, model=ordering_model,
+        )  # fmt: skip
+        if order and output is not None and output.suffix.lower() == ".extxyz":
+            workers = 1  # the frames are written from the very orderings that were predicted
         files = collect_paths(paths)
         predictor = Predictor(
             [with_fidelity(name, fidelity) for name in model],
@@ -78,7 +101,7 @@ def predict(
             seed=seed,
             engine=cast("Engine", engine),
             workers=workers,
-            order_disordered=order_disordered,
+            order_disordered=order,
         )
         writer = open_output(
             output,
@@ -87,7 +110,7 @@ def predict(
             sources=files,
             models=predictor.check(),
             of_sites=predictor.of_sites,
-            order_disordered=order_disordered,
+            order_disordered=order,
         )
         todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
@@ -96,7 +119,11 @@ def predict(
             raise ValueError(f"--failures {failures}: give a name that ends in .csv, in a folder that exists")
     failed: list[tuple[str, str, str]] = []
     try:
-        with writer, closing(predictor.stream_files(todo, names=writer.done.names)) as predictions:
+        with (
+            writer,
+            warnings_as_lines(),
+            closing(predictor.stream_files(todo, names=writer.done.names)) as predictions,
+        ):
             for prediction in _with_progress(predictions, todo):
                 if prediction.error is None:
                     writer.write(prediction)

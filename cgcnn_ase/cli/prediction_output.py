@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import IO
 from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
 from cgcnn_ase.structures import StructureRecord, UniqueIds, iter_file
+from cgcnn_ase.structures.ordering import OrderDisordered, OrderingWarning
 
 
 def _fields(*, of_sites: bool) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ def open_output(
     sources: Sequence[Path],
     models: Collection[tuple[str, str]],
     of_sites: bool = False,
-    order_disordered: bool = False,
+    order_disordered: OrderDisordered = False,
 ) -> Writer:
     """The writer that the options ask for; ``models`` have name and sha256 of those that predict."""
     suffix = "" if output is None else output.suffix.lower()
@@ -119,7 +121,7 @@ class JsonWriter(Writer):
 class XyzWriter(Writer):
     """Extended XYZ: the structures, each with its prediction in the comment line."""
 
-    def __init__(self, file: IO[str], *, order_disordered: bool = False) -> None:
+    def __init__(self, file: IO[str], *, order_disordered: OrderDisordered = False) -> None:
         super().__init__(file)
         self._order_disordered = order_disordered
         self._source: str | None = None
@@ -146,7 +148,9 @@ class XyzWriter(Writer):
             self._records = iter_file(prediction.source, order_disordered=self._order_disordered)
             self._record = None
         while self._record is None or self._record.id != prediction.id:
-            self._record = next(self._records)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", OrderingWarning)  # told when it was predicted
+                self._record = next(self._records)
         return self._record
 
 

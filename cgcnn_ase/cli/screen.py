@@ -14,11 +14,19 @@ from cgcnn_ase.cli.options import (
     Fidelity,
     Matrix,
     MinDistance,
+    OrderDisordered,
+    OrderingAtoms,
+    OrderingModel,
+    OrderingName,
+    OrderingNum,
+    OrderingSeed,
+    OrderingTime,
     Overwrite,
     Repeats,
     Supercell,
     chemical_potentials,
     complete_model,
+    ordering_options,
     repeats_or_matrix,
 )
 from cgcnn_ase.core.parallel import available_cores
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.defects.screening import HostResult, Ranking, Screened
+    from cgcnn_ase.structures.ordering import OrderingOptions
 
 # rows of the table on stdout
 _SHOWN = 20
@@ -80,6 +89,13 @@ def screen(
     seed: Annotated[int, typer.Option(help="Of a cathode by name: same seed, same structures.")] = 42,
     top: Annotated[int, typer.Option(help="DFT folders of the defects of lowest energy.")] = 10,
     uncertain: Annotated[int, typer.Option(help="DFT folders of the least certain ones.")] = 10,
+    order_disordered: OrderDisordered = False,
+    ordering: OrderingName = None,
+    ordering_atoms: OrderingAtoms = None,
+    ordering_time: OrderingTime = None,
+    ordering_seed: OrderingSeed = None,
+    ordering_num: OrderingNum = None,
+    ordering_model: OrderingModel = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: all rows as JSON on stdout.")] = False,
 ) -> None:
@@ -95,8 +111,12 @@ def screen(
             raise ValueError(
                 f"--output {output}: it holds a ranking.csv already; choose another folder, or add --overwrite"
             )
+        order = ordering_options(
+            order_disordered, ordering=ordering, atoms=ordering_atoms, time=ordering_time, seed=ordering_seed,
+            num=ordering_num, model=ordering_model,
+        )  # fmt: skip
         hosts, repeated, total = _hosts(
-            host, repeats_or_matrix(supercell), num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
+            host, repeats_or_matrix(supercell), order, num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
         from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
 
@@ -131,14 +151,21 @@ def screen(
 
 
 def _hosts(
-    host: str, repeated: Repeats | Matrix, *, num: int, n_atoms: int, li_vacancy: float, seed: int
+    host: str,
+    repeated: Repeats | Matrix,
+    order: "bool | OrderingOptions",
+    *,
+    num: int,
+    n_atoms: int,
+    li_vacancy: float,
+    seed: int,
 ) -> "tuple[Iterator[tuple[str, Atoms | str]], Repeats | Matrix, int]":
     """Names and structures (or why there is none), the supercell to take, and how many hosts there are."""
     if Path(host).exists():
         from cgcnn_ase.structures import collect_paths, read_structures
 
         paths = collect_paths(host)
-        records = read_structures(paths)
+        records = read_structures(paths, order_disordered=order)
         return (
             ((r.id, r.atoms if r.atoms is not None else f"{r.source}: {r.error}") for r in records),
             repeated,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 
+from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.energies.interface import Energies, EnergyModel, GivesEnergyModel, Reference
 
@@ -93,3 +94,24 @@ def _table(references: Reference | Mapping[str, float] | None) -> Mapping[str, f
     if references == "mp-pbe":
         return reference_energies()
     raise ValueError(f"references {references!r}: allowed for a calculator are 'mp-pbe' and a dict by symbol")
+
+
+class ModelEnergies:
+    """Energies of structures by a model that is loaded when it is first asked, so that it can be sent to a process."""
+
+    def __init__(self, source: EnergySource) -> None:
+        self.source = source
+        self._model: EnergyModel | None = None
+
+    def load(self) -> EnergyModel:
+        """The model; a `ValueError` says that it gives no energy."""
+        if self._model is None:
+            self._model = as_energy_model(self.source)
+        return self._model
+
+    def __call__(self, structures: "Sequence[Atoms]") -> Floats:
+        """The energies, eV a cell."""
+        return self.load().energies(structures).energies
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"source": self.source, "_model": None}

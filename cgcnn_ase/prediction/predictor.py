@@ -3,6 +3,7 @@
 Importing this module, and handing files to worker processes, needs neither torch nor ASE in the calling process.
 """
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -24,6 +25,7 @@ from cgcnn_ase.structures import (
     iter_pieces,
     read_structures,
 )
+from cgcnn_ase.structures.ordering import OrderDisordered, OrderingWarning
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -55,8 +57,9 @@ class Predictor:
         How messages are passed. ``auto`` takes torch here: for prediction DGL is no faster, and importing it is slow.
     workers : int, optional
         Processes that read and predict files; by default one for each core when there are many.
-    order_disordered : bool
-        Predict one ordered supercell of a structure with partially occupied sites instead of refusing it.
+    order_disordered : bool or OrderingOptions
+        Predict an ordered supercell of a structure with partially occupied sites instead of refusing it, or so many of
+        them as the :class:`~cgcnn_ase.structures.ordering.OrderingOptions` ask for.
 
     Raises
     ------
@@ -72,7 +75,7 @@ class Predictor:
         seed: int = 0,
         engine: "Engine" = "auto",
         workers: int | None = None,
-        order_disordered: bool = False,
+        order_disordered: OrderDisordered = False,
     ) -> None:
         asked = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         if not asked:
@@ -164,7 +167,9 @@ class Predictor:
     ) -> Generator[Prediction, None, None]:
         tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
         with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
-            for structures in answers:
+            for structures, notes in answers:
+                for note in notes:
+                    warnings.warn(note, OrderingWarning, stacklevel=2)
                 for predictions in structures:
                     yield from _admit(predictions, names)
 
@@ -204,14 +209,17 @@ def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
     return [p.failed(error) for p in predictions]
 
 
-def _records(pieces: Iterable[WorkItem], order_disordered: bool) -> Iterator[StructureRecord]:
+def _records(pieces: Iterable[WorkItem], order_disordered: OrderDisordered) -> Iterator[StructureRecord]:
     return (record for piece in pieces for record in iter_piece(piece, order_disordered=order_disordered))
 
 
 def _predict_chunk(
-    chunk: list[Any], models: "list[ModelRef]", settings: "InferenceSettings", order_disordered: bool
-) -> list[list[Prediction]]:
-    """Run in a worker process: read files (or take structures) and predict each of them on one core."""
+    chunk: list[Any], models: "list[ModelRef]", settings: "InferenceSettings", order_disordered: OrderDisordered
+) -> tuple[list[list[Prediction]], list[str]]:
+    """Run in a worker process: read files (or take structures) and predict each of them on one core.
+
+    Also returns how disordered ones were ordered, as a warning would be shown by the wrong process.
+    """
     import torch
 
     from cgcnn_ase.prediction.inference import inference
@@ -220,4 +228,13 @@ def _predict_chunk(
         torch.set_num_threads(1)
     infer = inference(models, **settings)
     records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
-    return [predictions for part in _chunks(records) for predictions in infer.by_structure(part)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        structures = [predictions for part in _chunks(records) for predictions in infer.by_structure(part)]
+    notes = []
+    for warning in caught:
+        if issubclass(warning.category, OrderingWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+    return structures, notes

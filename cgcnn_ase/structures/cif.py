@@ -94,7 +94,7 @@ def read_block(block: "gemmi_cif.Block", *, rare: bool = True) -> "Atoms":
     """
     if rare:
         refuse_unsupported(block)
-    matrix, cell = _cell(block)
+    matrix, cell = cell_of(block)
     sites = _sites(block)
     try:
         operations, contradicted = operations_of(block, cell)
@@ -184,7 +184,7 @@ def refuse_unsupported(block: "gemmi_cif.Block") -> None:
         raise UncertainError("it is a magnetic CIF")
 
 
-def _cell(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
+def cell_of(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
     """The cell matrix and the six parameters."""
     values = [value_of(block, tag) for tag in _CELL]
     if all(value is None for value in values):
@@ -204,7 +204,7 @@ def _cell(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
 
 def _sites(block: "gemmi_cif.Block") -> Sites:
     """The rows of the atom list that hold an atom."""
-    x, y, z, types, labels, occupancies = _columns(block, _SITE)
+    x, y, z, types, labels, occupancies = columns(block, _SITE)
     n = len(x)
     if not n and not y and not z:
         if len(block.find_values("_atom_site_Cartn_x")):
@@ -220,10 +220,10 @@ def _sites(block: "gemmi_cif.Block") -> Sites:
         if not x:
             raise RefusedError("has no atoms: every site is empty (occupancy 0)")
     charged = bool(types) and len(block.find_values("_atom_type_oxidation_number")) > 0
-    return Sites(_elements(types, labels), types if charged else [], _coordinates(x, y, z, labels or types))
+    return Sites(_elements(types, labels), types if charged else [], coordinates(x, y, z, labels or types))
 
 
-def _columns(block: "gemmi_cif.Block", tags: Sequence[str]) -> list[list[str]]:
+def columns(block: "gemmi_cif.Block", tags: Sequence[str]) -> list[list[str]]:
     """The values of each tag; those of the loop of the first one taken all at once, which is quicker."""
     loop = block.find_loop(tags[0]).get_loop()
     if loop is None:
@@ -243,7 +243,8 @@ def _elements(types: list[str], labels: list[str]) -> list[int]:
         return [element_of_label(plain(label)) for label in labels]
 
 
-def _coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Floats:
+def coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Floats:
+    """The (n, 3) fractional coordinates of these columns."""
     try:
         frac = np.array([[*map(float, x)], [*map(float, y)], [*map(float, z)]]).T
     except ValueError:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from cgcnn_ase.structures.ordering import OrderDisordered
 from cgcnn_ase.structures.packed import PACKED_SUFFIX, PackedStructures, count_packed, is_packed, load_packed
 from cgcnn_ase.structures.readers import allowed, iter_file, record_of, structure_id, suffix_of
 from cgcnn_ase.structures.record import StructureError, StructureRecord
@@ -86,7 +87,7 @@ def _is_structure(path: Path) -> bool:
     return path.is_file() and (suffix != PACKED_SUFFIX or is_packed(path))
 
 
-def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def read_structures(inputs: object, *, order_disordered: OrderDisordered = False) -> Iterator[StructureRecord]:
     """A stream of structures from files or objects, in order and in bounded memory.
 
     Parameters
@@ -95,7 +96,9 @@ def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterat
         A path, folder, glob or ``"-"`` (see `collect_paths`); an `ase.Atoms`; a pymatgen ``Structure`` or ``Molecule``;
         an iterable of any of these, taken lazily; or a dict from names to them.
     order_disordered
-        Make one ordered supercell where sites are partially occupied, rather than refuse.
+        Make an ordered supercell where sites are partially occupied, rather than refuse: True, or the
+        :class:`OrderingOptions` that say how; with ``num`` above 1 several. An `OrderingWarning` tells how each was
+        made.
 
     Yields
     ------
@@ -124,13 +127,13 @@ def read_structures(inputs: object, *, order_disordered: bool = False) -> Iterat
     return _unique(_of_entries(inputs, order_disordered))
 
 
-def from_object(obj: object, *, order_disordered: bool = False, source: str = MEMORY) -> "Atoms":
+def from_object(obj: object, *, order_disordered: OrderDisordered = False, source: str = MEMORY) -> "Atoms":
     """An `ase.Atoms`, or a pymatgen ``Structure`` or ``Molecule``, as a checked copy in `ase.Atoms` without calculator.
 
     One that is disordered and not to be ordered, or fails `check_atoms`, is a `StructureError`; anything else a
     `TypeError`.
     """
-    return check_atoms(_converted(obj, order_disordered, source), source)
+    return check_atoms(_converted(obj, order_disordered, source)[0], source)
 
 
 def as_atoms(obj: "Atoms | Structure") -> "Atoms":
@@ -148,19 +151,24 @@ def to_structure(atoms: "Atoms") -> "Structure":
     return structure
 
 
-def _converted(obj: object, order_disordered: bool, source: str) -> "Atoms":
+def _converted(obj: object, order_disordered: OrderDisordered, source: str) -> "list[Atoms]":
+    """The structure, or its orderings."""
     from ase import Atoms
 
     if isinstance(obj, Atoms):
         copy: Atoms = obj.copy()
         copy.calc = None
-        return copy
+        return [copy]
     if not _is_object(obj):
         raise TypeError(f"{type(obj).__name__} is neither an ase.Atoms nor a pymatgen Structure or Molecule")
-    from cgcnn_ase.structures.disorder import from_pymatgen
+    from cgcnn_ase.structures.disorder import all_from_pymatgen
 
     try:
-        return from_pymatgen(cast("Structure | Molecule", obj), order_disordered=order_disordered)
+        return all_from_pymatgen(
+            cast("Structure | Molecule", obj),
+            order_disordered=order_disordered,
+            source="" if source == MEMORY else source,
+        )
     except ValueError as error:
         raise StructureError(source, str(error)) from error
 
@@ -182,7 +190,7 @@ def _expanded(entry: object) -> object:
     return _PathList(collect_paths(entry))
 
 
-def _of_entries(entries: Iterable[object], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_entries(entries: Iterable[object], order_disordered: OrderDisordered) -> Iterator[StructureRecord]:
     for i, entry in enumerate(entries):
         try:
             expanded = _expanded(entry)
@@ -193,26 +201,29 @@ def _of_entries(entries: Iterable[object], order_disordered: bool) -> Iterator[S
             for path in expanded if isinstance(expanded, _PathList) else [expanded]:
                 yield from iter_file(path, order_disordered=order_disordered)
         else:
-            yield _of_object(str(i), expanded, order_disordered)
+            yield from _of_object(str(i), expanded, order_disordered)
 
 
-def _of_named(named: Iterable[tuple[object, object]], order_disordered: bool) -> Iterator[StructureRecord]:
+def _of_named(named: Iterable[tuple[object, object]], order_disordered: OrderDisordered) -> Iterator[StructureRecord]:
     for key, entry in named:
         name = str(key)
         if isinstance(entry, str | Path):
             for record in iter_file(entry, order_disordered=order_disordered):
                 yield record._replace(id=name + record.id[len(structure_id(entry)) :])
         else:
-            yield _of_object(name, entry, order_disordered)
+            yield from _of_object(name, entry, order_disordered)
 
 
-def _of_object(name: str, obj: object, order_disordered: bool) -> StructureRecord:
+def _of_object(name: str, obj: object, order_disordered: OrderDisordered) -> Iterator[StructureRecord]:
     try:
-        atoms = _converted(obj, order_disordered, MEMORY)
+        structures = _converted(obj, order_disordered, MEMORY)
     except StructureError as error:
-        return StructureRecord(name, MEMORY, None, error.reason)
-    reason = validation_error(atoms)
-    return StructureRecord(name, MEMORY, None if reason else atoms, reason)
+        yield StructureRecord(name, MEMORY, None, error.reason)
+        return
+    for k, atoms in enumerate(structures):
+        reason = validation_error(atoms)
+        each = name if len(structures) == 1 else f"{name}:{k}"
+        yield StructureRecord(each, MEMORY, None if reason else atoms, reason)
 
 
 def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
@@ -277,7 +288,7 @@ def iter_pieces(paths: Iterable[Path], size: int) -> Iterator[list[WorkItem]]:
         yield files
 
 
-def iter_piece(piece: WorkItem, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def iter_piece(piece: WorkItem, *, order_disordered: OrderDisordered = False) -> Iterator[StructureRecord]:
     """The structures of a piece, as `iter_file` gives them."""
     if isinstance(piece, Path):
         return iter_file(piece, order_disordered=order_disordered)

@@ -4,7 +4,7 @@ import gzip
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,17 @@ import numpy as np
 
 from cgcnn_ase.structures import cif
 from cgcnn_ase.structures.cif_values import ContradictedError, PartialOccupancyError, UncertainError, element_words
-from cgcnn_ase.structures.disorder import from_pymatgen, read_cif_pymatgen
+from cgcnn_ase.structures.disorder import (
+    all_from_pymatgen,
+    crystal_of_atoms,
+    crystal_of_cif,
+    crystal_of_json,
+    has_mixtures,
+    partial_occupancies,
+    read_cif_pymatgen,
+    read_disordered_block,
+)
+from cgcnn_ase.structures.ordering import DisorderedCrystal, OrderDisordered
 from cgcnn_ase.structures.packed import PACKED_SUFFIX, load_packed
 from cgcnn_ase.structures.record import (
     RefusedError,
@@ -103,12 +113,12 @@ def structure_id(path: str | Path) -> str:
     return name.rpartition(".")[0] or name
 
 
-def read_file(path: str | Path, *, order_disordered: bool = False) -> list[StructureRecord]:
+def read_file(path: str | Path, *, order_disordered: OrderDisordered = False) -> list[StructureRecord]:
     """Every structure of one file, at least one; the record of one that could not be read holds the reason."""
     return list(iter_file(path, order_disordered=order_disordered))
 
 
-def iter_file(path: str | Path, *, order_disordered: bool = False) -> Iterator[StructureRecord]:
+def iter_file(path: str | Path, *, order_disordered: OrderDisordered = False) -> Iterator[StructureRecord]:
     """As `read_file`, one at a time: trajectories and databases are never held in memory whole."""
     if isinstance(path, str):
         path = Path(path)
@@ -144,7 +154,7 @@ def record_of(name: str, source: str, atoms: "Atoms | str") -> StructureRecord:
     return StructureRecord(name, source, None if reason else atoms, reason)
 
 
-def _items(path: Path, source: str, order_disordered: bool) -> Iterator[Item]:
+def _items(path: Path, source: str, order_disordered: OrderDisordered) -> Iterator[Item]:
     """The structures of a file with what went wrong as words: the one place where readers' errors are caught."""
     reader = _READERS.get(suffix_of(path.name))
     if reader is None:
@@ -216,36 +226,76 @@ def _head(source: str) -> bytes:
     return head
 
 
-def _read_cif(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_cif(source: str, order_disordered: OrderDisordered) -> Iterator[Item]:
     blocks, rare = cif.blocks_with_atoms(_text(source))
     for i, block in enumerate(blocks):
         try:
-            yield str(i), read_cif_block(block, rare=rare, order_disordered=order_disordered)
-        except reader_errors() as error:  # noqa: PERF203 - one bad block never costs the others
+            orderings = read_cif_block(block, rare=rare, order_disordered=order_disordered, source=source)
+        except reader_errors() as error:  # noqa: PERF203 - one bad entry never costs the others
             yield str(i), error_message(error)
+        else:
+            yield from _labelled(i, len(blocks), orderings)
 
 
-def read_cif_block(block: "gemmi_cif.Block", *, rare: bool = True, order_disordered: bool = False) -> "Atoms":
-    """One block of a CIF: by gemmi, by pymatgen where gemmi cannot be certain or sites are to be ordered.
+def _labelled(entry: int, n_entries: int, orderings: "Sequence[Atoms]") -> Iterator[Item]:
+    """The structures that one entry of a file gives, several where several orderings are asked for."""
+    for k, atoms in enumerate(orderings):
+        if len(orderings) == 1:
+            yield str(entry), atoms
+        else:
+            yield str(k) if n_entries == 1 else f"{entry}-{k}", atoms
 
-    One that is wrong is a `ValueError`, in words.
+
+def read_cif_block(
+    block: "gemmi_cif.Block", *, rare: bool = True, order_disordered: OrderDisordered = False, source: str = ""
+) -> "list[Atoms]":
+    """One block of a CIF: by gemmi, by pymatgen where gemmi cannot be certain.
+
+    Several structures where several orderings of partially occupied sites are asked for. A block that is wrong is a
+    `ValueError`, in words.
     """
     try:
-        return cif.read_block(block, rare=rare)
+        return [cif.read_block(block, rare=rare)]
     except PartialOccupancyError:
         if not order_disordered:
             raise
-        return read_cif_pymatgen(block.as_string(), order_disordered=True)[0]
+        return read_disordered_block(block, order_disordered, source)
     except UncertainError as doubt:
-        atoms = read_cif_pymatgen(block.as_string(), order_disordered=order_disordered)[0]
+        if has_mixtures(block):
+            if not order_disordered:
+                raise partial_occupancies(block) from None
+            return read_disordered_block(block, order_disordered, source)
+        structures = read_cif_pymatgen(block.as_string(), order_disordered=order_disordered, source=source)
         doubtful = isinstance(doubt, ContradictedError)
-        reason = cif.block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=doubtful)
+        reason = cif.block_formula_problem(block, structures[0].numbers, symmetric=True, doubtful=doubtful)
         if reason is not None and not order_disordered:
             raise RefusedError(reason) from None
-        return atoms
+        return structures if order_disordered else structures[:1]
 
 
-def _read_vasp(source: str, _: bool) -> Iterator[Item]:
+def read_crystal(path: str | Path) -> DisorderedCrystal:
+    """The one crystal of a file as sites with their occupants, of which there may be several or fewer than one.
+
+    A file that cannot be read, or holds several structures, is a `StructureError`.
+    """
+    path = Path(path)
+    try:
+        if suffix_of(path.name) in CIF_SUFFIXES:
+            blocks, _ = cif.blocks_with_atoms(_text(str(path)))
+            if len(blocks) > 1:
+                raise RefusedError(f"holds {len(blocks)} structures; give a file of one")
+            return crystal_of_cif(blocks[0])
+        if suffix_of(path.name) == ".json":
+            return crystal_of_json(json.loads(_text(str(path))))
+    except reader_errors() as error:
+        raise StructureError(str(path), error_message(error)) from error
+    records = read_file(path)
+    if len(records) > 1:
+        raise StructureError(str(path), f"holds {len(records)} structures; give a file of one")
+    return crystal_of_atoms(records[0].unwrap())
+
+
+def _read_vasp(source: str, _: OrderDisordered) -> Iterator[Item]:
     from io import StringIO
 
     from ase.io.vasp import read_vasp
@@ -258,7 +308,7 @@ def _read_vasp(source: str, _: bool) -> Iterator[Item]:
     yield "0", atoms
 
 
-def _read_xyz(source: str, _: bool) -> Iterator[Item]:
+def _read_xyz(source: str, _: OrderDisordered) -> Iterator[Item]:
     """All frames; a frame that cannot be read costs itself only."""
     _refuse_no_text(_head(source))
     with gzip.open(source, "rt", encoding="utf-8") if _zipped(source) else Path(source).open(encoding="utf-8") as file:
@@ -287,7 +337,7 @@ def _frames(file: IO[str]) -> Iterator[Item]:
             start += 1
 
 
-def _read_db(source: str, _: bool) -> Iterator[Item]:
+def _read_db(source: str, _: OrderDisordered) -> Iterator[Item]:
     """The rows of an ASE database, SQLite or JSON."""
     from ase.db import connect
 
@@ -302,7 +352,7 @@ def _read_db(source: str, _: bool) -> Iterator[Item]:
             yield str(row.id), atoms
 
 
-def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
+def _read_json(source: str, order_disordered: OrderDisordered) -> Iterator[Item]:
     """The ``as_dict`` of a pymatgen structure or molecule, a list of them, or an ASE database."""
     from pymatgen.core import Molecule, Structure
 
@@ -319,17 +369,19 @@ def _read_json(source: str, order_disordered: bool) -> Iterator[Item]:
                 raise RefusedError("is JSON, but neither a pymatgen structure (or a list of them) nor an ASE database")
             with without_reader_warnings():
                 result = Structure.from_dict(entry) if "lattice" in entry else Molecule.from_dict(entry)
-            yield str(i), from_pymatgen(result, order_disordered=order_disordered)
-        except reader_errors() as error:  # noqa: PERF203
+            orderings = all_from_pymatgen(result, order_disordered=order_disordered, source=source)
+        except reader_errors() as error:  # noqa: PERF203 - one bad entry never costs the others
             yield str(i), error_message(error)
+        else:
+            yield from _labelled(i, len(entries), orderings)
 
 
-def _read_packed(source: str, _: bool) -> Iterator[Item]:
+def _read_packed(source: str, _: OrderDisordered) -> Iterator[Item]:
     _head(source)
     yield from load_packed(source, check_rows=False).atoms()
 
 
-def _read_ase(source: str, _: bool) -> Iterator[Item]:
+def _read_ase(source: str, _: OrderDisordered) -> Iterator[Item]:
     from ase.io import iread
 
     _head(source)
@@ -340,7 +392,7 @@ def _read_ase(source: str, _: bool) -> Iterator[Item]:
             yield str(i), atoms
 
 
-_READERS: dict[str, Callable[[str, bool], Iterator[Item]]] = {
+_READERS: dict[str, Callable[[str, OrderDisordered], Iterator[Item]]] = {
     **dict.fromkeys(CIF_SUFFIXES, _read_cif),
     **dict.fromkeys(VASP_SUFFIXES, _read_vasp),
     **dict.fromkeys(XYZ_SUFFIXES, _read_xyz),

@@ -7,8 +7,9 @@ import spglib
 from ase.neighborlist import neighbor_list
 
 from cgcnn_ase.cathodes import build_cathode, cathode_names, cathodes, parse_cathode
-from cgcnn_ase.cathodes.composition import oxidation_states, whole_numbers
-from cgcnn_ase.cathodes.supercells import compact_matrix
+from cgcnn_ase.structures.arrangement import whole_numbers
+from cgcnn_ase.structures.oxidation import oxidation_states
+from cgcnn_ase.structures.supercells import compact_matrix
 
 
 def bonds(atoms, a, b, cutoff):
@@ -246,7 +247,7 @@ def test_symmetry_counts_as_the_same():
         ({"name": "NCA", "li_vacancy": 1.5}, r"li_vacancy 1\.5: .* 0 to 1"),
         ({"name": "NCA", "li_vacancy": -0.1}, r"li_vacancy -0\.1"),
         ({"name": "NCA", "li_vacancy": float("nan")}, "li_vacancy nan"),
-        ({"name": "NCA", "ordering": "best"}, "unknown ordering 'best'; allowed: random, sqs, lowest"),
+        ({"name": "NCA", "ordering": "best"}, "unknown ordering 'best'; allowed: random, ewald, sqs, lowest"),
         ({"name": "NCA", "li_removal": "best"}, "unknown li_removal 'best'; allowed: random, ewald, lowest"),
         ({"name": "NCA", "ordering": "lowest"}, "needs a model"),
         ({"name": "NCA", "tolerance": -1}, "tolerance -1"),

@@ -753,9 +753,18 @@ def test_ordered_disorder_in_xyz(command, tmp_path):
     text = cif_text(["Na", "Cl"], CORNERS).replace("Na Na0 0 0 0 1", "Na Na0 0 0 0 0.5").replace("Na1", "Na0.5")
     (tmp_path / "half.cif").write_text(text)
     assert command(tmp_path / "half.cif").code == 1
-    ran = command(tmp_path / "half.cif", "--order-disordered", "--output", tmp_path / "out.extxyz")
-    assert (ran.code, ran.err) == (0, "")
+    ran = command(tmp_path / "half.cif", "--ordering-atoms", 40, "--output", tmp_path / "out.extxyz")
+    assert ran.code == 0
+    assert ran.err.count("half.cif: ordered as") == len(ran.err.splitlines()) == 1
     assert ase.io.read(tmp_path / "out.extxyz").info["id"] == "half"
+    arguments = ("--ordering", "random", "--ordering-num", 2, "--output", tmp_path / "two.extxyz")
+    assert command(tmp_path / "half.cif", "--ordering-atoms", 40, *arguments).code == 0
+    first, second = ase.io.read(tmp_path / "two.extxyz", ":")
+    assert (first.info["id"], second.info["id"]) == ("half:0", "half:1")
+    assert first.get_chemical_formula() == second.get_chemical_formula()
+    assert first.positions.shape != second.positions.shape or abs(first.positions - second.positions).max() > 1
+    ran = command(tmp_path / "half.cif", "--ordering-model", "chgnet")
+    assert (ran.code, ran.err) == (2, "cgcnn-ase: --ordering-model chgnet: it is for --ordering lowest\n")
 
 
 def test_dropout_on_the_command_line(cgcnn_ase, cif_folder, dropout_model):

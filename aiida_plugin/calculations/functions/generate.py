@@ -12,8 +12,9 @@ from aiida_plugin.calculations.functions import each_run, versions_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.cathodes import cathode_ids, cathodes
-from cgcnn_ase.cathodes.build import LiRemoval, Ordering
+from cgcnn_ase.cathodes.build import LiRemoval
 from cgcnn_ase.defects.generate import DefectOptions, generate_defects
+from cgcnn_ase.structures.arrangement import OrderingMethod
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -105,7 +106,8 @@ class CathodeOptions:
     num: int = 1
     supercell: int | tuple[int, int, int] | None = None
     n_atoms: int = 100
-    ordering: Ordering = "random"
+    ordering: OrderingMethod = "random"
+    antisite_exchange: float = 0.0
     li_vacancy: float = 0.0
     li_removal: LiRemoval = "random"
     n_candidates: int = 20

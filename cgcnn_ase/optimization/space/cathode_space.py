@@ -101,8 +101,8 @@ def cathode_structure(
     """
     import numpy as np
 
-    from cgcnn_ase.cathodes.arrangement import ewald_removal, random_ordering, random_removal
     from cgcnn_ase.cathodes.lattices import LITHIUM
+    from cgcnn_ase.cathodes.supercells import ewald_removal, random_ordering, random_removal
 
     if unknown := sorted(set(point) - set(CATHODE_VARIABLES)):
         raise ValueError(f"unknown variable {', '.join(unknown)}; allowed: {', '.join(CATHODE_VARIABLES)}")
@@ -141,7 +141,7 @@ def _template(carriers: tuple[tuple[str, int], ...], repeats: tuple[int, int, in
 
 def _metal_counts(point: Mapping[str, Value], host: str, n_sites: int) -> dict[str, int]:
     """Atoms of each element on the metal sites."""
-    from cgcnn_ase.cathodes.composition import whole_numbers
+    from cgcnn_ase.structures.arrangement import whole_numbers
 
     shares = {METALS[name]: (name, point[name]) for name in METALS if name in point}
     if point.get(DOPANT_CONTENT):
