@@ -144,6 +144,8 @@ def screen(
     else:
         _show(ranking)
     echo_note(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
+    if (warning := ranking.warning()) is not None:
+        echo_stderr(f"cgcnn-ase: warning: {warning}")
     for problem in failed:
         echo_stderr(problem)
     if failed:

@@ -11,12 +11,17 @@ from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell import make_supercell
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
 from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
+from cgcnn_ase.energies.graph_model import GraphEnergy
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.prediction.results import Prediction
+
+
+# elements whose vacancies a difference of two total energies ranks, if it does not measure them
+_ANIONS = ("N", "O", "F", "S", "Cl", "Se", "Br", "Te", "I")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,8 @@ class SupercellEstimator:
 
     def __init__(self, model: EnergySource, chemical_potentials: Mapping[str, float] | None = None) -> None:
         self._model, self._potentials = as_energy_model(model), chemical_potentials
+        # a network learned the energies of perfect crystals; a potential has seen atoms that are out of place
+        self._is_network = isinstance(self._model, GraphEnergy)
 
     def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect; all of them in the same supercell."""
@@ -93,7 +100,20 @@ class SupercellEstimator:
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
         )
-        return [_of_difference(manifest, energy) for (_, manifest), energy in zip(defects, energies, strict=True)]
+        return [
+            _of_difference(manifest, energy, self._objection(manifest))
+            for (_, manifest), energy in zip(defects, energies, strict=True)
+        ]
+
+    def _objection(self, manifest: Manifest) -> str:
+        """Say why the difference is not to be trusted, whatever its std; empty where it can be."""
+        if not self._is_network or (manifest.kind == "vacancy" and set(manifest.removed) <= set(_ANIONS)):
+            return ""
+        what = f"{manifest.removed[0]} vacancies" if manifest.kind == "vacancy" else f"the kind {manifest.kind}"
+        return (
+            f"the difference of two total energies by a network is wrong by eV for {what}, with too small a std; "
+            "take --model chgnet, or DFT"
+        )
 
 
 def cost_estimate(
@@ -139,10 +159,11 @@ def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectEnergyEstima
     )  # fmt: skip
 
 
-def _of_difference(manifest: Manifest, difference: DefectEnergy) -> DefectEnergyEstimate:
-    reason = "" if difference.in_domain is not False else "the supercell is unlike the training structures"
+def _of_difference(manifest: Manifest, difference: DefectEnergy, objection: str) -> DefectEnergyEstimate:
+    unlike = "the supercell is unlike the training structures" if difference.in_domain is False else ""
     return _estimated(
-        manifest, difference.energy, difference.std, difference.in_domain, reason, difference.model, (None, None)
+        manifest, difference.energy, difference.std, False if objection else difference.in_domain,
+        "; ".join(filter(None, (objection, unlike))), difference.model, (None, None),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements
 CUTOFF, DENSITY_CUTOFF = 60.0, 240.0
+
+# reasons that a warning names
+_REASONS = 2
 
 # distance of k points, 1/Å (2 pi included)
 K_SPACING = 0.25
@@ -161,6 +165,15 @@ class Ranking:
 
     def __len__(self) -> int:
         return len(self.costs)
+
+    def warning(self) -> str | None:
+        """Tell in one line that no row is in the model's domain, with the most frequent reasons; None if one is."""
+        if not self.costs or any(cost.in_domain is not False for cost in self.costs):
+            return None
+        reasons = Counter(cost.reason for cost in self.costs).most_common(_REASONS)
+        told = ", and ".join(f"{reason} ({n})" if len(reasons) > 1 else reason for reason, n in reasons)
+        n = len(self.costs)
+        return f"{'the only defect is' if n == 1 else f'all {n} defects are'} out of the domain of the model: {told}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a defect: id, host, kind, defect, ..., energy, std, ..., in_domain, reason, multiplicity, model."""

@@ -1,6 +1,7 @@
 """Pretrained models by name: where they are, what they are, and how to load them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,26 @@ def with_fidelity(name: str, fidelity: str | None) -> str:
     if fidelity not in allowed:
         raise UnknownModelError(f"fidelity {fidelity!r} of {name}; allowed: {', '.join(allowed)}")
     return name if fidelity == allowed[0] else f"{name}-{fidelity}"
+
+
+@lru_cache
+def better_fidelity(name: str, site: int, elements: frozenset[int]) -> str | None:
+    """Find the data set of a model's family that has labelled sites of an element, in structures of such elements.
+
+    Of several the one with most labels. None where the model's own is one of them, the model is of no such family, or
+    none has them.
+    """
+    family = next((base for base in FIDELITIES if name == base or name.startswith(f"{base}-")), None)
+    n_labels: dict[str, int] = {}
+    for fidelity in () if family is None else FIDELITIES[family]:
+        other = with_fidelity(str(family), fidelity)
+        model = load_model(other) if other in model_names() else None
+        domain = None if model is None or model.calibration is None else model.calibration.domain
+        if model is not None and domain is not None and site in domain.site_elements and elements <= domain.elements:
+            if other == name:
+                return None
+            n_labels[fidelity] = int(model.training_record.get("n_train", 0))
+    return max(n_labels, key=lambda fidelity: n_labels[fidelity], default=None)
 
 
 def model_level(ref: ModelRef) -> str:

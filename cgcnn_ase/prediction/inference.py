@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
 import torch
 
 from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
 from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.models.registry import ModelRef, load_refs
+from cgcnn_ase.models.registry import ModelRef, better_fidelity, load_refs
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.prediction.fused_cgcnn import FusedModel
 from cgcnn_ase.prediction.results import Prediction
@@ -128,7 +129,12 @@ class ModelInference:
         else:
             prediction = model.calibrated(out, fractions.numpy(), dropout=dropout)
             rows = [[(_blank(record, model), k)] for k, record in enumerate(records)]
-        return _filled(rows, model.target, prediction, out.values.numpy().T)
+        filled = _filled(rows, model.target, prediction, out.values.numpy().T)
+        elements = [frozenset(record.unwrap().numbers.tolist()) for record in records]
+        return [
+            [_with_fidelity_advice(each, model.name, known) for each in row]
+            for row, known in zip(filled, elements, strict=True)
+        ]
 
 
 class SharedBackbone(NamedTuple):
@@ -217,6 +223,18 @@ def _filled(
         return MemberPrediction(filled, members[k])
 
     return [[MemberPrediction(blank, None) if k is None else fill(blank, k) for blank, k in row] for row in rows]
+
+
+def _with_fidelity_advice(member: MemberPrediction, name: str, elements: frozenset[int]) -> MemberPrediction:
+    """Name the data set that knows such sites and structures, where the model's own does not."""
+    prediction = member.prediction
+    if prediction.element is None or prediction.in_domain is not False:
+        return member
+    fidelity = better_fidelity(name, symbols().index(prediction.element), elements)
+    if fidelity is None:
+        return member
+    advice = f"the fidelity {fidelity} knows such sites (--fidelity {fidelity})"
+    return member._replace(prediction=replace(prediction, reason=f"{prediction.reason}; {advice}"))
 
 
 def _blank(record: StructureRecord, model: CrystalModel, *, error: str | None = None) -> Prediction:

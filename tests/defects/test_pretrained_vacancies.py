@@ -113,3 +113,21 @@ def test_the_card_names_the_sources():
     for name in ("Witman", "Kumagai", "Choudhary", "CHGNet"):
         assert name in card
     assert folder.target.level == "site"
+
+
+def test_for_lithium_the_fidelity_that_knows_it_is_named(cgcnn_ase, tmp_path):
+    """The default has seen no lithium: each prediction says which data set has, and a ranking says it in one line."""
+    atoms = build_cathode("LiNiO2", supercell=(1, 1, 1))
+    frame = energies(atoms, None)
+    assert not frame.loc[["Li"], "in_domain"].any()
+    assert frame.loc["Li", "reason"].startswith("no training structure has a labelled site of Li")
+    # also for the other sites of a lithium host, as no training structure has lithium
+    advice = "; the fidelity chgnet knows such sites (--fidelity chgnet)"
+    assert all(reason.endswith(advice) for reason in frame["reason"])
+    assert "--fidelity" not in " ".join(energies(atoms, "chgnet")["reason"])
+    write(tmp_path / "LiNiO2.cif", atoms)
+    options = ["--element", "Li", "--supercell", "1x1x1", "--output", tmp_path / "out", "--top", 0, "--uncertain", 0]
+    ran = cgcnn_ase("screen", tmp_path / "LiNiO2.cif", *options)
+    assert ran.code == 0, ran.err
+    (line,) = [line for line in ran.err.splitlines() if "out of the domain of the model" in line]
+    assert advice in line

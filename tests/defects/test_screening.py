@@ -106,6 +106,13 @@ def test_all_single_kinds_with_a_model_of_energies(energy_model):
     result = screen(_perovskite(), kinds, model=energy_model, supercell=2, dopants=["Mg"], name="STO")
     assert {s.cost.kind for s in result} == set(kinds)
     assert all(np.isfinite(s.cost.energy) and s.cost.std > 0 for s in result)
+    # what is wrong by eV (docs/concepts/defect_energies) is marked, row by row
+    trusted = {s.cost.defect for s in result if s.cost.in_domain is not False or "wrong by eV" not in s.cost.reason}
+    assert trusted == {"v_O"}
+    reasons = {s.cost.defect: s.cost.reason for s in result}
+    assert "wrong by eV for Sr vacancies, with too small a std; take --model chgnet, or DFT" in reasons["v_Sr"]
+    assert "wrong by eV for the kind antisite" in next(s.cost.reason for s in result if s.cost.kind == "antisite")
+    assert Ranking(s for s in result if s.cost.kind == "antisite").warning().startswith("all ")
     assert [Manifest.from_info(s.defect.atoms.info).id for s in result] == [s.cost.id for s in result]
 
 
@@ -118,12 +125,22 @@ def test_a_layer(energy_model):
 # Ranking
 
 
-def cost(k, energy, std=0.1) -> Screened:
+def cost(k, energy, std=0.1, *, in_domain=True, reason="") -> Screened:
     made = DefectEnergyEstimate(
         id=f"d{k}", host="h", kind="vacancy", defect="v_O", site_index=k, multiplicity=1, energy=energy, std=std,
-        lower=None, upper=None, in_domain=True, reason="", formula="X", n_atoms=1, model="m",
+        lower=None, upper=None, in_domain=in_domain, reason=reason, formula="X", n_atoms=1, model="m",
     )  # fmt: skip
     return Screened(None, made)
+
+
+def test_a_ranking_of_which_no_row_is_in_domain_says_so_in_one_line():
+    outside = [cost(k, 1.0, in_domain=False, reason=f"no {'Li' if k < 2 else 'Ni'}") for k in range(3)]
+    words = "all 3 defects are out of the domain of the model: no Li (2), and no Ni (1)"
+    assert Ranking(outside).warning() == words
+    assert Ranking(outside[:1]).warning() == "the only defect is out of the domain of the model: no Li"
+    for other in (True, None):
+        assert Ranking([*outside, cost(9, 1.0, in_domain=other)]).warning() is None
+    assert Ranking([]).warning() is None
 
 
 def test_the_ranking_against_sorting():

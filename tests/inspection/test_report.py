@@ -131,8 +131,14 @@ def test_nothing_to_look_at(id_prop):
 def test_places_that_are_no_data_set(tmp_path, packed):
     with pytest.raises(DatasetError, match="no such file or folder"):
         read_table(tmp_path / "nowhere")
-    write(tmp_path / "one.extxyz", CRYSTALS["a"])
+    write(tmp_path / "one.cif", CRYSTALS["a"])
     with pytest.raises(DatasetError, match="is a file of structures; a data set is a folder with"):
+        read_table(tmp_path / "one.cif")
+    write(tmp_path / "one.extxyz", CRYSTALS["a"])
+    with (
+        pytest.warns(UserWarning, match="holds no energy"),
+        pytest.raises(DatasetError, match="none of its 1 calculations can be used"),
+    ):
         read_table(tmp_path / "one.extxyz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"neither structures\.npz nor id_prop\.csv"):
