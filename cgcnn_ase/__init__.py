@@ -28,7 +28,7 @@ __all__ = ["CGCNNCalculator", "Predictor", "__version__", "finetune", "load_mode
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that importing the package costs nothing."""
     if name == "__version__":
-        from cgcnn_ase.models.folder import package_version
+        from cgcnn_ase.core.environment import package_version
 
         return package_version()
     if name in _HOMES:

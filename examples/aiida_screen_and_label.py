@@ -1,6 +1,7 @@
 """Lithium vacancies in NCM811 through AiiDA: screened by a model, two of them labelled by real DFT, the model tuned.
 
-    verdi presto --use-zeromq && aiida-cgcnn setup      once: a profile, codes, and the pretrained models
+    make engines                                        once: GPAW and Quantum ESPRESSO
+    aiida-cgcnn setup                                   once: a profile, codes, and the pretrained models
     verdi run aiida_screen_and_label.py                 GPAW, or: ... quantumespresso
 
 Everything is a node: at the end, by links alone, the tuned model leads back to both DFT runs, as the picture shows.
@@ -15,9 +16,12 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory
 
 from aiida_plugin.provenance.origin import origin
 from aiida_plugin.provenance.picture import graph_picture
+from aiida_plugin.setup.codes import missing_for
 
 CODES = {"gpaw": "python@localhost", "quantumespresso": "pw@localhost"}
 engine = sys.argv[1] if len(sys.argv) > 1 else "gpaw"
+if lacking := missing_for(engine):  # before anything is computed
+    raise SystemExit("\n".join(["this needs what is not there:", *lacking]))
 cgcnn, dft = load_code("cgcnn-ase@localhost"), load_code(CODES[engine])
 
 # NCM811 in its smallest exact cell, 40 atoms, and each of its ten lithium atoms taken away

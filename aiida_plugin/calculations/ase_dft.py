@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiida.orm import Dict, RemoteData, StructureData
 
-from aiida_plugin.calculations.crash_safe import CrashSafeCalcJob
+from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import is_in_this_environment
+from cgcnn_ase.core.environment import installed_versions
 
 if TYPE_CHECKING:
     from aiida.common.datastructures import CalcInfo
@@ -40,11 +42,12 @@ _EXIT_CODES = (
     (330, "ERROR_MISSING_OUTPUT", "the job left no {file}: {reason}"),
     (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
     (332, "ERROR_NOT_FINITE", "the calculator gave no number: {reason}"),
+    VERSIONS_DIFFER,
     (410, "ERROR_SCF_NOT_CONVERGED", "the electrons did not converge: {reason}"),
     (420, "ERROR_RELAX_NOT_CONVERGED", "the relaxation did not converge: {reason}"),
 )
 _MAY_BE_CURED = ("ERROR_NOT_INSTALLED", "ERROR_CALCULATOR", "ERROR_KILLED", "ERROR_OUT_OF_WALLTIME",
-                 "ERROR_MISSING_OUTPUT", "ERROR_CORRUPT_OUTPUT")  # fmt: skip
+                 "ERROR_MISSING_OUTPUT", "ERROR_CORRUPT_OUTPUT", "ERROR_VERSIONS")  # fmt: skip
 
 
 class AseDftCalculation(CrashSafeCalcJob):
@@ -73,12 +76,6 @@ class AseDftCalculation(CrashSafeCalcJob):
             "settings", valid_type=Dict, validator=_check_settings, help=f"What to compute: {', '.join(SETTINGS)}."
         )
         spec.input(
-            "versions",
-            valid_type=Dict,
-            required=False,
-            help="Versions of the packages that run, where known, so that caching tells them apart.",
-        )
-        spec.input(
             "restart_folder",
             valid_type=RemoteData,
             required=False,
@@ -89,6 +86,14 @@ class AseDftCalculation(CrashSafeCalcJob):
         for status, name, message in _EXIT_CODES:
             # what another machine, more time or more memory could cure is not taken from the cache
             spec.exit_code(status, name, message=message, invalidates_cache=name in _MAY_BE_CURED)
+
+    @classmethod
+    def expected_versions(cls, inputs: Mapping[str, Any]) -> dict[str, str]:
+        """Versions of ASE, NumPy and the calculator's package; cgcnn-ase is not needed there."""
+        if not is_in_this_environment(inputs.get("code")) or "settings" not in inputs:
+            return {}
+        calculator = str(complete_settings(inputs["settings"])["calculator"])
+        return installed_versions("ase", "numpy", calculator.partition(":")[0].partition(".")[0])
 
     def prepare_for_submission(self, folder: "Folder") -> "CalcInfo":
         """Write the input and the script, and say what to run."""
@@ -103,6 +108,7 @@ class AseDftCalculation(CrashSafeCalcJob):
             "pbc": list(structure.pbc),
             "moments": [moments.get(site.kind_name, 0.0) for site in structure.sites] if moments else None,
         }
+        settings["packages"] = sorted(self.inputs.versions.get_dict()) if "versions" in self.inputs else []
         settings["wall_seconds"] = self.inputs.metadata.options.get("max_wallclock_seconds")
         with folder.open(INPUT, "w") as file:
             json.dump(settings, file)

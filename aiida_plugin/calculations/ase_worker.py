@@ -5,6 +5,8 @@ Copied into the folder of a ``cgcnn.ase_dft`` job and run there by its Python. R
 """
 
 import json
+import os
+import platform
 import sys
 import time
 from importlib import import_module, metadata
@@ -171,6 +173,26 @@ def facts(name: str, atoms: Atoms) -> JSON:
     return result
 
 
+def environment(packages: list[str]) -> JSON:
+    """Record what runs here: versions of the packages that were asked for, the machine, threads."""
+    return {
+        "versions": {"ase": ase_version, "numpy": np.__version__, **{name: package_version(name) for name in packages}},
+        "python": sys.version.split()[0],
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "seeds": {},
+    }
+
+
+def package_version(name: str) -> str:
+    """Return the version of an installed package."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def run(settings: JSON) -> JSON:
     """Compute what ``results.json`` holds when all went well."""
     clock = Clock(settings["wall_seconds"])
@@ -191,6 +213,7 @@ def run(settings: JSON) -> JSON:
         raise JobError("memory", "it asked for more memory than there is") from error
     return {
         "status": "ok",
+        "device": str(getattr(atoms.calc, "device", "cpu")),
         "results": results,
         "positions": atoms.positions.tolist(),
         "relax_steps": steps,
@@ -201,10 +224,13 @@ def run(settings: JSON) -> JSON:
 def main() -> int:
     """Run the job of this folder."""
     started = time.monotonic()
+    settings = json.loads(Path(INPUT).read_text())
     try:
-        result = run(json.loads(Path(INPUT).read_text()))
+        result = run(settings)
     except JobError as stop:
         result = {"status": stop.status, **stop.details}
+    calculator = {"engine": settings["calculator"], "device": result.pop("device", "cpu")}
+    result["environment"] = environment(settings["packages"]) | calculator
     result["seconds"] = time.monotonic() - started
     Path(RESULTS).write_text(json.dumps(result, allow_nan=False))
     return 0 if result["status"] == "ok" else 2

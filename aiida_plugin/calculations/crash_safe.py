@@ -1,12 +1,15 @@
 """Jobs that run once, and keep their outputs, wherever the daemon dies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiida.common.datastructures import CalcInfo, CodeInfo
 from aiida.common.links import LinkType
 from aiida.engine import CalcJob
-from aiida.orm import RemoteData
+from aiida.orm import Dict, RemoteData
+
+from aiida_plugin.engines.base import is_in_this_environment
+from cgcnn_ase.core.environment import checkout_state, installed_versions
 
 if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
@@ -19,17 +22,41 @@ exec 9>> .cgcnn_lock; flock 9 2> /dev/null
 if [ -e .cgcnn_done ]; then exit 0; fi
 trap 'touch .cgcnn_done' EXIT"""
 EXIT_CODE = "exit_code"  # the file of the command's exit code
+VERSIONS_DIFFER = (
+    334,
+    "ERROR_VERSIONS",
+    "the job ran with others than asked: {differences}; bring both to one version, ask for what is there (inputs "
+    "package_version and versions), or allow it: metadata.options.check_versions = False",
+)
+CHECKOUT = ("commit", "changes")  # what `versions` holds beside packages: of the checkout that cgcnn-ase runs from
 
 
 class CrashSafeCalcJob(CalcJob):
     """A job of which the daemon may be killed at any moment; what it runs begins with `START_ONCE`.
 
     Where nothing else is asked for it is one process without MPI, read by the parser that the class names.
+
+    The job reports what it ran with. The output ``environment`` holds that, and the job fails if a version is another
+    than asked: than ``versions``, which by default are those of the submitter, as far as they are those of the job too.
     """
 
     parser: ClassVar[str | None] = None  # entry point
     stdout: ClassVar[str]  # the file of the command's output
     stderr: ClassVar[str]  # the file of its messages
+
+    def __init__(self, inputs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        filled = dict(inputs or {})
+        if "versions" not in filled and (versions := self.expected_versions(filled)):
+            filled["versions"] = Dict(versions)
+        super().__init__(filled, **kwargs)
+
+    @classmethod
+    def expected_versions(cls, inputs: Mapping[str, Any]) -> dict[str, str]:
+        """Versions that the job will run with, as far as they are known beforehand, so that caching tells them apart.
+
+        Those of the checkout, and, where the code runs in this Python's environment, those of its packages.
+        """
+        return checkout_state() | (installed_versions() if is_in_this_environment(inputs.get("code")) else {})
 
     @classmethod
     def define(cls, spec: "CalcJobProcessSpec") -> None:
@@ -40,6 +67,25 @@ class CrashSafeCalcJob(CalcJob):
         options["withmpi"].default = False
         if cls.parser is not None:
             options["parser_name"].default = cls.parser
+        spec.input(
+            "metadata.options.check_versions",
+            valid_type=bool,
+            default=True,
+            help="Whether the job fails if it ran with other versions than asked.",
+        )
+        spec.input(
+            "versions",
+            valid_type=Dict,
+            required=False,
+            help="Versions of the packages that are to run, and commit of the checkout of cgcnn-ase; by default those "
+            "of the submitter, where they are the job's.",
+        )
+        spec.output(
+            "environment",
+            valid_type=Dict,
+            required=False,
+            help="What the job ran with: versions, commit, host, threads, device, resolved engine, seeds.",
+        )
 
     def job(self, *arguments: str, retrieve: Iterable[str | tuple[str, str, int]]) -> CalcInfo:
         """Run the code with these arguments; its output, messages and exit code are retrieved with the other files."""

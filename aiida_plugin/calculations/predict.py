@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from aiida.orm import Dict, Str
 
-from aiida_plugin.calculations.crash_safe import CrashSafeCalcJob
+from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import package_version
+from cgcnn_ase.core.environment import ENVIRONMENT, package_version
 
 if TYPE_CHECKING:
     from aiida.common.datastructures import CalcInfo
@@ -39,6 +39,7 @@ _EXIT_CODES = (
     (331, "ERROR_CORRUPT_OUTPUT", "{file} cannot be read: {reason}"),
     (332, "ERROR_INCOMPLETE_OUTPUT", "{n_missing} of {n} structures have no prediction: {ids}"),
     (333, "ERROR_MODEL_MISMATCH", "the predictions are of a model {found}, asked was {asked}"),
+    VERSIONS_DIFFER,
     (340, "ERROR_ALL_FAILED", "no structure could be predicted; the first: {reason}"),
 )
 _FINAL = ("ERROR_MODEL_MISMATCH", "ERROR_ALL_FAILED")
@@ -71,7 +72,7 @@ class PredictCalculation(CrashSafeCalcJob):
             "package_version",
             valid_type=Str,
             default=lambda: Str(package_version()),
-            help="Version of cgcnn-ase that runs, so that caching tells versions apart.",
+            help="Version of cgcnn-ase that is to run; the job reports the one that did.",
         )
         spec.output(
             "predictions", valid_type=PredictionsData, required=False, help="A row for each structure (or site)."
@@ -96,8 +97,9 @@ class PredictCalculation(CrashSafeCalcJob):
         settings = self.inputs.settings.get_dict() if "settings" in self.inputs else {}
         job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,
+            "--environment", ENVIRONMENT,
             *(text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))),
-            retrieve=(PREDICTIONS, FAILURES),
+            retrieve=(PREDICTIONS, FAILURES, ENVIRONMENT),
         )  # fmt: skip
         job.local_copy_list = copies_of(model)
         return job

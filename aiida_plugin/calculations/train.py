@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiida.orm import ArrayData, Dict, RemoteData, Str
 
-from aiida_plugin.calculations.crash_safe import START_ONCE, CrashSafeCalcJob
+from aiida_plugin.calculations.crash_safe import START_ONCE, VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import MODEL, copies_of, model_path
 from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
 from aiida_plugin.data.labels import LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
+from cgcnn_ase.core.environment import ENVIRONMENT, package_version
 from cgcnn_ase.core.targets import is_name_of
-from cgcnn_ase.models.folder import package_version
 
 if TYPE_CHECKING:
     from aiida.common.datastructures import CalcInfo
@@ -107,7 +107,7 @@ def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, s
 DATA_FOLDER, RUN, SETTINGS_FILE, CACHE = "data", "run", "train.yaml", "cache"
 
 # what is kept of a run: not the checkpoints, which stay where it ran
-RETRIEVED = ("config.yaml", "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
+RETRIEVED = ("config.yaml", ENVIRONMENT, "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
 
 _DEPTH = 3  # folders of a retrieved file that are kept, its name counted
 
@@ -145,7 +145,7 @@ class TrainCalculation(CrashSafeCalcJob):
             "package_version",
             valid_type=Str,
             default=lambda: Str(package_version()),
-            help="Version of cgcnn-ase that runs, so that caching tells versions apart.",
+            help="Version of cgcnn-ase that is to run; the job reports the one that did.",
         )
         spec.inputs.validator = _check_inputs
         spec.output("model", valid_type=CGCNNModelData, help="The trained and calibrated model.")
@@ -180,6 +180,8 @@ class TrainCalculation(CrashSafeCalcJob):
         )
         spec.exit_code(330, "ERROR_MISSING_OUTPUT", message="the job left no {file}: {reason}")
         spec.exit_code(331, "ERROR_CORRUPT_OUTPUT", message="{file} cannot be read: {reason}")
+        status, name, message = VERSIONS_DIFFER
+        spec.exit_code(status, name, message=message, invalidates_cache=True)
         spec.exit_code(340, "ERROR_DIVERGED", message="the training diverged: make learning_rate smaller ({reason})")
 
     def prepare_for_submission(self, folder: "Folder") -> "CalcInfo":

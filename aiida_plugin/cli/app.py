@@ -44,14 +44,19 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
     What is there is left as it is. Exit code 0: all there; 1: something could not be made, or, with --check, is
     missing.
     """
-    from aiida_plugin.setup.steps import check, set_up
+    from contextlib import nullcontext
+
+    from aiida_plugin.setup.untouched import without_traces
 
     result = []
-    for finding in check(profile) if only_check else set_up(profile, broker=broker, postgres=postgres):  # type: ignore[arg-type]
-        result.append(finding)
-        if not as_json:
-            todo = f"; to have it: {finding.command}" if finding.command else ""
-            click.echo(f"{finding.state:<9}{finding.what}: {finding.message}{todo}")
+    with without_traces() if only_check else nullcontext():
+        from aiida_plugin.setup.steps import check, set_up
+
+        for finding in check(profile) if only_check else set_up(profile, broker=broker, postgres=postgres):  # type: ignore[arg-type]
+            result.append(finding)
+            if not as_json:
+                todo = f"; to have it: {finding.command}" if finding.command else ""
+                click.echo(f"{finding.state:<9}{finding.what}: {finding.message}{todo}")
     made = [finding for finding in result if finding.state == "made"]
     bad = [finding for finding in result if finding.is_bad]
     if as_json:

@@ -2,7 +2,8 @@
 
 A label scheme is a plain dict in ``atoms.info["label_scheme"]``: ``engine``, ``engine_version``, ``functional``,
 ``hubbard_u`` (eV by element), ``pseudopotentials`` (name or hash by element), ``cutoffs`` (eV by name),
-``kpoints_distance`` (1/Å), ``spin``, ``relaxed``, and what else an engine needs to say.
+``kpoints_distance`` (1/Å), ``spin``, ``relaxed``, and what else an engine needs to say; and ``converged``, which is
+False where the settings of the run are to try things and not to compare energies (protocol fast).
 """
 
 import hashlib
@@ -22,6 +23,10 @@ Scheme: TypeAlias = Mapping[str, object]  # what made a label, by key
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
 NAMED = 5  # ids that a message names
 SCHEME = "label_scheme"  # where a structure carries its scheme, in ``atoms.info``
+CONVERGED = "converged"  # in a scheme; False of labels that are not converged, else left out
+NOT_CONVERGED = (
+    "the energies of its labels are not converged (protocol fast): good to try things, not to compare or publish"
+)
 _DIGITS = 12  # hex digits that name a scheme
 # what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
@@ -50,7 +55,12 @@ def listed(names: list[str]) -> str:
 def scheme_of(atoms: "Atoms") -> dict[str, object] | None:
     """The scheme that a structure carries, None if it carries none."""
     scheme = atoms.info.get(SCHEME)
-    return None if scheme is None else dict(scheme)
+    return dict(scheme) if isinstance(scheme, Mapping) else None
+
+
+def is_converged(scheme: Scheme | None) -> bool:
+    """Tell whether nothing marks labels of this scheme as not converged."""
+    return scheme is None or scheme.get(CONVERGED) is not False
 
 
 def scheme_id(scheme: Scheme) -> str:
@@ -85,7 +95,9 @@ def only_scheme(structures: "StructureSetData | Iterable[Atoms]") -> dict[str, o
 
 def _merge(one: dict[str, object], other: Scheme) -> dict[str, object]:
     merged = dict(one)
-    for key in sorted({*one, *other}, key=lambda name: (name not in _FIRST, name)):
+    if not (is_converged(one) and is_converged(other)):
+        merged[CONVERGED] = False
+    for key in sorted({*one, *other} - {CONVERGED}, key=lambda name: (name not in _FIRST, name)):
         a, b = one.get(key), other.get(key)
         if key in _BY_ELEMENT and isinstance(a, Mapping) and isinstance(b, Mapping):
             for element in sorted({*a} & {*b}):
@@ -106,7 +118,7 @@ def largest_group(schemes: Mapping[str, Scheme | None]) -> tuple[list[str], dict
     groups: list[tuple[list[str], dict[str, object] | None]] = []
     for name, scheme in schemes.items():
         for k, (members, merged) in enumerate(groups):
-            if _reason(merged, scheme) is None:
+            if scheme_difference(merged, scheme) is None:
                 groups[k] = ([*members, name], merge_schemes([merged, scheme]))
                 break
         else:
@@ -115,11 +127,11 @@ def largest_group(schemes: Mapping[str, Scheme | None]) -> tuple[list[str], dict
         return [], {}
     alike, merged = max(groups, key=lambda group: len(group[0]))
     others = [name for members, _ in groups for name in members if name not in alike]
-    return alike, {name: str(_reason(merged, schemes[name])) for name in others}
+    return alike, {name: str(scheme_difference(merged, schemes[name])) for name in others}
 
 
-def _reason(one: Scheme | None, other: Scheme | None) -> str | None:
-    """In what two schemes differ, None if they do not."""
+def scheme_difference(one: Scheme | None, other: Scheme | None) -> str | None:
+    """In what two schemes differ; None if they do not."""
     try:
         merge_schemes([one, other])
     except ValueError as error:

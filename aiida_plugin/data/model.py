@@ -56,6 +56,9 @@ class CGCNNModelData(Data):
         sha256: str = attribute("sha256", "Of the weights")
         files: dict[str, str] = attribute("files", "The sha256 of each file")
         content_sha256: str = attribute("content_sha256", "Of all files")
+        labels_converged: bool | None = attribute(
+            "labels_converged", "False where it learned from labels that are marked as not converged", default=None
+        )
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
         Data.__init__(self, **kwargs)

@@ -37,7 +37,7 @@ class StructureSetData(Data):
     Two sets of the same structures under the same ids in the same order have the same hash, so that calculations on
     them are cached; any other order, id, coordinate or info gives another hash. Attributes hold a small summary only:
     ``n_structures``, ``n_atoms``, ``elements``, ``formulas`` (of the first five), ``site_arrays``, ``results`` and
-    ``format_version``.
+    ``format_version``; and ``labels_converged``, which is False where labels are marked as not converged, else missing.
 
     Of a calculator the results are kept (as ASE's ``SinglePointCalculator``), where they belong to the structure as it
     is. NumPy scalars in ``info`` come back as the Python numbers they equal.
@@ -53,6 +53,9 @@ class StructureSetData(Data):
         formulas: list[str] = attribute("formulas", "The formulas of the first five structures")
         site_arrays: list[str] = attribute("site_arrays", "Names of arrays, initial magnetic moments for one")
         results: list[str] = attribute("results", "Names of results, energies and forces for two")
+        labels_converged: bool | None = attribute(
+            "labels_converged", "False where labels are marked as not converged", default=None
+        )
 
     @classmethod
     def from_ase(cls, structures: "Iterable[Atoms]", ids: Sequence[str] | None = None) -> "StructureSetData":

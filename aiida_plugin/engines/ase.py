@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, plain_call
+from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, is_in_this_environment, plain_call
 from aiida_plugin.engines.inputs import CommonSettings, Run, S
+from cgcnn_ase.core.environment import installed_versions
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder, WorkChain
-    from aiida.orm import AbstractCode, ProcessNode, Str
+    from aiida.orm import ProcessNode, Str
 
     from aiida_plugin.data.structures import StructureSetData
 
@@ -42,7 +43,8 @@ class ASEJobsEngine(Engine[S]):
     def job(self, run: Run[S], packages: tuple[str, ...], settings: Mapping[str, Any]) -> "ProcessBuilder":
         """Fill the inputs of a job of one thread; `settings` are of ``cgcnn.ase_dft``, besides those of a relaxation.
 
-        The versions of ASE and `packages`, which decide, are noted where the code is the Python that runs this.
+        The versions of ASE, NumPy and `packages`, which decide, are asked for where the code is the Python that runs
+        this.
         """
         from aiida.orm import Dict
         from aiida.plugins import WorkflowFactory
@@ -53,20 +55,11 @@ class ASEJobsEngine(Engine[S]):
         options = run.job_options
         options["environment_variables"] = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
         inputs = {"structure": run.structure, "code": run.code, "settings": Dict(job), "metadata": {"options": options}}
-        if is_this_python(run.code):
-            inputs["versions"] = Dict({name: metadata.version(name) for name in ("ase", *packages) if _installed(name)})
+        if is_in_this_environment(run.code):
+            inputs["versions"] = Dict(installed_versions("ase", "numpy", *packages))
         builder: ProcessBuilder = cast("type[WorkChain]", WorkflowFactory("cgcnn.ase_dft.base")).get_builder()
         builder._update({"calc": inputs})
         return builder
-
-
-def is_this_python(code: "AbstractCode") -> bool:
-    """Tell whether a code is the Python that runs this."""
-    return str(getattr(code, "filepath_executable", "")) == sys.executable
-
-
-def _installed(package: str) -> bool:
-    return next(iter(metadata.distributions(name=package)), None) is not None
 
 
 class ASESettings(CommonSettings):

@@ -1,6 +1,7 @@
 """Interface of a DFT engine: its settings and code, how a run is built, and the labels that come out of it."""
 
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ from aiida_plugin.engines.inputs import Run, S
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
-    from aiida.orm import AbstractCode, ProcessNode, Str
+    from aiida.orm import AbstractCode, CalcJobNode, ProcessNode, Str
 
     from aiida_plugin.data.structures import StructureSetData
 
 Call: TypeAlias = Callable[..., Any]  # calls a calcfunction with inputs
 
+_LENGTH = 400  # characters of an error that are told
 ONE_THREAD = "export OMP_NUM_THREADS=1"  # DFT codes thread badly on small cells
 
 
@@ -85,6 +87,23 @@ class Engine(ABC, Generic[S]):
             If the run's outputs hold no energy.
         """
 
+    def failure(self, run: "ProcessNode") -> str:
+        """Say why a run failed: its own words, those of its last job, and what the code wrote of it."""
+        from aiida.orm import CalcJobNode
+
+        words = [run.exit_message or str(run.process_state)]
+        jobs = [each for each in run.called_descendants if isinstance(each, CalcJobNode)]
+        job = max(jobs, key=lambda each: each.pk or 0) if jobs else None
+        if job is not None and not job.is_finished_ok and "retrieved" in job.outputs:
+            words += [job.exit_message or "", self.error_message(job) or ""]
+        return "; ".join(dict.fromkeys(word.strip().rstrip(".") for word in words if word.strip()))
+
+    def error_message(self, job: "CalcJobNode") -> str | None:
+        """Find the code's own message in the files of a job that failed: by default the last line on its stderr."""
+        text = retrieved_text(job, job.get_option("scheduler_stderr"))
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:_LENGTH] if lines else None
+
     def setup_code(self) -> CodeSpec | None:
         """Return the code that a set-up of this machine has, which is also the default one; None if users make it."""
         return None
@@ -110,6 +129,14 @@ class Engine(ABC, Generic[S]):
         return f"{title} ({', '.join(part for part in parts if part)}) through AiiDA"
 
 
+def retrieved_text(job: "CalcJobNode", name: str | None) -> str:
+    """Text of a file that a job retrieved; empty where there is none."""
+    files = job.outputs.retrieved.base.repository
+    if not name or name not in files.list_object_names():
+        return ""
+    return str(files.get_object_content(name, "rb").decode(errors="replace"))
+
+
 def plane_waves(cutoff: float | None) -> str:
     """Name a basis of plane waves by its cutoff (eV), where that is known."""
     return "plane waves" if cutoff is None else f"plane waves {float(cutoff):g} eV"
@@ -118,3 +145,11 @@ def plane_waves(cutoff: float | None) -> str:
 def on_path(*names: str) -> Path | None:
     """Find the first of these executables that is on the PATH."""
     return next((Path(path) for name in names if (path := shutil.which(name))), None)
+
+
+def is_in_this_environment(code: "AbstractCode | None") -> bool:
+    """Tell whether a code runs on this machine, with the Python that runs this or a command beside it."""
+    path = getattr(code, "filepath_executable", None)
+    if code is None or path is None or code.computer is None or code.computer.transport_type != "core.local":
+        return False
+    return Path(path).parent == Path(sys.executable).parent

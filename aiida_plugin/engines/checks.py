@@ -10,6 +10,7 @@ from aiida.common.exceptions import AiidaException
 State = Literal["there", "made", "missing", "optional", "wrong"]
 
 SETUP = "aiida-cgcnn setup"  # makes what is missing
+MAKE_ENGINES = "make engines"  # in a checkout: installs GPAW, Quantum ESPRESSO and CP2K
 
 # errors from outside of this package, told in a sentence; a bug keeps its traceback
 ERRORS = (AiidaException, OSError, ValueError, ImportError)
@@ -37,6 +38,8 @@ class Part:
     what: str  # its name in the report
     look: Callable[[], Finding]  # finds what there is; changes nothing
     make: Callable[[], object] | None = None  # makes it; None where people have to
+    refresh: Callable[[], bool] | None = None  # brings what is there up to date; tells whether anything was to be done
+    needs_profile: bool = True  # to be looked at
 
 
 def look(part: Part) -> Finding:
@@ -48,8 +51,10 @@ def look(part: Part) -> Finding:
 
 
 def ensure(part: Part) -> Finding:
-    """Make a part that is missing, and leave alone one that is there."""
+    """Make a part that is missing, and bring up to date one that is there."""
     before = look(part)
+    if before.state == "there" and part.refresh is not None and part.refresh():
+        return Finding(part.what, "made", before.message)
     if before.state != "missing" or part.make is None:
         return before
     try:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aiida.engine import calcfunction
-from aiida.orm import Dict, FolderData, Str, StructureData
+from aiida.orm import CalcJobNode, Dict, FolderData, Str, StructureData
 from ase.units import Bohr, GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, on_path, plain_call
+from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, on_path, plain_call, retrieved_text
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
 from aiida_plugin.engines.labels import check_outputs, labelled_set
 from cgcnn_ase.core.arrays import Floats
@@ -93,6 +93,12 @@ class CP2KEngine(Engine[CP2KSettings]):
             structure_id=structure_id,
         )
         return labels
+
+    def error_message(self, job: CalcJobNode) -> str | None:
+        """See :meth:`Engine.error_message`; CP2K writes it into a box of asterisks, beside the picture of a hand."""
+        boxes = _ERROR.findall(retrieved_text(job, job.get_option("output_filename") or _OUTPUT))
+        lines = [line[_HAND:].rstrip("* ") for line in boxes[0].splitlines()] if boxes else []
+        return " ".join(" ".join(lines).split()) or super().error_message(job)
 
     def setup_code(self) -> CodeSpec:
         """See :meth:`Engine.setup_code`."""
@@ -199,6 +205,8 @@ _FORCES = (  # with the columns of x, y, z: until 2024.1, and after
 _STRESS = re.compile(
     r"^ STRESS\| Analytical stress tensor \[GPa\]\n.*\n((?: STRESS\| +[xyz](?: +[-+.\dE]+){3}\n){3})", re.M
 )
+_ERROR = re.compile(r"^ \*{40,}\n((?: \*.*\n)*? \* \[ABORT\] .*\n(?: \*.*\n)*?) \*{40,}", re.M)
+_HAND = 10  # columns of the picture
 _NOT_CONVERGED = "SCF run NOT converged"  # versions up to 2023.1 go on after it
 _MULLIKEN = "Mulliken Population Analysis"
 

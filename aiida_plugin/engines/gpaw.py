@@ -1,11 +1,13 @@
 """GPAW through ``cgcnn.ase_dft``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from aiida_plugin.engines.ase import ASEJobsEngine, is_this_python
-from aiida_plugin.engines.base import plane_waves
+from aiida_plugin.engines.ase import ASEJobsEngine
+from aiida_plugin.engines.base import is_in_this_environment, plane_waves
+from aiida_plugin.engines.checks import MAKE_ENGINES, SETUP, Finding, Part
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, mesh_of
 
 if TYPE_CHECKING:
@@ -40,13 +42,24 @@ class GPAWEngine(ASEJobsEngine[GPAWSettings]):
         }
         return self.job(run, ("gpaw", "gpaw-data"), job)
 
+    def setup_parts(self) -> Iterator[Part]:
+        """Yield GPAW itself, which the code, a Python, has or has not."""
+        yield Part("GPAW", _look, needs_profile=False)
+
     def basis(self, settings: GPAWSettings) -> str:
         """See :meth:`Engine.basis`."""
         return plane_waves(settings["cutoff"])
 
     def version(self, code: "AbstractCode") -> str | None:
         """Return that of the Python package, where the code is the Python that runs this."""
-        return metadata.version("gpaw") if is_this_python(code) else None
+        return metadata.version("gpaw") if is_in_this_environment(code) else None
+
+
+def _look() -> Finding:
+    if find_spec("gpaw") is None:
+        words = "it is not installed in this Python, so that nothing can be labelled by the engine gpaw"
+        return Finding("GPAW", "optional", words, f"{MAKE_ENGINES} && {SETUP}")
+    return Finding("GPAW", "there", metadata.version("gpaw"))
 
 
 def gpaw_parameters(structure: "StructureData", settings: GPAWSettings) -> Inputs:

@@ -25,6 +25,10 @@ class CommonSettings(TypedDict):
     relax: bool
     fmax: float
     max_relax_steps: int
+    converged: bool
+    min_distance: float
+    max_force: float
+    max_energy: float
 
 
 S = TypeVar("S", bound=CommonSettings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiida.orm import InstalledCode, QueryBuilder, StructureData
 
-from aiida_plugin.engines.checks import SETUP, Finding, Part
+from aiida_plugin.engines.checks import MAKE_ENGINES, SETUP, Finding, Part
 from aiida_plugin.engines.protocol import resolve
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def family_part() -> Part:
 
 def _look() -> Finding:
     if not _has_pw():
-        return Finding(_PART, "optional", "of use with Quantum ESPRESSO only, which is not there")
+        words = "of use with Quantum ESPRESSO only, which is not there"
+        return Finding(_PART, "optional", words, f"{MAKE_ENGINES} && {SETUP}")
     if find_spec("aiida_pseudo") is None:
         return Finding(_PART, "optional", "needs the Python package aiida-pseudo", _EXTRA)
     settings = resolve("quantumespresso")

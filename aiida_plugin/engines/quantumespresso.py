@@ -1,15 +1,25 @@
 """Quantum ESPRESSO's pw.x through aiida-quantumespresso: `PwBaseWorkChain`, and `PwRelaxWorkChain` for relaxations."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from aiida.engine import calcfunction
-from aiida.orm import ArrayData, Bool, Data, Dict, Float, FolderData, Str, StructureData
+from aiida.orm import ArrayData, Bool, CalcJobNode, Data, Dict, Float, FolderData, Str, StructureData
 from ase.units import Bohr, GPa, Hartree, Ry
 
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, on_path, plain_call, plane_waves
+from aiida_plugin.engines.base import (
+    ONE_THREAD,
+    Call,
+    CodeSpec,
+    Engine,
+    on_path,
+    plain_call,
+    plane_waves,
+    retrieved_text,
+)
 from aiida_plugin.engines.checks import Part
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
 from aiida_plugin.engines.labels import check_outputs, labelled_set
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 
 _SMALL_MOMENT = 1e-3  # lets a moment appear, as a fraction of the valence electrons: pw.x asks for one above zero
 _SAME_U = 1e-4  # eV; smaller differences of U are rounding
+_ERROR = re.compile(r"^ *%{20,} *\n(.*?\S.*?)\n *%{20,}", re.M | re.S)
 _XML = "data-file-schema.xml"  # pw.x's record of a run
 _FUNCTIONALS = {"SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE"}  # its names of functionals and ours
 
@@ -102,6 +113,12 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
             **{f"pseudo_{kind}": pseudo for kind, pseudo in base.pw.pseudos.items()},
         )
         return labels
+
+    def error_message(self, job: CalcJobNode) -> str | None:
+        """See :meth:`Engine.error_message`; pw.x writes it between two lines of per cent signs."""
+        names = (job.get_option("output_filename") or "aiida.out", "CRASH")
+        blocks = [block for name in names for block in _ERROR.findall(retrieved_text(job, name))]
+        return " ".join(blocks[0].split()) if blocks else super().error_message(job)
 
     def setup_code(self) -> CodeSpec:
         """See :meth:`Engine.setup_code`."""

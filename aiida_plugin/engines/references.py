@@ -49,6 +49,15 @@ def reference_structure(element: str) -> "Atoms":
     return atoms
 
 
+def reference_error(element: str) -> str | None:
+    """Find why an element has no reference structure; None if it has one."""
+    try:
+        reference_structure(element)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _manganese() -> "Atoms":
     from ase import Atoms
 

@@ -174,7 +174,8 @@ class DFTOracle:
             self._failures.append(chain.outputs.failures)
 
     def _answer(self, chain: "WorkChainNode", name: str) -> Evaluation | OracleError:
-        failed = chain.outputs.failures["failed"] if "failures" in chain.outputs else {}
+        failures = chain.outputs.failures.get_dict() if "failures" in chain.outputs else {}
+        failed = failures.get("failed", {})
         if name in failed:
             return OracleError(f"{failed[name]['message']} (label work chain {chain.pk})")
         if "labelled" not in chain.outputs or name not in chain.outputs.labelled.ids:
@@ -184,7 +185,7 @@ class DFTOracle:
         atoms = labelled.atoms(name)
         for element in sorted(set(atoms.symbols) if None in self._elements else self._elements - {None}):
             if element not in (self.references or {}):
-                why = failed.get(f"reference_{element}", {}).get("message", chain.exit_message)
+                why = failures.get("references_failed", {}).get(element, {}).get("message", chain.exit_message)
                 return OracleError(f"the energy of {element} is not known: {why} (label work chain {chain.pk})")
         scheme = scheme_of(atoms) or {}
         info = {

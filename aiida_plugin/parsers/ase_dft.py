@@ -53,15 +53,20 @@ class AseDftParser(RetrievedParser):
             return self._without_results()
         try:
             results = json.loads(text)
-            status = results.pop("status")
+            status, record = results.pop("status"), results.pop("environment")
+            differences = list(self._differences(record))
             atoms = self._labelled(results) if status == "ok" else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
+        differ = self.record_environment(record, differences)
         if atoms is None:
             self.out("output_parameters", Dict({"finished": False, **results}))
             return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=results.get("reason", status))
         if not all(np.isfinite(value).all() for value in atoms.calc.results.values()):
             return self.fail("ERROR_NOT_FINITE", reason="energy, forces, stress or moments are not finite")
+        if differ is not None:
+            self.out("output_parameters", Dict({"finished": True}))
+            return differ
         self.out("labelled", StructureSetData.from_ase([atoms], [ID]))
         facts = {k: value for k, value in results.items() if k not in ("results", "positions") and value is not None}
         self.out("output_parameters", Dict({"finished": True, "energy": results["results"]["energy"], **facts}))

@@ -10,6 +10,7 @@ from aiida.orm import Dict
 from aiida_plugin.calculations.predict import FAILURES, PREDICTIONS, PredictCalculation
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.parsers.retrieved import RetrievedParser
+from cgcnn_ase.core.environment import ENVIRONMENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,8 @@ class PredictParser(RetrievedParser):
             return self.fail("ERROR_KILLED", code=code)
         if code not in (_ALL, _SOME):
             return self.fail("ERROR_USAGE", reason=self.last_words())
+        if (ended := self.check_environment(ENVIRONMENT)) is not None:
+            return ended
         for file in (PREDICTIONS, FAILURES):
             if file not in self.files:
                 return self.fail("ERROR_MISSING_OUTPUT", file=file, reason=self.last_words())

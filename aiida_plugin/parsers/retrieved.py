@@ -1,8 +1,12 @@
 """Base of the parsers: what all of them read of the retrieved folder, which is all that they may read."""
 
+import json
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 from aiida.engine import ExitCode
+from aiida.orm import Dict
 from aiida.parsers import Parser
 
 from aiida_plugin.calculations.crash_safe import EXIT_CODE
@@ -30,6 +34,50 @@ class RetrievedParser(Parser):
         """Read that of the command; None where the job ended before it."""
         text = (self.text(EXIT_CODE) or "").strip()
         return int(text) if text.lstrip("-").isdigit() else None
+
+    def check_environment(self, file: str) -> ExitCode | None:
+        """Give the job's record of what it ran with as an output, and compare it with what was asked for.
+
+        `file` holds it, as JSON of :mod:`cgcnn_ase.core.environment`.
+        """
+        text = self.text(file)
+        if text is None:
+            reason = "it tells what ran; a cgcnn-ase of before 2026-12 writes none"
+            return self.fail("ERROR_MISSING_OUTPUT", file=file, reason=reason)
+        try:
+            record = json.loads(text)
+            differences = list(self._differences(record))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return self.fail("ERROR_CORRUPT_OUTPUT", file=file, reason=f"{type(error).__name__}: {error}")
+        return self.record_environment(record, differences)
+
+    def record_environment(self, record: Mapping[str, Any], differences: list[str]) -> ExitCode | None:
+        """Give the record as an output; differences are a failure, unless the job was to allow them."""
+        self.out("environment", Dict({**record, "differences": differences}))
+        if differences and self.node.get_option("check_versions") is not False:
+            return self.fail("ERROR_VERSIONS", differences="; ".join(differences))
+        return None
+
+    def _differences(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """In what the job ran with something else than asked, as far as both are known.
+
+        Changes of a checkout that are not committed are recorded, and no failure.
+        """
+        inputs = self.node.inputs
+        settings = inputs.settings.get_dict() if "settings" in inputs else {}
+        ran = {**record["versions"], **record.get("checkout", {}), "cgcnn-ase": record.get("package_version")}
+        asked = inputs.versions.get_dict() if "versions" in inputs else {}
+        asked.pop("changes", None)
+        if "package_version" in inputs:
+            asked["cgcnn-ase"] = inputs.package_version.value
+        if settings.get("engine", "auto") != "auto":
+            asked["engine"], ran["engine"] = settings["engine"], record["engine"]
+        for name, version in sorted(asked.items()):
+            there = ran.get(name)
+            if there is None and name == "commit":
+                continue  # it runs from no checkout
+            if there != version:
+                yield f"{name} {there or 'not installed'}, asked was {version}"
 
     def last_words(self) -> str:
         """Read the last line of the command's messages."""

@@ -12,12 +12,14 @@ from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
 
 from aiida_plugin.calculations.train import RUN, TrainCalculation, data_of
-from aiida_plugin.data.labels import scheme_id
+from aiida_plugin.data.labels import NOT_CONVERGED, scheme_id
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 from cgcnn_ase.core.arrays import AnyArray
+from cgcnn_ase.core.environment import ENVIRONMENT
 
 _DONE, _USAGE = 0, 2
+CARD = "README.md"  # the model's
 _BEST, _METRICS, _CONFIG, _HISTORY = "best", "metrics.json", "config.yaml", "history.csv"
 
 
@@ -30,6 +32,8 @@ class TrainParser(RetrievedParser):
         """Make the outputs, or say by number why there are none."""
         if failure := self._failure(self.command_exit_code()):
             return failure
+        if (ended := self.check_environment(f"{RUN}/{ENVIRONMENT}")) is not None:
+            return ended
         for file in (_METRICS, f"{_BEST}/config.json"):
             if not self._has(file):
                 return self.fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self.last_words())
@@ -80,7 +84,33 @@ class TrainParser(RetrievedParser):
                 if name.startswith(f"{RUN}/{_BEST}/"):
                     content = self.retrieved.base.repository.get_object_content(name, "rb")
                     (Path(folder) / Path(name).name).write_bytes(content)
-            return CGCNNModelData(folder)
+            (Path(folder) / CARD).write_text(self._card(), encoding="utf-8")
+            model = CGCNNModelData(folder)
+        if not self._labels_converged:
+            model.base.attributes.set("labels_converged", False)
+        return model
+
+    @property
+    def _labels_converged(self) -> bool:
+        """Tell whether no label that the model learned from is marked as not converged."""
+        return self.node.inputs.structures.base.attributes.get("labels_converged", None) is not False
+
+    def _card(self) -> str:
+        """The card of the model: what it was trained on, and what its users must know."""
+        inputs, facts = self.node.inputs, self._of_labels()
+        start = f"tuned from {', '.join(inputs.model.names)}" if "model" in inputs else "trained from scratch"
+        lines = [f"# {facts['target']}, {start}", ""]
+        if not self._labels_converged:
+            lines += [f"**Not converged:** {NOT_CONVERGED}.", ""]
+        lines += [
+            f"Made by AiiDA's job {self.node.uuid} (`cgcnn.train`) of {facts['n_train']} labels to learn from, "
+            f"{facts['n_val']} to validate and {facts['n_test']} to test on, of the set {inputs.structures.uuid}.",
+        ]
+        scheme = facts.get("label_scheme")
+        if isinstance(scheme, dict):
+            rows = [f"| {name} | {json.dumps(value)} |" for name, value in sorted(scheme.items())]
+            lines += ["", "| the labels | |", "|---|---|", *rows]
+        return "\n".join(lines) + "\n"
 
     def _metrics(self) -> dict[str, object]:
         result = json.loads(self.text(f"{RUN}/{_METRICS}") or "")
@@ -102,6 +132,8 @@ class TrainParser(RetrievedParser):
         }
         if data.scheme is not None:
             result |= {"label_scheme": data.scheme, "label_scheme_id": scheme_id(data.scheme)}
+        if not self._labels_converged:
+            result["labels_converged"] = False
         return result
 
     def _has(self, name: str) -> bool:

@@ -13,7 +13,7 @@ from ase.calculators.calculator import all_changes
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import package_version
+from cgcnn_ase.core.environment import package_version
 from cgcnn_ase.prediction.results import Prediction, Predictions
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from aiida.orm import Computer, InstalledCode, QueryBuilder, User, load_computer
 
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.engines.base import CodeSpec, on_path
-from aiida_plugin.engines.checks import SETUP, Finding, Part
+from aiida_plugin.engines.checks import SETUP, Finding, Part, look
+from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.engines.registry import engines
 from cgcnn_ase.models.registry import pretrained_folder
 
@@ -78,7 +79,22 @@ def wanted_codes() -> tuple[CodeSpec, ...]:
 def codes() -> Iterator[Part]:
     """Yield a part for each code."""
     for spec in wanted_codes():
-        yield Part(f"code {spec.label}@{LOCALHOST}", partial(look_at, spec), partial(make, spec))
+        what, refresh = f"code {spec.label}@{LOCALHOST}", partial(_update_description, spec)
+        yield Part(what, partial(look_at, spec), partial(make, spec), refresh)
+
+
+def missing_for(engine: str) -> list[str]:
+    """Say what an engine lacks on this machine, a line each with the command that brings it; empty if nothing.
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine, or a package that it needs is not installed.
+    """
+    asked = engine_of(engine)
+    specs = [spec for spec in (wanted_codes()[0], asked.setup_code()) if spec is not None]
+    findings = [*map(look_at, specs), *map(look, asked.setup_parts())]
+    return [f"{each.what}: {each.message}; to have it: {each.command}" for each in findings if each.state != "there"]
 
 
 def look_at(spec: CodeSpec) -> Finding:
@@ -90,12 +106,19 @@ def look_at(spec: CodeSpec) -> Finding:
         return Finding(what, "wrong", f"nodes {names} have this name", f"verdi code relabel {stored[-1].pk} NEW-NAME")
     if stored:
         if (reason := _reason_gone(stored[0])) is None:
+            if _is_of(spec, stored[0]):
+                return Finding(what, "there", spec.description)
             path = str(stored[0].filepath_executable)
-            other = "" if spec.executable is None or path == str(spec.executable) else f" ({path})"
-            return Finding(what, "there", (stored[0].description or spec.description) + other)
+            return Finding(what, "there", f"{stored[0].description or spec.description} ({path})")
         if spec.executable is not None:
             return Finding(what, "missing", reason, SETUP)
         return Finding(what, "wrong", reason, spec.install or _EXTRA.format("aiida"))
+    return unstored(spec)
+
+
+def unstored(spec: CodeSpec) -> Finding:
+    """Find whether there is what a code, which is not stored, is made of."""
+    what = f"code {spec.label}@{LOCALHOST}"
     if spec.needs and find_spec(spec.needs) is None:
         words = f"needs the Python package {spec.needs.replace('_', '-')}"
         return Finding(what, "optional", words, _EXTRA.format("dft"))
@@ -119,6 +142,20 @@ def make(spec: CodeSpec) -> None:
         prepend_text=spec.prepend,
         with_mpi=False,
     ).store()
+
+
+def _is_of(spec: CodeSpec, code: InstalledCode) -> bool:
+    """Tell whether a stored code runs what a set-up would take now."""
+    return spec.executable is not None and str(code.filepath_executable) == str(spec.executable)
+
+
+def _update_description(spec: CodeSpec) -> bool:
+    """Describe a stored code as it is now: a package may have come since, or another version of it."""
+    (code,) = _stored(spec.label)
+    if not _is_of(spec, code) or code.description == spec.description:
+        return False
+    code.description = spec.description
+    return True
 
 
 def _stored(label: str) -> list[InstalledCode]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema
+from aiida.common.exceptions import ConfigurationError, IncompatibleStorageSchema, MissingConfigurationError
 from aiida.manage.configuration import get_config, get_profile, load_profile, reset_config
 
 from aiida_plugin.engines.checks import ERRORS, SETUP, Finding, error_line
@@ -39,8 +39,10 @@ def open_profile(
         Unless it is bad, the profile is loaded now.
     """
     try:
-        config = get_config(create=True)
+        config = get_config(create=make)
         known, default = config.profile_names, config.default_profile_name
+    except MissingConfigurationError:
+        return _missing(name, [])
     except ConfigurationError as error:
         return Finding("profile", "wrong", error_line(error), "verdi config list")
     if (name or default) in known:
@@ -50,8 +52,7 @@ def open_profile(
         return Finding("profile", "wrong", words, f"verdi profile set-default {known[0]}")
     how = _presto(name or _FIRST, broker or "zeromq", postgres)
     if not make:
-        words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
-        return Finding("profile", "missing", words, f"{SETUP} -p {name}" if name else SETUP)
+        return _missing(name, known)
     if broker == "rabbitmq" and not _has_rabbitmq():
         words = "RabbitMQ does not answer on this machine; start it, or take --broker zeromq, which needs no service"
         return Finding("profile", "wrong", words)
@@ -62,6 +63,11 @@ def open_profile(
     if default in known:  # verdi presto makes each new profile the default one
         get_config().set_default_profile(default, overwrite=True).store()
     return _load(name or _FIRST, "made")
+
+
+def _missing(name: str | None, known: list[str]) -> Finding:
+    words = f"no profile {name!r}; there {_those(known)}" if name else "none is configured"
+    return Finding("profile", "missing", words, f"{SETUP} -p {name}" if name else SETUP)
 
 
 def describe(profile: "Profile") -> str:

@@ -20,7 +20,7 @@ _RESTART = "verdi daemon stop; verdi daemon start"
 def services() -> Iterator[Part]:
     """Yield broker, daemon and computers; none of them is started here."""
     yield Part("broker", _broker)
-    yield Part("daemon", _daemon)
+    yield Part("daemon", daemon_finding)
     query = QueryBuilder().append(InstalledCode, tag="code").append(Computer, with_node="code", project="label")
     for label in sorted(set(query.all(flat=True))):
         yield Part(f"connection to {label}", partial(_computer, label))
@@ -48,7 +48,8 @@ def _broker() -> Finding:
     return Finding("broker", "there", kind.removeprefix("core."))
 
 
-def _daemon() -> Finding:
+def daemon_finding() -> Finding:
+    """Find whether the daemon runs and answers, with its broker."""
     manager = get_manager()
     profile = manager.get_profile()
     if profile is None or profile.process_control_backend is None:

@@ -19,8 +19,22 @@ def set_up(profile: str | None = None, *, broker: Broker | None = None, postgres
 
 
 def check(profile: str | None = None) -> Iterator[Finding]:
-    """Find what there is and what is missing, with the services; changes nothing."""
-    return _findings(open_profile(profile, make=False), look, with_services=True)
+    """Find what there is and what is missing, with the services; changes nothing.
+
+    Without a profile it is said what of the codes is on this machine.
+    """
+    opened = open_profile(profile, make=False)
+    return _without_profile(opened) if opened.state == "missing" else _findings(opened, look, with_services=True)
+
+
+def _without_profile(opened: Finding) -> Iterator[Finding]:
+    from aiida_plugin.engines.registry import engines
+    from aiida_plugin.setup.codes import unstored, wanted_codes
+
+    yield opened
+    yield from map(unstored, wanted_codes())
+    for engine in engines():
+        yield from (look(part) for part in engine.setup_parts() if not part.needs_profile)
 
 
 def _findings(opened: Finding, visit: Callable[[Part], Finding], *, with_services: bool = False) -> Iterator[Finding]:

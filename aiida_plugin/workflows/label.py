@@ -8,11 +8,13 @@ from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
 from aiida_plugin.calculations.functions.extract import reference_structures, structures_to_label
-from aiida_plugin.calculations.functions.join_labels import join_labels, join_references
-from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_of
+from aiida_plugin.calculations.functions.join_labels import formation_energy, join_labels, join_references
+from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.inputs import Run
+from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error, structure_error
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
+from aiida_plugin.engines.references import reference_error
 from aiida_plugin.engines.registry import ENGINES, engine_names
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.workflows.idempotent import call_once, submit_once
@@ -28,9 +30,11 @@ class LabelWorkChain(WorkChain):
     """Energy, forces, stress and magnetic moments of structures from a DFT engine, as one labelled set.
 
     One process of the engine a structure, `max_parallel` of them at a time. Structures that fail are listed in
-    ``failures`` and the others kept. With ``references`` the elements (O2 and other gases as molecules) are computed
-    with the same settings and formation energies noted; ``reference_energies`` of an earlier run do the same if they
-    were made alike, and with both only the elements that are not among them are computed.
+    ``failures`` and the others kept; so are those that no engine should be given (no cell, atoms that overlap), and
+    labels that are implausible (:mod:`aiida_plugin.engines.plausibility`). With ``references`` the elements (O2 and
+    other gases as molecules) are computed with the same settings and formation energies noted; ``reference_energies``
+    of an earlier run do the same if they were made alike, and with both only the elements that are not among them are
+    computed.
     """
 
     @classmethod
@@ -50,7 +54,12 @@ class LabelWorkChain(WorkChain):
         spec.input("max_parallel", valid_type=Int, required=False, validator=_check_max, help="Engine runs at a time.")
         spec.inputs.validator = _check_inputs
         spec.output("labelled", valid_type=StructureSetData, required=False, help="What could be labelled.")
-        spec.output("failures", valid_type=Dict, help="n, n_failed, and failed: by id exit_status and message.")
+        spec.output(
+            "failures",
+            valid_type=Dict,
+            help="n (structures), n_failed, and failed: by id exit_status and message; "
+            "references_failed: the same by element.",
+        )
         spec.output("reference_energies", valid_type=Dict, required=False, help="eV/atom by element, and their scheme.")
         spec.outline(
             cls.prepare,
@@ -65,6 +74,12 @@ class LabelWorkChain(WorkChain):
             350,
             "ERROR_REFERENCES",
             message="the labels are there, without formation energies, as the reference energies do not suit: {reason}",
+        )
+        spec.exit_code(
+            351,
+            "ERROR_REFERENCES_FAILED",
+            message="the labels are there, without the formation energies of structures with {elements}, whose "
+            "reference energy could not be computed; the first: {reason}",
         )
 
     @classmethod
@@ -129,23 +144,26 @@ class LabelWorkChain(WorkChain):
         """Make the structures as the engine takes them, those of the elements too."""
         structures: StructureSetData = self.inputs.structures
         indices = self.inputs.indices if "indices" in self.inputs else List(list(range(len(structures))))
-        self.ctx.failures, self.ctx.done = {}, []
+        self.ctx.failures, self.ctx.reference_failures, self.ctx.done = {}, {}, []
         try:
             rows = structures.rows_of(indices)
-            elements = self._elements(rows)
-            self.ctx.extracted = dict(
-                call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
-            )
-            if elements:
-                self.ctx.extracted_references = dict(
-                    call_once(self, "extract_references", reference_structures, elements=List(elements))
-                )
         except ValueError as error:
             return self.exit_codes("ERROR_STRUCTURES").format(reason=str(error))
         self.ctx.rows = [f"row_{row}" for row in rows]
         self.ctx.names = {f"row_{row}": structures.ids[row] for row in rows}
-        self.ctx.names |= {f"{_REFERENCE}{element}": f"{_REFERENCE}{element}" for element in elements}
-        self.ctx.todo = list(self.ctx.names)
+        good = self._without_bad(rows)
+        if len(good) < len(rows):
+            indices = List(good)
+        elements = self._elements(good)
+        if good:
+            self.ctx.extracted = dict(
+                call_once(self, "extract", structures_to_label, structure_set=structures, indices=indices)
+            )
+        if elements:
+            self.ctx.extracted_references = dict(
+                call_once(self, "extract_references", reference_structures, elements=List(elements))
+            )
+        self.ctx.todo = [f"row_{row}" for row in good] + [f"{_REFERENCE}{element}" for element in elements]
         return None
 
     def any_left(self) -> bool:
@@ -163,27 +181,48 @@ class LabelWorkChain(WorkChain):
                 self._failed(label, None, str(error))
                 continue
             run = submit_once(self, label, builder)
-            self.report(f"{self.inputs.engine.value} run {run.pk} labels {self.ctx.names[label]!r}")
+            self.report(f"{self.inputs.engine.value} run {run.pk} labels {self._name(label)!r}")
             self.to_context(**{label: run})
             self.ctx.done.append(label)
 
     def collect(self) -> None:
         """Read the label of each run, or why there is none."""
-        labels = {}
+        labels, settings = {}, self.inputs.settings.get_dict()
         for label in self.ctx.done:
             run: ProcessNode = self.ctx[label]
             if not run.is_finished_ok:
-                self._failed(label, run.exit_status, run.exit_message or str(run.process_state))
+                self._failed(label, run.exit_status, engine_of(self.inputs.engine.value).failure(run))
                 continue
             try:
                 call = partial(call_once, self, f"read_{label}")
-                labels[label] = engine_of(self.inputs.engine.value).labelled(run, Str(self.ctx.names[label]), call)
+                labelled = engine_of(self.inputs.engine.value).labelled(run, Str(self._name(label)), call)
             except ValueError as error:
                 self._failed(label, run.exit_status, str(error))
-        alike, others = largest_group({label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()})
+                continue
+            if reason := label_error(labelled.atoms(0), settings):
+                self._failed(label, run.exit_status, f"its label is implausible: {reason}")
+            else:
+                labels[label] = labelled
+        of_structures = {label: node.atoms(0) for label, node in labels.items() if not label.startswith(_REFERENCE)}
+        for label, reason in energy_outliers(of_structures, settings).items():
+            self._failed(label, 0, f"its label is implausible: {reason}")
+            del labels[label]
+        self.ctx.labels = {label: labels[label] for label in self._alike(labels)}
+
+    def _alike(self, labels: Mapping[str, StructureSetData]) -> list[str]:
+        """Keep the most structures that are of one kind, and the elements that are of the same."""
+        schemes = {label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()}
+        of_structures = {label: scheme for label, scheme in schemes.items() if not label.startswith(_REFERENCE)}
+        alike, others = largest_group(of_structures or schemes)
+        for label in [label for label in schemes if label not in alike and label not in others]:
+            reason = scheme_difference(merge_schemes(schemes[each] for each in alike), schemes[label])
+            if reason is None:
+                alike.append(label)
+            else:
+                others[label] = reason
         for label, reason in others.items():
             self._failed(label, 0, f"its label is of another kind than the others': {reason}")
-        self.ctx.labels = {label: labels[label] for label in alike}
+        return alike
 
     def has_references(self) -> bool:
         """Tell whether any element was computed."""
@@ -196,20 +235,43 @@ class LabelWorkChain(WorkChain):
             if self._misfit(inputs) is not None:  # told by `join`
                 return
             inputs["known"] = self.inputs.reference_energies
-        self.out("reference_energies", call_once(self, "references", join_references, **inputs))
+        settings = self.inputs.settings
+        self.out("reference_energies", call_once(self, "references", join_references, settings=settings, **inputs))
 
     def join(self) -> ExitCode | None:
         """Join all labels into one set."""
-        failed = dict(self.ctx.failures)
-        self.out("failures", Dict({"n": len(self.ctx.rows), "n_failed": len(failed), "failed": failed}).store())
         labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(_REFERENCE)}
+        references, misfit = self._references(labels) if labels else (None, None)
+        labels = self._with_plausible_formation_energies(labels, references)
+        failed, without = dict(self.ctx.failures), dict(self.ctx.reference_failures)
+        counts = {"n": len(self.ctx.rows), "n_failed": len(failed), "failed": failed, "references_failed": without}
+        self.out("failures", Dict(counts).store())
         if not labels:
             reason = next(f"{name}: {why['message']}" for name, why in failed.items())
             return self.exit_codes("ERROR_ALL_FAILED").format(reason=reason)
-        references, misfit = self._references(labels)
-        inputs = labels if references is None else {**labels, "reference_energies": references}
+        inputs = {**labels, "settings": self.inputs.settings}
+        if references is not None:
+            inputs["reference_energies"] = references
         self.out("labelled", call_once(self, "join", join_labels, structure_set=self.inputs.structures, **inputs))
-        return None if misfit is None else self.exit_codes("ERROR_REFERENCES").format(reason=misfit)
+        if misfit is not None:
+            return self.exit_codes("ERROR_REFERENCES").format(reason=misfit)
+        if without:
+            reason = next(f"{element}: {why['message']}" for element, why in without.items())
+            return self.exit_codes("ERROR_REFERENCES_FAILED").format(elements=", ".join(without), reason=reason)
+        return None
+
+    def _with_plausible_formation_energies(
+        self, labels: dict[str, StructureSetData], references: Dict | None
+    ) -> dict[str, StructureSetData]:
+        if references is None:
+            return labels
+        energies, settings, kept = references["energies"], self.inputs.settings.get_dict(), {}
+        for label, labelled in labels.items():
+            if reason := formation_energy_error(formation_energy(labelled.atoms(0), energies), settings):
+                self._failed(label, 0, f"its label is implausible: {reason}")
+            else:
+                kept[label] = labelled
+        return kept
 
     def _references(self, labels: Mapping[str, StructureSetData]) -> tuple[Dict | None, str | None]:
         """Energies of the elements, or why those that were given do not suit."""
@@ -235,7 +297,23 @@ class LabelWorkChain(WorkChain):
             return []
         structures: StructureSetData = self.inputs.structures
         known = self.inputs.reference_energies["energies"] if "reference_energies" in self.inputs else {}
-        return sorted({symbol for row in rows for symbol in structures.atoms(row).symbols} - set(known))
+        elements = []
+        for element in sorted({symbol for row in rows for symbol in structures.atoms(row).symbols} - set(known)):
+            if (reason := reference_error(element)) is None:
+                elements.append(element)
+            else:
+                self._failed(f"{_REFERENCE}{element}", None, reason)
+        return elements
+
+    def _without_bad(self, rows: Iterable[int]) -> list[int]:
+        """Rows of the structures that an engine can be given; of the others the reason is noted."""
+        settings, good = self.inputs.settings.get_dict(), []
+        for row in rows:
+            if reason := structure_error(self.inputs.structures.atoms(row), settings):
+                self._failed(f"row_{row}", None, reason)
+            else:
+                good.append(row)
+        return good
 
     def _builder(self, label: str) -> ProcessBuilder:
         """Fill the inputs of the engine's run of one structure."""
@@ -251,9 +329,17 @@ class LabelWorkChain(WorkChain):
         return engine_of(self.inputs.engine.value).builder(run)
 
     def _failed(self, label: str, status: int | None, message: str) -> None:
-        name = self.ctx.names[label]
-        self.report(f"{name!r} has no label: {message}")
-        self.ctx.failures = {**self.ctx.failures, name: {"exit_status": status, "message": message}}
+        why = {"exit_status": status, "message": message}
+        self.report(f"{self._name(label)!r} has no label: {message}")
+        if label.startswith(_REFERENCE):
+            failures = {**self.ctx.reference_failures, label.removeprefix(_REFERENCE): why}
+            self.ctx.reference_failures = failures
+        else:
+            self.ctx.failures = {**self.ctx.failures, self.ctx.names[label]: why}
+
+    def _name(self, label: str) -> str:
+        """Id of a structure; of an element the label itself."""
+        return str(self.ctx.names.get(label, label))
 
 
 def label_inputs(code: AbstractCode, structures: StructureSetData, *args: Any, **kwargs: Any) -> dict[str, Any]:

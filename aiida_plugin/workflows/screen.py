@@ -66,6 +66,7 @@ class ScreenWorkChain(WorkChain):
         )
         spec.exit_code(420, "ERROR_NOTHING_CHOSEN", message="no structure could be chosen: {reason}")
         spec.exit_code(430, "ERROR_LABELS_FAILED", message="the chosen structures could not be labelled: {reason}")
+        spec.exit_code(431, "ERROR_LABELS_INCOMPLETE", message="the chosen structures are labelled, but: {reason}")
 
     @classmethod
     def get_builder_from_protocol(
@@ -168,4 +169,6 @@ class ScreenWorkChain(WorkChain):
             return self.exit_codes("ERROR_LABELS_FAILED").format(reason=run.exit_message)
         inputs = {"predictions": self.ctx.predictions, "labelled": run.outputs.labelled}
         self.out("agreement", call_once(self, "agreement", prediction_errors, **inputs))
+        if not run.is_finished_ok:  # the labels lack what was asked for
+            return self.exit_codes("ERROR_LABELS_INCOMPLETE").format(reason=run.exit_message)
         return None

@@ -34,7 +34,7 @@ COMMANDS = (
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from cgcnn_ase.models.folder import package_version
+        from cgcnn_ase.core.environment import package_version
 
         typer.echo(f"cgcnn-ase {package_version()}")
         raise typer.Exit

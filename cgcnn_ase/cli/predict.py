@@ -71,6 +71,9 @@ def predict(
     ordering_num: OrderingNum = None,
     ordering_model: OrderingModel = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout.")] = False,
+    environment: Annotated[
+        Path | None, typer.Option(help="Also write versions, host, threads, seeds and engine to this .json file.")
+    ] = None,
 ) -> None:
     """Predict a property of structures, or of each of their symmetry-distinct sites, with its uncertainty.
 
@@ -79,6 +82,7 @@ def predict(
     from contextlib import closing
 
     from cgcnn_ase.cli.prediction_output import CsvWriter, open_output
+    from cgcnn_ase.core.environment import write_environment
     from cgcnn_ase.core.parallel import WorkerError
     from cgcnn_ase.models.folder import CheckpointError
     from cgcnn_ase.models.registry import with_fidelity
@@ -117,6 +121,10 @@ def predict(
             echo_note(f"{len(files) - len(todo)} of {len(files)} files are in {output} already")
         if failures is not None and (failures.suffix != ".csv" or not failures.parent.is_dir()):
             raise ValueError(f"--failures {failures}: give a name that ends in .csv, in a folder that exists")
+        if environment is not None:
+            # no prediction is made on a GPU
+            seeds = {"n_dropout": seed} if n_dropout is not None else {}
+            write_environment(environment, engine=predictor.settings["engine"], device="cpu", seeds=seeds)
     failed: list[tuple[str, str, str]] = []
     try:
         with (

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, cast, get_args, get_origin
 
-from cgcnn_ase.models.folder import package_version
+from cgcnn_ase.core.environment import package_version
 
 # the key in ``atoms.info``
 KEY = "defect"

@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from cgcnn_ase.core.environment import package_version
 from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.graphs.builder import GraphConfig
@@ -19,7 +20,6 @@ from cgcnn_ase.models.folder import (
     CheckpointError,
     Json,
     model_entries,
-    package_version,
     read_config,
     read_weights,
     write_files,

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from cgcnn_ase.core.environment import package_version
 
 # 1: one model a folder; 2: several models that share their members, too
 FORMAT_VERSION = 2
@@ -16,14 +17,6 @@ Json: TypeAlias = dict[str, Any]
 
 class CheckpointError(ValueError):
     """A model that cannot be loaded; the message names the file and what is wrong with it."""
-
-
-def package_version() -> str:
-    """Version of the installed package, ``unknown`` in a bare checkout."""
-    try:
-        return version("cgcnn-ase")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def write_files(folder: Path, config: Json, weights: bytes) -> None:

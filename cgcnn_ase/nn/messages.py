@@ -64,8 +64,7 @@ def connect_lines(graph: CrystalGraph, engine: Engine = "auto") -> Edges:
 def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, engine: Engine) -> Edges:
     """Add what the engine needs, and the weights where any row stands for several."""
     centers = edges.centers
-    if engine not in ("auto", "dgl", "torch"):
-        raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
+    engine = resolved_engine(engine, centers.device.type)
     if multiplicity is not None and not has_multiplicity(multiplicity):
         multiplicity = None
     if multiplicity is not None or has_multiplicity(node_weights):
@@ -73,9 +72,18 @@ def _connect(edges: Edges, node_weights: Tensor, multiplicity: Tensor | None, en
         edges = edges._replace(node_weights=node_weights, edge_weights=weights)
         if multiplicity is not None:
             edges = edges._replace(multiplicity=multiplicity[:, None], edge_weights=weights * multiplicity)
-    if engine == "dgl" or (engine == "auto" and centers.device.type == "cpu" and dgl_available()):
+    if engine == "dgl":
         return edges._replace(dgl_graph=_dgl().graph((edges.neighbors, centers), num_nodes=edges.n_nodes))
     return edges
+
+
+def resolved_engine(engine: Engine, device: str) -> Literal["dgl", "torch"]:
+    """The engine that passes the messages on a kind of device (``cpu``, ``cuda``); raises as `build_edges`."""
+    if engine not in ("auto", "dgl", "torch"):
+        raise ValueError(f"unknown engine {engine!r}; allowed: auto, dgl, torch")
+    if engine == "auto":
+        return "dgl" if device == "cpu" and dgl_available() else "torch"
+    return engine
 
 
 def has_multiplicity(multiplicity: Tensor) -> bool:

@@ -48,6 +48,15 @@ def make_trainer(config: TrainConfig, folder: Path, *, progress: bool, stop_afte
     )
 
 
+def device_of(config: TrainConfig) -> str:
+    """Device that a run trains on: ``cpu``, or the GPU by name."""
+    if config.accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def check_devices(config: TrainConfig) -> None:
     """Raise a ValueError unless there are the GPUs that the settings ask for, before a run begins."""
     n_gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())

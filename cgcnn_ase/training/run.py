@@ -17,13 +17,15 @@ import numpy as np
 import yaml
 
 from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.environment import ENVIRONMENT, write_environment
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
 from cgcnn_ase.core.run_folder import CONFIG, check_run_folder
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import write_run_split
-from cgcnn_ase.training.callbacks import check_devices
+from cgcnn_ase.nn.messages import resolved_engine
+from cgcnn_ase.training.callbacks import check_devices, device_of
 from cgcnn_ase.training.config import TrainConfig, check_targets
 from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
 from cgcnn_ase.training.start_model import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
@@ -103,6 +105,9 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / CONFIG, settings)
     write_run_split(output, data.ids, data.split, data.graphs)
+    device = device_of(config)
+    engine = resolved_engine("torch" if config.compile else config.engine, "cpu" if device == "cpu" else "cuda")
+    write_environment(output / ENVIRONMENT, engine=engine, device=device, seeds={"seed": config.seed})
     _run(jobs, data, min(workers, len(jobs)))
     if missing := [package for module, package in _TO_ASSEMBLE.items() if find_spec(module) is None]:
         warnings.warn(

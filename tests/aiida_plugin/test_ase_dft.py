@@ -1,9 +1,12 @@
 """Any ASE calculator as a job: real runs with EMT, restarts, and each way to fail."""
 
 import json
+import platform
 import sys
+from importlib import metadata
 from itertools import pairwise
 
+import ase
 import numpy as np
 import pytest
 
@@ -58,6 +61,9 @@ def test_a_run_gives_what_the_calculator_gives_here_and_is_cached(code):
     assert results["labelled"].creator.inputs.structure.uuid == node.inputs.structure.uuid
     scheme = scheme_of(ours)
     assert (scheme["engine"], scheme["functional"]) == ("emt", "empirical")
+    asked, ran = node.inputs.versions.get_dict(), results["environment"].get_dict()
+    assert asked == {name: metadata.version(name) for name in ("ase", "numpy")}
+    assert (ran["versions"], ran["engine"], ran["host"]) == (asked, "emt", platform.node())
     with enable_caching(identifier="aiida.calculations:cgcnn.ase_dft"):
         _, again = run(code)
     assert again.base.caching.get_cache_source() == node.uuid
@@ -125,6 +131,7 @@ GOOD = {
     "positions": copper().positions.tolist(),
     "relax_steps": None,
     "version": "1",
+    "environment": {"versions": {"ase": ase.__version__}, "engine": "emt", "host": "node7", "seeds": {}},
 }
 
 
@@ -136,7 +143,8 @@ def parsed(code):
         node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.ase_dft")
         node.set_option("resources", {"num_machines": 1})
         inputs = inputs_of(code, moments={"Cu": 1.0})
-        for name in ("structure", "settings", "code"):
+        inputs["versions"] = orm.Dict({"ase": ase.__version__})
+        for name in ("structure", "settings", "code", "versions"):
             value = inputs[name] if inputs[name].is_stored else inputs[name].store()
             node.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=name)
         node.store()
@@ -161,6 +169,7 @@ def test_parsing_a_good_run(parsed):
     atoms = result["labelled"].atoms(0)
     assert atoms.get_potential_energy() == -1.5
     assert scheme_of(atoms)["spin"]
+    assert (result["environment"]["host"], result["environment"]["differences"]) == ("node7", [])
     assert "relax_steps" not in result["output_parameters"].get_dict()
 
 
@@ -181,6 +190,7 @@ def test_parsing_a_good_run(parsed):
         ({"exit": "0", "results": results(results={"energy": 1, "forces": [[0, 0, 0]]})}, 331, "forces is of shape"),
         ({"exit": "0", "results": results(results={"energy": float("nan")})}, 332, "gave no number"),
         ({"exit": "2", "results": results(status="not_finite", reason="energy is not finite")}, 332, "energy is not"),
+        ({"exit": "0", "results": results(environment={"versions": {"ase": "1"}})}, 334, "ase 1, asked was"),
         ({"exit": "2", "results": results(status="scf", reason="100 steps")}, 410, "did not converge: 100 steps"),
         ({"exit": "2", "results": results(status="relax", reason="9 steps")}, 420, "did not converge: 9 steps"),
     ],

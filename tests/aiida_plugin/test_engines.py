@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
+from aiida import orm
+from aiida.common.links import LinkType
 from aiida.engine import run_get_node
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -83,3 +85,59 @@ def test_each_engine_says_what_it_is(name, aiida_profile):
 def test_an_engine_that_is_not_there():
     with pytest.raises(ValueError, match="unknown engine 'gpw'; did you mean gpaw"):
         engine("gpw")
+
+
+PW_ERROR = """
+     Program PWSCF v.6.7MaX starts on 30Nov2026 at  2: 0: 0
+
+ %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
+     Error in routine offset_atom_wfc (1):
+     wrong offset
+ %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
+
+     stopping ...
+"""
+CP2K_ERROR = """
+ *******************************************************************************
+ *   ___                                                                       *
+ *  /   \\                                                                      *
+ * [ABORT]                                                                     *
+ *  \\___/                The requested basis set <DZVP> for element <Ni>        *
+ *    |                         was not found in the basis set files            *
+ *  O/|                                                                        *
+ * /| |                                                                        *
+ * / \\                                          qs_kind_types.F:1234            *
+ *******************************************************************************
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "words"),
+    [
+        ("quantumespresso", {"aiida.out": PW_ERROR}, "Error in routine offset_atom_wfc (1): wrong offset"),
+        ("quantumespresso", {"CRASH": PW_ERROR}, "Error in routine offset_atom_wfc (1): wrong offset"),
+        ("quantumespresso", {"_scheduler-stderr.txt": "a\npw.x: cannot open libfftw3.so\n\n"}, "libfftw3.so"),
+        ("cp2k", {"aiida.out": CP2K_ERROR}, "The requested basis set <DZVP> for element <Ni> was not found in the ba"),
+        ("vasp", {"_scheduler-stderr.txt": "POTCAR: No such file"}, "POTCAR: No such file"),
+    ],
+)
+def test_a_failure_keeps_the_reason_of_the_code(name, files, words, aiida_profile, aiida_localhost):
+    """The work chain knows its own exit code only; what the code said is in the files of its last job."""
+    pytest.importorskip({"quantumespresso": "aiida_quantumespresso", "cp2k": "aiida_cp2k", "vasp": "aiida_vasp"}[name])
+    chain = orm.WorkChainNode().store()
+    job = orm.CalcJobNode(computer=aiida_localhost)
+    job.set_options({"resources": {"num_machines": 1}, "scheduler_stderr": "_scheduler-stderr.txt"})
+    job.base.links.add_incoming(chain, link_type=LinkType.CALL_CALC, link_label="iteration_01")
+    job.store()
+    retrieved = orm.FolderData()
+    for path, text in files.items():
+        retrieved.base.repository.put_object_from_bytes(text.encode(), path)
+    retrieved.base.links.add_incoming(job, link_type=LinkType.CREATE, link_label="retrieved")
+    retrieved.store()
+    for node, status, message in ((job, 305, "Both outputs are bad."), (chain, 300, "It failed unrecoverably.")):
+        node.set_process_state("finished")
+        node.set_exit_status(status)
+        node.set_exit_message(message)
+    failure = engine(name).failure(chain)
+    assert failure.startswith("It failed unrecoverably; Both outputs are bad; ")
+    assert words in failure

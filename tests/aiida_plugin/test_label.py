@@ -1,5 +1,6 @@
 """The label work chain, with EMT for DFT: what it gives, what fails, and what stands behind a label."""
 
+import re
 import sys
 
 import numpy as np
@@ -10,17 +11,22 @@ aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
+from ase import Atoms  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
+from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 
 from aiida_plugin.calculations.functions.extract import structures_to_label  # noqa: E402
 from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
 from aiida_plugin.data.labels import (  # noqa: E402
     largest_group,
+    merge_schemes,
     scheme_id,
     scheme_of,
 )
+from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error  # noqa: E402
+from aiida_plugin.engines.protocol import resolve  # noqa: E402
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
 
 
@@ -84,21 +90,42 @@ def test_labels_of_a_set(code):
 
 
 def test_some_fail_and_the_rest_is_kept(code):
-    """EMT knows no iron."""
-    results, node = run_get_node(builder(code, [bulk("Fe"), alloys()[0]], ["i.ron", "alloy"], max_parallel=1))
+    """EMT knows no iron; the others are given to no engine."""
+    overlap = bulk("NiO", "rocksalt", a=4.17)
+    overlap.positions[1] = overlap.positions[0] + [0.0, 0.0, 0.05]
+    directed = bulk("Cu")
+    directed.set_initial_magnetic_moments([[0.0, 0.0, 1.0]])
+    structures = {
+        "i.ron": bulk("Fe"), "alloy": alloys()[0], "molecule": Atoms("O2", [[0, 0, 0], [0, 0, 1.2]]),
+        "overlap": overlap, "dummy": Atoms("X", cell=[3, 3, 3], pbc=True), "directed": directed,
+    }  # fmt: skip
+    results, node = run_get_node(builder(code, structures.values(), list(structures), max_parallel=1))
     assert node.is_finished_ok, node.exit_message
     assert results["labelled"].ids == ("alloy",)
     failures = results["failures"].get_dict()
-    assert (failures["n"], failures["n_failed"]) == (2, 1)
+    assert (failures["n"], failures["n_failed"]) == (6, 5)
     assert failures["failed"]["i.ron"]["exit_status"] == 312
     assert "Fe" in failures["failed"]["i.ron"]["message"]
+    assert failures["failed"]["molecule"]["message"].startswith("it has no cell; give a molecule a box")
+    assert failures["failed"]["overlap"]["message"] == (
+        "atoms 1 (Ni) and 2 (O) are 0.05 Å apart; at least 0.95 Å are needed (min_distance: 0.5 of the sum of their "
+        "covalent radii)"
+    )
+    assert "dummy atoms" in failures["failed"]["dummy"]["message"]
+    assert "one number an atom" in failures["failed"]["directed"]["message"]
+    assert len(node.called) == 4  # extract, two jobs, join
+
+    # the protocol is fast: label, set and what is merged of such sets say that it is not converged
+    assert scheme_of(results["labelled"].atoms(0))["converged"] is False
+    assert results["labelled"].base.attributes.get("labels_converged") is False
 
 
 def test_all_fail(code):
-    _, node = run_get_node(builder(code, [bulk("Fe")], ["iron"]))
+    _, node = run_get_node(builder(code, [bulk("Fe")], ["iron"], references=True))
     assert node.exit_status == 340
     assert "no structure could be labelled; the first: iron: the calculator stopped" in node.exit_message
-    assert node.outputs.failures["n_failed"] == 1
+    assert (node.outputs.failures["n"], node.outputs.failures["n_failed"]) == (1, 1)  # an element is no structure
+    assert list(node.outputs.failures["references_failed"]) == ["Fe"]
 
 
 def test_formation_energies(code):
@@ -130,8 +157,15 @@ def test_formation_energies(code):
 
 def test_only_elements_that_are_not_known_are_computed(code):
     first, _ = run_get_node(builder(code, indices=["silver"], references=True))
-    results, node = run_get_node(builder(code, references=True, reference_energies=first["reference_energies"]))
-    assert node.is_finished_ok, node.exit_message
+    structures = [*alloys(), bulk("CuS", "zincblende", a=5.4)]
+    results, node = run_get_node(
+        builder(code, structures, [*IDS, "sulphide"], references=True, reference_energies=first["reference_energies"])
+    )
+    # the labels are there, and what was asked for and is missing is no success
+    assert node.exit_status == 351
+    assert "without the formation energies of structures with S" in node.exit_message
+    assert "no simple reference structure of S" in results["failures"]["references_failed"]["S"]["message"]
+    assert list(results["failures"]["failed"]) == ["sulphide"]
     labels = [link.link_label for link in node.base.links.get_outgoing().all()]
     assert "reference_Cu" in labels
     assert "reference_Ag" not in labels
@@ -242,6 +276,53 @@ def test_labels_of_another_kind_are_left_out():
         "w": "labels of different kinds are mixed: smearing is 0.1 for some and 0.2 for others"
     }  # fmt: skip
     assert largest_group({}) == ([], {})
+
+
+def labelled(energy=-20.0, force=0.1, distance=2.085):
+    atoms = Atoms("NiO", [[0, 0, 0], [0, 0, distance]], cell=[4, 4, 4], pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=[[0, 0, force], [0, 0, -force]])
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "words"),
+    [
+        (labelled(), None),
+        (labelled(energy=20.0), None),
+        (labelled(energy=26e3), r"its energy is 1\.3e\+04 eV/atom"),
+        (labelled(energy=float("nan")), "energy is not finite"),
+        (labelled(force=99.0), None),
+        (labelled(force=-101.0), r"the force on atom 1 \(Ni\) is 101 eV/Å \(max_force: 100 eV/Å\)"),
+        (labelled(distance=0.96), None),
+        (labelled(distance=0.94), r"atoms 1 \(Ni\) and 2 \(O\) are 0.94 Å apart; at least 0.95 Å"),
+        (labelled(distance=3.5), r"are 0.5 Å apart"),  # across the cell's edge
+    ],
+)
+def test_labels_that_are_implausible(atoms, words):
+    """Covalent radii of Cordero et al.: Ni 1.24, O 0.66 Å."""
+    reason = label_error(atoms, resolve("gpaw"))
+    assert reason is None if words is None else re.search(words, reason)
+
+
+def test_energies_that_are_implausible_beside_others():
+    settings = resolve("gpaw", overrides={"max_energy": 5.0})
+    named = {"low": labelled(-20.0), "high": labelled(-8.0), "other": bulk("Ni")}
+    named["other"].calc = SinglePointCalculator(named["other"], energy=0.0)
+    outliers = energy_outliers(named, settings)
+    assert outliers == {
+        "high": "its energy is 6 eV/atom above that of 'low', of the same composition (max_energy: 5 eV/atom)"
+    }
+    assert energy_outliers({**named, "high": labelled(-11.0)}, settings) == {}
+    assert formation_energy_error(-5.0, settings) is None
+    assert formation_energy_error(None, settings) is None
+    for energy in (5.1, -5.1):
+        assert "its formation energy is" in formation_energy_error(energy, settings)
+
+
+def test_labels_are_as_converged_as_the_least_of_them():
+    scheme = {"engine": "gpaw", "functional": "PBE"}
+    assert merge_schemes([scheme, scheme]) == scheme
+    assert merge_schemes([scheme, scheme | {"converged": False}, scheme]) == scheme | {"converged": False}
 
 
 def test_a_label_of_another_structure_is_refused():

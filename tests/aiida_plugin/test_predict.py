@@ -1,5 +1,9 @@
 """The prediction job: a real run, what stands behind a number, caching, and each way it can fail."""
 
+import json
+import platform
+from importlib import metadata
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -82,7 +86,16 @@ def test_what_stands_behind_a_number(code, model, crystals):
     inputs = creator.base.links.get_incoming(link_type=LinkType.INPUT_CALC).nested()
     assert inputs["model"].uuid == model.uuid
     assert len(inputs["structures"]) == len(crystals)
-    assert inputs["package_version"].value
+    assert inputs["package_version"].value == metadata.version("cgcnn-ase")
+    # and to what ran: of the job itself, not of who submitted it
+    ran = {"host": platform.node(), "engine": "torch", "versions.torch": metadata.version("torch"), "threads": 1}
+    filters = {f"attributes.{name}": value for name, value in ran.items()}
+    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={"id": node.pk}, tag="job")
+    (record,) = query.append(
+        orm.Dict, with_incoming="job", edge_filters={"label": "environment"}, filters=filters
+    ).one()
+    assert record["differences"] == []
+    assert {"commit", "changes"} >= set(record["checkout"]) == set(inputs["versions"].get_dict())
 
 
 def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
@@ -90,6 +103,15 @@ def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
     with enable_caching(identifier="aiida.calculations:cgcnn.predict"):
         results, again = run(code, model, crystals[:3])
         _, other = run(code, model, crystals[:4])
+        _, newer = run(code, model, crystals[:3], versions=orm.Dict({"torch": "99.0"}))
+        _, allowed = run(code, model, crystals[:3], versions=orm.Dict({"torch": "99.0"}),
+                         metadata={"options": {"check_versions": False}})  # fmt: skip
+    # another version that is asked for is another job, which fails where it is not the one that runs
+    assert newer.exit_status == 334
+    assert f"torch {metadata.version('torch')}, asked was 99.0" in newer.exit_message
+    assert newer.outputs.environment["versions"]["torch"] == metadata.version("torch")
+    assert allowed.is_finished_ok, allowed.exit_message
+    assert len(allowed.outputs.environment["differences"]) == 1
     assert again.base.caching.get_cache_source() == first.uuid
     assert len(results["predictions"].to_frame()) == 3
     assert not other.base.caching.is_created_from_cache
@@ -134,6 +156,7 @@ def test_settings(code, model, crystals, dropout_model):
     settings = {"n_dropout": 10, "seed": 5}
     results, node = run(code, node_model, crystals[:3], settings=orm.Dict(settings))
     assert node.is_finished_ok, node.exit_message
+    assert results["environment"]["seeds"] == {"n_dropout": 5}
     expected = predict(dropout_model, crystals[:3], **settings).to_frame()
     assert np.allclose(results["predictions"].to_frame()["std"], expected["std"], rtol=1e-4)
 
@@ -155,12 +178,17 @@ def parsed(code, model, crystals):
     def parse(**files):
         node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.predict")
         node.set_option("resources", {"num_machines": 1})
-        inputs = {"model": model, "structures": structure_set(crystals[:3]).store(), "code": code}
+        inputs = {
+            "model": model, "structures": structure_set(crystals[:3]).store(), "code": code,
+            "package_version": orm.Str(metadata.version("cgcnn-ase")).store(),
+            "versions": orm.Dict({"commit": "abc", "changes": "ours", "numpy": metadata.version("numpy")}).store(),
+            "settings": orm.Dict({"engine": "torch"}).store(),
+        }  # fmt: skip
         for label, value in inputs.items():
             node.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=label)
         node.store()
         retrieved = orm.FolderData()
-        names = {"exit": "exit_code", "err": "cgcnn-ase.err"}
+        names = {"exit": "exit_code", "err": "cgcnn-ase.err", "environment": "environment.json"}
         for name, text in files.items():
             retrieved.base.repository.put_object_from_bytes(text.encode(), names.get(name, f"{name}.csv"))
         retrieved.base.links.add_incoming(node, link_type=LinkType.CREATE, link_label="retrieved")
@@ -177,9 +205,18 @@ def written(cgcnn_ase, crystals, small_model, tmp_path):
     for k, atoms in enumerate(crystals[:3]):
         atoms.write(tmp_path / "in" / f"s{k}.extxyz")
     ran = cgcnn_ase("predict", tmp_path / "in", "--model", small_model, "--output", tmp_path / "predictions.csv",
-                    "--failures", tmp_path / "failures.csv")  # fmt: skip
+                    "--failures", tmp_path / "failures.csv",
+                    "--environment", tmp_path / "environment.json")  # fmt: skip
     assert ran.code == 0, ran.err
-    return {name: (tmp_path / f"{name}.csv").read_text() for name in ("predictions", "failures")}
+    files = {name: (tmp_path / f"{name}.csv").read_text() for name in ("predictions", "failures")}
+    return files | {"environment": json.dumps(json.loads((tmp_path / "environment.json").read_text()) | INSTALLED)}
+
+
+INSTALLED = {"checkout": {}}  # what runs is installed, and says no commit
+
+
+def ran_with(written, **changes):
+    return {**written, "environment": json.dumps(json.loads(written["environment"]) | changes)}
 
 
 def test_parsing_a_good_run(parsed, written):
@@ -211,6 +248,12 @@ ALL_FAILED = "id,source,error\n" + "".join(f"s{k},x,bad\n" for k in range(3))
         (lambda w: {"exit": "0", **w, "predictions": "not a table"}, 331, "predictions.csv cannot be read"),
         (lambda w: {"exit": "0", **w, "predictions": w["predictions"][:-200]}, 331, "predictions.csv cannot be read"),
         (lambda w: {"exit": "0", **w, "predictions": less(w, 1)}, 332, "1 of 3"),
+        (lambda w: {"exit": "0", **without(w, "environment")}, 330, "left no environment.json: it tells what ran"),
+        (lambda w: {"exit": "0", **w, "environment": "[]"}, 331, "environment.json cannot be read"),
+        (lambda w: {"exit": "0", **ran_with(w, package_version="0.0")}, 334, "with others than asked: cgcnn-ase 0.0, "),
+        (lambda w: {"exit": "0", **ran_with(w, checkout={"commit": "def"})}, 334, "commit def, asked was abc"),
+        (lambda w: {"exit": "0", **ran_with(w, engine="dgl")}, 334, "engine dgl, asked was torch"),
+        (lambda w: {"exit": "0", **ran_with(w, versions={})}, 334, "numpy not installed, asked was"),
         (lambda w: {"exit": "0", **w, "failures": ALL_FAILED}, 340, "the first: bad"),
     ],
 )

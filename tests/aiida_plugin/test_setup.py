@@ -58,6 +58,10 @@ def n_nodes():
 
 def test_from_nothing_to_all_there_and_a_second_run_changes_nothing(tmp_path):
     """In processes of their own, as the profile is made by one."""
+    looked = shell("setup", "--check", path=tmp_path / "new")
+    assert looked.returncode == 1
+    assert "missing  profile: none is configured; to have it: aiida-cgcnn setup" in looked.stdout
+    assert not (tmp_path / "new").exists()  # AiiDA makes its folder when it is imported
     first = shell("setup", path=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "made     profile: presto (sqlite_dos, zeromq)" in first.stdout
@@ -74,7 +78,7 @@ def profile(aiida_profile_clean):
     return aiida_profile_clean
 
 
-def test_codes_models_and_computer(profile):
+def test_codes_models_and_computer(profile, monkeypatch):
     changed, result = setup("-p", profile.name)
     assert changed
     assert result["computer localhost"]["state"] == "made"
@@ -89,6 +93,14 @@ def test_codes_models_and_computer(profile):
     n = n_nodes()
     changed, again = setup("-p", profile.name)
     assert not changed
+    # GPAW was built since: setup looks again, and updates what it says
+    monkeypatch.setattr("aiida_plugin.engines.ase.find_spec", lambda _: "there")
+    monkeypatch.setattr("aiida_plugin.engines.ase.metadata.version", lambda _: "99.0")
+    changed, newer = setup("-p", profile.name)
+    assert changed
+    assert newer["code python@localhost"]["message"] == "Python with GPAW 99.0"
+    assert orm.load_code("python@localhost").description == "Python with GPAW 99.0"
+    monkeypatch.undo()
     assert n_nodes() == n
     assert {each["state"] for each in again.values()} <= {"there", "optional"}
 
@@ -121,6 +133,19 @@ def test_dft_codes_are_those_of_the_path(profile, monkeypatch, tmp_path):
     assert result.command.startswith("sudo apt-get install quantum-espresso")
     missing = codes_of.look_at(absent._replace(needs="no_such_package"))
     assert (missing.state, missing.command) == ("optional", 'pip install "cgcnn-ase[dft]"')
+
+
+def test_what_an_engine_lacks_is_said_with_the_command(profile, monkeypatch):
+    monkeypatch.setattr("aiida_plugin.engines.gpaw.find_spec", lambda _: None)
+    lacking = codes_of.missing_for("gpaw")
+    assert [line.partition(":")[0] for line in lacking] == [
+        "code cgcnn-ase@localhost", "code python@localhost", "GPAW"
+    ]  # fmt: skip
+    assert lacking[-1].endswith("; to have it: make engines && aiida-cgcnn setup")
+    for part in (codes_of.computer(), *codes_of.codes()):
+        ensure(part)
+    assert len(codes_of.missing_for("gpaw")) == 1
+    assert codes_of.missing_for("ase") == []
 
 
 def test_one_failure_does_not_stop_the_rest(profile, monkeypatch, tmp_path):
@@ -250,11 +275,12 @@ def test_check_changes_nothing(profile):
 
 def test_no_profile_and_no_such_profile(aiida_config_tmp):
     _, result = setup("--check")
-    assert result == {
-        "profile": {
-            "what": "profile", "state": "missing", "message": "none is configured", "command": "aiida-cgcnn setup",
-        }
+    assert result["profile"] == {
+        "what": "profile", "state": "missing", "message": "none is configured", "command": "aiida-cgcnn setup",
     }  # fmt: skip
+    # and what is there of the rest
+    assert result["code cgcnn-ase@localhost"]["state"] == "missing"
+    assert set(result) > {"GPAW", "code python@localhost"}
     _, result = setup("--check", "-p", "other")
     assert result["profile"]["message"] == "no profile 'other'; there is none"
     assert result["profile"]["command"] == "aiida-cgcnn setup -p other"

@@ -4,6 +4,7 @@ import json
 import stat
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,12 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
     metrics = results["metrics"].get_dict()
     assert (metrics["n_train"], metrics["n_val"], metrics["n_test"]) == (18, 6, 2)
     assert metrics["label_scheme"] == SCHEME
+    assert "Not converged" not in trained.base.repository.get_object_content("README.md", "r")
     assert metrics["trained_on"] == behind["structures"].uuid
     assert metrics["n_epochs"] == 2
+    ran = results["environment"].get_dict()
+    assert (ran["engine"], ran["device"], ran["seeds"]) == ("torch", "cpu", {"seed": 0})
+    assert ran["versions"]["torch"] == torch.__version__
     # the results are those of the model that came out
     table = results["test_results"]
     assert table.get_array("id").tolist() == list(test)
@@ -87,8 +92,16 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
 def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
     settings = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "name": "tuned-on-six",
                 "test": 0.0}  # fmt: skip
-    results, calculation = run(code, oxides(6), settings, model=model)
+    labels = oxides(6, scheme=SCHEME | {"converged": False})
+    results, calculation = run(code, labels, settings, model=model)
     assert calculation.is_finished_ok, calculation.exit_message
+    # labels that are not converged are marked in the set, the model and its card
+    assert calculation.inputs.structures.base.attributes.get("labels_converged") is False
+    assert results["model"].base.attributes.get("labels_converged") is False
+    assert results["metrics"]["labels_converged"] is False
+    card = results["model"].base.repository.get_object_content("README.md", "r")
+    assert "**Not converged:** the energies of its labels are not converged (protocol fast)" in card
+    assert calculation.inputs.structures.uuid in card
     assert results["model"].names == ["tuned-on-six"]
     metrics = results["metrics"].get_dict()
     assert (metrics["n_train"], metrics["n_val"], metrics["n_test"]) == (5, 1, 0)
@@ -221,7 +234,8 @@ def parsed(code, labelled):
     def parse(files):
         calculation = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.train")
         calculation.set_option("resources", {"num_machines": 1})
-        linked = {"structures": node(labelled).store(), "target": orm.Str(TARGET).store(), "code": code}
+        linked = {"structures": node(labelled).store(), "target": orm.Str(TARGET).store(), "code": code,
+                  "package_version": orm.Str(metadata.version("cgcnn-ase")).store()}  # fmt: skip
         for label, value in linked.items():
             calculation.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=label)
         calculation.store()
@@ -251,6 +265,9 @@ def test_figures_that_are_no_numbers_are_named_not_stored(parsed, left):
     results["metrics"].store()
 
 
+OTHER = json.dumps({"versions": {}, "package_version": "0.0", "engine": "torch"}).encode()
+
+
 def without(files, *parts):
     return {name: content for name, content in files.items() if not any(part in name for part in parts)}
 
@@ -271,6 +288,8 @@ def says(files, code, words):
         (lambda f: without(f, "metrics.json"), 330, "left no run/metrics.json"),
         (lambda f: without(f, "best/config.json"), 330, "left no run/best/config.json"),
         (lambda f: without(f, "test_results.csv"), 330, "left no run/test_results.csv"),
+        (lambda f: without(f, "environment.json"), 330, "left no run/environment.json: it tells what ran"),
+        (lambda f: f | {"run/environment.json": OTHER}, 334, "cgcnn-ase 0.0, asked was"),
         (lambda f: f | {"run/metrics.json": b"{"}, 331, "run/metrics.json cannot be read"),
         (lambda f: f | {"run/metrics.json": b"{}"}, 331, "holds no figures of val or test"),
         (lambda f: f | {"run/best/model.safetensors": b"0"}, 331, "run/best cannot be read"),

@@ -7,7 +7,7 @@ import numpy as np
 from aiida.engine import calcfunction
 from aiida.orm import Dict
 
-from aiida_plugin.data.labels import SCHEME, merge_schemes, only_scheme, scheme_id, scheme_of
+from aiida_plugin.data.labels import CONVERGED, SCHEME, merge_schemes, only_scheme, scheme_id, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def _atoms(parts: list[StructureSetData]) -> "Iterator[Atoms]":
 
 @calcfunction
 def join_labels(
-    structure_set: StructureSetData, reference_energies: Dict | None = None, **labels: StructureSetData
+    structure_set: StructureSetData,
+    reference_energies: Dict | None = None,
+    settings: Dict | None = None,
+    **labels: StructureSetData,
 ) -> StructureSetData:
     """Join labels into one set, in the order of the original and under its ids, with its info, tags and arrays.
 
@@ -47,6 +50,8 @@ def join_labels(
         The structures that were to be labelled.
     reference_energies
         ``energies`` (eV/atom by element) and ``scheme`` of the labels of the elements.
+    settings
+        Of the runs; where they are not ``converged`` each label's scheme says so.
     labels
         From ``row_7`` to the label of row 7, a set of one structure.
 
@@ -64,17 +69,22 @@ def join_labels(
         _joined(structure_set.atoms(row), labels[f"row_{row}"].atoms(0), references, structure_set.ids[row])
         for row in rows
     ]
+    for atoms in joined:
+        if SCHEME in atoms.info:
+            atoms.info[SCHEME] |= _convergence(settings)
     return StructureSetData.from_ase(joined, [structure_set.ids[row] for row in rows])
 
 
 @calcfunction
-def join_references(known: Dict | None = None, **labels: StructureSetData) -> Dict:
+def join_references(known: Dict | None = None, settings: Dict | None = None, **labels: StructureSetData) -> Dict:
     """Join the energies of the elements: ``energies`` (eV/atom by element), their ``scheme`` and its ``scheme_id``.
 
     Parameters
     ----------
     known
         Energies of other elements, of an earlier run.
+    settings
+        Of the runs; where they are not ``converged`` the scheme says so.
     labels
         From ``reference_Li`` to the label of lithium, a set of one structure of one element.
 
@@ -92,7 +102,13 @@ def join_references(known: Dict | None = None, **labels: StructureSetData) -> Di
         scheme = merge_schemes([known["scheme"], scheme])
     if scheme is None:
         raise ValueError("the labels of the elements do not say what made them")
+    scheme |= _convergence(settings)
     return Dict({"energies": energies, "scheme": scheme, "scheme_id": scheme_id(scheme)})
+
+
+def _convergence(settings: Dict | None) -> dict[str, object]:
+    """The mark of labels whose energies are not converged."""
+    return {CONVERGED: False} if settings is not None and settings.get_dict().get(CONVERGED) is False else {}
 
 
 def formation_energy(atoms: "Atoms", energies: Mapping[str, float]) -> float | None:

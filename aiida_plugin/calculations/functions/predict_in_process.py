@@ -8,7 +8,7 @@ from aiida_plugin.calculations.predict import settings_problem
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import package_version as version
+from cgcnn_ase.core.environment import package_version as version
 
 _VERSION = each_run(lambda: Str(version()))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aiida_plugin.data.labels import is_converged, scheme_of
 from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, structure_hash
 from aiida_plugin.data.structure_archive.atoms import SiteArray, take_apart
 from aiida_plugin.data.structure_archive.npy import NpyWriter
@@ -70,6 +71,7 @@ class _Writer:
         self._seen = np.zeros(256, dtype=bool)
         self._formulas: list[str] = []
         self._results: set[str] = set()
+        self._labels_converged = True
 
     def _open(self, name: str, dtype: str, shape: Sequence[int]) -> NpyWriter:
         return self.open_files.enter_context(NpyWriter(self.folder / name, dtype, shape))
@@ -98,6 +100,7 @@ class _Writer:
             self._formulas.append(atoms.get_chemical_formula())
         if '"results":{"' in parts.rest:
             self._results.update(_result_names(parts.rest))
+        self._labels_converged &= is_converged(scheme_of(atoms))
         self.n += 1
 
     def finish(self) -> dict[str, object]:
@@ -119,6 +122,7 @@ class _Writer:
             "formulas": self._formulas,
             "site_arrays": sorted(of_sites["arrays"]),
             "results": sorted(self._results | of_sites["results"]),
+            **({} if self._labels_converged else {"labels_converged": False}),
         }
 
 
