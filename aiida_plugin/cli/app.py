@@ -70,6 +70,64 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
         raise click.exceptions.Exit(1)
 
 
+@main.command("label")
+@click.argument("structures", metavar="SET")
+@click.option(
+    "--engine", default="gpaw", show_default=True, help="Who computes: gpaw, quantumespresso, cp2k, vasp, ase."
+)
+@click.option("--code", help="The engine's code, as `verdi code list` shows it.  [default: that of aiida-cgcnn setup]")
+@click.option("--protocol", default="balanced", show_default=True, help="fast, balanced or stringent.")
+@click.option("--settings", type=click.Path(exists=True, dir_okay=False), help="YAML with settings over the protocol.")
+@click.option("--references", is_flag=True, help="Compute the elements too, for formation energies.")
+@click.option("--dry-run", is_flag=True, help="Submit nothing; tell the runs, their pseudopotentials, and conflicts.")
+def label(
+    structures: str, engine: str, code: str | None, protocol: str, settings: str | None, references: bool, dry_run: bool
+) -> None:
+    """Label the structures of a set (a node's pk or uuid) by DFT, under the daemon; the work chain is cgcnn.label.
+
+    Exit code 0: submitted, or nothing stands in the way; 1: with --dry-run, a run has a conflict; 2: it cannot be run.
+    """
+    from pathlib import Path
+
+    from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
+
+    load_backend_if_not_loaded()
+    from aiida.common.exceptions import AiidaException
+    from aiida.engine import submit
+    from aiida.orm import load_node
+
+    from aiida_plugin.data.structures import StructureSetData
+    from aiida_plugin.oracles.launch import code_of
+    from aiida_plugin.workflows.label import LabelWorkChain
+    from aiida_plugin.workflows.label_plan import label_plan
+    from cgcnn_ase.core.yaml_settings import read_yaml
+
+    try:
+        overrides = {} if settings is None else read_yaml(Path(settings))
+        node = load_node(structures)
+        if not isinstance(node, StructureSetData):
+            raise ValueError(
+                f"node {structures} is a {type(node).__name__}; give a set of structures (cgcnn.structures)"
+            )
+        builder = LabelWorkChain.get_builder_from_protocol(
+            code_of(engine, code), node, engine, protocol, overrides,
+            references=references, check=not dry_run,
+        )  # fmt: skip
+        if not dry_run:
+            click.echo(f"submitted cgcnn.label as {submit(builder).pk}; `verdi process status PK` shows how it goes")
+            return
+        runs = label_plan(builder)
+    except (ValueError, AiidaException) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(2) from error
+    bad = [run for run in runs if run.conflict is not None]
+    for run in runs:
+        click.echo(f"{'conflict ' if run.conflict is not None else ''}{run.describe()}")
+    click.echo(f"{len(runs) - len(bad)} runs of {engine}, {len(bad)} conflicts; nothing was submitted")
+    if bad:
+        raise click.exceptions.Exit(1)
+
+
 @main.command("recover")
 def recover() -> None:
     """Start the daemon again after it, or the machine, was killed; every process goes on."""

@@ -65,6 +65,18 @@ class Engine(ABC, Generic[S]):
             the message says what to do.
         """
 
+    def conflict(self, run: Run[S]) -> str | None:
+        """Find before anything is submitted why a run cannot be built; None if it can. Nothing is stored."""
+        try:
+            self.builder(run)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def pseudopotentials(self, run: Run[S]) -> dict[str, str]:  # noqa: ARG002
+        """Name the pseudopotential of each element; empty where the engine brings its own. Raises as `builder`."""
+        return {}
+
     @abstractmethod
     def labelled(self, run: "ProcessNode", structure_id: "Str", call: Call = plain_call) -> "StructureSetData":
         """Read the labels of a finished run, as a set of one structure.

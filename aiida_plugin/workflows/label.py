@@ -1,6 +1,6 @@
 """``cgcnn.label``: structures -> labels by DFT, by the engine of a name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,12 @@ from aiida_plugin.engines.references import reference_error
 from aiida_plugin.engines.registry import ENGINES, engine_names
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.workflows.idempotent import call_once, submit_once
+from aiida_plugin.workflows.label_plan import REFERENCE, check_submission, elements_of, starting_moments
 
 if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import ProcessNode
-
-_REFERENCE = "reference_"
+    from ase import Atoms
 
 
 class LabelWorkChain(WorkChain):
@@ -72,12 +72,12 @@ class LabelWorkChain(WorkChain):
         spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be labelled; the first: {reason}")
         spec.exit_code(
             350,
-            "ERROR_REFERENCES",
+            "ERRORREFERENCES",
             message="the labels are there, without formation energies, as the reference energies do not suit: {reason}",
         )
         spec.exit_code(
             351,
-            "ERROR_REFERENCES_FAILED",
+            "ERRORREFERENCES_FAILED",
             message="the labels are there, without the formation energies of structures with {elements}, whose "
             "reference energy could not be computed; the first: {reason}",
         )
@@ -96,6 +96,7 @@ class LabelWorkChain(WorkChain):
         references: bool = False,
         reference_energies: Dict | None = None,
         max_parallel: int | None = None,
+        check: bool = True,
     ) -> ProcessBuilder:
         """Fill the inputs of a run.
 
@@ -112,11 +113,15 @@ class LabelWorkChain(WorkChain):
             ``metadata.options`` of the engine's jobs (resources, wall time, queue), and how many run at a time.
         references, reference_energies
             Whether to compute the elements too, and those of an earlier run, which are not computed again.
+        check
+            Whether to see now that the engine can be given one of the first structures.
 
         Raises
         ------
         ValueError
-            If there is no such engine, protocol or setting, or the code is of another plugin than the engine's.
+            If there is no such engine, protocol or setting, the code is of another plugin than the engine's, or none
+            of the first structures can be given to it: pseudopotentials, Hubbard U, cutoffs, k-points that do not go
+            together are found here. :func:`aiida_plugin.workflows.label_plan.label_plan` of the builder tells all.
         """
         needed = engine_of(engine).code_plugin
         if code.default_calc_job_plugin not in (None, needed):
@@ -126,10 +131,14 @@ class LabelWorkChain(WorkChain):
             )
         builder = cls.get_builder()
         builder.code, builder.structures, builder.engine = code, structures, Str(engine)
-        builder.settings = Dict(resolve(engine, protocol, overrides))
+        settings = resolve(engine, protocol, overrides)
+        indices = None if indices is None else list(indices)
+        if check:
+            check_submission(engine, code, _first_of(structures, indices), settings)
+        builder.settings = Dict(settings)
         builder.references = Bool(references)
         if indices is not None:
-            builder.indices = List(list(indices))
+            builder.indices = List(indices)
         if options:
             builder.options = Dict(dict(options))
         if reference_energies is not None:
@@ -163,7 +172,7 @@ class LabelWorkChain(WorkChain):
             self.ctx.extracted_references = dict(
                 call_once(self, "extract_references", reference_structures, elements=List(elements))
             )
-        self.ctx.todo = [f"row_{row}" for row in good] + [f"{_REFERENCE}{element}" for element in elements]
+        self.ctx.todo = [f"row_{row}" for row in good] + [f"{REFERENCE}{element}" for element in elements]
         return None
 
     def any_left(self) -> bool:
@@ -203,7 +212,7 @@ class LabelWorkChain(WorkChain):
                 self._failed(label, run.exit_status, f"its label is implausible: {reason}")
             else:
                 labels[label] = labelled
-        of_structures = {label: node.atoms(0) for label, node in labels.items() if not label.startswith(_REFERENCE)}
+        of_structures = {label: node.atoms(0) for label, node in labels.items() if not label.startswith(REFERENCE)}
         for label, reason in energy_outliers(of_structures, settings).items():
             self._failed(label, 0, f"its label is implausible: {reason}")
             del labels[label]
@@ -212,7 +221,7 @@ class LabelWorkChain(WorkChain):
     def _alike(self, labels: Mapping[str, StructureSetData]) -> list[str]:
         """Keep the most structures that are of one kind, and the elements that are of the same."""
         schemes = {label: scheme_of(labelled.atoms(0)) for label, labelled in labels.items()}
-        of_structures = {label: scheme for label, scheme in schemes.items() if not label.startswith(_REFERENCE)}
+        of_structures = {label: scheme for label, scheme in schemes.items() if not label.startswith(REFERENCE)}
         alike, others = largest_group(of_structures or schemes)
         for label in [label for label in schemes if label not in alike and label not in others]:
             reason = scheme_difference(merge_schemes(schemes[each] for each in alike), schemes[label])
@@ -226,11 +235,11 @@ class LabelWorkChain(WorkChain):
 
     def has_references(self) -> bool:
         """Tell whether any element was computed."""
-        return any(label.startswith(_REFERENCE) for label in self.ctx.labels)
+        return any(label.startswith(REFERENCE) for label in self.ctx.labels)
 
     def join_references(self) -> None:
         """Join the energies of the elements."""
-        inputs = {label: node for label, node in self.ctx.labels.items() if label.startswith(_REFERENCE)}
+        inputs = {label: node for label, node in self.ctx.labels.items() if label.startswith(REFERENCE)}
         if "reference_energies" in self.inputs:
             if self._misfit(inputs) is not None:  # told by `join`
                 return
@@ -240,7 +249,7 @@ class LabelWorkChain(WorkChain):
 
     def join(self) -> ExitCode | None:
         """Join all labels into one set."""
-        labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(_REFERENCE)}
+        labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(REFERENCE)}
         references, misfit = self._references(labels) if labels else (None, None)
         labels = self._with_plausible_formation_energies(labels, references)
         failed, without = dict(self.ctx.failures), dict(self.ctx.reference_failures)
@@ -254,10 +263,10 @@ class LabelWorkChain(WorkChain):
             inputs["reference_energies"] = references
         self.out("labelled", call_once(self, "join", join_labels, structure_set=self.inputs.structures, **inputs))
         if misfit is not None:
-            return self.exit_codes("ERROR_REFERENCES").format(reason=misfit)
+            return self.exit_codes("ERRORREFERENCES").format(reason=misfit)
         if without:
             reason = next(f"{element}: {why['message']}" for element, why in without.items())
-            return self.exit_codes("ERROR_REFERENCES_FAILED").format(elements=", ".join(without), reason=reason)
+            return self.exit_codes("ERRORREFERENCES_FAILED").format(elements=", ".join(without), reason=reason)
         return None
 
     def _with_plausible_formation_energies(
@@ -298,11 +307,11 @@ class LabelWorkChain(WorkChain):
         structures: StructureSetData = self.inputs.structures
         known = self.inputs.reference_energies["energies"] if "reference_energies" in self.inputs else {}
         elements = []
-        for element in sorted({symbol for row in rows for symbol in structures.atoms(row).symbols} - set(known)):
+        for element in elements_of(map(structures.atoms, rows), known):
             if (reason := reference_error(element)) is None:
                 elements.append(element)
             else:
-                self._failed(f"{_REFERENCE}{element}", None, reason)
+                self._failed(f"{REFERENCE}{element}", None, reason)
         return elements
 
     def _without_bad(self, rows: Iterable[int]) -> list[int]:
@@ -317,22 +326,21 @@ class LabelWorkChain(WorkChain):
 
     def _builder(self, label: str) -> ProcessBuilder:
         """Fill the inputs of the engine's run of one structure."""
-        is_reference = label.startswith(_REFERENCE)
+        is_reference = label.startswith(REFERENCE)
         extracted = self.ctx.extracted_references if is_reference else self.ctx.extracted
         settings, structure = self.inputs.settings.get_dict(), extracted[label]
-        moments = extracted["moments"].get_dict().get(label)
-        if moments is None:
-            by_element = {} if is_reference else settings["initial_moments"]
-            moments = {kind.name: float(by_element.get(kind.symbol, 0.0)) for kind in structure.kinds}
+        moments = starting_moments(
+            structure, extracted["moments"].get_dict().get(label), settings, is_reference=is_reference
+        )
         options = self.inputs.options.get_dict() if "options" in self.inputs else {}
-        run = Run(structure, self.inputs.code, settings, moments if settings["spin"] else {}, options)
+        run = Run(structure, self.inputs.code, settings, moments, options)
         return engine_of(self.inputs.engine.value).builder(run)
 
     def _failed(self, label: str, status: int | None, message: str) -> None:
         why = {"exit_status": status, "message": message}
         self.report(f"{self._name(label)!r} has no label: {message}")
-        if label.startswith(_REFERENCE):
-            failures = {**self.ctx.reference_failures, label.removeprefix(_REFERENCE): why}
+        if label.startswith(REFERENCE):
+            failures = {**self.ctx.reference_failures, label.removeprefix(REFERENCE): why}
             self.ctx.reference_failures = failures
         else:
             self.ctx.failures = {**self.ctx.failures, self.ctx.names[label]: why}
@@ -347,6 +355,10 @@ def label_inputs(code: AbstractCode, structures: StructureSetData, *args: Any, *
     builder = LabelWorkChain.get_builder_from_protocol(code, structures, *args, **kwargs)
     builder.pop("structures")
     return dict(builder)
+
+
+def _first_of(structures: StructureSetData, indices: Sequence[int | str] | None) -> "Iterator[Atoms]":
+    return structures.iter_atoms() if indices is None else map(structures.atoms, indices)
 
 
 def _check_engine(name: Str, _: object) -> str | None:

@@ -28,6 +28,7 @@ from aiida_plugin.data.labels import (  # noqa: E402
 from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
+from aiida_plugin.workflows.label_plan import label_plan  # noqa: E402
 
 
 @pytest.fixture
@@ -220,12 +221,22 @@ def test_names_that_are_not_there(code, aiida_code_installed):
     other = aiida_code_installed(default_calc_job_plugin="cgcnn.predict", filepath_executable=sys.executable)
     with pytest.raises(ValueError, match=r"is made for cgcnn\.predict; engine 'gpaw' needs one for cgcnn\.ase_dft"):
         chain.get_builder_from_protocol(other, structures, "gpaw")
-    _, node = run_get_node(builder(code, indices=["gold"]))
+    with pytest.raises(ValueError, match="no structure has the id 'gold'"):
+        builder(code, indices=["gold"])
+    _, node = run_get_node(builder(code, indices=["gold"], check=False))
     assert node.exit_status == 310
     assert "no structure has the id 'gold'" in node.exit_message
-    _, node = run_get_node(builder(code, overrides={"calculator": None}))
-    assert node.exit_status == 340
-    assert "needs the setting calculator" in node.exit_message
+    with pytest.raises(ValueError, match="no structure can be labelled: .*needs the setting calculator"):
+        builder(code, overrides={"calculator": None})
+    with pytest.raises(ValueError, match=r"hubbard_u is set, but hubbard is false \(protocol fast\)"):
+        builder(code, overrides={"hubbard_u": {"Ni": 6.2}})
+    before = orm.QueryBuilder().append(orm.Node).count()
+    runs = label_plan(builder(code, [bulk("Ni"), Atoms("O2")], ["nickel", "molecule"], references=True))
+    assert [(run.name, run.n_atoms, run.kpoints, bool(run.conflict)) for run in runs] == [
+        ("nickel", 1, [3, 3, 3], False), ("molecule", 2, None, True), ("reference_Ni", 1, [3, 3, 3], False)
+    ]  # fmt: skip
+    assert "it has no cell" in runs[1].describe()
+    assert orm.QueryBuilder().append(orm.Node).count() == before
 
 
 # What the engines are given

