@@ -10,6 +10,7 @@ from aiida.orm import Dict, RemoteData, StructureData
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import is_in_this_environment
+from aiida_plugin.engines.inputs import is_in_container
 from cgcnn_ase.core.environment import installed_versions
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TASKS = ("energy", "relax")
 PROPERTIES = ("energy", "forces", "stress", "magmoms")
 
 WORKER, PREVIOUS = "ase_worker.py", "previous"
-INPUT, RESULTS, STATE, LOG = "input.json", "results.json", "state.json", "calculator.txt"
+INPUT, RESULTS, STATE, LOG, GPW = "input.json", "results.json", "state.json", "calculator.txt", "restart.gpw"
 _EXIT_CODES = (
     (310, "ERROR_USAGE", "the calculator could not start: {reason}"),
     (311, "ERROR_NOT_INSTALLED", "{reason}: install it for the Python of the code"),
@@ -116,7 +117,12 @@ class AseDftCalculation(CrashSafeCalcJob):
         job = self.job(WORKER, retrieve=(RESULTS, STATE, LOG, "relax.log"))
         if "restart_folder" in self.inputs:
             before = self.inputs.restart_folder
-            job.remote_symlink_list = [(before.computer.uuid, before.get_remote_path(), PREVIOUS)]
+            path, computer = before.get_remote_path(), before.computer.uuid
+            if is_in_container(self.inputs.code):  # which does not see where a link leads; what is not there is left
+                folder.get_subfolder(PREVIOUS, create=True)
+                job.remote_copy_list = [(computer, f"{path}/{name}", f"{PREVIOUS}/{name}") for name in (STATE, GPW)]
+            else:
+                job.remote_symlink_list = [(computer, path, PREVIOUS)]
         return job
 
 

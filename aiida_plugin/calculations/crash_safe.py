@@ -9,18 +9,12 @@ from aiida.engine import CalcJob
 from aiida.orm import Dict, RemoteData
 
 from aiida_plugin.engines.base import is_in_this_environment
+from aiida_plugin.engines.inputs import START_ONCE as START_ONCE
 from cgcnn_ase.core.environment import checkout_state, installed_versions
 
 if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
-# For the start of a job's script (a job's ``prepend_text``, or ``metadata.options.prepend_text`` of another plugin's):
-# where the daemon dies between the start of the job and noting its number, it starts the job a second time in the same
-# folder. The second waits for the first, and does nothing if that came to its end.
-START_ONCE = """\
-exec 9>> .cgcnn_lock; flock 9 2> /dev/null
-if [ -e .cgcnn_done ]; then exit 0; fi
-trap 'touch .cgcnn_done' EXIT"""
 EXIT_CODE = "exit_code"  # the file of the command's exit code
 VERSIONS_DIFFER = (
     334,

@@ -53,6 +53,8 @@ class ASEJobsEngine(Engine[S]):
         if run.settings["relax"]:
             job |= {"task": "relax", "fmax": run.settings["fmax"], "max_steps": run.settings["max_relax_steps"]}
         options = run.job_options
+        del options["prepend_text"]  # the job has it already
+        options |= {name: run.options[name] for name in ("prepend_text",) if name in run.options}
         options["environment_variables"] = {"OMP_NUM_THREADS": "1", **options.get("environment_variables", {})}
         inputs = {"structure": run.structure, "code": run.code, "settings": Dict(job), "metadata": {"options": options}}
         if is_in_this_environment(run.code):

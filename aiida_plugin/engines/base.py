@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias
 
 from aiida_plugin.engines.checks import Part
-from aiida_plugin.engines.inputs import Run, S
+from aiida_plugin.engines.inputs import Run, S, is_in_container
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -164,4 +164,4 @@ def is_in_this_environment(code: "AbstractCode | None") -> bool:
     path = getattr(code, "filepath_executable", None)
     if code is None or path is None or code.computer is None or code.computer.transport_type != "core.local":
         return False
-    return Path(path).parent == Path(sys.executable).parent
+    return not is_in_container(code) and Path(path).parent == Path(sys.executable).parent

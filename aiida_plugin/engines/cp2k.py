@@ -75,7 +75,8 @@ class CP2KEngine(Engine[CP2KSettings]):
             **({} if is_gamma(kpoints) else {"kpoints": kpoints}),
         }
         builder: ProcessBuilder = Cp2kBaseWorkChain.get_builder()
-        restarts = Dict({"restart_incomplete_calculation": {"enabled": True}})
+        # a restart links the folder of the job before, which a container does not see
+        restarts = Dict({"restart_incomplete_calculation": {"enabled": not run.is_in_container}})
         builder._update({"cp2k": inputs, "handler_overrides": restarts})
         return builder
 

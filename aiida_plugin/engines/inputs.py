@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 if TYPE_CHECKING:
     from aiida.orm import AbstractCode, KpointsData, StructureData
 
+# For the start of a job's script: where the daemon dies between the start of the job and noting its number, it starts
+# the job a second time in the same folder. The second waits for the first, and does nothing if that came to its end.
+START_ONCE = """\
+exec 9>> .cgcnn_lock; flock 9 2> /dev/null
+if [ -e .cgcnn_done ]; then exit 0; fi
+trap 'touch .cgcnn_done' EXIT"""
 Inputs: TypeAlias = dict[str, Any]  # nested inputs of a process or of a code, by name
 
 
@@ -48,10 +54,18 @@ class Run(Generic[S]):
     def job_options(self) -> Inputs:
         """The options; unless they or the code say otherwise, one process on one machine and no MPI.
 
-        A code may say itself whether it takes MPI: ``verdi code create --with-mpi``.
+        A code may say itself whether it takes MPI: ``verdi code create --with-mpi``. The job's script begins with
+        `START_ONCE`, so that a job runs once wherever the daemon dies.
         """
         defaults = {"num_machines": 1, "num_mpiprocs_per_machine": 1}
-        return {"resources": defaults, "withmpi": bool(self.code.with_mpi), **self.options}
+        asked = str(self.options.get("prepend_text", ""))
+        once = {"prepend_text": asked if START_ONCE in asked else "\n".join([START_ONCE, asked]).strip()}
+        return {"resources": defaults, "withmpi": bool(self.code.with_mpi), **self.options, **once}
+
+    @property
+    def is_in_container(self) -> bool:
+        """Tell whether the code runs in a container, which sees the folder of its own job only."""
+        return is_in_container(self.code)
 
     @property
     def mesh(self) -> "KpointsData":
@@ -65,6 +79,13 @@ class Run(Generic[S]):
             return {}
         u = self.settings["hubbard_u"]
         return {kind.name: float(u[kind.symbol]) for kind in self.structure.kinds if u.get(kind.symbol)}
+
+
+def is_in_container(code: "AbstractCode") -> bool:
+    """Tell whether a code runs in a container: a link to the folder of another job leads nowhere there."""
+    from aiida.orm import ContainerizedCode
+
+    return isinstance(code, ContainerizedCode)
 
 
 def mesh_of(structure: "StructureData", distance: float) -> "KpointsData":

@@ -74,6 +74,9 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         settings, structure, u = run.settings, run.structure, run.hubbard_u
         pseudos, parameters = _checked(run)
         gamma_only = is_gamma(run.mesh) and not u  # half the work; pw.x has no orthogonalised projectors for a U there
+        special = {"gamma_only": True} if gamma_only else {}
+        if run.is_in_container:  # a restart there copies what it goes on from
+            special["parent_folder_symlink"] = False
         if u and settings["hubbard_input"] == "card":
             shells = {kind.name: hubbard_shell(kind.symbol) for kind in structure.kinds if kind.name in u}
             card = {"projectors": settings["hubbard_projectors"], "values": u, "shells": shells}
@@ -83,7 +86,7 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
             "pseudos": pseudos,
             "parameters": Dict(parameters),
             "metadata": {"options": run.job_options},
-            **({"settings": Dict({"gamma_only": True})} if gamma_only else {}),
+            **({"settings": Dict(special)} if special else {}),
         }
         base: Inputs = {"pw": job, "kpoints_distance": Float(settings["kpoints_distance"])}
         chain = PwRelaxWorkChain if settings["relax"] else PwBaseWorkChain

@@ -13,8 +13,11 @@ import pytest
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
 from aiida import orm  # noqa: E402
+from aiida.common.folders import SandboxFolder  # noqa: E402
 from aiida.common.links import LinkType  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
+from aiida.engine.utils import instantiate_process  # noqa: E402
+from aiida.manage import get_manager  # noqa: E402
 from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, ParserFactory, WorkflowFactory  # noqa: E402
 from ase.build import bulk  # noqa: E402
@@ -90,6 +93,32 @@ def test_a_relaxation_goes_on_until_it_is_done(code):
     _, gave_up = run_get_node(chain, calc=inputs_of(code, task="relax", fmax=1e-9, max_steps=1), max_iterations=1)
     assert gave_up.exit_status == 430
     assert "gave up after 1 tries; the last: the relaxation did not converge: after 1 steps" in gave_up.exit_message
+
+
+def test_a_job_in_a_container_gets_what_it_goes_on_from(code, tmp_path):
+    """It sees its own folder alone, so that a link to another leads nowhere; the script is started once outside."""
+    contained = orm.ContainerizedCode(
+        engine_command="apptainer exec {image_name}", image_name="gpaw.sif", filepath_executable="python3",
+        computer=code.computer, default_calc_job_plugin="cgcnn.ase_dft",
+    ).store()  # fmt: skip
+    (tmp_path / "before").mkdir()
+    before = orm.RemoteData(computer=code.computer, remote_path=str(tmp_path / "before")).store()
+    jobs = []
+    for each in (code, contained):
+        folder = SandboxFolder()
+        process = instantiate_process(
+            get_manager().get_runner(), CalculationFactory("cgcnn.ase_dft"), **inputs_of(each), restart_folder=before
+        )
+        jobs.append((process.prepare_for_submission(folder), process.inputs, folder.get_content_list()))
+    (plain, asked, _), (inside, nothing, files) = jobs
+    assert [link[2] for link in plain.remote_symlink_list] == ["previous"]
+    assert not inside.remote_symlink_list
+    assert "previous" in files
+    assert [copy[1:] for copy in inside.remote_copy_list] == [
+        (f"{tmp_path}/before/{name}", f"previous/{name}") for name in ("state.json", "restart.gpw")
+    ]
+    assert "versions" in asked
+    assert "versions" not in nothing  # what is in an image is not known here
 
 
 @pytest.mark.parametrize(

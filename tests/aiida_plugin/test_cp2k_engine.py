@@ -14,7 +14,7 @@ from ase.build import bulk, molecule
 from ase.units import GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.labels import scheme_of
-from aiida_plugin.engines.inputs import Run
+from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine
 
@@ -119,6 +119,10 @@ def test_a_run_that_does_not_converge(code):
 
 
 def test_every_setting_reaches_the_input(code):
+    contained = orm.ContainerizedCode(
+        engine_command="apptainer exec {image_name}", image_name="cp2k.sif", filepath_executable="cp2k",
+        computer=code.computer, default_calc_job_plugin="cp2k",
+    )  # fmt: skip
     atoms = bulk("NiO", "rocksalt", a=4.17)
     made = builder(atoms, code, {"Ni": 1.5}, {"max_wallclock_seconds": 1000}, spin=True, smearing=0.2, hubbard=True,
                    kpoints_distance=10.0, basis_sets={"O": "DZVP-MOLOPT-GTH"}, max_scf_steps=33,
@@ -136,6 +140,9 @@ def test_every_setting_reaches_the_input(code):
     assert parameters["MGRID"]["CUTOFF"] * Ry == pytest.approx(4100)
     assert "kpoints" not in made.cp2k
     assert made.cp2k.metadata.options.withmpi is False
+    assert made.cp2k.metadata.options.prepend_text == START_ONCE
+    assert made.handler_overrides["restart_incomplete_calculation"]["enabled"]
+    assert not builder(atoms, contained).handler_overrides["restart_incomplete_calculation"]["enabled"]
     assert builder(atoms, code, kpoints_distance=2.0).cp2k.kpoints.get_kpoints_mesh()[0] == [2, 2, 2]
 
 

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from aiida_plugin.cli.app import main
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.inputs import Run
+from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
 from aiida_plugin.engines.registry import engine
@@ -234,7 +234,15 @@ def test_every_setting_reaches_the_input(family, code):
     assert parameters["ELECTRONS"]["electron_maxstep"] == 33
     assert made.kpoints_distance == 0.5
     assert made.pw.metadata.options.withmpi is False
+    assert made.pw.metadata.options.prepend_text == START_ONCE
     assert "settings" not in made.pw
+    # a restart in a container copies, as a link leads nowhere there
+    contained = orm.ContainerizedCode(
+        engine_command="apptainer exec {image_name}", image_name="qe.sif", filepath_executable="pw.x",
+        computer=code.computer, default_calc_job_plugin="quantumespresso.pw",
+    )  # fmt: skip
+    inside = builder(lithium_nickelate(), contained, kpoints_distance=0.5)
+    assert inside.pw.settings.get_dict() == {"parent_folder_symlink": False}
 
 
 def test_without_moments_all_kinds_may_find_one(family, code):

@@ -21,7 +21,7 @@ from ase.io import read
 from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
-from aiida_plugin.engines.inputs import Run
+from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.registry import engine
 
@@ -106,6 +106,7 @@ def incar(node):
 def test_labels_of_a_run(family, code, mock):
     _, node = run_get_node(builder(diamond(), code, {"C": 0.5}, kpoints_distance=0.5))
     assert node.is_finished_ok, node.exit_message
+    assert START_ONCE in incar(node)[0].base.repository.get_object_content("_aiidasubmit.sh")
     labels = ENGINE.labelled(node, orm.Str("this"))
     labelled = labels.atoms("this")
     expected = read(OUTPUTS / "vasprun_pstress.xml")
