@@ -28,7 +28,8 @@ from cgcnn_ase.structures.arrangement import MixedSites, OrderingMethod, arrange
 from cgcnn_ase.structures.composition import parse_formula
 from cgcnn_ase.structures.ordering import DisorderedCrystal, OrderingWarning, rounding_text
 from cgcnn_ase.structures.oxidation import format_oxidation_states, likely_charges
-from cgcnn_ase.structures.readers import read_crystal, suffix_of
+from cgcnn_ase.structures.readers import read_crystal
+from cgcnn_ase.structures.record import suffix_of
 
 LiRemoval = Literal["random", "ewald", "lowest"]
 

@@ -176,8 +176,7 @@ def _with_progress(predictions: "Iterator[Prediction]", files: list[Path]) -> "I
         yield from predictions
         return
     from cgcnn_ase.structures import count_structures
-    from cgcnn_ase.structures.packed import PACKED_SUFFIX
-    from cgcnn_ase.structures.readers import suffix_of
+    from cgcnn_ase.structures.record import PACKED_SUFFIX, suffix_of
 
     packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
     last: tuple[str, str | None] | None = None

@@ -21,8 +21,7 @@ from cgcnn_ase.graphs.geometry import Geometry, LazyStructures, geometry
 from cgcnn_ase.structures.composition import composition_key, formula_of
 from cgcnn_ase.structures.dft_outputs import Calculation
 from cgcnn_ase.structures.packed import load_ids, load_packed
-from cgcnn_ase.structures.readers import suffix_of
-from cgcnn_ase.structures.record import StructureError
+from cgcnn_ase.structures.record import StructureError, suffix_of
 
 _PACKED = "structures.npz"
 _FORMULA = "reduced_formula"

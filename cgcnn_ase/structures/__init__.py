@@ -15,8 +15,8 @@ from cgcnn_ase.structures.inputs import (
     read_structures,
     to_structure,
 )
-from cgcnn_ase.structures.readers import SUFFIXES, iter_file, read_file, structure_id
-from cgcnn_ase.structures.record import StructureError, StructureRecord
+from cgcnn_ase.structures.readers import iter_file, read_file
+from cgcnn_ase.structures.record import SUFFIXES, StructureError, StructureRecord, structure_id
 from cgcnn_ase.structures.symmetry import DistinctSites, distinct_sites
 from cgcnn_ase.structures.validation import OVERLAP, check_atoms
 

@@ -4,34 +4,33 @@ The cell matrix, the order of the atoms and the rounding of 0.3333 to 1/3 are th
 give the same structure. What gemmi cannot be certain of raises `UncertainError`; `readers` then asks pymatgen.
 """
 
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import cos, radians
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats, Ints
-from cgcnn_ase.core.elements import symbols
-from cgcnn_ase.structures.cif_symmetry import TwoOriginsError, expand, merge_near, operations_of
+from cgcnn_ase.structures.cif_symmetry import OPERATION_TAGS, Reading, StatedSymmetry, symmetry_of, triplets
 from cgcnn_ase.structures.cif_values import (
-    BRACKET,
-    ContradictedError,
-    PartialOccupancyError,
+    NULLS,
+    Contents,
     UncertainError,
+    contents_problem,
     element_of_label,
     element_of_symbol,
-    first_value,
+    formula_elements,
+    is_confirmed_by,
     number,
     numbers_by_symbol,
+    occupied_rows,
     plain,
     rank_by_number,
     value_of,
-    without_charge,
 )
-from cgcnn_ase.structures.composition import formula_problem
-from cgcnn_ase.structures.record import RefusedError
+from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
+from cgcnn_ase.structures.space_groups import Operations, expand, merge_near
+from cgcnn_ase.structures.symmetry import symmetry_dataset
 from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:
@@ -40,10 +39,7 @@ if TYPE_CHECKING:
 
 # 0.3333 is 1/3 within this relative tolerance (pymatgen's frac_tolerance)
 FRACTION_TOLERANCE = 1e-4
-# an occupancy this near to 1 is 1
-FULL = 1e-3
 
-_FORMULA = ("_chemical_formula_sum",)
 _CELL = (
     *("_cell_length_a", "_cell_length_b", "_cell_length_c"),
     *("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma"),
@@ -52,7 +48,6 @@ _SITE = (
     *("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z"),
     *("_atom_site_type_symbol", "_atom_site_label", "_atom_site_occupancy"),
 )
-_ONES = frozenset(("1", "1.0", "1.00", "1.000", "1.0000", "1.", "."))
 _RARE = ("_magn", "_atom_site_moment", "_modulation", "_wave_vector", "_ssg_", "attached_hydrogens")
 
 
@@ -62,6 +57,16 @@ class Sites(NamedTuple):
     numbers: list[int]
     charges: list[str]  # type symbols as written where the file states oxidation states, which then sort; else empty
     frac: Floats
+    labels: list[str]  # what the file calls them
+
+
+class Crystal(NamedTuple):
+    """The structure of a block."""
+
+    atoms: "Atoms"
+    site_names: Callable[[], list[str]] | None  # the file's labels, atom by atom, for messages; None: none wanted
+    notes: tuple[str, ...] = ()  # what was left out, or taken as something else
+    valid: bool = False  # `validation_error` found nothing
 
 
 def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamma: float) -> Floats:
@@ -83,68 +88,134 @@ def lattice_matrix(a: float, b: float, c: float, alpha: float, beta: float, gamm
 
 
 def has_atoms(block: "gemmi_cif.Block") -> bool:
-    """Say whether a CIF block lists atoms (published files have blocks of text only)."""
-    return len(block.find_values("_atom_site_label")) > 0 or len(block.find_values("_atom_site_fract_x")) > 0
+    """Say whether a CIF block lists atoms: published files have blocks of text, and lists of question marks."""
+    for tag in ("_atom_site_fract_x", "_atom_site_label", "_atom_site_Cartn_x"):
+        column = block.find_values(tag)
+        if len(column):
+            return column[0] not in NULLS or any(plain(value) not in NULLS for value in column)
+    return False
 
 
-def read_block(block: "gemmi_cif.Block", *, rare: bool = True) -> "Atoms":
-    """The structure of one CIF block; `rare` tells whether it may be magnetic, modulated or without its hydrogens.
+def read_block(block: "gemmi_cif.Block", *, rare: bool = True) -> Crystal:
+    """The structure of one CIF block; `rare` tells whether it may hold unusual tags (see `blocks_with_atoms`).
 
     `UncertainError` is raised where gemmi cannot be certain of it, and a `ValueError` in words where it is wrong.
     """
     if rare:
         refuse_unsupported(block)
-    matrix, cell = cell_of(block)
-    sites = _sites(block)
-    try:
-        operations, contradicted = operations_of(block, cell)
-    except TwoOriginsError as doubt:
-        return _of_likelier_origin(block, sites, doubt, matrix)
-    if contradicted:
-        raise ContradictedError("the symmetry operations contradict the space group")
-    if operations is None:
-        atoms = _assemble(sites, sites.frac, None, matrix)
-        reason = block_formula_problem(block, atoms.numbers, symmetric=False)
+    matrix = cell_of(block)
+    notes: list[str] = []
+    sites = _sites(block, notes)
+    symmetry = symmetry_of(block, matrix, rare=rare)
+    if symmetry.note is not None:
+        notes.append(symmetry.note)
+    if symmetry.doubt is None and len(symmetry.readings) == 1:
+        crystal, reason = _generated(block, sites, symmetry.readings[0].operations, matrix)
+        if reason is not None:
+            listed = _as_listed(block, sites, symmetry, matrix) if symmetry.readings[0].operations else None
+            if listed is None:
+                raise RefusedError(reason)
+            notes.append("every atom is listed: the symmetry operations are left out")
+            crystal = listed
+    elif symmetry.doubt is None:
+        crystal = _of_likelier_origin(block, sites, symmetry, matrix)
     else:
-        atoms, reason = _generated(block, sites, operations, matrix)
-    if reason is not None:
-        raise RefusedError(reason)
-    return atoms
+        crystal = _settled(block, sites, symmetry, matrix, notes)
+    if notes:
+        crystal = crystal._replace(notes=(*notes, *crystal.notes))
+    return crystal
 
 
 def _generated(
-    block: "gemmi_cif.Block", sites: Sites, operations: tuple[Floats, Floats], matrix: Floats
-) -> "tuple[Atoms, str | None]":
+    block: "gemmi_cif.Block", sites: Sites, operations: Operations | None, matrix: Floats
+) -> tuple[Crystal, str | None]:
     """The atoms that the operations generate, and what is wrong with them."""
-    atoms = _assemble(sites, *expand(sites.frac, *operations), matrix)
-    reason = block_formula_problem(block, atoms.numbers, symmetric=True) or validation_error(atoms)
-    if reason is not None and first_value(block, _FORMULA):
+    contents = Contents(block, symmetric=operations is not None)
+    if operations is None:
+        crystal = _assemble(sites, sites.frac, None, matrix)
+        return crystal, contents_problem(contents, crystal.atoms)
+    rotations, translations, _ = operations
+    frac, owner = expand(sites.frac, rotations, translations)
+    crystal = _assemble(sites, frac, owner, matrix)
+    reason = contents_problem(contents, crystal.atoms) or validation_error(crystal.atoms, crystal.site_names)
+    if reason is not None and formula_elements(block):
         # coordinates of few digits, perhaps: images that should be one atom, if the formula says so
-        merged = _assemble(sites, *merge_near(sites.frac, *operations, matrix), matrix)
-        if block_formula_problem(block, merged.numbers, symmetric=True) is None and validation_error(merged) is None:
-            return merged, None
-    return atoms, reason
+        near, near_owner = merge_near(sites.frac, rotations, translations, matrix)
+        if len(near) < len(frac):
+            merged = _assemble(sites, near, near_owner, matrix)
+            if contents_problem(contents, merged.atoms) is None and validation_error(merged.atoms) is None:
+                return merged._replace(notes=("images of one site within 0.1 Å are taken as one atom",)), None
+    return crystal._replace(valid=reason is None), reason
 
 
-def _of_likelier_origin(block: "gemmi_cif.Block", sites: Sites, doubt: TwoOriginsError, matrix: Floats) -> "Atoms":
-    """The structure by that choice of origin which gives the formula of the file and no overlaps, if just one does."""
-    result = [_generated(block, sites, operations, matrix) for operations in doubt.operations]
-    good = [atoms for atoms, reason in result if reason is None]
-    if len(good) == 2:
-        good = [
-            atoms for atoms in good if not block_formula_problem(block, atoms.numbers, symmetric=True, doubtful=True)
-        ]
+def _of_likelier_origin(block: "gemmi_cif.Block", sites: Sites, symmetry: StatedSymmetry, matrix: Floats) -> Crystal:
+    """The structure by that choice of origin which gives what the file states and no overlaps, if just one does."""
+    results = [
+        (*_generated(block, sites, reading.operations, matrix), _multiplicity_problem(block, sites.frac, reading))
+        for reading in symmetry.readings
+    ]
+    good = [crystal for crystal, reason, other in results if reason is None and other is None]
+    if len(good) > 1:
+        good = [crystal for crystal in good if is_confirmed_by(block, crystal.atoms)]
     if len(good) == 1:
         return good[0]
-    if not good:
-        raise RefusedError(str(result[0][1] or "neither choice of origin gives the stated formula and Z"))
+    name = symmetry.readings[0].label.partition(":")[0]
+    if not any(reason is None and other is None for _, reason, other in results):
+        listed = _as_listed(block, sites, symmetry, matrix)
+        if listed is None:
+            raise RefusedError(results[0][1] or results[0][2] or f"no choice of origin of {name} gives what is stated")
+        return listed
     raise RefusedError(
-        f"names the space group {doubt.name} without its operations; it has two choices of origin, both possible: "
-        f"write {doubt.name}:1 or {doubt.name}:2, or the operations"
+        f"names the space group {name} without its operations; it has two choices of origin, both possible: "
+        f"write {' or '.join(reading.label for reading in symmetry.readings)}, or the operations"
     )
 
 
-def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) -> "Atoms":
+def _multiplicity_problem(block: "gemmi_cif.Block", frac: Floats, reading: Reading) -> str | None:
+    """Why the numbers of atoms that a reading makes of the sites are not the stated multiplicities, or None."""
+    for tag in ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity"):
+        texts = [plain(text) for text in block.find_values(tag)]
+        if len(texts) == len(frac) and all(text.isdigit() for text in texts) and reading.operations is not None:
+            owner = expand(frac, *reading.operations[:2])[1]
+            if np.bincount(owner, minlength=len(frac)).tolist() != [int(text) for text in texts]:
+                return f"its sites do not have the stated multiplicities by {reading.label}"
+    return None
+
+
+def _settled(
+    block: "gemmi_cif.Block", sites: Sites, symmetry: StatedSymmetry, matrix: Floats, notes: list[str]
+) -> Crystal:
+    """The structure of a block that contradicts itself, if what else it states leaves one reading."""
+    good = []
+    for reading in symmetry.readings:
+        crystal, reason = _generated(block, sites, reading.operations, matrix)
+        reason = reason or validation_error(crystal.atoms, crystal.site_names)
+        if reason is None and is_confirmed_by(block, crystal.atoms):
+            good.append((crystal, reading))
+    if len(good) == 1:
+        notes.append(f"{symmetry.doubt}; its formula and Z are those by {good[0][1].label}, which is taken")
+        return good[0][0]
+    listed = _as_listed(block, sites, symmetry, matrix)
+    if listed is None:
+        raise RefusedError(str(symmetry.doubt))
+    notes.append(f"{symmetry.doubt}; the list of atoms has that symmetry already, and is taken as it is")
+    return listed
+
+
+def _as_listed(block: "gemmi_cif.Block", sites: Sites, symmetry: StatedSymmetry, matrix: Floats) -> Crystal | None:
+    """The atoms as they are listed, if they have the symmetry that the block states: then none is missing."""
+    crystal, reason = _generated(block, sites, None, matrix)
+    if reason or validation_error(crystal.atoms) or symmetry.numbers <= {1} or not symmetry.maybe_whole:
+        return None
+    try:
+        with without_reader_warnings():
+            number = symmetry_dataset(matrix, crystal.atoms.get_scaled_positions(), crystal.atoms.numbers).number
+    except ValueError:
+        return None
+    return crystal if symmetry.numbers == {number} else None
+
+
+def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) -> Crystal:
     """Atoms in pymatgen's order: by electronegativity, then as in the file, then by symmetry operation."""
     from ase import Atoms
 
@@ -152,18 +223,22 @@ def _assemble(sites: Sites, frac: Floats, owner: Ints | None, matrix: Floats) ->
     frac = frac - np.floor(frac)
     ranks = rank_by_number()
     keys = [ranks[number] for number in sites.numbers]
+    owners: list[int] | Ints
     if sites.charges:
         order = sorted(range(len(keys)), key=lambda k: (keys[k], sites.charges[k]))
     else:
         order = sorted(range(len(keys)), key=keys.__getitem__)
     if owner is None:
         numbers, frac = numbers[order], frac[order]
+        owners = order
     else:
         index = np.empty(len(order), dtype=np.int64)
         index[order] = np.arange(len(order))
         by_place = np.argsort(index[owner], kind="stable")
-        numbers, frac = numbers[owner[by_place]], frac[by_place]
-    return Atoms(numbers=numbers, positions=frac @ matrix, cell=matrix, pbc=True)
+        owners = owner[by_place]
+        numbers, frac = numbers[owners], frac[by_place]
+    atoms = Atoms(numbers=numbers, positions=frac @ matrix, cell=matrix, pbc=True)
+    return Crystal(atoms, lambda: [plain(sites.labels[k]) for k in owners])
 
 
 def refuse_unsupported(block: "gemmi_cif.Block") -> None:
@@ -184,8 +259,8 @@ def refuse_unsupported(block: "gemmi_cif.Block") -> None:
         raise UncertainError("it is a magnetic CIF")
 
 
-def cell_of(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
-    """The cell matrix and the six parameters."""
+def cell_of(block: "gemmi_cif.Block") -> Floats:
+    """The cell matrix."""
     values = [value_of(block, tag) for tag in _CELL]
     if all(value is None for value in values):
         raise RefusedError("states no unit cell (_cell_length_a, ...)")
@@ -199,10 +274,10 @@ def cell_of(block: "gemmi_cif.Block") -> tuple[Floats, list[float]]:
     x, y, z = (cos(radians(angle)) for angle in cell[3:])
     if 1 - x * x - y * y - z * z + 2 * x * y * z <= 1e-10:
         raise RefusedError("its cell angles {:g}, {:g}, {:g} enclose no volume".format(*cell[3:]))
-    return lattice_matrix(*cell), cell
+    return lattice_matrix(*cell)
 
 
-def _sites(block: "gemmi_cif.Block") -> Sites:
+def _sites(block: "gemmi_cif.Block", notes: list[str]) -> Sites:
     """The rows of the atom list that hold an atom."""
     x, y, z, types, labels, occupancies = columns(block, _SITE)
     n = len(x)
@@ -210,17 +285,21 @@ def _sites(block: "gemmi_cif.Block") -> Sites:
         if len(block.find_values("_atom_site_Cartn_x")):
             raise RefusedError("gives Cartesian coordinates only (_atom_site_Cartn_x); fractional ones are needed")
         raise RefusedError("lists atoms without fractional coordinates (_atom_site_fract_x, _y, _z)")
+    if types and types[0] in NULLS and all(plain(value) in NULLS for value in types):
+        types = []
     if not types and not labels:
         raise RefusedError("has neither _atom_site_type_symbol nor _atom_site_label: the elements are unknown")
     if any(len(column) not in (0, n) for column in (types, labels, occupancies)) or not len(y) == len(z) == n:
         raise RefusedError("the columns of its atom list differ in length")
-    kept = _occupied(labels or types, types or labels, occupancies)
+    kept = occupied_rows(labels or types, types or labels, occupancies, (x, y, z), notes)
     if kept is not None:
         x, y, z, types, labels = ([column[i] for i in kept] if column else [] for column in (x, y, z, types, labels))
         if not x:
             raise RefusedError("has no atoms: every site is empty (occupancy 0)")
     charged = bool(types) and len(block.find_values("_atom_type_oxidation_number")) > 0
-    return Sites(_elements(types, labels), types if charged else [], coordinates(x, y, z, labels or types))
+    names = labels or types
+    numbers = _elements(block, types, names)
+    return Sites(numbers, types if charged else [], coordinates(x, y, z, names), names)
 
 
 def columns(block: "gemmi_cif.Block", tags: Sequence[str]) -> list[list[str]]:
@@ -233,14 +312,27 @@ def columns(block: "gemmi_cif.Block", tags: Sequence[str]) -> list[list[str]]:
     return [values[columns[tag] :: width] if tag in columns else [*block.find_values(tag)] for tag in tags]
 
 
-def _elements(types: list[str], labels: list[str]) -> list[int]:
+def _elements(block: "gemmi_cif.Block", types: list[str], labels: list[str]) -> list[int]:
+    """Atomic numbers by type symbols, by labels where there are none."""
     table = numbers_by_symbol()
+    if types:
+        try:
+            return [table[symbol] for symbol in types]
+        except KeyError:
+            if "TM" in types and "Tm" not in (formula_elements(block) or ()):  # a transition metal, no thulium
+                raise RefusedError(
+                    "unknown element 'TM'; write thulium as Tm, and any other metal by its symbol"
+                ) from None
+            return [_element(plain(symbol), plain(label)) for symbol, label in zip(types, labels, strict=True)]
+    formula = formula_elements(block)
+    return [element_of_label(plain(label), formula) for label in labels]
+
+
+def _element(symbol: str, label: str) -> int:
     try:
-        return [table[symbol] for symbol in types or labels]
-    except KeyError:
-        if types:
-            return [element_of_symbol(plain(symbol)) for symbol in types]
-        return [element_of_label(plain(label)) for label in labels]
+        return element_of_symbol(symbol)
+    except RefusedError as error:
+        raise RefusedError(f"{error} (the site {label})" if label != symbol else str(error)) from None
 
 
 def coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> Floats:
@@ -253,81 +345,36 @@ def coordinates(x: list[str], y: list[str], z: list[str], names: list[str]) -> F
     if not np.abs(frac).max() < 1e6:
         row = int(np.argmax(~(np.abs(frac) < 1e6).all(axis=1)))
         raise RefusedError(f"a coordinate of {plain(names[row])} is {frac[row].tolist()}: not a finite number")
-    # 0.3333 is 1/3, lest an atom on a special position and its image be two
+    # 0.3333 is 1/3, lest an atom on a special position and its image be two; and so are 0.333, 0.666 and 0.667
     thirds = frac * 3
     for whole in (1.0, 2.0):
-        near = np.abs(thirds - whole) <= whole * FRACTION_TOLERANCE
+        away = np.abs(thirds - whole)
+        near = away <= 3 * 0.00067
         if near.any():
+            thousand = frac * 1000
+            near &= (away <= whole * FRACTION_TOLERANCE) | (np.abs(thousand - np.rint(thousand)) < 1e-6)
             frac[near] = whole / 3
     return frac
 
 
-def _occupied(names: list[str], kinds: list[str], occupancies: list[str]) -> list[int] | None:
-    """The rows with an atom (None: all), if each of them has a full one."""
-    if _ONES.issuperset(occupancies):
-        return None
-    values = [
-        1.0 if plain(v) in (".", "?", "") else number(v, f"the occupancy of {plain(n)}")
-        for v, n in zip(occupancies, names, strict=True)
-    ]
-    for name, value in zip(names, values, strict=True):
-        if not -FULL <= value <= 1 + FULL:
-            raise RefusedError(f"the occupancy of {plain(name)} is {value:g}, not between 0 and 1")
-    partial = [i for i, value in enumerate(values) if FULL < value < 1 - FULL]
-    if partial:
-        raise PartialOccupancyError(
-            partial_words([(plain(names[i]), without_charge(plain(kinds[i])), values[i]) for i in partial])
-        )
-    return [i for i, value in enumerate(values) if value >= 1 - FULL]
+def with_operations(block: "gemmi_cif.Block", *, rare: bool = True) -> str:
+    """The text of a block that lists the symmetry operations of the space group that it names, for other readers.
 
-
-def partial_words(sites: Sequence[tuple[str, str, float]]) -> str:
-    """The message about sites that are not fully occupied: (label, element, occupancy)."""
-    named = [
-        f"{label} ({element} {occupancy:g})" if label != element else f"{label} {occupancy:g}"
-        for label, element, occupancy in sites
-    ]
-    shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-    return (
-        f"has partially occupied sites: {shown}; --order-disordered (order_disordered=True) makes one ordered structure"
-    )
-
-
-def block_formula_problem(
-    block: "gemmi_cif.Block", numbers: Ints, *, symmetric: bool, doubtful: bool = False
-) -> str | None:
-    """Why the atoms do not match the formula that the block states, or None."""
-    formula = first_value(block, _FORMULA)
-    if formula is None:
-        return None
-    z = first_value(block, ("_cell_formula_units_Z",))
-    names = symbols()
-    by_symbol = {names[number]: count for number, count in Counter(numbers.tolist()).items()}
-    try:
-        units = None if z is None else float(BRACKET.sub("", z))
-    except ValueError:
-        units = None
-    return formula_problem(by_symbol, formula, units or None, symmetric=symmetric, doubtful=doubtful)
-
-
-def blocks_with_atoms(text: str) -> "tuple[list[gemmi_cif.Block], bool]":
-    """The blocks of a CIF that list atoms, and whether the text holds tags that `refuse_unsupported` must look at.
-
-    A text without any, or that is no CIF, is a `ValueError`.
+    A space group that is not understood, or contradicts the cell, is a `RefusedError`.
     """
-    import gemmi
+    from gemmi import cif as gemmi_cif
 
-    if not text.strip():
-        raise RefusedError("is empty")
-    if "\0" in text:
-        raise RefusedError("is binary, not a CIF")
-    try:
-        document = gemmi.cif.read_string(text)
-    except (ValueError, RuntimeError) as error:
-        where = re.sub(r"^string:", "line ", str(error))
-        raise RefusedError(f"is not a CIF that can be read, or it was cut off ({where})") from error
-    blocks = [block for block in document if has_atoms(block)]
-    if not blocks:
-        raise RefusedError("is a CIF without atoms")
-    lower = text.lower()
-    return blocks, any(tag in lower for tag in _RARE)
+    if any(len(block.find_values(tag)) for tag in OPERATION_TAGS) or None in [value_of(block, tag) for tag in _CELL]:
+        return block.as_string()
+    symmetry = symmetry_of(block, cell_of(block), rare=rare)
+    if symmetry.doubt is not None:
+        raise RefusedError(symmetry.doubt)
+    if len(symmetry.readings) > 1:
+        names = " or ".join(reading.label for reading in symmetry.readings)
+        raise RefusedError(f"has two choices of origin: write {names}, or the operations")
+    if symmetry.readings[0].operations is None:
+        return block.as_string()
+    copy = gemmi_cif.read_string(block.as_string()).sole_block()
+    loop = copy.init_loop("_symmetry_equiv_pos_", ["as_xyz"])
+    loop.set_all_values([[f"'{text}'" for text in triplets(symmetry.readings[0].operations)]])
+    return copy.as_string()

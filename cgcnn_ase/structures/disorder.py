@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.structures.cif import cell_of, columns, coordinates, partial_words
-from cgcnn_ase.structures.cif_symmetry import TwoOriginsError, merge_near, operations_of
+from cgcnn_ase.structures.cif import cell_of, columns, coordinates
+from cgcnn_ase.structures.cif_symmetry import symmetry_of
 from cgcnn_ase.structures.cif_values import (
-    ContradictedError,
+    NULLS,
     PartialOccupancyError,
     UncertainError,
     element_of_label,
     element_of_symbol,
     element_words,
+    formula_elements,
+    formula_units,
     number,
+    partial_words,
     plain,
 )
 from cgcnn_ase.structures.ordering import (
@@ -30,6 +33,7 @@ from cgcnn_ase.structures.ordering import (
     order_crystal,
 )
 from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
+from cgcnn_ase.structures.space_groups import merge_near
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -224,22 +228,35 @@ def crystal_of_block(block: "gemmi_cif.Block") -> DisorderedCrystal:
     `UncertainError` is raised where gemmi cannot be certain of the symmetry, and a `ValueError` in words where the
     occupancies of a place add up to more than 1.
     """
-    matrix, cell = cell_of(block)
+    matrix = cell_of(block)
     rows, frac = _rows(block)
-    try:
-        operations, contradicted = operations_of(block, cell)
-    except TwoOriginsError as doubt:
-        both = [_crystal(rows, frac, choice, matrix) for choice in doubt.operations]
-        good = [crystal for crystal in both if not _overlaps(crystal)]
-        if len(good) != 1:
-            raise RefusedError(
-                f"names the space group {doubt.name} without its operations; it has two choices of origin: write "
-                f"{doubt.name}:1 or {doubt.name}:2, or the operations"
-            ) from None
+    symmetry = symmetry_of(block, matrix)
+    identity = (np.eye(3)[None], np.zeros((1, 3)))
+    choices = [
+        _crystal(rows, frac, identity if reading.operations is None else reading.operations[:2], matrix)
+        for reading in symmetry.readings
+    ]
+    if symmetry.doubt is None and len(choices) == 1:
+        return choices[0]
+    good = [crystal for crystal in choices if not _overlaps(crystal) and _has_stated_contents(block, crystal)]
+    if symmetry.doubt is None and not good:
+        good = [crystal for crystal in choices if not _overlaps(crystal)]
+    if len(good) == 1:
         return good[0]
-    if contradicted:
-        raise ContradictedError("the symmetry operations contradict the space group")
-    return _crystal(rows, frac, operations or (np.eye(3)[None], np.zeros((1, 3))), matrix)
+    labels = " or ".join(reading.label for reading in symmetry.readings)
+    raise RefusedError(symmetry.doubt or f"has a space group of two origins: write {labels}, or the operations")
+
+
+def _has_stated_contents(block: "gemmi_cif.Block", crystal: DisorderedCrystal) -> bool:
+    """Say whether formula and Z of the block give the contents of the cell."""
+    units = formula_units(block)
+    if units is None:
+        return False
+    amounts: dict[str, float] = {}
+    for orbit in crystal.orbits:
+        for occupant, share in orbit.occupancies.items():
+            amounts[occupant.symbol] = amounts.get(occupant.symbol, 0.0) + share * len(orbit.frac)
+    return all(abs(amounts.get(s, 0.0) - n) <= 0.02 * sum(units.values()) for s, n in units.items())
 
 
 def _rows(block: "gemmi_cif.Block") -> tuple[list[_Row], Floats]:
@@ -247,22 +264,24 @@ def _rows(block: "gemmi_cif.Block") -> tuple[list[_Row], Floats]:
     tags = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z", "_atom_site_type_symbol",
             "_atom_site_label", "_atom_site_occupancy")  # fmt: skip
     x, y, z, types, labels, occupancies = columns(block, tags)
-    states = _stated_charges(block)
+    states, formula = _stated_charges(block), formula_elements(block)
     names = [plain(name) for name in labels or types]
     rows = []
     for k, name in enumerate(names):
         text = plain(occupancies[k]) if occupancies else "."
-        occupancy = 1.0 if text in (".", "?", "") else number(text, f"the occupancy of {name}")
+        occupancy = 1.0 if text in NULLS else number(text, f"the occupancy of {name}")
         if not -_NONE <= occupancy <= _FULL_PLACE:
             raise RefusedError(f"the occupancy of {name} is {occupancy:g}, not between 0 and 1")
-        rows.append(_Row(name, _occupants(types[k] if types else "", name, min(occupancy, 1.0), states)))
+        rows.append(_Row(name, _occupants(types[k] if types else "", name, min(occupancy, 1.0), states, formula)))
     kept = [k for k, row in enumerate(rows) if row.occupants]
     if not kept:
         raise RefusedError("has no atoms: every site is empty (occupancy 0)")
     return [rows[k] for k in kept], coordinates(x, y, z, labels or types)[kept]
 
 
-def _occupants(kind: str, label: str, occupancy: float, states: Mapping[str, float]) -> "dict[Occupant, float]":
+def _occupants(
+    kind: str, label: str, occupancy: float, states: Mapping[str, float], formula: frozenset[str] | None
+) -> "dict[Occupant, float]":
     """The occupants that a row puts on its site."""
     from cgcnn_ase.structures.arrangement import Occupant
 
@@ -270,7 +289,7 @@ def _occupants(kind: str, label: str, occupancy: float, states: Mapping[str, flo
     terms = _mixture(text) or [(text, 1.0)]
     result: dict[Occupant, float] = {}
     for symbol, share in terms:
-        atomic_number = element_of_symbol(symbol) if symbol else element_of_label(label)
+        atomic_number = element_of_symbol(symbol) if symbol else element_of_label(label, formula)
         occupant = Occupant(_symbol(atomic_number), _charge(symbol, states))
         if share * occupancy > _NONE:
             result[occupant] = result.get(occupant, 0.0) + share * occupancy
@@ -298,7 +317,7 @@ def _stated_charges(block: "gemmi_cif.Block") -> dict[str, float]:
     if len(kinds) != len(values):
         return {}
     return {plain(k): number(v, f"the oxidation number of {plain(k)}") for k, v in zip(kinds, values, strict=True)
-            if plain(v) not in (".", "?", "")}  # fmt: skip
+            if plain(v) not in NULLS}  # fmt: skip
 
 
 def _charge(symbol: str, states: Mapping[str, float]) -> float | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from cgcnn_ase.structures.ordering import OrderDisordered
-from cgcnn_ase.structures.packed import PACKED_SUFFIX, PackedStructures, count_packed, is_packed, load_packed
-from cgcnn_ase.structures.readers import allowed, iter_file, record_of, structure_id, suffix_of
-from cgcnn_ase.structures.record import StructureError, StructureRecord
+from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, load_packed
+from cgcnn_ase.structures.readers import iter_file, record_of
+from cgcnn_ase.structures.record import PACKED_SUFFIX, StructureError, StructureRecord, allowed, structure_id, suffix_of
 from cgcnn_ase.structures.validation import check_atoms, validation_error
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import AnyArray, Bools, Floats, Ints, Strings
 from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.core.files import atomic_path
-from cgcnn_ase.structures.record import RefusedError, StructureError
+from cgcnn_ase.structures.record import PACKED_SUFFIX, RefusedError, StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # the suffix of such files
-PACKED_SUFFIX = ".npz"
 # the arrays that must be there
 REQUIRED = ("ids", "lattice", "offsets", "numbers", "frac")
 _FORM = f"needed are the arrays {', '.join(REQUIRED)}, and pbc where not all is periodic"

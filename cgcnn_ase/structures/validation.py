@@ -1,5 +1,6 @@
 """Conditions of every structure, wherever it came from: known elements, finite numbers, a real cell, no overlaps."""
 
+from collections.abc import Callable
 from functools import cache
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING
@@ -38,8 +39,8 @@ def check_atoms(atoms: "Atoms", source: str = "<memory>") -> "Atoms":
     return atoms
 
 
-def validation_error(atoms: "Atoms") -> str | None:
-    """The fault of the structure in words, or None."""
+def validation_error(atoms: "Atoms", site_names: Callable[[], list[str]] | None = None) -> str | None:
+    """The fault of the structure in words, or None; `site_names` gives what its source calls the atoms."""
     numbers, positions, pbc = atoms.numbers, atoms.positions, atoms.pbc
     if len(numbers) == 0:
         return "has no atoms"
@@ -54,7 +55,7 @@ def validation_error(atoms: "Atoms") -> str | None:
     if not all(height > THINNEST for height, axis in zip(heights, periodic, strict=True) if axis):
         return _cell_words(atoms.cell.array, pbc)
     pair = nearest_overlap(positions, cell, pbc, heights, inverse)
-    return None if pair is None else _overlap_words(numbers, *pair)
+    return None if pair is None else _overlap_words(numbers, *pair, None if site_names is None else site_names())
 
 
 def _unknown_element(numbers: Ints) -> str:
@@ -109,16 +110,17 @@ def _cell_words(cell: Floats, pbc: Bools) -> str:
     return "is periodic but its cell has no volume (its vectors lie in one plane)"
 
 
-def _overlap_words(numbers: Ints, first: int, second: int, distance: float) -> str:
+def _overlap_words(numbers: Ints, first: int, second: int, distance: float, site_names: list[str] | None) -> str:
     names = symbols()
     needed = f"(at least {OVERLAP} Å are needed)"
+    words = [
+        f"{k + 1} ({names[numbers[k]]})" if site_names is None else f"{site_names[k]} ({names[numbers[k]]})"
+        for k in sorted((first, second))
+    ]
     if first == second:
-        return f"atom {first + 1} ({names[numbers[first]]}) overlaps its own image, {distance:.3g} Å away {needed}"
-    first, second = sorted((first, second))
-    return (
-        f"atoms {first + 1} ({names[numbers[first]]}) and {second + 1} ({names[numbers[second]]}) overlap: they are "
-        f"{distance:.3g} Å apart {needed}"
-    )
+        return f"atom {words[0]} overlaps its own image, {distance:.3g} Å away {needed}"
+    same = " (two images of one site)" if site_names is not None and site_names[first] == site_names[second] else ""
+    return f"atoms {words[0]} and {words[1]} overlap{same}: they are {distance:.3g} Å apart {needed}"
 
 
 def nearest_overlap(

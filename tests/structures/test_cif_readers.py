@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgcnn_ase.structures import read_file
-from cgcnn_ase.structures.cif import blocks_with_atoms, lattice_matrix, read_block
-from cgcnn_ase.structures.cif_values import UncertainError, rank_by_number
+from cgcnn_ase.structures.cif import lattice_matrix, read_block
+from cgcnn_ase.structures.cif_text import blocks_with_atoms
+from cgcnn_ase.structures.cif_values import rank_by_number
 from cgcnn_ase.structures.disorder import read_cif_pymatgen
 
 
 def read_cif_gemmi(text):
     """The structures of a CIF, one a block that lists atoms, by gemmi alone."""
-    blocks, rare = blocks_with_atoms(text)
-    return [read_block(block, rare=rare) for block in blocks]
+    blocks, rare, _ = blocks_with_atoms(text)
+    return [read_block(block, rare=rare).atoms for block in blocks]
 
 
 SPINEL = {"a": 8.0806, "u": 0.2624}  # MgAl2O4
@@ -271,20 +272,19 @@ def test_two_digit_special_position_is_one_atom(tmp_path):
     np.testing.assert_allclose(distances(record.atoms), distances(reference), atol=1e-3)
 
 
-def test_contradicting_name_and_operations_go_to_pymatgen(tmp_path):
+def test_formula_and_z_decide_where_name_and_operations_contradict_each_other(tmp_path, caplog):
     text = cif(*NACL, name="P m -3 m", number=221, ops=operations("F m -3 m"), formula="Na Cl", z=4)
-    with pytest.raises(UncertainError, match="contradict"):
-        read_cif_gemmi(text)
     (tmp_path / "x.cif").write_text(text)
     assert len(read_file(tmp_path / "x.cif")[0].atoms) == 8
-    lone = cif(*NACL, name="F m -3 m", ops=["x, y, z"], formula="Na Cl", z=4)
-    (tmp_path / "x.cif").write_text(lone)
-    (record,) = read_file(tmp_path / "x.cif")
-    assert "contradict" in record.error
+    assert "192 symmetry operations (space group number 225), which contradicts the space group P m -3 m" in caplog.text
+    for other in (text.replace("_cell_formula_units_Z 4\n", ""), cif(*NACL, name="F m -3 m", ops=["x, y, z"])):
+        (tmp_path / "x.cif").write_text(other)
+        (record,) = read_file(tmp_path / "x.cif")
+        assert "contradict" in record.error
 
 
-def test_operations_that_form_no_group_go_to_pymatgen():
-    with pytest.raises(UncertainError, match="group"):
+def test_operations_that_form_no_group_are_refused():
+    with pytest.raises(ValueError, match="form no group"):
         read_cif_gemmi(cif(*NACL, ops=operations("F m -3 m")[:7]))
 
 
