@@ -32,7 +32,12 @@ def __getattr__(name: str) -> Any:
 
         return package_version()
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            from cgcnn_ase.core.errors import missing_extra
+
+            raise missing_extra(error, f"cgcnn_ase.{name}") from error
     raise AttributeError(f"module 'cgcnn_ase' has no attribute {name!r}")
 
 

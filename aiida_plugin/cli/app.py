@@ -1,7 +1,15 @@
 """``aiida-cgcnn``: what this package adds to ``verdi``. Nothing heavy is imported here."""
 
 import json
+import sys
 from dataclasses import asdict
+from importlib.util import find_spec
+
+from cgcnn_ase.core.errors import MissingExtraError
+
+if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with AiiDA
+    print(MissingExtraError("aiida-cgcnn", "aiida"), file=sys.stderr)  # noqa: T201 - there is no command line yet
+    raise SystemExit(2)
 
 import click
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
+from cgcnn_ase.core.elements import hubbard_shell as hubbard_shell
+
 if TYPE_CHECKING:
     from aiida.orm import AbstractCode, KpointsData, StructureData
 
@@ -106,13 +108,3 @@ def mesh_of(structure: "StructureData", distance: float) -> "KpointsData":
 def is_gamma(kpoints: "KpointsData") -> bool:
     """Tell whether Γ alone is left of a mesh."""
     return bool(kpoints.get_kpoints_mesh()[0] == [1, 1, 1])
-
-
-def hubbard_shell(element: str) -> str:
-    """Name the shell that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell."""
-    from pymatgen.core import Element
-
-    if not Element.is_valid_symbol(element):
-        raise ValueError(f"hubbard_u names {element!r}, which is no element")
-    entry = Element(element)
-    return f"{entry.row - {'d': 1, 'f': 2}.get(entry.block, 0)}{entry.block}"

@@ -11,6 +11,7 @@ from aiida.orm import InstalledCode, QueryBuilder, StructureData
 
 from aiida_plugin.engines.checks import MAKE_ENGINES, SETUP, Finding, Part
 from aiida_plugin.engines.protocol import resolve
+from cgcnn_ase.core.errors import install_line
 
 if TYPE_CHECKING:
     from aiida_pseudo.data.pseudo import UpfData
@@ -29,7 +30,7 @@ _FUNCTIONAL = (  # as UPF files, version 2 and 1, name their functional
 _RELATIVISTIC = re.compile(r'\bhas_so\s*=\s*"\s*\.?[Tt]')  # made for spin-orbit coupling
 # names that files give the functionals of the protocols
 _NAMES = {"PBE": {"PBE", "SLA PW PBX PBC", "SLA PW PBE PBE", "SLA-PW-PBX-PBC", "SLA-PW-PBE-PBE"}}
-_EXTRA = 'pip install "cgcnn-ase[dft]"'
+_EXTRA = install_line("dft")
 
 
 def family_label(asked: str | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiida_plugin.engines.base import Engine
+from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.core.registry import Registry
 
 ENGINES: Registry[type[Engine[Any]]] = Registry("engine", "cgcnn.engines")
@@ -19,7 +20,7 @@ def engine(name: str) -> Engine[Any]:
     try:
         return ENGINES.get(name)()
     except ImportError as error:
-        raise ValueError(f'engine {name!r} needs {error.name or error}: pip install "cgcnn-ase[dft]"') from error
+        raise ValueError(f"engine {name!r} needs {error.name or error}: {install_line('dft')}") from error
 
 
 def engines() -> Iterator[Engine[Any]]:

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cgcnn_ase.core.errors import install_line
+
 if TYPE_CHECKING:
     from aiida_plugin.oracles.dft import DFTOracle
 
@@ -24,7 +26,7 @@ def __getattr__(engine: str) -> "Callable[..., DFTOracle]":
 def _oracle(engine: str, options: Mapping[str, object], *, folder: Path) -> "DFTOracle":
     del folder
     if find_spec("aiida") is None:
-        raise ImportError(f'oracle {engine} runs through AiiDA: pip install "cgcnn-ase[aiida,dft]"')
+        raise ImportError(f"oracle {engine} runs through AiiDA: {install_line('aiida,dft')}")
     from aiida_plugin.oracles.dft import DFTOracle, DFTSettings
     from cgcnn_ase.core.settings import parse_settings
 

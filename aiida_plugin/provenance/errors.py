@@ -12,6 +12,7 @@ from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
+from cgcnn_ase.core.errors import require
 from cgcnn_ase.structures.labels import label_of
 
 if TYPE_CHECKING:
@@ -206,10 +207,7 @@ def parity_plot(table: "pd.DataFrame", path: str | Path) -> Path:
     ImportError
         If matplotlib is missing.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError('a picture needs matplotlib: pip install "cgcnn-ase[plots]"') from error
+    require("matplotlib", "a picture")
     from cgcnn_ase.plotting.model_plots import ORANGE, parity, save
 
     if table.empty:

@@ -16,11 +16,11 @@ from aiida_plugin.engines.base import CodeSpec, on_path
 from aiida_plugin.engines.checks import SETUP, Finding, Part, look
 from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.engines.registry import engines
+from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.models.registry import pretrained_folder
 
 LOCALHOST = "localhost"
 _LONG = 5.0  # seconds between two looks at the jobs above which a hint is given
-_EXTRA = 'pip install "cgcnn-ase[{}]"'
 
 
 def computer() -> Part:
@@ -112,7 +112,7 @@ def look_at(spec: CodeSpec) -> Finding:
             return Finding(what, "there", f"{stored[0].description or spec.description} ({path})")
         if spec.executable is not None:
             return Finding(what, "missing", reason, SETUP)
-        return Finding(what, "wrong", reason, spec.install or _EXTRA.format("aiida"))
+        return Finding(what, "wrong", reason, spec.install or install_line("aiida"))
     return unstored(spec)
 
 
@@ -121,9 +121,9 @@ def unstored(spec: CodeSpec) -> Finding:
     what = f"code {spec.label}@{LOCALHOST}"
     if spec.needs and find_spec(spec.needs) is None:
         words = f"needs the Python package {spec.needs.replace('_', '-')}"
-        return Finding(what, "optional", words, _EXTRA.format("dft"))
+        return Finding(what, "optional", words, install_line("dft"))
     if spec.executable is None:
-        command = f"{spec.install} && {SETUP}" if spec.install else _EXTRA.format("aiida")
+        command = f"{spec.install} && {SETUP}" if spec.install else install_line("aiida")
         return Finding(what, "optional" if spec.install else "wrong", "its executable is not on the PATH", command)
     return Finding(what, "missing", "there is none", SETUP)
 

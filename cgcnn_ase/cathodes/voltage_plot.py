@@ -36,7 +36,7 @@ def _hull(axes: "Axes", curve: "VoltageCurve") -> None:
         stds = [p.std for p in phases if p.std is not None]
         if len(stds) == len(phases):
             axes.errorbar(x, y, yerr=stds, fmt="none", ecolor=colour, elinewidth=1, capsize=2, alpha=0.6)
-    axes.set_ylabel(f"formation energy (eV per {_subscripts(curve.unit)})")
+    axes.set_ylabel(f"formation energy\n(eV per {_subscripts(curve.unit)})")
     axes.margins(y=0.2)
     if others:
         axes.legend(frameon=False, fontsize=10, loc="best")

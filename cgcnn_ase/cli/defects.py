@@ -28,6 +28,8 @@ from cgcnn_ase.cli.options import (
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from cgcnn_ase.defects.generate import Repeats
     from cgcnn_ase.defects.manifest import Manifest
     from cgcnn_ase.defects.plan import Defect
@@ -88,6 +90,10 @@ def defects(
     ] = False,
     bond_distortion: Annotated[float, typer.Option(help="Of --distort: -0.3 makes bonds 30 % shorter.")] = -0.3,
     file_format: Annotated[str, typer.Option("--format", help="extxyz, cif or vasp.")] = "extxyz",
+    dft: Annotated[
+        bool,
+        typer.Option("--dft", help="Also a folder for each, and the pristine cell, with input of DFT, in OUTPUT/dft."),
+    ] = False,
     structure_id: Annotated[
         str | None, typer.Option("--structure", help="Id of the host, such as file:3, where the file holds several.")
     ] = None,
@@ -122,7 +128,7 @@ def defects(
             min_radius=min_radius, charges=charges, distort=distort, bond_distortion=bond_distortion,
         )  # fmt: skip
         generated = generate_defects(host, options, name=name)
-        folder = _DefectFolder(output, file_format, overwrite=overwrite)
+        folder = _DefectFolder(output, file_format, host if dft else None, overwrite=overwrite)
         manifests = folder.write(with_progress(generated, "Defects", num))
         if as_json:
             typer.echo(json.dumps([manifest.to_info()["defect"] for manifest in manifests], indent=1))
@@ -145,8 +151,10 @@ def _repeats(supercell: str | None) -> "Repeats":
 class _DefectFolder:
     """A folder for defects, new or empty; with ``overwrite`` the files of an earlier run are removed."""
 
-    def __init__(self, path: Path, file_format: str, *, overwrite: bool = False) -> None:
-        self.path, self.file_format = path, file_format
+    def __init__(
+        self, path: Path, file_format: str, dft_host: "Atoms | None" = None, *, overwrite: bool = False
+    ) -> None:
+        self.path, self.file_format, self.dft_host = path, file_format, dft_host
         if path.exists() and not path.is_dir():
             raise ValueError(f"--output {path}: is a file; name a folder")
         if path.is_dir() and any(path.iterdir()):
@@ -157,6 +165,9 @@ class _DefectFolder:
 
     def _clear(self) -> None:
         """Remove what an earlier run wrote, going by its manifest."""
+        from cgcnn_ase.defects.dft_folder import clear_dft_folders
+
+        clear_dft_folders(self.path / "dft")
         manifest = self.path / MANIFEST
         if not manifest.exists():
             return
@@ -182,6 +193,12 @@ class _DefectFolder:
                 yield defect.manifest
 
         write_manifest(self.path / MANIFEST, rows())
+        if self.dft_host is not None:
+            from cgcnn_ase.defects.dft_folder import pristine_supercell, write_pristine_folders
+
+            one_each = {manifest.supercell: manifest for manifest in manifests}.values()
+            cells = [(manifest, pristine_supercell(self.dft_host, manifest)) for manifest in one_each]
+            write_pristine_folders(self.path / "dft" / "pristine", cells)
         return manifests
 
     def _write_one(self, defect: "Defect") -> None:
@@ -190,6 +207,10 @@ class _DefectFolder:
         atoms, manifest = defect
         if self.file_format != "extxyz" and atoms.cell.rank < 3:
             raise ValueError(f"--format {self.file_format}: needs a cell vector in each direction; use extxyz")
+        if self.dft_host is not None:
+            from cgcnn_ase.defects.dft_folder import write_dft_folder
+
+            write_dft_folder(self.path / "dft" / "defects" / manifest.id, defect)
         options = {"sort": True, "direct": True} if self.file_format == "vasp" else {}
         ase.io.write(self.path / f"{manifest.id}.{self.file_format}", atoms, format=self.file_format, **options)
 

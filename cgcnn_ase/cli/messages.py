@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cgcnn_ase.core.errors import missing_extra
 from cgcnn_ase.core.progress import is_quiet
 from cgcnn_ase.core.progress import is_terminal as is_terminal
 
@@ -51,7 +52,8 @@ def errors_as_usage() -> Iterator[None]:
         with warnings_as_lines():
             yield
     except (ValueError, OSError, ImportError) as error:
-        echo_stderr(f"cgcnn-ase: {error}")
+        told = missing_extra(error, "this command") if isinstance(error, ImportError) else error
+        echo_stderr(f"cgcnn-ase: {told}")
         raise typer.Exit(2) from error
 
 

@@ -22,9 +22,7 @@ def models(
     if as_json:
         import json
 
-        typer.echo(
-            json.dumps([asdict(info) | {"path": str(info.path), "test_mae": info.test_mae} for info in infos], indent=1)
-        )
+        typer.echo(json.dumps([_row(info) for info in infos], indent=1))
         return
     from rich.table import Table
 
@@ -37,8 +35,14 @@ def models(
     console().print(table)
 
 
+def _row(info: "ModelInfo") -> dict[str, object]:
+    """The facts as JSON, with the unit of the error, which is not always that of the value."""
+    return asdict(info) | {"path": str(info.path), "test_mae": info.test_mae, "test_mae_unit": info.learned_unit}
+
+
 def _figure(info: "ModelInfo") -> str:
     """The figure by which a model is known."""
     if info.test_mae is not None:
-        return f"MAE {info.test_mae:.4f}"
+        unit = "" if info.learned_unit == "1" else f" {info.learned_unit}"
+        return f"MAE {info.test_mae:.4f}{unit}"
     return f"AUC {info.test['auc']:.4f}" if info.test.get("auc") is not None else ""

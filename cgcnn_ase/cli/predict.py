@@ -15,9 +15,11 @@ from cgcnn_ase.cli.options import (
     OrderingNum,
     OrderingSeed,
     OrderingTime,
+    check_picture,
     complete_model,
     ordering_options,
 )
+from cgcnn_ase.core.errors import require
 from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
@@ -53,7 +55,14 @@ def predict(
     seed: Annotated[int, typer.Option(help="Seed of the dropout samples.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write a .csv, .json or .extxyz file; without it, CSV on stdout."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write a .csv, .json or .extxyz file; without it, a table on a terminal, else CSV on stdout.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the values with their intervals: a .png, .pdf or .svg file.")
     ] = None,
     failures: Annotated[
         Path | None, typer.Option(help="Also write what failed to this .csv file: id, source, error.")
@@ -92,6 +101,9 @@ def predict(
     with errors_as_usage():
         if engine not in ("auto", "dgl", "torch"):
             raise ValueError(f"--engine {engine}: allowed are auto, dgl, torch")
+        check_picture("--plot", plot)
+        if plot is not None:
+            require("matplotlib", "a picture")
         order = ordering_options(
             order_disordered, ordering=ordering, atoms=ordering_atoms, time=ordering_time, seed=ordering_seed,
             num=ordering_num, model=ordering_model,
@@ -126,6 +138,7 @@ def predict(
             seeds = {"n_dropout": seed} if n_dropout is not None else {}
             write_environment(environment, engine=predictor.settings["engine"], device="cpu", seeds=seeds)
     failed: list[tuple[str, str, str]] = []
+    drawn: list[Prediction] = []
     try:
         with (
             writer,
@@ -135,6 +148,8 @@ def predict(
             for prediction in _with_progress(predictions, todo):
                 if prediction.error is None:
                     writer.write(prediction)
+                    if plot is not None:
+                        drawn.append(prediction)
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
                     failed.append((prediction.id, prediction.source, prediction.error))
                     if len(failed) <= _NAMED:
@@ -148,6 +163,12 @@ def predict(
             raise
         echo_stderr(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
+    if plot is not None and drawn:
+        from cgcnn_ase.plotting.model_plots import save
+        from cgcnn_ase.plotting.prediction_plot import predictions_plot
+
+        save(predictions_plot(drawn), plot)
+        echo_note(f"written to {plot}")
     if failures is not None:
         _write_failures(failed, failures)
     if len(failed) > _NAMED:

@@ -1,4 +1,4 @@
-"""Writers of predictions: CSV line by line, JSON, or extended XYZ with the structures."""
+"""Writers of predictions: CSV line by line, JSON, extended XYZ with the structures, or a table on a terminal."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from math import floor, log10
 from pathlib import Path
 from typing import IO
 
@@ -78,7 +79,9 @@ def open_output(
         return XyzWriter(output.open("w", encoding="utf-8"), order_disordered=order_disordered)
     if output is not None:
         return JsonWriter(output.open("w", encoding="utf-8"))
-    return JsonWriter(sys.stdout) if as_json else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
+    if as_json:
+        return JsonWriter(sys.stdout)
+    return TableWriter(sys.stdout) if sys.stdout.isatty() else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
 
 
 class CsvWriter(Writer):
@@ -116,6 +119,59 @@ class JsonWriter(Writer):
     def __exit__(self, *error: object) -> None:
         self.file.write("]\n")
         super().__exit__(*error)
+
+
+class TableWriter(Writer):
+    """Tables for people, one a model, when all is predicted or the run is stopped: CSV is for files and pipes."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self._tables: dict[tuple[str, str, str, str], list[tuple[str, ...]]] = {}
+
+    def write(self, prediction: Prediction) -> None:
+        """Keep the cells of a row."""
+        head = (prediction.property, prediction.unit, prediction.model, prediction.model_sha256)
+        self._tables.setdefault(head, []).append(_cells(prediction))
+        self.n_written += 1
+
+    def __exit__(self, *error: object) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        screen = Console(file=self.file, highlight=False)
+        for (name, unit, model, sha256), rows in self._tables.items():
+            used = [k for k in range(len(_HEADS)) if any(row[k] for row in rows)]
+            of = "" if unit in ("", "1") else f" ({unit})"
+            screen.print(f"{name}{of} by {model}, sha256 {sha256[:_SHORT]}", markup=False, soft_wrap=True)
+            table = Table()
+            for k in used:
+                right = _HEADS[k] in ("site", "equal sites", "atoms", "value", "std")
+                table.add_column(_HEADS[k], justify="right" if right else "left", no_wrap=k < _DOMAIN)
+            for row in rows:
+                table.add_row(*(row[k] for k in used))
+            screen.print(table)
+        super().__exit__(*error)
+
+
+# hex digits of a sha256 that tell models apart
+_SHORT = 12
+_HEADS = ("id", "site", "element", "equal sites", "formula", "atoms", "value", "std", "90 % interval", "90 % set",
+          "in domain")  # fmt: skip
+_DOMAIN = _HEADS.index("in domain")
+
+
+def _cells(p: Prediction) -> tuple[str, ...]:
+    """One row of the table, empty where nothing is known; the std has two digits and decides those of the others."""
+    digits = 4 if not p.std else max(0, 1 - floor(log10(p.std)))
+    value, std, lower, upper = ("" if x is None else f"{x:.{digits}f}" for x in (p.value, p.std, p.lower, p.upper))
+    counts = ("" if n is None else str(n) for n in (p.site_index, p.multiplicity, p.n_atoms))
+    site, multiplicity, n_atoms = counts
+    return (
+        p.id, site, p.element or "", multiplicity, p.formula or "", n_atoms, value, std,
+        f"{lower} to {upper}" if lower and upper else "",
+        "" if p.class_set is None else " or ".join(map(str, p.class_set)),
+        {True: "yes", False: f"no: {p.reason}", None: ""}[p.in_domain],
+    )  # fmt: skip
 
 
 class XyzWriter(Writer):

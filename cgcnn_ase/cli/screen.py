@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from cgcnn_ase.cli.options import (
     ordering_options,
     repeats_or_matrix,
 )
+from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.progress import with_progress
 
@@ -101,8 +103,8 @@ def screen(
 ) -> None:
     """Rank the defects of hosts by what they cost, with the uncertainty; prepare DFT of the cheapest and least certain.
 
-    Writes ranking.csv, ranking.png, histogram.png, and in dft/lowest and dft/uncertain a folder for each defect with
-    the structure (extxyz, POSCAR) and an input of Quantum ESPRESSO.
+    Writes ranking.csv, ranking.png, histogram.png, and in dft/lowest, dft/uncertain and dft/pristine a folder for each
+    defect and each pristine cell with inputs of VASP (without POTCAR) and of Quantum ESPRESSO.
 
     Exit code 0: done; 1: some hosts failed, each named on stderr; 2: nothing could be done.
     """
@@ -140,7 +142,7 @@ def screen(
             raise ValueError(failed[0] if failed else f"{host}: no defect of the kinds and elements asked for")
         _write(ranking, output)
     if as_json:
-        typer.echo(json.dumps([cost.to_dict() for cost in ranking.costs], indent=1))
+        typer.echo(json.dumps(ranking.rows(), indent=1))
     else:
         _show(ranking)
     echo_note(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
@@ -205,15 +207,19 @@ def _screened(results: "Iterable[HostResult]", failed: list[str]) -> "Iterator[S
 def _write(ranking: "Ranking", output: Path) -> None:
     from importlib.util import find_spec
 
-    from cgcnn_ase.defects.screening import write_dft_folder
+    from cgcnn_ase.defects.dft_folder import clear_dft_folders, write_dft_folder, write_pristine_folders
 
     output.mkdir(parents=True, exist_ok=True)
+    clear_dft_folders(output / "dft")
     ranking.to_frame().to_csv(output / "ranking.csv", index=False)
-    for name, kept in (("lowest", ranking.lowest), ("uncertain", ranking.uncertain)):
-        for rank, result in enumerate(kept, start=1):
+    for name, results in (("lowest", ranking.lowest), ("uncertain", ranking.uncertain)):
+        for rank, result in enumerate(results, start=1):
             write_dft_folder(output / "dft" / name / f"{rank:03d}_{result.cost.id}", result)
+    kept = [*ranking.lowest, *ranking.uncertain]
+    cells = [(one.defect.manifest, one.pristine) for one in kept if one.pristine is not None]
+    write_pristine_folders(output / "dft" / "pristine", cells)
     if find_spec("matplotlib") is None:
-        echo_stderr('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`')
+        echo_stderr(f"no pictures: matplotlib is missing; {install_line('plots')}")
         return
     from cgcnn_ase.defects import ranking_plot
     from cgcnn_ase.plotting.model_plots import save
@@ -225,11 +231,14 @@ def _write(ranking: "Ranking", output: Path) -> None:
 def _show(ranking: "Ranking") -> None:
     from rich.table import Table
 
-    table = Table("rank", "id", "energy (eV)", "std", "in domain", "multiplicity")
-    for rank, cost in enumerate(ranking.costs[:_SHOWN], start=1):
+    heads = ("rank", "id", "energy (eV)", "std", "above first (eV)", "std", "P(cheapest)", "in domain", "multiplicity")
+    table = Table(*heads)
+    rows = zip(ranking.costs, ranking.above_cheapest, ranking.p_cheapest, strict=True)
+    for rank, (cost, (above, apart), p) in enumerate(islice(rows, _SHOWN), start=1):
         std = "" if cost.std is None else f"{cost.std:.3f}"
+        difference = (f"{above:.3f}", "" if apart is None else f"{apart:.3f}", "" if p is None else f"{p:.2f}")
         domain = {True: "yes", False: "no", None: ""}[cost.in_domain]
-        table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, domain, str(cost.multiplicity))
-    console(120).print(table)
+        table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, *difference, domain, str(cost.multiplicity))
+    console(140).print(table)
     if len(ranking) > _SHOWN:
         echo_note(f"... and {len(ranking) - _SHOWN} more")

@@ -71,7 +71,9 @@ def voltage(
 def _show(curve: "VoltageCurve", names: list[str]) -> None:
     from rich.table import Table
 
-    phases = Table("structure", f"x in {curve.ion}x{curve.unit}", "formation energy (eV)", "std", "above hull (eV)")
+    per = f"(eV per {curve.unit})"
+    heads = ("structure", f"x in {curve.ion}x{curve.unit}", f"formation energy {per}", "std", f"above hull {per}")
+    phases = Table(*heads)
     for phase in curve.phases:
         std = "" if phase.std is None else f"{phase.std:.3f}"
         energies = (f"{phase.formation_energy:.3f}", std, f"{phase.above_hull:.3f}")

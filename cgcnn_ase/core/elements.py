@@ -94,3 +94,13 @@ def atomic_radii() -> Floats:
     J. Chem. Phys. 41, 3199, 1964), as the reference code of CGNN has it.
     """
     return np.array([np.nan, *(float(row["atomic_radius"] or "nan") for row in _table())])
+
+
+def hubbard_shell(element: str) -> str:
+    """Name the shell that U acts on: the open d or f shell (``3d``, ``4f``), else the valence p or s shell."""
+    from pymatgen.core import Element
+
+    if not Element.is_valid_symbol(element):
+        raise ValueError(f"hubbard_u names {element!r}, which is no element")
+    entry = Element(element)
+    return f"{entry.row - {'d': 1, 'f': 2}.get(entry.block, 0)}{entry.block}"

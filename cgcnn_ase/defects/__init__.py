@@ -11,10 +11,12 @@ _HOMES = {
     "cost_estimate": "cgcnn_ase.defects.costs",
     "defect_formation_energy": "cgcnn_ase.defects.supercell_energy",
     "point_defects": "cgcnn_ase.defects.point",
+    "pristine_supercell": "cgcnn_ase.defects.dft_folder",
     "random_vacancies": "cgcnn_ase.defects.augmentation",
     "screen": "cgcnn_ase.defects.screening",
     "screen_hosts": "cgcnn_ase.defects.screening",
-    "write_dft_folder": "cgcnn_ase.defects.screening",
+    "write_dft_folder": "cgcnn_ase.defects.dft_folder",
+    "write_pristine_folders": "cgcnn_ase.defects.dft_folder",
 }
 
 __all__ = list(_HOMES)

@@ -127,7 +127,7 @@ def cation_mixing(
 
     groups = [
         ((f"{second}_{first}", site, 0, 0, 0), (f"{first}_{second}", other, *cell))
-        for site in symmetry.representatives()
+        for site in _representatives(places)  # by operations of the cell, as the images of the pairs
         if names[site] == first
         for other, cell, _ in partners(site)
     ]

@@ -5,19 +5,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cgcnn_ase.defects.host import check_host
+import numpy as np
+
+from cgcnn_ase.defects.dft_folder import pristine_supercell
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.plan import Defect
-from cgcnn_ase.defects.supercell import make_supercell
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
 from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
 from cgcnn_ase.energies.graph_model import GraphEnergy
+from cgcnn_ase.structures import read_structures
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from cgcnn_ase.core.targets import TargetSpec
+    from cgcnn_ase.prediction.inference import MemberPrediction
     from cgcnn_ase.prediction.predictor import Predictor
-    from cgcnn_ase.prediction.results import Prediction
 
 
 # elements whose vacancies a difference of two total energies ranks, if it does not measure them
@@ -46,10 +49,11 @@ class DefectEnergyEstimate:
     formula: str
     n_atoms: int
     model: str
+    members: tuple[float, ...] | None = None  # energy by each member of the ensemble, eV; None without one
 
     def to_dict(self) -> dict[str, object]:
-        """Field names and values."""
-        return asdict(self)
+        """Field names and values, without those of the members."""
+        return {name: value for name, value in asdict(self).items() if name != "members"}
 
 
 class CostEstimate(Protocol):
@@ -73,11 +77,14 @@ class SiteModelEstimator:
                     f"{manifest.id}: a model of sites knows vacancies, not the kind {manifest.kind!r}; take a model of "
                     "energies such as formation-energy-per-atom"
                 )
-        predictions = self._predictor([host])
-        if predictions.failures:
-            raise ValueError(f"{name}: {predictions.failures[0].error}")
-        by_site = {p.site_index: p for p in predictions.all}
-        return [_of_site(manifest, by_site[manifest.site_index]) for _, manifest in defects]
+        inference = self._predictor.inference()
+        (row,) = inference.with_members(list(read_structures([host])))
+        failed = [prediction.error for prediction, _ in row if prediction.error is not None]
+        if failed:
+            raise ValueError(f"{name}: {failed[0]}")
+        target = inference.models[0].target
+        by_site = {one.prediction.site_index: one for one in row}
+        return [_of_site(manifest, by_site[manifest.site_index], target) for _, manifest in defects]
 
 
 class SupercellEstimator:
@@ -95,8 +102,7 @@ class SupercellEstimator:
         matrices = {manifest.supercell for _, manifest in defects}
         if len(matrices) > 1:
             raise ValueError(f"{name}: the defects are in different supercells")
-        rows = list(matrices.pop())
-        pristine = make_supercell(check_host(host, name), [rows[0:3], rows[3:6], rows[6:9]]).atoms
+        pristine = pristine_supercell(host, defects[0].manifest)
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
         )
@@ -151,11 +157,13 @@ def cost_estimate(
     return SupercellEstimator(model, chemical_potentials)
 
 
-def _of_site(manifest: Manifest, prediction: "Prediction") -> DefectEnergyEstimate:
+def _of_site(manifest: Manifest, of_site: "MemberPrediction", target: "TargetSpec") -> DefectEnergyEstimate:
+    prediction, members = of_site
     assert prediction.value is not None
+    assert members is not None
     return _estimated(
         manifest, prediction.value, prediction.std, prediction.in_domain, prediction.reason, prediction.model,
-        (prediction.lower, prediction.upper),
+        (prediction.lower, prediction.upper), target.to_physical(members.astype(np.float64)).tolist(),
     )  # fmt: skip
 
 
@@ -164,6 +172,7 @@ def _of_difference(manifest: Manifest, difference: DefectEnergy, objection: str)
     return _estimated(
         manifest, difference.energy, difference.std, False if objection else difference.in_domain,
         "; ".join(filter(None, (objection, unlike))), difference.model, (None, None),
+        difference.members,
     )  # fmt: skip
 
 
@@ -175,10 +184,12 @@ def _estimated(
     reason: str,
     model: str,
     interval: tuple[float | None, float | None],
+    members: Sequence[float] | None,
 ) -> DefectEnergyEstimate:
     """Put an energy beside the defect's row of the manifest."""
     return DefectEnergyEstimate(
         id=manifest.id, host=manifest.host, kind=manifest.kind, defect=manifest.defect, site_index=manifest.site_index,
         multiplicity=manifest.multiplicity, formula=manifest.formula, n_atoms=manifest.n_atoms, energy=energy, std=std,
         lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, model=model,
+        members=None if members is None or len(members) < 2 else tuple(members),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.errors import MissingExtraError, unknown_name
 from cgcnn_ase.defects.host import Host, largest_gap
 from cgcnn_ase.defects.plan import Change, Plan
 from cgcnn_ase.defects.symmetry import Symmetry
@@ -172,9 +172,7 @@ def _voronoi(host: Host, min_radius: float) -> list[Floats]:
     try:
         from pymatgen.analysis.defects.generators import VoronoiInterstitialGenerator
     except ImportError as error:
-        raise ImportError(
-            'the method voronoi needs pymatgen-analysis-defects: pip install "cgcnn-ase[defects]"'
-        ) from error
+        raise MissingExtraError("the method voronoi", "pymatgen.analysis.defects") from error
     from pymatgen.core import Lattice, Structure
 
     # rounded, as the generator merges near vertices by comparisons that noise of 1e-16 decides

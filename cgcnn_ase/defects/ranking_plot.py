@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure
+from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, bin_edges, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,16 +35,17 @@ def ranking(costs: "Sequence[DefectEnergyEstimate]") -> "Figure":
             capsize=3 if few else 0,
         )  # fmt: skip
         for shown, face in ((which & ~outside, color), (which & outside, "white")):
-            label = f"{name} ({which.sum():,})" if face == color else None
+            label = f"{typeset(name)} ({which.sum():,})" if face == color else None
             axes.plot(ranks[shown], energies[shown], "o", ms=size, color=color, mfc=face, label=label)
     if few:
-        axes.set_xticks(ranks, [cost.id for cost in costs], rotation=60, ha="right", fontsize=8)
+        several = len({cost.host for cost in costs}) > 1
+        axes.set_xticks(ranks, [_tick(cost, several=several) for cost in costs], rotation=60, ha="right", fontsize=8)
     else:
         axes.set_xlabel("rank")
     if outside.any():
         axes.plot([], [], "o", ms=size, color=GREY, mfc="white", label="open: outside the domain")
     bars_mean = "; bars: one std" if np.isfinite(stds).any() else ""
-    axes.set(ylabel="formation energy (eV)", title=_title(costs) + bars_mean)
+    axes.set(ylabel="formation energy (eV per defect)", title=_title(costs) + bars_mean)
     axes.margins(x=0.02)
     axes.legend(frameon=False, loc="upper left")
     return figure
@@ -55,20 +56,41 @@ def histogram(costs: "Sequence[DefectEnergyEstimate]") -> "Figure":
     figure, (axes,) = new_figure(1)
     figure.set_size_inches(6.4, 4.6)
     energies = np.array([cost.energy for cost in costs])
-    bins = np.histogram_bin_edges(energies, bins="fd" if len(costs) > 10 else 10)
-    if len(bins) > 61:
-        bins = np.linspace(bins[0], bins[-1], 61)
     groups = _groups(costs)
     axes.hist(
         [energies[which].tolist() for _, which, _ in groups],
-        bins=bins.tolist(),
+        bins=bin_edges(energies),
         stacked=True,
         color=[color for *_, color in groups],
-        label=[name for name, *_ in groups],
+        label=[typeset(name) for name, *_ in groups],
     )
-    axes.set(xlabel="formation energy (eV)", ylabel="defects", title=_title(costs))
+    axes.set(xlabel="formation energy (eV per defect)", ylabel="defects", title=_title(costs))
     axes.legend(frameon=False)
     return figure
+
+
+def typeset(defect: str) -> str:
+    r"""Write ``v_Li``, ``Ni_Li``, ``Li_i`` and complexes of them with the site as a subscript, in matplotlib's TeX.
+
+    >>> typeset("v_Li"), typeset("Ni_Li"), typeset("Li_i+v_O")
+    ('$v_\\mathrm{Li}$', '$\\mathrm{Ni}_\\mathrm{Li}$', '$\\mathrm{Li}_i$ + $v_\\mathrm{O}$')
+    """
+    return " + ".join(_typeset_one(part) for part in defect.split("+"))
+
+
+def _typeset_one(defect: str) -> str:
+    added, line, site = defect.partition("_")
+    if not (line and added.isalpha() and site.isalpha()):
+        return defect  # no defect of ours, such as the number of all others
+    upper = added if added == "v" else rf"\mathrm{{{added}}}"
+    lower = site if site == "i" else rf"\mathrm{{{site}}}"
+    return f"${upper}_{lower}$"
+
+
+def _tick(cost: "DefectEnergyEstimate", *, several: bool) -> str:
+    """The id with the defect typeset, without the host where there is only one."""
+    text = cost.id if several else cost.id.removeprefix(f"{cost.host}-")
+    return text.replace(cost.defect, typeset(cost.defect))
 
 
 def _groups(costs: "Sequence[DefectEnergyEstimate]") -> "list[tuple[str, np.typing.NDArray[np.bool_], str]]":

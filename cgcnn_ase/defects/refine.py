@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.errors import MissingExtraError
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
 
@@ -39,7 +40,7 @@ def with_charges(defects: Iterable[Defect], host: "Atoms") -> Iterator[Defect]:
     try:
         from doped.core import guess_and_set_oxi_states_with_timeout
     except ImportError as error:
-        raise ImportError('charge states are guessed by doped: pip install "cgcnn-ase[defects]"') from error
+        raise MissingExtraError("a guess of charge states", "doped") from error
     from pymatgen.core import Lattice, Structure
 
     checked = check_host(host)
@@ -123,7 +124,7 @@ def distorted(
     try:
         from shakenbreak.distortions import distort_and_rattle
     except ImportError as error:
-        raise ImportError('distortions are made by ShakeNBreak: pip install "cgcnn-ase[defects]"') from error
+        raise MissingExtraError("a distortion", "shakenbreak") from error
     from pymatgen.core import Lattice, Structure
 
     atoms, manifest = defect

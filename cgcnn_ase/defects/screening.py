@@ -1,21 +1,21 @@
-"""Screen hosts: all their defects ranked by formation energy, and folders to send the best of them to DFT."""
+"""Screen hosts: all their defects ranked by formation energy, with what can be trusted in the order."""
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, cost_estimate
+from cgcnn_ase.defects.dft_folder import pristine_supercell
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.energies.interface import Energies
 from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
@@ -26,17 +26,8 @@ if TYPE_CHECKING:
     from cgcnn_ase.energies.energy_model import EnergySource
 
 
-# wave function and density cut-offs, Ry, that the pseudopotential libraries of the field ask for with these elements
-CUTOFF, DENSITY_CUTOFF = 60.0, 240.0
-
 # reasons that a warning names
 _REASONS = 2
-
-# distance of k points, 1/Å (2 pi included)
-K_SPACING = 0.25
-
-# atomic numbers that start with a magnetic moment: open 3d and f shells
-_MAGNETIC = (*range(23, 30), *range(58, 61), *range(62, 64), *range(64, 71), 92)
 
 
 class Screened(NamedTuple):
@@ -44,6 +35,7 @@ class Screened(NamedTuple):
 
     defect: Defect
     cost: DefectEnergyEstimate
+    pristine: "Atoms | None" = None  # the supercell without the defect
 
 
 def screen(
@@ -72,7 +64,14 @@ def screen(
     estimate = estimate or cost_estimate(model)
     host = as_atoms(host)
     defects = list(point_defects(host, kinds, name=name, **options))
-    return list(map(Screened, defects, estimate(name, host, defects)))
+    pristine: dict[tuple[int, ...], Atoms] = {}
+    for _, manifest in defects:
+        if manifest.supercell not in pristine:
+            pristine[manifest.supercell] = pristine_supercell(host, manifest)
+    costs = estimate(name, host, defects)
+    return [
+        Screened(defect, cost, pristine[defect.manifest.supercell]) for defect, cost in zip(defects, costs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,19 @@ def _screen_one(screening: Screening, name: str, host: "Atoms") -> HostResult:
         return HostResult(name, [], str(error) if name in str(error) else f"{name}: {error}")
 
 
+RANKING_COLUMNS = (
+    *(name for name in DefectEnergyEstimate.__dataclass_fields__ if name != "members"),
+    "above_cheapest", "above_cheapest_std", "p_cheapest",
+)  # fmt: skip
+
+
 class Ranking:
     """Screened defects by energy: ``costs`` has all of them, equal ones by id.
 
     Of the ``n_lowest`` of lowest energy and the ``n_uncertain`` of largest std the structures are kept, too, in
-    ``lowest`` and ``uncertain``.
+    ``lowest`` and ``uncertain``. What can be trusted in the order is in ``above_cheapest``, the energies above the
+    first one with the std of the difference, and in ``p_cheapest``, the probability of each to be the cheapest: both go
+    by the members of the ensemble, whose errors of two defects are alike.
     """
 
     def __init__(self, screened: Iterable[Screened], *, n_lowest: int = 10, n_uncertain: int = 10) -> None:
@@ -175,13 +182,45 @@ class Ranking:
         n = len(self.costs)
         return f"{'the only defect is' if n == 1 else f'all {n} defects are'} out of the domain of the model: {told}"
 
+    @cached_property
+    def _energies(self) -> Energies:
+        """All energies in their order, with the members where every defect has them."""
+        members = [cost.members for cost in self.costs]
+        known = [column for column in members if column is not None]
+        stds = [cost.std for cost in self.costs if cost.std is not None]
+        whole = len(known) == len(members) and len({len(column) for column in known}) == 1
+        return Energies(
+            np.array([cost.energy for cost in self.costs]),
+            np.array(known).T if whole else None,
+            np.array(stds) if len(stds) == len(members) else None,
+        )
+
+    @cached_property
+    def above_cheapest(self) -> list[tuple[float, float | None]]:
+        """Energy above the first one, eV, and the std of this difference; None without an ensemble."""
+        if not self.costs:
+            return []
+        values, stds = self._energies.differences(0)
+        return [(float(value), None if stds is None else float(stds[k])) for k, value in enumerate(values)]
+
+    @cached_property
+    def p_cheapest(self) -> list[float | None]:
+        """Probability of each to be the cheapest of all that were screened; None without an ensemble."""
+        p = self._energies.probability_lowest() if self.costs else None
+        return [None] * len(self.costs) if p is None else p.tolist()
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row a defect: its fields, and how it stands against the cheapest."""
+        return [
+            cost.to_dict() | {"above_cheapest": above, "above_cheapest_std": std, "p_cheapest": p}
+            for cost, (above, std), p in zip(self.costs, self.above_cheapest, self.p_cheapest, strict=True)
+        ]
+
     def to_frame(self) -> "pd.DataFrame":
-        """One row a defect: id, host, kind, defect, ..., energy, std, ..., in_domain, reason, multiplicity, model."""
+        """One row a defect: id, host, kind, defect, ..., energy, std, ..., model, above_cheapest, ..., p_cheapest."""
         import pandas as pd
 
-        return pd.DataFrame(
-            [cost.to_dict() for cost in self.costs], columns=list(DefectEnergyEstimate.__dataclass_fields__)
-        )
+        return pd.DataFrame(self.rows(), columns=list(RANKING_COLUMNS))
 
 
 def _keep(heap: list[tuple[float, int, Screened]], entry: tuple[float, int, Screened], n: int) -> None:
@@ -190,60 +229,3 @@ def _keep(heap: list[tuple[float, int, Screened]], entry: tuple[float, int, Scre
         heapq.heappush(heap, entry)
     elif n:
         heapq.heappushpop(heap, entry)
-
-
-def write_dft_folder(folder: Path, screened: Screened, *, pseudopotentials: Mapping[str, str] | None = None) -> Path:
-    """Write ``structure.extxyz``, ``POSCAR``, ``espresso.in`` and ``origin.json``, and return the folder.
-
-    The input for Quantum ESPRESSO relaxes the positions at a fixed cell, spin polarised where there is an open d or f
-    shell, with gaussian smearing. Pseudopotential files are named ``X.upf`` unless given, to be put into ``pseudo``.
-
-    Parameters
-    ----------
-    pseudopotentials
-        File names by element.
-    """
-    from ase.io import write
-
-    atoms = screened.defect.atoms
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "structure.extxyz", atoms, format="extxyz")
-    write(folder / "POSCAR", atoms, format="vasp", direct=True, sort=True)
-    _write_espresso(folder / "espresso.in", atoms, pseudopotentials or {})
-    origin = {"manifest": screened.defect.manifest.to_row(), "cost": screened.cost.to_dict()}
-    (folder / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-    return folder
-
-
-def k_points(atoms: "Atoms", *, spacing: float = K_SPACING) -> tuple[int, int, int]:
-    """Smallest grid whose points are at most ``spacing`` (1/Å) apart; 1 where the cell is not periodic."""
-    lengths = 2 * np.pi * np.linalg.norm(np.linalg.pinv(atoms.cell.array).T, axis=1)
-    counts = np.where(atoms.pbc, np.maximum(1, np.ceil(lengths / spacing - 1e-9)), 1).astype(int)
-    return int(counts[0]), int(counts[1]), int(counts[2])
-
-
-def _write_espresso(file: Path, atoms: "Atoms", pseudopotentials: Mapping[str, str]) -> None:
-    from ase.io import write
-
-    atoms = atoms.copy()
-    magnetic = np.isin(atoms.numbers, _MAGNETIC)
-    if magnetic.any():
-        atoms.set_initial_magnetic_moments(magnetic.astype(float))
-    settings: dict[str, dict[str, object]] = {
-        "control": {"calculation": "relax", "tprnfor": True, "pseudo_dir": "pseudo"},
-        "system": {
-            "ecutwfc": CUTOFF,
-            "ecutrho": DENSITY_CUTOFF,
-            "occupations": "smearing",
-            "smearing": "gaussian",
-            "degauss": 0.005,
-        },
-        "electrons": {"conv_thr": 1e-8},
-    }
-    if magnetic.any():
-        settings["system"]["nspin"] = 2
-    names = {
-        element: pseudopotentials.get(element, f"{element}.upf")
-        for element in dict.fromkeys(atoms.get_chemical_symbols())
-    }
-    write(file, atoms, format="espresso-in", input_data=settings, pseudopotentials=names, kpts=k_points(atoms))

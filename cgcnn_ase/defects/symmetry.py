@@ -8,7 +8,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.defects.host import Host
-from cgcnn_ase.structures.symmetry import symmetry_dataset
+from cgcnn_ase.structures.symmetry import orbits, symmetry_dataset
 
 # a site of the infinite crystal: what is done there, site of the host, and cell
 Member = tuple[str, int, int, int, int]
@@ -18,9 +18,10 @@ Member = tuple[str, int, int, int, int]
 class Symmetry:
     """Space group operations of a host and what they do to its sites."""
 
-    orbit: Ints  # (N,) index of the first site equivalent to each
+    orbit: Ints  # (N,) index of the first site equivalent to each in the crystal
     wyckoff: tuple[str, ...]  # Wyckoff letter of each site
-    # rotations, translations: (M, 3, 3) and (M, 3), on fractional coordinates; centring translations are among them
+    # rotations, translations: (M, 3, 3) and (M, 3), on fractional coordinates; centring translations are among them.
+    # Those of the host's cell: fewer than those of the crystal where the shape of a supercell breaks its symmetry
     rotations: Ints
     translations: Floats
     frac: Floats  # (N, 3) the sites
@@ -79,7 +80,7 @@ def find_symmetry(host: Host) -> Symmetry:
     except ValueError as error:
         raise ValueError(f"{host.name}: {error}") from error
     return Symmetry(
-        orbit=np.asarray(data.equivalent_atoms, dtype=np.int64),
+        orbit=orbits(data),
         wyckoff=tuple(data.wyckoffs),
         rotations=np.asarray(data.rotations, dtype=np.int64),
         translations=np.asarray(data.translations, dtype=np.float64),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.core.errors import unknown_name
+from cgcnn_ase.core.errors import MissingExtraError, unknown_name
 from cgcnn_ase.energies.interface import Energies, EnergyModel
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _load() -> "CHGNet":
     try:
         from chgnet.model.model import CHGNet
     except ImportError as error:
-        raise ImportError('CHGNet is not installed: pip install "cgcnn-ase[chgnet]"') from error
+        raise MissingExtraError("the interatomic potential CHGNet", "chgnet") from error
     with redirect_stdout(StringIO()):  # it prints its size
         return CHGNet.load(use_device="cpu", verbose=False)
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
+# numbers that are drawn at once; energies this near are equal, eV
+_DRAWN, _TIE = 4_000_000, 1e-9
+
 # scale of the elements' energies: the Materials Project's, or none at all
 Reference: TypeAlias = Literal["mp-pbe", "none"]
 
@@ -60,6 +63,52 @@ class Energies:
             return Combination(value, None, None)
         differences = self.members @ c
         return Combination(value, self._calibration(c) * float(differences.std()), tuple(differences.tolist()))
+
+    def differences(self, to: int) -> tuple[Floats, Floats | None]:
+        """Energies of all cells less that of one, (S,) eV, and their stds as :meth:`combine` has them, eV."""
+        values = self.energies - self.energies[to]
+        if self.members is None or len(self.members) < 2:
+            return values, None
+        apart: Floats = (self.members - self.members[:, [to]]).std(axis=0)
+        if self.stds is None:
+            return values, apart
+        variances = self.members.var(axis=0)
+        spread = variances + variances[to]
+        known = spread > 0.0
+        ratio = np.divide(self.stds**2 + self.stds[to] ** 2, spread, out=np.ones_like(spread), where=known)
+        stds: Floats = np.sqrt(ratio) * apart
+        return values, stds
+
+    def probability_lowest(self, *, n_draws: int = 10_000, seed: int = 0) -> Floats | None:
+        r"""Probability of each cell to have the lowest energy, (S,); None with fewer than two members.
+
+        Energies are drawn with the covariance of the members, which calibration widens by the factor :math:`f` of
+        :meth:`combine` for all cells together, so that errors which all members share by cell do not count:
+
+        .. math:: E_s = \bar E_s + \frac{f}{\sqrt M} \sum_m z_m (E_{ms} - \bar E_s), \qquad z_m \sim N(0, 1)
+
+        Cells of equal energy in each draw share its vote. The standard error of a probability p is
+        :math:`\sqrt{p (1 - p) / n}` with n draws.
+
+        Parameters
+        ----------
+        n_draws, seed
+            Number of draws, and the seed of the random numbers.
+        """
+        if self.members is None or len(self.members) < 2:
+            return None
+        n_members, n_cells = self.members.shape
+        apart = self.members - self.members.mean(axis=0)
+        scale = self._calibration(np.ones(n_cells)) / np.sqrt(n_members)
+        rng = np.random.default_rng(seed)
+        votes = np.zeros(n_cells)
+        at_once = max(1, _DRAWN // n_cells)
+        for start in range(0, n_draws, at_once):
+            z = rng.standard_normal((min(at_once, n_draws - start), n_members))
+            drawn = self.energies + scale * (z @ apart)
+            lowest = drawn <= drawn.min(axis=1, keepdims=True) + _TIE
+            votes += (lowest / lowest.sum(axis=1, keepdims=True)).sum(axis=0)
+        return votes / n_draws
 
     def _calibration(self, c: Floats) -> float:
         assert self.members is not None

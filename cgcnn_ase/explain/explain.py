@@ -1,5 +1,7 @@
 """Contributions of atoms and elements to a prediction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from functools import partial
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
+from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.explain.integrated_gradients import embedding_of, integrated_gradients, value_of_vectors
 from cgcnn_ase.graphs.builder import build_graph
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, to_device
@@ -209,7 +212,8 @@ def explain(
     training = loaded.training
     loaded.eval()
     try:
-        rows = [_explain_network(loaded, network, graph, n_steps, baseline, engine) for network in loaded.networks]
+        with _threads_for_cores():
+            rows = [_explain_network(loaded, network, graph, n_steps, baseline, engine) for network in loaded.networks]
     finally:
         loaded.train(training)
     members, baselines, predictions = (np.array(part) for part in zip(*rows, strict=True))
@@ -230,6 +234,20 @@ def explain(
         model=loaded.name,
         model_sha256=loaded.sha256,
     )
+
+
+@contextmanager
+def _threads_for_cores() -> Iterator[None]:
+    """Compute with no more threads than this process has cores: torch counts those of the machine, and more are slower.
+
+    In a container of one core on a machine of two, two threads took six times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, available_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def explained_value(model: CrystalModel, output: Output) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.inspection.comparison import Comparison
 from cgcnn_ase.inspection.inspect import Inspection
@@ -26,7 +27,7 @@ def write_inspection(table: Dataset, inspection: Inspection, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[str] = []
     if find_spec("matplotlib") is None:
-        warnings.warn('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`', stacklevel=2)
+        warnings.warn(f"no pictures: matplotlib is missing; {install_line('plots')}", stacklevel=2)
     else:
         pictures = _draw(table, inspection, folder)
     (folder / "report.json").write_text(json.dumps(inspection.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -42,7 +43,9 @@ def _draw(table: Dataset, inspection: Inspection, folder: Path) -> list[str]:
         "sizes.png": dataset_plots.size_histogram(table.n_atoms),
     }
     if inspection.target is not None and np.isfinite(table.values(inspection.target)).any():
-        figures["values.png"] = dataset_plots.value_histogram(table.values(inspection.target), name=inspection.target)
+        figures["values.png"] = dataset_plots.value_histogram(
+            table.values(inspection.target), name=inspection.target, unit=_unit(inspection, inspection.target)
+        )
     comparison = inspection.comparison
     if comparison is not None and len(comparison.values):
         figures["comparison.png"] = dataset_plots.sources(
@@ -51,10 +54,17 @@ def _draw(table: Dataset, inspection: Inspection, folder: Path) -> list[str]:
             comparison.offsets,
             name=comparison.target,
             other=Path(comparison.other).name,
+            unit=_unit(inspection, comparison.target),
         )
     for name, figure in figures.items():
         save(figure, folder / name)
     return list(figures)
+
+
+def _unit(inspection: Inspection, target: str) -> str:
+    """Unit of a column as the data set's own provenance states it; empty where it does not."""
+    units = (inspection.report.provenance or {}).get("units", {})
+    return str(units.get(target, "")) if isinstance(units, Mapping) else ""
 
 
 def markdown(inspection: Inspection, *, shown: int = SHOWN, pictures: Sequence[str] = ()) -> str:

@@ -51,15 +51,21 @@ class ModelInfo:
     unit: str
     task: str
     n_members: int
-    test: Json  # its figures on the test split that its card names
+    test: Json  # its figures on the test split that its card names, in `learned_unit`
     size: int  # bytes of its weights, which other models may share
     sha256: str
     path: Path
+    transform: str = "none"  # what the network learns of the value: ``log10`` of a modulus
 
     @property
     def test_mae(self) -> float | None:
         """On the test split, in what the network learns; None for a classification."""
         return self.test.get("mae")
+
+    @property
+    def learned_unit(self) -> str:
+        """Unit of what the network learns, and of its errors: log10(GPa) of a modulus in GPa."""
+        return self.unit if self.transform == "none" else f"{self.transform}({self.unit})"
 
 
 def pretrained_folder() -> Path:
@@ -102,6 +108,7 @@ def model_info(name: str | Path) -> ModelInfo:
         size=(ref.path / WEIGHTS).stat().st_size,
         sha256=config["sha256"][WEIGHTS],
         path=ref.path,
+        transform=entry["target"].get("transform", "none"),
     )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from cgcnn_ase.core.errors import require
 from cgcnn_ase.optimization.records import OptimisationResult, costs, values
 from cgcnn_ase.plotting.model_plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
@@ -71,10 +72,7 @@ def pareto_plot(result: OptimisationResult) -> "Figure":
 
 def save_plots(result: OptimisationResult) -> list[Path]:
     """Draw ``convergence.png``, and with several objectives ``pareto.png``, into the folder of the run."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ImportError('no pictures: matplotlib is missing; pip install "cgcnn-ase[plots]"')
+    require("matplotlib", "a picture")
     drawn = [save(convergence_plot(result), result.folder / CONVERGENCE)]
     if len(result.objectives) > 1:
         drawn.append(save(pareto_plot(result), result.folder / PARETO))

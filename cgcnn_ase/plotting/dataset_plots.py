@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
-from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure
+from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, bin_edges, new_figure, quantity
 from cgcnn_ase.uncertainty.metrics import rmse
 
 if TYPE_CHECKING:
@@ -83,20 +83,20 @@ def element_coverage(counts: Mapping[str, int]) -> "Figure":
     return figure
 
 
-def value_histogram(values: npt.ArrayLike, *, name: str, n_bins: int = 60) -> "Figure":
+def value_histogram(values: npt.ArrayLike, *, name: str, unit: str = "") -> "Figure":
     """How often each value (n,) occurs, NaN where there is none; what lies far out is counted, not lost.
 
-    The name says what they are, with the unit.
+    The name and the unit say what they are.
     """
     x = _finite(values, name)
     low, high = np.quantile(x, [0.001, 0.999])
     low, high = (low, high) if high > low else (x.min() - 0.5, x.max() + 0.5)
     figure, (axes,) = new_figure(1)
-    axes.hist(x[(x >= low) & (x <= high)], bins=np.linspace(low, high, n_bins + 1).tolist(), color=BLUE)
+    axes.hist(x[(x >= low) & (x <= high)], bins=bin_edges(x[(x >= low) & (x <= high)]), color=BLUE)
     axes.axvline(float(np.median(x)), color=ORANGE, linestyle="--", linewidth=1.2, label=f"median {np.median(x):.3g}")
     outside = int(((x < low) | (x > high)).sum())
     title = f"{x.size:,} values" + (f", {outside:,} outside the picture" if outside else "")
-    axes.set(xlabel=name, ylabel="structures", title=title)
+    axes.set(xlabel=quantity(name, unit), ylabel="structures", title=title)
     axes.legend(frameon=False, fontsize=10)
     return figure
 
@@ -124,6 +124,7 @@ def sources(
     *,
     name: str,
     other: str,
+    unit: str = "",
 ) -> "Figure":
     """Differences of two sources before and after the offsets of the elements, and these with one standard error.
 
@@ -136,7 +137,10 @@ def sources(
     after = None if residuals is None else _finite(residuals, "residuals")
     ends = np.quantile(before if after is None else np.concatenate([before, after]), [0.005, 0.995])
     pad = 0.1 * float(np.ptp(ends)) or 0.5
-    edges = np.linspace(ends[0] - pad, ends[1] + pad, 61).tolist()
+    low, high = float(ends[0] - pad), float(ends[1] + pad)
+    shown = [x[(x >= low) & (x <= high)] for x in (before, after) if x is not None]
+    width = min(float(np.diff(bin_edges(x))[0]) for x in shown if x.size)  # of the narrower of the two
+    edges = np.linspace(low, high, min(60, int(np.ceil((high - low) / width))) + 1).tolist()
     panels[0].hist(before, bins=edges, label=f"as they are, RMSE {rmse(before, 0.0):.2g}", color=BLUE)
     if after is not None:
         label = f"after the offsets, RMSE {rmse(after, 0.0):.2g}"
@@ -145,15 +149,15 @@ def sources(
     panels[0].set_title(f"{before.size:,} structures" + (f", {outside:,} outside the picture" if outside else ""))
     panels[0].set_yscale("log")
     panels[0].set_ylim(top=20 * panels[0].get_ylim()[1])  # room for the legend
-    panels[0].set(xlabel=f"{name}\nless that of {other}", ylabel="structures")
+    panels[0].set(xlabel=f"{quantity(name)}\n{quantity(f'less that of {other}', unit)}", ylabel="structures")
     panels[0].legend(frameon=False, fontsize=10, loc="upper left")
     if offsets is not None:
         figure.set_size_inches(9.5, 4)
-        _offsets(panels[1], offsets)
+        _offsets(panels[1], offsets, unit)
     return figure
 
 
-def _offsets(axes: "Axes", offsets: OffsetsWithErrors) -> None:
+def _offsets(axes: "Axes", offsets: OffsetsWithErrors, unit: str) -> None:
     every = list(offsets.offsets)
     largest = sorted(every, key=lambda name: -abs(offsets.offsets[name]))[:_BARS]
     names = [name for name in every if name in largest]  # by atomic number
@@ -166,7 +170,7 @@ def _offsets(axes: "Axes", offsets: OffsetsWithErrors) -> None:
         capsize=2,
     )
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylabel("offset of the element")
+    axes.set_ylabel(quantity("offset of the element", unit))
     axes.set_xticks(x, names, fontsize=11)
     title = f"of {len(every)} elements" if len(names) == len(every) else f"the {_BARS} largest of {len(every)} elements"
     axes.set_title(title + (", grey: not told apart" if offsets.tied else ""), fontsize=11)

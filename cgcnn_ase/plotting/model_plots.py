@@ -100,8 +100,7 @@ def parities(
     for axes, (title, target, mean, std) in zip(panels, sets, strict=True):
         _parity(axes, target, mean, std, name=name, unit=unit)
         axes.set_title(f"{title}: {axes.get_title()}")
-        ending = f" ({unit})" if unit else ""
-        axes.set(xlabel=f"reference{ending}", ylabel=f"predicted{ending}")
+        axes.set(xlabel=quantity("reference", unit), ylabel=quantity("predicted", unit))
     figure.suptitle(name, fontsize=12)
     return figure
 
@@ -148,7 +147,7 @@ def learning_curve(
     if best_epoch is not None and best_epoch not in x:
         raise ValueError(f"the best epoch, {best_epoch}, is not among the epochs")
     figure, panels = new_figure(2)
-    labels = ("training loss", f"validation MAE ({unit})")
+    labels = ("training loss", quantity("validation MAE", unit))
     for axes, values, color, label in zip(panels, (loss, mae), (BLUE, ORANGE), labels, strict=True):
         seen = np.isfinite(values)
         axes.plot(
@@ -162,8 +161,34 @@ def learning_curve(
     if best_epoch is not None:
         best = float(mae[x == best_epoch][0])
         panels[1].plot([best_epoch], [best], marker="*", markersize=14, color=GREEN, linestyle="")
-        panels[1].set_title(f"best: {best:.4g} {unit} in epoch {best_epoch}")
+        panels[1].set_title(" ".join(f"best: {best:.4g} {'' if unit == '1' else unit} in epoch {best_epoch}".split()))
     return figure
+
+
+def quantity(name: str, unit: str = "") -> str:
+    """Label of an axis: ``formation energy per atom (eV/atom)``; without a unit the name alone."""
+    words = name.replace("_", " ")
+    return words if unit in ("", "1") else f"{words} ({unit})"
+
+
+def bin_edges(values: npt.ArrayLike, *, most: int = 60) -> list[float]:
+    """Edges of a histogram that the values decide: one bin for each whole number, else by Freedman, Diaconis, Sturges.
+
+    Between 1 and ``most`` bins; equal values get a bin of their own around them.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    low, high = float(x.min()), float(x.max())
+    if high <= low:
+        half = 0.05 * abs(low) or 0.5
+        return [low - half, low + half]
+    if (x == np.rint(x)).all() and high - low < most:
+        edges = np.arange(low - 0.5, high + 1.0)
+    else:
+        edges = np.histogram_bin_edges(x, bins="auto")
+    if len(edges) > most + 1:
+        edges = np.linspace(edges[0], edges[-1], most + 1)
+    result: list[float] = edges.tolist()
+    return result
 
 
 def new_figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
@@ -211,10 +236,11 @@ def _parity(
         axes.plot(y, m, "o", markersize=4, color=BLUE, alpha=0.7)
     axes.plot(limits, limits, color=ORANGE, linestyle="--", linewidth=1.2)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted {name} ({unit})")
+    axes.set(xlabel=quantity(f"reference {name}", unit), ylabel=quantity(f"predicted {name}", unit))
     determination = r2(y, m)
     error = f"{mae(y, m):#.3g}".rstrip(".")  # three digits, without an exponent where that is short
-    axes.set_title(f"MAE {error} {unit}" + ("" if determination is None else f", R² {determination:.3f}"))
+    score = f"MAE {error}" if unit in ("", "1") else f"MAE {error} {unit}"
+    axes.set_title(score + ("" if determination is None else f", R² {determination:.3f}"))
     _note(axes, f"{y.size:,} structures")
 
 
@@ -246,7 +272,7 @@ def _error_against_std(
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     _plain_log_ticks(axes, x=True)
     _plain_log_ticks(axes, x=False)
-    axes.set(aspect="equal", xlabel=f"predicted std ({unit})", ylabel=f"error ({unit})")
+    axes.set(aspect="equal", xlabel=quantity("predicted std", unit), ylabel=quantity("error", unit))
     rank = spearman(s, error)
     title = f"ENCE {ence(target, mean, std, n_bins=n_bins):.3f}"
     axes.set_title(title if rank is None else f"{title}, Spearman {rank:.2f}")

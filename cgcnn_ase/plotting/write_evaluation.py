@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.plotting import model_plots as plots
 from cgcnn_ase.prediction.evaluation import ClassificationEvaluation, ModelEvaluation, RegressionEvaluation
@@ -21,7 +22,7 @@ def draw(evaluation: ModelEvaluation, target: TargetSpec, folder: Path) -> None:
     ``reliability.png`` of a classification.
     """
     if find_spec("matplotlib") is None:
-        warnings.warn('no pictures: matplotlib is missing; `pip install "cgcnn-ase[plots]"`', stacklevel=2)
+        warnings.warn(f"no pictures: matplotlib is missing; {install_line('plots')}", stacklevel=2)
         return
     for name, figure in figures(evaluation, target.name.replace("_", " "), target.learned_unit).items():
         plots.save(figure, folder / f"{name}.png")

@@ -55,7 +55,7 @@ class ModelEvaluation(Protocol):
         """Return the same of a guess that knows the training labels alone, in what the network learned."""
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a table: id, target, prediction, std or probabilities, lower, upper, in_domain."""
+        """Return a table: id, target, prediction, std, lower, upper or probabilities, class_set; in_domain."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,17 @@ class ClassificationEvaluation:
         return {"accuracy": float(np.mean(self.labels == most)), "coverage": None}
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return columns id, target, prediction (the most probable class), probability of each class, lower, ..."""
+        """Return columns id, target, prediction (the most probable class), probability of each class, class_set, ..."""
         import pandas as pd
 
         p = self.probabilities
         known = {"id": self.ids, "target": self.labels, "prediction": p.argmax(axis=1)}
         columns = {f"probability_{k}": p[:, k] for k in range(p.shape[1])}
-        ends = {"lower": self.lower, "upper": self.upper, "in_domain": self.in_domain}
-        return pd.DataFrame({**known, **columns, **ends})
+        sets = None
+        if self.lower is not None and self.upper is not None:
+            ends = zip(self.lower.astype(int).tolist(), self.upper.astype(int).tolist(), strict=True)
+            sets = [" ".join(map(str, range(first, last + 1))) for first, last in ends]
+        return pd.DataFrame({**known, **columns, "class_set": sets, "in_domain": self.in_domain})
 
 
 # the class of a model's evaluation, by the task of its target

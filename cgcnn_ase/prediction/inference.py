@@ -200,7 +200,9 @@ def _filled(
     """Fill in the values, in the target's own unit; ``members`` are (n, M) in what the network learned."""
     value = target.to_physical(prediction.value)
     slope = target.slope(value)
-    ends = [None if end is None else target.to_physical(end) for end in (prediction.lower, prediction.upper)]
+    class_sets = _class_sets(prediction) if target.task == "classification" else None
+    interval = (None, None) if target.task == "classification" else (prediction.lower, prediction.upper)
+    ends = [None if end is None else target.to_physical(end) for end in interval]
     spreads = (prediction.std, prediction.epistemic, prediction.aleatoric)
     columns = [value, *ends, *(None if spread is None else spread * slope for spread in spreads)]
     values = list(zip(*([None] * len(value) if each is None else each.tolist() for each in columns), strict=True))
@@ -219,6 +221,7 @@ def _filled(
             in_domain=None if verdict is None else verdict.in_domain,
             reason="" if verdict is None else verdict.reason,
             probabilities=None if prediction.probabilities is None else tuple(prediction.probabilities[k].tolist()),
+            class_set=None if class_sets is None else class_sets[k],
         )
         return MemberPrediction(filled, members[k])
 
@@ -235,6 +238,14 @@ def _with_fidelity_advice(member: MemberPrediction, name: str, elements: frozens
         return member
     advice = f"the fidelity {fidelity} knows such sites (--fidelity {fidelity})"
     return member._replace(prediction=replace(prediction, reason=f"{prediction.reason}; {advice}"))
+
+
+def _class_sets(prediction: CalibratedPrediction) -> list[tuple[int, ...]] | None:
+    """Classes from the first to the last of each conformal set, None without calibration."""
+    if prediction.lower is None or prediction.upper is None:
+        return None
+    ends = zip(prediction.lower.astype(int).tolist(), prediction.upper.astype(int).tolist(), strict=True)
+    return [tuple(range(first, last + 1)) for first, last in ends]
 
 
 def _blank(record: StructureRecord, model: CrystalModel, *, error: str | None = None) -> Prediction:

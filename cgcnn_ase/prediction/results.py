@@ -18,8 +18,8 @@ class Prediction:
     model without calibration; everything is None where there is an ``error``.
 
     Of a classification, ``value`` is the probability of class 1 of two, else the most probable class; ``std`` is
-    sqrt(p (1 - p)), and ``lower`` and ``upper`` are the first and the last class of a set that holds the true one as
-    often as the interval of a regression holds its target.
+    sqrt(p (1 - p)). It has no interval: ``class_set`` holds the classes that hold the true one as often as the interval
+    of a regression holds its target.
     """
 
     id: str
@@ -39,6 +39,7 @@ class Prediction:
     model: str
     model_sha256: str
     probabilities: tuple[float, ...] | None = None  # of each class, for a classification
+    class_set: tuple[int, ...] | None = None  # classes of a conformal set, for a calibrated classification
     site_index: int | None = None  # of a model of sites: the first of the equivalent sites
     element: str | None = None  # what is there
     multiplicity: int | None = None  # how many equivalent sites the cell has
@@ -57,7 +58,8 @@ class Prediction:
 _OF_SITES = ("site_index", "element", "multiplicity")
 
 # columns of :meth:`Predictions.to_frame` and of CSV output
-COLUMNS = tuple(f.name for f in fields(Prediction) if f.name not in ("source", "probabilities", "error", *_OF_SITES))
+_NO_COLUMNS = ("source", "probabilities", "class_set", "error", *_OF_SITES)
+COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in _NO_COLUMNS)
 
 # the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))

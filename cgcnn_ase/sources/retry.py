@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.core.errors import FetchError, MissingExtraError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -50,7 +50,7 @@ def with_retries(
     try:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
     except ImportError as error:
-        raise ImportError('reference data needs `pip install "cgcnn-ase[mp]"`') from error
+        raise MissingExtraError("fetching reference data", "tenacity") from error
     rng = np.random.default_rng(seed)
     backoff = wait_exponential(multiplier=first_wait, max=longest_wait)
 

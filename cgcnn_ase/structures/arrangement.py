@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
+from cgcnn_ase.core.errors import MissingExtraError
 from cgcnn_ase.structures.electrostatics import Form, contact_matrix, ewald_matrix, lowest_arrangements
 from cgcnn_ase.structures.oxidation import Charges, likely_charges
 
@@ -289,7 +290,7 @@ def _quasirandom(sites: MixedSites, group: int, counts: Mapping[str, int], membe
         from icet import ClusterSpace
         from icet.tools.structure_generation import generate_sqs_from_supercells
     except ImportError as error:
-        raise ImportError('an SQS is made by icet: pip install "cgcnn-ase[defects]"') from error
+        raise MissingExtraError("a special quasirandom structure", "icet") from error
 
     mixed = sites.primitive_groups == group
     primitive, supercell = sites.primitive.copy(), sites.atoms.copy()

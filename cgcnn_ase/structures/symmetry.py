@@ -31,9 +31,19 @@ def distinct_sites(atoms: "Atoms", *, symprec: float = SYMPREC) -> DistinctSites
     cell = completed_cell(atoms.cell.array, atoms.pbc)
     fractions = np.linalg.solve(cell.T, atoms.positions.T).T
     dataset = symmetry_dataset(cell, fractions, atoms.numbers, symprec=symprec)
-    _, first, counts = np.unique(dataset.equivalent_atoms, return_index=True, return_counts=True)
-    order = np.argsort(first)
-    return DistinctSites(first[order], counts[order])
+    first, counts = np.unique(orbits(dataset), return_counts=True)
+    return DistinctSites(first, counts)
+
+
+def orbits(dataset: "SpglibDataset") -> Ints:
+    """Index of the first site, (N,), that is equivalent to each by the space group of the crystal.
+
+    Spglib's ``equivalent_atoms`` are equal by the operations of the cell that was given. A supercell whose
+    shape breaks the symmetry of its crystal has fewer of them, and its equivalent sites would count several times.
+    """
+    _, first, inverse = np.unique(dataset.crystallographic_orbits, return_index=True, return_inverse=True)
+    indices: Ints = first[inverse]
+    return indices
 
 
 def symmetry_dataset(cell: Floats, fractions: Floats, numbers: Ints, *, symprec: float = SYMPREC) -> "SpglibDataset":

@@ -3,7 +3,6 @@
 import csv
 import math
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from cgcnn_ase.core.errors import require
 from cgcnn_ase.core.files import atomic_path
 from cgcnn_ase.training.config import TrainConfig
 
@@ -80,8 +80,7 @@ def _strategy(config: TrainConfig) -> str:
 
 
 def _logger(folder: Path) -> Logger:
-    if find_spec("tensorboard") is None:
-        raise ImportError('tensorboard: true needs TensorBoard; `pip install "cgcnn-ase[train]"`')
+    require("tensorboard", "tensorboard: true")
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="", version="tensorboard")

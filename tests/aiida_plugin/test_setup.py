@@ -26,6 +26,7 @@ from aiida_plugin.engines.checks import ensure, look
 from aiida_plugin.setup import codes as codes_of
 from aiida_plugin.setup import codes as models_of
 from aiida_plugin.setup.services import services
+from cgcnn_ase.core.errors import install_line
 
 
 def setup(*args):
@@ -132,7 +133,7 @@ def test_dft_codes_are_those_of_the_path(profile, monkeypatch, tmp_path):
     assert result.state == "optional"
     assert result.command.startswith("sudo apt-get install quantum-espresso")
     missing = codes_of.look_at(absent._replace(needs="no_such_package"))
-    assert (missing.state, missing.command) == ("optional", 'pip install "cgcnn-ase[dft]"')
+    assert (missing.state, missing.command) == ("optional", install_line("dft"))
 
 
 def test_what_an_engine_lacks_is_said_with_the_command(profile, monkeypatch):

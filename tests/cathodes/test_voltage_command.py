@@ -58,7 +58,28 @@ def test_the_table(cgcnn_ase, series):
     ran = cgcnn_ase("voltage", series[0], "--model", "stored", "--mu", f"Li={METAL}")
     assert ran.code == 0, ran.err
     assert "3.500" in ran.out
+    assert "formation energy (eV per CoO2)" in ran.out
     assert "x1" in ran.out
+
+
+def test_no_label_of_the_picture_is_cut_off():
+    """A long formula: every text lies inside the figure once it is laid out."""
+    from cgcnn_ase.cathodes.voltage import Phase, Voltage, VoltageCurve
+    from cgcnn_ase.cathodes.voltage_plot import voltage_plot
+
+    phases = tuple(Phase(k, x, f, 0.03, 0.0) for k, (x, f) in enumerate([(0.0, 0.0), (0.5, -0.15), (1.0, 0.0)]))
+    steps = (Voltage(1.0, 0.5, 3.4, 0.2, None), Voltage(0.5, 0.0, 4.0, 0.2, None))
+    figure = voltage_plot(VoltageCurve(phases, steps, "Ni0.8Mn0.1Co0.1O2", "Li", "formation-energy-per-atom"))
+    figure.draw_without_rendering()
+    width, height = figure.bbox.size
+    for axes in figure.axes:
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            box = label.get_window_extent()
+            assert box.x0 >= 0, label
+            assert box.y0 >= 0, label
+            assert box.x1 <= width, label
+            assert box.y1 <= height, label
+    assert "eV per Ni" in figure.axes[0].get_ylabel()
 
 
 @pytest.mark.parametrize(

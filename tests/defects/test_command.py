@@ -183,6 +183,22 @@ def test_a_disordered_host_can_be_ordered(command, hosts, tmp_path):
     assert read_manifest(tmp_path / "out" / "manifest.csv")
 
 
+def test_folders_for_dft(command, tmp_path):
+    ran = command("--element", "Li", "--supercell", "1", "--dft")
+    assert ran.code == 0, ran.err
+    folders = sorted(
+        path.relative_to(tmp_path / "out" / "dft").as_posix() for path in (tmp_path / "out").glob("dft/*/*")
+    )
+    assert folders == ["defects/LiNiO2-v_Li-0", "pristine/LiNiO2"]
+    (tmp_path / "out/dft/pristine/LiNiO2/OUTCAR").write_text("a result")
+    assert command("--element", "O", "--supercell", "1", "--dft", "--overwrite").code == 0
+    folders = sorted(
+        path.relative_to(tmp_path / "out" / "dft").as_posix() for path in (tmp_path / "out").glob("dft/*/*")
+    )
+    assert folders == ["defects/LiNiO2-v_O-0", "pristine/LiNiO2"]
+    assert (tmp_path / "out/dft/pristine/LiNiO2/OUTCAR").exists()
+
+
 def test_one_host_at_a_time(cgcnn_ase, tmp_path):
     ran = cgcnn_ase("defects", HOST, HOST, "--output", tmp_path / "out")
     assert (ran.code, "unexpected extra argument" in ran.err) == (2, True)

@@ -180,3 +180,13 @@ def test_layers(layer, supercell):
 def test_bad_input_is_told_at_once(host, arguments, words):
     with pytest.raises(ValueError, match=words):
         point_defects(host, name="copper", **arguments)  # before anything is taken from it
+
+
+def test_a_supercell_of_any_shape_has_each_site_of_the_crystal_once():
+    """Olivine has six distinct sites; the compact supercell of 112 atoms breaks its symmetry."""
+    from cgcnn_ase.cathodes import build_cathode
+
+    host = build_cathode("LiFePO4", n_atoms=100)
+    manifests = [defect.manifest for defect in point_defects(host, supercell=1)]
+    assert [manifest.defect for manifest in manifests] == ["v_Li", "v_Fe", "v_P", "v_O", "v_O", "v_O"]
+    assert sum(manifest.multiplicity for manifest in manifests) == len(host) == 112

@@ -16,17 +16,16 @@ from ase.io.espresso import read_espresso_in
 
 from cgcnn_ase import predict
 from cgcnn_ase.defects.costs import DefectEnergyEstimate, SiteModelEstimator, SupercellEstimator, cost_estimate
+from cgcnn_ase.defects.dft_folder import k_points, write_dft_folder, write_pristine_folders
 from cgcnn_ase.defects.manifest import Manifest
 from cgcnn_ase.defects.point import point_defects
-from cgcnn_ase.defects.ranking_plot import histogram, ranking
+from cgcnn_ase.defects.ranking_plot import histogram, ranking, typeset
 from cgcnn_ase.defects.screening import (
     Ranking,
     Screened,
     Screening,
-    k_points,
     screen,
     screen_hosts,
-    write_dft_folder,
 )
 from cgcnn_ase.models.checkpoint import save_model
 
@@ -180,6 +179,71 @@ def test_hosts_in_one_process_or_several(energy_model, tmp_path):
         assert [s.cost.energy for s in a.defects] == pytest.approx([s.cost.energy for s in b.defects], rel=1e-4)
 
 
+# What can be trusted in the order
+
+
+def with_members(rows, stds=None):
+    """Costs whose members (M, N) are given; the energy is their mean, the std their spread unless given."""
+    members = np.array(rows, dtype=float)
+    spread = members.std(axis=0) if stds is None else stds
+    return [
+        Screened(None, replace(cost(k, float(mean), float(std)).cost, members=tuple(column)))
+        for k, (mean, std, column) in enumerate(zip(members.mean(axis=0), spread, members.T, strict=True))
+    ]
+
+
+def test_errors_that_all_members_share_do_not_blur_the_order():
+    """Members that differ by an offset alone are certain of the order, however large the std of each energy."""
+    ranking = Ranking(with_members([[1.0, 1.2, 1.5], [3.0, 3.2, 3.5], [5.0, 5.2, 5.5]]))
+    assert [std for _, std in ranking.above_cheapest] == pytest.approx([0.0, 0.0, 0.0], abs=1e-12)
+    assert [above for above, _ in ranking.above_cheapest] == pytest.approx([0.0, 0.2, 0.5])
+    assert ranking.p_cheapest == [1.0, 0.0, 0.0]
+    assert all(one.std > 1.5 for one in ranking.costs)
+
+
+def test_differences_and_probabilities_against_the_normal_distribution():
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(1)
+    members = rng.normal([2.0, 2.1], 0.1, size=(8, 2))
+    stds = 2 * members.std(axis=0)  # calibration doubles the spread
+    ranking = Ranking(with_members(members, stds))
+    first, second = np.argsort(members.mean(axis=0))
+    by_hand = 2 * (members[:, second] - members[:, first]).std()
+    assert ranking.above_cheapest[1][1] == pytest.approx(by_hand)
+    p = norm.cdf(ranking.above_cheapest[1][0] / by_hand)
+    assert ranking.p_cheapest == pytest.approx([p, 1 - p], abs=0.015)
+    assert sum(ranking.p_cheapest) == pytest.approx(1.0)
+    table = ranking.to_frame()
+    assert table["p_cheapest"].tolist() == ranking.p_cheapest
+    assert table["above_cheapest_std"].tolist() == [std for _, std in ranking.above_cheapest]
+    assert "members" not in table
+
+
+def test_equal_ones_share_and_without_an_ensemble_nothing_is_said():
+    ranking = Ranking(with_members([[1.0, 1.0, 9.0], [1.2, 1.2, 9.1]]))
+    assert ranking.p_cheapest == [0.5, 0.5, 0.0]
+    ranking = Ranking([cost(0, 1.0), cost(1, 2.0)])
+    assert ranking.p_cheapest == [None, None]
+    assert ranking.above_cheapest == [(0.0, None), (1.0, None)]
+
+
+def test_the_ranking_has_the_differences_of_the_energies(site_model, energy_model):
+    """As ``Energies.combine`` has them, of both kinds of models."""
+    for model in (site_model, energy_model):
+        result = screen(_perovskite(), model=model, supercell=2, name="STO")
+        ranking = Ranking(result)
+        members = np.array([one.cost.members for one in sorted(result, key=lambda one: one.cost.energy)]).T
+        assert members.mean(axis=0) == pytest.approx([one.energy for one in ranking.costs], abs=1e-4)
+        for k, (above, std) in enumerate(ranking.above_cheapest):
+            coefficients = np.zeros(len(ranking))
+            coefficients[k] += 1
+            coefficients[0] -= 1
+            whole = ranking._energies.combine(coefficients)
+            assert above == pytest.approx(whole.value)
+            assert std == pytest.approx(whole.std)
+
+
 # For DFT
 
 
@@ -207,11 +271,38 @@ def test_a_dft_folder(energy_model, tmp_path):
     assert origin["cost"]["id"] == origin["manifest"]["id"] == "STO-v_O-0"
 
 
-def test_magnetic_elements_start_with_a_moment(energy_model, tmp_path):
-    (result,) = screen(bulk("NiO", "rocksalt", a=4.18), model=energy_model, supercell=2, elements=["O"], name="NiO")
-    text = (write_dft_folder(tmp_path / "one", result) / "espresso.in").read_text()
+def test_inputs_of_an_oxide_hold_what_runs(energy_model, tmp_path):
+    """VASP's files agree with one another, both codes have the same U, and the pristine cell is there once."""
+    from pymatgen.io.vasp.inputs import Incar, Kpoints, Poscar
+
+    host = bulk("NiO", "rocksalt", a=4.18)
+    result = screen(host, model=energy_model, supercell=2, name="NiO")
+    folder = write_dft_folder(tmp_path / "one", result[1])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "INCAR", "KPOINTS", "POSCAR", "espresso.in", "espresso_before_7.1.in", "origin.json", "structure.extxyz",
+    ]  # fmt: skip
+    incar, poscar = Incar.from_file(folder / "INCAR"), Poscar.from_file(folder / "POSCAR")
+    assert poscar.structure.composition.as_dict() == {"Ni": 8, "O": 7}
+    assert (incar["ISIF"], incar["IBRION"] >= 1, incar["NSW"] > 1) == (2, True, True)
+    assert len(incar["MAGMOM"]) == 15
+    assert dict(zip(poscar.site_symbols, incar["LDAUU"], strict=True)) == {"Ni": 6.2, "O": 0}
+    assert incar["LDAU"] is True
+    assert np.prod(Kpoints.from_file(folder / "KPOINTS").kpts[0]) >= 8
+    text = (folder / "espresso.in").read_text()
     assert "nspin" in text
     assert "starting_magnetization" in text
+    assert text.split("HUBBARD {ortho-atomic}\n")[1].split() == ["U", "Ni-3d", "6.2"]
+    assert "trism" in text  # at which versions stop that would pass over the card
+    old = "".join((folder / "espresso_before_7.1.in").read_text().lower().split())
+    assert "lda_plus_u=.true." in old
+    assert "hubbard_u(1)=6.2" in old
+    assert "hubbard{" not in old
+    pristine = write_pristine_folders(tmp_path / "pristine", [(one.defect.manifest, one.pristine) for one in result])
+    assert [path.name for path in pristine] == ["NiO"]
+    cell = Poscar.from_file(pristine[0] / "POSCAR").structure
+    assert cell.composition.as_dict() == {"Ni": 8, "O": 8}
+    assert np.allclose(cell.lattice.matrix, poscar.structure.lattice.matrix)
+    assert Incar.from_file(pristine[0] / "INCAR")["LDAUU"] == incar["LDAUU"]
 
 
 def test_k_points():
@@ -243,6 +334,27 @@ def test_pictures(n, tmp_path):
     (axes,) = histogram(costs).axes
     assert sum(patch.get_height() for patch in axes.patches) >= 0
     assert sum(int(bar.get_height()) for container in axes.containers for bar in container) == n
+
+
+@pytest.mark.parametrize(
+    ("defect", "text"),
+    [
+        ("v_Li", r"$v_\mathrm{Li}$"), ("Ni_Li", r"$\mathrm{Ni}_\mathrm{Li}$"), ("Li_i", r"$\mathrm{Li}_i$"),
+        ("Li_Ni+Ni_Li", r"$\mathrm{Li}_\mathrm{Ni}$ + $\mathrm{Ni}_\mathrm{Li}$"), ("3 others", "3 others"),
+    ],
+)  # fmt: skip
+def test_defects_are_typeset(defect, text):
+    assert typeset(defect) == text
+
+
+def test_labels_of_a_ranking():
+    costs = [replace(cost(k, float(k)).cost, id=f"h-v_Li-{k}", defect="v_Li") for k in range(3)]
+    (axes,) = ranking(costs).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == [rf"$v_\mathrm{{Li}}$-{k}" for k in range(3)]
+    assert axes.get_ylabel() == "formation energy (eV per defect)"
+    assert histogram(costs).axes[0].get_legend().get_texts()[0].get_text() == r"$v_\mathrm{Li}$"
+    costs[0] = replace(costs[0], host="g", id="g-v_Li-0")
+    assert ranking(costs).axes[0].get_xticklabels()[0].get_text() == r"g-$v_\mathrm{Li}$-0"
 
 
 # The command
@@ -277,6 +389,9 @@ def test_a_folder_of_hosts(model_folder, tmp_path):
     lowest = sorted(path.name for path in (tmp_path / "out" / "dft" / "lowest").iterdir())
     assert lowest == [f"{k:03d}_{row['id']}" for k, row in enumerate(rows[:2], start=1)]
     assert len(list((tmp_path / "out" / "dft" / "uncertain").iterdir())) == 1
+    pristine = {path.name for path in (tmp_path / "out" / "dft" / "pristine").iterdir()}
+    assert {row["host"] for row in rows[:2]} <= pristine <= {"STO", "MgO"}
+    assert sum(row["p_cheapest"] for row in rows) == pytest.approx(1.0)
     for name in ("ranking.png", "histogram.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
 

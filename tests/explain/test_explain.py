@@ -353,3 +353,25 @@ def test_one_of_several_models_that_share_their_networks(name):
     (expected,) = predict(name, atoms).all
     assert result.value == pytest.approx(expected.value, rel=1e-4)
     assert result.contributions.std() > 1e-3
+
+
+def test_no_more_threads_than_cores(small_model, monkeypatch):
+    """Torch counts the cores of the machine, not those that the process may use."""
+    from ase.build import bulk
+
+    import cgcnn_ase.explain.explain as module
+
+    seen = []
+    original = module._explain_network
+    monkeypatch.setattr(module, "available_cores", lambda: 1)
+    monkeypatch.setattr(
+        module, "_explain_network", lambda *args: (seen.append(torch.get_num_threads()), original(*args))[1]
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        explain(bulk("MgO", "rocksalt", a=4.21), small_model, n_steps=2, baseline="zero")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}

@@ -34,7 +34,8 @@ def test_element_coverage():
 
 def test_histograms_lose_nothing():
     values = np.append(np.random.default_rng(0).normal(size=4000), [np.nan, 500.0])
-    axes = dataset_plots.value_histogram(values, name="gap (eV)").axes[0]
+    axes = dataset_plots.value_histogram(values, name="band_gap", unit="eV").axes[0]
+    assert axes.get_xlabel() == "band gap (eV)"
     shown = sum(patch.get_height() for patch in axes.patches)
     assert axes.get_title() == f"4,001 values, {4001 - shown:.0f} outside the picture"
     assert 0 < 4001 - shown < 12
@@ -52,8 +53,11 @@ def test_two_sources():
     x[:, 12] = 1 - x[:, 8]
     difference = -0.7 * x[:, 8] + rng.normal(0, 0.01, 50)
     offsets = fit_offsets(x, difference)
-    figure = dataset_plots.sources(difference, offsets.apply(x, difference), offsets, name="energy_per_atom", other="b")
+    named = {"name": "energy_per_atom", "other": "b", "unit": "eV/atom"}
+    figure = dataset_plots.sources(difference, offsets.apply(x, difference), offsets, **named)
     left, right = figure.axes
+    assert left.get_xlabel() == "energy per atom\nless that of b (eV/atom)"
+    assert right.get_ylabel() == "offset of the element (eV/atom)"
     assert [t.get_text() for t in right.get_xticklabels()] == ["O", "Mg"]
     assert [bar.get_height() for bar in right.patches] == pytest.approx(list(offsets.offsets.values()))
     legend = [t.get_text() for t in left.get_legend().get_texts()]

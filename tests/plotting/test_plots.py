@@ -146,3 +146,24 @@ def test_matplotlib_and_scipy_are_imported_only_when_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "light", done.stderr
+
+
+def test_bins_are_those_of_the_data():
+    """Few values, few bins; whole numbers, one bin each; never more than sixty, and nothing is lost."""
+    rng = np.random.default_rng(0)
+    for values, at_least, at_most in (
+        (rng.normal(size=20), 3, 12), (rng.normal(size=2000), 20, 60), (np.repeat([1, 2, 5], 4), 5, 5),
+        (np.full(9, 2.5), 1, 1), ([0.0], 1, 1), (np.append(rng.normal(size=5000), 1e4), 60, 60),
+    ):  # fmt: skip
+        edges = plots.bin_edges(values)
+        assert at_least <= len(edges) - 1 <= at_most
+        assert np.histogram(values, edges)[0].sum() == len(values)
+    assert plots.bin_edges([1, 2, 5]) == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+def test_no_empty_brackets_where_there_is_no_unit():
+    axes = plots.parity([1.0, 2.0], [1.0, 3.0], name="poisson ratio", unit="1").axes[0]
+    assert axes.get_xlabel() == "reference poisson ratio"
+    assert axes.get_title().startswith("MAE 0.500, R²")
+    assert plots.quantity("band_gap", "eV") == "band gap (eV)"
+    assert plots.quantity("ratio") == "ratio"

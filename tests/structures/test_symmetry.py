@@ -49,3 +49,18 @@ def test_the_tolerance_decides():
 def test_no_space_group_is_an_error():
     with pytest.raises(ValueError, match="no space group"):
         distinct_sites(bulk("NaCl", "rocksalt", a=5.64), symprec=50.0)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), [[0, 1, 2], [0, -1, 2], [1, 0, 1]], [[1, 0, 1], [-2, 1, 1], [0, -2, 1]]])
+@pytest.mark.parametrize("name", ["LiFePO4", "LiNiO2", "MgO"])
+def test_the_shape_of_a_supercell_makes_no_new_sites(name, matrix, request):
+    """A supercell that breaks the symmetry of its crystal has the crystal's sites, each once."""
+    from ase.build import make_supercell
+
+    (record,) = read_structures(request.config.rootpath / "examples" / "structures" / f"{name}.cif")
+    unit = distinct_sites(record.unwrap())
+    atoms = make_supercell(record.unwrap(), np.array(matrix))
+    result = distinct_sites(atoms)
+    n = len(atoms) // len(record.unwrap())
+    assert sorted(result.multiplicities) == sorted(n * unit.multiplicities)
+    assert sorted(atoms.numbers[result.representatives]) == sorted(record.unwrap().numbers[unit.representatives])

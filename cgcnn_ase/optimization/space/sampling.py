@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+from cgcnn_ase.core.errors import MissingExtraError
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable, as_number
 
@@ -53,7 +54,7 @@ def needs_skopt() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError('optimisation needs scikit-optimize: pip install "cgcnn-ase[optimize]"') from error
+        raise MissingExtraError("an optimisation", "skopt") from error
 
 
 def neighbors(space: SearchSpace, point: Mapping[str, Value]) -> list[Point]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.core.errors import FetchError, MissingExtraError
 from cgcnn_ase.sources.retry import retry_after, worth_another
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def make_rester(key: str, endpoint: str, session: "Session") -> "MPRester":
 
 def missing() -> ImportError:
     """The error to raise where the client is not installed."""
-    return ImportError('the Materials Project needs the mp-api package: pip install "cgcnn-ase[mp]"')
+    return MissingExtraError("the Materials Project", "mp_api")
 
 
 def call_client(call: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
 
 from cgcnn_ase.core.elements import symbols
-from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.core.errors import FetchError, MissingExtraError
 from cgcnn_ase.sources.client import Bounds, FetchedRecord, Query
 from cgcnn_ase.sources.optimade.providers import ProviderProperty
 from cgcnn_ase.sources.properties import check_fields, conversion
@@ -85,7 +85,7 @@ def check_filter(text: str) -> None:
         from optimade.exceptions import BadRequest
         from optimade.filterparser import LarkParser
     except ImportError as error:
-        raise ImportError('OPTIMADE needs `pip install "cgcnn-ase[mp]"`') from error
+        raise MissingExtraError("an OPTIMADE provider", "optimade") from error
     try:
         LarkParser().parse(text)
     except BadRequest as error:

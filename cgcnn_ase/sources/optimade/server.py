@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cgcnn_ase.core.errors import FetchError
+from cgcnn_ase.core.errors import FetchError, MissingExtraError
 from cgcnn_ase.sources.client import as_mapping
 from cgcnn_ase.sources.optimade.providers import Provider
 from cgcnn_ase.sources.properties import same_unit
@@ -32,7 +32,7 @@ class OptimadeServer:
         try:
             import requests
         except ImportError as error:
-            raise ImportError('OPTIMADE needs `pip install "cgcnn-ase[mp]"`') from error
+            raise MissingExtraError("an OPTIMADE provider", "optimade") from error
         session = requests.Session()
         session.headers["User-Agent"] = f"cgcnn-ase/{version('cgcnn-ase')}"
         return session

@@ -1,0 +1,98 @@
+"""Picture of predictions: each value with its interval or std, and which of them to distrust."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure, quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from cgcnn_ase.prediction.results import Prediction
+
+# names are written beside so many values, at most
+_NAMED = 40
+# panels side by side, at most
+_PANELS = 3
+
+
+def predictions_plot(predictions: "Sequence[Prediction]") -> "Figure":
+    """Draw predicted values, the lowest first: bars are the intervals, open symbols are outside of the domain.
+
+    A panel for each model. Where there is no interval the bars are one std. Of more than 40 values the names are left
+    out. ValueError if nothing was predicted.
+    """
+    of_models: dict[tuple[str, str, str], list[Prediction]] = {}
+    for prediction in predictions:
+        if prediction.value is not None:
+            key = prediction.property, prediction.unit, prediction.model
+            of_models.setdefault(key, []).append(prediction)
+    if not of_models:
+        raise ValueError("there is nothing to draw: no structure was predicted")
+    panels = list(of_models.items())
+    columns = min(_PANELS, len(panels))
+    rows = -(-len(panels) // columns)
+    few = max(len(group) for _, group in panels) <= _NAMED
+    figure, _ = new_figure(1)
+    figure.clear()
+    height = max(3.2, 1.4 + 0.24 * max(len(group) for _, group in panels)) if few else 4.2
+    figure.set_size_inches(5.4 * columns, height * rows)
+    for k, ((name, unit, model), group) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, k + 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        _draw(axes, group, name, unit, model)
+    return figure
+
+
+def _draw(axes: "Axes", group: "list[Prediction]", name: str, unit: str, model: str) -> None:
+    group = sorted(group, key=lambda one: (one.value or 0.0, one.id))
+    values = np.array([one.value for one in group], dtype=float)
+    low, high, bars = _ends(group, values)
+    places = np.arange(len(group))
+    outside = np.array([one.in_domain is False for one in group])
+    few = len(group) <= _NAMED
+    size = 5.0 if few else 2.5
+    error = np.clip(np.stack([values - low, high - values]), 0.0, None)
+    for shown, color, face in ((~outside, BLUE, BLUE), (outside, ORANGE, "white")):
+        if not shown.any():
+            continue
+        known = shown & np.isfinite(error).all(axis=0)
+        x, y = (values, places) if few else (places, values)
+        axes.errorbar(
+            x[known], y[known], xerr=error[:, known] if few else None, yerr=None if few else error[:, known],
+            fmt="none", ecolor=color, elinewidth=1.2 if few else 0.5, alpha=0.7, capsize=2 if few else 0,
+        )  # fmt: skip
+        axes.plot(x[shown], y[shown], "o", color=color, mfc=face, ms=size)
+    label = quantity(name, unit)
+    if few:
+        axes.set_yticks(places, [_label(one) for one in group], fontsize=9)
+        axes.set_xlabel(label)
+        axes.invert_yaxis()
+        axes.grid(axis="y", color=GREY, alpha=0.15)
+    else:
+        axes.set_xlabel(f"rank of {len(group):,}")
+        axes.set_ylabel(label)
+    parts = [bars] if bars else []
+    parts += [f"open: {outside.sum():,} outside of the domain"] if outside.any() else []
+    axes.set_title("\n".join([model, "; ".join(parts)]) if parts else model, fontsize=10.5)
+
+
+def _ends(group: "list[Prediction]", values: Floats) -> tuple[Floats, Floats, str]:
+    """Lower and upper ends of the bars, NaN where there are none, and what the bars are."""
+    lower, upper, std = (
+        np.array([np.nan if x is None else x for x in column], dtype=float)
+        for column in zip(*((one.lower, one.upper, one.std) for one in group), strict=True)
+    )
+    if np.isfinite(lower).any():
+        return lower, upper, "bars: 90 % interval"
+    if np.isfinite(std).any():
+        return values - std, values + std, "bars: one std"
+    return lower, upper, ""
+
+
+def _label(one: "Prediction") -> str:
+    return one.id if one.site_index is None else f"{one.id}, {one.element} {one.site_index}"
