@@ -27,7 +27,7 @@ NOT_NAMES = {
 SHARED = {
     "--output": ("output", ("folder", "file")),
     "--model": ("model", ("model",)),
-    "--plot": ("plot", ("picture",)),
+    "--plot": ("plot", ("draw",)),
     "--kind": ("kind", ("vacancy",)),
     "--element": ("element", ("sites",)),
     "--dopant": ("dopant", ("put in",)),
