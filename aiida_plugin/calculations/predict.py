@@ -126,6 +126,8 @@ def settings_problem(settings: Mapping[str, object]) -> str | None:
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
     if "engine" in settings and settings["engine"] not in ("auto", "dgl", "torch"):
         return f"engine {settings['engine']!r}; allowed: auto, dgl, torch"
+    if "seed" in settings and "n_dropout" not in settings:
+        return "seed has no effect without n_dropout: only samples are drawn at random"
     for name in ("n_dropout", "seed", "workers"):
         value = settings.get(name, 0)
         if not isinstance(value, int) or value < 0:

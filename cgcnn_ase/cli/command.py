@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand
 
-from cgcnn_ase.cli.messages import echo_note
+from cgcnn_ase.cli.applicability import in_vain
+from cgcnn_ase.cli.messages import echo_note, echo_stderr
 from cgcnn_ase.core.progress import set_quiet
 
 if TYPE_CHECKING:
@@ -48,8 +49,26 @@ class Command(TyperCommand):
     """A command that reads the names that its options had before, and guesses at a name that is none."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
-        """Parse the arguments after renaming old options; an unknown option is told with the nearest names."""
-        return super().parse_args(ctx, args if ctx.resilient_parsing else list(self._with_today_names(ctx, args)))
+        """Parse the arguments after renaming old options.
+
+        An unknown option is told with the nearest names, and one that has no effect beside the others is refused.
+        """
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, list(self._with_today_names(ctx, args)))
+        self._check_effects(ctx)
+        return rest
+
+    def _check_effects(self, ctx: "Context") -> None:
+        """Refuse an option that has no effect beside the others, in one line and with exit code 2."""
+        typed = {
+            parameter.name: parameter.opts[0]
+            for parameter in self.get_params(ctx)
+            if parameter.name and str(getattr(ctx.get_parameter_source(parameter.name), "name", "")) == "COMMANDLINE"
+        }
+        if (problem := in_vain(self.name or "", ctx.params, typed)) is not None:
+            echo_stderr(f"cgcnn-ase: {problem}")
+            raise typer.Exit(2)
 
     def _with_today_names(self, ctx: "Context", args: list[str]) -> Iterator[str]:
         """Walk through the arguments as the parser will, with the values that belong to each option."""

@@ -166,6 +166,7 @@ def _hosts(
 ) -> "tuple[Iterator[tuple[str, Atoms | str]], Repeats | Matrix, int]":
     """Names and structures (or why there is none), the supercell to take, and how many hosts there are."""
     if Path(host).exists():
+        _check_ambiguous(host)
         from cgcnn_ase.structures import collect_paths, read_structures
 
         paths = collect_paths(host)
@@ -185,6 +186,22 @@ def _hosts(
         raise ValueError(f"{host}: no such file or folder, and no cathode: {error}") from error
     named = ((host if num == 1 else f"{host}-{k}", atoms) for k, atoms in enumerate(built))
     return named, 1 if repeated is None else repeated, num
+
+
+def _check_ambiguous(host: str) -> None:
+    """See that what could be the name of a cathode, too, is written as a path."""
+    from cgcnn_ase.cathodes import parse_cathode
+
+    if "/" in host or "\\" in host:
+        return
+    try:
+        parse_cathode(host)
+    except ValueError:
+        return
+    raise ValueError(
+        f"{host}: is the name of a cathode, and there is a file or folder of that name; write ./{host} for the latter, "
+        "or run the command in another folder for the cathode"
+    )
 
 
 def _good(hosts: "Iterator[tuple[str, Atoms | str]]", failed: list[str]) -> "Iterator[tuple[str, Atoms]]":

@@ -174,6 +174,11 @@ def find_models(name: str | Path) -> list[ModelRef]:
         If a folder is not a model's, or damaged.
     """
     path = Path(name)
+    if isinstance(name, str) and "/" not in name and path.exists() and ALIASES.get(name, name) in (*_pretrained(), ALL):
+        raise CheckpointError(
+            f"{name}: is the name of a pretrained model, and there is a file or folder of that name; write ./{name} "
+            "for the latter, or run in another folder for the former"
+        )
     if path.is_dir():
         return _refs(path / "best" if (path / "best").is_dir() else path)  # a training run's folder holds it there
     if path.exists():

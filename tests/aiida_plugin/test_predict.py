@@ -150,6 +150,8 @@ def test_none_could_be_predicted(code, model, crystals):
 def test_settings(code, model, crystals, dropout_model):
     with pytest.raises(ValueError, match="unknown settings speed; allowed: n_dropout, seed, engine, workers"):
         run(code, model, crystals, settings=orm.Dict({"speed": 9}))
+    with pytest.raises(ValueError, match="seed has no effect without n_dropout"):
+        run(code, model, crystals, settings=orm.Dict({"seed": 1}))
     with pytest.raises(ValueError, match="engine 'warp'; allowed: auto, dgl, torch"):
         run(code, model, crystals, settings=orm.Dict({"engine": "warp"}))
     node_model = DataFactory("cgcnn.model").get_or_create(dropout_model)

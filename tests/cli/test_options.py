@@ -83,6 +83,8 @@ def options():
 
 
 OPTIONS = list(options())
+#: a host of which cations change places
+MIXING = ["X", "--kind", "cation-mixing"]
 
 
 def test_an_option_of_several_commands_is_the_same_in_all_of_them():
@@ -148,7 +150,7 @@ def parsed(command, *arguments):
     [
         ("screen", ["X", "--defects", "antisite", "--output", "o"], ["X", "--kind", "antisite", "-o", "o"]),
         ("screen", ["X", "--defects=antisite", "-o", "o"], ["X", "--kind=antisite", "-o", "o"]),
-        ("defects", ["X", "--range", "near", "-o", "o"], ["X", "--pair-range", "near", "-o", "o"]),
+        ("defects", [*MIXING, "--range", "near", "-o", "o"], [*MIXING, "--pair-range", "near", "-o", "o"]),
         ("explain", ["X", "--output", "a.png"], ["X", "--plot", "a.png"]),
         ("explain", ["X", "-o", "a.png"], ["X", "--plot", "a.png"]),
         ("voltage", ["X", "--metal", "-1.9"], ["X", "--mu", "-1.9"]),
@@ -172,7 +174,7 @@ def test_every_old_name_is_named_in_the_reference(request):
 
 def test_values_are_not_taken_for_options():
     assert parsed("train", "D", "-o", "R", "--name", "--defects")["name"] == "--defects"
-    assert parsed("defects", "X", "-o", "o", "--bond-distortion", "-0.4")["bond_distortion"] == -0.4
+    assert parsed("defects", "X", "-o", "o", "--distort", "--bond-distortion", "-0.4")["bond_distortion"] == -0.4
     assert parsed("defects", "-o", "o", "--supercell", "2", "X")["structure"] == "X"
     assert parsed("screen", "-o", "o", "--", "--defects")["host"] == "--defects"
 

@@ -1,0 +1,121 @@
+"""Options that have no effect beside the others, and names that could mean two things, are refused."""
+
+import pytest
+import typer
+from ase.build import bulk
+from ase.io import write
+
+from cgcnn_ase.cli.app import app
+from cgcnn_ase.cli.applicability import RULES
+from cgcnn_ase.models.registry import find_models
+
+ROOT = typer.main.get_command(app)
+#: an option in vain, and the same beside what it belongs to; each command is parsed, none runs
+CASES = {
+    "defects": [
+        ("--n-vacancies 2", "--num 3"), ("--seed 1", "--num 3"), ("--seed 1", "--distort"),
+        ("--pair Li Ni", "--kind cation-mixing"), ("--pair-range near", "--kind cation-mixing"),
+        ("--of vacancy", "--kind complex"), ("--size 3", "--kind complex"), ("--cutoff 4", "--kind complex"),
+        ("--cutoff 4", "--kind cation-mixing"), ("--interstitials voronoi", "--kind interstitial"),
+        ("--min-radius 1.2", "--kind all"), ("--bond-distortion -0.2", "--distort"),
+        ("--dopant Mg", "--kind substitution"), ("--dopant Mg", "--kind all"),
+        ("--min-radius 1.2", "--kind complex --of interstitial"),
+    ],
+    "screen": [("--dopant Mg", "--kind substitution")],
+    "predict": [("--seed 3", "--n-dropout 5")],
+    "inspect": [("--workers 2 --no-duplicates", "--model band-gap")],
+    "train": [
+        ("--freeze embedding", "--from band-gap"), ("--epochs-factor 2", "--from band-gap"),
+        ("--cls-weight 0.5", "--task multi"), ("--cls-weight 0.5", "--target a --target b:classification"),
+    ],
+    "cathode": [
+        ("--li-removal ewald", "--li-vacancy 0.1"), ("--model band-gap", "--ordering lowest"),
+        ("--n-candidates 5", "--ordering lowest"),
+    ],
+}  # fmt: skip
+#: an option, and what makes it have none
+WITHOUT = {
+    "defects": [("--diagonal", "--supercell 3"), ("--min-distance 8", "--supercell 3x3x1")],
+    "screen": [("--min-distance 8", "--supercell 3")],
+    "train": [("--name m", "--k-fold 3"), ("--unit eV", "--task classification")],
+    "cathode": [("--n-atoms 50", "--supercell 2")],
+}
+ARGUMENTS = {
+    "defects": "HOST --output OUT", "screen": "HOST --output OUT", "predict": "HOST", "inspect": "DATA",
+    "train": "DATA --output RUN", "cathode": "NCM811 --output OUT",
+}  # fmt: skip
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch, capsys):
+    """Parse a command in a folder with a host; gives the exit code and what stderr says."""
+    monkeypatch.chdir(tmp_path)
+    write("HOST", bulk("MgO", "rocksalt", a=4.2), format="vasp")
+
+    def run(command, *options):
+        words = [*ARGUMENTS[command].split(), *" ".join(options).split()]
+        try:
+            ROOT.commands[command].make_context(command, words)
+        except typer.Exit as stop:
+            return stop.exit_code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_an_option_in_vain_is_refused_and_beside_what_it_belongs_to_it_is_not(parse, command):
+    for option, beside in CASES[command]:
+        code, err = parse(command, option)
+        assert code == 2, (command, option)
+        assert f"{option.split()[0]} has no effect here: it belongs to" in err
+        assert parse(command, option, beside) == (0, ""), (command, option, beside)
+
+
+@pytest.mark.parametrize("command", WITHOUT)
+def test_an_option_that_another_makes_vain(parse, command):
+    for option, other in WITHOUT[command]:
+        assert parse(command, option) == (0, ""), (command, option)
+        code, err = parse(command, option, other)
+        assert (code, option.split()[0] in err) == (2, True), (command, option, other)
+
+
+def test_options_of_cathodes_and_of_files(parse, cgcnn_ase):
+    for option in ("--num 3", "--n-atoms 50", "--li-vacancy 0.1", "--seed 7"):
+        assert parse("screen", option)[0] == 2
+        assert cgcnn_ase("screen", "HOST", "--output", "OUT", *option.split()).code == 2
+        words = ["NCM811", "--output", "OUT", *option.split()]
+        ROOT.commands["screen"].make_context("screen", words)
+    code = cgcnn_ase("screen", "NCM811", "--output", "OUT", "--order-disordered")
+    assert code.code == 2
+    assert "--order-disordered has no effect here: it belongs to a structure file or folder" in code.err
+
+
+def test_each_rule_is_of_an_option_and_has_a_case():
+    for command, rules in RULES.items():
+        options = {p.name: p.opts[0] for p in ROOT.commands[command].params if p.param_type_name == "option"}
+        assert set(rules) <= set(options), command
+        tried = {words.split()[0] for words, _ in [*CASES.get(command, []), *WITHOUT.get(command, [])]}
+        of_files = {name for name in rules if command == "screen" and name not in ("dopant", "min_distance")}
+        assert {options[name] for name in set(rules) - of_files} <= tried, command
+
+
+# Names
+
+
+def test_the_name_of_a_cathode_never_silently_means_a_folder(cgcnn_ase, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "NCM811").mkdir()
+    ran = cgcnn_ase("screen", "NCM811", "--output", "OUT")
+    assert ran.code == 2
+    assert "NCM811: is the name of a cathode, and there is a file or folder of that name; write ./NCM811" in ran.err
+    ran = cgcnn_ase("screen", "./NCM811", "--output", "OUT")
+    assert "holds no structure file" in ran.err
+
+
+def test_the_name_of_a_model_never_silently_means_a_folder(small_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "band-gap").symlink_to(small_model)
+    with pytest.raises(ValueError, match=r"band-gap: is the name of a pretrained model, .* write \./band-gap"):
+        find_models("band-gap")
+    assert find_models("./band-gap")[0].path == find_models(tmp_path / "band-gap")[0].path.relative_to(tmp_path)
