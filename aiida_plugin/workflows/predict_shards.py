@@ -87,7 +87,8 @@ class PredictShardsWorkChain(WorkChain):
             self.ctx.attempts[name] += 1
             if job.is_finished_ok or job.exit_status == codes.ERROR_ALL_FAILED.status:
                 continue
-            is_final = job.exit_status == codes.ERROR_MODEL_MISMATCH.status  # trying again would change nothing
+            # trying again would change nothing
+            is_final = job.exit_status in (codes.ERROR_MODEL_MISMATCH.status, codes.ERROR_VERSIONS.status)
             if is_final or self.ctx.attempts[name] >= self.inputs.max_attempts.value:
                 return self.exit_codes("ERROR_SHARD_FAILED").format(
                     shard=name, n=self.ctx.attempts[name], pk=str(job.pk), status=str(job.exit_status), reason=_why(job)

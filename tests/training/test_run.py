@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -33,9 +34,13 @@ def ensemble(data, tiny, tmp_path_factory):
 def test_the_folder_of_a_run(data, run):
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "split.csv", "last.ckpt", "best.ckpt", "best", "metrics.json", "test_results.csv", "parity.png",
-        "calibration.png", "learning_curve.png", "history.csv", "finished",
+        "calibration.png", "learning_curve.png", "history.csv", "finished", "environment.json",
     }  # fmt: skip
     settings = yaml.safe_load((run / "config.yaml").read_text())
+    record = json.loads((run / "environment.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    assert (record["device"], record["seeds"]) == ("cpu", {"seed": settings["seed"]})
+    assert record["engine"] == ("dgl" if settings["engine"] == "auto" and find_spec("dgl") else settings["engine"])
     assert settings["epochs"] == 4
     assert settings["train_hash"] == data.train_hash
     results = pd.read_csv(run / "test_results.csv")
