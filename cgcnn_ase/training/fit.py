@@ -67,8 +67,9 @@ def fit(
     if replay is not None and model is None:
         raise ValueError("--replay is of fine-tuning; give the model with --from")
     file = SettingsFile.read(config, tell)
+    parts = [option for option, value in (("val", val), ("test", test)) if value is not None]
     val, test = file.parts(val, test)
-    source = DataSource(data, target, task, unit, val=val, test=test, model=model)
+    source = DataSource(data, target, task, unit, val=val, test=test, model=model, parts=parts)
     layers = layer_settings(source, file, dict(settings or {}), model, preset=preset)
     run = layers.config()
     new = all_data = source.load(run.graph, progress=progress)

@@ -33,8 +33,9 @@ class DataSource:
 
     Columns to learn are NAME or NAME:KIND; without any it is the only one, or that of the model to tune. A column that
     means the model's target by another name (:data:`cgcnn_ase.core.targets.ALIASES`) is learned as it. ``is_part`` is
-    of a data set in shards: formulas are split alike in all of them. A ValueError is raised where data were prepared
-    for other targets than asked.
+    of a data set in shards: formulas are split alike in all of them. ``parts`` are those of val and test that the user
+    gave. A ValueError is raised where data were prepared for other targets than asked, or have a split and a part is
+    given.
     """
 
     def __init__(
@@ -48,15 +49,18 @@ class DataSource:
         test: float = 0.1,
         is_part: bool = False,
         model: "CrystalModel | None" = None,
+        parts: Sequence[str] = (),
     ) -> None:
         self.data = Path(data) if isinstance(data, str) else data
         self.columns = (target,) if isinstance(target, str) else tuple(target)
         self.task, self.unit, self.val, self.test, self.is_part = task, unit, val, test, is_part
+        self.parts = parts
         self.target: TargetSpec | None = None
         self.prepared = self.data if isinstance(self.data, PreparedData) else None
         if isinstance(self.data, Path) and is_prepared(self.data):
             self.prepared = PreparedData.load(self.data)
         if self.prepared is not None:
+            self._check_parts()
             self._check_prepared(self.prepared, model)
         elif model is not None:
             self.columns = self.columns or self._columns_of(model.target)
@@ -74,6 +78,12 @@ class DataSource:
             self.target = own_target(model.target, (f"{name}:{kind}",), spec.task, spec.unit)
             if self.target is not None:
                 self.prepared = replace(prepared, specs=(self.target,))
+
+    def _check_parts(self) -> None:
+        """Refuse parts of data that are divided already."""
+        if self.parts:
+            options = " and ".join(f"--{part}" for part in self.parts)
+            raise ValueError(f"{self.data}: has a split of its own, so {options} would have no effect; leave it out")
 
     def _columns_of(self, target: TargetSpec) -> tuple[str, ...]:
         """The column of a model's target where none is asked for; none where the only one is meant, whatever its name.
@@ -121,6 +131,8 @@ class DataSource:
             return replace(data, specs=model_specs or data.specs)
         if isinstance(self.data, Path):
             dataset, specs = load_tasks(self.data, self.columns, task=self.task, unit=self.unit)
+            if dataset.split is not None:
+                self._check_parts()
         else:
             dataset, specs = self._labelled(cast("Sequence[Atoms]", self.data))
         return prepare(

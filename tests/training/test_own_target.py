@@ -196,3 +196,20 @@ def test_evaluate_takes_the_column_of_the_models_target(folder, base, cgcnn_ase)
     ran = cgcnn_ase("evaluate", base, folder("gap"))
     assert ran.code == 2
     assert "no column is formation_energy_per_atom, the model's target" in ran.err
+
+
+def test_parts_of_data_with_a_split_are_refused(structures, base, cgcnn_ase, tmp_path):
+    """They would have no effect."""
+    np.savez(
+        tmp_path / "structures.npz",
+        ids=np.array([str(k) for k in range(32)]),
+        lattice=np.array([atoms.cell.array for atoms in structures]),
+        offsets=np.cumsum([0, *(len(atoms) for atoms in structures)]),
+        numbers=np.concatenate([atoms.numbers for atoms in structures]),
+        frac=np.concatenate([atoms.get_scaled_positions() for atoms in structures]),
+    )
+    rows = [f"{k},{k / 10},{'val' if k % 4 == 0 else 'train'}" for k in range(32)]
+    (tmp_path / "properties.csv").write_text("\n".join(["id,formation_energy,split", *rows]) + "\n")
+    ran = cgcnn_ase("finetune", base, tmp_path, "--output", tmp_path / "run", "--val", 0.2)
+    assert ran.code == 2
+    assert "has a split of its own, so --val would have no effect; leave it out" in ran.err
