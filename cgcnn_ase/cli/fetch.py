@@ -96,7 +96,7 @@ def fetch(
         query = Query(
             ids=_several(ids),
             formula=_several(formula),
-            chemsys=_several(chemsys),
+            chemsys=_systems(chemsys),
             elements=_several(elements),
             exclude_elements=_several(exclude_elements),
             ranges=dict(_range(text) for text in ranges or ()),
@@ -153,6 +153,18 @@ def _ask_key() -> str:
 def _several(values: Sequence[str] | None) -> tuple[str, ...]:
     """Each once of the values that are given several times, or with commas."""
     return tuple(dict.fromkeys(part.strip() for text in values or () for part in text.split(",")))
+
+
+def _systems(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Chemical systems; ``Li,Ni,O`` could be one of three elements or three of one, and is asked about."""
+    for text in values or ():
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) > 1 and not any("-" in part for part in parts):
+            raise ValueError(
+                f"--chemsys {text}: is it the system {'-'.join(parts)} (then write it so), or each element by itself "
+                f"(then give {' '.join(f'--chemsys {part}' for part in parts)})?"
+            )
+    return _several(values)
 
 
 def _range(text: str) -> "tuple[str, Bounds]":

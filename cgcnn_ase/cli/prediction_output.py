@@ -190,7 +190,9 @@ class XyzWriter(Writer):
 
         atoms = self._structure(prediction).unwrap().copy()
         fields = {k: v for k, v in prediction.to_dict().items() if k not in ("error", "source") and v not in (None, "")}
-        atoms.info = {"id": prediction.id, **{key: value for key, value in fields.items() if key != "id"}}
+        # the file's own info stays; of a key that is also the prediction's, as original_KEY
+        kept = {f"original_{key}" if key in fields or key == "id" else key: v for key, v in atoms.info.items()}
+        atoms.info = {"id": prediction.id, **{key: value for key, value in fields.items() if key != "id"}, **kept}
         frame = StringIO()
         write_extxyz(frame, [atoms])
         self.file.write(frame.getvalue())  # whole frames only, whenever the run is stopped
@@ -203,7 +205,8 @@ class XyzWriter(Writer):
             self._source = prediction.source
             self._records = iter_file(prediction.source, order_disordered=self._order_disordered)
             self._record = None
-        while self._record is None or self._record.id != prediction.id:
+        # (the name of a folder may stand before the id of a file, see UniqueIds)
+        while self._record is None or not f"_{prediction.id}".endswith(f"_{self._record.id}"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OrderingWarning)  # told when it was predicted
                 self._record = next(self._records)
@@ -236,4 +239,5 @@ def _done(output: Path, fields: Sequence[str], sources: Sequence[Path], models: 
     done = Done(frozenset(path for path in sources if str(path) in finished))
     for row in kept:
         done.names.check(StructureRecord(row["id"], row["source"], None, None))
+    done.names.expect(sources)  # the files to come are named as if there had been no interruption
     return done

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,9 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp
     _check_names(names, csv)
     asked = [target] if target is None or isinstance(target, str) else list(target)
     columns = [_column(names, name, csv, has_header=has_header) for name in asked]
+    others = [name for k, name in enumerate(names) if k and k not in columns]
+    if columns and others:
+        _mention_others(csv, ", ".join(names[k] for k in columns), ", ".join(others))
     problems: dict[int, str] = {}
     usable: list[_Row] = []
     labels: list[tuple[float, ...]] = []
@@ -89,6 +93,12 @@ def read_id_prop(csv: Path, target: str | Sequence[str] | None = None) -> IdProp
         labels=np.array(labels, dtype=float).reshape(len(usable), len(columns)),
         structures=structures,
     )
+
+
+@cache
+def _mention_others(csv: Path, learned: str, others: str) -> None:
+    """Say once which columns of a label file are not looked at."""
+    _log.warning("%s: %s is learned; not looked at: %s (name another column to learn that)", csv, learned, others)
 
 
 def _structures(csv: Path, paths: dict[int, Path], problems: dict[int, str]) -> list[Geometry]:

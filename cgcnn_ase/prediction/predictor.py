@@ -6,6 +6,7 @@ Importing this module, and handing files to worker processes, needs neither torc
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -119,6 +120,7 @@ class Predictor:
         A file that is missing gives a prediction with its ``error``. ``names`` are those that earlier structures have.
         """
         names = names or UniqueIds()
+        names.expect(paths)
         workers = self._workers(count_structures(paths))
         if workers == 1:
             return self._in_process(names.check(record) for record in _records(paths, self.order_disordered))
@@ -203,10 +205,12 @@ def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
 def _admit(predictions: list[Prediction], names: UniqueIds) -> list[Prediction]:
     """Return the predictions of one structure; an error in place of it if its name was used before."""
     first = predictions[0]
-    error = names.check(StructureRecord(first.id, first.source, None, first.error)).error
-    if error is None or error == first.error:
+    record = names.check(StructureRecord(first.id, first.source, None, first.error))
+    if record.id != first.id:
+        predictions = [replace(p, id=record.id) for p in predictions]
+    if record.error is None or record.error == first.error:
         return predictions
-    return [p.failed(error) for p in predictions]
+    return [p.failed(record.error) for p in predictions]
 
 
 def _records(pieces: Iterable[WorkItem], order_disordered: OrderDisordered) -> Iterator[StructureRecord]:

@@ -1,6 +1,7 @@
 """From what the user names (files, folders, globs, a list on stdin, objects) to a stream of structures."""
 
 import glob
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from cgcnn_ase.structures.ordering import OrderDisordered
 from cgcnn_ase.structures.packed import PackedStructures, count_packed, is_packed, load_packed
 from cgcnn_ase.structures.readers import iter_file, record_of
-from cgcnn_ase.structures.record import PACKED_SUFFIX, StructureError, StructureRecord, allowed, structure_id, suffix_of
+from cgcnn_ase.structures.record import (
+    FOREIGN_SUFFIXES,
+    PACKED_SUFFIX,
+    StructureError,
+    StructureRecord,
+    allowed,
+    structure_id,
+    suffix_of,
+)
 from cgcnn_ase.structures.validation import check_atoms, validation_error
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 
 MEMORY = "<memory>"
+_log = logging.getLogger(__name__)
 
 # formats whose files in a folder may be something else altogether (settings, inputs of other programs)
 _ONLY_BY_NAME = (".in", ".pwi")
@@ -65,9 +75,14 @@ def _paths_of(entry: str | Path) -> Iterable[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     try:
-        files = [path for path in sorted(folder.iterdir()) if _is_structure(path)]
+        listed = sorted(folder.iterdir())
+        files = [path for path in listed if _is_structure(path)]
     except PermissionError:
         raise StructureError(str(folder), "may not be read (permission denied)") from None
+    left_out = [path.name for path in listed if path.name.lower().endswith((*FOREIGN_SUFFIXES, *_ONLY_BY_NAME))]
+    if left_out and files:
+        shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        _log.warning("%s: left out %s; files of a folder are read if they are %s", folder, shown, allowed())
     if not files:
         raise StructureError(str(folder), f"the folder holds no structure file; known are {allowed()}")
     return files
@@ -104,7 +119,7 @@ def read_structures(inputs: object, *, order_disordered: OrderDisordered = False
     ------
     StructureRecord
         One for each structure. A bad file gives a record with its `error` and never costs the others; so does a file
-        whose name was used before.
+        whose name was used before in the same folder; those of one name in different folders get their folders' names.
 
     Raises
     ------
@@ -113,7 +128,8 @@ def read_structures(inputs: object, *, order_disordered: OrderDisordered = False
         is missing.
     """
     if isinstance(inputs, str | Path):
-        return _unique(_of_entries([_PathList(collect_paths(inputs))], order_disordered))
+        listed = _PathList(collect_paths(inputs))
+        return _unique(_of_entries([listed], order_disordered), listed)
     if _is_object(inputs):
         return _of_named([("0", inputs)], order_disordered)
     if isinstance(inputs, Mapping):
@@ -124,7 +140,8 @@ def read_structures(inputs: object, *, order_disordered: OrderDisordered = False
         )
     if isinstance(inputs, list | tuple):
         inputs = [_expanded(entry) for entry in inputs]
-    return _unique(_of_entries(inputs, order_disordered))
+        return _unique(_of_entries(inputs, order_disordered), _known_paths(inputs))
+    return _unique(_of_entries(inputs, order_disordered), ())
 
 
 def from_object(obj: object, *, order_disordered: OrderDisordered = False, source: str = MEMORY) -> "Atoms":
@@ -226,29 +243,87 @@ def _of_object(name: str, obj: object, order_disordered: OrderDisordered) -> Ite
         yield StructureRecord(each, MEMORY, None if reason else atoms, reason)
 
 
-def _unique(records: Iterable[StructureRecord]) -> Iterator[StructureRecord]:
-    """The records, with an error in place of each structure whose name was used before."""
-    return map(UniqueIds().check, records)
+def _unique(records: Iterable[StructureRecord], paths: Iterable[Path]) -> Iterator[StructureRecord]:
+    """The records, each under a name of its own; `paths` are the files that are known beforehand."""
+    return map(UniqueIds(paths).check, records)
+
+
+def _known_paths(entries: Iterable[object]) -> Iterator[Path]:
+    for entry in entries:
+        if isinstance(entry, _PathList):
+            yield from entry
+        elif isinstance(entry, str | Path):
+            yield Path(entry)
 
 
 class UniqueIds:
-    """The names used so far, so that a name used twice is found whoever read the files.
+    """The names used so far, so that none is used twice whoever read the files.
 
-    Keeps 64 bits a name and, of its sources, only the text: about 200 bytes a file.
+    Files of one name in different folders are told apart by their folders: ``001_final`` and ``002_final``. Keeps 64
+    bits a name and, of its sources, only the text: about 200 bytes a file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._sources: dict[int, str] = {}
+        self._ids: dict[str, str] = {}  # by source, where its name is that of another file
+        self.expect(paths)
+
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Give those of the files to come that have one name the names of their folders, the first of them too."""
+        paths = paths if isinstance(paths, list | tuple) else list(paths)
+        seen: set[int] = set()
+        twice: set[int] = set()
+        hashes = [hash(structure_id(path)) for path in paths]
+        for key in hashes:
+            (twice if key in seen else seen).add(key)
+        groups: dict[str, list[Path]] = {}
+        if twice:
+            for key, path in zip(hashes, paths, strict=True):
+                if key in twice and suffix_of(path.name) != PACKED_SUFFIX:
+                    groups.setdefault(structure_id(path), []).append(path)
+        for stem, same in groups.items():
+            for source, name in _ids_by_folder(stem, same).items():
+                self._ids.setdefault(source, name)
 
     def check(self, record: StructureRecord) -> StructureRecord:
-        """The record, or one with an error if its name was used before."""
-        key = hash(record.id)
-        first = self._sources.setdefault(key, record.source)
+        """The record, under the name of its folder or with an error if its name was used before."""
+        if record.source in self._ids:
+            rest = record.id[len(structure_id(record.source)) :]
+            record = record._replace(id=self._ids[record.source] + rest)
+        first = self._sources.setdefault(hash(record.id), record.source)
         if first is record.source:
             return record
         # setdefault returns the very object that it stored: anything else was there before
+        path, other = Path(record.source), Path(first)
+        if MEMORY not in (record.source, first) and path.resolve().parent != other.resolve().parent:
+            parts = _folders(path)
+            for depth in range(1, len(parts) + 1):
+                name = "_".join((*parts[-depth:], record.id))
+                if hash(name) not in self._sources:
+                    self._sources[hash(name)] = record.source
+                    return record._replace(id=name)
         reason = f"the name {record.id!r} is used twice: by {first} and {record.source}; rename one"
         return record._replace(atoms=None, error=reason)
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    """The folders of a file that its name does not hold already, from the root."""
+    folder = path.resolve().parent
+    if structure_id(path) != structure_id(path.name):  # of a bare POSCAR it does
+        folder = folder.parent
+    return folder.parts[1:]
+
+
+def _ids_by_folder(stem: str, paths: Sequence[Path]) -> dict[str, str]:
+    """Names of files of one name, by as many of their folders as tell them apart; none if they are in one folder."""
+    folders = {str(path): _folders(path) for path in paths}
+    different = set(folders.values())
+    if len(different) == 1:
+        return {}
+    depth = next(
+        n for n in range(1, max(map(len, different)) + 1) if len({f[-n:] for f in different}) == len(different)
+    )
+    return {source: "_".join((*parts[-depth:], stem)) for source, parts in folders.items()}
 
 
 class PackedWorkItem(NamedTuple):

@@ -186,14 +186,27 @@ def test_a_bad_file_is_named_once_for_several_models(cgcnn_ase, mixed, small_mod
     assert ran.err.endswith("1 failed, 2 predictions written\n")
 
 
-def test_a_name_used_twice(command, tmp_path):
+def test_files_of_one_name_get_the_names_of_their_folders(command, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.cif").write_text(NACL)
     ran = command(tmp_path / "one", tmp_path / "two")
-    assert ran.code == 1
-    assert [row["source"] for row in ran.rows()] == [str(tmp_path / "one" / "a.cif")]
-    assert f"{tmp_path / 'two' / 'a.cif'}: the name 'a' is used twice: by {tmp_path / 'one' / 'a.cif'}" in ran.err
+    assert ran.code == 0
+    assert [row["id"] for row in ran.rows()] == ["one_a", "two_a"]
+    out = tmp_path / "out.extxyz"
+    assert command(tmp_path / "one", tmp_path / "two", "--output", out).code == 0
+    assert [atoms.info["id"] for atoms in ase.io.read(out, ":")] == ["one_a", "two_a"]
+
+
+def test_extxyz_output_keeps_the_info_of_the_file(command, tmp_path):
+    atoms = bulk("NaCl", "rocksalt", 5.64)
+    atoms.info = {"author": "me", "temperature": 300.0, "value": 7.0}
+    ase.io.write(tmp_path / "a.extxyz", atoms)
+    out = tmp_path / "out.extxyz"
+    assert command(tmp_path / "a.extxyz", "--output", out).code == 0
+    info = ase.io.read(out).info
+    assert (info["author"], info["temperature"], info["original_value"]) == ("me", 300.0, 7.0)
+    assert info["value"] != 7.0
 
 
 def test_a_file_named_twice_is_predicted_once(command, cif_folder):
@@ -687,9 +700,8 @@ def test_resume_remembers_names(command, finished, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "c001.cif").write_text(NACL)
     ran = command(folder, tmp_path / "more", "--output", out, "--resume")
-    assert ran.code == 1
-    assert "the name 'c001' is used twice" in ran.err
-    assert len(read_csv(out)) == 6
+    assert ran.code == 0
+    assert [row["id"] for row in read_csv(out)] == [*(f"c00{k}" for k in range(6)), "more_c001"]
 
 
 def test_resume_refuses_what_is_not_its_own(command, cgcnn_ase, finished, dropout_model, small_model, tmp_path):

@@ -159,3 +159,12 @@ def test_parallel_reading_gives_the_same(folder: Path, monkeypatch: pytest.Monke
     for one, other in zip(parallel, serial, strict=True):
         for a, b in zip(one.structure, other.structure, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_columns_that_are_not_learned_are_mentioned(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    csv = table(folder, "name,energy,gap,note\na,1.5,0.2,x\nb,2,0,y\n")
+    for _ in range(2):  # once
+        assert [row.targets for row in read_id_prop(csv, "gap")] == [[0.2], [0.0]]
+    assert [record.getMessage() for record in caplog.records].count(
+        f"{csv}: gap is learned; not looked at: energy, note (name another column to learn that)"
+    ) == 1

@@ -174,16 +174,14 @@ def test_what_only_the_graph_refuses(small_model, crystals, monkeypatch):
     assert len(results) == len(crystals) - len(unlucky)
 
 
-def test_a_name_used_twice(small_model, tmp_path):
+def test_files_of_one_name_get_the_names_of_their_folders(small_model, tmp_path):
     for name, a in (("one", 4.2), ("two", 4.3)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.cif").write_text(rock_salt_cif(a))
     for workers in (1, 2):
         results = predict([small_model, small_model], [tmp_path / "one", tmp_path / "two"], workers=workers)
-        assert len(results.failures) == 2  # by each of the two models
-        for failure in results.failures:
-            assert failure.error.startswith("the name 'a' is used twice: by ")
-            assert failure.value is failure.std is failure.formula is None
+        assert not results.failures
+        assert results.to_frame()["id"].tolist() == ["one_a", "one_a", "two_a", "two_a"]  # by each of the two models
 
 
 def test_missing_files(small_model, tmp_path):

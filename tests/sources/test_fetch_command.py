@@ -62,6 +62,13 @@ def test_options_that_take_a_list_take_it_in_both_ways(run, tmp_path):
     assert first == second
 
 
+def test_a_chemical_system_with_commas_is_asked_about(run):
+    ran = run("--chemsys", "Li,Ni,O", output="commas")
+    assert ran.code == 2
+    assert "is it the system Li-Ni-O (then write it so)" in ran.err
+    assert "--chemsys Li --chemsys Ni --chemsys O" in ran.err
+
+
 def test_again_and_offline_from_the_cache(run, server):
     assert run("--stable").code == 0
     again = run("--stable", output="again")

@@ -335,21 +335,63 @@ def test_missing_file_in_a_list_costs_itself_only(tmp_path):
     assert second.error is None
 
 
-def test_name_used_twice(tmp_path):
-    for folder in ("one", "two", "three"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.cif").write_text(NACL)
-    first, second, third = read_structures([tmp_path / "one", tmp_path / "two", str(tmp_path / "three" / "*")])
+def test_files_of_one_name_get_the_names_of_their_folders(tmp_path):
+    for folder in ("dft/001", "dft/002", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "final.extxyz", [bulk("Cu"), bulk("Ni")])
+    files = [tmp_path / folder / "final.extxyz" for folder in ("dft/001", "dft/002")]
+    ids = ["001_final:0", "001_final:1", "002_final:0", "002_final:1"]
+    assert [r.id for r in read_structures(files)] == ids
+    assert [r.id for r in read_structures(str(tmp_path / "dft" / "*" / "*.extxyz"))] == ids
+    # what comes later, out of a generator, is told apart as soon as it comes
+    later = [r.id for r in read_structures(path for path in (files[0], tmp_path / "other" / "final.extxyz"))]
+    assert later == ["final:0", "final:1", "other_final:0", "other_final:1"]
+    for name in ("a/run", "b/run"):
+        (tmp_path / name).mkdir(parents=True)
+        write(tmp_path / name / "POSCAR", bulk("Cu"), format="vasp")
+    assert [r.id for r in read_structures(str(tmp_path / "*" / "run" / "POSCAR"))] == ["a_run_POSCAR", "b_run_POSCAR"]
+
+
+def test_name_used_twice_in_one_folder(tmp_path):
+    (tmp_path / "x.cif").write_text(NACL)
+    write(tmp_path / "x.vasp", bulk("Cu"))
+    first, second = read_structures(tmp_path)
     assert first.atoms is not None
-    for record, folder in ((second, "two"), (third, "three")):
-        assert record.atoms is None
-        assert (
-            record.error
-            == f"the name 'x' is used twice: by {first.source} and {tmp_path / folder / 'x.cif'}; rename one"
-        )
+    assert second.error == f"the name 'x' is used twice: by {tmp_path / 'x.cif'} and {tmp_path / 'x.vasp'}; rename one"
     names = UniqueIds()
     assert names.check(first) is first
     assert names.check(second._replace(id="y", error=None)).error is None
+
+
+def test_a_folder_takes_vasp_files_by_the_word_and_names_what_it_leaves_out(tmp_path, caplog):
+    for name in ("a.vasp", "NiO_POSCAR", "03-CONTCAR.relaxed"):
+        write(tmp_path / name, bulk("Cu"), format="vasp")
+    for name in ("how_POSCAR_works.txt", "make_POSCAR.py", "x.pdb", "run.in"):
+        (tmp_path / name).write_text("x")
+    records = list(read_structures(tmp_path))
+    assert [r.id for r in records] == ["03-CONTCAR.relaxed", "NiO_POSCAR", "a"]
+    assert all(r.error is None for r in records)
+    assert "left out run.in, x.pdb" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("oops"), "does not follow the format"),
+        (AssertionError(), "does not follow the format"),
+        (ValueError("could not broadcast input array from shape (0,) into shape (3,)"), "does not follow the format"),
+        (AttributeError("'NoneType' object has no attribute 'group'"), "does not follow the format"),
+        (ValueError("could not convert string to float: 'abc'"), "'abc' stands where a number is needed"),
+        (ValueError("invalid literal for int() with base 10: 'Qq'"), "'Qq' stands where a number is needed"),
+        (ValueError("the trajectory ends within a frame"), "cannot be read (the trajectory ends within a frame)"),
+    ],
+)
+def test_no_error_of_python_reaches_a_user(error, words):
+    from cgcnn_ase.structures.readers import error_message
+
+    message = error_message(error)
+    assert words in message
+    assert not any(word in message for word in ("Error", "oops", "NoneType", "broadcast", "int()"))
 
 
 def test_poscars_of_many_folders_have_names(tmp_path):
