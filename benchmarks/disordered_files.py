@@ -2,7 +2,8 @@
 
     python benchmarks/disordered_files.py --list                       # what they are, as CSV
     python benchmarks/disordered_files.py --write FOLDER               # the CIF files
-    python benchmarks/disordered_files.py --pymatgen 30                # orders each; pymatgen has 30 s for the same
+    python benchmarks/disordered_files.py                              # orders each in about 120 atoms
+    python benchmarks/disordered_files.py --n-atoms 24 --pymatgen 30   # pymatgen has 30 s for the same supercells
 
 The energy is Ewald's of the same charges in the same supercell; pymatgen orders it with the fast algorithm of its
 ``OrderDisorderedStructureTransformation``. Without --pymatgen it is not run.
@@ -289,14 +290,14 @@ def write_list() -> None:
         )
 
 
-def measure(file: DisorderedFile, folder: Path, pymatgen_limit: float) -> dict[str, Any]:
+def measure(file: DisorderedFile, folder: Path, n_atoms: int, pymatgen_limit: float) -> dict[str, Any]:
     """Time, composition and energy of one file."""
     path = folder / f"{file.name}.cif"
     path.write_text(cif_text(file), encoding="utf-8")
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OrderingWarning)
-        (record,) = read_file(path, order_disordered=True)
+        (record,) = read_file(path, order_disordered=OrderingOptions(n_atoms=n_atoms))
     seconds = time.perf_counter() - start
     atoms = record.unwrap()
     off = _composition_error(file, atoms)
@@ -305,7 +306,7 @@ def measure(file: DisorderedFile, folder: Path, pymatgen_limit: float) -> dict[s
         "n_atoms": len(atoms), "rounding": atoms.info["ordering_rounding"], "composition_error": off,
     }  # fmt: skip
     if pymatgen_limit > 0:
-        result |= _against_pymatgen(file, path, atoms, pymatgen_limit)
+        result |= _against_pymatgen(file, path, atoms, n_atoms, pymatgen_limit)
     return result
 
 
@@ -337,18 +338,17 @@ def _multiplicities(prototype: Prototype) -> dict[str, int]:
     }
 
 
-def _against_pymatgen(file: DisorderedFile, path: Path, atoms: "Atoms", limit: float) -> dict[str, Any]:
+def _against_pymatgen(file: DisorderedFile, path: Path, atoms: "Atoms", n_atoms: int, limit: float) -> dict[str, Any]:
     """Ewald energies of our ordering and of pymatgen's, which runs in a process that is ended when its time is up."""
     from pymatgen.core import Structure
 
-    options = OrderingOptions()
-    sites, _ = mixed_sites(_crystal(path), options)
+    sites, _ = mixed_sites(_crystal(path), OrderingOptions(n_atoms=n_atoms))
     charges = sites.charges
     if charges is None:
         return {}
     states = charges.states or {e: float(f"{q[-1]}{q[:-1]}") for e, q in (file.charges or {}).items()}
     species = [
-        {f"{o.symbol}{abs(states[o.symbol]):g}{'-' if states[o.symbol] < 0 else '+'}": n / sum(counts.values())
+        {f"{o.symbol}{abs(states[o.symbol]):.12g}{'-' if states[o.symbol] < 0 else '+'}": n / sum(counts.values())
          for o, n in counts.items() if o is not None and n}
         for counts in sites.counts
     ]  # fmt: skip
@@ -385,7 +385,11 @@ def _order_by_pymatgen(described: dict[str, Any], queue: Any) -> None:
     transformation = OrderDisorderedStructureTransformation(
         algo=OrderDisorderedStructureTransformation.ALGO_FAST, no_oxi_states=False, occ_tol=0.25
     )
-    queue.put(_ewald(transformation.apply_transformation(Structure.from_dict(described))))
+    try:
+        queue.put(_ewald(transformation.apply_transformation(Structure.from_dict(described))))
+    except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+        queue.put(None)
+        raise SystemExit(f"pymatgen: {error}") from error
 
 
 def _ewald(structure: Any) -> float:
@@ -424,6 +428,7 @@ def main() -> None:
     made.add_argument("--list", action="store_true", help="only print the list, as CSV")
     made.add_argument("--write", type=Path, metavar="FOLDER", help="only write the CIF files")
     made.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth file")
+    made.add_argument("--n-atoms", type=int, default=OrderingOptions().n_atoms, help="about so many atoms each")
     made.add_argument(
         "--pymatgen", type=float, default=0.0, metavar="SECONDS", help="time that pymatgen has for a file"
     )
@@ -434,14 +439,16 @@ def main() -> None:
     if chosen.write is not None:
         write_files(chosen.write)
         return
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
         for file in disordered_files()[:: chosen.every]:
-            rows.append(measure(file, Path(folder), chosen.pymatgen))
+            rows.append(measure(file, Path(folder), chosen.n_atoms, chosen.pymatgen))
             echo_stderr(f"{rows[-1]}")
     print(f"_{machine()}_\n\n" + "\n".join(table.markdown() for table in tables(rows)))
     if chosen.output is not None:
-        chosen.output.write_text(json.dumps({"machine": machine(), "files": rows}, indent=1) + "\n")
+        named = {table.title: {"rows": table.records()} for table in tables(rows)}
+        content = {"machine": machine(), "files": rows, "tables": named}
+        chosen.output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

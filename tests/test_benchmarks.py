@@ -212,3 +212,50 @@ def test_fetch_optimade(tmp_path: Path) -> None:
     assert row["records"] == 2_000
     assert row["lost"] == row["doubled"] == 0
     assert int(str(row["failed answers"])) > 0
+
+
+@pytest.fixture
+def disordered(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The list of disordered files."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import disordered_files
+
+    return disordered_files
+
+
+def test_the_list_of_disordered_files(disordered: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    files = disordered.disordered_files()
+    assert len({file.name for file in files}) == 100
+    assert sum(bool(file.source) for file in files) > 33
+    assert {file.n_mixed for file in files} == {1, 2, 3, 4}
+    assert {disordered.PROTOTYPES[file.prototype].family for file in files} == {
+        "layered", "spinel", "olivine", "garnet", "argyrodite"
+    }  # fmt: skip
+    disordered.write_list()
+    assert capsys.readouterr().out == (BENCHMARKS.parent / "docs" / "data" / "disordered_files.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["NCM811", "Li11Mn19O4", "olivine_07", "argyrodite_02", "Li66P04Ge06S5I"])
+def test_some_disordered_files_keep_their_composition(disordered: ModuleType, tmp_path: Path, name: str) -> None:
+    (file,) = (file for file in disordered.disordered_files() if file.name == name)
+    row = disordered.measure(file, tmp_path, 60, 0.0)
+    assert row["composition_error"] <= row["rounding"] + 1e-9
+    assert row["rounding"] < 0.07
+    assert row["n_atoms"] <= 130
+
+
+@pytest.mark.slow
+def test_all_disordered_files_are_ordered_in_time(disordered: ModuleType, tmp_path: Path) -> None:
+    for file in disordered.disordered_files():
+        row = disordered.measure(file, tmp_path, 120, 0.0)
+        assert row["seconds"] < 30, file.name
+        assert row["composition_error"] <= row["rounding"] + 1e-9, file.name
+
+
+@pytest.mark.slow
+def test_orderings_are_no_higher_than_those_of_pymatgen(tmp_path: Path) -> None:
+    arguments = ("--every", "12", "--n-atoms", "24", "--pymatgen", "30")
+    tables = run("disordered_files.py", *arguments, temporary=tmp_path)
+    compared = [row for row in tables["Ewald energy (eV a cell)"]["rows"] if row["its energy"] is not None]
+    assert compared
+    assert all(float(str(row["energy"])) <= float(str(row["its energy"])) + 0.01 for row in compared)

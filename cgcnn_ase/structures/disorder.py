@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.structures.cif import cell_of, columns, coordinates
 from cgcnn_ase.structures.cif_symmetry import symmetry_of
 from cgcnn_ase.structures.cif_values import (
@@ -122,7 +122,6 @@ def _partial(structure: "Structure") -> str:
 def crystal_of_pymatgen(structure: "Structure") -> DisorderedCrystal:
     """The sites of a disordered structure, those that symmetry makes equivalent together."""
     from cgcnn_ase.structures.arrangement import Occupant
-    from cgcnn_ase.structures.symmetry import symmetry_dataset
 
     kinds: dict[object, int] = {}
     contents: list[dict[Occupant, float]] = []
@@ -138,10 +137,7 @@ def crystal_of_pymatgen(structure: "Structure") -> DisorderedCrystal:
     numbers = np.array([kinds.setdefault(tuple(sorted(map(str, c.items()))), len(kinds) + 1) for c in contents])
     frac = np.asarray(structure.frac_coords, dtype=np.float64)
     cell = np.asarray(structure.lattice.matrix, dtype=np.float64)
-    try:
-        equivalent = np.asarray(symmetry_dataset(cell, frac, numbers).equivalent_atoms)
-    except ValueError:  # sites on top of each other: they are told apart by what they hold
-        equivalent = np.unique(numbers, return_index=True)[1][numbers - 1]
+    equivalent = _equivalent_sites(cell, frac, numbers)
     orbits = [
         Orbit(str(structure[first].label), contents[first], frac[equivalent == first])
         for first in dict.fromkeys(equivalent.tolist())
@@ -347,7 +343,32 @@ def _crystal(rows: list[_Row], frac: Floats, operations: tuple[Floats, Floats], 
         total = sum(orbit.occupancies.values())
         if total > _FULL_PLACE:
             raise RefusedError(f"the occupancies of {orbit.label} add up to {total:.4g}, more than 1")
-    return DisorderedCrystal(matrix, tuple(orbits))
+    crystal = DisorderedCrystal(matrix, tuple(orbits))
+    return _with_symmetry(crystal) if len(operations[0]) == 1 else crystal
+
+
+def _with_symmetry(crystal: DisorderedCrystal) -> DisorderedCrystal:
+    """The same with equivalent sites of equal contents as one orbit, for a file that lists every site of the cell."""
+    contents = [tuple(sorted((str(o), round(n, 6)) for o, n in orbit.occupancies.items())) for orbit in crystal.orbits]
+    numbers = np.array([contents.index(content) + 1 for content in contents])
+    frac = np.concatenate([orbit.frac for orbit in crystal.orbits])
+    equivalent = _equivalent_sites(crystal.cell, frac, numbers)
+    orbits = [
+        Orbit(crystal.orbits[first].label, crystal.orbits[first].occupancies, frac[equivalent == first])
+        for first in dict.fromkeys(equivalent.tolist())
+    ]
+    return DisorderedCrystal(crystal.cell, tuple(orbits))
+
+
+def _equivalent_sites(cell: Floats, frac: Floats, numbers: Ints) -> Ints:
+    """For each site the first one that is equivalent to it; sites of one number may be."""
+    from cgcnn_ase.structures.symmetry import symmetry_dataset
+
+    try:
+        return np.asarray(symmetry_dataset(cell, frac, numbers).equivalent_atoms, dtype=np.int64)
+    except ValueError:  # sites on top of each other: they are told apart by what they hold
+        first = np.unique(numbers, return_index=True)[1]
+        return np.asarray(first[np.searchsorted(np.unique(numbers), numbers)], dtype=np.int64)
 
 
 def _same_place(first: Floats, second: Floats, matrix: Floats) -> bool:

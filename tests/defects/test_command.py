@@ -178,9 +178,15 @@ def test_bad_input(command, hosts, host, arguments, words):
 
 
 def test_a_disordered_host_can_be_ordered(command, hosts, tmp_path):
-    ran = command("--order-disordered", "--element", "Mg", "--supercell", "1", host=hosts / "disordered.cif")
+    arguments = ("--ordering", "random", "--ordering-atoms", 16, "--element", "Mg", "--supercell", "1")
+    ran = command(*arguments, host=hosts / "disordered.cif")
     assert ran.code == 0
-    assert read_manifest(tmp_path / "out" / "manifest.csv")
+    assert "disordered.cif: ordered as" in ran.err
+    assert all(manifest.n_atoms <= 32 for manifest in read_manifest(tmp_path / "out" / "manifest.csv"))
+    wrong = command("--ordering", "best", host=hosts / "disordered.cif")
+    assert (wrong.code, wrong.err) == (
+        2, "cgcnn-ase: unknown ordering 'best'; allowed: random, ewald, sqs, lowest\n"
+    )  # fmt: skip
 
 
 def test_folders_for_dft(command, tmp_path):

@@ -409,6 +409,23 @@ def test_a_cathode_by_name(model_folder, tmp_path):
     assert "holds a ranking.csv already" in again.stderr
 
 
+def test_a_disordered_host_is_ordered_on_request(cgcnn_ase, model_folder, tmp_path):
+    from pymatgen.core import Lattice, Structure
+
+    structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), [{"Mg": 0.5}, "O"], [[0, 0, 0], [0.5] * 3])
+    structure.to(str(tmp_path / "half.cif"))
+    arguments = ("--element", "Mg", "--model", model_folder, "--output", tmp_path / "out", "--supercell", "1")
+    refused = cgcnn_ase("screen", tmp_path / "half.cif", *arguments)
+    assert refused.code == 2
+    assert "partially occupied sites" in refused.err
+    options = ("--ordering", "random", "--ordering-atoms", 24, "--ordering-num", 2, "--ordering-seed", 1)
+    done = cgcnn_ase("screen", tmp_path / "half.cif", *arguments, *options)
+    assert done.code == 0, done.err
+    assert "half.cif: ordered as" in done.err
+    with (tmp_path / "out" / "ranking.csv").open() as file:
+        assert {row["host"] for row in csv.DictReader(file)} == {"half:0", "half:1"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -119,6 +119,17 @@ def test_rows_of_one_site_may_be_given_at_equivalent_places(tmp_path):
     assert atoms.info["ordering_sites"] == "Li1/Ni2: Li 0.9 -> 9/10, Ni 0.1 -> 1/10"
 
 
+def test_a_file_that_lists_every_site_is_read_with_its_symmetry(tmp_path):
+    """Twelve sites of half a lithium are one kind of site in a cell of P1, too."""
+    structure = half_lithium().make_supercell((2, 2, 1), in_place=False)
+    structure.to(str(tmp_path / "a.cif"))
+    text = (tmp_path / "a.cif").read_text()
+    atoms, note = ordered(tmp_path, text, QUICK)
+    assert "exact" in note
+    assert atoms.info["ordering_sites"].count("->") == 2
+    assert amounts(atoms) == {"Li": 0.25, "Co": 1, "O": 2}
+
+
 # The arrangement
 
 
