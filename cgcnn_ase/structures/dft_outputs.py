@@ -227,7 +227,8 @@ def _outcar_functional(text: str) -> str:
 def _outcar_u(text: str) -> dict[str, float]:
     """U − J by element, eV."""
     u, j = (re.search(rf"for each species LDAU{x} =\s*([-\d.\s]+)", text) for x in "UJ")
-    species = re.findall(r"VRHFIN =\s*([A-Z][a-z]?)", text)
+    potentials = re.findall(r"POTCAR:\s+\S+\s+([A-Z][a-z]?)", text)  # each is named twice
+    species = re.findall(r"VRHFIN =\s*([A-Z][a-z]?)", text) or potentials[: len(potentials) // 2]
     if u is None:
         return {}
     less = [0.0] * len(species) if j is None else [float(x) for x in j[1].split()]
@@ -270,9 +271,9 @@ def _espresso_u(text: str) -> dict[str, float]:
     result = {}
     for symbol, value in re.findall(r"^\s*U\(([A-Z][a-z]?)\w*-\w+\)\s*=\s*(\S+)", text, re.M):
         result[symbol] = float(value)
-    table = re.search(
-        r"LDA\+U calculation.*\n.*Hubbard U|atomic species\s+L\s+U .*\n((?:\s+[A-Z]\S*\s+\d\s+.*\n)+)", text
-    )
+    if result:
+        return {symbol: value for symbol, value in result.items() if value}
+    table = re.search(r"atomic species\s+L\s+U .*\n((?:\s+[A-Z]\S*\s+\d\s+.*\n)+)", text)
     for line in "" if table is None or table[1] is None else table[1].splitlines():
         name, _, value = line.split()[:3]
         result[_element(name)] = float(value)

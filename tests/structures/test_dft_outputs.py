@@ -92,6 +92,22 @@ def test_u_in_the_setups_of_gpaw(tmp_path):
     assert one(tmp_path / "gpaw.txt").hubbard_u == {"Si": 4.0}
 
 
+def test_moments_of_gpaw(tmp_path):
+    rows = ["Local magnetic moments", "|  x |  y |  z |", "|----|----|----|", "| 0.0 | 0.0 | 1.5 |  # Si 0",
+            "| 0.0 | 0.0 | -0.5 |  # Si 1", ""]  # fmt: skip
+    text = (FILES / "si.gpaw.txt").read_text().replace("Forces  #", "\n".join(rows) + "\nForces  #")
+    (tmp_path / "gpaw.txt").write_text(text)
+    assert one(tmp_path / "gpaw.txt").atoms.get_magnetic_moments().tolist() == [1.5, -0.5]
+
+
+def test_u_in_quantum_espresso_since_version_7(tmp_path):
+    text = (FILES / "h2_u.pwo").read_text()
+    head = "     Hubbard parameters of DFT+U (Dudarev formulation) in eV:\n     U(H1-1s)  =  2.5000\n"
+    (tmp_path / "a.pwo").write_text(text.replace("     Simplified LDA+U calculation", head + "     Simplified", 1)
+                                    .replace("3.0000   0.0000   0.0000", "0.0000   0.0000   0.0000"))  # fmt: skip
+    assert one(tmp_path / "a.pwo").hubbard_u == {"H": 2.5}
+
+
 def test_gpaw_before_version_25():
     calculation = one(VASP.parent / "gpaw_expected_text_output")
     assert facts(calculation) == ("GPAW", "20.1.1b1", "PBE", {})
@@ -107,6 +123,14 @@ def test_outcar():
     expected = ase.io.read(VASP / "OUTCAR_example_1", format="vasp-out")
     for name in ("energy", "free_energy", "forces", "stress"):
         np.testing.assert_array_equal(calculation.atoms.calc.results[name], expected.calc.results[name])
+
+
+def test_u_in_an_outcar(tmp_path):
+    """As VASP prints it: U less J."""
+    text = (VASP / "OUTCAR_example_1").read_text()
+    printed = "   U (eV)           for each species LDAUU =   6.2\n   J (eV)           for each species LDAUJ =   1.0\n"
+    (tmp_path / "OUTCAR").write_text(text.replace("   LCOMPAT=", printed + "   LCOMPAT=", 1))
+    assert one(tmp_path / "OUTCAR").hubbard_u == {"Ni": pytest.approx(5.2)}
 
 
 def test_vasprun_against_pymatgen(tmp_path):
