@@ -45,6 +45,29 @@ class Folder:
         return f"{self.n:,} CIF files of {self.mean_atoms:.1f} atoms on average, {self.source}"
 
 
+#: what each data set is, and where it comes from: none of them may be given on with this package
+SOURCES = {
+    "mp36k": "crystals of the Materials Project with their properties; `cgcnn-ase fetch` makes a folder of this kind",
+    "mp_elastic": "elastic moduli of the Materials Project; `cgcnn-ase fetch --fields K_VRH,G_VRH` makes such a folder",
+    "oxide_vacancies_witman": "vacancies in oxides of Witman et al., Nat. Comput. Sci. 3, 675 (2023)",
+    "oxide_O_vacancies_kumagai": "oxygen vacancies of Kumagai et al., Phys. Rev. Mater. 5, 123803 (2021)",
+    "2dmatpedia_subset": "layers of 2DMatPedia (Zhou et al., Sci. Data 6, 86 (2019))",
+    "jarvis_vacancydb": "vacancies of JARVIS (Choudhary and Sumpter, AIP Adv. 13, 095109 (2023))",
+}
+
+
+def require(root: Path, *names: str) -> None:
+    """End with exit code 2 if data sets are not in a folder, saying what they are and how to name another folder."""
+    missing = [name for name in names if not (root / name).is_dir()]
+    if not missing:
+        return
+    echo_stderr(f"{root}: this benchmark needs data that are not there:")
+    for name in missing:
+        echo_stderr(f"  {name}: {SOURCES.get(name, 'a packed data set, structures.npz and properties.csv.gz')}")
+    echo_stderr("put them there, or name the folder that holds them with --data")
+    raise SystemExit(2)
+
+
 def data_root(data: Path) -> Path:
     """The folder of all data sets, given it or one of the packed ones in it."""
     return data.parent if (data / "structures.npz").exists() else data

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import Table, finish, original_weights, parser
-from _structures import TARGET, cache_folder, echo_stderr
+from _structures import TARGET, cache_folder, echo_stderr, require
 
 from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
@@ -48,8 +48,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
-    if not (chosen.data / "structures.npz").exists():
-        raise SystemExit(f"{chosen.data}: no packed data set (structures.npz) there; name one with --data")
+    require(chosen.data.parent, chosen.data.name)
     dataset = load_dataset(chosen.data, target=TARGET)
     model = load_model(chosen.model)
     result = {split: evaluate(model, dataset, split, chosen.limit) for split in ("test", "val")}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import echo_stderr
+from _structures import echo_stderr, require
 from ase import Atoms
 
 from cgcnn_ase.data.site_labels import SiteSet
@@ -33,6 +33,7 @@ def main() -> None:
     made.add_argument("--split", default="test", help="whose error is measured; val to choose settings by")
     made.add_argument("--picture", type=Path, metavar="FILE.png")
     chosen = made.parse_args()
+    require(chosen.data.parent, "oxide_vacancies_witman", "oxide_O_vacancies_kumagai")
     model = load_model("formation-energy-per-atom")
     result: dict[str, Any] = {}
     for site_set in published_vacancies(chosen.data.parent):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from _report import Table, machine, parser
-from _structures import DEFAULT_DATA
+from _structures import DEFAULT_DATA, require
 
 from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.defects.point import SINGLE
@@ -150,6 +150,7 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--quick", action="store_true")
     options = made.parse_args()
+    require(options.data, "2dmatpedia_subset", "jarvis_vacancydb")
     torch.set_num_threads(1)
     content: dict[str, Any] = {"machine": machine(), "published": PUBLISHED, "rows": []}
     if options.output is not None and options.output.exists():

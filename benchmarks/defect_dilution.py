@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from _report import machine, parser
-from _structures import DEFAULT_DATA
+from _structures import DEFAULT_DATA, require
 
 from cgcnn_ase import load_model
 from cgcnn_ase.graphs.builder import build_graphs
@@ -86,6 +86,7 @@ def main() -> None:
     made.add_argument("--picture", type=Path)
     made.add_argument("--hosts", type=int, default=100)
     options = made.parse_args()
+    require(options.data, "2dmatpedia_subset", "jarvis_vacancydb")
     torch.set_num_threads(1)
     every = layers(options.data)
     hosts = every[:: max(1, len(every) // options.hosts)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from _report import Table, finish, parser
-from _structures import DEFAULT_DATA, echo_stderr
+from _structures import DEFAULT_DATA, SOURCES, echo_stderr
 from ase import Atoms
 from ase.build import make_supercell
 from scipy.stats import spearmanr
@@ -56,7 +56,7 @@ def main() -> None:
     if chosen.data.is_dir():
         tables.insert(1, oxides(graph, potential, chosen))
     else:
-        echo_stderr(f"{chosen.data}: not there, so no oxide vacancies")
+        echo_stderr(f"{chosen.data}: not there, so no oxide vacancies ({SOURCES['oxide_vacancies_witman']})")
     finish(tables, chosen.output, vars(chosen))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from _report import Table, finish, parser
-from _structures import DEFAULT_DATA
+from _structures import DEFAULT_DATA, require
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.prepared import PreparedData
@@ -83,6 +83,7 @@ def main() -> None:
     made.add_argument("--sites", default="defect-sites")
     made.add_argument("--quick", action="store_true", help="few hosts and small cells; the figures mean little")
     options = made.parse_args()
+    require(options.data, "2dmatpedia_subset", "jarvis_vacancydb")
     torch.set_num_threads(1)
     whole, sites = load_model(options.model), load_model(options.sites)
     every = layers(options.data)

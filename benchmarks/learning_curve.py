@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import TARGET, echo_stderr
+from _structures import TARGET, echo_stderr, require
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
@@ -53,6 +53,7 @@ def main() -> None:
     made.add_argument("--epochs", type=int, default=12)
     made.add_argument("--picture", type=Path, metavar="FILE.png")
     chosen = made.parse_args()
+    require(chosen.data.parent, chosen.data.name)
     settings = {"epochs": chosen.epochs, "seed": SEED, "data": chosen.data.name}
     result: dict[str, Any] = {}
     if chosen.output is not None and chosen.output.exists():

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import TARGET
+from _structures import TARGET, require
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
@@ -154,6 +154,7 @@ def main() -> None:
     if chosen.list:
         print("\n".join(f"{k:3d}  {row.name}" for k, row in enumerate(table, 1)))
         return
+    require(chosen.data.parent, chosen.data.name)
     settings = {"n": chosen.n, "epochs": chosen.epochs, "seed": chosen.seed, "data": chosen.data.name}
     result = read(chosen.output, settings)
     wanted = [row for k, row in enumerate(table, 1) if chosen.rows is None or k in chosen.rows]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import TARGET, cache_folder, echo_stderr
+from _structures import TARGET, cache_folder, echo_stderr, require
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
@@ -39,6 +39,7 @@ def main() -> None:
     if chosen.child is not None:
         print(json.dumps(train(chosen.child)))
         return
+    require(chosen.data.parent, chosen.data.name)
     path = cache_folder() / "train-memory"
     shutil.rmtree(path, ignore_errors=True)
     config = load_recipe("formation-energy-per-atom").config

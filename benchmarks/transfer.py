@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, machine, parser
-from _structures import echo_stderr
+from _structures import echo_stderr, require
 
 from cgcnn_ase.core.elements import reference_energies, symbols
 from cgcnn_ase.core.settings import parse_settings
@@ -55,6 +55,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--general", type=Path, default=Path("runs") / "general", help="run of the model for `cathode`")
     chosen = made.parse_args()
+    require(chosen.data.parent, chosen.data.name)
     warnings.filterwarnings("ignore", message="the calibration is that of|the model is not calibrated")
     result: dict[str, list[Point]] = {}
     if chosen.output is not None and chosen.output.exists():

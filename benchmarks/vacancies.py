@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from _report import Table, finish, parser
-from _structures import data_root, echo_stderr
+from _structures import data_root, echo_stderr, require
 from sklearn.ensemble import RandomForestRegressor
 
 from cgcnn_ase.core.elements import symbols
@@ -31,7 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 def main() -> None:
     chosen = parser(__doc__ or "").parse_args()
-    root = data_root(chosen.data)
+    root = data_root(chosen.data) if chosen.data.is_dir() else chosen.data.parent
+    require(root, "oxide_vacancies_witman", "oxide_O_vacancies_kumagai")
     table = Table(
         "Vacancies in hosts that were not seen (test split), eV",
         ["set", "estimate", "hosts", "vacancies", "MAE", "RMSE", "median error", "90 % interval covers", "to reach"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from _report import Table, finish, parser
-from _structures import cache_folder, data_root, echo_stderr
+from _structures import cache_folder, data_root, echo_stderr, require
 
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.graph_cache import cached_graphs
@@ -40,7 +40,8 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
-    root = data_root(chosen.data)
+    root = data_root(chosen.data) if chosen.data.is_dir() else chosen.data.parent
+    require(root, "mp36k", "mp_elastic")
     table = Table(
         "The zoo on its test splits",
         ["model", "unit", "test crystals", "error", "one member", "coverage", "CGCNN", "MEGNet", "ALIGNN"],

@@ -24,9 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def fill_in(_app, _page, source):
     """Replace the lines of a page that ask for generated text; Sphinx calls this for each page."""
     kinds = {"commands": commands, "settings": settings, "modules": modules}
-    source[0] = re.sub(
-        r"^<!-- (\w+): (\S+) -->$", lambda match: kinds[match[1]](match[2]), source[0], flags=re.MULTILINE
-    )
+    pattern = rf"^<!-- ({'|'.join(kinds)}): (\S+) -->$"
+    source[0] = re.sub(pattern, lambda match: kinds[match[1]](match[2]), source[0], flags=re.MULTILINE)
 
 
 def commands(where):

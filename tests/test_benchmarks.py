@@ -259,3 +259,22 @@ def test_orderings_are_no_higher_than_those_of_pymatgen(tmp_path: Path) -> None:
     compared = [row for row in tables["Ewald energy (eV a cell)"]["rows"] if row["its energy"] is not None]
     assert compared
     assert all(float(str(row["energy"])) <= float(str(row["its energy"])) + 0.01 for row in compared)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["accuracy", "zoo", "vacancies", "active_learning", "learning_curve", "recipe", "train_memory", "defect_dilution",
+     "defect_pretrained", "defect_detection", "transfer"],
+)  # fmt: skip
+def test_without_its_data_a_benchmark_says_what_is_missing(name, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tasks = ["cathode"] if name == "transfer" else []
+    monkeypatch.setattr(sys, "argv", [name, *tasks, "--data", str(tmp_path / "nowhere" / "mp36k")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "this benchmark needs data that are not there" in told
+    assert "--data" in told
