@@ -45,7 +45,7 @@ _HALL = ("_space_group_name_Hall", "_symmetry_space_group_name_Hall")
 # other tags that state a space group, and tags of these words that state something else
 _OTHER = re.compile(r"space_?group|symmetry|symop|spacegroup|spgr")
 _NOT_A_GROUP = re.compile(
-    r"^_(parent|geom|atom|hbond|publ|refine|journal|audit)|magn|ssg|transform|crystal_system|cell_setting|site_id|_id$|"
+    r"^_(parent|geom|atom|hbond|publ|refine|refln|diffrn|exptl|journal|audit)|magn|ssg|transform|crystal_system|cell_setting|site_id|_id$|"
     r"multiplicity|wyckoff|details|origin|reference_setting|bravais|laue|patterson|point_group|asym|generator|_code$|"
     r"centring|sg_symbol_|equiv_pos_as_xyz|symop_operation_xyz|entry|tolerance|method|program"
 )
@@ -126,6 +126,8 @@ def _look_through(block: "gemmi_cif.Block", names: list[str], texts: list[str], 
         tags = [str(item.pair[0])] if isinstance(item.pair, list | tuple) else [] if loop is None else loop.tags
         for tag in map(str.lower, tags):
             if tag in usual or not _OTHER.search(tag) or _NOT_A_GROUP.search(tag):
+                continue
+            if "schoenflies" in tag and (names or texts or halls):  # it says less than they do
                 continue
             value = next(map(plain, block.find_values(tag)), "")
             if value not in NULLS:

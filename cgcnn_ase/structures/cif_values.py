@@ -67,7 +67,9 @@ def element_of_label(label: str, formula: frozenset[str] | None = None) -> int:
         raise RefusedError(
             f"{element_words(word)}: the label {label} names a vacancy, water or a dummy; {_TYPES_NEEDED}"
         )
-    if re.search(r"[/,+&;|]\s*[A-Z]", label) or _several_elements(word, formula):
+    groups = re.match(r"[HD][23]O|NH\d|NO3|[SP]O4", label)
+    second = any(part in numbers_by_symbol() for part in re.findall(r"[A-Z][a-z]", label[len(word) :]))
+    if second or groups or re.search(r"[/,+&;|]\s*[A-Z]", label) or _several_elements(word, formula):
         raise RefusedError(f"the label {label} names several elements; {_TYPES_NEEDED}")
     readings = _readings(word, formula)
     if len(readings) == 1:
@@ -240,10 +242,20 @@ def contents_problem(contents: Contents, atoms: "Atoms") -> str | None:
     block, symmetric = contents
     formula = first_value(block, _FORMULA)
     if formula is not None:
-        reason = formula_problem(_element_counts(atoms), formula, _z(block), symmetric=symmetric)
+        z, counts = _z(block), _element_counts(atoms)
+        reason = formula_problem(counts, formula, z, symmetric=symmetric)
+        if reason is not None and z is not None and _is_rhombohedral(atoms):  # Z may be that of the centred cell
+            reason = formula_problem(counts, formula, z, symmetric=symmetric, primitive=True)
         if reason is not None:
             return reason
     return _volume_problem(block, atoms) or _density_problem(block, atoms)
+
+
+def _is_rhombohedral(atoms: "Atoms") -> bool:
+    """Say whether all lengths and all angles of the cell are the same, as in primitive cells of centred ones."""
+    a, b, c, *angles = atoms.cell.cellpar().tolist()
+    same = max(a, b, c) - min(a, b, c) < 0.01 * a and max(angles) - min(angles) < 0.5
+    return bool(same and abs(angles[0] - 90) > 1)
 
 
 def is_confirmed_by(block: "gemmi_cif.Block", atoms: "Atoms") -> bool:

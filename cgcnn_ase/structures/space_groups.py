@@ -151,6 +151,8 @@ def settings_by_name(name: str) -> tuple[Setting, ...]:
         elif len(words) > 1 and words[-1].lower() in ("s", "z", "h", "r", "hr", "rs", "o1", "o2"):
             base, choice = " ".join(words[:-1]), words[-1]
     settings = _chosen(base, choice)
+    if not settings and (schoenflies := re.fullmatch(r"([CDSTO]\d?[vhdis]?)[._^-]+(\d+)", name.strip(), re.IGNORECASE)):
+        settings = tuple(_names().general.get(f"{schoenflies[1]}^{schoenflies[2]}".lower(), ()))
     if not settings and not choice and canonical(base)[-1:] in tuple("szhr"):
         settings = _chosen(canonical(base)[:-1], base.strip()[-1])
     if not settings and not choice and re.match(r"\s*(-|[a-z]\b.*[a-z])", base, re.IGNORECASE):
