@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiida.orm import Dict, RemoteData, StructureData
+from aiida.orm import ArrayData, Dict, Float, RemoteData, StructureData
 
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
+from aiida_plugin.data.labels import method_without_functional
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import is_in_this_environment
 from aiida_plugin.engines.inputs import is_in_container
@@ -51,8 +52,11 @@ _MAY_BE_CURED = ("ERROR_NOT_INSTALLED", "ERROR_CALCULATOR", "ERROR_KILLED", "ERR
                  "ERROR_MISSING_OUTPUT", "ERROR_CORRUPT_OUTPUT", "ERROR_VERSIONS")  # fmt: skip
 
 
-class AseDftCalculation(CrashSafeCalcJob):
+class AseCalculation(CrashSafeCalcJob):
     """Energy, forces, stress and magnetic moments of a structure by an ASE calculator; or its relaxed positions.
+
+    Whether that is DFT depends on the calculator: the label's scheme tells. The entry point keeps its name, so that
+    stored process types stay valid.
 
     The code is a Python interpreter that has ASE and the calculator. Settings:
 
@@ -62,7 +66,8 @@ class AseDftCalculation(CrashSafeCalcJob):
       most ``max_steps`` steps;
     - ``moments``: initial magnetic moments, μB by kind name;
     - ``properties``: what must be there, of energy, forces, stress, magmoms; by default what the calculator has;
-    - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them.
+    - ``kpoints_distance`` (1/Å) and ``functional``: noted in the label scheme where the parameters do not tell them; a
+      calculator that has no functional, a machine-learned potential for one, takes none.
     """
 
     parser, stdout, stderr = "cgcnn.ase_dft", "ase.out", "ase.err"
@@ -83,7 +88,13 @@ class AseDftCalculation(CrashSafeCalcJob):
             help="The folder of a job that came to no end: go on from its last positions and wave functions.",
         )
         spec.output("labelled", valid_type=StructureSetData, required=False, help="The structure with its labels.")
+        spec.output("energy", valid_type=Float, required=False, help="Of the cell, eV.")
+        spec.output("forces", valid_type=ArrayData, required=False, help="Array forces, (atoms, 3), eV/Å.")
+        spec.output(
+            "relaxed_structure", valid_type=StructureData, required=False, help="Of the task relax: where it ended."
+        )
         spec.output("output_parameters", valid_type=Dict, help="Energy, versions, what the calculator says of itself.")
+        spec.default_output_node = "output_parameters"
         for status, name, message in _EXIT_CODES:
             # what another machine, more time or more memory could cure is not taken from the cache
             spec.exit_code(status, name, message=message, invalidates_cache=name in _MAY_BE_CURED)
@@ -126,6 +137,9 @@ class AseDftCalculation(CrashSafeCalcJob):
         return job
 
 
+AseDftCalculation = AseCalculation  # its name in early versions
+
+
 def complete_settings(settings: "Dict | Mapping[str, Any]") -> dict[str, Any]:
     """Fill in the defaults of all that the settings do not say."""
     return {**SETTINGS, **(settings.get_dict() if isinstance(settings, Dict) else settings)}
@@ -137,6 +151,11 @@ def _check_settings(settings: Dict, _: object) -> str | None:
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
     if not isinstance(options.get("calculator"), str):
         return "settings must name a calculator: one that ASE knows (gpaw, emt, ...), chgnet, or module:Class"
+    method, functional = method_without_functional(options["calculator"]), options.get("functional")
+    if method is not None and functional not in (None, "", method):
+        return (
+            f"functional {functional!r}: the calculator {options['calculator']} has none, it is {method}; leave it out"
+        )
     if options.get("task", "energy") not in TASKS:
         return f"task {options['task']!r}; allowed: {', '.join(TASKS)}"
     if unknown := sorted(set(options.get("properties") or ()) - set(PROPERTIES)):

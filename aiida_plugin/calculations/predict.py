@@ -1,14 +1,15 @@
 """``cgcnn.predict``: one job predicts a whole set of structures with ``cgcnn-ase predict``."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiida.orm import Dict, Str
+from aiida.orm import Dict, Str, StructureData
 
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.data.structures import SINGLE, StructureSetData, as_set
 from cgcnn_ase.core.environment import ENVIRONMENT, package_version
 
 if TYPE_CHECKING:
@@ -59,8 +60,18 @@ class PredictCalculation(CrashSafeCalcJob):
     def define(cls, spec: "CalcJobProcessSpec") -> None:
         """Declare inputs, outputs and exit codes."""
         super().define(spec)
-        spec.input("model", valid_type=CGCNNModelData, help="The model.")
-        spec.input("structures", valid_type=StructureSetData, help="The structures to predict.")
+        spec.input(
+            "model",
+            valid_type=CGCNNModelData,
+            serializer=model_node,
+            help="The model: a node, or a name of a pretrained one, or a path, whose node is found or made.",
+        )
+        spec.input(
+            "structures",
+            valid_type=(StructureSetData, StructureData),
+            validator=_check_structures,
+            help=f"The structures to predict: a set, or one structure (which has the id {SINGLE}).",
+        )
         spec.input(
             "settings",
             valid_type=Dict,
@@ -85,6 +96,7 @@ class PredictCalculation(CrashSafeCalcJob):
             help="The same, of a model node that holds several models.",
         )
         spec.output("summary", valid_type=Dict, help="Counts, mean, and how many structures are in the domain.")
+        spec.default_output_node = "summary"
         for status, name, message in _EXIT_CODES:
             # what another attempt may mend is never taken from the cache
             spec.exit_code(status, name, message=message, invalidates_cache=name not in _FINAL)
@@ -93,16 +105,34 @@ class PredictCalculation(CrashSafeCalcJob):
         """Write the structures, copy the model (its files unchanged), and say what to run."""
         model: CGCNNModelData = self.inputs.model
         model.contents()
-        self.inputs.structures.write_packed(folder.get_abs_path(STRUCTURES))
+        as_set(self.inputs.structures).write_packed(str(folder.get_abs_path(STRUCTURES)))
         settings = self.inputs.settings.get_dict() if "settings" in self.inputs else {}
         job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,
             "--environment", ENVIRONMENT,
             *(text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))),
-            retrieve=(PREDICTIONS, FAILURES, ENVIRONMENT),
+            retrieve=(FAILURES, ENVIRONMENT),
         )  # fmt: skip
         job.local_copy_list = copies_of(model)
+        # nothing is kept twice: the structures are the input's, and the table becomes the predictions' node
+        job.provenance_exclude_list, job.retrieve_temporary_list = [STRUCTURES], [PREDICTIONS]
         return job
+
+
+def model_node(name: str | Path) -> CGCNNModelData:
+    """Find or make the node of a model's name or path: what an input that takes a model does with a string."""
+    if not isinstance(name, str | Path):
+        raise TypeError(f"a model is a node of cgcnn.model, a name or a path, not a {type(name).__name__}")
+    return CGCNNModelData.get_or_create(name)
+
+
+def _check_structures(structures: StructureSetData | StructureData | None, _: object) -> str | None:
+    if isinstance(structures, StructureData):
+        try:
+            as_set(structures)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def copies_of(model: CGCNNModelData) -> list[tuple[str, str, str]]:

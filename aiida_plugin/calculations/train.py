@@ -156,6 +156,7 @@ class TrainCalculation(CrashSafeCalcJob):
         spec.output(
             "val_results", valid_type=ArrayData, required=False, help="The same of val, where there is no test."
         )
+        spec.default_output_node = "metrics"
         spec.exit_code(310, "ERROR_USAGE", message="cgcnn-ase could not start: {reason}")
         spec.exit_code(311, "ERROR_CRASHED", message="cgcnn-ase ended with an error that it does not know: {reason}")
         spec.exit_code(
@@ -203,6 +204,7 @@ class TrainCalculation(CrashSafeCalcJob):
             retrieve=[(f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED],
         )  # fmt: skip
         job.local_copy_list = copies
+        job.provenance_exclude_list = [DATA_FOLDER, MODEL]  # they stand in the nodes of the inputs
         if "restart_folder" in self.inputs:
             remote = self.inputs.restart_folder
             job.remote_copy_list = [

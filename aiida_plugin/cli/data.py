@@ -6,6 +6,7 @@ Each ``verdi data`` imports this, so nothing heavy is imported here.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 _SHORT = 12  # hex digits of a sha256 that tell models apart
 _SHOWN = 10  # ids that are shown
 
+_WIDTH = 80  # columns of a screen that a list fits, where it is not known
+_GAP, _PADDING = 2, 2  # of the tables: between columns, and of a column beyond its header
+
 _LABEL = click.option("--label", default="", help="Label of the node.")
+_GROUP = click.option("--group", help="Also put the node into this group, of a study; it is made if it is not there.")
+_OF_GROUP = click.option("--of-group", help="Only nodes of this group.")
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -44,12 +50,49 @@ def node_argument(metavar: str, *kinds: str) -> Callable[..., Any]:
     return argument
 
 
-def _rows(kind: "type[Data]", columns: Sequence[str], filters: Mapping[str, Any]) -> list[list[Any]]:
+def _rows(
+    kind: "type[Data]", columns: Sequence[str], filters: Mapping[str, Any], group: str | None = None
+) -> list[list[Any]]:
     """Query pk and columns of the nodes of a kind, the oldest first."""
-    from aiida.orm import QueryBuilder
+    from aiida.orm import Group, QueryBuilder
 
     query = QueryBuilder().append(kind, filters=dict(filters), project=["id", *columns], tag="node")
+    if group is not None:
+        query.append(Group, with_node="node", filters={"label": group})
     return query.order_by({"node": {"id": "asc"}}).all()
+
+
+def _table(
+    rows: Sequence[Sequence[object]], headers: Sequence[str], shrinks: Sequence[str], last: Sequence[str] = ()
+) -> None:
+    """Print a table that fits the screen: the widest columns among `shrinks`, then among `last`, are cut."""
+    texts = [["" if value is None else str(value) for value in row] for row in rows]
+    least = [len(name) + _PADDING for name in headers]
+    widths = [
+        max([width, *(len(line) for row in texts for line in row[k].split("\n"))]) for k, width in enumerate(least)
+    ]
+    excess = sum(widths) + _GAP * (len(widths) - 1) - max(_WIDTH, get_terminal_size((_WIDTH, 24)).columns)
+    for names in (shrinks, last):
+        columns = [k for k, name in enumerate(headers) if name in names]
+        while excess > 0 and any(widths[k] > least[k] for k in columns):
+            widths[max(columns, key=lambda k: widths[k] - least[k])] -= 1
+            excess -= 1
+    cut = [
+        ["\n".join(_cut(line, width) for line in cell.split("\n")) for cell, width in zip(row, widths, strict=True)]
+        for row in texts
+    ]
+    echo.echo_tabulate(cut, headers=list(headers), disable_numparse=True)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _to_group(group: str | None, node: "Data") -> None:
+    if group is not None:
+        from aiida_plugin.calculations.functions.structure_sets import add_to_group
+
+        add_to_group(group, node)
 
 
 def _show(node: "Data", facts: Mapping[str, Any]) -> None:
@@ -66,18 +109,22 @@ def model() -> None:
 
 @model.command("list")
 @click.option("--name", help="Only nodes that hold a model of this name.")
+@_OF_GROUP
 @decorators.with_dbenv()
-def list_models(name: str | None) -> None:
+def list_models(name: str | None, of_group: str | None) -> None:
     """List the model nodes."""
     from aiida_plugin.data.model import CGCNNModelData
 
-    columns = [f"attributes.{key}" for key in ("names", "targets", "units", "architecture", "n_members", "sha256")]
-    rows = _rows(CGCNNModelData, columns, {} if name is None else {"attributes.names": {"contains": [name]}})
+    keys = ("name", "names", "targets", "units", "architecture", "sha256")
+    filters = {} if name is None else {"attributes.names": {"contains": [name]}}
+    rows = _rows(CGCNNModelData, ["label", *(f"attributes.{key}" for key in keys)], filters, of_group)
     table = [
-        [pk, *map("\n".join, (names, targets, units)), *shape, sha256[:_SHORT]]
-        for pk, names, targets, units, *shape, sha256 in rows
-    ]
-    echo.echo_tabulate(table, headers=["PK", "Name", "Property", "Unit", "Architecture", "Members", "sha256"])
+        [pk, "\n".join(names) if label in ("", name) else label, "\n".join(targets), "\n".join(units), network,
+         sha256[:_SHORT]]
+        for pk, label, name, names, targets, units, network, sha256 in rows
+    ]  # fmt: skip
+    headers = ["PK", "Name", "Property", "Unit", "Network", "sha256"]
+    _table(table, headers, shrinks=("Property", "Network"), last=("Name",))
 
 
 @model.command("show")
@@ -92,8 +139,9 @@ def show_model(node: "CGCNNModelData") -> None:
 
 @model.command("import")
 @click.argument("name")
+@_GROUP
 @decorators.with_dbenv()
-def import_model(name: str) -> None:
+def import_model(name: str, group: str | None) -> None:
     """Store a model once: NAME is a pretrained name, a model or run folder, or an original .pth.tar file."""
     from aiida_plugin.data.model import CGCNNModelData
 
@@ -103,6 +151,7 @@ def import_model(name: str) -> None:
         echo.echo_report(f"{', '.join(node.names)}: stored already, as node {stored.pk}")
     else:
         echo.echo_success(f"{', '.join(node.names)}: node {node.store().pk}")
+    _to_group(group, stored or node)
 
 
 @model.command("export")
@@ -120,25 +169,29 @@ def export_model(node: "CGCNNModelData", folder: Path) -> None:
 
 @click.group("cgcnn-structures")
 def structures() -> None:
-    """Sets of structures as nodes: list, show, import, import-fetched, export."""
+    """Sets of structures as nodes: list, show, import, import-fetched, from-nodes, subset, merge, export."""
 
 
 @structures.command("list")
 @click.option("--element", multiple=True, help="Only sets that hold this element; may be given several times.")
 @click.option("--labelled", is_flag=True, help="Only sets with computed results.")
+@_OF_GROUP
 @decorators.with_dbenv()
-def list_sets(element: tuple[str, ...], labelled: bool) -> None:
-    """List the nodes."""
+def list_sets(element: tuple[str, ...], labelled: bool, of_group: str | None) -> None:
+    """List the nodes; of labelled sets with the kind of method that made the labels, as far as it is known."""
     from aiida_plugin.data.structures import StructureSetData
 
-    columns = ["label", *(f"attributes.{key}" for key in ("n_structures", "n_atoms", "elements", "results"))]
+    keys = ("n_structures", "n_atoms", "elements", "results", "label_kinds")
     filters = {"attributes.elements": {"contains": list(element)}} if element else {}
     table = [
-        [*row, "-".join(elements), ", ".join(results)]
-        for *row, elements, results in _rows(StructureSetData, columns, filters)
+        [*row, "-".join(elements), ", ".join(results), ", ".join(kinds or ())]
+        for *row, elements, results, kinds in _rows(
+            StructureSetData, ["label", *(f"attributes.{key}" for key in keys)], filters, of_group
+        )
         if results or not labelled
     ]
-    echo.echo_tabulate(table, headers=["PK", "Label", "Structures", "Atoms", "Elements", "Results"])
+    headers = ["PK", "Label", "Structures", "Atoms", "Elements", "Results", "Method"]
+    _table(table, headers, shrinks=("Label", "Elements", "Results", "Method"))
 
 
 @structures.command("show")
@@ -155,10 +208,11 @@ def show_set(node: "StructureSetData") -> None:
 @structures.command("import")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @_LABEL
+@_GROUP
 @click.option("--skip-bad", is_flag=True, help="Leave out structures that cannot be read, rather than store nothing.")
 @click.option("--order-disordered", is_flag=True, help="One ordered supercell where sites are partially occupied.")
 @decorators.with_dbenv()
-def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disordered: bool) -> None:
+def import_set(paths: tuple[str, ...], label: str, group: str | None, skip_bad: bool, order_disordered: bool) -> None:
     """Store the structures of files, folders or globs as one set under the names that cgcnn-ase gives them.
 
     Exit code 1: some structures were left out (--skip-bad), each named on stderr.
@@ -171,6 +225,7 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
             echo.echo_warning(line, err=True)
         node.label = label
         echo.echo_success(f"{len(node)} structures: node {node.store().pk}")
+        _to_group(group, node)
     if bad:
         raise click.exceptions.Exit(1)
 
@@ -178,8 +233,9 @@ def import_set(paths: tuple[str, ...], label: str, skip_bad: bool, order_disorde
 @structures.command("import-fetched")
 @_FOLDER
 @_LABEL
+@_GROUP
 @decorators.with_dbenv()
-def import_fetched(folder: Path, label: str) -> None:
+def import_fetched(folder: Path, label: str, group: str | None) -> None:
     """Store what `cgcnn-ase fetch --output FOLDER` wrote as one set: values as labels, provenance as an input."""
     from aiida_plugin.calculations.functions.fetch import store_fetched
 
@@ -187,6 +243,69 @@ def import_fetched(folder: Path, label: str) -> None:
         node = store_fetched(folder)
         node.label = label
         echo.echo_success(f"{len(node)} structures: node {node.pk}")
+        _to_group(group, node)
+
+
+@structures.command("from-nodes")
+@click.argument("nodes", nargs=-1, metavar="NODE...", type=types.NodeParamType())
+@click.option("--from-group", metavar="GROUP", help="All structures, CIF files, trajectories and sets of this group.")
+@_LABEL
+@_GROUP
+@decorators.with_dbenv()
+def from_nodes(nodes: "tuple[Data, ...]", from_group: str | None, label: str, group: str | None) -> None:
+    """Make a set of AiiDA's StructureData, CifData and TrajectoryData (each step) and of sets, linked to each of them.
+
+    The ids are the labels of the nodes.
+    """
+    from aiida_plugin.calculations.functions.structure_sets import set_of_group, set_of_nodes
+
+    with errors_in_words():
+        if bool(nodes) == (from_group is not None):
+            raise ValueError("give either NODE... or --from-group")
+        node = set_of_nodes(nodes) if from_group is None else set_of_group(from_group)
+        _made(node, label, group)
+
+
+@structures.command("subset")
+@node_argument("SET", "structures")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@_LABEL
+@_GROUP
+@decorators.with_dbenv()
+def subset(node: "StructureSetData", ids: tuple[str, ...], label: str, group: str | None) -> None:
+    """Make a set of these structures of SET, linked to it."""
+    from aiida.orm import List
+
+    from aiida_plugin.calculations.functions.structure_sets import subset
+
+    with errors_in_words():
+        _made(subset(node, List(list(ids))), label, group)
+
+
+@structures.command("merge")
+@click.argument(
+    "sets",
+    nargs=-1,
+    required=True,
+    metavar="SET...",
+    type=types.DataParamType(sub_classes=("aiida.data:cgcnn.structures",)),
+)
+@_LABEL
+@_GROUP
+@decorators.with_dbenv()
+def merge(sets: "tuple[StructureSetData, ...]", label: str, group: str | None) -> None:
+    """Make one set of all structures of these sets, linked to them; labels of different kinds are refused."""
+    from aiida_plugin.calculations.functions.structure_sets import merge_sets
+
+    with errors_in_words():
+        width = len(str(len(sets)))
+        _made(merge_sets(**{f"set_{k:0{width}d}": each for k, each in enumerate(sets)}), label, group)
+
+
+def _made(node: "StructureSetData", label: str, group: str | None) -> None:
+    node.label = label or node.label
+    _to_group(group, node)
+    echo.echo_success(f"{len(node)} structures: node {node.pk}")
 
 
 @structures.command("export")
@@ -215,16 +334,20 @@ def predictions() -> None:
 
 @predictions.command("list")
 @click.option("-m", "--model", help="Only predictions of the model of this name, or whose sha256 begins so.")
+@_OF_GROUP
 @decorators.with_dbenv()
-def list_predictions(model: str | None) -> None:
+def list_predictions(model: str | None, of_group: str | None) -> None:
     """List the nodes."""
     from aiida_plugin.data.predictions import PredictionsData
 
     by_model = [{"attributes.model": model}, {"attributes.model_sha256": {"like": f"{model}%"}}]
     keys = ("property", "unit", "model", "n_predictions", "n_out_of_domain", "n_failures", "model_sha256")
-    rows = _rows(PredictionsData, [f"attributes.{key}" for key in keys], {} if model is None else {"or": by_model})
-    headers = ["PK", "Property", "Unit", "Model", "Predictions", "Out of domain", "Failed", "sha256"]
-    echo.echo_tabulate([[*row, sha256[:_SHORT]] for *row, sha256 in rows], headers=headers)
+    filters = {} if model is None else {"or": by_model}
+    rows = _rows(PredictionsData, [f"attributes.{key}" for key in keys], filters, of_group)
+    headers = ["PK", "Property", "Unit", "Model", "N/out/bad", "sha256"]
+    table = [[*row, f"{n}/{out}/{failed}", sha256[:_SHORT]] for *row, n, out, failed, sha256 in rows]
+    _table(table, headers, shrinks=("Model",), last=("Property",))
+    echo.echo("N predictions, out of them outside the model's domain, bad: structures without a prediction")
 
 
 @predictions.command("show")

@@ -1,5 +1,6 @@
 """``aiida-cgcnn provenance``: questions to the graph."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,19 +53,43 @@ def origin(node: "PredictionsData", id: str | None, as_json: bool) -> None:
     type=types.DataParamType(sub_classes=("aiida.data:cgcnn.structures",)),
     help="Take the structure of this id in a set, and find it by its content.",
 )
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    metavar="Å",
+    help="Distance of sites and cell vectors that is the same structure; 0: same cell and order of atoms.",
+)
 @_JSON
 @decorators.with_dbenv()
-def predictions_of(structure: str, structures: "StructureSetData | None", as_json: bool) -> None:
-    """List all predictions of a STRUCTURE by every model: a file with one structure, or an id."""
-    from aiida_plugin.cli.provenance_tables import print_frame, structure_named
-    from aiida_plugin.provenance.same_structure import predictions_of
+def predictions_of(structure: str, structures: "StructureSetData | None", tolerance: float, as_json: bool) -> None:
+    """List all predictions of a STRUCTURE by every model: a file with one structure, or an id.
+
+    Exit code 1: not found among what was predicted. 2: there is no such file, or no such id.
+    """
+    from aiida_plugin.cli.provenance_tables import print_frame, structure_named, unknown_structure
+    from aiida_plugin.provenance.same_structure import is_known_id, predictions_of
 
     with errors_in_words():
-        table = predictions_of(structure_named(structure, structures))
+        named = structure_named(structure, structures)
+        table = predictions_of(named, tolerance=tolerance, progress=sys.stderr.isatty())
+        if table.empty and isinstance(named, str) and not is_known_id(named):
+            raise ValueError(unknown_structure(structure))
     for pk, name, reason in table.attrs["failures"]:
         echo.echo_warning(f"predictions {pk}: {name} failed: {reason}", err=True)
-    columns = ["id", "formula", "value", "std", "in_domain", "unit", "property", "model", "predictions_pk", "model_pk"]
+    if more := table.attrs["not_compared"]:
+        echo.echo_warning(f"{more} further structures of this composition and volume were not compared", err=True)
+    columns = [
+        "id", "formula", "value", "std", "in_domain", "unit", "property", "model", "match", "predictions_pk", "model_pk"
+    ]  # fmt: skip
     print_frame(table, columns, as_json=as_json)
+    if table.empty and not table.attrs["failures"]:
+        compared = f"; {table.attrs['n_compared']} of its composition and volume were compared" * (
+            not isinstance(named, str)
+        )
+        echo.echo_warning(f"not found: {structure} was not predicted in this profile{compared}", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @provenance.command("used-by")
@@ -84,21 +109,65 @@ def used_by(node: "CGCNNModelData", as_json: bool) -> None:
 @provenance.command("errors")
 @node_argument("NODE", "predictions", "model")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw them: .png, .pdf or .svg.")
+@click.option("--include-trained", is_flag=True, help="Also of structures that the model was trained on.")
+@click.option("--dft-only", is_flag=True, help="Only against labels that are DFT.")
 @_JSON
 @decorators.with_dbenv()
-def errors(node: "PredictionsData | CGCNNModelData", plot: Path | None, as_json: bool) -> None:
-    """List errors of predictions (of a predictions NODE, or of a model) against labels that were computed later."""
+def errors(
+    node: "PredictionsData | CGCNNModelData", plot: Path | None, include_trained: bool, dft_only: bool, as_json: bool
+) -> None:
+    """List errors of predictions (of a predictions NODE, or of a model) against labels that were computed later.
+
+    Structures that the model was trained on are left out, unless they are asked for.
+    """
     from aiida_plugin.cli.provenance_tables import print_frame
     from aiida_plugin.provenance.errors import errors, parity_plot
 
     with errors_in_words():
-        table = errors(node)
+        table = errors(node, include_trained=include_trained, dft_only=dft_only)
         if plot is not None:
             parity_plot(table, plot)
     for reason, count in table.attrs["left_out"].items():
         echo.echo_warning(f"{count} labels are left out: they {reason}", err=True)
-    columns = ["id", "predicted", "std", "label", "error", "in_domain", "unit", "property", "scheme", "labelled_pk"]
+    columns = [
+        "id",
+        "predicted",
+        "std",
+        "label",
+        "error",
+        "trained_on",
+        "in_domain",
+        "unit",
+        "kind",
+        "scheme",
+        "labelled_pk",
+    ]
     print_frame(table, columns, as_json=as_json)
+
+
+@provenance.command("dft-only")
+@node_argument("NODE", "predictions", "model", "structures")
+@_JSON
+@decorators.with_dbenv()
+def dft_only(node: "PredictionsData | CGCNNModelData | StructureSetData", as_json: bool) -> None:
+    """Tell whether all labels behind NODE (predictions, a model or a set) are DFT, by what they say of themselves.
+
+    Exit code 0: they are. 1: some are of a machine-learned potential, empirical or of unknown kind; or a model was
+    imported, whose labels this profile does not know.
+    """
+    from aiida_plugin.cli.provenance_tables import label_rows, print_answer
+    from aiida_plugin.provenance.label_kinds import labels_behind
+
+    with errors_in_words():
+        result = labels_behind(node)
+    print_answer(result, label_rows(result), as_json=as_json)
+    if result.only_dft:
+        echo.echo_success("all labels are DFT", err=True)
+        return
+    reasons = [f"there are labels of other kinds: {', '.join(result.other_kinds)}"] if result.other_kinds else []
+    reasons += [f"what model {model.pk} ({model.title}) learned from is not known here" for model in result.imported]
+    echo.echo_warning("; ".join(reasons) or f"node {node.pk} has no labels behind it", err=True)
+    raise click.exceptions.Exit(1)
 
 
 @provenance.command("picture")

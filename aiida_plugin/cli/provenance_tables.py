@@ -1,7 +1,7 @@
 """Answers of the provenance commands as tables and JSON; imported when one of them runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from aiida_plugin.data.structures import StructureSetData
+    from aiida_plugin.provenance.label_kinds import LabelsBehind
     from aiida_plugin.provenance.model_usage import Use
     from aiida_plugin.provenance.origin import Origin
 
 Row = tuple[str, int | None, str, str]  # what, pk, name, and what else is to be said
+_FILES = (".cif", ".extxyz", ".xyz", ".vasp", ".poscar", ".json", ".db", ".traj", ".npz", ".xsf", ".res", ".gz")
 _SHOWN = 20  # rows of one kind that are shown; the rest is counted
 
 
-def print_answer(answer: "Origin | Use", rows: Sequence[Row], *, as_json: bool) -> None:
+def print_answer(answer: "Origin | Use | LabelsBehind", rows: Sequence[Row], *, as_json: bool) -> None:
     """Print a table of nodes, or all as JSON, in which nodes are objects."""
     if as_json:
         echo.echo(json.dumps(_json_value(answer), indent=1))
@@ -52,6 +54,13 @@ def structure_named(structure: str, structures: "StructureSetData | None") -> "A
     return records[0].unwrap()
 
 
+def unknown_structure(structure: str) -> str:
+    """Say of what is neither a file nor an id which of the two it looks like."""
+    if "/" in structure or Path(structure).suffix in _FILES:
+        return f"no such file: {structure} (nor does any stored set have a structure of this id)"
+    return f"no such id: no stored set has a structure {structure!r} (nor is there such a file)"
+
+
 def origin_rows(origin: "Origin") -> list[Row]:
     """Make rows from the number back to DFT and to the hosts."""
     rows: list[Row] = []
@@ -65,10 +74,12 @@ def origin_rows(origin: "Origin") -> list[Row]:
         rows.append(_row("trained by", training.job, f"gave model {training.model.pk}"))
         rows += [_row("began with model", model, "") for model in training.started_from]
         rows += [_row("trained on", row, f"{row.n_structures} structures") for row in training.labelled]
-        rows.append(("DFT runs", None, f"{training.n_dft_runs} behind its labels", ""))
+        rows.append(("DFT runs", None, f"{training.n_dft_runs} behind its labels", _no_dft(training.n_other_runs)))
     if not origin.trainings:
         rows.append(("trained by", None, "not in this profile", "the model was imported"))
     rows += _node_rows("DFT run", origin.dft_runs)
+    for kind, nodes in origin.other_runs.items():
+        rows += _node_rows(f"no DFT: {kind}", nodes)
     rows += [_row("structures", row, f"{row.n_structures} structures") for row in origin.structures]
     rows += _node_rows("structures by", origin.structure_steps)
     rows += _node_rows("host", origin.hosts)
@@ -88,7 +99,24 @@ def use_rows(use: "Use") -> list[Row]:
         ("later model", use.models),
     ):
         rows += _node_rows(what, nodes)
+    for kind, nodes in use.other_runs.items():
+        rows += _node_rows(f"no DFT: {kind}", nodes)
     return rows
+
+
+def label_rows(behind: "LabelsBehind") -> list[Row]:
+    """Make rows of the labelled sets behind a node, each with its kinds of labels and the jobs that computed them."""
+    rows = []
+    for each in behind.labelled:
+        runs = ", ".join(f"{n} {kind} runs" for kind, n in sorted(each.runs.items()))
+        name = ", ".join(each.kinds) or "unknown"
+        rows.append(_row(name, each.node, f"{each.node.n_structures} structures" + (f", {runs}" if runs else "")))
+    rows += [_row("not known", model, "imported: its training is not in this profile") for model in behind.imported]
+    return rows
+
+
+def _no_dft(runs: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} others: {kind}" for kind, n in sorted(runs.items()))
 
 
 def _node_rows(what: str, nodes: Sequence[NodeRow]) -> list[Row]:
@@ -109,4 +137,6 @@ def _json_value(value: object) -> object:
         return [_json_value(each) for each in value]
     if is_dataclass(value):
         return {field.name: _json_value(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _json_value(each) for key, each in value.items()}
     return value.item() if hasattr(value, "item") else value

@@ -9,7 +9,7 @@ False where the settings of the run are to try things and not to compare energie
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aiida_plugin.data.structures import StructureSetData
 
 Scheme: TypeAlias = Mapping[str, object]  # what made a label, by key
+LabelKind = Literal["DFT", "machine-learned", "empirical", "unknown"]
 # units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
 NAMED = 5  # ids that a message names
@@ -31,6 +32,20 @@ _DIGITS = 12  # hex digits that name a scheme
 # what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")
 _FIRST = ("engine", "functional")  # what says most about a difference, and is named first
+_NOT_STATED = ("", "None", "unknown", "not stated")  # functionals of labels that name none
+# packages of machine-learned potentials, by what the name of a calculator or of its module begins with
+_MACHINE_LEARNED = (
+    "aimnet", "alignn", "calorine", "cgcnn_ase", "chgnet", "deepmd", "fairchem", "flare", "grace", "m3gnet",
+    "mace", "matgl", "mattersim", "metatensor", "metatomic", "nequip", "orb_models", "pet_mad", "pyace", "quippy",
+    "schnetpack", "sevenn", "tensorpotential", "torch_sim", "torchani", "upet",
+)  # fmt: skip
+# calculators that are force fields, tight binding or corrections; the first row to "tip4p" are names that ASE knows
+_EMPIRICAL = frozenset((
+    "ace", "acemolecule", "acn", "amber", "asap", "combine_mm", "counterions", "demonnano", "dftb", "dftd3", "eam",
+    "emt", "ff", "gromacs", "gulp", "harmonic", "hotbit", "idealgas", "kim", "lammps", "lammpslib", "lammpsrun", "lj",
+    "mopac", "morse", "plumed", "qmmm", "test", "tip3p", "tip4p",
+    "asap3", "dftbplus", "dftd4", "openkim", "tblite", "xtb",
+))  # fmt: skip
 
 
 def named_label(atoms: "Atoms", target: str, what: str) -> float | None:
@@ -66,6 +81,43 @@ def is_converged(scheme: Scheme | None) -> bool:
 def scheme_id(scheme: Scheme) -> str:
     """Twelve hex digits of the sha256 of a scheme, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(scheme, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def method_without_functional(calculator: str) -> LabelKind | None:
+    """Tell of an ASE calculator that has no functional what it is; None of one that may have one.
+
+    `calculator` is a name that ASE knows, or ``module:Class``.
+    """
+    module = calculator.partition(":")[0]
+    name = module.removeprefix("ase.calculators.").partition(".")[0].lower()
+    if name in _EMPIRICAL:
+        return "empirical"
+    return "machine-learned" if name.startswith(_MACHINE_LEARNED) else None
+
+
+def functional_of(calculator: str, parameters: Mapping[str, object], stated: str | None = None) -> str:
+    """Name the functional of an ASE calculator; of one that has none, what it is.
+
+    That is ``stated`` by the user, or ``xc`` of the parameters; ``unknown`` where neither tells.
+    """
+    if (method := method_without_functional(calculator)) is not None:
+        return method
+    xc = parameters.get("xc", "LDA" if calculator == "gpaw" else "unknown")
+    return stated or str(xc["name"] if isinstance(xc, Mapping) else xc)
+
+
+def kind_of(scheme: Scheme | None) -> LabelKind:
+    """Tell what kind of method made a label, by its scheme: by the engine first, then by the functional.
+
+    A label whose scheme names no functional, or that has no scheme, is of unknown kind: nothing says that it is DFT.
+    """
+    if scheme is None:
+        return "unknown"
+    functional = str(scheme.get("functional"))
+    method = method_without_functional(str(scheme.get("engine")))
+    if method is not None or functional in ("machine-learned", "empirical"):
+        return method or ("empirical" if functional == "empirical" else "machine-learned")
+    return "unknown" if functional in _NOT_STATED else "DFT"
 
 
 def merge_schemes(schemes: Iterable[Scheme | None]) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import fsum, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Failure = tuple[str, str]  # of a structure without a prediction: its id and why
 
+LISTED = 100  # predictions whose values stand in the attributes
 _COLUMNS, _FAILURES = "predictions.npz", "failures.json"
 _OF_SITES = ("site_index", "element", "multiplicity")
 
@@ -26,7 +28,9 @@ class PredictionsData(Data):
 
     The columns are arrays in the node's repository, with all digits. Attributes: ``property``, ``unit``, ``model`` (its
     name), ``model_sha256`` (of its weights), ``of_sites``, and the counts ``n_predictions``, ``n_structures`` (that
-    have a prediction), ``n_out_of_domain`` (predictions) and ``n_failures`` (structures).
+    have a prediction), ``n_out_of_domain`` (predictions) and ``n_failures`` (structures). To be queried there are
+    ``value_min``, ``value_max``, ``value_mean`` and the same of ``std``, and of up to 100 predictions ``ids``,
+    ``values`` and ``stds``.
 
     Parameters
     ----------
@@ -55,6 +59,23 @@ class PredictionsData(Data):
         n_structures: int = attribute("n_structures", "How many structures have a prediction")
         n_out_of_domain: int = attribute("n_out_of_domain", "How many predictions are outside the model's domain")
         n_failures: int = attribute("n_failures", "How many structures have no prediction")
+        value_min: float | None = attribute("value_min", "The smallest value, in unit", default=None)
+        value_max: float | None = attribute("value_max", "The largest value, in unit", default=None)
+        value_mean: float | None = attribute("value_mean", "The mean of the values, in unit", default=None)
+        std_min: float | None = attribute("std_min", "The smallest std, in unit", default=None)
+        std_max: float | None = attribute("std_max", "The largest std, in unit", default=None)
+        std_mean: float | None = attribute("std_mean", "The mean of the stds, in unit", default=None)
+        ids: list[str] | None = attribute(
+            "ids", f"The ids of up to {LISTED} predictions, as in the table", default=None
+        )
+        values: list[float | None] | None = attribute("values", "The values of these", default=None)
+        stds: list[float | None] | None = attribute("stds", "The stds of these", default=None)
+
+    # told by the columns, and not there in nodes of early versions
+    _hash_ignored_attributes = (
+        *(f"{name}_{figure}" for name in ("value", "std") for figure in ("min", "max", "mean")),
+        *("ids", "values", "stds"),
+    )
 
     def __init__(
         self,
@@ -82,7 +103,9 @@ class PredictionsData(Data):
             "n_failures": len(failed),
         }
         shared = {"unit": unit, "property": property, "model": model, "model_sha256": model_sha256}
-        self.base.attributes.set_many(shared | counts | {"of_sites": "site_index" in model_columns})
+        self.base.attributes.set_many(
+            shared | counts | {"of_sites": "site_index" in model_columns} | _figures(model_columns)
+        )
 
     @classmethod
     def from_predictions(cls, predictions: Predictions) -> "PredictionsData":
@@ -200,6 +223,19 @@ class PredictionsData(Data):
 
 def _said_of_all(prediction: Prediction) -> tuple[str, ...]:
     return tuple([getattr(prediction, name) for name in CONSTANT_COLUMNS])
+
+
+def _figures(columns: Mapping[str, Column]) -> dict[str, object]:
+    """Figures that can be queried; what is missing or not finite is left out, as AiiDA stores no NaN."""
+    figures: dict[str, object] = {}
+    known = {name: [x if x is not None and isfinite(x) else None for x in columns[name]] for name in ("value", "std")}
+    for name, column in known.items():
+        if numbers := [x for x in column if x is not None]:
+            figures |= {f"{name}_min": min(numbers), f"{name}_max": max(numbers)}
+            figures[f"{name}_mean"] = fsum(numbers) / len(numbers)
+    if len(columns["id"]) <= LISTED:
+        figures |= {"ids": list(columns["id"]), "values": known["value"], "stds": known["std"]}
+    return figures
 
 
 def _own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:

@@ -12,6 +12,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data, StructureData
 
 from aiida_plugin.data import attribute
+from aiida_plugin.data.labels import SCHEME, kind_of, scheme_of
 from aiida_plugin.data.structure_archive.arrays import StructureArrays
 from aiida_plugin.data.structure_archive.reader import (
     StructureTable,
@@ -30,14 +31,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from ase import Atoms
 
+SINGLE = "0"  # id of a structure that is a node of AiiDA's own; its label does not count, as it can be changed
+
 
 class StructureSetData(Data):
     """Structures of any sizes with ids, magnetic moments, info and computed results, lossless from and to ASE.
 
     Two sets of the same structures under the same ids in the same order have the same hash, so that calculations on
     them are cached; any other order, id, coordinate or info gives another hash. Attributes hold a small summary only:
-    ``n_structures``, ``n_atoms``, ``elements``, ``formulas`` (of the first five), ``site_arrays``, ``results`` and
-    ``format_version``; and ``labels_converged``, which is False where labels are marked as not converged, else missing.
+    ``n_structures``, ``n_atoms``, ``elements``, ``formulas`` (of the first five), ``site_arrays``, ``results``,
+    ``label_kinds`` (DFT, machine-learned, empirical, unknown: what the labels' schemes say) and ``format_version``; and
+    ``labels_converged``, which is False where labels are marked as not converged, else missing.
 
     Of a calculator the results are kept (as ASE's ``SinglePointCalculator``), where they belong to the structure as it
     is. NumPy scalars in ``info`` come back as the Python numbers they equal.
@@ -56,6 +60,9 @@ class StructureSetData(Data):
         labels_converged: bool | None = attribute(
             "labels_converged", "False where labels are marked as not converged", default=None
         )
+        label_kinds: list[str] | None = attribute("label_kinds", "Kinds of method that made the labels", default=None)
+
+    _hash_ignored_attributes = ("label_kinds",)  # told by the files, and not there in sets of early versions
 
     @classmethod
     def from_ase(cls, structures: "Iterable[Atoms]", ids: Sequence[str] | None = None) -> "StructureSetData":
@@ -214,9 +221,33 @@ class StructureSetData(Data):
         packed = self.packed()
         write_packed(Path(path), lambda: [packed], compress=False)
 
+    @property
+    def label_kinds(self) -> list[str]:
+        """Kinds of method that made the labels, sorted; empty of a set without labels."""
+        known: list[str] | None = self.base.attributes.get("label_kinds", None)
+        if known is None:  # a set of an early version
+            labelled = (atoms for atoms in self.iter_atoms() if atoms.calc is not None or SCHEME in atoms.info)
+            known = sorted({kind_of(scheme_of(atoms)) for atoms in labelled})
+        return known
+
     def summary(self) -> dict[str, object]:
         """The attributes: counts, elements, first formulas, names of further arrays and of results."""
         return dict(self.base.attributes.all)
+
+
+def as_set(structures: StructureSetData | StructureData) -> StructureSetData:
+    """The set itself; of a structure of AiiDA's own a set of one under the id `SINGLE`, not stored.
+
+    Raises
+    ------
+    ValueError
+        If sites of the structure are partially occupied.
+    """
+    if isinstance(structures, StructureSetData):
+        return structures
+    if structures.is_alloy or structures.has_vacancies:
+        raise ValueError("the structure has partially occupied sites; order it first: cgcnn-ase --order-disordered")
+    return StructureSetData.from_ase([structures.get_ase()], [SINGLE])
 
 
 def read_set(

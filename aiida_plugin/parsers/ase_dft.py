@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aiida.engine import ExitCode
-from aiida.orm import Dict
+from aiida.orm import ArrayData, Dict, Float
 
-from aiida_plugin.calculations.ase_dft import RESULTS, AseDftCalculation, complete_settings
+from aiida_plugin.calculations.ase_dft import RESULTS, AseCalculation, complete_settings
 from aiida_plugin.calculations.crash_safe import EXIT_CODE
-from aiida_plugin.data.labels import SCHEME
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.data.labels import SCHEME, functional_of
+from aiida_plugin.data.structures import SINGLE, StructureSetData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 
 if TYPE_CHECKING:
@@ -28,23 +28,12 @@ _ENDS = {  # the exit code of each way to end that the worker knows
 }
 _OUT_OF_TIME = ("143", "152")  # SIGTERM, SIGXCPU: by which schedulers end a job that is out of time
 _LENGTH = 400  # characters of an error that are told
-ID = "0"  # of the one structure; the job knows no other
-
-_NO_FUNCTIONAL = {  # calculators that are no electronic structure
-    "emt": "empirical",
-    "lj": "empirical",
-    "morse": "empirical",
-    "chgnet": "machine-learned",
-    "mace_mp": "machine-learned",
-    "mattersim": "machine-learned",
-}
-_MACHINE_LEARNED = ("chgnet", "mace", "matgl", "mattersim", "fairchem", "orb_models", "sevenn")
 
 
-class AseDftParser(RetrievedParser):
+class AseParser(RetrievedParser):
     """Reads the retrieved folder only."""
 
-    stderr = AseDftCalculation.stderr
+    stderr = AseCalculation.stderr
 
     def parse(self, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
@@ -67,10 +56,22 @@ class AseDftParser(RetrievedParser):
         if differ is not None:
             self.out("output_parameters", Dict({"finished": True}))
             return differ
-        self.out("labelled", StructureSetData.from_ase([atoms], [ID]))
+        self.out("labelled", StructureSetData.from_ase([atoms], [SINGLE]))
+        self._standard_outputs(atoms)
         facts = {k: value for k, value in results.items() if k not in ("results", "positions") and value is not None}
         self.out("output_parameters", Dict({"finished": True, "energy": results["results"]["energy"], **facts}))
         return None
+
+    def _standard_outputs(self, atoms: "Atoms") -> None:
+        """Give energy, forces and the relaxed structure as nodes that every plugin takes, too."""
+        results = atoms.calc.results
+        self.out("energy", Float(results["energy"]))
+        if "forces" in results:
+            self.out("forces", ArrayData({"forces": results["forces"]}))
+        if complete_settings(self.node.inputs.settings)["task"] == "relax":
+            relaxed = self.node.inputs.structure.clone()
+            relaxed.reset_sites_positions(atoms.positions.tolist())
+            self.out("relaxed_structure", relaxed)
 
     def _labelled(self, results: Mapping[str, Any]) -> "Atoms":
         """The structure where it was computed, with what the calculator gave and the scheme of it."""
@@ -125,7 +126,7 @@ def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, sp
     scheme = {
         "engine": name,
         "engine_version": results["version"],
-        "functional": settings["functional"] or _functional(name, parameters),
+        "functional": functional_of(name, parameters, settings["functional"]),
         "hubbard_u": {},
         "pseudopotentials": results.get("pseudopotentials", {}),
         "cutoffs": {},
@@ -136,15 +137,6 @@ def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, sp
     if name == "gpaw":
         return scheme | _of_gpaw(parameters)
     return scheme | ({"parameters": dict(parameters)} if parameters else {})
-
-
-def _functional(name: str, parameters: Mapping[str, Any]) -> str:
-    if name in _NO_FUNCTIONAL:
-        return _NO_FUNCTIONAL[name]
-    if name.startswith(_MACHINE_LEARNED):
-        return "machine-learned"
-    xc = parameters.get("xc", "LDA" if name == "gpaw" else "unknown")
-    return str(xc["name"] if isinstance(xc, Mapping) else xc)
 
 
 def _of_gpaw(parameters: Mapping[str, Any]) -> dict[str, object]:

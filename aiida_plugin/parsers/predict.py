@@ -1,7 +1,10 @@
 """Parser of ``cgcnn.predict``: the retrieved folder -> predictions, or a numbered exit code in words."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiida.engine import ExitCode
@@ -9,6 +12,7 @@ from aiida.orm import Dict
 
 from aiida_plugin.calculations.predict import FAILURES, PREDICTIONS, PredictCalculation
 from aiida_plugin.data.predictions import PredictionsData
+from aiida_plugin.data.structures import as_set
 from aiida_plugin.parsers.retrieved import RetrievedParser
 from cgcnn_ase.core.environment import ENVIRONMENT
 
@@ -20,13 +24,17 @@ _NAMED = 5  # ids that a message names
 
 
 class PredictParser(RetrievedParser):
-    """Reads the retrieved folder only."""
+    """Reads what was retrieved only; the table of predictions is retrieved for the time of parsing."""
 
     stderr = PredictCalculation.stderr
+    _temporary: Path | None = None
 
-    def parse(self, **_: object) -> ExitCode | None:
+    def parse(self, retrieved_temporary_folder: str | None = None, **_: object) -> ExitCode | None:
         """Make the outputs, or say by number why there are none."""
-        n = len(self.node.inputs.structures)
+        if retrieved_temporary_folder is not None:
+            self._temporary = Path(retrieved_temporary_folder)
+        self.ids = as_set(self.node.inputs.structures).ids
+        n = len(self.ids)
         code = self.command_exit_code()
         if code == _USAGE:
             return self.fail("ERROR_USAGE", reason=self.last_words())
@@ -38,18 +46,21 @@ class PredictParser(RetrievedParser):
             return self.fail("ERROR_USAGE", reason=self.last_words())
         if (ended := self.check_environment(ENVIRONMENT)) is not None:
             return ended
-        for file in (PREDICTIONS, FAILURES):
-            if file not in self.files:
+        with self._predictions_file() as table:
+            is_there = {PREDICTIONS: table is not None, FAILURES: FAILURES in self.files}
+        for file, there in is_there.items():
+            if not there:
                 return self.fail("ERROR_MISSING_OUTPUT", file=file, reason=self.last_words())
         failures = [(row["id"], row["error"]) for row in csv.DictReader(StringIO(self.text(FAILURES) or ""))]
         return self._make_outputs(failures)
 
     def _make_outputs(self, failures: list[tuple[str, str]]) -> ExitCode | None:
-        ids, sha256 = self.node.inputs.structures.ids, self.node.inputs.model.sha256
+        ids, sha256 = self.ids, self.node.inputs.model.sha256
         if len(failures) == len(ids):
             return self.fail("ERROR_ALL_FAILED", reason=failures[0][1])
         try:
-            with self.retrieved.base.repository.as_path(PREDICTIONS) as file:
+            with self._predictions_file() as file:
+                assert file is not None
                 by_model = PredictionsData.from_csv(file, failures=failures)
         except ValueError as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=PREDICTIONS, reason=str(error))
@@ -68,8 +79,20 @@ class PredictParser(RetrievedParser):
         self.out("summary", Dict({"n_structures": len(ids), "n_failed": len(failures), "models": models}))
         return None
 
+    @contextmanager
+    def _predictions_file(self) -> Iterator[Path | None]:
+        """The table, None if there is none; jobs of early versions have it in the retrieved folder."""
+        if self._temporary is not None and (self._temporary / PREDICTIONS).is_file():
+            yield self._temporary / PREDICTIONS
+        elif PREDICTIONS in self.files:
+            with self.retrieved.base.repository.as_path(PREDICTIONS) as file:
+                yield file
+        else:
+            yield None
+
     def _n_done(self) -> int:
-        return max(0, len((self.text(PREDICTIONS) or "").splitlines()) - 1)
+        with self._predictions_file() as file:
+            return 0 if file is None else max(0, len(file.read_bytes().splitlines()) - 1)
 
 
 def _of_model(frame: "pd.DataFrame") -> dict[str, object]:

@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from aiida.engine import ExitCode
@@ -54,8 +56,10 @@ class TrainParser(RetrievedParser):
         except ValueError as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{file}", reason=str(error))
         results.base.attributes.set("unit", model.base.attributes.get("units")[0])
+        facts = self._of_labels()
+        model.label = _label_of(model, facts)
         self.out("model", model)
-        self.out("metrics", Dict(self._of_labels() | storable(metrics)))
+        self.out("metrics", Dict(facts | storable(metrics)))
         self.out(f"{split}_results", results)
         return None
 
@@ -125,7 +129,8 @@ class TrainParser(RetrievedParser):
         result: dict[str, object] = {
             "target": inputs.target.value,
             "trained_on": inputs.structures.uuid,
-            "n_epochs": self._epochs()[0],
+            "n_epochs": max(self._epochs_done(), default=0),
+            "n_members": len(self._epochs_done()),
             "split_by": data.split_by,
             **{f"n_{split}": data.count(split) for split in ("train", "val", "test")},
             "n_unlabelled": sum(label is None for label in data.labels),
@@ -140,14 +145,25 @@ class TrainParser(RetrievedParser):
         """Tell whether the run left a file."""
         return f"{RUN}/{name}" in self.files
 
+    def _epochs_done(self) -> list[int]:
+        """How many epochs each member has done."""
+        histories = [name for name in self.files if name.endswith(f"/{_HISTORY}")]
+        return [max(0, len((self.text(name) or "").splitlines()) - 1) for name in histories]
+
     def _epochs(self) -> tuple[int, int]:
         """How many epochs all members together have done, and how many there were to do."""
         import yaml
 
-        files = [name for name in self.files if name.endswith(f"/{_HISTORY}")]
-        done = sum(max(0, len((self.text(file) or "").splitlines()) - 1) for file in files)
         config = yaml.safe_load(self.text(f"{RUN}/{_CONFIG}") or "") or {}
-        return done, int(config.get("epochs", 0)) * int(config.get("n_members", 1))
+        return sum(self._epochs_done()), int(config.get("epochs", 0)) * int(config.get("n_members", 1))
+
+
+def _label_of(model: CGCNNModelData, facts: Mapping[str, Any]) -> str:
+    """Name of a trained model that tells it from others of the same name: what it learned from, and its weights."""
+    scheme = facts.get("label_scheme") or {}
+    made_by = " ".join(str(scheme[key]) for key in ("engine", "functional") if scheme.get(key))
+    learned = f"{facts['n_train'] + facts['n_val']} labels" + (f" of {made_by}" if made_by else "")
+    return f"{model.base.attributes.get('name')} ({learned}, {model.sha256[:8]})"
 
 
 def results_from(text: str) -> ArrayData:

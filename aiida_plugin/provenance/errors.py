@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from aiida.orm import CalculationNode, QueryBuilder, load_node
+from aiida.orm import CalculationNode, QueryBuilder, StructureData, load_node
 
-from aiida_plugin.data.labels import merge_schemes, scheme_id, scheme_of
+from aiida_plugin.data.labels import kind_of, merge_schemes, scheme_id, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.data.structures import StructureSetData, as_set
+from aiida_plugin.provenance.learned import learned_structures
 from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
 from cgcnn_ase.core.errors import require
 from cgcnn_ase.structures.labels import label_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 #: columns of `errors`
 COLUMNS = (
     "id", "predicted", "std", "lower", "upper", "label", "error", "in_domain", "unit", "property", "model", "scheme",
-    "engine", "functional", "relaxed", "predictions_pk", "labelled_pk",
+    "engine", "functional", "kind", "relaxed", "trained_on", "predictions_pk", "labelled_pk",
 )  # fmt: skip
 
 
@@ -36,7 +37,9 @@ class _Label(NamedTuple):
     pk: int
 
 
-def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
+def errors(
+    source: PredictionsData | CGCNNModelData, *, include_trained: bool = False, dft_only: bool = False
+) -> "pd.DataFrame":
     """Predictions beside the labels that the same structures got later.
 
     A label belongs to a prediction if it is in a labelled set that was made from the predicted set, under the same id,
@@ -47,15 +50,21 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     ----------
     source
         Predictions, or a model for all predictions of it.
+    include_trained
+        Also of structures that the model was trained on (or the model that it began with): errors there say nothing of
+        what it does elsewhere.
+    dft_only
+        Only against labels that are DFT by their scheme.
 
     Returns
     -------
     DataFrame
         A row for each prediction and label: ``predicted``, ``std``, ``lower``, ``upper``, ``label`` and ``error``
         (predicted - label) in ``unit``; ``scheme`` names the kind of label (None where it does not say),
-        ``engine``, ``functional`` and ``relaxed`` are of it. A formation energy is compared with the label's formation
-        energy per atom, an energy per atom with its total energy over the atoms. ``attrs["left_out"]`` counts the
-        labels that could not be compared, by reason.
+        ``engine``, ``functional``, ``kind`` (DFT, machine-learned, empirical, unknown) and ``relaxed`` are of it;
+        ``trained_on`` tells whether the model learned from the structure (to learn, or to validate). A formation energy
+        is compared with the label's formation energy per atom, an energy per atom with its total energy over the atoms.
+        ``attrs["left_out"]`` counts the labels that are not in the table, by reason.
 
     Raises
     ------
@@ -68,27 +77,34 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     schemes: list[dict[str, Any] | None] = []
     left_out: dict[str, int] = {}
     predicted = _predicted(source)
-    labels = _labels([cast(int, structures.pk) for structures, _ in predicted])
-    for structures, predictions in predicted:
+    labels = _labels([pk for pk, _, _ in predicted])
+    learned = learned_structures(_models_of(source))
+    for pk, structures, predictions in predicted:
         if predictions.base.attributes.get("of_sites"):
             raise ValueError(f"node {predictions.pk} holds predictions of sites; labels are of whole structures")
-        if not labels[cast(int, structures.pk)]:
+        if not labels[pk]:
             continue
         known = set(structures.ids)
-        known_labels = {name: result for name, result in labels[cast(int, structures.pk)].items() if name in known}
+        known_labels = {name: result for name, result in labels[pk].items() if name in known}
         rows_of_labels: Iterable[Any] = predictions.to_frame(known_labels).itertuples()
         for row in rows_of_labels:
             seen: set[tuple[Any, ...]] = set()
             for label in known_labels[row.id]:
                 value = label_of(label.atoms, row.property)
-                if reason := _unlike(label, row, structures, value):
+                trained_on = learned.has(row.id, label.hash, int(structures.hashes[structures.row_of(row.id)]))
+                reason = _unlike(label, row, structures, value)
+                if reason is None and dft_only and kind_of(label.scheme) != "DFT":
+                    reason = "are not DFT"
+                if reason is None and trained_on and not include_trained:
+                    reason = "are of structures that the model was trained on"
+                scheme = None if label.scheme is None else scheme_id(label.scheme)
+                if (scheme, value, reason) in seen:  # the same label in a set that others were joined to
+                    continue
+                seen.add((scheme, value, reason))
+                if reason is not None:
                     left_out[reason] = left_out.get(reason, 0) + 1
                     continue
-                scheme = None if label.scheme is None else scheme_id(label.scheme)
-                if (scheme, value) in seen:  # the same label in a set that others were joined to
-                    continue
-                seen.add((scheme, value))
-                rows.append(_row(row, label, value, predictions.pk))
+                rows.append(_row(row, label, value, predictions.pk, trained_on))
                 schemes.append(label.scheme)
     if not rows:
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -101,18 +117,28 @@ def errors(source: PredictionsData | CGCNNModelData) -> "pd.DataFrame":
     return table
 
 
-def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[StructureSetData, PredictionsData]]:
-    """Each predicted set, and the predictions of it."""
+def _predicted(source: PredictionsData | CGCNNModelData) -> list[tuple[int, StructureSetData, PredictionsData]]:
+    """Each predicted set (or structure, as a set of one) with its pk, and the predictions of it."""
     if isinstance(source, PredictionsData):
         from aiida_plugin.provenance.origin import origin
 
-        return [(cast(StructureSetData, load_node(row.pk)), source) for row in origin(source).structures]
+        return [
+            (row.pk, as_set(cast(StructureSetData, load_node(row.pk))), source) for row in origin(source).structures
+        ]
     query = QueryBuilder().append(CGCNNModelData, filters={"id": source.pk}, tag="model")
     query.append(CalculationNode, with_incoming="model", tag="job")
     query.append(PredictionsData, with_incoming="job", tag="predictions")
-    query.append(StructureSetData, with_outgoing="job", tag="structures", project="*")
+    query.append((StructureSetData, StructureData), with_outgoing="job", tag="structures", project="*")
     query.add_projection("predictions", "*")
-    return [(structures, predictions) for predictions, structures in query.all()]
+    return [(structures.pk, as_set(structures), predictions) for predictions, structures in query.all()]
+
+
+def _models_of(source: PredictionsData | CGCNNModelData) -> list[int]:
+    if isinstance(source, CGCNNModelData):
+        return [cast(int, source.pk)]
+    from aiida_plugin.provenance.origin import origin
+
+    return [row.pk for row in origin(source).models]
 
 
 def _labels(sets: list[int]) -> dict[int, dict[str, list[_Label]]]:
@@ -175,13 +201,13 @@ def _unlike(label: _Label, row: Any, structures: StructureSetData, value: float 
     return f"have no {row.property}" if value is None else None
 
 
-def _row(row: Any, label: _Label, value: float | None, predictions_pk: int | None) -> tuple[Any, ...]:
+def _row(row: Any, label: _Label, value: float | None, predictions_pk: int | None, trained_on: bool) -> tuple[Any, ...]:
     assert value is not None
     scheme = label.scheme or {}
     return (
         row.id, row.value, row.std, row.lower, row.upper, value, row.value - value, row.in_domain, row.unit,
-        row.property, row.model, scheme.get("engine"), scheme.get("functional"), bool(scheme.get("relaxed")),
-        predictions_pk, label.pk,
+        row.property, row.model, scheme.get("engine"), scheme.get("functional"), kind_of(label.scheme),
+        bool(scheme.get("relaxed")), trained_on, predictions_pk, label.pk,
     )  # fmt: skip
 
 

@@ -13,8 +13,6 @@ from typing import Any, Literal, NamedTuple
 from aiida.common.links import LinkType
 from aiida.orm import Node, QueryBuilder
 
-from aiida_plugin.engines.registry import engines
-
 _BATCH = 10_000  # nodes that one query asks for; SQLite takes no more than some ten thousand values
 _DATA_LINKS = [LinkType.INPUT_CALC.value, LinkType.CREATE.value]  # inputs to calculations to what they created
 
@@ -40,6 +38,7 @@ class NodeRow(NamedTuple):
     sha256: str | None  # of a model
     n_structures: int | None  # of a set or of predictions
     results: list[str] | None  # of a set: names of the results (energy, forces, ...) that structures carry
+    label_kinds: list[str] | None  # of a set: kinds of method that made its labels; None of one of an early version
     bad: str | None  # the reason, where the node was marked bad
 
     @property
@@ -57,7 +56,10 @@ class NodeRow(NamedTuple):
 
 _PROJECT = [
     *("id", "uuid", "node_type", "process_type", "label"),
-    *(f"attributes.{key}" for key in ("process_label", "exit_status", "name", "sha256", "n_structures", "results")),
+    *(
+        f"attributes.{key}"
+        for key in ("process_label", "exit_status", "name", "sha256", "n_structures", "results", "label_kinds")
+    ),
     f"extras.{BAD}.reason",
 ]
 
@@ -102,11 +104,6 @@ class Lineage:
     def after(self, start: Iterable[int]) -> Iterator[NodeRow]:
         """Walk through all nodes that were made from or with the given ones, the nearest first, each once."""
         return _walk(start, self.outputs, None)
-
-
-def dft_process_types() -> set[str]:
-    """Return the process types of the jobs that run DFT codes, of all engines."""
-    return {f"aiida.calculations:{engine.code_plugin}" for engine in engines()}
 
 
 def lineage(start: Iterable[int], direction: Direction, *, depth: int | None = None) -> Lineage:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiida_plugin.provenance.lineage import BAD, MODEL, PREDICTIONS, STRUCTURES, NodeRow, dft_process_types, lineage
+from aiida_plugin.provenance.label_kinds import kinds_of_runs, runs_by_kind
+from aiida_plugin.provenance.lineage import BAD, MODEL, PREDICTIONS, STRUCTURES, NodeRow, lineage
 
 if TYPE_CHECKING:
     from aiida_plugin.data.model import CGCNNModelData
@@ -19,6 +20,7 @@ class Use:
     labelled: list[NodeRow]  # such sets with computed results
     models: list[NodeRow]  # later ones: fine-tuned from it, or trained on structures that it selected
     dft_runs: list[NodeRow]  # DFT jobs on structures that it selected
+    other_runs: dict[str, list[NodeRow]]  # other jobs that computed labels of them, by kind of method
     processes: list[NodeRow]  # all in between, workflows excepted
 
 
@@ -27,7 +29,7 @@ def used_by(model: "CGCNNModelData") -> Use:
     assert model.pk is not None
     graph = lineage([model.pk], "descendants")
     rows = [graph.nodes[pk] for pk in sorted(graph.nodes) if pk != model.pk]
-    dft = dft_process_types()
+    dft_runs, other_runs = runs_by_kind(rows, kinds_of_runs(graph))
     sets = [row for row in rows if row.node_type == STRUCTURES]
     return Use(
         model=graph.nodes[model.pk],
@@ -35,7 +37,8 @@ def used_by(model: "CGCNNModelData") -> Use:
         structures=[row for row in sets if not row.results],
         labelled=[row for row in sets if row.results],
         models=[row for row in rows if row.node_type == MODEL],
-        dft_runs=[row for row in rows if row.process_type in dft],
+        dft_runs=dft_runs,
+        other_runs=other_runs,
         processes=[row for row in rows if row.is_process],
     )
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.provenance.lineage import MODEL, PREDICTIONS, STRUCTURES, Lineage, NodeRow, dft_process_types, lineage
+from aiida_plugin.provenance.label_kinds import kinds_of_runs, learned_from, runs_by_kind
+from aiida_plugin.provenance.lineage import MODEL, PREDICTIONS, STRUCTURES, Lineage, NodeRow, lineage
 
 if TYPE_CHECKING:
     from aiida_plugin.data.predictions import PredictionsData
+    from aiida_plugin.data.structures import StructureSetData
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Training:
     started_from: list[NodeRow]  # models that went in, of a fine-tuning
     labelled: list[NodeRow]  # sets that it learned from; one that it was only tested on is not among them
     n_dft_runs: int  # DFT jobs behind these sets
+    n_other_runs: dict[str, int]  # other jobs that computed labels behind them, by kind of method
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Origin:
     structures: list[NodeRow]  # that these took in
     trainings: list[Training]  # of the model, then of that which it was fine-tuned from, ...; none if it was imported
     dft_runs: list[NodeRow]  # all DFT jobs behind the labelled sets of these trainings
+    other_runs: dict[str, list[NodeRow]]  # other jobs that computed such labels, by kind of method
     structure_steps: list[NodeRow]  # processes that made the structures (defects, cathode, selection), nearest first
     hosts: list[NodeRow]  # what these began with: data that nothing in the graph created
     bad: list[NodeRow]  # what of all this was marked bad
@@ -54,19 +58,21 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
     """
     assert predictions.pk is not None
     row = None if id is None else _row(predictions, id)
-    graph, dft = lineage([predictions.pk], "ancestors"), dft_process_types()
+    graph = lineage([predictions.pk], "ancestors")
+    kinds = kinds_of_runs(graph)
     jobs = _jobs(graph, predictions.pk)
     if id is not None and len(jobs) > 1:
         jobs = [job for job in jobs if _took_in(graph, job, id)]
     models = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == MODEL)
-    structures = _unique(result for job in jobs for result in graph.inputs(job.pk) if result.node_type == STRUCTURES)
-    trainings = _trainings(graph, [model.pk for model in models], dft)
+    structures = _unique(row for job in jobs for row in graph.inputs(job.pk) if row.node_type in PREDICTED)
+    trainings = trainings_of(graph, [model.pk for model in models], kinds)
     labelled = [result.pk for training in trainings for result in training.labelled]
     before = list(
         graph.behind(
             [result.pk for result in structures], through=lambda row: row.is_process or row.node_type in _HOSTS
         )
     )
+    dft_runs, other_runs = runs_by_kind(graph.behind(labelled), kinds)
     return Origin(
         predictions=graph.nodes[predictions.pk],
         row=row,
@@ -74,17 +80,19 @@ def origin(predictions: "PredictionsData", id: str | None = None) -> Origin:
         models=models,
         structures=structures,
         trainings=trainings,
-        dft_runs=[result for result in graph.behind(labelled) if result.process_type in dft],
+        dft_runs=dft_runs,
+        other_runs=other_runs,
         structure_steps=[result for result in before if result.is_process],
         hosts=[result for result in before if result.node_type in _HOSTS and not graph.inputs(result.pk)],
         bad=[result for result in graph.nodes.values() if result.bad is not None],
     )
 
 
+#: the kinds of data that are predicted
+PREDICTED = (STRUCTURES, "data.core.structure.StructureData.")
 #: the kinds of data that structures begin with
 _HOSTS = (
-    STRUCTURES,
-    "data.core.structure.StructureData.",
+    *PREDICTED,
     "data.core.cif.CifData.",
     "data.core.singlefile.SinglefileData.",
 )
@@ -111,23 +119,24 @@ def _jobs(graph: Lineage, predictions: int) -> list[NodeRow]:
 def _took_in(graph: Lineage, job: NodeRow, id: str) -> bool:
     from aiida.orm import load_node
 
-    sets = [row for row in graph.inputs(job.pk) if row.node_type == STRUCTURES]
-    return any(id in load_node(row.pk).ids for row in sets)
+    from aiida_plugin.data.structures import as_set
+
+    taken = [row for row in graph.inputs(job.pk) if row.node_type in PREDICTED]
+    return any(id in as_set(cast("StructureSetData", load_node(row.pk))).ids for row in taken)
 
 
-def _trainings(graph: Lineage, models: list[int], dft: set[str]) -> list[Training]:
-    """The training runs behind models, the newest first."""
+def trainings_of(graph: Lineage, models: list[int], kinds: dict[int, str]) -> list[Training]:
+    """Return the training runs behind models, the newest first; `kinds` is of `kinds_of_runs`."""
     result: list[Training] = []
     front = list(models)
     seen = set(models)
     for pk in front:
         for job in graph.inputs(pk):
-            inputs = graph.inputs(job.pk)
-            test = {row.pk for row in graph.inputs(job.pk, "test")}
-            labelled = [row for row in inputs if row.node_type == STRUCTURES and row.pk not in test]
-            started_from = [row for row in inputs if row.node_type == MODEL]
-            runs = [row for row in graph.behind(row.pk for row in labelled) if row.process_type in dft]
-            result.append(Training(job, graph.nodes[pk], started_from, labelled, len(runs)))
+            labelled = learned_from(graph, job.pk)
+            started_from = [row for row in graph.inputs(job.pk) if row.node_type == MODEL]
+            dft, others = runs_by_kind(graph.behind(row.pk for row in labelled), kinds)
+            n_others = {kind: len(rows) for kind, rows in others.items()}
+            result.append(Training(job, graph.nodes[pk], started_from, labelled, len(dft), n_others))
             front += [row.pk for row in started_from if row.pk not in seen]
             seen |= {row.pk for row in started_from}
     return result

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.calculator import CGCNNCalculator
 
-PROCESS_TYPE = "cgcnn.record"  # of the nodes; no process class stands behind it, as nothing can be run again
+PROCESS_TYPE = "aiida.calculations:cgcnn.record"  # of the nodes
 STOPPED = 400  # exit status of a run that an error or a key ended
 
 
@@ -148,10 +148,10 @@ def record(calculator: "CGCNNCalculator", *, model: CGCNNModelData | None = None
 
     Notes
     -----
-    The node is a plain `CalculationNode` of the type ``cgcnn.record``, not a calcfunction: the work was done outside of
-    AiiDA's engine, where the optimiser decided what to compute next. A calcfunction that returns predictions computed
-    before would claim to have run; one that computes them again would double the work. Nothing says how the structures
-    followed from one another, and nothing is cached.
+    The node is a plain `CalculationNode` of the type ``cgcnn.record``, which cannot be run. It is no calcfunction, as
+    the work was done outside of AiiDA's engine, where the optimiser decided what to compute next. A calcfunction that
+    returns predictions computed before would claim to have run; one that computes them again would double the work.
+    Nothing says how the structures followed from one another, and nothing is cached.
     """
     from cgcnn_ase.calculator import CGCNNCalculator
 

@@ -12,7 +12,7 @@ from aiida.engine import (
     while_,
 )
 
-from aiida_plugin.calculations.ase_dft import RESULTS, STATE, AseDftCalculation, complete_settings
+from aiida_plugin.calculations.ase_dft import RESULTS, STATE, AseCalculation, complete_settings
 from aiida_plugin.workflows.idempotent import submitted
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _WIDER, _MORE = 2.0, 2  # factors of the second try: smearing and steps
 _MAXITER, _WIDTH = 333, 0.1  # steps and width (eV) of GPAW where the parameters do not say
 
 
-class AseDftBaseWorkChain(BaseRestartWorkChain):
+class AseBaseWorkChain(BaseRestartWorkChain):
     """``cgcnn.ase_dft`` with restarts.
 
     Out of wall time: goes on from the last positions and wave functions. Electrons not converged (GPAW): smaller
@@ -32,14 +32,14 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     the last positions. Any other end is the work chain's own, with its number and words.
     """
 
-    _process_class = AseDftCalculation
+    _process_class = AseCalculation
 
     @classmethod
     def define(cls, spec: "WorkChainSpec") -> None:
         """Declare inputs, outline, outputs and exit codes."""
         super().define(spec)
-        spec.expose_inputs(AseDftCalculation, namespace="calc")
-        spec.expose_outputs(AseDftCalculation)
+        spec.expose_inputs(AseCalculation, namespace="calc")
+        spec.expose_outputs(AseCalculation)
         # a daemon killed while a job is uploaded may leave the job without it; its labels are good all the same
         spec.outputs["remote_folder"].required = False
         spec.outline(cls.setup, while_(cls.should_run_process)(cls.run_process, cls.inspect_process), cls.results)
@@ -48,12 +48,12 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     def setup(self) -> None:
         """Prepare the inputs of the first job."""
         super().setup()
-        self.ctx.inputs = self.exposed_inputs(AseDftCalculation, "calc")
+        self.ctx.inputs = self.exposed_inputs(AseCalculation, "calc")
         self.ctx.n_unconverged = 0
 
     def run_process(self) -> Any:
         """Start the next job, unless this step is run again and it was started before."""
-        before = submitted(self, f"iteration_{self.ctx.iteration + 1:02d}", AseDftCalculation)
+        before = submitted(self, f"iteration_{self.ctx.iteration + 1:02d}", AseCalculation)
         if before is None:
             return super().run_process()
         self.ctx.iteration += 1
@@ -62,7 +62,7 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
     def results(self) -> None:
         """Give all outputs of the last job, also where this step is run again and some are linked already."""
         last = self.ctx.children[self.ctx.iteration - 1]
-        for name, output in self.exposed_outputs(last, AseDftCalculation).items():
+        for name, output in self.exposed_outputs(last, AseCalculation).items():
             self.out(name, output)
 
     def inspect_process(self) -> ExitCode | None:
@@ -73,18 +73,18 @@ class AseDftBaseWorkChain(BaseRestartWorkChain):
             return self.exit_codes("ERROR_GAVE_UP").format(n=self.ctx.iteration, reason=last.exit_message)
         return ended
 
-    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_OUT_OF_WALLTIME])
+    @process_handler(priority=500, exit_codes=[AseCalculation.exit_codes.ERROR_OUT_OF_WALLTIME])
     def handle_out_of_time(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Go on where the job was stopped; of one that left nothing, another would leave nothing again."""
         left = node.outputs.retrieved.base.repository.list_object_names()
         return self._go_on(node) if RESULTS in left or STATE in left else None
 
-    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_RELAX_NOT_CONVERGED])
+    @process_handler(priority=500, exit_codes=[AseCalculation.exit_codes.ERROR_RELAX_NOT_CONVERGED])
     def handle_relaxation(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Go on from the last positions."""
         return self._go_on(node)
 
-    @process_handler(priority=500, exit_codes=[AseDftCalculation.exit_codes.ERROR_SCF_NOT_CONVERGED])
+    @process_handler(priority=500, exit_codes=[AseCalculation.exit_codes.ERROR_SCF_NOT_CONVERGED])
     def handle_electrons(self, node: "CalcJobNode") -> ProcessHandlerReport | None:
         """Mix less, then smear wider, with more steps each time; only GPAW's parameters are known here."""
         # after the first change a plain dict: checkpoints hold stored nodes only

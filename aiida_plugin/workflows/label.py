@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
-from aiida_plugin.calculations.functions.extract import reference_structures, structures_to_label
-from aiida_plugin.calculations.functions.join_labels import formation_energy, join_labels, join_references
+from aiida_plugin.calculations.functions.extract import elements_to_label, reference_structures, structures_to_label
+from aiida_plugin.calculations.functions.join_labels import (
+    formation_energy,
+    join_labels,
+    join_references,
+    label_failures,
+)
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.inputs import Run
@@ -170,7 +175,7 @@ class LabelWorkChain(WorkChain):
             )
         if elements:
             self.ctx.extracted_references = dict(
-                call_once(self, "extract_references", reference_structures, elements=List(elements))
+                call_once(self, "extract_references", reference_structures, elements=self._elements_node(indices))
             )
         self.ctx.todo = [f"row_{row}" for row in good] + [f"{REFERENCE}{element}" for element in elements]
         return None
@@ -253,8 +258,8 @@ class LabelWorkChain(WorkChain):
         references, misfit = self._references(labels) if labels else (None, None)
         labels = self._with_plausible_formation_energies(labels, references)
         failed, without = dict(self.ctx.failures), dict(self.ctx.reference_failures)
-        counts = {"n": len(self.ctx.rows), "n_failed": len(failed), "failed": failed, "references_failed": without}
-        self.out("failures", Dict(counts).store())
+        ended = Dict({"n": len(self.ctx.rows), "failed": failed, "references_failed": without})
+        self.out("failures", call_once(self, "failures", label_failures, ended=ended))
         if not labels:
             reason = next(f"{name}: {why['message']}" for name, why in failed.items())
             return self.exit_codes("ERROR_ALL_FAILED").format(reason=reason)
@@ -313,6 +318,13 @@ class LabelWorkChain(WorkChain):
             else:
                 self._failed(f"{REFERENCE}{element}", None, reason)
         return elements
+
+    def _elements_node(self, indices: List) -> List:
+        """The elements to compute as a node, made of the structures by a calcfunction."""
+        inputs = {"structure_set": self.inputs.structures, "indices": indices}
+        if "reference_energies" in self.inputs:
+            inputs["known"] = self.inputs.reference_energies
+        return call_once(self, "elements", elements_to_label, **inputs)
 
     def _without_bad(self, rows: Iterable[int]) -> list[int]:
         """Rows of the structures that an engine can be given; of the others the reason is noted."""

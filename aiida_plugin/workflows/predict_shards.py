@@ -7,6 +7,7 @@ from aiida.orm import CalcJobNode, Int
 
 from aiida_plugin.calculations.functions.shards import cut, join
 from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class PredictShardsWorkChain(WorkChain):
         """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
         spec.expose_inputs(PredictCalculation, exclude=("metadata",))
+        spec.inputs["structures"].valid_type = StructureSetData
         spec.expose_inputs(PredictCalculation, namespace="job", include=("metadata",))
         spec.input("n_shards", valid_type=Int, validator=_positive, help="How many jobs the set is divided among.")
         spec.input(

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # pairs that one task of a worker compares, about
 _CHUNK = 200
 
-# Å; what rounding in files leaves
-_WRITTEN = 0.01
-
 
 @dataclass(frozen=True, kw_only=True)
 class MatchTolerances:
@@ -41,10 +38,14 @@ class MatchTolerances:
     angle: float = 3.0  # between cell vectors, degrees
     site: float = 0.15  # of sites, in units of (volume per atom)^(1/3)
     volume: float = 0.1  # of volumes per atom, relative; within it shapes are compared, not sizes
+    primitive: float = (
+        0.25  # Å; atoms that are nearer than this to images of others make a cell a multiple of a smaller
+    )
+    written: float = 0.01  # Å; with cell and atoms all nearer than this, in the same order, nothing else is compared
     max_pairs: int = 20_000  # of one formula that are compared, those nearest in volume first
 
     def __post_init__(self) -> None:
-        for name in ("length", "angle", "site", "volume", "max_pairs"):
+        for name in ("length", "angle", "site", "volume", "primitive", "written", "max_pairs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -211,9 +212,9 @@ def _same(candidates: list[_Candidates], sameness: MatchTolerances) -> list[tupl
     matchers = StructureMatcher(*tolerances), StructureMatcher(*tolerances, attempt_supercell=True)
     same = []
     for structures, rows, pairs in candidates:
-        reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k]))
+        reduced = lru_cache(maxsize=None)(lambda k, s=structures: _reduced(s[k], sameness.primitive))
         for i, j in pairs:
-            if _as_written(structures[i], structures[j]) or _fit(matchers, reduced(i), reduced(j)):
+            if _as_written(structures[i], structures[j], sameness.written) or _fit(matchers, reduced(i), reduced(j)):
                 (_, first), (_, second) = sorted((rows[i], rows[j]))
                 same.append((first, second))
     return same
@@ -226,16 +227,16 @@ def _fit(matchers: "tuple[StructureMatcher, StructureMatcher]", one: "Structure"
     return many % few == 0 and bool(matcher.fit(one, other, symmetric=True, skip_structure_reduction=True))
 
 
-def _as_written(one: Geometry, other: Geometry) -> bool:
+def _as_written(one: Geometry, other: Geometry, tolerance: float) -> bool:
     """True where cell, order of atoms and places are the same: seen in no time, where two sources have one ancestor."""
-    if not np.array_equal(one.numbers, other.numbers) or not np.allclose(one.cell, other.cell, atol=_WRITTEN):
+    if not np.array_equal(one.numbers, other.numbers) or not np.allclose(one.cell, other.cell, atol=tolerance):
         return False
     shift = (one.positions - other.positions) @ np.linalg.inv(one.cell)
-    return bool((np.linalg.norm((shift - np.rint(shift)) @ one.cell, axis=1) < _WRITTEN).all())
+    return bool((np.linalg.norm((shift - np.rint(shift)) @ one.cell, axis=1) < tolerance).all())
 
 
-def _reduced(structure: Geometry) -> "Structure":
-    """The Niggli-reduced primitive cell, as the matcher takes it."""
+def _reduced(structure: Geometry, tolerance: float) -> "Structure":
+    """The Niggli-reduced primitive cell (whose sites agree within `tolerance`, Å), as the matcher takes it."""
     from pymatgen.core import Lattice, Structure
 
     from cgcnn_ase.structures.record import without_reader_warnings
@@ -243,4 +244,4 @@ def _reduced(structure: Geometry) -> "Structure":
     species = [symbols()[z] for z in structure.numbers]
     with without_reader_warnings():
         full = Structure(Lattice(structure.cell), species, structure.positions, coords_are_cartesian=True)
-        return full.get_primitive_structure().get_reduced_structure(reduction_algo="niggli")
+        return full.get_primitive_structure(tolerance=tolerance).get_reduced_structure(reduction_algo="niggli")

@@ -142,6 +142,16 @@ def label(graph, selected, values, names, scheme=SCHEME):
     return result
 
 
+def ase_run(graph, atoms, calculator, *, functional=None, stated=None):
+    """A finished job of an ASE calculator, and its labelled set; `stated` is what its settings said."""
+    settings = orm.Dict({"calculator": calculator, "parameters": {}, "functional": stated}).store()
+    inputs = {"structure": orm.StructureData(ase=atoms).store(), "settings": settings}
+    scheme = {"engine": calculator, "functional": functional, "relaxed": False}
+    made = StructureSetData.from_ase([labelled(atoms, -0.5, scheme)], [calculator])
+    process(orm.CalcJobNode, "aiida.calculations:cgcnn.ase_dft", inputs, {"labelled": made}, graph.computer)
+    return made
+
+
 def train(graph, folder, tmp_path, number):
     model = model_node(folder, tmp_path, number)
     inputs = {"structures": graph.labelled[-1], "model": graph.models[-1]}

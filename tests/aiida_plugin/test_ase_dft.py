@@ -67,6 +67,10 @@ def test_a_run_gives_what_the_calculator_gives_here_and_is_cached(code):
     asked, ran = node.inputs.versions.get_dict(), results["environment"].get_dict()
     assert asked == {name: metadata.version(name) for name in ("ase", "numpy")}
     assert (ran["versions"], ran["engine"], ran["host"]) == (asked, "emt", platform.node())
+    assert results["energy"].value == pytest.approx(theirs.get_potential_energy(), abs=1e-9)
+    assert np.allclose(results["forces"].get_array("forces"), theirs.get_forces(), atol=1e-9)
+    assert "relaxed_structure" not in results
+    assert node.res.energy == results["energy"].value  # `verdi calcjob res`
     with enable_caching(identifier="aiida.calculations:cgcnn.ase_dft"):
         _, again = run(code)
     assert again.base.caching.get_cache_source() == node.uuid
@@ -84,6 +88,8 @@ def test_a_relaxation_goes_on_until_it_is_done(code):
     for before, after in pairwise(jobs):
         assert after.inputs.restart_folder.uuid == before.outputs.remote_folder.uuid
     relaxed = results["labelled"].atoms(0)
+    assert np.allclose(results["relaxed_structure"].get_ase().positions, relaxed.positions)
+    assert results["relaxed_structure"].creator.pk == jobs[-1].pk
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() <= 0.05
     assert scheme_of(relaxed)["relaxed"]
     here = relaxed.copy()
@@ -145,6 +151,11 @@ def test_what_the_calculator_refuses_comes_back_in_words(code, settings, status,
         ({"task": "dance"}, "task 'dance'; allowed: energy, relax"),
         ({"properties": ["beauty"]}, "unknown properties beauty; allowed: energy, forces, stress, magmoms"),
         ({"moments": [1]}, "moments must be a dict"),
+        ({"functional": "PBE"}, "functional 'PBE': the calculator emt has none, it is empirical"),
+        (
+            {"calculator": "chgnet", "functional": "PBE"},
+            "functional 'PBE': the calculator chgnet has none, it is machine-learned",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(code, settings, words):

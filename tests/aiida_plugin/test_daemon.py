@@ -139,8 +139,8 @@ def killed_thrice(made: Profile, submit: Callable[[Profile], int], *, within: fl
 def test_labels_under_kills():
     with profile() as made:
         graph = killed_thrice(made, submit_labels, within=7, seed=1)
-        assert graph.finished["AseDftCalculation"] == 4 + 3  # the alloys, and Ni, Al and Cu
-        assert graph.finished["AseDftBaseWorkChain"] == 4 + 3
+        assert graph.finished["AseCalculation"] == 4 + 3  # the alloys, and Ni, Al and Cu
+        assert graph.finished["AseBaseWorkChain"] == 4 + 3
         assert set(graph.outputs) == {"labelled", "failures", "reference_energies"}
 
 
@@ -150,9 +150,7 @@ def test_active_learning_under_kills(tmp_path):
     with profile() as made:
         graph = killed_thrice(made, lambda p: submit_learning(p, model), within=25, seed=2)
         assert graph.finished["LabelWorkChain"] == graph.finished["FinetuneWorkChain"] == 2
-        assert (
-            graph.finished["AseDftCalculation"] == 4 + 3
-        )  # each element in the first round that has it, and never again
+        assert graph.finished["AseCalculation"] == 4 + 3  # each element in the first round that has it, and never again
         assert graph.finished["TrainCalculation"] == 2
         ids = made.python(
             "from aiida import orm\n"

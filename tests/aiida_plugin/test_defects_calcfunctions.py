@@ -177,3 +177,21 @@ def test_the_entry_points_name_them():
 
     assert CalculationFactory("cgcnn.defects") is defects
     assert CalculationFactory("cgcnn.cathode") is cathode
+
+
+def test_a_task_of_aiida_workgraph(aiida_profile):
+    """With and without the versions, which have a default."""
+    workgraph = pytest.importorskip("aiida_workgraph", reason="aiida-workgraph is of the test extra")
+    graph = workgraph.WorkGraph("cathodes")
+    settings = {"name": "LiNiO2", "supercell": 1, "n_atoms": 4}
+    graph.add_task(cathode, name="plain", settings=orm.Dict(settings))
+    graph.add_task(cathode, name="versions", settings=orm.Dict(settings), package_versions=orm.Dict({"ase": "9"}))
+    graph.run()
+    assert graph.state == "FINISHED"
+    plain, versions = sorted(
+        graph.process.called, key=lambda node: "9" in node.inputs.package_versions.get_dict().values()
+    )
+    assert (plain.process_label, plain.is_finished_ok) == ("cathode", True)
+    assert "numpy" in plain.inputs.package_versions.get_dict()
+    assert versions.inputs.package_versions.get_dict() == {"ase": "9"}
+    assert plain.outputs.structures.ids == versions.outputs.structures.ids

@@ -16,7 +16,7 @@ from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import protocol_names, resolve
 from aiida_plugin.engines.registry import engine, engine_names
-from aiida_plugin.provenance.lineage import dft_process_types
+from aiida_plugin.provenance.label_kinds import engine_process_types
 from aiida_plugin.setup.codes import wanted_codes
 from aiida_plugin.workflows.label import LabelWorkChain
 
@@ -79,7 +79,7 @@ def test_each_engine_says_what_it_is(name, aiida_profile):
     assert settings["fast"] != settings["stringent"]
     spec = engine(name).setup_code()
     assert spec is None or (spec.plugin == engine(name).code_plugin and spec.label in {s.label for s in wanted_codes()})
-    assert f"aiida.calculations:{engine(name).code_plugin}" in dft_process_types()
+    assert f"aiida.calculations:{engine(name).code_plugin}" in engine_process_types()
 
 
 def test_an_engine_that_is_not_there():

@@ -1,5 +1,6 @@
 """Every entry point loads, and AiiDA shows useful help for it."""
 
+import inspect
 import pkgutil
 from importlib import import_module
 from importlib.metadata import distribution
@@ -15,6 +16,7 @@ from ase.build import bulk  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
 import aiida_plugin  # noqa: E402
+from aiida_plugin.calculations import ase_dft  # noqa: E402
 from aiida_plugin.calculations.functions.extract import extract  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from aiida_plugin.workflows.idempotent import is_process_of  # noqa: E402
@@ -69,6 +71,30 @@ def test_every_calcfunction_has_an_entry_point():
     }
     for path, function in functions.items():
         assert function.process_class.build_process_type() == f"aiida.calculations:{points[path]}"
+
+
+def test_defaults_are_values_that_aiida_makes_nodes_of():
+    """No functions: aiida-workgraph reads them off the signature, and takes values and nodes."""
+    for path, function in calcfunctions().items():
+        for name, parameter in inspect.signature(function).parameters.items():
+            assert parameter.default is parameter.empty or not callable(parameter.default), f"{path}: {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "output"), [("predict", "summary"), ("train", "metrics"), ("ase_dft", "output_parameters")]
+)
+def test_jobs_have_a_default_output(name, output):
+    """For `verdi calcjob res`."""
+    assert load_entry_point("aiida.calculations", f"cgcnn.{name}").spec().default_output_node == output
+
+
+def test_the_job_of_an_ase_calculator_is_not_called_dft(aiida_profile):
+    """Its process type is that of stored jobs, and its old name still means it."""
+    job = load_entry_point("aiida.calculations", "cgcnn.ase_dft")
+    assert job.__name__ == "AseCalculation"
+    assert job.build_process_type() == "aiida.calculations:cgcnn.ase_dft"
+    assert orm.CalcJobNode(process_type="aiida.calculations:cgcnn.ase_dft").process_class is job
+    assert ase_dft.AseDftCalculation is job
 
 
 def test_the_stored_process_type_is_the_entry_point(aiida_profile):

@@ -106,6 +106,7 @@ def test_some_fail_and_the_rest_is_kept(code):
     failures = results["failures"].get_dict()
     assert (failures["n"], failures["n_failed"]) == (6, 5)
     assert failures["failed"]["i.ron"]["exit_status"] == 312
+    assert results["failures"].creator.process_type == "aiida.calculations:cgcnn.label_failures"
     assert "Fe" in failures["failed"]["i.ron"]["message"]
     assert failures["failed"]["molecule"]["message"].startswith("it has no cell; give a molecule a box")
     assert failures["failed"]["overlap"]["message"] == (
@@ -114,7 +115,7 @@ def test_some_fail_and_the_rest_is_kept(code):
     )
     assert "dummy atoms" in failures["failed"]["dummy"]["message"]
     assert "one number an atom" in failures["failed"]["directed"]["message"]
-    assert len(node.called) == 4  # extract, two jobs, join
+    assert len(node.called) == 5  # extract, two jobs, join, and the report of the failures
 
     # the protocol is fast: label, set and what is merged of such sets say that it is not converged
     assert scheme_of(results["labelled"].atoms(0))["converged"] is False
@@ -144,6 +145,10 @@ def test_formation_energies(code):
     alloy = alloys()[1]
     alloy.calc = EMT()
     expected = (alloy.get_potential_energy() - 2 * elements["Cu"] - 2 * elements["Au"]) / 4
+    # no data is made by the work chain itself: the elements are read off the structures by a calcfunction
+    references = next(run for run in node.called if run.process_label == "reference_structures")
+    assert references.inputs.elements.creator.process_type == "aiida.calculations:cgcnn.elements_to_label"
+    assert references.inputs.elements.creator.inputs.structure_set.uuid == node.inputs.structures.uuid
     result = [atoms.info["formation_energy_per_atom"] for atoms in results["labelled"].iter_atoms()]
     assert result == pytest.approx([expected, 0.0], abs=1e-9)
     assert results["reference_energies"]["scheme_id"] == scheme_id(scheme_of(results["labelled"].atoms(0)))

@@ -25,7 +25,8 @@ from aiida_plugin.oracles.dft import (  # noqa: E402
     DFTOracle,
     DFTSettings,
 )
-from aiida_plugin.provenance.lineage import dft_process_types, lineage  # noqa: E402
+from aiida_plugin.provenance.label_kinds import engine_process_types  # noqa: E402
+from aiida_plugin.provenance.lineage import lineage  # noqa: E402
 from cgcnn_ase.optimization.config import build_problem, read_config  # noqa: E402
 from cgcnn_ase.optimization.loop import optimise  # noqa: E402
 from cgcnn_ase.optimization.oracles import BatchOracle, OracleError, make_oracle  # noqa: E402
@@ -132,7 +133,7 @@ def test_the_command_with_real_gpaw(folder):
     best = min(lines, key=lambda line: line["values"]["formation_energy_per_atom"])
     assert last.outputs.result["best"]["formation_energy_per_atom"]["key"] == best["key"]
     behind = lineage([last.outputs.result.pk], "ancestors")
-    jobs = [orm.load_node(row.pk) for row in behind.nodes.values() if row.process_type in dft_process_types()]
+    jobs = [orm.load_node(row.pk) for row in behind.nodes.values() if row.process_type in engine_process_types()]
     cells = {job.inputs.structure.get_cell_volume() for job in jobs if job.inputs.structure.get_formula() == "HLi"}
     assert sorted(cells) == pytest.approx(sorted(line["point"]["a"] ** 3 / 4 for line in lines))
     # the elements were computed in the first round, and not again

@@ -16,6 +16,8 @@ from aiida.engine import run_get_node  # noqa: E402
 from aiida.manage.caching import enable_caching  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
 
+from aiida_plugin.provenance.origin import origin  # noqa: E402
+from aiida_plugin.provenance.same_structure import predictions_of  # noqa: E402
 from cgcnn_ase import predict  # noqa: E402
 from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 
@@ -59,6 +61,18 @@ def test_a_run_gives_what_the_package_predicts(code, model, crystals, small_mode
     assert frame["in_domain"].tolist() == expected["in_domain"].tolist()
     summary = results["summary"].get_dict()
     assert (summary["n_structures"], summary["n_failed"]) == (len(crystals), 0)
+    assert node.res.n_structures == len(crystals)  # `verdi calcjob res`
+    # structures and table stand in nodes, and are not stored a second time with the job
+    assert "structures.npz" not in node.base.repository.list_object_names()
+    assert "predictions.csv" not in results["retrieved"].base.repository.list_object_names()
+    # values and stds can be queried
+    column = orm.QueryBuilder().append(
+        DataFactory("cgcnn.predictions"), filters={"attributes.value_max": {">": frame["value"].max() - 1e-9}},
+        project=["attributes.value_min", "attributes.std_max", "attributes.stds"],
+    )  # fmt: skip
+    ((low, std, stds),) = column.all()
+    assert (low, std) == pytest.approx((frame["value"].min(), frame["std"].max()))
+    assert stds == pytest.approx(frame["std"].tolist())
 
 
 def test_a_handful_in_this_process(model, crystals, small_model):
@@ -118,12 +132,21 @@ def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
 
 
 def test_several_models_of_one_folder(code, crystals):
-    """The pretrained elastic models share a folder, a node, and a pass."""
-    results, node = run(code, DataFactory("cgcnn.model").get_or_create("elastic"), crystals[:3])
+    """The pretrained elastic models share a folder, a node, and a pass; here by name, on AiiDA's own structure."""
+    structure = orm.StructureData(ase=crystals[0]).store()
+    inputs = {"code": code, "model": "elastic", "structures": structure}
+    results, node = run_get_node(CalculationFactory("cgcnn.predict"), **inputs)
     assert node.is_finished_ok, node.exit_message
+    assert node.inputs.model.pk == DataFactory("cgcnn.model").get_or_create("elastic").pk
+    assert node.inputs.structures.pk == structure.pk
     assert set(results["by_model"]) == {"bulk_modulus", "shear_modulus", "poisson_ratio"}
-    expected = predict("bulk-modulus", crystals[:3]).to_frame()
-    assert np.allclose(results["by_model"]["bulk_modulus"].to_frame()["value"], expected["value"], rtol=1e-4)
+    table = results["by_model"]["bulk_modulus"].to_frame()
+    expected = predict("bulk-modulus", crystals[:1]).to_frame()
+    assert np.allclose(table["value"], expected["value"], rtol=1e-4)
+    assert table["id"].tolist() == ["0"]
+    table = predictions_of(crystals[0]).query(f"structures_pk == {structure.pk}")
+    assert set(table["property"]) == {"bulk_modulus", "shear_modulus", "poisson_ratio"}
+    assert [row.pk for row in origin(results["by_model"]["bulk_modulus"]).structures] == [structure.pk]
     assert set(results["summary"]["models"]) == {"bulk-modulus", "shear-modulus", "poisson-ratio"}
 
 

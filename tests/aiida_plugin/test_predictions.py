@@ -123,7 +123,14 @@ def test_columns_come_back_as_they_went_in(rows):
 
 def test_counts_and_what_all_share_are_attributes():
     attributes = stored(PredictionsData.from_predictions(Predictions([*AWKWARD, failed()]))).base.attributes.all
-    assert attributes == {
+    finite = [p.value for p in AWKWARD if p.value is not None and np.isfinite(p.value)]
+    assert (attributes["value_min"], attributes["value_max"]) == pytest.approx((min(finite), max(finite)), rel=1e-14)
+    assert attributes["value_mean"] == pytest.approx(np.mean(finite), rel=1e-12)
+    assert attributes["ids"] == [p.id for p in AWKWARD]
+    assert sum(value is None for value in attributes["values"]) == len(AWKWARD) - len(finite)
+    figures = {f"{name}_{figure}" for name in ("value", "std") for figure in ("min", "max", "mean")}
+    figures |= {"ids", "values", "stds"}
+    assert {name: value for name, value in attributes.items() if name not in figures} == {
         "n_predictions": 10, "n_structures": 10, "n_out_of_domain": 1, "n_failures": 1, "of_sites": False,
         "unit": "eV/atom", "property": "formation_energy_per_atom", "model": "m", "model_sha256": SHA,
     }  # fmt: skip

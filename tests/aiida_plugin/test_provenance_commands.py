@@ -16,7 +16,7 @@ from aiida_plugin.cli.app import main
 from aiida_plugin.cli.data import predictions
 from aiida_plugin.provenance.origin import origin
 
-from .stored_graph import store_graph
+from .stored_graph import ase_run, store_graph
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,22 @@ def test_predictions_of(graph, tmp_path):
     write(tmp_path / "a.extxyz", graph.pool.atoms("v5"))
     by_file = json.loads(provenance("predictions-of", tmp_path / "a.extxyz", "--json").stdout)
     assert [row["predictions_pk"] for row in by_file] == [node.pk for node in graph.predictions]
-    assert json.loads(provenance("predictions-of", "v5", "--json").stdout) == by_file
+    by_id = json.loads(provenance("predictions-of", "v5", "--json").stdout)
+    assert by_id == [row | {"match": "id"} for row in by_file]
     assert json.loads(provenance("predictions-of", "v5", "--in", graph.pool.pk, "--json").stdout) == by_file
     assert "-1.0500" in provenance("predictions-of", "v5").stdout
     write(tmp_path / "two.extxyz", [bulk("Cu"), bulk("Al")])
     assert "holds 2 structures" in refused(provenance("predictions-of", tmp_path / "two.extxyz"))
+
+
+def test_not_found_no_such_file_and_no_such_id_are_told_apart(graph, tmp_path):
+    assert "no such file" in refused(provenance("predictions-of", tmp_path / "missing.cif"))
+    assert "no such file" in refused(provenance("predictions-of", "missing.cif"))
+    assert "no such id" in refused(provenance("predictions-of", "v55"))
+    write(tmp_path / "cu.extxyz", bulk("Cu"))
+    done = provenance("predictions-of", tmp_path / "cu.extxyz", "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (1, [])
+    assert "not found" in done.stderr
 
 
 def test_used_by_and_marks(graph):
@@ -94,6 +105,26 @@ def test_errors(graph, tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert "-0.0200" in provenance("errors", graph.models[0].pk).stdout
     assert "no label to compare with" in refused(provenance("errors", graph.models[2].pk))
+
+
+def test_errors_of_what_was_learned_are_asked_for(graph):
+    done = provenance("errors", graph.predictions[1].pk, "--json")
+    assert [row["id"] for row in json.loads(done.stdout)] == ["v3", "v4", "v5"]
+    assert "3 labels are left out: they are of structures that the model was trained on" in done.stderr
+    rows = json.loads(provenance("errors", graph.predictions[1].pk, "--include-trained", "--json").stdout)
+    assert [row["trained_on"] for row in rows] == [True] * 3 + [False] * 3
+
+
+def test_dft_only(graph):
+    assert provenance("dft-only", graph.labelled[0].pk).exit_code == 0
+    done = provenance("dft-only", graph.models[1].pk)
+    assert done.exit_code == 1
+    assert "learned from is not known here" in done.stderr
+    emt = ase_run(graph, bulk("Cu"), "emt", functional="empirical")
+    done = provenance("dft-only", emt.pk, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["only_dft"]) == (1, False)
+    assert "labels of other kinds: empirical" in done.stderr
+    assert provenance("dft-only", graph.pool.pk).exit_code == 1  # has none
 
 
 def test_picture(graph, tmp_path):

@@ -13,6 +13,7 @@ from ase.calculators.mixing import SumCalculator
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
+from aiida_plugin.calculations.record import RecordedCalculation
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.provenance.origin import origin
 from aiida_plugin.provenance.record import PROCESS_TYPE, record
@@ -53,6 +54,9 @@ def test_a_monte_carlo_run_is_one_process(calculator):
     node = recorded.node
     assert orm.QueryBuilder().append(orm.ProcessNode).count() == 1
     assert (node.process_type, node.is_finished_ok, node.is_sealed) == (PROCESS_TYPE, True, True)
+    assert node.process_class is RecordedCalculation  # AiiDA can load what it names, and it says what the node has
+    links = {link.link_label for link in node.base.links.get_incoming()}
+    assert set(node.process_class.spec().inputs) - {"metadata"} == links
     frame = node.outputs.predictions.to_frame()
     assert frame["id"].tolist() == [str(k) for k in range(6)]
     assert frame[["std", "lower", "upper"]].to_numpy() == pytest.approx(np.array(steps)[:, 1:], rel=1e-15)

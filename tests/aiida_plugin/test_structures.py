@@ -149,6 +149,7 @@ def test_the_summary_is_small_and_can_be_asked_for(stored):
         "formulas": ["Ni4O4", "Cu4", "H2O", "LiO", "Fe"],
         "site_arrays": ["initial_charges", "initial_magmoms", "names", "tags"],
         "results": ["dipole", "energies", "energy", "forces", "free_energy", "magmoms", "stress"],
+        "label_kinds": ["unknown"],
     }  # fmt: skip
     result = orm.QueryBuilder().append(
         StructureSetData,

@@ -103,6 +103,12 @@ def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
     assert "**Not converged:** the energies of its labels are not converged (protocol fast)" in card
     assert calculation.inputs.structures.uuid in card
     assert results["model"].names == ["tuned-on-six"]
+    # the label tells it from others that were tuned under this name
+    assert results["model"].label == f"tuned-on-six (6 labels of gpaw PBE, {results['model'].sha256[:8]})"
+    assert calculation.res.n_train == 5  # `verdi calcjob res`
+    # structures and labels stand in the inputs, and are not stored a second time with the job
+    kept = {path.as_posix() for path in calculation.base.repository.glob()}
+    assert not {name for name in kept if name.startswith("data")}
     metrics = results["metrics"].get_dict()
     assert (metrics["n_train"], metrics["n_val"], metrics["n_test"]) == (5, 1, 0)
     assert metrics["calibration"]["sha256"] == model.sha256
@@ -254,6 +260,14 @@ def test_parsing_a_good_run(parsed, left, labelled):
     assert ended.is_finished_ok, ended.exit_message
     assert results["test_results"].get_array("id").tolist() == list(labelled)[:2]
     assert results["metrics"]["test"]["mae"] == json.loads(left["run/metrics.json"])["test"]["mae"]
+
+
+def test_epochs_of_an_ensemble_are_counted_once(parsed, left):
+    history = left["run/history.csv"]
+    several = without(left, "history.csv") | {f"run/member-{k}/history.csv": history for k in range(3)}
+    results, ended = parsed(several)
+    assert ended.is_finished_ok, ended.exit_message
+    assert (results["metrics"]["n_epochs"], results["metrics"]["n_members"]) == (2, 3)
 
 
 def test_figures_that_are_no_numbers_are_named_not_stored(parsed, left):

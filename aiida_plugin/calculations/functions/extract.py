@@ -9,7 +9,7 @@ from aiida.engine import calcfunction
 from aiida.orm import Dict, List, StructureData
 
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.references import reference_structure
+from aiida_plugin.engines.references import reference_error, reference_structure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,6 +60,22 @@ def structures_to_label(structure_set: StructureSetData, indices: List) -> dict[
         if not structure_set.atoms(row).numbers.all():
             raise ValueError(f"structure {structure_set.ids[row]!r} has dummy atoms (X); no engine takes them")
     return _with_moments({f"row_{row}": structure_set.atoms(row) for row in rows})
+
+
+@calcfunction
+def elements_to_label(structure_set: StructureSetData, indices: List, known: Dict | None = None) -> List:
+    """List the elements of some structures that have a simple reference structure, in alphabetical order.
+
+    Parameters
+    ----------
+    structure_set, indices
+        As of `extract`.
+    known
+        ``energies`` by element, of an earlier run: these elements are left out.
+    """
+    energies = {} if known is None else known["energies"]
+    symbols = {symbol for row in structure_set.rows_of(indices) for symbol in structure_set.atoms(row).symbols}
+    return List([symbol for symbol in sorted(symbols - set(energies)) if reference_error(symbol) is None])
 
 
 @calcfunction

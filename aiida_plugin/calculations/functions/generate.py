@@ -8,7 +8,7 @@ from aiida.engine import calcfunction
 from aiida.orm import Dict, StructureData
 from pydantic import TypeAdapter, ValidationError
 
-from aiida_plugin.calculations.functions import each_run, versions_of
+from aiida_plugin.calculations.functions import node_default, versions_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.cathodes import cathode_ids, cathodes
@@ -33,7 +33,7 @@ class GeneratedSet(TypedDict):
 
 
 _FOR_DEFECTS = ("cgcnn-ase", "doped", "numpy", "pymatgen", "pymatgen-analysis-defects", "shakenbreak", "spglib")
-_VERSIONS_FOR_DEFECTS = each_run(lambda: Dict(versions_of(*_FOR_DEFECTS)))
+_VERSIONS_FOR_DEFECTS = node_default(versions_of(*_FOR_DEFECTS), Dict)
 
 
 @calcfunction
@@ -115,7 +115,7 @@ class CathodeOptions:
     seed: int = 42
 
 
-_VERSIONS_FOR_CATHODES = each_run(lambda: Dict(versions_of("ase", "cgcnn-ase", "icet", "numpy", "pymatgen", "spglib")))
+_VERSIONS_FOR_CATHODES = node_default(versions_of("ase", "cgcnn-ase", "icet", "numpy", "pymatgen", "spglib"), Dict)
 
 
 @calcfunction

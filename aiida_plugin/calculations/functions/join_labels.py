@@ -76,6 +76,19 @@ def join_labels(
 
 
 @calcfunction
+def label_failures(ended: Dict) -> Dict:
+    """Report which structures have no label: ``n``, ``n_failed``, ``failed`` and ``references_failed``.
+
+    Parameters
+    ----------
+    ended
+        How the engine's processes ended: ``n``, how many structures were to be labelled, and ``failed``: by id
+        ``exit_status`` and ``message``; the same of the elements as ``references_failed``.
+    """
+    return Dict({**ended.get_dict(), "n_failed": len(ended["failed"])})
+
+
+@calcfunction
 def join_references(known: Dict | None = None, settings: Dict | None = None, **labels: StructureSetData) -> Dict:
     """Join the energies of the elements: ``energies`` (eV/atom by element), their ``scheme`` and its ``scheme_id``.
 

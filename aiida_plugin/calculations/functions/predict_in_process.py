@@ -1,22 +1,22 @@
 """``cgcnn.predict_in_process``: a handful of structures predicted here and now, without a job."""
 
 from aiida.engine import calcfunction
-from aiida.orm import Dict, Str
+from aiida.orm import Dict, Str, StructureData
 
-from aiida_plugin.calculations.functions import each_run
+from aiida_plugin.calculations.functions import node_default
 from aiida_plugin.calculations.predict import settings_problem
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
-from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.data.structures import StructureSetData, as_set
 from cgcnn_ase.core.environment import package_version as version
 
-_VERSION = each_run(lambda: Str(version()))
+_VERSION = node_default(version(), Str)
 
 
 @calcfunction
 def predict_in_process(
     model: CGCNNModelData,
-    structures: StructureSetData,
+    structures: StructureSetData | StructureData,
     settings: Dict | None = None,
     package_version: Str = _VERSION,  # noqa: ARG001
 ) -> PredictionsData:
@@ -27,7 +27,7 @@ def predict_in_process(
     model
         Of a single model.
     structures
-        What to predict.
+        What to predict: a set, or one structure.
     settings
         As those of ``cgcnn.predict``.
     package_version
@@ -52,7 +52,8 @@ def predict_in_process(
         raise ValueError(reason)
     if len(model.names) > 1:
         raise ValueError(f"the node holds {len(model.names)} models: {', '.join(model.names)}; cgcnn.predict takes all")
-    result = Predictor(model.load(), **options)(dict(zip(structures.ids, structures.iter_atoms(), strict=True)))
+    of_set = as_set(structures)
+    result = Predictor(model.load(), **options)(dict(zip(of_set.ids, of_set.iter_atoms(), strict=True)))
     if not result.all:
         raise ValueError(f"no structure could be predicted; the first: {result.failures[0].error}")
     return PredictionsData.from_predictions(result)

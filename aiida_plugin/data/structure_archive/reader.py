@@ -1,7 +1,7 @@
 """Reading what `writer` wrote: one structure after the other, or all of them at hand."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -12,11 +12,14 @@ from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, StructureAr
 from aiida_plugin.data.structure_archive.atoms import AtomsParts, SiteArray, put_together
 from aiida_plugin.data.structure_archive.npy import NpyReader, buffered
 from cgcnn_ase.core.arrays import AnyArray, Ints
+from cgcnn_ase.graphs.geometry import Geometry
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Open = Callable[[str], AbstractContextManager[BinaryIO]]  # opens one of the files for reading
+
+_SKIPPED = 1 << 16  # atoms that are read at once and thrown away
 
 
 def read_ids(open_file: Open) -> list[str]:
@@ -43,6 +46,39 @@ def read_hashes(open_file: Open) -> npt.NDArray[np.uint64]:
         return _read_all(open_file, HASHES)
     except FileNotFoundError:
         return hashes_of_arrays(read_arrays(open_file))
+
+
+def rows_of_composition(open_file: Open, composition: Mapping[int, int], volumes: tuple[float, float]) -> Ints:
+    """Rows whose composition (atoms by atomic number) is this or a multiple of it, with a volume per atom in the range.
+
+    `volumes` are the smallest and the largest, Å³; no positions are read.
+    """
+    offsets, numbers, lattice = (_read_all(open_file, f"{name}.npy") for name in ("offsets", "numbers", "lattice"))
+    sizes, n = np.diff(offsets), sum(composition.values())
+    per_atom = np.abs(np.linalg.det(lattice)) / np.maximum(sizes, 1)
+    fits = (volumes[0] <= per_atom) & (per_atom <= volumes[1])
+    for number, count in composition.items():
+        seen = np.concatenate(([0], np.cumsum(numbers == number)))
+        fits &= np.diff(seen[offsets]) * n == count * sizes
+    return np.flatnonzero(fits)
+
+
+def read_geometries(open_file: Open, rows: Ints) -> list[Geometry]:
+    """Structures of these rows, in ascending order; only their own atoms are kept in memory."""
+    offsets = _read_all(open_file, "offsets.npy")
+    numbers, lattice, pbc = (_read_all(open_file, f"{name}.npy") for name in ("numbers", "lattice", "pbc"))
+    geometries, at = [], 0
+    with open_file("positions.npy") as file:
+        reader = NpyReader(file)
+        for row in rows.tolist():
+            start, end = int(offsets[row]), int(offsets[row + 1])
+            for skip in range(at, start, _SKIPPED):
+                reader.read(min(_SKIPPED, start - skip))
+            at = end
+            geometries.append(
+                Geometry(numbers[start:end].astype(np.int64), reader.read(end - start), lattice[row], pbc[row])
+            )
+    return geometries
 
 
 def iter_parts(open_file: Open) -> Iterator[AtomsParts]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aiida_plugin.data.labels import is_converged, scheme_of
+from aiida_plugin.data.labels import SCHEME, LabelKind, is_converged, kind_of, scheme_of
 from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, structure_hash
 from aiida_plugin.data.structure_archive.atoms import SiteArray, take_apart
 from aiida_plugin.data.structure_archive.npy import NpyWriter
@@ -72,6 +72,7 @@ class _Writer:
         self._formulas: list[str] = []
         self._results: set[str] = set()
         self._labels_converged = True
+        self._label_kinds: set[LabelKind] = set()
 
     def _open(self, name: str, dtype: str, shape: Sequence[int]) -> NpyWriter:
         return self.open_files.enter_context(NpyWriter(self.folder / name, dtype, shape))
@@ -98,8 +99,10 @@ class _Writer:
         self._seen[parts.numbers] = True
         if self.n < _FORMULAS:
             self._formulas.append(atoms.get_chemical_formula())
-        if '"results":{"' in parts.rest:
-            self._results.update(_result_names(parts.rest))
+        names = _result_names(parts.rest) if '"results":{' in parts.rest else None
+        self._results.update(names or ())
+        if names is not None or SCHEME in atoms.info:
+            self._label_kinds.add(kind_of(atoms.info.get(SCHEME)))
         self._labels_converged &= is_converged(scheme_of(atoms))
         self.n += 1
 
@@ -122,9 +125,12 @@ class _Writer:
             "formulas": self._formulas,
             "site_arrays": sorted(of_sites["arrays"]),
             "results": sorted(self._results | of_sites["results"]),
+            "label_kinds": sorted(self._label_kinds),
             **({} if self._labels_converged else {"labels_converged": False}),
         }
 
 
-def _result_names(rest: str) -> list[str]:
-    return list(json.loads(rest).get("results", ()))
+def _result_names(rest: str) -> list[str] | None:
+    """Names of the results that are not one an atom; None of a structure without a calculator."""
+    results = json.loads(rest).get("results")
+    return None if results is None else list(results)

@@ -1,0 +1,186 @@
+"""Ways from AiiDA's own structures to a set, and from sets to others: subsets and unions, each a node of its own."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from aiida.engine import calcfunction
+from aiida.orm import CifData, Group, List, Node, StructureData, TrajectoryData
+
+from aiida_plugin.data.labels import merge_schemes, scheme_of
+from aiida_plugin.data.structures import StructureSetData, as_set
+from cgcnn_ase.structures import read_structures
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+SOURCES = (StructureData, CifData, TrajectoryData, StructureSetData)
+
+
+@calcfunction
+def to_structure_set(
+    ids: List | None = None, **sources: StructureData | CifData | TrajectoryData | StructureSetData
+) -> StructureSetData:
+    """Make a set of AiiDA's structures, in the order of the names under which they are given.
+
+    Parameters
+    ----------
+    ids
+        The name of each source's structure, in order; by default the names under which the sources are given. The steps
+        of a trajectory and the blocks of a CIF file with several are ``NAME:STEP`` and ``NAME:BLOCK``; structures of
+        sets keep their own.
+    **sources
+        Structures, CIF files, trajectories, and sets.
+
+    Raises
+    ------
+    ValueError
+        If there are no sources, a structure is partially occupied or cannot be read, or two would have one id; the
+        message names the source.
+    """
+    names = sorted(sources)
+    if not names:
+        raise ValueError("give at least one structure, CIF file, trajectory or set")
+    labels = names if ids is None else list(ids)
+    if len(labels) != len(names):
+        raise ValueError(f"there are {len(labels)} ids for {len(names)} sources")
+    parts = [part for name, label in zip(names, labels, strict=True) for part in _structures(sources[name], str(label))]
+    return StructureSetData.from_ase([atoms for _, atoms in parts], [name for name, _ in parts])
+
+
+@calcfunction
+def subset(structures: StructureSetData, indices: List) -> StructureSetData:
+    """Take some structures of a set (rows or ids), in this order, under the same ids, with all that they carry.
+
+    Raises
+    ------
+    ValueError
+        If none is named, one is named twice, or there is no such structure.
+    """
+    return structures.select(structures.rows_of(indices))
+
+
+@calcfunction
+def merge_sets(**sets: StructureSetData) -> StructureSetData:
+    """Join sets into one, in the order of the names under which they are given; structures keep their ids.
+
+    Raises
+    ------
+    ValueError
+        If there are no sets, two structures have one id, or labels are of different kinds: the message says in what.
+    """
+    if not sets:
+        raise ValueError("give at least one set")
+    owners: dict[str, str] = {}
+    for name in sorted(sets):
+        for each in sets[name].ids:
+            if owners.setdefault(each, name) != name:
+                raise ValueError(
+                    f"the id {each!r} is in {owners[each]} and in {name}; make one of them a subset without"
+                )
+    parts = [sets[name] for name in sorted(sets)]
+    merge_schemes(scheme_of(atoms) for part in parts for atoms in part.iter_atoms() if atoms.calc is not None)
+    return StructureSetData.from_ase((atoms for part in parts for atoms in part.iter_atoms()), list(owners))
+
+
+def set_of_nodes(nodes: Iterable[Node], *, ids: Sequence[str] | None = None, label: str = "") -> StructureSetData:
+    """Make a set of stored nodes by ``cgcnn.to_structure_set``, so that links lead back to each of them.
+
+    Parameters
+    ----------
+    nodes
+        Structures, CIF files, trajectories and sets, taken in this order.
+    ids
+        Their names; by default their labels, and ``node-PK`` of one that has no label, or the label of another.
+    label
+        Label of the new node.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or a node is of another kind.
+    """
+    sources: list[StructureData | CifData | TrajectoryData | StructureSetData] = []
+    for node in nodes:
+        if not isinstance(node, SOURCES):
+            allowed = ", ".join(kind.__name__ for kind in SOURCES)
+            raise ValueError(f"node {node.pk} is a {type(node).__name__}; allowed are {allowed}")
+        sources.append(node)
+    width = len(str(len(sources)))
+    result: StructureSetData = to_structure_set(
+        ids=List(_names(sources) if ids is None else list(ids)),
+        **{f"source_{k:0{width}d}": node for k, node in enumerate(sources)},
+    )
+    if label:
+        result.label = label
+    return result
+
+
+def set_of_group(group: str | Group) -> StructureSetData:
+    """Make a set of all structures, CIF files, trajectories and sets of a group, the oldest node first.
+
+    Raises
+    ------
+    ValueError
+        If there is no such group, or it holds none of these.
+    """
+    study = group if isinstance(group, Group) else Group.collection.find({"label": group})
+    if not isinstance(study, Group):
+        if not study:
+            raise ValueError(f"there is no group {group!r}; `verdi group list` shows all")
+        study = study[0]
+    nodes = sorted((node for node in study.nodes if isinstance(node, SOURCES)), key=lambda node: node.pk or 0)
+    if not nodes:
+        raise ValueError(f"the group {study.label!r} holds no structures, CIF files, trajectories or sets")
+    return set_of_nodes(nodes, label=study.label)
+
+
+def add_to_group(label: str, *nodes: Node) -> Group:
+    """Put stored nodes into the group of a study, which is made if there is none of this label."""
+    group, _ = Group.collection.get_or_create(label)
+    group.add_nodes(list(nodes))
+    return group
+
+
+def _names(nodes: Sequence[Node]) -> list[str]:
+    taken: set[str] = set()
+    names = []
+    for node in nodes:
+        name = node.label if node.label and node.label not in taken else f"node-{node.pk}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _structures(
+    node: StructureData | CifData | TrajectoryData | StructureSetData, name: str
+) -> "Iterator[tuple[str, Atoms]]":
+    """Yield id and structure of all that a node holds."""
+    if isinstance(node, StructureSetData):
+        yield from zip(node.ids, node.iter_atoms(), strict=True)
+    elif isinstance(node, TrajectoryData):
+        pbc = node.base.attributes.get("pbc", None)
+        for k, step in enumerate(node.get_stepids().tolist()):
+            atoms = node.get_step_structure(k).get_ase()
+            atoms.pbc = True if pbc is None else pbc
+            yield f"{name}:{step}", atoms
+    elif isinstance(node, CifData):
+        yield from _of_cif(node, name)
+    else:
+        try:
+            yield name, as_set(node).atoms(0)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _of_cif(node: CifData, name: str) -> "Iterator[tuple[str, Atoms]]":
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "structure.cif"
+        file.write_text(node.get_content("r"), encoding="utf-8")
+        records = list(read_structures([file]))
+    for record in records:
+        if record.error is not None:
+            raise ValueError(f"{name}: {record.error}")
+        block = record.id.partition(":")[2]
+        yield (f"{name}:{block}" if block and len(records) > 1 else name), record.unwrap()
