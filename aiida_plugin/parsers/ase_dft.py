@@ -117,6 +117,9 @@ class AseParser(RetrievedParser):
         return lines[-1][:_LENGTH] if lines else "it said nothing"
 
 
+AseDftParser = AseParser  # its name in early versions
+
+
 def scheme_of_job(settings: Mapping[str, Any], results: Mapping[str, Any], *, spin: bool) -> dict[str, object]:
     """Make the label scheme of a job from its complete settings; a machine-learned potential is called what it is.
 

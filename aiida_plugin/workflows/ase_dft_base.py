@@ -119,3 +119,6 @@ class AseBaseWorkChain(BaseRestartWorkChain):
         self.report(f"job {node.pk} came to no end ({node.exit_message}): going on from there")
         self.ctx.inputs["restart_folder"] = node.outputs.remote_folder
         return ProcessHandlerReport(do_break=True)
+
+
+AseDftBaseWorkChain = AseBaseWorkChain  # its name in early versions

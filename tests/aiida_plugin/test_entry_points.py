@@ -19,6 +19,8 @@ import aiida_plugin  # noqa: E402
 from aiida_plugin.calculations import ase_dft  # noqa: E402
 from aiida_plugin.calculations.functions.extract import extract  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
+from aiida_plugin.parsers import ase_dft as ase_dft_parser  # noqa: E402
+from aiida_plugin.workflows import ase_dft_base  # noqa: E402
 from aiida_plugin.workflows.idempotent import is_process_of  # noqa: E402
 
 OURS = [(e.group, e.name) for e in distribution("cgcnn-ase").entry_points if e.group.startswith("aiida.")]
@@ -95,6 +97,8 @@ def test_the_job_of_an_ase_calculator_is_not_called_dft(aiida_profile):
     assert job.build_process_type() == "aiida.calculations:cgcnn.ase_dft"
     assert orm.CalcJobNode(process_type="aiida.calculations:cgcnn.ase_dft").process_class is job
     assert ase_dft.AseDftCalculation is job
+    assert ase_dft_parser.AseDftParser is load_entry_point("aiida.parsers", "cgcnn.ase_dft")
+    assert ase_dft_base.AseDftBaseWorkChain is load_entry_point("aiida.workflows", "cgcnn.ase_dft.base")
 
 
 def test_the_stored_process_type_is_the_entry_point(aiida_profile):
