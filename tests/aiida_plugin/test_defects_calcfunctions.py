@@ -161,7 +161,10 @@ def test_the_lowest_energy_is_that_of_a_model_node(small_model):
     [
         ({}, "setting name is missing"),
         ({"name": "NCM811", "vacancy": 0.1}, "unknown settings vacancy; allowed: antisite_exchange, li_removal, "),
-        ({"name": "NCM811", "ordering": "neat"}, "setting ordering cannot be 'neat': .*'random', 'ewald', 'sqs' or 'lowest'"),
+        (
+            {"name": "NCM811", "ordering": "neat"},
+            "setting ordering cannot be 'neat': .*'random', 'ewald', 'sqs' or 'lowest'",
+        ),
         ({"name": "NCM811", "supercell": [1, 2]}, "setting supercell cannot be"),
         ({"name": "NCM811", "li_vacancy": 2}, "li_vacancy 2: the part of the lithium to remove is 0 to 1"),
         ({"name": "Unobtainium"}, "Unobtainium"),
