@@ -230,7 +230,9 @@ def main() -> int:
     except JobError as stop:
         result = {"status": stop.status, **stop.details}
     calculator = {"engine": settings["calculator"], "device": result.pop("device", "cpu")}
-    result["environment"] = environment(settings["packages"]) | calculator
+    module = settings["calculator"].partition(":")[0].partition(".")[0]
+    of_calculator = [module] if next(iter(metadata.distributions(name=module)), None) else []
+    result["environment"] = environment([*settings["packages"], *of_calculator]) | calculator
     result["seconds"] = time.monotonic() - started
     Path(RESULTS).write_text(json.dumps(result, allow_nan=False))
     return 0 if result["status"] == "ok" else 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiida_plugin.engines.protocol import shared_default
 from cgcnn_ase.structures.composition import composition_key
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def structure_error(atoms: "Atoms", settings: Mapping[str, Any]) -> str | None:
         return "its magnetic moments have a direction; give one number an atom"
     if abs(atoms.cell.volume) < _NO_VOLUME:
         return "it has no cell; give a molecule a box (atoms.center(vacuum=5)), and a crystal its lattice"
-    return _distance_error(atoms, float(settings["min_distance"]))
+    return _distance_error(atoms, _limit(settings, "min_distance"))
 
 
 def label_error(atoms: "Atoms", settings: Mapping[str, Any]) -> str | None:
@@ -44,12 +45,12 @@ def label_error(atoms: "Atoms", settings: Mapping[str, Any]) -> str | None:
     for name, value in results.items():
         if not np.isfinite(np.asarray(value, dtype=float)).all():
             return f"{name} is not finite"
-    if reason := _distance_error(atoms, float(settings["min_distance"])):
+    if reason := _distance_error(atoms, _limit(settings, "min_distance")):
         return reason
-    energy, most = float(results["energy"]) / len(atoms), float(settings["max_energy"])
+    energy, most = float(results["energy"]) / len(atoms), _limit(settings, "max_energy")
     if energy > most:
         return f"its energy is {energy:.4g} eV/atom, which no crystal has (max_energy: {most:g} eV/atom above zero)"
-    forces, largest = results.get("forces"), float(settings["max_force"])
+    forces, largest = results.get("forces"), _limit(settings, "max_force")
     if forces is not None and (norms := np.linalg.norm(np.asarray(forces, dtype=float), axis=1)).max() > largest:
         atom = int(norms.argmax())
         return (
@@ -61,7 +62,7 @@ def label_error(atoms: "Atoms", settings: Mapping[str, Any]) -> str | None:
 
 def formation_energy_error(energy: float | None, settings: Mapping[str, Any]) -> str | None:
     """Find whether a formation energy (eV/atom) is beyond ``max_energy``; None if not, or if there is none."""
-    most = float(settings["max_energy"])
+    most = _limit(settings, "max_energy")
     if energy is None or abs(energy) <= most:
         return None
     return f"its formation energy is {energy:.4g} eV/atom (max_energy: {most:g} eV/atom either way)"
@@ -69,7 +70,7 @@ def formation_energy_error(energy: float | None, settings: Mapping[str, Any]) ->
 
 def energy_outliers(structures: "Mapping[str, Atoms]", settings: Mapping[str, Any]) -> dict[str, str]:
     """Find labelled structures whose energy is far above the lowest of their composition; the reason by name."""
-    most = float(settings["max_energy"])
+    most = _limit(settings, "max_energy")
     energies = {name: float(atoms.calc.results["energy"]) / len(atoms) for name, atoms in structures.items()}
     compositions = {name: composition_key(atoms.numbers) for name, atoms in structures.items()}
     lowest: dict[object, str] = {}
@@ -83,6 +84,10 @@ def energy_outliers(structures: "Mapping[str, Atoms]", settings: Mapping[str, An
         for name, composition in compositions.items()
         if energies[name] - energies[other := lowest[composition]] > most
     }
+
+
+def _limit(settings: Mapping[str, Any], name: str) -> float:
+    return float(settings[name] if name in settings else shared_default(name))
 
 
 def _distance_error(atoms: "Atoms", ratio: float) -> str | None:

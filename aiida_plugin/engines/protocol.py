@@ -46,6 +46,11 @@ def resolve(engine: str, protocol: str = DEFAULT_PROTOCOL, overrides: Mapping[st
     return resolved
 
 
+def shared_default(name: str) -> Any:
+    """Return the default of a setting that all engines share; settings of an earlier version may lack it."""
+    return _read(_COMMON)["default"][name]
+
+
 @lru_cache
 def _read(file: Path) -> Inputs:
     return read_yaml(file)

@@ -42,12 +42,14 @@ class AseParser(RetrievedParser):
             return self._without_results()
         try:
             results = json.loads(text)
-            status, record = results.pop("status"), results.pop("environment")
-            differences = list(self._differences(record))
+            status, record = results.pop("status"), results.pop("environment", None)
+            if record is None and not self.is_of_earlier_version:
+                raise ValueError("it does not tell what ran")
+            differences = [] if record is None else list(self._differences(record))
             atoms = self._labelled(results) if status == "ok" else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=RESULTS, reason=f"{type(error).__name__}: {error}")
-        differ = self.record_environment(record, differences)
+        differ = None if record is None else self.record_environment(record, differences)
         if atoms is None:
             self.out("output_parameters", Dict({"finished": False, **results}))
             return self.fail(_ENDS.get(status, "ERROR_CALCULATOR"), reason=results.get("reason", status))

@@ -41,6 +41,8 @@ class RetrievedParser(Parser):
         `file` holds it, as JSON of :mod:`cgcnn_ase.core.environment`.
         """
         text = self.text(file)
+        if text is None and self.is_of_earlier_version:
+            return None
         if text is None:
             reason = "it tells what ran; a cgcnn-ase of before 2026-12 writes none"
             return self.fail("ERROR_MISSING_OUTPUT", file=file, reason=reason)
@@ -50,6 +52,11 @@ class RetrievedParser(Parser):
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=file, reason=f"{type(error).__name__}: {error}")
         return self.record_environment(record, differences)
+
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Tell whether the job was submitted by a version of this package that asked for no record of what ran."""
+        return self.node.get_option("check_versions") is None
 
     def record_environment(self, record: Mapping[str, Any], differences: list[str]) -> ExitCode | None:
         """Give the record as an output; differences are a failure, unless the job was to allow them."""

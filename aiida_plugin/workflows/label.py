@@ -77,12 +77,12 @@ class LabelWorkChain(WorkChain):
         spec.exit_code(340, "ERROR_ALL_FAILED", message="no structure could be labelled; the first: {reason}")
         spec.exit_code(
             350,
-            "ERRORREFERENCES",
+            "ERROR_REFERENCES",
             message="the labels are there, without formation energies, as the reference energies do not suit: {reason}",
         )
         spec.exit_code(
             351,
-            "ERRORREFERENCES_FAILED",
+            "ERROR_REFERENCES_FAILED",
             message="the labels are there, without the formation energies of structures with {elements}, whose "
             "reference energy could not be computed; the first: {reason}",
         )
@@ -257,7 +257,7 @@ class LabelWorkChain(WorkChain):
         labels = {label: node for label, node in self.ctx.labels.items() if not label.startswith(REFERENCE)}
         references, misfit = self._references(labels) if labels else (None, None)
         labels = self._with_plausible_formation_energies(labels, references)
-        failed, without = dict(self.ctx.failures), dict(self.ctx.reference_failures)
+        failed, without = dict(self.ctx.failures), dict(self.ctx.get("reference_failures", {}))
         ended = Dict({"n": len(self.ctx.rows), "failed": failed, "references_failed": without})
         self.out("failures", call_once(self, "failures", label_failures, ended=ended))
         if not labels:
@@ -268,10 +268,10 @@ class LabelWorkChain(WorkChain):
             inputs["reference_energies"] = references
         self.out("labelled", call_once(self, "join", join_labels, structure_set=self.inputs.structures, **inputs))
         if misfit is not None:
-            return self.exit_codes("ERRORREFERENCES").format(reason=misfit)
+            return self.exit_codes("ERROR_REFERENCES").format(reason=misfit)
         if without:
             reason = next(f"{element}: {why['message']}" for element, why in without.items())
-            return self.exit_codes("ERRORREFERENCES_FAILED").format(elements=", ".join(without), reason=reason)
+            return self.exit_codes("ERROR_REFERENCES_FAILED").format(elements=", ".join(without), reason=reason)
         return None
 
     def _with_plausible_formation_energies(
@@ -352,7 +352,7 @@ class LabelWorkChain(WorkChain):
         why = {"exit_status": status, "message": message}
         self.report(f"{self._name(label)!r} has no label: {message}")
         if label.startswith(REFERENCE):
-            failures = {**self.ctx.reference_failures, label.removeprefix(REFERENCE): why}
+            failures = {**self.ctx.get("reference_failures", {}), label.removeprefix(REFERENCE): why}
             self.ctx.reference_failures = failures
         else:
             self.ctx.failures = {**self.ctx.failures, self.ctx.names[label]: why}

@@ -182,6 +182,7 @@ def parsed(code):
     def parse(**files):
         node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.ase_dft")
         node.set_option("resources", {"num_machines": 1})
+        node.set_option("check_versions", True)
         inputs = inputs_of(code, moments={"Cu": 1.0})
         inputs["versions"] = orm.Dict({"ase": ase.__version__})
         for name in ("structure", "settings", "code", "versions"):
@@ -225,6 +226,7 @@ def test_parsing_a_good_run(parsed):
         ({"exit": "2", "results": results(status="time", reason="over")}, 321, "out of wall time: over"),
         ({"exit": "0", "err": "gone"}, 330, "left no results.json: gone"),
         ({"exit": "0", "results": "{"}, 331, "results.json cannot be read"),
+        ({"exit": "0", "results": results(environment=None)}, 331, "it does not tell what ran"),
         ({"exit": "0", "results": "[]"}, 331, "results.json cannot be read"),
         ({"exit": "0", "results": results(results={"forces": [[0, 0, 0]] * 4})}, 331, "KeyError: 'energy'"),
         ({"exit": "0", "results": results(results={"energy": 1, "forces": [[0, 0, 0]]})}, 331, "forces is of shape"),

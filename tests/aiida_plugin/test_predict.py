@@ -203,6 +203,7 @@ def parsed(code, model, crystals):
     def parse(**files):
         node = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.predict")
         node.set_option("resources", {"num_machines": 1})
+        node.set_option("check_versions", True)
         inputs = {
             "model": model, "structures": structure_set(crystals[:3]).store(), "code": code,
             "package_version": orm.Str(metadata.version("cgcnn-ase")).store(),

@@ -240,6 +240,7 @@ def parsed(code, labelled):
     def parse(files):
         calculation = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.train")
         calculation.set_option("resources", {"num_machines": 1})
+        calculation.set_option("check_versions", True)
         linked = {"structures": node(labelled).store(), "target": orm.Str(TARGET).store(), "code": code,
                   "package_version": orm.Str(metadata.version("cgcnn-ase")).store()}  # fmt: skip
         for label, value in linked.items():
