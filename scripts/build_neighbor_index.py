@@ -13,7 +13,7 @@ from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.explain.training_neighbors import build_neighbor_index
-from cgcnn_ase.models.registry import load_model, model_folder
+from cgcnn_ase.models.registry import find_model, load_model
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--target", help="column that the model learned, where there are several")
     args = parser.parse_args()
-    folder = model_folder(args.model)
-    if folder is None:
+    folder = find_model(args.model).path
+    if not folder.is_dir():
         parser.error(f"{args.model} is no model folder")
     model = load_model(folder)
     if is_prepared(args.data):
