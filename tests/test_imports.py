@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -24,6 +25,7 @@ def imported_by(code: str, *args) -> set[str]:
 def running(arguments: str) -> str:
     return f"""
 import sys
+from importlib.metadata import version
 sys.argv = ["cgcnn-ase", *{arguments}]
 from cgcnn_ase.cli import main
 try:
@@ -57,7 +59,8 @@ def test_public_names():
     import cgcnn_ase
 
     for name in cgcnn_ase.__all__:
-        assert callable(getattr(cgcnn_ase, name))
+        assert name == "__version__" or callable(getattr(cgcnn_ase, name))
+    assert cgcnn_ase.__version__ == version("cgcnn-ase")
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         cgcnn_ase.nothing  # noqa: B018
 
@@ -65,6 +68,7 @@ def test_public_names():
 #: makes each import of these raise, as where they are not installed
 BLOCKER = """
 import sys
+from importlib.metadata import version
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in sys.argv[1].split(","):
