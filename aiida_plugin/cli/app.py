@@ -5,9 +5,9 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 
-from cgcnn_ase.core.errors import MissingExtraError
-
 if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with AiiDA
+    from cgcnn_ase.core.errors import MissingExtraError
+
     print(MissingExtraError("aiida-cgcnn", "aiida"), file=sys.stderr)  # noqa: T201 - there is no command line yet
     raise SystemExit(2)
 
