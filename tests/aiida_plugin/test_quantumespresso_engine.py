@@ -200,8 +200,8 @@ def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
 
 
 @needs_pw
-def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code):
-    version = subprocess.run([PW], input="", capture_output=True, text=True, check=False).stdout
+def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code, tmp_path):
+    version = subprocess.run([PW], input="", cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     if float(re.search(r"PWSCF v\.(\d+\.\d+)", version)[1]) >= 7.1:
         pytest.skip("this pw.x knows the card")
     u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "pseudo_family": scalar.label}
