@@ -187,10 +187,11 @@ def ordering_options(
         return order_disordered
     from cgcnn_ase.structures.ordering import OrderingOptions
 
+    energies = None
     if ordering == "lowest":
         from cgcnn_ase.energies.energy_model import ModelEnergies
 
-        return OrderingOptions(**options, energies=ModelEnergies(model or "formation-energy-per-atom"))  # type: ignore[arg-type]
-    if model is not None:
+        energies = ModelEnergies(model or "formation-energy-per-atom")
+    elif model is not None:
         raise ValueError(f"--ordering-model {model}: it is for --ordering lowest")
-    return OrderingOptions(**options)  # type: ignore[arg-type]
+    return OrderingOptions(**options, energies=energies)  # type: ignore[arg-type]
