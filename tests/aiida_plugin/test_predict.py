@@ -67,7 +67,8 @@ def test_a_run_gives_what_the_package_predicts(code, model, crystals, small_mode
     assert "predictions.csv" not in results["retrieved"].base.repository.list_object_names()
     # values and stds can be queried
     column = orm.QueryBuilder().append(
-        DataFactory("cgcnn.predictions"), filters={"attributes.value_max": {">": frame["value"].max() - 1e-9}},
+        DataFactory("cgcnn.predictions"),
+        filters={"id": results["predictions"].pk, "attributes.value_max": {">": frame["value"].max() - 1e-9}},
         project=["attributes.value_min", "attributes.std_max", "attributes.stds"],
     )  # fmt: skip
     ((low, std, stds),) = column.all()
