@@ -1,11 +1,18 @@
 """CGCNNCalculator: a model's prediction, with its uncertainty, as an ASE calculator."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, register_calculator_class
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+    compare_atoms,
+    register_calculator_class,
+)
 
 from cgcnn_ase.energies.graph_model import (
     PER_ATOM_ENERGIES,
@@ -31,6 +38,19 @@ _DERIVATIVES = ("forces", "stress", "stresses", "energies")
 _NO_ATOMS = "no structure has been calculated: give the atoms, or ask atoms.get_potential_energy() first"
 
 
+class _Calculation(NamedTuple):
+    """A structure and its results; ``atoms`` is None where nothing has been calculated."""
+
+    atoms: "Atoms | None"
+    results: dict[str, Any]
+
+
+class _ThreadState(threading.local):
+    """The last calculation of each thread; None in a thread that has not touched the calculator."""
+
+    last: _Calculation | None = None
+
+
 class CGCNNCalculator(Calculator):
     """Energies and their uncertainty from a crystal-graph model.
 
@@ -51,6 +71,9 @@ class CGCNNCalculator(Calculator):
     ``formation_energy_per_atom``, its ``_std`` (eV/atom) and its ``_interval`` (lower and upper bound, 90 %),
     ``in_domain`` and ``in_domain_reason``. Other models give their own property instead of the energies. Keys that a
     model has no calibration for are missing from ``implemented_properties``. Charges and magnetic moments do not enter.
+
+    Threads may share a calculator: ``atoms`` and ``results`` are those of the last calculation in the thread that reads
+    them (of any thread, where it has made none), so that no thread is given the numbers of another's structure.
 
     Examples
     --------
@@ -74,10 +97,59 @@ class CGCNNCalculator(Calculator):
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
         self.implemented_properties = self._properties()
+        self._forget()
         super().__init__()  # type: ignore[no-untyped-call]
+        self._forget()  # ASE has set empty results for this thread
         self.parameters.update(
             model=self.model.name, model_sha256=self.model.sha256, reference=reference, n_dropout=n_dropout, seed=seed
         )
+
+    @property
+    def atoms(self) -> "Atoms | None":
+        """Copy of the structure that was calculated last, in this thread."""
+        return self._last().atoms
+
+    @atoms.setter
+    def atoms(self, atoms: "Atoms | None") -> None:
+        self._thread.last = self._last()._replace(atoms=atoms)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Results of the last calculation, in this thread."""
+        return self._last().results
+
+    @results.setter
+    def results(self, results: dict[str, Any]) -> None:
+        self._thread.last = self._last()._replace(results=results)
+
+    def _last(self) -> _Calculation:
+        """Last calculation of this thread, or of any where this one has made none."""
+        if self._thread.last is None:
+            self._thread.last = self._newest
+        return self._thread.last or _Calculation(None, {})
+
+    def _forget(self) -> None:
+        """Forget the calculations of all threads."""
+        self._thread = _ThreadState()
+        self._newest: _Calculation | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all, with the results that this thread sees."""
+        return self.__dict__ | {"_thread": None, "_newest": self._last()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_thread": _ThreadState()}
+
+    def check_state(self, atoms: "Atoms", tol: float = 1e-15) -> list[str]:
+        """Names of what has changed since the last calculation in this thread, or the newest in any."""
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
+        newest = self._newest
+        if changes and newest is not None and newest is not self._thread.last:
+            ignored = set(self.ignored_changes)
+            if not compare_atoms(newest.atoms, atoms, tol, excluded_properties=ignored):
+                self._thread.last = newest
+                return []
+        return changes
 
     @property
     def reference(self) -> Reference | Mapping[str, float]:
@@ -103,7 +175,7 @@ class CGCNNCalculator(Calculator):
             check_reference(changes["reference"])
         changed: dict[str, Any] = super().set(**changes)  # type: ignore[no-untyped-call]
         if changed:
-            self.reset()  # type: ignore[no-untyped-call]
+            self._forget()
         return changed
 
     def _properties(self) -> list[str]:
@@ -149,6 +221,7 @@ class CGCNNCalculator(Calculator):
         if name in PER_ATOM_ENERGIES:
             result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
         self.results = {key: result[key] for key in self.implemented_properties if key in result}
+        self._newest = self._last()
 
     def _energies(self, prediction: Prediction, *, required: bool) -> dict[str, float]:
         assert self.atoms is not None

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -236,7 +237,17 @@ def test_results_do_not_follow_the_structure(atoms):
     assert set(atoms.calc.atoms.numbers) == {8, 12}
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))], ids=["copy", "pickle"])
+def _shallow(atoms):
+    other = atoms.copy()
+    other.calc = copy.copy(atoms.calc)
+    return other
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [_shallow, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))],
+    ids=["shallow copy", "copy", "pickle"],
+)
 def test_copies(atoms, duplicate):
     energy = atoms.get_potential_energy()
     other = duplicate(atoms)
@@ -247,6 +258,62 @@ def test_copies(atoms, duplicate):
     assert other.get_potential_energy() != energy
     assert atoms.get_potential_energy() == energy
     assert atoms.copy().calc is None
+
+
+# Threads
+
+
+@pytest.fixture
+def alone(small_model, crystals):
+    """Energy and its std of each crystal, with a calculator of its own."""
+    values = []
+    for made in crystals[:4]:
+        calculator = CGCNNCalculator(small_model)
+        values.append((calculator.get_potential_energy(made), calculator.get_energy_uncertainty(made)))
+    return values
+
+
+def test_threads_share_a_calculator(calculator, crystals, alone):
+    """Each thread reads the results of its own structure, by whatever way it asks."""
+
+    def ask(k):
+        made = crystals[k].copy()
+        made.calc = calculator
+        energy, std = made.get_potential_energy(), calculator.get_energy_uncertainty()
+        assert calculator.results["energy"] == energy
+        assert len(calculator.atoms) == len(made)
+        assert calculator.get_energy_uncertainty(per_atom=True) == pytest.approx(std / len(made))
+        assert calculator.annotate(made).info["energy_std"] == std
+        return energy, std
+
+    order = list(range(4)) * 15
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(ask, order))
+    np.testing.assert_allclose(results, [alone[k] for k in order], rtol=1e-6)
+
+
+def test_a_thread_without_a_calculation_reads_the_newest(atoms, calls, tmp_path):
+    """What a worker thread calculated is there for the thread that waits for it."""
+    displaced = atoms.copy()
+    displace(displaced)
+    displaced.calc = atoms.calc
+    with ThreadPoolExecutor(1) as pool:
+        energy = pool.submit(atoms.get_potential_energy).result()
+        assert atoms.calc.results["energy"] == energy
+        other = pool.submit(displaced.get_potential_energy).result()
+    assert atoms.calc.results["energy"] == energy != other
+    assert not atoms.calc.calculation_required(displaced, ["energy"])
+    write(tmp_path / "a.traj", displaced)
+    assert read(tmp_path / "a.traj").get_potential_energy() == other
+    assert len(calls) == 2
+
+
+def test_a_setting_is_changed_for_all_threads(atoms):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(atoms.get_potential_energy).result()
+        atoms.calc.set(reference="none")
+        energy = pool.submit(atoms.get_potential_energy).result()
+    assert energy == pytest.approx(8 * atoms.calc.results["formation_energy_per_atom"])
 
 
 @pytest.mark.parametrize("ask", [Atoms.get_forces, Atoms.get_stress, Atoms.get_stresses, Atoms.get_potential_energies])
