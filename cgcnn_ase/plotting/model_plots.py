@@ -16,9 +16,10 @@ from cgcnn_ase.uncertainty.metrics import (
     as_positive,
     as_vector,
     calibration_curve,
-    ence,
     evaluate,
     mae,
+    mean_squared_z,
+    mean_squared_z_interval,
     miscalibration_area,
     r2,
     reliability_bins,
@@ -69,6 +70,8 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, name: st
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
 
+# structures of a group whose errors are summed up, at least
+_MIN_BIN = 10
 # more points than this are drawn as a density
 MAX_POINTS = 300
 DPI = 150
@@ -126,6 +129,48 @@ def summary(
     text = f"{100 * level:g} % {kind} interval\nholds {100 * figures.coverage:.1f} %"
     _note(middle, text)
     _error_against_std(right, target, mean, std, unit=unit, n_bins=n_bins)
+    return figure
+
+
+def error_against_domain(
+    target: npt.ArrayLike, mean: npt.ArrayLike, domain_score: npt.ArrayLike, *, name: str, unit: str
+) -> "Figure":
+    """Absolute error against domain score: 1 is the limit of the domain, what lies beyond it is flagged.
+
+    Points are structures; groups of equal count on either side of the limit have their median and 90th percentile.
+    """
+    score = as_vector(domain_score, name="domain_score")
+    error = np.abs(as_vector(target, name="target", size=score.size) - as_vector(mean, name="mean", size=score.size))
+    outside = score > 1
+    figure, (axes,) = new_figure(1)
+    axes.axvspan(1, 1e9, color=ORANGE, alpha=0.08, linewidth=0)
+    axes.axvline(1, color=ORANGE, linestyle="--", linewidth=1.2, label="limit of the domain")
+    for group, color, alpha in ((~outside, GREY, 0.35), (outside, ORANGE, 0.7)):
+        axes.plot(
+            score[group], error[group], ".", markersize=4, color=color, alpha=alpha, markeredgewidth=0, rasterized=True
+        )
+    groups = [
+        part
+        for group in (~outside, outside)
+        if (n_groups := min(_BINS, int(group.sum()) // _MIN_BIN))
+        for part in np.array_split(np.flatnonzero(group)[np.argsort(score[group], kind="stable")], n_groups)
+    ]
+    x = [np.median(score[part]) for part in groups]
+    for share, face, label in ((0.9, "white", "90th percentile of groups"), (0.5, BLUE, "median of groups")):
+        y = [np.quantile(error[part], share) for part in groups]
+        axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=5, label=label)
+    seen = error[error > 0]
+    low = 0.6 * float(np.quantile(seen, 0.005)) if seen.size else 0.1
+    high = 1.6 * float(error.max()) if seen.size else 1.0
+    wide = float(score.max()) > 5
+    left = 0.8 * float(score[score > 0].min(initial=1.0)) if wide else 0.0
+    axes.set(xscale="log" if wide else "linear", yscale="log", ylim=(low, high))
+    axes.set(xlim=(left, max(1.1, 1.05 * float(score.max()))), title=f"{outside.sum():,} of {score.size:,} outside")
+    axes.set(xlabel=f"domain score of {name}", ylabel=quantity("absolute error", unit))
+    _plain_log_ticks(axes, x=False)
+    if wide:
+        _plain_log_ticks(axes, x=True)
+    axes.legend(loc="lower left", fontsize=10.5, facecolor="white", framealpha=0.8, edgecolor="none")
     return figure
 
 
@@ -274,8 +319,11 @@ def _error_against_std(
     _plain_log_ticks(axes, x=False)
     axes.set(aspect="equal", xlabel=quantity("predicted std", unit), ylabel=quantity("error", unit))
     rank = spearman(s, error)
-    title = f"ENCE {ence(target, mean, std, n_bins=n_bins):.3f}"
-    axes.set_title(title if rank is None else f"{title}, Spearman {rank:.2f}")
+    z_low, z_high = mean_squared_z_interval(target, mean, std)
+    title = f"mean z² {mean_squared_z(target, mean, std):.2f} ({z_low:.2f} to {z_high:.2f})"
+    axes.set_title(title)
+    if rank is not None:
+        axes.text(0.96, 0.04, f"Spearman {rank:.2f}", transform=axes.transAxes, ha="right", va="bottom", fontsize=10.5)
     axes.legend(loc="upper left", frameon=False, fontsize=10.5, handletextpad=0.2, borderaxespad=0.2)
 
 

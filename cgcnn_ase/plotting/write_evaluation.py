@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def draw(evaluation: ModelEvaluation, target: TargetSpec, folder: Path) -> None:
     """Write the pictures of a target; without matplotlib a warning.
 
-    ``parity.png`` and, where there is a std, ``calibration.png`` of a regression; ``confusion.png`` and
-    ``reliability.png`` of a classification.
+    ``parity.png`` and, where there is a std, ``calibration.png`` of a regression, and where there is a domain,
+    ``domain.png``; ``confusion.png`` and ``reliability.png`` of a classification.
     """
     if find_spec("matplotlib") is None:
         warnings.warn(f"no pictures: matplotlib is missing; {install_line('plots')}", stacklevel=2)
@@ -43,7 +43,10 @@ def _(evaluation: RegressionEvaluation, name: str, unit: str) -> "dict[str, Figu
         return parity
     n_bins = min(10, len(y))  # of the calibration error
     summary = plots.summary(y, mean, std, evaluation.lower, evaluation.upper, name=name, unit=unit, n_bins=n_bins)
-    return {**parity, "calibration": summary}
+    pictures = {**parity, "calibration": summary}
+    if evaluation.domain_score is not None:
+        pictures["domain"] = plots.error_against_domain(y, mean, evaluation.domain_score, name=name, unit=unit)
+    return pictures
 
 
 @figures.register(ClassificationEvaluation)

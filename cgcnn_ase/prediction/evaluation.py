@@ -1,7 +1,8 @@
 """Hold a model against known values: predictions of a data set, metrics, and what the metrics are of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -9,13 +10,15 @@ import numpy.typing as npt
 import torch
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
+from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.uncertainty import CalibratedPrediction
+from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae
+from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae, mean_squared_z
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +27,16 @@ if TYPE_CHECKING:
 # by name; lists are rows of a confusion matrix
 Figures = dict[str, float | int | list[list[int]] | None]
 
+# figures of groups of structures: by which quantity, then a row for each group
+GroupRow = dict[str, float | int | str | None]
+GroupFigures = dict[str, list[GroupRow]]
+
 _BATCH = 128
+# structures of an element whose figures are told apart, at least
+MIN_OF_ELEMENT = 30
+# ends of the groups by domain score (1 is the limit), and by energy above hull in eV/atom; the first of them is "on it"
+_SCORES = (-np.inf, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, np.inf)
+_ABOVE_HULL = (-np.inf, 0.001, 0.05, 0.1, 0.2, 0.4, np.inf)
 # groups of equal count for the calibration error, fewer where there are fewer predictions
 _BINS = 10
 
@@ -76,6 +88,9 @@ class RegressionEvaluation:
     lower: Floats | None
     upper: Floats | None
     in_domain: Bools | None
+    domain_score: Floats | None = None  # (n,) 1 at the limit of the domain, more outside
+    fractions: Floats | None = None  # (n, 101) atomic fractions
+    e_above_hull: Floats | None = None  # (n,) eV/atom, NaN where it is not known
 
     @classmethod
     def of(cls, ids: list[str], labels: Floats, prediction: CalibratedPrediction) -> "RegressionEvaluation":
@@ -98,6 +113,50 @@ class RegressionEvaluation:
         single = [mae(self.target, member) for member in self.members]
         return self.metrics() | _range_of(single, "mae") | _domain_fraction(self.in_domain)
 
+    def coverage_by(self) -> GroupFigures:
+        """Return coverage, MAE and mean squared z-score by element, by domain score and by energy above hull.
+
+        By what is known of the structures, and only of calibrated predictions. A row has ``element``, or ``from`` (not
+        included) and ``to`` (None: no end), and ``n``. Of elements only those of 30 structures and more.
+        """
+        if self.lower is None:
+            return {}
+        tables: GroupFigures = {}
+        if self.fractions is not None:
+            counts = (self.fractions > 0).sum(axis=0)
+            tables["element"] = [
+                {"element": symbols()[z], **self._figures_of(self.fractions[:, z] > 0)}
+                for z in np.flatnonzero(counts >= MIN_OF_ELEMENT).tolist()
+            ]
+        for name, values, ends in (
+            ("domain_score", self.domain_score, _SCORES),
+            ("e_above_hull", self.e_above_hull, _ABOVE_HULL),
+        ):
+            if values is not None:
+                groups = [(a, b, (values > a) & (values <= b)) for a, b in pairwise(ends)]
+                tables[name] = [
+                    {
+                        "from": a if np.isfinite(a) else None,
+                        "to": b if np.isfinite(b) else None,
+                        **self._figures_of(group),
+                    }
+                    for a, b, group in groups
+                    if group.any()
+                ]
+        return tables
+
+    def _figures_of(self, rows: Bools) -> GroupRow:
+        assert self.std is not None
+        assert self.lower is not None
+        assert self.upper is not None
+        y, mean = self.target[rows], self.mean[rows]
+        return {
+            "n": int(rows.sum()),
+            "mae": mae(y, mean),
+            "coverage": _inside(y, self.lower[rows], self.upper[rows]),
+            "mean_squared_z": mean_squared_z(y, mean, self.std[rows]),
+        }
+
     def report(self) -> dict[str, float | None]:
         """Return ``mae``, ``bias`` (mean of prediction less label) and ``coverage`` of the interval, if any."""
         coverage = _inside(self.target, self.lower, self.upper)
@@ -110,10 +169,11 @@ class RegressionEvaluation:
         return {"mae": mae(self.target, mean), "bias": float(np.mean(mean - self.target)), "coverage": None}
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return columns id, target, prediction, std, lower, upper, in_domain; empty where nothing is known."""
+        """Return id, target, prediction, std, lower, upper, in_domain, domain_score; empty where nothing is known."""
         import pandas as pd
 
         columns = {"std": self.std, "lower": self.lower, "upper": self.upper, "in_domain": self.in_domain}
+        columns |= {"domain_score": self.domain_score}
         return pd.DataFrame({"id": self.ids, "target": self.target, "prediction": self.mean, **columns})
 
 
@@ -187,6 +247,11 @@ def _in_domain(prediction: CalibratedPrediction) -> Bools | None:
     return None if prediction.domain is None else np.array([verdict.in_domain for verdict in prediction.domain])
 
 
+def domain_scores(verdicts: Sequence[DomainVerdict], domain: Domain) -> Floats:
+    """Return how far structures lie out, (n,): 1 at the limit of the domain, more outside."""
+    return np.array([verdict.distance / domain.limit for verdict in verdicts])
+
+
 def _inside(values: Floats | Ints, lower: Floats | None, upper: Floats | None) -> float | None:
     """Share of values between two ends, None where there are none."""
     return None if lower is None or upper is None else float(np.mean((lower <= values) & (values <= upper)))
@@ -227,11 +292,13 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
+    e_above_hull: npt.ArrayLike | None = None,
 ) -> ModelEvaluation:
     """Predict the rows of a store and put the predictions beside the true values; ValueError if no row has a label.
 
     ``ids`` and ``targets`` are of these rows (or of all their sites), the targets in the target's own unit; rows
-    without a label (NaN) are left out. ``embeddings`` are those of these rows, if they are known already.
+    without a label (NaN) are left out. ``embeddings`` are those of these rows, if they are known already, and
+    ``e_above_hull`` (eV/atom, NaN: unknown) tells stable from unstable in :meth:`RegressionEvaluation.coverage_by`.
     """
     values = np.asarray(targets, dtype=float)
     labelled = np.isfinite(values)
@@ -244,6 +311,16 @@ def evaluate_model(
     site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
     names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
     learned = model.target.forward(torch.from_numpy(values[labelled])).numpy()
-    return EVALUATIONS[model.target.task].of(
-        names, learned, model.calibrated(out, fractions, site_numbers=site_numbers)
+    prediction = model.calibrated(out, fractions, site_numbers=site_numbers)
+    evaluation = EVALUATIONS[model.target.task].of(names, learned, prediction)
+    if not isinstance(evaluation, RegressionEvaluation):
+        return evaluation
+    scores = None
+    if model.calibration is not None and prediction.domain is not None:
+        scores = domain_scores(prediction.domain, model.calibration.domain)
+    return replace(
+        evaluation,
+        domain_score=scores,
+        fractions=fractions,
+        e_above_hull=None if e_above_hull is None else np.asarray(e_above_hull, dtype=float)[labelled],
     )

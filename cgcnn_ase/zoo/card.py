@@ -76,6 +76,7 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
     section: str = _texts()[target["task"]].format(
         **{key: training[key] for key in ("n_train", "n_val", "n_test")},
         **test,
+        mean_squared_z_row=_mean_squared_z_row(test),
         name=entry["name"],
         property=_property(entry).capitalize(),
         samples="sites" if target.get("level") == "site" else "crystals",
@@ -84,6 +85,15 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         learned_unit=f"log10({unit})" if is_log else unit.replace("1", ""),
     )
     return section
+
+
+def _mean_squared_z_row(test: dict[str, Any]) -> str:
+    """Row of the table; empty of a model that was measured before this figure was."""
+    if "mean_squared_z" not in test:
+        return ""
+    low, high = test["mean_squared_z_low"], test["mean_squared_z_high"]
+    value = f"{test['mean_squared_z']:.2f} ({low:.2f} to {high:.2f})"
+    return f"| mean squared z-score, 1 if calibrated (95 % interval) | {value} |\n"
 
 
 def _property(entry: dict[str, Any]) -> str:

@@ -74,13 +74,39 @@ def test_error_against_std_draws_bins_over_all_points(predictions):
     assert len(points.get_xdata()) == 8
     assert points.get_ydata()[0] == pytest.approx(np.sqrt(np.mean((target - mean)[lowest] ** 2)))
     assert points.get_xdata()[0] == pytest.approx(np.sqrt(np.mean(std[lowest] ** 2)))
-    assert axes.get_title().startswith("ENCE 0.")
+    z2 = np.mean(((target - mean) / std) ** 2)
+    assert axes.get_title().startswith(f"mean z² {z2:.2f} (")
+    assert any(text.get_text().startswith("Spearman 0.") for text in axes.texts)
 
 
 def test_a_prediction_without_any_error_is_no_obstacle():
     target = np.linspace(0, 1, 20)
     figure = plots.summary(target, target, np.full(20, 0.1), name=NAME, unit=UNIT, n_bins=2)
-    assert figure.axes[2].get_title() == "ENCE 1.000"
+    assert figure.axes[2].get_title() == "mean z² 0.00 (0.00 to 0.00)"
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0], ids=["linear", "logarithmic"])
+def test_error_against_domain_marks_the_limit(predictions, tmp_path, spread):
+    target, mean, _ = predictions
+    score = 0.6 * np.exp(np.random.default_rng(1).normal(0, spread, 1000))
+    figure = plots.error_against_domain(target, mean, score, name=NAME, unit=UNIT)
+    (axes,) = figure.axes
+    outside = int((score > 1).sum())
+    assert axes.get_title() == f"{outside:,} of 1,000 outside"
+    assert axes.get_ylabel() == "absolute error (eV/atom)"
+    drawn = {len(line.get_xdata()) for line in axes.lines}
+    assert {outside, 1000 - outside} <= drawn
+    medians = next(line for line in axes.lines if line.get_label() == "median of groups")
+    inside = np.argsort(score)[: 1000 - outside]
+    lowest = np.array_split(inside, 10)[0]
+    assert medians.get_ydata()[0] == pytest.approx(np.median(np.abs(target - mean)[lowest]))
+    assert written(figure, tmp_path / "domain.png").size
+
+
+def test_error_against_domain_of_a_few(tmp_path):
+    figure = plots.error_against_domain([1.0, 2.0], [1.1, 2.0], [0.0, 0.5], name=NAME, unit=UNIT)
+    assert figure.axes[0].get_title() == "0 of 2 outside"
+    written(figure, tmp_path / "domain.png")
 
 
 def test_learning_curve_marks_the_best_epoch():

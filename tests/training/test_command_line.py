@@ -99,17 +99,46 @@ def test_evaluate_gives_the_numbers_of_the_run(direct, prepared, path, cgcnn_ase
     ran = cgcnn_ase("evaluate", path / "direct", prepared, "--split", "test", "--json", "--output", path / "evaluated")
     assert ran.code == 0, ran.err
     expected = json.loads((path / "direct" / "metrics.json").read_text())["test"]
-    assert json.loads(ran.out) == pytest.approx(expected, rel=1e-6)
+    assert json.loads(ran.out) == json.loads((path / "evaluated" / "metrics.json").read_text())
+    assert _whole_set(ran.out) == pytest.approx(expected, rel=1e-6)
+    assert expected["mean_squared_z_low"] < expected["mean_squared_z"] < expected["mean_squared_z_high"]
     results = (path / "evaluated" / "results.csv").read_text().splitlines()
     run = (path / "direct" / "test_results.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in results] == [line.split(",")[0] for line in run]
     assert (path / "evaluated" / "parity.png").exists()
     assert (path / "evaluated" / "calibration.png").exists()
+    assert (path / "evaluated" / "domain.png").exists()
+
+
+def _whole_set(out):
+    """The figures of the whole set: not those of its groups."""
+    return {name: value for name, value in json.loads(out).items() if not name.startswith("coverage_by_")}
 
 
 def test_evaluate_on_a_data_set(direct, path, cgcnn_ase):
     ran = cgcnn_ase("evaluate", path / "direct", path / "set", "--json")
-    assert json.loads(ran.out)["n"] == 200
+    figures = json.loads(ran.out)
+    assert figures["n"] == 200
+    assert sum(row["n"] for row in figures["coverage_by_domain_score"]) == 200
+    assert all(row["n"] >= 30 for row in figures["coverage_by_element"])
+    assert "coverage_by_e_above_hull" not in figures
+
+
+def test_evaluate_tells_stable_from_unstable(direct, path, cgcnn_ase):
+    """A column e_above_hull of the data groups the structures; rows without it are in no group."""
+    shutil.copytree(path / "set", path / "hull")
+    lines = (path / "set" / "id_prop.csv").read_text().splitlines()
+    head, rows = lines[0].split(","), lines[1:]
+    energies = ["0", "0.07", "0.3", ""]
+    text = [",".join([*head, "e_above_hull"]), *(f"{row},{energies[k % 4]}" for k, row in enumerate(rows))]
+    (path / "hull" / "id_prop.csv").write_text("\n".join(text) + "\n")
+    ran = cgcnn_ase("evaluate", path / "direct", path / "hull", "--target", "ionicity", "--json")
+    assert ran.code == 0, ran.err
+    table = json.loads(ran.out)["coverage_by_e_above_hull"]
+    assert [(row["from"], row["to"], row["n"]) for row in table] == [(None, 0.001, 50), (0.05, 0.1, 50), (0.2, 0.4, 50)]
+    shown = cgcnn_ase("evaluate", path / "direct", path / "hull", "--target", "ionicity").out
+    assert "by e_above_hull" in shown
+    assert "0.05 to 0.1" in shown
 
 
 def test_evaluate_names_the_splits(direct, prepared, path, cgcnn_ase):
@@ -128,7 +157,7 @@ def test_a_run_knows_its_split(direct, path, cgcnn_ase, model):
     ran = cgcnn_ase("evaluate", path / model, path / "set", "--split", "test", "--json")
     assert (ran.code, ran.err) == (0, "")
     expected = json.loads((path / "direct" / "metrics.json").read_text())["test"]
-    assert json.loads(ran.out) == pytest.approx(expected, rel=1e-5)
+    assert _whole_set(ran.out) == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluate_says_that_it_mixes_training_crystals_in(direct, path, cgcnn_ase):

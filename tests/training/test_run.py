@@ -34,7 +34,7 @@ def ensemble(data, tiny, tmp_path_factory):
 def test_the_folder_of_a_run(data, run):
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "split.csv", "last.ckpt", "best.ckpt", "best", "metrics.json", "test_results.csv", "parity.png",
-        "calibration.png", "learning_curve.png", "history.csv", "finished", "environment.json",
+        "calibration.png", "domain.png", "learning_curve.png", "history.csv", "finished", "environment.json",
     }  # fmt: skip
     settings = yaml.safe_load((run / "config.yaml").read_text())
     record = json.loads((run / "environment.json").read_text())

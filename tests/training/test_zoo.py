@@ -53,6 +53,8 @@ def test_the_card_has_the_measured_numbers(data, tiny, tmp_path):
     for number in (f"{test['mae']:.4f} eV", f"{test['member_mae_mean']:.4f}", f"{test['coverage']:.1%}"):
         assert number in card
     assert f"| {test['ence']:.3f} ({test['ence_noise']:.3f}) |" in card
+    low, high = test["mean_squared_z_low"], test["mean_squared_z_high"]
+    assert f"| {test['mean_squared_z']:.2f} ({low:.2f} to {high:.2f}) |" in card
     assert load_model(path).sha256 in card
     assert data.train_hash in card
     assert "2 networks together predict the ionicity of a crystal" in card

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, spearmanr
+from scipy.stats import bootstrap, norm, spearmanr
 
 from cgcnn_ase.uncertainty.metrics import (
     calibration_curve,
     ence,
     ence_noise,
     evaluate,
+    mean_squared_z,
+    mean_squared_z_interval,
     miscalibration_area,
     reliability_bins,
     spearman,
@@ -127,6 +129,35 @@ def test_figures_against_numpy_and_scipy():
     assert result.coverage == np.mean([lo <= y <= hi for lo, y, hi in zip(lower, target, upper, strict=True)])
     assert result.ence == ence(target, mean, std, n_bins=10)
     assert json.loads(json.dumps(result.model_dump())) == result.model_dump()
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_mean_squared_z_of_a_std_that_is_a_multiple_of_the_truth(factor):
+    target, mean, std = perfect(5000)
+    assert mean_squared_z(target, mean, factor * std) == pytest.approx(factor**-2, rel=2e-3)
+    low, high = mean_squared_z_interval(target, mean, factor * std)
+    assert (low <= 1 <= high) is (factor == 1.0)
+
+
+def test_the_interval_of_the_mean_squared_z_is_scipys():
+    """Bias-corrected and accelerated, as scipy.stats.bootstrap; one seed, one answer."""
+    error = np.random.default_rng(0).standard_t(6, 300)
+    zero, one = np.zeros(300), np.ones(300)
+    ours = mean_squared_z_interval(error, zero, one, n_resamples=20_000, seed=1)
+    theirs = bootstrap((error**2,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    np.testing.assert_allclose(ours, theirs, rtol=0.02)
+    assert ours == mean_squared_z_interval(error, zero, one, n_resamples=20_000, seed=1)
+
+
+def test_the_interval_holds_one_as_often_as_it_states():
+    rng = np.random.default_rng(0)
+    zero, one = np.zeros(200), np.ones(200)
+    intervals = [mean_squared_z_interval(rng.normal(size=200), zero, one, n_resamples=500) for _ in range(300)]
+    assert 0.91 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.98
+
+
+def test_the_interval_of_equal_errors_is_their_value():
+    assert mean_squared_z_interval([2.0, -2.0], [0.0, 0.0], [1.0, 1.0]) == (4.0, 4.0)
 
 
 def test_the_ends_of_an_interval_belong_to_it():
