@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import pytest
 import typer
+import yaml
+
+from .extensions.test_extensions import installed as installed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -33,29 +36,30 @@ QUICK = (
 LONG = (
     "README.md",
     "docs/concepts/defect_energies.md",
+    "docs/development/extending/architecture.md",
     "docs/how_to/cathodes.md",
     "docs/how_to/defects.md",
     "docs/how_to/explain.md",
     "docs/how_to/fetch.md",
+    "docs/how_to/finetune.md",
     "docs/how_to/inspect.md",
     "docs/how_to/optimize.md",
     "docs/how_to/predict.md",
     "docs/how_to/screen.md",
+    "docs/how_to/train.md",
     "docs/tutorials/cathode_defects.md",
     "docs/tutorials/own_model.md",
 )
-#: parsed alone: the data sets and files that they speak of are made by the tests of tests/training and tests/extensions
-PARSED = (
-    "docs/development/extending/architecture.md",
-    "docs/how_to/finetune.md",
-    "docs/how_to/train.md",
-)
+#: whose part the distribution of tests/extensions adds
+EXTENDING = ("docs/development/extending/architecture.md",)
 #: where a page shows a long run, the test takes a shorter one
 SHORTER = {
     "--num 50": "--num 2", "--epochs 50": "--epochs 1", "NCM811 --num 3": "NCM811 --num 1 --n-atoms 40",
     "--ordering sqs --num 5": "--ordering sqs --num 1", "ewald --num 10": "ewald --num 2",
     "examples/structures/LiNiO2.cif --plot": "examples/structures/MgO.cif --baseline zero --plot",
-    "examples/optimize_ncm.yaml": "optimize_short.yaml", "--workers 2": "--workers 1",
+    "examples/optimize_ncm.yaml": "optimize_short.yaml", "--members 4 --workers 2": "--members 2 --epochs 1",
+    "train DATA --from": "train DATA --epochs 1 --from", "train runs/": "train runs/ --epochs 1",
+    "train results.db": "train results.db --epochs 1", "--workers 2": "--workers 1",
 }  # fmt: skip
 
 
@@ -98,7 +102,7 @@ CGCNN_ASE = [
 
 def test_pages_and_markers_are_known():
     pages = {block.page for block in BLOCKS if block.marker != "needs"}
-    assert pages == {*QUICK, *LONG, *PARSED, *OTHERS} & {block.page for block in BLOCKS}
+    assert pages == {*QUICK, *LONG, *OTHERS} & {block.page for block in BLOCKS}
     for block in BLOCKS:
         assert (block.marker, block.why) in {("", ""), ("runs", "server"), *(("needs", why) for why in NEEDS)}, block
 
@@ -152,9 +156,13 @@ def folder_of(path, weights):
     write(path / "runs" / "one" / "CONTCAR", read(source / "NiO.cif"), format="vasp")
     (path / "ncm811.cif").write_text(mixed())
     (path / "experimental" / "a.cif").write_text(mixed())
-    shutil.copy(weights / "band-gap.pth.tar", path)
-    for name in ("DATA", "OTHER_DATA"):
-        data_set(path / name)
+    for name in ("band-gap", "formation-energy-per-atom"):
+        shutil.copy(weights / f"{name}.pth.tar", path)
+    for name, prefix in (("DATA", "c"), ("OTHER_DATA", "c"), ("OLD", "old")):
+        data_set(path / name, prefix)
+    calculations(path)
+    for name, network in (("average", {"architecture": "average", "n_layers": 3}), ("CONFIG", {"n_features": 16})):
+        (path / f"{name}.yaml").write_text(yaml.safe_dump({"epochs": 1, "network": network}))
     settings = (ROOT / "examples" / "optimize_ncm.yaml").read_text(encoding="utf-8")
     (path / "optimize_short.yaml").write_text(re.sub(r"(?m)^(\s*)(budget|n_evaluations): *\d+", r"\1\2: 3", settings))
 
@@ -168,29 +176,53 @@ def mixed():
     return head + "".join(f"_atom_site_{name}\n" for name in columns) + "\n".join(sites) + "\n"
 
 
-def data_set(path):
+def data_set(path, prefix):
     """Crystals with the columns that the pages name; the values are made up."""
     import numpy as np
 
     from .conftest import random_crystal
 
     path.mkdir()
-    rng = np.random.default_rng(5)
-    lines = ["id,formation_energy_per_atom,energy_per_atom,band_gap"]
+    rng = np.random.default_rng(len(prefix))
+    lines = ["id,formation_energy_per_atom,energy_per_atom,band_gap,K_VRH,is_metal"]
     for k in range(40):
         atoms = random_crystal(rng)
-        atoms.write(path / f"c{k}.cif")
+        atoms.write(path / f"{prefix}{k}.cif")
         value = atoms.numbers.mean() / 10 - 2
-        lines.append(f"c{k},{value:.3f},{value - 3:.3f},{k / 40:.3f}")
+        lines.append(f"{prefix}{k},{value:.3f},{value - 3:.3f},{k / 40:.3f},{50 + k},{k % 2}")
     (path / "id_prop.csv").write_text("\n".join(lines) + "\n")
 
 
-def run_page(page, path, command, weights):
+def calculations(path):
+    """Finished calculations, as folders in ``runs`` and as a database; the energies are made up."""
+    import numpy as np
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.db import connect
+
+    from .conftest import random_crystal
+
+    rng = np.random.default_rng(6)
+    with connect(path / "results.db") as database:
+        for k in range(40):
+            atoms = random_crystal(rng)
+            atoms.calc = SinglePointCalculator(atoms, energy=-0.3 * atoms.numbers.sum())
+            (path / "runs" / f"c{k}").mkdir()
+            atoms.write(path / "runs" / f"c{k}" / "final.extxyz")
+            database.write(atoms, gap=k / 40)
+
+
+def run_page(page, path, command, weights, site_packages=None):
     """Run the blocks of a page in their order, in a shell that stops at the first error."""
     folder_of(path, weights)
+    if site_packages is not None:  # the command that is warm was started without what is in there
+        command = path / "bin" / "cgcnn-ase"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cgcnn_ase.cli "$@"\n')
+        command.chmod(0o755)
     env = os.environ | {
         "PATH": f"{Path(command).parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-        "CGCNN_ASE_CACHE": str(path / "page-cache"), "PYTHONPATH": str(ROOT),
+        "CGCNN_ASE_CACHE": str(path / "page-cache"),
+        "PYTHONPATH": str(ROOT) if site_packages is None else f"{ROOT}:{site_packages}",
     }  # fmt: skip
     servers, n_run = [], 0
     try:
@@ -220,6 +252,12 @@ def test_quick_pages(page, tmp_path, cgcnn_ase_command, original_weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", LONG)
+@pytest.mark.parametrize("page", [page for page in LONG if page not in EXTENDING])
 def test_long_pages(page, tmp_path, cgcnn_ase_command, original_weights):
     assert run_page(page, tmp_path, cgcnn_ase_command, original_weights) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXTENDING)
+def test_pages_that_add_a_part(page, tmp_path, cgcnn_ase_command, original_weights, installed):
+    assert run_page(page, tmp_path, cgcnn_ase_command, original_weights, installed) > 0
