@@ -34,7 +34,11 @@ KINDS: dict[str, Kind] = {
     "aleatoric": "number",
     "in_domain": "flag",
     "reason": "text",
+    "domain_score": "number",
+    "population": "text",
 }
+# those that nodes of earlier versions lack
+LATER = ("domain_score", "population")
 CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 
 

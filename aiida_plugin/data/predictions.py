@@ -10,7 +10,7 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm import Data
 
 from aiida_plugin.data import attribute
-from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, Column, read_columns, read_csv, write_columns
+from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, LATER, Column, read_columns, read_csv, write_columns
 from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ def _figures(columns: Mapping[str, Column]) -> dict[str, object]:
 
 def _own_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
     """The columns to keep: those of sites only where there are sites."""
+    columns = {name: [None] * len(columns.get("id", ())) for name in LATER} | dict(columns)
     needed = [name for name in KINDS if name not in _OF_SITES]
     if any(index is not None for index in columns.get("site_index", ())):
         needed = list(KINDS)

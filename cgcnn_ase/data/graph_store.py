@@ -21,7 +21,7 @@ _LINE_FIELDS = ("line_targets", "line_sources", "line_cosines", "line_multiplici
 _COUNTS = ("n_nodes", "n_edges", "n_lines")
 
 # fields that only some graphs have; a store has them if one of its graphs does
-_OPTIONAL = ("edge_multiplicity", *_LINE_FIELDS, "n_lines")
+_OPTIONAL = ("edge_multiplicity", "volumes", *_LINE_FIELDS, "n_lines")
 
 # in files and in memory; other fields stay as they are
 _COMPACT = {
@@ -71,7 +71,7 @@ class GraphStore:
             for part in parts:
                 part.setdefault("edge_multiplicity", torch.ones(len(part["centers"]), dtype=torch.int16))
         if any(part.keys() != parts[0].keys() for part in parts):
-            raise ValueError("cannot store graphs with a line graph and graphs without together")
+            raise ValueError("cannot store graphs with a line graph or volumes and graphs without together")
         return cls._make({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def batch(self, indices: Sequence[int] | Tensor) -> CrystalGraph:
@@ -93,6 +93,7 @@ class GraphStore:
             n_nodes=n_nodes,
             n_edges=n_edges,
             edge_multiplicity=None if counts is None else counts.float(),
+            volumes=self.fields["volumes"][picked] if "volumes" in self.fields else None,
             lines=self._lines(picked),
         )
         return renumbered(graph, 1)
@@ -131,7 +132,7 @@ class GraphStore:
     @classmethod
     def load(cls, folder: Path) -> "GraphStore":
         """Map what :meth:`save` wrote into memory; only what a batch needs is read."""
-        names = (*_NODE_FIELDS, *_EDGE_FIELDS, *_LINE_FIELDS, *_COUNTS)
+        names = (*_NODE_FIELDS, *_EDGE_FIELDS, "volumes", *_LINE_FIELDS, *_COUNTS)
         files = {name: folder / f"{name}.npy" for name in names}
         arrays = {
             name: torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))

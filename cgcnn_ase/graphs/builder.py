@@ -84,12 +84,19 @@ def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConf
     n_atoms = np.array([len(shape.numbers) for shape in shapes])
     crystal = np.repeat(np.arange(len(shapes)), n_atoms)
     numbers, bonds = _bonds(shapes, n_atoms, crystal, config)
+    volumes = torch.tensor([_volume(shape) for shape in shapes])
     if config.line_graph and config.merge:
-        return _merged_with_lines(numbers, bonds, crystal, len(shapes))
-    graph = _graph(numbers, bonds, crystal, len(shapes), config)
+        merged = _merged_with_lines(numbers, bonds, crystal, len(shapes))
+        return merged._replace(graph=merged.graph._replace(volumes=volumes))
+    graph = _graph(numbers, bonds, crystal, len(shapes), config)._replace(volumes=volumes)
     if config.merge:
         return _merged(graph, crystal, bonds.distances)
     return GraphsAndNodes(graph, np.arange(len(numbers)))
+
+
+def _volume(shape: Geometry) -> float:
+    """Volume of the cell, Å^3; NaN where the structure is not periodic in all three directions."""
+    return abs(float(np.linalg.det(shape.cell))) if shape.pbc.all() else np.nan
 
 
 def _graph(numbers: Ints, bonds: Bonds, crystal: Ints, n_crystals: int, config: GraphConfig) -> CrystalGraph:

@@ -27,6 +27,7 @@ class CrystalGraph(NamedTuple):
     n_edges: Tensor  # (B,) int64, edges of each crystal
     vectors: Tensor | None = None  # (E, 3) float32, Å, from centre to neighbour; None once atoms are merged
     edge_multiplicity: Tensor | None = None  # (E,) float32, how many equal edges each stands for; None: one
+    volumes: Tensor | None = None  # (B,) float32, Å^3 of each cell; NaN where it is not periodic in all directions
     lines: LineGraph | None = None  # pairs of edges that share an atom, with their angles
 
     def __repr__(self) -> str:
@@ -75,13 +76,15 @@ def batch(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
     joined = {
         name: torch.cat([getattr(graph, name) for graph in graphs])
         for name in CrystalGraph._fields
-        if name not in ("vectors", "edge_multiplicity", "lines")
+        if name not in ("vectors", "edge_multiplicity", "volumes", "lines")
     }
     vectors = [graph.vectors for graph in graphs if graph.vectors is not None]
+    volumes = [graph.volumes for graph in graphs if graph.volumes is not None]
     return CrystalGraph(
         **joined | {"centers": joined["centers"] + shift, "neighbors": joined["neighbors"] + shift},
         vectors=torch.cat(vectors) if len(vectors) == len(graphs) else None,
         edge_multiplicity=_edge_multiplicity(graphs),
+        volumes=torch.cat(volumes) if len(volumes) == len(graphs) else None,
         lines=_lines(graphs, starts_of(edges)),
     )
 
@@ -107,7 +110,7 @@ def _lines(graphs: Sequence[CrystalGraph], first_edge: Tensor) -> LineGraph | No
 def unbatch(graph: CrystalGraph) -> list[CrystalGraph]:
     """Take a batch apart into its crystals."""
     nodes, edges = graph.n_nodes.tolist(), graph.n_edges.tolist()
-    sizes = {"numbers": nodes, "multiplicity": nodes, "n_nodes": 1, "n_edges": 1}
+    sizes = {"numbers": nodes, "multiplicity": nodes, "n_nodes": 1, "n_edges": 1, "volumes": 1}
     *tensors, lines = renumbered(graph, -1)
     parts = [
         [None] * len(nodes) if tensor is None else tensor.split(sizes.get(name, edges))

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from cgcnn_ase.core.arrays import Floats32, Ints
 from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.models.folder import Json
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.protocol import Population
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -167,17 +169,20 @@ class CrystalModel(nn.Module):
         composition: Floats32,
         *,
         site_numbers: Ints | None = None,
+        geometry: StructureGeometry | None = None,
+        population: Population = "known",
         dropout: bool = False,
     ) -> CalibratedPrediction:
         """Predict from the outputs of the members, in what the network learned, as calibrated as the model is.
 
         The composition are (B, 101) atomic fractions of the structures, of sites those of their hosts, with (B,) atomic
-        numbers on the sites; ``dropout`` says whether the outputs are samples of Monte Carlo dropout.
+        numbers on the sites; ``geometry`` are their contacts and volumes, ``population`` is what they are likely to be
+        (see :class:`~cgcnn_ase.uncertainty.population.PopulationFactors`), ``dropout`` says whether the outputs are samples of Monte Carlo dropout.
         """
         calibration = self.dropout_calibration if dropout else self.calibration
         if calibration is None:
             return CALIBRATIONS[self.target.task].uncalibrated(outputs)
-        prediction = calibration.apply(outputs, composition, site_numbers)
+        prediction = calibration.apply(outputs, composition, site_numbers, geometry, population)
         lower, upper = (
             None if end is None else np.asarray(self.target.clamp(torch.from_numpy(end)))
             for end in (prediction.lower, prediction.upper)

@@ -12,7 +12,7 @@ import torch
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
-from cgcnn_ase.data.splits import compositions_of, site_numbers_of
+from cgcnn_ase.data.splits import compositions_of, geometry_of, site_numbers_of
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.uncertainty import CalibratedPrediction
@@ -309,9 +309,15 @@ def evaluate_model(
     of_sites = model.target.level == "site"
     fractions = compositions_of(graphs, rows, of_sites=of_sites)[labelled]
     site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
+    geometry = geometry_of(graphs, rows, of_sites=of_sites)
     names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
     learned = model.target.forward(torch.from_numpy(values[labelled])).numpy()
-    prediction = model.calibrated(out, fractions, site_numbers=site_numbers)
+    prediction = model.calibrated(
+        out,
+        fractions,
+        site_numbers=site_numbers,
+        geometry=None if geometry is None else geometry.select(labelled),
+    )
     evaluation = EVALUATIONS[model.target.task].of(names, learned, prediction)
     if not isinstance(evaluation, RegressionEvaluation):
         return evaluation

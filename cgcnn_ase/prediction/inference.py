@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
 
 import torch
@@ -11,6 +12,7 @@ from cgcnn_ase.core.arrays import Floats, Floats32
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
+from cgcnn_ase.graphs.contacts import structure_geometry
 from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, better_fidelity, load_refs
@@ -19,6 +21,7 @@ from cgcnn_ase.prediction.fused_cgcnn import FusedModel
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.protocol import Population
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,9 +47,16 @@ class ModelInference:
     """
 
     def __init__(
-        self, models: Sequence[CrystalModel], *, n_dropout: int | None = None, seed: int = 0, engine: Engine = "torch"
+        self,
+        models: Sequence[CrystalModel],
+        *,
+        n_dropout: int | None = None,
+        seed: int = 0,
+        engine: Engine = "torch",
+        population: Population = "known",
     ) -> None:
         self.models, self.n_dropout, self.seed, self.engine = list(models), n_dropout, seed, engine
+        self.population = population
         self._backbones = SharedBackbone.of(self.models)
         if n_dropout is not None:
             for model in self.models:
@@ -124,10 +134,23 @@ class ModelInference:
         fractions = composition(graph)
         if model.target.level == "site":
             numbers, of_hosts = graph.numbers.numpy(), fractions[crystal_index(graph)].numpy()
-            prediction = model.calibrated(out, of_hosts, site_numbers=numbers, dropout=dropout)
+            prediction = model.calibrated(
+                out,
+                of_hosts,
+                site_numbers=numbers,
+                geometry=structure_geometry(graph, of_sites=True),
+                population=self.population,
+                dropout=dropout,
+            )
             rows = _site_rows(model, graphs, records, sites)
         else:
-            prediction = model.calibrated(out, fractions.numpy(), dropout=dropout)
+            prediction = model.calibrated(
+                out,
+                fractions.numpy(),
+                geometry=structure_geometry(graph),
+                population=self.population,
+                dropout=dropout,
+            )
             rows = [[(_blank(record, model), k)] for k, record in enumerate(records)]
         filled = _filled(rows, model.target, prediction, out.values.numpy().T)
         elements = [frozenset(record.unwrap().numbers.tolist()) for record in records]
@@ -159,6 +182,7 @@ class InferenceSettings(TypedDict, total=False):
     n_dropout: int | None
     seed: int
     engine: Engine
+    population: Population
 
 
 def inference(models: Sequence["ModelRef | CrystalModel"], **settings: "Unpack[InferenceSettings]") -> ModelInference:
@@ -214,18 +238,25 @@ def _filled(
             blank,
             value=mean,
             std=std,
-            lower=lower,
-            upper=upper,
+            lower=_known(lower),
+            upper=_known(upper),
             epistemic=epistemic,
             aleatoric=aleatoric,
             in_domain=None if verdict is None else verdict.in_domain,
-            reason="" if verdict is None else verdict.reason,
+            in_domain_reason="" if verdict is None else verdict.reason,
+            domain_score=None if verdict is None else verdict.score,
+            population=prediction.population,
             probabilities=None if prediction.probabilities is None else tuple(prediction.probabilities[k].tolist()),
             class_set=None if class_sets is None else class_sets[k],
         )
         return MemberPrediction(filled, members[k])
 
     return [[MemberPrediction(blank, None) if k is None else fill(blank, k) for blank, k in row] for row in rows]
+
+
+def _known(end: float | None) -> float | None:
+    """An end of an interval, None where the interval is empty."""
+    return None if end is None or isnan(end) else end
 
 
 def _with_fidelity_advice(member: MemberPrediction, name: str, elements: frozenset[int]) -> MemberPrediction:
@@ -237,7 +268,7 @@ def _with_fidelity_advice(member: MemberPrediction, name: str, elements: frozens
     if fidelity is None:
         return member
     advice = f"the fidelity {fidelity} knows such sites (--fidelity {fidelity})"
-    return member._replace(prediction=replace(prediction, reason=f"{prediction.reason}; {advice}"))
+    return member._replace(prediction=replace(prediction, in_domain_reason=f"{prediction.reason}; {advice}"))
 
 
 def _class_sets(prediction: CalibratedPrediction) -> list[tuple[int, ...]] | None:

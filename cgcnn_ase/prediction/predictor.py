@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
+    from cgcnn_ase.uncertainty.protocol import Population
 
 
 # structures that a worker takes at once
@@ -39,6 +41,7 @@ CHUNK = 128
 
 # with fewer structures than this, starting worker processes costs more than it gains
 MIN_PARALLEL = 256
+POPULATIONS = ("known", "hypothetical")
 T = TypeVar("T")
 
 
@@ -62,6 +65,11 @@ class Predictor:
         Predict an ordered supercell of a structure with partially occupied sites instead of refusing it, or so many of
         them as the :class:`~cgcnn_ase.structures.ordering.OrderingOptions` ask for.
 
+    population : {"known", "hypothetical"}
+        Whose errors the interval is made for: crystals like those of a database, mostly stable and relaxed, or
+        generated, substituted and searched ones. A model that was not calibrated for hypothetical crystals gives the
+        intervals of known ones, and says so in each prediction's ``population``.
+
     Raises
     ------
     UnknownModelError, CheckpointError, ValueError
@@ -77,7 +85,10 @@ class Predictor:
         engine: "Engine" = "auto",
         workers: int | None = None,
         order_disordered: OrderDisordered = False,
+        population: "Population" = "known",
     ) -> None:
+        if population not in POPULATIONS:
+            raise unknown_name("population", population, POPULATIONS)
         asked = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         if not asked:
             raise ValueError("a predictor needs at least one model")
@@ -87,6 +98,7 @@ class Predictor:
             "n_dropout": n_dropout,
             "seed": seed,
             "engine": "torch" if engine == "auto" else engine,
+            "population": population,
         }
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")

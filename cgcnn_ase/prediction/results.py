@@ -17,6 +17,11 @@ class Prediction:
     (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
     model without calibration; everything is None where there is an ``error``.
 
+    ``domain_score`` is the largest of all signals of the domain over their limits: 1 at the limit, and ``in_domain`` up
+    to there; ``in_domain_reason`` names all that lies beyond, joined by "; ". There is no interval where nothing is
+    known of the errors so far outside. ``population`` says whose errors the interval is made for: crystals ``known`` to
+    a database, or ``hypothetical`` ones.
+
     Of a classification, ``value`` is the probability of class 1 of two, else the most probable class; ``std`` is
     sqrt(p (1 - p)). It has no interval: ``class_set`` holds the classes that hold the true one as often as the interval
     of a regression holds its target.
@@ -33,7 +38,9 @@ class Prediction:
     epistemic: float | None = None
     aleatoric: float | None = None
     in_domain: bool | None = None
-    reason: str = ""
+    in_domain_reason: str = ""
+    domain_score: float | None = None
+    population: str | None = None
     unit: str
     property: str
     model: str
@@ -44,6 +51,11 @@ class Prediction:
     element: str | None = None  # what is there
     multiplicity: int | None = None  # how many equivalent sites the cell has
     error: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Another name of ``in_domain_reason``."""
+        return self.in_domain_reason
 
     def to_dict(self) -> dict[str, object]:
         """Return field names and values."""
@@ -57,9 +69,11 @@ class Prediction:
 
 _OF_SITES = ("site_index", "element", "multiplicity")
 
-# columns of :meth:`Predictions.to_frame` and of CSV output
+# columns of :meth:`Predictions.to_frame` and of CSV output; ``reason`` is the older name of ``in_domain_reason``
 _NO_COLUMNS = ("source", "probabilities", "class_set", "error", *_OF_SITES)
-COLUMNS = tuple(field.name for field in fields(Prediction) if field.name not in _NO_COLUMNS)
+_NAMES = tuple(field.name for field in fields(Prediction) if field.name not in _NO_COLUMNS)
+_AFTER = _NAMES.index("in_domain_reason") + 1
+COLUMNS = (*_NAMES[:_AFTER], "reason", *_NAMES[_AFTER:])
 
 # the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))

@@ -16,7 +16,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.splits import compositions_of, site_numbers_of
+from cgcnn_ase.data.splits import compositions_of, geometry_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.plotting.write_evaluation import draw
@@ -144,6 +144,7 @@ def _held_out(
     """
     labels, of_sites = data.labels("val")[:, t], data.of_sites
     has, learned = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
+    held, known = (geometry_of(data.graphs, data.rows(split), of_sites=of_sites) for split in ("val", "train"))
     sites = site_numbers_of(data.graphs, data.rows("train"))[learned] if of_sites else np.empty(0, np.int64)
     return [embedding[torch.from_numpy(has)] for embedding in val], CalibrationData(
         labels=data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),
@@ -153,6 +154,8 @@ def _held_out(
         training_errors=None if left_out is None else left_out[learned, t],
         site_elements=set(sites.tolist()),
         groups=data.owners("val")[has] if of_sites else None,
+        geometry=None if held is None else held.select(has),
+        training_geometry=None if known is None else known.select(learned),
     )
 
 

@@ -8,10 +8,11 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
+from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, geometry_domain
 
 # temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
@@ -45,7 +46,13 @@ class ClassificationCalibration:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
         elements = set().union(*elements_of(data.training_composition))
         embedding = outputs.embedding.numpy()
-        domain = Domain.fit(data.training_embedding, embedding, elements=elements, site_elements=data.site_elements)
+        domain = Domain.fit(
+            data.training_embedding,
+            embedding,
+            elements=elements,
+            site_elements=data.site_elements,
+            geometry=geometry_domain(data),
+        )
 
         def nll(log_t: float) -> float:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)
@@ -63,9 +70,15 @@ class ClassificationCalibration:
         return _prediction(tempered(_logits(outputs), 1.0))
 
     def apply(
-        self, outputs: MemberOutputs, composition: npt.ArrayLike, site_numbers: Ints | None = None
+        self,
+        outputs: MemberOutputs,
+        composition: npt.ArrayLike,
+        site_numbers: Ints | None = None,
+        geometry: StructureGeometry | None = None,
+        population: Population = "known",
     ) -> CalibratedPrediction:
-        """Predict with calibrated probabilities, set of classes and domain."""
+        """Predict with calibrated probabilities, set of classes and domain, the same for both populations."""
+        del population
         raw = _prediction(tempered(_logits(outputs), self.temperature))
         p = raw.members.mean(axis=0)
         spoken = p[:, 1] if p.shape[1] == 2 else p.max(axis=1)
@@ -77,7 +90,14 @@ class ClassificationCalibration:
             std=np.sqrt(spoken * (1.0 - spoken)),
             lower=inside.argmax(axis=1).astype(float),
             upper=last.astype(float),
-            domain=self.domain.check(embedding, elements=elements, site_numbers=site_numbers),
+            population="known",
+            domain=self.domain.check(
+                embedding,
+                elements=elements,
+                site_numbers=site_numbers,
+                geometry=geometry,
+                signals=self.domain.signals(geometry, composition),
+            ),
         )
 
     def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[ClassificationCalibration, float]":

@@ -7,26 +7,31 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
+from cgcnn_ase.graphs.contacts import StructureGeometry
+from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain, GeometrySignals
 
 # distances up to this percentile of the calibration set's are in the domain
 PERCENTILE = 99
 # the covariance is pulled towards a multiple of identity by at least this much: no direction is without variance
 MIN_SHRINKAGE = 1e-4
+# what the names of the arrays of the domain by geometry begin with
+_GEOMETRY = "geometry."
 
 
 class DomainVerdict(NamedTuple):
-    """Answer for one structure; ``reason`` says why it is not in the domain."""
+    """Answer for one structure; ``reason`` names all that is unlike the training set."""
 
     in_domain: bool
-    distance: float
+    distance: float  # of the embedding
     reason: str
+    score: float  # the largest of all signals over their limits: 1 at the limit, above 1 outside
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Domain:
-    r"""The elements and the region of embedding space that a model knows.
+    r"""The elements, the geometry and the region of embedding space that a model knows.
 
     The distance of an embedding x is Mahalanobis', :math:`d^2 = (x-\mu)^T \Sigma^{-1} (x-\mu)`, with mean and
     covariance of the training set's embeddings (Lee et al., arXiv:1807.03888), the covariance shrunk as by Ledoit and
@@ -39,6 +44,7 @@ class Domain:
     limit: float
     elements: frozenset[int]  # atomic numbers in the training set
     site_elements: frozenset[int] = frozenset()  # of a target of sites: atomic numbers on the labelled sites
+    geometry: GeometryDomain | None = None  # contacts and volumes; None of models made before they were checked
 
     @classmethod
     def fit(
@@ -48,11 +54,12 @@ class Domain:
         *,
         elements: Collection[int],
         site_elements: Collection[int] = (),
+        geometry: GeometryDomain | None = None,
     ) -> "Domain":
         """Learn the domain from embeddings of the training set (n, F) and of held-out structures (m, F).
 
         ``elements`` are the atomic numbers in the training set, ``site_elements``, of a target of sites, those on
-        labelled sites. ValueError if the shapes do not fit, a value is not finite, or all training embeddings are the
+        labelled sites; ``geometry`` is what is known of contacts and volumes. ValueError if the shapes do not fit, a value is not finite, or all training embeddings are the
         same.
         """
         train = _finite(training, name="training")
@@ -71,6 +78,7 @@ class Domain:
             limit=np.inf,
             elements=frozenset(int(z) for z in elements),
             site_elements=frozenset(int(z) for z in site_elements),
+            geometry=geometry,
         )
         limit = np.float32(np.percentile(domain.distance(held_out), PERCENTILE))
         return replace(domain, limit=float(limit))
@@ -84,46 +92,70 @@ class Domain:
         white = (np.where(finite, x, np.nan) - self.mean) @ self.whitening.astype(np.float64)
         return np.asarray(np.sqrt(np.einsum("nf,nf->n", white, white)))
 
+    def signals(self, geometry: StructureGeometry | None, composition: npt.ArrayLike) -> GeometrySignals | None:
+        """Contacts and volumes of structures of these atomic fractions, (n, 101); None where they are not checked."""
+        if self.geometry is None or geometry is None:
+            return None
+        return self.geometry.signals(geometry, composition)
+
     def check(
         self,
         embeddings: npt.ArrayLike,
         *,
         elements: Sequence[Collection[int]],
         site_numbers: Ints | None = None,
+        geometry: StructureGeometry | None = None,
+        signals: GeometrySignals | None = None,
     ) -> list[DomainVerdict]:
         """One verdict a structure, from its embedding (n, F) and the atomic numbers in it.
 
-        Of sites: one a site, ``elements`` of its structure, ``site_numbers`` (n,) on the site itself.
+        Of sites: one a site, ``elements`` of its structure, ``site_numbers`` (n,) on the site itself. With ``geometry``
+        go its :meth:`signals`.
         """
         distances = self.distance(embeddings)
         if len(elements) != distances.size:
             raise ValueError(f"{distances.size} embeddings but the elements of {len(elements)} structures")
         sites = [None] * distances.size if site_numbers is None else site_numbers.tolist()
-        rows = zip(distances.tolist(), elements, sites, strict=True)
-        return [self._verdict(distance, numbers, site) for distance, numbers, site in rows]
+        if self.geometry is None or geometry is None or signals is None:
+            shapes: list[tuple[float, list[str]]] = [(0.0, [])] * distances.size
+        else:
+            scores = self.geometry.scores(signals, geometry).tolist()
+            shapes = [
+                (score, self.geometry.reasons(k, signals, geometry) if score > 1 else [])
+                for k, score in enumerate(scores)
+            ]
+        rows = zip(distances.tolist(), elements, sites, shapes, strict=True)
+        return [self._verdict(*row) for row in rows]
 
-    def _verdict(self, distance: float, numbers: Collection[int], site: int | None) -> DomainVerdict:
-        reasons = []
-        if site is not None and self.site_elements and site not in self.site_elements:
-            reasons.append(f"no training structure has a labelled site of {_listed([site])}")
+    def _verdict(
+        self, distance: float, numbers: Collection[int], site: int | None, shape: tuple[float, list[str]]
+    ) -> DomainVerdict:
+        score, reasons = shape[0], list(shape[1])
         unseen = sorted({int(z) for z in numbers} - self.elements)
         if unseen:
             reasons.append(f"contains {_listed(unseen)}, which no training structure has")
+        if site is not None and self.site_elements and site not in self.site_elements:
+            reasons.append(f"no training structure has a labelled site of {_listed([site])}")
+            unseen = unseen or [site]
         if np.isnan(distance):
             reasons.append("embedding is not finite")
+            unseen = unseen or [0]
         elif distance > self.limit:
             compared = _beyond(distance, self.limit)
             reasons.append(f"embedding distance {compared}, the {PERCENTILE}th percentile of the calibration set")
-        return DomainVerdict(not reasons, distance, "; ".join(reasons))
+        score = max(score, 0.0 if np.isnan(distance) else distance / self.limit, 1.0 + len(unseen) if unseen else 0.0)
+        return DomainVerdict(score <= 1, distance, "; ".join(reasons), score)
 
-    def arrays(self) -> dict[str, Floats32]:
-        """The domain as named float32 arrays, ready for a safetensors file."""
+    def arrays(self) -> dict[str, AnyArray]:
+        """The domain as named arrays, ready for a safetensors file."""
+        geometry = {} if self.geometry is None else self.geometry.arrays()
         return {
             "mean": self.mean,
             "whitening": np.ascontiguousarray(self.whitening),
             "limit": np.array([self.limit], dtype=np.float32),
             "elements": np.array(sorted(self.elements), dtype=np.float32),
             **({"site_elements": np.array(sorted(self.site_elements), np.float32)} if self.site_elements else {}),
+            **{f"{_GEOMETRY}{name}": array for name, array in geometry.items()},
         }
 
     @classmethod
@@ -142,6 +174,9 @@ class Domain:
             limit=float(np.asarray(arrays["limit"], dtype=np.float32).reshape(())),
             elements=frozenset(int(z) for z in np.asarray(arrays["elements"]).ravel()),
             site_elements=frozenset(int(z) for z in np.asarray(arrays.get("site_elements", ())).ravel()),
+            geometry=GeometryDomain.from_arrays(
+                {name.removeprefix(_GEOMETRY): array for name, array in arrays.items() if name.startswith(_GEOMETRY)}
+            ),
         )
 
 

@@ -2,16 +2,21 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
+from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
+from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+Population = Literal["known", "hypothetical"]
 
 
 class CalibratedPrediction(NamedTuple):
@@ -23,11 +28,13 @@ class CalibratedPrediction(NamedTuple):
     value: Floats  # (n,) mean of the members; the probability of class 1 of two, else the most probable class
     members: Floats  # (M, n) of each member alone; of a classification (M, n, K) probabilities
     std: Floats | None  # (n,); of a classification sqrt(p (1 - p)), one standard deviation of right or wrong
-    lower: Floats | None = None  # (n,) end of the interval, or first class of the set that holds the true one
-    upper: Floats | None = None  # (n,) end of the interval, or last class of the set
+    # (n,) ends of the interval, or first and last class of the set that holds the true one; NaN where there is none
+    lower: Floats | None = None
+    upper: Floats | None = None
     epistemic: Floats | None = None  # (n,) spread of the members; None of one
     aleatoric: Floats | None = None  # (n,) error that the members expect
     domain: list[DomainVerdict] | None = None
+    population: Population | None = None  # whose errors the interval is made for
     probabilities: Floats | None = None  # (n, K) of each class
 
 
@@ -42,6 +49,15 @@ class CalibrationData:
     training_errors: Floats | None = None  # (m,) of networks that had not seen the structure; they teach which are hard
     site_elements: Collection[int] = ()  # of a target of sites: atomic numbers on the labelled training sites
     groups: Ints | None = None  # (n,) of a target of sites: the host of each held-out site, whose errors are alike
+    geometry: StructureGeometry | None = None  # of the n held-out structures or sites
+    training_geometry: StructureGeometry | None = None  # of the m training structures or sites
+
+
+def geometry_domain(data: CalibrationData) -> GeometryDomain | None:
+    """Contacts and volumes of the training set; None where the graphs do not tell them."""
+    if data.geometry is None or data.training_geometry is None or not data.training_geometry.pair.size:
+        return None
+    return GeometryDomain.fit(data.training_geometry, data.training_composition, data.geometry, data.composition)
 
 
 class Calibration(Protocol):
@@ -66,9 +82,17 @@ class Calibration(Protocol):
         """Predict without any calibration."""
 
     def apply(
-        self, outputs: MemberOutputs, composition: npt.ArrayLike, site_numbers: Ints | None = None
+        self,
+        outputs: MemberOutputs,
+        composition: npt.ArrayLike,
+        site_numbers: Ints | None = None,
+        geometry: StructureGeometry | None = None,
+        population: Population = "known",
     ) -> CalibratedPrediction:
-        """Predict with atomic fractions (n, 101), those of the host for sites; ``site_numbers`` (n,) is on the site."""
+        """Predict with atomic fractions (n, 101), those of the host for sites; ``site_numbers`` (n,) is on the site.
+
+        Without ``geometry`` contacts and volumes are not checked.
+        """
 
     def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[Self, float]":
         """Adapt the calibration to a tuned model with too few labels for another.

@@ -7,25 +7,37 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Ints
+from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData
+from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
+from cgcnn_ase.uncertainty.population import PopulationFactors
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, geometry_domain
 
+# from this domain score on, where no errors of distorted structures are known, an interval would be wrong
+FAR = 2.0
+NO_INTERVAL = "no interval: this far outside nothing is known of the errors"
 # what a reused calibration weighs, in held-out labels: as much as would have been enough for a new one
 PRIOR = 20
 
 
 @dataclass(frozen=True, eq=False)
 class RegressionCalibration:
-    """Calibrator, conformal interval, domain and, if there was enough to learn it from, error model of one model."""
+    """Calibrator, conformal interval, domain and, if there was enough to learn it from, error model of one model.
+
+    Where the errors of distorted structures are known from a potential, ``geometric`` widens the std and the upper end
+    of the interval. Where they are not, structures that are far outside get no interval (NaN).
+    """
 
     calibrator: StdCalibrator
     interval: ConformalInterval
     domain: Domain
     errors: ErrorModel | None = None
+    geometric: GeometricError | None = None
+    hypothetical: PopulationFactors | None = None
 
     @classmethod
     def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "RegressionCalibration":
@@ -35,7 +47,13 @@ class RegressionCalibration:
         """
         estimate, embedding = outputs.estimate, outputs.embedding.numpy()
         elements = set().union(*elements_of(data.training_composition))
-        domain = Domain.fit(data.training_embedding, embedding, elements=elements, site_elements=data.site_elements)
+        domain = Domain.fit(
+            data.training_embedding,
+            embedding,
+            elements=elements,
+            site_elements=data.site_elements,
+            geometry=geometry_domain(data),
+        )
         error = np.asarray(data.labels, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
@@ -58,17 +76,40 @@ class RegressionCalibration:
         return CalibratedPrediction(mean, members, epistemic, epistemic=epistemic, aleatoric=aleatoric)
 
     def apply(
-        self, outputs: MemberOutputs, composition: npt.ArrayLike, site_numbers: Ints | None = None
+        self,
+        outputs: MemberOutputs,
+        composition: npt.ArrayLike,
+        site_numbers: Ints | None = None,
+        geometry: StructureGeometry | None = None,
+        population: Population = "known",
     ) -> CalibratedPrediction:
         """Predict with calibrated std, interval and domain."""
         raw, embedding = self.uncalibrated(outputs), outputs.embedding.numpy()
-        verdicts = self.domain.check(embedding, elements=elements_of(composition), site_numbers=site_numbers)
+        shape = self.domain.signals(geometry, composition)
+        verdicts = self.domain.check(
+            embedding, elements=elements_of(composition), site_numbers=site_numbers, geometry=geometry, signals=shape
+        )
         columns = signals(outputs.estimate, np.array([verdict.distance for verdict in verdicts]))
         if self.errors is not None:
             columns = np.column_stack([columns, self.errors.apply(columns, composition, embedding)])
         std = self.calibrator.apply(columns)
         lower, upper = self.interval.apply(raw.value, std)
-        return raw._replace(std=std, lower=lower, upper=upper, domain=verdicts)
+        if self.hypothetical is None:
+            population = "known"
+        elif population == "hypothetical":
+            std, upper = self.hypothetical.apply(raw.value, std)
+        if shape is not None and self.geometric is not None:
+            added = self.geometric.std(signal_columns(shape, outputs.estimate.epistemic))
+            upper = raw.value + np.hypot(upper - raw.value, self.geometric.factor * added)
+            std = np.hypot(std, added)
+        elif shape is not None:
+            far = np.array([verdict.score > FAR for verdict in verdicts])
+            lower, upper = np.where(far, np.nan, lower), np.where(far, np.nan, upper)
+            verdicts = [
+                verdict._replace(reason=f"{verdict.reason}; {NO_INTERVAL}") if is_far else verdict
+                for verdict, is_far in zip(verdicts, far.tolist(), strict=True)
+            ]
+        return raw._replace(std=std, lower=lower, upper=upper, domain=verdicts, population=population)
 
     def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[RegressionCalibration, float]":
         r"""Adapt the calibration to a tuned model; ValueError if that has other signals of its error than the old one.
@@ -83,7 +124,7 @@ class RegressionCalibration:
                 f"the calibration of the model to tune reads {', '.join(self.calibrator.names)}, "
                 f"the tuned one has {', '.join(names)}"
             )
-        prediction = self.apply(outputs, data.composition)
+        prediction = self.apply(outputs, data.composition, geometry=data.geometry)
         assert prediction.std is not None
         squares = ((np.asarray(data.labels, dtype=float) - prediction.value) / prediction.std) ** 2
         factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
@@ -93,7 +134,12 @@ class RegressionCalibration:
 
     def to_config(self) -> dict[str, object]:
         """Return the part that goes into ``config.json``."""
-        return {"calibrator": self.calibrator.model_dump(), "interval": self.interval.model_dump()}
+        optional = {"geometric": self.geometric, "hypothetical": self.hypothetical}
+        return {
+            "calibrator": self.calibrator.model_dump(),
+            "interval": self.interval.model_dump(),
+            **{name: part.model_dump() for name, part in optional.items() if part is not None},
+        }
 
     def arrays(self) -> dict[str, AnyArray]:
         """Return the part that goes into the safetensors file."""
@@ -107,4 +153,6 @@ class RegressionCalibration:
             ConformalInterval.model_validate(config["interval"]),
             Domain.from_arrays(arrays),
             ErrorModel.from_arrays(arrays),
+            GeometricError.model_validate(config["geometric"]) if "geometric" in config else None,
+            PopulationFactors.model_validate(config["hypothetical"]) if "hypothetical" in config else None,
         )
