@@ -95,7 +95,7 @@ class RegressionEvaluation:
     @classmethod
     def of(cls, ids: list[str], labels: Floats, prediction: CalibratedPrediction) -> "RegressionEvaluation":
         """Put predictions beside true values (n,), both in what the network learned."""
-        value, members, std, lower, upper, epistemic, aleatoric, _, _ = prediction
+        value, members, std, lower, upper, epistemic, aleatoric = prediction[:7]
         if prediction.domain is None:
             parts = [np.square(part) for part in (epistemic, aleatoric) if part is not None]
             std = np.maximum(np.sqrt(np.sum(parts, axis=0)), 1e-12) if parts else None

@@ -16,6 +16,7 @@ import torch
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import compositions_of, geometry_of
+from cgcnn_ase.explain.training_neighbors import load_neighbor_index
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.graphs.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.graphs.crystal_graph import composition
@@ -67,7 +68,10 @@ def update(name: str, data: Path, distorted: Path) -> Path:
         model.dropout_calibration = with_geometry(model.dropout_calibration, geometry)
         if model.target.name == TARGET and isinstance(model.calibration, RegressionCalibration):
             model.calibration = with_errors(model, model.calibration, prepared, data, distorted)
+    index = load_neighbor_index(folder, model_sha256=models[0].sha256)
     save_models(models, folder, name=name)
+    if index is not None:  # of the same embeddings
+        replace(index, model_sha256=load_models(folder)[0].sha256).save(folder)
     write_card(folder, data=recipe.data)
     return folder
 

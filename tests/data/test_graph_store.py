@@ -32,7 +32,7 @@ def assert_same(one: CrystalGraph, other: CrystalGraph) -> None:
         if name == "lines" and a is not None and b is not None:
             torch.testing.assert_close(tuple(a), tuple(b), atol=0, rtol=0)
         elif name != "vectors":
-            torch.testing.assert_close(a, b, atol=0, rtol=0, msg=name)
+            torch.testing.assert_close(a, b, atol=0, rtol=0, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -62,7 +62,7 @@ def test_merged_edges_among_others_count_once() -> None:
 
 
 def test_with_and_without_a_line_graph_do_not_mix() -> None:
-    with pytest.raises(ValueError, match="with a line graph and graphs without"):
+    with pytest.raises(ValueError, match="with a line graph or volumes and graphs without"):
         GraphStore.from_graphs([build_graph(STRUCTURES[0], config) for config in (CONFIGS[0], CONFIGS[2])])
 
 
@@ -70,7 +70,7 @@ def test_files_are_plain_arrays(tmp_path: Path) -> None:
     GraphStore.from_graphs([build_graphs(STRUCTURES, CONFIGS[0])]).save(tmp_path, {})
     arrays = {path.stem: np.load(path, allow_pickle=False) for path in tmp_path.glob("*.npy")}
     assert set(arrays) == {
-        "numbers", "multiplicity", "centers", "neighbors", "distances", "angular", "n_nodes", "n_edges"
+        "numbers", "multiplicity", "centers", "neighbors", "distances", "angular", "n_nodes", "n_edges", "volumes",
     }  # fmt: skip
     assert arrays["numbers"].dtype == np.uint8
     assert arrays["n_nodes"].tolist() == [2, 1, 2, 3, 4]
