@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.uncertainty.protocol import Population
 
 
 _DERIVATIVES = ("forces", "stress", "stresses", "energies")
@@ -62,15 +63,17 @@ class CGCNNCalculator(Calculator):
         What turns a formation energy into ``energy``: the total energy of the cell in eV is ``N * formation energy per
         atom + sum of the elements' reference energies``. ``mp-pbe`` takes those of the Materials Project; a dict gives
         them by symbol in eV/atom; with ``none``, energy is ``N * formation energy per atom``.
-    n_dropout, seed
-        Monte Carlo dropout; see :class:`cgcnn_ase.prediction.predictor.Predictor`.
+    n_dropout, seed, population
+        Monte Carlo dropout, and whose errors the interval is made for; see
+        :class:`cgcnn_ase.prediction.predictor.Predictor`.
 
     Notes
     -----
     ``results`` holds, for a model of the formation energy: ``energy``, ``free_energy`` and ``energy_std`` (eV),
     ``formation_energy_per_atom``, its ``_std`` (eV/atom) and its ``_interval`` (lower and upper bound, 90 %),
-    ``in_domain`` and ``in_domain_reason``. Other models give their own property instead of the energies. Keys that a
-    model has no calibration for are missing from ``implemented_properties``. Charges and magnetic moments do not enter.
+    ``in_domain``, ``in_domain_reason`` and ``domain_score`` (1 at the limit of the domain). Other models give their own
+    property instead of the energies. Keys that a model has no calibration for are missing from
+    ``implemented_properties``. Charges and magnetic moments do not enter.
 
     Threads may share a calculator: ``atoms`` and ``results`` are those of the last calculation in the thread that reads
     them (of any thread, where it has made none), so that no thread is given the numbers of another's structure.
@@ -91,9 +94,10 @@ class CGCNNCalculator(Calculator):
         reference: Reference | Mapping[str, float] = "mp-pbe",
         n_dropout: int | None = None,
         seed: int = 0,
+        population: "Population" = "known",
     ) -> None:
         check_reference(reference)
-        self._infer = Predictor(model, n_dropout=n_dropout, seed=seed).inference()
+        self._infer = Predictor(model, n_dropout=n_dropout, seed=seed, population=population).inference()
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
         self.implemented_properties = self._properties()
@@ -101,7 +105,12 @@ class CGCNNCalculator(Calculator):
         super().__init__()  # type: ignore[no-untyped-call]
         self._forget()  # ASE has set empty results for this thread
         self.parameters.update(
-            model=self.model.name, model_sha256=self.model.sha256, reference=reference, n_dropout=n_dropout, seed=seed
+            model=self.model.name,
+            model_sha256=self.model.sha256,
+            reference=reference,
+            n_dropout=n_dropout,
+            seed=seed,
+            population=population,
         )
 
     @property
@@ -184,7 +193,7 @@ class CGCNNCalculator(Calculator):
         has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
-        domain = [f"{name}_interval", "in_domain", "in_domain_reason"] if calibrated else []
+        domain = [f"{name}_interval", "in_domain", "in_domain_reason", "domain_score"] if calibrated else []
         return [*energies, name, *stds, *domain]
 
     def calculate(
@@ -214,9 +223,10 @@ class CGCNNCalculator(Calculator):
         result: dict[str, object] = {
             name: prediction.value,
             f"{name}_std": prediction.std,
-            f"{name}_interval": np.array([prediction.lower, prediction.upper]),
+            f"{name}_interval": None if prediction.lower is None else np.array([prediction.lower, prediction.upper]),
             "in_domain": prediction.in_domain,
-            "in_domain_reason": prediction.reason,
+            "in_domain_reason": prediction.in_domain_reason,
+            "domain_score": prediction.domain_score,
         }
         if name in PER_ATOM_ENERGIES:
             result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))

@@ -11,6 +11,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import SINGLE, StructureSetData, as_set
 from cgcnn_ase.core.environment import ENVIRONMENT, package_version
+from cgcnn_ase.prediction.predictor import POPULATIONS
 
 if TYPE_CHECKING:
     from aiida.common.datastructures import CalcInfo
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
 
 # names of the settings, and the option of the command that each becomes
-SETTINGS = {"n_dropout": "--n-dropout", "seed": "--seed", "engine": "--engine", "workers": "--workers"}
+SETTINGS = {
+    "n_dropout": "--n-dropout",
+    "seed": "--seed",
+    "engine": "--engine",
+    "workers": "--workers",
+    "population": "--population",
+}
 
 STRUCTURES, MODEL = "structures.npz", "model"
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
@@ -156,6 +163,8 @@ def settings_problem(settings: Mapping[str, object]) -> str | None:
         return f"unknown settings {', '.join(unknown)}; allowed: {', '.join(SETTINGS)}"
     if "engine" in settings and settings["engine"] not in ("auto", "dgl", "torch"):
         return f"engine {settings['engine']!r}; allowed: auto, dgl, torch"
+    if settings.get("population", "known") not in POPULATIONS:
+        return f"population {settings['population']!r}; allowed: {', '.join(POPULATIONS)}"
     if "seed" in settings and "n_dropout" not in settings:
         return "seed has no effect without n_dropout: only samples are drawn at random"
     for name in ("n_dropout", "seed", "workers"):

@@ -197,7 +197,8 @@ def _prediction(
     """Results of the calculator for a structure; raw, uncalibrated parts of the uncertainty are not among them."""
     model, results = calculator.model, calculator.results if failed is None else {}
     key = model.target.name
-    lower, upper = map(float, results[f"{key}_interval"]) if f"{key}_interval" in results else (None, None)
+    interval = results.get(f"{key}_interval")
+    lower, upper = (None, None) if interval is None else map(float, interval)
     return Prediction(
         id=name,
         source="<atoms>",
@@ -210,7 +211,9 @@ def _prediction(
         epistemic=None,
         aleatoric=None,
         in_domain=results.get("in_domain"),
-        reason=results.get("in_domain_reason") or "",
+        in_domain_reason=results.get("in_domain_reason") or "",
+        domain_score=results.get("domain_score"),
+        population=calculator.parameters["population"],
         unit=model.target.unit,
         property=key,
         model=model.name,

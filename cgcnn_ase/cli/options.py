@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -124,6 +124,13 @@ Test = Annotated[float | None, typer.Option(help="Part for the test, where the d
 Fidelity = Annotated[
     str | None,
     typer.Option(help="Whose values of vacancy-formation-energy: witman, kumagai, jarvis or chgnet."),
+]
+Population = Annotated[
+    Literal["known", "hypothetical"],
+    typer.Option(
+        help="Whose errors the interval is made for: crystals known to a database, mostly stable and relaxed, or "
+        "hypothetical ones, generated, substituted or searched."
+    ),
 ]
 Elements = Annotated[
     list[str] | None,

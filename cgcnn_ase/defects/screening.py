@@ -17,6 +17,7 @@ from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.interface import Energies
 from cgcnn_ase.structures import as_atoms
+from cgcnn_ase.uncertainty.protocol import Population
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,16 +81,19 @@ class Screening:
 
     # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
-    # model, fidelity, chemical_potentials: as in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or
-    # path
+    # model, fidelity, chemical_potentials, population: as in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model
+    # by name or path
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
     chemical_potentials: Mapping[str, float] | None = None
+    population: Population = "hypothetical"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self) -> CostEstimate:
         """The estimate of formation energies; made once a process."""
-        return _estimate(self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())))
+        return _estimate(
+            self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())), self.population
+        )
 
     def check(self) -> None:
         """See that the model is there and predicts what is needed, before anything is screened; raises as it does."""
@@ -101,8 +105,10 @@ class Screening:
 
 
 @lru_cache(maxsize=2)
-def _estimate(model: str, fidelity: str | None, potentials: tuple[tuple[str, float], ...]) -> CostEstimate:
-    return cost_estimate(model, fidelity=fidelity, chemical_potentials=dict(potentials) or None)
+def _estimate(
+    model: str, fidelity: str | None, potentials: tuple[tuple[str, float], ...], population: Population
+) -> CostEstimate:
+    return cost_estimate(model, fidelity=fidelity, chemical_potentials=dict(potentials) or None, population=population)
 
 
 class HostResult(NamedTuple):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
 
     from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.uncertainty.protocol import Population
 
 # the name that stands for the interatomic potential
 CHGNET = "chgnet"
@@ -50,7 +51,12 @@ def _stored(k: int, atoms: "Atoms") -> float:
 EnergySource: TypeAlias = Union[str, Path, "CrystalModel", "BaseCalculator", EnergyModel]
 
 
-def as_energy_model(model: EnergySource, *, references: Reference | Mapping[str, float] | None = None) -> EnergyModel:
+def as_energy_model(
+    model: EnergySource,
+    *,
+    references: Reference | Mapping[str, float] | None = None,
+    population: "Population" = "hypothetical",
+) -> EnergyModel:
     """Make an energy model of what people have at hand.
 
     Parameters
@@ -63,6 +69,9 @@ def as_energy_model(model: EnergySource, *, references: Reference | Mapping[str,
         Energies of the elements, eV/atom: ``mp-pbe`` for those of the Materials Project, which fit this package's
         models (their default) and potentials trained on its energies, such as CHGNet; or a dict by symbol. A calculator
         has none by default, as its scale is not known.
+    population
+        Whose errors the stds of a model of this package are made for; energies are asked for here of structures that
+        the package itself generates, so they are hypothetical.
 
     Raises
     ------
@@ -85,7 +94,7 @@ def as_energy_model(model: EnergySource, *, references: Reference | Mapping[str,
         return CalculatorEnergy(model, _table(references))
     if isinstance(model, EnergyModel):
         return model
-    return GraphEnergy(Predictor(model).inference(), references or "mp-pbe")
+    return GraphEnergy(Predictor(model, population=population).inference(), references or "mp-pbe")
 
 
 def _table(references: Reference | Mapping[str, float] | None) -> Mapping[str, float] | None:

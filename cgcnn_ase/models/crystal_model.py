@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from cgcnn_ase.core.arrays import Floats32, Ints
 from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.models.folder import Json
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.protocol import Population
 
@@ -177,7 +177,8 @@ class CrystalModel(nn.Module):
 
         The composition are (B, 101) atomic fractions of the structures, of sites those of their hosts, with (B,) atomic
         numbers on the sites; ``geometry`` are their contacts and volumes, ``population`` is what they are likely to be
-        (see :class:`~cgcnn_ase.uncertainty.population.PopulationFactors`), ``dropout`` says whether the outputs are samples of Monte Carlo dropout.
+        (see :class:`~cgcnn_ase.uncertainty.population.PopulationFactors`), ``dropout`` says whether the outputs are
+        samples of Monte Carlo dropout.
         """
         calibration = self.dropout_calibration if dropout else self.calibration
         if calibration is None:

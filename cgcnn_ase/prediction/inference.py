@@ -12,7 +12,6 @@ from cgcnn_ase.core.arrays import Floats, Floats32
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
-from cgcnn_ase.graphs.contacts import structure_geometry
 from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, better_fidelity, load_refs
@@ -21,6 +20,7 @@ from cgcnn_ase.prediction.fused_cgcnn import FusedModel
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration
+from cgcnn_ase.uncertainty.contacts import structure_geometry
 from cgcnn_ase.uncertainty.protocol import Population
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """Predictions: the fields of one, and many by id as a table."""
 
+import builtins
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -52,7 +53,7 @@ class Prediction:
     multiplicity: int | None = None  # how many equivalent sites the cell has
     error: str | None = None
 
-    @property
+    @builtins.property  # the field of that name hides the decorator
     def reason(self) -> str:
         """Another name of ``in_domain_reason``."""
         return self.in_domain_reason

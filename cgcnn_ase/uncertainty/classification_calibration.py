@@ -8,8 +8,8 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
-from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, geometry_domain

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
-from cgcnn_ase.graphs.contacts import StructureGeometry
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain, GeometrySignals
 
 # distances up to this percentile of the calibration set's are in the domain
@@ -59,8 +59,8 @@ class Domain:
         """Learn the domain from embeddings of the training set (n, F) and of held-out structures (m, F).
 
         ``elements`` are the atomic numbers in the training set, ``site_elements``, of a target of sites, those on
-        labelled sites; ``geometry`` is what is known of contacts and volumes. ValueError if the shapes do not fit, a value is not finite, or all training embeddings are the
-        same.
+        labelled sites; ``geometry`` is what is known of contacts and volumes. ValueError if the
+        shapes do not fit, a value is not finite, or all training embeddings are the same.
         """
         train = _finite(training, name="training")
         held_out = _finite(calibration, name="calibration")

@@ -95,7 +95,10 @@ class GeometricError(BaseModel):
 
         def loss(parameters: Floats) -> tuple[float, Floats]:
             scales, exponents = np.exp(parameters[:k]), parameters[k:]
-            total, slope = 1e-3 * float(np.sum((exponents - 1) ** 2)), np.concatenate([np.zeros(k), exponents - 1]) * 2e-3
+            total, slope = (
+                1e-3 * float(np.sum((exponents - 1) ** 2)),
+                np.concatenate([np.zeros(k), exponents - 1]) * 2e-3,
+            )
             for signals, error, spread, weight in parts:
                 beyond = np.maximum(signals - starts, 0.0)
                 squares = (scales * beyond**exponents) ** 2  # (n, k)
@@ -108,7 +111,9 @@ class GeometricError(BaseModel):
 
         bounds = [_LOG_SCALES] * k + [(_MIN_EXPONENT, _MAX_EXPONENT)] * k
         first = [np.concatenate([np.full(k, a), np.ones(k)]) for a in (0.0, 1.0, 2.0)]
-        best = min((minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds) for x in first), key=lambda r: float(r.fun))
+        best = min(
+            (minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds) for x in first), key=lambda r: float(r.fun)
+        )
         scales, exponents = np.exp(best.x[:k]), best.x[k:]
         added = _std(np.asarray(perturbed), starts, scales, exponents)
         outside = added > np.asarray(std)
@@ -123,7 +128,7 @@ class GeometricError(BaseModel):
         )
 
     def std(self, signals: Floats) -> Floats:
-        """What is added to the std, in squares: (n,) from columns (n, 4) of :func:`signal_columns`."""
+        """Std that is added to the other, in squares: (n,) from columns (n, 4) of :func:`signal_columns`."""
         return _std(signals, np.asarray(self.starts), np.asarray(self.scales), np.asarray(self.exponents))
 
 

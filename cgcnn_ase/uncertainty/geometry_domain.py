@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints
-from cgcnn_ase.core.elements import MAX_NUMBER, atomic_radii, symbols
-from cgcnn_ase.graphs.contacts import StructureGeometry, elements_of_pair
+from cgcnn_ase.core.elements import MAX_NUMBER, atomic_radii, electronegativity_scale, symbols
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, elements_of_pair
 from cgcnn_ase.uncertainty.volume_model import VolumeModel
 
 _N = MAX_NUMBER + 1
@@ -28,7 +28,9 @@ _KNOWN_SHARE = 0.005
 class GeometrySignals(NamedTuple):
     """How far n structures (or sites) are from usual contacts and volumes."""
 
-    contact: Floats  # (n,) 1 - d / d_known of the relatively shortest contact; negative: longer than all known; -1: none
+    contact: (
+        Floats  # (n,) 1 - d / d_known of the relatively shortest contact; negative: longer than all known; -1: none
+    )
     pair: Ints  # (n,) elements of that contact; -1: there is none
     distance: Floats  # (n,) its length, Å
     volume: Floats  # (n,) log of volume per atom less that usual for the composition; NaN where not known
@@ -131,31 +133,33 @@ class GeometryDomain:
                 reasons.append("is not periodic in all three directions, as the training structures are")
         elif deviation > self.volume_limits[1] or -deviation > self.volume_limits[0]:
             volume = float(np.exp(geometry.log_volume[k]))
+            usual = _digits(volume / np.exp(deviation))
             limit = self.volume_limits[1] if deviation > 0 else -self.volume_limits[0]
             reasons.append(
-                f"volume {_digits(volume)} Å³/atom is {_percent(deviation)} from the {_digits(volume / np.exp(deviation))} "
-                f"usual for the composition; the limit is {_percent(limit)}"
+                f"volume {_digits(volume)} Å³/atom is {_percent(deviation)} from the {usual} that is usual for the "
+                f"composition; the limit is {_percent(limit)}"
             )
         return reasons
 
     def _contact_reason(self, pair: int, distance: float) -> str:
-        a, b = (symbols()[z] for z in elements_of_pair(pair))
-        place = np.flatnonzero(self.pairs == pair)
-        if place.size and self.shortest[place[0]] > distance:
-            n = int(self.counts[place[0]])
+        # the more electropositive first, as in formulas
+        a, b = (symbols()[z] for z in sorted(elements_of_pair(pair), key=lambda z: electronegativity_scale()[z]))
+        index = np.flatnonzero(self.pairs == pair)
+        if index.size and self.shortest[index[0]] > distance:
+            n = int(self.counts[index[0]])
             among = "" if n > _HALF_KNOWN else f" (of {n} {'structure' if n == 1 else 'structures'})"
-            return f"{a}-{b} {distance:.2f} Å; the closest in training is {self.shortest[place[0]]:.2f} Å{among}"
+            return f"{a}-{b} {distance:.2f} Å; the closest in training is {self.shortest[index[0]]:.2f} Å{among}"
         expected = float(self._known(np.array([pair]))[0])
-        why = "which is in few training structures" if place.size else "which no training structure has"
+        why = "which is in few training structures" if index.size else "which no training structure has"
         return f"{a}-{b} {distance:.2f} Å, {why}; about {expected:.2f} Å or more is usual"
 
     def _known(self, pair: Ints) -> Floats:
         """Distances that pairs of elements usually keep, Å."""
         by_radii = self.radii[pair // _N].astype(np.float64) + self.radii[pair % _N]
-        place = np.minimum(np.searchsorted(self.pairs, pair), self.pairs.size - 1)
-        seen = np.where(self.pairs[place] == pair, self.counts[place], 0)
+        index = np.minimum(np.searchsorted(self.pairs, pair), self.pairs.size - 1)
+        seen = np.where(self.pairs[index] == pair, self.counts[index], 0)
         weight = seen / (seen + _HALF_KNOWN)
-        return np.asarray(weight * self.shortest[place] + (1 - weight) * by_radii)
+        return np.asarray(weight * self.shortest[index] + (1 - weight) * by_radii)
 
     def arrays(self) -> dict[str, AnyArray]:
         """The domain as named arrays, ready for a safetensors file."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
-from cgcnn_ase.graphs.contacts import StructureGeometry
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
-from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Ints
-from cgcnn_ase.graphs.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals

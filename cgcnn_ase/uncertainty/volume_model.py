@@ -60,8 +60,8 @@ class VolumeModel:
         value = np.column_stack([_general(x), x]) @ weight[: n_general + _N]
         if self.pairs.size:
             owner, pair, product = _pairs(x)
-            place = np.minimum(np.searchsorted(self.pairs, pair), self.pairs.size - 1)
-            of_pair = np.where(self.pairs[place] == pair, weight[n_general + _N :][place], 0.0)
+            index = np.minimum(np.searchsorted(self.pairs, pair), self.pairs.size - 1)
+            of_pair = np.where(self.pairs[index] == pair, weight[n_general + _N :][index], 0.0)
             value += np.bincount(owner, of_pair * product, minlength=len(x))
         return np.asarray(value)
 
@@ -80,9 +80,9 @@ def _columns(x: Floats, pairs: Ints) -> "csr_array":
     from scipy.sparse import csr_array, hstack  # slow to import, and predictions do without
 
     owner, pair, product = _pairs(x)
-    place = np.searchsorted(pairs, pair)
+    index = np.searchsorted(pairs, pair)
     has = np.isin(pair, pairs)
-    of_pairs = csr_array((product[has], (owner[has], place[has])), shape=(len(x), pairs.size))
+    of_pairs = csr_array((product[has], (owner[has], index[has])), shape=(len(x), pairs.size))
     return csr_array(hstack([csr_array(_general(x)), csr_array(x), of_pairs]))
 
 

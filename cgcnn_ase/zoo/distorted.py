@@ -57,7 +57,7 @@ def distorted_set(data: Path, split: Split) -> DistortedSet:
     sizes = np.array([len(structure.numbers) for structure in dataset.structures])
     labels, splits = np.asarray(dataset.targets)[:, 0], np.asarray(dataset.split)
     rng = np.random.default_rng(_SEED)
-    for name, (n_crystals, n_each) in _SIZES.items():
+    for name, (n_crystals, _) in _SIZES.items():
         rows = np.flatnonzero(np.isfinite(labels) & (splits == name) & (sizes <= _MAX_ATOMS))
         rows = rng.permutation(rows)[:n_crystals]
         if name == split:
@@ -66,7 +66,7 @@ def distorted_set(data: Path, split: Split) -> DistortedSet:
         Atoms(numbers=s.numbers, positions=s.positions, cell=s.cell, pbc=True)
         for s in (dataset.structures[int(row)] for row in rows)
     ]
-    return DistortedSet(crystals, labels[rows], list(perturb(crystals, n=n_each, seed=0)))
+    return DistortedSet(crystals, labels[rows], list(perturb(crystals, n=_SIZES[split][1], seed=0)))
 
 
 def potential(name: str) -> "Calculator":
@@ -118,7 +118,7 @@ def element_energies(sets: Sequence[DistortedSet], energies: Sequence[DistortedE
 
     Robust least squares over the crystals as they are: labels of a database carry corrections by composition.
     """
-    counts = np.concatenate([_counts(each.crystals) for each in sets])
+    counts = np.concatenate([_element_counts(each.crystals) for each in sets])
     n = counts.sum(axis=1)
     x = counts / n[:, None]
     y = np.concatenate([e.crystals for e in energies]) / n - np.concatenate([each.labels for each in sets])
@@ -137,14 +137,14 @@ def element_energies(sets: Sequence[DistortedSet], energies: Sequence[DistortedE
 
 def true_values(distorted: DistortedSet, energies: DistortedEnergies, mu: Floats) -> Floats:
     """Formation energies of the perturbed crystals, eV/atom: label of the crystal plus the potential's difference."""
-    before, after = _counts(distorted.crystals), _counts([each.atoms for each in distorted.perturbed])
+    before, after = _element_counts(distorted.crystals), _element_counts([each.atoms for each in distorted.perturbed])
     of_crystal = (energies.crystals - before @ mu) / before.sum(axis=1)
     of_perturbed = (energies.perturbed - after @ mu) / after.sum(axis=1)
     base = np.array([each.base for each in distorted.perturbed])
     return np.asarray(of_perturbed + (distorted.labels - of_crystal)[base])
 
 
-def _counts(structures: "Sequence[Atoms]") -> Floats:
+def _element_counts(structures: "Sequence[Atoms]") -> Floats:
     return np.array([np.bincount(atoms.numbers, minlength=MAX_NUMBER + 1) for atoms in structures], dtype=float)
 
 

@@ -18,13 +18,13 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import compositions_of, geometry_of
 from cgcnn_ase.explain.training_neighbors import load_neighbor_index
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.graphs.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.models.checkpoint import load_models, save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import pretrained_folder
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration, ClassificationCalibration, RegressionCalibration
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.error_model import ErrorModel
 from cgcnn_ase.uncertainty.estimators import signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns

@@ -65,15 +65,15 @@ def soup(atoms: "Atoms", rng: np.random.Generator) -> tuple["Atoms", float]:
 
     least = float(rng.choice(_SOUP_CONTACTS))
     mixed = atoms.copy()
-    places: list[list[float]] = []
+    sites: list[list[float]] = []
     for _ in range(len(atoms)):
         for _ in range(50):
-            place = (rng.random(3) @ atoms.cell.array).tolist()
-            near = get_distances([place], places, cell=atoms.cell, pbc=True)[1].min() if places else np.inf
+            site = (rng.random(3) @ atoms.cell.array).tolist()
+            near = get_distances([site], sites, cell=atoms.cell, pbc=True)[1].min() if sites else np.inf
             if near >= least:
                 break
-        places.append(place)
-    mixed.positions = places
+        sites.append(site)
+    mixed.positions = sites
     return mixed, least
 
 
@@ -167,14 +167,14 @@ def perturb(
 
 
 def _with_cell(atoms: "Atoms", cell: np.typing.NDArray[np.float64]) -> "Atoms":
-    changed = atoms.copy()
+    changed: Atoms = atoms.copy()
     changed.set_cell(cell, scale_atoms=True)
     return changed
 
 
 def _supercell(atoms: "Atoms") -> "Atoms":
     """Repeat the shortest cell vector until there are enough atoms."""
-    cell = atoms.copy()
+    cell: Atoms = atoms.copy()
     while len(cell) < _SUPERCELL_ATOMS:
         repeats = [1, 1, 1]
         repeats[int(np.argmin(cell.cell.lengths()))] = 2
@@ -184,9 +184,9 @@ def _supercell(atoms: "Atoms") -> "Atoms":
 
 def _opened(atoms: "Atoms", axes: Sequence[int]) -> "Atoms":
     """Put vacuum along these cell vectors; the cell stays periodic."""
-    atoms = atoms.copy()
+    opened: Atoms = atoms.copy()
     cell = atoms.cell.array.copy()
     for axis in axes:
         cell[axis] *= (np.linalg.norm(cell[axis]) + _VACUUM) / np.linalg.norm(cell[axis])
-    atoms.set_cell(cell, scale_atoms=False)
-    return atoms
+    opened.set_cell(cell, scale_atoms=False)
+    return opened

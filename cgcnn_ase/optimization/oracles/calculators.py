@@ -133,7 +133,7 @@ class ModelOracle:
         from cgcnn_ase.prediction.predictor import Predictor
 
         self.references: Mapping[str, float] | None = None
-        self._model, self._predictor = model, Predictor(model)
+        self._model, self._predictor = model, Predictor(model, population="hypothetical")
 
     def describe(self) -> dict[str, object]:
         """Return the model's name and sha256."""

@@ -33,7 +33,7 @@ class GraphNetworkSurrogate:
     def __init__(self, model: "str | Path | CrystalModel", structure: "Callable[[Point], Atoms]") -> None:
         from cgcnn_ase.prediction.predictor import Predictor
 
-        self._predictor = Predictor(model, workers=1)
+        self._predictor = Predictor(model, workers=1, population="hypothetical")
         self._structure = structure
         self._known: dict[str, tuple[float, float]] = {}
         self.offset = 0.0  # by how much the labels are above the model, in their unit

@@ -1,13 +1,15 @@
 """Shortest contacts, lonely atoms and volume of structures, read off their graphs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index, n_atoms
+
+if TYPE_CHECKING:
+    from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 
 _N = MAX_NUMBER + 1
 
@@ -34,12 +36,14 @@ class StructureGeometry(NamedTuple):
         )
 
 
-def structure_geometry(graph: CrystalGraph, *, of_sites: bool = False) -> StructureGeometry | None:
+def structure_geometry(graph: "CrystalGraph", *, of_sites: bool = False) -> StructureGeometry | None:
     """Measure the structures of a batch, or each of its nodes with its own neighbours; None of graphs without lengths.
 
     Of two elements only the shortest distance among the graph's edges is kept. Equivalent atoms that share a node count
     as often as the cell has them.
     """
+    from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms  # imports torch, which the measures do without
+
     distances = graph.distances.numpy().astype(np.float64)
     if graph.volumes is None or np.isnan(distances).any():
         return None
@@ -55,10 +59,10 @@ def structure_geometry(graph: CrystalGraph, *, of_sites: bool = False) -> Struct
         owner = crystal[centers]
     ends = np.stack([numbers[centers], numbers[graph.neighbors.numpy()]])
     key = owner * _N**2 + ends.min(axis=0) * _N + ends.max(axis=0)
-    found, where = np.unique(key, return_inverse=True)
-    shortest = np.full(found.size, np.inf)
+    keys, where = np.unique(key, return_inverse=True)
+    shortest = np.full(keys.size, np.inf)
     np.minimum.at(shortest, where, distances)
-    return StructureGeometry(found // _N**2, found % _N**2, shortest, n_isolated, log_volume)
+    return StructureGeometry(keys // _N**2, keys % _N**2, shortest, n_isolated, log_volume)
 
 
 def join(parts: Sequence[StructureGeometry | None]) -> StructureGeometry | None:
