@@ -136,8 +136,8 @@ class GeometryDomain:
             usual = _digits(volume / np.exp(deviation))
             limit = self.volume_limits[1] if deviation > 0 else -self.volume_limits[0]
             reasons.append(
-                f"volume {_digits(volume)} Å³/atom is {_percent(deviation)} from the {usual} that is usual for the "
-                f"composition; the limit is {_percent(limit)}"
+                f"volume {_digits(volume)} Å³/atom is {np.exp(deviation):.3g} times the {usual} that is usual for the "
+                f"composition; the limit is {np.exp(limit):.2f} times"
             )
         return reasons
 
@@ -212,10 +212,6 @@ def _fitted_radii(pairs: Ints, shortest: Floats, counts: Ints) -> Floats32:
     normal = design.T @ (design * weight[:, None]) + _RADII_RIDGE * np.eye(_N)
     radii = prior + np.linalg.solve(normal, design.T @ (weight * (shortest - prior[a] - prior[b])))
     return np.asarray(radii, dtype=np.float32)
-
-
-def _percent(log_ratio: float) -> str:
-    return f"{100 * np.expm1(log_ratio):+.0f} %"
 
 
 def _digits(volume: float) -> str:

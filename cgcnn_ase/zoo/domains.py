@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Floats32
+from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import compositions_of, geometry_of
 from cgcnn_ase.explain.training_neighbors import load_neighbor_index
@@ -106,7 +107,9 @@ def with_errors(
         ordinary_std=std,
         truth="SevenNet-0",
     )
-    above = above_hull(prepared)
+    fractions = {split: compositions_of(prepared.graphs, prepared.rows(split)) for split in _USED}
+    energies = {split: prepared.labels(split)[:, 0] for split in _USED}
+    above = above_hull(fractions["val"], energies["val"], known=fractions["train"], known_energies=energies["train"])
     unstable = (above >= ABOVE_HULL[0]) & (above <= ABOVE_HULL[1])
     hypothetical = PopulationFactors.fit(std[unstable], error[unstable], above_hull=ABOVE_HULL)
     return replace(calibration, geometric=geometric, hypothetical=hypothetical)
@@ -148,36 +151,31 @@ def _perturbed(model: CrystalModel, calibration: RegressionCalibration, data: Pa
     return _Predicted(CalibratedPrediction(value, value[None], std), truth, np.concatenate(columns))
 
 
-def above_hull(prepared: PreparedData) -> Floats:
-    """Distance of the val crystals' labels above the convex hull of the training crystals, eV/atom.
+def above_hull(fractions: Floats32, energies: Floats, *, known: Floats32, known_energies: Floats) -> Floats:
+    """Distance above the convex hull of known crystals, eV/atom (n,); negative below it.
 
-    Crystals whose composition training does not span have NaN; those below the hull are negative.
+    Atomic fractions are (n, 101) and (m, 101), formation energies (n,) and (m,) eV/atom. The elements are on the hull.
     """
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition
 
-    from cgcnn_ase.core.elements import symbols
-
-    labels = {split: prepared.labels(split)[:, 0] for split in _USED}
-    fractions = {split: compositions_of(prepared.graphs, prepared.rows(split)) for split in _USED}
-    systems = {split: [frozenset(np.flatnonzero(row).tolist()) for row in x] for split, x in fractions.items()}
     by_system: dict[frozenset[int], list[int]] = {}
-    for k, system in enumerate(systems["train"]):
-        by_system.setdefault(system, []).append(k)
+    for k, row in enumerate(known):
+        by_system.setdefault(frozenset(np.flatnonzero(row).tolist()), []).append(k)
 
-    def entry(split: str, k: int) -> "PDEntry":
-        row = fractions[split][k]
-        return PDEntry(Composition({symbols()[z]: float(row[z]) for z in np.flatnonzero(row)}), float(labels[split][k]))
+    def entry(row: Floats32, energy: float) -> "PDEntry":
+        return PDEntry(Composition({symbols()[z]: float(row[z]) for z in np.flatnonzero(row)}), energy)
 
     diagrams: dict[frozenset[int], PhaseDiagram] = {}
-    result = np.full(len(systems["val"]), np.nan)
-    for k, system in enumerate(systems["val"]):
+    result = np.empty(len(fractions))
+    for k, row in enumerate(fractions):
+        system = frozenset(np.flatnonzero(row).tolist())
         if system not in diagrams:
             inside = [j for other, members in by_system.items() if other <= system for j in members]
             corners = [PDEntry(Composition({symbols()[z]: 1}), 0.0) for z in system]
-            diagrams[system] = PhaseDiagram([entry("train", j) for j in inside] + corners)
-        distance = diagrams[system].get_e_above_hull(entry("val", k), allow_negative=True)
-        result[k] = np.nan if distance is None else distance
+            entries = [entry(known[j], float(known_energies[j])) for j in inside]
+            diagrams[system] = PhaseDiagram(entries + corners)
+        result[k] = diagrams[system].get_e_above_hull(entry(row, float(energies[k])), allow_negative=True)
     return result
 
 
