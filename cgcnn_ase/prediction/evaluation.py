@@ -16,7 +16,6 @@ from cgcnn_ase.data.splits import compositions_of, geometry_of, site_numbers_of
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.uncertainty import CalibratedPrediction
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae, mean_squared_z
 
@@ -247,11 +246,6 @@ def _in_domain(prediction: CalibratedPrediction) -> Bools | None:
     return None if prediction.domain is None else np.array([verdict.in_domain for verdict in prediction.domain])
 
 
-def domain_scores(verdicts: Sequence[DomainVerdict], domain: Domain) -> Floats:
-    """Return how far structures lie out, (n,): 1 at the limit of the domain, more outside."""
-    return np.array([verdict.distance / domain.limit for verdict in verdicts])
-
-
 def _inside(values: Floats | Ints, lower: Floats | None, upper: Floats | None) -> float | None:
     """Share of values between two ends, None where there are none."""
     return None if lower is None or upper is None else float(np.mean((lower <= values) & (values <= upper)))
@@ -321,12 +315,9 @@ def evaluate_model(
     evaluation = EVALUATIONS[model.target.task].of(names, learned, prediction)
     if not isinstance(evaluation, RegressionEvaluation):
         return evaluation
-    scores = None
-    if model.calibration is not None and prediction.domain is not None:
-        scores = domain_scores(prediction.domain, model.calibration.domain)
     return replace(
         evaluation,
-        domain_score=scores,
+        domain_score=None if prediction.domain is None else np.array([verdict.score for verdict in prediction.domain]),
         fractions=fractions,
         e_above_hull=None if e_above_hull is None else np.asarray(e_above_hull, dtype=float)[labelled],
     )
