@@ -61,7 +61,7 @@ class Judged(NamedTuple):
         return (self.error >= self.lower) & (self.error <= self.upper)
 
 
-def judge(model: CrystalModel, structures: Sequence[Atoms], truth: Floats, population: str = "known") -> Judged:
+def predicted(model: CrystalModel, structures: Sequence[Atoms], truth: Floats, population: str = "known") -> Judged:
     """Predict structures."""
     calibration = model.calibration
     assert calibration is not None
@@ -171,12 +171,12 @@ def main() -> None:
         for s in (dataset.structures[int(k)] for k in rows)
     ]
     labels = np.asarray(dataset.targets)[rows, 0]
-    ordinary = judge(model, crystals, labels)
+    ordinary = predicted(model, crystals, labels)
     drawn = distorted_set(chosen.data, chosen.split)
     train = distorted_set(chosen.data, "train")
     energies = load_energies(chosen.distorted, chosen.split)
     mu = element_energies([train, drawn], [load_energies(chosen.distorted, "train"), energies])
-    perturbed = judge(model, [each.atoms for each in drawn.perturbed], true_values(drawn, energies, mu))
+    perturbed = predicted(model, [each.atoms for each in drawn.perturbed], true_values(drawn, energies, mu))
     kinds = np.array([each.kind for each in drawn.perturbed])
     amounts = np.array([each.amount for each in drawn.perturbed])
     known = np.isfinite(perturbed.error)
@@ -192,10 +192,10 @@ def main() -> None:
     for low, high in ((0.05, 0.4), ABOVE_HULL):
         unstable = (above >= low) & (above <= high)
         for population in ("known", "hypothetical"):
-            judged = judge(model, [crystals[k] for k in np.flatnonzero(unstable)], labels[unstable], population)
+            judged = predicted(model, [crystals[k] for k in np.flatnonzero(unstable)], labels[unstable], population)
             lines.append(line(f"{low:g} to {high:g} eV/atom above the hull, {population}", judged))
     for name, (atoms, values) in dft_frames(chosen.data, chosen.split).items():
-        lines.append(line(f"DFT: {name}", judge(model, atoms, values)))
+        lines.append(line(f"DFT: {name}", predicted(model, atoms, values)))
     header = (
         "structures", "n", "median error", "flagged", *(f"flagged of errors > {size:g}" for size in LARGE), "coverage",
         "median width", "mean width", "Spearman", "mean z²",

@@ -61,7 +61,7 @@ def test_results_are_implemented_properties_and_agree(atoms):
     assert set(results) == set(atoms.calc.implemented_properties)
     assert set(results) == {
         "energy", "free_energy", "energy_std", "formation_energy_per_atom", "formation_energy_per_atom_std",
-        "formation_energy_per_atom_interval", "in_domain", "in_domain_reason",
+        "formation_energy_per_atom_interval", "in_domain", "in_domain_reason", "domain_score",
     }  # fmt: skip
     lower, upper = results["formation_energy_per_atom_interval"]
     assert lower < results["formation_energy_per_atom"] < upper

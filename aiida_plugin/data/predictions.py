@@ -210,6 +210,7 @@ class PredictionsData(Data):
         content = self.base.repository.get_object_content(_COLUMNS, "rb")
         columns = read_columns(content, ids)
         shared = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in CONSTANT_COLUMNS}
+        columns["in_domain_reason"] = columns["reason"]
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
         return pd.DataFrame((columns | shared), columns=list(names))
 

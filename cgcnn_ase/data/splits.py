@@ -15,7 +15,6 @@ from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
-from cgcnn_ase.uncertainty.contacts import StructureGeometry, join, structure_geometry
 
 NAMES = ("train", "val", "test")
 _BATCH = 256
@@ -65,11 +64,6 @@ def compositions_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: b
     """Atomic fractions in each crystal, (n, 101), or once for each of its sites."""
     fractions = np.concatenate([composition(batch).numpy() for batch in _batches(graphs, rows)])
     return np.repeat(fractions, graphs.n_nodes.numpy()[rows], axis=0) if of_sites else fractions
-
-
-def geometry_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> StructureGeometry | None:
-    """Contacts and volumes of some crystals, or of each of their sites; None of graphs without lengths or volumes."""
-    return join([structure_geometry(batch, of_sites=of_sites) for batch in _batches(graphs, rows)])
 
 
 def site_numbers_of(graphs: GraphStore | GraphShards, rows: Ints) -> Ints:

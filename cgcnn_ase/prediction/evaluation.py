@@ -12,10 +12,11 @@ import torch
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
-from cgcnn_ase.data.splits import compositions_of, geometry_of, site_numbers_of
+from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.uncertainty import CalibratedPrediction
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, join, structure_geometry
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae, mean_squared_z
 
@@ -247,8 +248,10 @@ def _in_domain(prediction: CalibratedPrediction) -> Bools | None:
 
 
 def _inside(values: Floats | Ints, lower: Floats | None, upper: Floats | None) -> float | None:
-    """Share of values between two ends, None where there are none."""
-    return None if lower is None or upper is None else float(np.mean((lower <= values) & (values <= upper)))
+    """Share of values between two ends, of those that have them (NaN: none); None where none has."""
+    if lower is None or upper is None or np.isnan(lower).all():
+        return None
+    return float(np.mean(((lower <= values) & (values <= upper))[~np.isnan(lower)]))
 
 
 def _range_of(members: Sequence[float], name: str) -> Figures:
@@ -269,6 +272,12 @@ def embeddings_of(
     with torch.inference_mode():
         parts = [model.pooled(graphs.batch(rows[k : k + _BATCH].tolist()), engine) for k in range(0, len(rows), _BATCH)]
     return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
+def geometry_of(graphs: GraphStore | GraphShards, rows: Ints, *, of_sites: bool = False) -> StructureGeometry | None:
+    """Contacts and volumes of some crystals, or of each of their sites; None of graphs without lengths or volumes."""
+    parts = [graphs.batch(rows[k : k + _BATCH].tolist()) for k in range(0, len(rows), _BATCH)]
+    return join([structure_geometry(part, of_sites=of_sites) for part in parts])
 
 
 def outputs_of(model: CrystalModel, embeddings: list[torch.Tensor], *, n_dropout: int | None = None) -> MemberOutputs:

@@ -16,11 +16,11 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.splits import compositions_of, geometry_of, site_numbers_of
+from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.plotting.write_evaluation import draw
-from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, outputs_of
+from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, geometry_of, outputs_of
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers

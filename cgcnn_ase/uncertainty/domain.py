@@ -130,20 +130,21 @@ class Domain:
     def _verdict(
         self, distance: float, numbers: Collection[int], site: int | None, shape: tuple[float, list[str]]
     ) -> DomainVerdict:
-        score, reasons = shape[0], list(shape[1])
+        score, reasons = shape[0], []
         unseen = sorted({int(z) for z in numbers} - self.elements)
-        if unseen:
-            reasons.append(f"contains {_listed(unseen)}, which no training structure has")
         if site is not None and self.site_elements and site not in self.site_elements:
             reasons.append(f"no training structure has a labelled site of {_listed([site])}")
-            unseen = unseen or [site]
+        if unseen:
+            reasons.append(f"contains {_listed(unseen)}, which no training structure has")
+        n_unknown = len(unseen) or len(reasons)
+        reasons += shape[1]
         if np.isnan(distance):
             reasons.append("embedding is not finite")
-            unseen = unseen or [0]
+            n_unknown = n_unknown or 1
         elif distance > self.limit:
             compared = _beyond(distance, self.limit)
             reasons.append(f"embedding distance {compared}, the {PERCENTILE}th percentile of the calibration set")
-        score = max(score, 0.0 if np.isnan(distance) else distance / self.limit, 1.0 + len(unseen) if unseen else 0.0)
+        score = max(score, 0.0 if np.isnan(distance) else distance / self.limit, 1.0 + n_unknown if n_unknown else 0.0)
         return DomainVerdict(score <= 1, distance, "; ".join(reasons), score)
 
     def arrays(self) -> dict[str, AnyArray]:

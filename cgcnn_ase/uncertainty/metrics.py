@@ -73,15 +73,21 @@ def evaluate(
 ) -> UncertaintyMetrics:
     """Measure predictions, (n,) each, against their targets.
 
-    Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level. ValueError if lengths
-    differ, a value is not finite, a std is not positive, or there are fewer samples than bins.
+    Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level. Where both are NaN a
+    prediction has no interval, and coverage and width are those of the others. ValueError if lengths differ, another
+    value is not finite, no prediction has an interval, a std is not positive, or there are fewer samples than bins.
     """
     y, m, s = _triple(target, mean, std)
     if (lower is None) != (upper is None):
         raise ValueError("give both ends of the interval or neither")
     half = NormalDist().inv_cdf((1 + level) / 2) * s
-    low = m - half if lower is None else as_vector(lower, name="lower", size=y.size)
-    high = m + half if upper is None else as_vector(upper, name="upper", size=y.size)
+    low = m - half if lower is None else np.asarray(lower, dtype=np.float64)
+    high = m + half if upper is None else np.asarray(upper, dtype=np.float64)
+    has = ~(np.isnan(low) & np.isnan(high))
+    as_vector(low[has], name="lower")
+    as_vector(high[has], name="upper")
+    if low.shape != y.shape or high.shape != y.shape or not has.any():
+        raise ValueError(f"{y.size} targets need ends of intervals of the same number, not all of them empty")
     error = y - m
     z_low, z_high = mean_squared_z_interval(y, m, s)
     return UncertaintyMetrics(
@@ -93,8 +99,8 @@ def evaluate(
         mean_squared_z_low=z_low,
         mean_squared_z_high=z_high,
         level=level,
-        coverage=float(np.mean((low <= y) & (y <= high))),
-        interval_width=float(np.mean(high - low)),
+        coverage=float(np.mean(((low <= y) & (y <= high))[has])),
+        interval_width=float(np.mean((high - low)[has])),
         sharpness=float(np.mean(s)),
         std_cv=float(np.std(s, ddof=1) / np.mean(s)) if s.size > 1 else 0.0,
         miscalibration_area=miscalibration_area(y, m, s),

@@ -16,14 +16,14 @@ import torch
 from cgcnn_ase.core.arrays import Floats, Floats32
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.data.splits import compositions_of, geometry_of
+from cgcnn_ase.data.splits import compositions_of
 from cgcnn_ase.explain.training_neighbors import load_neighbor_index
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.graphs.crystal_graph import composition
 from cgcnn_ase.models.checkpoint import load_models, save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import pretrained_folder
-from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
+from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_of
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration, ClassificationCalibration, RegressionCalibration
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.error_model import ErrorModel

@@ -36,7 +36,7 @@ def prediction(name="a", **fields) -> Prediction:
     """A complete one, but for what is said otherwise."""
     complete = {
         "id": name, "source": f"in/{name}.cif", "formula": "LiNiO2", "n_atoms": 4, "value": -1.25, "std": 0.1,
-        "lower": -1.5, "upper": -1.0, "epistemic": 0.05, "aleatoric": 0.02, "in_domain": True, "reason": "",
+        "lower": -1.5, "upper": -1.0, "epistemic": 0.05, "aleatoric": 0.02, "in_domain": True, "in_domain_reason": "",
         "unit": "eV/atom", "property": "formation_energy_per_atom", "model": "m", "model_sha256": SHA,
     }  # fmt: skip
     return Prediction(**complete | fields)

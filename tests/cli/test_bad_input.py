@@ -87,7 +87,7 @@ def assert_same_rows(rows, others):
     for row, other in zip(rows, others, strict=True):
         assert row.keys() == other.keys()
         for key in row:
-            if key in ("value", "std", "lower", "upper", "epistemic", "aleatoric"):
+            if key in ("value", "std", "lower", "upper", "epistemic", "aleatoric", "domain_score"):
                 assert float(row[key]) == pytest.approx(float(other[key]), rel=1e-4, abs=1e-5), key
             elif key != "source":
                 assert row[key] == other[key], key

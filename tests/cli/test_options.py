@@ -27,6 +27,7 @@ NOT_NAMES = {
 SHARED = {
     "--output": ("output", ("folder", "file")),
     "--model": ("model", ("model",)),
+    "--population": ("population", ("hypothetical",)),
     "--plot": ("plot", ("draw",)),
     "--kind": ("kind", ("vacancy",)),
     "--element": ("element", ("sites",)),

@@ -76,7 +76,9 @@ def test_classes_and_sites_and_reasons():
     text = table(prediction("a", 0.8, std=0.4, class_set=(0, 1), property="is_metal", unit="probability"))
     assert "0 or 1" in text
     assert " to " not in text
-    text = table(prediction("a", 4.0, site_index=3, element="O", multiplicity=2, in_domain=False, reason="no Po"))
+    text = table(
+        prediction("a", 4.0, site_index=3, element="O", multiplicity=2, in_domain=False, in_domain_reason="no Po")
+    )
     assert re.search(r"a .*3 .*O .*2 ", text)
     assert "no: no Po" in text
 
