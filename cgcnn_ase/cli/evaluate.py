@@ -79,9 +79,8 @@ def _show_groups(groups: "GroupFigures") -> None:
         typer.echo(f"\n{f'by {name}{lowest}':28s} {'n':>7s} {'mae':>8s} {'coverage':>9s} {'mean_squared_z':>15s}")
         for row in shown:
             group = str(row["element"]) if "element" in row else _range(row["from"], row["to"])
-            typer.echo(
-                f"{group:28s} {row['n']:7d} {row['mae']:8.4f} {row['coverage']:9.3f} {row['mean_squared_z']:15.2f}"
-            )
+            covered = "none" if row["coverage"] is None else f"{row['coverage']:.3f}"
+            typer.echo(f"{group:28s} {row['n']:7d} {row['mae']:8.4f} {covered:>9s} {row['mean_squared_z']:15.2f}")
 
 
 def _range(low: object, high: object) -> str:

@@ -126,7 +126,8 @@ def summary(
     _calibration(middle, target, mean, std)
     figures = evaluate(target, mean, std, lower, upper, level=level, n_bins=n_bins)
     kind = "Gaussian" if lower is None else "conformal"
-    text = f"{100 * level:g} % {kind} interval\nholds {100 * figures.coverage:.1f} %"
+    holds = "is empty" if figures.coverage is None else f"holds {100 * figures.coverage:.1f} %"
+    text = f"{100 * level:g} % {kind} interval\n{holds}"
     _note(middle, text)
     _error_against_std(right, target, mean, std, unit=unit, n_bins=n_bins)
     return figure

@@ -49,8 +49,8 @@ class UncertaintyMetrics(BaseModel):
     mean_squared_z_low: float  # ends of its
     mean_squared_z_high: float  # 95 % bootstrap interval
     level: float  # nominal coverage of the interval
-    coverage: float  # share of the targets inside it, its ends included
-    interval_width: float  # mean of upper - lower
+    coverage: float | None  # share of the targets inside it, its ends included
+    interval_width: float | None  # mean of upper - lower
     sharpness: float  # mean std
     std_cv: float  # coefficient of variation of std: 0 if all structures get the same
     miscalibration_area: float  # 0 best, 0.5 worst
@@ -74,8 +74,8 @@ def evaluate(
     """Measure predictions, (n,) each, against their targets.
 
     Without ``lower`` and ``upper`` the interval is the central Gaussian one of the given level. Where both are NaN a
-    prediction has no interval, and coverage and width are those of the others. ValueError if lengths differ, another
-    value is not finite, no prediction has an interval, a std is not positive, or there are fewer samples than bins.
+    prediction has no interval, and coverage and width are those of the others, None where there are none. ValueError if
+    lengths differ, another value is not finite, a std is not positive, or there are fewer samples than bins.
     """
     y, m, s = _triple(target, mean, std)
     if (lower is None) != (upper is None):
@@ -86,8 +86,8 @@ def evaluate(
     has = ~(np.isnan(low) & np.isnan(high))
     as_vector(low[has], name="lower")
     as_vector(high[has], name="upper")
-    if low.shape != y.shape or high.shape != y.shape or not has.any():
-        raise ValueError(f"{y.size} targets need ends of intervals of the same number, not all of them empty")
+    if low.shape != y.shape or high.shape != y.shape:
+        raise ValueError(f"{y.size} targets need as many ends of intervals, not {low.size} and {high.size}")
     error = y - m
     z_low, z_high = mean_squared_z_interval(y, m, s)
     return UncertaintyMetrics(
@@ -99,8 +99,8 @@ def evaluate(
         mean_squared_z_low=z_low,
         mean_squared_z_high=z_high,
         level=level,
-        coverage=float(np.mean(((low <= y) & (y <= high))[has])),
-        interval_width=float(np.mean((high - low)[has])),
+        coverage=float(np.mean(((low <= y) & (y <= high))[has])) if has.any() else None,
+        interval_width=float(np.mean((high - low)[has])) if has.any() else None,
         sharpness=float(np.mean(s)),
         std_cv=float(np.std(s, ddof=1) / np.mean(s)) if s.size > 1 else 0.0,
         miscalibration_area=miscalibration_area(y, m, s),

@@ -48,11 +48,13 @@ def failed(name="bad", error="no atoms") -> Prediction:
 
 AWKWARD = [
     prediction("plain"),
-    prediction('Ångström, "quoted"\nand two lines', reason="distance 3.2 × the 99th percentile; unseen: Og, Ts"),
+    prediction(
+        'Ångström, "quoted"\nand two lines', in_domain_reason="distance 3.2 × the 99th percentile; unseen: Og, Ts"
+    ),
     prediction("uncalibrated", std=None, lower=None, upper=None, in_domain=None, aleatoric=None),
     prediction("not a number", value=math.nan, std=math.inf, lower=-math.inf),
     prediction("digits", value=0.1 + 0.2, std=5e-324, lower=-0.0, upper=1.7976931348623157e308),
-    prediction("outside", in_domain=False, reason="element Og was not in the training set"),
+    prediction("outside", in_domain=False, in_domain_reason="element Og was not in the training set"),
     prediction("NaN", formula="NaN"),  # a compound
     prediction("NA"),
     prediction(" spaces "),
