@@ -78,7 +78,7 @@ def test_importing_it_imports_no_torch():
 
 
 def test_every_column_of_a_frame_is_known():
-    assert {*KINDS, *CONSTANT_COLUMNS} == set(SITE_COLUMNS)
+    assert {*KINDS, *CONSTANT_COLUMNS, "in_domain_reason"} == set(SITE_COLUMNS)  # that is another name of "reason"
 
 
 def test_the_frame_is_that_of_the_predictions():
