@@ -142,6 +142,10 @@ class CGCNNCalculator(Calculator):
         self._thread = _ThreadState()
         self._newest: _Calculation | None = None
 
+    def reset(self) -> None:
+        """Forget all results, those of other threads too."""
+        self._forget()
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: all, with the results that this thread sees."""
         return self.__dict__ | {"_thread": None, "_newest": self._last()}

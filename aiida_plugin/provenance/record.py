@@ -72,7 +72,7 @@ class Recording:
                 raise
             self._keep(None)
 
-        self.calculator.reset()  # type: ignore[no-untyped-call]
+        self.calculator.reset()
         vars(self.calculator)["calculate"] = calculate_and_keep
         return self
 
