@@ -77,6 +77,7 @@ def test_two_rounds_from_a_pool(codes, model):
     assert len(chains[1].inputs.structures) == 4
 
 
+@pytest.mark.slow
 def test_new_defects_of_a_host_for_each_round(codes, model):
     host = structure_set({"alloy": bulk("Ni", cubic=True).repeat((2, 2, 1))})
     asked = builder(
@@ -94,6 +95,7 @@ def test_new_defects_of_a_host_for_each_round(codes, model):
     assert ["n_train" in row for row in results["report"]["rows"]] == [False, True]
 
 
+@pytest.mark.slow
 def test_the_budget_of_labels(codes, model):
     """The last round takes what is left; with a single label the model stays as it is."""
     pool = structure_set(alloys(3))
@@ -117,6 +119,7 @@ def test_a_pool_that_runs_dry(codes, model):
     assert len(results["report"]["rows"]) == 1
 
 
+@pytest.mark.slow
 def test_nothing_could_be_labelled(codes, model):
     iron = alloys(1)
     iron["a0"].symbols[:] = "Fe"

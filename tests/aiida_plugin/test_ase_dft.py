@@ -76,6 +76,7 @@ def test_a_run_gives_what_the_calculator_gives_here_and_is_cached(code):
     assert again.base.caching.get_cache_source() == node.uuid
 
 
+@pytest.mark.slow
 def test_a_relaxation_goes_on_until_it_is_done(code):
     """Three steps a job are too few; the next job starts where the last one ended."""
     chain = WorkflowFactory("cgcnn.ase_dft.base")

@@ -82,6 +82,7 @@ def test_stress_and_forces_of_a_real_run(code):
     assert f"CP2K version {scheme['engine_version']}\n" in version
 
 
+@pytest.mark.slow
 @needs_cp2k
 def test_moments_and_a_hubbard_u_at_gamma(code):
     u = {"hubbard": True, "hubbard_u": {"H": 2.0}, "kpoints_distance": 10.0, "spin": True,

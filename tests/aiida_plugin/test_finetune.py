@@ -52,6 +52,7 @@ def run(code, model, atoms, recipe=QUICK, **others):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_before_and_after_on_a_part_that_neither_model_has_seen(code, model):
     recipe = QUICK | {"test": 0.25, "epochs": 20, "learning_rate": 5e-2}
     results, workflow = run(code, model, oxides(24), recipe)
@@ -89,6 +90,7 @@ def in_process(model, structures):
         return predict(model.export(Path(path) / "model"), list(structures.iter_atoms())).to_frame()
 
 
+@pytest.mark.slow
 def test_two_labels_and_a_test_set(code, model):
     """As an active-learning loop begins; the recipe is that of few labels."""
     builder = WorkflowFactory("cgcnn.finetune").get_builder_from_protocol(
@@ -136,6 +138,7 @@ def test_out_of_wall_time_it_goes_on(aiida_code_installed, model, tmp_path, cgcn
     assert (results["metrics"]["n_epochs"], results["metrics"]["n_members"]) == (30, 2)
 
 
+@pytest.mark.slow
 def test_it_does_not_go_on_for_ever(aiida_code_installed, model, tmp_path, cgcnn_ase_command):
     executable = dies(tmp_path, 9, cgcnn_ase_command)
     code = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=executable)
@@ -188,7 +191,10 @@ exec {quick} "$@"
     [
         ('[ "$1" = predict ]', 410, "the model to tune could not predict: cgcnn-ase could not start: no disk"),
         ('[ "$1" = train ]', 420, "failed: cgcnn-ase could not start: no disk"),
-        ('[ "$1" = predict ] && grep -q -- -tuned model/config.json', 430, "the tuned model could not predict"),
+        pytest.param(
+            '[ "$1" = predict ] && grep -q -- -tuned model/config.json', 430, "the tuned model could not predict",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_each_failure_has_its_number(aiida_code_installed, cgcnn_ase_command, model, tmp_path, command, status, words):
@@ -200,6 +206,7 @@ def test_each_failure_has_its_number(aiida_code_installed, cgcnn_ase_command, mo
     assert words in workflow.exit_message
 
 
+@pytest.mark.slow
 def test_the_same_labels_train_alike_by_every_door(code, model, cgcnn_ase, tmp_path, monkeypatch):
     """From Python, from the command line and from AiiDA: one recipe, by the number of labels."""
     monkeypatch.setenv("CGCNN_ASE_CACHE", str(tmp_path / "cache"))

@@ -135,6 +135,7 @@ def test_what_goes_wrong_is_said(code, parameters, status, words):
     assert words in node.exit_message
 
 
+@pytest.mark.slow
 def test_electrons_that_do_not_converge_get_more_steps(code):
     _, node = run_get_node(WorkflowFactory("cgcnn.ase_dft.base"), calc=gpaw_job(code, silicon(), maxiter=8))
     assert node.is_finished_ok, node.exit_message
@@ -158,6 +159,7 @@ def test_a_relaxation_goes_on_from_the_wave_functions(code):
     assert relaxed.get_potential_energy() == pytest.approx(energy_here(relaxed), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_out_of_time_goes_on(code):
     """Stopped within the electrons' steps; the next job takes its wave functions and ends where a run in one does."""
     job = CalculationFactory("cgcnn.ase_dft")

@@ -161,6 +161,7 @@ def test_formation_energies(code):
     assert "formation_energy_per_atom" not in again["labelled"].atoms("silver").info  # its energy is not known
 
 
+@pytest.mark.slow
 def test_only_elements_that_are_not_known_are_computed(code):
     first, _ = run_get_node(builder(code, indices=["silver"], references=True))
     structures = [*alloys(), bulk("CuS", "zincblende", a=5.4)]
@@ -181,6 +182,7 @@ def test_only_elements_that_are_not_known_are_computed(code):
     assert all("formation_energy_per_atom" in atoms.info for atoms in results["labelled"].iter_atoms())
 
 
+@pytest.mark.slow
 def test_reference_energies_of_another_kind_are_not_mixed_in(code):
     other = orm.Dict({"energies": {"Cu": 0.0, "Au": 0.0}, "scheme": {"engine": "gpaw", "functional": "PBE"}})
     results, node = run_get_node(builder(code, indices=[0], reference_energies=other))

@@ -196,6 +196,7 @@ def jobs_of(evaluation):
     return [each for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]
 
 
+@pytest.mark.slow
 def test_what_was_computed_is_not_computed_again_and_what_failed_is(folder):
     copper = bulk("Cu", a=3.647)
     (first,) = jobs_of(emt().evaluate({}, copper))
@@ -211,6 +212,7 @@ def test_what_was_computed_is_not_computed_again_and_what_failed_is(folder):
     assert query.count() == 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(folder):
     """The kill comes when a round is evaluated, and before it is a node."""
 
@@ -233,6 +235,7 @@ def test_killed_and_resumed(folder):
     assert len({node.inputs.settings.uuid for node in nodes}) == 1
 
 
+@pytest.mark.slow
 def test_energies_that_are_not_those_of_the_labels_are_no_node(folder):
     steps = []
     config = metals("Cu", "Ag", budget={"evaluations": 1})

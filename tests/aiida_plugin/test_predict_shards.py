@@ -59,6 +59,7 @@ def test_shards_give_what_one_job_gives(code, model, structures):
     assert ancestors.count() >= 1
 
 
+@pytest.mark.slow
 def test_failures_of_all_shards_are_kept(code, model, crystals):
     """One shard with a bad structure, and one of nothing but bad structures."""
     odd = crystals[0].copy()
@@ -81,6 +82,7 @@ def test_nothing_could_be_predicted(code, model, crystals):
     assert "no structure could be predicted" in node.exit_message
 
 
+@pytest.mark.slow
 def test_models_that_share_a_folder(code, structures):
     results, node = run(code, DataFactory("cgcnn.model").get_or_create("elastic"), structures, 2)
     assert node.is_finished_ok, node.exit_message
@@ -108,6 +110,7 @@ def flaky(tmp_path, aiida_code_installed, cgcnn_ase_command):
     return make
 
 
+@pytest.mark.slow
 def test_a_failed_shard_is_tried_again_alone(flaky, model, structures):
     results, node = run(flaky(1), model, structures, 3)
     assert node.is_finished_ok, node.exit_message
@@ -117,6 +120,7 @@ def test_a_failed_shard_is_tried_again_alone(flaky, model, structures):
     assert results["predictions"].to_frame()["id"].tolist() == list(structures.ids)
 
 
+@pytest.mark.slow
 def test_a_shard_that_always_fails(flaky, model, structures):
     results, node = run(flaky(99), model, structures, 2, max_attempts=orm.Int(2))
     assert node.exit_status == 410

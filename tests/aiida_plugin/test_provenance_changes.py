@@ -87,6 +87,7 @@ def test_of_joined_shards_an_id_leads_to_its_own(graph):
     assert graph.defects.pk in pks(result.structure_steps)
 
 
+@pytest.mark.slow
 def test_the_number_of_queries_does_not_grow_with_structures_or_runs(graph, count_queries, small_model, tmp_path):
     (tmp_path / "big").mkdir()
     big = store_graph(small_model, tmp_path / "big", n_pool=300, n_runs=12)

@@ -154,6 +154,7 @@ def test_a_lithium_vacancy(family, code):
     assert node.outputs.output_parameters["number_of_atoms"] == 15
 
 
+@pytest.mark.slow
 @needs_pw
 def test_stress_is_the_slope_of_the_energy(family, code, tmp_path):
     """Its sign, its unit and the place of zz."""
@@ -185,6 +186,7 @@ def test_relaxation(family, code):
     assert scheme_of(labelled)["relaxed"] is True
 
 
+@pytest.mark.slow
 @needs_pw
 def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
     u = {"hubbard": True, "hubbard_u": {"H": 3.0}, "hubbard_input": "namelist", "pseudo_family": scalar.label}
@@ -212,6 +214,7 @@ def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code, tmp_path):
         QE.labelled(node, orm.Str("this"))
 
 
+@pytest.mark.slow
 @needs_pw
 def test_a_run_that_does_not_converge(family, code):
     made = builder(lithium_nickelate(), code, {"Ni": 1.0}, max_scf_steps=1)

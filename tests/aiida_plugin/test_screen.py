@@ -60,6 +60,7 @@ def test_without_an_engine_it_ends_with_the_choice(code, model, small_model):
     assert len(results["predictions"]) == 8
 
 
+@pytest.mark.slow
 def test_labels_and_agreement(code, python, model, small_model):
     """The errors are those of the model against EMT, computed here; and all of it hangs together by links."""
     atoms = alloys(6)
@@ -87,6 +88,7 @@ def test_labels_and_agreement(code, python, model, small_model):
     assert query.count() >= 1
 
 
+@pytest.mark.slow
 def test_failed_labels_are_listed(code, python, model):
     """EMT knows no iron."""
     atoms = alloys(2)
@@ -99,6 +101,7 @@ def test_failed_labels_are_listed(code, python, model):
     assert results["failures"]["n_failed"] == 1
 
 
+@pytest.mark.slow
 def test_nothing_could_be_labelled(code, python, model):
     atoms = {"iron": alloys(1)["a0"]}
     atoms["iron"].symbols[:] = "Fe"

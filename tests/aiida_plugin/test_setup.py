@@ -79,6 +79,7 @@ def profile(aiida_profile_clean):
     return aiida_profile_clean
 
 
+@pytest.mark.slow
 def test_codes_models_and_computer(profile, monkeypatch):
     changed, result = setup("-p", profile.name)
     assert changed
@@ -253,6 +254,7 @@ def test_rabbitmq_that_is_down(with_broker):
     assert "127.0.0.1" not in json.dumps(result)
 
 
+@pytest.mark.slow
 def test_a_computer_that_is_down(profile, aiida_computer_ssh):
     far = aiida_computer_ssh(label="cluster", configure=False)
     far.configure(port=1, timeout=1, look_for_keys=False, allow_agent=False)

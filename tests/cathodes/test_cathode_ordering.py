@@ -79,6 +79,7 @@ def test_ewald_removal_is_no_worse_than_fifty_random_ones(li_vacancy):
     assert ewald_energy(best) < np.mean(others)
 
 
+@pytest.mark.slow
 def test_ewald_removal_finds_what_enumeration_finds():
     from itertools import combinations
 

@@ -84,6 +84,7 @@ def test_without_a_split_it_is_by_composition(folder):
     assert 0 < len(data.rows("test")) < 30
 
 
+@pytest.mark.slow
 def test_train_and_evaluate(whole, tmp_path, cgcnn_ase):
     (tmp_path / "c.yaml").write_text(SMALL)
     run = tmp_path / "RUN"

@@ -27,6 +27,7 @@ def test_formal_charges_are_among_them(magnesia):
         assert by_name[name].charge == 0
 
 
+@pytest.mark.slow
 def test_the_same_as_the_generator_of_doped(magnesia):
     from doped.generation import DefectsGenerator
     from pymatgen.core import Lattice, Structure

@@ -53,6 +53,7 @@ def test_no_two_pairs_are_the_same_to_pymatgen():
     assert len(matcher.group_structures(structures)) == len(structures)
 
 
+@pytest.mark.slow
 def test_every_pair_is_the_same_to_pymatgen_as_one_of_ours():
     from pymatgen.core.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor

@@ -163,6 +163,7 @@ def test_ties_and_nothing_kept():
         Ranking(rows, n_lowest=-1)
 
 
+@pytest.mark.slow
 def test_hosts_in_one_process_or_several(energy_model, tmp_path):
     """The same, in order; a host that cannot be screened says why and costs the others nothing."""
     save_model(energy_model, tmp_path / "model")
@@ -396,6 +397,7 @@ def test_a_folder_of_hosts(model_folder, tmp_path):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_cathode_by_name(model_folder, tmp_path):
     done = run("screen", "NCM811", "--element", "Li", "--num", "2", "--n-atoms", "40", "--model", model_folder,
                "--output", tmp_path / "out")  # fmt: skip

@@ -258,6 +258,7 @@ def test_bad_choices(model, crystal):
 # What perturbations say
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MgO.cif", "Li2O.cif", "LiNiO2.cif", "LiFePO4.cif"])
 def test_the_most_important_atom_moves_the_prediction_most(pretrained, name):
     """Put each of the baseline's elements in the place of one atom: the mean change is larger for the atom named most

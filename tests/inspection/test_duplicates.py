@@ -129,6 +129,7 @@ def test_bounded_work_and_what_was_left(between):
     assert (bounded.n_compared, bounded.not_compared) == (9, {"MgO": count - 9})
 
 
+@pytest.mark.slow
 def test_workers_give_the_same():
     kinds = [MGO, ZNS, RUTILE]
     structures = shapes([disguised(kinds[k % 3], k) for k in range(48)])

@@ -134,6 +134,7 @@ def _killed_after(n, folder, config):
     return saved
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_never_killed(folder):
     oracle = {"name": "callable", "function": "bowl.py:bowl", "parameters": {"seconds": 0.15}}
     config = settings(oracle=oracle, budget={"evaluations": 15, "initial": 5, "batch": 3})

@@ -40,6 +40,7 @@ def test_its_points_are_of_the_space_and_none_comes_twice(acquisition):
     assert set(keys) <= {space.key(point) for point in space}
 
 
+@pytest.mark.slow
 def test_it_finds_the_lowest_of_a_real_variable_and_of_a_table():
     space = SearchSpace.from_dict({"variables": {"x": {"low": -1.0, "high": 2.0}}})
     for candidates in (None, [{"x": x} for x in (-0.9, 0.1, 0.3, 0.45, 1.2, 1.9)]):
@@ -54,6 +55,7 @@ def test_it_finds_the_lowest_of_a_real_variable_and_of_a_table():
     assert engine.ask() == []
 
 
+@pytest.mark.slow
 def test_told_again_it_goes_on_as_if_never_stopped():
     space = SearchSpace.from_dict(SHARES)
     whole, told = SkoptEngine(space, n_initial=4, seed=3), []

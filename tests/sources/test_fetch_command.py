@@ -159,6 +159,7 @@ def test_failures_on_the_way_are_told_and_passed_over(run, server, monkeypatch):
     assert "too many requests (HTTP 429); attempt 3 of 6" in done.err
 
 
+@pytest.mark.slow
 def test_a_killed_fetch_goes_on_after_the_last_page(run, server, tmp_path, monkeypatch):
     """Killed from outside between two pages, as by a batch system: the next one asks for the rest alone."""
     import os

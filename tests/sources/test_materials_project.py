@@ -312,6 +312,7 @@ def test_a_failure_is_passed_over(server, client, tmp_path, kind):
     assert all(words in line for line in told)
 
 
+@pytest.mark.slow
 def test_many_failures_lose_and_double_nothing(server, client, tmp_path, monkeypatch):
     monkeypatch.setattr("cgcnn_ase.sources.materials_project.client.AT_ONCE", 3)
     monkeypatch.setattr("cgcnn_ase.sources.materials_project.listing._LISTED", 7)

@@ -182,6 +182,7 @@ def test_a_piece_of_a_bad_file_says_so_once(packed):
     assert "no array 'frac'" in record.error
 
 
+@pytest.mark.slow
 def test_workers_share_one_file(packed, small_model):
     """Rows divided among processes give what one process gives, in the same order, bad ones in their places."""
     rng = np.random.default_rng(5)

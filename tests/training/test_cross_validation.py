@@ -39,6 +39,7 @@ def test_numbers_of_folds_that_cannot_be(data, tiny, tmp_path, k):
         cross_validate(data, tiny(), tmp_path, k)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(data, tiny, tmp_path, cgcnn_ase):
     import yaml
 

@@ -60,6 +60,7 @@ def test_frozen_layers_stay_in_worker_processes_too(data, tiny, trained, tmp_pat
                 assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 def test_same_target_keeps_the_scaler_and_another_refits_it(data, tiny, trained, tmp_path):
     train(data, tiny(epochs=1), tmp_path / "same", start=trained, progress=False)
     assert load_model(tmp_path / "same").scaler == trained.scaler

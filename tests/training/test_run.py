@@ -77,6 +77,7 @@ def test_members_of_an_ensemble_differ_and_have_folders_of_their_own(ensemble, d
     assert len(load_model(ensemble).networks) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_weights_as_one(data, tiny, ensemble, tmp_path, differing, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     train(data, tiny(n_members=2, epochs=2), tmp_path / "run", workers=2, progress=False)

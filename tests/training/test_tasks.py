@@ -337,6 +337,7 @@ def test_targets_of_sites_and_of_crystals_are_not_mixed(data):
 # What a step is
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(data, tiny, tmp_path):
     """Without a norm over the batch, two batches of 8 make the step of one of 16."""
     errors = {}
@@ -346,6 +347,7 @@ def test_accumulated_batches_are_one_large_batch(data, tiny, tmp_path):
     assert errors["small"] == pytest.approx(errors["large"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_trunk_may_learn_more_slowly(data, tiny, tmp_path):
     start = load_model(train(data, tiny(epochs=2), tmp_path / "start", progress=False))
     moved = {}

@@ -44,6 +44,7 @@ def test_the_shift_is_in_units_of_the_spread_over_hosts():
     assert defect_dilution.moved(pooled) == pytest.approx([4 / 2**0.5] * 2)
 
 
+@pytest.mark.slow
 def test_the_record_of_the_dilution():
     """By a mean a vacancy shifts the vector as 1/N, by a maximum the same in any cell but the smallest."""
     rows = json.loads((BENCHMARKS.parent / "docs" / "data" / "defect_dilution.json").read_text())["rows"]

@@ -51,6 +51,7 @@ def accuracy(data, pooling, folder):
     return (classes == data.labels("val")[:, 0]).mean()
 
 
+@pytest.mark.slow
 def test_contrast_learns_what_the_mean_dilutes(salts, tmp_path):
     result = {pooling: accuracy(salts, pooling, tmp_path / pooling) for pooling in ("mean", "contrast")}
     assert result["contrast"] >= 0.95
@@ -154,6 +155,7 @@ def test_all_are_the_properties_of_the_material():
     assert not {"defect-detection", "defect-sites"} & {ref.name for ref in find_models("all")}
 
 
+@pytest.mark.slow
 @of_sites
 @pytest.mark.parametrize("name", ["defect-detection", "defect-sites"])
 def test_small_and_documented(name):
