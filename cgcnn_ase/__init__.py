@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
+    from cgcnn_ase.inspection.second_opinion import SecondOpinions, predict
     from cgcnn_ase.models.registry import load_model
-    from cgcnn_ase.prediction.predictor import Predictor, predict
+    from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.training.finetune import finetune
 
     __version__: str
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
     "Predictor": "cgcnn_ase.prediction.predictor",
+    "SecondOpinions": "cgcnn_ase.inspection.second_opinion",
     "finetune": "cgcnn_ase.training.finetune",
     "load_model": "cgcnn_ase.models.registry",
-    "predict": "cgcnn_ase.prediction.predictor",
+    "predict": "cgcnn_ase.inspection.second_opinion",
 }
 
-__all__ = ["CGCNNCalculator", "Predictor", "__version__", "finetune", "load_model", "predict"]
+__all__ = ["CGCNNCalculator", "Predictor", "SecondOpinions", "__version__", "finetune", "load_model", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """CGCNNCalculator: a model's prediction, with its uncertainty, as an ASE calculator."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from cgcnn_ase.energies.graph_model import (
     sum_of_references,
 )
 from cgcnn_ase.energies.interface import Reference
+from cgcnn_ase.inspection.second_opinion import as_second_opinions
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
@@ -31,6 +32,8 @@ from cgcnn_ase.structures import StructureRecord, check_atoms
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from cgcnn_ase.inspection.opinion_sources import OpinionSource
+    from cgcnn_ase.inspection.second_opinion import SecondOpinions
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.uncertainty.protocol import Population
 
@@ -66,6 +69,9 @@ class CGCNNCalculator(Calculator):
     n_dropout, seed, population
         Monte Carlo dropout, and whose errors the interval is made for; see
         :class:`cgcnn_ase.prediction.predictor.Predictor`.
+    second_opinion : sequence of str or ASE calculator, or SecondOpinions
+        Other models; how far they disagree is the result ``second_opinion_std``, in the unit of the model's property.
+        See :class:`cgcnn_ase.inspection.second_opinion.SecondOpinions`, whose ``fit`` brings them to one scale.
 
     Notes
     -----
@@ -95,11 +101,15 @@ class CGCNNCalculator(Calculator):
         n_dropout: int | None = None,
         seed: int = 0,
         population: "Population" = "known",
+        second_opinion: "SecondOpinions | OpinionSource | Iterable[OpinionSource] | None" = None,
     ) -> None:
         check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed, population=population).inference()
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
+        self._second_opinion = as_second_opinions(second_opinion)
+        if self._second_opinion is not None:
+            self._second_opinion.check([self.model.target.name], alone=self.model.sha256)
         self.implemented_properties = self._properties()
         self._forget()
         super().__init__()  # type: ignore[no-untyped-call]
@@ -112,6 +122,8 @@ class CGCNNCalculator(Calculator):
             seed=seed,
             population=population,
         )
+        if self._second_opinion is not None:
+            self.parameters.update(second_opinion=self._second_opinion.names)
 
     @property
     def atoms(self) -> "Atoms | None":
@@ -198,7 +210,8 @@ class CGCNNCalculator(Calculator):
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
         domain = [f"{name}_interval", "in_domain", "in_domain_reason", "domain_score"] if calibrated else []
-        return [*energies, name, *stds, *domain]
+        opinions = [] if self._second_opinion is None else ["second_opinion_std"]
+        return [*energies, name, *stds, *domain, *opinions]
 
     def calculate(
         self,
@@ -223,6 +236,8 @@ class CGCNNCalculator(Calculator):
         prediction = self._infer([StructureRecord("atoms", "<atoms>", check_atoms(self.atoms, "<atoms>"), None)])[0]
         if prediction.error is not None:
             raise ValueError(prediction.error)
+        if self._second_opinion is not None:
+            ((prediction,),) = self._second_opinion([self.atoms], [[prediction]], note_scale=False)
         name = self.model.target.name
         result: dict[str, object] = {
             name: prediction.value,
@@ -232,6 +247,8 @@ class CGCNNCalculator(Calculator):
             "in_domain_reason": prediction.in_domain_reason,
             "domain_score": prediction.domain_score,
         }
+        if prediction.second_opinion_std is not None:
+            result["second_opinion_std"] = prediction.second_opinion_std
         if name in PER_ATOM_ENERGIES:
             result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
         self.results = {key: result[key] for key in self.implemented_properties if key in result}
@@ -302,7 +319,7 @@ class CGCNNCalculator(Calculator):
         """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256."""
         self.get_property(self.model.target.name, atoms)
         for key in self.implemented_properties:
-            if key not in ("energy", "free_energy"):
+            if key not in ("energy", "free_energy") and key in self.results:
                 atoms.info[key] = self.results[key]
         if not atoms.info.get("in_domain_reason", True):
             del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz

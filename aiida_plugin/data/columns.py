@@ -36,9 +36,10 @@ KINDS: dict[str, Kind] = {
     "reason": "text",
     "domain_score": "number",
     "population": "text",
+    "second_opinion_std": "number",
 }
 # those that nodes of earlier versions lack
-LATER = ("domain_score", "population")
+LATER = ("domain_score", "population", "second_opinion_std")
 CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 
 

@@ -214,6 +214,7 @@ def _prediction(
         in_domain_reason=results.get("in_domain_reason") or "",
         domain_score=results.get("domain_score"),
         population=calculator.parameters["population"],
+        second_opinion_std=results.get("second_opinion_std"),
         unit=model.target.unit,
         property=key,
         model=model.name,

@@ -26,6 +26,7 @@ from cgcnn_ase.core.progress import with_progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cgcnn_ase.inspection.second_opinion import SecondOpinions
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
 
@@ -71,6 +72,10 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is in OUTPUT (a .csv) and predict only the other files.")
     ] = False,
+    second_opinion: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model, chgnet or sevenn: how far it disagrees (second_opinion_std). Several times."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
     population: Population = "known",
@@ -112,6 +117,7 @@ def predict(
         )  # fmt: skip
         if order and output is not None and output.suffix.lower() == ".extxyz":
             workers = 1  # the frames are written from the very orderings that were predicted
+        opinions = _second_opinions(second_opinion, resume=resume)
         files = collect_paths(paths)
         predictor = Predictor(
             [with_fidelity(name, fidelity) for name in model],
@@ -121,6 +127,7 @@ def predict(
             workers=workers,
             order_disordered=order,
             population=population,
+            second_opinion=opinions,
         )
         writer = open_output(
             output,
@@ -179,6 +186,19 @@ def predict(
     if failed:
         echo_stderr(f"{len(failed)} failed, {writer.n_written} predictions written")
         raise typer.Exit(1)
+
+
+def _second_opinions(names: list[str] | None, *, resume: bool) -> "SecondOpinions | None":
+    """Load the other models."""
+    if not names:
+        return None
+    if resume:
+        raise ValueError(
+            "--resume with --second-opinion: the scale of another model's energies is that of the whole batch"
+        )
+    from cgcnn_ase.inspection.second_opinion import SecondOpinions
+
+    return SecondOpinions(names)
 
 
 def _write_failures(failed: list[tuple[str, str, str]], file: Path) -> None:

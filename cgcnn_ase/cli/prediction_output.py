@@ -156,20 +156,21 @@ class TableWriter(Writer):
 # hex digits of a sha256 that tell models apart
 _SHORT = 12
 _HEADS = ("id", "site", "element", "equal sites", "formula", "atoms", "value", "std", "90 % interval", "90 % set",
-          "in domain")  # fmt: skip
+          "second opinions: std", "in domain")  # fmt: skip
 _DOMAIN = _HEADS.index("in domain")
 
 
 def _cells(p: Prediction) -> tuple[str, ...]:
     """One row of the table, empty where nothing is known; the std has two digits and decides those of the others."""
     digits = 4 if not p.std else max(0, 1 - floor(log10(p.std)))
-    value, std, lower, upper = ("" if x is None else f"{x:.{digits}f}" for x in (p.value, p.std, p.lower, p.upper))
+    numbers = (p.value, p.std, p.lower, p.upper, p.second_opinion_std)
+    value, std, lower, upper, disagreement = ("" if x is None else f"{x:.{digits}f}" for x in numbers)
     counts = ("" if n is None else str(n) for n in (p.site_index, p.multiplicity, p.n_atoms))
     site, multiplicity, n_atoms = counts
     return (
         p.id, site, p.element or "", multiplicity, p.formula or "", n_atoms, value, std,
         f"{lower} to {upper}" if lower and upper else "",
-        "" if p.class_set is None else " or ".join(map(str, p.class_set)),
+        "" if p.class_set is None else " or ".join(map(str, p.class_set)), disagreement,
         {True: "yes", False: f"no: {p.reason}", None: ""}[p.in_domain],
     )  # fmt: skip
 

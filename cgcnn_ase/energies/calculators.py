@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.core.errors import MissingExtraError, unknown_name
+from cgcnn_ase.core.errors import MissingExtraError, require, unknown_name
 from cgcnn_ase.energies.interface import Energies, EnergyModel
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ class CalculatorEnergy:
         for structure in structures:
             atoms = structure.copy()
             atoms.calc = self.calculator
-            values.append(float(atoms.get_potential_energy()))
+            try:
+                values.append(float(atoms.get_potential_energy()))
+            except Exception:
+                # a calculator that failed, such as ASE's EMT, may take the next structure for the one it failed on
+                getattr(self.calculator, "reset", lambda: None)()
+                raise
         return Energies(np.array(values), in_domain=(None,) * len(values))
 
 
@@ -96,6 +101,15 @@ def chgnet_calculator() -> "Calculator":
 
     with redirect_stdout(StringIO()):  # it prints on which device it runs
         return CHGNetCalculator(model, use_device="cpu", on_isolated_atoms="error")
+
+
+def sevennet_calculator() -> "Calculator":
+    """The pretrained SevenNet-0 as an ASE calculator, on the CPU, eV and eV/Å; `ImportError` without it."""
+    require("sevenn", "the interatomic potential SevenNet")
+    from sevenn.calculator import SevenNetCalculator
+
+    calculator: Calculator = SevenNetCalculator("7net-0", device="cpu")
+    return calculator
 
 
 def _load() -> "CHGNet":

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.uncertainty.protocol import Population
 
-# the name that stands for the interatomic potential
-CHGNET = "chgnet"
+# names that stand for interatomic potentials
+CHGNET, SEVENNET = "chgnet", "sevenn"
 
 
 class StoredEnergy:

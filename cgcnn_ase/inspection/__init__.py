@@ -1,1 +1,1 @@
-"""Reports of data sets before training: counts, duplicates, outliers, offsets between two sources."""
+"""Reports of data sets before training: counts, duplicates, outliers, offsets between two sources; second opinions."""

@@ -9,12 +9,12 @@ that both sources hold (fitted elemental reference energies: Stevanović, Lany, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, symbols
 from cgcnn_ase.uncertainty.metrics import rmse
 
@@ -120,36 +120,15 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
     ValueError
         If there are no structures, shapes do not match, or a number is not finite.
     """
-    x, y = _checked(fractions), np.asarray(difference, dtype=np.float64)
-    if y.shape != (len(x),):
-        raise ValueError(f"{len(x)} compositions and differences of shape {y.shape} do not match")
-    if not len(y):
-        raise ValueError("offsets need at least one structure")
-    if not np.isfinite(y).all():
-        raise ValueError(f"difference {int(np.flatnonzero(~np.isfinite(y))[0])} is not finite")
-    present = np.flatnonzero(x.any(axis=0))
-    names = [symbols()[z] for z in present]
-    x = x[:, present]
-
-    _, singular, right = np.linalg.svd(x, full_matrices=len(x) < len(present))
-    rank = int((singular > max(x.shape) * np.finfo(float).eps * singular[0]).sum())
-    basis, null = right[:rank], right[rank:]
-    reduced = x @ basis.T  # full rank, (n, rank)
-    weights = np.ones(len(y))
-    solution = np.linalg.lstsq(reduced, y, rcond=None)[0]
-    variance_factor = 1.0
+    fit = _fit(fractions, difference, robust=robust)
+    names = [symbols()[z] for z in fit.present]
+    x, y, basis, null, reduced, residual = fit.x, fit.y, fit.basis, fit.null, fit.reduced, fit.residual
+    rank = len(basis)
+    left_out = fit.left_out[np.isfinite(fit.left_out)]
     if robust:
-        solution, weights, variance_factor = _huber(reduced, y, solution)
-    residual = y - reduced @ solution
-
-    inverse = np.linalg.inv(reduced.T @ (weights[:, None] * reduced))
-    leverage = weights * np.einsum("ij,jk,ik->i", reduced, inverse, reduced)
-    others = leverage < 1 - 1e-8
-    left_out = residual[others] / (1 - leverage[others])
-    if robust:
-        covariance = variance_factor * np.linalg.inv(reduced.T @ reduced)
+        covariance = fit.variance_factor * np.linalg.inv(reduced.T @ reduced)
     elif len(y) > rank:
-        covariance = float(residual @ residual) / (len(y) - rank) * inverse
+        covariance = float(residual @ residual) / (len(y) - rank) * fit.inverse
     else:
         covariance = np.full((rank, rank), np.nan)
     spread = np.sqrt(np.einsum("ki,kl,li->i", basis, covariance, basis))
@@ -158,7 +137,7 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
     unsure = np.diag(projector) > _OUTSIDE
     tied = _tied(projector)
     return ElementOffsets(
-        offsets=dict(zip(names, (basis.T @ solution).tolist(), strict=True)),
+        offsets=dict(zip(names, (basis.T @ fit.solution).tolist(), strict=True)),
         errors={
             name: None if doubtful or not np.isfinite(error) else float(error)
             for name, doubtful, error in zip(names, unsure, spread, strict=True)
@@ -174,10 +153,64 @@ def fit_offsets(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: 
         rank=rank,
         rmse_before=rmse(y, 0.0),
         rmse_after=rmse(residual, 0.0),
-        rmse_left_out=rmse(left_out, 0.0) if others.any() else None,
-        n_left_out=int(others.sum()),
+        rmse_left_out=rmse(left_out, 0.0) if left_out.size else None,
+        n_left_out=left_out.size,
         method="huber" if robust else "least squares",
     )
+
+
+def left_out_residuals(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: bool = False) -> Floats:
+    """Return what the offsets of the other structures leave of each structure's difference, eV/atom, (n,).
+
+    Arguments and errors are those of :func:`fit_offsets`. NaN where no other structure tells of an element, so that its
+    offset cannot be told from the difference of the structure itself.
+    """
+    return _fit(fractions, difference, robust=robust).left_out
+
+
+class _Fit(NamedTuple):
+    """Offsets in a basis of what the structures determine, and what they leave."""
+
+    present: Ints  # atomic numbers that occur
+    x: Floats  # (n, elements) atomic fractions
+    y: Floats  # (n,)
+    basis: Floats  # (rank, elements)
+    null: Floats  # (elements - rank, elements)
+    reduced: Floats  # (n, rank), full rank
+    solution: Floats  # (rank,)
+    residual: Floats  # (n,)
+    left_out: Floats  # (n,) the same of each structure by a fit without it; NaN where there can be none
+    inverse: Floats  # (rank, rank) of the normal matrix
+    variance_factor: float
+
+
+def _fit(fractions: npt.ArrayLike, difference: npt.ArrayLike, *, robust: bool) -> _Fit:
+    x, y = _checked(fractions), np.asarray(difference, dtype=np.float64)
+    if y.shape != (len(x),):
+        raise ValueError(f"{len(x)} compositions and differences of shape {y.shape} do not match")
+    if not len(y):
+        raise ValueError("offsets need at least one structure")
+    if not np.isfinite(y).all():
+        raise ValueError(f"difference {int(np.flatnonzero(~np.isfinite(y))[0])} is not finite")
+    present = np.flatnonzero(x.any(axis=0))
+    x = x[:, present]
+
+    _, singular, right = np.linalg.svd(x, full_matrices=len(x) < len(present))
+    rank = int((singular > max(x.shape) * np.finfo(float).eps * singular[0]).sum())
+    basis, null = right[:rank], right[rank:]
+    reduced = x @ basis.T
+    weights = np.ones(len(y))
+    solution = np.linalg.lstsq(reduced, y, rcond=None)[0]
+    variance_factor = 1.0
+    if robust:
+        solution, weights, variance_factor = _huber(reduced, y, solution)
+    residual = y - reduced @ solution
+
+    inverse = np.linalg.inv(reduced.T @ (weights[:, None] * reduced))
+    leverage = weights * np.einsum("ij,jk,ik->i", reduced, inverse, reduced)
+    others = leverage < 1 - 1e-8
+    left_out = np.divide(residual, 1 - leverage, out=np.full(len(y), np.nan), where=others)
+    return _Fit(present, x, y, basis, null, reduced, solution, residual, left_out, inverse, variance_factor)
 
 
 def _huber(x: Floats, y: Floats, start: Floats) -> tuple[Floats, Floats, float]:

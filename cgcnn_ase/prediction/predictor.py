@@ -10,7 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores, ordered_map
@@ -30,6 +30,8 @@ from cgcnn_ase.structures import (
 from cgcnn_ase.structures.ordering import OrderDisordered, OrderingWarning
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
@@ -43,6 +45,18 @@ CHUNK = 128
 MIN_PARALLEL = 256
 POPULATIONS = ("known", "hypothetical")
 T = TypeVar("T")
+
+
+class SecondOpinion(Protocol):
+    """Other models that are held against predictions: :class:`cgcnn_ase.inspection.second_opinion.SecondOpinions`."""
+
+    def check(self, properties: Sequence[str]) -> None:
+        """Raise `ValueError` if they say nothing of these properties."""
+
+    def __call__(
+        self, structures: "Sequence[Atoms | None]", predictions: Sequence[Sequence[Prediction]]
+    ) -> list[list[Prediction]]:
+        """Add ``second_opinion_std`` to the predictions of each structure."""
 
 
 class Predictor:
@@ -64,11 +78,13 @@ class Predictor:
     order_disordered : bool or OrderingOptions
         Predict an ordered supercell of a structure with partially occupied sites instead of refusing it, or so many of
         them as the :class:`~cgcnn_ase.structures.ordering.OrderingOptions` ask for.
-
     population : {"known", "hypothetical"}
         Whose errors the interval is made for: crystals like those of a database, mostly stable and relaxed, or
         generated, substituted and searched ones. A model that was not calibrated for hypothetical crystals gives the
         intervals of known ones, and says so in each prediction's ``population``.
+    second_opinion : SecondOpinion, optional
+        Other models, whose disagreement becomes ``second_opinion_std``. As the whole batch decides the scale of their
+        energies, all structures are then held in memory, in one process.
 
     Raises
     ------
@@ -86,6 +102,7 @@ class Predictor:
         workers: int | None = None,
         order_disordered: OrderDisordered = False,
         population: "Population" = "known",
+        second_opinion: SecondOpinion | None = None,
     ) -> None:
         if population not in POPULATIONS:
             raise unknown_name("population", population, POPULATIONS)
@@ -104,6 +121,15 @@ class Predictor:
             raise ValueError(f"workers must be at least 1, not {workers}")
         self.workers = workers
         self.order_disordered = order_disordered
+        self.second_opinion = second_opinion
+        if second_opinion is not None:
+            if not callable(second_opinion):
+                raise ValueError(f"second_opinion must be SecondOpinions(...), not {second_opinion!r}")
+            if workers is not None and workers > 1:
+                raise ValueError(
+                    f"{workers} workers with a second opinion: the whole batch is predicted in one process"
+                )
+            second_opinion.check([model.target.name for model in self.inference().models])
 
     def __call__(self, inputs: object) -> Predictions:
         """Predict all, and keep the results; inputs as for :meth:`stream`."""
@@ -121,6 +147,8 @@ class Predictor:
         if (paths := as_paths(inputs)) is not None:
             return self.stream_files(paths)
         records = read_structures(inputs, order_disordered=self.order_disordered)
+        if self.second_opinion is not None:
+            return self._with_second_opinion(records, self.second_opinion)
         workers = self._workers(None)
         return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UniqueIds())
 
@@ -133,9 +161,12 @@ class Predictor:
         """
         names = names or UniqueIds()
         names.expect(paths)
+        in_process = (names.check(record) for record in _records(paths, self.order_disordered))
+        if self.second_opinion is not None:
+            return self._with_second_opinion(in_process, self.second_opinion)
         workers = self._workers(count_structures(paths))
         if workers == 1:
-            return self._in_process(names.check(record) for record in _records(paths, self.order_disordered))
+            return self._in_process(in_process)
         return self._in_workers(iter_pieces(paths, CHUNK), workers, names)
 
     def _workers(self, n: int | None) -> int:
@@ -176,6 +207,14 @@ class Predictor:
         infer = self.inference()
         return (p for chunk in _chunks(records) for p in infer(chunk))
 
+    def _with_second_opinion(
+        self, records: Iterator[StructureRecord], second_opinion: SecondOpinion
+    ) -> Generator[Prediction, None, None]:
+        infer, batch = self.inference(), list(records)
+        rows = [row for chunk in _chunks(iter(batch)) for row in infer.by_structure(chunk)]
+        for row in second_opinion([record.atoms for record in batch], rows):
+            yield from row
+
     def _in_workers(
         self, chunks: "Iterator[list[Any]]", workers: int, names: UniqueIds
     ) -> Generator[Prediction, None, None]:
@@ -192,6 +231,8 @@ def predict(
     model: "str | Path | CrystalModel | Sequence[str | Path | CrystalModel]", structures: object, **options: Any
 ) -> Predictions:
     """Predict structures with a model; see :class:`Predictor` for the options.
+
+    ``cgcnn_ase.predict`` also takes second opinions by name: :func:`cgcnn_ase.inspection.second_opinion.predict`.
 
     >>> results = predict("formation-energy-per-atom", "structures/")  # doctest: +SKIP
     >>> for structure_id, (mean, std) in results.items():  # doctest: +SKIP

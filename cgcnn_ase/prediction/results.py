@@ -16,7 +16,8 @@ class Prediction:
 
     ``value``, ``std``, ``lower`` and ``upper`` are in ``unit``. ``epistemic`` (spread of the members) and ``aleatoric``
     (error that the members expect) are raw, before calibration. ``std``, the interval and ``in_domain`` are None for a
-    model without calibration; everything is None where there is an ``error``.
+    model without calibration; everything is None where there is an ``error``. ``second_opinion_std`` is the standard
+    deviation over this and other models' predictions, where others were asked.
 
     ``domain_score`` is the largest of all signals of the domain over their limits: 1 at the limit, and ``in_domain`` up
     to there; ``in_domain_reason`` names all that lies beyond, joined by "; ". There is no interval where nothing is
@@ -42,6 +43,7 @@ class Prediction:
     in_domain_reason: str = ""
     domain_score: float | None = None
     population: str | None = None
+    second_opinion_std: float | None = None
     unit: str
     property: str
     model: str

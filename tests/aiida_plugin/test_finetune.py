@@ -192,7 +192,9 @@ exec {quick} "$@"
         ('[ "$1" = predict ]', 410, "the model to tune could not predict: cgcnn-ase could not start: no disk"),
         ('[ "$1" = train ]', 420, "failed: cgcnn-ase could not start: no disk"),
         pytest.param(
-            '[ "$1" = predict ] && grep -q -- -tuned model/config.json', 430, "the tuned model could not predict",
+            '[ "$1" = predict ] && grep -q -- -tuned model/config.json',
+            430,
+            "the tuned model could not predict",
             marks=pytest.mark.slow,
         ),
     ],

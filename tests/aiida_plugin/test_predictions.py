@@ -316,3 +316,12 @@ def test_a_hundred_thousand_rows_are_a_matter_of_seconds():
     frame = orm.load_node(node.pk).to_frame()
     assert time.perf_counter() - start < 10  # about 1 s on an idle core
     pd.testing.assert_series_equal(frame["value"], pd.Series(columns["value"], name="value"), check_exact=True)
+
+
+def test_columns_of_an_earlier_version_lack_what_came_later():
+    predictions = Predictions([prediction("a"), prediction("b", second_opinion_std=0.03)])
+    columns = PredictionsData.from_predictions(predictions).columns()
+    assert columns["second_opinion_std"] == [None, 0.03]
+    del columns["second_opinion_std"]
+    shared = {name: getattr(predictions.all[0], name) for name in CONSTANT_COLUMNS}
+    assert stored(PredictionsData(columns, **shared)).columns()["second_opinion_std"] == [None, None]

@@ -1,0 +1,149 @@
+"""Sources of second opinions: models of the same property, and anything that gives energies."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from cgcnn_ase.models.registry import model_info, model_names
+from cgcnn_ase.prediction.predictor import Predictor
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import BaseCalculator
+
+    from cgcnn_ase.energies.interface import EnergyModel
+    from cgcnn_ase.models.crystal_model import CrystalModel
+
+    OpinionSource = str | Path | CrystalModel | BaseCalculator | EnergyModel
+
+# what a model may raise for a structure that it cannot treat
+_FAILURES = (ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError)
+
+
+class Opinion(Protocol):
+    """Another model."""
+
+    name: str
+    gives: str  # in words
+    of_energies: bool  # per atom
+    own_model: bool  # one of this package, whose energies are on the scale of its labels
+
+    def covers(self, name: str) -> bool:
+        """Return whether it says something of a property."""
+
+    def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
+        """Values of a property in its unit, and why there is none."""
+
+
+class ModelOpinion:
+    """A model of this package, of the same property."""
+
+    own_model = True
+
+    def __init__(self, source: "str | Path | CrystalModel") -> None:
+        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
+
+        self._infer = Predictor(source).inference()
+        names = [model.name for model in self._infer.models]
+        if len(names) > 1:
+            raise ValueError(f"{source}: holds several models, name one: {', '.join(names)}")
+        target = self._infer.models[0].target
+        self.name, self._target = names[0], target.name
+        self.gives = f"predicts {target.name}"
+        self.of_energies = target.name in PER_ATOM_ENERGIES
+        self._infer.models[0].check_level("crystal", "a second opinion")
+
+    def covers(self, name: str) -> bool:
+        """Return whether this is the property that the model predicts."""
+        return name == self._target
+
+    def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
+        """Values of the model, in its unit, and why there is none."""
+        from cgcnn_ase.structures import read_structures
+
+        del name
+        predictions = self._infer(list(read_structures(list(structures))))
+        return [p.error or "no value" if p.value is None else p.value for p in predictions]
+
+
+class EnergyOpinion:
+    """Anything that gives energies of cells."""
+
+    of_energies = True
+    gives = "gives energies: it has an opinion on energies per atom"
+
+    def __init__(self, model: "EnergyModel") -> None:
+        from cgcnn_ase.energies.graph_model import GraphEnergy
+
+        self._model, self.name = model, model.name
+        self.own_model = isinstance(model, GraphEnergy)
+
+    def covers(self, name: str) -> bool:
+        """Return whether the property is an energy per atom."""
+        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
+
+        return name in PER_ATOM_ENERGIES
+
+    def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
+        """Energies, eV/atom, less those of the elements where the property is a formation energy; or why not."""
+        values = self._energies(structures)
+        table = self._model.references if name == "formation_energy_per_atom" else None
+        for k, (atoms, energy) in enumerate(zip(structures, values, strict=True)):
+            if isinstance(energy, str):
+                continue
+            if not np.isfinite(energy):
+                values[k] = "its energy is not finite"
+            elif missing := set(atoms.symbols) - set(table or atoms.symbols):
+                values[k] = f"no reference energy of {', '.join(sorted(missing))}"
+            else:
+                values[k] = (energy - sum(table[symbol] for symbol in atoms.symbols) if table else energy) / len(atoms)
+        return values
+
+    def _energies(self, structures: "Sequence[Atoms]") -> list[float | str]:
+        """Energies of cells, eV; all together, and one by one where that fails."""
+        try:
+            energies: list[float | str] = self._model.energies(structures).energies.tolist()
+        except _FAILURES as error:
+            if len(structures) == 1:
+                return [" ".join(f"{type(error).__name__}: {error}".split())]
+            return [value for atoms in structures for value in self._energies([atoms])]
+        return energies
+
+
+def as_opinion(source: "OpinionSource") -> Opinion:
+    """Make a source of opinions of what people have at hand; unknown names are a `ValueError`."""
+    from ase.calculators.calculator import BaseCalculator
+
+    from cgcnn_ase.energies.calculators import sevennet_calculator
+    from cgcnn_ase.energies.energy_model import CHGNET, SEVENNET, as_energy_model
+    from cgcnn_ase.energies.interface import EnergyModel
+
+    if source == SEVENNET:
+        return EnergyOpinion(as_energy_model(sevennet_calculator(), references="mp-pbe"))
+    if source == CHGNET or isinstance(source, BaseCalculator | EnergyModel):
+        return EnergyOpinion(as_energy_model(source))
+    return ModelOpinion(source)
+
+
+@cache
+def _chgnet_offsets() -> dict[str, float]:
+    """Offsets of CHGNet from the labels of the pretrained models, eV/atom by element."""
+    text = files("cgcnn_ase.inspection").joinpath("chgnet_offsets.json").read_text(encoding="utf-8")
+    offsets: dict[str, float] = json.loads(text)["offsets"]
+    return offsets
+
+
+def measured_offsets(opinion: Opinion, name: str, model_sha256: str) -> Mapping[str, float] | None:
+    """Return offsets to a model's scale that come with the package, eV/atom by element; None where there are none.
+
+    They are of CHGNet, and right for the pretrained models of the formation energy.
+    """
+    if name != "formation_energy_per_atom" or not opinion.name.startswith("CHGNet"):
+        return None
+    pretrained = {info.sha256 for info in map(model_info, model_names()) if info.target == name}
+    return _chgnet_offsets() if model_sha256 in pretrained else None
