@@ -40,10 +40,25 @@ def _classifies(values: Values) -> bool:
     return values["task"] == "multi" or any(name.endswith(":classification") for name in targets)
 
 
+def _names_asked(values: Values) -> set[str]:
+    """Properties that a fetch asks for or restricts, by name; empty where it takes what there is."""
+    fields = [name for text in cast("list[str] | None", values["fields"]) or [] for name in text.split(",")]
+    ranges = [text.partition("=")[0] for text in cast("list[str] | None", values["ranges"]) or []]
+    return {name.strip() for name in (*fields, *ranges)} if fields else set()
+
+
+def _all_described_are_asked(values: Values) -> bool:
+    described = {text.partition("=")[0].strip() for text in cast("list[str]", values["properties"])}
+    asked = _names_asked(values)
+    return not asked or described <= asked
+
+
 def _without(name: str) -> Callable[[Values], bool]:
     return lambda values: values[name] is None
 
 
+_REGRESSIONS = Rule(lambda values: values["task"] != "classification", "regressions")
+_NOT_FOLDS = Rule(_without("k_fold"), "a single run, not --k-fold, which divides all of the data")
 _CATHODE = Rule(lambda values: not _is_path(values), "a cathode by name")
 _FILE = Rule(_is_path, "a structure file or folder")
 _DOPED = Rule(_makes("substitution", "interstitial"), "--kind substitution or interstitial")
@@ -85,6 +100,10 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
             "a host from a file, and a supercell that is not given by --supercell",
         ),
     },
+    "fetch": {
+        "properties": Rule(_all_described_are_asked, "a property that --fields or --range names"),
+        "endpoint": Rule(lambda values: "://" not in str(values["provider"]), "a --provider by name, not by its URL"),
+    },
     "predict": {"seed": Rule(_given("n_dropout"), "--n-dropout")},
     "inspect": {
         "workers": Rule(
@@ -102,8 +121,12 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
             "--task multi, or a --target NAME:classification beside others",
         ),
         "name": Rule(_without("k_fold"), "a single run, not --k-fold"),
-        "unit": Rule(lambda values: values["task"] != "classification", "regressions"),
+        "unit": _REGRESSIONS,
+        "val": _NOT_FOLDS,
+        "test": _NOT_FOLDS,
     },
+    "finetune": {"unit": _REGRESSIONS},
+    "prepare": {"unit": _REGRESSIONS},
     "cathode": {
         "n_atoms": Rule(_without("supercell"), "a size that is not given by --supercell"),
         "li_removal": Rule(_given("li_vacancy"), "--li-vacancy"),

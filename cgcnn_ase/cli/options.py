@@ -80,6 +80,8 @@ def chemical_potentials(items: Sequence[str] | None, *, element: str | None = No
         name, equals, value = text.partition("=")
         if not equals and element is not None:
             name, value = element, text
+        if name.strip() in result:
+            raise ValueError(f"--mu {text}: the energy of {name.strip()} is given twice; give one")
         try:
             result[name.strip()] = float(value)
         except ValueError as error:

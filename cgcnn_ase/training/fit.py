@@ -72,6 +72,11 @@ def fit(
     source = DataSource(data, target, task, unit, val=val, test=test, model=model, parts=parts)
     layers = layer_settings(source, file, dict(settings or {}), model, preset=preset)
     run = layers.config()
+    if workers > 1 and run.n_members == 1 and not run.cross_fit_folds:
+        raise ValueError(
+            f"--workers {workers} has no effect here: it belongs to several --members or cross_fit_folds, which can be "
+            "trained at the same time; this is one network"
+        )
     new = all_data = source.load(run.graph, progress=progress)
     frozen: Frozen = freeze or "none"
     if model is not None:
@@ -122,11 +127,12 @@ def prepare_parts(
     if output.exists() and any(path not in paths and path.name[0] != "." for path in output.iterdir()):
         raise ValueError(f"{output}: is not empty; name another folder")
     file = SettingsFile.read(config, tell)
+    asked = [option for option, value in (("val", val), ("test", test)) if value is not None]
     val, test = file.parts(val, test)
     for part, path in zip(parts, paths, strict=True):
         if (path / "meta.json").exists():
             continue
-        source = DataSource(part, target, task, unit, val=val, test=test, is_part=several)
+        source = DataSource(part, target, task, unit, val=val, test=test, is_part=several, parts=asked)
         data = source.load(layer_settings(source, file, {}, preset=preset).config().graph, progress=progress)
         with atomic_path(path) as tmp:
             data.save(tmp)

@@ -11,7 +11,7 @@ from cgcnn_ase.core.targets import TargetSpec, column_of
 from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.data.cgnn_folder import GRAPH, cgnn_columns, load_cgnn_folder
 from cgcnn_ase.data.dataset import Dataset, target_columns
-from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
+from cgcnn_ase.data.formats import CGNN_SPLIT, is_cgnn_folder, is_prepared
 from cgcnn_ase.data.prepare import TaskName, asked_columns, column_for, load_tasks, prepare, target_specs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
@@ -124,6 +124,8 @@ class DataSource:
             return self.prepared
         model_specs = None if self.target is None else (self.target,)
         if isinstance(self.data, Path) and is_cgnn_folder(self.data):
+            if (self.data / CGNN_SPLIT).exists():
+                self._check_parts()
             parts = {"val": self.val, "test": self.test}
             data = load_cgnn_folder(
                 self.data, self.columns, task=self.task, unit=self.unit, **parts, is_part=self.is_part

@@ -1,5 +1,6 @@
 """Options that have no effect beside the others, and names that could mean two things, are refused."""
 
+import numpy as np
 import pytest
 import typer
 from ase.build import bulk
@@ -8,6 +9,8 @@ from ase.io import write
 from cgcnn_ase.cli.app import app
 from cgcnn_ase.cli.applicability import RULES
 from cgcnn_ase.models.registry import find_models
+
+from ..conftest import random_crystal
 
 ROOT = typer.main.get_command(app)
 #: an option in vain, and the same beside what it belongs to; each command is parsed, none runs
@@ -22,6 +25,10 @@ CASES = {
         ("--min-radius 1.2", "--kind complex --of interstitial"),
     ],
     "screen": [("--dopant Mg", "--kind substitution")],
+    "fetch": [
+        ("--property gap=_x_gap:eV --fields band_gap", "--fields gap"),
+        ("--endpoint https://a.org --provider https://b.org", "--provider oqmd"),
+    ],
     "predict": [("--seed 3", "--n-dropout 5")],
     "inspect": [("--workers 2 --no-duplicates", "--model band-gap")],
     "train": [
@@ -37,12 +44,20 @@ CASES = {
 WITHOUT = {
     "defects": [("--diagonal", "--supercell 3"), ("--min-distance 8", "--supercell 3x3x1")],
     "screen": [("--min-distance 8", "--supercell 3")],
-    "train": [("--name m", "--k-fold 3"), ("--unit eV", "--task classification")],
+    "train": [
+        ("--name m", "--k-fold 3"),
+        ("--unit eV", "--task classification"),
+        ("--val 0.2", "--k-fold 3"),
+        ("--test 0.2", "--k-fold 3"),
+    ],
+    "finetune": [("--unit eV", "--task classification")],
+    "prepare": [("--unit eV", "--task classification")],
     "cathode": [("--n-atoms 50", "--supercell 2")],
 }
 ARGUMENTS = {
     "defects": "HOST --output OUT", "screen": "HOST --output OUT", "predict": "HOST", "inspect": "DATA",
-    "train": "DATA --output RUN", "cathode": "NCM811 --output OUT",
+    "train": "DATA --output RUN", "finetune": "band-gap DATA --output RUN", "prepare": "DATA --output OUT",
+    "fetch": "--output OUT", "cathode": "NCM811 --output OUT",
 }  # fmt: skip
 
 
@@ -61,6 +76,32 @@ def parse(tmp_path, monkeypatch, capsys):
         return 0, capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def make_data(tmp_path):
+    """A maker of a packed data set of 40 crystals, with or without a column ``split``."""
+
+    def make(*, split=False):
+        rng = np.random.default_rng(1)
+        folder = tmp_path / ("divided" if split else "whole")
+        folder.mkdir()
+        crystals = [random_crystal(rng) for _ in range(40)]
+        names = [f"c{k}" for k in range(40)]
+        np.savez(
+            folder / "structures.npz",
+            ids=np.array(names),
+            lattice=np.array([atoms.cell.array for atoms in crystals]),
+            offsets=np.cumsum([0, *map(len, crystals)]),
+            numbers=np.concatenate([atoms.numbers for atoms in crystals]),
+            frac=np.concatenate([atoms.get_scaled_positions() for atoms in crystals]),
+        )
+        parts = [",train"] * 30 + [",val"] * 6 + [",test"] * 4 if split else [""] * 40
+        rows = [f"{name},{k / 40}{part}" for k, (name, part) in enumerate(zip(names, parts, strict=True))]
+        (folder / "properties.csv").write_text("\n".join([f"id,gap{',split' * split}", *rows]) + "\n")
+        return folder
+
+    return make
 
 
 @pytest.mark.parametrize("command", CASES)
@@ -98,6 +139,38 @@ def test_each_rule_is_of_an_option_and_has_a_case():
         tried = {words.split()[0] for words, _ in [*CASES.get(command, []), *WITHOUT.get(command, [])]}
         of_files = {name for name in rules if command == "screen" and name not in ("dopant", "min_distance")}
         assert {options[name] for name in set(rules) - of_files} <= tried, command
+
+
+def test_workers_belong_to_several_networks(cgcnn_ase, tmp_path, make_data):
+    """Of settings, which may hold the number of members: nothing is built or written before."""
+    data, output = make_data(), tmp_path / "RUN"
+    ran = cgcnn_ase("train", data, "--workers", "2", "--output", output)
+    assert ran.code == 2
+    assert "--workers 2 has no effect here: it belongs to several --members or cross_fit_folds" in ran.err
+    assert not output.exists()
+    (tmp_path / "two.yaml").write_text("{n_members: 2, epochs: 1, engine: torch, network: {n_features: 8}}")
+    ran = cgcnn_ase("train", data, "--workers", "2", "--config", tmp_path / "two.yaml", "--output", output)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("option", ["--val", "--test"])
+def test_parts_of_data_that_are_divided_already(cgcnn_ase, tmp_path, make_data, option):
+    column, output = make_data(split=True), tmp_path / "OUT"
+    ran = cgcnn_ase("prepare", column, "--target", "gap", option, "0.2", "--output", output)
+    assert ran.code == 2
+    assert f"has a split of its own, so {option} would have no effect; leave it out" in ran.err
+    assert not output.exists()
+    ran = cgcnn_ase("prepare", column, "--target", "gap", "--output", output)
+    assert ran.code == 0, ran.err
+
+
+def test_an_energy_that_is_given_twice(cgcnn_ase, tmp_path):
+    write(tmp_path / "Li.cif", bulk("Li"))
+    for command in ("voltage", "screen"):
+        output = [] if command == "voltage" else ["--output", tmp_path / "OUT"]
+        ran = cgcnn_ase(command, tmp_path / "Li.cif", "--mu", "Li=-1.9", "--mu", "Li=-2", *output)
+        assert ran.code == 2
+        assert "--mu Li=-2: the energy of Li is given twice; give one" in ran.err
 
 
 # Names

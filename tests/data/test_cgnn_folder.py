@@ -224,3 +224,11 @@ def test_arrays_and_names_of_python_2(folder, as_arrays, monkeypatch):
 def test_what_is_one(whole, tmp_path):
     assert is_cgnn_folder(whole)
     assert not is_cgnn_folder(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train", "prepare"])
+def test_parts_have_no_effect_beside_its_split(whole, cgcnn_ase, tmp_path, command):
+    ran = cgcnn_ase(command, whole, "--target", "gap", "--val", "0.2", "--test", "0.2", "--output", tmp_path / "out")
+    assert ran.code == 2
+    assert "SET: has a split of its own, so --val and --test would have no effect; leave it out" in ran.err
+    assert not (tmp_path / "out").exists()
