@@ -57,6 +57,8 @@ def _without(name: str) -> Callable[[Values], bool]:
     return lambda values: values[name] is None
 
 
+_NEW_RUN = Rule(lambda values: not values["resume"], "a new run, not --resume")
+_WITH_OUTPUT = Rule(lambda values: values["output"] is not None, "--output")
 _REGRESSIONS = Rule(lambda values: values["task"] != "classification", "regressions")
 _NOT_FOLDS = Rule(_without("k_fold"), "a single run, not --k-fold, which divides all of the data")
 _CATHODE = Rule(lambda values: not _is_path(values), "a cathode by name")
@@ -106,6 +108,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     },
     "predict": {"seed": Rule(_given("n_dropout"), "--n-dropout")},
     "inspect": {
+        "overwrite": _WITH_OUTPUT,
         "workers": Rule(
             lambda values: bool(values["duplicates"] or values["model"] or values["other"]),
             "--duplicates, --model or --with",
@@ -124,8 +127,11 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "unit": _REGRESSIONS,
         "val": _NOT_FOLDS,
         "test": _NOT_FOLDS,
+        "overwrite": _NEW_RUN,
     },
-    "finetune": {"unit": _REGRESSIONS},
+    "finetune": {"unit": _REGRESSIONS, "overwrite": _NEW_RUN},
+    "optimize": {"overwrite": _NEW_RUN},
+    "evaluate": {"overwrite": _WITH_OUTPUT},
     "prepare": {"unit": _REGRESSIONS},
     "cathode": {
         "n_atoms": Rule(_without("supercell"), "a size that is not given by --supercell"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Overwrite
 
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Floats, Ints, Strings
@@ -34,6 +35,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for metrics.json, results.csv and the pictures.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the metrics as JSON.")] = False,
 ) -> None:
     """Hold a model against known values: metrics, calibration and the plots.
@@ -44,6 +46,8 @@ def evaluate(
     import json
 
     with errors_as_usage():
+        if output is not None:
+            _check_output(output, overwrite=overwrite)
         from cgcnn_ase.data.splits import RunSplit
         from cgcnn_ase.models.registry import load_model
         from cgcnn_ase.plotting.write_evaluation import draw
@@ -67,6 +71,18 @@ def evaluate(
     for key, value in summary.items():
         typer.echo(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
     _show_groups(groups)
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """See that figures of an earlier evaluation are written over only if asked for, and those of a run never."""
+    if (output / "split.csv").exists() or (output / "last.ckpt").exists():
+        raise ValueError(
+            f"--output {output}: holds a training run, whose own metrics.json is there; name another folder"
+        )
+    if not overwrite and any((output / name).exists() for name in ("metrics.json", "results.csv")):
+        raise ValueError(
+            f"--output {output}: it holds an evaluation already; choose another folder, or add --overwrite"
+        )
 
 
 def _show_groups(groups: "GroupFigures") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Overwrite
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import Bounds, ReferenceClient
@@ -77,6 +78,7 @@ def fetch(
     offline: Annotated[
         bool, typer.Option("--offline", help="Only from the cache: the newest complete answer to this query.")
     ] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the provenance as JSON on stdout.")] = False,
 ) -> None:
     """Fetch computed crystals from a database into a folder that `cgcnn-ase train` reads.
@@ -119,6 +121,7 @@ def fetch(
                 fields=_several(fields) or _default_fields(client, extra),
                 cache=cache,
                 offline=offline,
+                overwrite=overwrite,
                 progress=is_terminal(),
                 say=echo_note,
             )

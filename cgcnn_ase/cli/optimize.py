@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Overwrite
 
 if TYPE_CHECKING:
     from cgcnn_ase.optimization.records import OptimisationResult, Record
@@ -24,6 +25,7 @@ def optimize(
         Path, typer.Option("--output", "-o", help="Folder of the run: log.csv, evaluations.jsonl, convergence.png, ...")
     ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT, if there is one.")] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the result as JSON on stdout.")] = False,
 ) -> None:
     """Search a space of compositions and defects for the best points, spending few evaluations: active learning.
@@ -36,7 +38,7 @@ def optimize(
         from cgcnn_ase.optimization.loop import optimise
 
         try:
-            result = optimise(config, output, resume=resume, progress=is_terminal())
+            result = optimise(config, output, resume=resume, overwrite=overwrite, progress=is_terminal())
         except KeyboardInterrupt:
             echo_stderr(f"interrupted: what was evaluated is in {output}; --resume goes on")
             raise typer.Exit(130) from None

@@ -147,7 +147,7 @@ Supercell = Annotated[
     typer.Option(help="3x3x1, or 3 along all vectors, or nine numbers in quotes: rows of a matrix."),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write into OUTPUT although it is not empty, over an earlier run.")
+    bool, typer.Option("--overwrite", help="Write over an earlier run in OUTPUT; without it, one is refused.")
 ]
 MinDistance = Annotated[float, typer.Option(help="Å between a defect and its image, where no supercell is given.")]
 OrderDisordered = Annotated[

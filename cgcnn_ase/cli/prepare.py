@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cgcnn_ase.cli.messages import echo_note, errors_as_usage
-from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
+from cgcnn_ase.cli.options import PRESET_NAMES, Overwrite, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def prepare(
     preset: Annotated[str | None, typer.Option(help=f"Graph of a preset: {PRESET_NAMES}.")] = None,
     val: Val = None,
     test: Test = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Build all graphs of a data set, for training on a machine with only torch, numpy, pandas and lightning.
 
@@ -39,5 +40,5 @@ def prepare(
 
         prepare_parts(
             data, output, target=target or (), task=cast("TaskName", task), unit=unit, config=config, preset=preset,
-            val=val, test=test, progress=is_terminal(), tell=echo_note,
+            val=val, test=test, overwrite=overwrite, progress=is_terminal(), tell=echo_note,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cgcnn_ase.cli.messages import echo_note, errors_as_usage
-from cgcnn_ase.cli.options import PRESET_NAMES, Targets, Task, Test, Unit, Val
+from cgcnn_ase.cli.options import PRESET_NAMES, Overwrite, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def train(
     precision: Annotated[str | None, typer.Option(help="32-true, 16-mixed or bf16-mixed.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the record for TensorBoard.")] = False,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on structures with a known property; splits keep equal formulas together."""
@@ -96,8 +97,8 @@ def train(
             data, output, start=start, target=target or (), task=cast("TaskName", task), unit=unit, config=config,
             preset=preset, settings={key: value for key, value in options.items() if value is not None},
             freeze=cast("Frozen | None", freeze), epochs_factor=epochs_factor, replay=replay, n_replay=n_replay,
-            val=val, test=test, k_fold=k_fold, name=name, workers=workers, resume=resume, progress=is_terminal(),
-            tell=echo_note,
+            val=val, test=test, k_fold=k_fold, name=name, workers=workers, resume=resume, overwrite=overwrite,
+            progress=is_terminal(), tell=echo_note,
         )  # fmt: skip
     _echo(result, as_json=as_json, cross_validated=k_fold is not None)
 
@@ -123,13 +124,14 @@ def finetune(
     test: Test = None,
     workers: Workers = 1,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune a model on structures with a known property, by a recipe that goes by their number; `train --from`."""
     train(
         data, output, target, task, unit, config=config, start=model, freeze=freeze, epochs_factor=epochs_factor,
         replay=replay, n_replay=n_replay, epochs=epochs, batch_size=batch_size, lr=lr, name=name, seed=seed, val=val,
-        test=test, workers=workers, resume=resume, as_json=as_json,
+        test=test, workers=workers, resume=resume, overwrite=overwrite, as_json=as_json,
     )  # fmt: skip
 
 

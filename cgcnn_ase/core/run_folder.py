@@ -34,7 +34,11 @@ def check_run_folder(
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not resume:
-        reason = f"holds {run} already; --resume goes on with it" if file.exists() else "is not empty"
+        reason = (
+            f"holds {run} already; --resume goes on with it, --overwrite replaces it"
+            if file.exists()
+            else "is not empty"
+        )
         raise ValueError(f"{folder}: {reason}, or name another folder")
     if not file.exists():
         raise ValueError(f"{folder}: holds no {run.partition(' ')[2]} to resume: there is no {CONFIG}")

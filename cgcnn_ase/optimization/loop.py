@@ -34,6 +34,7 @@ def optimise(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     oracle: Oracle | None = None,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -54,6 +55,8 @@ def optimise(
         Where the files that the configuration names are looked for; that of the YAML file, else the current one.
     resume
         Go on with the run in `output`, if there is one.
+    overwrite
+        Put a new run in the place of that in `output`.
     oracle
         In place of the one that the configuration names, of whose settings only ``retries`` counts then.
     progress
@@ -87,7 +90,7 @@ def optimise(
     guard = GuardedOracle(oracle, retries=config.oracle.retries, timeout_s=config.oracle.timeout_s, recipe=recipe)
     state = RunFolder(Path(output))
     try:
-        run = _Run(config, problem, guard, state, files, resume=resume)
+        run = _Run(config, problem, guard, state, files, resume=resume, overwrite=overwrite)
         if isinstance(oracle, RecordingOracle):
             oracle.begin(run.as_dict())
         with progress_bar("Evaluating", config.budget.evaluations, shown=progress) as advance:
@@ -144,13 +147,14 @@ class _Run:
         files: Path,
         *,
         resume: bool,
+        overwrite: bool,
     ) -> None:
         self.names = [objective.name for objective in problem.objectives]
         labels = [] if config.labels is None else read_labels(files / config.labels, problem.space, self.names)
         self.engine, self.evaluator = _engine(config, problem, files), Evaluator(problem, guard)
         self.config, self.problem, self.state, self.stopped = config, problem, state, ""
         self.described, self._settings = self.evaluator.describe(), config.as_dict(files)
-        state.start(self._settings, self.described, resume=resume, free=RESUMABLE_SETTINGS)
+        state.start(self._settings, self.described, resume=resume, overwrite=overwrite, free=RESUMABLE_SETTINGS)
         self.records, self.proposals = state.records(), state.proposals()
         for record in self.records:
             self.evaluator.add_known_cells(record.known_cells())

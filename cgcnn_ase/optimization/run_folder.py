@@ -16,12 +16,15 @@ from typing import IO, Any
 
 import yaml
 
-from cgcnn_ase.core.files import atomic_write
+from cgcnn_ase.core.files import atomic_write, check_replaceable, clear_folder
 from cgcnn_ase.core.run_folder import CONFIG, check_run_folder, check_unchanged
 from cgcnn_ase.optimization.objectives import Objective
 from cgcnn_ase.optimization.records import Record, RoundProposal
 
 ORACLE, PROPOSALS, EVALUATIONS, LOCK, LOG = "oracle.json", "proposals.jsonl", "evaluations.jsonl", ".lock", "log.csv"
+
+# names in the folder
+_FILES = (CONFIG, ORACLE, PROPOSALS, EVALUATIONS, LOCK, LOG, "*.png")
 
 
 class RunFolder:
@@ -32,15 +35,27 @@ class RunFolder:
         self._lock: IO[bytes] | None = None
 
     def start(
-        self, config: Mapping[str, object], oracle: Mapping[str, object], *, resume: bool, free: tuple[str, ...]
+        self,
+        config: Mapping[str, object],
+        oracle: Mapping[str, object],
+        *,
+        resume: bool,
+        free: tuple[str, ...],
+        overwrite: bool = False,
     ) -> None:
         """Claim a new folder, or with `resume` see that the run in it is the same but for `free` (settings, with dots).
 
+        With `overwrite` an earlier run in it is removed first.
+
         A ValueError names the reason: the folder is not empty and nothing is to be resumed, another process runs in it,
-        or the run was started with something else.
+        the run was started with something else, or what is to be written over is more than a run.
         """
         oracle_file = self.folder / ORACLE
-        old = check_run_folder(self.folder, config, run="an optimisation", resume=resume, free=free)
+        old = False
+        if overwrite:
+            self._remove_run()
+        else:
+            old = check_run_folder(self.folder, config, run="an optimisation", resume=resume, free=free)
         if old and oracle_file.exists():
             before = json.loads(oracle_file.read_text(encoding="utf-8"))
             check_unchanged(self.folder, before, oracle, section="oracle: ")
@@ -71,8 +86,17 @@ class RunFolder:
         """Save an evaluation."""
         _append(self.folder / EVALUATIONS, asdict(record))
 
+    def _remove_run(self) -> None:
+        """Remove an earlier run, unless another process is at it."""
+        check_replaceable(self.folder, _FILES, marks=[ORACLE], what="an optimisation")
+        if self.folder.exists():
+            self._acquire_lock()
+            clear_folder(self.folder, keep=[LOCK])
+
     def _acquire_lock(self) -> None:
         """Lock the folder; the system takes the lock off a process that ends, however it ends."""
+        if self._lock is not None:
+            return
         self._lock = (self.folder / LOCK).open("ab")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from cgcnn_ase.core.errors import DatasetError, FetchError
-from cgcnn_ase.core.files import atomic_path
+from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient
-from cgcnn_ase.sources.folder import Provenance, write_folder
+from cgcnn_ase.sources.folder import FILES, Provenance, write_folder
 from cgcnn_ase.sources.page_cache import PageCache, PageText
 from cgcnn_ase.sources.properties import ENERGIES, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
@@ -24,6 +24,7 @@ def fetch(
     fields: Sequence[str],
     cache: Path | None = None,
     offline: bool = False,
+    overwrite: bool = False,
     attempts: int = 6,
     seed: int = 0,
     progress: bool = False,
@@ -50,6 +51,8 @@ def fetch(
         Folder of the pages, by default ``~/.cache/cgcnn-ase/reference``.
     offline
         Take the newest complete answer to this query from the cache; nothing is asked of the network.
+    overwrite
+        Put the data set in the place of an earlier fetch in `output`, which stays until all records are there.
     attempts, seed
         Most attempts of a request, and the seed of the waits between.
     progress
@@ -64,14 +67,16 @@ def fetch(
     DatasetError
         If `output` is not empty, or the records hold energies of more than one scheme.
     ValueError
-        If a field is not known.
+        If a field is not known, or with `overwrite` if `output` holds anything but an earlier fetch.
     """
     output = Path(output)
     names = check_fields(fields, client.units)
     if not names:
         raise ValueError(f"no field is asked for; allowed are {', '.join(client.units)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DatasetError(f"{output}: it is there already and not empty; choose another folder")
+    if overwrite:
+        check_replaceable(output, FILES, marks=["provenance.json"], what="an earlier fetch")
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DatasetError(f"{output}: it is there already and not empty; choose another folder, or add --overwrite")
     tell = say or (lambda _: None)
     if offline:
         pages = _newest(client, query, names, cache)
@@ -95,6 +100,8 @@ def fetch(
             **counts._asdict(),
         )
         provenance.write(tmp)
+        if overwrite:
+            clear_folder(output)
     return provenance
 
 

@@ -16,6 +16,9 @@ from cgcnn_ase.sources.page_cache import CachedPage
 from cgcnn_ase.structures.composition import formula_of
 from cgcnn_ase.structures.packed import PackedStructures, write_packed
 
+# what a fetch may write
+FILES = ("structures.npz", "properties.csv.gz", "refused.csv", "provenance.json", "README.md")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:

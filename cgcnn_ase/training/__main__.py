@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, help="members trained at the same time")
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    parser.add_argument("--overwrite", action="store_true", help="put a new run in the place of that in RUN")
     options = parser.parse_args(arguments)
     warnings.showwarning = _one_line
     try:
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             _config(merged({"graph": asdict(data.graph_config)}, settings)),
             options.output,
             resume=options.resume,
+            overwrite=options.overwrite,
             workers=options.workers,
             progress=sys.stderr.isatty(),
         )

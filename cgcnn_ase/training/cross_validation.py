@@ -12,7 +12,7 @@ from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.run import train
+from cgcnn_ase.training.run import clear_run, train
 from cgcnn_ase.training.start_model import Frozen
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def cross_validate(
     k: int,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     start: "CrystalModel | None" = None,
     frozen: Frozen = "none",
     workers: int = 1,
@@ -41,8 +42,11 @@ def cross_validate(
     ``cross_validation.json``: mean and standard deviation over the folds of each figure, with several targets by
     target.
     """
+    splits = k_splits(data, k, seed=config.seed)
+    if overwrite:
+        clear_run(output)
     result = []
-    for i, split in enumerate(k_splits(data, k, seed=config.seed)):
+    for i, split in enumerate(splits):
         train(
             replace(data, split=split), config, output / f"fold-{i}",
             resume=resume, start=start, frozen=frozen, workers=workers, progress=progress,

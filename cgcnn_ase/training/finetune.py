@@ -31,6 +31,7 @@ def finetune(
     name: str = "",
     workers: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> "FitResult":
@@ -61,8 +62,9 @@ def finetune(
         new ones, at least 500.
     val, test
         Parts for validation and test where the data have no split, 0.1 each by default.
-    name, workers, resume
-        Name of the model, members trained at the same time, and whether to go on with the run in ``output``.
+    name, workers, resume, overwrite
+        Name of the model, members trained at the same time, and whether to go on with the run in ``output``, or to put
+        a new one in its place.
     progress, tell
         Whether to show progress bars, and what is called with the counts of the splits.
 
@@ -85,5 +87,5 @@ def finetune(
     return fit(
         data, output, start=model, target=target, task=task, unit=unit, config=config, settings=settings, freeze=freeze,
         epochs_factor=epochs_factor, replay=replay, n_replay=n_replay, val=val, test=test, name=name, workers=workers,
-        resume=resume, progress=progress, tell=tell,
+        resume=resume, overwrite=overwrite, progress=progress, tell=tell,
     )  # fmt: skip

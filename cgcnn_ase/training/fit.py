@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-from cgcnn_ase.core.files import atomic_path
+from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.data.formats import SAMPLES
 from cgcnn_ase.data.prepare import TaskName
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
@@ -18,6 +19,9 @@ from cgcnn_ase.training.run import train
 from cgcnn_ase.training.run_config import SettingsFile, layer_settings
 from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
 from cgcnn_ase.training.start_model import Frozen, can_reuse_head, new_head_warning
+
+# names in a folder of prepared data
+_PREPARED = ("meta.json", "*.npy", SAMPLES, "shard-*")
 
 
 class FitResult(NamedTuple):
@@ -50,6 +54,7 @@ def fit(
     name: str = "",
     workers: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> FitResult:
@@ -94,12 +99,12 @@ def fit(
     if k_fold is not None:
         summary = cross_validate(
             all_data, run, output, k_fold,
-            resume=resume, start=model, frozen=frozen, workers=workers, progress=progress,
+            resume=resume, overwrite=overwrite, start=model, frozen=frozen, workers=workers, progress=progress,
         )  # fmt: skip
         return FitResult(output, all_data.specs, summary, [])
     best = train(
         all_data, run, output,
-        resume=resume, start=model, frozen=frozen, workers=workers, name=name, progress=progress,
+        resume=resume, overwrite=overwrite, start=model, frozen=frozen, workers=workers, name=name, progress=progress,
     )  # fmt: skip
     return FitResult(best, all_data.specs, _read(output / "metrics.json", {}), _read(output / FILE, []))
 
@@ -115,25 +120,31 @@ def prepare_parts(
     preset: str | None = None,
     val: float | None = None,
     test: float | None = None,
+    overwrite: bool = False,
     progress: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Build all graphs of a data set and write them; of several parts each is a shard, and one is in memory at a time.
 
     The options are those of :func:`fit`. A shard that is there already is kept; a folder with other files is an error.
+    With ``overwrite`` prepared data in the folder are removed, once the first part is read.
     """
     several = len(parts) > 1
     paths = [output / f"shard-{k:04d}" for k in range(len(parts))] if several else [output]
-    if output.exists() and any(path not in paths and path.name[0] != "." for path in output.iterdir()):
-        raise ValueError(f"{output}: is not empty; name another folder")
+    if overwrite:
+        check_replaceable(output, _PREPARED, marks=["meta.json", "shard-*"], what="prepared data")
+    elif output.exists() and any(path not in paths and path.name[0] != "." for path in output.iterdir()):
+        raise ValueError(f"{output}: is not empty; name another folder, or add --overwrite")
     file = SettingsFile.read(config, tell)
     asked = [option for option, value in (("val", val), ("test", test)) if value is not None]
     val, test = file.parts(val, test)
     for part, path in zip(parts, paths, strict=True):
-        if (path / "meta.json").exists():
+        if (path / "meta.json").exists() and not overwrite:
             continue
         source = DataSource(part, target, task, unit, val=val, test=test, is_part=several, parts=asked)
         data = source.load(layer_settings(source, file, {}, preset=preset).config().graph, progress=progress)
+        if overwrite and path == paths[0]:
+            clear_folder(output)
         with atomic_path(path) as tmp:
             data.save(tmp)
         tell(f"{len(data.ids)} structures in {path}")

@@ -18,7 +18,7 @@ import yaml
 
 from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.environment import ENVIRONMENT, write_environment
-from cgcnn_ase.core.files import atomic_write
+from cgcnn_ase.core.files import atomic_write, check_replaceable, clear_folder
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
 from cgcnn_ase.core.run_folder import CONFIG, check_run_folder
 from cgcnn_ase.core.targets import TargetSpec
@@ -40,6 +40,13 @@ _MALLOC = KEEP_MEMORY | {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+# names in the folder of a run or of a cross-validation, and those that only it has
+_RUN_FILES = (
+    CONFIG, "split.csv", ENVIRONMENT, "metrics.json", "before_after.json", "cross_validation.json", "history.csv",
+    "*_results.csv", "*.png", "*.ckpt", "finished", "best", "member-*", "fold-*", "tensorboard",
+)  # fmt: skip
+_RUN_MARKS = ("split.csv", "last.ckpt", "cross_validation.json", "fold-*")
+
 # what assembling a model needs beyond what training needs, as it is imported and as it is installed
 _TO_ASSEMBLE = {"pydantic": "pydantic", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn"}
 
@@ -50,6 +57,7 @@ def train(
     output: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     start: "CrystalModel | Sequence[CrystalModel] | None" = None,
     frozen: Frozen = "none",
     workers: int = 1,
@@ -73,6 +81,8 @@ def train(
         :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
     resume
         Go on where an earlier call with the same arguments was stopped; start if there was none.
+    overwrite
+        Remove an earlier run in the folder; a ValueError if it holds anything else.
     start, frozen
         Fine-tune this model's members instead of new ones, with some layers fixed; of several models in turn, which
         makes an ensemble more diverse.
@@ -101,6 +111,8 @@ def train(
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
     jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
     settings = _settings(data, config, starts, frozen)
+    if overwrite:
+        clear_run(output)
     check_run_folder(output, yaml.safe_load(settings), run="a training run", resume=resume)
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / CONFIG, settings)
@@ -127,6 +139,12 @@ def train(
     if len(starts) == 1:
         write_before_after(data, starts[0], best.models, output, best.evaluations)
     return best.folder
+
+
+def clear_run(folder: Path) -> None:
+    """Remove a run or a cross-validation; a ValueError if the folder holds anything else."""
+    check_replaceable(folder, _RUN_FILES, marks=_RUN_MARKS, what="a training run")
+    clear_folder(folder)
 
 
 def _check(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", workers: int) -> None:

@@ -30,7 +30,8 @@ CASES = {
         ("--endpoint https://a.org --provider https://b.org", "--provider oqmd"),
     ],
     "predict": [("--seed 3", "--n-dropout 5")],
-    "inspect": [("--workers 2 --no-duplicates", "--model band-gap")],
+    "inspect": [("--workers 2 --no-duplicates", "--model band-gap"), ("--overwrite", "--output OUT")],
+    "evaluate": [("--overwrite", "--output OUT")],
     "train": [
         ("--freeze embedding", "--from band-gap"), ("--epochs-factor 2", "--from band-gap"),
         ("--cls-weight 0.5", "--task multi"), ("--cls-weight 0.5", "--target a --target b:classification"),
@@ -49,15 +50,18 @@ WITHOUT = {
         ("--unit eV", "--task classification"),
         ("--val 0.2", "--k-fold 3"),
         ("--test 0.2", "--k-fold 3"),
+        ("--overwrite", "--resume"),
     ],
-    "finetune": [("--unit eV", "--task classification")],
+    "finetune": [("--unit eV", "--task classification"), ("--overwrite", "--resume")],
+    "optimize": [("--overwrite", "--resume")],
     "prepare": [("--unit eV", "--task classification")],
     "cathode": [("--n-atoms 50", "--supercell 2")],
 }
 ARGUMENTS = {
     "defects": "HOST --output OUT", "screen": "HOST --output OUT", "predict": "HOST", "inspect": "DATA",
     "train": "DATA --output RUN", "finetune": "band-gap DATA --output RUN", "prepare": "DATA --output OUT",
-    "fetch": "--output OUT", "cathode": "NCM811 --output OUT",
+    "fetch": "--output OUT", "optimize": "HOST --output OUT", "evaluate": "band-gap HOST",
+    "cathode": "NCM811 --output OUT",
 }  # fmt: skip
 
 

@@ -80,6 +80,24 @@ def test_again_and_offline_from_the_cache(run, server):
     assert (nothing.code, "no complete answer" in nothing.err) == (2, True)
 
 
+def test_an_earlier_fetch_is_replaced_as_a_whole(run, tmp_path):
+    data = tmp_path / "data"
+    assert run("--ids", "mp-7,mp-9").code == 1  # with refused.csv
+    refused = run("--formula", "NiO")
+    assert refused.code == 2
+    assert "it is there already and not empty; choose another folder, or add --overwrite" in refused.err
+    (data / "RUN").mkdir()
+    assert "data: holds RUN beside an earlier fetch" in run("--formula", "NiO", "--overwrite").err
+    (data / "RUN").rmdir()
+    before = (data / "structures.npz").read_bytes()
+    assert run("--formula", "Og", "--overwrite").code == 2  # nothing came: what was there stays
+    assert (data / "structures.npz").read_bytes() == before
+    done = run("--formula", "NiO", "--overwrite")
+    assert done.code == 0, done.err
+    assert not (data / "refused.csv").exists()
+    assert json.loads((data / "provenance.json").read_text())["query"] == {"formula": ["NiO"]}
+
+
 def test_records_that_cannot_be_used_are_named_and_the_rest_is_written(run, tmp_path):
     done = run("--ids", "mp-7,mp-9", "--ids", "mp-18")
     assert done.code == 1

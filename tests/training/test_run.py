@@ -94,7 +94,7 @@ def test_member_k_is_the_single_network_of_seed_plus_k(data, tiny, ensemble, tmp
 
 def test_a_run_is_not_overwritten(data, tiny, run):
     before = (run / "last.ckpt").read_bytes()
-    words = "holds a training run already; --resume goes on with it, or name another folder"
+    words = "holds a training run already; --resume goes on with it, --overwrite replaces it, or name another"
     with pytest.raises(ValueError, match=words):
         train(data, tiny(mean_variance=True), run, progress=False)
     assert (run / "last.ckpt").read_bytes() == before
