@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from cgcnn_ase.structures.labels import CONVERGED as CONVERGED
 from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of
+from cgcnn_ase.structures.labels import NOT_CONVERGED as NOT_CONVERGED
+from cgcnn_ase.structures.labels import SCHEME as SCHEME
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,11 +26,6 @@ LabelKind = Literal["DFT", "machine-learned", "empirical", "unknown"]
 # units of the labels that this package writes
 LABEL_UNITS = {ENERGY_PER_ATOM: "eV/atom", "formation_energy_per_atom": "eV/atom"}
 NAMED = 5  # ids that a message names
-SCHEME = "label_scheme"  # where a structure carries its scheme, in ``atoms.info``
-CONVERGED = "converged"  # in a scheme; False of labels that are not converged, else left out
-NOT_CONVERGED = (
-    "the energies of its labels are not converged (protocol fast): good to try things, not to compare or publish"
-)
 _DIGITS = 12  # hex digits that name a scheme
 # what depends on the elements at hand: two structures of one scheme may lack an element, not differ in one
 _BY_ELEMENT = ("hubbard_u", "pseudopotentials")

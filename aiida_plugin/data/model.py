@@ -1,7 +1,7 @@
 """A model as a node. Nothing here needs torch, but for an original ``.pth.tar``."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -254,7 +254,13 @@ def _of_folder(config: dict[str, Any]) -> dict[str, object]:
         "n_members": config["n_members"],
         "package_version": config["package_version"],
         "sha256": config["sha256"][WEIGHTS],
+        **({"labels_converged": False} if _learned_unconverged(entries) else {}),
     }
+
+
+def _learned_unconverged(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a model of the folder says that its labels are not converged."""
+    return any(entry["training"].get("labels_converged") is False for entry in entries)
 
 
 def _of_original(path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ from cgcnn_ase.core.elements import reference_energies, symbols
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.structures.dft_outputs import PROGRAMS, Calculation, OutputRecord, output_kind, read_output
+from cgcnn_ase.structures.labels import NOT_CONVERGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,9 @@ class CalculationTable(NamedTuple):
             more = [f"and {len(self.failures) - _NAMED} more"] if len(self.failures) > _NAMED else []
             head = f"{source}: {len(self.failures)} of {n} calculations are left out"
             warnings.warn("\n  ".join([f"{head}:", *lines, *more]), stacklevel=4)
+        if n := sum(not each.settings_converged for each in self.calculations):
+            text = f"{source}: of {n} of {len(self.calculations)} calculations is marked that {NOT_CONVERGED}"
+            warnings.warn(text, stacklevel=4)
         if mixed := _mixed(self.calculations):
             warnings.warn(f"{source}: energies of different calculations are mixed: {mixed}", stacklevel=4)
 

@@ -40,6 +40,7 @@ class Dataset:
     provenance: Mapping[str, object] | None = None  # what ``provenance.json`` beside the data says
     # of finished calculations: each with its energy, and forces, stress and magnetic moments where the file states them
     calculations: Sequence[Calculation] | None = None
+    labels_converged: bool = True  # False where a label is marked as not converged (AiiDA's protocol fast)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -244,6 +245,7 @@ def _calculated(source: Path) -> Dataset:
         columns=table.columns(source),
         source=source,
         calculations=table.calculations,
+        labels_converged=all(each.settings_converged for each in table.calculations),
     )
 
 

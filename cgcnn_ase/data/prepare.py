@@ -143,6 +143,7 @@ def prepare(
         graph_config=graph,
         specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),
+        labels_converged=dataset.labels_converged,
     )
 
 

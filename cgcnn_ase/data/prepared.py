@@ -38,6 +38,7 @@ class PreparedData:
     graph_config: GraphConfig
     specs: tuple[TargetSpec, ...]  # T of them
     train_hash: str  # sha256 of the ids and targets of the training split
+    labels_converged: bool = True  # False where a label is marked as not converged (AiiDA's protocol fast)
 
     def __post_init__(self) -> None:
         levels = {target.level for target in self.specs}
@@ -91,6 +92,7 @@ class PreparedData:
             "graph": asdict(self.graph_config),
             "targets": [asdict(target) for target in self.specs],
             "train_hash": self.train_hash,
+            **({} if self.labels_converged else {"labels_converged": False}),
         }
         if isinstance(self.graphs, GraphShards):
             raise TypeError("data in shards is on disk already")
@@ -117,6 +119,7 @@ class PreparedData:
             graph_config=GraphConfig(**meta["graph"]),
             specs=tuple(TargetSpec(**target) for target in meta["targets"]),
             train_hash=meta["train_hash"],
+            labels_converged=meta.get("labels_converged", True),
         )
 
 
@@ -143,6 +146,7 @@ def join(parts: Sequence[PreparedData]) -> PreparedData:
         graph_config=first.graph_config,
         specs=specs,
         train_hash=hashlib.sha256("".join(part.train_hash for part in parts).encode()).hexdigest(),
+        labels_converged=all(part.labels_converged for part in parts),
     )
 
 

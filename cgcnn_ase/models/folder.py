@@ -9,7 +9,7 @@ from cgcnn_ase.core.environment import package_version
 
 # 1: one model a folder; 2: several models that share their members, too
 FORMAT_VERSION = 2
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 # an object of a JSON file
 Json: TypeAlias = dict[str, Any]

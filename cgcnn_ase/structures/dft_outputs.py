@@ -18,6 +18,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import AnyArray
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.structures.dft_text import last_step, read_cp2k, read_gpaw_text
+from cgcnn_ase.structures.labels import SCHEME, settings_converged
 from cgcnn_ase.structures.readers import error_message, reader_errors
 from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
 from cgcnn_ase.structures.validation import validation_error
@@ -53,6 +54,7 @@ class Calculation:
     functional: str = ""
     hubbard_u: Mapping[str, float] = field(default_factory=dict)  # eV by element
     converged: bool | None = None  # whether the last self-consistent field was; None where the file does not say
+    settings_converged: bool = True  # False where the file marks them (cutoff, k points, ...) as not: protocol fast
 
 
 class OutputRecord(NamedTuple):
@@ -65,13 +67,14 @@ class OutputRecord(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """Program, version, functional and U of a calculation, and whether it converged."""
+    """Program, version, functional and U of a calculation, and whether it and its settings are converged."""
 
     program: str = ""
     version: str = ""
     functional: str = ""
     hubbard_u: Mapping[str, float] = {}
     converged: bool | None = None
+    settings_converged: bool = True
 
 
 _Read = Iterator[tuple["Atoms", _Facts]]
@@ -344,8 +347,11 @@ def _read_ase(path: Path) -> _Read:
 
 
 def _stated(atoms: "Atoms") -> _Facts:
-    """Facts that a structure states of its calculation: ``functional`` (or ``xc``), ``hubbard_u``, ``label_scheme``."""
-    scheme = atoms.info.get("label_scheme")
+    """Facts that a structure states of its calculation: ``functional`` (or ``xc``), ``hubbard_u``, ``label_scheme``.
+
+    ``converged`` of the structure is of the self-consistent field, that of the scheme of the settings.
+    """
+    scheme = atoms.info.get(SCHEME)
     info = {**atoms.info, **(scheme if isinstance(scheme, Mapping) else {})}
     calculator = getattr(atoms.calc, "name", "") or ""
     u = info.get("hubbard_u")
@@ -354,7 +360,8 @@ def _stated(atoms: "Atoms") -> _Facts:
         version=str(info.get("engine_version", "")),
         functional=str(info.get("functional", info.get("xc", ""))),
         hubbard_u={str(k): float(v) for k, v in u.items()} if isinstance(u, Mapping) else {},
-        converged=bool(info["converged"]) if isinstance(info.get("converged"), bool | np.bool_) else None,
+        converged=bool(stated) if isinstance(stated := atoms.info.get("converged"), bool | np.bool_) else None,
+        settings_converged=settings_converged(atoms),
     )
 
 

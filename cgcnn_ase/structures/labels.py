@@ -9,6 +9,18 @@ if TYPE_CHECKING:
 
 # the total energy divided by the number of atoms, eV/atom; the only label that is computed here
 ENERGY_PER_ATOM = "energy_per_atom"
+# where a structure carries what made its labels, in ``atoms.info``; and a key in it: False of labels whose settings are
+# not converged, else left out
+SCHEME, CONVERGED = "label_scheme", "converged"
+NOT_CONVERGED = (
+    "the energies of its labels are not converged (protocol fast): good to try things, not to compare or publish"
+)
+
+
+def settings_converged(atoms: "Atoms") -> bool:
+    """Tell whether nothing marks the settings behind a structure's labels as not converged."""
+    scheme = atoms.info.get(SCHEME)
+    return not isinstance(scheme, Mapping) or scheme.get(CONVERGED) is not False
 
 
 def label_of(atoms: "Atoms", target: str) -> float | None:

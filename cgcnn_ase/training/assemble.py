@@ -13,14 +13,17 @@ import torch
 from torch import nn
 
 from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.environment import package_version
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.folder import CARD
 from cgcnn_ase.plotting.write_evaluation import draw
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, geometry_of, outputs_of
+from cgcnn_ase.structures.labels import NOT_CONVERGED
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
@@ -102,6 +105,7 @@ def assemble(
         metrics |= model_metrics if len(models) == 1 else {model.target.name: model_metrics}
         model.training_record = {
             "train_hash": data.train_hash,
+            **({} if data.labels_converged else {"labels_converged": False}),
             **{f"n_{split}": int(np.isfinite(data.labels(split)[:, t]).sum()) for split in ("train", "val", "test")},
             "recipe": asdict(config),
             **model_metrics,
@@ -112,6 +116,27 @@ def assemble(
     unit = data.specs[0].learned_unit if len(models) == 1 and data.specs[0].task == "regression" else ""
     draw_history(members[0] / HISTORY, unit, output / "learning_curve.png")
     return Assembled(output / "best", models, evaluations)
+
+
+def write_card(best: Assembled, data: PreparedData, starts: Sequence[CrystalModel]) -> None:
+    """Write ``README.md`` of the models of a run: what they were made of, and what their users must know."""
+    tuned = ", ".join(f"{start.name} (sha256 {start.sha256[:12]})" for start in starts)
+    lines = [f"# {', '.join(model.name for model in best.models)}", ""]
+    if not data.labels_converged:
+        lines += [f"**Not converged:** {NOT_CONVERGED}.", ""]
+    n_members = len(best.models[0].members)
+    lines += [
+        f"{'One network' if n_members == 1 else f'{n_members} networks together'}, "
+        f"{f'tuned from {tuned}' if tuned else 'trained from scratch'} by cgcnn-ase {package_version()}. `config.json` "
+        "holds the settings, the figures of validation and test, and the sha256 of the training set.",
+        "",
+        "| target | unit | labels to learn from | to validate | to test |",
+        "|---|---|---|---|---|",
+    ]
+    for model in best.models:
+        counts = [str(model.training_record[f"n_{split}"]) for split in ("train", "val", "test")]
+        lines.append(f"| {' | '.join([model.target.name, model.target.unit, *counts])} |")
+    atomic_write(best.folder / CARD, "\n".join(lines) + "\n")
 
 
 def _measure(

@@ -129,13 +129,14 @@ def train(
             stacklevel=2,
         )
         return output
-    from cgcnn_ase.training.assemble import assemble
+    from cgcnn_ase.training.assemble import assemble, write_card
     from cgcnn_ase.training.finetune_report import write_before_after
 
     best = assemble(
         data, config, output, members, folds,
         scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
     )  # fmt: skip
+    write_card(best, data, starts)
     if len(starts) == 1:
         write_before_after(data, starts[0], best.models, output, best.evaluations)
     return best.folder

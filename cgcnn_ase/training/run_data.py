@@ -16,7 +16,7 @@ from cgcnn_ase.data.prepare import TaskName, asked_columns, column_for, load_tas
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of
+from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of, settings_converged
 from cgcnn_ase.training.replay import with_replay
 from cgcnn_ase.training.start_model import can_reuse_head, own_target
 
@@ -150,7 +150,8 @@ class DataSource:
             names = " or ".join(columns)
             raise ValueError(f"{len(bare)} of {len(labels)} structures have no label {names}, the first {bare[0]}")
         ids = [str(k) for k in range(len(structures))]
-        dataset = Dataset(ids, [geometry(atoms) for atoms in structures], labels)
+        shapes, converged = [geometry(atoms) for atoms in structures], all(map(settings_converged, structures))
+        dataset = Dataset(ids, shapes, labels, labels_converged=converged)
         return dataset, target_specs(columns, kinds, labels, self.unit)
 
 

@@ -19,8 +19,11 @@ from aiida.tools.archive import create_archive, import_archive
 
 from aiida_plugin.data.model import BESIDES, CGCNNModelData, hash_of_files
 from cgcnn_ase import predict
+from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import pretrained_folder
+
+from ..conftest import make_model
 
 MGO = Path(__file__).resolve().parents[2] / "examples" / "structures" / "MgO.cif"
 NAME = "formation-energy-per-atom"
@@ -85,6 +88,13 @@ def test_the_folder_of_a_training_run_is_that_of_its_best_model(small_model, tmp
     shutil.copytree(small_model, tmp_path / "run" / "best")
     (tmp_path / "run" / "metrics.json").write_text("{}")
     assert CGCNNModelData.get_or_create(tmp_path / "run").pk == CGCNNModelData.get_or_create(small_model).pk
+
+
+def test_a_model_that_learned_from_labels_that_are_not_converged_says_so(tmp_path):
+    model = make_model(n_members=1)
+    assert "labels_converged" not in CGCNNModelData(save_model(model, tmp_path / "good")).base.attributes.all
+    model.training_record = {"labels_converged": False}
+    assert CGCNNModelData(save_model(model, tmp_path / "rough")).base.attributes.get("labels_converged") is False
 
 
 def test_a_stray_file_of_the_folder_stays_outside(small_model, tmp_path):
