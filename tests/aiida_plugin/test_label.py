@@ -10,25 +10,32 @@ aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
 from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
+from aiida.engine.persistence import AiiDAPersister  # noqa: E402
+from aiida.manage import get_manager  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 from ase import Atoms  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from plumpy.persistence import LoadSaveContext  # noqa: E402
 
 from aiida_plugin.calculations.functions.extract import structures_to_label  # noqa: E402
 from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
+from aiida_plugin.cli.app import main  # noqa: E402
 from aiida_plugin.data.labels import (  # noqa: E402
     largest_group,
     merge_schemes,
     scheme_id,
     scheme_of,
 )
+from aiida_plugin.data.structures import write_set  # noqa: E402
 from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
 from aiida_plugin.workflows.label_plan import label_plan  # noqa: E402
+from cgcnn_ase.data.calculations import read_calculations  # noqa: E402
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_labels_of_a_set(code):
     assert joined.inputs.structure_set.uuid == node.inputs.structures.uuid
 
 
-def test_some_fail_and_the_rest_is_kept(code):
+def test_some_fail_and_the_rest_is_kept(code, tmp_path):
     """EMT knows no iron; the others are given to no engine."""
     overlap = bulk("NiO", "rocksalt", a=4.17)
     overlap.positions[1] = overlap.positions[0] + [0.0, 0.0, 0.05]
@@ -120,6 +127,64 @@ def test_some_fail_and_the_rest_is_kept(code):
     # the protocol is fast: label, set and what is merged of such sets say that it is not converged
     assert scheme_of(results["labelled"].atoms(0))["converged"] is False
     assert results["labelled"].base.attributes.get("labels_converged") is False
+    write_set(results["labelled"], tmp_path / "set.extxyz")
+    (row,) = read_calculations(tmp_path / "set.extxyz").calculations
+    assert not row.settings_converged
+
+
+class Broker:
+    """In place of a message broker: keeps what the daemon is told to go on with."""
+
+    def __init__(self):
+        self.told = []
+
+    def continue_process(self, pid, **_):
+        self.told.append(pid)
+
+
+@pytest.fixture
+def runner(aiida_profile):
+    """The runner of the profile, with a broker that nobody listens to."""
+    runner = get_manager().get_runner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_controller", Broker())
+        patch.setattr(runner, "_persister", AiiDAPersister())
+        yield runner
+
+
+def test_the_command_submits(code, runner, tmp_path):
+    """The process is stored with what was asked for, and the daemon told; from its checkpoint it runs to the labels."""
+    structures = DataFactory("cgcnn.structures").from_ase(alloys(), IDS).store()
+    (tmp_path / "emt.yaml").write_text("calculator: emt\n")
+    options = ["--engine", "ase", "--code", code.full_label, "--protocol", "fast", "--references"]
+    done = CliRunner().invoke(main, ["label", str(structures.pk), *options, "--settings", str(tmp_path / "emt.yaml")])
+    assert done.exit_code == 0, done.output
+    pk = int(
+        re.fullmatch(r"submitted cgcnn.label as (\d+); `verdi process status PK` shows how it goes\n", done.output)[1]
+    )
+    assert runner.controller.told == [pk]
+    node = orm.load_node(pk)
+    assert node.process_type == "aiida.workflows:cgcnn.label"
+    assert node.inputs.structures.uuid == structures.uuid
+    assert node.inputs.code.uuid == code.uuid
+    assert node.inputs.settings["calculator"] == "emt"
+    assert node.inputs.references.value
+    assert not node.is_terminated
+
+    AiiDAPersister().load_checkpoint(pk).unbundle(LoadSaveContext(runner=runner)).execute()
+    assert node.is_finished_ok, node.exit_message
+    assert node.outputs.labelled.ids == tuple(IDS)
+    assert "formation_energy_per_atom" in node.outputs.labelled.atoms("silver").info
+
+
+def test_the_command_without_a_broker(code):
+    """What AiiDA says is told in a line; nothing was submitted."""
+    structures = DataFactory("cgcnn.structures").from_ase(alloys(), IDS).store()
+    before = orm.QueryBuilder().append(orm.ProcessNode).count()
+    done = CliRunner().invoke(main, ["label", str(structures.pk), "--engine", "gpaw", "--code", code.full_label])
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: Cannot submit because the runner does not have a process controller")
+    assert orm.QueryBuilder().append(orm.ProcessNode).count() == before
 
 
 def test_all_fail(code):
