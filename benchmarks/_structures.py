@@ -45,7 +45,8 @@ class Folder:
         return f"{self.n:,} CIF files of {self.mean_atoms:.1f} atoms on average, {self.source}"
 
 
-#: what each data set is, and where it comes from: none of them may be given on with this package
+#: what each data set is, and where it comes from: none of them may be given on with this package. The citation of
+#: Witman was looked up (stored web pages, 2026-11-30); those of Kumagai, Zhou, and Choudhary and Sumpter were not found
 SOURCES = {
     "mp36k": "crystals of the Materials Project with their properties; `cgcnn-ase fetch` makes a folder of this kind",
     "mp_elastic": "elastic moduli of the Materials Project; `cgcnn-ase fetch --fields K_VRH,G_VRH` makes such a folder",

@@ -9,7 +9,8 @@ The energy is Ewald's of the same charges in the same supercell; pymatgen orders
 ``OrderDisorderedStructureTransformation``. Without --pymatgen it is not run.
 
 Layered oxides, spinels, olivines, garnets and argyrodites, with one to four mixed sites. The compositions of the first
-36 are published; the paper that reports each is named. Cell lengths are rounded and positions are those of the
+36 are published; the paper that reports each is named, and the comment above their list says which of these citations
+were looked up. Cell lengths are rounded and positions are those of the
 structure type: the files show what experimental ones look like and are no reference for the crystals. The others have
 compositions drawn with a fixed seed. Nothing in this list depends on the code that orders them.
 """
@@ -124,7 +125,10 @@ PROTOTYPES = {
 
 _NCM = {"Li": "1+", "Na": "1+", "Ni": "3+", "Co": "3+", "Mn": "4+", "O": "2-"}
 
-#: published compositions: name, prototype, occupancies, paper
+#: published compositions: name, prototype, occupancies, paper. Looked up in stored web pages on 2026-11-30: title,
+#: journal, volume and page of Rougier 1996 (and its composition, Li0.98Ni1.02O2), of Yabuuchi 2012 (of the P2 phase;
+#: its abstract does not name O3-NaFe0.5Mn0.5O2) and of Kraft 2018. The other papers were not found there: their
+#: citations, and all occupancies but the one named, are written from memory and not verified
 _PUBLISHED: tuple[tuple[str, str, dict[str, Occupancies], str], ...] = (
     ("LiNiO2_excess", "O3", {"Li": {"Li": 0.98, "Ni": 0.02}},
      "Rougier, Gravereau, Delmas, J. Electrochem. Soc. 143, 1168 (1996)"),
