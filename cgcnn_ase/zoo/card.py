@@ -84,7 +84,18 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         learned=learned,
         learned_unit=f"log10({unit})" if is_log else unit.replace("1", ""),
     )
-    return section
+    return section + _off_equilibrium(entry.get("trust") or {})
+
+
+def _off_equilibrium(calibration: dict[str, Any]) -> str:
+    """Return what the calibration of a regression knows of distorted and of hypothetical crystals."""
+    text = ""
+    if geometric := calibration.get("geometric"):
+        text += _texts()["geometric"].format(**geometric)
+    if hypothetical := calibration.get("hypothetical"):
+        low, high = hypothetical["above_hull"]
+        text += _texts()["hypothetical"].format(**hypothetical, low=low, high=high)
+    return text
 
 
 def _mean_squared_z_row(test: dict[str, Any]) -> str:
