@@ -111,9 +111,9 @@ class CGCNNCalculator(Calculator):
         if self._second_opinion is not None:
             self._second_opinion.check([self.model.target.name], alone=self.model.sha256)
         self.implemented_properties = self._properties()
-        self._forget()
+        self.reset()
         super().__init__()  # type: ignore[no-untyped-call]
-        self._forget()  # ASE has set empty results for this thread
+        self.reset()  # ASE has set empty results for this thread
         self.parameters.update(
             model=self.model.name,
             model_sha256=self.model.sha256,
@@ -149,14 +149,10 @@ class CGCNNCalculator(Calculator):
             self._thread.last = self._newest
         return self._thread.last or _Calculation(None, {})
 
-    def _forget(self) -> None:
+    def reset(self) -> None:
         """Forget the calculations of all threads."""
         self._thread = _ThreadState()
         self._newest: _Calculation | None = None
-
-    def reset(self) -> None:
-        """Forget all results, those of other threads too."""
-        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: all, with the results that this thread sees."""
@@ -200,7 +196,7 @@ class CGCNNCalculator(Calculator):
             check_reference(changes["reference"])
         changed: dict[str, Any] = super().set(**changes)  # type: ignore[no-untyped-call]
         if changed:
-            self._forget()
+            self.reset()
         return changed
 
     def _properties(self) -> list[str]:
@@ -319,7 +315,7 @@ class CGCNNCalculator(Calculator):
         """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256."""
         self.get_property(self.model.target.name, atoms)
         for key in self.implemented_properties:
-            if key not in ("energy", "free_energy") and key in self.results:
+            if key not in ("energy", "free_energy") and self.results.get(key) is not None:
                 atoms.info[key] = self.results[key]
         if not atoms.info.get("in_domain_reason", True):
             del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz

@@ -295,13 +295,15 @@ def evaluate_model(
     *,
     engine: Engine = "auto",
     embeddings: list[torch.Tensor] | None = None,
+    geometry: StructureGeometry | None = None,
     e_above_hull: npt.ArrayLike | None = None,
 ) -> ModelEvaluation:
     """Predict the rows of a store and put the predictions beside the true values; ValueError if no row has a label.
 
     ``ids`` and ``targets`` are of these rows (or of all their sites), the targets in the target's own unit; rows
-    without a label (NaN) are left out. ``embeddings`` are those of these rows, if they are known already, and
-    ``e_above_hull`` (eV/atom, NaN: unknown) tells stable from unstable in :meth:`RegressionEvaluation.coverage_by`.
+    without a label (NaN) are left out. ``embeddings`` and ``geometry`` are those of these rows, if they are known
+    already, and ``e_above_hull`` (eV/atom, NaN: unknown) tells stable from unstable in
+    :meth:`RegressionEvaluation.coverage_by`.
     """
     values = np.asarray(targets, dtype=float)
     labelled = np.isfinite(values)
@@ -312,14 +314,14 @@ def evaluate_model(
     of_sites = model.target.level == "site"
     fractions = compositions_of(graphs, rows, of_sites=of_sites)[labelled]
     site_numbers = site_numbers_of(graphs, rows)[labelled] if of_sites else None
-    geometry = geometry_of(graphs, rows, of_sites=of_sites)
+    shapes = geometry_of(graphs, rows, of_sites=of_sites) if geometry is None else geometry
     names = [name for name, has in zip(ids, labelled.tolist(), strict=True) if has]
     learned = model.target.forward(torch.from_numpy(values[labelled])).numpy()
     prediction = model.calibrated(
         out,
         fractions,
         site_numbers=site_numbers,
-        geometry=None if geometry is None else geometry.select(labelled),
+        geometry=None if shapes is None else shapes.select(labelled),
     )
     evaluation = EVALUATIONS[model.target.task].of(names, learned, prediction)
     if not isinstance(evaluation, RegressionEvaluation):

@@ -20,7 +20,7 @@ from cgcnn_ase.prediction.fused_cgcnn import FusedModel
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration
-from cgcnn_ase.uncertainty.contacts import structure_geometry
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.protocol import Population
 
 if TYPE_CHECKING:
@@ -106,8 +106,9 @@ class ModelInference:
             graph = graphs[backbone.network.graph]
             with torch.inference_mode():
                 embeddings = backbone.network.pooled(graph.graph, self.engine)
+            geometry = self._geometry(list(backbone.models.values()), graph)
             for k, model in backbone.models.items():
-                columns[k] = self._read(model, embeddings, graph, records, sites)
+                columns[k] = self._read(model, embeddings, graph, geometry, records, sites)
         by_record = zip(*(columns[k] for k in range(len(self.models))), strict=True)
         return [[prediction for of_model in row for prediction in of_model] for row in by_record]
 
@@ -116,11 +117,19 @@ class ModelInference:
         configs = {model.graph for model in self.models}
         return {config: graphs_and_nodes(structures, replace(config, merge=True)) for config in configs}
 
+    def _geometry(self, models: Sequence[CrystalModel], graphs: GraphsAndNodes) -> StructureGeometry | None:
+        """Contacts and volumes for models of the same members; None where no calibration reads them."""
+        calibrations = (self.calibration(model) for model in models)
+        if all(each is None or each.domain.geometry is None for each in calibrations):
+            return None
+        return structure_geometry(graphs.graph, of_sites=models[0].target.level == "site")
+
     def _read(
         self,
         model: CrystalModel,
         embeddings: list[torch.Tensor],
         graphs: GraphsAndNodes,
+        geometry: StructureGeometry | None,
         records: list[StructureRecord],
         sites: list[DistinctSites | str],
     ) -> list[list[MemberPrediction]]:
@@ -130,28 +139,19 @@ class ModelInference:
                 out = model.read(embeddings)
             else:
                 out = model.sample_read(embeddings, self.n_dropout, seed=self.seed)
-        graph, dropout = graphs.graph, self.n_dropout is not None
-        fractions = composition(graph)
-        if model.target.level == "site":
-            numbers, of_hosts = graph.numbers.numpy(), fractions[crystal_index(graph)].numpy()
-            prediction = model.calibrated(
-                out,
-                of_hosts,
-                site_numbers=numbers,
-                geometry=structure_geometry(graph, of_sites=True),
-                population=self.population,
-                dropout=dropout,
-            )
+        graph, of_sites = graphs.graph, model.target.level == "site"
+        fractions = composition(graph).numpy()
+        prediction = model.calibrated(
+            out,
+            fractions[crystal_index(graph).numpy()] if of_sites else fractions,
+            site_numbers=graph.numbers.numpy() if of_sites else None,
+            geometry=geometry,
+            population=self.population,
+            dropout=self.n_dropout is not None,
+        )
+        rows: _Rows = [[(_blank(record, model), k)] for k, record in enumerate(records)]
+        if of_sites:
             rows = _site_rows(model, graphs, records, sites)
-        else:
-            prediction = model.calibrated(
-                out,
-                fractions.numpy(),
-                geometry=structure_geometry(graph),
-                population=self.population,
-                dropout=dropout,
-            )
-            rows = [[(_blank(record, model), k)] for k, record in enumerate(records)]
         filled = _filled(rows, model.target, prediction, out.values.numpy().T)
         elements = [frozenset(record.unwrap().numbers.tolist()) for record in records]
         return [

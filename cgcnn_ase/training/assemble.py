@@ -29,6 +29,7 @@ from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
 from cgcnn_ase.training.weight_interpolation import blend
 from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration, CalibrationData
+from cgcnn_ase.uncertainty.contacts import StructureGeometry
 
 # samples of Monte Carlo dropout with which it is calibrated
 N_DROPOUT = 50
@@ -89,12 +90,13 @@ def assemble(
     # of the first network alone, whose embeddings the domain and the error model read
     first = CrystalModel.like(models[0], models[0].networks[:1])
     train = embeddings_of(first, data.graphs, data.rows("train"))[0]
+    shapes = {split: geometry_of(data.graphs, data.rows(split), of_sites=data.of_sites) for split in ("train", *known)}
     left_out = out_of_fold_errors(data, config, folds, scalers) if folds else None
     metrics: dict[str, object] = {}
     evaluations = []
     for t, model in enumerate(models):
-        factor = _set_calibration(model, *_held_out(data, t, known["val"], train, left_out), start)
-        measured = _measure(model, data, t, known)
+        factor = _set_calibration(model, *_held_out(data, t, known["val"], train, left_out, shapes), start)
+        measured = _measure(model, data, t, known, shapes)
         _write_results(model, measured, output if len(models) == 1 else output / model.target.name)
         model_metrics: dict[str, object] = {split: each.summary() for split, each in measured.items()}
         if factor is not None and start is not None:
@@ -140,12 +142,22 @@ def write_card(best: Assembled, data: PreparedData, starts: Sequence[CrystalMode
 
 
 def _measure(
-    model: CrystalModel, data: PreparedData, t: int, known: dict[str, list[torch.Tensor]]
+    model: CrystalModel,
+    data: PreparedData,
+    t: int,
+    known: dict[str, list[torch.Tensor]],
+    shapes: dict[str, StructureGeometry | None],
 ) -> dict[str, ModelEvaluation]:
     """Predictions of the splits that have labels beside these."""
     return {
         split: evaluate_model(
-            model, data.graphs, data.rows(split), data.sample_names(split), targets, embeddings=embeddings
+            model,
+            data.graphs,
+            data.rows(split),
+            data.sample_names(split),
+            targets,
+            embeddings=embeddings,
+            geometry=shapes[split],
         )
         for split, embeddings in known.items()
         if np.isfinite(targets := data.labels(split)[:, t]).any()
@@ -161,7 +173,12 @@ def _write_results(model: CrystalModel, measured: dict[str, ModelEvaluation], fo
 
 
 def _held_out(
-    data: PreparedData, t: int, val: list[torch.Tensor], train: torch.Tensor, left_out: Floats | None
+    data: PreparedData,
+    t: int,
+    val: list[torch.Tensor],
+    train: torch.Tensor,
+    left_out: Floats | None,
+    shapes: dict[str, StructureGeometry | None],
 ) -> tuple[list[torch.Tensor], CalibrationData]:
     """Embeddings of val by each member, and what calibrates a target: crystals (or sites) that have a label.
 
@@ -169,7 +186,7 @@ def _held_out(
     """
     labels, of_sites = data.labels("val")[:, t], data.of_sites
     has, learned = np.isfinite(labels), np.isfinite(data.labels("train")[:, t])
-    held, known = (geometry_of(data.graphs, data.rows(split), of_sites=of_sites) for split in ("val", "train"))
+    held, known = shapes["val"], shapes["train"]
     sites = site_numbers_of(data.graphs, data.rows("train"))[learned] if of_sites else np.empty(0, np.int64)
     return [embedding[torch.from_numpy(has)] for embedding in val], CalibrationData(
         labels=data.specs[t].forward(torch.from_numpy(labels[has])).numpy(),

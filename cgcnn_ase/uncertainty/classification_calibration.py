@@ -12,7 +12,7 @@ from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, geometry_domain
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain
 
 # temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
@@ -44,15 +44,7 @@ class ClassificationCalibration:
         x, y = _logits(outputs), np.asarray(data.labels).astype(int)
         if y.size < MIN_SAMPLES:
             raise ValueError(f"calibration needs at least {MIN_SAMPLES} held-out samples, got {y.size}")
-        elements = set().union(*elements_of(data.training_composition))
-        embedding = outputs.embedding.numpy()
-        domain = Domain.fit(
-            data.training_embedding,
-            embedding,
-            elements=elements,
-            site_elements=data.site_elements,
-            geometry=geometry_domain(data),
-        )
+        domain = fit_domain(outputs.embedding.numpy(), data)
 
         def nll(log_t: float) -> float:
             log_p = logsumexp(x / np.exp(log_t) - logsumexp(x / np.exp(log_t), axis=2, keepdims=True), axis=0)

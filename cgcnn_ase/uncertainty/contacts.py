@@ -1,7 +1,7 @@
 """Shortest contacts, lonely atoms and volume of structures, read off their graphs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 
 _N = MAX_NUMBER + 1
+Pairs = TypeVar("Pairs", int, Ints)
 
 
 class StructureGeometry(NamedTuple):
@@ -76,6 +77,6 @@ def join(parts: Sequence[StructureGeometry | None]) -> StructureGeometry | None:
     return StructureGeometry(owner, *rest)
 
 
-def elements_of_pair(pair: int) -> tuple[int, int]:
-    """The two atomic numbers of a pair."""
-    return pair // _N, pair % _N
+def elements_of_pair(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """The two atomic numbers of a pair, or of each of several."""
+    return pairs // _N, pairs % _N

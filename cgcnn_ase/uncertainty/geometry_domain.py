@@ -156,7 +156,8 @@ class GeometryDomain:
 
     def _known(self, pair: Ints) -> Floats:
         """Distances that pairs of elements usually keep, Å."""
-        by_radii = self.radii[pair // _N].astype(np.float64) + self.radii[pair % _N]
+        a, b = elements_of_pair(pair)
+        by_radii = self.radii[a].astype(np.float64) + self.radii[b]
         index = np.minimum(np.searchsorted(self.pairs, pair), self.pairs.size - 1)
         seen = np.where(self.pairs[index] == pair, self.counts[index], 0)
         weight = seen / (seen + _HALF_KNOWN)
@@ -203,7 +204,7 @@ class GeometryDomain:
 def _fitted_radii(pairs: Ints, shortest: Floats, counts: Ints) -> Floats32:
     """Radii whose sums are the shortest distances, pulled towards scaled atomic radii (101,)."""
     table = np.nan_to_num(atomic_radii(), nan=float(np.nanmean(atomic_radii())))
-    a, b = pairs // _N, pairs % _N
+    a, b = elements_of_pair(pairs)
     weight = counts / (counts + _HALF_KNOWN)
     sums = table[a] + table[b]
     prior = table * (np.sum(weight * shortest * sums) / np.sum(weight * sums**2))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
-from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict
+from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
 
@@ -53,11 +53,23 @@ class CalibrationData:
     training_geometry: StructureGeometry | None = None  # of the m training structures or sites
 
 
-def geometry_domain(data: CalibrationData) -> GeometryDomain | None:
-    """Contacts and volumes of the training set; None where the graphs do not tell them."""
-    if data.geometry is None or data.training_geometry is None or not data.training_geometry.pair.size:
-        return None
-    return GeometryDomain.fit(data.training_geometry, data.training_composition, data.geometry, data.composition)
+def fit_domain(embedding: npt.ArrayLike, data: CalibrationData) -> Domain:
+    """Learn the domain of a training set; the limits are those of the held-out structures, embedded as (n, F).
+
+    Contacts and volumes are part of it where the graphs tell them.
+    """
+    geometry = None
+    if data.geometry is not None and data.training_geometry is not None and data.training_geometry.pair.size:
+        geometry = GeometryDomain.fit(
+            data.training_geometry, data.training_composition, data.geometry, data.composition
+        )
+    return Domain.fit(
+        data.training_embedding,
+        embedding,
+        elements=set().union(*elements_of(data.training_composition)),
+        site_elements=data.site_elements,
+        geometry=geometry,
+    )
 
 
 class Calibration(Protocol):

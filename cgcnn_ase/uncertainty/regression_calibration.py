@@ -15,7 +15,7 @@ from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficult
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.population import PopulationFactors
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, geometry_domain
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain
 
 # from this domain score on, where no errors of distorted structures are known, an interval would be wrong
 FAR = 2.0
@@ -46,14 +46,7 @@ class RegressionCalibration:
         The errors in the training set teach which structures are hard for all members alike, see :class:`ErrorModel`.
         """
         estimate, embedding = outputs.estimate, outputs.embedding.numpy()
-        elements = set().union(*elements_of(data.training_composition))
-        domain = Domain.fit(
-            data.training_embedding,
-            embedding,
-            elements=elements,
-            site_elements=data.site_elements,
-            geometry=geometry_domain(data),
-        )
+        domain = fit_domain(embedding, data)
         error = np.asarray(data.labels, dtype=float) - estimate.mean
         columns, names = signals(estimate, domain.distance(embedding)), signal_names(estimate, with_distance=True)
         errors = None
