@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.inspection.second_opinion import SecondOpinions, predict
     from cgcnn_ase.models.registry import load_model
     from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.training.calibrate import calibrate
     from cgcnn_ase.training.finetune import finetune
 
     __version__: str
@@ -19,12 +20,15 @@ _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
     "Predictor": "cgcnn_ase.prediction.predictor",
     "SecondOpinions": "cgcnn_ase.inspection.second_opinion",
+    "calibrate": "cgcnn_ase.training.calibrate",
     "finetune": "cgcnn_ase.training.finetune",
     "load_model": "cgcnn_ase.models.registry",
     "predict": "cgcnn_ase.inspection.second_opinion",
 }
 
-__all__ = ["CGCNNCalculator", "Predictor", "SecondOpinions", "__version__", "finetune", "load_model", "predict"]
+__all__ = [
+    "CGCNNCalculator", "Predictor", "SecondOpinions", "__version__", "calibrate", "finetune", "load_model", "predict",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cgcnn_ase.cli.calibrate import calibrate
 from cgcnn_ase.cli.cathode import cathode
 from cgcnn_ase.cli.command import Command, with_quiet
 from cgcnn_ase.cli.defects import defects
@@ -27,8 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    predict, models, fetch, inspect, train, finetune, evaluate, explain, prepare, defects, cathode, screen, voltage,
-    optimize,
+    predict, models, fetch, inspect, train, finetune, calibrate, evaluate, explain, prepare, defects, cathode, screen,
+    voltage, optimize,
 )  # fmt: skip
 
 

@@ -27,9 +27,12 @@ from cgcnn_ase.models.folder import (
 from cgcnn_ase.nn.architecture import DEFAULT, architecture_names
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.uncertainty import CALIBRATIONS, Calibration
+from cgcnn_ase.uncertainty.regression_calibration import LABELS
 
 # names of a model's calibrations in its files, each with its arrays under its own name
 _CALIBRATION, _DROPOUT_CALIBRATION = "trust", "dropout_trust"
+# which of the networks' outputs is a model's first, where the models of a folder do not fill them all
+_FIRST_OUTPUT = "first_output"
 
 
 def save_model(model: CrystalModel, folder: Path) -> Path:
@@ -46,6 +49,28 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
     A single one is the folder's own; several have an entry each under ``models``. ValueError if they do not share their
     members, or two have the same name.
     """
+    weights = weights_content(models)
+    first, several = models[0], len(models) > 1
+    entries = [_entry(model) for model in models]
+    is_part = sum(model.target.n_outputs for model in models) < first.networks[0].config.n_outputs
+    if is_part:
+        entries = [entry | {_FIRST_OUTPUT: model.outputs.start} for entry, model in zip(entries, models, strict=True)]
+    on_labels = any(LABELS in (entry[kind] or {}) for entry in entries for kind in (_CALIBRATION, _DROPOUT_CALIBRATION))
+    config: Json = {
+        "format_version": FORMAT_VERSION if is_part or on_labels else 2 if several else 1,
+        "package_version": package_version(),
+        "name": name,
+        "n_members": len(first.members),
+        "network": asdict(first.networks[0].config),
+        "graph": asdict(first.graph),
+        **({"models": entries} if several else entries[0] | {"name": name}),
+    }
+    write_files(folder, config, weights)
+    return folder
+
+
+def weights_content(models: Sequence[CrystalModel]) -> bytes:
+    """Return the content of the weights' file of models that share their members; raises as :func:`save_models`."""
     from safetensors.torch import save
 
     first = models[0]
@@ -54,24 +79,12 @@ def save_models(models: Sequence[CrystalModel], folder: Path, *, name: str) -> P
     if len({model.name for model in models}) < len(models):
         raise ValueError(f"models of one folder need names that differ: {', '.join(model.name for model in models)}")
     tensors = {key: tensor.contiguous() for key, tensor in first.members.state_dict().items()}
-    several = len(models) > 1
     for model in models:
         for kind, calibration in _calibrations(model).items():
             if calibration is not None:
-                prefix = _prefix(kind, model.name, several=several)
+                prefix = _prefix(kind, model.name, several=len(models) > 1)
                 tensors |= {f"{prefix}{key}": torch.from_numpy(array) for key, array in calibration.arrays().items()}
-    entries = [_entry(model) for model in models]
-    config: Json = {
-        "format_version": FORMAT_VERSION if several else 1,
-        "package_version": package_version(),
-        "name": name,
-        "n_members": len(first.members),
-        "network": asdict(first.networks[0].config),
-        "graph": asdict(first.graph),
-        **({"models": entries} if several else entries[0] | {"name": name}),
-    }
-    write_files(folder, config, save(tensors))
-    return folder
+    return save(tensors)
 
 
 def _entry(model: CrystalModel) -> Json:
@@ -125,7 +138,8 @@ def load_models(folder: Path) -> list[CrystalModel]:
         members.load_state_dict(weights_of)
         entries = model_entries(config)
         targets = tuple(TypeAdapter(TargetSpec).validate_python(entry["target"]) for entry in entries)
-        if sum(target.n_outputs for target in targets) != network.n_outputs:
+        is_part = all(_FIRST_OUTPUT in entry for entry in entries)
+        if not is_part and sum(target.n_outputs for target in targets) != network.n_outputs:
             raise ValueError(f"the network has {network.n_outputs} outputs, which its targets do not fill")
         several = len(entries) > 1
         return [
@@ -139,7 +153,7 @@ def load_models(folder: Path) -> list[CrystalModel]:
                 name=entry["name"],
                 sha256=config["sha256"][WEIGHTS],
                 training=entry["training"],
-                first_output=columns.start,
+                first_output=entry.get(_FIRST_OUTPUT, columns.start),
             )
             for entry, target, columns in zip(entries, targets, output_slices(targets), strict=True)
         ]

@@ -184,11 +184,15 @@ class CrystalModel(nn.Module):
         if calibration is None:
             return CALIBRATIONS[self.target.task].uncalibrated(outputs)
         prediction = calibration.apply(outputs, composition, site_numbers, geometry, population)
-        lower, upper = (
-            None if end is None else np.asarray(self.target.clamp(torch.from_numpy(end)))
-            for end in (prediction.lower, prediction.upper)
+        if self.target.task == "classification":
+            return prediction
+        value, members, lower, upper = (
+            None if each is None else np.asarray(self.target.clamp(torch.from_numpy(each)))
+            for each in (prediction.value, prediction.members, prediction.lower, prediction.upper)
         )
-        return prediction._replace(lower=lower, upper=upper)
+        assert value is not None
+        assert members is not None
+        return prediction._replace(value=value, members=members, lower=lower, upper=upper)
 
     def _member_outputs(self, outputs: Sequence[Output], embedding: Tensor) -> MemberOutputs:
         parts = [output.of(self.outputs) for output in outputs]

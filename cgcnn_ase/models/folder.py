@@ -7,8 +7,9 @@ from typing import Any, TypeAlias
 
 from cgcnn_ase.core.environment import package_version
 
-# 1: one model a folder; 2: several models that share their members, too
-FORMAT_VERSION = 2
+# 1: one model a folder; 2: several models that share their members, too; 3: calibrated on a user's labels, too, or one
+# of the targets of its networks alone. Each folder is written in the oldest format that holds what is in it
+FORMAT_VERSION = 3
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 # an object of a JSON file

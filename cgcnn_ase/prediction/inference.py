@@ -152,7 +152,8 @@ class ModelInference:
         rows: _Rows = [[(_blank(record, model), k)] for k, record in enumerate(records)]
         if of_sites:
             rows = _site_rows(model, graphs, records, sites)
-        filled = _filled(rows, model.target, prediction, out.values.numpy().T)
+        members = out.values.numpy() if model.target.task == "classification" else prediction.members
+        filled = _filled(rows, model.target, prediction, members.T)
         elements = [frozenset(record.unwrap().numbers.tolist()) for record in records]
         return [
             [_with_fidelity_advice(each, model.name, known) for each in row]

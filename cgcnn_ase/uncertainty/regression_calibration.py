@@ -14,6 +14,7 @@ from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
+from cgcnn_ase.uncertainty.label_shift import LabelShift
 from cgcnn_ase.uncertainty.population import PopulationFactors
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain
 
@@ -22,6 +23,8 @@ FAR = 2.0
 NO_INTERVAL = "no interval: this far outside nothing is known of the errors"
 # what a reused calibration weighs, in held-out labels: as much as would have been enough for a new one
 PRIOR = 20
+# where the shift to a user's labels stands in ``config.json``, and its sha256 among the arrays
+LABELS, _FINGERPRINT = "labels", "labels.sha256"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class RegressionCalibration:
     errors: ErrorModel | None = None
     geometric: GeometricError | None = None
     hypothetical: PopulationFactors | None = None
+    labels: LabelShift | None = None  # what a user's own labels change in all of it
 
     @classmethod
     def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "RegressionCalibration":
@@ -102,14 +106,15 @@ class RegressionCalibration:
                 verdict._replace(reason=f"{verdict.reason}; {NO_INTERVAL}") if is_far else verdict
                 for verdict, is_far in zip(verdicts, far.tolist(), strict=True)
             ]
-        return raw._replace(std=std, lower=lower, upper=upper, domain=verdicts, population=population)
+        prediction = raw._replace(std=std, lower=lower, upper=upper, domain=verdicts, population=population)
+        return prediction if self.labels is None else self.labels.apply(prediction, composition)
 
     def reuse(self, outputs: MemberOutputs, data: CalibrationData) -> "tuple[RegressionCalibration, float]":
         r"""Adapt the calibration to a tuned model; ValueError if that has other signals of its error than the old one.
 
         The std is multiplied by :math:`s = \max(1, \sqrt{(n_0 + \sum z^2) / (n_0 + n)})` with z the n held-out errors
         divided by the old std and :math:`n_0 = 20`: a few errors that are larger than expected widen it, none narrows
-        it.
+        it. A shift to a user's labels is left out, as the tuned model learned its own.
         """
         names = signal_names(outputs.estimate, with_distance=True) + (() if self.errors is None else ("expected",))
         if names != self.calibrator.names:
@@ -117,17 +122,18 @@ class RegressionCalibration:
                 f"the calibration of the model to tune reads {', '.join(self.calibrator.names)}, "
                 f"the tuned one has {', '.join(names)}"
             )
-        prediction = self.apply(outputs, data.composition, geometry=data.geometry)
+        base = replace(self, labels=None)
+        prediction = base.apply(outputs, data.composition, geometry=data.geometry)
         assert prediction.std is not None
         squares = ((np.asarray(data.labels, dtype=float) - prediction.value) / prediction.std) ** 2
         factor = max(1.0, float(np.sqrt((PRIOR + squares.sum()) / (PRIOR + squares.size))))
         elements = self.domain.elements.union(*elements_of(data.training_composition))
         widened = self.calibrator.widened(factor)
-        return replace(self, calibrator=widened, domain=replace(self.domain, elements=elements)), factor
+        return replace(self, calibrator=widened, domain=replace(self.domain, elements=elements), labels=None), factor
 
     def to_config(self) -> dict[str, object]:
         """Return the part that goes into ``config.json``."""
-        optional = {"geometric": self.geometric, "hypothetical": self.hypothetical}
+        optional = {"geometric": self.geometric, "hypothetical": self.hypothetical, LABELS: self.labels}
         return {
             "calibrator": self.calibrator.model_dump(),
             "interval": self.interval.model_dump(),
@@ -136,11 +142,15 @@ class RegressionCalibration:
 
     def arrays(self) -> dict[str, AnyArray]:
         """Return the part that goes into the safetensors file."""
-        return {**self.domain.arrays(), **({} if self.errors is None else self.errors.arrays())}
+        labels = {} if self.labels is None else {_FINGERPRINT: self.labels.fingerprint()}
+        return {**self.domain.arrays(), **({} if self.errors is None else self.errors.arrays()), **labels}
 
     @classmethod
     def from_files(cls, config: Mapping[str, object], arrays: Mapping[str, npt.ArrayLike]) -> "RegressionCalibration":
         """Invert :meth:`to_config` and :meth:`arrays`."""
+        labels = LabelShift.model_validate(config[LABELS]) if LABELS in config else None
+        if not np.array_equal(arrays.get(_FINGERPRINT, ()), () if labels is None else labels.fingerprint()):
+            raise ValueError("the shift to a user's labels is not the one that the weights were saved with")
         return cls(
             StdCalibrator.model_validate(config["calibrator"]),
             ConformalInterval.model_validate(config["interval"]),
@@ -148,4 +158,5 @@ class RegressionCalibration:
             ErrorModel.from_arrays(arrays),
             GeometricError.model_validate(config["geometric"]) if "geometric" in config else None,
             PopulationFactors.model_validate(config["hypothetical"]) if "hypothetical" in config else None,
+            labels=labels,
         )

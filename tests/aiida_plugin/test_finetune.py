@@ -14,7 +14,7 @@ from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 
-from aiida_plugin.calculations.functions.finetune_steps import accuracy, offset  # noqa: E402
+from aiida_plugin.calculations.functions.finetune_steps import accuracy, calibrate, offset  # noqa: E402
 from aiida_plugin.calculations.train import arguments  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
 from aiida_plugin.workflows.finetune import protocol_inputs, protocol_names  # noqa: E402
@@ -321,3 +321,31 @@ def test_every_protocol_is_a_recipe_for_few_and_for_many():
         protocol_inputs("slow", 100)
     with pytest.raises(ValueError, match="overrides of epochs; allowed: max_restarts, recipe"):
         protocol_inputs("fast", 100, {"epochs": 3})
+
+
+def test_a_model_on_labels_of_ones_own_is_a_node_made_of_both(model):
+    atoms = oxides(26)
+    del atoms["MgO-0"].info[TARGET]
+    labelled = node(atoms)
+    new = calibrate(model, labelled, orm.Dict({"accept_shift": True}))
+    assert set(new.creator.inputs) >= {"model", "structures", "settings", "package_version"}
+    assert new.creator.inputs.model.pk == model.pk
+    assert new.sha256 != model.sha256
+    assert "calibrated on 25 labels" in new.contents()["README.md"].decode()
+    del atoms["MgO-0"]
+    labels = np.array([each.info[TARGET] for each in atoms.values()])
+    errors = [np.abs(predict(m.load(), atoms).to_frame()["value"] - labels).mean() for m in (model, new)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shift": 1.0}, "settings shift: allowed are name, target, element_offsets"),
+        ({"max_shift": 1e-3}, "applied without asking"),
+        ({"target": "band_gap"}, "at least 20 labels, there are 0"),
+    ],
+)
+def test_what_a_calibration_refuses(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, node(oxides(24)), orm.Dict(settings))

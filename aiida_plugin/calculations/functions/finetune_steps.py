@@ -1,19 +1,86 @@
-"""The steps of ``cgcnn.finetune`` that are quick enough to run in the workflow itself."""
+"""What labels do to a model without a job: the quick steps of ``cgcnn.finetune``, and ``cgcnn.calibrate``."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
 from aiida.engine import calcfunction
 from aiida.orm import Dict, Str
 
+from aiida_plugin.calculations.functions import node_default
 from aiida_plugin.calculations.training_data import gather
-from aiida_plugin.data.labels import labels_of
+from aiida_plugin.data.labels import labels_of, only_scheme
+from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.core.environment import package_version as version
 from cgcnn_ase.inspection.element_offsets import fit_offsets
 from cgcnn_ase.uncertainty.metrics import mae, rmse
+
+_VERSION = node_default(version(), Str)
+_CALIBRATE_SETTINGS = ("name", "target", "element_offsets", "max_shift", "accept_shift", "seed")
+
+
+@calcfunction
+def calibrate(
+    model: CGCNNModelData,
+    structures: StructureSetData,
+    settings: Dict | None = None,
+    package_version: Str = _VERSION,  # noqa: ARG001
+) -> CGCNNModelData:
+    """Bring a model onto the scale of labels of one's own, 20 or more; see :func:`cgcnn_ase.calibrate`.
+
+    Parameters
+    ----------
+    model
+        A regression of crystals, with a calibration.
+    structures
+        Labelled structures, like those to predict; those without a label are left out.
+    settings
+        ``target`` (what the labels are called in the structures, by default the model's target), ``name`` (which of the
+        models of a folder), and ``element_offsets``, ``max_shift``, ``accept_shift`` and ``seed`` as there.
+    package_version
+        Of what calibrates, so that caching tells versions apart; filled in.
+
+    Returns
+    -------
+    CGCNNModelData
+        With the same networks; its card says what coverage to expect.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of the allowed, labels are of different kinds, and as of :func:`cgcnn_ase.calibrate`.
+    """
+    from cgcnn_ase.training.calibrate import calibrate as calibrate_model
+    from cgcnn_ase.training.calibrate import write_calibrated
+
+    options = {} if settings is None else settings.get_dict()
+    if unknown := sorted(set(options) - set(_CALIBRATE_SETTINGS)):
+        raise ValueError(f"settings {', '.join(unknown)}: allowed are {', '.join(_CALIBRATE_SETTINGS)}")
+    loaded = model.load(options.pop("name", None))
+    column = options.pop("target", None)
+    pairs = zip(
+        structures.ids, structures.iter_atoms(), labels_of(structures, column or loaded.target.name), strict=True
+    )
+    labelled = {name: (atoms, label) for name, atoms, label in pairs if label is not None}
+    only_scheme([atoms for atoms, _ in labelled.values()])
+    result = calibrate_model(
+        loaded,
+        {name: atoms for name, (atoms, _) in labelled.items()},
+        [label for _, label in labelled.values()],
+        target=column,
+        **options,
+    )
+    with TemporaryDirectory() as folder:
+        source = model.export(Path(folder) / "before")
+        node = CGCNNModelData(write_calibrated(result, Path(folder) / result.name, source))
+    if structures.base.attributes.get("labels_converged", None) is False:
+        node.base.attributes.set("labels_converged", False)
+    return node
 
 
 @calcfunction

@@ -1,0 +1,250 @@
+"""Move a calibrated model onto the scale of a user's own labels: shift, factor of the std, interval; weights stay."""
+
+import hashlib
+import json
+from math import ceil
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.uncertainty.conformal import conformal_quantile
+from cgcnn_ase.uncertainty.metrics import as_vector
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction
+
+OffsetsChoice = Literal["auto"] | bool
+
+# fewer labels than this are refused
+MIN_LABELS = 20
+# up to so many labels each is left out in turn; of more, one of N_FOLDS parts at a time
+MAX_LEAVE_ONE_OUT, N_FOLDS = 60, 20
+# residuals beyond so many standard deviations count with their size, not its square (Huber, 1964)
+HUBER_K = 1.345
+MAD_TO_STD = 1.4826
+# offsets of elements are kept if the mean left-out error is less than this part of that of a constant
+MAX_ERROR_RATIO = 0.95
+# ridge penalties of the offsets, in labels
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
+# scatter of the labels that is tried, in median left-out errors
+SCATTERS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+# ends of the range of coverage that is told: 9 of 10 sets of labels lie in it
+RANGE = (0.05, 0.95)
+
+
+class ExpectedCoverage(NamedTuple):
+    """Coverage of new structures: mean over sets of labels, and the range in which 9 of 10 sets lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class LabelShift(BaseModel):
+    r"""What a user's labels change in the predictions of a calibrated regression.
+
+    The mean becomes :math:`\mu + c + \sum_e x_e b_e` with a constant c, offsets b of the elements and atomic fractions
+    x; so do the predictions of the members. With :math:`t = \sqrt{\sigma^2 + s^2} / \sigma` (s is the scatter that the
+    labels have beside what the model expects) the std becomes :math:`f t \sigma`, and each side of the interval is
+    multiplied by :math:`q t`, so that an interval that is wider on one side stays so.
+
+    Shift, s, f and q come from one set of labels, so f and q are taken from errors of labels that were left out when
+    the shift was fitted: f is their root mean square in units of :math:`t \sigma`, q the conformal quantile in units of
+    the old interval's sides (cross-conformal prediction: Vovk, Ann. Math. Artif. Intell. 74, 9; the jackknife of
+    Barber et al., Ann. Stat. 49, 486). The elements' offsets are chosen again without each left-out label.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    constant: float  # in what the network learned, like all but factors and counts
+    offsets: dict[str, float] = {}  # by element; others have none
+    scatter: float = Field(ge=0)
+    std_factor: float = Field(gt=0)
+    interval_factor: float = Field(ge=0)
+    level: float = Field(gt=0, lt=1)
+    n_labels: int = Field(ge=MIN_LABELS)
+    mae_before: float = Field(ge=0)  # on the labels
+    mae_after: float = Field(ge=0)  # of labels that were left out when the shift was fitted
+
+    @field_validator("offsets")
+    @classmethod
+    def _elements(cls, offsets: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(offsets) - set(symbols()[1:])):
+            raise ValueError(f"offsets of {', '.join(unknown)}: no elements")
+        return offsets
+
+    @classmethod
+    def fit(
+        cls,
+        prediction: CalibratedPrediction,
+        labels: npt.ArrayLike,
+        composition: npt.ArrayLike,
+        *,
+        level: float,
+        element_offsets: OffsetsChoice = "auto",
+        seed: int = 0,
+    ) -> "LabelShift":
+        """Fit on n labels of structures that the model has not learned.
+
+        Parameters
+        ----------
+        prediction : CalibratedPrediction
+            Of the n structures, with std and interval; those that have no interval (NaN) are left out.
+        labels : array_like
+            (n,) in what the network learned.
+        composition : array_like
+            (n, 101) atomic fractions.
+        level : float
+            Nominal coverage of the interval.
+        element_offsets : {"auto", True, False}
+            Whether elements get offsets; ``auto`` keeps them where they lower the left-out error.
+        seed : int
+            Decides which labels are left out together, where there are more than 60.
+
+        Raises
+        ------
+        ValueError
+            If there are too few labels, one is not finite, or the labels are the model's own predictions.
+        """
+        assert prediction.std is not None
+        assert prediction.lower is not None
+        assert prediction.upper is not None
+        every_error = as_vector(labels, name="labels", size=prediction.value.size) - prediction.value
+        has = np.isfinite(prediction.lower) & np.isfinite(prediction.upper)
+        error, x, std = every_error[has], np.asarray(composition, dtype=float)[has], prediction.std[has]
+        above, below = (prediction.upper - prediction.value)[has], (prediction.value - prediction.lower)[has]
+        need = max(MIN_LABELS, ceil(level / (1 - level) - 1e-9))
+        if error.size < need:
+            n_far = has.size - error.size
+            far = f" beside {n_far} that are so far outside the domain that they have no interval" if n_far else ""
+            raise ValueError(f"an interval of {level:.0%} needs at least {need} labels, there are {error.size}{far}")
+        if not error.any():
+            raise ValueError("the labels are the model's own predictions: there is nothing to calibrate on")
+        folds = _folds(error.size, seed)
+        left_out = np.empty_like(error)
+        for fold in np.unique(folds):
+            rest = folds != fold
+            constant, offsets = _fit_shift(x[rest], error[rest], element_offsets)
+            left_out[~rest] = error[~rest] - constant - x[~rest] @ offsets
+        size = np.abs(left_out)
+        if size.max() <= 1e-9 * max(1.0, float(np.abs(error).max())):
+            raise ValueError("the labels are the model's own predictions, shifted: there is nothing to calibrate on")
+        widening = np.empty_like(error)
+        for fold in np.unique(folds):
+            rest = folds != fold
+            widening[~rest] = _widening(std[~rest], _scatter(size[rest], std[rest]))
+        side = np.where(left_out > 0, above, below)
+        constant, offsets = _fit_shift(x, error, element_offsets)
+        return cls(
+            constant=constant,
+            offsets={symbols()[z]: float(offsets[z]) for z in np.flatnonzero(offsets).tolist()},
+            scatter=_scatter(size, std),
+            std_factor=float(np.sqrt(np.mean((left_out / (std * widening)) ** 2))),
+            interval_factor=conformal_quantile(size / (side * widening), level),
+            level=level,
+            n_labels=error.size,
+            mae_before=float(np.abs(error).mean()),
+            mae_after=float(size.mean()),
+        )
+
+    def shift(self, composition: npt.ArrayLike) -> Floats:
+        """Sum of constant and offsets of compositions, (n,), from atomic fractions (n, 101)."""
+        x = np.asarray(composition, dtype=float)
+        return np.asarray(self.constant + x @ np.array([self.offsets.get(name, 0.0) for name in symbols()]))
+
+    def apply(self, prediction: CalibratedPrediction, composition: npt.ArrayLike) -> CalibratedPrediction:
+        """Return predictions (n,) on the scale of the labels; an empty interval (NaN) stays so."""
+        value, std, lower, upper = prediction.value, prediction.std, prediction.lower, prediction.upper
+        assert std is not None
+        assert lower is not None
+        assert upper is not None
+        shift, widening = self.shift(composition), _widening(std, self.scatter)
+        factor = self.interval_factor * widening
+        return prediction._replace(
+            value=value + shift,
+            members=prediction.members + shift,
+            std=self.std_factor * widening * std,
+            lower=value + shift - factor * (value - lower),
+            upper=value + shift + factor * (upper - value),
+        )
+
+    @property
+    def expected_coverage(self) -> ExpectedCoverage:
+        """How often the interval holds the label of a new structure that is drawn like the labelled ones.
+
+        Over sets of n labels the coverage has the beta distribution of the k-th of n order statistics, k = ceil((n + 1)
+        level): Vovk, JMLR W&CP 25, 475. That leaving out one label changes the shift is not in it.
+        """
+        from scipy.stats import beta  # slow to import, and predictions do without
+
+        rank = ceil((self.n_labels + 1) * self.level - 1e-9)
+        low, high = beta.ppf(RANGE, rank, self.n_labels + 1 - rank).tolist()
+        return ExpectedCoverage(rank / (self.n_labels + 1), low, high)
+
+    def fingerprint(self) -> AnyArray:
+        """Sha256 as 32 bytes, which make the file of the weights, and so the model's own sha256, another one."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8).copy()
+
+
+def _folds(n: int, seed: int) -> Ints:
+    """Number of the part, (n,), that each label is left out with."""
+    if n <= MAX_LEAVE_ONE_OUT:
+        return np.arange(n)
+    return np.asarray(np.random.default_rng(seed).permutation(n) % N_FOLDS)
+
+
+def _fit_shift(x: Floats, error: Floats, element_offsets: OffsetsChoice) -> tuple[float, Floats]:
+    """Return the constant and the offsets, (101,), which are zero where the labels do not support them."""
+    present = np.asarray(x.any(axis=0))
+    offsets = np.zeros(x.shape[1])
+    ones = np.ones((len(error), 1))
+    best, left_out = _huber_ridge(ones, error, 0.0)
+    limit = float(np.abs(left_out).mean()) * (MAX_ERROR_RATIO if element_offsets == "auto" else np.inf)
+    if element_offsets is not False and present.sum() > 1:
+        columns = np.column_stack([ones, x[:, present]])
+        for penalty in PENALTIES:
+            solution, left_out = _huber_ridge(columns, error, penalty)
+            if (mean_error := float(np.abs(left_out).mean())) < limit:
+                best, limit = solution, mean_error
+    if best.size > 1:
+        offsets[present] = best[1:]
+    return float(best[0]), offsets
+
+
+def _huber_ridge(columns: Floats, y: Floats, penalty: float) -> tuple[Floats, Floats]:
+    """Solve by Huber's loss, with a penalty on all but the first column; return solution and left-out residuals.
+
+    The residuals are exact for the weights that the residuals of the fit give (Allen, Technometrics 16, 125, 1974).
+    """
+    ridge = np.diag(np.r_[0.0, np.full(columns.shape[1] - 1, penalty)])
+    solution = np.zeros(columns.shape[1])
+    solution[0] = np.median(y)
+    smallest = 1e-12 * max(1.0, float(np.abs(y).max()))
+    for _ in range(30):
+        residual = np.abs(y - columns @ solution)
+        scale = max(MAD_TO_STD * float(np.median(residual)), smallest)
+        weight = HUBER_K / np.maximum(residual / scale, HUBER_K)
+        inverse = np.linalg.inv(columns.T @ (weight[:, None] * columns) + ridge)
+        before, solution = solution, inverse @ (columns.T @ (weight * y))
+        if np.abs(solution - before).max() <= 1e-6 * max(float(np.abs(solution).max()), smallest):
+            break
+    leverage = weight * np.einsum("ij,jk,ik->i", columns, inverse, columns)
+    return solution, (y - columns @ solution) / np.maximum(1 - leverage, 1e-6)
+
+
+def _scatter(size: Floats, std: Floats) -> float:
+    """Return the s for which errors of these sizes are most likely, Laplace's of scale in ratio to sqrt(std² + s²)."""
+    median = float(np.median(size))
+
+    def loss(scatter: float) -> float:
+        spread = np.hypot(std, scatter)
+        return float(np.log(spread).mean() + np.log((size / spread).mean()))
+
+    return min((0.0, *(median * factor for factor in SCATTERS)), key=loss)
+
+
+def _widening(std: Floats, scatter: float) -> Floats:
+    return np.asarray(np.hypot(std, scatter) / std)
