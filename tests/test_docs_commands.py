@@ -37,6 +37,7 @@ LONG = (
     "README.md",
     "docs/concepts/defect_energies.md",
     "docs/development/extending/architecture.md",
+    "docs/how_to/calibrate.md",
     "docs/how_to/cathodes.md",
     "docs/how_to/defects.md",
     "docs/how_to/explain.md",

@@ -190,12 +190,13 @@ def load_labels(path: Path, model: CrystalModel, target: str | None = None) -> L
     return LabelledData(data, column, data.unit_of(column), n_without)
 
 
-def write_calibrated(model: CrystalModel, folder: Path, source: Path | None = None) -> Path:
+def write_calibrated(model: CrystalModel, folder: str | Path, source: Path | None = None) -> Path:
     """Write a model that :func:`calibrate` made, with a card, into a new or empty folder, and return it.
 
     ``source`` is the folder of the model it was made of, whose card goes below and whose list of training structures
     goes beside it.
     """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: is not an empty folder; name another one")
     save_model(model, folder)

@@ -32,6 +32,9 @@ PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 SCATTERS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # ends of the range of coverage that is told: 9 of 10 sets of labels lie in it
 RANGE = (0.05, 0.95)
+# variance of the coverage over sets of labels, in that of labels that only calibrate: 1.5 to 1.9 was measured with 20
+# and 50 made-up labels, with and without offsets
+VARIANCE_RATIO = 1.6
 
 
 class ExpectedCoverage(NamedTuple):
@@ -43,7 +46,7 @@ class ExpectedCoverage(NamedTuple):
 
 
 class LabelShift(BaseModel):
-    r"""What a user's labels change in the predictions of a calibrated regression.
+    r"""Change of the predictions of a calibrated regression by a user's labels.
 
     The mean becomes :math:`\mu + c + \sum_e x_e b_e` with a constant c, offsets b of the elements and atomic fractions
     x; so do the predictions of the members. With :math:`t = \sqrt{\sigma^2 + s^2} / \sigma` (s is the scatter that the
@@ -174,14 +177,16 @@ class LabelShift(BaseModel):
     def expected_coverage(self) -> ExpectedCoverage:
         """How often the interval holds the label of a new structure that is drawn like the labelled ones.
 
-        Over sets of n labels the coverage has the beta distribution of the k-th of n order statistics, k = ceil((n + 1)
-        level): Vovk, JMLR W&CP 25, 475. That leaving out one label changes the shift is not in it.
+        Of labels that calibrate and do nothing else the coverage has the beta distribution of the k-th of n order
+        statistics, k = ceil((n + 1) level) (Vovk, JMLR W&CP 25, 475). Here the same labels fit the shift: its mean
+        stays, its variance is larger by :data:`VARIANCE_RATIO`, and so is that of the beta distribution here.
         """
         from scipy.stats import beta  # slow to import, and predictions do without
 
-        rank = ceil((self.n_labels + 1) * self.level - 1e-9)
-        low, high = beta.ppf(RANGE, rank, self.n_labels + 1 - rank).tolist()
-        return ExpectedCoverage(rank / (self.n_labels + 1), low, high)
+        mean = ceil((self.n_labels + 1) * self.level - 1e-9) / (self.n_labels + 1)
+        weight = (self.n_labels + 1) / VARIANCE_RATIO
+        low, high = beta.ppf(RANGE, mean * weight, (1 - mean) * weight).tolist()
+        return ExpectedCoverage(mean, low, high)
 
     def fingerprint(self) -> AnyArray:
         """Sha256 as 32 bytes, which make the file of the weights, and so the model's own sha256, another one."""
@@ -229,9 +234,9 @@ def _huber_ridge(columns: Floats, y: Floats, penalty: float) -> tuple[Floats, Fl
         weight = HUBER_K / np.maximum(residual / scale, HUBER_K)
         inverse = np.linalg.inv(columns.T @ (weight[:, None] * columns) + ridge)
         before, solution = solution, inverse @ (columns.T @ (weight * y))
-        if np.abs(solution - before).max() <= 1e-6 * max(float(np.abs(solution).max()), smallest):
+        if np.abs(solution - before).max() <= 1e-4 * max(float(np.abs(solution).max()), smallest):
             break
-    leverage = weight * np.einsum("ij,jk,ik->i", columns, inverse, columns)
+    leverage = weight * ((columns @ inverse) * columns).sum(axis=1)
     return solution, (y - columns @ solution) / np.maximum(1 - leverage, 1e-6)
 
 

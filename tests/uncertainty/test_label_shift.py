@@ -93,14 +93,14 @@ def test_coverage_over_many_draws_is_what_is_promised(n):
     expected = shift.expected_coverage
     assert 0.87 < np.mean(inside) < 0.93
     assert 0.9 <= expected.mean < 0.91
-    assert np.mean((expected.low <= np.array(inside)) & (np.array(inside) <= expected.high)) > 0.75
+    assert np.mean((expected.low <= np.array(inside)) & (np.array(inside) <= expected.high)) > 0.8
 
 
 def test_many_labels_are_left_out_in_parts_that_the_seed_decides():
     prediction, labels, fractions = made_up(np.random.default_rng(3), 200, shift=0.1)
     fits = [LabelShift.fit(prediction, labels, fractions, level=0.9, seed=seed) for seed in (0, 0, 1)]
     assert fits[0] == fits[1] != fits[2]
-    assert fits[0].expected_coverage.high - fits[0].expected_coverage.low < 0.08
+    assert fits[0].expected_coverage.high - fits[0].expected_coverage.low < 0.09
 
 
 def test_an_empty_interval_stays_empty_and_does_not_count():

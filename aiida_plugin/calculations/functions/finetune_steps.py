@@ -1,4 +1,4 @@
-"""What labels do to a model without a job: the quick steps of ``cgcnn.finetune``, and ``cgcnn.calibrate``."""
+"""Steps that need labels and no job: the quick ones of ``cgcnn.finetune``, and ``cgcnn.calibrate``."""
 
 from collections.abc import Mapping
 from pathlib import Path
