@@ -22,7 +22,7 @@ def calibrate(
     accept_shift: Annotated[
         bool, typer.Option("--accept-shift", help="Apply a shift of more than 1 eV/atom, too.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Which labels are left out together, where there are more than 60.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of more than 60 labels: same seed, the same are left out together.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="For machines: the record of the calibration as JSON.")
     ] = False,

@@ -21,9 +21,9 @@ from cgcnn_ase.data.prepare import column_for, prepare
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.checkpoint import save_model, weights_content
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.models.folder import Json
+from cgcnn_ase.models.folder import CARD, Json
 from cgcnn_ase.models.registry import find_models, load_model, load_refs
-from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
+from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_of
 from cgcnn_ase.structures import read_structures
 from cgcnn_ase.structures.packed import load_ids
 from cgcnn_ase.uncertainty import RegressionCalibration
@@ -133,13 +133,16 @@ def calibrate_on(
     _check_labels(model, data.ids, labels)
     prepared = prepare(replace(data, split=np.full(len(data), "train")), model.target, model.graph, progress=progress)
     learned = model.target.forward(torch.from_numpy(labels)).numpy()
-    embeddings = embeddings_of(model, prepared.graphs, np.arange(len(data)))
+    rows = np.arange(len(data))
+    embeddings, shapes = embeddings_of(model, prepared.graphs, rows), geometry_of(prepared.graphs, rows)
     shifted = {}
     for n_dropout, old in ((None, model.calibration), (_N_DROPOUT, model.dropout_calibration)):
         if not isinstance(old, RegressionCalibration):
             continue
-        base = replace(old, labels=None)
-        prediction = base.apply(outputs_of(model, embeddings, n_dropout=n_dropout), data.fractions)
+        # its one interval is for structures like the labelled ones, of whichever population they are
+        base = replace(old, labels=None, hypothetical=None)
+        outputs = outputs_of(model, embeddings, n_dropout=n_dropout)
+        prediction = base.apply(outputs, data.fractions, geometry=shapes)
         shift = LabelShift.fit(
             prediction, learned, data.fractions, level=base.interval.level, element_offsets=element_offsets, seed=seed
         )
@@ -201,10 +204,10 @@ def write_calibrated(model: CrystalModel, folder: str | Path, source: Path | Non
         raise ValueError(f"{folder}: is not an empty folder; name another one")
     save_model(model, folder)
     card = [f"# {model.name}", "", *(f"- {note}" for note in describe(model))]
-    if source is not None and (source / "README.md").is_file():
+    if source is not None and (source / CARD).is_file():
         card += ["", "What follows is the card of the model before; its figures are those without the labels.", ""]
-        card += [re.sub("^#", "##", line) for line in (source / "README.md").read_text(encoding="utf-8").splitlines()]
-    (folder / "README.md").write_text("\n".join(card) + "\n", encoding="utf-8")
+        card += [re.sub("^#", "##", line) for line in (source / CARD).read_text(encoding="utf-8").splitlines()]
+    (folder / CARD).write_text("\n".join(card) + "\n", encoding="utf-8")
     if source is not None and (source / TRAINING_IDS).is_file():
         shutil.copyfile(source / TRAINING_IDS, folder / TRAINING_IDS)
     return folder

@@ -28,8 +28,8 @@ MAD_TO_STD = 1.4826
 MAX_ERROR_RATIO = 0.95
 # ridge penalties of the offsets, in labels
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
-# scatter of the labels that is tried, in median left-out errors
-SCATTERS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+# scatter of the labels that is tried, as parts of what explains the errors alone
+SCATTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # ends of the range of coverage that is told: 9 of 10 sets of labels lie in it
 RANGE = (0.05, 0.95)
 # variance of the coverage over sets of labels, in that of labels that only calibrate: 1.5 to 1.9 was measured with 20
@@ -241,14 +241,25 @@ def _huber_ridge(columns: Floats, y: Floats, penalty: float) -> tuple[Floats, Fl
 
 
 def _scatter(size: Floats, std: Floats) -> float:
-    """Return the s for which errors of these sizes are most likely, Laplace's of scale in ratio to sqrt(std² + s²)."""
-    median = float(np.median(size))
+    """Return the s for which errors of these sizes are most likely, Laplace's of scale in ratio to sqrt(std² + s²).
+
+    It is at most what explains them without a factor: more would ask for a factor below one, which would narrow the std
+    of structures that are far outside, of which the labels tell nothing.
+    """
+
+    def ratio(scatter: float) -> float:
+        return float(np.sqrt(2) * (size / np.hypot(std, scatter)).mean())
 
     def loss(scatter: float) -> float:
-        spread = np.hypot(std, scatter)
-        return float(np.log(spread).mean() + np.log((size / spread).mean()))
+        return float(np.log(np.hypot(std, scatter)).mean()) + float(np.log(ratio(scatter)))
 
-    return min((0.0, *(median * factor for factor in SCATTERS)), key=loss)
+    if ratio(0.0) <= 1:
+        return 0.0
+    low, high = 0.0, float(2 * size.mean())
+    for _ in range(30):  # the ratio falls with the scatter, and is below one at the upper end
+        middle = (low + high) / 2
+        low, high = (middle, high) if ratio(middle) > 1 else (low, middle)
+    return min((low * part for part in SCATTERS), key=loss)
 
 
 def _widening(std: Floats, scatter: float) -> Floats:
