@@ -8,7 +8,7 @@ import spglib
 import torch
 from ase import Atoms
 from ase.build import make_supercell
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cgcnn_ase.graphs import GraphConfig, batch, build_graph, build_graphs
@@ -82,6 +82,7 @@ def test_merging_changes_no_prediction(
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
+@example(seed=378553)  # two bonds of one length and different angles, of which one weighted sum agrees
 def test_merging_changes_no_prediction_of_random_crystals(network: Callable[..., CGCNN], seed: int) -> None:
     """Random atoms, then a supercell of them: merging finds the translations again."""
     rng = np.random.default_rng(seed)
