@@ -149,13 +149,14 @@ def predict(
             write_environment(environment, engine=predictor.settings["engine"], device="cpu", seeds=seeds)
     failed: list[tuple[str, str, str]] = []
     drawn: list[Prediction] = []
+    tally = predictor.tally()
     try:
         with (
             writer,
             warnings_as_lines(),
             closing(predictor.stream_files(todo, names=writer.done.names)) as predictions,
         ):
-            for prediction in _with_progress(predictions, todo):
+            for prediction in _with_progress(tally.counted(predictions), todo):
                 if prediction.error is None:
                     writer.write(prediction)
                     if plot is not None:
@@ -164,6 +165,7 @@ def predict(
                     failed.append((prediction.id, prediction.source, prediction.error))
                     if len(failed) <= _NAMED:
                         echo_stderr(f"{_display_name(prediction)}: {prediction.error}")
+            writer.notes = tally.notes()
     except KeyboardInterrupt:
         written = f": what was predicted is in {output}" if output else ""
         echo_stderr(f"interrupted{written}{'; --resume goes on' if output and isinstance(writer, CsvWriter) else ''}")
@@ -173,6 +175,8 @@ def predict(
             raise
         echo_stderr(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
+    for note in writer.notes:
+        echo_stderr(f"cgcnn-ase: warning: {note}")
     if plot is not None and drawn:
         from cgcnn_ase.plotting.model_plots import save
         from cgcnn_ase.plotting.prediction_plot import predictions_plot

@@ -36,6 +36,7 @@ class Writer(ABC):
 
     def __init__(self, file: IO[str], done: Done | None = None) -> None:
         self.file, self.n_written, self.done = file, 0, done or Done()
+        self.notes: list[str] = []  # of the whole batch, for the formats that have a place for them
 
     @abstractmethod
     def write(self, prediction: Prediction) -> None:
@@ -103,20 +104,27 @@ class CsvWriter(Writer):
 
 
 class JsonWriter(Writer):
-    """A JSON list, one object a line; closed wherever the run is stopped."""
+    """A JSON list, one object a line; closed wherever the run is stopped.
+
+    Where there is a word for the whole batch, the last object has it as ``batch_note``.
+    """
 
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file)
         self.file.write("[")
-        self._separator = ""
+        self._last: dict[str, object] | None = None
 
     def write(self, prediction: Prediction) -> None:
-        """Append an object."""
-        self.file.write(self._separator + json.dumps(prediction.to_dict()))
-        self._separator = ",\n"
+        """Keep an object, as it may be the last, and append the one before."""
+        if self._last is not None:
+            self.file.write(json.dumps(self._last) + ",\n")
+        self._last = prediction.to_dict()
         self.n_written += 1
 
     def __exit__(self, *error: object) -> None:
+        if self._last is not None:
+            note = {"batch_note": "; ".join(self.notes)} if self.notes else {}
+            self.file.write(json.dumps(self._last | note))
         self.file.write("]\n")
         super().__exit__(*error)
 

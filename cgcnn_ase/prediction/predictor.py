@@ -16,6 +16,7 @@ from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
+from cgcnn_ase.prediction.batch_note import BatchTally, BatchWarning
 from cgcnn_ase.prediction.results import Prediction, Predictions
 from cgcnn_ase.structures import (
     StructureRecord,
@@ -132,8 +133,21 @@ class Predictor:
             second_opinion.check([model.target.name for model in self.inference().models])
 
     def __call__(self, inputs: object) -> Predictions:
-        """Predict all, and keep the results; inputs as for :meth:`stream`."""
-        return Predictions(self.stream(inputs))
+        """Predict all, and keep the results; inputs as for :meth:`stream`.
+
+        Where the structures, as a set, are unlike those that a model was trained on, a :class:`BatchWarning` says so,
+        and the results' ``notes`` too.
+        """
+        tally = self.tally()
+        results = Predictions(tally.counted(self.stream(inputs)))
+        results.notes = tally.notes()
+        for note in results.notes:
+            warnings.warn(note, BatchWarning, stacklevel=2)
+        return results
+
+    def tally(self) -> BatchTally:
+        """A new count of what lies beyond the models' held-out structures, for those who stream."""
+        return BatchTally(self.models, dropout=self.settings["n_dropout"] is not None)
 
     def stream(self, inputs: object) -> Generator[Prediction, None, None]:
         """Predictions one by one, in the order of the inputs.

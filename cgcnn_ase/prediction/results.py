@@ -87,13 +87,14 @@ class Predictions(Mapping[str, tuple[float, float | None]]):
 
     With several models a name is the id, a slash and the model's name (with the start of its sha256, where two models
     have the same). The name of a site is the structure's, a colon and the site's index. Structures that failed are in
-    ``failures``.
+    ``failures``, and a word for the whole batch, where there is one to say, is in ``notes``.
     """
 
     def __init__(self, predictions: Iterable[Prediction]) -> None:
         everything = list(predictions)
         self.all = [p for p in everything if p.error is None]
         self.failures = [p for p in everything if p.error is not None]
+        self.notes: list[str] = []
         models = {(p.model, p.model_sha256) for p in self.all}
         names = Counter(name for name, _ in models)
         labels = {(name, sha): name if names[name] == 1 else f"{name}@{sha[:8]}" for name, sha in models}

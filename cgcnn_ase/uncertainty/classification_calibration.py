@@ -12,7 +12,8 @@ from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain
+from cgcnn_ase.uncertainty.held_out import HeldOutSignals
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
 
 # temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0
@@ -34,6 +35,7 @@ class ClassificationCalibration:
     level: float
     threshold: float  # q
     domain: Domain
+    held_out: HeldOutSignals | None = None  # None of models made before batches were compared
 
     @classmethod
     def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "ClassificationCalibration":
@@ -52,9 +54,16 @@ class ClassificationCalibration:
 
         best = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
         temperature = float(np.exp(best.x))
-        of_truth = tempered(x, temperature).mean(axis=0)[np.arange(y.size), y]
+        p = tempered(x, temperature)
+        of_truth = p.mean(axis=0)[np.arange(y.size), y]
         threshold = conformal_quantile(1.0 - of_truth, level)
-        return cls(temperature=temperature, level=level, threshold=threshold, domain=domain)
+        return cls(
+            temperature=temperature,
+            level=level,
+            threshold=threshold,
+            domain=domain,
+            held_out=fit_held_out(domain, outputs.embedding.numpy(), _prediction(p).epistemic, data),
+        )
 
     @classmethod
     def uncalibrated(cls, outputs: MemberOutputs) -> CalibratedPrediction:
@@ -99,7 +108,8 @@ class ClassificationCalibration:
 
     def to_config(self) -> dict[str, object]:
         """Return the part that goes into ``config.json``."""
-        return {"temperature": self.temperature, "level": self.level, "threshold": self.threshold}
+        held_out = {} if self.held_out is None else {"held_out": self.held_out.model_dump()}
+        return {"temperature": self.temperature, "level": self.level, "threshold": self.threshold, **held_out}
 
     def arrays(self) -> dict[str, AnyArray]:
         """Return the part that goes into the safetensors file."""
@@ -110,8 +120,10 @@ class ClassificationCalibration:
         cls, config: Mapping[str, object], arrays: Mapping[str, npt.ArrayLike]
     ) -> "ClassificationCalibration":
         """Invert :meth:`to_config` and :meth:`arrays`."""
-        numbers = TypeAdapter(dict[str, float]).validate_python(config)
-        return cls(**numbers, domain=Domain.from_arrays(arrays))
+        known = {name: value for name, value in config.items() if name != "held_out"}
+        numbers = TypeAdapter(dict[str, float]).validate_python(known)
+        held_out = HeldOutSignals.model_validate(config["held_out"]) if "held_out" in config else None
+        return cls(**numbers, domain=Domain.from_arrays(arrays), held_out=held_out)
 
 
 def _logits(outputs: MemberOutputs) -> Floats:

@@ -11,6 +11,7 @@ from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
+from cgcnn_ase.uncertainty.held_out import HeldOutSignals
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,12 +73,32 @@ def fit_domain(embedding: npt.ArrayLike, data: CalibrationData) -> Domain:
     )
 
 
+def fit_held_out(
+    domain: Domain, embedding: npt.ArrayLike, epistemic: Floats | None, data: CalibrationData
+) -> HeldOutSignals:
+    """Learn what the domain and the spread of the members, (n,), say of most held-out structures, embedded as (n, F).
+
+    The spread is None of one member.
+    """
+    verdicts = domain.check(
+        embedding,
+        elements=elements_of(data.composition),
+        geometry=data.geometry,
+        signals=domain.signals(data.geometry, data.composition),
+    )
+    return HeldOutSignals.fit([verdict.score for verdict in verdicts], epistemic)
+
+
 class Calibration(Protocol):
     """How the outputs of a model's members become predictions with std, interval (or set of classes) and domain."""
 
     @property
     def domain(self) -> Domain:
         """Domain of what the model was trained on."""
+
+    @property
+    def held_out(self) -> HeldOutSignals | None:
+        """Signals that most held-out structures stay below; None of models made before batches were compared."""
 
     @classmethod
     def fit(cls, outputs: MemberOutputs, data: CalibrationData, *, level: float = 0.9) -> "Self":

@@ -14,9 +14,10 @@ from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
+from cgcnn_ase.uncertainty.held_out import HeldOutSignals
 from cgcnn_ase.uncertainty.label_shift import LabelShift
 from cgcnn_ase.uncertainty.population import PopulationFactors
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain
+from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
 
 # from this domain score on, where no errors of distorted structures are known, an interval would be wrong
 FAR = 2.0
@@ -41,6 +42,7 @@ class RegressionCalibration:
     errors: ErrorModel | None = None
     geometric: GeometricError | None = None
     hypothetical: PopulationFactors | None = None
+    held_out: HeldOutSignals | None = None  # None of models made before batches were compared
     labels: LabelShift | None = None  # what a user's own labels change in all of it
 
     @classmethod
@@ -62,7 +64,8 @@ class RegressionCalibration:
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)
         interval = ConformalInterval.fit(calibrator.apply(columns), error, level=level, groups=data.groups)
-        return cls(calibrator, interval, domain, errors)
+        held_out = fit_held_out(domain, embedding, estimate.epistemic, data)
+        return cls(calibrator, interval, domain, errors, held_out=held_out)
 
     @classmethod
     def uncalibrated(cls, outputs: MemberOutputs) -> CalibratedPrediction:
@@ -133,7 +136,12 @@ class RegressionCalibration:
 
     def to_config(self) -> dict[str, object]:
         """Return the part that goes into ``config.json``."""
-        optional = {"geometric": self.geometric, "hypothetical": self.hypothetical, LABELS: self.labels}
+        optional = {
+            "geometric": self.geometric,
+            "hypothetical": self.hypothetical,
+            "held_out": self.held_out,
+            LABELS: self.labels,
+        }
         return {
             "calibrator": self.calibrator.model_dump(),
             "interval": self.interval.model_dump(),
@@ -158,5 +166,6 @@ class RegressionCalibration:
             ErrorModel.from_arrays(arrays),
             GeometricError.model_validate(config["geometric"]) if "geometric" in config else None,
             PopulationFactors.model_validate(config["hypothetical"]) if "hypothetical" in config else None,
+            held_out=HeldOutSignals.model_validate(config["held_out"]) if "held_out" in config else None,
             labels=labels,
         )

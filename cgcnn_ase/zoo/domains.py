@@ -27,9 +27,10 @@ from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration, ClassificationCalibration, RegressionCalibration
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.error_model import ErrorModel
-from cgcnn_ase.uncertainty.estimators import signals
+from cgcnn_ase.uncertainty.estimators import MemberOutputs, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
+from cgcnn_ase.uncertainty.held_out import HeldOutSignals
 from cgcnn_ase.uncertainty.population import PopulationFactors
 from cgcnn_ase.zoo.card import write_card
 from cgcnn_ase.zoo.distorted import TARGET, distorted_set, element_energies, load_energies, true_values
@@ -67,6 +68,9 @@ def update(name: str, data: Path, distorted: Path) -> Path:
         )
         model.calibration = with_geometry(model.calibration, geometry)
         model.dropout_calibration = with_geometry(model.dropout_calibration, geometry)
+        embeddings = embeddings_of(model, prepared.graphs, prepared.rows("val"))
+        held_out = outputs_of(model, [embedding[torch.from_numpy(known["val"])] for embedding in embeddings])
+        model.calibration = with_held_out(model.calibration, held_out, fractions["val"][known["val"]], chosen["val"])
         if model.target.name == TARGET and isinstance(model.calibration, RegressionCalibration):
             model.calibration = with_errors(model, model.calibration, prepared, data, distorted)
     index = load_neighbor_index(folder, model_sha256=models[0].sha256)
@@ -85,6 +89,18 @@ def with_geometry(calibration: Calibration | None, geometry: GeometryDomain) -> 
     if isinstance(calibration, RegressionCalibration | ClassificationCalibration):
         return replace(calibration, domain=replace(calibration.domain, geometry=geometry))
     return calibration
+
+
+def with_held_out(
+    calibration: Calibration | None, outputs: MemberOutputs, composition: Floats32, geometry: StructureGeometry
+) -> Calibration | None:
+    """The calibration with the signals of these held-out structures (or sites), to compare batches with."""
+    if not isinstance(calibration, RegressionCalibration | ClassificationCalibration):
+        return calibration
+    predicted = calibration.apply(outputs, composition, geometry=geometry)
+    assert predicted.domain is not None
+    scores = [verdict.score for verdict in predicted.domain]
+    return replace(calibration, held_out=HeldOutSignals.fit(scores, predicted.epistemic))
 
 
 def with_errors(
