@@ -22,19 +22,21 @@ _WEIGHT_OF_ORDINARY = 5.0
 _LARGEST = 100.0
 # nominal level of the interval where the term is the larger part: errors of distorted structures have heavy tails, and
 # users distort in more ways than were tried
-_LEVEL_OUTSIDE = 0.93
+_LEVEL_OUTSIDE = 0.95
 _MIN_EXPONENT, _MAX_EXPONENT = 0.5, 3.0
 _LOG_SCALES = (-6.0, 7.0)
+_LOG_POWERS = (-0.3, 1.1)
 
 
 class GeometricError(BaseModel):
     r"""Standard deviation of the error that geometry unlike any in training adds to a prediction.
 
-    .. math:: \sigma_g^2 = \sum_k \left(a_k \max(s_k - t_k, 0)^{b_k}\right)^2
+    .. math:: \sigma_g = \left(\sum_k a_k \max(s_k - t_k, 0)^{b_k}\right)^c
 
     over the signals: how much too short the shortest contact is, how much smaller and larger than usual the logarithm
     of the volume per atom is, and the logarithm of the members' spread. Each starts at the 98th percentile of ordinary
-    structures. A network that has seen relaxed crystals only takes distorted ones for relaxed, so the true energy is
+    structures, and with c above 1 several together count for more than each alone, as they do in structures that are
+    truly distorted and not in ordinary ones. A network that has seen relaxed crystals only takes distorted ones for relaxed, so the true energy is
     higher than predicted: the term widens the upper side of the interval, and the std.
     """
 
@@ -43,6 +45,7 @@ class GeometricError(BaseModel):
     starts: tuple[float, ...] = Field(min_length=len(SIGNALS), max_length=len(SIGNALS))
     scales: tuple[float, ...] = Field(min_length=len(SIGNALS), max_length=len(SIGNALS))  # in the unit of the target
     exponents: tuple[float, ...] = Field(min_length=len(SIGNALS), max_length=len(SIGNALS))
+    power: float = Field(gt=0)  # c, of the sum
     factor: float = Field(gt=0)  # half width of the interval over the std, of structures that are far outside
     truth: str  # the potential whose energies were taken for true
     n_samples: int = Field(ge=MIN_SAMPLES)
@@ -94,34 +97,40 @@ class GeometricError(BaseModel):
         k = len(SIGNALS)
 
         def loss(parameters: Floats) -> tuple[float, Floats]:
-            scales, exponents = np.exp(parameters[:k]), parameters[k:]
-            total, slope = (
-                1e-3 * float(np.sum((exponents - 1) ** 2)),
-                np.concatenate([np.zeros(k), exponents - 1]) * 2e-3,
-            )
+            scales, exponents, power = np.exp(parameters[:k]), parameters[k : 2 * k], np.exp(parameters[-1])
+            total, slope = 1e-3 * float(np.sum((exponents - 1) ** 2)), np.zeros(2 * k + 1)
+            slope[k : 2 * k] = 2e-3 * (exponents - 1)
             for signals, error, spread, weight in parts:
                 beyond = np.maximum(signals - starts, 0.0)
-                squares = (scales * beyond**exponents) ** 2  # (n, k)
-                sigma = np.sqrt(spread**2 + squares.sum(axis=1))
+                terms = scales * beyond**exponents  # (n, k)
+                sums = terms.sum(axis=1)
+                above = np.where(sums > 0, sums, 1.0)
+                added = np.where(sums > 0, above**power, 0.0)
+                sigma = np.sqrt(spread**2 + added**2)
                 total += weight * float(np.mean(np.log(sigma) + np.sqrt(2) * error / sigma))  # Laplace
-                of_log_scale = squares * ((1 - np.sqrt(2) * error / sigma) / sigma**2)[:, None]
+                of_added = (1 - np.sqrt(2) * error / sigma) / sigma**2 * added  # derivative by the term
+                of_log_scale = terms * (of_added * power * added / above)[:, None]
                 of_exponent = of_log_scale * np.log(np.where(beyond > 0, beyond, 1.0))
-                slope += weight * np.concatenate([of_log_scale.mean(axis=0), of_exponent.mean(axis=0)])
+                of_log_power = of_added * added * np.log(above) * power
+                slope += weight * np.concatenate(
+                    [of_log_scale.mean(axis=0), of_exponent.mean(axis=0), [of_log_power.mean()]]
+                )
             return total, slope
 
-        bounds = [_LOG_SCALES] * k + [(_MIN_EXPONENT, _MAX_EXPONENT)] * k
-        first = [np.concatenate([np.full(k, a), np.ones(k)]) for a in (0.0, 1.0, 2.0)]
+        bounds = [_LOG_SCALES] * k + [(_MIN_EXPONENT, _MAX_EXPONENT)] * k + [_LOG_POWERS]
+        first = [np.concatenate([np.full(k, a), np.ones(k), [0.0]]) for a in (0.0, 1.0, 2.0)]
         best = min(
             (minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds) for x in first), key=lambda r: float(r.fun)
         )
-        scales, exponents = np.exp(best.x[:k]), best.x[k:]
-        added = _std(np.asarray(perturbed), starts, scales, exponents)
+        scales, exponents, power = np.exp(best.x[:k]), best.x[k : 2 * k], float(np.exp(best.x[-1]))
+        added = _std(np.asarray(perturbed), starts, scales, exponents, power)
         outside = added > np.asarray(std)
         factor = conformal_quantile(np.maximum(np.asarray(errors), 0.0)[outside] / added[outside], _LEVEL_OUTSIDE)
         return cls(
             starts=tuple(starts.tolist()),
             scales=tuple(scales.tolist()),
             exponents=tuple(exponents.tolist()),
+            power=power,
             factor=factor,
             truth=truth,
             n_samples=len(perturbed),
@@ -129,7 +138,17 @@ class GeometricError(BaseModel):
 
     def std(self, signals: Floats) -> Floats:
         """Std that is added to the other, in squares: (n,) from columns (n, 4) of :func:`signal_columns`."""
-        return _std(signals, np.asarray(self.starts), np.asarray(self.scales), np.asarray(self.exponents))
+        starts, scales, exponents = (np.asarray(each) for each in (self.starts, self.scales, self.exponents))
+        return _std(signals, starts, scales, exponents, self.power)
+
+    def less(self, errors: npt.ArrayLike, signals: Floats) -> Floats:
+        """Errors (n,), true value less predicted value, without the part that the upper end of the interval covers.
+
+        An interval that holds these without the term holds the errors themselves with it.
+        """
+        error = np.asarray(errors, dtype=np.float64)
+        covered = self.factor * self.std(signals)
+        return np.where(error > 0, np.sqrt(np.maximum(error**2 - covered**2, 0.0)), error)
 
 
 def signal_columns(geometry: GeometrySignals, epistemic: Floats) -> Floats:
@@ -138,6 +157,6 @@ def signal_columns(geometry: GeometrySignals, epistemic: Floats) -> Floats:
     return np.column_stack([geometry.contact, -volume, volume, np.log(np.maximum(epistemic, 1e-12))])
 
 
-def _std(signals: Floats, starts: Floats, scales: Floats, exponents: Floats) -> Floats:
+def _std(signals: Floats, starts: Floats, scales: Floats, exponents: Floats, power: float) -> Floats:
     beyond = np.maximum(signals - starts, 0.0)
-    return np.asarray(np.sqrt(np.sum((scales * beyond**exponents) ** 2, axis=1)))
+    return np.asarray(np.sum(scales * beyond**exponents, axis=1) ** power)

@@ -25,6 +25,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import pretrained_folder
 from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_of
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration, ClassificationCalibration, RegressionCalibration
+from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.error_model import ErrorModel
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signals
@@ -106,7 +107,10 @@ def with_held_out(
 def with_errors(
     model: CrystalModel, calibration: RegressionCalibration, prepared: PreparedData, data: Path, distorted: Path
 ) -> RegressionCalibration:
-    """Fit what distorted training crystals, and val crystals above the hull, add to the error."""
+    """Fit what distorted training crystals, and val crystals above the hull, add to the error.
+
+    The interval is made again, as the term covers some of the errors of ordinary crystals.
+    """
     plain = replace(calibration, geometric=None, hypothetical=None)
     ordinary = _ordinary(model, plain, prepared)
     perturbed = _perturbed(model, plain, data, distorted)
@@ -128,7 +132,9 @@ def with_errors(
     above = above_hull(fractions["val"], energies["val"], known=fractions["train"], known_energies=energies["train"])
     unstable = (above >= ABOVE_HULL[0]) & (above <= ABOVE_HULL[1])
     hypothetical = PopulationFactors.fit(std[unstable], error[unstable], above_hull=ABOVE_HULL)
-    return replace(calibration, geometric=geometric, hypothetical=hypothetical)
+    rest = geometric.less(error, ordinary.columns)
+    interval = ConformalInterval.fit(std, rest, level=calibration.interval.level)
+    return replace(calibration, interval=interval, geometric=geometric, hypothetical=hypothetical)
 
 
 def _ordinary(model: CrystalModel, calibration: RegressionCalibration, prepared: PreparedData) -> _Predicted:

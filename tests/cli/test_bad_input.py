@@ -398,7 +398,7 @@ DAMAGE = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json in this model folder"),
     "flipped weights": (lambda f: flip(f / "model.safetensors"), "model.safetensors: damaged: its sha256 is"),
     "flipped configuration": (lambda f: flip(f / "config.json"), "config.json: damaged"),
-    "newer": (newer, "format_version 99 is newer than 2"),
+    "newer": (newer, "format_version 99 is newer than 3"),
     "empty": (lambda f: [file.unlink() for file in f.iterdir()], "in this model folder; it needs"),
 }
 

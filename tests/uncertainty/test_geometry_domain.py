@@ -197,3 +197,26 @@ def test_upper_ends_of_hypothetical_crystals():
     wide, upper = factors.apply(np.zeros(2000), std[2000:])
     assert (error[2000:] <= upper).mean() == pytest.approx(0.9, abs=0.03)
     assert np.mean((error[2000:] / wide) ** 2) == pytest.approx(1.0, abs=0.1)
+
+
+def test_signals_together_count_for_more_than_their_sum_where_the_errors_say_so():
+    """Errors that grow with the square of the sum of two signals, which no sum of squares of each can give."""
+    rng = np.random.default_rng(3)
+    ordinary = np.column_stack([rng.normal(0, 0.01, (2000, 3)), np.full(2000, -4.0)])
+    distorted = np.column_stack([rng.uniform(0, 0.5, (3000, 2)), np.zeros(3000), np.full(3000, -4.0)])
+    true_std = np.hypot(0.05, 10 * (distorted[:, 0] + distorted[:, 1]) ** 2)
+    fit = GeometricError.fit(
+        distorted, np.abs(rng.laplace(0, true_std / np.sqrt(2))), np.full(3000, 0.05), ordinary=ordinary,
+        ordinary_errors=rng.normal(0, 0.05, 2000), ordinary_std=np.full(2000, 0.05), truth="made up",
+    )  # fmt: skip
+    one, other, both = fit.std(np.array([[0.3, 0, 0, -4], [0, 0.3, 0, -4], [0.3, 0.3, 0, -4]]))
+    assert both > 1.5 * (one + other)  # 3.6 against 0.9 and 0.9
+    assert both == pytest.approx(3.6, rel=0.25)
+
+
+def test_an_interval_of_the_rest_of_the_errors_holds_them_with_the_term(fitted):
+    fit, _, squeezed, true_std = fitted
+    error = np.random.default_rng(4).laplace(0, true_std / np.sqrt(2))
+    rest, term = fit.less(error, squeezed), fit.factor * fit.std(squeezed)
+    for half in (0.0, 0.03, 0.5):
+        np.testing.assert_array_equal(np.abs(rest) <= half, (error >= -half) & (error <= np.hypot(half, term)))
