@@ -6,10 +6,15 @@
 The truth of a perturbed crystal is the label of the crystal and the potential's difference in energy. The frames of
 ``dft_frames`` have energies of DFT; those of the Materials Project's elements make them formation energies, and a fit
 by composition adds the corrections that the labels of mp36k carry.
+
+``--picture docs/images/trust.png --populations docs/images/populations.png`` draws what README and the documentation
+show.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from _report import Table, finish, parser
+from _shift_pictures import both_sides, populations
 from ase import Atoms
 from scipy.stats import spearmanr
 
@@ -24,8 +30,10 @@ from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.data.dataset import load_dataset, read_packed
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.graphs.crystal_graph import composition
+from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.plotting.model_plots import save
 from cgcnn_ase.uncertainty.contacts import structure_geometry
 from cgcnn_ase.zoo.distorted import distorted_set, element_energies, load_energies, true_values
 from cgcnn_ase.zoo.domains import ABOVE_HULL, above_hull
@@ -120,6 +128,26 @@ def detectors(ordinary: Judged, perturbed: Judged) -> list[list[object]]:
     return rows
 
 
+def costs(model: CrystalModel, structures: Sequence[Atoms]) -> list[list[object]]:
+    """Time a structure, ms, of the domain with and without contacts and volume, and of the whole prediction."""
+    calibration = model.calibration
+    assert calibration is not None
+    plain = replace(calibration, domain=replace(calibration.domain, geometry=None), geometric=None)
+    total = dict.fromkeys(("graph and networks", "calibration without geometry", "calibration with it"), 0.0)
+    for k in range(0, len(structures), BATCH):
+        start = perf_counter()
+        graph = build_graphs(structures[k : k + BATCH], model.graph)
+        with torch.inference_mode():
+            out = model(graph)
+        x, read = composition(graph).numpy(), perf_counter()
+        plain.apply(out, x)
+        without = perf_counter()
+        calibration.apply(out, x, geometry=structure_geometry(graph))
+        for name, seconds in zip(total, (read - start, without - read, perf_counter() - without), strict=True):
+            total[name] += seconds
+    return [[name, 1000 * seconds / len(structures)] for name, seconds in total.items()]
+
+
 def corrections(data: Path) -> Floats:
     """Corrections that mp36k's labels carry, eV an atom of each element: alone, and beside oxygen or fluorine, (202,).
 
@@ -138,30 +166,45 @@ def correction_columns(numbers: npt.ArrayLike) -> Floats:
     return np.concatenate([fractions, fractions * (fractions[[8, 9]].sum() > 0)])
 
 
-def dft_frames(data: Path, split: str) -> Mapping[str, tuple[list[Atoms], Floats]]:
-    """Frames and formation energies (eV/atom) of each set, with the corrections of mp36k's labels."""
+def formation_energies(
+    structures: Sequence[Geometry], energies: npt.ArrayLike, correction: Floats
+) -> tuple[list[Atoms], Floats]:
+    """Structures, and formation energies (eV/atom) with the corrections of mp36k's labels, from PBE(+U) energies (eV).
+
+    Those without energy, or with an element whose reference energy is not known, are left out.
+    """
+    references, frames, values = reference_energies(), [], []
+    for shape, energy in zip(structures, np.asarray(energies), strict=True):
+        atoms = Atoms(numbers=shape.numbers, positions=shape.positions, cell=shape.cell, pbc=True)
+        if np.isfinite(energy) and set(atoms.symbols) <= set(references):
+            frames.append(atoms)
+            formation = (energy - sum(references[symbol] for symbol in atoms.symbols)) / len(atoms)
+            values.append(formation + correction_columns(atoms.numbers) @ correction)
+    return frames, np.array(values)
+
+
+def dft_frames(data: Path, split: str) -> dict[str, tuple[list[Atoms], Floats]]:
+    """Frames of each set, and all two-dimensional crystals of 2DMatPedia, of which no part was used in any fit."""
+    correction = corrections(data)
     ids, structures = read_packed(data / "dft_frames")
     table = pd.read_csv(data / "dft_frames" / "properties.csv.gz", keep_default_na=False, na_values=[""])
     assert ids.tolist() == table["id"].tolist()
-    references, correction = reference_energies(), corrections(data)
-    result: dict[str, tuple[list[Atoms], Floats]] = {}
-    for name, rows in table[table["split"] == split].groupby("set"):
-        frames, values = [], []
-        for k, energy in zip(rows.index, rows["energy"], strict=True):
-            shape = structures[k]
-            atoms = Atoms(numbers=shape.numbers, positions=shape.positions, cell=shape.cell, pbc=True)
-            if set(atoms.symbols) <= set(references):
-                frames.append(atoms)
-                formation = (energy - sum(references[symbol] for symbol in atoms.symbols)) / len(atoms)
-                values.append(formation + correction_columns(atoms.numbers) @ correction)
-        result[str(name)] = frames, np.array(values)
-    return result
+    result = {
+        str(name): formation_energies([structures[k] for k in rows.index], rows["energy"], correction)
+        for name, rows in table[table["split"] == split].groupby("set")
+    }
+    _, flat = read_packed(data / "2dmatpedia_subset")
+    table = pd.read_csv(data / "2dmatpedia_subset" / "properties.csv.gz", keep_default_na=False, na_values=[""])
+    energies = table["energy_per_atom"].to_numpy() * [len(shape.numbers) for shape in flat]
+    return result | {"two-dimensional": formation_energies(flat, energies, correction)}
 
 
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--split", choices=("val", "test"), default="val")
     options.add_argument("--distorted", type=Path, default=Path("runs") / "distorted")
+    options.add_argument("--picture", type=Path, metavar="FILE.png", help="inside and outside of the training set")
+    options.add_argument("--populations", type=Path, metavar="FILE.png", help="known and hypothetical crystals")
     chosen = options.parse_args()
     model = load_model(MODEL)
     dataset = load_dataset(chosen.data / "mp36k", target=["formation_energy_per_atom"])
@@ -189,13 +232,15 @@ def main() -> None:
     fractions = np.array([np.bincount(s.numbers, minlength=101) / len(s.numbers) for s in dataset.structures])
     targets = np.asarray(dataset.targets)[:, 0]
     above = above_hull(fractions[rows], labels, known=fractions, known_energies=targets)
+    hypothetical = predicted(model, crystals, labels, "hypothetical")
     for low, high in ((0.05, 0.4), ABOVE_HULL):
         unstable = (above >= low) & (above <= high)
-        for population in ("known", "hypothetical"):
-            judged = predicted(model, [crystals[k] for k in np.flatnonzero(unstable)], labels[unstable], population)
-            lines.append(line(f"{low:g} to {high:g} eV/atom above the hull, {population}", judged))
-    for name, (atoms, values) in dft_frames(chosen.data, chosen.split).items():
-        lines.append(line(f"DFT: {name}", predicted(model, atoms, values)))
+        for population, judged in (("known", ordinary), ("hypothetical", hypothetical)):
+            lines.append(line(f"{low:g} to {high:g} eV/atom above the hull, {population}", judged.of(unstable)))
+    frames = {
+        name: predicted(model, atoms, values) for name, (atoms, values) in dft_frames(chosen.data, chosen.split).items()
+    }
+    lines += [line(f"DFT: {name}", judged) for name, judged in frames.items()]
     header = (
         "structures", "n", "median error", "flagged", *(f"flagged of errors > {size:g}" for size in LARGE), "coverage",
         "median width", "mean width", "Spearman", "mean z²",
@@ -208,6 +253,13 @@ def main() -> None:
             detectors(ordinary, perturbed.of(known)),
         ),
     ]
+    if chosen.picture is not None:
+        distorted = [(kind, perturbed.of(known & (kinds == kind))) for kind in dict.fromkeys(kinds.tolist())]
+        drawn_kinds = [*distorted, *((f"DFT {name.removesuffix('-1k')}", judged) for name, judged in frames.items())]
+        save(both_sides(labels, ordinary, drawn_kinds), chosen.picture)
+    if chosen.populations is not None:
+        save(populations(above, ordinary, hypothetical), chosen.populations)
+    tables.append(Table("Time of a structure (ms)", ("part", "ms"), costs(model, crystals)))
     finish(tables, chosen.output, {"split": chosen.split, "model": MODEL, "sha256": model.sha256})
 
 

@@ -57,16 +57,17 @@ class _Counts:
                 "geometry (train or fine-tune it again)"
             )
         unlike = [
-            f"{self.n_far / self.n:.0%} of them are farther from the training set" if _many(self.n_far, self.n) else "",
-            f"the members differ more on {self.n_spread / self.n:.0%} of them" if _many(self.n_spread, self.n) else "",
+            f"{100 * k / self.n:.0f} % of them have a larger {signal}"
+            for k, signal in ((self.n_far, "domain score"), (self.n_spread, "spread of the members"))
+            if _many(k, self.n)
         ]
-        if not any(unlike):
+        if not unlike:
             return None
         what = "sites" if self.of_sites else "structures"
         hint = "" if "hypothetical" in self.populations else "the population hypothetical (--population), or "
         return (
             f"these {self.n} {what}, as a set, are unlike those that {self.name} was trained on: "
-            f"{' and '.join(filter(None, unlike))} than 90 % of held-out ones; the intervals may be too "
+            f"{' and '.join(unlike)} than 90 % of held-out ones have; the intervals may be too "
             f"narrow: take {hint}labels of your own (cgcnn-ase calibrate)"
         )
 

@@ -36,8 +36,8 @@ class GeometricError(BaseModel):
     over the signals: how much too short the shortest contact is, how much smaller and larger than usual the logarithm
     of the volume per atom is, and the logarithm of the members' spread. Each starts at the 98th percentile of ordinary
     structures, and with c above 1 several together count for more than each alone, as they do in structures that are
-    truly distorted and not in ordinary ones. A network that has seen relaxed crystals only takes distorted ones for relaxed, so the true energy is
-    higher than predicted: the term widens the upper side of the interval, and the std.
+    truly distorted and not in ordinary ones. A network that has seen relaxed crystals only takes distorted ones for
+    relaxed, so the true energy is higher than predicted: the term widens the upper side of the interval, and the std.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

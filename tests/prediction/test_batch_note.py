@@ -52,14 +52,14 @@ def test_told_where_the_share_is_certainly_above_the_limit(n):
         told = notes(model, [2.0] * k + [0.1] * (n - k), np.zeros(n))
         if p < 0.005 or p > 0.02:
             assert bool(told) == (p < 0.01), (k, n, p)
-            assert not told or f"{k / n:.0%} of them are farther from the training set" in told[0]
+            assert not told or f"{100 * k / n:.0f} % of them have a larger domain score" in told[0]
 
 
 def test_spreads_alone_are_enough_and_small_batches_say_nothing():
     model = with_limits()
     (told,) = notes(model, np.zeros(30), np.full(30, 0.2))
-    assert "the members differ more on 100% of them" in told
-    assert "farther" not in told
+    assert "100 % of them have a larger spread of the members" in told
+    assert "domain score" not in told
     assert notes(model, np.full(MIN_BATCH - 1, 9.0), np.ones(MIN_BATCH - 1)) == []
 
 
