@@ -3,7 +3,7 @@
 The peer needs an environment of its own, given by ``--peer``: ``pip install torch==2.13.0 dgl==1.1.3
 alignn==2026.8.11``. Both get the same crystals, sizes and weights in the same run. Times are seconds of the processor
 on one thread, so that other work on the machine does not enter. On the same bonds the two must agree in value; a
-crystal in which an atom is its own neighbour is left out there (see cgcnn_ase.graphs.line_graph).
+crystal in which an atom is its own neighbour is left out there (see cgcnn_ase.graphs.crystal_graph).
 """
 
 import argparse

@@ -9,9 +9,8 @@ import argparse
 from pathlib import Path
 
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
-from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.prepared import PreparedData, is_prepared
 from cgcnn_ase.explain.training_neighbors import build_neighbor_index
 from cgcnn_ase.models.registry import find_model, load_model
 

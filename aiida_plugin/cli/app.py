@@ -1,9 +1,14 @@
 """``aiida-cgcnn``: what this package adds to ``verdi``. Nothing heavy is imported here."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with AiiDA
     from cgcnn_ase.core.errors import MissingExtraError
@@ -12,6 +17,8 @@ if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with
     raise SystemExit(2)
 
 import click
+
+_CONFIGURATION = "AIIDA_PATH"  # variable that says where AiiDA's configuration folder is
 
 
 class _Lazy(click.Group):
@@ -52,10 +59,6 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
     What is there is left as it is. Exit code 0: all there; 1: something could not be made, or, with --check, is
     missing.
     """
-    from contextlib import nullcontext
-
-    from aiida_plugin.setup.untouched import without_traces
-
     result = []
     with without_traces() if only_check else nullcontext():
         from aiida_plugin.setup.steps import check, set_up
@@ -78,6 +81,34 @@ def setup(profile: str | None, broker: str | None, postgres: bool, only_check: b
         raise click.exceptions.Exit(1)
 
 
+@contextmanager
+def without_traces() -> Iterator[None]:
+    """Keep the import of AiiDA from making its configuration folder.
+
+    Where there is none, it is made in a temporary folder within the block.
+    """
+    if "aiida" in sys.modules or has_configuration():
+        yield
+        return
+    before = os.environ.get(_CONFIGURATION)
+    with TemporaryDirectory(prefix="aiida-cgcnn-check-") as folder:
+        os.environ[_CONFIGURATION] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_CONFIGURATION]
+            else:
+                os.environ[_CONFIGURATION] = before
+
+
+def has_configuration() -> bool:
+    """Tell whether there is a configuration of AiiDA where it will look for one."""
+    paths = [Path(path).expanduser() for path in os.environ.get(_CONFIGURATION, "~").split(os.pathsep) if path]
+    folders = [path if path.name == ".aiida" else path / ".aiida" for path in paths]
+    return any((folder / "config.json").is_file() for folder in folders)
+
+
 @main.command("label")
 @click.argument("structures", metavar="SET")
 @click.option(
@@ -95,8 +126,6 @@ def label(
 
     Exit code 0: submitted, or nothing stands in the way; 1: with --dry-run, a run has a conflict; 2: it cannot be run.
     """
-    from pathlib import Path
-
     from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
 
     load_backend_if_not_loaded()

@@ -1,4 +1,7 @@
-"""Interface of a DFT engine: its settings and code, how a run is built, and the labels that come out of it."""
+"""Interface of a DFT engine: its code, how a run is built, and its labels; and the engines by name.
+
+The names are those of the entry points of the group ``cgcnn.engines``: this package's own and those of other packages.
+"""
 
 import shutil
 import sys
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias
 
 from aiida_plugin.engines.checks import Part
 from aiida_plugin.engines.inputs import Run, S, is_in_container
+from cgcnn_ase.core.errors import install_line
+from cgcnn_ase.core.registry import Registry
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -139,6 +144,27 @@ class Engine(ABC, Generic[S]):
         parts = [functional, self.basis(settings), f"protocol {protocol}", relaxed]
         title = f"{self.title} {version}" if version else self.title
         return f"{title} ({', '.join(part for part in parts if part)}) through AiiDA"
+
+
+ENGINES: Registry[type[Engine[Any]]] = Registry("engine", "cgcnn.engines")
+
+
+def engine_names() -> list[str]:
+    """Return the names that `engine` takes."""
+    return ENGINES.names()
+
+
+def engine(name: str) -> Engine[Any]:
+    """Return the engine of a name; a ValueError if there is none, or a package that it needs is not installed."""
+    try:
+        return ENGINES.get(name)()
+    except ImportError as error:
+        raise ValueError(f"engine {name!r} needs {error.name or error}: {install_line('dft')}") from error
+
+
+def engines() -> Iterator[Engine[Any]]:
+    """Yield all engines; raises as `engine`."""
+    return map(engine, engine_names())
 
 
 def retrieved_text(job: "CalcJobNode", name: str | None) -> str:

@@ -11,8 +11,8 @@ from aiida_plugin.calculations.functions.optimisation_step import StepRecorder
 from aiida_plugin.data.labels import scheme_id, scheme_of
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
-from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.oracles.launch import chains_of, code_of, open_default_profile, run_chain, submit_chain, terminated
 from cgcnn_ase.core.settings import Settings
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError

@@ -14,7 +14,7 @@ from aiida.manage.configuration import load_profile
 from aiida.orm import CalcJobNode, Data, QueryBuilder, WorkChainNode, load_code
 from plumpy.exceptions import KilledError
 
-from aiida_plugin.engines.registry import engine as engine_of
+from aiida_plugin.engines.base import engine as engine_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

@@ -11,8 +11,8 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData, as_set
-from aiida_plugin.provenance.learned import learned_structures
 from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
+from aiida_plugin.provenance.origin import learned_structures
 from cgcnn_ase.core.errors import require
 from cgcnn_ase.structures.labels import label_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiida.orm import CalcJobNode, Dict, QueryBuilder, load_node
 
 from aiida_plugin.data.labels import functional_of, kind_of
-from aiida_plugin.engines.registry import engines
+from aiida_plugin.engines.base import engines
 from aiida_plugin.provenance.lineage import MODEL, STRUCTURES, Lineage, NodeRow, lineage
 
 if TYPE_CHECKING:

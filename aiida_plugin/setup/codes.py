@@ -12,10 +12,9 @@ from aiida.manage.configuration import get_config, get_profile
 from aiida.orm import Computer, InstalledCode, QueryBuilder, User, load_computer
 
 from aiida_plugin.data.model import CGCNNModelData
-from aiida_plugin.engines.base import CodeSpec, on_path
+from aiida_plugin.engines.base import CodeSpec, engines, on_path
+from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.checks import SETUP, Finding, Part, look
-from aiida_plugin.engines.registry import engine as engine_of
-from aiida_plugin.engines.registry import engines
 from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.models.registry import pretrained_folder
 

@@ -28,7 +28,7 @@ def check(profile: str | None = None) -> Iterator[Finding]:
 
 
 def _without_profile(opened: Finding) -> Iterator[Finding]:
-    from aiida_plugin.engines.registry import engines
+    from aiida_plugin.engines.base import engines
     from aiida_plugin.setup.codes import unstored, wanted_codes
 
     yield opened
@@ -45,7 +45,7 @@ def _findings(opened: Finding, visit: Callable[[Part], Finding], *, with_service
 
 def _parts(with_services: bool) -> Iterator[Part]:
     """Yield the parts, which are imported when it is their turn: they need a profile."""
-    from aiida_plugin.engines.registry import engines
+    from aiida_plugin.engines.base import engines
     from aiida_plugin.setup.codes import codes, computer, pretrained_models
     from aiida_plugin.setup.services import services
 

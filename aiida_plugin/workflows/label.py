@@ -16,12 +16,12 @@ from aiida_plugin.calculations.functions.join_labels import (
 )
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import ENGINES, engine_names
+from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.inputs import Run
-from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error, structure_error
+from aiida_plugin.engines.labels import energy_outliers, formation_energy_error, label_error, structure_error
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.references import reference_error
-from aiida_plugin.engines.registry import ENGINES, engine_names
-from aiida_plugin.engines.registry import engine as engine_of
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label_plan import REFERENCE, check_submission, elements_of, starting_moments
 
@@ -36,7 +36,7 @@ class LabelWorkChain(WorkChain):
 
     One process of the engine a structure, `max_parallel` of them at a time. Structures that fail are listed in
     ``failures`` and the others kept; so are those that no engine should be given (no cell, atoms that overlap), and
-    labels that are implausible (:mod:`aiida_plugin.engines.plausibility`). With ``references`` the elements (O2 and
+    labels that are implausible (:mod:`aiida_plugin.engines.labels`). With ``references`` the elements (O2 and
     other gases as molecules) are computed with the same settings and formation energies noted; ``reference_energies``
     of an earlier run do the same if they were made alike, and with both only the elements that are not among them are
     computed.

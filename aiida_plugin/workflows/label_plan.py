@@ -6,10 +6,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from aiida_plugin.calculations.functions.extract import structure_with_kinds
+from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.inputs import CommonSettings, Run
-from aiida_plugin.engines.plausibility import structure_error
+from aiida_plugin.engines.labels import structure_error
 from aiida_plugin.engines.references import reference_error, reference_structure
-from aiida_plugin.engines.registry import engine as engine_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

@@ -50,7 +50,7 @@ def evaluate(
             _check_output(output, overwrite=overwrite)
         from cgcnn_ase.data.splits import RunSplit
         from cgcnn_ase.models.registry import load_model
-        from cgcnn_ase.plotting.write_evaluation import draw
+        from cgcnn_ase.plotting.prediction_plots import draw
         from cgcnn_ase.prediction.evaluation import RegressionEvaluation
 
         loaded = load_model(model)
@@ -112,10 +112,9 @@ def _evaluate(
 
     from cgcnn_ase.data.cgnn_folder import cgnn_columns, load_cgnn_folder
     from cgcnn_ase.data.dataset import load_dataset, target_columns
-    from cgcnn_ase.data.formats import is_cgnn_folder, is_prepared
     from cgcnn_ase.data.graph_cache import cached_graphs
     from cgcnn_ase.data.prepare import column_for
-    from cgcnn_ase.data.prepared import PreparedData
+    from cgcnn_ase.data.prepared import PreparedData, is_cgnn_folder, is_prepared
     from cgcnn_ase.data.splits import compositions_of
     from cgcnn_ase.prediction.evaluation import evaluate_model
 

@@ -93,7 +93,7 @@ def fetch(
     with errors_as_usage():
         from cgcnn_ase.sources.client import Query
         from cgcnn_ase.sources.fetch import fetch as fetch_records
-        from cgcnn_ase.sources.registry import open_client
+        from cgcnn_ase.sources.fetch import open_client
 
         query = Query(
             ids=_several(ids),

@@ -179,7 +179,7 @@ def predict(
         echo_stderr(f"cgcnn-ase: warning: {note}")
     if plot is not None and drawn:
         from cgcnn_ase.plotting.model_plots import save
-        from cgcnn_ase.plotting.prediction_plot import predictions_plot
+        from cgcnn_ase.plotting.prediction_plots import predictions_plot
 
         save(predictions_plot(drawn), plot)
         echo_note(f"written to {plot}")

@@ -25,10 +25,9 @@ from cgcnn_ase.core.arrays import Ints, Strings
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import hash_of_samples, json_values
-from cgcnn_ase.data.formats import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS
 from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepare import TaskName, asked_columns, target_specs
-from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.prepared import CGNN_CONFIG, CGNN_GRAPHS, CGNN_SPLIT, CGNN_TARGETS, PreparedData
 from cgcnn_ase.data.splits import NAMES, group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, renumbered

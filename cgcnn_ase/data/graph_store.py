@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from cgcnn_ase.core.arrays import Ints
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, renumbered, starts_of, unbatch
-from cgcnn_ase.graphs.line_graph import LineGraph
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, LineGraph, batch, renumbered, starts_of, unbatch
 
 _NODE_FIELDS = ("numbers", "multiplicity")
 _EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")

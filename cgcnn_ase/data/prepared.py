@@ -1,4 +1,7 @@
-"""A data set turned into graphs, targets and splits: all that training needs, readable with NumPy and torch alone."""
+"""A data set turned into graphs, targets and splits: all that training needs, readable with NumPy and torch alone.
+
+Beside it the names of files by which a folder is known to hold such data, or a data set of the CGNN code.
+"""
 
 import csv
 import hashlib
@@ -15,12 +18,16 @@ from torch import Tensor
 
 from cgcnn_ase.core.arrays import Floats, Ints, Strings
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.formats import SAMPLES, TARGETS, shards_of
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
 from cgcnn_ase.graphs.builder import GraphConfig
 
 if TYPE_CHECKING:
     from cgcnn_ase.nn.architecture import ArchitectureConfig
+
+# files of a data set of the CGNN code
+CGNN_TARGETS, CGNN_GRAPHS, CGNN_CONFIG, CGNN_SPLIT = "targets.csv", "graph_data.npz", "config.json", "split.json"
+# files of prepared data, beside those of its graphs
+SAMPLES, TARGETS = "samples.csv", "targets.npy"
 
 
 @dataclass(frozen=True)
@@ -160,3 +167,18 @@ def _widest(same: tuple[TargetSpec, ...]) -> TargetSpec:
 
 def _stores(graphs: GraphStore | GraphShards) -> tuple[GraphStore, ...]:
     return graphs.stores if isinstance(graphs, GraphShards) else (graphs,)
+
+
+def is_cgnn_folder(path: Path) -> bool:
+    """Say whether a folder is a data set of the CGNN code, complete or not."""
+    return (path / CGNN_GRAPHS).exists() or ((path / CGNN_TARGETS).exists() and (path / CGNN_CONFIG).exists())
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Folders of the parts of prepared data that was written in shards."""
+    return sorted(path for path in folder.glob("shard-*") if (path / "meta.json").exists())
+
+
+def is_prepared(path: Path) -> bool:
+    """Say whether a path is a folder written by :meth:`PreparedData.save`, or one of such folders."""
+    return bool(path.is_dir() and shards_of(path)) or ((path / "meta.json").exists() and (path / SAMPLES).exists())

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.defects.host import Host
+from cgcnn_ase.defects.host import Host, Member, Symmetry, translated
 from cgcnn_ase.defects.interstitials import InterstitialSite
 from cgcnn_ase.defects.plan import Change, Plan, replacement, vacancy
-from cgcnn_ase.defects.symmetry import Member, Symmetry, translated
 
 RANGES = ("all", "near", "far")
 

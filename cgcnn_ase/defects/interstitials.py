@@ -7,9 +7,8 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import MissingExtraError, unknown_name
-from cgcnn_ase.defects.host import Host, largest_gap
+from cgcnn_ase.defects.host import Host, Symmetry, largest_gap
 from cgcnn_ase.defects.plan import Change, Plan
-from cgcnn_ase.defects.symmetry import Symmetry
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree

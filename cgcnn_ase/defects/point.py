@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.defects.clusters import RANGES, cation_mixing, complexes, find_places, hole_options, site_options
-from cgcnn_ase.defects.host import Host, check_elements, check_host
+from cgcnn_ase.defects.host import Host, Symmetry, check_elements, check_host, find_symmetry
 from cgcnn_ase.defects.interstitials import METHODS, InterstitialSite, find_holes, interstitials
 from cgcnn_ase.defects.plan import Change, Defect, DefectBuilder, Plan, replacement, vacancy
 from cgcnn_ase.defects.supercell import SupercellLike, make_supercell
-from cgcnn_ase.defects.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from ase import Atoms

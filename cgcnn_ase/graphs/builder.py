@@ -10,9 +10,8 @@ import torch
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
 from cgcnn_ase.core.elements import check_numbers
 from cgcnn_ase.graphs.angular import N_ANGULAR, angular_moments
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, LineGraph, Lines, line_graph
 from cgcnn_ase.graphs.geometry import Geometry, geometry
-from cgcnn_ase.graphs.line_graph import LineGraph, Lines, line_graph
 from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, bonds_of_all, pad_to
 from cgcnn_ase.graphs.quotient import merge_equal_edges, merge_equivalent, quotient
 
@@ -27,7 +26,7 @@ class GraphConfig:
     ``padding="first-atom"`` reproduces the original CGCNN: atoms with fewer than ``n_neighbors`` neighbours get edges
     to atom 0 at ``cutoff + 1`` Å. ``merge`` computes equivalent atoms, and equal edges of each, once (see
     :mod:`cgcnn_ase.graphs.quotient`); predictions do not change. ``line_graph`` adds the bond angles (see
-    :mod:`cgcnn_ase.graphs.line_graph`).
+    :mod:`cgcnn_ase.graphs.crystal_graph`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 
 from cgcnn_ase.core.arrays import Floats, Floats32, Ints
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, crystal_index
-from cgcnn_ase.graphs.line_graph import Lines
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Lines, crystal_index
 
 # distances (Å) and angular moments that fall into the same bin of this width count as equal
 DISTANCE_BIN = 1e-3

@@ -17,7 +17,7 @@ from typing import IO, Any
 import yaml
 
 from cgcnn_ase.core.files import atomic_write, check_replaceable, clear_folder
-from cgcnn_ase.core.run_folder import CONFIG, check_run_folder, check_unchanged
+from cgcnn_ase.core.yaml_settings import CONFIG, check_run_folder, check_unchanged
 from cgcnn_ase.optimization.objectives import Objective
 from cgcnn_ase.optimization.records import Record, RoundProposal
 

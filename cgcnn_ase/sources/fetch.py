@@ -1,6 +1,11 @@
-"""From a reference database to a data set that is ready for training: pages, cache, one packed folder."""
+"""From a reference database to a data set that is ready for training: source by name, pages, cache, one packed folder.
 
-from collections.abc import Callable, Sequence
+The sources are the Materials Project, OPTIMADE providers, and those of other packages. A source is one file with a
+client (:class:`cgcnn_ase.sources.client.ReferenceClient`) and a function that opens it, and one registration: an entry
+point of the group ``cgcnn_ase.sources``, or ``@SOURCES.register("name")``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +14,60 @@ import numpy as np
 from cgcnn_ase.core.errors import DatasetError, FetchError
 from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.progress import progress_bar
-from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient
+from cgcnn_ase.core.registry import Registry
+from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient, SourceOptions
 from cgcnn_ase.sources.folder import FILES, Provenance, write_folder
+from cgcnn_ase.sources.optimade.providers import PROVIDERS
 from cgcnn_ase.sources.page_cache import PageCache, PageText
 from cgcnn_ase.sources.properties import ENERGIES, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
+
+# opens a client; it raises `ValueError` for options that it does not take
+Source = Callable[[SourceOptions], ReferenceClient]
+
+SOURCES: Registry[Source] = Registry(
+    "provider",
+    "cgcnn_ase.sources",
+    {
+        "mp": "cgcnn_ase.sources.materials_project.client:open_source",
+        **dict.fromkeys(PROVIDERS, "cgcnn_ase.sources.optimade.client:open_source"),
+    },
+)
+
+
+def open_client(
+    provider: str = "mp",
+    *,
+    query: Query | None = None,
+    url: str | None = None,
+    thermo_type: str | None = None,
+    properties: Mapping[str, tuple[str, str]] | None = None,
+    ask_key: Callable[[], str] | None = None,
+) -> ReferenceClient:
+    """Open the client of a database for :func:`fetch`; the network is not touched yet.
+
+    Parameters
+    ----------
+    provider
+        ``mp`` for the Materials Project, an OPTIMADE provider (``oqmd``, ``jarvis``, ...), the name of a source that
+        another package registers, or the URL of any OPTIMADE server.
+    query, url, thermo_type, properties, ask_key
+        See :class:`~cgcnn_ase.sources.client.SourceOptions`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such provider, or it cannot take the options or the query.
+    """
+    options = SourceOptions(
+        provider=provider, query=query or Query(), url=url, thermo_type=thermo_type, properties=properties or {},
+        ask_key=ask_key,
+    )  # fmt: skip
+    if "://" in provider:
+        from cgcnn_ase.sources.optimade.client import open_source
+
+        return open_source(options)
+    return SOURCES.get(provider)(options)
 
 
 def fetch(
@@ -38,7 +92,7 @@ def fetch(
     Parameters
     ----------
     client
-        The database, as :func:`cgcnn_ase.sources.registry.open_client` gives it.
+        The database, as :func:`cgcnn_ase.sources.fetch.open_client` gives it.
     query
         The records that are wanted.
     output

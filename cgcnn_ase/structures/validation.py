@@ -167,6 +167,20 @@ def _radius(frac: Floats, cell: Floats, pbc: Bools) -> float:
 
 def _search(positions: Floats, cell: Floats, pbc: Bools, radius: float) -> tuple[int, int, float] | None:
     """As `nearest_overlap`, from all pairs of atoms and images within a radius."""
+    first, second, distances = near_pairs(positions, cell, pbc, radius)
+    if not len(distances):
+        return None
+    worst = int(distances.argmin())
+    if distances[worst] >= OVERLAP:
+        return None
+    return int(first[worst]), int(second[worst]), float(distances[worst])
+
+
+def near_pairs(positions: Floats, cell: Floats, pbc: Bools, radius: float) -> tuple[Ints, Ints, Floats]:
+    """All atoms and images within a radius of one another, each pair from both ends: two indices and Å, (P,) each.
+
+    The cell has a volume, as `completed_cell` gives it.
+    """
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     points = np.ascontiguousarray(positions, dtype=np.float64)
@@ -175,9 +189,4 @@ def _search(positions: Floats, cell: Floats, pbc: Bools, radius: float) -> tuple
         points, points, radius, np.ascontiguousarray(pbc, dtype=np.int64), lattice
     )
     other = (first != second) | images.any(axis=1)
-    if not other.any():
-        return None
-    worst = int(np.argmin(np.where(other, distances, np.inf)))
-    if distances[worst] >= OVERLAP:
-        return None
-    return int(first[worst]), int(second[worst]), float(distances[worst])
+    return first[other], second[other], distances[other]

@@ -21,7 +21,7 @@ from cgcnn_ase.data.splits import compositions_of, site_numbers_of
 from cgcnn_ase.models.checkpoint import save_models
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.folder import CARD
-from cgcnn_ase.plotting.write_evaluation import draw
+from cgcnn_ase.plotting.prediction_plots import draw
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, geometry_of, outputs_of
 from cgcnn_ase.structures.labels import NOT_CONVERGED
 from cgcnn_ase.training.callbacks import HISTORY, read_history

@@ -16,7 +16,7 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import OLD_ID
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, evaluate_model
-from cgcnn_ase.training.replay import OLD_TEST
+from cgcnn_ase.training.finetune_defaults import OLD_TEST
 from cgcnn_ase.training.start_model import can_reuse_head
 
 

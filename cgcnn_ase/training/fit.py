@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar, cast
 
 from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.formats import SAMPLES
 from cgcnn_ase.data.prepare import TaskName
+from cgcnn_ase.data.prepared import SAMPLES
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.training.cross_validation import cross_validate

@@ -20,8 +20,8 @@ from cgcnn_ase.core.arrays import Strings
 from cgcnn_ase.core.environment import ENVIRONMENT, write_environment
 from cgcnn_ase.core.files import atomic_write, check_replaceable, clear_folder
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
-from cgcnn_ase.core.run_folder import CONFIG, check_run_folder
 from cgcnn_ase.core.targets import TargetSpec
+from cgcnn_ase.core.yaml_settings import CONFIG, check_run_folder
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import write_run_split
 from cgcnn_ase.nn.messages import resolved_engine

@@ -11,13 +11,12 @@ from cgcnn_ase.core.targets import TargetSpec, column_of
 from cgcnn_ase.core.yaml_settings import Plain
 from cgcnn_ase.data.cgnn_folder import GRAPH, cgnn_columns, load_cgnn_folder
 from cgcnn_ase.data.dataset import Dataset, target_columns
-from cgcnn_ase.data.formats import CGNN_SPLIT, is_cgnn_folder, is_prepared
 from cgcnn_ase.data.prepare import TaskName, asked_columns, column_for, load_tasks, prepare, target_specs
-from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.prepared import CGNN_SPLIT, PreparedData, is_cgnn_folder, is_prepared
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.structures.labels import ENERGY_PER_ATOM, label_of, settings_converged
-from cgcnn_ase.training.replay import with_replay
+from cgcnn_ase.training.finetune_defaults import with_replay
 from cgcnn_ase.training.start_model import can_reuse_head, own_target
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from cgcnn_ase.uncertainty.conformal import conformal_quantile
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.held_out import HeldOutSignals
+from cgcnn_ase.uncertainty.population import HeldOutSignals
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
 
 # temperatures that are tried

@@ -1,4 +1,4 @@
-"""Known and hypothetical crystals: whose errors they are like decides the interval."""
+"""Known and hypothetical crystals, whose errors decide the interval; and is a batch like those held out, as a whole?"""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.uncertainty.calibration import MIN_SAMPLES
 from cgcnn_ase.uncertainty.conformal import conformal_quantile
+
+# the share of held-out crystals below a limit
+QUANTILE = 0.9
 
 
 class PopulationFactors(BaseModel):
@@ -40,3 +43,23 @@ class PopulationFactors(BaseModel):
     def apply(self, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
         """Std and upper end, (n,) each, from the std of known crystals."""
         return self.std_factor * std, mean + self.upper_factor * std
+
+
+class HeldOutSignals(BaseModel):
+    """Domain score and spread of the members that nine in ten held-out crystals stay below.
+
+    One structure beyond them says little; half a batch beyond them says that the batch is from another population.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    domain_score: float = Field(gt=0)
+    epistemic: float | None = Field(default=None, gt=0)  # raw, in what the network learned; None of one member
+    n_samples: int = Field(ge=MIN_SAMPLES)
+
+    @classmethod
+    def fit(cls, domain_score: npt.ArrayLike, epistemic: npt.ArrayLike | None) -> "HeldOutSignals":
+        """Learn the limits from held-out crystals (or sites), (n,) each."""
+        score = np.asarray(domain_score, dtype=float)
+        spread = 0.0 if epistemic is None else float(np.quantile(np.asarray(epistemic, dtype=float), QUANTILE))
+        return cls(domain_score=float(np.quantile(score, QUANTILE)), epistemic=spread or None, n_samples=score.size)

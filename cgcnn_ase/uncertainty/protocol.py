@@ -11,7 +11,7 @@ from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, DomainVerdict, elements_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
-from cgcnn_ase.uncertainty.held_out import HeldOutSignals
+from cgcnn_ase.uncertainty.population import HeldOutSignals
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,9 +14,8 @@ from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
-from cgcnn_ase.uncertainty.held_out import HeldOutSignals
 from cgcnn_ase.uncertainty.label_shift import LabelShift
-from cgcnn_ase.uncertainty.population import PopulationFactors
+from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
 from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
 
 # from this domain score on, where no errors of distorted structures are known, an interval would be wrong

@@ -31,8 +31,7 @@ from cgcnn_ase.uncertainty.error_model import ErrorModel
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
-from cgcnn_ase.uncertainty.held_out import HeldOutSignals
-from cgcnn_ase.uncertainty.population import PopulationFactors
+from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
 from cgcnn_ase.zoo.card import write_card
 from cgcnn_ase.zoo.distorted import TARGET, distorted_set, element_energies, load_energies, true_values
 from cgcnn_ase.zoo.train import load_recipe, prepared_data, recipe_names

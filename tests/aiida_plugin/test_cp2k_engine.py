@@ -14,9 +14,9 @@ from ase.build import bulk, molecule
 from ase.units import GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.labels import scheme_of
+from aiida_plugin.engines.base import engine
 from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
-from aiida_plugin.engines.registry import engine
 
 CP2K = shutil.which("cp2k")
 needs_cp2k = pytest.mark.skipif(CP2K is None, reason="cp2k is not installed (Debian: cp2k)")

@@ -14,8 +14,8 @@ from ase.calculators.emt import EMT
 
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
+from aiida_plugin.engines.base import engine, engine_names
 from aiida_plugin.engines.protocol import protocol_names, resolve
-from aiida_plugin.engines.registry import engine, engine_names
 from aiida_plugin.provenance.label_kinds import engine_process_types
 from aiida_plugin.setup.codes import wanted_codes
 from aiida_plugin.workflows.label import LabelWorkChain

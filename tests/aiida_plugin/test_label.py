@@ -31,7 +31,7 @@ from aiida_plugin.data.labels import (  # noqa: E402
     scheme_of,
 )
 from aiida_plugin.data.structures import write_set  # noqa: E402
-from aiida_plugin.engines.plausibility import energy_outliers, formation_energy_error, label_error  # noqa: E402
+from aiida_plugin.engines.labels import energy_outliers, formation_energy_error, label_error  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 from aiida_plugin.engines.references import reference_structure  # noqa: E402
 from aiida_plugin.workflows.label_plan import label_plan  # noqa: E402

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from aiida_plugin.data.structure_archive.npy import NpyReader, NpyWriter
+from aiida_plugin.data.structure_archive.arrays import NpyReader, NpyWriter
 
 ARRAYS = {
     "positions": np.arange(3000.0).reshape(-1, 3),

@@ -19,8 +19,8 @@ from ase.calculators.emt import EMT  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.calculations.functions.optimisation_step import PROCESS_TYPE, record_steps  # noqa: E402
+from aiida_plugin.engines.base import engine as engine_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
-from aiida_plugin.engines.registry import engine as engine_of  # noqa: E402
 from aiida_plugin.oracles.dft import (  # noqa: E402
     DFTOracle,
     DFTSettings,

@@ -21,9 +21,9 @@ from ase.io import read
 from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
+from aiida_plugin.engines.base import engine
 from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
-from aiida_plugin.engines.registry import engine
 
 ENGINE = engine("vasp")
 MOCK = shutil.which("mock-vasp", path=str(Path(sys.executable).parent)) or "/bin/true"

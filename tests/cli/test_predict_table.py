@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cgcnn_ase.cli.prediction_output import TableWriter
-from cgcnn_ase.plotting.prediction_plot import predictions_plot
+from cgcnn_ase.plotting.prediction_plots import predictions_plot
 from cgcnn_ase.prediction.results import Prediction
 
 

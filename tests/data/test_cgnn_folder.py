@@ -11,7 +11,7 @@ import yaml
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.cgnn_folder import load_cgnn_folder
-from cgcnn_ase.data.formats import is_cgnn_folder
+from cgcnn_ase.data.prepared import is_cgnn_folder
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import unbatch
 

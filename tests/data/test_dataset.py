@@ -13,9 +13,8 @@ from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data import dataset
 from cgcnn_ase.data.dataset import Dataset, load_dataset, read_packed, read_table
-from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.prepare import prepare
-from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.prepared import PreparedData, is_prepared
 from cgcnn_ase.graphs import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.structures.packed import load_packed

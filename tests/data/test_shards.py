@@ -11,9 +11,8 @@ from ase.build import bulk
 from ase.io import write
 
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.formats import is_prepared
 from cgcnn_ase.data.graph_store import GraphShards, GraphStore
-from cgcnn_ase.data.prepared import PreparedData, join
+from cgcnn_ase.data.prepared import PreparedData, is_prepared, join
 from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph

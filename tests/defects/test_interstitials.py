@@ -7,10 +7,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, graphene, mx2
 
-from cgcnn_ase.defects.host import check_host
+from cgcnn_ase.defects.host import check_host, find_symmetry
 from cgcnn_ase.defects.interstitials import find_holes
 from cgcnn_ase.defects.point import point_defects
-from cgcnn_ase.defects.symmetry import find_symmetry
 
 from .conftest import example
 

@@ -21,7 +21,7 @@ from cgcnn_ase.optimization.loop import optimise
 from cgcnn_ase.optimization.oracles.base import ORACLES
 from cgcnn_ase.optimization.surrogates.base import SURROGATES
 from cgcnn_ase.sources.client import Query
-from cgcnn_ase.sources.registry import SOURCES, open_client
+from cgcnn_ase.sources.fetch import SOURCES, open_client
 
 from ..aiida_plugin.conftest import aiida_localhost as aiida_localhost
 
@@ -199,7 +199,7 @@ def test_without_the_distribution_its_model_is_refused(commands, path, cgcnn_ase
 def in_aiida(installed, path, request):
     """The distribution is installed here, and AiiDA has a profile; for all of the tests below."""
     pytest.importorskip("aiida", reason="aiida-core is an optional extra")
-    from aiida_plugin.engines.registry import ENGINES
+    from aiida_plugin.engines.base import ENGINES
 
     request.getfixturevalue("aiida_profile")
     with pytest.MonkeyPatch.context() as patch:
@@ -270,7 +270,7 @@ def test_labels_of_the_engine(code):
     from aiida.engine import run_get_node
     from aiida.plugins import DataFactory, WorkflowFactory
 
-    from aiida_plugin.engines.registry import engine
+    from aiida_plugin.engines.base import engine
 
     assert code.default_calc_job_plugin == engine("emt").code_plugin
     copper = bulk("Cu", a=3.7)

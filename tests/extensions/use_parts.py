@@ -20,8 +20,7 @@ from cgcnn_ase.optimization.loop import optimise
 from cgcnn_ase.optimization.oracles.base import ORACLES
 from cgcnn_ase.optimization.surrogates.base import SURROGATES
 from cgcnn_ase.sources.client import Query
-from cgcnn_ase.sources.fetch import fetch
-from cgcnn_ase.sources.registry import SOURCES, open_client
+from cgcnn_ase.sources.fetch import SOURCES, fetch, open_client
 from cgcnn_ase.training.fit import fit
 
 output = Path("python")

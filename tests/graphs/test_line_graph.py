@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
-from cgcnn_ase.graphs.crystal_graph import n_atoms
-from cgcnn_ase.graphs.line_graph import LineGraph
+from cgcnn_ase.graphs.crystal_graph import LineGraph, n_atoms
 
 from .conftest import to_dgl
 

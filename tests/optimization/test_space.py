@@ -11,7 +11,7 @@ import pytest
 from cgcnn_ase.optimization.skopt_engine import as_dimensions
 from cgcnn_ase.optimization.space.sampling import initial_points, neighbors
 from cgcnn_ase.optimization.space.search_space import SearchSpace
-from cgcnn_ase.optimization.space.simplex import Simplex
+from cgcnn_ase.optimization.space.variables import Simplex
 
 CONFIG = {
     "variables": {

@@ -14,7 +14,7 @@ from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.batch_note import MIN_BATCH, SHARE, BatchTally, BatchWarning
 from cgcnn_ase.prediction.results import Prediction
-from cgcnn_ase.uncertainty.held_out import HeldOutSignals
+from cgcnn_ase.uncertainty.population import HeldOutSignals
 
 from ..conftest import make_model, random_crystal
 

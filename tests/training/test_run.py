@@ -181,10 +181,10 @@ def test_without_a_test_split_val_is_what_is_shown(make_data, tiny, tmp_path):
 
 
 def test_no_pictures_without_matplotlib(data, tiny, tmp_path, monkeypatch):
-    from cgcnn_ase.plotting import write_evaluation
+    from cgcnn_ase.plotting import prediction_plots
     from cgcnn_ase.training import assemble as finish
 
-    for module in (write_evaluation, finish):
+    for module in (prediction_plots, finish):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.warns(UserWarning, match="no pictures: matplotlib is missing"):
         train(data, tiny(epochs=1), tmp_path / "run", progress=False)

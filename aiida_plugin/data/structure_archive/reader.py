@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, StructureArrays, hashes_of_arrays
+from aiida_plugin.data.structure_archive.arrays import (
+    FLAT,
+    HASHES,
+    NpyReader,
+    StructureArrays,
+    buffered,
+    hashes_of_arrays,
+)
 from aiida_plugin.data.structure_archive.atoms import AtomsParts, SiteArray, put_together
-from aiida_plugin.data.structure_archive.npy import NpyReader, buffered
 from cgcnn_ase.core.arrays import AnyArray, Ints
 from cgcnn_ase.graphs.geometry import Geometry
 

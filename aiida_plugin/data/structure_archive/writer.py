@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aiida_plugin.data.labels import SCHEME, LabelKind, is_converged, kind_of, scheme_of
-from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, structure_hash
+from aiida_plugin.data.structure_archive.arrays import FLAT, HASHES, NpyWriter, structure_hash
 from aiida_plugin.data.structure_archive.atoms import SiteArray, take_apart
-from aiida_plugin.data.structure_archive.npy import NpyWriter
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.optimization.space.simplex import Simplex
-from cgcnn_ase.optimization.space.variables import NONE, Point, Value, Variable, as_number
+from cgcnn_ase.optimization.space.variables import NONE, Point, Simplex, Value, Variable, as_number
 
 # a space of more points is sampled, never listed
 MOST_CANDIDATES = 200_000

@@ -191,7 +191,7 @@ class MaterialsProject:
 
 
 def open_source(options: "SourceOptions") -> MaterialsProject:
-    """Open the client for :data:`cgcnn_ase.sources.registry.SOURCES`; described properties are a `ValueError`."""
+    """Open the client for :data:`cgcnn_ase.sources.fetch.SOURCES`; described properties are a `ValueError`."""
     if options.properties:
         raise ValueError("--property is for OPTIMADE servers; those of the Materials Project are known")
     thermo_type = options.thermo_type or THERMO_TYPE

@@ -176,7 +176,7 @@ class Optimade:
 
 
 def open_source(options: "SourceOptions") -> Optimade:
-    """Open the client, as :data:`cgcnn_ase.sources.registry.SOURCES` asks for it.
+    """Open the client, as :data:`cgcnn_ase.sources.fetch.SOURCES` asks for it.
 
     A `ValueError` says why it cannot be: there is no such provider, it has one kind of energies only, or not what the
     query asks for.
