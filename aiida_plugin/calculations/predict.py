@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiida.engine.processes.ports import InputPort, PortNamespace
 from aiida.orm import Dict, Str, StructureData
 
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
@@ -155,6 +156,13 @@ def model_path(model: CGCNNModelData) -> str:
 
 def _check_settings(settings: Dict | None, _: object) -> str | None:
     return None if settings is None else settings_problem(settings.get_dict())
+
+
+def hypothetical_by_default(inputs: PortNamespace) -> None:
+    """Give ``predict.settings`` of a search a default: the errors of candidates are those of hypothetical crystals."""
+    port = inputs.get_port("predict.settings")
+    assert isinstance(port, InputPort)
+    port.default = lambda: Dict({"population": "hypothetical"})
 
 
 def settings_problem(settings: Mapping[str, object]) -> str | None:

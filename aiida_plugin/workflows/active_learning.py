@@ -10,7 +10,7 @@ from aiida_plugin.calculations.functions.generate import defects
 from aiida_plugin.calculations.functions.join_labels import merge_labelled
 from aiida_plugin.calculations.functions.prediction_errors import learning_report, prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, largest_std, select
-from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
@@ -57,6 +57,7 @@ class ActiveLearningWorkChain(WorkChain):
             help=f"What each round labels: {', '.join(SELECTION)}.",
         )
         spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
+        hypothetical_by_default(spec.inputs)
         spec.expose_inputs(
             LabelWorkChain, namespace="label", exclude=("structures", "indices"), namespace_options={"required": True}
         )

@@ -8,7 +8,7 @@ from aiida.orm import AbstractCode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.prediction_errors import prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
-from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
@@ -38,6 +38,7 @@ class ScreenWorkChain(WorkChain):
             "property", valid_type=Str, required=False, help="Of a model node with several models, the one to rank by."
         )
         spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
+        hypothetical_by_default(spec.inputs)
         spec.input(
             "n_shards", valid_type=Int, required=False, help="Predict in so many jobs; see cgcnn.predict_shards."
         )

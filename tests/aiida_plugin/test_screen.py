@@ -58,6 +58,8 @@ def test_without_an_engine_it_ends_with_the_choice(code, model, small_model):
     assert rows[2]["id"] == rest.sort_values("std")["id"].iloc[-1]
     assert "labelled" not in results
     assert len(results["predictions"]) == 8
+    (job,) = [each for each in node.called if each.process_label == "PredictCalculation"]
+    assert job.inputs.settings.get_dict() == {"population": "hypothetical"}
 
 
 @pytest.mark.slow
