@@ -96,8 +96,10 @@ class TrainParser(RetrievedParser):
 
     @property
     def _labels_converged(self) -> bool:
-        """Tell whether no label that the model learned from is marked as not converged."""
-        return self.node.inputs.structures.base.attributes.get("labels_converged", None) is not False
+        """Tell whether no label that the model, or the one that it was tuned from, learned from is marked."""
+        inputs = self.node.inputs
+        learned = [inputs.structures, inputs.model] if "model" in inputs else [inputs.structures]
+        return all(each.base.attributes.get("labels_converged", None) is not False for each in learned)
 
     def _card(self) -> str:
         """The card of the model: what it was trained on, and what its users must know."""

@@ -93,6 +93,8 @@ def train(
     """
     starts = [] if start is None else list(start) if isinstance(start, Sequence) else [start]
     _check(data, config, starts, workers)
+    if any(start.training_record.get("labels_converged") is False for start in starts):
+        data = replace(data, labels_converged=False)  # the mark stays on what is tuned from a marked model
     goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
     scalers = [starts[0].scaler] if goes_on else None
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]

@@ -11,6 +11,7 @@ from ase.io import write
 from cgcnn_ase import finetune
 from cgcnn_ase.data.calculations import read_calculations
 from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.models.checkpoint import load_folder, save_model
 
 from ..conftest import random_crystal
 
@@ -54,6 +55,21 @@ def test_finetune_on_the_command_line(cgcnn_ase, exported, small_model, tmp_path
     ran = cgcnn_ase("finetune", small_model, data, *column, "--epochs", "1", "--output", tmp_path / "RUN")
     assert ran.code == 0, ran.err
     assert prepared or "set.extxyz: of 40 of 40 calculations is marked that the energies of its labels are" in ran.err
+    best = tmp_path / "RUN" / "best"
+    assert CARD in (best / "README.md").read_text()
+    assert json.loads((best / "config.json").read_text())["training"]["labels_converged"] is False
+
+
+def test_what_is_tuned_from_a_marked_model_has_its_mark(cgcnn_ase, exported, small_model, tmp_path):
+    """The labels of the second step are converged, those of the first are not."""
+    model = load_folder(small_model)
+    model.training_record = {**model.training_record, "labels_converged": False}
+    save_model(model, tmp_path / "marked")
+    ran = cgcnn_ase(
+        "finetune", tmp_path / "marked", exported({**FAST, "converged": True}), "--target",
+        "formation_energy_per_atom", "--epochs", "1", "--output", tmp_path / "RUN",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
     best = tmp_path / "RUN" / "best"
     assert CARD in (best / "README.md").read_text()
     assert json.loads((best / "config.json").read_text())["training"]["labels_converged"] is False

@@ -78,7 +78,7 @@ def calibrate(
     with TemporaryDirectory() as folder:
         source = model.export(Path(folder) / "before")
         node = CGCNNModelData(write_calibrated(result, Path(folder) / result.name, source))
-    if structures.base.attributes.get("labels_converged", None) is False:
+    if any(each.base.attributes.get("labels_converged", None) is False for each in (structures, model)):
         node.base.attributes.set("labels_converged", False)
     return node
 
