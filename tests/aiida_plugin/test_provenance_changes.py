@@ -1,5 +1,7 @@
 """Asking a graph that each test adds something to: shards, failures, marks, labels of other kinds."""
 
+import sqlite3
+
 import pytest
 
 pytest.importorskip("aiida")
@@ -8,7 +10,7 @@ import numpy as np
 from aiida import orm
 from aiida.manage import get_manager
 from ase.build import bulk
-from sqlalchemy import event
+from sqlalchemy import event, inspect
 
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.provenance.errors import errors, parity_plot
@@ -20,13 +22,38 @@ from aiida_plugin.provenance.same_structure import predictions_of
 from .stored_graph import SCHEME, label, labelled, pool_of, predict, predictions_of_model, process, store_graph
 
 
-@pytest.fixture
-def graph(aiida_profile_clean, small_model, tmp_path):
-    return store_graph(small_model, tmp_path, n_runs=2)
+@pytest.fixture(scope="module")
+def stored(aiida_profile, small_model, tmp_path_factory):
+    """The graph, and a copy of the database that it is in."""
+    aiida_profile.reset_storage()
+    graph = store_graph(small_model, tmp_path_factory.mktemp("models"), n_runs=2)
+    copy = sqlite3.connect(":memory:")
+    database().backup(copy)
+    return graph, copy
+
+
+def database():
+    """The connection to the file of the profile."""
+    return get_manager().get_profile_storage().get_session().connection().connection.driver_connection
 
 
 @pytest.fixture
-def count_queries(aiida_profile_clean):
+def graph(stored):
+    """The graph as it was stored: what a test adds or marks is gone after it, since the copy is written back."""
+    graph, copy = stored
+    session = get_manager().get_profile_storage().get_session()
+    kept = set(session.identity_map.keys())
+    yield graph
+    session.commit()
+    copy.backup(database())
+    for row in list(session):
+        if inspect(row).key not in kept:
+            session.expunge(row)
+    session.expire_all()
+
+
+@pytest.fixture
+def count_queries(aiida_profile):
     """How many SELECT statements a call needs."""
     engine = get_manager().get_profile_storage().get_session().get_bind()
     statements = []
