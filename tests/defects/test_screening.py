@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -361,27 +359,22 @@ def test_labels_of_a_ranking():
 # The command
 
 
-def run(*arguments, cwd=None):
-    command = [sys.executable, "-m", "cgcnn_ase.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
-
-
 @pytest.fixture(scope="module")
 def model_folder(energy_model, tmp_path_factory):
     return save_model(energy_model, tmp_path_factory.mktemp("models") / "energies")
 
 
-def test_a_folder_of_hosts(model_folder, tmp_path):
+def test_a_folder_of_hosts(shell, model_folder, tmp_path):
     hosts = tmp_path / "hosts"
     hosts.mkdir()
     write(hosts / "STO.cif", _perovskite())
     write(hosts / "MgO.cif", bulk("MgO", "rocksalt", a=4.21, cubic=True))
     (hosts / "broken.cif").write_text("nothing")
-    done = run("screen", hosts, "--model", model_folder, "--output", tmp_path / "out", "--supercell", "2", "--top", "2",
-               "--uncertain", "1", "--json")  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert "broken.cif" in done.stderr
-    rows = json.loads(done.stdout)
+    done = shell("screen", hosts, "--model", model_folder, "--output", tmp_path / "out", "--supercell", "2",
+                 "--top", "2", "--uncertain", "1", "--json")  # fmt: skip
+    assert done.code == 1, done.err
+    assert "broken.cif" in done.err
+    rows = json.loads(done.out)
     with (tmp_path / "out" / "ranking.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [row["id"] for row in table]
@@ -398,17 +391,17 @@ def test_a_folder_of_hosts(model_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cathode_by_name(model_folder, tmp_path):
-    done = run("screen", "NCM811", "--element", "Li", "--num", "2", "--n-atoms", "40", "--model", model_folder,
-               "--output", tmp_path / "out")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_a_cathode_by_name(shell, model_folder, tmp_path):
+    done = shell("screen", "NCM811", "--element", "Li", "--num", "2", "--n-atoms", "40", "--model", model_folder,
+                 "--output", tmp_path / "out")  # fmt: skip
+    assert done.code == 0, done.err
     with (tmp_path / "out" / "ranking.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {row["host"] for row in table} == {"NCM811-0", "NCM811-1"}
     assert {row["defect"] for row in table} == {"v_Li"}
-    again = run("screen", "NCM811", "--element", "Li", "--model", model_folder, "--output", tmp_path / "out")
-    assert again.returncode == 2
-    assert "holds a ranking.csv already" in again.stderr
+    again = shell("screen", "NCM811", "--element", "Li", "--model", model_folder, "--output", tmp_path / "out")
+    assert again.code == 2
+    assert "holds a ranking.csv already" in again.err
 
 
 def test_a_disordered_host_is_ordered_on_request(cgcnn_ase, model_folder, tmp_path):
@@ -443,13 +436,12 @@ def test_a_disordered_host_is_ordered_on_request(cgcnn_ase, model_folder, tmp_pa
         (["LiNiO2", "--top", "-1"], "n_lowest must be 0 or more"),
     ],
 )
-def test_bad_input(arguments, words, model_folder, tmp_path):
+def test_bad_input(shell, arguments, words, model_folder, tmp_path):
     model = [] if "--model" in arguments else ["--model", model_folder]
-    done = run("screen", *arguments, *model, "--output", tmp_path / "out", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = shell("screen", *arguments, *model, "--output", tmp_path / "out", cwd=tmp_path)  # no traceback
+    assert done.code == 2, done.err
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
