@@ -1,11 +1,14 @@
 """``cgcnn-ase`` without the four seconds that its imports take: each run is a fork of one process that has made them.
 
+Beside it is a ``python`` that runs a script in the same way, for jobs of ASE calculators.
+
 As a script it is that process, which takes runs from a socket. What a run is given (arguments, folder, environment,
 files for its output) and what it gives are those of the installed command; it is another process, and ends with it.
 """
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -21,28 +24,31 @@ CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
-    run = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
+    run = {{"program": {program!r}, "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
     socket.send_fds(server, [json.dumps(run).encode() + b"\\n"], [1, 2])
     code = server.recv(16)
 sys.exit(int(code) if code else 137)  # killed without a word
 """
 MODULES = ("cgcnn_ase.cli.app", "cgcnn_ase.cli.predict", "cgcnn_ase.cli.train", "cgcnn_ase.prediction.predictor",
-           "cgcnn_ase.training.run", "lightning", "torchmetrics", "pandas", "gemmi", "matplotlib.pyplot")  # fmt: skip
+           "cgcnn_ase.training.run", "lightning", "torchmetrics", "pandas", "gemmi", "matplotlib.pyplot",
+           "ase.calculators.emt", "ase.optimize")  # fmt: skip
 
 
 @contextmanager
 def warm_command():
-    """The path of the command, while the process behind it runs."""
+    """The path of the command, while the process behind it runs; ``python`` is in the same folder."""
     with TemporaryDirectory(prefix="warm-") as folder:
-        address, client = Path(folder) / "socket", Path(folder) / "cgcnn-ase"
+        address = Path(folder) / "socket"
         server = subprocess.Popen([sys.executable, __file__, str(address)], env=os.environ | {"OMP_NUM_THREADS": "1"})
-        client.write_text(CLIENT.format(python=sys.executable, path=str(address)))
-        client.chmod(0o755)
+        for program in ("cgcnn-ase", "python"):
+            client = Path(folder) / program
+            client.write_text(CLIENT.format(python=sys.executable, path=str(address), program=program))
+            client.chmod(0o755)
         while not address.exists():
             assert server.poll() is None, "the process behind the command did not start"
             time.sleep(0.05)
         try:
-            yield client
+            yield Path(folder) / "cgcnn-ase"
         finally:
             server.kill()
             server.wait()
@@ -75,9 +81,14 @@ def run(connection):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    sys.argv = ["cgcnn-ase", *request["argv"]]
     try:
-        import_module("cgcnn_ase.cli").main()
+        if request["program"] == "python":
+            sys.argv = request["argv"]
+            sys.path.insert(0, str(Path(sys.argv[0]).parent))
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            sys.argv = ["cgcnn-ase", *request["argv"]]
+            import_module("cgcnn_ase.cli").main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

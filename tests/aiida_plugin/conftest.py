@@ -4,6 +4,8 @@ import os
 import sqlite3
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +44,17 @@ def _verdi_logs_to_stdout_only_while_it_runs():
 
         log.CLI_ACTIVE = log.CLI_LOG_LEVEL = None
         log.configure_logging(with_orm=get_manager().profile_storage_loaded)
+
+
+@pytest.fixture
+def warm_python(cgcnn_ase_command, monkeypatch):
+    """A Python for jobs of ASE calculators that need not import ASE each time, and that counts as this environment's.
+
+    Jobs of the interpreter itself are in test_ase_dft.
+    """
+    path = str(Path(cgcnn_ase_command).with_name("python"))
+    monkeypatch.setattr("aiida_plugin.engines.base.sys", SimpleNamespace(executable=path))
+    return path
 
 
 @pytest.fixture

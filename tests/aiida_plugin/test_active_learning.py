@@ -1,7 +1,5 @@
 """The active-learning loop, with EMT for DFT: rounds, budget, provenance, and each way it ends."""
 
-import sys
-
 import pytest
 from ase.build import bulk
 
@@ -22,12 +20,12 @@ QUICK = {"overrides": {"recipe": {"epochs": 2, "engine": "torch"}}}
 
 
 @pytest.fixture
-def codes(aiida_code_installed, cgcnn_ase_command):
+def codes(aiida_code_installed, cgcnn_ase_command, warm_python):
     ours = aiida_code_installed(
         label="cgcnn-ase", default_calc_job_plugin="cgcnn.predict", filepath_executable=cgcnn_ase_command
     )
     return ours, aiida_code_installed(
-        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable
+        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=warm_python
     )
 
 
@@ -47,6 +45,46 @@ def builder(codes, model, **options):
     )
 
 
+def test_two_rounds(codes, model):
+    """One label and one element, the fewest jobs that a loop has: the second round trains from what both labelled."""
+    pool = {f"c{k}": bulk("Cu", a=3.5 + 0.05 * k) for k in range(4)}
+    asked = builder(codes, model, candidates=structure_set(pool), budget={"rounds": 2}, selection={"take": {"lcb": 1}})
+    results, node = run_get_node(asked)
+    assert node.is_finished_ok, node.exit_message
+    labelled = results["labelled"]
+    assert len(set(labelled.ids)) == len(labelled) == 2
+    assert all("formation_energy_per_atom" in atoms.info for atoms in labelled.iter_atoms())
+    report = results["report"].get_dict()
+    assert report["ended"] == "2 rounds were done"
+    assert [row["n_labels"] for row in report["rows"]] == [1, 2]
+    # the element was computed once, in the first round
+    labels = [each for each in node.called if each.process_label == "LabelWorkChain"]
+    assert references_of(labels[0]) == ["reference_Cu"]
+    assert references_of(labels[1]) == []
+    # with one label there is none to hold out, so the second round alone trains, from the first model
+    (chain,) = [each for each in node.called if each.process_label == "FinetuneWorkChain"]
+    assert chain.inputs.model.uuid == model.uuid
+    assert sorted(chain.inputs.structures.ids) == sorted(labelled.ids)
+    check_origin(results["model"], labels)
+
+
+def references_of(label_chain):
+    """The jobs of elements that a work chain of labels called."""
+    names = [link.link_label for link in label_chain.base.links.get_outgoing().all()]
+    return [name for name in names if name.startswith("reference_") and len(name) < 14]
+
+
+def check_origin(trained, label_chains):
+    """From a model back to every DFT run that labelled, by links alone."""
+    query = orm.QueryBuilder().append(orm.Data, filters={"uuid": trained.uuid}, tag="model")
+    query.append(
+        orm.CalcJobNode, with_descendants="model", filters={"process_type": {"like": "%cgcnn.ase_dft"}}, project="uuid"
+    )
+    runs = [each for chain in label_chains for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]
+    assert {uuid for (uuid,) in query.all()} == {run.uuid for run in runs}
+
+
+@pytest.mark.slow
 def test_two_rounds_from_a_pool(codes, model):
     asked = builder(
         codes, model, candidates=structure_set(alloys(12)), budget={"rounds": 2}, selection={"take": {"lcb": 2}}
@@ -61,17 +99,10 @@ def test_two_rounds_from_a_pool(codes, model):
     assert [row["n_labels"] for row in report["rows"]] == [2, 4]
     # each element was computed once, in the first round that had it
     labels = [each for each in node.called if each.process_label == "LabelWorkChain"]
-    computed = [link.link_label for each in labels for link in each.base.links.get_outgoing().all()]
-    computed = [name for name in computed if name.startswith("reference_") and len(name) < 14]
+    computed = [name for each in labels for name in references_of(each)]
     assert sorted(computed) == sorted(f"reference_{symbol}" for symbol in results["reference_energies"]["energies"])
-    # from the last model back to every DFT run that labelled, by links alone
-    query = orm.QueryBuilder().append(orm.Data, filters={"uuid": results["model"].uuid}, tag="model")
-    query.append(
-        orm.CalcJobNode, with_descendants="model", filters={"process_type": {"like": "%cgcnn.ase_dft"}}, project="uuid"
-    )
-    runs = [each for chain in labels for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]
-    assert {uuid for (uuid,) in query.all()} == {run.uuid for run in runs}
-    # and both models were trained from the first
+    check_origin(results["model"], labels)
+    # both models were trained from the first
     chains = [each for each in node.called if each.process_label == "FinetuneWorkChain"]
     assert [each.inputs.model.uuid for each in chains] == [model.uuid, model.uuid]
     assert len(chains[1].inputs.structures) == 4

@@ -32,6 +32,11 @@ def code(aiida_code_installed):
     return aiida_code_installed(default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable)
 
 
+@pytest.fixture
+def warm_code(aiida_code_installed, warm_python):
+    return aiida_code_installed(default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=warm_python)
+
+
 def copper():
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.1, seed=1)
@@ -138,8 +143,8 @@ def test_a_job_in_a_container_gets_what_it_goes_on_from(code, tmp_path):
         ({"properties": ["magmoms"]}, 310, "the calculator computes no magmoms"),
     ],
 )
-def test_what_the_calculator_refuses_comes_back_in_words(code, settings, status, words):
-    _, node = run(code, **settings)
+def test_what_the_calculator_refuses_comes_back_in_words(warm_code, settings, status, words):
+    _, node = run(warm_code, **settings)
     assert node.exit_status == status, node.exit_message
     assert words in node.exit_message
 

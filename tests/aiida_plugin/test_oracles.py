@@ -50,9 +50,9 @@ def hydride(point):
 
 
 @pytest.fixture(autouse=True)
-def code(aiida_profile, aiida_code_installed):
+def code(aiida_profile, aiida_code_installed, warm_python):
     return aiida_code_installed(
-        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable
+        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=warm_python
     )
 
 

@@ -1,7 +1,5 @@
 """Screening: predictions, choice, labels and agreement in one workflow, with EMT for DFT."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -27,9 +25,9 @@ def code(aiida_code_installed, cgcnn_ase_command):
 
 
 @pytest.fixture
-def python(aiida_code_installed):
+def python(aiida_code_installed, warm_python):
     return aiida_code_installed(
-        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=sys.executable
+        label="python", default_calc_job_plugin="cgcnn.ase_dft", filepath_executable=warm_python
     )
 
 
