@@ -201,10 +201,10 @@ def profile(
         made.verdi(*(command or ("presto", "--use-zeromq")))
         if broker:
             made.verdi("profile", "configure-broker", *broker)
-        made.verdi("config", "set", "daemon.default_workers", str(workers))
-        made.verdi("config", "set", "runner.poll.interval", "1")
         made.python(
-            "from aiida.orm import Computer\n"
+            "from aiida.manage import get_config\nfrom aiida.orm import Computer\n"
+            f"get_config().set_option('daemon.default_workers', {workers})\n"
+            "get_config().set_option('runner.poll.interval', 1)\nget_config().store()\n"
             "_, computer = Computer.collection.get_or_create(label='localhost', hostname='localhost',\n"
             "    transport_type='core.local', scheduler_type='core.direct')\n"
             "computer.store()\n"

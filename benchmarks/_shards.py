@@ -22,15 +22,15 @@ crystals = [
     Atoms(rng.choice([8, 12, 14, 22], 2), scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=3.2 * np.eye(3), pbc=True)
     for _ in range(N_STRUCTURES)
 ]
-node = submit(
-    CHAIN,
+inputs = dict(
     code=orm.load_code(CODE),
     model=DataFactory("cgcnn.model").get_or_create(MODEL),
     structures=DataFactory("cgcnn.structures").from_ase(crystals, [f"s{k}" for k in range(N_STRUCTURES)]),
     n_shards=orm.Int(N_SHARDS),
     **EXTRA,
 )
-print("PK", node.pk)
+BEFORE
+print("PK", submit(CHAIN, **inputs).pk)
 """
 
 
@@ -69,12 +69,19 @@ def make_code(
 
 
 def submit_shards(
-    profile: Profile, model: Path | str, *, code: str = "logged", n: int = N_SHARDS, chain: str = "", **extra: int
+    profile: Profile,
+    model: Path | str,
+    *,
+    code: str = "logged",
+    n: int = N_SHARDS,
+    chain: str = "",
+    before: str = "",
+    **extra: int,
 ) -> int:
-    """Submit the workflow, or the CHAIN that a line of Python imports; its pk."""
+    """Submit the workflow, or the CHAIN that a line of Python imports, after lines that may use its inputs; its pk."""
     inputs = "{" + ", ".join(f"{key!r}: orm.Int({value})" for key, value in extra.items()) + "}"
     head = f"N_SHARDS, N_STRUCTURES, CODE, MODEL = {n}, {N_STRUCTURES}, {code!r}, {str(model)!r}\n"
-    output = profile.python(head + _SUBMIT.replace("EXTRA", inputs).replace("IMPORT", chain))
+    output = profile.python(head + _SUBMIT.replace("EXTRA", inputs).replace("IMPORT", chain).replace("BEFORE", before))
     return int(output.split("PK", 1)[1].split()[0])
 
 

@@ -26,11 +26,8 @@ from cgcnn_ase.models.checkpoint import save_model
 
 from .labelled import small_formation_model
 
-#: what 8 shards are in the graph
-WHOLE = {"PredictShardsWorkChain": 1, "cut": 1, "PredictCalculation": N_SHARDS, "join": 1}
-
-#: the same workflow, whose worker kills itself between submitting three jobs and its next checkpoint, and after the
-#: predictions were joined
+#: the workflow, whose worker kills itself before it submits a job, with others submitted since its last checkpoint, and
+#: after the predictions were joined
 CRASHING = """\
 import os
 from pathlib import Path
@@ -46,7 +43,7 @@ def die_once(name):
 
 class CrashingWorkChain(PredictShardsWorkChain):
     def _submit(self, name):
-        if name == "shard_0003":
+        if name == "FATAL":
             die_once("submit")
         return super()._submit(name)
 
@@ -57,37 +54,50 @@ class CrashingWorkChain(PredictShardsWorkChain):
 """
 
 
-def check(graph: Graph, whole: dict[str, int], starts: dict[str, int]) -> None:
-    """Finished, nothing doubled, nothing missing."""
+#: one process submits before and after the daemon is started, since importing AiiDA and PyTorch takes seconds
+REFUSED = """\
+import re, subprocess
+from aiida.common.exceptions import InvalidOperation
+try:
+    submit(CHAIN, **inputs)
+except InvalidOperation as error:
+    assert re.search("the daemon is not running.*requires `verdi daemon start`", str(error)), error
+else:
+    raise AssertionError("it was submitted without a daemon")
+subprocess.run(["verdi", "daemon", "start"], check=True)
+"""
+
+
+def check(graph: Graph, starts: dict[str, int], *, n: int = N_SHARDS, chain: str = "PredictShardsWorkChain") -> None:
+    """Finished, nothing doubled, nothing missing of n shards."""
     assert (graph.state, graph.exit_status) == ("finished", 0), graph.message
-    assert dict(graph.finished) == whole
+    assert dict(graph.finished) == {chain: 1, "cut": 1, "PredictCalculation": n, "join": 1}
     # what was cut off, a calcfunction or a job that was never submitted, is called again, and stays as what it is
     assert len(graph.others) == len(graph.cut_off), graph.others
     assert set(graph.cut_off) <= {"cut", "join", "PredictCalculation"}
     assert graph.unsealed == []
-    assert sorted(starts.values()) == [1] * N_SHARDS  # the code itself says how often it ran
+    assert sorted(starts.values()) == [1] * n  # the code itself says how often it ran
     labels = sorted(label for _, label, kind, _ in graph.links if kind == "call_calc")
-    assert labels == sorted(["cut", "join", *(f"shard_{k:04d}" for k in range(N_SHARDS))])
+    assert labels == sorted(["cut", "join", *(f"shard_{k:04d}" for k in range(n))])
     for label in ("remote_folder", "retrieved", "predictions", "summary"):
-        assert sum(link[0] == "PredictCalculation" and link[1] == label for link in graph.links) == N_SHARDS, label
+        assert sum(link[0] == "PredictCalculation" and link[1] == label for link in graph.links) == n, label
 
 
-@pytest.mark.parametrize("n_deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_where_it_hurts_most(small_model, tmp_path, cgcnn_ase_command, n_deaths):
-    """8 shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
+@pytest.mark.parametrize(("n", "n_deaths"), [(3, 1), pytest.param(N_SHARDS, 2, marks=pytest.mark.slow)])
+def test_killed_where_it_hurts_most(small_model, tmp_path, cgcnn_ase_command, n, n_deaths):
+    """Shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
 
     AiiDA's own broker is part of the daemon: before it is started a submission is refused, and says what to do.
     """
-    (tmp_path / "crashing_chain.py").write_text(CRASHING)
+    fatal = min(3, n - 1)  # as many jobs are submitted already
+    (tmp_path / "crashing_chain.py").write_text(CRASHING.replace("FATAL", f"shard_{fatal:04d}"))
     if n_deaths == 1:
         (tmp_path / "join").touch()
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with profile(environment={"PYTHONPATH": path}) as made:
         make_code(made, command=cgcnn_ase_command)
-        with pytest.raises(RuntimeError, match="the daemon is not running.*requires `verdi daemon start`"):
-            submit_shards(made, small_model)
-        made.verdi("daemon", "start")
-        pk = submit_shards(made, small_model, chain="from crashing_chain import CrashingWorkChain as CHAIN")
+        chain = "from crashing_chain import CrashingWorkChain as CHAIN"
+        pk = submit_shards(made, small_model, n=n, chain=chain, before=REFUSED)
         assert made.wait_for(lambda: (tmp_path / "submit").exists(), 60)
         if n_deaths == 2:
             made.wait(pk, 5)
@@ -95,7 +105,7 @@ def test_killed_where_it_hurts_most(small_model, tmp_path, cgcnn_ase_command, n_
         made.recover()
         assert made.wait(pk, 200), made.verdi("process", "list", "-a")
         assert (tmp_path / "join").exists()
-        check(made.graph(pk), {name.replace("PredictShards", "Crashing"): n for name, n in WHOLE.items()}, runs(made))
+        check(made.graph(pk), runs(made), n=n, chain="CrashingWorkChain")
 
 
 @pytest.mark.slow
@@ -110,7 +120,7 @@ def test_ten_kills_at_random_moments(small_model):
             killed = kill_and_finish(
                 made, lambda p: submit_shards(p, small_model), 10 - total, rng, within=8, kinds=("", "worker", "broker")
             )
-            check(killed.graph, WHOLE, runs(made))
+            check(killed.graph, runs(made))
             total += len(killed.kills)
 
 
