@@ -576,7 +576,7 @@ def wait_for(condition, run, seconds=300):
 
 
 #: so many files that two workers are not done when the first lines are seen
-N_SLOW = 1200
+N_SLOW = 800
 
 
 @pytest.fixture
@@ -620,7 +620,11 @@ def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, 
 
     resumed = cgcnn_ase("predict", slow_folder, "--model", small_model, "--output", out, "--resume", "--workers", "1")
     assert resumed.code == 0
-    assert resumed.err == f"{n - 1} of {N_SLOW} files are in {out} already\n"
+    # what follows is the word for the whole batch, which is unlike what the model was held out on
+    first, *others = resumed.err.splitlines()
+    assert first == f"{n - 1} of {N_SLOW} files are in {out} already"
+    assert len(others) == 1
+    assert "as a set, are unlike those that small-formation-energy-per-atom was trained on" in others[0]
     assert cgcnn_ase("predict", slow_folder, "--model", small_model, "--output", tmp_path / "b.csv").code == 0
     assert_same_rows(read_csv(out), read_csv(tmp_path / "b.csv"))
 
