@@ -9,6 +9,7 @@ from ase.io import write
 from cgcnn_ase.cli.app import app
 from cgcnn_ase.cli.applicability import RULES
 from cgcnn_ase.models.registry import find_models
+from cgcnn_ase.training import run
 
 from ..conftest import random_crystal
 
@@ -145,8 +146,18 @@ def test_each_rule_is_of_an_option_and_has_a_case():
         assert {options[name] for name in set(rules) - of_files} <= tried, command
 
 
-def test_workers_belong_to_several_networks(cgcnn_ase, tmp_path, make_data):
-    """Of settings, which may hold the number of members: nothing is built or written before."""
+def test_workers_belong_to_several_networks(cgcnn_ase, tmp_path, make_data, monkeypatch):
+    """Of settings, which may hold the number of members: nothing is built or written before.
+
+    What two workers were given is trained here, as `tests/training/test_bare_machine.py` has real ones.
+    """
+    train_all, asked = run._run, []
+
+    def train_here(jobs, prepared, workers):
+        asked.append((len(jobs), workers))
+        train_all(jobs, prepared, 1)
+
+    monkeypatch.setattr(run, "_run", train_here)
     data, output = make_data(), tmp_path / "RUN"
     ran = cgcnn_ase("train", data, "--workers", "2", "--output", output)
     assert ran.code == 2
@@ -155,6 +166,7 @@ def test_workers_belong_to_several_networks(cgcnn_ase, tmp_path, make_data):
     (tmp_path / "two.yaml").write_text("{n_members: 2, epochs: 1, engine: torch, network: {n_features: 8}}")
     ran = cgcnn_ase("train", data, "--workers", "2", "--config", tmp_path / "two.yaml", "--output", output)
     assert ran.code == 0, ran.err
+    assert asked == [(2, 2)]
 
 
 @pytest.mark.parametrize("option", ["--val", "--test"])

@@ -118,18 +118,30 @@ def test_mistakes_in_the_settings(data, tmp_path, capsys, settings, message):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("error", ["ImportError", "FileNotFoundError", "RuntimeError"])
-def test_a_dgl_that_cannot_be_imported_is_no_dgl(tmp_path, error):
-    """As DGL 2.1 beside a newer torch: installed, and its libraries do not load. It is tried once."""
-    (tmp_path / "dgl.py").write_text(f"print('tried')\nraise {error}('libgraphbolt_pytorch_2.13.0.so')\n")
+def test_a_dgl_that_cannot_be_imported_is_no_dgl(tmp_path):
+    """As DGL 2.1 beside a newer torch: installed, and its libraries do not load. It is tried once.
+
+    Each error is raised in a fork of one process, which has imported torch.
+    """
+    (tmp_path / "dgl.py").write_text(
+        "import builtins, os\nprint('tried', os.environ['ERROR'], flush=True)\n"
+        "raise getattr(builtins, os.environ['ERROR'])('libgraphbolt_pytorch_2.13.0.so')\n"
+    )
+    errors = ["ImportError", "FileNotFoundError", "RuntimeError"]
     code = (
+        "import os\n"
         "import torch\nfrom ase.build import bulk\nfrom cgcnn_ase.graphs.builder import GraphConfig, build_graph\n"
         "from cgcnn_ase.nn.messages import build_edges\n"
         "graph = build_graph(bulk('Cu'), GraphConfig())\n"
-        "build_edges(graph, 'torch')\nprint('torch')\n"
-        "print(build_edges(graph).dgl_graph, build_edges(graph).dgl_graph)\n"
+        "build_edges(graph, 'torch')\nprint('torch', flush=True)\n"
+        f"for error in {errors}:\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        os.environ['ERROR'] = error\n"
+        "        print(build_edges(graph).dgl_graph, build_edges(graph).dgl_graph, flush=True)\n"
+        "        os._exit(0)\n"
+        "    assert os.waitpid(child, 0)[1] == 0, error\n"
     )
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["torch", "tried", "None None"]
+    assert done.stdout.splitlines() == ["torch", *(line for e in errors for line in (f"tried {e}", "None None"))]

@@ -99,6 +99,12 @@ def reading_layers(config):
     return replace(config, architecture=replace(config.architecture, pooling=pooling))
 
 
+def fast_of(name):
+    """Slow but for one architecture; ``test_another_property`` is of each."""
+    slow = [pytest.param(other, marks=[] if other == name else [pytest.mark.slow]) for other in NETWORKS]
+    return pytest.mark.parametrize("base", slow, indirect=True, scope="module")
+
+
 def test_another_property(base, tune, tmp_path):
     """The network, its graph, its number and its kind of head come from the model; head and scaler are new.
 
@@ -116,6 +122,7 @@ def test_another_property(base, tune, tmp_path):
         assert far["rest"] > 0.0
 
 
+@fast_of("cgcnn")
 def test_several_properties(base, tune):
     start = load_model(base)
     models = tune(base, "--task", "multi", "--members", 1, "--freeze", "embedding")
@@ -126,6 +133,7 @@ def test_several_properties(base, tune):
     assert far["embedding"] == 0.0 < far["convolutions"]
 
 
+@fast_of("alignn")
 def test_a_classification(base, tune):
     """A head that learns its error is a regression's."""
     (model,) = tune(base, "--target", "is_metal:classification", "--members", 1)
@@ -133,6 +141,7 @@ def test_a_classification(base, tune):
     assert not model.networks[0].config.mean_variance
 
 
+@fast_of("cgnn")
 def test_a_slower_trunk(base, tune, tmp_path):
     start = load_model(base)
     text = "engine: torch\ntrunk_rate: 1e-6\nlearning_rate: 1e-2\nweight_decay: 0\n"
