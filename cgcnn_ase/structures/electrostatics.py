@@ -25,8 +25,12 @@ _CONTACT = 200.0
 # copies annealed side by side, steps for each exchangeable site, and the temperatures between which they cool, eV
 _COPIES, _STEPS_PER_SITE, _HOT, _COLD = 24, 150, 1.0, 0.02
 _MIN_STEPS, _MAX_STEPS = 1_000, 40_000
+# where fewer copies than this end at the lowest energy, all are annealed again, so many times as slowly, up to a limit
+_AGREEING, _SLOWER, _MOST_STEPS = 3, 4, 100_000
 # an exchange must lower the energy by this much, eV
 _LOWER = 1e-6
+# energies that differ by less are the same, eV
+_SAME = 1e-3
 
 
 class Form(NamedTuple):
@@ -114,6 +118,8 @@ def lowest_arrangements(
 ) -> Search:
     """Arrangements of low energy: annealed copies of random starts, each then improved until no exchange lowers it.
 
+    Where few copies agree on the lowest, they are annealed again, more slowly.
+
     Parameters
     ----------
     forms
@@ -125,24 +131,51 @@ def lowest_arrangements(
     anneal
         False starts the descents from random arrangements: the nearest minimum, for arrangements that shall be random.
     """
-    n = len(groups)
+    pairs = _exchangeable(forms, groups)
     copies = _COPIES if anneal else 1
-    sites = np.tile(np.arange(n), (copies, 1))
+    steps = int(np.clip(_STEPS_PER_SITE * len(np.unique(pairs)), _MIN_STEPS, _MAX_STEPS))
+    result = _search(forms, groups, pairs, rng, copies=copies, steps=steps if anneal else 0, deadline=deadline)
+    last = result
+    while anneal and len(pairs) and last.complete and not _agree(last) and _SLOWER * steps <= _MOST_STEPS:
+        steps *= _SLOWER
+        last = _search(forms, groups, pairs, rng, copies=copies, steps=steps, deadline=deadline)
+        result = Search(_sorted([*result.arrangements, *last.arrangements]), last.complete)
+    return result
+
+
+def _search(
+    forms: Sequence[Form],
+    groups: Ints,
+    pairs: Ints,
+    rng: np.random.Generator,
+    *,
+    copies: int,
+    steps: int,
+    deadline: float,
+) -> Search:
+    """So many copies of random starts, annealed in so many steps, and improved."""
+    sites = np.tile(np.arange(len(groups)), (copies, 1))
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         for copy in sites:
             copy[members[rng.permutation(len(members))]] = members
-    pairs = _exchangeable(forms, groups)
     state = _State(forms, sites)
-    complete = True
-    if anneal and len(pairs):
-        steps = int(np.clip(_STEPS_PER_SITE * len(np.unique(pairs)), _MIN_STEPS, _MAX_STEPS))
-        complete = _anneal(state, pairs, steps, rng, deadline)
+    complete = _anneal(state, pairs, steps, rng, deadline) if steps and len(pairs) else True
     ends = []
     for copy in range(copies):
         complete = _descend(state, copy, pairs, deadline) and complete
         ends.append(Arrangement(state.energy(copy), sites[copy].copy()))
-    return Search(tuple(sorted(ends, key=lambda end: round(end.energy, 6))), complete)
+    return Search(_sorted(ends), complete)
+
+
+def _agree(search: "Search") -> bool:
+    """Tell whether several copies ended at the lowest energy."""
+    lowest = search.arrangements[0].energy
+    return sum(end.energy < lowest + _SAME for end in search.arrangements) >= _AGREEING
+
+
+def _sorted(ends: "Sequence[Arrangement]") -> "tuple[Arrangement, ...]":
+    return tuple(sorted(ends, key=lambda end: round(end.energy, 6)))
 
 
 def _exchangeable(forms: Sequence[Form], groups: Ints) -> Ints:
