@@ -14,7 +14,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+# one more than two cores: a worker waits a quarter of its time for processes that its tests start
+WORKERS ?= 3
 DATA ?= ../shared/data
 # in this order: others start from the first
 ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-energy defect-detection defect-sites
@@ -51,7 +52,7 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 	@$(BIN)/python -c "import pandas; print(pandas.read_csv('demo.csv').to_string(index=False, max_colwidth=40))"
 	$(BIN)/python examples/first_prediction.py
 
-# One thread for each worker: two workers with two threads each would fight for two cores.
+# One thread for each worker: workers with several threads each would fight for the cores.
 test: $(ENGINES_INSTALLED) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" $(PYTEST_ARGS)
 

@@ -310,10 +310,10 @@ def test_scripts_need_no_main_guard(small_model, cif_folder, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from cgcnn_ase import predict\n"
-        f"print(len(predict({str(small_model)!r}, {str(cif_folder(70))!r}, workers=2)))\n"
+        f"print(len(predict({str(small_model)!r}, {str(cif_folder(19))!r}, workers=2)))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
-    assert (done.stdout, done.stderr) == ("70\n", "")
+    assert (done.stdout, done.stderr) == ("19\n", "")
 
 
 # Monte Carlo dropout

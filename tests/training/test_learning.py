@@ -6,17 +6,19 @@ from cgcnn_ase.nn.messages import dgl_available
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import train_member
 
-ENGINES = ["torch", pytest.param("dgl", marks=pytest.mark.skipif(not dgl_available(), reason="no DGL here"))]
+GATED = {"convolution": "gated", "norm": "batch", "activation": "softplus"}
+EDGE_MESSAGE = {"convolution": "edge-message", "norm": "layer", "activation": "silu"}
+NO_DGL = pytest.mark.skipif(not dgl_available(), reason="no DGL here")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    "network",
+    ("network", "engine"),
     [
-        {"convolution": "gated", "norm": "batch", "activation": "softplus"},
-        {"convolution": "edge-message", "norm": "layer", "activation": "silu"},
+        pytest.param(GATED, "dgl", marks=NO_DGL, id="gated-dgl"),
+        pytest.param(EDGE_MESSAGE, "torch", id="edge-message-torch"),
+        pytest.param(GATED, "torch", marks=pytest.mark.slow, id="gated-torch"),
+        pytest.param(EDGE_MESSAGE, "dgl", marks=[NO_DGL, pytest.mark.slow], id="edge-message-dgl"),
     ],
-    ids=["gated", "edge-message"],
 )
 def test_val_error_drops_fivefold(make_data, tiny, tmp_path, network, engine):
     data = make_data(n_train=256)
