@@ -14,8 +14,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_ARGS ?=
-# one more than two cores: a worker waits a quarter of its time for processes that its tests start
-WORKERS ?= 3
+WORKERS ?= 2
 DATA ?= ../shared/data
 # in this order: others start from the first
 ZOO ?= formation-energy-per-atom electronic elastic alignn vacancy-formation-energy defect-detection defect-sites
