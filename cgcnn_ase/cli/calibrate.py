@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
+from cgcnn_ase.cli.options import Overwrite
 
 
 def calibrate(
@@ -23,6 +24,7 @@ def calibrate(
         bool, typer.Option("--accept-shift", help="Apply a shift of more than 1 eV/atom, too.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of more than 60 labels: same seed, the same are left out together.")] = 0,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="For machines: the record of the calibration as JSON.")
     ] = False,
@@ -38,12 +40,14 @@ def calibrate(
         from cgcnn_ase.training.calibrate import (
             RECORD,
             calibrate_on,
+            check_output,
             describe,
             load_labels,
             one_model,
             write_calibrated,
         )
 
+        check_output(output, overwrite=overwrite)
         loaded = one_model(model, target)
         labelled = load_labels(data, loaded, target)
         if labelled.n_without:
@@ -52,7 +56,7 @@ def calibrate(
             loaded, labelled.data, column=labelled.column, unit=labelled.unit, accept_shift=accept_shift, seed=seed,
             progress=is_terminal(),
         )  # fmt: skip
-        write_calibrated(calibrated, output, find_models(model)[0].path)
+        write_calibrated(calibrated, output, find_models(model)[0].path, overwrite=overwrite)
         for note in describe(calibrated):
             echo_note(note)
     if as_json:

@@ -15,13 +15,14 @@ import torch
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.files import check_replaceable, clear_folder
 from cgcnn_ase.core.targets import TargetSpec, is_name_of, known_targets
 from cgcnn_ase.data.dataset import Dataset, hash_of_samples, load_dataset, read_properties, target_columns
 from cgcnn_ase.data.prepare import column_for, prepare
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.checkpoint import save_model, weights_content
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.models.folder import CARD, Json
+from cgcnn_ase.models.folder import CARD, CONFIG, WEIGHTS, Json, model_entries, read_config
 from cgcnn_ase.models.registry import find_models, load_model, load_refs
 from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_of
 from cgcnn_ase.structures import read_structures
@@ -41,6 +42,8 @@ _EXPLAINS, _FOLLOWS = 0.3, 0.7
 _OTHER_UNITS = {"meV/atom": 1e-3, "kJ/mol": 1 / 96.485, "kcal/mol": 1 / 23.061, "Ry/atom": 13.6057, "Ha/atom": 27.2114}
 _NAMED = 5
 TRAINING_IDS, PACKED = "training-ids.txt.gz", "structures.npz"
+# the files of a calibrated model
+_FILES = (CONFIG, WEIGHTS, CARD, TRAINING_IDS)
 
 
 def calibrate(
@@ -193,15 +196,21 @@ def load_labels(path: Path, model: CrystalModel, target: str | None = None) -> L
     return LabelledData(data, column, data.unit_of(column), n_without)
 
 
-def write_calibrated(model: CrystalModel, folder: str | Path, source: Path | None = None) -> Path:
+def write_calibrated(
+    model: CrystalModel, folder: str | Path, source: Path | None = None, *, overwrite: bool = False
+) -> Path:
     """Write a model that :func:`calibrate` made, with a card, into a new or empty folder, and return it.
 
     ``source`` is the folder of the model it was made of, whose card goes below and whose list of training structures
-    goes beside it.
+    goes beside it. With ``overwrite`` it takes the place of an earlier calibrated model; a ValueError is raised if the
+    folder holds anything else.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: is not an empty folder; name another one")
+    check_output(folder, overwrite=overwrite)
+    if source is not None and folder.resolve() == source.resolve():
+        raise ValueError(f"{folder}: is the model to calibrate; name another folder")
+    if overwrite:
+        clear_folder(folder)
     save_model(model, folder)
     card = [f"# {model.name}", "", *(f"- {note}" for note in describe(model))]
     if source is not None and (source / CARD).is_file():
@@ -211,6 +220,18 @@ def write_calibrated(model: CrystalModel, folder: str | Path, source: Path | Non
     if source is not None and (source / TRAINING_IDS).is_file():
         shutil.copyfile(source / TRAINING_IDS, folder / TRAINING_IDS)
     return folder
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Raise a ValueError where a calibrated model cannot be written, best before it is made."""
+    if overwrite:
+        check_replaceable(folder, _FILES, marks=(CONFIG,), what="a calibrated model")
+        if (folder / CONFIG).is_file() and not any(
+            RECORD in entry["training"] for entry in model_entries(read_config(folder))
+        ):
+            raise ValueError(f"{folder}: holds a model that `calibrate` did not make; name another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: is not an empty folder; name another one, or overwrite a calibrated model")
 
 
 def describe(model: CrystalModel) -> list[str]:

@@ -76,6 +76,24 @@ def test_a_calibrated_model_comes_back_from_its_folder(calibrated, crystals, tmp
         write_calibrated(calibrated, folder)
 
 
+def test_only_a_calibrated_model_is_written_over(calibrated, small_model, tmp_path):
+    folder = write_calibrated(calibrated, tmp_path / "m")
+    (folder / "README.md").write_text("of an earlier calibration")
+    assert write_calibrated(calibrated, folder, overwrite=True) == folder
+    assert "expect the 90% interval" in (folder / "README.md").read_text()
+    assert load_model(folder).sha256 == calibrated.sha256
+    with pytest.raises(ValueError, match="is the model to calibrate; name another folder"):
+        write_calibrated(calibrated, folder, folder, overwrite=True)
+    other = tmp_path / "other"
+    shutil.copytree(small_model, other)
+    with pytest.raises(ValueError, match="holds a model that `calibrate` did not make"):
+        write_calibrated(calibrated, other, overwrite=True)
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match=r"mine\.txt"):
+        write_calibrated(calibrated, folder, overwrite=True)
+    assert load_model(folder).sha256 == calibrated.sha256
+
+
 def test_an_older_version_refuses_it_and_folders_without_stay_as_they_were(model, calibrated, tmp_path):
     assert read_config(save_model(calibrated, tmp_path / "new"))["format_version"] == 3
     assert read_config(save_model(model, tmp_path / "old"))["format_version"] == 1
