@@ -237,12 +237,12 @@ def left(labelled, tmp_path_factory, cgcnn_ase):
 def parsed(code, labelled):
     """Parse files by name, as a job would have left them."""
 
-    def parse(files):
+    def parse(files, **more):
         calculation = orm.CalcJobNode(computer=code.computer, process_type="aiida.calculations:cgcnn.train")
         calculation.set_option("resources", {"num_machines": 1})
         calculation.set_option("check_versions", True)
         linked = {"structures": node(labelled).store(), "target": orm.Str(TARGET).store(), "code": code,
-                  "package_version": orm.Str(metadata.version("cgcnn-ase")).store()}  # fmt: skip
+                  "package_version": orm.Str(metadata.version("cgcnn-ase")).store()} | more  # fmt: skip
         for label, value in linked.items():
             calculation.base.links.add_incoming(value, link_type=LinkType.INPUT_CALC, link_label=label)
         calculation.store()
@@ -261,6 +261,21 @@ def test_parsing_a_good_run(parsed, left, labelled):
     assert ended.is_finished_ok, ended.exit_message
     assert results["test_results"].get_array("id").tolist() == list(labelled)[:2]
     assert results["metrics"]["test"]["mae"] == json.loads(left["run/metrics.json"])["test"]["mae"]
+
+
+def test_what_is_tuned_from_a_marked_model_has_its_mark(parsed, left, tmp_path):
+    """The labels of this job are converged, those of the model before are not."""
+    old = small_formation_model()
+    old.training_record = {"labels_converged": False}
+    marked = DataFactory("cgcnn.model").get_or_create(save_model(old, tmp_path / "marked"))
+    results, ended = parsed(left, model=marked)
+    assert ended.is_finished_ok, ended.exit_message
+    assert results["model"].base.attributes.get("labels_converged") is False
+    assert results["metrics"]["labels_converged"] is False
+    card = results["model"].base.repository.get_object_content("README.md", "r")
+    assert "**Not converged:**" in card
+    results, _ = parsed(left)
+    assert "labels_converged" not in results["metrics"].get_dict()
 
 
 def test_epochs_of_an_ensemble_are_counted_once(parsed, left):
