@@ -60,6 +60,11 @@ def model_entries(config: Json) -> list[Json]:
     return entries
 
 
+def model_entry(config: Json, name: str | None) -> Json:
+    """Return the part of a folder's ``config.json`` that is one model's."""
+    return next(entry for entry in model_entries(config) if entry["name"] == name)
+
+
 def read_weights(folder: Path, config: Json) -> bytes:
     """The weights' file of a model folder; :class:`CheckpointError` if ``config.json`` speaks of another."""
     weights = _read(folder / WEIGHTS)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, Json, model_entries, read_config
+from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, Json, model_entries, model_entry, read_config
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -97,7 +97,8 @@ def _refs(folder: Path) -> list[ModelRef]:
 def model_info(name: str | Path) -> ModelInfo:
     """Read the facts of a model, without loading its weights."""
     ref = find_model(name)
-    config, entry = read_config(ref.path), model_entry(ref)
+    config = read_config(ref.path)
+    entry = model_entry(config, ref.name)
     return ModelInfo(
         name=entry["name"],
         target=entry["target"]["name"],
@@ -152,12 +153,12 @@ def better_fidelity(name: str, site: int, elements: frozenset[int]) -> str | Non
 def model_level(ref: ModelRef) -> str:
     """Return whether a model predicts crystals (``crystal``) or their sites (``site``)."""
     # a file is one of the original CGCNN
-    return "crystal" if ref.name is None else str(model_entry(ref)["target"].get("level", "crystal"))
+    return "crystal" if ref.name is None else str(_entry(ref)["target"].get("level", "crystal"))
 
 
-def model_entry(ref: ModelRef) -> Json:
+def _entry(ref: ModelRef) -> Json:
     """Return the part of a folder's configuration that is one model's."""
-    return next(entry for entry in model_entries(read_config(ref.path)) if entry["name"] == ref.name)
+    return model_entry(read_config(ref.path), ref.name)
 
 
 def find_models(name: str | Path) -> list[ModelRef]:
@@ -189,9 +190,7 @@ def find_models(name: str | Path) -> list[ModelRef]:
         main_names = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
         refs = [pretrained[name] for name in main_names]
         return [
-            ref
-            for ref in refs
-            if model_level(ref) == "crystal" and model_entry(ref)["target"]["name"] not in OF_DEFECTS
+            ref for ref in refs if model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS
         ]
     if known in pretrained:
         return [pretrained[known]]

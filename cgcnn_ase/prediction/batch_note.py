@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import log, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cgcnn_ase.models.folder import WEIGHTS, read_config
-from cgcnn_ase.models.registry import ModelRef, model_entry
+from cgcnn_ase.models.folder import WEIGHTS, Json, model_entry, read_config
+from cgcnn_ase.models.registry import ModelRef
 from cgcnn_ase.prediction.results import Prediction
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class _Counts:
     limits: Mapping[str, float | None] | None = None
     of_sites: bool = False
     of_log10: bool = False
+    has_populations: bool = False  # whether the interval of hypothetical crystals is another
     n: int = 0
     n_far: int = 0
     n_spread: int = 0
@@ -64,7 +65,8 @@ class _Counts:
         if not unlike:
             return None
         what = "sites" if self.of_sites else "structures"
-        hint = "" if "hypothetical" in self.populations else "the population hypothetical (--population), or "
+        other = self.has_populations and "hypothetical" not in self.populations
+        hint = "the population hypothetical (--population), or " if other else ""
         return (
             f"these {self.n} {what}, as a set, are unlike those that {self.name} was trained on: "
             f"{' and '.join(unlike)} than 90 % of held-out ones have; the intervals may be too "
@@ -106,21 +108,23 @@ def _many(k: int, n: int) -> bool:
 
 def _new_counts(model: "ModelRef | CrystalModel", *, dropout: bool) -> tuple[tuple[str, str], _Counts]:
     """Name and sha256 of a model, as its predictions have them, and nothing counted yet."""
+    trust: Json
     if not isinstance(model, ModelRef):
         calibration = model.dropout_calibration if dropout else model.calibration
-        held_out = None if calibration is None or calibration.held_out is None else calibration.held_out.model_dump()
-        spec = model.target
-        return (model.name, model.sha256), _Counts(
-            model.name, held_out, of_sites=spec.level == "site", of_log10=spec.transform == "log10"
-        )
-    if model.name is None:  # an original file, which has no calibration
+        trust = {} if calibration is None else dict[str, Any](calibration.to_config())
+        name, sha256, level, transform = model.name, model.sha256, model.target.level, model.target.transform
+    elif model.name is None:  # an original file, which has no calibration
         return (model.path.name, ""), _Counts(model.path.name)
-    entry = model_entry(model)
-    held_out = (entry.get("dropout_trust" if dropout else "trust") or {}).get("held_out")
-    target = entry["target"]
-    return (model.name, read_config(model.path)["sha256"][WEIGHTS]), _Counts(
-        model.name,
-        held_out,
-        of_sites=target.get("level") == "site",
-        of_log10=target.get("transform") == "log10",
+    else:
+        config = read_config(model.path)
+        entry = model_entry(config, model.name)
+        trust = entry.get("dropout_trust" if dropout else "trust") or {}
+        name, sha256 = model.name, config["sha256"][WEIGHTS]
+        level, transform = entry["target"].get("level"), entry["target"].get("transform")
+    return (name, sha256), _Counts(
+        name,
+        trust.get("held_out"),
+        of_sites=level == "site",
+        of_log10=transform == "log10",
+        has_populations="hypothetical" in trust,
     )

@@ -14,15 +14,16 @@ from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.batch_note import MIN_BATCH, SHARE, BatchTally, BatchWarning
 from cgcnn_ase.prediction.results import Prediction
-from cgcnn_ase.uncertainty.population import HeldOutSignals
+from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
 
 from ..conftest import make_model, random_crystal
 
 
-def with_limits(domain_score=0.9, epistemic=0.1, **more):
+def with_limits(domain_score=0.9, epistemic=0.1, *, populations=True, **more):
     model = make_model(**more)
     limits = HeldOutSignals(domain_score=domain_score, epistemic=epistemic, n_samples=100)
-    model.calibration = replace(model.calibration, held_out=limits)
+    factors = PopulationFactors(std_factor=2.0, upper_factor=2.0, above_hull=(0.05, 0.5), n_samples=100)
+    model.calibration = replace(model.calibration, held_out=limits, hypothetical=factors if populations else None)
     return model
 
 
@@ -69,6 +70,8 @@ def test_what_is_advised_depends_on_the_population():
     assert "--population" in known
     (hypothetical,) = notes(model, np.full(30, 2.0), np.zeros(30), population="hypothetical")
     assert "--population" not in hypothetical
+    (only_known,) = notes(with_limits(populations=False), np.full(30, 2.0), np.zeros(30))
+    assert "--population" not in only_known  # it would change nothing
     assert "cgcnn-ase calibrate" in known
     assert "cgcnn-ase calibrate" in hypothetical
 
