@@ -11,6 +11,7 @@ into one sum per atom, so the cost is linear in the number of bonds.
 """
 
 from math import sqrt
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,17 +27,22 @@ N_ANGULAR = MAX_DEGREE * N_WEIGHTS
 # decay length of the distance weight, Å
 DECAY_LENGTH = 0.5
 
+# harmonics of each degree from 1 on
+TERMS_OF_DEGREE = (3, 5, 7, 9)
+Component = TypeVar("Component", Floats32, torch.Tensor)
 # (24, 4); 1 where a harmonic is of a degree: there are 2 l + 1 of degree l
-_DEGREE_OF_TERM = np.repeat(np.eye(MAX_DEGREE, dtype=np.float32), [3, 5, 7, 9], axis=0)
+_DEGREE_OF_TERM = np.repeat(np.eye(MAX_DEGREE, dtype=np.float32), TERMS_OF_DEGREE, axis=0)
 
 
-def _harmonics(u: Floats32) -> Floats32:
-    """Real spherical harmonics of degree 1 to 4 of unit vectors, (E, 3) -> (E, 24), with sum_m Y_lm(u)^2 = 1."""
-    x, y, z = u.T
+def harmonics(x: Component, y: Component, z: Component) -> list[Component]:
+    """Real spherical harmonics of degree 1 to 4 of unit vectors, 24 terms, those of a degree with sum_m Y_lm(u)^2 = 1.
+
+    The components are (E,) each, of numpy or of torch.
+    """
     xy, zz = x * y, z * z
     cos2, cos3, sin3 = x * x - y * y, x * (x * x - 3 * y * y), y * (3 * x * x - y * y)
     z2, z3, z4 = 5 * zz - 1, z * (7 * zz - 3), 7 * zz - 1
-    terms = [
+    return [
         x, y, z,
         sqrt(3) * xy, sqrt(3) * y * z, sqrt(3) * x * z, 1.5 * zz - 0.5, sqrt(3 / 4) * cos2,
         sqrt(5 / 8) * sin3, sqrt(15) * xy * z, sqrt(3 / 8) * y * z2, z * (2.5 * zz - 1.5), sqrt(3 / 8) * x * z2,
@@ -45,7 +51,6 @@ def _harmonics(u: Floats32) -> Floats32:
         (35 * zz - 30) * zz / 8 + 0.375, sqrt(5 / 8) * x * z3, sqrt(5 / 16) * cos2 * z4, sqrt(35 / 8) * cos3 * z,
         sqrt(35 / 64) * (cos2 * cos2 - 4 * xy * xy),
     ]  # fmt: skip
-    return np.stack(terms, axis=1)
 
 
 def angular_moments(
@@ -68,7 +73,7 @@ def angular_moments(
     near = np.exp(-(distances - nearest[centers]) / DECAY_LENGTH)
     weights = [np.full(n_bonds, 1 / 12), near / 4, near * electronegativity_scale()[numbers[neighbors]] / 4]
 
-    y = _harmonics((vectors / distances[:, None]).astype(np.float32))  # (E, 24)
+    y = np.stack(harmonics(*(vectors / distances[:, None]).astype(np.float32).T), axis=1)  # (E, 24)
     moments = np.empty((n_bonds, MAX_DEGREE, N_WEIGHTS), dtype=np.float32)
     for k, weight in enumerate(weights):
         of_center = _sum_over_bonds(weight.astype(np.float32), y, starts).take(centers, axis=0)  # (E, 24)

@@ -26,7 +26,8 @@ class GraphConfig:
     ``padding="first-atom"`` reproduces the original CGCNN: atoms with fewer than ``n_neighbors`` neighbours get edges
     to atom 0 at ``cutoff + 1`` Å. ``merge`` computes equivalent atoms, and equal edges of each, once (see
     :mod:`cgcnn_ase.graphs.quotient`); predictions do not change. ``line_graph`` adds the bond angles (see
-    :mod:`cgcnn_ase.graphs.crystal_graph`).
+    :mod:`cgcnn_ase.graphs.crystal_graph`). ``vectors`` says that the network reads the directions of the edges: then
+    nothing is merged, as equal edges have different ones.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -39,6 +40,7 @@ class GraphConfig:
     angular: bool = False
     merge: bool = False
     line_graph: bool = False
+    vectors: bool = False
 
     def __post_init__(self) -> None:
         if self.cutoff <= 0 or self.n_neighbors < 1 or self.tolerance < 0:
@@ -47,6 +49,8 @@ class GraphConfig:
             raise ValueError("edges that pad have no direction: angular=True needs padding='none'")
         if self.line_graph and (self.angular or self.padding != "none"):
             raise ValueError("line_graph=True gives the angles: it needs angular=False and padding='none'")
+        if self.vectors and (self.angular or self.line_graph or self.padding != "none"):
+            raise ValueError("vectors=True gives the angles: it needs angular=False, line_graph=False, padding='none'")
 
     @property
     def n_angular(self) -> int:
@@ -88,7 +92,7 @@ def graphs_and_nodes(structures: Sequence["Atoms | Geometry"], config: GraphConf
         merged = _merged_with_lines(numbers, bonds, crystal, len(shapes))
         return merged._replace(graph=merged.graph._replace(volumes=volumes))
     graph = _graph(numbers, bonds, crystal, len(shapes), config)._replace(volumes=volumes)
-    if config.merge:
+    if config.merge and not config.vectors:
         return _merged(graph, crystal, bonds.distances)
     return GraphsAndNodes(graph, np.arange(len(numbers)))
 

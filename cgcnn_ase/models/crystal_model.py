@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# what a potential predicts: eV/atom on one scale, whose sum over the atoms is an energy
+POTENTIAL_TARGETS = ("total_energy_per_atom", "formation_energy_per_atom")
+
+
 class CrystalModel(nn.Module):
     """An ensemble of networks with the graph they read and the target they predict.
 
@@ -108,7 +112,12 @@ class CrystalModel(nn.Module):
     @property
     def is_potential(self) -> bool:
         """True if the prediction is a smooth function of the positions, so that forces exist."""
-        return False  # no architecture so far damps its messages to zero at the cutoff
+        return self.networks[0].config.architecture.is_smooth and self.target.name in POTENTIAL_TARGETS
+
+    @property
+    def n_members(self) -> int:
+        """Members of the ensemble: the heads of all networks."""
+        return sum(network.config.n_heads for network in self.networks)
 
     def check_level(self, level: Level, what: str) -> None:
         """Raise where something is asked of crystals and the model predicts sites, or the other way round."""
@@ -138,7 +147,7 @@ class CrystalModel(nn.Module):
 
     def read(self, pooled: list[Tensor]) -> MemberOutputs:
         """The prediction of each member from its crystal embeddings, (B, P)."""
-        outputs = [network.read(p) for network, p in zip(self.networks, pooled, strict=True)]
+        outputs = [out for network, p in zip(self.networks, pooled, strict=True) for out in network.read_heads(p)]
         return self._member_outputs(outputs, pooled[0])
 
     def sample(self, graph: CrystalGraph, n_dropout: int, *, seed: int = 0, engine: Engine = "auto") -> MemberOutputs:
@@ -160,7 +169,7 @@ class CrystalModel(nn.Module):
                 torch.full((n_dropout, network.architecture.n_crystal), 1.0 - self.dropout), generator=generator
             )
             masks = (keep / (1.0 - self.dropout)).to(pooled)
-            outputs += [network.read(pooled, mask) for mask in masks]
+            outputs += [out for mask in masks for out in network.read_heads(pooled, mask)]
         return self._member_outputs(outputs, embeddings[0])
 
     def calibrated(

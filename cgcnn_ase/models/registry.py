@@ -26,6 +26,8 @@ ALIASES = {
 # whose labels a model can speak for, by name: the first is the model's own, each other has a model NAME-FIDELITY
 FIDELITIES = {"vacancy-formation-energy": ("witman", "kumagai", "jarvis", "chgnet")}
 
+# architecture of potentials, which ``all`` leaves out, too: they know the materials that they were trained for
+_POTENTIAL = "smooth-cgcnn"
 # targets that say something of a cell and its defects, not of the material: ``all`` leaves their models out
 OF_DEFECTS = ("is_defective",)
 
@@ -161,11 +163,17 @@ def _entry(ref: ModelRef) -> Json:
     return model_entry(read_config(ref.path), ref.name)
 
 
+def _is_general(ref: ModelRef) -> bool:
+    """Tell whether a model is one of any crystal: not of sites, of defects, or a potential of some materials."""
+    tag = read_config(ref.path)["network"]["architecture"].get("architecture")
+    return model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS and tag != _POTENTIAL
+
+
 def find_models(name: str | Path) -> list[ModelRef]:
     """The models that a pretrained name, ``all``, or a path stands for; a folder stands for all models in it.
 
     ``all`` are those of every property of crystals; a variant such as ``band-gap-alignn`` is left out beside
-    ``band-gap``, and so is the detection of defects.
+    ``band-gap``, and so are the detection of defects and the potentials.
 
     Raises
     ------
@@ -189,9 +197,7 @@ def find_models(name: str | Path) -> list[ModelRef]:
     if known == ALL:
         main_names = [name for name in pretrained if not any(name.startswith(f"{other}-") for other in pretrained)]
         refs = [pretrained[name] for name in main_names]
-        return [
-            ref for ref in refs if model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS
-        ]
+        return [ref for ref in refs if _is_general(ref)]
     if known in pretrained:
         return [pretrained[known]]
     if together := [ref for ref in pretrained.values() if ref.path.name == known]:

@@ -33,6 +33,7 @@ class ArchitectureConfig(ABC):
 
     reads_lines: ClassVar[bool] = False  # whether it needs a graph with a line graph
     reads_distances: ClassVar[bool] = True  # whether it needs the lengths of the bonds
+    is_smooth: ClassVar[bool] = False  # whether its value can be differentiated by the positions
     least: ClassVar[Mapping[str, int]] = {"n_features": 1}  # smallest values of its sizes
 
     n_features: int = 64  # F, length of the node vectors
@@ -97,6 +98,7 @@ ARCHITECTURES: Registry[type[ArchitectureConfig]] = Registry(
         "cgcnn": "cgcnn_ase.nn.cgcnn:CGCNNConfig",
         "alignn": "cgcnn_ase.nn.alignn:ALIGNNConfig",
         "cgnn": "cgcnn_ase.nn.cgnn:CGNNConfig",
+        "smooth-cgcnn": "cgcnn_ase.nn.smooth:SmoothCGCNNConfig",
     },
 )
 
@@ -143,6 +145,11 @@ class Architecture(nn.Module, ABC):
 
     def extensive_factor(self, pooled: Tensor) -> Tensor | None:
         """Factor of the head's value, (B, 1), for a network whose value grows with the cell; None: 1."""
+        del pooled
+        return None
+
+    def offset(self, pooled: Tensor) -> Tensor | None:
+        """Value that is added to the head's, (B, 1); None: nothing."""
         del pooled
         return None
 

@@ -77,12 +77,15 @@ class NetworkConfig:
 
     architecture: ArchitectureConfig = field(default_factory=CGCNNConfig)
     n_outputs: int = 1
+    n_heads: int = 1  # linear maps of the same vector that are members of an ensemble (Kellner and Ceriotti, 2024)
     mean_variance: bool = False  # whether the head also predicts the size of its error
     quantiles: bool = False  # the same, as the 5 % and 95 % quantiles of the target
 
     def __post_init__(self) -> None:
         if self.mean_variance and self.quantiles:
             raise ValueError("a head has mean_variance or quantiles, not both")
+        if self.n_heads < 1 or (self.n_heads > 1 and self.error != "none"):
+            raise ValueError(f"n_heads must be 1 or, without mean_variance and quantiles, more, not {self.n_heads}")
 
     @property
     def error(self) -> ErrorHead:
@@ -97,19 +100,27 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.architecture = config.architecture.build()
-        self.head = Head(self.architecture.n_crystal, config.n_outputs, error=config.error)
+        self.head = Head(self.architecture.n_crystal, config.n_heads * config.n_outputs, error=config.error)
 
     def pooled(self, graph: CrystalGraph, engine: Engine = "auto") -> Tensor:
         """Crystal embedding before the head, (B, P): everything that dropout leaves alone."""
         return self.architecture.pool(graph, self.architecture.atoms(graph, engine))
 
     def read(self, pooled: Tensor, mask: Tensor | None = None) -> Output:
-        """Head on the crystal embedding; a mask (C,) switches parts of it off, as dropout does."""
+        """Head on the crystal embedding, the mean of several; a mask (C,) switches parts of it off, as dropout does."""
+        heads = self.read_heads(pooled, mask)
+        return heads[0] if len(heads) == 1 else Output(torch.stack([head.value for head in heads]).mean(dim=0))
+
+    def read_heads(self, pooled: Tensor, mask: Tensor | None = None) -> list[Output]:
+        """As :meth:`read`, each head for itself."""
         output: Output = self.head(self.architecture.crystal(pooled, mask))
-        n = self.architecture.extensive_factor(pooled)
+        offset, n = self.architecture.offset(pooled), self.architecture.extensive_factor(pooled)
+        if offset is not None:
+            output = output._replace(value=output.value + offset)
         if n is not None:
             output = output.map(lambda part: part * n)
-        return output
+        n_out = self.config.n_outputs
+        return [output.of(slice(k * n_out, (k + 1) * n_out)) for k in range(self.config.n_heads)]
 
     def forward(self, graph: CrystalGraph, engine: Engine = "auto") -> Output:
         """Value (and scale) of each crystal."""
