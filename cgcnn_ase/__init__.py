@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
     from cgcnn_ase.inspection.second_opinion import SecondOpinions, predict
     from cgcnn_ase.models.registry import load_model
+    from cgcnn_ase.potential.relax import relax
     from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.training.calibrate import calibrate
     from cgcnn_ase.training.finetune import finetune
@@ -24,10 +25,12 @@ _HOMES = {
     "finetune": "cgcnn_ase.training.finetune",
     "load_model": "cgcnn_ase.models.registry",
     "predict": "cgcnn_ase.inspection.second_opinion",
+    "relax": "cgcnn_ase.potential.relax",
 }
 
 __all__ = [
     "CGCNNCalculator", "Predictor", "SecondOpinions", "__version__", "calibrate", "finetune", "load_model", "predict",
+    "relax",
 ]  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import (
     Calculator,
     PropertyNotImplementedError,
     all_changes,
+    all_properties,
     compare_atoms,
     register_calculator_class,
 )
@@ -25,6 +26,8 @@ from cgcnn_ase.energies.graph_model import (
 from cgcnn_ase.energies.interface import Reference
 from cgcnn_ase.inspection.second_opinion import as_second_opinions
 from cgcnn_ase.models.registry import DEFAULT_MODEL
+from cgcnn_ase.potential.potential import Potential
+from cgcnn_ase.potential.steps import ForceGuard, PotentialSteps
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import StructureRecord, check_atoms
@@ -72,6 +75,10 @@ class CGCNNCalculator(Calculator):
     second_opinion : sequence of str or ASE calculator, or SecondOpinions
         Other models; how far they disagree is the result ``second_opinion_std``, in the unit of the model's property.
         See :class:`cgcnn_ase.inspection.second_opinion.SecondOpinions`, whose ``fit`` brings them to one scale.
+    max_force_std : float, optional
+        Of a potential: where the std of a force is larger (eV/Å), the structure has left what the potential knows.
+    on_excess : {"raise", "warn"}
+        What happens then: an ``UncertainForcesError`` ends the run, or an ``UncertainForcesWarning`` is given.
 
     Notes
     -----
@@ -80,6 +87,10 @@ class CGCNNCalculator(Calculator):
     ``in_domain``, ``in_domain_reason`` and ``domain_score`` (1 at the limit of the domain). Other models give their own
     property instead of the energies. Keys that a model has no calibration for are missing from
     ``implemented_properties``. Charges and magnetic moments do not enter.
+
+    A potential (``calc.model.is_potential``, such as ``cathode-potential``) gives ``energies``, ``forces``,
+    ``forces_std`` (one number an atom, eV/Å) and, of crystals, ``stress``, too. Its ``energy`` is a total energy on the
+    scale of uncorrected PBE(+U), whatever the ``reference``.
 
     Threads may share a calculator: ``atoms`` and ``results`` are those of the last calculation in the thread that reads
     them (of any thread, where it has made none), so that no thread is given the numbers of another's structure.
@@ -102,11 +113,16 @@ class CGCNNCalculator(Calculator):
         seed: int = 0,
         population: "Population" = "known",
         second_opinion: "SecondOpinions | OpinionSource | Iterable[OpinionSource] | None" = None,
+        max_force_std: float | None = None,
+        on_excess: Literal["raise", "warn"] = "raise",
     ) -> None:
         check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed, population=population).inference()
         self.model: CrystalModel = self._infer.models[0]
         self.model.check_level("crystal", "a calculator")
+        self._potential = PotentialSteps(Potential(self.model), population) if self.model.is_potential else None
+        self._guard = ForceGuard(max_force_std, on_excess)
+        self._guard.check(self.model)
         self._second_opinion = as_second_opinions(second_opinion)
         if self._second_opinion is not None:
             self._second_opinion.check([self.model.target.name], alone=self.model.sha256)
@@ -124,6 +140,8 @@ class CGCNNCalculator(Calculator):
         )
         if self._second_opinion is not None:
             self.parameters.update(second_opinion=self._second_opinion.names)
+        if max_force_std is not None:
+            self.parameters.update(max_force_std=max_force_std, on_excess=on_excess)
 
     @property
     def atoms(self) -> "Atoms | None":
@@ -202,12 +220,13 @@ class CGCNNCalculator(Calculator):
     def _properties(self) -> list[str]:
         name = self.model.target.name
         calibrated = self._infer.calibration(self.model) is not None
-        has_std = calibrated or len(self.model.members) > 1 or self._infer.n_dropout is not None
+        has_std = calibrated or self.model.n_members > 1 or self._infer.n_dropout is not None
         energies = ["energy", "free_energy"] if name in PER_ATOM_ENERGIES else []
         stds = [*(["energy_std"] if energies else []), f"{name}_std"] if has_std else []
         domain = [f"{name}_interval", "in_domain", "in_domain_reason", "domain_score"] if calibrated else []
         opinions = [] if self._second_opinion is None else ["second_opinion_std"]
-        return [*energies, name, *stds, *domain, *opinions]
+        derivatives = [] if self._potential is None else ["energies", "forces", "forces_std", "stress"]
+        return [*energies, *derivatives, name, *stds, *domain, *opinions]
 
     def calculate(
         self,
@@ -229,7 +248,13 @@ class CGCNNCalculator(Calculator):
             self.atoms = atoms.copy()
         if self.atoms is None:
             raise ValueError(_NO_ATOMS)
-        prediction = self._infer([StructureRecord("atoms", "<atoms>", check_atoms(self.atoms, "<atoms>"), None)])[0]
+        derivatives: dict[str, object] = {}
+        checked = check_atoms(self.atoms, "<atoms>")
+        if self._potential is not None:
+            prediction, derivatives = self._potential(checked)
+            self._guard(checked, derivatives["forces_std"])
+        else:
+            prediction = self._infer([StructureRecord("atoms", "<atoms>", checked, None)])[0]
         if prediction.error is not None:
             raise ValueError(prediction.error)
         if self._second_opinion is not None:
@@ -245,6 +270,7 @@ class CGCNNCalculator(Calculator):
         }
         if prediction.second_opinion_std is not None:
             result["second_opinion_std"] = prediction.second_opinion_std
+        result |= derivatives
         if name in PER_ATOM_ENERGIES:
             result |= self._energies(prediction, required=bool({"energy", "free_energy"} & set(properties)))
         self.results = {key: result[key] for key in self.implemented_properties if key in result}
@@ -281,8 +307,8 @@ class CGCNNCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"no {name}: the model {self.model.name!r} reads a graph of the nearest neighbours (rule "
                 f"{self.model.graph.rule!r}), whose energy jumps when neighbours change places, so it has no forces. "
-                "Relaxation and molecular dynamics need a potential: a model with model.is_potential, of which none is "
-                "pretrained, or an interatomic potential such as CHGNet"
+                "Relaxation and molecular dynamics need a potential: a model with model.is_potential, such as "
+                "cathode-potential, or another interatomic potential such as CHGNet"
             )
         if atoms is None and self.atoms is None and allow_calculation and name in self.implemented_properties:
             raise ValueError(_NO_ATOMS)
@@ -304,7 +330,7 @@ class CGCNNCalculator(Calculator):
         if "energy_std" not in self.implemented_properties:
             raise PropertyNotImplementedError(
                 f"the model {self.model.name!r} gives no uncertainty of an energy: it predicts "
-                f"{self.model.target.name}, with {len(self.model.members)} member(s) and "
+                f"{self.model.target.name}, with {self.model.n_members} member(s) and "
                 f"{'a' if self.model.calibration else 'no'} calibration"
             )
         std: float = self.get_property("energy_std", atoms)
@@ -312,11 +338,17 @@ class CGCNNCalculator(Calculator):
         return std / len(self.atoms) if per_atom else std
 
     def annotate(self, atoms: "Atoms") -> "Atoms":
-        """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256."""
+        """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256.
+
+        Of a potential, ``forces_std`` goes into ``atoms.arrays``, and its largest value is ``max_force_std``.
+        """
         self.get_property(self.model.target.name, atoms)
         for key in self.implemented_properties:
-            if key not in ("energy", "free_energy") and self.results.get(key) is not None:
+            if key not in all_properties and key != "forces_std" and self.results.get(key) is not None:
                 atoms.info[key] = self.results[key]
+        if (forces_std := self.results.get("forces_std")) is not None:
+            atoms.set_array("forces_std", forces_std)
+            atoms.info["max_force_std"] = float(forces_std.max())
         if not atoms.info.get("in_domain_reason", True):
             del atoms.info["in_domain_reason"]  # an empty one would not survive extxyz
         atoms.info |= {"cgcnn_model": self.model.name, "cgcnn_model_sha256": self.model.sha256}

@@ -21,6 +21,7 @@ from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.structures import StructureError
 
 from .conftest import make_model
+from .potential.conftest import random_potential
 
 
 @pytest.fixture
@@ -407,6 +408,22 @@ def test_annotation_of_an_outsider(calculator, tmp_path):
     assert "contains U, which no training structure has" in atoms.info["in_domain_reason"]
     write(tmp_path / "a.extxyz", atoms)
     assert read(tmp_path / "a.extxyz").info["in_domain_reason"] == atoms.info["in_domain_reason"]
+
+
+def test_annotation_by_a_potential_leaves_results_of_ase_where_they_are(tmp_path):
+    atoms = bulk("NiO", "rocksalt", 4.2)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = CGCNNCalculator(random_potential())
+    forces, stds = atoms.get_forces(), atoms.calc.results["forces_std"]
+    atoms.calc.annotate(atoms)
+    assert not {"forces", "stress", "energies", "forces_std"} & set(atoms.info)
+    write(tmp_path / "a.extxyz", atoms)
+    back = read(tmp_path / "a.extxyz")
+    np.testing.assert_allclose(back.get_forces(), forces, atol=1e-7)
+    np.testing.assert_allclose(back.get_stress(), atoms.get_stress(), atol=1e-7)
+    np.testing.assert_allclose(back.arrays["forces_std"], stds, rtol=1e-5)
+    assert back.info["max_force_std"] == pytest.approx(stds.max())
+    assert back.info["energy_std"] == pytest.approx(atoms.calc.results["energy_std"])
 
 
 def test_annotation_replaces_an_older_one(atoms):

@@ -26,6 +26,9 @@ CATEGORIES: dict[str, int] = {
     "atomic_volume": 10,
 }
 
+# metals whose d electrons have a U in the Materials Project's oxides and fluorides, and none in the metal itself
+HUBBARD_METALS = ("Co", "Cr", "Fe", "Mn", "Mo", "Ni", "V", "W")
+
 MAX_NUMBER = 100
 DESCRIPTOR_SIZE = sum(CATEGORIES.values())
 

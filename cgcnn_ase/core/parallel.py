@@ -1,5 +1,6 @@
 """Worker processes that answer one question after another, and end with the process that started them."""
 
+import ctypes
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from queue import SimpleQueue
 from threading import Event, Timer
 from typing import IO, Any, TypeVar
@@ -22,6 +24,8 @@ _IN_HAND = 3
 
 #: glibc settings of processes that compute: keep freed memory for the next task instead of giving it back to the system
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+# their numbers in malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _LENGTH = struct.Struct("<Q")
 
@@ -193,3 +197,18 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
     (length,) = _LENGTH.unpack(head)
     message = pipe.read(length)
     return message if len(message) == length else None
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Set in this process what :data:`KEEP_MEMORY` says, where the C library is glibc; elsewhere do nothing.
+
+    Tensors of some megabytes, made anew in each step, otherwise cost a page fault for each of their pages.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for number, name in ((_M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_"), (_M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_")):
+        if name not in os.environ:
+            mallopt(number, int(KEEP_MEMORY[name]))

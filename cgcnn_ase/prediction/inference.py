@@ -255,6 +255,12 @@ def _filled(
     return [[MemberPrediction(blank, None) if k is None else fill(blank, k) for blank, k in row] for row in rows]
 
 
+def prediction_of(model: CrystalModel, prediction: CalibratedPrediction, record: StructureRecord) -> MemberPrediction:
+    """Return what a model says of one structure, (1,), as all predictions are given."""
+    rows: _Rows = [[(_blank(record, model), 0)]]
+    return _filled(rows, model.target, prediction, prediction.members.T)[0][0]
+
+
 def _known(end: float | None) -> float | None:
     """An end of an interval, None where the interval is empty."""
     return None if end is None or isnan(end) else end

@@ -1,0 +1,1 @@
+"""A potential: energy, forces and stress of atoms, with their uncertainty."""
