@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepare import TaskName
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.training.fit import FitResult
+    from cgcnn_ase.training.finetune_report import FitResult
     from cgcnn_ase.training.run_data import DataLike
     from cgcnn_ase.training.start_model import Frozen
 
@@ -36,6 +36,9 @@ def finetune(
     tell: Callable[[str], None] = lambda _: None,
 ) -> "FitResult":
     """Tune a model on labelled structures, by a recipe that goes by their number (docs/how_to/finetune.md).
+
+    A potential is tuned on frames with energies, forces and, where they have it, stress
+    (:func:`cgcnn_ase.data.frames.read_frames` reads what holds them).
 
     Graph, network, number of members and kind of head are the model's. For its own property it keeps its head and the
     scale of its targets, and its calibration where there are fewer than 20 labels to calibrate on.

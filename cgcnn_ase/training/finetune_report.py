@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ class Row(TypedDict):
     offset: float | None
     # ``before`` with the offset added to each prediction: what is left to be learned beside a constant
     before_without_offset: dict[str, float | None] | None
+
+
+class FitResult(NamedTuple):
+    """Outcome of a training."""
+
+    model: Path  # folder of the model; of a cross-validation that of the runs
+    targets: tuple[TargetSpec, ...]
+    metrics: dict[str, object]  # by split, or by target and split; of a cross-validation by figure
+    before_after: list[Row]  # of a fine-tuning, see `write_before_after`
 
 
 FILE = "before_after.json"

@@ -4,17 +4,17 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
-from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.prepare import TaskName
 from cgcnn_ase.data.prepared import SAMPLES
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.training.cross_validation import cross_validate
 from cgcnn_ase.training.finetune_defaults import recipe_of
-from cgcnn_ase.training.finetune_report import FILE, Row
+from cgcnn_ase.training.finetune_report import FILE, FitResult, Row
+from cgcnn_ase.training.potential_run import finetune_potential
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.run_config import SettingsFile, layer_settings
 from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
@@ -22,15 +22,6 @@ from cgcnn_ase.training.start_model import Frozen, can_reuse_head, new_head_warn
 
 # names in a folder of prepared data
 _PREPARED = ("meta.json", "*.npy", SAMPLES, "shard-*")
-
-
-class FitResult(NamedTuple):
-    """Outcome of a training."""
-
-    model: Path  # folder of the model; of a cross-validation that of the runs
-    targets: tuple[TargetSpec, ...]
-    metrics: dict[str, object]  # by split, or by target and split; of a cross-validation by figure
-    before_after: list[Row]  # of a fine-tuning, see `write_before_after`
 
 
 def fit(
@@ -65,6 +56,16 @@ def fit(
     and ``epochs_factor`` have no meaning. Errors are as there.
     """
     output, model = Path(output), load_model(start) if isinstance(start, str | Path) else start
+    if model is not None and model.is_potential:
+        vain = {
+            "target": target, "unit": unit, "config": config, "preset": preset, "freeze": freeze, "k_fold": k_fold,
+            "workers": workers > 1,
+        }  # fmt: skip
+        return finetune_potential(
+            model, data, output, vain=vain, settings=settings, epochs_factor=epochs_factor, replay=replay,
+            n_replay=n_replay, val=val, test=test, name=name, resume=resume, overwrite=overwrite, progress=progress,
+            tell=tell,
+        )  # fmt: skip
     if replay is None and n_replay is not None:
         raise ValueError("--n-replay says how many of --replay; give its data, too")
     if replay is not None and k_fold is not None:

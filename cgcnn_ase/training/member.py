@@ -124,7 +124,7 @@ def train_member(
     if not resume:
         for name in (BEST, LAST, HISTORY):
             (folder / name).unlink(missing_ok=True)
-    with _quiet(), torch.random.fork_rng():
+    with quiet_lightning(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         scalers = scalers or train_scalers(data)
         module = TrainingModule(network or new_network(data, config), scalers, data.specs, config)
@@ -140,7 +140,7 @@ def train_member(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements and its advice on data loaders out of the user's terminal."""
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
     levels = {name: logging.getLogger(name).level for name in names}
