@@ -18,6 +18,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
 from cgcnn_ase.energies.interface import Combination, Energies
+from cgcnn_ase.energies.relaxation import relax_cells
 from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Voltage:
     voltage: float  # V, against the metal of the ion
     std: float | None  # one standard deviation over the members of the ensemble, V; None without an ensemble
     members: tuple[float, ...] | None  # by each member, V; None without an ensemble
+    converged: bool | None = None  # whether both cells are relaxed to the end; None where nothing was relaxed
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Phase:
     formation_energy: float
     std: float | None
     above_hull: float  # eV a unit; 0 on the hull
+    converged: bool | None = None  # whether it is relaxed to the end; None where nothing was relaxed
+    note: str = ""  # why it is not
 
     @property
     def is_stable(self) -> bool:
@@ -82,6 +86,10 @@ def average_voltage(
     *,
     lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
+    relax: bool = False,
+    fixed_cell: bool = False,
+    fmax: float = 0.05,
+    max_steps: int = 500,
 ) -> Voltage:
     """The average voltage between two contents of Li, V.
 
@@ -96,13 +104,19 @@ def average_voltage(
         model's references have.
     ion
         Li, Na or K.
+    relax, fixed_cell, fmax, max_steps
+        Relax each structure, that of the metal too, with its cell (the atoms alone with ``fixed_cell``) before its
+        energy is taken; needs a model with forces: see :func:`cgcnn_ase.energies.relaxation.relax_cells`. What is not
+        relaxed to the end has ``converged`` False; a relaxation that breaks off is a `ValueError`.
 
     Raises
     ------
     ValueError
-        If the frameworks differ, both hold as much Li, or the energy of the metal is not known.
+        If the frameworks differ, both hold as much Li, the energy of the metal is not known, or the model has no forces
+        to relax with.
     """
-    series = _Series([lithiated, delithiated], model, lithium, ion)
+    how = _Relax(fmax, max_steps, with_cell=not fixed_cell) if relax else None
+    series = _Series([lithiated, delithiated], model, lithium, ion, how)
     return series.voltage(*sorted((0, 1), key=lambda k: -series.x[k]))
 
 
@@ -112,6 +126,10 @@ def voltage_curve(
     *,
     lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
+    relax: bool = False,
+    fixed_cell: bool = False,
+    fmax: float = 0.05,
+    max_steps: int = 500,
 ) -> VoltageCurve:
     """Find the stable phases and voltage steps of a series of structures of one framework.
 
@@ -119,7 +137,8 @@ def voltage_curve(
     on it both phases coexist at one voltage. There are at least two contents of Li; several structures of one content
     are orderings, of which the lowest counts. Other parameters and errors are those of :func:`average_voltage`.
     """
-    series = _Series(structures, model, lithium, ion)
+    how = _Relax(fmax, max_steps, with_cell=not fixed_cell) if relax else None
+    series = _Series(structures, model, lithium, ion, how)
     order = sorted(range(len(series.x)), key=lambda k: (series.x[k], series.per_unit[k]))
     first = order[0]
     last = min((k for k in order if series.x[k] == series.x[order[-1]]), key=lambda k: series.per_unit[k])
@@ -128,11 +147,20 @@ def voltage_curve(
     on_x, on_f = [series.x[k] for k in hull], [formation[k].value for k in hull]
     phases = tuple(
         Phase(k, series.x[k], formation[k].value, formation[k].std,
-              max(0.0, formation[k].value - float(np.interp(series.x[k], on_x, on_f))))
+              max(0.0, formation[k].value - float(np.interp(series.x[k], on_x, on_f))),
+              series.converged(k), series.notes[k])
         for k in order
     )  # fmt: skip
     steps = tuple(series.voltage(b, a) for a, b in zip(hull[-2::-1], hull[:0:-1], strict=True))
     return VoltageCurve(phases, steps, series.frameworks[0].formula, ion, series.source.name)
+
+
+class _Relax(NamedTuple):
+    """How the cells of a series are relaxed."""
+
+    fmax: float
+    max_steps: int
+    with_cell: bool
 
 
 class _Series:
@@ -144,6 +172,7 @@ class _Series:
         model: EnergySource,
         lithium: "float | Atoms | Structure | None",
         ion: str,
+        relax: _Relax | None = None,
     ) -> None:
         phases = list(map(as_atoms, structures))
         metal = lithium if lithium is None or isinstance(lithium, int | float) else as_atoms(lithium)
@@ -154,9 +183,20 @@ class _Series:
         self.n = len(phases)
         self.metal, self.metal_weights = self._metal(metal, ion)
         cells = [*phases, *([] if isinstance(metal, int | float) or metal is None else [metal])]
+        self.is_relaxed, self.notes = relax is not None, [""] * len(cells)
+        if relax is not None:
+            moved = relax_cells(cells, self.source, **relax._asdict())
+            if failed := [f"structure {k} is {one.problem}" for k, one in enumerate(moved) if one.failed]:
+                raise ValueError(failed[0])
+            cells, self.notes = [one.atoms for one in moved], [one.problem for one in moved]
         self.energies: Energies = self.source.energies(cells)
         self.units = np.array([result.n_units for result in self.frameworks], dtype=float)
         self.per_unit = self.energies.energies[: self.n] / self.units
+
+    def converged(self, *cells: int) -> bool | None:
+        """Tell whether these cells, and the metal's, are relaxed to the end; None where nothing was relaxed."""
+        metal = range(self.n, len(self.notes))
+        return not any(self.notes[k] for k in (*cells, *metal)) if self.is_relaxed else None
 
     def voltage(self, rich: int, poor: int) -> Voltage:
         """Between two of the cells."""
@@ -170,6 +210,7 @@ class _Series:
             voltage=sum_.value + self.metal,
             std=sum_.std,
             members=None if sum_.members is None else tuple(m + self.metal for m in sum_.members),
+            converged=self.converged(rich, poor),
         )
 
     def formation(self, k: int, first: int, last: int) -> Combination:

@@ -7,6 +7,7 @@ _HOMES = {
     "DefectCost": "cgcnn_ase.defects.costs",
     "Manifest": "cgcnn_ase.defects.manifest",
     "Ranking": "cgcnn_ase.defects.screening",
+    "Relaxation": "cgcnn_ase.defects.costs",
     "Screening": "cgcnn_ase.defects.screening",
     "cost_estimate": "cgcnn_ase.defects.costs",
     "defect_formation_energy": "cgcnn_ase.defects.supercell_energy",

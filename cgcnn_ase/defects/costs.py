@@ -13,6 +13,7 @@ from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_energies
 from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
 from cgcnn_ase.energies.graph_model import GraphEnergy
+from cgcnn_ase.energies.relaxation import check_forces
 from cgcnn_ase.structures import read_structures
 
 if TYPE_CHECKING:
@@ -38,15 +39,18 @@ class DefectEnergyEstimate:
     defect: str
     site_index: int | None
     multiplicity: int
-    # formation energy of the neutral, unrelaxed defect, eV; of a model of sites, of the relaxed one it learned
+    # formation energy of the neutral defect, eV, unrelaxed unless a relaxation was asked for; of a model of sites, of
+    # the relaxed one it learned
     energy: float
     std: float | None  # one standard deviation, eV; None where nothing is known of the error
     # lower, upper: 90 % interval, eV, where the model has one
     lower: float | None
     upper: float | None
-    # in_domain, reason: whether the model knows such structures, and why not; None where it cannot tell
+    # in_domain, reason: whether the model knows such structures, and why not; None where it cannot tell. The reason
+    # also says why a relaxation did not end
     in_domain: bool | None
     reason: str
+    converged: bool | None = None  # whether both supercells are relaxed; None where nothing was relaxed
     formula: str
     n_atoms: int
     model: str
@@ -55,6 +59,14 @@ class DefectEnergyEstimate:
     def to_dict(self) -> dict[str, object]:
         """Field names and values, without those of the members."""
         return {name: value for name, value in asdict(self).items() if name != "members"}
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How supercells are relaxed before their energies are compared: the atoms move, the cell is the pristine one's."""
+
+    fmax: float = 0.05  # largest force that may remain, eV/Å
+    max_steps: int = 500
 
 
 class CostEstimate(Protocol):
@@ -89,7 +101,10 @@ class SiteModelEstimator:
 
 
 class SupercellEstimator:
-    """Defective supercell less pristine one, with the chemical potentials of what was exchanged."""
+    """Defective supercell less pristine one, with the chemical potentials of what was exchanged.
+
+    With a ``relaxation`` both are relaxed first; a ValueError if the model has no forces.
+    """
 
     def __init__(
         self,
@@ -97,10 +112,14 @@ class SupercellEstimator:
         chemical_potentials: Mapping[str, float] | None = None,
         *,
         population: "Population" = "hypothetical",
+        relaxation: Relaxation | None = None,
     ) -> None:
         self._model, self._potentials = as_energy_model(model, population=population), chemical_potentials
         # a network learned the energies of perfect crystals; a potential has seen atoms that are out of place
-        self._is_network = isinstance(self._model, GraphEnergy)
+        self._is_network = isinstance(self._model, GraphEnergy) and not self._model.model.is_potential
+        self._relaxation = relaxation
+        if relaxation is not None:
+            check_forces(self._model)
 
     def __call__(self, name: str, host: "Atoms", defects: Sequence[Defect]) -> list[DefectEnergyEstimate]:
         """One cost a defect; all of them in the same supercell."""
@@ -110,9 +129,11 @@ class SupercellEstimator:
         if len(matrices) > 1:
             raise ValueError(f"{name}: the defects are in different supercells")
         pristine = pristine_supercell(host, defects[0].manifest)
+        how = self._relaxation or Relaxation()
         energies = defect_formation_energies(
-            [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials
-        )
+            [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials,
+            relax=self._relaxation is not None, fmax=how.fmax, max_steps=how.max_steps, on_unconverged="note",
+        )  # fmt: skip
         return [
             _of_difference(manifest, energy, self._objection(manifest))
             for (_, manifest), energy in zip(defects, energies, strict=True)
@@ -135,6 +156,7 @@ def cost_estimate(
     fidelity: str | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
     population: "Population" = "hypothetical",
+    relaxation: Relaxation | None = None,
 ) -> CostEstimate:
     """Choose the estimate that a model allows: a model of sites reads the host, any model of energies compares
     supercells.
@@ -149,6 +171,13 @@ def cost_estimate(
         Of the exchanged elements, eV/atom; by default the elements' own energies. A model of sites has its own.
     population
         Whose errors stds and intervals are made for, where the model was calibrated for both; defects are generated.
+    relaxation
+        Relax the supercells with the model's forces before they are compared; by default they stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If the model does not suit what is asked for.
     """
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.models.registry import with_fidelity
@@ -162,9 +191,14 @@ def cost_estimate(
                 raise ValueError(
                     "chemical potentials are of models of energies; those of a model of sites are what it learned with"
                 )
+            if relaxation is not None:
+                raise ValueError(
+                    "relaxation is of supercells, and a model of sites reads the pristine host alone: take a potential "
+                    "such as cathode-potential or chgnet, or go without relaxation"
+                )
             return SiteModelEstimator(predictor)
-        return SupercellEstimator(known, chemical_potentials, population=population)
-    return SupercellEstimator(model, chemical_potentials)
+        return SupercellEstimator(known, chemical_potentials, population=population, relaxation=relaxation)
+    return SupercellEstimator(model, chemical_potentials, relaxation=relaxation)
 
 
 def _of_site(manifest: Manifest, of_site: "MemberPrediction", target: "TargetSpec") -> DefectEnergyEstimate:
@@ -181,8 +215,8 @@ def _of_difference(manifest: Manifest, difference: DefectEnergy, objection: str)
     unlike = "the supercell is unlike the training structures" if difference.in_domain is False else ""
     return _estimated(
         manifest, difference.energy, difference.std, False if objection else difference.in_domain,
-        "; ".join(filter(None, (objection, unlike))), difference.model, (None, None),
-        difference.members,
+        "; ".join(filter(None, (objection, unlike, difference.note))), difference.model, (None, None),
+        difference.members, difference.converged,
     )  # fmt: skip
 
 
@@ -195,11 +229,12 @@ def _estimated(
     model: str,
     interval: tuple[float | None, float | None],
     members: Sequence[float] | None,
+    converged: bool | None = None,
 ) -> DefectEnergyEstimate:
     """Put an energy beside the defect's row of the manifest."""
     return DefectEnergyEstimate(
         id=manifest.id, host=manifest.host, kind=manifest.kind, defect=manifest.defect, site_index=manifest.site_index,
         multiplicity=manifest.multiplicity, formula=manifest.formula, n_atoms=manifest.n_atoms, energy=energy, std=std,
-        lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, model=model,
+        lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, converged=converged, model=model,
         members=None if members is None or len(members) < 2 else tuple(members),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.parallel import available_cores, ordered_map
-from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, cost_estimate
+from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, Relaxation, cost_estimate
 from cgcnn_ase.defects.dft_folder import pristine_supercell
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
@@ -45,6 +45,7 @@ def screen(
     *,
     model: "EnergySource" = "vacancy-formation-energy",
     estimate: CostEstimate | None = None,
+    relaxation: Relaxation | None = None,
     name: str = "host",
     **options: Any,
 ) -> list[Screened]:
@@ -54,7 +55,7 @@ def screen(
     ----------
     kinds, name, options
         As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model, estimate
+    model, relaxation, estimate
         As in :func:`cgcnn_ase.defects.costs.cost_estimate`; or the estimate itself.
 
     Raises
@@ -62,7 +63,7 @@ def screen(
     ValueError
         If there are no such defects, or the model cannot predict one.
     """
-    estimate = estimate or cost_estimate(model)
+    estimate = estimate or cost_estimate(model, relaxation=relaxation)
     host = as_atoms(host)
     defects = list(point_defects(host, kinds, name=name, **options))
     pristine: dict[tuple[int, ...], Atoms] = {}
@@ -81,19 +82,21 @@ class Screening:
 
     # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
-    # model, fidelity, chemical_potentials, population: as in :func:`cgcnn_ase.defects.costs.cost_estimate`; the model
-    # by name or path
+    # model, fidelity, chemical_potentials, population, relaxation: as in
+    # :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
     chemical_potentials: Mapping[str, float] | None = None
     population: Population = "hypothetical"
+    relaxation: Relaxation | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self) -> CostEstimate:
         """The estimate of formation energies; made once a process."""
         return _estimate(
-            self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())), self.population
-        )
+            self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())), self.population,
+            self.relaxation,
+        )  # fmt: skip
 
     def check(self) -> None:
         """See that the model is there and predicts what is needed, before anything is screened; raises as it does."""
@@ -106,9 +109,16 @@ class Screening:
 
 @lru_cache(maxsize=2)
 def _estimate(
-    model: str, fidelity: str | None, potentials: tuple[tuple[str, float], ...], population: Population
+    model: str,
+    fidelity: str | None,
+    potentials: tuple[tuple[str, float], ...],
+    population: Population,
+    relaxation: Relaxation | None,
 ) -> CostEstimate:
-    return cost_estimate(model, fidelity=fidelity, chemical_potentials=dict(potentials) or None, population=population)
+    return cost_estimate(
+        model, fidelity=fidelity, chemical_potentials=dict(potentials) or None, population=population,
+        relaxation=relaxation,
+    )  # fmt: skip
 
 
 class HostResult(NamedTuple):
@@ -187,6 +197,13 @@ class Ranking:
         told = ", and ".join(f"{reason} ({n})" if len(reasons) > 1 else reason for reason, n in reasons)
         n = len(self.costs)
         return f"{'the only defect is' if n == 1 else f'all {n} defects are'} out of the domain of the model: {told}"
+
+    def unconverged(self) -> str | None:
+        """Tell in one line how many relaxations did not end; None where all did, or nothing was relaxed."""
+        n = sum(cost.converged is False for cost in self.costs)
+        if not n:
+            return None
+        return f"{n} of {len(self.costs)} defects are not relaxed to the end (converged is False): the reason says why"
 
     @cached_property
     def _energies(self) -> Energies:

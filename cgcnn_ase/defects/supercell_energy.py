@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cgcnn_ase.energies.calculators import relaxed
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.graph_model import mixed_scales
 from cgcnn_ase.energies.interface import EnergyModel
+from cgcnn_ase.energies.relaxation import converged_atoms, relax_cells
 from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class DefectEnergy:
     in_domain: bool | None  # whether the model knows structures like both cells; None where it cannot tell
     model: str  # what gave the energies
     was_relaxed: bool  # whether the atoms were moved to where the forces vanish
+    converged: bool | None = None  # whether they vanish in both cells; None where nothing was relaxed
+    # why the energy is not that of two relaxed cells, and where energies of two scales were added; empty where all is
+    # well
+    note: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values."""
@@ -70,14 +75,15 @@ def defect_formation_energy(
         Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
         oxygen-poor conditions give ``{"O": reference - shift}``.
     relax, fmax, max_steps
-        Move the atoms of both cells until no force is above fmax (eV/Å); needs a calculator with forces.
+        Move the atoms of both cells, whose vectors stay, until no force is above fmax (eV/Å); needs a model with
+        forces: see :func:`cgcnn_ase.energies.relaxation.relax_cells`.
 
     Raises
     ------
     ValueError
         If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
         with.
-    cgcnn_ase.energies.calculators.NotConvergedError
+    cgcnn_ase.energies.relaxation.NotConvergedError
         If a relaxation does not end.
     """
     energies = defect_formation_energies(
@@ -96,15 +102,26 @@ def defect_formation_energies(
     relax: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
+    on_unconverged: Literal["raise", "note"] = "raise",
 ) -> Iterator[DefectEnergy]:
-    """Those of several defects of one supercell, whose energy is computed once; see :func:`defect_formation_energy`."""
+    """Those of several defects of one supercell, whose energy is computed once; see :func:`defect_formation_energy`.
+
+    With ``on_unconverged="note"`` a relaxation that does not end is no error: the energy is that of the last structure,
+    ``converged`` is False and ``note`` says why. Of a defect whose relaxation breaks off it is that of the unrelaxed
+    cell; a pristine cell of which it does is a `ValueError`.
+    """
     source = as_energy_model(model)
     whole = as_atoms(pristine)
     cells = [whole, *map(as_atoms, defective)]
     exchanged = [_removed(cell, whole) for cell in cells[1:]]
     potentials = [_potentials(removed, source, chemical_potentials) for removed in exchanged]
+    problems = [""] * len(cells)
     if relax:
-        cells = [relaxed(cell, source, fmax=fmax, max_steps=max_steps) for cell in cells]
+        moved = relax_cells(cells, source, fmax=fmax, max_steps=max_steps)
+        cells = [one.atoms if on_unconverged == "note" else converged_atoms(one) for one in moved]
+        problems = [one.problem + (": the energy is that of the unrelaxed cell" if one.failed else "") for one in moved]
+        if moved[0].failed:
+            raise ValueError(f"the pristine cell is {moved[0].problem}")
     energies = source.energies(cells)
     for k, (removed, mu) in enumerate(zip(exchanged, potentials, strict=True), start=1):
         coefficients = np.zeros(len(cells))
@@ -112,6 +129,9 @@ def defect_formation_energies(
         difference = energies.combine(coefficients)
         atoms = sum(n * mu[symbol] for symbol, n in removed.items())
         known = [energies.in_domain[0], energies.in_domain[k]]
+        of_cells = (("pristine", problems[0]), ("defective", problems[k]))
+        notes = [f"the {name} cell: {problem}" for name, problem in of_cells if problem]
+        by_default = set(removed) - set(chemical_potentials or {})
         yield DefectEnergy(
             energy=difference.value + atoms,
             std=difference.std,
@@ -123,6 +143,8 @@ def defect_formation_energies(
             in_domain=None if None in known else all(known),
             model=source.name,
             was_relaxed=relax,
+            converged=None if not relax else not (problems[0] or problems[k]),
+            note="; ".join(filter(None, (*notes, mixed_scales(source, by_default, whole.get_chemical_symbols())))),
         )
 
 

@@ -1,24 +1,23 @@
-"""Energies and relaxation by ASE calculators, and CHGNet, a potential that stands in where DFT is too slow."""
+"""Energies by ASE calculators, and CHGNet, a potential that stands in where DFT is too slow."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import cached_property
 from importlib.metadata import version
 from io import StringIO
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.core.errors import MissingExtraError, require, unknown_name
-from cgcnn_ase.energies.interface import Energies, EnergyModel
+from cgcnn_ase.core.errors import MissingExtraError, require
+from cgcnn_ase.energies.interface import Energies
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator, Calculator
     from chgnet.model.model import CHGNet
-
-Optimizer = Literal["FIRE", "BFGS"]
 
 # structures that go through the network at once
 _AT_ONCE = 8
@@ -46,57 +45,12 @@ class CalculatorEnergy:
         return Energies(np.array(values), in_domain=(None,) * len(values))
 
 
-class NotConvergedError(RuntimeError):
-    """The forces are still too large after the steps that were allowed."""
-
-
-def relaxed(
-    atoms: "Atoms", model: EnergyModel, *, fmax: float = 0.05, max_steps: int = 500, optimizer: Optimizer = "FIRE"
-) -> "Atoms":
-    """Return a copy with relaxed positions in the same cell.
-
-    Parameters
-    ----------
-    model
-        An ASE calculator with forces, as an energy model.
-    fmax
-        Largest force that may remain, eV/Å.
-    max_steps, optimizer
-        Of ASE's optimiser.
-
-    Raises
-    ------
-    ValueError
-        If the model has no forces.
-    NotConvergedError
-        If the forces do not fall below fmax.
-    """
-    import ase.optimize
-
-    calculator = model.calculator if isinstance(model, CalculatorEnergy) else None
-    if calculator is None or "forces" not in getattr(calculator, "implemented_properties", ()):
-        raise ValueError(
-            f"relaxation needs forces, and {model.name!r} has none: relax with an interatomic potential such as "
-            "CHGNet, or predict without relaxation"
-        )
-    if optimizer not in get_args(Optimizer):
-        raise unknown_name("optimizer", optimizer, get_args(Optimizer))
-    if not fmax > 0:
-        raise ValueError(f"fmax must be above 0 eV/Å, not {fmax:g}")
-    moved = atoms.copy()
-    moved.calc = calculator
-    run = getattr(ase.optimize, optimizer)(moved, logfile=None)
-    if not run.run(fmax=fmax, steps=max_steps):
-        raise NotConvergedError(
-            f"{moved.get_chemical_formula()}: forces are above {fmax:g} eV/Å after {max_steps} steps of {optimizer}"
-        )
-    done: Atoms = moved.copy()
-    return done
-
-
 def chgnet_calculator() -> "Calculator":
     """The pretrained CHGNet as an ASE calculator with forces, on the CPU, eV and eV/Å; `ImportError` without it."""
-    model = _load()
+    return _calculator_of(_load())
+
+
+def _calculator_of(model: "CHGNet") -> "Calculator":
     from chgnet.model.dynamics import CHGNetCalculator
 
     with redirect_stdout(StringIO()):  # it prints on which device it runs
@@ -123,7 +77,9 @@ def _load() -> "CHGNet":
 
 
 class CHGNetEnergy:
-    """Energies by the pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), without forces: many cells a pass.
+    """Energies by the pretrained CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031), many cells a pass.
+
+    ``calculator`` is the same network with forces, for a relaxation.
 
     It learned PBE and PBE+U energies of the Materials Project, so the elements' energies are those of the project.
     ``name`` says what it is: it is never called DFT. Without CHGNet an `ImportError` is raised.
@@ -133,6 +89,11 @@ class CHGNetEnergy:
         self._model = _load()
         self.name = f"CHGNet {version('chgnet')} (interatomic potential)"
         self.references: Mapping[str, float] | None = reference_energies()
+
+    @cached_property
+    def calculator(self) -> "Calculator":
+        """The ASE calculator with forces."""
+        return _calculator_of(self._model)
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """Total energies, eV a cell."""

@@ -15,6 +15,7 @@ from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.engine import ENGINES
 from cgcnn_ase.optimization.objectives import ALIASES, GoalKind, Objective
 from cgcnn_ase.optimization.oracles.base import ORACLES, Oracle, OracleError, OracleRecipe
+from cgcnn_ase.optimization.oracles.calculators import CandidateRelaxer, beside
 from cgcnn_ase.optimization.oracles.python_function import load_named
 from cgcnn_ase.optimization.oracles.table import rounded
 from cgcnn_ase.optimization.space.cathode_space import (
@@ -111,6 +112,21 @@ class OracleSettings(Settings):
         return OracleRecipe(self.name, dict(self.model_extra or {}), folder)
 
 
+class CandidateRelaxation(Settings):
+    """How a candidate is relaxed before the oracle, or the model of an objective, is asked about it."""
+
+    model: str = "cathode-potential"  # a potential: pretrained name, model folder, or ``chgnet``
+    fmax: Positive = 0.05  # largest force that may remain, eV/Å
+    steps: Count = 500  # more are a failure
+    fixed_cell: bool = False
+
+    def build(self, folder: Path) -> CandidateRelaxer:
+        """Return what relaxes; a ValueError if the model has no forces."""
+        return CandidateRelaxer(
+            beside(self.model, folder), fmax=self.fmax, max_steps=self.steps, with_cell=not self.fixed_cell
+        )
+
+
 class SurrogateSettings(Settings):
     """The model that predicts the points that were not evaluated."""
 
@@ -146,6 +162,7 @@ class OptimisationConfig(Settings):
     # what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
     engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
+    relax: CandidateRelaxation | None = None  # before a candidate is evaluated; None: as it is built
     labels: str | None = None  # CSV of values that are known already, with error bars
     seed: NotNegative = 0
 
@@ -156,7 +173,7 @@ class OptimisationConfig(Settings):
         if not isinstance(values, dict):
             return values
         result = dict(values)
-        for name, key in (("oracle", "name"), ("surrogate", "kind"), ("acquisition", "name")):
+        for name, key in (("oracle", "name"), ("surrogate", "kind"), ("acquisition", "name"), ("relax", "model")):
             if isinstance(result.get(name), str):
                 result[name] = {key: result[name]}
         if isinstance(result.get("objectives"), str | dict):
@@ -172,14 +189,15 @@ class OptimisationConfig(Settings):
             raise ValueError(f"objectives: {', '.join(twice)} is there twice")
         if self.surrogate.kind == "gp" and self.surrogate.model is not None:
             raise ValueError("surrogate.model is for the kinds network and stacked: gp has no model")
+        if self.relax is not None and self.space.host is None and self.space.structure is None:
+            raise ValueError("relax is of structures, and the space makes none: give space.host or space.structure")
         return self
 
     def as_dict(self, folder: Path) -> dict[str, object]:
         """Return plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
-        # earlier versions had no engine, and their runs are still resumed
-        values: dict[str, object] = self.model_dump(
-            mode="json", exclude={"engine"} if self.engine == "native" else None
-        )
+        # earlier versions had no engine and no relaxation, and their runs are still resumed
+        new = {"engine": self.engine == "native", "relax": self.relax is None}
+        values: dict[str, object] = self.model_dump(mode="json", exclude={name for name, unset in new.items() if unset})
         if self.labels is not None:
             values["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
         return values
@@ -202,6 +220,7 @@ class Problem:
     make_structure: MakeStructure | None  # None in a space without structures
     objectives: tuple[Objective, ...]
     candidates: list[Point] | None = None  # the only points that may be evaluated; None for the whole space
+    relaxer: CandidateRelaxer | None = None  # relaxes structures before they are evaluated
 
     def structure(self, point: Point) -> "Atoms | None":
         """Return the structure of a point; an :class:`OracleError` says why there is none."""
@@ -225,7 +244,8 @@ def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> P
     objectives = tuple(one.objective(mixed, folder) for one in config.objectives)
     for objective in objectives:
         _check_objective(objective, space)
-    return Problem(space, make_structure, objectives, _candidates(space, oracle))
+    relaxer = None if config.relax is None else config.relax.build(folder)
+    return Problem(space, make_structure, objectives, _candidates(space, oracle), relaxer)
 
 
 def _check_objective(objective: Objective, space: SearchSpace) -> None:

@@ -1,7 +1,7 @@
 """From points to the values of the objectives: cells are made, the oracle is asked once for each, answers are kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cgcnn_ase.optimization.config import Problem
@@ -34,6 +34,7 @@ class Evaluator:
     def __init__(self, problem: Problem, guard: GuardedOracle) -> None:
         self.problem, self.guard = problem, guard
         self._known: dict[str, Evaluation | str] = {}
+        self._relaxed: dict[str, tuple[Atoms, dict[str, object]]] = {}
         names = sorted({o.model for o in problem.objectives if o.model is not None})
         self._models: dict[str, Oracle] = {name: ModelOracle(name) for name in names}
 
@@ -44,6 +45,10 @@ class Evaluator:
     def describe(self) -> dict[str, object]:
         """Say who says what: the oracle, and the models of objectives that have one of their own."""
         description = self.guard.oracle.describe()
+        if (relaxer := self.problem.relaxer) is not None:
+            of_relaxer = relaxer.describe()
+            what = f"{description['what']}, of structures relaxed by {of_relaxer['model']}"
+            description |= {"what": what, "relaxed_by": of_relaxer}
         if not self._models:
             return description
         models = {o.name: self._models[o.model].describe() for o in self.problem.objectives if o.model is not None}
@@ -80,16 +85,35 @@ class Evaluator:
         """Yield what came of each cell; at once where no structure can be made."""
         made = {key: (cell, self._structure(cell)) for key, cell in cells.items()}
         yield from ((key, reply) for key, (_, reply) in made.items() if isinstance(reply, OracleReply))
-        yield from self.guard.ask_many(
+        for key, reply in self.guard.ask_many(
             {k: (cell, a) for k, (cell, a) in made.items() if not isinstance(a, OracleReply)}
-        )
+        ):
+            yield key, self._with_relaxation(key, reply)
 
     def _structure(self, cell: Point) -> "Atoms | OracleReply | None":
         """Return the structure of a cell, or the reply where there is none to ask about."""
         try:
-            return self.problem.structure(cell)
+            return self._evaluated_structure(cell)
         except OracleError as error:
             return OracleReply(None, str(error), 1, 0.0)
+
+    def _evaluated_structure(self, cell: Point) -> "Atoms | None":
+        """Return the structure that is evaluated, relaxed where that was asked for; once a cell."""
+        if self.problem.relaxer is None:
+            return self.problem.structure(cell)
+        key = self.problem.space.key(cell)
+        if key not in self._relaxed:
+            atoms = self.problem.structure(cell)
+            assert atoms is not None  # the configuration was checked
+            self._relaxed[key] = self.problem.relaxer(atoms)
+        return self._relaxed[key][0]
+
+    def _with_relaxation(self, key: str, reply: OracleReply) -> OracleReply:
+        """Keep the relaxation's steps with what the oracle says."""
+        if key not in self._relaxed or reply.evaluation is None:
+            return reply
+        info = {**reply.evaluation.info, "relaxation": self._relaxed[key][1]}
+        return reply._replace(evaluation=replace(reply.evaluation, info=info))
 
     def _cells(self, point: Point) -> dict[str, Point]:
         """Return the cells that the oracle is needed for, by key."""
@@ -117,7 +141,7 @@ class Evaluator:
 
     def _measured(self, objective: Objective, point: Point) -> ObjectiveValue:
         if objective.model is not None:
-            atoms = self.problem.structure(point)
+            atoms = self._evaluated_structure(point)
             evaluation = evaluate_checked(self._models[objective.model], point, atoms)
             return objective.value({OWN_CELL: EvaluatedCell(point, atoms, evaluation)})
         cells: dict[str, EvaluatedCell] = {}

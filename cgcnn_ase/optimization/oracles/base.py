@@ -92,6 +92,7 @@ ORACLES = _OracleRegistry(
         "callable": f"{_HERE}.python_function:function_oracle",
         "chgnet": f"{_HERE}.calculators:chgnet_oracle",
         "model": f"{_HERE}.calculators:model_oracle",
+        "potential": f"{_HERE}.calculators:potential_oracle",
         "table": f"{_HERE}.table:table_oracle",
     },
 )

@@ -18,17 +18,30 @@ if TYPE_CHECKING:
     from cgcnn_ase.energies.interface import EnergyModel
 
 
-class RelaxSettings(Settings):
-    """Relax the positions in the fixed cell by FIRE."""
+class OracleRelaxation(Settings):
+    """Relax the positions, in the fixed cell unless it is to move, too; ASE's calculators by FIRE."""
 
     fmax: Positive = 0.05  # largest force that may remain, eV/Å
     steps: Annotated[int, Field(gt=0)] = 200  # more are a failure
+    fixed_cell: bool = True
+
+    def describe(self) -> dict[str, object]:
+        """Return plain values; runs of earlier versions, which always kept the cell, are still resumed."""
+        return self.model_dump(exclude={"fixed_cell"} if self.fixed_cell else None)
+
+
+class PotentialSettings(Settings):
+    """Options of ``potential``."""
+
+    model: str = "cathode-potential"
+    references: dict[str, float] | None = None  # energies of the elements beside, or in place of, PBE's, eV/atom
+    relax: OracleRelaxation | None = None
 
 
 class CHGNetSettings(Settings):
     """Options of ``chgnet``."""
 
-    relax: RelaxSettings | None = None
+    relax: OracleRelaxation | None = None
 
 
 class AseSettings(Settings):
@@ -37,7 +50,7 @@ class AseSettings(Settings):
     calculator: str
     parameters: dict[str, object] = Field(default_factory=dict)
     references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
-    relax: RelaxSettings | None = None
+    relax: OracleRelaxation | None = None
 
 
 class ModelSettings(Settings):
@@ -49,8 +62,8 @@ class ModelSettings(Settings):
 class EnergyOracle:
     """Total energies of the structure as it stands, or relaxed in its cell.
 
-    A relaxation needs a :class:`~cgcnn_ase.energies.calculators.CalculatorEnergy`; `name` is how it is called in the
-    configuration, `what` for people, and `settings` what else decides the energies, for :meth:`describe`.
+    A relaxation needs a model with forces; `name` is how it is called in the configuration, `what` for people, and
+    `settings` what else decides the energies, for :meth:`describe`. `references` are those of the model by default.
     """
 
     def __init__(
@@ -59,26 +72,30 @@ class EnergyOracle:
         *,
         name: str,
         what: str,
-        relax: RelaxSettings | None,
+        relax: OracleRelaxation | None,
         settings: Mapping[str, object],
+        references: Mapping[str, float] | None = None,
     ) -> None:
         self._model, self.name, self._what, self._relax, self._settings = model, name, what, relax, settings
-        self.references: Mapping[str, float] | None = model.references
+        self.references: Mapping[str, float] | None = model.references if references is None else references
 
     def describe(self) -> dict[str, object]:
         """Return what it is, with versions and settings."""
-        relax = None if self._relax is None else self._relax.model_dump()
+        relax = None if self._relax is None else self._relax.describe()
         return {"name": self.name, "what": self._what, "relax": relax, **self._settings}
 
     def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
         """Return ``energy``, eV a cell, of the potential at 0 K; an error where the relaxation does not converge."""
-        from cgcnn_ase.energies.calculators import NotConvergedError, relaxed
+        from cgcnn_ase.energies.relaxation import NotConvergedError, relaxed
 
         del point
         cell = needs_structure(self.name, atoms)
         if self._relax is not None:
             try:
-                cell = relaxed(cell, self._model, fmax=self._relax.fmax, max_steps=self._relax.steps)
+                cell = relaxed(
+                    cell, self._model, fmax=self._relax.fmax, max_steps=self._relax.steps,
+                    with_cell=not self._relax.fixed_cell,
+                )  # fmt: skip
             except NotConvergedError as error:
                 raise OracleError(str(error)) from error
         energies = self._model.energies([cell])
@@ -86,6 +103,43 @@ class EnergyOracle:
         return Evaluation(
             {"energy": float(energies.energies[0])}, stds, {"n_atoms": len(cell), "formula": str(cell.symbols)}
         )
+
+
+class CandidateRelaxer:
+    """Relaxes structures with the forces of a model, one at a time: what comes out depends on the structure alone.
+
+    Parameters
+    ----------
+    model
+        A potential: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`; a ValueError if it has no forces.
+    fmax, max_steps, with_cell
+        See :func:`cgcnn_ase.energies.relaxation.relax_cells`.
+    """
+
+    def __init__(self, model: str, *, fmax: float, max_steps: int, with_cell: bool) -> None:
+        from cgcnn_ase.energies.energy_model import as_energy_model
+        from cgcnn_ase.energies.relaxation import check_forces
+
+        self._model, self._fmax, self._max_steps, self._with_cell = as_energy_model(model), fmax, max_steps, with_cell
+        check_forces(self._model, stress=with_cell)
+
+    def describe(self) -> dict[str, object]:
+        """Return the potential's name and sha256."""
+        from cgcnn_ase.energies.graph_model import GraphEnergy
+
+        name: dict[str, object] = {"model": self._model.name}
+        return name | ({"sha256": self._model.model.sha256} if isinstance(self._model, GraphEnergy) else {})
+
+    def __call__(self, atoms: "Atoms") -> "tuple[Atoms, dict[str, object]]":
+        """Return the relaxed structure and its steps; an :class:`OracleError` where the relaxation does not end."""
+        from cgcnn_ase.energies.relaxation import relax_cells
+
+        (cell,) = relax_cells(
+            [atoms], self._model, fmax=self._fmax, max_steps=self._max_steps, with_cell=self._with_cell
+        )
+        if cell.problem:
+            raise OracleError(f"relaxation by {self._model.name}: {cell.problem}")
+        return cell.atoms, {"model": self._model.name, "steps": cell.steps}
 
 
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
@@ -99,6 +153,38 @@ def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracl
     model = CalculatorEnergy(chgnet_calculator(), reference_energies()) if relax else CHGNetEnergy()
     what = f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT"
     return EnergyOracle(model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")})
+
+
+def potential_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
+    """Make ``potential``: a potential of this package, whose energies are uncorrected ones of PBE(+U).
+
+    The energies of the metals that have a U in oxides are not among its references, as those of the metals have none:
+    where an objective needs them they must be given.
+    """
+    from cgcnn_ase.core.elements import HUBBARD_METALS
+    from cgcnn_ase.energies.energy_model import as_energy_model
+    from cgcnn_ase.energies.graph_model import GraphEnergy
+    from cgcnn_ase.potential.potential import Potential
+
+    settings = parse_settings(PotentialSettings, options, "oracle")
+    model = as_energy_model(beside(settings.model, folder))
+    if not isinstance(model, GraphEnergy):
+        raise ValueError(f"oracle.model: {settings.model} is no model of this package; chgnet is an oracle of its own")
+    Potential(model.model)  # raises if it has no forces
+    known = {symbol: energy for symbol, energy in (model.references or {}).items() if symbol not in HUBBARD_METALS}
+    return EnergyOracle(
+        model,
+        name="potential",
+        what=f"the potential {model.name}, not DFT (uncorrected PBE(+U) energies)",
+        relax=settings.relax,
+        settings={"sha256": model.model.sha256, "references": settings.references},
+        references=known | (settings.references or {}),
+    )
+
+
+def beside(model: str, folder: Path) -> str:
+    """Return the path of a model's folder beside the configuration, or the name where there is none."""
+    return str(folder / model) if (folder / model).exists() else model
 
 
 def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
@@ -157,4 +243,4 @@ class ModelOracle:
 def model_oracle(options: Mapping[str, object], *, folder: Path) -> ModelOracle:
     """Make ``model``, with ``model: NAME`` or a model folder beside the configuration."""
     model = parse_settings(ModelSettings, options, "oracle").model
-    return ModelOracle(str(folder / model) if (folder / model).exists() else model)
+    return ModelOracle(beside(model, folder))
