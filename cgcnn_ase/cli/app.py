@@ -16,6 +16,7 @@ from cgcnn_ase.cli.models import models
 from cgcnn_ase.cli.optimize import optimize
 from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
+from cgcnn_ase.cli.relax import relax
 from cgcnn_ase.cli.screen import screen
 from cgcnn_ase.cli.train import finetune, train
 from cgcnn_ase.cli.voltage import voltage
@@ -28,8 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    predict, models, fetch, inspect, train, finetune, calibrate, evaluate, explain, prepare, defects, cathode, screen,
-    voltage, optimize,
+    predict, relax, models, fetch, inspect, train, finetune, calibrate, evaluate, explain, prepare, defects, cathode,
+    screen, voltage, optimize,
 )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ _INTERSTITIAL = Rule(_makes("interstitial"), "--kind interstitial")
 _MIXING = Rule(_makes("cation-mixing"), "--kind cation-mixing")
 _COMPLEX = Rule(_makes("complex"), "--kind complex")
 _NO_SUPERCELL = Rule(_without("supercell"), "a supercell that is not given by --supercell")
+_RELAX = Rule(_given("relax"), "--relax")
 _LOWEST = Rule(
     lambda values: "lowest" in (values["ordering"], values["li_removal"]), "--ordering or --li-removal lowest"
 )
@@ -97,6 +98,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
             _FILE,
         ),
         "dopant": _DOPED,
+        "fmax": _RELAX,
+        "steps": _RELAX,
         "min_distance": Rule(
             lambda values: _is_path(values) and values["supercell"] is None,
             "a host from a file, and a supercell that is not given by --supercell",
@@ -106,7 +109,9 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "properties": Rule(_all_described_are_asked, "a property that --fields or --range names"),
         "endpoint": Rule(lambda values: "://" not in str(values["provider"]), "a --provider by name, not by its URL"),
     },
+    "voltage": {"fmax": _RELAX, "steps": _RELAX, "fixed_cell": _RELAX},
     "predict": {"seed": Rule(_given("n_dropout"), "--n-dropout")},
+    "relax": {"resume": _WITH_OUTPUT},
     "inspect": {
         "overwrite": _WITH_OUTPUT,
         "workers": Rule(

@@ -2,18 +2,34 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import typer
 
 from cgcnn_ase.core.errors import missing_extra
-from cgcnn_ase.core.progress import is_quiet
+from cgcnn_ase.core.progress import is_quiet, with_progress
 from cgcnn_ase.core.progress import is_terminal as is_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class Result(Protocol):
+    """Result of one structure, with its name and its file."""
+
+    @property
+    def id(self) -> str:
+        """Name of the structure."""
+
+    @property
+    def source(self) -> str:
+        """Its file."""
+
+
+R = TypeVar("R", bound=Result)
 
 
 def echo_stderr(text: str) -> None:
@@ -61,3 +77,28 @@ def _warning_in_words(message: Warning | str, category: type[Warning], *_: objec
     """A UserWarning is for the user; the others are for developers."""
     if issubclass(category, UserWarning):
         echo_stderr(f"cgcnn-ase: warning: {message}")
+
+
+def display_name(result: Result) -> str:
+    """The file, and which of its structures where it holds several."""
+    several = ":" in result.id and ":" not in Path(result.source).name
+    return f"{result.source} ({result.id})" if several else result.source
+
+
+def progress_of_files(results: Iterable[R], what: str, files: list[Path]) -> Iterator[R]:
+    """Show a progress bar where somebody is looking: of files, and of the structures in packed ones."""
+    if not is_terminal():
+        yield from results
+        return
+    from cgcnn_ase.structures import count_structures
+    from cgcnn_ase.structures.record import PACKED_SUFFIX, suffix_of
+
+    packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
+    last: tuple[str, str | None] | None = None
+
+    def steps(result: R) -> int:
+        nonlocal last
+        before, last = last, (result.source, result.id if result.source in packed else None)
+        return int(last != before)
+
+    yield from with_progress(results, what, count_structures(files), steps=steps)

@@ -149,6 +149,9 @@ Supercell = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write over an earlier run in OUTPUT; without it, one is refused.")
 ]
+# the next two are of --relax
+RelaxFmax = Annotated[float, typer.Option("--fmax", help="Of --relax: largest force that may remain, eV/Å.")]
+RelaxSteps = Annotated[int, typer.Option("--steps", help="Of --relax: most steps of a structure.")]
 MinDistance = Annotated[float, typer.Option(help="Å between a defect and its image, where no supercell is given.")]
 OrderDisordered = Annotated[
     bool, typer.Option("--order-disordered", help="An ordered supercell where sites are partially occupied.")

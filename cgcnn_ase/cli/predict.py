@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal, warnings_as_lines
+from cgcnn_ase.cli.messages import (
+    display_name,
+    echo_note,
+    echo_stderr,
+    errors_as_usage,
+    progress_of_files,
+    warnings_as_lines,
+)
 from cgcnn_ase.cli.options import (
     Fidelity,
     OrderDisordered,
@@ -21,11 +28,8 @@ from cgcnn_ase.cli.options import (
     ordering_options,
 )
 from cgcnn_ase.core.errors import require
-from cgcnn_ase.core.progress import with_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cgcnn_ase.inspection.second_opinion import SecondOpinions
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
@@ -156,7 +160,7 @@ def predict(
             warnings_as_lines(),
             closing(predictor.stream_files(todo, names=writer.done.names)) as predictions,
         ):
-            for prediction in _with_progress(tally.counted(predictions), todo):
+            for prediction in progress_of_files(tally.counted(predictions), "Predicting", todo):
                 if prediction.error is None:
                     writer.write(prediction)
                     if plot is not None:
@@ -164,7 +168,7 @@ def predict(
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
                     failed.append((prediction.id, prediction.source, prediction.error))
                     if len(failed) <= _NAMED:
-                        echo_stderr(f"{_display_name(prediction)}: {prediction.error}")
+                        echo_stderr(f"{display_name(prediction)}: {prediction.error}")
             writer.notes = tally.notes()
     except KeyboardInterrupt:
         written = f": what was predicted is in {output}" if output else ""
@@ -210,28 +214,3 @@ def _write_failures(failed: list[tuple[str, str, str]], file: Path) -> None:
 
     with file.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines, lineterminator="\n").writerows([("id", "source", "error"), *failed])
-
-
-def _display_name(prediction: "Prediction") -> str:
-    """The file, and which of its structures where it holds several."""
-    several = ":" in prediction.id and ":" not in Path(prediction.source).name
-    return f"{prediction.source} ({prediction.id})" if several else prediction.source
-
-
-def _with_progress(predictions: "Iterator[Prediction]", files: list[Path]) -> "Iterator[Prediction]":
-    """Show a progress bar where somebody is looking: of files, and of the structures in packed ones."""
-    if not is_terminal():
-        yield from predictions
-        return
-    from cgcnn_ase.structures import count_structures
-    from cgcnn_ase.structures.record import PACKED_SUFFIX, suffix_of
-
-    packed = {str(file) for file in files if suffix_of(file.name) == PACKED_SUFFIX}
-    last: tuple[str, str | None] | None = None
-
-    def steps(prediction: "Prediction") -> int:
-        nonlocal last
-        before, last = last, (prediction.source, prediction.id if prediction.source in packed else None)
-        return int(last != before)
-
-    yield from with_progress(predictions, "Predicting", count_structures(files), steps=steps)

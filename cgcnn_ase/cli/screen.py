@@ -24,6 +24,8 @@ from cgcnn_ase.cli.options import (
     OrderingTime,
     Overwrite,
     Population,
+    RelaxFmax,
+    RelaxSteps,
     Repeats,
     Supercell,
     chemical_potentials,
@@ -84,6 +86,16 @@ def screen(
             help="Chemical potential in eV/atom, as O=-5.2; the elements' own energies by default. Several times."
         ),
     ] = None,
+    relax: Annotated[
+        bool,
+        typer.Option(
+            "--relax",
+            help="Of a potential (cathode-potential, chgnet): relax the atoms of each supercell, whose vectors stay, "
+            "before their energies are compared.",
+        ),
+    ] = False,
+    fmax: RelaxFmax = 0.05,
+    steps: RelaxSteps = 500,
     supercell: Supercell = None,
     min_distance: MinDistance = 10.0,
     max_atoms: Annotated[int | None, typer.Option(help="Most atoms in a supercell.")] = None,
@@ -122,6 +134,7 @@ def screen(
         hosts, repeated, total = _hosts(
             host, repeats_or_matrix(supercell), order, num=num, n_atoms=n_atoms, li_vacancy=li_vacancy, seed=seed
         )
+        from cgcnn_ase.defects.costs import Relaxation
         from cgcnn_ase.defects.screening import Ranking, Screening, screen_hosts
 
         screening = Screening(
@@ -130,6 +143,7 @@ def screen(
             fidelity=fidelity,
             chemical_potentials=chemical_potentials(mu),
             population=population,
+            relaxation=Relaxation(fmax, steps) if relax else None,
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
@@ -151,6 +165,8 @@ def screen(
     echo_note(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
     if (warning := ranking.warning()) is not None:
         echo_stderr(f"cgcnn-ase: warning: {warning}")
+    if (unconverged := ranking.unconverged()) is not None:
+        echo_stderr(f"cgcnn-ase: warning: {unconverged}")
     for problem in failed:
         echo_stderr(problem)
     if failed:

@@ -12,7 +12,7 @@ from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepare import TaskName
-    from cgcnn_ase.training.fit import FitResult
+    from cgcnn_ase.training.finetune_report import FitResult
     from cgcnn_ase.training.start_model import Frozen
 
 Data = Annotated[

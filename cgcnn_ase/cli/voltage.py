@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, errors_as_usage
-from cgcnn_ase.cli.options import check_picture, chemical_potentials, complete_model
+from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.options import RelaxFmax, RelaxSteps, check_picture, chemical_potentials, complete_model
 
 if TYPE_CHECKING:
     from cgcnn_ase.cathodes.voltage import VoltageCurve
@@ -36,6 +36,17 @@ def voltage(
         list[str] | None,
         typer.Option(help="Energy of the ion's metal in eV/atom, as Li=-1.9; by default the model's own reference."),
     ] = None,
+    relax: Annotated[
+        bool,
+        typer.Option(
+            "--relax",
+            help="Of a potential (cathode-potential, chgnet): relax each structure with its cell before its energy is "
+            "taken.",
+        ),
+    ] = False,
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Of --relax: move the atoms only.")] = False,
+    fmax: RelaxFmax = 0.05,
+    steps: RelaxSteps = 500,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: a .png, .pdf or .svg file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the curve as JSON on stdout.")] = False,
 ) -> None:
@@ -54,7 +65,10 @@ def voltage(
         from cgcnn_ase.structures import collect_paths, read_structures
 
         records = list(read_structures(collect_paths(paths)))
-        curve = voltage_curve([record.unwrap() for record in records], model, lithium=potentials.get(ion), ion=ion)
+        curve = voltage_curve(
+            [record.unwrap() for record in records], model, lithium=potentials.get(ion), ion=ion,
+            relax=relax, fixed_cell=fixed_cell, fmax=fmax, max_steps=steps,
+        )  # fmt: skip
         names = [record.id for record in records]
         if plot is not None:
             from cgcnn_ase.cathodes.voltage_plot import voltage_plot
@@ -66,6 +80,9 @@ def voltage(
         typer.echo(json.dumps({"structures": names, **curve.to_dict()}, indent=1))
     else:
         _show(curve, names)
+    for phase in curve.phases:
+        if phase.note:
+            echo_stderr(f"cgcnn-ase: warning: {names[phase.index]}: {phase.note}")
 
 
 def _show(curve: "VoltageCurve", names: list[str]) -> None:

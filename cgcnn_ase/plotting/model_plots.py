@@ -168,9 +168,9 @@ def error_against_domain(
     axes.set(xscale="log" if wide else "linear", yscale="log", ylim=(low, high))
     axes.set(xlim=(left, max(1.1, 1.05 * float(score.max()))), title=f"{outside.sum():,} of {score.size:,} outside")
     axes.set(xlabel=f"domain score of {name}", ylabel=quantity("absolute error", unit))
-    _plain_log_ticks(axes, x=False)
+    plain_log_ticks(axes, x=False)
     if wide:
-        _plain_log_ticks(axes, x=True)
+        plain_log_ticks(axes, x=True)
     axes.legend(loc="lower left", fontsize=10.5, facecolor="white", framealpha=0.8, edgecolor="none")
     return figure
 
@@ -201,7 +201,7 @@ def learning_curve(
         )
         if seen.any() and values[seen].min() > 0 and values[seen].max() > 2 * values[seen].min():
             axes.set_yscale("log")
-            _plain_log_ticks(axes, x=False)
+            plain_log_ticks(axes, x=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set(xlabel="epoch", ylabel=label)
     if best_epoch is not None:
@@ -316,8 +316,8 @@ def _error_against_std(
         bins.std, bins.rmse, (down, bins.rmse_error), fmt="o", color=BLUE, capsize=3, label=f"RMSE of {n_bins} groups"
     )
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    _plain_log_ticks(axes, x=True)
-    _plain_log_ticks(axes, x=False)
+    plain_log_ticks(axes, x=True)
+    plain_log_ticks(axes, x=False)
     axes.set(aspect="equal", xlabel=quantity("predicted std", unit), ylabel=quantity("error", unit))
     rank = spearman(s, error)
     z_low, z_high = mean_squared_z_interval(target, mean, std)
@@ -328,7 +328,7 @@ def _error_against_std(
     axes.legend(loc="upper left", frameon=False, fontsize=10.5, handletextpad=0.2, borderaxespad=0.2)
 
 
-def _plain_log_ticks(axes: "Axes", *, x: bool) -> None:
+def plain_log_ticks(axes: "Axes", *, x: bool) -> None:
     """Write 0.03 and 0.1, not powers of ten; at 1, 3, 10, ... or, on a short axis, at more."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -17,6 +17,7 @@ from cgcnn_ase.plotting.model_plots import BLUE, GREY, ORANGE, new_figure, quant
 from cgcnn_ase.prediction.evaluation import ClassificationEvaluation, ModelEvaluation, RegressionEvaluation
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -104,6 +105,68 @@ def _ends(group: "list[Prediction]", values: Floats) -> tuple[Floats, Floats, st
 
 def _label(one: "Prediction") -> str:
     return one.id if one.site_index is None else f"{one.id}, {one.element} {one.site_index}"
+
+
+def relaxation_plot(trajectory: "Sequence[Atoms]", *, fmax: float | None = None) -> "Figure":
+    """Draw energy, largest force and, where the structures tell them, their stds along a relaxation.
+
+    Parameters
+    ----------
+    trajectory
+        Structures with energies and forces, in their order: ``relax(..., trajectory=True)[0].trajectory``, frames that
+        :meth:`~cgcnn_ase.calculator.CGCNNCalculator.annotate` has marked, or a file of either, read by ASE.
+        ``energy_std`` and ``max_force_std`` are read from their ``info``.
+    fmax
+        Draw this force (eV/Å) as the aim.
+
+    Raises
+    ------
+    ValueError
+        If there is no structure, or one without energy and forces.
+
+    Examples
+    --------
+    >>> figure = relaxation_plot(ase.io.read("steps/LiNiO2.extxyz", ":"), fmax=0.05)  # doctest: +SKIP
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not trajectory:
+        raise ValueError("there is nothing to draw: the trajectory holds no structure")
+    energies, forces = (np.array(column) for column in zip(*map(_energy_and_force, trajectory), strict=True))
+    energy_std, force_std = (
+        np.array([frame.info.get(name, np.nan) for frame in trajectory], dtype=float)
+        for name in ("energy_std", "max_force_std")
+    )
+    figure, panels = new_figure(3 if np.isfinite(energy_std).any() else 2)
+    steps, mark = np.arange(len(energies)), "o-" if len(energies) <= _NAMED else "-"
+    panels[0].plot(steps, energies - energies[-1], mark, color=BLUE, ms=3.5, lw=1.3)
+    panels[0].set_ylabel(quantity("energy above the last", "eV"))
+    panels[1].plot(steps, forces, mark, color=BLUE, label="force", ms=3.5, lw=1.3)
+    if np.isfinite(force_std).any():
+        panels[1].plot(steps, force_std, mark, color=ORANGE, label="std", ms=3.5, lw=1.3)
+    if fmax is not None:
+        panels[1].axhline(fmax, color=GREY, lw=1, ls="--", label="aim")
+    panels[1].set_ylabel(quantity("largest on an atom", "eV/Å"))
+    if forces.all():
+        panels[1].set_yscale("log")
+        plots.plain_log_ticks(panels[1], x=False)
+    panels[1].legend(frameon=False, fontsize=10)
+    if len(panels) > 2:
+        panels[2].plot(steps, 1000 * energy_std / len(trajectory[0]), mark, color=ORANGE, ms=3.5, lw=1.3)
+        panels[2].set_ylabel(quantity("std of the energy", "meV/atom"))
+        panels[2].set_ylim(0, 1150 * np.nanmax(energy_std) / len(trajectory[0]))
+    for axes in panels:
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(trajectory[0].get_chemical_formula(mode="metal", empirical=True), fontsize=12)
+    return figure
+
+
+def _energy_and_force(atoms: "Atoms") -> tuple[float, float]:
+    """Energy, eV, and largest force on an atom, eV/Å."""
+    if atoms.calc is None:
+        raise ValueError(f"{atoms.get_chemical_formula()}: has no energy and forces")
+    return atoms.get_potential_energy(), float(np.linalg.norm(atoms.get_forces(), axis=1).max())
 
 
 def draw(evaluation: ModelEvaluation, target: TargetSpec, folder: Path) -> None:

@@ -25,12 +25,16 @@ CASES = {
         ("--dopant Mg", "--kind substitution"), ("--dopant Mg", "--kind all"),
         ("--min-radius 1.2", "--kind complex --of interstitial"),
     ],
-    "screen": [("--dopant Mg", "--kind substitution")],
+    "screen": [
+        ("--dopant Mg", "--kind substitution"), ("--fmax 0.1", "--relax --model chgnet"), ("--steps 9", "--relax"),
+    ],
+    "voltage": [("--fmax 0.1", "--relax"), ("--steps 9", "--relax"), ("--fixed-cell", "--relax")],
     "fetch": [
         ("--property gap=_x_gap:eV --fields band_gap", "--fields gap"),
         ("--endpoint https://a.org --provider https://b.org", "--provider oqmd"),
     ],
     "predict": [("--seed 3", "--n-dropout 5")],
+    "relax": [("--resume", "--output OUT")],
     "inspect": [("--workers 2 --no-duplicates", "--model band-gap"), ("--overwrite", "--output OUT")],
     "evaluate": [("--overwrite", "--output OUT")],
     "train": [
@@ -60,9 +64,9 @@ WITHOUT = {
 }
 ARGUMENTS = {
     "defects": "HOST --output OUT", "screen": "HOST --output OUT", "predict": "HOST", "inspect": "DATA",
-    "train": "DATA --output RUN", "finetune": "band-gap DATA --output RUN", "prepare": "DATA --output OUT",
-    "fetch": "--output OUT", "optimize": "HOST --output OUT", "evaluate": "band-gap HOST",
-    "cathode": "NCM811 --output OUT",
+    "relax": "HOST", "train": "DATA --output RUN", "finetune": "band-gap DATA --output RUN",
+    "prepare": "DATA --output OUT", "fetch": "--output OUT", "optimize": "HOST --output OUT",
+    "evaluate": "band-gap HOST", "cathode": "NCM811 --output OUT", "voltage": "FOLDER",
 }  # fmt: skip
 
 
@@ -142,7 +146,9 @@ def test_each_rule_is_of_an_option_and_has_a_case():
         options = {p.name: p.opts[0] for p in ROOT.commands[command].params if p.param_type_name == "option"}
         assert set(rules) <= set(options), command
         tried = {words.split()[0] for words, _ in [*CASES.get(command, []), *WITHOUT.get(command, [])]}
-        of_files = {name for name in rules if command == "screen" and name not in ("dopant", "min_distance")}
+        of_files = {
+            name for name in rules if command == "screen" and name not in ("dopant", "min_distance", "fmax", "steps")
+        }
         assert {options[name] for name in set(rules) - of_files} <= tried, command
 
 

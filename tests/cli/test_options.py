@@ -44,6 +44,10 @@ SHARED = {
     "--overwrite": ("overwrite", ("earlier run",)),
     "--json": ("as_json", ("for machines",)),
     "--quiet": ("quiet", ("only results",)),
+    "--environment": ("environment", ("versions",)),
+    "--relax": ("relax", ("before",)),
+    "--fmax": ("fmax", ("largest force",)),
+    "--fixed-cell": ("fixed_cell", ("move the atoms only",)),
     "--order-disordered": ("order_disordered", ("partially occupied",)),
     "--ordering": ("ordering", ("electrostatic",)),
     "--ordering-atoms": ("ordering_atoms", ("about so many atoms",)),
@@ -70,6 +74,7 @@ SHARED = {
     "--batch-size": ("batch_size", ("batch",)),
     "--lr": ("lr", ("learning rate",)),
     "--name": ("name", ("name",)),
+    "--steps": ("steps", ("most steps", "quadrature")),
 }
 
 

@@ -193,3 +193,41 @@ def test_no_empty_brackets_where_there_is_no_unit():
     assert axes.get_title().startswith("MAE 0.500, R²")
     assert plots.quantity("band_gap", "eV") == "band gap (eV)"
     assert plots.quantity("ratio") == "ratio"
+
+
+def test_a_relaxation_is_drawn_with_its_stds(tmp_path):
+    from ase.build import bulk
+    from ase.calculators.lj import LennardJones
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from cgcnn_ase.plotting.prediction_plots import relaxation_plot
+
+    frames = []
+    for step in range(4):
+        atoms = bulk("NiO", "rocksalt", a=4.2)
+        forces = np.zeros((2, 3))
+        forces[1, 2] = 0.8 / 2**step
+        atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - step, forces=forces)
+        atoms.info = {"energy_std": 0.2 + step, "max_force_std": 0.05}
+        frames.append(atoms)
+    figure = relaxation_plot(frames, fmax=0.05)
+    energy, force, std = figure.axes
+    np.testing.assert_allclose(energy.lines[0].get_ydata(), [3, 2, 1, 0])
+    np.testing.assert_allclose(force.lines[0].get_ydata(), [0.8, 0.4, 0.2, 0.1])
+    np.testing.assert_allclose(force.lines[1].get_ydata(), 0.05)
+    np.testing.assert_allclose(std.lines[0].get_ydata(), [100, 600, 1100, 1600])  # meV/atom
+    assert force.get_yscale() == "log"
+    assert [text.get_text() for text in force.get_legend().get_texts()] == ["force", "std", "aim"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"step"}
+    assert figure.get_suptitle() == "NiO"
+    assert written(figure, tmp_path / "a.png").std() > 0
+    for atoms in frames:
+        atoms.info = {}
+    assert len(relaxation_plot(frames[:1]).axes) == 2  # any trajectory of ASE
+    with pytest.raises(ValueError, match="holds no structure"):
+        relaxation_plot([])
+    with pytest.raises(ValueError, match="NiO: has no energy and forces"):
+        relaxation_plot([bulk("NiO", "rocksalt", a=4.2)])
+    lone = bulk("Ar", "fcc", a=5.0)
+    lone.calc = LennardJones()
+    assert len(relaxation_plot([lone, lone]).axes) == 2

@@ -1,0 +1,170 @@
+"""``cgcnn-ase relax``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cgcnn_ase.cli.messages import (
+    display_name,
+    echo_note,
+    echo_stderr,
+    errors_as_usage,
+    progress_of_files,
+    warnings_as_lines,
+)
+from cgcnn_ase.cli.options import complete_model
+
+if TYPE_CHECKING:
+    from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions
+
+# structures of which something is said one by one; the rest is counted
+_NAMED = 50
+
+
+def relax(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Structure files, folders, globs, or - for a list of paths on stdin.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", autocompletion=complete_model, help="A potential: pretrained name, or model folder."
+        ),
+    ] = "cathode-potential",
+    fmax: Annotated[
+        float, typer.Option(help="Largest force that may remain, eV/Å; with the cell, also virial / number of atoms.")
+    ] = 0.05,
+    steps: Annotated[int, typer.Option(help="Most steps of a structure.")] = 500,
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms only.")] = False,
+    keep_symmetry: Annotated[
+        bool, typer.Option("--keep-symmetry", help="Keep the space group of each structure.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write an .extxyz file with the relaxed structures and, beside it, a .csv file with a row for each; "
+            "or a .csv file alone. Without it, a table on a terminal, else CSV on stdout.",
+        ),
+    ] = None,
+    trajectory: Annotated[
+        Path | None, typer.Option(help="Folder for the steps of each structure, ID.extxyz.", metavar="FOLDER")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is in OUTPUT, and relax what is not, or failed.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; all cores for 8 structures and more by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: the rows as JSON on stdout.")] = False,
+    environment: Annotated[
+        Path | None, typer.Option(help="Also write versions, host, threads and engine to this .json file.")
+    ] = None,
+) -> None:
+    """Relax structures, atoms and cell, on a potential: energy, its std, largest force, and whether the model knows it.
+
+    Structures that are not converged after STEPS are named on stderr, and written as they are then.
+
+    Exit code 0: all done; 1: some structures failed, each named on stderr, the rest written; 2: nothing could be done.
+    """
+    from contextlib import closing
+    from itertools import chain, islice
+
+    from cgcnn_ase.cli.relax_output import Earlier, RelaxWriter, check_output, read_earlier
+    from cgcnn_ase.core.environment import write_environment
+    from cgcnn_ase.core.parallel import WorkerError
+    from cgcnn_ase.models.registry import find_model, load_refs
+    from cgcnn_ase.potential.potential import Potential
+    from cgcnn_ase.potential.relax import MIN_PARALLEL, stream_relaxed
+    from cgcnn_ase.potential.relax_results import RelaxOptions
+    from cgcnn_ase.structures import collect_paths
+
+    with errors_as_usage():
+        settings = RelaxOptions(
+            fmax=fmax, steps=steps, fixed_cell=fixed_cell, keep_symmetry=keep_symmetry, trajectory=bool(trajectory)
+        )
+        if workers is not None and workers < 1:
+            raise ValueError(f"--workers {workers}: give 1 or more")
+        files = collect_paths(paths)
+        if resume and output is not None:  # of an earlier run, in a folder of structures
+            files = [file for file in files if file.resolve() != output.resolve()]
+        check_output(output, trajectory, paths, files)
+        ref = find_model(model)
+        potential = Potential(load_refs([ref])[0])
+        earlier = read_earlier(output, settings, potential.model) if resume and output is not None else None
+        if earlier is not None and earlier.done:
+            echo_note(f"{len(earlier.done)} structures are in {output} already")
+        writer = RelaxWriter(output, as_json=as_json, trajectory=trajectory, earlier=earlier)
+        if environment is not None:
+            write_environment(environment, engine=potential.engine, device="cpu", seeds={})
+    tally = _Tally(settings)
+    try:
+        records = (earlier or Earlier()).records(files)
+        first = list(islice(records, MIN_PARALLEL))
+        total = len(first) if len(first) < MIN_PARALLEL else None
+        rows = stream_relaxed(chain(first, records), ref, settings, workers=workers, total=total)
+        with writer, warnings_as_lines(), closing(rows):
+            for row in progress_of_files(rows, "Relaxing", files):
+                writer.write(row)
+                tally.add(row)
+    except KeyboardInterrupt:
+        written = f": what was relaxed is in {output}; --resume goes on" if output else ""
+        echo_stderr(f"interrupted{written}")
+        raise typer.Exit(130) from None
+    except (OSError, WorkerError) as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has enough
+            raise
+        echo_stderr(f"cgcnn-ase: {error}")
+        raise typer.Exit(2) from error
+    tally.show(output)
+    if tally.n_failed:
+        raise typer.Exit(1)
+
+
+class _Tally:
+    """Messages about the rows: the first of each kind at once, the number of them in the end."""
+
+    def __init__(self, settings: "RelaxOptions") -> None:
+        self._settings = settings
+        self.n_relaxed = self.n_failed = self.n_unconverged = self.n_outside = 0
+
+    def add(self, row: "Relaxed") -> None:
+        """Count a row, and name one that failed or is not converged."""
+        if row.error is not None:
+            self.n_failed += 1
+            if self.n_failed <= _NAMED:
+                echo_stderr(f"{display_name(row)}: {row.error}")
+            return
+        self.n_relaxed += 1
+        self.n_outside += row.in_domain is False
+        if not row.converged:
+            self.n_unconverged += 1
+            if self.n_unconverged <= _NAMED:
+                echo_stderr(
+                    f"{display_name(row)}: not converged after {row.steps} steps: the largest force is "
+                    f"{row.max_force:.3g} eV/Å"
+                )
+
+    def show(self, output: Path | None) -> None:
+        """Say how many there are of each kind, and where."""
+        for n, what in ((self.n_failed, "failed"), (self.n_unconverged, "not converged")):
+            if n > _NAMED:
+                echo_stderr(f"... and {n - _NAMED} more {what}")
+        notes = [f"{self.n_relaxed} relaxed"]
+        if self.n_unconverged:
+            notes.append(f"{self.n_unconverged} of them not converged after {self._settings.steps} steps (see --steps)")
+        if self.n_outside:
+            notes.append(f"{self.n_outside} of them unlike what the model has learned (in_domain)")
+        if output is not None:
+            notes.append(f"written to {output}")
+        if self.n_failed:
+            echo_stderr(f"{self.n_failed} failed, {', '.join(notes)}")
+        else:
+            echo_note(", ".join(notes))
