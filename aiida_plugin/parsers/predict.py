@@ -19,7 +19,6 @@ from cgcnn_ase.core.environment import ENVIRONMENT
 if TYPE_CHECKING:
     import pandas as pd
 
-_ALL, _SOME, _USAGE = 0, 1, 2  # exit codes of the command: all done, and some structures failed
 _NAMED = 5  # ids that a message names
 
 
@@ -34,16 +33,9 @@ class PredictParser(RetrievedParser):
         if retrieved_temporary_folder is not None:
             self._temporary = Path(retrieved_temporary_folder)
         self.ids = as_set(self.node.inputs.structures).ids
-        n = len(self.ids)
-        code = self.command_exit_code()
-        if code == _USAGE:
-            return self.fail("ERROR_USAGE", reason=self.last_words())
-        if code is None:
-            return self.fail("ERROR_OUT_OF_WALLTIME", n_done=self._n_done(), n=n)
-        if code > 128 or code < 0:
-            return self.fail("ERROR_KILLED", code=code)
-        if code not in (_ALL, _SOME):
-            return self.fail("ERROR_USAGE", reason=self.last_words())
+        with self._predictions_file() as table:
+            if (ended := self.command_failure(len(self.ids), table)) is not None:
+                return ended
         if (ended := self.check_environment(ENVIRONMENT)) is not None:
             return ended
         with self._predictions_file() as table:
@@ -89,10 +81,6 @@ class PredictParser(RetrievedParser):
                 yield file
         else:
             yield None
-
-    def _n_done(self) -> int:
-        with self._predictions_file() as file:
-            return 0 if file is None else max(0, len(file.read_bytes().splitlines()) - 1)
 
 
 def _of_model(frame: "pd.DataFrame") -> dict[str, object]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from aiida.engine import ExitCode
@@ -10,6 +11,8 @@ from aiida.orm import Dict
 from aiida.parsers import Parser
 
 from aiida_plugin.calculations.crash_safe import EXIT_CODE
+
+_ALL_DONE, _SOME_FAILED = 0, 1  # exit codes of a command that came to its end
 
 
 class RetrievedParser(Parser):
@@ -34,6 +37,26 @@ class RetrievedParser(Parser):
         """Read that of the command; None where the job ended before it."""
         text = (self.text(EXIT_CODE) or "").strip()
         return int(text) if text.lstrip("-").isdigit() else None
+
+    def command_failure(self, n: int, table: Path | None) -> ExitCode | None:
+        """Return the exit code of a command that did not come to its end; None where it did, even if structures failed.
+
+        Parameters
+        ----------
+        n
+            How many structures it was given.
+        table
+            The file that it writes a row a structure into, if there is one.
+        """
+        code = self.command_exit_code()
+        if code is None:
+            lines = table.read_bytes().splitlines() if table is not None and table.is_file() else []
+            return self.fail("ERROR_OUT_OF_WALLTIME", n_done=max(0, len(lines) - 1), n=n)
+        if code > 128 or code < 0:
+            return self.fail("ERROR_KILLED", code=code)
+        if code not in (_ALL_DONE, _SOME_FAILED):
+            return self.fail("ERROR_USAGE", reason=self.last_words())
+        return None
 
     def check_environment(self, file: str) -> ExitCode | None:
         """Give the job's record of what it ran with as an output, and compare it with what was asked for.

@@ -36,6 +36,7 @@ def test_it_loads(group, name):
     ("group", "name", "words"),
     [
         ("aiida.calculations", "cgcnn.predict", ["Predict every structure of a set", "structures", "320", "killed"]),
+        ("aiida.calculations", "cgcnn.relax", ["Relax every structure of a set", "parameters", "342"]),
         ("aiida.calculations", "cgcnn.train", ["Train a model on labelled structures", "target", "321"]),
         ("aiida.calculations", "cgcnn.ase_dft", ["ASE calculator", "settings", "410"]),
         ("aiida.workflows", "cgcnn.label", ["from a DFT engine", "reference_energies", "340"]),
@@ -83,7 +84,8 @@ def test_defaults_are_values_that_aiida_makes_nodes_of():
 
 
 @pytest.mark.parametrize(
-    ("name", "output"), [("predict", "summary"), ("train", "metrics"), ("ase_dft", "output_parameters")]
+    ("name", "output"),
+    [("predict", "summary"), ("relax", "summary"), ("train", "metrics"), ("ase_dft", "output_parameters")],
 )
 def test_jobs_have_a_default_output(name, output):
     """For `verdi calcjob res`."""
