@@ -46,6 +46,7 @@ LONG = (
     "docs/how_to/inspect.md",
     "docs/how_to/optimize.md",
     "docs/how_to/predict.md",
+    "docs/how_to/relax.md",
     "docs/how_to/screen.md",
     "docs/how_to/train.md",
     "docs/tutorials/cathode_defects.md",
@@ -57,6 +58,7 @@ EXTENDING = ("docs/development/extending/architecture.md",)
 SHORTER = {
     "--num 50": "--num 2", "--epochs 50": "--epochs 1", "NCM811 --num 3": "NCM811 --num 1 --n-atoms 40",
     "--ordering sqs --num 5": "--ordering sqs --num 1", "ewald --num 10": "ewald --num 2",
+    "--model chgnet --relax": "--model chgnet --relax --steps 2",
     "examples/structures/LiNiO2.cif --plot": "examples/structures/MgO.cif --baseline zero --plot",
     "examples/optimize_ncm.yaml": "optimize_short.yaml", "--members 4 --workers 2": "--members 2 --epochs 1",
     "train DATA --from": "train DATA --epochs 1 --from", "train runs/": "train runs/ --epochs 1",
