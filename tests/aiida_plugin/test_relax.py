@@ -21,7 +21,8 @@ from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa
 from aiida_plugin.data.labels import kind_of, scheme_of  # noqa: E402
 from aiida_plugin.parsers.relax import FLAGS, NUMBERS, TEXTS  # noqa: E402
 from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
-from cgcnn_ase.potential.relax import COLUMNS, relax  # noqa: E402
+from cgcnn_ase.potential.relax import relax  # noqa: E402
+from cgcnn_ase.potential.relax_results import COLUMNS  # noqa: E402
 
 from ..potential.conftest import random_potential  # noqa: E402
 

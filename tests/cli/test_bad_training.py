@@ -91,8 +91,14 @@ def refused(ran, tmp_path, *words):
         ("loss: l3", ["loss: must be l1 or huber or mse, not 'l3'"]),
         ("loss: [l1]", ["loss: must be l1 or huber or mse, not ['l1']"]),
         ("network: {pooling: median}", ["network.pooling: must be mean or sum or max or mean+max or softmax"]),
-        ("network: {architecture: schnet}", ["network.architecture: must be cgcnn or alignn or cgnn, not 'schnet'"]),
-        ("network: {architecture: [cgnn]}", ["network.architecture: must be cgcnn or alignn or cgnn, not ['cgnn']"]),
+        (
+            "network: {architecture: schnet}",
+            ["network.architecture: must be cgcnn or alignn or cgnn or smooth-cgcnn, not 'schnet'"],
+        ),
+        (
+            "network: {architecture: [cgnn]}",
+            ["network.architecture: must be cgcnn or alignn or cgnn or smooth-cgcnn, not ['cgnn']"],
+        ),
         ("graph: {rule: nearest}", ["graph.rule: must be "]),
         ("graph: {cutoff: -1}", ["cutoff and n_neighbors must be positive"]),
         ("network: {n_features: 0}", ["n_features must be at least 1, not 0"]),

@@ -189,7 +189,7 @@ def test_without_the_distribution_its_model_is_refused(commands, path, cgcnn_ase
     assert "unknown architecture 'average'" in ran.err
     ran = cgcnn_ase("train", path / "set", "--config", path / "train.yaml", "--output", path / "none")
     assert ran.code == 2
-    assert "network.architecture: must be cgcnn or alignn or cgnn, not 'average'" in ran.err
+    assert "network.architecture: must be cgcnn or alignn or cgnn or smooth-cgcnn, not 'average'" in ran.err
 
 
 # ------------------------------------------------------------------------------------------------------------- AiiDA
