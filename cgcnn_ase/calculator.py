@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import (
@@ -27,7 +27,7 @@ from cgcnn_ase.energies.interface import Reference
 from cgcnn_ase.inspection.second_opinion import as_second_opinions
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.potential.potential import Potential
-from cgcnn_ase.potential.steps import ForceGuard, PotentialSteps
+from cgcnn_ase.potential.steps import ForceGuard, OnExcess, PotentialSteps
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import StructureRecord, check_atoms
@@ -114,7 +114,7 @@ class CGCNNCalculator(Calculator):
         population: "Population" = "known",
         second_opinion: "SecondOpinions | OpinionSource | Iterable[OpinionSource] | None" = None,
         max_force_std: float | None = None,
-        on_excess: Literal["raise", "warn"] = "raise",
+        on_excess: OnExcess = "raise",
     ) -> None:
         check_reference(reference)
         self._infer = Predictor(model, n_dropout=n_dropout, seed=seed, population=population).inference()

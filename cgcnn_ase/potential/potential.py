@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cgcnn_ase.core.arrays import Floats
@@ -94,15 +93,9 @@ class Potential:
         )
 
     def calibrated(
-        self, output: PotentialOutput, graph: CrystalGraph, population: Population = "known"
+        self, members: MemberOutputs, graph: CrystalGraph, population: Population = "known"
     ) -> CalibratedPrediction:
         """Energy per atom (eV/atom) with std, interval and domain, as calibrated as the model is."""
         return self.model.calibrated(
-            output.members, composition(graph).numpy(), geometry=structure_geometry(graph), population=population
+            members, composition(graph).numpy(), geometry=structure_geometry(graph), population=population
         )
-
-
-def voigt(stress: Floats) -> Floats:
-    """(..., 3, 3) -> (..., 6) in the order xx, yy, zz, yz, xz, xy."""
-    rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-    return np.ascontiguousarray(stress[..., rows, columns])

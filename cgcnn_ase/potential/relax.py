@@ -11,7 +11,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Bools, Floats
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, unbatch
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, find_model, load_refs
@@ -21,6 +21,7 @@ from cgcnn_ase.potential.potential import Potential
 from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions, RelaxResults
 from cgcnn_ase.structures import StructureRecord, read_structures
 from cgcnn_ase.structures.validation import validation_error
+from cgcnn_ase.uncertainty.estimators import MemberOutputs
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -166,16 +167,23 @@ class _Evaluated(NamedTuple):
     point: Point
     atom_energies: Floats
     forces_std: Floats
+    members: MemberOutputs  # of this structure alone
 
 
 def _evaluated(runs: "list[_Run]", potential: Potential) -> list[_Evaluated]:
     output = potential(batch([run.graph for run in runs]))
+    values, embedding = output.members.values, output.members.embedding
     ends = np.cumsum([len(run.structure.numbers) for run in runs])
     of_atoms = zip(
         *(np.split(each, ends[:-1]) for each in (output.forces, output.atom_energies, output.forces_std)), strict=True
     )
     return [
-        _Evaluated(Point(run.structure, float(output.energies[k]), forces, output.stress[k]), energies, stds)
+        _Evaluated(
+            Point(run.structure, float(output.energies[k]), forces, output.stress[k]),
+            energies,
+            stds,
+            MemberOutputs(values[:, k : k + 1], None, embedding[k : k + 1]),
+        )
         for k, (run, (forces, energies, stds)) in enumerate(zip(runs, of_atoms, strict=True))
     ]
 
@@ -257,20 +265,18 @@ class _Run:
     def _atoms(self, now: _Evaluated, point: Point) -> "Atoms":
         """The structure with its energy and forces."""
         from ase.calculators.singlepoint import SinglePointCalculator
-
-        from cgcnn_ase.potential.potential import voigt
+        from ase.stress import full_3x3_to_voigt_6_stress
 
         atoms = self._at(point.structure)
         results = {"energy": point.energy, "forces": point.forces, "energies": now.atom_energies}
         if np.isfinite(point.stress).all():
-            results["stress"] = voigt(point.stress)
+            results["stress"] = full_3x3_to_voigt_6_stress(point.stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info["max_force_std"] = float(now.forces_std.max())
         return atoms
 
     def _row(self, now: _Evaluated, point: Point, force: float, potential: Potential, *, converged: bool) -> Relaxed:
-        (alone,) = unbatch(self.graph) if len(self.graph.n_nodes) > 1 else [self.graph]
-        prediction = potential.calibrated(potential(alone), alone)
+        prediction = potential.calibrated(now.members, self.graph)
         verdict = None if prediction.domain is None else prediction.domain[0]
         n = len(point.forces)
         periodic = bool(self._initial.pbc.all())

@@ -1,15 +1,17 @@
 """One structure after the other along a trajectory: what a calculator asks of a potential, and when it must stop."""
 
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import Potential, voigt
+from cgcnn_ase.potential.potential import Potential
 from cgcnn_ase.prediction.inference import prediction_of
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import StructureRecord
@@ -61,17 +63,25 @@ class ForceGuard:
 
 
 class PotentialSteps:
-    """A potential with the neighbour list of the last structure, which the next is likely to share."""
+    """A potential with the neighbour list of each thread's last structure, which its next is likely to share."""
 
     def __init__(self, potential: Potential, population: Population) -> None:
         self.potential, self.population = potential, population
-        self.neighbors = NeighborList(potential.cutoff)
+        self._of_thread = threading.local()
+
+    @property
+    def neighbors(self) -> NeighborList:
+        """The neighbour list of this thread."""
+        if not hasattr(self._of_thread, "neighbors"):
+            self._of_thread.neighbors = NeighborList(self.potential.cutoff)
+        neighbors: NeighborList = self._of_thread.neighbors
+        return neighbors
 
     def __call__(self, atoms: "Atoms") -> tuple[Prediction, dict[str, object]]:
         """The energy per atom with its uncertainty, and energies, forces, ``forces_std`` and stress by name."""
         graph = self.neighbors.graph(geometry(atoms))
         output = self.potential(graph)
-        calibrated = self.potential.calibrated(output, graph, self.population)
+        calibrated = self.potential.calibrated(output.members, graph, self.population)
         prediction = prediction_of(self.potential.model, calibrated, StructureRecord("atoms", "<atoms>", atoms, None))
         results: dict[str, object] = {
             "energies": output.atom_energies,
@@ -79,7 +89,7 @@ class PotentialSteps:
             "forces_std": output.forces_std,
         }
         if atoms.pbc.all():
-            results["stress"] = voigt(output.stress[0])
+            results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0])
         return prediction.prediction, results
 
     def __getstate__(self) -> Mapping[str, object]:

@@ -10,6 +10,7 @@ alone, as
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -249,7 +250,7 @@ def train_potential(
             assert isinstance(smooth, SmoothCGCNN)
             smooth.element_energies.copy_(torch.from_numpy(elements / scale))
         else:
-            network, scale = start.networks[0].requires_grad_(True), start.scaler.std
+            network, scale = deepcopy(start.networks[0]).requires_grad_(True), start.scaler.std
             smooth = network.architecture
             assert isinstance(smooth, SmoothCGCNN)
             elements = smooth.element_energies.numpy() * scale

@@ -15,7 +15,7 @@ from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.yaml_settings import CONFIG, check_run_folder
 from cgcnn_ase.data.dataset import hash_of_samples
-from cgcnn_ase.data.frames import Frames, join, read_frames, with_splits, without_absurd
+from cgcnn_ase.data.frames import SCALE, Frames, join, read_frames, with_splits, without_absurd
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
@@ -91,6 +91,8 @@ def fit_potential(
     ValueError
         If the frames are on another scale than ``start``, or a split is empty.
     """
+    if start is not None and (scale := start.training_record.get("scale", SCALE)) != frames.scale:
+        raise ValueError(f"the frames are on the scale {frames.scale}, {start.name} is on {scale}: they never mix")
     frames, dropped = without_absurd(with_splits(frames, val=val, test=test))
     for reason, n in dropped.items():
         tell(f"{n} frames are left out: {reason}")

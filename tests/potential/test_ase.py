@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -199,3 +200,22 @@ def test_an_uncalibrated_potential_has_forces(atoms):
     atoms.calc = CGCNNCalculator(random_potential())
     assert atoms.get_forces().shape == (12, 3)
     assert "in_domain" not in atoms.calc.implemented_properties
+
+
+def test_threads_have_neighbors_of_their_own(cell):
+    """One calculator, two threads with cells of other sizes that move at the same time."""
+    calc = CGCNNCalculator(random_potential())
+    cells = [cell.copy(), cell.repeat((2, 1, 1))]
+
+    def forces(atoms):
+        moved, results = atoms.copy(), []
+        for seed in range(20):
+            moved.rattle(0.02, seed=seed)
+            results.append(calc.get_property("forces", moved).copy())
+        return results
+
+    alone = [forces(atoms) for atoms in cells]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(forces, cells))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)

@@ -1,6 +1,7 @@
 """Training a potential: gradients against second derivatives, files that are wrong, a run from start to end."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,11 @@ def test_a_run_learns_and_goes_into_the_calculator(frames, tmp_path):
         tuned = finetune(model, frames, tmp_path / "tuned", settings={"epochs": 3}, replay=morse_frames(8, seed=5))
     assert tuned.metrics["val"]["forces_mae"] < 1.5 * tuned.metrics["before"]["val"]["forces_mae"]
     assert load_folder(tuned.model).training_record["from"]["model"] == model.name
+    # the model that tuning started from is as it was
+    again = evaluate_frames(model, read_frames(frames[:1]))
+    np.testing.assert_array_equal(again.force_errors, expected.force_errors)
+    with pytest.raises(ValueError, match="they never mix"):
+        fit_potential(replace(read_frames(frames), scale="mp2020"), tmp_path / "scales", start=model)
     with pytest.raises(ValueError, match="freeze: of no effect for a potential"):
         finetune(model, frames, tmp_path / "other", freeze="embedding")
 
@@ -207,8 +213,6 @@ def test_absurd_frames_are_left_out_and_counted(frames):
 
 
 def test_scales_never_mix(frames):
-    from dataclasses import replace
-
     one = read_frames(frames)
     with pytest.raises(ValueError, match="never mix"):
         join(one, replace(one, scale="mp2020"))
