@@ -217,5 +217,7 @@ def test_threads_have_neighbors_of_their_own(cell):
     alone = [forces(atoms) for atoms in cells]
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(forces, cells))
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-12)
+        other = threads.submit(lambda: calc._potential.neighbors).result()
+    assert other is not calc._potential.neighbors
+    for one, same in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, same, atol=1e-12)
