@@ -21,6 +21,8 @@ OffsetsChoice = Literal["auto"] | bool
 MIN_LABELS = 20
 # up to so many labels each is left out in turn; of more, one of N_FOLDS parts at a time
 MAX_LEAVE_ONE_OUT, N_FOLDS = 60, 20
+# numbers in the compositions of the sets of labels that are fitted at once
+MAX_AT_ONCE = 2_000_000
 # residuals beyond so many standard deviations count with their size, not its square (Huber, 1964)
 HUBER_K = 1.345
 MAD_TO_STD = 1.4826
@@ -126,11 +128,7 @@ class LabelShift(BaseModel):
         if not error.any():
             raise ValueError("the labels are the model's own predictions: there is nothing to calibrate on")
         folds = _folds(error.size, seed)
-        left_out = np.empty_like(error)
-        for fold in np.unique(folds):
-            rest = folds != fold
-            constant, offsets = _fit_shift(x[rest], error[rest], element_offsets)
-            left_out[~rest] = error[~rest] - constant - x[~rest] @ offsets
+        left_out = _left_out(x, error, folds, element_offsets)
         size = np.abs(left_out)
         if size.max() <= 1e-9 * max(1.0, float(np.abs(error).max())):
             raise ValueError("the labels are the model's own predictions, shifted: there is nothing to calibrate on")
@@ -139,9 +137,9 @@ class LabelShift(BaseModel):
             rest = folds != fold
             widening[~rest] = _widening(std[~rest], _scatter(size[rest], std[rest]))
         side = np.where(left_out > 0, above, below)
-        constant, offsets = _fit_shift(x, error, element_offsets)
+        (constant,), (offsets,) = _fit_shifts(x[None], error[None], element_offsets)
         return cls(
-            constant=constant,
+            constant=float(constant),
             offsets={symbols()[z]: float(offsets[z]) for z in np.flatnonzero(offsets).tolist()},
             scatter=_scatter(size, std),
             std_factor=float(np.sqrt(np.mean((left_out / (std * widening)) ** 2))),
@@ -201,43 +199,79 @@ def _folds(n: int, seed: int) -> Ints:
     return np.asarray(np.random.default_rng(seed).permutation(n) % N_FOLDS)
 
 
-def _fit_shift(x: Floats, error: Floats, element_offsets: OffsetsChoice) -> tuple[float, Floats]:
-    """Return the constant and the offsets, (101,), which are zero where the labels do not support them."""
-    present = np.asarray(x.any(axis=0))
-    offsets = np.zeros(x.shape[1])
-    ones = np.ones((len(error), 1))
-    best, left_out = _huber_ridge(ones, error, 0.0)
-    limit = float(np.abs(left_out).mean()) * (MAX_ERROR_RATIO if element_offsets == "auto" else np.inf)
-    if element_offsets is not False and present.sum() > 1:
-        columns = np.column_stack([ones, x[:, present]])
+def _left_out(x: Floats, error: Floats, folds: Ints, element_offsets: OffsetsChoice) -> Floats:
+    """Return what the shift that is fitted without its part leaves of each error, (n,); many are fitted at once."""
+    result = np.empty_like(error)
+    names, counts = np.unique(folds, return_counts=True)
+    n_at_once = max(1, MAX_AT_ONCE // x.size)
+    for count in np.unique(counts).tolist():
+        alike = names[counts == count]
+        for start in range(0, len(alike), n_at_once):
+            some = alike[start : start + n_at_once]
+            rest = np.array([np.flatnonzero(folds != fold) for fold in some])
+            constants, offsets = _fit_shifts(x[rest], error[rest], element_offsets)
+            for fold, constant, each in zip(some, constants, offsets, strict=True):
+                out = folds == fold
+                result[out] = error[out] - constant - x[out] @ each
+    return result
+
+
+def _fit_shifts(x: Floats, error: Floats, element_offsets: OffsetsChoice) -> tuple[Floats, Floats]:
+    """Return the constants, (k,), and offsets, (k, 101), of k sets of n labels: x is (k, n, 101), error (k, n).
+
+    Offsets are zero where the labels do not support them.
+    """
+    present = x.any(axis=1)
+    offsets = np.zeros(present.shape)
+    ones = np.ones((*error.shape, 1))
+    solution, left_out = _huber_ridge(ones, error, 0.0)
+    constants = solution[:, 0]
+    limit = np.abs(left_out).mean(axis=1) * (MAX_ERROR_RATIO if element_offsets == "auto" else np.inf)
+    if element_offsets is not False:
+        several = present.sum(axis=1) > 1
+        used = np.flatnonzero(present.any(axis=0))
+        columns = np.concatenate([ones, x[:, :, used]], axis=2)
         for penalty in PENALTIES:
             solution, left_out = _huber_ridge(columns, error, penalty)
-            if (mean_error := float(np.abs(left_out).mean())) < limit:
-                best, limit = solution, mean_error
-    if best.size > 1:
-        offsets[present] = best[1:]
-    return float(best[0]), offsets
+            mean_error = np.abs(left_out).mean(axis=1)
+            better = np.flatnonzero(several & (mean_error < limit))
+            constants[better], limit[better] = solution[better, 0], mean_error[better]
+            offsets[np.ix_(better, used)] = solution[better, 1:]
+    return constants, np.where(present, offsets, 0.0)
 
 
 def _huber_ridge(columns: Floats, y: Floats, penalty: float) -> tuple[Floats, Floats]:
-    """Solve by Huber's loss, with a penalty on all but the first column; return solution and left-out residuals.
+    """Solve k problems by Huber's loss, with a penalty on all but the first column: columns (k, n, c), y (k, n).
 
-    The residuals are exact for the weights that the residuals of the fit give (Allen, Technometrics 16, 125, 1974).
+    Returns solutions and left-out residuals, which are exact for the weights that the residuals of the fit give (Allen,
+    Technometrics 16, 125, 1974).
     """
-    ridge = np.diag(np.r_[0.0, np.full(columns.shape[1] - 1, penalty)])
-    solution = np.zeros(columns.shape[1])
-    solution[0] = np.median(y)
-    smallest = 1e-12 * max(1.0, float(np.abs(y).max()))
+    n_columns = columns.shape[2]
+    ridge = np.diag(np.r_[0.0, np.full(n_columns - 1, penalty)])
+    solution, weight = np.zeros((len(y), n_columns)), np.empty_like(y)
+    inverse = np.empty((len(y), n_columns, n_columns))
+    solution[:, 0] = np.median(y, axis=1)
+    smallest = 1e-12 * np.maximum(1.0, np.abs(y).max(axis=1))
+    todo = np.arange(len(y))
     for _ in range(30):
-        residual = np.abs(y - columns @ solution)
-        scale = max(MAD_TO_STD * float(np.median(residual)), smallest)
-        weight = HUBER_K / np.maximum(residual / scale, HUBER_K)
-        inverse = np.linalg.inv(columns.T @ (weight[:, None] * columns) + ridge)
-        before, solution = solution, inverse @ (columns.T @ (weight * y))
-        if np.abs(solution - before).max() <= 1e-4 * max(float(np.abs(solution).max()), smallest):
+        of, labels, before = columns[todo], y[todo], solution[todo]
+        residual = np.abs(labels - _times(of, before))
+        scale = np.maximum(MAD_TO_STD * np.median(residual, axis=1), smallest[todo])[:, None]
+        weight[todo] = HUBER_K / np.maximum(residual / scale, HUBER_K)
+        weighted = weight[todo][:, :, None] * of
+        inverse[todo] = np.linalg.inv(np.swapaxes(of, 1, 2) @ weighted + ridge)
+        solution[todo] = _times(inverse[todo], _times(np.swapaxes(weighted, 1, 2), labels))
+        moved = np.abs(solution[todo] - before).max(axis=1)
+        todo = todo[moved > 1e-4 * np.maximum(np.abs(solution[todo]).max(axis=1), smallest[todo])]
+        if not todo.size:
             break
-    leverage = weight * ((columns @ inverse) * columns).sum(axis=1)
-    return solution, (y - columns @ solution) / np.maximum(1 - leverage, 1e-6)
+    leverage = weight * ((columns @ inverse) * columns).sum(axis=2)
+    return solution, (y - _times(columns, solution)) / np.maximum(1 - leverage, 1e-6)
+
+
+def _times(matrices: Floats, vectors: Floats) -> Floats:
+    """Multiply k matrices with as many vectors."""
+    return np.asarray((matrices @ vectors[:, :, None])[:, :, 0])
 
 
 def _scatter(size: Floats, std: Floats) -> float:
