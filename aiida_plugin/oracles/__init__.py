@@ -5,12 +5,12 @@ An oracle is made of every engine, of this package and of others, by its name.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgcnn_ase.core.errors import install_line
+from cgcnn_ase.core.registry import entry_points
 
 if TYPE_CHECKING:
     from aiida_plugin.oracles.dft import DFTOracle

@@ -1,13 +1,35 @@
 """Objects of one kind by name: the package's own, and those that other installed packages register as entry points."""
 
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib import metadata
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from cgcnn_ase.core.errors import unknown_name
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+def entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """Return those of a group, of all packages, read again only where Python's path or a folder of it has changed."""
+    return _read(group, tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _read(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    del path
+    return tuple(metadata.entry_points(group=group))
 
 
 class Registry(Generic[T]):

@@ -8,11 +8,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from cgcnn_ase.core.registry import Registry
+from cgcnn_ase.core.registry import Registry, entry_points
 from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
