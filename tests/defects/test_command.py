@@ -120,16 +120,17 @@ def test_what_fails_leaves_no_files(command, tmp_path):
     assert "no place for an interstitial is 5 Å or more from every atom" in ran.err
 
 
-@pytest.fixture
-def hosts(tmp_path):
-    ase.io.write(tmp_path / "Cu.extxyz", bulk("Cu"))
-    ase.io.write(tmp_path / "MoS2.extxyz", mx2("MoS2", vacuum=8))
-    ase.io.write(tmp_path / "two.extxyz", [bulk("Cu"), bulk("Al")])
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hosts")
+    ase.io.write(folder / "Cu.extxyz", bulk("Cu"))
+    ase.io.write(folder / "MoS2.extxyz", mx2("MoS2", vacuum=8))
+    ase.io.write(folder / "two.extxyz", [bulk("Cu"), bulk("Al")])
     mixed = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(4.2), [{"Mg": 0.5, "Ni": 0.5}, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]
     )
-    mixed.to(str(tmp_path / "disordered.cif"))
-    return tmp_path
+    mixed.to(str(folder / "disordered.cif"))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -167,14 +168,14 @@ def hosts(tmp_path):
         ("missing", [], "no such file or folder"),
     ],
 )
-def test_bad_input(command, hosts, host, arguments, words):
+def test_bad_input(command, hosts, tmp_path, host, arguments, words):
     path = HOST if host == "LiNiO2" else next(hosts.glob(f"{host}.*"), hosts / f"{host}.cif")
     ran = command(*arguments, host=path)
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
     assert ran.err.startswith("cgcnn-ase: ")
     assert ran.err.count("\n") == 1
-    assert not (hosts / "out" / "manifest.csv").exists()
+    assert not (tmp_path / "out" / "manifest.csv").exists()
 
 
 def test_a_disordered_host_can_be_ordered(command, hosts, tmp_path):
