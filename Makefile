@@ -51,6 +51,10 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 	@$(BIN)/python -c "import pandas; print(pandas.read_csv('demo.csv').to_string(index=False, max_colwidth=40))"
 	$(BIN)/python examples/first_prediction.py
 
+# Some images of containers forbid Python to keep what it compiles: each of the many processes of the tests would
+# compile this package, and pytest rewrite all assertions, anew.
+test test-slow coverage: export PYTHONDONTWRITEBYTECODE :=
+
 # One thread for each worker: workers with several threads each would fight for the cores.
 test: $(ENGINES_INSTALLED) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" $(PYTEST_ARGS)
