@@ -1,9 +1,11 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,14 @@ os.environ["AIIDA_PATH"] = _AIIDA.name
 
 #: a temporary AiiDA profile (SQLite, no broker) for tests/aiida_plugin
 pytest_plugins = ["aiida.tools.pytest_fixtures"] if find_spec("aiida") else []
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and never among what was imported and collected, which stays until the end."""
+    if not os.environ.get("NOGC"):
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -223,12 +233,17 @@ class Ran:
 @pytest.fixture(scope="session")
 def cgcnn_ase() -> Callable[..., Ran]:
     """Run a command in this process; a traceback fails the test."""
-    from typer.testing import CliRunner
+    from typer import testing
 
     from cgcnn_ase.cli.app import app
 
+    # Typer's runner makes all commands and their options anew for each run, which takes 25 ms
+    make_once = cache(testing._get_command)
+
     def run(*args, stdin=None) -> Ran:
-        result = CliRunner().invoke(app, [str(a) for a in args], input=stdin)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(testing, "_get_command", make_once)
+            result = testing.CliRunner().invoke(app, [str(a) for a in args], input=stdin)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

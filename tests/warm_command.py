@@ -6,6 +6,7 @@ As a script it is that process, which takes runs from a socket. What a run is gi
 files for its output) and what it gives are those of the installed command; it is another process, and ends with it.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -57,6 +58,7 @@ def warm_command():
 def serve(address):
     for name in MODULES:
         import_module(name)
+    gc.freeze()  # else a run that looks for garbage writes to all that it shares with this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the runs
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address + ".new")

@@ -1,5 +1,6 @@
 """Fixtures for the tests through AiiDA."""
 
+import logging.config
 import os
 import sqlite3
 import sys
@@ -31,6 +32,22 @@ def _no_fsync():
     """The same of the files of nodes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loggers_are_configured_at_once():
+    """AiiDA configures them anew for each profile; Python then goes through all of them once for each of them."""
+    configure, manager = logging.config.dictConfig, logging.Logger.manager
+
+    def at_once(config):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(manager, "_clear_cache", lambda: None)
+            configure(config)
+        manager._clear_cache()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.config, "dictConfig", at_once)
         yield
 
 
