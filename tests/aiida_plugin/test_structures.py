@@ -70,9 +70,18 @@ def assorted():
 IDS = ["NiO", "κόσμος/Cu 1", "水", "a:b.c", "5"]
 
 
+@pytest.fixture(scope="module")
+def stored_before():
+    return []
+
+
 @pytest.fixture
-def stored(aiida_profile):
-    return StructureSetData.from_ase(assorted(), IDS).store()
+def stored(aiida_profile, stored_before):
+    """Stored once, and again where a test has emptied the profile."""
+    query = orm.QueryBuilder().append(StructureSetData, filters={"uuid": {"in": stored_before or ["none"]}})
+    if not query.count():
+        stored_before.append(StructureSetData.from_ase(assorted(), IDS).store().uuid)
+    return orm.load_node(stored_before[-1])
 
 
 def assert_same(ours, theirs):
