@@ -89,7 +89,7 @@ def test_a_new_model_and_what_stands_behind_it(code, tmp_path):
     assert {"learning_curve.png", "parity.png", "history.csv", "config.yaml"} <= set(retrieved.list_object_names("run"))
 
 
-def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
+def test_few_labels_tune_a_model_that_stays_calibrated_and_the_same_again_is_cached(code, model):
     settings = {"epochs": 2, "freeze": "convolutions", "checkpoint": "last", "engine": "torch", "name": "tuned-on-six",
                 "test": 0.0}  # fmt: skip
     labels = oxides(6, scheme=SCHEME | {"converged": False})
@@ -117,6 +117,12 @@ def test_few_labels_tune_a_model_and_it_stays_calibrated(code, model):
     assert (results["val_results"].get_array("std") > 0).all()
     assert "test_results" not in results
 
+    # the same again is taken from the cache
+    with enable_caching(identifier="aiida.calculations:cgcnn.train"):
+        cached, again = run(code, labels, settings, model=model)
+    assert again.base.caching.get_cache_source() == calculation.uuid
+    assert cached["model"].sha256 == results["model"].sha256
+
 
 def test_one_of_several_models_of_a_node(code, tmp_path):
     base = small_formation_model(calibration=False)
@@ -136,15 +142,6 @@ def test_one_of_several_models_of_a_node(code, tmp_path):
     results, calculation = run(code, oxides(6), settings, model=both, model_name=orm.Str("formation-energy-per-atom"))
     assert calculation.is_finished_ok, calculation.exit_message
     assert results["model"].names == ["formation-energy-per-atom-tuned"]
-
-
-def test_the_same_again_is_taken_from_the_cache(code, model):
-    settings = {"epochs": 1, "freeze": "convolutions", "engine": "torch"}
-    _, first = run(code, oxides(6), settings, model=model)
-    with enable_caching(identifier="aiida.calculations:cgcnn.train"):
-        results, again = run(code, oxides(6), settings, model=model)
-    assert again.base.caching.get_cache_source() == first.uuid
-    assert results["model"].sha256 == first.outputs.model.sha256
 
 
 @pytest.mark.slow  # the default suite has the same of cgcnn.finetune
