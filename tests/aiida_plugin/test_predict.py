@@ -50,8 +50,22 @@ def run(code, model, crystals, **inputs):
     )
 
 
-def test_a_run_gives_what_the_package_predicts(code, model, crystals, small_model):
-    results, node = run(code, model, crystals)
+@pytest.fixture(scope="module")
+def finished():
+    """The outputs and the node of a run, which tests here share."""
+    return []
+
+
+@pytest.fixture
+def good_run(code, model, crystals, finished):
+    """A run on all crystals."""
+    if not finished:
+        finished += run(code, model, crystals)
+    return finished
+
+
+def test_a_run_gives_what_the_package_predicts(good_run, crystals, small_model):
+    results, node = good_run
     assert node.is_finished_ok, node.exit_message
     frame = results["predictions"].to_frame()
     expected = predict(small_model, crystals).to_frame()
@@ -93,9 +107,9 @@ def test_a_handful_in_this_process(model, crystals, small_model):
         predict_in_process(model, structure_set(crystals[:2]), orm.Dict({"speed": 9}))
 
 
-def test_what_stands_behind_a_number(code, model, crystals):
+def test_what_stands_behind_a_number(good_run, model, crystals):
     """From the predictions, by links alone, to the model and the structures; one process for all of them."""
-    results, node = run(code, model, crystals)
+    results, node = good_run
     creator = results["predictions"].creator
     assert creator.uuid == node.uuid
     inputs = creator.base.links.get_incoming(link_type=LinkType.INPUT_CALC).nested()
@@ -113,10 +127,10 @@ def test_what_stands_behind_a_number(code, model, crystals):
     assert {"commit", "changes"} >= set(record["checkout"]) == set(inputs["versions"].get_dict())
 
 
-def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
-    _, first = run(code, model, crystals[:3])
+def test_the_same_again_is_taken_from_the_cache(good_run, code, model, crystals):
+    _, first = good_run
     with enable_caching(identifier="aiida.calculations:cgcnn.predict"):
-        results, again = run(code, model, crystals[:3])
+        results, again = run(code, model, crystals)
         _, other = run(code, model, crystals[:4])
         _, newer = run(code, model, crystals[:3], versions=orm.Dict({"torch": "99.0"}))
         _, allowed = run(code, model, crystals[:3], versions=orm.Dict({"torch": "99.0"}),
@@ -128,7 +142,7 @@ def test_the_same_again_is_taken_from_the_cache(code, model, crystals):
     assert allowed.is_finished_ok, allowed.exit_message
     assert len(allowed.outputs.environment["differences"]) == 1
     assert again.base.caching.get_cache_source() == first.uuid
-    assert len(results["predictions"].to_frame()) == 3
+    assert len(results["predictions"].to_frame()) == len(crystals)
     assert not other.base.caching.is_created_from_cache
 
 
@@ -225,18 +239,19 @@ def parsed(code, model, crystals):
     return parse
 
 
-@pytest.fixture
-def written(cgcnn_ase, crystals, small_model, tmp_path):
+@pytest.fixture(scope="module")
+def written(cgcnn_ase, crystals, small_model, tmp_path_factory):
     """The files of a good run on three structures."""
-    (tmp_path / "in").mkdir()
+    path = tmp_path_factory.mktemp("run")
+    (path / "in").mkdir()
     for k, atoms in enumerate(crystals[:3]):
-        atoms.write(tmp_path / "in" / f"s{k}.extxyz")
-    ran = cgcnn_ase("predict", tmp_path / "in", "--model", small_model, "--output", tmp_path / "predictions.csv",
-                    "--failures", tmp_path / "failures.csv",
-                    "--environment", tmp_path / "environment.json")  # fmt: skip
+        atoms.write(path / "in" / f"s{k}.extxyz")
+    ran = cgcnn_ase("predict", path / "in", "--model", small_model, "--output", path / "predictions.csv",
+                    "--failures", path / "failures.csv",
+                    "--environment", path / "environment.json")  # fmt: skip
     assert ran.code == 0, ran.err
-    files = {name: (tmp_path / f"{name}.csv").read_text() for name in ("predictions", "failures")}
-    return files | {"environment": json.dumps(json.loads((tmp_path / "environment.json").read_text()) | INSTALLED)}
+    files = {name: (path / f"{name}.csv").read_text() for name in ("predictions", "failures")}
+    return files | {"environment": json.dumps(json.loads((path / "environment.json").read_text()) | INSTALLED)}
 
 
 INSTALLED = {"checkout": {}}  # what runs is installed, and says no commit
