@@ -18,6 +18,7 @@ from cgcnn_ase.cli.predict import predict
 from cgcnn_ase.cli.prepare import prepare
 from cgcnn_ase.cli.relax import relax
 from cgcnn_ase.cli.screen import screen
+from cgcnn_ase.cli.stability import stability
 from cgcnn_ase.cli.train import finetune, train
 from cgcnn_ase.cli.voltage import voltage
 
@@ -29,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    predict, relax, models, fetch, inspect, train, finetune, calibrate, evaluate, explain, prepare, defects, cathode,
-    screen, voltage, optimize,
+    predict, relax, stability, models, fetch, inspect, train, finetune, calibrate, evaluate, explain, prepare, defects,
+    cathode, screen, voltage, optimize,
 )  # fmt: skip
 
 

@@ -1,0 +1,176 @@
+"""Scales of energies: uncorrected PBE(+U), and the corrections of the Materials Project, older and today's.
+
+The corrections are those of pymatgen's classes; they depend on the composition, and for oxygen and sulfur on how the
+atoms are bound. A formation energy is against the elements on the same scale.
+"""
+
+import warnings
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.core.errors import unknown_name
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Composition
+
+Scale = Literal["uncorrected", "mp-legacy", "mp2020"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+#: what an oxygen atom can be part of, in pymatgen's words
+OxideType = Literal["oxide", "peroxide", "superoxide", "ozonide"]
+#: energies of elements that the older scheme fitted to formation enthalpies, eV/atom (pymatgen's MPCompatibility.yaml)
+_LEGACY_GASES = {"H": -3.23973666138, "N": -7.95247218762, "F": -1.42055013381, "Cl": -1.25385097674}
+# anions whose correction needs oxidation states (pymatgen's MaterialsProject2020Compatibility)
+_BY_OXIDATION_STATE = frozenset(("Br", "I", "Se", "Si", "Sb", "Te", "H", "N", "F", "Cl"))
+# no two oxygen atoms of an oxide are nearer, Å: the bond of a peroxide is 1.49 Å long, times what the Materials Project
+# counts as a bond
+_NO_BOND, _BOND = 1.65, 1.1
+
+
+def check_scale(scale: str) -> Scale:
+    """The scale of this name; a ValueError names those that there are."""
+    if scale not in SCALES:
+        raise unknown_name("scale of energies", scale, SCALES)
+    return scale  # type: ignore[return-value]
+
+
+def correction(
+    composition: "str | Composition", scale: str, *, atoms: "Atoms | None" = None, oxide_type: OxideType | None = None
+) -> float:
+    """What a scale adds to the uncorrected energy of a compound, eV for the composition as given.
+
+    Parameters
+    ----------
+    composition
+        Formula with its numbers of atoms, such as ``Li2Ni2O4``.
+    scale : {"uncorrected", "mp-legacy", "mp2020"}
+        ``uncorrected`` adds nothing; ``mp-legacy`` is pymatgen's ``MaterialsProjectCompatibility``, ``mp2020`` its
+        ``MaterialsProject2020Compatibility`` (Wang et al., Sci. Rep. 11, 15496 (2021)).
+    atoms
+        The structure, that tells oxides from peroxides and sulfides from other compounds of sulfur.
+    oxide_type
+        Instead of the structure. Without both, an oxide is one unless its formula is a well-known peroxide or
+        superoxide, as in pymatgen, and sulfur is corrected as a sulfide where its oxidation state is below 0.
+
+    Raises
+    ------
+    ValueError
+        If the scale or the formula is not known.
+    """
+    from pymatgen.core import Composition
+
+    check_scale(scale)
+    whole = Composition(composition)
+    if scale == "uncorrected" or len(whole) == 1:
+        return 0.0
+    oxide, sulfide = oxide_type, None
+    if atoms is not None:
+        oxide, sulfide = oxide_type or _oxide_type(atoms), _sulfide_type(atoms)
+    unit, factor = whole.get_integer_formula_and_factor()
+    return factor * _of_unit(unit, scale, oxide, sulfide)
+
+
+def convert_formation_energy(
+    value: float, composition: "str | Composition", *, source: str, to: str, oxide_type: OxideType | None = None
+) -> float:
+    """A formation energy, eV/atom, on another scale; errors are those of :func:`correction`."""
+    if check_scale(source) == check_scale(to):
+        return value
+    return value + formation_shift(composition, to, oxide_type) - formation_shift(composition, source, oxide_type)
+
+
+def formation_shift(composition: "str | Composition", scale: str, oxide_type: OxideType | None = None) -> float:
+    """What a scale adds to an uncorrected formation energy, eV/atom, the elements' corrections taken off."""
+    from pymatgen.core import Composition
+
+    whole = Composition(composition)
+    gases = element_energies("mp-legacy") if scale == "mp-legacy" else {}
+    of_elements = sum(
+        amount * (gases[symbol] - reference_energies()[symbol])
+        for symbol, amount in whole.get_el_amt_dict().items()
+        if symbol in _LEGACY_GASES and gases
+    )
+    n = whole.num_atoms
+    return (correction(whole, scale, oxide_type=oxide_type) - of_elements) / n
+
+
+def element_energies(scale: str) -> dict[str, float]:
+    """Energies of the elements that formation energies are against, eV/atom by symbol."""
+    check_scale(scale)
+    return dict(reference_energies()) | (_LEGACY_GASES if scale == "mp-legacy" else {})
+
+
+@lru_cache(maxsize=200_000)
+def _of_unit(formula: str, scale: Scale, oxide: str | None, sulfide: str | None) -> float:
+    from pymatgen.core import Composition
+    from pymatgen.entries.computed_entries import ComputedEntry
+
+    composition = Composition(formula)
+    data: dict[str, Any] = {} if oxide is None else {"oxide_type": oxide}
+    symbols = {element.symbol for element in composition.elements}
+    if not symbols & _BY_OXIDATION_STATE:
+        data["oxidation_states"] = {"X": 0}  # of no anion that asks for them; guessing takes long
+    if "S" in symbols:
+        data["sulfide_type"] = sulfide or _sulfide_by_composition(composition)
+    entry = ComputedEntry(composition, 0.0, parameters=_parameters(composition), data=data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(sum(each.value for each in _scheme(scale).get_adjustments(entry)))
+
+
+@cache
+def _scheme(scale: Scale) -> Any:
+    from pymatgen.entries.compatibility import (
+        MaterialsProject2020Compatibility,
+        MaterialsProjectCompatibility,
+        PotcarCorrection,
+    )
+
+    if scale == "mp2020":
+        return MaterialsProject2020Compatibility(check_potcar=False)
+    legacy = MaterialsProjectCompatibility()
+    # there are no pseudopotentials to check
+    legacy.corrections = [each for each in legacy.corrections if not isinstance(each, PotcarCorrection)]
+    return legacy
+
+
+def _parameters(composition: "Composition") -> dict[str, Any]:
+    """What the project's settings would have been: +U for some metals in oxides and fluorides."""
+    settings = _scheme("mp2020").u_settings
+    last = max(composition.elements, key=lambda element: element.X).symbol
+    hubbards = {e.symbol: settings[last][e.symbol] for e in composition.elements if e.symbol in settings.get(last, {})}
+    return {"run_type": "GGA+U" if hubbards else "GGA", "hubbards": hubbards, "software": "none"}
+
+
+def _oxide_type(atoms: "Atoms") -> str | None:
+    """Pymatgen's type of an oxide; None without oxygen."""
+    oxygen = atoms[atoms.numbers == 8]
+    if not len(oxygen):
+        return None
+    from ase.neighborlist import neighbor_list
+    from pymatgen.analysis.structure_analyzer import oxide_type
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    if not len(neighbor_list("i", oxygen, _NO_BOND)):
+        return "oxide"
+    kind: str = oxide_type(AseAtomsAdaptor.get_structure(atoms), _BOND)
+    return kind
+
+
+def _sulfide_type(atoms: "Atoms") -> str | None:
+    if 16 not in atoms.numbers:
+        return None
+    from pymatgen.analysis.structure_analyzer import sulfide_type
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    return sulfide_type(AseAtomsAdaptor.get_structure(atoms)) or "none"
+
+
+def _sulfide_by_composition(composition: "Composition") -> str:
+    """``sulfide``, or ``none`` where a guess says that sulfur gives electrons away."""
+    try:
+        guesses = composition.oxi_state_guesses(max_sites=-20)
+    except ValueError:  # too many atoms a formula to guess for
+        guesses = ()
+    return "none" if guesses and guesses[0].get("S", -2.0) > 0 else "sulfide"

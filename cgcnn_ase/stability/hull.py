@@ -1,0 +1,91 @@
+"""The lower convex hull of formation energies of one chemical system."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.spatial import ConvexHull
+
+from cgcnn_ase.core.arrays import Floats, Ints
+
+# parts of a decomposition below this are none
+_SMALLEST = 1e-6
+# the energy component of a normal that points down
+_DOWN = -1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Hull:
+    """Planes below which nothing lies: the hull at a composition is the highest of them there.
+
+    The first phases are the elements themselves, at 0.
+    """
+
+    fractions: Floats  # (m, d) atomic fractions of the phases, whose columns are the elements of the system
+    energies: Floats  # (m,) formation energies, eV/atom
+    planes: Floats  # (k, d): energy = fractions @ plane
+    corners: Ints  # (k, d) phases on each plane
+
+    @classmethod
+    def of(cls, fractions: Floats, energies: Floats) -> "Hull":
+        """The hull of phases with d elements, (m, d) fractions and (m,) eV/atom; the elements are added to them."""
+        d = fractions.shape[1]
+        x = np.vstack([np.eye(d), fractions])
+        e = np.concatenate([np.zeros(d), energies])
+        inside = np.flatnonzero(e <= 0.0)  # what lies above the elements is on no hull
+        if d == 1 or len(inside) == d:
+            return cls(x, e, np.zeros((1, d)), np.arange(d)[None])
+        # a point above all others: the rest may lie in a plane
+        top = np.append(np.full(d - 1, 1.0 / d), 1.0 - 2.0 * e.min())
+        points = np.vstack([np.column_stack([x[inside, 1:], e[inside]]), top])
+        found = ConvexHull(points)
+        facets = found.simplices[(found.equations[:, -2] < _DOWN) & ~(found.simplices == len(inside)).any(axis=1)]
+        corners = inside[facets]
+        planes, kept = [], []
+        for row in corners:
+            try:
+                planes.append(np.linalg.solve(x[row], e[row]))
+            except np.linalg.LinAlgError:  # a facet without extent
+                continue
+            kept.append(row)
+        return cls(x, e, np.array(planes), np.array(kept))
+
+    def energy(self, fractions: Floats) -> tuple[Floats, Ints]:
+        """Energy of the hull at compositions (n, d), (n,) eV/atom, and the plane that it lies on."""
+        heights = fractions @ self.planes.T
+        best = heights.argmax(axis=1)
+        return heights[np.arange(len(best)), best], best
+
+    def decomposition(self, fractions: Floats, plane: int) -> list[tuple[int, float]]:
+        """Phases that a composition (d,) on a plane falls apart into, and the atoms in each of 1."""
+        parts = np.linalg.solve(self.fractions[self.corners[plane]].T, fractions)
+        return [(int(k), float(part)) for k, part in zip(self.corners[plane], parts, strict=True) if part > _SMALLEST]
+
+
+def chemical_potential_limits(hull: Hull, fractions: Floats, energy: float) -> Floats | None:
+    r"""Corners of the region of chemical potentials in which a phase is stable, (k, d) eV against the elements.
+
+    With :math:`x \cdot \mu = E` of the phase and :math:`x' \cdot \mu \le E'` of all others. None if the phase is
+    above the hull.
+    """
+    d = len(fractions)
+    corners = []
+    for k in range(d):
+        for sign in (1.0, -1.0):
+            cost = np.zeros(d)
+            cost[k] = sign
+            solved = linprog(
+                cost, hull.fractions, hull.energies + 1e-9, fractions[None], [energy], bounds=[(None, 0.0)] * d
+            )
+            if solved.status == 2:
+                return None
+            if solved.status == 0:
+                corners.append(solved.x)
+    return np.unique(np.round(corners, 6), axis=0)
+
+
+def compositions(counts: Sequence[Floats], elements: Ints) -> Floats:
+    """(n, d) atomic fractions of some elements, of rows of (101,) counts."""
+    part: Floats = np.stack(counts)[:, elements]
+    return part / part.sum(axis=1, keepdims=True)

@@ -1,0 +1,243 @@
+"""Competing phases: compositions and formation energies of known crystals, from the package's table or your own."""
+
+import csv
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.energies.scales import check_scale, formation_shift
+from cgcnn_ase.stability.hull import Hull
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
+
+#: the package's table, of the Materials Project
+TABLE = "competing_phases.csv.gz"
+# a formation energy beyond this, eV/atom, is of another scale or of a whole cell
+_LARGEST = 6.0
+# functionals that one hull may hold together
+_TOGETHER = ({"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"},)
+_COLUMN = "formation_energy_per_atom"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a hull."""
+
+    id: str
+    formula: str  # reduced
+    energy: float  # formation energy, eV/atom
+
+
+@dataclass(frozen=True, eq=False)
+class CompetingPhases:
+    """Phases on one scale, the lowest of each formula."""
+
+    phases: tuple[Phase, ...]
+    scale: str
+    source: str  # in words
+    sha256: str
+    n_higher: int = 0  # of formulas that are there already, lower
+    shifts: Mapping[str, float] = field(default_factory=dict)  # mp2020 less mp-legacy, eV/atom, by reduced formula
+
+    @cached_property
+    def _by_elements(self) -> dict[tuple[int, ...], list[int]]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, row in enumerate(self._counts):
+            groups.setdefault(tuple(sorted(row)), []).append(k)
+        return groups
+
+    @cached_property
+    def _counts(self) -> list[dict[int, float]]:
+        return [counts(phase.formula) for phase in self.phases]
+
+    @cached_property
+    def _hulls(self) -> dict[tuple[tuple[int, ...], str | None], tuple[Hull, list[int]]]:
+        return {}
+
+    def hull(self, elements: Sequence[int], *, without: str | None = None) -> tuple[Hull, list[int]]:
+        """The hull of a chemical system, by atomic numbers, and the place of each of its phases among all.
+
+        The elements, which come first in the hull, have the place -1. ``without`` is a reduced formula left out.
+        """
+        key = tuple(sorted(elements))
+        left_out = without if without is not None and without in self._formulas else None
+        if (key, left_out) not in self._hulls:
+            inside = [
+                k
+                for size in range(1, len(key) + 1)
+                for part in combinations(key, size)
+                for k in self._by_elements.get(part, ())
+                if self.phases[k].formula != without
+            ]
+            fractions = np.zeros((len(inside), len(key)))
+            for row, k in enumerate(inside):
+                for z, n in self._counts[k].items():
+                    fractions[row, key.index(z)] = n
+            fractions /= np.maximum(fractions.sum(axis=1, keepdims=True), 1e-300)
+            energies = np.array([self.phases[k].energy for k in inside])
+            self._hulls[key, left_out] = Hull.of(fractions, energies), [-1] * len(key) + inside
+        return self._hulls[key, left_out]
+
+    @cached_property
+    def _formulas(self) -> frozenset[str]:
+        return frozenset(phase.formula for phase in self.phases)
+
+    def shift(self, formula: str, source: str, to: str) -> float:
+        """What is added to a formation energy, eV/atom, to bring it from one scale to another."""
+        if check_scale(source) == check_scale(to):
+            return 0.0
+        known = self.shifts.get(formula)
+        if known is not None and {source, to} == {"mp-legacy", "mp2020"}:
+            return known if to == "mp2020" else -known
+        return formation_shift(formula, to) - formation_shift(formula, source)
+
+
+def counts(formula: str) -> dict[int, float]:
+    """Atoms of each element in a formula, by atomic number."""
+    return {symbols().index(symbol): n for symbol, n in _composition(formula).get_el_amt_dict().items()}
+
+
+def _composition(formula: str) -> "Composition":
+    from pymatgen.core import Composition
+
+    return Composition(formula)
+
+
+def known_phases(scale: str = "mp2020") -> CompetingPhases:
+    """The package's table: the lowest crystal of each formula of the Materials Project as of about 2020."""
+    check_scale(scale)
+    if scale not in _COLUMNS:
+        raise ValueError(f"the package's competing phases are on the scales {' and '.join(_COLUMNS)}, not on {scale}")
+    content = files("cgcnn_ase.stability").joinpath(TABLE).read_bytes()
+    rows = list(csv.DictReader(gzip.decompress(content).decode().splitlines()))
+    energies = {name: [float(row[column]) for row in rows] for name, column in _COLUMNS.items()}
+    return CompetingPhases(
+        tuple(Phase(row["id"], row["formula"], e) for row, e in zip(rows, energies[scale], strict=True)),
+        scale,
+        f"{len(rows):,} formulas of the Materials Project (PBE and PBE+U, about 2020; CC BY 4.0)",
+        hashlib.sha256(content).hexdigest(),
+        shifts={
+            row["formula"]: new - old
+            for row, new, old in zip(rows, energies["mp2020"], energies["mp-legacy"], strict=True)
+        },
+    )
+
+
+_COLUMNS = {"mp2020": "formation_energy_mp2020", "mp-legacy": "formation_energy_mp_legacy"}
+
+
+def read_phases(path: Path, scale: str = "mp2020") -> CompetingPhases:
+    """Your own competing phases: a folder of ``cgcnn-ase fetch``, or pymatgen's entries in a JSON file.
+
+    Entries have the energy of a cell, with their corrections, and their elements' own entries give the formation
+    energies; a folder has a column ``formation_energy_per_atom``. ``scale`` is what they are on.
+
+    Raises
+    ------
+    ValueError
+        If the file is neither, an element has no entry of its own, functionals are mixed, or energies are absurd.
+    """
+    check_scale(scale)
+    if path.is_dir():
+        phases, content = _of_folder(path)
+    else:
+        content = path.read_bytes()
+        phases = _of_entries(path, content)
+    far = [phase for phase in phases if not abs(phase.energy) <= _LARGEST]
+    if far:
+        raise ValueError(
+            f"{path}: {far[0].formula} ({far[0].id}) would have a formation energy of {far[0].energy:.3g} eV/atom; "
+            f"allowed are {_LARGEST:g} at most: is an energy per atom given for one of a cell, or the other way round?"
+        )
+    lowest: dict[str, Phase] = {}
+    for phase in phases:
+        if phase.formula not in lowest or phase.energy < lowest[phase.formula].energy:
+            lowest[phase.formula] = phase
+    return CompetingPhases(
+        tuple(lowest.values()),
+        scale,
+        f"{len(phases):,} entries of {path}",
+        hashlib.sha256(content).hexdigest(),
+        n_higher=len(phases) - len(lowest),
+    )
+
+
+def _of_folder(folder: Path) -> tuple[list[Phase], bytes]:
+    from cgcnn_ase.data.dataset import load_dataset, read_properties
+
+    table, file = read_properties(folder)
+    if _COLUMN not in table:
+        raise ValueError(f"{file}: no column {_COLUMN}; cgcnn-ase fetch writes it with --fields {_COLUMN}")
+    dataset = load_dataset(folder, target=[_COLUMN])
+    rows = zip(dataset.ids, dataset.structures, np.asarray(dataset.targets)[:, 0].tolist(), strict=True)
+    phases = [
+        Phase(str(name), _reduced({symbols()[z]: n for z, n in Counter(s.numbers.tolist()).items()}), energy)
+        for name, s, energy in rows
+        if np.isfinite(energy)
+    ]
+    return phases, file.read_bytes()
+
+
+def _of_entries(path: Path, content: bytes) -> list[Phase]:
+    try:
+        entries: Any = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: neither a folder of cgcnn-ase fetch nor entries in JSON ({error})") from error
+    if isinstance(entries, dict):
+        entries = entries.get("entries", [])
+    if not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
+        raise ValueError(f"{path}: no list of pymatgen's entries")
+    read = list(_read_entries(path, entries))
+    functionals = {functional for *_, functional in read if functional}
+    if functionals and not any(functionals <= together for together in _TOGETHER) and len(functionals) > 1:
+        raise ValueError(
+            f"{path}: entries of {' and '.join(sorted(functionals))}, whose energies never mix; give those of one"
+        )
+    elements: dict[str, float] = {}
+    for _, composition, energy, _ in read:
+        if len(composition) == 1:
+            ((symbol, n),) = composition.items()
+            elements[symbol] = min(energy / n, elements.get(symbol, np.inf))
+    missing = sorted({symbol for _, composition, _, _ in read for symbol in composition} - elements.keys())
+    if missing:
+        raise ValueError(f"{path}: no entry of the element {', '.join(missing)} itself, which the hull needs")
+    return [
+        Phase(
+            name,
+            _reduced(composition),
+            (energy - sum(n * elements[symbol] for symbol, n in composition.items())) / sum(composition.values()),
+        )
+        for name, composition, energy, _ in read
+    ]
+
+
+def _read_entries(path: Path, entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, float], float, str]]:
+    """Id, composition, energy of the cell with its corrections, and functional of each entry."""
+    from pymatgen.entries.computed_entries import ComputedEntry
+
+    for k, entry in enumerate(entries):
+        name = str(entry.get("entry_id") or f"entry {k + 1}")
+        try:  # the structure of an entry says nothing here
+            read = ComputedEntry.from_dict({key: value for key, value in entry.items() if key != "structure"})
+            composition, energy = read.composition.get_el_amt_dict(), float(read.energy)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: {name} has no composition or energy ({error})") from error
+        yield name, composition, energy, str(read.parameters.get("run_type") or "")
+
+
+def _reduced(composition: Mapping[str, float]) -> str:
+    from pymatgen.core import Composition
+
+    return Composition(dict(composition)).reduced_formula

@@ -1,0 +1,65 @@
+"""Corrections by composition are those of pymatgen, and formation energies change with the elements' energies, too."""
+
+import warnings
+
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from pymatgen.core import Composition
+from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
+from pymatgen.entries.computed_entries import ComputedEntry
+
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.energies.scales import convert_formation_energy, correction, element_energies
+
+U_OF_OXIDES = {"Ni": 6.2, "Co": 3.32, "Mn": 3.9, "Fe": 5.3}
+FORMULAS = {
+    "Li2Ni2O4": {"Ni": 6.2}, "LiMn2O4": {"Mn": 3.9}, "NaCl": {}, "Fe2O3": {"Fe": 5.3}, "FeF3": {"Fe": 5.3}, "Li3N": {},
+    "GaAs": {}, "Li2S": {}, "TiSe2": {}, "LiH": {}, "Li2O2": {}, "NaO2": {}, "CaBr2": {}, "KI": {}, "Mg2Si": {},
+    "Sb2Te3": {}, "NiS": {}, "LiCoPO4F": {"Co": 3.32}, "Ni": {}, "O2": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_corrections_of_2020_are_those_of_pymatgen(formula):
+    parameters = {"run_type": "GGA+U" if FORMULAS[formula] else "GGA", "hubbards": FORMULAS[formula]}
+    entry = ComputedEntry(Composition(formula), 0.0, parameters=parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = MaterialsProject2020Compatibility(check_potcar=False).process_entry(entry).correction
+    assert correction(formula, "mp2020") == pytest.approx(expected, abs=1e-9)
+
+
+def test_published_corrections():
+    # Wang et al., Sci. Rep. 11, 15496 (2021), table 1, and pymatgen's older MPCompatibility.yaml
+    assert correction("NiO", "mp2020") == pytest.approx(-0.687 - 2.541)
+    assert correction("NiO", "mp-legacy") == pytest.approx(-0.70229 - 2.164)
+    assert correction("Li2O", "mp-legacy") == pytest.approx(-0.70229)
+    assert correction("NiO", "uncorrected") == 0.0
+
+
+def test_the_structure_tells_peroxides_and_sulfates():
+    lithium_peroxide = Atoms("Li4O4", cell=[6, 6, 8], pbc=True, scaled_positions=[
+        (0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5),
+        (0.25, 0.25, 0.2), (0.25, 0.25, 0.394), (0.75, 0.75, 0.6), (0.75, 0.75, 0.794),
+    ])  # fmt: skip
+    assert correction("Li4O4", "mp2020", atoms=lithium_peroxide) == pytest.approx(4 * -0.465)
+    assert correction("Mg4O4", "mp2020", atoms=bulk("MgO", "rocksalt", a=4.2, cubic=True)) == pytest.approx(4 * -0.687)
+    assert correction("MgS", "mp2020") == pytest.approx(-0.503)
+    assert correction("MgSO4", "mp2020") == pytest.approx(4 * -0.687)
+
+
+def test_formation_energies_are_against_the_elements_of_the_scale():
+    # the older scheme corrects the molecule, today's the compound
+    old = element_energies("mp-legacy")["N"] - reference_energies()["N"]
+    assert old == pytest.approx(8.33649493 - 7.95247218762)
+    assert convert_formation_energy(-0.5, "Li3N", source="mp-legacy", to="mp2020") == pytest.approx(
+        -0.5 + (old - 0.361) / 4
+    )
+    there = convert_formation_energy(-1.0, "LiNiO2", source="mp-legacy", to="mp2020")
+    assert convert_formation_energy(there, "LiNiO2", source="mp2020", to="mp-legacy") == pytest.approx(-1.0)
+
+
+def test_an_unknown_scale_is_told_with_those_that_there_are():
+    with pytest.raises(ValueError, match="unknown scale of energies 'mp2025'.*uncorrected, mp-legacy, mp2020"):
+        correction("NiO", "mp2025")
