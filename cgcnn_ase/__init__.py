@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.registry import load_model
     from cgcnn_ase.potential.relax import relax
     from cgcnn_ase.prediction.predictor import Predictor
-    from cgcnn_ase.stability.stability import stability
+    from cgcnn_ase.stability.predictor import stability
     from cgcnn_ase.training.calibrate import calibrate
     from cgcnn_ase.training.finetune import finetune
 
@@ -27,7 +27,7 @@ _HOMES = {
     "load_model": "cgcnn_ase.models.registry",
     "predict": "cgcnn_ase.inspection.second_opinion",
     "relax": "cgcnn_ase.potential.relax",
-    "stability": "cgcnn_ase.stability.stability",
+    "stability": "cgcnn_ase.stability.predictor",
 }
 
 __all__ = [

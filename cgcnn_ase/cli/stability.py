@@ -14,12 +14,12 @@ from cgcnn_ase.cli.messages import (
     progress_of_files,
     warnings_as_lines,
 )
-from cgcnn_ase.cli.options import complete_model
+from cgcnn_ase.cli.options import Population, complete_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cgcnn_ase.stability.stability import Stability
+    from cgcnn_ase.stability.predictor import Stability
 
 # structures of which something is said one by one; the rest is counted
 _NAMED = 50
@@ -50,9 +50,7 @@ def stability(
             "the package's table of the Materials Project.",
         ),
     ] = None,
-    population: Annotated[
-        str, typer.Option(help="Whose errors the interval is made for: hypothetical or known.")
-    ] = "hypothetical",
+    population: Population = "hypothetical",
     scale: Annotated[
         str, typer.Option(help="Corrections that all energies carry: mp2020, or mp-legacy (the older ones).")
     ] = "mp2020",
@@ -82,24 +80,19 @@ def stability(
     import json
     import sys
     from contextlib import ExitStack
-    from typing import cast, get_args
 
-    from cgcnn_ase.core.errors import unknown_name
     from cgcnn_ase.core.parallel import WorkerError
-    from cgcnn_ase.stability.stability import COLUMNS, StabilityPredictor, StabilityResults, columns_of
+    from cgcnn_ase.stability.predictor import COLUMNS, StabilityPredictor, StabilityResults, columns_of
     from cgcnn_ase.structures import collect_paths
-    from cgcnn_ase.uncertainty.population import Population
 
     with errors_as_usage():
-        if population not in get_args(Population):
-            raise unknown_name("population", population, get_args(Population))
         if output is not None and output.suffix.lower() != ".csv":
             raise ValueError(f"{output}: allowed for --output is a .csv file")
         predictor = StabilityPredictor(
             model,
             within=within,
             entries=entries,
-            population=cast("Population", population),
+            population=population,
             scale=scale,
             leave_out=leave_out,
             workers=workers,

@@ -6,6 +6,7 @@ atoms are bound. A formation energy is against the elements on the same scale.
 
 import warnings
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cgcnn_ase.core.elements import reference_energies
@@ -23,6 +24,8 @@ OxideType = Literal["oxide", "peroxide", "superoxide", "ozonide"]
 _LEGACY_GASES = {"H": -3.23973666138, "N": -7.95247218762, "F": -1.42055013381, "Cl": -1.25385097674}
 # anions whose correction needs oxidation states (pymatgen's MaterialsProject2020Compatibility)
 _BY_OXIDATION_STATE = frozenset(("Br", "I", "Se", "Si", "Sb", "Te", "H", "N", "F", "Cl"))
+# without one of these a compound has no correction
+_CORRECTED = _BY_OXIDATION_STATE | {"O", "S"}
 # no two oxygen atoms of an oxide are nearer, Å: the bond of a peroxide is 1.49 Å long, times what the Materials Project
 # counts as a bond
 _NO_BOND, _BOND = 1.65, 1.1
@@ -32,13 +35,13 @@ def check_scale(scale: str) -> Scale:
     """The scale of this name; a ValueError names those that there are."""
     if scale not in SCALES:
         raise unknown_name("scale of energies", scale, SCALES)
-    return scale  # type: ignore[return-value]
+    return scale
 
 
 def correction(
     composition: "str | Composition", scale: str, *, atoms: "Atoms | None" = None, oxide_type: OxideType | None = None
 ) -> float:
-    """What a scale adds to the uncorrected energy of a compound, eV for the composition as given.
+    """Return what a scale adds to the uncorrected energy of a compound, eV for the composition as given.
 
     Parameters
     ----------
@@ -62,9 +65,10 @@ def correction(
 
     check_scale(scale)
     whole = Composition(composition)
-    if scale == "uncorrected" or len(whole) == 1:
+    if scale == "uncorrected" or len(whole) == 1 or not _CORRECTED & {element.symbol for element in whole.elements}:
         return 0.0
-    oxide, sulfide = oxide_type, None
+    oxide: str | None = oxide_type
+    sulfide = None
     if atoms is not None:
         oxide, sulfide = oxide_type or _oxide_type(atoms), _sulfide_type(atoms)
     unit, factor = whole.get_integer_formula_and_factor()
@@ -81,7 +85,7 @@ def convert_formation_energy(
 
 
 def formation_shift(composition: "str | Composition", scale: str, oxide_type: OxideType | None = None) -> float:
-    """What a scale adds to an uncorrected formation energy, eV/atom, the elements' corrections taken off."""
+    """Return what a scale adds to an uncorrected formation energy, eV/atom, the elements' corrections taken off."""
     from pymatgen.core import Composition
 
     whole = Composition(composition)
@@ -121,22 +125,24 @@ def _of_unit(formula: str, scale: Scale, oxide: str | None, sulfide: str | None)
 
 @cache
 def _scheme(scale: Scale) -> Any:
-    from pymatgen.entries.compatibility import (
-        MaterialsProject2020Compatibility,
-        MaterialsProjectCompatibility,
-        PotcarCorrection,
-    )
+    from pymatgen.entries import compatibility
+    from pymatgen.io.vasp.sets import MPRelaxSet
 
     if scale == "mp2020":
-        return MaterialsProject2020Compatibility(check_potcar=False)
-    legacy = MaterialsProjectCompatibility()
-    # there are no pseudopotentials to check
-    legacy.corrections = [each for each in legacy.corrections if not isinstance(each, PotcarCorrection)]
-    return legacy
+        return compatibility.MaterialsProject2020Compatibility(check_potcar=False)
+    # MaterialsProjectCompatibility without its check of pseudopotentials, of which there are none, and which takes long
+    file = str(Path(compatibility.MODULE_DIR) / "MPCompatibility.yaml")
+    return compatibility.CorrectionsList(
+        [
+            compatibility.GasCorrection(file),
+            compatibility.AnionCorrection(file),
+            compatibility.UCorrection(file, MPRelaxSet, "Advanced"),
+        ]
+    )
 
 
 def _parameters(composition: "Composition") -> dict[str, Any]:
-    """What the project's settings would have been: +U for some metals in oxides and fluorides."""
+    """Return what the project's settings would have been: +U for some metals in oxides and fluorides."""
     settings = _scheme("mp2020").u_settings
     last = max(composition.elements, key=lambda element: element.X).symbol
     hubbards = {e.symbol: settings[last][e.symbol] for e in composition.elements if e.symbol in settings.get(last, {})}
@@ -154,8 +160,7 @@ def _oxide_type(atoms: "Atoms") -> str | None:
 
     if not len(neighbor_list("i", oxygen, _NO_BOND)):
         return "oxide"
-    kind: str = oxide_type(AseAtomsAdaptor.get_structure(atoms), _BOND)
-    return kind
+    return str(oxide_type(AseAtomsAdaptor.get_structure(atoms), _BOND))
 
 
 def _sulfide_type(atoms: "Atoms") -> str | None:
@@ -164,7 +169,8 @@ def _sulfide_type(atoms: "Atoms") -> str | None:
     from pymatgen.analysis.structure_analyzer import sulfide_type
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    return sulfide_type(AseAtomsAdaptor.get_structure(atoms)) or "none"
+    kind: str | None = sulfide_type(AseAtomsAdaptor.get_structure(atoms))  # type: ignore[no-untyped-call]
+    return kind or "none"
 
 
 def _sulfide_by_composition(composition: "Composition") -> str:

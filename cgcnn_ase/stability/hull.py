@@ -1,10 +1,8 @@
 """The lower convex hull of formation energies of one chemical system."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.spatial import ConvexHull
 
 from cgcnn_ase.core.arrays import Floats, Ints
@@ -39,8 +37,8 @@ class Hull:
         # a point above all others: the rest may lie in a plane
         top = np.append(np.full(d - 1, 1.0 / d), 1.0 - 2.0 * e.min())
         points = np.vstack([np.column_stack([x[inside, 1:], e[inside]]), top])
-        found = ConvexHull(points)
-        facets = found.simplices[(found.equations[:, -2] < _DOWN) & ~(found.simplices == len(inside)).any(axis=1)]
+        convex = ConvexHull(points)
+        facets = convex.simplices[(convex.equations[:, -2] < _DOWN) & ~(convex.simplices == len(inside)).any(axis=1)]
         corners = inside[facets]
         planes, kept = [], []
         for row in corners:
@@ -69,6 +67,8 @@ def chemical_potential_limits(hull: Hull, fractions: Floats, energy: float) -> F
     With :math:`x \cdot \mu = E` of the phase and :math:`x' \cdot \mu \le E'` of all others. None if the phase is
     above the hull.
     """
+    from scipy.optimize import linprog
+
     d = len(fractions)
     corners = []
     for k in range(d):
@@ -82,10 +82,5 @@ def chemical_potential_limits(hull: Hull, fractions: Floats, energy: float) -> F
                 return None
             if solved.status == 0:
                 corners.append(solved.x)
-    return np.unique(np.round(corners, 6), axis=0)
-
-
-def compositions(counts: Sequence[Floats], elements: Ints) -> Floats:
-    """(n, d) atomic fractions of some elements, of rows of (101,) counts."""
-    part: Floats = np.stack(counts)[:, elements]
-    return part / part.sum(axis=1, keepdims=True)
+    limits: Floats = np.unique(np.round(corners, 6), axis=0)
+    return limits

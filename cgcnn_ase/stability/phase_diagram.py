@@ -9,7 +9,7 @@ import numpy as np
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.plotting.model_plots import new_figure, save
 from cgcnn_ase.stability.phases import CompetingPhases, counts
-from cgcnn_ase.stability.stability import Stability
+from cgcnn_ase.stability.predictor import Stability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +48,11 @@ def _diagram(elements: Sequence[int], phases: CompetingPhases) -> "PhaseDiagram"
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition
 
-    _, places = phases.hull(elements)
+    _, indices = phases.hull(elements)
     entries = [PDEntry(Composition(symbols()[z]), 0.0) for z in elements]
-    for place in places:
-        if place >= 0:
-            phase = phases.phases[place]
+    for index in indices:
+        if index >= 0:
+            phase = phases.phases[index]
             composition = Composition(phase.formula)
             entries.append(PDEntry(composition, phase.energy * composition.num_atoms, name=phase.formula))
     return PhaseDiagram(entries)
@@ -60,17 +60,18 @@ def _diagram(elements: Sequence[int], phases: CompetingPhases) -> "PhaseDiagram"
 
 def _binary(axes: "Axes", diagram: "PhaseDiagram", rows: Sequence[Stability], elements: Sequence[int]) -> None:
     second = symbols()[elements[1]]
+    stable_energies = [(entry.composition, diagram.get_form_energy_per_atom(entry)) for entry in diagram.stable_entries]
     stable = sorted(
-        (entry.composition.get_atomic_fraction(second), diagram.get_form_energy_per_atom(entry), entry.name)
-        for entry in diagram.stable_entries
+        (each.get_atomic_fraction(second), energy, each.reduced_formula) for each, energy in stable_energies
     )
     axes.plot([x for x, *_ in stable], [e for _, e, _ in stable], "o-", color=GREY, ms=4, lw=1)
     for x, energy, name in stable:
         axes.annotate(name, (x, energy), xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")
-    x = [counts(row.formula or "").get(elements[1], 0.0) / sum(counts(row.formula or "").values()) for row in rows]
-    energies = [row.formation_energy_per_atom for row in rows]
+    amounts = [counts(row.formula or "") for row in rows]
+    parts = [each.get(elements[1], 0.0) / sum(each.values()) for each in amounts]
+    energies = np.array([row.formation_energy_per_atom for row in rows], dtype=float)
     stds = [row.e_above_hull_std or 0.0 for row in rows]
-    axes.errorbar(x, energies, stds, fmt="s", color=BLUE, ms=4, capsize=2)
+    axes.errorbar(parts, energies, stds, fmt="s", color=BLUE, ms=4, capsize=2)
     axes.set(xlabel=f"part of {second}", ylabel="formation energy (eV/atom)", title="hull and predicted crystals")
 
 
@@ -81,23 +82,28 @@ def _triangle(axes: "Axes", diagram: "PhaseDiagram", rows: Sequence[Stability], 
     plotter = PDPlotter(diagram, show_unstable=0)
     lines, labels, _ = plotter.pd_plot_data
     flat = len(elements) == 3
-    for x, y, *_ in lines:
-        axes.plot(x, y, "-", color=GREY, lw=0.8)
-    for (x, y, *_), entry in labels.items():
-        axes.plot(x, y, "o", color=GREY, ms=3)
-        axes.annotate(entry.name, (x, y), xytext=(3, 3), textcoords="offset points", fontsize="x-small")
+    for ends in lines:
+        axes.plot(ends[0], ends[1], "-", color=GREY, lw=0.8)
+    for corner, entry in labels.items():
+        axes.plot(corner[0], corner[1], "o", color=GREY, ms=3)
+        axes.annotate(
+            entry.composition.reduced_formula,
+            (corner[0], corner[1]),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize="x-small",
+        )
     if flat:
         order = [str(element) for element in diagram.elements]
-        places = []
+        indices = []
         for row in rows:
             amounts = counts(row.formula or "")
             total = sum(amounts.values())
             part = [amounts.get(symbols().index(name), 0.0) / total for name in order]
-            places.append(triangular_coord([part[1], part[2]]))
+            indices.append(triangular_coord([part[1], part[2]]))
         p_stable = [row.p_stable or 0.0 for row in rows]
-        drawn = axes.scatter(
-            *np.array(places).T, c=p_stable, cmap="viridis", vmin=0, vmax=1, s=36, zorder=3, edgecolors="white"
-        )
+        x, y = np.array(indices).T
+        drawn = axes.scatter(x, y, c=p_stable, cmap="viridis", vmin=0, vmax=1, s=36, zorder=3, edgecolors="white")
         axes.figure.colorbar(drawn, ax=axes, label="probability of being stable", shrink=0.7)
     axes.set(title="-".join(symbols()[z] for z in elements), aspect="equal")
     axes.set_axis_off()
@@ -115,4 +121,6 @@ def _bars(axes: "Axes", rows: Sequence[Stability]) -> None:
     axes.axvline(shown[0].within, color=GREY, lw=0.8, ls="--")
     axes.set_yticks(y, [row.id if row.id == row.formula else f"{row.id} ({row.formula})" for row in shown])
     axes.invert_yaxis()
-    axes.set(xlabel="energy above the hull (eV/atom)", title="std, and 90 % interval")
+    axes.set_xlabel("energy above the hull (eV/atom)", fontsize="small")
+    axes.tick_params(axis="y", labelsize="small")
+    axes.set_title("std, and 90 % interval", fontsize="medium")

@@ -32,7 +32,7 @@ _COLUMN = "formation_energy_per_atom"
 
 
 @dataclass(frozen=True)
-class Phase:
+class CompetingPhase:
     """A phase of a hull."""
 
     id: str
@@ -44,7 +44,7 @@ class Phase:
 class CompetingPhases:
     """Phases on one scale, the lowest of each formula."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[CompetingPhase, ...]
     scale: str
     source: str  # in words
     sha256: str
@@ -54,12 +54,12 @@ class CompetingPhases:
     @cached_property
     def _by_elements(self) -> dict[tuple[int, ...], list[int]]:
         groups: dict[tuple[int, ...], list[int]] = {}
-        for k, row in enumerate(self._counts):
+        for k, row in enumerate(self._amounts):
             groups.setdefault(tuple(sorted(row)), []).append(k)
         return groups
 
     @cached_property
-    def _counts(self) -> list[dict[int, float]]:
+    def _amounts(self) -> list[dict[int, float]]:
         return [counts(phase.formula) for phase in self.phases]
 
     @cached_property
@@ -67,9 +67,9 @@ class CompetingPhases:
         return {}
 
     def hull(self, elements: Sequence[int], *, without: str | None = None) -> tuple[Hull, list[int]]:
-        """The hull of a chemical system, by atomic numbers, and the place of each of its phases among all.
+        """The hull of a chemical system, by atomic numbers, and the index of each of its phases among all.
 
-        The elements, which come first in the hull, have the place -1. ``without`` is a reduced formula left out.
+        The elements, which come first in the hull, have the index -1. ``without`` is a reduced formula left out.
         """
         key = tuple(sorted(elements))
         left_out = without if without is not None and without in self._formulas else None
@@ -83,7 +83,7 @@ class CompetingPhases:
             ]
             fractions = np.zeros((len(inside), len(key)))
             for row, k in enumerate(inside):
-                for z, n in self._counts[k].items():
+                for z, n in self._amounts[k].items():
                     fractions[row, key.index(z)] = n
             fractions /= np.maximum(fractions.sum(axis=1, keepdims=True), 1e-300)
             energies = np.array([self.phases[k].energy for k in inside])
@@ -95,7 +95,7 @@ class CompetingPhases:
         return frozenset(phase.formula for phase in self.phases)
 
     def shift(self, formula: str, source: str, to: str) -> float:
-        """What is added to a formation energy, eV/atom, to bring it from one scale to another."""
+        """Return what is added to a formation energy, eV/atom, to bring it from one scale to another."""
         if check_scale(source) == check_scale(to):
             return 0.0
         known = self.shifts.get(formula)
@@ -116,7 +116,10 @@ def _composition(formula: str) -> "Composition":
 
 
 def known_phases(scale: str = "mp2020") -> CompetingPhases:
-    """The package's table: the lowest crystal of each formula of the Materials Project as of about 2020."""
+    """The package's table: the lowest crystal of each formula of the Materials Project as of about 2020.
+
+    Within Li-Co-Ni-O it holds entries of 2024, too.
+    """
     check_scale(scale)
     if scale not in _COLUMNS:
         raise ValueError(f"the package's competing phases are on the scales {' and '.join(_COLUMNS)}, not on {scale}")
@@ -124,9 +127,9 @@ def known_phases(scale: str = "mp2020") -> CompetingPhases:
     rows = list(csv.DictReader(gzip.decompress(content).decode().splitlines()))
     energies = {name: [float(row[column]) for row in rows] for name, column in _COLUMNS.items()}
     return CompetingPhases(
-        tuple(Phase(row["id"], row["formula"], e) for row, e in zip(rows, energies[scale], strict=True)),
+        tuple(CompetingPhase(row["id"], row["formula"], e) for row, e in zip(rows, energies[scale], strict=True)),
         scale,
-        f"{len(rows):,} formulas of the Materials Project (PBE and PBE+U, about 2020; CC BY 4.0)",
+        f"{len(rows):,} formulas of the Materials Project (PBE and PBE+U, about 2020, Li-Co-Ni-O of 2024; CC BY 4.0)",
         hashlib.sha256(content).hexdigest(),
         shifts={
             row["formula"]: new - old
@@ -151,7 +154,7 @@ def read_phases(path: Path, scale: str = "mp2020") -> CompetingPhases:
     """
     check_scale(scale)
     if path.is_dir():
-        phases, content = _of_folder(path)
+        phases, content = _of_folder(path, scale)
     else:
         content = path.read_bytes()
         phases = _of_entries(path, content)
@@ -161,7 +164,7 @@ def read_phases(path: Path, scale: str = "mp2020") -> CompetingPhases:
             f"{path}: {far[0].formula} ({far[0].id}) would have a formation energy of {far[0].energy:.3g} eV/atom; "
             f"allowed are {_LARGEST:g} at most: is an energy per atom given for one of a cell, or the other way round?"
         )
-    lowest: dict[str, Phase] = {}
+    lowest: dict[str, CompetingPhase] = {}
     for phase in phases:
         if phase.formula not in lowest or phase.energy < lowest[phase.formula].energy:
             lowest[phase.formula] = phase
@@ -174,23 +177,31 @@ def read_phases(path: Path, scale: str = "mp2020") -> CompetingPhases:
     )
 
 
-def _of_folder(folder: Path) -> tuple[list[Phase], bytes]:
+def _of_folder(folder: Path, scale: str) -> tuple[list[CompetingPhase], bytes]:
     from cgcnn_ase.data.dataset import load_dataset, read_properties
 
     table, file = read_properties(folder)
     if _COLUMN not in table:
         raise ValueError(f"{file}: no column {_COLUMN}; cgcnn-ase fetch writes it with --fields {_COLUMN}")
+    functionals = sorted({str(each) for each in table.get("functional", ())})
+    if any("r2scan" in each.lower() for each in functionals) or len(functionals) > 1:
+        raise ValueError(
+            f"{file}: energies of {' and '.join(functionals)}; the hull needs those of PBE and PBE+U alone"
+        )
+    corrections = {str(each) for each in table.get("corrections", ())}
+    if corrections == {"MP2020"} and scale != "mp2020":
+        raise ValueError(f"{file}: energies with the corrections MP2020, not on the scale {scale}")
     dataset = load_dataset(folder, target=[_COLUMN])
     rows = zip(dataset.ids, dataset.structures, np.asarray(dataset.targets)[:, 0].tolist(), strict=True)
     phases = [
-        Phase(str(name), _reduced({symbols()[z]: n for z, n in Counter(s.numbers.tolist()).items()}), energy)
+        CompetingPhase(str(name), _reduced({symbols()[z]: n for z, n in Counter(s.numbers.tolist()).items()}), energy)
         for name, s, energy in rows
         if np.isfinite(energy)
     ]
     return phases, file.read_bytes()
 
 
-def _of_entries(path: Path, content: bytes) -> list[Phase]:
+def _of_entries(path: Path, content: bytes) -> list[CompetingPhase]:
     try:
         entries: Any = json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -214,7 +225,7 @@ def _of_entries(path: Path, content: bytes) -> list[Phase]:
     if missing:
         raise ValueError(f"{path}: no entry of the element {', '.join(missing)} itself, which the hull needs")
     return [
-        Phase(
+        CompetingPhase(
             name,
             _reduced(composition),
             (energy - sum(n * elements[symbol] for symbol, n in composition.items())) / sum(composition.values()),

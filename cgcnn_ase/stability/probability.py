@@ -9,7 +9,7 @@ and with :math:`\mu - l` in place of :math:`u - \mu` below, where [l, u] is the 
 """
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from cgcnn_ase.core.arrays import Floats
 
@@ -23,7 +23,7 @@ def probability_below(
 ) -> Floats:
     """P(E < limit), (n,), of predictions with a 90 % interval; NaN where there is none."""
     width = np.where(limit >= value, upper - value, value - lower)
-    end = student.ppf(_LEVEL, degrees)
+    end = stdtrit(degrees, _LEVEL)
     with np.errstate(divide="ignore", invalid="ignore"):
-        result: Floats = student.cdf(end * (limit - value) / width, degrees)
+        result: Floats = stdtr(degrees, end * (limit - value) / width)
     return np.where(np.isfinite(width), result, np.nan)

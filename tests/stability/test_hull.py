@@ -32,8 +32,8 @@ def test_energies_and_decompositions_are_those_of_pymatgen(d):
     counts, energies = random_phases(d, seed=d)
     hull, expected = Hull.of(counts / counts.sum(axis=1, keepdims=True), energies), diagram(counts, energies)
     fractions = np.random.default_rng(0).dirichlet(np.ones(d), 40)
-    found, planes = hull.energy(fractions)
-    for x, energy, plane in zip(fractions, found, planes, strict=True):
+    energies_there, planes = hull.energy(fractions)
+    for x, energy, plane in zip(fractions, energies_there, planes, strict=True):
         composition = Composition(dict(zip(ELEMENTS, x.tolist(), strict=False)))
         assert energy == pytest.approx(expected.get_hull_energy_per_atom(composition), abs=1e-9)
         parts = hull.decomposition(x, int(plane))

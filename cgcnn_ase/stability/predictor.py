@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.prediction.results import Prediction
-    from cgcnn_ase.uncertainty.population import Population
+    from cgcnn_ase.uncertainty.protocol import Population
 
 MODEL, TARGET = "formation-energy-per-atom", "formation_energy_per_atom"
 # what the pretrained models of formation energies have learned
@@ -27,7 +27,7 @@ _LEARNED = "mp-legacy"
 
 
 @dataclass(frozen=True)
-class Part:
+class DecompositionPart:
     """A phase that a crystal falls apart into."""
 
     formula: str
@@ -54,7 +54,7 @@ class Stability:
     upper: float | None = None
     p_stable: float | None = None
     within: float
-    decomposition: tuple[Part, ...] = ()
+    decomposition: tuple[DecompositionPart, ...] = ()
     in_domain: bool | None = None
     in_domain_reason: str = ""
     population: str | None = None
@@ -205,7 +205,7 @@ class StabilityPredictor:
         except ValueError as error:
             return Stability(**row, formula=formula, error=str(error))
         elements = sorted(amounts)
-        hull, places = self.phases.hull(elements, without=formula if self.leave_out else None)
+        hull, indices = self.phases.hull(elements, without=formula if self.leave_out else None)
         fractions = np.array([amounts[z] for z in elements], dtype=float)
         fractions /= fractions.sum()
         (energy,), (plane,) = hull.energy(fractions[None])
@@ -225,18 +225,18 @@ class StabilityPredictor:
             upper=upper,
             p_stable=p_stable,
             decomposition=tuple(
-                self._part(places[k], elements, k, part) for k, part in hull.decomposition(fractions, int(plane))
+                self._part(indices[k], elements, k, part) for k, part in hull.decomposition(fractions, int(plane))
             ),
             in_domain=prediction.in_domain,
             in_domain_reason=prediction.in_domain_reason,
             population=prediction.population,
         )
 
-    def _part(self, place: int, elements: Sequence[int], k: int, fraction: float) -> Part:
-        if place < 0:
-            return Part(symbols()[elements[k]], "", fraction)
-        phase = self.phases.phases[place]
-        return Part(phase.formula, phase.id, fraction)
+    def _part(self, index: int, elements: Sequence[int], k: int, fraction: float) -> DecompositionPart:
+        if index < 0:
+            return DecompositionPart(symbols()[elements[k]], "", fraction)
+        phase = self.phases.phases[index]
+        return DecompositionPart(phase.formula, phase.id, fraction)
 
 
 def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **options: Any) -> StabilityResults:
