@@ -48,6 +48,7 @@ LONG = (
     "docs/how_to/predict.md",
     "docs/how_to/relax.md",
     "docs/how_to/screen.md",
+    "docs/how_to/stability.md",
     "docs/how_to/train.md",
     "docs/tutorials/cathode_defects.md",
     "docs/tutorials/own_model.md",
