@@ -219,11 +219,11 @@ def composition(atoms: Atoms, *, lithium: bool) -> tuple[tuple[int, int], ...]:
     return tuple(sorted((z, n // divisor) for z, n in counts.items()))
 
 
-def formula_hash(atoms: Atoms) -> str:
+def formula_hash(formula: str) -> str:
     """First 16 hex digits of the sha256 of pymatgen's reduced formula."""
     from pymatgen.core import Composition
 
-    formula = Composition(atoms.get_chemical_formula()).reduced_formula
+    formula = Composition(formula).reduced_formula
     return hashlib.sha256(formula.encode()).hexdigest()[:16]
 
 
@@ -258,7 +258,8 @@ def pack(frames: list[Atoms], folder: Path) -> None:
     for k, frame in enumerate(frames):
         info = frame.info
         energy = frame.get_potential_energy()
-        rows.writerow((f"frame-{k:05d}", info["host"], info["kind"], info["how"], str(frame.symbols), energy, "train"))
+        described = [info["host"], info["kind"], info["how"], str(frame.symbols), energy, info.get("split", "train")]
+        rows.writerow((f"frame-{k:05d}", *described))
     (folder / "properties.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
     for name in ("structures.npz", "properties.csv.gz"):
         print(f"{name} sha256 {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")
@@ -292,7 +293,7 @@ def main() -> None:
             continue
         rng = np.random.default_rng((chosen.seed, k))
         kind, atoms = host(rng, chosen.kinds)
-        if composition(atoms, lithium=False) in held_out or formula_hash(atoms) in excluded:
+        if composition(atoms, lithium=False) in held_out or formula_hash(str(atoms.symbols)) in excluded:
             dropped["composition held out"] += 1
             continue
         frames = []
