@@ -207,6 +207,13 @@ class FrameModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def _usual_force(frames: Frames) -> float:
+    """Root mean square of the components of the forces, eV/Å, where large ones count as little as in the loss."""
+    each = np.concatenate(frames.forces)
+    weights = 1.0 / (1.0 + np.linalg.norm(each, axis=1, keepdims=True) / _LARGE)
+    return float(np.sqrt(np.mean((weights * each) ** 2))) or 1.0
+
+
 def train_potential(
     frames: Frames,
     config: TrainConfig,
@@ -244,7 +251,7 @@ def train_potential(
         torch.manual_seed(config.seed)
         if start is None:
             elements = element_energies(train)
-            scale = float(np.sqrt(np.mean(np.concatenate(train.forces) ** 2))) or 1.0
+            scale = _usual_force(train)
             network = Network(NetworkConfig(architecture=network_config, n_heads=loss.n_heads))
             smooth = network.architecture
             assert isinstance(smooth, SmoothCGCNN)
