@@ -1,9 +1,12 @@
 """The potential: errors on frames of unseen hosts, relaxations and orderings against its teacher, conservation, speed.
 
     python benchmarks/potential.py --frames DATA/teacher_frames --only frames speed
+    python benchmarks/potential.py --model general-potential --dft DATA/dft_frames --peer-results FILE --only dft
 
-``--only`` chooses among frames, relaxed, orderings, dynamics, speed, large and many. Peers that are not installed
-(CHGNet, SevenNet-0) are left out of the tables, and so is what needs the teacher. One core, but for ``many``.
+``--only`` chooses among frames, relaxed, orderings, dynamics, speed, large, many and dft; without it all but dft. Peers
+that are not installed (CHGNet, SevenNet-0) are left out of the tables, and so is what needs the teacher. One core, but
+for ``many``. ``dft`` holds ours and its peers against DFT; with ``--peer-results`` what peers say is kept in a file: a
+run that was stopped goes on from it, and where it is complete the peers need not be installed.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _dft_frames import dft_tables
 from _report import Table, finish, parser
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
@@ -33,6 +37,7 @@ from cgcnn_ase.potential.evaluation import evaluate_frames
 from cgcnn_ase.potential.relax import relax
 
 PARTS = ("frames", "relaxed", "orderings", "dynamics", "speed", "large", "many")
+PEERS = {"CHGNet": ("chgnet", chgnet_calculator), "SevenNet-0": ("sevenn", sevennet_calculator)}
 
 
 def options() -> argparse.Namespace:
@@ -40,7 +45,9 @@ def options() -> argparse.Namespace:
     made.add_argument("--model", default="cathode-potential")
     made.add_argument("--frames", type=Path, help="packed frames with a split, as teacher_frames")
     made.add_argument("--split", default="val", help="of the frames: val to search with, test once at the end")
-    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    made.add_argument("--dft", type=Path, help="packed DFT frames with a split and sets, as dft_frames")
+    made.add_argument("--peer-results", type=Path, metavar="FILE.jsonl", help="of dft: keep what peers say here")
+    made.add_argument("--only", nargs="+", choices=(*PARTS, "dft"), default=list(PARTS))
     made.add_argument("--n", type=int, default=40, help="orderings of each kind, and relaxed cells")
     made.add_argument("--picoseconds", type=float, default=10.0)
     return made.parse_args()
@@ -48,8 +55,19 @@ def options() -> argparse.Namespace:
 
 def peers() -> dict[str, Calculator]:
     """The interatomic potentials that are installed."""
-    loaders = {"CHGNet": ("chgnet", chgnet_calculator), "SevenNet-0": ("sevenn", sevennet_calculator)}
-    return {name: load() for name, (package, load) in loaders.items() if find_spec(package) is not None}
+    return {name: load() for name, (package, load) in PEERS.items() if find_spec(package) is not None}
+
+
+def dft(chosen: argparse.Namespace) -> list[Table]:
+    if chosen.dft is None:
+        raise SystemExit("--only dft needs --dft FOLDER, packed DFT frames")
+    kept = "" if chosen.peer_results is None or not chosen.peer_results.exists() else chosen.peer_results.read_text()
+    loaders = {
+        name: load
+        for name, (package, load) in PEERS.items()
+        if find_spec(package) is not None or f'"peer": "{name}"' in kept
+    }
+    return dft_tables(load_model(chosen.model), loaders, chosen.dft, chosen.split, chosen.peer_results)
 
 
 def frames_table(chosen: argparse.Namespace) -> Table:
@@ -270,7 +288,8 @@ def main() -> None:
         "frames": frames_table, "relaxed": relaxed_table, "orderings": orderings_table, "dynamics": dynamics_table,
         "speed": speed_table, "large": large_table, "many": many_table,
     }  # fmt: skip
-    finish([makers[name](chosen) for name in chosen.only], chosen.output, vars(chosen))
+    tables = [each for name in chosen.only for each in (dft(chosen) if name == "dft" else [makers[name](chosen)])]
+    finish(tables, chosen.output, vars(chosen))
 
 
 if __name__ == "__main__":

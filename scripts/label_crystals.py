@@ -21,11 +21,12 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from label_frames import LARGEST_FORCE, formula_hash, label, pack
+from label_frames import LARGEST_FORCE, label, pack
 from rich.console import Console
 from rich.progress import track
 
 from cgcnn_ase.data.dataset import load_dataset, read_properties
+from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.structures.validation import validation_error
 from cgcnn_ase.zoo.distorted import potential
 from cgcnn_ase.zoo.perturbations import KINDS
@@ -108,6 +109,9 @@ def main() -> None:
         rng = np.random.default_rng((chosen.seed, k))
         atoms = Atoms(shape.numbers, shape.positions, cell=shape.cell, pbc=True)
         digest = formula_hash(str(atoms.symbols))
+        if digest in excluded:  # nor is another form of it learned, such as a supercell with a vacancy
+            dropped["crystal held out"] += 1
+            continue
         frames = []
         for how, frame in forms(atoms, rng):
             if formula_hash(str(frame.symbols)) in excluded:

@@ -39,6 +39,7 @@ from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.data.frames import read_frames
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import relax
+from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.structures.validation import validation_error
 from cgcnn_ase.zoo.distorted import potential
 
@@ -217,14 +218,6 @@ def composition(atoms: Atoms, *, lithium: bool) -> tuple[tuple[int, int], ...]:
         counts.pop(3, None)
     divisor = gcd(*counts.values())
     return tuple(sorted((z, n // divisor) for z, n in counts.items()))
-
-
-def formula_hash(formula: str) -> str:
-    """First 16 hex digits of the sha256 of pymatgen's reduced formula."""
-    from pymatgen.core import Composition
-
-    formula = Composition(formula).reduced_formula
-    return hashlib.sha256(formula.encode()).hexdigest()[:16]
 
 
 def label(atoms: Atoms, teacher: Calculator) -> Atoms | None:

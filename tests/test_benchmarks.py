@@ -123,6 +123,64 @@ def run(script: str, *arguments: object, temporary: Path) -> dict[str, dict[str,
     return json.loads(output.read_text())["tables"]
 
 
+@pytest.fixture
+def dft_frames(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that holds potentials against DFT."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _dft_frames
+
+    return _dft_frames
+
+
+def test_offsets_of_the_elements_are_found(dft_frames: ModuleType) -> None:
+    """Also where one frame in ten is far off, and where a frame has no result."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros(101)
+    truth[[3, 8, 28]] = -1.5, 0.7, 0.2
+    counts = np.zeros((200, 101))
+    counts[:, [3, 8, 28]] = rng.integers(0, 5, (200, 3)) + np.array([0, 1, 0])
+    errors = counts @ truth / counts.sum(axis=1)
+    exact = dft_frames.element_offsets(counts, errors)
+    np.testing.assert_allclose(exact, truth, atol=2e-4)
+    errors[:20] += rng.normal(0, 3, 20)
+    errors[20] = np.nan
+    np.testing.assert_allclose(dft_frames.element_offsets(counts, errors), truth, atol=2e-3)
+
+
+def test_results_of_peers_are_kept(dft_frames: ModuleType, tmp_path: Path) -> None:
+    from ase.calculators.lj import LennardJones
+
+    from cgcnn_ase.data.frames import Frames
+    from cgcnn_ase.graphs.geometry import Geometry
+
+    cell, n_loaded = 5.0 * np.eye(3), 0
+    shapes = [
+        Geometry(np.array([18, 18]), np.array([[0, 0, 0], [0, 0, 1.9 + 0.1 * k]]), cell, np.full(3, True))
+        for k in range(3)
+    ]
+    names, zeros = np.array(["a", "b", "c"]), [np.zeros((2, 3))] * 3
+    frames = Frames(names, shapes, np.zeros(3), zeros, np.zeros((3, 3, 3)), names)
+    (tmp_path / "structures.npz").write_bytes(b"frames")
+
+    def load() -> LennardJones:
+        nonlocal n_loaded
+        n_loaded += 1
+        return LennardJones(sigma=1.8, rc=4.0)
+
+    cache = tmp_path / "peers.jsonl"
+    first = dft_frames.peer_results("LJ", load, frames.take(np.array([0])), tmp_path, cache)
+    both = dft_frames.peer_results("LJ", load, frames, tmp_path, cache)
+    again = dft_frames.peer_results("LJ", load, frames, tmp_path, cache)
+    assert n_loaded == 2
+    assert first.energies[0] == both.energies[0]
+    np.testing.assert_array_equal(both.energies, again.energies)
+    np.testing.assert_array_equal(np.concatenate(both.forces), np.concatenate(again.forces))
+    assert not again.failed
+    (tmp_path / "structures.npz").write_bytes(b"other frames")
+    with pytest.raises(SystemExit, match="results of other frames"):
+        dft_frames.peer_results("LJ", load, frames, tmp_path, cache)
+
+
 @pytest.mark.slow
 def test_predict_speed(model: Path, tmp_path: Path) -> None:
     sizes = ("--n", 30, "--peer-n", 25, "--repeats", 1)

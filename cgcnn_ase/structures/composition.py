@@ -1,5 +1,6 @@
 """Compositions: the key that equal ones share, the formula chemists write, and the formula that a file states."""
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -36,6 +37,19 @@ def formula_of(atomic_numbers: Ints) -> str:
     numbers, counts = np.unique(atomic_numbers, return_counts=True)
     with without_reader_warnings():
         return Composition({symbols()[z]: int(n) for z, n in zip(numbers, counts, strict=True)}).reduced_formula
+
+
+def formula_hash(formula: str) -> str:
+    """First 16 hex digits of the sha256 of pymatgen's reduced formula: formulas that are held out without being told.
+
+    >>> formula_hash("Li2Ni2O4") == formula_hash("LiNiO2")
+    True
+    """
+    from pymatgen.core import Composition
+
+    with without_reader_warnings():
+        reduced = Composition(formula).reduced_formula
+    return hashlib.sha256(reduced.encode()).hexdigest()[:16]
 
 
 def parse_formula(text: str, elements: Collection[str] = ()) -> dict[str, float] | None:

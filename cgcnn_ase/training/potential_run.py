@@ -15,7 +15,16 @@ from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.yaml_settings import CONFIG, check_run_folder
 from cgcnn_ase.data.dataset import hash_of_samples
-from cgcnn_ase.data.frames import SCALE, Frames, join, read_frames, with_splits, without_absurd
+from cgcnn_ase.data.frames import (
+    MAX_ENERGY,
+    MAX_FORCE,
+    SCALE,
+    Frames,
+    join,
+    read_frames,
+    with_splits,
+    without_absurd,
+)
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
@@ -64,6 +73,8 @@ def fit_potential(
     epochs_factor: float = 1.0,
     val: float = 0.1,
     test: float = 0.1,
+    max_force: float = MAX_FORCE,
+    max_energy: float = MAX_ENERGY,
     name: str = "",
     resume: bool = False,
     overwrite: bool = False,
@@ -85,6 +96,8 @@ def fit_potential(
         are new ones, at least 200.
     val, test
         Parts of frames that come without splits.
+    max_force, max_energy
+        See :func:`cgcnn_ase.data.frames.without_absurd`.
 
     Raises
     ------
@@ -93,7 +106,9 @@ def fit_potential(
     """
     if start is not None and (scale := start.training_record.get("scale", SCALE)) != frames.scale:
         raise ValueError(f"the frames are on the scale {frames.scale}, {start.name} is on {scale}: they never mix")
-    frames, dropped = without_absurd(with_splits(frames, val=val, test=test))
+    frames, dropped = without_absurd(
+        with_splits(frames, val=val, test=test), max_force=max_force, max_energy=max_energy
+    )
     for reason, n in dropped.items():
         tell(f"{n} frames are left out: {reason}")
     together = frames if replay is None else join(frames, _replayed(replay, frames, n_replay))

@@ -1,20 +1,31 @@
-"""Train the pretrained potentials again: ``python -m cgcnn_ase.zoo.potentials NAME --data FOLDER``."""
+"""Train the pretrained potentials again: ``python -m cgcnn_ase.zoo.potentials NAME --data FOLDER``.
+
+With ``--figures`` nothing is trained: what ``benchmarks/potential.py --only dft --output FILE`` measured goes into the
+potential's ``config.json`` and its card.
+"""
 
 import argparse
+import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.core.files import atomic_write
-from cgcnn_ase.data.frames import join, read_frames
-from cgcnn_ase.models.folder import CARD, WEIGHTS, read_config
+import numpy as np
+
+from cgcnn_ase.core.errors import DatasetError, unknown_name
+from cgcnn_ase.data.dataset import read_properties
+from cgcnn_ase.data.frames import MAX_ENERGY, MAX_FORCE, Frames, join, read_frames, without_absurd
 from cgcnn_ase.models.registry import pretrained_folder
 from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
+from cgcnn_ase.structures.composition import composition_key, formula_hash, formula_of
 from cgcnn_ase.training.potential import FrameLoss, train_potential
 from cgcnn_ase.training.potential_run import fit_potential, potential_config
+from cgcnn_ase.zoo.potential_cards import CardTexts, add_figures, add_to_record, write_potential_card
+
+# in the folder of the data sets: hashes of formulas that are held out for good
+EXCLUDED = "excluded_formulas.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +33,16 @@ class PotentialRecipe:
     """Frames and settings of the training of a pretrained potential."""
 
     data: str  # name of the folder of frames
+    # data sets whose val and test formulas no frame to learn has; nor has it one of EXCLUDED, or of a val or test frame
+    held_out: tuple[str, ...] = ()
+    max_force: float = MAX_FORCE  # of frames to learn, eV/Å
+    max_energy: float = MAX_ENERGY  # of these, off one energy for each element, eV/atom
     network: SmoothCGCNNConfig
-    first: dict[str, object]  # settings of a training on ``data`` alone
-    stop_after: int  # epochs of it
-    settings: dict[str, object]  # of the training that goes on from there, on more frames, too
+    first: dict[str, object] | None = None  # settings of a training on ``data`` alone, where there is one
+    stop_after: int | None = None  # epochs of it
+    settings: dict[str, object]  # of the training on all frames, which goes on from the first
     loss: FrameLoss
-    about: str  # what the card says of the frames and the domain
+    card: CardTexts
 
 
 RECIPES = {
@@ -38,18 +53,117 @@ RECIPES = {
         stop_after=32,
         settings={"epochs": 12, "learning_rate": 1.5e-3, "compile": True},
         loss=FrameLoss(),
-        about=(
-            "Frames of layered LiMO2 of Ni, Co, Mn and Al at random compositions and lithium contents 0 to 1, of "
-            "spinels, Li2MnO3, disordered rock salts with Ti, Mg and Fe, simple oxides of these elements, a third of "
-            "them with a vacancy, an exchange or a dopant, and oxides of the Materials Project (CC BY 4.0): steps of "
-            "relaxations and of molecular dynamics, and structures that were strained and rattled. Their energies, "
-            "forces and stress are those of SevenNet-0 (Y. Park et al., J. Chem. Theory Comput. 20, 4857 (2024); MIT), "
-            "a machine-learned potential and not DFT; its scale is that of uncorrected PBE(+U) energies with the "
-            "Materials Project's settings. The potential can be no better than its teacher. It sees no charges, no "
-            "magnetic moments and no neighbour beyond 4.5 Å."
+        card=CardTexts(
+            title=(
+                "A smooth CGCNN: energy, forces and stress of cathode oxides of Li, Ni, Co, Mn, Al, Ti, Mg and Fe, "
+                "with a calibrated std of the energy and of each force, and a domain."
+            ),
+            frames=(
+                "no composition (without its lithium) is in two splits; those of training are teacher_frames and what "
+                "scripts/label_frames.py made with the seeds 1 and 2"
+            ),
+            truth="against the teacher",
+            about=(
+                "Frames of layered LiMO2 of Ni, Co, Mn and Al at random compositions and lithium contents 0 to 1, of "
+                "spinels, Li2MnO3, disordered rock salts with Ti, Mg and Fe, simple oxides of these elements, a third "
+                "of them with a vacancy, an exchange or a dopant, and oxides of the Materials Project (CC BY 4.0): "
+                "steps of relaxations and of molecular dynamics, and structures that were strained and rattled. Their "
+                "energies, forces and stress are those of SevenNet-0 (Y. Park et al., J. Chem. Theory Comput. 20, 4857 "
+                "(2024); MIT), a machine-learned potential and not DFT; its scale is that of uncorrected PBE(+U) "
+                "energies with the Materials Project's settings. The potential can be no better than its teacher. It "
+                "sees no charges, no magnetic moments and no neighbour beyond 4.5 Å."
+            ),
+        ),
+    ),
+    "general-potential": PotentialRecipe(
+        data="dft_frames",
+        held_out=("mp36k", "dft_frames"),
+        max_force=100.0,
+        max_energy=20.0,
+        network=SmoothCGCNNConfig(n_features=64, n_channels=16, n_products=16, n_convolutions=2, cutoff=4.5),
+        settings={"epochs": 12, "learning_rate": 3e-3, "compile": True},
+        loss=FrameLoss(),
+        card=CardTexts(
+            title=(
+                "A smooth CGCNN: energy, forces and stress of inorganic crystals of all elements of mp36k, with a "
+                "calibrated std of the energy and of each force, and a domain."
+            ),
+            frames=(
+                "no frame to learn has a formula of the val and test parts of mp36k or of dft_frames, or one that "
+                "another val frame has; those to learn are the training part of dft_frames and what "
+                "scripts/label_crystals.py made"
+            ),
+            truth="against DFT (in val against SevenNet-0, too)",
+            about=(
+                "Two kinds of frames. Crystals of the training part of mp36k (Materials Project, CC BY 4.0; A. Jain et "
+                "al., APL Mater. 1, 011002 (2013)) with up to 16 atoms, as published and distorted: strained, rattled, "
+                "with another element in one place, with their elements exchanged, with a point defect, or as a slab. "
+                "Their energies, forces and stress are those of SevenNet-0 (Y. Park et al., J. Chem. Theory Comput. "
+                "20, 4857 (2024); MIT), a machine-learned potential and not DFT. And PBE(+U) frames on and far off "
+                "equilibrium (H. Yang et al., MatterSim, arXiv:2405.04967; MIT): steps of relaxations, crystals of "
+                "Alexandria, and crystals at high temperature and pressure, with forces of up to 100 eV/Å. Both are on "
+                "the scale of uncorrected PBE(+U) energies with the Materials Project's settings. It sees no charges, "
+                "no magnetic moments and no neighbour beyond the cutoff. For cathode oxides take `cathode-potential`, "
+                "which knows them better and nothing else. Where a single structure matters more than time, take a "
+                "larger potential: CHGNet or SevenNet-0, whose figures stand beside its own below."
+            ),
+            tells_elements=True,
         ),
     ),
 }
+
+
+def recipe_frames(recipe: PotentialRecipe, data: Path, extra: Sequence[Path] = ()) -> tuple[Frames, Frames]:
+    """Frames of a recipe's own data, and all with those of ``extra``, less those to learn whose formula is held out."""
+    own, more = read_frames(data / recipe.data), [read_frames(each) for each in extra]
+    together = join(own, *more)
+    if not recipe.held_out:
+        return own, together
+    held_out = held_out_formulas(data, recipe.held_out)
+    hashes = _formula_hashes(together)
+    hosts = _host_hashes(data, [recipe.data, *recipe.held_out], [data / recipe.data, *extra])
+    known = together.split == "train"
+    keep = ~known | ~np.isin(hashes, [*held_out, *hashes[~known]]) & ~np.isin(hosts, list(held_out))
+    _tell(f"{int((~keep).sum())} of {int(known.sum())} frames to learn are left out: their formulas are held out")
+    rows = np.flatnonzero(keep)
+    return together.take(rows[rows < len(own)]), together.take(rows)
+
+
+def held_out_formulas(data: Path, names: Sequence[str]) -> set[str]:
+    """Hashes of EXCLUDED, and of the val and test formulas of data sets."""
+    file = data / EXCLUDED
+    if not file.is_file():
+        raise DatasetError(
+            f"{file}: not found; it lists the hashes of formulas that no frame to learn may have, one a line"
+        )
+    result = set(file.read_text(encoding="utf-8").split())
+    for name in names:
+        table, source = read_properties(data / name)
+        if missing := {"reduced_formula", "split"} - set(table):
+            raise DatasetError(f"{source}: no column {' and no column '.join(sorted(missing))}")
+        result |= {formula_hash(each) for each in set(table["reduced_formula"][table["split"] != "train"])}
+    return result
+
+
+def _formula_hashes(frames: Frames) -> "np.typing.NDArray[np.str_]":
+    by_key: dict[str, str] = {}
+    keys = [composition_key(shape.numbers) for shape in frames.structures]
+    for key, shape in zip(keys, frames.structures, strict=True):
+        if key not in by_key:
+            by_key[key] = formula_hash(formula_of(shape.numbers))
+    return np.array([by_key[key] for key in keys])
+
+
+def _host_hashes(data: Path, names: Sequence[str], folders: Sequence[Path]) -> "np.typing.NDArray[np.str_]":
+    """Hashes of the formulas of the crystals that frames were made from, where one of the data sets has them."""
+    formulas: dict[str, str] = {}
+    for table in (read_properties(data / name)[0] for name in names):
+        formulas |= zip(table.iloc[:, 0].astype(str), table["reduced_formula"], strict=True)
+    result: list[str] = []
+    for table in (read_properties(folder)[0] for folder in folders):
+        hosts = table["host"].astype(str) if "host" in table else [""] * len(table)
+        result += [formula_hash(formulas[host]) if host in formulas else "" for host in hosts]
+    return np.array(result)
 
 
 def train_pretrained_potential(
@@ -57,23 +171,27 @@ def train_pretrained_potential(
 ) -> Path:
     """Train a recipe's potential in ``output`` and put it, with its card, into the folder of pretrained models.
 
-    ``extra`` are more folders of frames on the same scale, all to train on, such as ``scripts/label_frames.py`` makes.
+    ``extra`` are more folders of frames on the same scale, such as ``scripts/label_frames.py`` and
+    ``scripts/label_crystals.py`` make.
     """
     if name not in RECIPES:
         raise unknown_name("potential", name, list(RECIPES))
     recipe = RECIPES[name]
-    frames = read_frames(data / recipe.data)
-    first = train_potential(
-        frames,
-        potential_config(recipe.network, **recipe.first),
-        output / "first",
-        loss=recipe.loss,
-        resume=resume,
-        progress=progress,
-        stop_after=recipe.stop_after,
-    )
+    limits = {"max_force": recipe.max_force, "max_energy": recipe.max_energy}
+    own, frames = recipe_frames(recipe, data, extra)
+    first = None
+    if recipe.first is not None:
+        first = train_potential(
+            without_absurd(own, **limits)[0],
+            potential_config(recipe.network, **recipe.first),
+            output / "first",
+            loss=recipe.loss,
+            resume=resume,
+            progress=progress,
+            stop_after=recipe.stop_after,
+        )
     result = fit_potential(
-        join(frames, *map(read_frames, extra)),
+        frames,
         output / "second",
         start=first,
         config=potential_config(recipe.network, **recipe.settings),
@@ -82,10 +200,18 @@ def train_pretrained_potential(
         resume=resume,
         progress=progress,
         tell=_tell,
+        **limits,
     )
     folder = pretrained_folder() / name
     shutil.copytree(result.model, folder, dirs_exist_ok=True)
-    write_potential_card(folder, recipe.about)
+    files = [
+        each / file for each in extra for file in ("structures.npz", "properties.csv.gz") if (each / file).exists()
+    ]
+    hashes = {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    add_to_record(
+        folder, {"first": recipe.first and recipe.first | {"stop_after": recipe.stop_after}, "extra_frames": hashes}
+    )
+    write_potential_card(folder, recipe.card)
     return folder
 
 
@@ -93,76 +219,35 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def write_potential_card(folder: Path, about: str) -> Path:
-    """Write ``README.md`` of a potential from its ``config.json``, and return it."""
-    config = read_config(folder)
-    training = config["training"]
-    network = config["network"]["architecture"]
-    counts = ", ".join(f"{training[f'n_{split}']:,} {split}" for split in ("train", "val", "test"))
-    lines = [
-        f"# {config['name']}",
-        "",
-        "A smooth CGCNN: energy, forces and stress of cathode oxides of Li, Ni, Co, Mn, Al, Ti, Mg and Fe, with a "
-        "calibrated std of the energy and of each force, and a domain.",
-        "",
-        f"{about}",
-        "",
-        f"Frames: {counts}; no composition (without its lithium) is in two splits; those of training "
-        "are teacher_frames and what scripts/label_frames.py made with the seeds 1 and 2. One training, seed "
-        f"{training['recipe']['seed']}; {network['n_convolutions']} convolutions of {network['n_features']} features "
-        f"and {network['n_channels']} channels, harmonics to degree {network['n_degrees']}, cutoff "
-        f"{network['cutoff']:g} Å, {config['network']['n_heads']} heads.",
-        "",
-        "| against the teacher | val | test |",
-        "|---|---|---|",
-        *(_row(words, key, training) for words, key in _FIGURES),
-        "",
-        f"sha256 of the ids and energies of the training split: `{training['train_hash']}`, of the weights: "
-        f"`{config['sha256'][WEIGHTS]}`.",
-        "",
-        "The test split was looked at once, after the training. `config.json` holds the settings.",
-    ]
-    file = folder / CARD
-    atomic_write(file, "\n".join(lines) + "\n")
-    return file
-
-
-_FIGURES = (
-    ("energy, mean absolute error, eV/atom", "mae"),
-    ("forces, mean absolute error of a component, eV/Å", "forces_mae"),
-    ("stress, mean absolute error of a component, GPa", "stress_mae"),
-    ("coverage of the 90 % interval of the energy", "coverage"),
-    ("Spearman correlation of the std of the energy and its error", "energy_spearman"),
-    ("Spearman correlation of the std of a force and its error", "forces_spearman"),
-    ("share in domain", "in_domain"),
-)
-
-
-def _row(words: str, key: str, training: dict[str, Any]) -> str:
-    cells = [
-        "–" if (value := training.get(split, {}).get(key)) is None else f"{value:.4f}" for split in ("val", "test")
-    ]
-    return f"| {words} | {' | '.join(cells)} |"
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
-    parser.add_argument("--extra", type=Path, action="append", default=[], help="more frames, all to train on")
+    parser.add_argument("--data", type=Path, help="folder that holds the data sets")
+    parser.add_argument(
+        "--extra", type=Path, action="append", default=[], help="folder of more frames; may be repeated"
+    )
     parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--no-progress", action="store_true")
+    parser.add_argument("--figures", type=Path, nargs="*", help="only put these measured figures into the card")
     options = parser.parse_args()
-    folder = train_pretrained_potential(
-        options.name,
-        options.data,
-        options.output or Path("runs") / options.name,
-        extra=tuple(options.extra),
-        resume=options.resume,
-        progress=not options.no_progress,
-    )
+    folder = pretrained_folder() / options.name
+    if options.figures is not None:
+        if options.figures:
+            add_figures(folder, options.figures)
+        write_potential_card(folder, RECIPES[options.name].card)
+    elif options.data is None:
+        parser.error("--data is needed for a training")
+    else:
+        folder = train_pretrained_potential(
+            options.name,
+            options.data,
+            options.output or Path("runs") / options.name,
+            extra=tuple(options.extra),
+            resume=options.resume,
+            progress=not options.no_progress,
+        )
     sys.stdout.write(f"{folder}\n")
 
 
