@@ -152,6 +152,23 @@ def better_fidelity(name: str, site: int, elements: frozenset[int]) -> str | Non
     return max(n_labels, key=lambda fidelity: n_labels[fidelity], default=None)
 
 
+@lru_cache
+def potential_that_knows(elements: frozenset[int], name: str) -> str | None:
+    """Find a pretrained potential other than ``name`` whose training frames held all of these elements."""
+    for other, ref in _pretrained().items():
+        if other == name or read_config(ref.path)["network"]["architecture"].get("architecture") != _POTENTIAL:
+            continue
+        calibration = load_model(other).calibration
+        if calibration is not None and elements <= calibration.domain.elements:
+            return other
+    return None
+
+
+def is_pretrained(model: "CrystalModel") -> bool:
+    """Tell whether a model is one of the pretrained ones, as it is: not tuned, and not another of the same name."""
+    return model.name in model_names() and model_info(model.name).sha256 == model.sha256
+
+
 def model_level(ref: ModelRef) -> str:
     """Return whether a model predicts crystals (``crystal``) or their sites (``site``)."""
     # a file is one of the original CGCNN

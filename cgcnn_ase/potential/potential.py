@@ -1,13 +1,17 @@
 """Energy, forces and stress of structures by a model that is a smooth function of the positions, with their std."""
 
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Ints
+from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import keep_freed_memory
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition, n_atoms
 from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.registry import is_pretrained, potential_that_knows
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.derivatives import edge_gradients, forces, stress, sum_by_crystal, vectors_of
@@ -19,6 +23,10 @@ from cgcnn_ase.uncertainty.protocol import Population
 
 class NotAPotentialError(ValueError):
     """The model's energy is not a smooth function of the positions, so it has no forces."""
+
+
+class UnknownElementsError(ValueError):
+    """The potential has not learned an element, and another that is pretrained has."""
 
 
 class PotentialOutput(NamedTuple):
@@ -51,6 +59,31 @@ class Potential:
             )
         keep_freed_memory()
         self.model, self.engine = model.requires_grad_(False), engine
+
+    @cached_property
+    def _is_pretrained(self) -> bool:
+        return is_pretrained(self.model)
+
+    def check_elements(self, numbers: Ints) -> None:
+        """Raise an :class:`UnknownElementsError` where another pretrained potential knows elements that this does not.
+
+        Nothing is raised where there is no other: what such a structure gives is out of domain. The same is true of a
+        potential of the user's own.
+        """
+        if not self._is_pretrained:
+            return
+        unseen, other = self._unseen(frozenset(numbers.tolist()))
+        if other is not None:
+            raise UnknownElementsError(
+                f"contains {', '.join(unseen)}, which no training frame of {self.model.name} has; {other} knows all "
+                f"elements of the structure: take the model {other}"
+            )
+
+    def _unseen(self, elements: frozenset[int]) -> tuple[list[str], str | None]:
+        """Elements that no training frame has, and a pretrained potential that knows all."""
+        calibration = self.model.calibration
+        unseen = [] if calibration is None else [symbols()[z] for z in sorted(elements - calibration.domain.elements)]
+        return unseen, potential_that_knows(elements, self.model.name) if unseen else None
 
     @property
     def cutoff(self) -> float:
@@ -96,6 +129,15 @@ class Potential:
         self, members: MemberOutputs, graph: CrystalGraph, population: Population = "known"
     ) -> CalibratedPrediction:
         """Energy per atom (eV/atom) with std, interval and domain, as calibrated as the model is."""
-        return self.model.calibrated(
-            members, composition(graph).numpy(), geometry=structure_geometry(graph), population=population
+        fractions = composition(graph).numpy()
+        prediction = self.model.calibrated(
+            members, fractions, geometry=structure_geometry(graph), population=population
         )
+        if prediction.domain is None:
+            return prediction
+        verdicts = []
+        for verdict, row in zip(prediction.domain, fractions, strict=True):
+            other = None if verdict.in_domain else self._unseen(frozenset(np.flatnonzero(row).tolist()))[1]
+            advice = "" if other is None else f"; {other} knows all its elements"
+            verdicts.append(verdict._replace(reason=f"{verdict.reason}{advice}"))
+        return prediction._replace(domain=verdicts)

@@ -84,7 +84,8 @@ def relax(
     Notes
     -----
     Atoms of an ASE ``FixAtoms`` stay where they are; other constraints are an error of that structure. Atoms nearer
-    than 0.5 Å, and a volume that changes by more than a factor of 2.5, are one, too.
+    than 0.5 Å, and a volume that changes by more than a factor of 2.5, are one, too. So is an element that a pretrained
+    potential has not learned, where another has; the message names it.
 
     Examples
     --------
@@ -197,6 +198,7 @@ class _Run:
         atoms = record.atoms
         if (problem := validation_error(atoms)) is not None:
             raise ValueError(problem)
+        potential.check_elements(atoms.numbers)
         self.record, self.settings = record, settings
         self.structure = geometry(atoms.copy())
         self._initial, self._fixed = atoms, _fixed(atoms)

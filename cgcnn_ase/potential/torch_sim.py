@@ -45,6 +45,8 @@ class TorchSimModel(ModelInterface):
         pbc = torch.as_tensor(state.pbc).expand(3).numpy()
         counts = torch.bincount(state.system_idx, minlength=len(state.cell)).tolist()
         positions, numbers = state.positions.detach().double().split(counts), state.atomic_numbers.split(counts)
+        for each in numbers:
+            self.potential.check_elements(each.numpy())
         cells = state.row_vector_cell.detach().double().numpy()
         output = self.potential(
             batch(

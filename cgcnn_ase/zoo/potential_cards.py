@@ -16,7 +16,7 @@ from cgcnn_ase.models.folder import CARD, WEIGHTS, Json, read_config, read_weigh
 
 @dataclass(frozen=True, kw_only=True)
 class CardTexts:
-    """What a card says in words."""
+    """Texts of a card."""
 
     title: str
     about: str  # of the frames and the domain
@@ -86,7 +86,7 @@ def write_potential_card(folder: Path, texts: CardTexts) -> Path:
 
 
 def _elements(folder: Path) -> list[str]:
-    """What the card says of the elements that training frames hold."""
+    """Return the elements of the frames to learn, in words."""
     calibration = load_folder(folder).calibration
     if calibration is None:
         return []
@@ -152,7 +152,7 @@ def _against_dft(name: str, figures: dict[str, Json]) -> list[str]:
 
 
 def _better(name: str, peer: str, sets: Sequence[str], at: dict[tuple[str, str], Json]) -> str:
-    """Where a peer has the smaller errors."""
+    """Say where a peer has the smaller errors."""
     kinds = {
         what: [each for each in sets if (at[each, peer][key] or np.inf) < (at[each, name][key] or np.inf)]
         for what, key in (("energies", _ENERGY), ("forces", _FORCES))

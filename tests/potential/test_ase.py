@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +22,10 @@ from ase.phonons import Phonons
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.cathodes import build_cathode
+from cgcnn_ase.energies.energy_model import as_energy_model
+from cgcnn_ase.energies.relaxation import relax_cells
+from cgcnn_ase.models import registry
+from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import relax
 from cgcnn_ase.potential.steps import UncertainForcesError, UncertainForcesWarning
@@ -78,6 +84,64 @@ def test_an_unknown_element_is_out_of_domain():
     atoms.get_potential_energy()
     assert not atoms.calc.results["in_domain"]
     assert "contains Au" in atoms.calc.results["in_domain_reason"]
+
+
+@pytest.fixture
+def two_potentials(tmp_path, monkeypatch):
+    """The potential, and another which says that it knows gold, as the only pretrained models."""
+    model = load_model(POTENTIAL)
+    domain = model.calibration.domain
+    model.calibration = replace(model.calibration, domain=replace(domain, elements=domain.elements | {79}))
+    model.name = "golden-potential"
+    save_model(model, tmp_path / "golden-potential")
+    shutil.copytree(registry.pretrained_folder() / POTENTIAL, tmp_path / POTENTIAL)
+    monkeypatch.setattr(registry, "pretrained_folder", lambda: tmp_path)
+    registry.potential_that_knows.cache_clear()
+    yield
+    registry.potential_that_knows.cache_clear()
+
+
+@pytest.mark.usefixtures("two_potentials")
+def test_another_potential_that_knows_the_element_is_named():
+    atoms = build_cathode("LiNiO2", supercell=(1, 1, 1))
+    atoms.symbols[0] = "Au"
+    atoms.calc = CGCNNCalculator(POTENTIAL)
+    atoms.get_potential_energy()
+    assert atoms.calc.results["in_domain_reason"].endswith("; golden-potential knows all its elements")
+    known = build_cathode("LiNiO2", supercell=(1, 1, 1))
+    first, second = relax([atoms, known], POTENTIAL, fmax=2.0)
+    assert first.error == (
+        f"contains Au, which no training frame of {POTENTIAL} has; golden-potential knows all elements of the "
+        "structure: take the model golden-potential"
+    )
+    assert second.error is None
+    (row,) = relax([atoms], "golden-potential", steps=0)
+    assert row.error is None
+    atoms.symbols[0] = "Xe"
+    (row,) = relax([atoms], POTENTIAL, steps=0)  # nobody knows xenon
+    assert row.error is None
+    assert "contains Xe" in row.in_domain_reason
+    assert "golden" not in row.in_domain_reason
+
+
+@pytest.mark.usefixtures("two_potentials")
+def test_a_tuned_potential_may_be_asked_for_what_it_has_not_learned():
+    model = load_model(POTENTIAL)
+    model.name = "mine"
+    atoms = build_cathode("LiNiO2", supercell=(1, 1, 1))
+    atoms.symbols[0] = "Au"
+    (row,) = relax([atoms], model, steps=0)
+    assert row.error is None
+    assert row.in_domain_reason.endswith("; golden-potential knows all its elements")
+
+
+@pytest.mark.usefixtures("two_potentials")
+def test_a_voltage_with_an_element_that_was_not_learned_names_the_other_potential():
+    atoms = build_cathode("LiNiO2", supercell=(1, 1, 1))
+    atoms.symbols[-1] = "Au"
+    cell = relax_cells([atoms], as_energy_model(POTENTIAL))[0]
+    assert cell.failed
+    assert "take the model golden-potential" in cell.problem
 
 
 def test_dynamics_keeps_the_energy(atoms):

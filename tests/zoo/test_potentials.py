@@ -85,6 +85,11 @@ def test_a_recipe_trains_writes_and_tells(tmp_path, monkeypatch):
     assert model.sha256 in card
     assert "SevenNet-0" in card
     assert json.loads((tmp_path / "run" / "second" / "metrics.json").read_text())["test"] == record["test"]
+    again = potentials.train_pretrained_potential(
+        "tiny", tmp_path / "data", tmp_path / "again", extra=(tmp_path / "more",), trained=folder, progress=False
+    )
+    assert (again / "README.md").read_text() == card
+    assert load_folder(again).training_record["test"] == record["test"]
 
 
 def labelled(formula, energy=-5.0):
@@ -114,20 +119,21 @@ def held_out_data(folder):
 def test_no_frame_to_learn_has_a_formula_that_is_held_out(tmp_path, capsys):
     data = held_out_data(tmp_path)
     recipe = potentials.RECIPES["general-potential"]
-    own, together = potentials.recipe_frames(recipe, data, [data / "more" / "one"])
+    alone, together = potentials.recipe_frames(recipe, data, [data / "more" / "one"])
 
     def formulas(frames, split):
         numbers = [shape.numbers for shape in frames.of_split(split).structures]
         return [Composition({int(z): 1 for z in each}).reduced_formula for each in numbers]
 
-    assert formulas(own, "train") == ["LiF", "MgO", "SrO", "LiCl"]
-    assert formulas(together, "train") == ["LiF", "MgO", "SrO", "LiCl", "TiO", "MgO"]
-    assert formulas(together, "val") == ["KCl", "NaCl", "VO"]
+    assert formulas(alone, "train") == ["LiF", "MgO", "SrO", "LiCl"]
+    learned = ["LiF", "MgO", "SrO", "LiCl"]
+    assert formulas(together, "train") == [*learned, "TiO", "MgO", *learned]  # those of DFT twice
+    assert formulas(together, "val") == ["KCl", "NaCl"]
     assert formulas(together, "test") == ["BaO"]
     secret = set((data / "excluded_formulas.txt").read_text().split())
     for each in formulas(together, "train"):
         assert hashlib.sha256(each.encode()).hexdigest()[:16] not in secret
-    assert "6 of 12 frames to learn are left out" in capsys.readouterr().err
+    assert "6 of 12 frames to learn are left out: formulas held out" in capsys.readouterr().err
     (data / "excluded_formulas.txt").unlink()
     with pytest.raises(DatasetError, match=r"excluded_formulas.txt: not found"):
         potentials.recipe_frames(recipe, data)
@@ -136,8 +142,8 @@ def test_no_frame_to_learn_has_a_formula_that_is_held_out(tmp_path, capsys):
 def test_a_recipe_without_held_out_formulas_takes_all(tmp_path):
     data = held_out_data(tmp_path)
     recipe = replace(potentials.RECIPES["cathode-potential"], data="dft_frames")
-    own, together = potentials.recipe_frames(recipe, data, [data / "more" / "one"])
-    assert (len(own), len(together)) == (11, 16)
+    alone, together = potentials.recipe_frames(recipe, data, [data / "more" / "one"])
+    assert (len(alone), len(together)) == (11, 15)
 
 
 class Refusing(Calculator):
