@@ -153,7 +153,7 @@ def _errors(
             ))  # fmt: skip
     table.notes.append(
         f"offsets: of {len(val)} frames of val, all sets together, for each potential by the same robust fit"
-        + ("; these are the frames of this table, so that the offsets flatter all a little" if split == "val" else "")
+        + ("; these are the frames of this table, so that the offsets flatter all" if split == "val" else "")
     )
     unknown = frames.counts.any(axis=0) & ~val.counts.any(axis=0)
     if unknown.any():

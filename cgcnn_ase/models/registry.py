@@ -152,9 +152,16 @@ def better_fidelity(name: str, site: int, elements: frozenset[int]) -> str | Non
     return max(n_labels, key=lambda fidelity: n_labels[fidelity], default=None)
 
 
+def better_potential(model: "CrystalModel", elements: frozenset[int]) -> str | None:
+    """Find a pretrained potential that has learned all of these elements, where this potential has not; else None."""
+    calibration = model.calibration
+    if not model.is_potential or calibration is None or elements <= calibration.domain.elements:
+        return None
+    return _potential_that_knows(elements, model.name)
+
+
 @lru_cache
-def potential_that_knows(elements: frozenset[int], name: str) -> str | None:
-    """Find a pretrained potential other than ``name`` whose training frames held all of these elements."""
+def _potential_that_knows(elements: frozenset[int], name: str) -> str | None:
     for other, ref in _pretrained().items():
         if other == name or read_config(ref.path)["network"]["architecture"].get("architecture") != _POTENTIAL:
             continue

@@ -11,7 +11,7 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import keep_freed_memory
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition, n_atoms
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.models.registry import is_pretrained, potential_that_knows
+from cgcnn_ase.models.registry import better_potential, is_pretrained
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.derivatives import edge_gradients, forces, stress, sum_by_crystal, vectors_of
@@ -70,20 +70,16 @@ class Potential:
         Nothing is raised where there is no other: what such a structure gives is out of domain. The same is true of a
         potential of the user's own.
         """
-        if not self._is_pretrained:
+        elements = frozenset(numbers.tolist())
+        other = better_potential(self.model, elements) if self._is_pretrained else None
+        if other is None:
             return
-        unseen, other = self._unseen(frozenset(numbers.tolist()))
-        if other is not None:
-            raise UnknownElementsError(
-                f"contains {', '.join(unseen)}, which no training frame of {self.model.name} has; {other} knows all "
-                f"elements of the structure: take the model {other}"
-            )
-
-    def _unseen(self, elements: frozenset[int]) -> tuple[list[str], str | None]:
-        """Elements that no training frame has, and a pretrained potential that knows all."""
-        calibration = self.model.calibration
-        unseen = [] if calibration is None else [symbols()[z] for z in sorted(elements - calibration.domain.elements)]
-        return unseen, potential_that_knows(elements, self.model.name) if unseen else None
+        assert self.model.calibration is not None
+        unseen = ", ".join(symbols()[z] for z in sorted(elements - self.model.calibration.domain.elements))
+        raise UnknownElementsError(
+            f"contains {unseen}, which no training frame of {self.model.name} has; {other} knows all elements of the "
+            f"structure: take the model {other}"
+        )
 
     @property
     def cutoff(self) -> float:
@@ -137,7 +133,7 @@ class Potential:
             return prediction
         verdicts = []
         for verdict, row in zip(prediction.domain, fractions, strict=True):
-            other = None if verdict.in_domain else self._unseen(frozenset(np.flatnonzero(row).tolist()))[1]
+            other = None if verdict.in_domain else better_potential(self.model, frozenset(np.flatnonzero(row).tolist()))
             advice = "" if other is None else f"; {other} knows all its elements"
             verdicts.append(verdict._replace(reason=f"{verdict.reason}{advice}"))
         return prediction._replace(domain=verdicts)

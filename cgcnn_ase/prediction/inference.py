@@ -14,7 +14,7 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig, GraphsAndNodes, graphs_and_nodes
 from cgcnn_ase.graphs.crystal_graph import composition, crystal_index
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.models.registry import ModelRef, better_fidelity, load_refs
+from cgcnn_ase.models.registry import ModelRef, better_fidelity, better_potential, load_refs
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.prediction.fused_cgcnn import FusedModel
 from cgcnn_ase.prediction.results import Prediction
@@ -155,10 +155,7 @@ class ModelInference:
         members = out.values.numpy() if model.target.task == "classification" else prediction.members
         filled = _filled(rows, model.target, prediction, members.T)
         elements = [frozenset(record.unwrap().numbers.tolist()) for record in records]
-        return [
-            [_with_fidelity_advice(each, model.name, known) for each in row]
-            for row, known in zip(filled, elements, strict=True)
-        ]
+        return [[_with_advice(each, model, known) for each in row] for row, known in zip(filled, elements, strict=True)]
 
 
 class SharedBackbone(NamedTuple):
@@ -266,15 +263,19 @@ def _known(end: float | None) -> float | None:
     return None if end is None or isnan(end) else end
 
 
-def _with_fidelity_advice(member: MemberPrediction, name: str, elements: frozenset[int]) -> MemberPrediction:
-    """Name the data set that knows such sites and structures, where the model's own does not."""
+def _with_advice(member: MemberPrediction, model: CrystalModel, elements: frozenset[int]) -> MemberPrediction:
+    """Name the data set or the potential that knows such a site or structure, where the model's own does not."""
     prediction = member.prediction
-    if prediction.element is None or prediction.in_domain is not False:
+    if prediction.in_domain is not False:
         return member
-    fidelity = better_fidelity(name, symbols().index(prediction.element), elements)
-    if fidelity is None:
+    if (other := better_potential(model, elements)) is not None:
+        advice = f"{other} knows all its elements"
+    elif prediction.element is not None and (
+        fidelity := better_fidelity(model.name, symbols().index(prediction.element), elements)
+    ):
+        advice = f"the fidelity {fidelity} knows such sites (--fidelity {fidelity})"
+    else:
         return member
-    advice = f"the fidelity {fidelity} knows such sites (--fidelity {fidelity})"
     return member._replace(prediction=replace(prediction, in_domain_reason=f"{prediction.reason}; {advice}"))
 
 

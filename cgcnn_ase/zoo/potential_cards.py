@@ -153,12 +153,13 @@ def _against_dft(name: str, figures: dict[str, Json]) -> list[str]:
 
 def _better(name: str, peer: str, sets: Sequence[str], at: dict[tuple[str, str], Json]) -> str:
     """Say where a peer has the smaller errors."""
-    kinds = {
-        what: [each for each in sets if (at[each, peer][key] or np.inf) < (at[each, name][key] or np.inf)]
-        for what, key in (("energies", _ENERGY), ("forces", _FORCES))
-    }
-    where = [f"in the {what} of {', '.join(those)}" for what, those in kinds.items() if those]
-    failed = sum(at[each, peer]["failed"] for each in sets if each != "all")
+    kinds = [each for each in sets if each != "all"]
+    where = []
+    for what, key in (("energies", _ENERGY), ("forces", _FORCES)):
+        those = [each for each in kinds if (at[each, peer][key] or np.inf) < (at[each, name][key] or np.inf)]
+        if those:
+            where.append(f"in the {what} of {'all sets' if those == kinds else ', '.join(those)}")
+    failed = sum(at[each, peer]["failed"] for each in kinds)
     return f"{peer} is better {' and '.join(where) or 'nowhere'}" + (
         f"; it fails on {failed} frames." if failed else "."
     )

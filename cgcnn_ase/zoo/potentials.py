@@ -95,7 +95,7 @@ RECIPES = {
                 "no frame to learn has a formula of the val and test parts of mp36k or of dft_frames; those to learn "
                 "are the training part of dft_frames, each counted twice, and what scripts/label_crystals.py made"
             ),
-            truth="against DFT",
+            truth="against DFT, without offsets",
             about=(
                 "Two kinds of frames. Crystals of the training part of mp36k (Materials Project, CC BY 4.0; A. Jain et "
                 "al., APL Mater. 1, 011002 (2013)) with up to 16 atoms, as published and distorted: strained, rattled, "

@@ -20,7 +20,7 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
 
-from cgcnn_ase import CGCNNCalculator
+from cgcnn_ase import CGCNNCalculator, predict
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.energies.energy_model import as_energy_model
 from cgcnn_ase.energies.relaxation import relax_cells
@@ -96,9 +96,9 @@ def two_potentials(tmp_path, monkeypatch):
     save_model(model, tmp_path / "golden-potential")
     shutil.copytree(registry.pretrained_folder() / POTENTIAL, tmp_path / POTENTIAL)
     monkeypatch.setattr(registry, "pretrained_folder", lambda: tmp_path)
-    registry.potential_that_knows.cache_clear()
+    registry._potential_that_knows.cache_clear()
     yield
-    registry.potential_that_knows.cache_clear()
+    registry._potential_that_knows.cache_clear()
 
 
 @pytest.mark.usefixtures("two_potentials")
@@ -108,6 +108,7 @@ def test_another_potential_that_knows_the_element_is_named():
     atoms.calc = CGCNNCalculator(POTENTIAL)
     atoms.get_potential_energy()
     assert atoms.calc.results["in_domain_reason"].endswith("; golden-potential knows all its elements")
+    assert predict(POTENTIAL, atoms).all[0].in_domain_reason.endswith("; golden-potential knows all its elements")
     known = build_cathode("LiNiO2", supercell=(1, 1, 1))
     first, second = relax([atoms, known], POTENTIAL, fmax=2.0)
     assert first.error == (

@@ -187,7 +187,7 @@ def test_figures_of_the_benchmark_come_into_the_card(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["potentials", "general-potential", "--figures", str(file)])
     potentials.main()
     card = (folder / "README.md").read_text()
-    assert "Morse is better in the energies of near, far, all and in the forces of near, far, all" in card
+    assert "Morse is better in the energies of all sets and in the forces of all sets" in card
     assert f"it fails on {n_failed} frames" in card
     assert f"{ours['energy, meV/atom']:.1f}" in card
     assert load_folder(folder).training_record["against_dft"]["val"]["errors"] == rows
