@@ -25,10 +25,11 @@ from label_frames import LARGEST_FORCE, label, pack
 from rich.console import Console
 from rich.progress import track
 
-from cgcnn_ase.data.dataset import load_dataset, read_properties
+from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.structures.validation import validation_error
 from cgcnn_ase.zoo.distorted import potential
+from cgcnn_ase.zoo.distorted_frames import held_out_formulas
 from cgcnn_ase.zoo.perturbations import KINDS
 
 MAX_ATOMS = 16
@@ -93,10 +94,7 @@ def main() -> None:
     file = chosen.output / "frames.extxyz"
     dataset = load_dataset(chosen.data / "mp36k", target=["formation_energy_per_atom"])
     assert dataset.split is not None
-    excluded = set((chosen.data / "excluded_formulas.txt").read_text().split())
-    for name in ("mp36k", "dft_frames"):
-        table = read_properties(chosen.data / name)[0]
-        excluded |= {formula_hash(each) for each in table["reduced_formula"][table["split"] != "train"]}
+    excluded = held_out_formulas(chosen.data, ["mp36k", "dft_frames"])
     small = [k for k, shape in enumerate(dataset.structures) if len(shape.numbers) <= MAX_ATOMS]
     parents = np.random.default_rng(chosen.seed).permutation([k for k in small if dataset.split[k] == "train"])
     done = {atoms.info["host"] for atoms in ase.io.read(file, ":")} if file.exists() else set()

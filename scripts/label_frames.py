@@ -42,6 +42,7 @@ from cgcnn_ase.potential.relax import relax
 from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.structures.validation import validation_error
 from cgcnn_ase.zoo.distorted import potential
+from cgcnn_ase.zoo.distorted_frames import held_out_formulas
 
 METALS = ("Ni", "Co", "Mn", "Al")
 ROCK_SALT = ("Ni", "Co", "Mn", "Ti", "Fe", "Mg")
@@ -276,7 +277,7 @@ def main() -> None:
         for shape, split in zip(known.structures, known.split, strict=True)
         if split != "train"
     }
-    excluded = set((chosen.data / "excluded_formulas.txt").read_text().split())
+    excluded = held_out_formulas(chosen.data, [])
     done = {atoms.info["host"] for atoms in ase.io.read(file, ":")} if file.exists() else set()
     teacher = potential(chosen.teacher)
     dropped: Counter[str] = Counter()

@@ -52,21 +52,25 @@ def assemble(
     *,
     scalers: Sequence[Scaler] | None = None,
     start: CrystalModel | None = None,
+    beside: PreparedData | None = None,
     name: str = "",
     suffix: str = "",
 ) -> Assembled:
     """Write ``best/``, ``metrics.json``, ``test_results.csv`` and the pictures.
 
     ``members`` and ``folds`` are the folders of the trained networks. ``start`` is the model whose target they have
-    learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`), and where
-    too few held-out labels are there to calibrate, its calibration is kept.
+    learned on: the weights are blended with its own (:func:`~cgcnn_ase.training.weight_interpolation.blend`) unless
+    other structures were learned ``beside`` the data, and where too few held-out labels are there to calibrate, its
+    calibration is kept.
 
     Without a test split the results and the pictures are of val, and the file is ``val_results.csv``. With several
     targets the metrics are by target, and results and pictures lie in a folder for each.
     """
     run_name = name or output.resolve().name
     trained = [best_network(data, config, folder) for folder in members]
-    networks, blended = (nn.ModuleList(trained), None) if start is None else blend(trained, start, data)
+    networks, blended = (
+        (nn.ModuleList(trained), None) if start is None or beside is not None else blend(trained, start, data)
+    )
     models = [
         CrystalModel(
             networks,
@@ -109,6 +113,7 @@ def assemble(
             "train_hash": data.train_hash,
             **({} if data.labels_converged else {"labels_converged": False}),
             **{f"n_{split}": int(np.isfinite(data.labels(split)[:, t]).sum()) for split in ("train", "val", "test")},
+            **({} if beside is None else {"beside": {"n": len(beside.ids), "hash": beside.train_hash}}),
             "recipe": asdict(config),
             **model_metrics,
         }

@@ -22,12 +22,12 @@ from cgcnn_ase.core.files import atomic_write, check_replaceable, clear_folder
 from cgcnn_ase.core.parallel import KEEP_MEMORY, available_cores
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.core.yaml_settings import CONFIG, check_run_folder
-from cgcnn_ase.data.prepared import PreparedData
+from cgcnn_ase.data.prepared import PreparedData, join
 from cgcnn_ase.data.splits import write_run_split
 from cgcnn_ase.nn.messages import resolved_engine
 from cgcnn_ase.training.callbacks import check_devices, device_of
 from cgcnn_ase.training.config import TrainConfig, check_targets
-from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member
+from cgcnn_ase.training.member import fold_config, fold_splits, network_config, train_member, train_scalers
 from cgcnn_ase.training.start_model import Frozen, can_reuse_head, check_start, config_for_target, finetune_member
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def train(
     overwrite: bool = False,
     start: "CrystalModel | Sequence[CrystalModel] | None" = None,
     frozen: Frozen = "none",
+    beside: PreparedData | None = None,
+    folds_of: Path | None = None,
     workers: int = 1,
     name: str = "",
     suffix: str = "",
@@ -86,6 +88,12 @@ def train(
     start, frozen
         Fine-tune this model's members instead of new ones, with some layers fixed; of several models in turn, which
         makes an ensemble more diverse.
+    beside
+        More structures that the members learn, unlike those that the model is for: the domain, the error model, the
+        calibration and the metrics know ``data`` alone. The weights of a model to tune are then left behind entirely
+        (see :func:`~cgcnn_ase.training.weight_interpolation.blend`), as val does not tell what was learned.
+    folds_of
+        Folder of another run on the same data whose networks of the folds are taken, instead of training them.
     name, suffix
         Of the model; those of several targets have each its target's name, with the suffix.
     workers
@@ -96,23 +104,27 @@ def train(
     if any(start.training_record.get("labels_converged") is False for start in starts):
         data = replace(data, labels_converged=False)  # the mark stays on what is tuned from a marked model
     goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
-    scalers = [starts[0].scaler] if goes_on else None
+    scalers = [starts[0].scaler] if goes_on else None if beside is None else train_scalers(data)
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
-    folds = [output / f"fold-{k}" for k in range(config.cross_fit_folds)]
+    folds = [(folds_of or output) / f"fold-{k}" for k in range(config.cross_fit_folds)]
     splits = fold_splits(data, config.cross_fit_folds, seed=config.seed) if folds else []
 
-    def job(folder: Path, split: Strings, member: TrainConfig, k: int) -> _Job:
+    learned = data if beside is None else join([data, beside])
+
+    def job(folder: Path, split: Strings, member: TrainConfig, k: int, other: str = "train") -> _Job:
         network = None
         if starts:
             turn, origin = divmod(k, len(starts))
             head = None if goes_on else network_config(data, config)
             network = finetune_member(starts[origin], turn, frozen, config=head, seed=member.seed)
         run = partial(train_member, config=member, folder=folder, network=network, scalers=scalers)
+        split = np.concatenate([split, np.full(len(learned.ids) - len(data.ids), other)])
         return _Job(folder, split, resume, partial(run, resume=resume, progress=progress))
 
     jobs = [job(f, data.split, replace(config, seed=config.seed + k), k) for k, f in enumerate(members)]
-    jobs += [job(f, splits[k], fold_config(config, k), k) for k, f in enumerate(folds)]
-    settings = _settings(data, config, starts, frozen)
+    if folds_of is None:
+        jobs += [job(f, splits[k], fold_config(config, k), k, "none") for k, f in enumerate(folds)]
+    settings = _settings(data, config, starts, frozen, beside)
     if overwrite:
         clear_run(output)
     check_run_folder(output, yaml.safe_load(settings), run="a training run", resume=resume)
@@ -122,7 +134,7 @@ def train(
     device = device_of(config)
     engine = resolved_engine("torch" if config.compile else config.engine, "cpu" if device == "cpu" else "cuda")
     write_environment(output / ENVIRONMENT, engine=engine, device=device, seeds={"seed": config.seed})
-    _run(jobs, data, min(workers, len(jobs)))
+    _run(jobs, learned, min(workers, len(jobs)))
     if missing := [package for module, package in _TO_ASSEMBLE.items() if find_spec(module) is None]:
         warnings.warn(
             f"the networks are trained, but {' and '.join(missing)} are not installed here, which assembling the model "
@@ -136,7 +148,7 @@ def train(
 
     best = assemble(
         data, config, output, members, folds,
-        scalers=scalers, start=starts[0] if goes_on else None, name=name, suffix=suffix,
+        scalers=scalers, start=starts[0] if goes_on else None, beside=beside, name=name, suffix=suffix,
     )  # fmt: skip
     write_card(best, data, starts)
     if len(starts) == 1:
@@ -204,9 +216,17 @@ def _check_start(data: PreparedData, config: TrainConfig, start: "CrystalModel")
         raise ValueError(f"the model to tune has {has}, the settings ask for {asked}")
 
 
-def _settings(data: PreparedData, config: TrainConfig, starts: "Sequence[CrystalModel]", frozen: Frozen) -> str:
+def _settings(
+    data: PreparedData,
+    config: TrainConfig,
+    starts: "Sequence[CrystalModel]",
+    frozen: Frozen,
+    beside: PreparedData | None,
+) -> str:
     """All that decides the run, as it stands in ``config.yaml``."""
     settings = asdict(config) | {"train_hash": data.train_hash}
+    if beside is not None:
+        settings["beside"] = beside.train_hash
     if starts:
         origins = [{"model": start.name, "sha256": start.sha256, "frozen": frozen} for start in starts]
         settings["from"] = origins[0] if len(origins) == 1 else origins

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from cgcnn_ase.core.arrays import Floats
+from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, reference_energies, symbols
 from cgcnn_ase.core.errors import require
 from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.data.dataset import load_dataset
+from cgcnn_ase.data.dataset import Dataset, load_dataset
 from cgcnn_ase.zoo.perturbations import KINDS, Perturbed, perturb
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
+
+    from cgcnn_ase.graphs.geometry import Geometry
 
 Split = Literal["train", "val", "test"]
 DATA, TARGET = "mp36k", "formation_energy_per_atom"
@@ -52,6 +54,22 @@ def distorted_set(data: Path, split: Split) -> DistortedSet:
     """Draw small crystals of a split of the data set, and perturb them; always the same ones."""
     from ase import Atoms
 
+    dataset, rows = _drawn(data, split)
+    crystals = [
+        Atoms(numbers=s.numbers, positions=s.positions, cell=s.cell, pbc=True)
+        for s in (dataset.structures[int(row)] for row in rows)
+    ]
+    labels = np.asarray(dataset.targets)[rows, 0]
+    return DistortedSet(crystals, labels, list(perturb(crystals, n=_SIZES[split][1], seed=0)))
+
+
+def distorted_ids(data: Path, split: Split) -> list[str]:
+    """Ids of the crystals of :func:`distorted_set`."""
+    dataset, rows = _drawn(data, split)
+    return [str(dataset.ids[int(row)]) for row in rows]
+
+
+def _drawn(data: Path, split: Split) -> tuple[Dataset, Ints]:
     dataset = load_dataset(data / DATA, target=[TARGET])
     assert dataset.split is not None
     sizes = np.array([len(structure.numbers) for structure in dataset.structures])
@@ -62,11 +80,7 @@ def distorted_set(data: Path, split: Split) -> DistortedSet:
         rows = rng.permutation(rows)[:n_crystals]
         if name == split:
             break
-    crystals = [
-        Atoms(numbers=s.numbers, positions=s.positions, cell=s.cell, pbc=True)
-        for s in (dataset.structures[int(row)] for row in rows)
-    ]
-    return DistortedSet(crystals, labels[rows], list(perturb(crystals, n=_SIZES[split][1], seed=0)))
+    return dataset, rows
 
 
 def potential(name: str) -> "Calculator":
@@ -118,33 +132,40 @@ def element_energies(sets: Sequence[DistortedSet], energies: Sequence[DistortedE
 
     Robust least squares over the crystals as they are: labels of a database carry corrections by composition.
     """
-    counts = np.concatenate([_element_counts(each.crystals) for each in sets])
+    counts = np.concatenate([element_counts(each.crystals) for each in sets])
     n = counts.sum(axis=1)
-    x = counts / n[:, None]
     y = np.concatenate([e.crystals for e in energies]) / n - np.concatenate([each.labels for each in sets])
-    known = np.isfinite(y)
-    x, y = x[known], y[known]
     start = np.array([reference_energies().get(symbol, -5.0) for symbol in symbols()])
+    known = np.isfinite(y)
+    return fit_offsets((counts / n[:, None])[known], y[known], start)
+
+
+def fit_offsets(x: Floats, y: Floats, start: Floats, *, ridge: float = _RIDGE) -> Floats:
+    """Coefficients b, (m,), near ``start`` for which x @ b, (n, m) @ (m,), is y (n,) of most rows.
+
+    Least squares with a ridge, reweighted five times so that the rows that are met worst count for less.
+    """
     weights = np.ones(len(y))
-    mu = start
+    b = start
     for _ in range(5):
-        normal = x.T @ (x * weights[:, None]) + _RIDGE * np.eye(MAX_NUMBER + 1)
-        mu = start + np.linalg.solve(normal, x.T @ (weights * (y - x @ start)))
-        residual = np.abs(y - x @ mu)
+        normal = x.T @ (x * weights[:, None]) + ridge * np.eye(x.shape[1])
+        b = start + np.linalg.solve(normal, x.T @ (weights * (y - x @ start)))
+        residual = np.abs(y - x @ b)
         weights = np.minimum(1.0, 2 * 1.4826 * np.median(residual) / np.maximum(residual, 1e-9))
-    return np.asarray(mu)
+    return np.asarray(b)
 
 
 def true_values(distorted: DistortedSet, energies: DistortedEnergies, mu: Floats) -> Floats:
     """Formation energies of the perturbed crystals, eV/atom: label of the crystal plus the potential's difference."""
-    before, after = _element_counts(distorted.crystals), _element_counts([each.atoms for each in distorted.perturbed])
+    before, after = element_counts(distorted.crystals), element_counts([each.atoms for each in distorted.perturbed])
     of_crystal = (energies.crystals - before @ mu) / before.sum(axis=1)
     of_perturbed = (energies.perturbed - after @ mu) / after.sum(axis=1)
     base = np.array([each.base for each in distorted.perturbed])
     return np.asarray(of_perturbed + (distorted.labels - of_crystal)[base])
 
 
-def _element_counts(structures: "Sequence[Atoms]") -> Floats:
+def element_counts(structures: "Sequence[Atoms | Geometry]") -> Floats:
+    """Atoms of each element, (n, 101)."""
     return np.array([np.bincount(atoms.numbers, minlength=MAX_NUMBER + 1) for atoms in structures], dtype=float)
 
 

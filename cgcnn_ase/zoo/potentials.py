@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgcnn_ase.core.errors import DatasetError, unknown_name
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.data.dataset import read_properties
 from cgcnn_ase.data.frames import MAX_ENERGY, MAX_FORCE, Frames, join, read_frames, without_absurd
 from cgcnn_ase.models.checkpoint import load_folder
@@ -23,10 +23,8 @@ from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
 from cgcnn_ase.structures.composition import composition_key, formula_hash, formula_of
 from cgcnn_ase.training.potential import FrameLoss, train_potential
 from cgcnn_ase.training.potential_run import assemble_potential, fit_potential, potential_config
+from cgcnn_ase.zoo.distorted_frames import held_out_formulas
 from cgcnn_ase.zoo.potential_cards import CardTexts, add_figures, add_to_record, write_potential_card
-
-# in the folder of the data sets: hashes of formulas that are held out for good
-EXCLUDED = "excluded_formulas.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,22 +128,6 @@ def recipe_frames(recipe: PotentialRecipe, data: Path, extra: Sequence[Path] = (
     rows = np.flatnonzero(keep)
     again = np.flatnonzero(keep & known & ~of_extra)
     return together.take(rows[rows < len(alone)]), together.take(np.concatenate([rows, *[again] * (recipe.repeat - 1)]))
-
-
-def held_out_formulas(data: Path, names: Sequence[str]) -> set[str]:
-    """Hashes of EXCLUDED, and of the val and test formulas of data sets."""
-    file = data / EXCLUDED
-    if not file.is_file():
-        raise DatasetError(
-            f"{file}: not found; it lists the hashes of formulas that no frame to learn may have, one a line"
-        )
-    result = set(file.read_text(encoding="utf-8").split())
-    for name in names:
-        table, source = read_properties(data / name)
-        if missing := {"reduced_formula", "split"} - set(table):
-            raise DatasetError(f"{source}: no column {' and no column '.join(sorted(missing))}")
-        result |= {formula_hash(each) for each in set(table["reduced_formula"][table["split"] != "train"])}
-    return result
 
 
 def _formula_hashes(frames: Frames) -> "np.typing.NDArray[np.str_]":

@@ -4,6 +4,8 @@ import argparse
 import gzip
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +20,15 @@ from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import prepare_sites
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.start_model import Frozen
 from cgcnn_ase.zoo import detection_data
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
+from cgcnn_ase.zoo.distorted import distorted_ids
+from cgcnn_ase.zoo.distorted_frames import labelled_frames
 from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
 # the data of a recipe that learns the published sets of vacancies together
@@ -44,6 +49,8 @@ class Recipe(NamedTuple):
     start: tuple[str, ...] = ()  # pretrained models that training starts from
     frozen: Frozen = "none"
     suffix: str = ""  # of the models' names, after those of their targets
+    # settings that differ in a second training, with frames off equilibrium beside; none: there is one training
+    distorted: Mapping[str, object] | None = None
 
 
 def recipe_names() -> list[str]:
@@ -66,17 +73,32 @@ def load_recipe(name: str) -> Recipe:
         start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
         frozen=recipe.get("freeze", "none"),
         suffix=recipe.get("suffix", ""),
+        distorted=recipe.get("distorted"),
     )
 
 
-def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resume: bool, progress: bool = True) -> Path:
-    """Train a recipe's models in ``output`` and put them, with their card, into the folder of pretrained models."""
+def train_pretrained(
+    name: str,
+    data: Path,
+    output: Path,
+    *,
+    extra: Sequence[Path] = (),
+    workers: int,
+    resume: bool,
+    progress: bool = True,
+) -> Path:
+    """Train a recipe's models in ``output`` and put them, with their card, into the folder of pretrained models.
+
+    ``extra`` are folders of distorted crystals (``scripts/label_crystals.py``), for recipes that learn them.
+    """
     recipe = load_recipe(name)
+    if extra and recipe.distorted is None:
+        raise ValueError(f"--extra: the recipe of {name} learns no distorted crystals")
     prepared = prepared_data(recipe, data, progress=progress)
     best = train(
         prepared,
         recipe.config,
-        output,
+        output if recipe.distorted is None else output / "first",
         resume=resume,
         start=[load_model(name) for name in recipe.start] or None,
         frozen=recipe.frozen,
@@ -85,11 +107,60 @@ def train_pretrained(name: str, data: Path, output: Path, *, workers: int, resum
         suffix=recipe.suffix,
         progress=progress,
     )
+    if recipe.distorted is not None:
+        best = train_on_distorted(
+            load_model(best),
+            prepared,
+            recipe,
+            data,
+            output,
+            extra=extra,
+            name=name,
+            workers=workers,
+            resume=resume,
+            progress=progress,
+        )
     folder = pretrained_folder() / name
     shutil.copytree(best, folder, dirs_exist_ok=True)
     write_ids([prepared.ids[i] for i in prepared.rows("train")], folder)
     write_card(folder, data=recipe.data)
     return folder
+
+
+def train_on_distorted(
+    start: CrystalModel,
+    prepared: PreparedData,
+    recipe: Recipe,
+    data: Path,
+    output: Path,
+    *,
+    extra: Sequence[Path],
+    name: str,
+    workers: int,
+    resume: bool,
+    progress: bool = True,
+) -> Path:
+    """Go on from the model of ``output/first`` in ``output/second``, with frames off equilibrium beside the crystals.
+
+    The networks of the error model are those of the first training: they are of the crystals as they are.
+    """
+    frames = labelled_frames(data, extra, without=distorted_ids(data, "train"))
+    sys.stderr.write(
+        f"{len(frames.ids)} frames beside {len(prepared.rows('train'))} crystals; left out: {frames.left_out}\n"
+    )
+    settings = asdict(recipe.config) | dict(recipe.distorted or {})
+    return train(
+        prepared,
+        parse_settings(TrainConfig, settings),
+        output / "second",
+        resume=resume,
+        start=start,
+        folds_of=output / "first",
+        beside=frames.prepare(recipe.config.graph, recipe.targets[0], progress=progress),
+        workers=workers,
+        name=name,
+        progress=progress,
+    )
 
 
 def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> PreparedData:
@@ -116,6 +187,7 @@ def main() -> None:
     parser.add_argument("name", choices=recipe_names())
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--output", type=Path, help="folder of the run; runs/NAME by default")
+    parser.add_argument("--extra", type=Path, action="append", default=[], help="distorted crystals to learn, too")
     parser.add_argument("--workers", type=int, default=available_cores(), help="members trained at the same time")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--no-progress", action="store_true")
@@ -125,6 +197,7 @@ def main() -> None:
         options.name,
         options.data,
         output,
+        extra=options.extra,
         workers=options.workers,
         resume=options.resume,
         progress=not options.no_progress,

@@ -53,6 +53,45 @@ def test_the_folder_of_a_run(data, run):
     assert metrics["test"]["n"] == 24
 
 
+def test_structures_learned_beside_are_in_the_weights_and_nowhere_else(data, make_data, tiny, run, tmp_path):
+    other = make_data(n_train=40, n_val=0, n_test=0, seed=5)
+    other = replace(
+        other, ids=[f"other-{name}" for name in other.ids], targets=other.targets + 8.0, train_hash="1" * 64
+    )
+    folder = tmp_path / "run"
+    train(data, tiny(mean_variance=True), folder, beside=other, progress=False)
+    model, without = load_model(folder), load_model(run)
+    record, settings = model.training_record, yaml.safe_load((folder / "config.yaml").read_text())
+    assert record["beside"] == {"n": 40, "hash": "1" * 64} == {"n": 40, "hash": settings["beside"]}
+    assert {key: record[key] for key in ("n_train", "n_val", "n_test", "train_hash")} == {
+        key: without.training_record[key] for key in ("n_train", "n_val", "n_test", "train_hash")
+    }
+    assert model.scaler == without.scaler  # targets 8 higher are in neither
+    graph = data.graphs.batch(data.rows("test").tolist())
+    with torch.inference_mode():
+        means = [float(each(graph).values.mean()) for each in (model, without)]
+    assert means[0] > means[1] + 0.05
+
+
+def test_tuning_with_structures_beside_keeps_nothing_of_the_old_weights(data, make_data, tiny, run, tmp_path):
+    other = replace(make_data(n_train=8, n_val=0, n_test=0, seed=5), ids=[f"other-{k}" for k in range(8)])
+    config = tiny(mean_variance=True, epochs=1, learning_rate=1e-5)
+    best = train(data, config, tmp_path / "run", start=load_model(run), beside=other, progress=False)
+    assert "blend" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    state = torch.load(tmp_path / "run" / "best.ckpt", map_location="cpu", weights_only=False)["state_dict"]
+    for name, tensor in load_model(best).networks[0].state_dict().items():
+        assert torch.equal(tensor, state[f"network.{name}"])
+
+
+def test_the_networks_of_the_folds_may_be_those_of_another_run(data, tiny, tmp_path):
+    config = tiny(mean_variance=True, epochs=2, cross_fit_folds=2)
+    train(data, config, tmp_path / "first", progress=False)
+    train(data, config, tmp_path / "second", folds_of=tmp_path / "first", progress=False)
+    assert not list((tmp_path / "second").glob("fold-*"))
+    first, second = (load_model(tmp_path / name) for name in ("first", "second"))
+    assert first.calibration.interval == second.calibration.interval
+
+
 def test_the_model_of_a_run_is_loaded_from_the_run_or_its_best_folder(data, run):
     model = load_model(run)
     assert model.name == "single"
