@@ -4,8 +4,9 @@
 
 Parents are crystals of the training part of DATA/mp36k with at most 16 atoms. Each is labelled as published and in two
 distorted forms: strained and rattled a little, strained or rattled much, with another element in one place, with its
-elements exchanged, with a point defect, or as a slab. What has a formula of the val and test parts of mp36k or of
-dft_frames, or of DATA/excluded_formulas.txt, is left out, distorted or substituted.
+elements exchanged, with a point defect, or as a slab; with ``--kinds compressed expanded`` scaled far. What has a
+formula of the val and test parts of mp36k or of dft_frames, or of DATA/excluded_formulas.txt, is left out, distorted
+or substituted.
 
 OUTPUT/frames.extxyz grows crystal by crystal; started again, the script goes on. At the end OUTPUT holds structures.npz
 and properties.csv.gz, as DATA/teacher_frames does, with one formula in 25 as val, and the sha256 of both on stdout.
@@ -44,6 +45,8 @@ FORMS = {
     "interstitial": 0.03,
     "slab": 0.03,
 }
+# forms that are made where they are asked for: linear scales, from and to
+FAR = {"compressed": (0.70, 0.82), "expanded": (1.25, 1.40)}
 N_FORMS = 2
 
 
@@ -56,13 +59,14 @@ def disturbed(atoms: Atoms, rng: np.random.Generator, size: float = 1.0) -> Atom
     return atoms
 
 
-def distorted(atoms: Atoms, rng: np.random.Generator) -> tuple[str, Atoms]:
-    """One distorted form, with what was done; ValueError where it is of no such crystal."""
-    kind = str(rng.choice(list(FORMS), p=list(FORMS.values())))
+def distorted(atoms: Atoms, rng: np.random.Generator, kinds: list[str]) -> tuple[str, Atoms]:
+    """One distorted form of these kinds, with what was done; ValueError where it is of no such crystal."""
+    weights = np.array([FORMS.get(kind, 0.1) for kind in kinds])
+    kind = str(rng.choice(kinds, p=weights / weights.sum()))
     if kind == "disturbed":
         return kind, disturbed(atoms, rng)
-    if kind == "strained":
-        scale = rng.uniform(0.82, 1.25)
+    if kind == "strained" or kind in FAR:
+        scale = rng.uniform(*FAR.get(kind, (0.82, 1.25)))
         changed = disturbed(atoms, rng, 0.3)
         changed.set_cell(changed.cell.array * scale, scale_atoms=True)
         return f"{kind} {scale - 1:+.2f}", changed
@@ -74,12 +78,12 @@ def distorted(atoms: Atoms, rng: np.random.Generator) -> tuple[str, Atoms]:
     return kind, disturbed(KINDS[kind](atoms, rng)[0], rng, 0.4)
 
 
-def forms(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+def forms(atoms: Atoms, rng: np.random.Generator, kinds: list[str]) -> Iterator[tuple[str, Atoms]]:
     """A crystal as published and distorted forms of it."""
     yield "as published", atoms
     for _ in range(N_FORMS):
         with suppress(ValueError):  # an element has nothing to exchange
-            yield distorted(atoms, rng)
+            yield distorted(atoms, rng, kinds)
 
 
 def main() -> None:
@@ -88,6 +92,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--teacher", default="sevennet-0", help="sevennet-0 or chgnet")
     parser.add_argument("--n-crystals", type=int, default=8000)
+    parser.add_argument("--kinds", nargs="+", choices=[*FORMS, *FAR], default=list(FORMS), help="of distorted forms")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,7 @@ def main() -> None:
             dropped["crystal held out"] += 1
             continue
         frames = []
-        for how, frame in forms(atoms, rng):
+        for how, frame in forms(atoms, rng, chosen.kinds):
             if formula_hash(str(frame.symbols)) in excluded:
                 dropped["formula held out"] += 1
             elif validation_error(frame) is not None:
