@@ -84,7 +84,8 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         learned=learned,
         learned_unit=f"log10({unit})" if is_log else unit.replace("1", ""),
     )
-    return section + _off_equilibrium(entry.get("trust") or {})
+    beside = _texts()["beside"].format(**training["beside"]) if "beside" in training else ""
+    return section + beside + _off_equilibrium(entry.get("trust") or {})
 
 
 def _off_equilibrium(calibration: dict[str, Any]) -> str:
