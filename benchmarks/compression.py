@@ -83,10 +83,11 @@ def main() -> None:
                 (host, model, f"{right.sum()} of {right.size}", worst, "yes" if monotone else "no", flagged)
             )
             axes.errorbar(scales, rise, std, fmt="o", ms=4, color=color, capsize=2, lw=1, label=model)
-        axes.set(title=host, xlabel="linear scale of the cell", ylabel="energy above the cell as published (eV/atom)")
+        axes.set(title=host, xlabel="linear scale of the cell")
         axes.set_yscale("symlog", linthresh=0.1)
         axes.axvspan(*INSIDE, color="#eeeeee", zorder=0)
     panels[0].legend(frameon=False, fontsize="small")
+    panels[0].set_ylabel("rise of the energy (eV/atom)")
     table.notes.append(f"right is a rise within a quarter of SevenNet-0's, or within {LEAST:g} eV/atom")
     finish([table], chosen.output, vars(chosen))
     if chosen.picture is not None:
