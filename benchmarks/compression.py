@@ -23,7 +23,7 @@ HOSTS = ("LiNiO2", "LiCoO2", "LiMn2O4")
 SCALES = (0.70, 0.75, 0.80, 0.85, 0.88, 0.91, 0.94, 0.97, 1.00, 1.03, 1.06, 1.10, 1.15, 1.20, 1.30, 1.40)
 #: between these the rise shall be right, outside them the models shall flag the cell and rise on
 INSIDE = (0.85, 1.20)
-PART, LEAST = 0.25, 0.02
+PART, MIN_RISE = 0.25, 0.02
 BLUE, ORANGE, GREY = "#0571b0", "#d95f02", "#777777"
 
 
@@ -73,8 +73,8 @@ def main() -> None:
         for model, color in zip(chosen.models, (BLUE, ORANGE, GREY), strict=False):
             rise, std, in_domain = rises(model, cells)
             part = rise[inside] / truth[inside]
-            right = np.abs(rise - truth)[inside] <= np.maximum(PART * np.abs(truth[inside]), LEAST)
-            counted = np.abs(truth[inside]) > LEAST
+            right = np.abs(rise - truth)[inside] <= np.maximum(PART * np.abs(truth[inside]), MIN_RISE)
+            counted = np.abs(truth[inside]) > MIN_RISE
             worst = part[counted][np.argmax(np.abs(part[counted] - 1.0))]
             low, high = rise[scales <= INSIDE[0]], rise[scales >= INSIDE[1]]
             monotone = bool((np.diff(low) < 0).all() and (np.diff(high) > 0).all())
@@ -88,7 +88,7 @@ def main() -> None:
         axes.axvspan(*INSIDE, color="#eeeeee", zorder=0)
     panels[0].legend(frameon=False, fontsize="small")
     panels[0].set_ylabel("rise of the energy (eV/atom)")
-    table.notes.append(f"right is a rise within a quarter of SevenNet-0's, or within {LEAST:g} eV/atom")
+    table.notes.append(f"right is a rise within a quarter of SevenNet-0's, or within {MIN_RISE:g} eV/atom")
     finish([table], chosen.output, vars(chosen))
     if chosen.picture is not None:
         save(figure, chosen.picture)
