@@ -10,7 +10,7 @@ from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 from cgcnn_ase import CGCNNCalculator  # noqa: E402
 from cgcnn_ase.cathodes import build_cathode  # noqa: E402
 from cgcnn_ase.models.registry import load_model  # noqa: E402
-from cgcnn_ase.potential.potential import NotAPotentialError  # noqa: E402
+from cgcnn_ase.potential.potential import NotAPotentialError, UnknownElementsError  # noqa: E402
 from cgcnn_ase.potential.relax import relax  # noqa: E402
 from cgcnn_ase.potential.torch_sim import TorchSimModel  # noqa: E402
 
@@ -42,7 +42,11 @@ def test_the_same_energy_forces_and_stress(model, cells):
 
 
 def test_it_is_a_model_as_torch_sim_wants_it(model):
-    validate_model_outputs(TorchSimModel(model), torch.device("cpu"), torch.float64)
+    """Torch-sim's own check is made with silicon and iron, which cathodes do not have."""
+    general = load_model("general-potential").double()
+    validate_model_outputs(TorchSimModel(general), torch.device("cpu"), torch.float64)
+    with pytest.raises(UnknownElementsError, match="contains Si.*general-potential knows all elements"):
+        validate_model_outputs(TorchSimModel(model), torch.device("cpu"), torch.float64)
 
 
 def test_its_optimiser_ends_where_ours_ends(model, cells):
