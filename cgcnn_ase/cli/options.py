@@ -127,6 +127,14 @@ Fidelity = Annotated[
     str | None,
     typer.Option(help="Whose values of vacancy-formation-energy: witman, kumagai, jarvis or chgnet."),
 ]
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...",
+        help="Structure files, folders, globs, or - for a list of paths on stdin.",
+        show_default=False,
+    ),
+]
 Population = Annotated[
     Literal["known", "hypothetical"],
     typer.Option(

@@ -22,6 +22,7 @@ from cgcnn_ase.cli.options import (
     OrderingNum,
     OrderingSeed,
     OrderingTime,
+    Paths,
     Population,
     check_picture,
     complete_model,
@@ -39,14 +40,7 @@ _NAMED = 50
 
 
 def predict(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="Structure files, folders, globs, or - for a list of paths on stdin.",
-            show_default=False,
-        ),
-    ],
+    paths: Paths,
     model: Annotated[
         list[str],
         typer.Option(

@@ -13,7 +13,7 @@ from cgcnn_ase.cli.messages import (
     progress_of_files,
     warnings_as_lines,
 )
-from cgcnn_ase.cli.options import complete_model
+from cgcnn_ase.cli.options import Paths, complete_model
 
 if TYPE_CHECKING:
     from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions
@@ -23,14 +23,7 @@ _NAMED = 50
 
 
 def relax(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="Structure files, folders, globs, or - for a list of paths on stdin.",
-            show_default=False,
-        ),
-    ],
+    paths: Paths,
     model: Annotated[
         str,
         typer.Option(

@@ -14,7 +14,7 @@ from cgcnn_ase.cli.messages import (
     progress_of_files,
     warnings_as_lines,
 )
-from cgcnn_ase.cli.options import Population, complete_model
+from cgcnn_ase.cli.options import Paths, Population, complete_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +26,7 @@ _NAMED = 50
 
 
 def stability(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="Structure files, folders, globs, or - for a list of paths on stdin.",
-            show_default=False,
-        ),
-    ],
+    paths: Paths,
     model: Annotated[
         str,
         typer.Option(
