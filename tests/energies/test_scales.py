@@ -2,11 +2,16 @@
 
 import warnings
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from pymatgen.core import Composition
-from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
+from pymatgen.entries.compatibility import (
+    MaterialsProject2020Compatibility,
+    MaterialsProjectCompatibility,
+    PotcarCorrection,
+)
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from cgcnn_ase.core.elements import reference_energies
@@ -28,6 +33,64 @@ def test_corrections_of_2020_are_those_of_pymatgen(formula):
         warnings.simplefilter("ignore")
         expected = MaterialsProject2020Compatibility(check_potcar=False).process_entry(entry).correction
     assert correction(formula, "mp2020") == pytest.approx(expected, abs=1e-9)
+
+
+def random_formulas(n=200):
+    """Compounds of one or two cations with one or two anions of all kinds."""
+    rng = np.random.default_rng(0)
+    cations = (
+        "Li",
+        "Na",
+        "K",
+        "Mg",
+        "Ca",
+        "Ba",
+        "Al",
+        "Ti",
+        "V",
+        "Cr",
+        "Mn",
+        "Fe",
+        "Co",
+        "Ni",
+        "Cu",
+        "Zn",
+        "Mo",
+        "W",
+        "La",
+    )
+    anions = ["O", "O", "O", "S", "F", "Cl", "Br", "I", "N", "Se", "Te", "H", "Si", "Sb", "P", "C"]
+    for _ in range(n):
+        parts = [*rng.choice(cations, rng.integers(1, 3), replace=False), *rng.choice(anions, rng.integers(1, 3))]
+        yield Composition("".join(f"{each}{rng.integers(1, 5)}" for each in parts)).reduced_formula
+
+
+@pytest.mark.parametrize("scale", ["mp2020", "mp-legacy"])
+def test_two_hundred_compositions_of_all_anions_are_as_pymatgen_has_them(scale):
+    new, old = MaterialsProject2020Compatibility(check_potcar=False), MaterialsProjectCompatibility()
+    parts = [part for part in old.corrections if not isinstance(part, PotcarCorrection)]
+    for formula in random_formulas():
+        composition = Composition(formula)
+        last = max(composition.elements, key=lambda element: element.X).symbol
+        hubbards = {e.symbol: u for e in composition.elements if (u := new.u_settings.get(last, {}).get(e.symbol))}
+        parameters = {"run_type": "GGA+U" if hubbards else "GGA", "hubbards": hubbards}
+        data = {"sulfide_type": "sulfide" if _corrects_sulfur(composition) else "none"}
+        entry = ComputedEntry(composition, 0.0, parameters=parameters, data=data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if scale == "mp2020":
+                expected = sum(each.value for each in new.get_adjustments(entry))
+            else:
+                expected = sum(part.get_correction(entry).nominal_value for part in parts)
+        assert correction(formula, scale) == pytest.approx(float(expected), abs=1e-6), formula
+
+
+def _corrects_sulfur(composition):
+    try:
+        guesses = composition.oxi_state_guesses(max_sites=-20)
+    except ValueError:
+        return True
+    return not (guesses and guesses[0].get("S", -2) > 0)
 
 
 def test_published_corrections():
