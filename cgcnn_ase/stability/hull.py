@@ -9,6 +9,8 @@ from cgcnn_ase.core.arrays import Floats, Ints
 
 # parts of a decomposition below this are none
 _SMALLEST = 1e-6
+# volume of a facet without extent, on which no composition lies
+_FLAT = 1e-12
 # the energy component of a normal that points down
 _DOWN = -1e-10
 
@@ -40,14 +42,8 @@ class Hull:
         convex = ConvexHull(points)
         facets = convex.simplices[(convex.equations[:, -2] < _DOWN) & ~(convex.simplices == len(inside)).any(axis=1)]
         corners = inside[facets]
-        planes, kept = [], []
-        for row in corners:
-            try:
-                planes.append(np.linalg.solve(x[row], e[row]))
-            except np.linalg.LinAlgError:  # a facet without extent
-                continue
-            kept.append(row)
-        return cls(x, e, np.array(planes), np.array(kept))
+        corners = corners[np.abs(np.linalg.det(x[corners])) > _FLAT]
+        return cls(x, e, np.linalg.solve(x[corners], e[corners][..., None])[..., 0], corners)
 
     def energy(self, fractions: Floats) -> tuple[Floats, Ints]:
         """Energy of the hull at compositions (n, d), (n,) eV/atom, and the plane that it lies on."""
