@@ -4,10 +4,11 @@ import csv
 import gzip
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,7 @@ from cgcnn_ase.energies.scales import check_scale, formation_shift
 from cgcnn_ase.stability.hull import Hull
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition
+    pass
 
 #: the package's table, of the Materials Project
 TABLE = "competing_phases.csv.gz"
@@ -54,13 +55,9 @@ class CompetingPhases:
     @cached_property
     def _by_elements(self) -> dict[tuple[int, ...], list[int]]:
         groups: dict[tuple[int, ...], list[int]] = {}
-        for k, row in enumerate(self._amounts):
-            groups.setdefault(tuple(sorted(row)), []).append(k)
+        for k, phase in enumerate(self.phases):
+            groups.setdefault(_elements_of(phase.formula), []).append(k)
         return groups
-
-    @cached_property
-    def _amounts(self) -> list[dict[int, float]]:
-        return [counts(phase.formula) for phase in self.phases]
 
     @cached_property
     def _hulls(self) -> dict[tuple[tuple[int, ...], str | None], tuple[Hull, list[int]]]:
@@ -83,7 +80,7 @@ class CompetingPhases:
             ]
             fractions = np.zeros((len(inside), len(key)))
             for row, k in enumerate(inside):
-                for z, n in self._amounts[k].items():
+                for z, n in counts(self.phases[k].formula).items():
                     fractions[row, key.index(z)] = n
             fractions /= np.maximum(fractions.sum(axis=1, keepdims=True), 1e-300)
             energies = np.array([self.phases[k].energy for k in inside])
@@ -104,15 +101,20 @@ class CompetingPhases:
         return formation_shift(formula, to) - formation_shift(formula, source)
 
 
+_SYMBOL = re.compile("[A-Z][a-z]?")
+
+
+def _elements_of(formula: str) -> tuple[int, ...]:
+    """Atomic numbers of a formula's elements, in order, without reading how many atoms there are."""
+    return tuple(sorted({symbols().index(symbol) for symbol in _SYMBOL.findall(formula)}))
+
+
+@lru_cache(maxsize=100_000)
 def counts(formula: str) -> dict[int, float]:
     """Atoms of each element in a formula, by atomic number."""
-    return {symbols().index(symbol): n for symbol, n in _composition(formula).get_el_amt_dict().items()}
-
-
-def _composition(formula: str) -> "Composition":
     from pymatgen.core import Composition
 
-    return Composition(formula)
+    return {symbols().index(symbol): n for symbol, n in Composition(formula).get_el_amt_dict().items()}
 
 
 def known_phases(scale: str = "mp2020") -> CompetingPhases:
