@@ -10,6 +10,8 @@ import numpy as np
 
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.energies.scales import check_scale
+from cgcnn_ase.models.folder import model_entry, read_config
+from cgcnn_ase.models.registry import ModelRef, load_refs
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.stability.phases import CompetingPhases, counts, known_phases, read_phases
 from cgcnn_ase.stability.probability import probability_below
@@ -159,12 +161,11 @@ class StabilityPredictor:
         if not math.isfinite(within):
             raise ValueError(f"within must be an energy in eV/atom, not {within:g}")
         self.predictor = Predictor(model, population=population, workers=workers)
-        loaded = self.predictor.inference().models
-        if len(loaded) != 1 or loaded[0].target.name != TARGET or loaded[0].is_potential:
-            names = ", ".join(f"{each.name} ({each.target.name})" for each in loaded)
+        facts = [_facts(each) for each in self.predictor.models]
+        if len(facts) != 1 or facts[0][1] != TARGET:
+            names = ", ".join(f"{name} ({target})" for name, target, _ in facts)
             raise ValueError(f"stability is read off a formation energy per atom; {names} predicts another quantity")
-        record = loaded[0].training_record
-        self.model_scale = check_scale(model_scale or record.get("scale") or _LEARNED)
+        self.model_scale = check_scale(model_scale or facts[0][2].get("scale") or _LEARNED)
         self.within, self.scale, self.leave_out = within, check_scale(scale), leave_out
         if entries is None:
             self.phases = known_phases(scale)
@@ -260,6 +261,15 @@ def reduced(formula: str) -> str:
     from pymatgen.core import Composition
 
     return Composition(formula).reduced_formula
+
+
+def _facts(model: "ModelRef | CrystalModel") -> tuple[str, str, Mapping[str, Any]]:
+    """Name, target and record of a model; of a folder without loading the weights, which other processes may do."""
+    if isinstance(model, ModelRef) and model.name is not None:
+        entry = model_entry(read_config(model.path), model.name)
+        return entry["name"], entry["target"]["name"], entry["training"]
+    loaded = load_refs([model])[0] if isinstance(model, ModelRef) else model
+    return loaded.name, loaded.target.name, loaded.training_record
 
 
 def _ends(prediction: "Prediction") -> tuple[float | None, float | None]:
