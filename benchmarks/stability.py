@@ -20,8 +20,8 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.data.dataset import Dataset, load_dataset, read_properties
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
-from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts, known_phases
-from cgcnn_ase.stability.predictor import StabilityPredictor, reduced
+from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts, known_phases, reduced
+from cgcnn_ase.stability.predictor import StabilityPredictor
 from cgcnn_ase.stability.probability import probability_below
 
 TARGET = "formation_energy_per_atom"

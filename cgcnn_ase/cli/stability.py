@@ -75,7 +75,7 @@ def stability(
     from contextlib import ExitStack
 
     from cgcnn_ase.core.parallel import WorkerError
-    from cgcnn_ase.stability.predictor import COLUMNS, StabilityPredictor, StabilityResults, columns_of
+    from cgcnn_ase.stability.predictor import COLUMNS, StabilityPredictor, columns_of, distance_from_half
     from cgcnn_ase.structures import collect_paths
 
     with errors_as_usage():
@@ -104,7 +104,7 @@ def stability(
                 table.writerow(COLUMNS)
             keep = in_table or as_json or plot is not None
             n_failed = n_likely = n = 0
-            best: list[Stability] = []
+            undecided: Stability | None = None
             for row in progress_of_files(predictor.stream_files(files), "Predicting", files):
                 if row.error is not None:
                     n_failed += 1
@@ -113,7 +113,8 @@ def stability(
                     continue
                 n += 1
                 n_likely += (row.p_stable or 0.0) > 0.5
-                best = StabilityResults([*best, row]).worth_computing(1)
+                if undecided is None or distance_from_half(row) < distance_from_half(undecided):
+                    undecided = row
                 if table is not None:
                     table.writerow(columns_of(row))
                 if keep:
@@ -128,8 +129,8 @@ def stability(
     if in_table:
         _show(rows)
     echo_note(f"{n_likely} of {n} are more likely than not within {within:g} eV/atom of the hull")
-    if best and n > 1:
-        echo_note(f"a DFT calculation of {best[0].id} would decide most: its probability is {best[0].p_stable:.2f}")
+    if undecided is not None and undecided.p_stable is not None and n > 1:
+        echo_note(f"a DFT calculation of {undecided.id} would decide most: its probability is {undecided.p_stable:.2f}")
     if plot is not None:
         from cgcnn_ase.stability.phase_diagram import draw_phase_diagram
 

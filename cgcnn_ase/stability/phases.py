@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -19,6 +18,7 @@ import numpy as np
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.energies.scales import check_scale, formation_shift
 from cgcnn_ase.stability.hull import Hull
+from cgcnn_ase.structures.composition import formula_of
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +28,7 @@ TABLE = "competing_phases.csv.gz"
 # a formation energy beyond this, eV/atom, is of another scale or of a whole cell
 _LARGEST = 6.0
 # functionals that one hull may hold together
-_TOGETHER = ({"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"},)
+_TOGETHER = {"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"}
 _COLUMN = "formation_energy_per_atom"
 
 
@@ -196,9 +196,7 @@ def _of_folder(folder: Path, scale: str) -> tuple[list[CompetingPhase], bytes]:
     dataset = load_dataset(folder, target=[_COLUMN])
     rows = zip(dataset.ids, dataset.structures, np.asarray(dataset.targets)[:, 0].tolist(), strict=True)
     phases = [
-        CompetingPhase(str(name), _reduced({symbols()[z]: n for z, n in Counter(s.numbers.tolist()).items()}), energy)
-        for name, s, energy in rows
-        if np.isfinite(energy)
+        CompetingPhase(str(name), formula_of(s.numbers), energy) for name, s, energy in rows if np.isfinite(energy)
     ]
     return phases, file.read_bytes()
 
@@ -214,7 +212,7 @@ def _of_entries(path: Path, content: bytes) -> list[CompetingPhase]:
         raise ValueError(f"{path}: no list of pymatgen's entries")
     read = list(_read_entries(path, entries))
     functionals = {functional for *_, functional in read if functional}
-    if functionals and not any(functionals <= together for together in _TOGETHER) and len(functionals) > 1:
+    if len(functionals) > 1 and not functionals <= _TOGETHER:
         raise ValueError(
             f"{path}: entries of {' and '.join(sorted(functionals))}, whose energies never mix; give those of one"
         )
@@ -229,7 +227,7 @@ def _of_entries(path: Path, content: bytes) -> list[CompetingPhase]:
     return [
         CompetingPhase(
             name,
-            _reduced(composition),
+            reduced(composition),
             (energy - sum(n * elements[symbol] for symbol, n in composition.items())) / sum(composition.values()),
         )
         for name, composition, energy, _ in read
@@ -250,7 +248,8 @@ def _read_entries(path: Path, entries: list[dict[str, Any]]) -> Iterator[tuple[s
         yield name, composition, energy, str(read.parameters.get("run_type") or "")
 
 
-def _reduced(composition: Mapping[str, float]) -> str:
+def reduced(composition: "str | Mapping[str, float]") -> str:
+    """Pymatgen's reduced formula of a formula, or of amounts by element."""
     from pymatgen.core import Composition
 
-    return Composition(dict(composition)).reduced_formula
+    return Composition(composition).reduced_formula

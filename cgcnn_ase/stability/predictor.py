@@ -13,7 +13,7 @@ from cgcnn_ase.energies.scales import check_scale
 from cgcnn_ase.models.folder import model_entry, read_config
 from cgcnn_ase.models.registry import ModelRef, load_refs
 from cgcnn_ase.prediction.predictor import Predictor
-from cgcnn_ase.stability.phases import CompetingPhases, counts, known_phases, read_phases
+from cgcnn_ase.stability.phases import CompetingPhases, counts, known_phases, read_phases, reduced
 from cgcnn_ase.stability.probability import probability_below
 
 if TYPE_CHECKING:
@@ -112,8 +112,12 @@ class StabilityResults(Mapping[str, Stability]):
 
     def worth_computing(self, n: int = 5) -> list[Stability]:
         """The structures of which a DFT calculation would decide most: those whose probability is nearest to a half."""
-        known = [row for row in self.all if row.p_stable is not None]
-        return sorted(known, key=lambda row: abs((row.p_stable or 0.0) - 0.5))[:n]
+        return sorted((row for row in self.all if row.p_stable is not None), key=distance_from_half)[:n]
+
+
+def distance_from_half(row: Stability) -> float:
+    """How far the probability of being stable is from a half; infinite where there is none."""
+    return math.inf if row.p_stable is None else abs(row.p_stable - 0.5)
 
 
 class StabilityPredictor:
@@ -254,13 +258,6 @@ def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **
     >>> results["LiNiO2"].p_stable  # doctest: +SKIP
     """
     return StabilityPredictor(model, **options)(structures)
-
-
-def reduced(formula: str) -> str:
-    """Pymatgen's reduced formula."""
-    from pymatgen.core import Composition
-
-    return Composition(formula).reduced_formula
 
 
 def _facts(model: "ModelRef | CrystalModel") -> tuple[str, str, Mapping[str, Any]]:
