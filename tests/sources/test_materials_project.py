@@ -403,7 +403,12 @@ def test_changed_documents_are_used_or_refused_in_words(server, client, tmp_path
 
 
 def test_an_electrode_without_a_discharged_host_is_refused(server, client, tmp_path):
-    server.change = lambda route, document: {**document, "id_discharge": None} if "172" in str(document) else document
+    def change(route, document):
+        if route != "insertion_electrodes" or document["battery_id"] != "mp-172_Li":
+            return document
+        return {**document, "id_discharge": None}
+
+    server.change = change
     provenance, rows = get(client, tmp_path, fields=["average_voltage"])
     assert "mp-172_Li" not in rows
     assert provenance.n_refused == 1
