@@ -52,6 +52,33 @@ class CompetingPhases:
     n_higher: int = 0  # of formulas that are there already, lower
     shifts: Mapping[str, float] = field(default_factory=dict)  # mp2020 less mp-legacy, eV/atom, by reduced formula
 
+    @classmethod
+    def of(
+        cls, phases: Sequence[CompetingPhase], scale: str, source: str, sha256: str | None = None
+    ) -> "CompetingPhases":
+        """Those of these phases that are the lowest of their formula.
+
+        Without ``sha256``, that of their ids, formulas and energies is taken.
+
+        Raises
+        ------
+        ValueError
+            If an energy is absurd: of another scale, or of a whole cell.
+        """
+        if far := [phase for phase in phases if not abs(phase.energy) <= _LARGEST]:
+            raise ValueError(
+                f"{far[0].formula} ({far[0].id}) would have a formation energy of {far[0].energy:.3g} eV/atom; allowed "
+                f"are {_LARGEST:g} at most: is an energy per atom given for one of a cell, or the other way round?"
+            )
+        lowest: dict[str, CompetingPhase] = {}
+        for phase in phases:
+            if phase.formula not in lowest or phase.energy < lowest[phase.formula].energy:
+                lowest[phase.formula] = phase
+        if sha256 is None:
+            rows = "".join(f"{phase.id}\t{phase.formula}\t{phase.energy!r}\n" for phase in phases)
+            sha256 = hashlib.sha256(rows.encode()).hexdigest()
+        return cls(tuple(lowest.values()), check_scale(scale), source, sha256, n_higher=len(phases) - len(lowest))
+
     @cached_property
     def _by_elements(self) -> dict[tuple[int, ...], list[int]]:
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -160,23 +187,11 @@ def read_phases(path: Path, scale: str = "mp2020") -> CompetingPhases:
     else:
         content = path.read_bytes()
         phases = _of_entries(path, content)
-    far = [phase for phase in phases if not abs(phase.energy) <= _LARGEST]
-    if far:
-        raise ValueError(
-            f"{path}: {far[0].formula} ({far[0].id}) would have a formation energy of {far[0].energy:.3g} eV/atom; "
-            f"allowed are {_LARGEST:g} at most: is an energy per atom given for one of a cell, or the other way round?"
-        )
-    lowest: dict[str, CompetingPhase] = {}
-    for phase in phases:
-        if phase.formula not in lowest or phase.energy < lowest[phase.formula].energy:
-            lowest[phase.formula] = phase
-    return CompetingPhases(
-        tuple(lowest.values()),
-        scale,
-        f"{len(phases):,} entries of {path}",
-        hashlib.sha256(content).hexdigest(),
-        n_higher=len(phases) - len(lowest),
-    )
+    source, sha256 = f"{len(phases):,} entries of {path}", hashlib.sha256(content).hexdigest()
+    try:
+        return CompetingPhases.of(phases, scale, source, sha256)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _of_folder(folder: Path, scale: str) -> tuple[list[CompetingPhase], bytes]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MODEL, TARGET = "formation-energy-per-atom", "formation_energy_per_atom"
 # what the pretrained models of formation energies have learned
 _LEARNED = "mp-legacy"
+_OTHER = "stability is read off a formation energy per atom; {} predicts another quantity"
 
 
 @dataclass(frozen=True)
@@ -120,56 +121,34 @@ def distance_from_half(row: Stability) -> float:
     return math.inf if row.p_stable is None else abs(row.p_stable - 0.5)
 
 
-class StabilityPredictor:
-    """Energies above the hull of any number of structures.
+class HullComparison:
+    """Stability of structures whose formation energies are predicted already.
 
     Parameters
     ----------
-    model
-        A model of the formation energy: pretrained name, folder, or loaded.
-    within
-        Distance above the hull up to which a crystal counts as stable, eV/atom.
-    entries
-        Competing phases: None for the package's table of the Materials Project, a folder of ``cgcnn-ase fetch``, a JSON
-        file of pymatgen's entries (on ``scale``), or :class:`~cgcnn_ase.stability.phases.CompetingPhases`.
-    population : {"known", "hypothetical"}
-        Whose errors the std and the interval are made for.
-    scale : {"mp2020", "mp-legacy"}
-        Of all energies that come back.
     model_scale
-        What the model has learned, where its own record does not say.
-    leave_out
-        Leave the phases of a structure's own formula out of its hull: how far a new crystal lies from what else is
-        known.
-    workers
-        As for :class:`~cgcnn_ase.prediction.predictor.Predictor`.
+        What the model has learned; None: what the pretrained models have.
+    within, entries, scale, leave_out
+        As those of :class:`StabilityPredictor`.
 
     Raises
     ------
     ValueError
-        If the model predicts something else, or the competing phases cannot be used.
+        If the competing phases cannot be used, or a number or scale is none of the allowed.
     """
 
     def __init__(
         self,
-        model: "str | Path | CrystalModel" = MODEL,
+        model_scale: str | None = None,
         *,
         within: float = 0.05,
         entries: "str | Path | CompetingPhases | None" = None,
-        population: "Population" = "hypothetical",
         scale: str = "mp2020",
-        model_scale: str | None = None,
         leave_out: bool = False,
-        workers: int | None = None,
     ) -> None:
         if not math.isfinite(within):
             raise ValueError(f"within must be an energy in eV/atom, not {within:g}")
-        self.predictor = Predictor(model, population=population, workers=workers)
-        facts = [_facts(each) for each in self.predictor.models]
-        if len(facts) != 1 or facts[0][1] != TARGET:
-            names = ", ".join(f"{name} ({target})" for name, target, _ in facts)
-            raise ValueError(f"stability is read off a formation energy per atom; {names} predicts another quantity")
-        self.model_scale = check_scale(model_scale or facts[0][2].get("scale") or _LEARNED)
+        self.model_scale = check_scale(model_scale or _LEARNED)
         self.within, self.scale, self.leave_out = within, check_scale(scale), leave_out
         if entries is None:
             self.phases = known_phases(scale)
@@ -180,22 +159,10 @@ class StabilityPredictor:
         if self.phases.scale != self.scale:
             raise ValueError(f"the competing phases are on the scale {self.phases.scale}, not on {self.scale}")
 
-    def __call__(self, structures: object) -> StabilityResults:
-        """All results; structures as for :func:`cgcnn_ase.structures.read_structures`."""
-        return StabilityResults(list(self.stream(structures)))
-
-    def stream(self, structures: object) -> Generator[Stability, None, None]:
-        """Results one by one, in the order of the structures; a bad one has its ``error``."""
-        for prediction in self.predictor.stream(structures):
-            yield self.of(prediction)
-
-    def stream_files(self, paths: Sequence[Path]) -> Generator[Stability, None, None]:
-        """As :meth:`stream`, of structure files."""
-        for prediction in self.predictor.stream_files(paths):
-            yield self.of(prediction)
-
     def of(self, prediction: "Prediction") -> Stability:
-        """The stability of a predicted structure."""
+        """The stability of a predicted structure; a ValueError where another quantity is predicted."""
+        if prediction.property != TARGET:
+            raise ValueError(_OTHER.format(f"{prediction.model} ({prediction.property})"))
         row: dict[str, Any] = {
             "id": prediction.id, "source": prediction.source, "within": self.within, "scale": self.scale,
             "hull_source": self.phases.source, "hull_sha256": self.phases.sha256,
@@ -242,6 +209,72 @@ class StabilityPredictor:
             return DecompositionPart(symbols()[elements[k]], "", fraction)
         phase = self.phases.phases[index]
         return DecompositionPart(phase.formula, phase.id, fraction)
+
+
+class StabilityPredictor(HullComparison):
+    """Energies above the hull of any number of structures.
+
+    Parameters
+    ----------
+    model
+        A model of the formation energy: pretrained name, folder, or loaded.
+    within
+        Distance above the hull up to which a crystal counts as stable, eV/atom.
+    entries
+        Competing phases: None for the package's table of the Materials Project, a folder of ``cgcnn-ase fetch``, a JSON
+        file of pymatgen's entries (on ``scale``), or :class:`~cgcnn_ase.stability.phases.CompetingPhases`.
+    population : {"known", "hypothetical"}
+        Whose errors the std and the interval are made for.
+    scale : {"mp2020", "mp-legacy"}
+        Of all energies that come back.
+    model_scale
+        What the model has learned, where its own record does not say.
+    leave_out
+        Leave the phases of a structure's own formula out of its hull: how far a new crystal lies from what else is
+        known.
+    workers
+        As for :class:`~cgcnn_ase.prediction.predictor.Predictor`.
+
+    Raises
+    ------
+    ValueError
+        If the model predicts something else, or the competing phases cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | CrystalModel" = MODEL,
+        *,
+        within: float = 0.05,
+        entries: "str | Path | CompetingPhases | None" = None,
+        population: "Population" = "hypothetical",
+        scale: str = "mp2020",
+        model_scale: str | None = None,
+        leave_out: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        self.predictor = Predictor(model, population=population, workers=workers)
+        facts = [_facts(each) for each in self.predictor.models]
+        if len(facts) != 1 or facts[0][1] != TARGET:
+            names = ", ".join(f"{name} ({target})" for name, target, _ in facts)
+            raise ValueError(_OTHER.format(names))
+        super().__init__(
+            model_scale or facts[0][2].get("scale"), within=within, entries=entries, scale=scale, leave_out=leave_out
+        )
+
+    def __call__(self, structures: object) -> StabilityResults:
+        """All results; structures as for :func:`cgcnn_ase.structures.read_structures`."""
+        return StabilityResults(list(self.stream(structures)))
+
+    def stream(self, structures: object) -> Generator[Stability, None, None]:
+        """Results one by one, in the order of the structures; a bad one has its ``error``."""
+        for prediction in self.predictor.stream(structures):
+            yield self.of(prediction)
+
+    def stream_files(self, paths: Sequence[Path]) -> Generator[Stability, None, None]:
+        """As :meth:`stream`, of structure files."""
+        for prediction in self.predictor.stream_files(paths):
+            yield self.of(prediction)
 
 
 def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **options: Any) -> StabilityResults:
