@@ -165,6 +165,60 @@ def label(
         raise click.exceptions.Exit(1)
 
 
+@main.command("stability")
+@click.argument("predictions", metavar="PREDICTIONS")
+@click.option("--within", type=float, default=0.05, show_default=True, help="Up to here a crystal is stable, eV/atom.")
+@click.option("--scale", default="mp2020", show_default=True, help="Corrections that all energies carry.")
+@click.option("--phases", help="Competing phases, a node: a set with labels, or a JSON file of pymatgen's entries.")
+@click.option("--leave-out", is_flag=True, help="Leave phases of a structure's own formula out of its hull.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the table: .csv or .json.")
+def stability(
+    predictions: str, within: float, scale: str, phases: str | None, leave_out: bool, output: Path | None
+) -> None:
+    """Energy above the hull of the structures of a predictions node (pk or uuid), as one node: cgcnn.stability.
+
+    The model is the one that the predictions come from. Exit code 0: done; 1: some structures have no row, each named
+    on stderr; 2: it could not be done.
+    """
+    from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
+
+    load_backend_if_not_loaded()
+    from aiida.common.exceptions import AiidaException
+    from aiida.orm import Dict, SinglefileData, load_node
+
+    from aiida_plugin.calculations.functions.stability import model_of, stability, stability_problem
+    from aiida_plugin.cli.data import write_table
+    from aiida_plugin.data.predictions import PredictionsData
+    from aiida_plugin.data.structures import StructureSetData
+
+    settings: dict[str, object] = {"within": within, "scale": scale, "leave_out": leave_out}
+    try:
+        node = load_node(predictions)
+        if not isinstance(node, PredictionsData):
+            raise ValueError(f"node {predictions} is a {type(node).__name__}; give predictions (cgcnn.predictions)")
+        if problem := stability_problem(node, settings):
+            raise ValueError(problem)
+        hull = None if phases is None else load_node(phases)
+        if not isinstance(hull, SinglefileData | StructureSetData | None):
+            raise ValueError(f"node {phases} is a {type(hull).__name__}; give a set with labels, or a file of entries")
+        result = stability(node, Dict(settings), phases=hull, model=model_of(node))
+        if output is not None:
+            write_table(result, output)
+    except (ValueError, OSError, AiidaException) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(2) from error
+    for name, reason in result.failures:
+        click.echo(f"{name}: {reason}", err=True)
+    facts = result.base.attributes
+    click.echo(f"competing phases: {facts.get('hull_source')}; energies on the scale {scale}")
+    click.echo(
+        f"{facts.get('n_likely')} of {len(result)} are more likely than not within {within:g} eV/atom of the hull"
+    )
+    click.echo(f"node {result.pk}; `verdi data cgcnn-predictions show {result.pk}`")
+    if result.failures:
+        raise click.exceptions.Exit(1)
+
+
 @main.command("recover")
 def recover() -> None:
     """Start the daemon again after it, or the machine, was killed; every process goes on."""

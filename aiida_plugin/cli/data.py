@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from aiida_plugin.data.model import CGCNNModelData
     from aiida_plugin.data.predictions import PredictionsData
+    from aiida_plugin.data.stability import StabilityData
     from aiida_plugin.data.structures import StructureSetData
 
 _SHORT = 12  # hex digits of a sha256 that tell models apart
@@ -351,11 +352,11 @@ def list_predictions(model: str | None, of_group: str | None) -> None:
 
 
 @predictions.command("show")
-@node_argument("PREDICTIONS", "predictions")
+@node_argument("PREDICTIONS", "predictions", "stability")
 @click.option("--id", "ids", multiple=True, help="Also the rows of this structure; may be given several times.")
 @decorators.with_dbenv()
-def show_predictions(node: "PredictionsData", ids: tuple[str, ...]) -> None:
-    """Show what is known of predictions, and which structures have none."""
+def show_predictions(node: "PredictionsData | StabilityData", ids: tuple[str, ...]) -> None:
+    """Show what is known of predictions, or of energies above the hull, and which structures have none."""
     facts = dict(node.base.attributes.all)
     with errors_in_words():
         if failures := node.failures:
@@ -369,17 +370,22 @@ def show_predictions(node: "PredictionsData", ids: tuple[str, ...]) -> None:
 
 
 @predictions.command("export")
-@node_argument("PREDICTIONS", "predictions")
+@node_argument("PREDICTIONS", "predictions", "stability")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @decorators.with_dbenv()
-def export_predictions(node: "PredictionsData", path: Path) -> None:
-    """Write the table to PATH, a .csv file like that of cgcnn-ase predict, or .json."""
+def export_predictions(node: "PredictionsData | StabilityData", path: Path) -> None:
+    """Write the table to PATH, a .csv file like that of cgcnn-ase predict or stability, or .json."""
     with errors_in_words():
-        if path.suffix not in (".csv", ".json"):
-            raise ValueError(f"{path}: allowed endings are .csv and .json")
-        frame = node.to_frame()
-        if path.suffix == ".csv":
-            frame.to_csv(path, index=False, lineterminator="\n")
-        else:
-            frame.to_json(path, orient="records", indent=1, double_precision=15)
+        write_table(node, path)
         echo.echo_success(str(path))
+
+
+def write_table(node: "PredictionsData | StabilityData", path: Path) -> None:
+    """Write the rows of a node to a .csv or .json file; another ending is a ValueError."""
+    if path.suffix not in (".csv", ".json"):
+        raise ValueError(f"{path}: allowed endings are .csv and .json")
+    frame = node.to_frame()
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False, lineterminator="\n")
+    else:
+        frame.to_json(path, orient="records", indent=1, double_precision=15)

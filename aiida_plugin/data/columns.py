@@ -97,20 +97,22 @@ def parse_column(name: str, texts: Sequence[str]) -> Column:
     return column
 
 
-def write_columns(columns: Mapping[str, Column]) -> bytes:
-    """An uncompressed ``.npz`` file, the same for the same columns; no pickle.
+def write_columns(columns: Mapping[str, Column], kinds: Mapping[str, Kind] = KINDS) -> bytes:
+    """An uncompressed ``.npz`` file, the same for the same columns of these kinds; no pickle.
 
     A column has an array with its name; text has its distinct texts besides, and numbers may have a mask.
     """
     arrays: Arrays = {}
     for name, column in columns.items():
-        arrays |= {f"{name}{suffix}": array for suffix, array in _CODECS[KINDS[name]].write(column).items()}
+        arrays |= {f"{name}{suffix}": array for suffix, array in _CODECS[kinds[name]].write(column).items()}
     file = BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
-def read_columns(content: bytes, ids: Collection[str] | None = None) -> dict[str, Column]:
+def read_columns(
+    content: bytes, ids: Collection[str] | None = None, kinds: Mapping[str, Kind] = KINDS
+) -> dict[str, Column]:
     """The columns that :func:`write_columns` wrote; only of these ids, the other rows never being Python objects."""
     with np.load(BytesIO(content), allow_pickle=False) as file:
         arrays: Arrays = dict(file)
@@ -118,7 +120,7 @@ def read_columns(content: bytes, ids: Collection[str] | None = None) -> dict[str
         wanted = set(ids)
         rows = np.array([name in wanted for name in _read_text("id", arrays)], dtype=bool)
         arrays = {key: a if key.endswith((".texts", ".lengths")) else a[rows] for key, a in arrays.items()}
-    return {name: _CODECS[kind].read(name, arrays) for name, kind in KINDS.items() if name in arrays}
+    return {name: _CODECS[kind].read(name, arrays) for name, kind in kinds.items() if name in arrays}
 
 
 def _write_text(column: Column) -> Arrays:

@@ -1,7 +1,7 @@
 """The predictions of one model on one set of structures, as a node."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import fsum, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,47 @@ if TYPE_CHECKING:
 Failure = tuple[str, str]  # of a structure without a prediction: its id and why
 
 LISTED = 100  # predictions whose values stand in the attributes
-_COLUMNS, _FAILURES = "predictions.npz", "failures.json"
+_FAILURES = "failures.json"
 _OF_SITES = ("site_index", "element", "multiplicity")
 
 
-class PredictionsData(Data):
+class TableData(Data):
+    """A table by id of structures, in the node's repository with all digits, and the structures that have no row."""
+
+    _file, _made_by = "columns.npz", "__init__"  # the columns' file, and what makes a node
+
+    def _put(self, columns: bytes, failures: Iterable[Failure]) -> int:
+        """Take the columns, and the failures, of which the number comes back."""
+        failed = [(str(name), str(error)) for name, error in failures]
+        self.base.repository.put_object_from_bytes(columns, self._file)
+        if failed:
+            self.base.repository.put_object_from_bytes(json.dumps(failed).encode(), _FAILURES)
+        return len(failed)
+
+    def _content(self) -> bytes:
+        content: bytes = self.base.repository.get_object_content(self._file, "rb")
+        return content
+
+    def __bool__(self) -> bool:
+        return True  # a node is there, however long
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Id and error of each structure without a row."""
+        if _FAILURES not in self.base.repository.list_object_names():
+            return []
+        pairs = json.loads(self.base.repository.get_object_content(_FAILURES, "rb"))
+        return [(name, error) for name, error in pairs]
+
+    def _validate(self) -> bool:
+        """Refuse to store a node without columns."""
+        super()._validate()
+        if self._file not in self.base.repository.list_object_names():
+            raise ValidationError(f"the node needs columns: {type(self).__name__}.{self._made_by}")
+        return True
+
+
+class PredictionsData(TableData):
     """Predictions of one model for a set of structures, or for their sites, and the structures that have none.
 
     The columns are arrays in the node's repository, with all digits. Attributes: ``property``, ``unit``, ``model`` (its
@@ -47,7 +83,7 @@ class PredictionsData(Data):
         If a column is missing or the lengths differ.
     """
 
-    class AttributesModel(Data.AttributesModel):
+    class AttributesModel(TableData.AttributesModel):
         """Fields for queries: ``PredictionsData.fields.attributes.model_sha256`` and so on."""
 
         property: str = attribute("property", "What is predicted")
@@ -77,6 +113,8 @@ class PredictionsData(Data):
         *("ids", "values", "stds"),
     )
 
+    _file, _made_by = "predictions.npz", "from_csv or .from_predictions"
+
     def __init__(
         self,
         columns: Mapping[str, Column] | None = None,
@@ -92,15 +130,11 @@ class PredictionsData(Data):
         if columns is None:
             return
         model_columns = _own_columns(columns)
-        failed = [(str(name), str(error)) for name, error in failures]
-        self.base.repository.put_object_from_bytes(write_columns(model_columns), _COLUMNS)
-        if failed:
-            self.base.repository.put_object_from_bytes(json.dumps(failed).encode(), _FAILURES)
         counts = {
             "n_predictions": len(model_columns["id"]),
             "n_structures": len(set(model_columns["id"])),
             "n_out_of_domain": model_columns["in_domain"].count(False),
-            "n_failures": len(failed),
+            "n_failures": self._put(write_columns(model_columns), failures),
         }
         shared = {"unit": unit, "property": property, "model": model, "model_sha256": model_sha256}
         self.base.attributes.set_many(
@@ -182,20 +216,19 @@ class PredictionsData(Data):
     def __len__(self) -> int:
         return int(self.base.attributes.get("n_predictions"))
 
-    def __bool__(self) -> bool:
-        return True  # a node is there, however long
-
-    @property
-    def failures(self) -> list[Failure]:
-        """Id and error of each structure without a prediction."""
-        if _FAILURES not in self.base.repository.list_object_names():
-            return []
-        pairs = json.loads(self.base.repository.get_object_content(_FAILURES, "rb"))
-        return [(name, error) for name, error in pairs]
-
     def columns(self) -> dict[str, Column]:
         """The columns as lists; None for what is missing."""
-        return read_columns(self.base.repository.get_object_content(_COLUMNS, "rb"))
+        return read_columns(self._content())
+
+    def predictions(self) -> Iterator[Prediction]:
+        """Each row as it was predicted, but for the file it came from, and then the structures that failed."""
+        shared = {name: self.base.attributes.get(name) for name in CONSTANT_COLUMNS} | {"source": ""}
+        columns = self.columns()
+        columns["in_domain_reason"] = columns.pop("reason")
+        for row in zip(*columns.values(), strict=True):
+            yield Prediction(**shared, **dict(zip(columns, row, strict=True)))
+        for name, error in self.failures:
+            yield Prediction(id=name, error=error, **shared)
 
     def to_frame(self, ids: Collection[str] | None = None) -> "pd.DataFrame":
         """The table that :meth:`cgcnn_ase.prediction.results.Predictions.to_frame` gives; numbers in ``unit``.
@@ -207,19 +240,11 @@ class PredictionsData(Data):
         """
         import pandas as pd
 
-        content = self.base.repository.get_object_content(_COLUMNS, "rb")
-        columns = read_columns(content, ids)
+        columns = read_columns(self._content(), ids)
         shared = {name: [self.base.attributes.get(name)] * len(columns["id"]) for name in CONSTANT_COLUMNS}
         columns["in_domain_reason"] = columns["reason"]
         names = SITE_COLUMNS if self.base.attributes.get("of_sites") else COLUMNS
         return pd.DataFrame((columns | shared), columns=list(names))
-
-    def _validate(self) -> bool:
-        """Refuse to store a node without predictions' columns."""
-        super()._validate()
-        if _COLUMNS not in self.base.repository.list_object_names():
-            raise ValidationError("a predictions node needs columns: PredictionsData.from_csv or .from_predictions")
-        return True
 
 
 def _said_of_all(prediction: Prediction) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -30,6 +30,8 @@ _LARGEST = 6.0
 # functionals that one hull may hold together
 _TOGETHER = {"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"}
 _COLUMN = "formation_energy_per_atom"
+# the scales of energies with these corrections, in the words of `cgcnn-ase fetch`
+_CORRECTIONS = {"MP2020": "mp2020", "none": "uncorrected"}
 
 
 @dataclass(frozen=True)
@@ -152,19 +154,28 @@ def known_phases(scale: str = "mp2020") -> CompetingPhases:
     check_scale(scale)
     if scale not in _COLUMNS:
         raise ValueError(f"the package's competing phases are on the scales {' and '.join(_COLUMNS)}, not on {scale}")
-    content = files("cgcnn_ase.stability").joinpath(TABLE).read_bytes()
+    content = _known_content()
     rows = list(csv.DictReader(gzip.decompress(content).decode().splitlines()))
     energies = {name: [float(row[column]) for row in rows] for name, column in _COLUMNS.items()}
     return CompetingPhases(
         tuple(CompetingPhase(row["id"], row["formula"], e) for row, e in zip(rows, energies[scale], strict=True)),
         scale,
         f"{len(rows):,} formulas of the Materials Project (PBE and PBE+U, about 2020, Li-Co-Ni-O of 2024; CC BY 4.0)",
-        hashlib.sha256(content).hexdigest(),
+        known_phases_sha256(),
         shifts={
             row["formula"]: new - old
             for row, new, old in zip(rows, energies["mp2020"], energies["mp-legacy"], strict=True)
         },
     )
+
+
+def known_phases_sha256() -> str:
+    """The sha256 of the package's table."""
+    return hashlib.sha256(_known_content()).hexdigest()
+
+
+def _known_content() -> bytes:
+    return files("cgcnn_ase.stability").joinpath(TABLE).read_bytes()
 
 
 _COLUMNS = {"mp2020": "formation_energy_mp2020", "mp-legacy": "formation_energy_mp_legacy"}
@@ -200,20 +211,30 @@ def _of_folder(folder: Path, scale: str) -> tuple[list[CompetingPhase], bytes]:
     table, file = read_properties(folder)
     if _COLUMN not in table:
         raise ValueError(f"{file}: no column {_COLUMN}; cgcnn-ase fetch writes it with --fields {_COLUMN}")
-    functionals = sorted({str(each) for each in table.get("functional", ())})
-    if any("r2scan" in each.lower() for each in functionals) or len(functionals) > 1:
-        raise ValueError(
-            f"{file}: energies of {' and '.join(functionals)}; the hull needs those of PBE and PBE+U alone"
-        )
-    corrections = {str(each) for each in table.get("corrections", ())}
-    if corrections == {"MP2020"} and scale != "mp2020":
-        raise ValueError(f"{file}: energies with the corrections MP2020, not on the scale {scale}")
+    functionals, corrections = ({str(each) for each in table.get(name, ())} for name in ("functional", "corrections"))
+    try:
+        check_labels(functionals, corrections, scale)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     dataset = load_dataset(folder, target=[_COLUMN])
     rows = zip(dataset.ids, dataset.structures, np.asarray(dataset.targets)[:, 0].tolist(), strict=True)
     phases = [
         CompetingPhase(str(name), formula_of(s.numbers), energy) for name, s, energy in rows if np.isfinite(energy)
     ]
     return phases, file.read_bytes()
+
+
+def check_labels(functionals: Collection[str], corrections: Collection[str], scale: str) -> None:
+    """Refuse formation energies of functionals that never mix, or with the corrections of another scale.
+
+    Both are in the words of ``cgcnn-ase fetch``; what says nothing is believed. What is refused is a ValueError.
+    """
+    if any("r2scan" in each.lower() for each in functionals) or len(functionals) > 1:
+        names = " and ".join(sorted(functionals))
+        raise ValueError(f"energies of {names}; the hull needs those of PBE and PBE+U alone")
+    for each in sorted(corrections):
+        if (carried := _CORRECTIONS.get(each, scale)) != scale:
+            raise ValueError(f"energies with the corrections {each} are on the scale {carried}, not on {scale}")
 
 
 def _of_entries(path: Path, content: bytes) -> list[CompetingPhase]:
