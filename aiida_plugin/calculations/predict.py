@@ -8,6 +8,7 @@ from aiida.engine.processes.ports import InputPort, PortNamespace
 from aiida.orm import Dict, Str, StructureData
 
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
+from aiida_plugin.calculations.functions.structure_sets import structures_node
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import SINGLE, StructureSetData, as_set
@@ -77,8 +78,10 @@ class PredictCalculation(CrashSafeCalcJob):
         spec.input(
             "structures",
             valid_type=(StructureSetData, StructureData),
+            serializer=structures_node,
             validator=_check_structures,
-            help=f"The structures to predict: a set, or one structure (which has the id {SINGLE}).",
+            help=f"The structures to predict: a set, or one structure (which has the id {SINGLE}). A group, its "
+            "label, or a query becomes the set of what it holds at that time.",
         )
         spec.input(
             "settings",

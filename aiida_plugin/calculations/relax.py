@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiida.orm import ArrayData, Dict, Str, StructureData, TrajectoryData
 
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
+from aiida_plugin.calculations.functions.structure_sets import structures_node
 from aiida_plugin.calculations.predict import copies_of, model_node, model_path
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import SINGLE, StructureSetData, as_set
@@ -94,8 +95,10 @@ class RelaxCalculation(CrashSafeCalcJob):
         spec.input(
             "structures",
             valid_type=(StructureSetData, StructureData),
+            serializer=structures_node,
             validator=_check_structures,
-            help=f"The structures to relax: a set, or one structure (which has the id {SINGLE}).",
+            help=f"The structures to relax: a set, or one structure (which has the id {SINGLE}). A group, its "
+            "label, or a query becomes the set of what it holds at that time.",
         )
         spec.input(
             "parameters",

@@ -10,6 +10,7 @@ from aiida_plugin.calculations.functions.generate import defects
 from aiida_plugin.calculations.functions.join_labels import merge_labelled
 from aiida_plugin.calculations.functions.prediction_errors import learning_report, prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, largest_std, select
+from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
@@ -42,7 +43,13 @@ class ActiveLearningWorkChain(WorkChain):
         """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
         spec.input("model", valid_type=CGCNNModelData, help="The model to begin with.")
-        spec.input("candidates", valid_type=StructureSetData, required=False, help="What may be labelled.")
+        spec.input(
+            "candidates",
+            valid_type=StructureSetData,
+            serializer=structures_node,
+            required=False,
+            help="What may be labelled.",
+        )
         spec.input("host", valid_type=StructureSetData, required=False, help="Instead, what defects are made in.")
         spec.input("proposal", valid_type=Dict, required=False, help="Settings of cgcnn.defects, for the host.")
         spec.input("labelled", valid_type=StructureSetData, required=False, help="Labels that there are already.")
@@ -94,7 +101,7 @@ class ActiveLearningWorkChain(WorkChain):
         model: CGCNNModelData,
         label_code: AbstractCode,
         *,
-        candidates: StructureSetData | None = None,
+        candidates: StructureSetData | Structures | None = None,
         host: StructureSetData | None = None,
         proposal: Mapping[str, Any] | None = None,
         engine: str = "gpaw",

@@ -14,6 +14,7 @@ from aiida_plugin.calculations.functions.join_labels import (
     join_references,
     label_failures,
 )
+from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import ENGINES, engine_names
@@ -46,7 +47,7 @@ class LabelWorkChain(WorkChain):
     def define(cls, spec: "WorkChainSpec") -> None:
         """Declare inputs, outline, outputs and exit codes."""
         super().define(spec)
-        spec.input("structures", valid_type=StructureSetData, help="The structures.")
+        spec.input("structures", valid_type=StructureSetData, serializer=structures_node, help="The structures.")
         spec.input("indices", valid_type=List, required=False, help="Rows or ids of those to label; default all.")
         spec.input(
             "engine", valid_type=Str, validator=_check_engine, help=f"Who computes: {', '.join(engine_names())}."
@@ -91,7 +92,7 @@ class LabelWorkChain(WorkChain):
     def get_builder_from_protocol(
         cls,
         code: AbstractCode,
-        structures: StructureSetData,
+        structures: StructureSetData | Structures,
         engine: str = "gpaw",
         protocol: str = DEFAULT_PROTOCOL,
         overrides: Mapping[str, Any] | None = None,
@@ -110,7 +111,8 @@ class LabelWorkChain(WorkChain):
         code, engine
             The engine's code and name: gpaw, say, or ase (any ASE calculator, named by the override ``calculator``).
         structures, indices
-            The set, and rows or ids of those to label (default all); initial magnetic moments of its structures, where
+            The set (or a group, its label, a query or nodes, of which one is made), and rows or ids of those to label
+            (default all); initial magnetic moments of its structures, where
             they carry any, go before the protocol's.
         protocol, overrides
             fast, balanced or stringent, and settings over it, nested as in the YAML files.
@@ -139,7 +141,7 @@ class LabelWorkChain(WorkChain):
         settings = resolve(engine, protocol, overrides)
         indices = None if indices is None else list(indices)
         if check:
-            check_submission(engine, code, _first_of(structures, indices), settings)
+            check_submission(engine, code, _first_of(builder["structures"], indices), settings)
         builder.settings = Dict(settings)
         builder.references = Bool(references)
         if indices is not None:

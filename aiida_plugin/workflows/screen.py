@@ -8,7 +8,8 @@ from aiida.orm import AbstractCode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.prediction_errors import prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
-from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
+from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
+from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default, model_node
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
@@ -32,8 +33,8 @@ class ScreenWorkChain(WorkChain):
     def define(cls, spec: "WorkChainSpec") -> None:
         """Declare inputs, outputs, steps and exit codes."""
         super().define(spec)
-        spec.input("structures", valid_type=StructureSetData, help="The candidates.")
-        spec.input("model", valid_type=CGCNNModelData, help="The model that predicts them.")
+        spec.input("structures", valid_type=StructureSetData, serializer=structures_node, help="The candidates.")
+        spec.input("model", valid_type=CGCNNModelData, serializer=model_node, help="The model that predicts them.")
         spec.input(
             "property", valid_type=Str, required=False, help="Of a model node with several models, the one to rank by."
         )
@@ -73,8 +74,8 @@ class ScreenWorkChain(WorkChain):
     def get_builder_from_protocol(
         cls,
         code: AbstractCode,
-        model: CGCNNModelData,
-        structures: StructureSetData,
+        model: CGCNNModelData | str,
+        structures: StructureSetData | Structures,
         *,
         label_code: AbstractCode | None = None,
         engine: str = "gpaw",
@@ -90,7 +91,8 @@ class ScreenWorkChain(WorkChain):
         Parameters
         ----------
         code, model, structures
-            That runs ``cgcnn-ase``, that predicts, and what is predicted.
+            That runs ``cgcnn-ase``, that predicts (a node or a name), and what is predicted: a set, or a group, its
+            label, a query or nodes, of which a set is made.
         label_code
             The engine's; without it nothing is labelled.
         engine, protocol, overrides, label
@@ -115,7 +117,7 @@ class ScreenWorkChain(WorkChain):
         if n_shards is not None:
             builder.n_shards = Int(n_shards)
         if label_code is not None:
-            builder.label = label_inputs(label_code, structures, engine, protocol, overrides, **label)
+            builder.label = label_inputs(label_code, builder["structures"], engine, protocol, overrides, **label)
         else:
             builder.pop("label")
         return builder

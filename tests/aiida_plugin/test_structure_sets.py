@@ -1,5 +1,7 @@
 """From AiiDA's own structures to sets, and from sets to others: by links, with nothing lost."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ pytest.importorskip("aiida")
 
 from aiida import orm
 from aiida.common.links import LinkType
+from aiida.plugins.entry_point import load_entry_point
 from ase.build import bulk
 from click.testing import CliRunner
 
@@ -15,6 +18,7 @@ from aiida_plugin.calculations.functions.structure_sets import (
     merge_sets,
     set_of_group,
     set_of_nodes,
+    structures_node,
     subset,
     to_structure_set,
 )
@@ -93,10 +97,65 @@ def test_a_group_becomes_a_set():
     made = set_of_group("study")
     assert made.ids == ("metal", f"node-{nodes[1].pk}", f"node-{nodes[2].pk}")
     assert [made.atoms(k).get_chemical_formula() for k in range(3)] == ["Cu", "Al", "Ag"]
-    assert {pk for name, pk in inputs_of(made).items() if name != "ids"} == {node.pk for node in nodes}
+    links = inputs_of(made)
+    origin = orm.load_node(links.pop("origin")).get_dict()
+    assert origin == {"group": "study", "group_uuid": group.uuid}
+    assert {pk for name, pk in links.items() if name != "ids"} == {node.pk for node in nodes}
     assert set_of_group(group).ids == made.ids
     with pytest.raises(ValueError, match="there is no group 'nowhere'"):
         set_of_group("nowhere")
+
+
+def metals(label, *symbols):
+    """A group of bulk metals, and its nodes."""
+    nodes = [orm.StructureData(ase=bulk(symbol)).store() for symbol in symbols]
+    for node, symbol in zip(nodes, symbols, strict=True):
+        node.label = symbol
+    return add_to_group(label, *nodes), nodes
+
+
+@pytest.mark.parametrize(
+    "process",
+    ["calculations:cgcnn.predict", "calculations:cgcnn.relax", "workflows:cgcnn.screen", "workflows:cgcnn.label",
+     "workflows:cgcnn.predict_shards"],
+)  # fmt: skip
+def test_a_process_takes_a_group_as_it_is_now(process):
+    """What is in the group later changes nothing."""
+    kind, name = process.split(":")
+    builder = load_entry_point(f"aiida.{kind}", name).get_builder()
+    group, nodes = metals(f"of {name}", "Cu", "Al")
+    builder.structures = group
+    taken = builder.structures
+    group.add_nodes(orm.StructureData(ase=bulk("Ag")).store())
+    group.remove_nodes(nodes[:1])
+    assert (taken.is_stored, taken.ids, taken.label) == (True, ("Cu", "Al"), group.label)
+    assert {node.pk for node in nodes} < set(inputs_of(taken).values())
+    builder.structures = group.label
+    assert len(builder.structures) == 2
+    assert builder.structures.pk != taken.pk
+
+
+def test_a_query_and_nodes_become_a_set():
+    group, nodes = metals("queried", "Cu", "Al", "Ag")
+    wanted = {"label": {"in": ["Ag", "Cu"]}, "attributes.kinds": {"of_length": 1}}
+    query = orm.QueryBuilder().append(orm.Group, filters={"label": "queried"}, tag="group")
+    query.append(orm.StructureData, with_group="group", filters=wanted)
+    made = structures_node(query)
+    assert made.ids == ("Cu", "Ag")
+    origin = orm.load_node(inputs_of(made)["origin"]).get_dict()
+    again = orm.QueryBuilder.from_dict(json.loads(origin["query"]))
+    assert {node.pk for node in again.all(flat=True)} == {nodes[0].pk, nodes[2].pk}
+    assert structures_node(nodes[:2]).ids == ("Cu", "Al")
+    for wrong, message in (
+        (orm.QueryBuilder().append(orm.Group), "the query gives a Group; one that projects nodes"),
+        (orm.QueryBuilder().append(orm.StructureData, filters={"label": "none"}), "the query gives nothing"),
+        ([nodes[0], "Cu"], "'Cu' is no node but a str; allowed are StructureData"),
+        ("nowhere", "there is no group 'nowhere'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            structures_node(wrong)
+    with pytest.raises(TypeError, match="a group, its label, a query or nodes, not a int"):
+        structures_node(3)
 
 
 def test_subsets_and_unions_keep_labels_and_links():

@@ -1,12 +1,13 @@
 """Ways from AiiDA's own structures to a set, and from sets to others: subsets and unions, each a node of its own."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiida.engine import calcfunction
-from aiida.orm import CifData, Group, List, Node, StructureData, TrajectoryData
+from aiida.orm import CifData, Dict, Group, List, Node, QueryBuilder, StructureData, TrajectoryData
 
 from aiida_plugin.data.labels import merge_schemes, scheme_of
 from aiida_plugin.data.structures import StructureSetData, as_set
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 SOURCES = (StructureData, CifData, TrajectoryData, StructureSetData)
+#: what stands for a set: a group or its label, a query, nodes
+Structures: TypeAlias = str | Group | QueryBuilder | Iterable[Node]
+_ALLOWED = ", ".join(kind.__name__ for kind in SOURCES)
 
 
 @calcfunction
 def to_structure_set(
-    ids: List | None = None, **sources: StructureData | CifData | TrajectoryData | StructureSetData
+    ids: List | None = None,
+    origin: Dict | None = None,  # noqa: ARG001
+    **sources: StructureData | CifData | TrajectoryData | StructureSetData,
 ) -> StructureSetData:
     """Make a set of AiiDA's structures, in the order of the names under which they are given.
 
@@ -30,6 +36,8 @@ def to_structure_set(
         The name of each source's structure, in order; by default the names under which the sources are given. The steps
         of a trajectory and the blocks of a CIF file with several are ``NAME:STEP`` and ``NAME:BLOCK``; structures of
         sets keep their own.
+    origin
+        What the sources were at this time, for those who ask the graph: ``group`` and ``group_uuid``, or ``query``.
     **sources
         Structures, CIF files, trajectories, and sets.
 
@@ -84,7 +92,13 @@ def merge_sets(**sets: StructureSetData) -> StructureSetData:
     return StructureSetData.from_ase((atoms for part in parts for atoms in part.iter_atoms()), list(owners))
 
 
-def set_of_nodes(nodes: Iterable[Node], *, ids: Sequence[str] | None = None, label: str = "") -> StructureSetData:
+def set_of_nodes(
+    nodes: Iterable[object],
+    *,
+    ids: Sequence[str] | None = None,
+    label: str = "",
+    origin: Mapping[str, object] | None = None,
+) -> StructureSetData:
     """Make a set of stored nodes by ``cgcnn.to_structure_set``, so that links lead back to each of them.
 
     Parameters
@@ -95,6 +109,8 @@ def set_of_nodes(nodes: Iterable[Node], *, ids: Sequence[str] | None = None, lab
         Their names; by default their labels, and ``node-PK`` of one that has no label, or the label of another.
     label
         Label of the new node.
+    origin
+        Where the nodes are from; see `to_structure_set`.
 
     Raises
     ------
@@ -104,12 +120,13 @@ def set_of_nodes(nodes: Iterable[Node], *, ids: Sequence[str] | None = None, lab
     sources: list[StructureData | CifData | TrajectoryData | StructureSetData] = []
     for node in nodes:
         if not isinstance(node, SOURCES):
-            allowed = ", ".join(kind.__name__ for kind in SOURCES)
-            raise ValueError(f"node {node.pk} is a {type(node).__name__}; allowed are {allowed}")
+            what = f"node {node.pk} is" if isinstance(node, Node) else f"{node!r} is no node but"
+            raise ValueError(f"{what} a {type(node).__name__}; allowed are {_ALLOWED}")
         sources.append(node)
     width = len(str(len(sources)))
     result: StructureSetData = to_structure_set(
         ids=List(_names(sources) if ids is None else list(ids)),
+        origin=None if origin is None else Dict(dict(origin)),
         **{f"source_{k:0{width}d}": node for k, node in enumerate(sources)},
     )
     if label:
@@ -119,6 +136,9 @@ def set_of_nodes(nodes: Iterable[Node], *, ids: Sequence[str] | None = None, lab
 
 def set_of_group(group: str | Group) -> StructureSetData:
     """Make a set of all structures, CIF files, trajectories and sets of a group, the oldest node first.
+
+    The set holds what the group holds now: links lead to each node, and the input ``origin`` names the group, so that
+    provenance stays as it is when nodes are added to the group or taken out.
 
     Raises
     ------
@@ -133,7 +153,39 @@ def set_of_group(group: str | Group) -> StructureSetData:
     nodes = sorted((node for node in study.nodes if isinstance(node, SOURCES)), key=lambda node: node.pk or 0)
     if not nodes:
         raise ValueError(f"the group {study.label!r} holds no structures, CIF files, trajectories or sets")
-    return set_of_nodes(nodes, label=study.label)
+    return set_of_nodes(nodes, label=study.label, origin={"group": study.label, "group_uuid": study.uuid})
+
+
+def set_of_query(query: QueryBuilder) -> StructureSetData:
+    """Make a set of the nodes that a query gives, each once, the oldest first; the query itself is the ``origin``.
+
+    Raises
+    ------
+    ValueError
+        If it gives nothing, or anything but structures, CIF files, trajectories and sets.
+    """
+    answers = query.all(flat=True)
+    if not answers:
+        raise ValueError("the query gives nothing; there are no structures to take")
+    if strange := [each for each in answers if not isinstance(each, SOURCES)]:
+        what = type(strange[0]).__name__
+        raise ValueError(f"the query gives a {what}; one that projects nodes is needed, allowed are {_ALLOWED}")
+    nodes = {node.pk or 0: node for node in answers}
+    # in JSON, as a filter may hold names with a dot, which AiiDA keeps in no dictionary
+    return set_of_nodes(
+        [nodes[pk] for pk in sorted(nodes)], origin={"query": json.dumps(query.as_dict(), default=str, sort_keys=True)}
+    )
+
+
+def structures_node(source: Structures) -> StructureSetData:
+    """Make the set that a group (or its label), a query, or some nodes stand for, where a process takes a set."""
+    if isinstance(source, str | Group):
+        return set_of_group(source)
+    if isinstance(source, QueryBuilder):
+        return set_of_query(source)
+    if isinstance(source, Iterable):
+        return set_of_nodes(source)
+    raise TypeError(f"structures are a set, a group, its label, a query or nodes, not a {type(source).__name__}")
 
 
 def add_to_group(label: str, *nodes: Node) -> Group:
