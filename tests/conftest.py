@@ -48,6 +48,18 @@ def original_weights() -> Path:
     return Path(spec.origin).parent / "pretrained_models"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def pictures():
+    """Draw each picture of a training once; the next ones of its name are copies of it."""
+    from cgcnn_ase.plotting import model_plots
+
+    from .pictures import Pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_plots, "save", made := Pictures())
+        yield made
+
+
 # Small models: random weights, calibrated on made-up numbers
 
 

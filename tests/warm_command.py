@@ -1,6 +1,7 @@
 """``cgcnn-ase`` without the four seconds that its imports take: each run is a fork of one process that has made them.
 
-Beside it is a ``python`` that runs a script in the same way, for jobs of ASE calculators.
+Beside it is a ``python`` that runs a script in the same way, for jobs of ASE calculators. The pictures of a
+training are empty (``pictures.py``).
 
 As a script it is that process, which takes runs from a socket. What a run is given (arguments, folder, environment,
 files for its output) and what it gives are those of the installed command; it is another process, and ends with it.
@@ -58,6 +59,8 @@ def warm_command():
 def serve(address):
     for name in MODULES:
         import_module(name)
+    pictures = import_module("pictures")
+    pictures.model_plots.save = pictures.Pictures(pictures.blank())
     gc.freeze()  # else a run that looks for garbage writes to all that it shares with this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the runs
     with socket.socket(socket.AF_UNIX) as server:
