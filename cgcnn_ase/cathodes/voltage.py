@@ -1,19 +1,22 @@
 r"""Intercalation voltages from the energies of lithiated and delithiated cells.
 
-The average voltage between two contents :math:`x_1 > x_2` of Li (or Na, K) in a framework is
+The average voltage between two contents :math:`x_1 > x_2` of an ion of charge z (Li: 1) in a framework is
 
-.. math:: V = -\frac{E(\mathrm{Li}_{x_1}) - E(\mathrm{Li}_{x_2}) - (x_1 - x_2)\,E(\mathrm{Li})}{(x_1 - x_2)\,e}
+.. math:: V = -\frac{E(\mathrm{Li}_{x_1}) - E(\mathrm{Li}_{x_2}) - (x_1 - x_2)\,E(\mathrm{Li})}{(x_1 - x_2)\,z\,e}
 
-(Aydinol et al., Phys. Rev. B 56, 1354, 1997), energies at 0 K in place of free energies.
+(Aydinol et al., Phys. Rev. B 56, 1354, 1997), energies at 0 K in place of free energies. Both energies are of one
+model, so on one scale, and what a scale adds to a framework is in both.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import constants
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
@@ -25,8 +28,15 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-# ions of charge 1, for which one ion is one electron
-IONS = ("Li", "Na", "K")
+    from cgcnn_ase.uncertainty.protocol import Population
+
+# charge of the ions that move, in electrons
+IONS = {"Li": 1, "Na": 1, "K": 1, "Rb": 1, "Cs": 1, "Mg": 2, "Ca": 2, "Zn": 2, "Y": 3, "Al": 3}
+# half width of the 90 % interval over the std, as of a normal distribution: `benchmarks/voltages.py --split val` gives
+# what the differences of DFT energies of held-out crystals of one framework would need
+INTERVAL = 1.645
+# charge of a mole of electrons, mAh; a cubic ångström for each of a mole, cm³
+_MAH, _CM3 = constants.N_A * constants.e / 3.6, constants.N_A * 1e-24
 
 # phases this little above the hull (eV a unit) count as on it
 _ON_HULL = 1e-9
@@ -40,9 +50,14 @@ class Voltage:
     x_from: float
     x_to: float
     voltage: float  # V, against the metal of the ion
-    std: float | None  # one standard deviation over the members of the ensemble, V; None without an ensemble
+    std: float | None  # of the energy difference, from the members of the ensemble and calibrated, V; None without one
     members: tuple[float, ...] | None  # by each member, V; None without an ensemble
     converged: bool | None = None  # whether both cells are relaxed to the end; None where nothing was relaxed
+    lower: float | None = None  # ends of the 90 % interval, V; None without an ensemble
+    upper: float | None = None
+    capacity_grav: float | None = None  # charge that passes, mAh for each gram of the cell with x_from
+    capacity_vol: float | None = None  # and mAh for each cm³ of it; None where a cell is not periodic
+    volume_change: float | None = None  # of the framework's volume, relative: -0.02 where it shrinks by 2 % on charging
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,10 @@ class Phase:
     above_hull: float  # eV a unit; 0 on the hull
     converged: bool | None = None  # whether it is relaxed to the end; None where nothing was relaxed
     note: str = ""  # why it is not
+    above_hull_per_atom: float | None = None  # the same distance in eV/atom
+    above_hull_std: float | None = None  # of the distance, eV a unit; None without an ensemble
+    volume: float | None = None  # Å³ a unit; None where the cell is not periodic
+    in_domain: bool | None = None  # whether the model knows such structures; None where it cannot tell
 
     @property
     def is_stable(self) -> bool:
@@ -73,10 +92,18 @@ class VoltageCurve:
     unit: str  # formula of one unit of the framework
     ion: str
     model: str
+    average: Voltage  # from the most to the fewest ions, with the whole capacity
+
+    @property
+    def max_volume_change(self) -> float | None:
+        """Largest over smallest volume of the framework among the stable phases, less 1; None where one has none."""
+        volumes = [phase.volume for phase in self.phases if phase.is_stable]
+        known = [volume for volume in volumes if volume is not None]
+        return max(known) / min(known) - 1.0 if len(known) == len(volumes) else None
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values."""
-        return asdict(self)
+        return asdict(self) | {"max_volume_change": self.max_volume_change}
 
 
 def average_voltage(
@@ -86,6 +113,7 @@ def average_voltage(
     *,
     lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
+    population: "Population" = "hypothetical",
     relax: bool = False,
     fixed_cell: bool = False,
     fmax: float = 0.05,
@@ -103,7 +131,9 @@ def average_voltage(
         The metal: its energy (eV/atom), or its structure, whose energy the model then gives; by default what the
         model's references have.
     ion
-        Li, Na or K.
+        Li, Na, K, Rb, Cs, Mg, Ca, Zn, Y or Al.
+    population : {"known", "hypothetical"}
+        Whose errors the std of a model of this package is made for: crystals known to a database, or generated ones.
     relax, fixed_cell, fmax, max_steps
         Relax each structure, that of the metal too, with its cell (the atoms alone with ``fixed_cell``) before its
         energy is taken; needs a model with forces: see :func:`cgcnn_ase.energies.relaxation.relax_cells`. What is not
@@ -116,7 +146,7 @@ def average_voltage(
         to relax with.
     """
     how = _Relax(fmax, max_steps, with_cell=not fixed_cell) if relax else None
-    series = _Series([lithiated, delithiated], model, lithium, ion, how)
+    series = _Series([lithiated, delithiated], model, lithium, ion, how, population)
     return series.voltage(*sorted((0, 1), key=lambda k: -series.x[k]))
 
 
@@ -126,6 +156,7 @@ def voltage_curve(
     *,
     lithium: "float | Atoms | Structure | None" = None,
     ion: str = "Li",
+    population: "Population" = "hypothetical",
     relax: bool = False,
     fixed_cell: bool = False,
     fmax: float = 0.05,
@@ -138,21 +169,16 @@ def voltage_curve(
     are orderings, of which the lowest counts. Other parameters and errors are those of :func:`average_voltage`.
     """
     how = _Relax(fmax, max_steps, with_cell=not fixed_cell) if relax else None
-    series = _Series(structures, model, lithium, ion, how)
+    series = _Series(structures, model, lithium, ion, how, population)
     order = sorted(range(len(series.x)), key=lambda k: (series.x[k], series.per_unit[k]))
     first = order[0]
     last = min((k for k in order if series.x[k] == series.x[order[-1]]), key=lambda k: series.per_unit[k])
     formation = {k: series.formation(k, first, last) for k in order}
     hull = _lower_hull([(series.x[k], formation[k].value, k) for k in order])
-    on_x, on_f = [series.x[k] for k in hull], [formation[k].value for k in hull]
-    phases = tuple(
-        Phase(k, series.x[k], formation[k].value, formation[k].std,
-              max(0.0, formation[k].value - float(np.interp(series.x[k], on_x, on_f))),
-              series.converged(k), series.notes[k])
-        for k in order
-    )  # fmt: skip
+    phases = tuple(series.phase(k, formation[k], hull) for k in order)
     steps = tuple(series.voltage(b, a) for a, b in zip(hull[-2::-1], hull[:0:-1], strict=True))
-    return VoltageCurve(phases, steps, series.frameworks[0].formula, ion, series.source.name)
+    average = series.voltage(hull[-1], hull[0])
+    return VoltageCurve(phases, steps, series.frameworks[0].formula, ion, series.source.name, average)
 
 
 class _Relax(NamedTuple):
@@ -173,14 +199,15 @@ class _Series:
         lithium: "float | Atoms | Structure | None",
         ion: str,
         relax: _Relax | None = None,
+        population: "Population" = "hypothetical",
     ) -> None:
         phases = list(map(as_atoms, structures))
         metal = lithium if lithium is None or isinstance(lithium, int | float) else as_atoms(lithium)
         self.frameworks = [framework(atoms, ion) for atoms in phases]
         self.x = [result.x for result in self.frameworks]
         self._check(ion)
-        self.source = as_energy_model(model)
-        self.n = len(phases)
+        self.source = as_energy_model(model, population=population)
+        self.n, self.charge = len(phases), IONS[ion]
         self.metal, self.metal_weights = self._metal(metal, ion)
         cells = [*phases, *([] if isinstance(metal, int | float) or metal is None else [metal])]
         self.is_relaxed, self.notes = relax is not None, [""] * len(cells)
@@ -191,6 +218,14 @@ class _Series:
             cells, self.notes = [one.atoms for one in moved], [one.problem for one in moved]
         self.energies: Energies = self.source.energies(cells)
         self.units = np.array([result.n_units for result in self.frameworks], dtype=float)
+        self.n_atoms = [len(atoms) for atoms in cells]
+        self.volumes = [
+            float(atoms.get_volume()) / each.n_units if atoms.pbc.all() else None
+            for atoms, each in zip(cells[: self.n], self.frameworks, strict=True)
+        ]
+        self.masses = [
+            float(atoms.get_masses().sum()) / each.n_units for atoms, each in zip(phases, self.frameworks, strict=True)
+        ]
         self.per_unit = self.energies.energies[: self.n] / self.units
 
     def converged(self, *cells: int) -> bool | None:
@@ -200,18 +235,41 @@ class _Series:
 
     def voltage(self, rich: int, poor: int) -> Voltage:
         """Between two of the cells."""
-        change = self.x[rich] - self.x[poor]
-        c = self._weights({rich: -1 / change, poor: 1 / change})
-        c[self.n :] += self.metal_weights
-        sum_ = self.energies.combine(c)
+        electrons = (self.x[rich] - self.x[poor]) * self.charge
+        c = self._weights({rich: -1 / electrons, poor: 1 / electrons})
+        c[self.n :] += np.array(self.metal_weights) / self.charge
+        sum_, metal = self.energies.combine(c), self.metal / self.charge
+        value, half = sum_.value + metal, None if sum_.std is None else INTERVAL * sum_.std
+        before, after = self.volumes[rich], self.volumes[poor]
         return Voltage(
             x_from=self.x[rich],
             x_to=self.x[poor],
-            voltage=sum_.value + self.metal,
+            voltage=value,
             std=sum_.std,
-            members=None if sum_.members is None else tuple(m + self.metal for m in sum_.members),
+            members=None if sum_.members is None else tuple(m + metal for m in sum_.members),
             converged=self.converged(rich, poor),
+            lower=None if half is None else value - half,
+            upper=None if half is None else value + half,
+            capacity_grav=electrons * _MAH / self.masses[rich],
+            capacity_vol=None if before is None else electrons * _MAH / (before * _CM3),
+            volume_change=None if before is None or after is None else after / before - 1.0,
         )
+
+    def phase(self, k: int, formation: Combination, hull: list[int]) -> Phase:
+        """A cell with its distance from a hull, whose corners are given by rising content."""
+        b = next(index for index, corner in enumerate(hull) if self.x[corner] >= self.x[k])
+        right, left = hull[b], hull[max(b - 1, 0)]
+        part = (self.x[k] - self.x[left]) / (self.x[right] - self.x[left]) if right != left else 1.0
+        c = self._weights({k: 1.0}) - self._weights({right: part}) - self._weights({left: 1.0 - part})
+        above = self.energies.combine(c)
+        distance = max(0.0, above.value) if k not in hull else 0.0
+        return Phase(
+            k, self.x[k], formation.value, formation.std, distance, self.converged(k), self.notes[k],
+            above_hull_per_atom=float(distance * self.units[k] / self.n_atoms[k]),
+            above_hull_std=above.std,
+            volume=self.volumes[k],
+            in_domain=self.energies.in_domain[k] if self.energies.in_domain else None,
+        )  # fmt: skip
 
     def formation(self, k: int, first: int, last: int) -> Combination:
         """Formation energy of a cell against two others, eV a unit."""
@@ -302,9 +360,9 @@ class Framework(NamedTuple):
 
 
 def framework(atoms: "Atoms", ion: str) -> Framework:
-    """The framework of a cell; an ion whose charge is not 1, or nothing but the ion, is a `ValueError`."""
+    """The framework of a cell; an ion whose charge is not known, or nothing but the ion, is a `ValueError`."""
     if ion not in IONS:
-        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}, which carry one electron each")
+        raise ValueError(f"ion {ion!r}: allowed are {', '.join(IONS)}")
     counts = Counter(atoms.get_chemical_symbols())
     n_ions = counts.pop(ion, 0)
     if not counts:
@@ -314,6 +372,7 @@ def framework(atoms: "Atoms", ion: str) -> Framework:
     return Framework(dict(counts), n_ions, gcd(metals, *others))
 
 
+@cache
 def _is_metal(symbol: str) -> bool:
     from pymatgen.core import Element
 

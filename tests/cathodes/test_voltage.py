@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
+from scipy.stats import norm
 
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.cathodes.voltage import average_voltage, framework, voltage_curve
@@ -50,6 +51,18 @@ class Members:
         members = np.stack(result, axis=1)
         stds = None if self.stds is None else self.stds * members.std(axis=0)
         return Energies(members.mean(axis=0), members, stds, (None,) * len(structures))
+
+
+class EnergiesOf(Members):
+    """Each element has its energy, in one member."""
+
+    def __init__(self, by_element):
+        self.by_element = by_element
+
+    def energies(self, structures):
+        return Energies(
+            np.array([sum(self.by_element[s] for s in atoms.get_chemical_symbols()) for atoms in structures])
+        )
 
 
 def lco(li_vacancy=0.0, **options):
@@ -112,6 +125,44 @@ def test_members_that_err_in_the_framework_only_leave_no_error():
     assert average_voltage(lco(), lco(1.0), model).std == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_interval_holds_nine_tenths_of_a_normal_distribution():
+    result = average_voltage(lco(), lco(1.0), Members([-6.0, -6.2, -5.9], [-7.0, -7.1, -7.2]))
+    half = norm.ppf(0.95) * result.std
+    assert (result.lower, result.upper) == pytest.approx((result.voltage - half, result.voltage + half), abs=1e-3)
+    alone = average_voltage(lco(), lco(1.0), Linear(), lithium=LITHIUM)
+    assert (alone.std, alone.lower, alone.upper) == (None, None, None)
+
+
+def test_the_distance_from_the_hull_has_the_std_of_the_members():
+    rng = np.random.default_rng(0)
+    members = rng.normal(size=(4, 3)) * 0.1 + [0.0, 3.0, 0.0]
+
+    class Random:
+        name, references = "random", {"Li": 0.0}
+
+        def energies(self, cells):
+            assert len(cells) == 3
+            return Energies(members.mean(axis=0), members)
+
+    middle = voltage_curve([lco(), lco(0.25), lco(1.0)], Random()).phases[1]
+    distance = members @ [-0.75, 1.0, -0.25] / 12  # 12 CoO2 in each cell
+    assert middle.above_hull == pytest.approx(distance.mean())
+    assert middle.above_hull_std == pytest.approx(distance.std())
+    assert middle.above_hull_per_atom == pytest.approx(distance.mean() * 12 / len(lco(0.25)))
+
+
+def test_an_ion_of_charge_two_halves_the_voltage_and_doubles_the_capacity():
+    full, empty = lco(), lco(1.0)
+    magnesium = full.copy()
+    magnesium.symbols[magnesium.symbols == "Li"] = "Mg"
+    energies = EnergiesOf({"Li": -6.0, "Mg": -6.0, "Co": -7.0, "O": -4.0})
+    lithium = average_voltage(full, empty, energies, lithium=-1.0)
+    result = average_voltage(magnesium, empty, energies, lithium=-1.0, ion="Mg")
+    assert result.voltage == pytest.approx(lithium.voltage / 2) == 2.5
+    masses = [atoms.get_masses().sum() for atoms in (full, magnesium)]
+    assert result.capacity_grav == pytest.approx(2 * lithium.capacity_grav * masses[0] / masses[1])
+
+
 def test_calibration_multiplies_the_std():
     plain = average_voltage(lco(), lco(1.0), Members([-6.0, -6.2], [-7.0, -7.1]))
     doubled = average_voltage(lco(), lco(1.0), Members([-6.0, -6.2], [-7.0, -7.1], stds=2.0))
@@ -154,13 +205,17 @@ def test_a_concave_energy_has_one_step_of_the_average_voltage():
 
 
 def test_the_curve_agrees_with_pymatgens_insertion_electrode():
+    """Voltages, capacities, change of volume; and distances from the hull as its phase diagram has them."""
+    from pymatgen.analysis.phase_diagram import PhaseDiagram
     from pymatgen.apps.battery.insertion_battery import InsertionElectrode
-    from pymatgen.entries.computed_entries import ComputedStructureEntry
+    from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
     from pymatgen.io.ase import AseAtomsAdaptor
 
     rng = np.random.default_rng(3)
     structures = [lco(v, seed=s) for v, s in ((0, 0), (0.25, 1), (0.25, 2), (0.5, 3), (0.5, 4), (0.75, 5), (1.0, 6))]
     noise = rng.normal(0, 0.8, 7)
+    for k, atoms in enumerate(structures):
+        atoms.set_cell(atoms.cell * (1 + 0.01 * k), scale_atoms=True)
 
     class Noisy:
         name, references = "noisy", {"Li": LITHIUM}
@@ -187,6 +242,19 @@ def test_the_curve_agrees_with_pymatgens_insertion_electrode():
     assert electrode.get_average_voltage() == pytest.approx(
         sum(s.voltage * (s.x_from - s.x_to) for s in curve.steps), abs=1e-6
     )
+    assert curve.average.voltage == pytest.approx(electrode.get_average_voltage(), abs=1e-6)
+    assert curve.average.capacity_grav == pytest.approx(electrode.get_capacity_grav(), rel=1e-4)
+    assert curve.average.capacity_vol == pytest.approx(electrode.get_capacity_vol(), rel=1e-4)
+    assert curve.max_volume_change == pytest.approx(electrode.max_delta_volume)
+    in_charging = sorted(electrode.voltage_pairs, key=lambda pair: pair.voltage)
+    for step, pair in zip(curve.steps, in_charging, strict=True):
+        assert step.capacity_grav == pytest.approx(pair.mAh / pair.mass_discharge, rel=1e-4)
+        assert step.volume_change == pytest.approx(pair.vol_charge / pair.vol_discharge - 1)
+    elements = [ComputedEntry(symbol, 50.0) for symbol in ("Co", "O")]  # so high that nothing falls apart into them
+    diagram = PhaseDiagram([*entries, metal, *elements])
+    for phase in curve.phases:
+        _, above = diagram.get_decomp_and_e_above_hull(entries[phase.index])
+        assert phase.above_hull_per_atom == pytest.approx(above, abs=1e-9)
 
 
 def _bare(atoms):
@@ -246,8 +314,8 @@ def test_bad_input_in_words():
         voltage(lco(), lco(1.0), lithium=None)
     with pytest.raises(ValueError, match="the metal is Li, not Na"):
         voltage(lco(), lco(1.0), lithium=bulk("Na"))
-    with pytest.raises(ValueError, match="ion 'Mg': allowed are Li, Na, K"):
-        voltage(lco(), lco(1.0), ion="Mg")
+    with pytest.raises(ValueError, match="ion 'Be': allowed are Li, Na, K"):
+        voltage(lco(), lco(1.0), ion="Be")
     with pytest.raises(ValueError, match="nothing but Li"):
         voltage(lco(), bulk("Li"))
     with pytest.raises(ValueError, match="there are no structures"):

@@ -39,6 +39,8 @@ def test_stored_energies_by_hand(cgcnn_ase, series, tmp_path):
     assert step["voltage"] == pytest.approx(BINDING)
     middle = next(phase for phase in result["phases"] if phase["index"] == 1)
     assert middle["above_hull"] == pytest.approx(0.2 / 6)
+    assert "x1 is 0.033 eV per CoO2 (0.010 eV/atom) above the hull" in ran.err
+    assert result["average"]["capacity_grav"] == pytest.approx(273.8, abs=0.1)  # of LiCoO2
     assert (tmp_path / "v.png").stat().st_size > 10_000
 
 
@@ -60,6 +62,8 @@ def test_the_table(cgcnn_ase, series):
     assert "3.500" in ran.out
     assert "formation energy (eV per CoO2)" in ran.out
     assert "x1" in ran.out
+    assert "mAh/g" in ran.out
+    assert "274" in ran.out
 
 
 def test_no_label_of_the_picture_is_cut_off():
@@ -69,7 +73,7 @@ def test_no_label_of_the_picture_is_cut_off():
 
     phases = tuple(Phase(k, x, f, 0.03, 0.0) for k, (x, f) in enumerate([(0.0, 0.0), (0.5, -0.15), (1.0, 0.0)]))
     steps = (Voltage(1.0, 0.5, 3.4, 0.2, None), Voltage(0.5, 0.0, 4.0, 0.2, None))
-    figure = voltage_plot(VoltageCurve(phases, steps, "Ni0.8Mn0.1Co0.1O2", "Li", "formation-energy-per-atom"))
+    figure = voltage_plot(VoltageCurve(phases, steps, "Ni0.8Mn0.1Co0.1O2", "Li", "formation-energy-per-atom", steps[0]))
     figure.draw_without_rendering()
     width, height = figure.bbox.size
     for axes in figure.axes:
@@ -86,7 +90,7 @@ def test_no_label_of_the_picture_is_cut_off():
     ("arguments", "words"),
     [
         (["FOLDER/x0.extxyz"], "needs two contents"),
-        (["FOLDER", "--ion", "Mg"], "ion 'Mg': allowed are Li, Na, K"),
+        (["FOLDER", "--ion", "Be"], "ion 'Be': allowed are Li, Na, K"),
         (["FOLDER", "--model", "band-gap"], "an energy needs one model"),
         (["FOLDER", "--model", "stored"], "is not known"),
         (["FOLDER", "--plot", "v.txt"], "--plot v.txt: allowed are"),
