@@ -85,8 +85,9 @@ class CGCNNCalculator(Calculator):
     ``results`` holds, for a model of the formation energy: ``energy``, ``free_energy`` and ``energy_std`` (eV),
     ``formation_energy_per_atom``, its ``_std`` (eV/atom) and its ``_interval`` (lower and upper bound, 90 %),
     ``in_domain``, ``in_domain_reason`` and ``domain_score`` (1 at the limit of the domain). Other models give their own
-    property instead of the energies. Keys that a model has no calibration for are missing from
-    ``implemented_properties``. Charges and magnetic moments do not enter.
+    property instead of the energies. ``scale`` names the scale of the energies (see
+    :mod:`cgcnn_ase.energies.scales`): those of two scales are never added. Keys that a model has no calibration for are
+    missing from ``implemented_properties``. Charges and magnetic moments do not enter.
 
     A potential (``calc.model.is_potential``, such as ``cathode-potential``) gives ``energies``, ``forces``,
     ``forces_std`` (one number an atom, eV/Å) and, of crystals, ``stress``, too. Its ``energy`` is a total energy on the
@@ -226,7 +227,8 @@ class CGCNNCalculator(Calculator):
         domain = [f"{name}_interval", "in_domain", "in_domain_reason", "domain_score"] if calibrated else []
         opinions = [] if self._second_opinion is None else ["second_opinion_std"]
         derivatives = [] if self._potential is None else ["energies", "forces", "forces_std", "stress"]
-        return [*energies, *derivatives, name, *stds, *domain, *opinions]
+        scale = ["scale"] if energies and self.model.scale is not None else []
+        return [*energies, *derivatives, name, *stds, *domain, *opinions, *scale]
 
     def calculate(
         self,
@@ -267,6 +269,7 @@ class CGCNNCalculator(Calculator):
             "in_domain": prediction.in_domain,
             "in_domain_reason": prediction.in_domain_reason,
             "domain_score": prediction.domain_score,
+            "scale": prediction.scale,
         }
         if prediction.second_opinion_std is not None:
             result["second_opinion_std"] = prediction.second_opinion_std
@@ -338,7 +341,7 @@ class CGCNNCalculator(Calculator):
         return std / len(self.atoms) if per_atom else std
 
     def annotate(self, atoms: "Atoms") -> "Atoms":
-        """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, model and sha256.
+        """Put what ASE's writers would drop into ``atoms.info``: std, interval, in_domain, scale, model and sha256.
 
         Of a potential, ``forces_std`` goes into ``atoms.arrays``, and its largest value is ``max_force_std``.
         """

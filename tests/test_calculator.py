@@ -446,7 +446,8 @@ def test_an_original_model_has_no_uncertainty(original_weights, atoms):
     atoms.calc = CGCNNCalculator(original_weights / "formation-energy-per-atom.pth.tar")
     atoms.get_potential_energy()
     assert atoms.calc.results["formation_energy_per_atom"] == pytest.approx(-3.04, abs=0.2)  # eV/atom
-    assert set(atoms.calc.results) == {"energy", "free_energy", "formation_energy_per_atom"}
+    assert set(atoms.calc.results) == {"energy", "free_energy", "formation_energy_per_atom", "scale"}
+    assert atoms.calc.results["scale"] == "mp-legacy"
     with pytest.raises(PropertyNotImplementedError, match=r"gives no uncertainty of an energy: .* 1 member"):
         atoms.calc.get_energy_uncertainty(atoms)
 

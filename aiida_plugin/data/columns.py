@@ -37,9 +37,10 @@ KINDS: dict[str, Kind] = {
     "domain_score": "number",
     "population": "text",
     "second_opinion_std": "number",
+    "scale": "text",
 }
 # those that nodes of earlier versions lack
-LATER = ("domain_score", "population", "second_opinion_std")
+LATER = ("domain_score", "population", "second_opinion_std", "scale")
 CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 
 

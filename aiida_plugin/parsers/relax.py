@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 NUMBERS = (
     "energy", "energy_std", "initial_energy", "steps", "max_force", "max_force_std", "volume_change", "domain_score"
 )  # fmt: skip
-TEXTS = ("formula", "in_domain_reason", "error")
+TEXTS = ("formula", "scale", "in_domain_reason", "error")
 FLAGS = ("converged", "in_domain")
 _OF_MODEL = ("model", "model_sha256")
 # those that a relaxed structure carries in its info, too
-_INFO = ("energy_std", "steps", "converged", "max_force", "in_domain", "in_domain_reason", "domain_score", *_OF_MODEL)
+_INFO = (
+    "energy_std", "scale", "steps", "converged", "max_force", "in_domain", "in_domain_reason", "domain_score",
+    *_OF_MODEL,
+)  # fmt: skip
 # arrays of a structure that say what it is, rather than what was computed of it
 _KEPT_ARRAYS = ("initial_magmoms", "initial_charges", "tags", "masses")
 _TRUTHS = {"True": True, "False": False, "": None}

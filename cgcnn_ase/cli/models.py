@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a JSON list.")] = False,
 ) -> None:
-    """List the pretrained models: property, unit, error on the test split, size, sha256."""
+    """List the pretrained models: property, unit, scale of energies, error on the test split, size, sha256."""
     from cgcnn_ase.models.registry import model_info, model_names
 
     with errors_as_usage():
@@ -26,12 +26,13 @@ def models(
         return
     from rich.table import Table
 
-    table = Table("name", "property", "unit", "members", "on the test split", "size", "sha256")
+    table = Table("name", "property", "unit", "scale", "members", "on the test split", "size", "sha256")
     for column in table.columns:
         column.no_wrap = True
     for info in infos:
         size = f"{info.size / 1e6:.1f} MB"
-        table.add_row(info.name, info.target, info.unit, str(info.n_members), _figure(info), size, info.sha256[:12])
+        facts = (info.name, info.target, info.unit, info.scale or "", str(info.n_members), _figure(info))
+        table.add_row(*facts, size, info.sha256[:12])
     console().print(table)
 
 

@@ -134,11 +134,11 @@ class TableWriter(Writer):
 
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file)
-        self._tables: dict[tuple[str, str, str, str], list[tuple[str, ...]]] = {}
+        self._tables: dict[tuple[str, str, str, str, str], list[tuple[str, ...]]] = {}
 
     def write(self, prediction: Prediction) -> None:
         """Keep the cells of a row."""
-        head = (prediction.property, prediction.unit, prediction.model, prediction.model_sha256)
+        head = (prediction.property, prediction.unit, prediction.model, prediction.model_sha256, prediction.scale or "")
         self._tables.setdefault(head, []).append(_cells(prediction))
         self.n_written += 1
 
@@ -147,10 +147,11 @@ class TableWriter(Writer):
         from rich.table import Table
 
         screen = Console(file=self.file, highlight=False)
-        for (name, unit, model, sha256), rows in self._tables.items():
+        for (name, unit, model, sha256, scale), rows in self._tables.items():
             used = [k for k in range(len(_HEADS)) if any(row[k] for row in rows)]
             of = "" if unit in ("", "1") else f" ({unit})"
-            screen.print(f"{name}{of} by {model}, sha256 {sha256[:_SHORT]}", markup=False, soft_wrap=True)
+            on = f", on the scale {scale}" if scale else ""
+            screen.print(f"{name}{of} by {model}, sha256 {sha256[:_SHORT]}{on}", markup=False, soft_wrap=True)
             table = Table()
             for k in used:
                 right = _HEADS[k] in ("site", "equal sites", "atoms", "value", "std")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # what a frame says beside energy, forces and stress
 _INFO = (
-    "energy_std", "steps", "converged", "max_force", "max_force_std", "in_domain", "in_domain_reason", "domain_score",
-    "model", "model_sha256",
+    "energy_std", "scale", "steps", "converged", "max_force", "max_force_std", "in_domain", "in_domain_reason",
+    "domain_score", "model", "model_sha256",
 )  # fmt: skip
 
 

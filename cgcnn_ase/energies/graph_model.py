@@ -7,6 +7,7 @@ import numpy as np
 
 from cgcnn_ase.core.elements import HUBBARD_METALS, reference_energies
 from cgcnn_ase.energies.interface import Energies, EnergyModel, Reference
+from cgcnn_ase.energies.scales import SCALES, element_energies
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,7 +28,12 @@ def reference_table(model: "CrystalModel", reference: Reference | Mapping[str, f
     check_reference(reference)
     if reference == "none" or model.target.name == "total_energy_per_atom":
         return None
-    return reference if isinstance(reference, Mapping) else reference_energies()
+    return reference if isinstance(reference, Mapping) else elements_of(model)
+
+
+def elements_of(model: "CrystalModel") -> Mapping[str, float]:
+    """Energies of the elements, eV/atom, that are on the scale of a model; uncorrected ones where it states none."""
+    return element_energies(model.scale if model.scale in SCALES else "uncorrected")
 
 
 def sum_of_references(symbols: Sequence[str], table: Mapping[str, float]) -> float:
@@ -68,7 +74,7 @@ class GraphEnergy:
         elif targets[0] == "formation_energy_per_atom":
             self.references = dict.fromkeys(reference_energies(), 0.0)
         else:
-            self.references = reference if isinstance(reference, Mapping) else reference_energies()
+            self.references = reference if isinstance(reference, Mapping) else elements_of(self.model)
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """Total energies, eV a cell, with those of each member.

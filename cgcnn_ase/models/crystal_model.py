@@ -11,7 +11,7 @@ from cgcnn_ase.core.arrays import Floats32, Ints
 from cgcnn_ase.core.targets import Level, Scaler, TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.models.folder import Json
+from cgcnn_ase.models.folder import Json, stated_scale
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
@@ -113,6 +113,14 @@ class CrystalModel(nn.Module):
     def is_potential(self) -> bool:
         """True if the prediction is a smooth function of the positions, so that forces exist."""
         return self.networks[0].config.architecture.is_smooth and self.target.name in POTENTIAL_TARGETS
+
+    @property
+    def scale(self) -> str | None:
+        """Scale of the energies that it predicts (see :mod:`cgcnn_ase.energies.scales`).
+
+        None of another property, and where the record of the training does not say.
+        """
+        return stated_scale(self.training_record, is_potential=self.is_potential)
 
     @property
     def n_members(self) -> int:

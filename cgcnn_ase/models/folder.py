@@ -65,6 +65,11 @@ def model_entry(config: Json, name: str | None) -> Json:
     return next(entry for entry in model_entries(config) if entry["name"] == name)
 
 
+def stated_scale(training: Json, *, is_potential: bool) -> str | None:
+    """Return the scale of energies that the record of a training states; potentials of before are uncorrected."""
+    return training.get("scale") or ("uncorrected" if is_potential else None)
+
+
 def read_weights(folder: Path, config: Json) -> bytes:
     """The weights' file of a model folder; :class:`CheckpointError` if ``config.json`` speaks of another."""
     weights = _read(folder / WEIGHTS)

@@ -28,6 +28,9 @@ PUBLISHED: dict[str, TargetSpec] = {
     "semi-metal-classification": TargetSpec(name="is_metal", unit="probability", task="classification"),
 }
 
+# the scales of the published energies, as their errors on crystals of the Materials Project show
+_SCALES = {"formation-energy-per-atom": "mp-legacy", "final-energy-per-atom": "uncorrected"}
+
 # the graph of the original code: the 12 nearest within 8 Å, the missing ones replaced by atom 0 at 9 Å
 ORIGINAL_GRAPH = GraphConfig(rule="knn", cutoff=8.0, n_neighbors=12, padding="first-atom")
 
@@ -60,7 +63,8 @@ def load_legacy(path: Path) -> CrystalModel:
         scaler=Scaler(checkpoint.mean, checkpoint.std),
         name=stem,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        training={"source": "original CGCNN checkpoint", "epoch": checkpoint.epoch},
+        training={"source": "original CGCNN checkpoint", "epoch": checkpoint.epoch}
+        | ({"scale": _SCALES[stem]} if target is not unknown and stem in _SCALES else {}),
     )
 
 

@@ -5,7 +5,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cgcnn_ase.models.folder import WEIGHTS, CheckpointError, Json, model_entries, model_entry, read_config
+from cgcnn_ase.models.folder import (
+    WEIGHTS,
+    CheckpointError,
+    Json,
+    model_entries,
+    model_entry,
+    read_config,
+    stated_scale,
+)
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -58,6 +66,7 @@ class ModelInfo:
     sha256: str
     path: Path
     transform: str = "none"  # what the network learns of the value: ``log10`` of a modulus
+    scale: str | None = None  # of energies: see :mod:`cgcnn_ase.energies.scales`
 
     @property
     def test_mae(self) -> float | None:
@@ -112,7 +121,14 @@ def model_info(name: str | Path) -> ModelInfo:
         sha256=config["sha256"][WEIGHTS],
         path=ref.path,
         transform=entry["target"].get("transform", "none"),
+        scale=scale_of(config, entry),
     )
+
+
+def scale_of(config: Json, entry: Json) -> str | None:
+    """The scale of the energies of one model of a folder; None where there are none, or it is not stated."""
+    is_potential = config["network"]["architecture"].get("architecture") == _POTENTIAL
+    return stated_scale(entry["training"], is_potential=is_potential)
 
 
 def with_fidelity(name: str, fidelity: str | None) -> str:

@@ -289,6 +289,7 @@ class _Run:
             n_atoms=n,
             energy=point.energy,
             energy_std=None if prediction.std is None else n * float(prediction.std[0]),
+            scale=potential.model.scale,
             initial_energy=self._first,
             steps=self.n_steps,
             converged=converged,

@@ -30,7 +30,7 @@ class RelaxOptions:
 class Relaxed:
     """One relaxed structure, or why there is none.
 
-    ``energy`` is that of the cell, ``energy_std`` its calibrated standard deviation, both in eV; ``max_force`` is the
+    ``energy`` is that of the cell on ``scale``, ``energy_std`` its calibrated std, both in eV; ``max_force`` is the
     largest force on an atom or, with the cell, row of virial / N, ``max_force_std`` the largest standard deviation of a
     force, both in eV/Å. A structure that is not ``converged`` is the last of its steps.
     """
@@ -41,6 +41,7 @@ class Relaxed:
     n_atoms: int | None = None
     energy: float | None = None
     energy_std: float | None = None
+    scale: str | None = None
     initial_energy: float | None = None
     steps: int | None = None
     converged: bool | None = None

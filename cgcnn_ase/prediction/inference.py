@@ -295,6 +295,7 @@ def _blank(record: StructureRecord, model: CrystalModel, *, error: str | None = 
         formula=None if atoms is None else atoms.get_chemical_formula(mode="metal"),
         n_atoms=None if atoms is None else len(atoms),
         unit=model.target.unit,
+        scale=model.scale,
         property=model.target.name,
         model=model.name,
         model_sha256=model.sha256,

@@ -22,7 +22,8 @@ class Prediction:
     ``domain_score`` is the largest of all signals of the domain over their limits: 1 at the limit, and ``in_domain`` up
     to there; ``in_domain_reason`` names all that lies beyond, joined by "; ". There is no interval where nothing is
     known of the errors so far outside. ``population`` says whose errors the interval is made for: crystals ``known`` to
-    a database, or ``hypothetical`` ones.
+    a database, or ``hypothetical`` ones. ``scale`` is that of an energy, by name (see
+    :mod:`cgcnn_ase.energies.scales`); None of other properties, and where the model does not state it.
 
     Of a classification, ``value`` is the probability of class 1 of two, else the most probable class; ``std`` is
     sqrt(p (1 - p)). It has no interval: ``class_set`` holds the classes that hold the true one as often as the interval
@@ -45,6 +46,7 @@ class Prediction:
     population: str | None = None
     second_opinion_std: float | None = None
     unit: str
+    scale: str | None = None
     property: str
     model: str
     model_sha256: str
@@ -66,7 +68,7 @@ class Prediction:
 
     def failed(self, error: str) -> "Prediction":
         """Return the prediction of the same model for the same structure, without values, and why."""
-        kept = ("id", "source", "unit", "property", "model", "model_sha256")
+        kept = ("id", "source", "unit", "scale", "property", "model", "model_sha256")
         return Prediction(**{name: getattr(self, name) for name in kept}, error=error)
 
 

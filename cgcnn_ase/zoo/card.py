@@ -73,6 +73,8 @@ def _section(entry: dict[str, Any], folder: Path) -> str:
         raise ValueError(f"{folder}: no calibrated test figures of {entry['name']} to write a card from")
     unit, is_log = target["unit"], target.get("transform") == "log10"
     learned = f" in {unit}, learned as its logarithm" if is_log else f" in {unit}".replace(" in 1", "")
+    if "scale" in training:
+        learned += f", on the scale `{training['scale']}`"
     section: str = _texts()[target["task"]].format(
         **{key: training[key] for key in ("n_train", "n_val", "n_test")},
         **test,

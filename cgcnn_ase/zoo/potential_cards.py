@@ -11,7 +11,7 @@ import numpy as np
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.models.checkpoint import load_folder
-from cgcnn_ase.models.folder import CARD, WEIGHTS, Json, read_config, read_weights, write_files
+from cgcnn_ase.models.folder import CARD, WEIGHTS, Json, read_config, read_weights, stated_scale, write_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ def write_potential_card(folder: Path, texts: CardTexts) -> Path:
         f"{texts.about}",
         "",
         *(_elements(folder) if texts.tells_elements else []),
+        f"Scale of the energies: `{stated_scale(training, is_potential=True)}`.",
+        "",
         f"Frames: {counts}; {texts.frames}. One training, seed "
         f"{training['recipe']['seed']}; {network['n_convolutions']} convolutions of {network['n_features']} features "
         f"and {network['n_channels']} channels, harmonics to degree {network['n_degrees']}, cutoff "

@@ -21,6 +21,7 @@ from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import prepare_sites
 from cgcnn_ase.models.crystal_model import CrystalModel
+from cgcnn_ase.models.folder import model_entries, read_config, read_weights, write_files
 from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
@@ -44,6 +45,7 @@ class Recipe(NamedTuple):
 
     data: str  # name of the data set's folder, ``vacancies`` for the published sets of them, or ``defects``
     columns: list[str]  # of the data set, one a target; of vacancies, the sets
+    scales: list[str | None]  # of the energies among them
     targets: tuple[TargetSpec, ...]
     config: TrainConfig
     start: tuple[str, ...] = ()  # pretrained models that training starts from
@@ -68,6 +70,7 @@ def load_recipe(name: str) -> Recipe:
     return Recipe(
         data=recipe["data"],
         columns=[target.pop("column") for target in recipe["targets"]],
+        scales=[target.pop("scale", None) for target in recipe["targets"]],
         targets=tuple(parse_settings(TargetSpec, target) for target in recipe["targets"]),
         config=parse_settings(TrainConfig, recipe["train"]),
         start=(recipe["from"],) if isinstance(recipe.get("from"), str) else tuple(recipe.get("from", ())),
@@ -122,6 +125,7 @@ def train_pretrained(
         )
     folder = pretrained_folder() / name
     shutil.copytree(best, folder, dirs_exist_ok=True)
+    state_scales(folder, recipe.scales)
     write_ids([prepared.ids[i] for i in prepared.rows("train")], folder)
     write_card(folder, data=recipe.data)
     return folder
@@ -172,6 +176,16 @@ def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> Prep
         return detection_data.prepared(data, recipe.targets, recipe.config.graph)
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
+
+
+def state_scales(folder: Path, scales: Sequence[str | None]) -> None:
+    """Write the scale of each energy of the models of a folder, in their order, into the records of their training."""
+    config = read_config(folder)
+    weights = read_weights(folder, config)
+    for entry, scale in zip(model_entries(config), scales, strict=True):
+        if scale is not None:
+            entry["training"]["scale"] = scale
+    write_files(folder, config, weights)
 
 
 def write_ids(ids: list[str], folder: Path) -> Path:

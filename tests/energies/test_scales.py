@@ -14,6 +14,7 @@ from pymatgen.entries.compatibility import (
 )
 from pymatgen.entries.computed_entries import ComputedEntry
 
+from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.energies.scales import convert_formation_energy, correction, element_energies
 
@@ -126,3 +127,41 @@ def test_formation_energies_are_against_the_elements_of_the_scale():
 def test_an_unknown_scale_is_told_with_those_that_there_are():
     with pytest.raises(ValueError, match="unknown scale of energies 'mp2025'.*uncorrected, mp-legacy, mp2020"):
         correction("NiO", "mp2025")
+
+
+def test_every_model_of_an_energy_names_its_scale():
+    from cgcnn_ase.models.registry import model_info, model_names
+
+    scales = {name: model_info(name).scale for name in model_names() if "energy" in model_info(name).target}
+    assert scales == {
+        "cathode-potential": "uncorrected",
+        "formation-energy-per-atom": "mp-legacy",
+        "formation-energy-per-atom-alignn": "mp-legacy",
+        "general-potential": "uncorrected",
+        "total-energy-per-atom": "uncorrected",
+        "vacancy-formation-energy": "other:witman",
+        **{f"vacancy-formation-energy-{each}": f"other:{each}" for each in ("chgnet", "jarvis", "kumagai")},
+    }
+    assert {model_info(name).scale for name in set(model_names()) - set(scales)} == {None}
+
+
+def test_two_models_of_a_total_energy_differ_by_the_corrections():
+    """Both are far nearer to each other on one scale than apart, as published corrections have it."""
+    atoms = bulk("NiO", "rocksalt", a=4.2)
+    energies = {}
+    for name in ("formation-energy-per-atom", "total-energy-per-atom"):
+        calculator = CGCNNCalculator(name)
+        energies[calculator.get_property("scale", atoms)] = calculator.get_potential_energy(atoms) / 2
+        assert calculator.annotate(atoms).info["scale"] == calculator.results["scale"]
+    apart = energies["mp-legacy"] - energies["uncorrected"]
+    assert apart < -1.2
+    assert apart == pytest.approx(correction("NiO", "mp-legacy") / 2, abs=0.15)
+
+
+def test_the_energy_of_a_nitride_is_against_the_elements_of_its_scale():
+    """A formation energy on the older scale is against its fitted nitrogen, 0.38 eV an atom above that of PBE."""
+    atoms = bulk("AlN", "zincblende", a=4.36)
+    calculator = CGCNNCalculator()
+    energy = calculator.get_potential_energy(atoms)
+    of_elements = reference_energies()["Al"] + element_energies("mp-legacy")["N"]
+    assert energy == pytest.approx(2 * calculator.results["formation_energy_per_atom"] + of_elements, abs=1e-6)
