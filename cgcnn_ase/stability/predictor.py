@@ -173,7 +173,7 @@ class HullComparison:
         amounts = counts(prediction.formula)
         formula = reduced(prediction.formula)
         try:
-            value = prediction.value + self.phases.shift(formula, self.model_scale, self.scale)
+            value = prediction.value + self.phases.shift(formula, prediction.scale or self.model_scale, self.scale)
         except ValueError as error:
             return Stability(**row, formula=formula, error=str(error))
         elements = sorted(amounts)
