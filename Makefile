@@ -25,7 +25,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 ENGINES_INSTALLED := $(VENV)/.installed-engines
 RECIPES := pyproject.toml constraints.txt scripts/bootstrap.sh
 
-.PHONY: help install install-dev engines demo test test-slow test-services coverage names lint format types architecture imports docs examples benchmarks zoo wheel wheel-test clean
+.PHONY: help install install-dev engines demo test test-long test-slow test-services coverage names lint format types architecture imports docs examples benchmarks zoo wheel wheel-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -53,13 +53,16 @@ demo: $(INSTALLED) ## predict the example structures, on the command line and fr
 
 # Some images of containers forbid Python to keep what it compiles: each of the many processes of the tests would
 # compile this package, and pytest rewrite all assertions, anew.
-test test-slow coverage: export PYTHONDONTWRITEBYTECODE :=
+test test-long test-slow coverage: export PYTHONDONTWRITEBYTECODE :=
 
 # One thread for each worker: workers with several threads each would fight for the cores.
 test: $(ENGINES_INSTALLED) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not long and not services" $(PYTEST_ARGS)
 
-test-slow: $(ENGINES_INSTALLED) ## run the long tests, one after the other
+test-long: $(ENGINES_INSTALLED) ## run the whole of the checks that `make test` has in short
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(PYTEST_ARGS)
+
+test-slow: $(ENGINES_INSTALLED) ## run the slow tests, one after the other
 	$(BIN)/python -m pytest -m "slow and not services" $(PYTEST_ARGS)
 
 test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run the daemon's tests on them
@@ -67,7 +70,7 @@ test-services: $(INSTALLED) ## install PostgreSQL, RabbitMQ and SLURM, and run t
 
 # About twice as long as the tests alone, so CI does not run it at every change.
 coverage: $(ENGINES_INSTALLED) ## run the tests and count the lines and branches they reach; the table lands in build/coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not services" --cov \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not long and not services" --cov \
 	    --cov-report=term --cov-report=html:build/coverage --cov-fail-under=90 $(PYTEST_ARGS)
 
 names: $(INSTALLED) ## check that the code keeps to the words of the glossary

@@ -83,7 +83,10 @@ def check(graph: Graph, starts: dict[str, int], *, n: int = N_SHARDS, chain: str
         assert sum(link[0] == "PredictCalculation" and link[1] == label for link in graph.links) == n, label
 
 
-@pytest.mark.parametrize(("n", "n_deaths"), [(3, 1), pytest.param(N_SHARDS, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("n", "n_deaths"),
+    [pytest.param(3, 1, marks=pytest.mark.long), pytest.param(N_SHARDS, 2, marks=pytest.mark.slow)],
+)
 def test_killed_where_it_hurts_most(small_model, tmp_path, cgcnn_ase_command, n, n_deaths):
     """Shards through the daemon, all of it killed when the worker died within a step; and the worker once more.
 

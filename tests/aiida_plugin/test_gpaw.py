@@ -52,7 +52,23 @@ def label(code, structures, ids, protocol="fast", **inputs):
     )
 
 
+def test_a_run_is_what_gpaw_gives_here(code):
+    results, node = run_get_node(CalculationFactory("cgcnn.ase_dft"), **gpaw_job(code, silicon()))
+    assert node.is_finished_ok, node.exit_message
+    here = silicon()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        here.calc = gpaw.GPAW(mode=gpaw.PW(150), xc="PBE", kpts=(1, 1, 1), txt=None)
+        energy = here.get_potential_energy()
+    there = results["labelled"].atoms(0)
+    assert there.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+    assert np.allclose(there.get_forces(), here.get_forces(), atol=1e-4)
+    assert np.allclose(there.get_stress(), here.get_stress(), atol=1e-5)
+
+
+@pytest.mark.long
 def test_the_label_is_what_gpaw_gives_here(code):
+    """Of a magnetic crystal, through the work chain of labels."""
     results, node = label(code, [linio2()], ["LiNiO2"])
     assert node.is_finished_ok, node.outputs.failures.get_dict()
     labelled = results["labelled"].atoms("LiNiO2")

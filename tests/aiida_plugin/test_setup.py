@@ -57,6 +57,7 @@ def n_nodes():
 # What it makes
 
 
+@pytest.mark.long
 def test_from_nothing_to_all_there_and_a_second_run_changes_nothing(tmp_path):
     """In processes of their own, as the profile is made by one."""
     looked = shell("setup", "--check", path=tmp_path / "new")

@@ -598,7 +598,9 @@ def whole_lines(out: Path) -> int:
     return out.read_bytes().count(b"\n") if out.exists() else 0
 
 
-@pytest.mark.parametrize("whom", ["group", pytest.param("command", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "whom", [pytest.param("group", marks=pytest.mark.long), pytest.param("command", marks=pytest.mark.slow)]
+)
 def test_interrupted_and_resumed(slow_folder, small_model, cgcnn_ase, tmp_path, whom):
     """Ctrl-C reaches the whole process group, `kill -INT` the command alone."""
     out = tmp_path / "out.csv"
@@ -647,7 +649,9 @@ def test_workers_end_with_the_command(slow_folder, small_model, tmp_path, name):
     assert out.read_bytes().endswith(b"\n")
 
 
-def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_path, monkeypatch, cgcnn_ase):
+@pytest.fixture
+def interrupted_at_the_third(monkeypatch):
+    """Ctrl-C comes when two files are predicted."""
     from cgcnn_ase.prediction.predictor import Predictor
 
     stream = Predictor.stream_files
@@ -658,7 +662,27 @@ def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_pat
                 raise KeyboardInterrupt
             yield prediction
 
-    monkeypatch.setattr(Predictor, "stream_files", interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "stream_files", interrupted)
+        yield patch
+
+
+def test_interrupted_in_one_process_and_resumed(cif_folder, small_model, tmp_path, interrupted_at_the_third, cgcnn_ase):
+    folder, out = cif_folder(6), tmp_path / "out.csv"
+    ran = cgcnn_ase("predict", folder, "--model", small_model, "--output", out)
+    assert (ran.code, ran.out) == (130, "")
+    assert ran.err == f"interrupted: what was predicted is in {out}; --resume goes on\n"
+    assert [row["id"] for row in read_csv(out)] == ["c000", "c001"]
+    interrupted_at_the_third.undo()
+    resumed = cgcnn_ase("predict", folder, "--model", small_model, "--output", out, "--resume")
+    assert resumed.code == 0
+    assert resumed.err.startswith(f"1 of 6 files are in {out} already\n")
+    assert cgcnn_ase("predict", folder, "--model", small_model, "--output", tmp_path / "b.csv").code == 0
+    assert_same_rows(read_csv(out), read_csv(tmp_path / "b.csv"))
+
+
+@pytest.mark.usefixtures("interrupted_at_the_third")
+def test_interrupted_while_writing_json_and_xyz(cif_folder, small_model, tmp_path, cgcnn_ase):
     folder = cif_folder(4)
     for suffix, read in (("json", lambda f: json.loads(f.read_text())), ("extxyz", lambda f: ase.io.read(f, ":"))):
         out = tmp_path / f"out.{suffix}"

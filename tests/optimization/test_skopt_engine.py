@@ -26,7 +26,7 @@ def value(point):
     return (point["ni_content"] - 4 / 6) ** 2 + 0.1 * abs(point["n"] - 3) + 0.2 * (point["dopant"] == "Ti")
 
 
-@pytest.mark.parametrize("acquisition", ["ei", "pi", "lcb"])
+@pytest.mark.parametrize("acquisition", ["ei", *(pytest.param(name, marks=pytest.mark.long) for name in ("pi", "lcb"))])
 def test_its_points_are_of_the_space_and_none_comes_twice(acquisition):
     space = SearchSpace.from_dict(SHARES)
     engine, keys = SkoptEngine(space, acquisition=acquisition, n_initial=4, seed=1), []

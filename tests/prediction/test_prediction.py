@@ -269,21 +269,17 @@ def test_workers_agree_with_one_process(small_model, cif_folder):
     assert two[10].error == one[10].error == "is empty"
 
 
-def test_workers_take_objects(small_model, crystals):
-    two = list(Predictor(small_model, workers=2).stream(crystals * 3))
-    same(two, list(Predictor(small_model).stream(crystals * 3)))
-
-
-def test_workers_are_ended(small_model, cif_folder):
+def test_workers_take_objects_and_are_ended(small_model, crystals):
     import psutil
 
     before = set(psutil.Process().children(recursive=True))
-    stream = Predictor(small_model, workers=2).stream(cif_folder(150))
-    next(stream)
+    stream = Predictor(small_model, workers=2).stream(crystals * 5)
+    two = [next(stream) for _ in range(2 * len(crystals))]
     workers = set(psutil.Process().children(recursive=True)) - before
     assert len(workers) == 2
     stream.close()
     assert not any(worker.is_running() for worker in workers)
+    same(two, list(Predictor(small_model).stream(crystals * 2)))
 
 
 def test_ordered_map_raises_what_the_function_raises():

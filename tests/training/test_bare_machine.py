@@ -62,14 +62,15 @@ def test_the_environment_is_bare(bare):
     assert result.stdout.strip() == str([None] * len(FORBIDDEN))
 
 
-def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cgcnn_ase):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_train_there_and_assemble_here(data, tiny, bare, tmp_path, differing, cgcnn_ase, workers):
     data.save(tmp_path / "prepared")
     (tmp_path / "config.yaml").write_text(
         "n_members: 2\nepochs: 2\nbatch_size: 16\n"  # engine: auto, and no DGL there
         "network: {n_features: 8, n_convolutions: 2, n_hidden: 8, n_gaussians: 8, cutoff: 5.0}\n"
     )
     command = ["-m", "cgcnn_ase.training", "prepared", "--config", "config.yaml", "--output", "run"]
-    there = python(bare, *command, "--workers", "2", cwd=tmp_path)
+    there = python(bare, *command, "--workers", str(workers), cwd=tmp_path)
     assert there.returncode == 0, there.stderr
     assert there.stdout == "run\n"
     (line,) = [line for line in there.stderr.splitlines() if line.startswith("warning: ")]

@@ -13,7 +13,7 @@ def errors_in(folder):
     return [float(row["val_error"]) for row in read_history(folder / "history.csv")]
 
 
-@pytest.mark.parametrize("n_val", [pytest.param(40, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize("n_val", [pytest.param(40, marks=pytest.mark.slow), pytest.param(13, marks=pytest.mark.long)])
 def test_two_processes_learn_what_one_does(make_data, tiny, tmp_path, n_val):
     """Their batches of 8 are one of 16; all val errors count once, also where the val batches do not divide evenly."""
     data = make_data(n_train=64, n_val=n_val)
