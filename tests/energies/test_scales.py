@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from pymatgen.analysis.structure_analyzer import oxide_type
 from pymatgen.core import Composition
 from pymatgen.entries.compatibility import (
     MaterialsProject2020Compatibility,
@@ -13,9 +14,11 @@ from pymatgen.entries.compatibility import (
     PotcarCorrection,
 )
 from pymatgen.entries.computed_entries import ComputedEntry
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.energies.scales import convert_formation_energy, correction, element_energies
 
 U_OF_OXIDES = {"Ni": 6.2, "Co": 3.32, "Mn": 3.9, "Fe": 5.3}
@@ -165,3 +168,28 @@ def test_the_energy_of_a_nitride_is_against_the_elements_of_its_scale():
     energy = calculator.get_potential_energy(atoms)
     of_elements = reference_energies()["Al"] + element_energies("mp-legacy")["N"]
     assert energy == pytest.approx(2 * calculator.results["formation_energy_per_atom"] + of_elements, abs=1e-6)
+
+
+def test_todays_entries_of_the_materials_project(shared_data):
+    """Corrections and formation energies of all 474 entries of Li-Co-Ni-O, as the project has them."""
+    folder = shared_data / "mp_li_co_ni_o_2024"
+    names = ["energy_uncorrected", "correction_mp2020", "formation_energy_per_atom"]
+    dataset = load_dataset(folder, target=names)
+    uncorrected, corrections, formation = np.asarray(dataset.targets).T
+    crystals = [Atoms(s.numbers, s.positions, cell=s.cell, pbc=True) for s in dataset.structures]
+    assert len(crystals) == 474
+    computed = [correction(str(crystal.symbols), "mp2020", atoms=crystal) for crystal in crystals]
+    np.testing.assert_allclose(computed, corrections, atol=1e-6)
+    n_atoms = np.array([len(crystal) for crystal in crystals])
+    elements = {}
+    for crystal, energy in zip(crystals, uncorrected / n_atoms, strict=True):
+        if len(set(crystal.symbols)) == 1:
+            elements[crystal.symbols[0]] = min(energy, elements.get(crystal.symbols[0], np.inf))
+    of_elements = np.array([sum(elements[symbol] for symbol in crystal.symbols) for crystal in crystals])
+    plain = (uncorrected - of_elements) / n_atoms
+    for crystal, before, after in zip(crystals, plain.tolist(), formation.tolist(), strict=True):
+        kind = oxide_type(AseAtomsAdaptor.get_structure(crystal), 1.1) if "O" in crystal.symbols else None
+        converted = convert_formation_energy(
+            before, str(crystal.symbols), source="uncorrected", to="mp2020", oxide_type=kind
+        )
+        assert converted == pytest.approx(after, abs=1e-6)
