@@ -22,7 +22,7 @@ from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts, known_phases, reduced
 from cgcnn_ase.stability.predictor import StabilityPredictor
-from cgcnn_ase.stability.probability import probability_below
+from cgcnn_ase.stability.results import probability_below
 
 TARGET = "formation_energy_per_atom"
 DEGREES = (2.0, 3.0, 4.0, 6.0, 1e6)

@@ -16,11 +16,12 @@ from aiida_plugin.data.predictions import LISTED, TableData
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cgcnn_ase.stability.predictor import Stability, StabilityResults
+    from cgcnn_ase.stability.results import Stability, StabilityResults
 
-# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns
+# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns, nor is what DFT of
+# predicted phases would decide, of which a node's hull has none
 _SHARED = ("within", "scale", "hull_source", "hull_sha256", "model", "model_sha256")
-_NO_COLUMNS = (*_SHARED, "source", "error")
+_NO_COLUMNS = (*_SHARED, "source", "error", "gains")
 _PARTS = "decomposition"  # its phases are kept as JSON
 _LISTED_COLUMNS = ("e_above_hull", "e_above_hull_std", "p_stable")
 _LIKELY = 0.5  # probability above which a structure counts as likely to be stable
@@ -105,7 +106,8 @@ class StabilityData(TableData):
         ids
             Only these structures; an id that there is none of is left out.
         """
-        from cgcnn_ase.stability.predictor import DecompositionPart, Stability, StabilityResults
+        from cgcnn_ase.stability.predicted_phases import DecompositionPart
+        from cgcnn_ase.stability.results import Stability, StabilityResults
 
         shared = {name: self.base.attributes.get(name) for name in _SHARED} | {"source": ""}
         columns = read_columns(self._content(), ids, _kinds())
@@ -117,7 +119,7 @@ class StabilityData(TableData):
         return StabilityResults([*rows, *(Stability(**shared, id=name, error=error) for name, error in failed)])
 
     def to_frame(self, ids: Collection[str] | None = None) -> "pd.DataFrame":
-        """The table of :meth:`cgcnn_ase.stability.predictor.StabilityResults.to_frame`; energies in eV/atom."""
+        """The table of :meth:`cgcnn_ase.stability.results.StabilityResults.to_frame`; energies in eV/atom."""
         return self.results(ids).to_frame()
 
 
@@ -128,7 +130,7 @@ def _finite(number: float | None) -> float | None:
 @cache
 def _kinds() -> dict[str, Kind]:
     """The kind of each column, by the type of its field."""
-    from cgcnn_ase.stability.predictor import Stability
+    from cgcnn_ase.stability.results import Stability
 
     kinds: dict[type, Kind] = {str: "text", float: "number", int: "whole", bool: "flag"}
     types = get_type_hints(Stability)

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ class Result(Protocol):
 
 
 R = TypeVar("R", bound=Result)
+
+# structures of which something is said one by one; the rest is counted
+_NAMED = 50
 
 
 def echo_stderr(text: str) -> None:
@@ -83,6 +87,29 @@ def display_name(result: Result) -> str:
     """The file, and which of its structures where it holds several."""
     several = ":" in result.id and ":" not in Path(result.source).name
     return f"{result.source} ({result.id})" if several else result.source
+
+
+class NamedRows:
+    """Messages about single structures: the first of each kind at once, the number of the others in the end."""
+
+    def __init__(self) -> None:
+        self._n: Counter[str] = Counter()
+
+    def __getitem__(self, kind: str) -> int:
+        """How many there are of a kind."""
+        return self._n[kind]
+
+    def add(self, kind: str, row: Result, text: str) -> None:
+        """Count a structure, and say something of it unless much has been said of its kind."""
+        self._n[kind] += 1
+        if self._n[kind] <= _NAMED:
+            echo_stderr(f"{display_name(row)}: {text}")
+
+    def show_rest(self) -> None:
+        """Say of how many more of each kind nothing was said."""
+        for kind, n in self._n.items():
+            if n > _NAMED:
+                echo_stderr(f"... and {n - _NAMED} more {kind}")
 
 
 def progress_of_files(results: Iterable[R], what: str, files: list[Path]) -> Iterator[R]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cgcnn_ase.cli.messages import (
-    display_name,
+    NamedRows,
     echo_note,
     echo_stderr,
     errors_as_usage,
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from cgcnn_ase.inspection.second_opinion import SecondOpinions
     from cgcnn_ase.nn.messages import Engine
     from cgcnn_ase.prediction.results import Prediction
-
-# failed structures that are named one by one; the rest is counted
-_NAMED = 50
 
 
 def predict(
@@ -146,6 +143,7 @@ def predict(
             seeds = {"n_dropout": seed} if n_dropout is not None else {}
             write_environment(environment, engine=predictor.settings["engine"], device="cpu", seeds=seeds)
     failed: list[tuple[str, str, str]] = []
+    named = NamedRows()
     drawn: list[Prediction] = []
     tally = predictor.tally()
     try:
@@ -161,8 +159,7 @@ def predict(
                         drawn.append(prediction)
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models
                     failed.append((prediction.id, prediction.source, prediction.error))
-                    if len(failed) <= _NAMED:
-                        echo_stderr(f"{display_name(prediction)}: {prediction.error}")
+                    named.add("failed", prediction, prediction.error)
             writer.notes = tally.notes()
     except KeyboardInterrupt:
         written = f": what was predicted is in {output}" if output else ""
@@ -183,8 +180,7 @@ def predict(
         echo_note(f"written to {plot}")
     if failures is not None:
         _write_failures(failed, failures)
-    if len(failed) > _NAMED:
-        echo_stderr(f"... and {len(failed) - _NAMED} more")
+    named.show_rest()
     if failed:
         echo_stderr(f"{len(failed)} failed, {writer.n_written} predictions written")
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import (
-    display_name,
+    NamedRows,
     echo_note,
     echo_stderr,
     errors_as_usage,
@@ -18,8 +18,7 @@ from cgcnn_ase.cli.options import Paths, complete_model
 if TYPE_CHECKING:
     from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions
 
-# structures of which something is said one by one; the rest is counted
-_NAMED = 50
+_FAILED, _UNCONVERGED = "failed", "not converged"
 
 
 def relax(
@@ -117,47 +116,40 @@ def relax(
         echo_stderr(f"cgcnn-ase: {error}")
         raise typer.Exit(2) from error
     tally.show(output)
-    if tally.n_failed:
+    if tally.named[_FAILED]:
         raise typer.Exit(1)
 
 
 class _Tally:
-    """Messages about the rows: the first of each kind at once, the number of them in the end."""
+    """Messages about the rows, and their number."""
 
     def __init__(self, settings: "RelaxOptions") -> None:
-        self._settings = settings
-        self.n_relaxed = self.n_failed = self.n_unconverged = self.n_outside = 0
+        self._settings, self.named = settings, NamedRows()
+        self.n_relaxed = self.n_outside = 0
 
     def add(self, row: "Relaxed") -> None:
         """Count a row, and name one that failed or is not converged."""
         if row.error is not None:
-            self.n_failed += 1
-            if self.n_failed <= _NAMED:
-                echo_stderr(f"{display_name(row)}: {row.error}")
+            self.named.add(_FAILED, row, row.error)
             return
         self.n_relaxed += 1
         self.n_outside += row.in_domain is False
         if not row.converged:
-            self.n_unconverged += 1
-            if self.n_unconverged <= _NAMED:
-                echo_stderr(
-                    f"{display_name(row)}: not converged after {row.steps} steps: the largest force is "
-                    f"{row.max_force:.3g} eV/Å"
-                )
+            text = f"not converged after {row.steps} steps: the largest force is {row.max_force:.3g} eV/Å"
+            self.named.add(_UNCONVERGED, row, text)
 
     def show(self, output: Path | None) -> None:
         """Say how many there are of each kind, and where."""
-        for n, what in ((self.n_failed, "failed"), (self.n_unconverged, "not converged")):
-            if n > _NAMED:
-                echo_stderr(f"... and {n - _NAMED} more {what}")
+        self.named.show_rest()
+        n_failed, n_unconverged = self.named[_FAILED], self.named[_UNCONVERGED]
         notes = [f"{self.n_relaxed} relaxed"]
-        if self.n_unconverged:
-            notes.append(f"{self.n_unconverged} of them not converged after {self._settings.steps} steps (see --steps)")
+        if n_unconverged:
+            notes.append(f"{n_unconverged} of them not converged after {self._settings.steps} steps (see --steps)")
         if self.n_outside:
             notes.append(f"{self.n_outside} of them unlike what the model has learned (in_domain)")
         if output is not None:
             notes.append(f"written to {output}")
-        if self.n_failed:
-            echo_stderr(f"{self.n_failed} failed, {', '.join(notes)}")
+        if n_failed:
+            echo_stderr(f"{n_failed} failed, {', '.join(notes)}")
         else:
             echo_note(", ".join(notes))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cgcnn_ase.cli.messages import (
+    NamedRows,
     console,
-    display_name,
     echo_note,
     echo_stderr,
     errors_as_usage,
@@ -19,10 +19,7 @@ from cgcnn_ase.cli.options import Paths, Population, complete_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cgcnn_ase.stability.predictor import Stability
-
-# structures of which something is said one by one; the rest is counted
-_NAMED = 50
+    from cgcnn_ase.stability.results import Stability
 
 
 def stability(
@@ -50,6 +47,15 @@ def stability(
     leave_out: Annotated[
         bool, typer.Option("--leave-out", help="Leave phases of a structure's own formula out of its hull.")
     ] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Let the structures compete with each other, too, by predicted energies.")
+    ] = False,
+    competing: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="More competing phases, of which only the structure is known: files or folders. Several times."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -75,8 +81,9 @@ def stability(
     from contextlib import ExitStack
 
     from cgcnn_ase.core.parallel import WorkerError
-    from cgcnn_ase.stability.predictor import COLUMNS, StabilityPredictor, columns_of, distance_from_half
-    from cgcnn_ase.structures import collect_paths
+    from cgcnn_ase.stability.predictor import StabilityPredictor
+    from cgcnn_ase.stability.results import COLUMNS, DFTGains, columns_of
+    from cgcnn_ase.structures import StructureError, collect_paths
 
     with errors_as_usage():
         if output is not None and output.suffix.lower() != ".csv":
@@ -88,6 +95,8 @@ def stability(
             population=population,
             scale=scale,
             leave_out=leave_out,
+            competing=collect_paths(competing) if competing else None,
+            together=together,
             workers=workers,
         )
         files = collect_paths(paths)
@@ -96,6 +105,7 @@ def stability(
     echo_note(f"competing phases: {predictor.phases.source}; energies on the scale {scale}")
     in_table = output is None and not as_json and sys.stdout.isatty()
     rows: list[Stability] = []
+    named, gains = NamedRows(), DFTGains()
     try:
         with ExitStack() as stack, warnings_as_lines():
             target = stack.enter_context(output.open("w", newline="", encoding="utf-8")) if output else sys.stdout
@@ -103,23 +113,19 @@ def stability(
             if table is not None:
                 table.writerow(COLUMNS)
             keep = in_table or as_json or plot is not None
-            n_failed = n_likely = n = 0
-            undecided: Stability | None = None
+            n_likely = n = 0
             for row in progress_of_files(predictor.stream_files(files), "Predicting", files):
                 if row.error is not None:
-                    n_failed += 1
-                    if n_failed <= _NAMED:
-                        echo_stderr(f"{display_name(row)}: {row.error}")
+                    named.add("failed", row, row.error)
                     continue
                 n += 1
                 n_likely += (row.p_stable or 0.0) > 0.5
-                if undecided is None or distance_from_half(row) < distance_from_half(undecided):
-                    undecided = row
+                gains.add(row)
                 if table is not None:
                     table.writerow(columns_of(row))
                 if keep:
                     rows.append(row)
-    except (OSError, WorkerError) as error:
+    except (OSError, StructureError, WorkerError) as error:
         if isinstance(error, BrokenPipeError):  # `| head` has enough
             raise
         echo_stderr(f"cgcnn-ase: {error}")
@@ -129,15 +135,19 @@ def stability(
     if in_table:
         _show(rows)
     echo_note(f"{n_likely} of {n} are more likely than not within {within:g} eV/atom of the hull")
-    if undecided is not None and undecided.p_stable is not None and n > 1:
-        echo_note(f"a DFT calculation of {undecided.id} would decide most: its probability is {undecided.p_stable:.2f}")
+    for best in gains.best(1) if n > 1 else ():
+        others = len(set(best.rows) - {best.id})
+        reasons = [] if best.p_stable is None else [f"its probability is {best.p_stable:.2f}"]
+        reasons += [f"{others} other structures may fall apart into it"] if others else []
+        echo_note(f"a DFT calculation of {best.id} would decide most: {', and '.join(reasons)}")
     if plot is not None:
         from cgcnn_ase.stability.phase_diagram import draw_phase_diagram
 
         with errors_as_usage():
             draw_phase_diagram(rows, predictor.phases, plot)
         echo_note(f"phase diagram: {plot}")
-    if n_failed:
+    named.show_rest()
+    if named["failed"]:
         raise typer.Exit(1)
 
 

@@ -195,18 +195,18 @@ def is_pretrained(model: "CrystalModel") -> bool:
 def model_level(ref: ModelRef) -> str:
     """Return whether a model predicts crystals (``crystal``) or their sites (``site``)."""
     # a file is one of the original CGCNN
-    return "crystal" if ref.name is None else str(_entry(ref)["target"].get("level", "crystal"))
+    return "crystal" if ref.name is None else str(model_part(ref)["target"].get("level", "crystal"))
 
 
-def _entry(ref: ModelRef) -> Json:
-    """Return the part of a folder's configuration that is one model's."""
+def model_part(ref: ModelRef) -> Json:
+    """Return the part of a folder's ``config.json`` that is one model's; no weights are read."""
     return model_entry(read_config(ref.path), ref.name)
 
 
 def _is_general(ref: ModelRef) -> bool:
     """Tell whether a model is one of any crystal: not of sites, of defects, or a potential of some materials."""
     tag = read_config(ref.path)["network"]["architecture"].get("architecture")
-    return model_level(ref) == "crystal" and _entry(ref)["target"]["name"] not in OF_DEFECTS and tag != _POTENTIAL
+    return model_level(ref) == "crystal" and model_part(ref)["target"]["name"] not in OF_DEFECTS and tag != _POTENTIAL
 
 
 def find_models(name: str | Path) -> list[ModelRef]:

@@ -4,7 +4,7 @@ Importing this module, and handing files to worker processes, needs neither torc
 """
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.messages import Engine
-    from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
+    from cgcnn_ase.prediction.inference import InferenceSettings, MemberPrediction, ModelInference
     from cgcnn_ase.uncertainty.protocol import Population
 
 
@@ -160,11 +160,10 @@ class Predictor:
         """
         if (paths := as_paths(inputs)) is not None:
             return self.stream_files(paths)
-        records = read_structures(inputs, order_disordered=self.order_disordered)
         if self.second_opinion is not None:
+            records = read_structures(inputs, order_disordered=self.order_disordered)
             return self._with_second_opinion(records, self.second_opinion)
-        workers = self._workers(None)
-        return self._in_process(records) if workers == 1 else self._in_workers(_chunks(records), workers, UniqueIds())
+        return (prediction for prediction, _ in self.stream_with(_nothing, inputs))
 
     def stream_files(
         self, paths: Sequence[Path], *, names: UniqueIds | None = None
@@ -173,15 +172,41 @@ class Predictor:
 
         A file that is missing gives a prediction with its ``error``. ``names`` are those that earlier structures have.
         """
-        names = names or UniqueIds()
-        names.expect(paths)
-        in_process = (names.check(record) for record in _records(paths, self.order_disordered))
         if self.second_opinion is not None:
-            return self._with_second_opinion(in_process, self.second_opinion)
+            records = self._checked_records(paths, names or UniqueIds())
+            return self._with_second_opinion(records, self.second_opinion)
+        return (prediction for prediction, _ in self.stream_files_with(_nothing, paths, names=names))
+
+    def stream_with(
+        self, function: "Callable[[MemberPrediction], T]", inputs: object
+    ) -> Generator[tuple[Prediction, T], None, None]:
+        """As :meth:`stream`, each prediction with what a function says of it; second opinions are not asked.
+
+        The function also gets what each member of the ensemble predicts. Where worker processes predict, they call it,
+        so it is one that they can import, or an instance with ``__call__`` that can be pickled.
+        """
+        if (paths := as_paths(inputs)) is not None:
+            return self.stream_files_with(function, paths)
+        records = read_structures(inputs, order_disordered=self.order_disordered)
+        workers = self._workers(None)
+        if workers == 1:
+            return self._in_process(function, records)
+        return self._in_workers(function, _chunks(records), workers, UniqueIds())
+
+    def stream_files_with(
+        self, function: "Callable[[MemberPrediction], T]", paths: Sequence[Path], *, names: UniqueIds | None = None
+    ) -> Generator[tuple[Prediction, T], None, None]:
+        """As :meth:`stream_with`, of structure files, as :meth:`stream_files` takes them."""
+        names = names or UniqueIds()
         workers = self._workers(count_structures(paths))
         if workers == 1:
-            return self._in_process(in_process)
-        return self._in_workers(iter_pieces(paths, CHUNK), workers, names)
+            return self._in_process(function, self._checked_records(paths, names))
+        names.expect(paths)
+        return self._in_workers(function, iter_pieces(paths, CHUNK), workers, names)
+
+    def _checked_records(self, paths: Sequence[Path], names: UniqueIds) -> Iterator[StructureRecord]:
+        names.expect(paths)
+        return (names.check(record) for record in _records(paths, self.order_disordered))
 
     def _workers(self, n: int | None) -> int:
         """Processes for at least so many structures in files, or for None: structures in memory."""
@@ -217,9 +242,16 @@ class Predictor:
 
         return inference(self.models, **self.settings)
 
-    def _in_process(self, records: Iterator[StructureRecord]) -> Generator[Prediction, None, None]:
+    def _in_process(
+        self, function: "Callable[[MemberPrediction], T]", records: Iterator[StructureRecord]
+    ) -> Generator[tuple[Prediction, T], None, None]:
         infer = self.inference()
-        return (p for chunk in _chunks(records) for p in infer(chunk))
+        return (
+            (member.prediction, function(member))
+            for chunk in _chunks(records)
+            for row in infer.with_members(chunk)
+            for member in row
+        )
 
     def _with_second_opinion(
         self, records: Iterator[StructureRecord], second_opinion: SecondOpinion
@@ -230,15 +262,20 @@ class Predictor:
             yield from row
 
     def _in_workers(
-        self, chunks: "Iterator[list[Any]]", workers: int, names: UniqueIds
-    ) -> Generator[Prediction, None, None]:
-        tasks = ((chunk, self.models, self.settings, self.order_disordered) for chunk in chunks)
+        self,
+        function: "Callable[[MemberPrediction], T]",
+        chunks: "Iterator[list[Any]]",
+        workers: int,
+        names: UniqueIds,
+    ) -> Generator[tuple[Prediction, T], None, None]:
+        tasks = ((chunk, self.models, self.settings, self.order_disordered, function) for chunk in chunks)
         with closing(ordered_map(_predict_chunk, tasks, workers)) as answers:
             for structures, notes in answers:
                 for note in notes:
                     warnings.warn(note, OrderingWarning, stacklevel=2)
-                for predictions in structures:
-                    yield from _admit(predictions, names)
+                for row in structures:
+                    predictions = _admit([prediction for prediction, _ in row], names)
+                    yield from zip(predictions, (result for _, result in row), strict=True)
 
 
 def predict(
@@ -264,6 +301,10 @@ def as_paths(inputs: object) -> list[Path] | None:
     return None
 
 
+def _nothing(member: "MemberPrediction") -> None:
+    del member
+
+
 def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
     while chunk := list(islice(items, CHUNK)):
         yield chunk
@@ -285,8 +326,12 @@ def _records(pieces: Iterable[WorkItem], order_disordered: OrderDisordered) -> I
 
 
 def _predict_chunk(
-    chunk: list[Any], models: "list[ModelRef]", settings: "InferenceSettings", order_disordered: OrderDisordered
-) -> tuple[list[list[Prediction]], list[str]]:
+    chunk: list[Any],
+    models: "list[ModelRef]",
+    settings: "InferenceSettings",
+    order_disordered: OrderDisordered,
+    function: "Callable[[MemberPrediction], T]",
+) -> tuple[list[list[tuple[Prediction, T]]], list[str]]:
     """Run in a worker process: read files (or take structures) and predict each of them on one core.
 
     Also returns how disordered ones were ordered, as a warning would be shown by the wrong process.
@@ -301,7 +346,11 @@ def _predict_chunk(
     records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        structures = [predictions for part in _chunks(records) for predictions in infer.by_structure(part)]
+        structures = [
+            [(member.prediction, function(member)) for member in row]
+            for part in _chunks(records)
+            for row in infer.with_members(part)
+        ]
     notes = []
     for warning in caught:
         if issubclass(warning.category, OrderingWarning):

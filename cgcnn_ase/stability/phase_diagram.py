@@ -9,7 +9,7 @@ import numpy as np
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.plotting.model_plots import new_figure, save
 from cgcnn_ase.stability.phases import CompetingPhases, counts
-from cgcnn_ase.stability.predictor import Stability
+from cgcnn_ase.stability.results import Stability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.energies.scales import check_scale, formation_shift
 from cgcnn_ase.stability.hull import Hull
 from cgcnn_ase.structures.composition import formula_of
-
-if TYPE_CHECKING:
-    pass
 
 #: the package's table, of the Materials Project
 TABLE = "competing_phases.csv.gz"
@@ -98,7 +95,7 @@ class CompetingPhases:
         The elements, which come first in the hull, have the index -1. ``without`` is a reduced formula left out.
         """
         key = tuple(sorted(elements))
-        left_out = without if without is not None and without in self._formulas else None
+        left_out = without if without is not None and without in self.formulas else None
         if (key, left_out) not in self._hulls:
             inside = [
                 k
@@ -117,7 +114,8 @@ class CompetingPhases:
         return self._hulls[key, left_out]
 
     @cached_property
-    def _formulas(self) -> frozenset[str]:
+    def formulas(self) -> frozenset[str]:
+        """Reduced formulas of all phases."""
         return frozenset(phase.formula for phase in self.phases)
 
     def shift(self, formula: str, source: str, to: str) -> float:

@@ -1,25 +1,27 @@
 """Energy above the hull of predicted crystals, its std, and the probability of being stable."""
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.energies.scales import check_scale
-from cgcnn_ase.models.folder import model_entry, read_config
-from cgcnn_ase.models.registry import ModelRef, load_refs
+from cgcnn_ase.models.registry import ModelRef, load_refs, model_part
 from cgcnn_ase.prediction.predictor import Predictor
-from cgcnn_ase.stability.phases import CompetingPhases, counts, known_phases, read_phases, reduced
-from cgcnn_ase.stability.probability import probability_below
+from cgcnn_ase.stability.phases import CompetingPhases, known_phases, read_phases, reduced
+from cgcnn_ase.stability.predicted_phases import AboveHull, Competition, PredictedPhase
+from cgcnn_ase.stability.results import Stability, StabilityResults, expected_gain, probability_below
+from cgcnn_ase.structures.record import StructureError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from cgcnn_ase.core.arrays import Floats
     from cgcnn_ase.models.crystal_model import CrystalModel
+    from cgcnn_ase.prediction.inference import MemberPrediction
     from cgcnn_ase.prediction.results import Prediction
     from cgcnn_ase.uncertainty.protocol import Population
 
@@ -27,102 +29,16 @@ MODEL, TARGET = "formation-energy-per-atom", "formation_energy_per_atom"
 # what the pretrained models of formation energies have learned
 _LEARNED = "mp-legacy"
 _OTHER = "stability is read off a formation energy per atom; {} predicts another quantity"
-
-
-@dataclass(frozen=True)
-class DecompositionPart:
-    """A phase that a crystal falls apart into."""
-
-    formula: str
-    id: str
-    fraction: float  # of the atoms
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stability:
-    """How stable one structure is, or why it is not known; energies in eV/atom on ``scale``.
-
-    ``e_above_hull`` is the predicted formation energy less the energy of the competing phases, negative where the
-    crystal is predicted to lie below them; its std and interval are those of the formation energy, as the competing
-    phases are known. ``p_stable`` is the probability that the crystal lies at most ``within`` above the hull.
-    """
-
-    id: str
-    source: str
-    formula: str | None = None
-    formation_energy_per_atom: float | None = None
-    e_above_hull: float | None = None
-    e_above_hull_std: float | None = None
-    lower: float | None = None  # ends of the 90 % interval of e_above_hull
-    upper: float | None = None
-    p_stable: float | None = None
-    within: float
-    decomposition: tuple[DecompositionPart, ...] = ()
-    in_domain: bool | None = None
-    in_domain_reason: str = ""
-    population: str | None = None
-    scale: str
-    hull_source: str
-    hull_sha256: str
-    model: str
-    model_sha256: str
-    error: str | None = None
-
-    @property
-    def decomposition_in_words(self) -> str:
-        """Formulas with their parts of the atoms, as ``0.67 Li2O + 0.33 NiO``."""
-        return " + ".join(f"{part.fraction:.2f} {part.formula}" for part in self.decomposition)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Field names and values."""
-        return asdict(self)
-
-
-_NO_COLUMNS = ("source", "error", "decomposition")
-#: columns of :meth:`StabilityResults.to_frame` and of CSV output
-COLUMNS = (*(each.name for each in fields(Stability) if each.name not in _NO_COLUMNS), "decomposition")
-
-
-def columns_of(row: Stability) -> list[object]:
-    """The values of a row of a table."""
-    return [row.decomposition_in_words if name == "decomposition" else getattr(row, name) for name in COLUMNS]
-
-
-class StabilityResults(Mapping[str, Stability]):
-    """Rows by id of their structure; those that failed are in ``failures``."""
-
-    def __init__(self, rows: Sequence[Stability]) -> None:
-        self.all = [row for row in rows if row.error is None]
-        self.failures = [row for row in rows if row.error is not None]
-        self._by_id = {row.id: row for row in self.all}
-
-    def __getitem__(self, name: str) -> Stability:
-        return self._by_id[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_id)
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A table with a row for each structure."""
-        import pandas as pd
-
-        return pd.DataFrame([columns_of(row) for row in self.all], columns=list(COLUMNS))
-
-    def worth_computing(self, n: int = 5) -> list[Stability]:
-        """The structures of which a DFT calculation would decide most: those whose probability is nearest to a half."""
-        return sorted((row for row in self.all if row.p_stable is not None), key=distance_from_half)[:n]
-
-
-def distance_from_half(row: Stability) -> float:
-    """How far the probability of being stable is from a half; infinite where there is none."""
-    return math.inf if row.p_stable is None else abs(row.p_stable - 0.5)
+# what calls a function with each prediction
+_StreamWith: TypeAlias = "Callable[[Callable[[MemberPrediction], Any]], Iterator[tuple[Prediction, Any]]]"
+# phases outside the domain that a warning names; the rest is counted
+_SHOWN = 5
 
 
 class HullComparison:
     """Stability of structures whose formation energies are predicted already.
+
+    Where it is pickled, a worker process reads the competing phases again, once.
 
     Parameters
     ----------
@@ -149,69 +65,101 @@ class HullComparison:
         if not math.isfinite(within):
             raise ValueError(f"within must be an energy in eV/atom, not {within:g}")
         self.model_scale = check_scale(model_scale or _LEARNED)
-        self.within, self.scale, self.leave_out = within, check_scale(scale), leave_out
-        if entries is None:
-            self.phases = known_phases(scale)
-        elif isinstance(entries, CompetingPhases):
+        self.within, self.entries = within, entries
+        if isinstance(entries, CompetingPhases):
             self.phases = entries
         else:
-            self.phases = read_phases(Path(entries), scale)
-        if self.phases.scale != self.scale:
-            raise ValueError(f"the competing phases are on the scale {self.phases.scale}, not on {self.scale}")
+            self.phases = known_phases(scale) if entries is None else read_phases(Path(entries), scale)
+        if self.phases.scale != check_scale(scale):
+            raise ValueError(f"the competing phases are on the scale {self.phases.scale}, not on {scale}")
+        self.competition = Competition(self.phases, leave_out=leave_out)
 
-    def of(self, prediction: "Prediction") -> Stability:
+    def __reduce__(self) -> "tuple[Any, ...]":
+        options = self.within, self.entries, self.phases.scale, self.competition.leave_out
+        return _comparison_again, (self.phases.sha256, self.model_scale, *options)
+
+    def with_predicted(self, phases: Sequence[PredictedPhase]) -> "HullComparison":
+        """The same against these phases, too."""
+        result = HullComparison(self.model_scale, within=self.within, entries=self.phases, scale=self.phases.scale)
+        result.competition = Competition(self.phases, phases, leave_out=self.competition.leave_out)
+        return result
+
+    def __call__(self, member: "MemberPrediction") -> Stability:
+        """As :meth:`of`."""
+        return self.of(member.prediction)
+
+    def of(self, prediction: "Prediction", phase: PredictedPhase | None = None) -> Stability:
         """The stability of a predicted structure; a ValueError where another quantity is predicted."""
         if prediction.property != TARGET:
             raise ValueError(_OTHER.format(f"{prediction.model} ({prediction.property})"))
         row: dict[str, Any] = {
-            "id": prediction.id, "source": prediction.source, "within": self.within, "scale": self.scale,
+            "id": prediction.id, "source": prediction.source, "within": self.within, "scale": self.phases.scale,
             "hull_source": self.phases.source, "hull_sha256": self.phases.sha256,
             "model": prediction.model, "model_sha256": prediction.model_sha256,
         }  # fmt: skip
-        if prediction.error is not None or prediction.value is None or prediction.formula is None:
-            return Stability(**row, error=prediction.error or "no formation energy")
-        amounts = counts(prediction.formula)
-        formula = reduced(prediction.formula)
+        if prediction.error is not None:
+            return Stability(**row, error=prediction.error)
         try:
-            value = prediction.value + self.phases.shift(formula, prediction.scale or self.model_scale, self.scale)
-        except ValueError as error:
-            return Stability(**row, formula=formula, error=str(error))
-        elements = sorted(amounts)
-        hull, indices = self.phases.hull(elements, without=formula if self.leave_out else None)
-        fractions = np.array([amounts[z] for z in elements], dtype=float)
-        fractions /= fractions.sum()
-        (energy,), (plane,) = hull.energy(fractions[None])
-        above = value - float(energy)
-        lower, upper = (None if end is None else above + end - prediction.value for end in _ends(prediction))
+            phase = phase or self.phase(prediction, None)
+        except ValueError as error:  # no conversion between the scales
+            return Stability(**row, error=str(error))
+        above = self.competition.above_hull(phase)
         p_stable = None
-        if lower is not None and upper is not None:
-            limits = (np.array([each]) for each in (self.within, above, lower, upper))
+        if above.lower is not None and above.upper is not None:
+            limits = (np.array([each]) for each in (self.within, above.value, above.lower, above.upper))
             p_stable = float(probability_below(*limits)[0])
         return Stability(
             **row,
-            formula=formula,
-            formation_energy_per_atom=value,
-            e_above_hull=above,
-            e_above_hull_std=prediction.std,
-            lower=lower,
-            upper=upper,
+            formula=phase.formula,
+            formation_energy_per_atom=phase.energy,
+            e_above_hull=above.value,
+            e_above_hull_std=above.std,
+            lower=above.lower,
+            upper=above.upper,
             p_stable=p_stable,
-            decomposition=tuple(
-                self._part(indices[k], elements, k, part) for k, part in hull.decomposition(fractions, int(plane))
-            ),
+            decomposition=above.decomposition,
+            gains=_gains(above, p_stable),
             in_domain=prediction.in_domain,
             in_domain_reason=prediction.in_domain_reason,
             population=prediction.population,
         )
 
-    def _part(self, index: int, elements: Sequence[int], k: int, fraction: float) -> DecompositionPart:
-        if index < 0:
-            return DecompositionPart(symbols()[elements[k]], "", fraction)
-        phase = self.phases.phases[index]
-        return DecompositionPart(phase.formula, phase.id, fraction)
+    def phase_or_none(self, prediction: "Prediction", members: "Floats | None") -> PredictedPhase | None:
+        """As :meth:`phase`; None of what failed, whose row says why."""
+        try:
+            return None if prediction.error is not None else self.phase(prediction, members)
+        except ValueError:
+            return None
+
+    def phase(self, prediction: "Prediction", members: "Floats | None") -> PredictedPhase:
+        """A predicted structure on the scale of the known phases; a ValueError where there is no conversion."""
+        if prediction.value is None or prediction.formula is None:
+            raise ValueError("no formation energy")
+        formula = reduced(prediction.formula)
+        shift = self.phases.shift(formula, prediction.scale or self.model_scale, self.phases.scale)
+        lower, upper = (None if end is None else end + shift for end in (prediction.lower, prediction.upper))
+        values = np.empty(0) if members is None else members
+        return PredictedPhase(prediction.id, formula, prediction.value + shift, prediction.std, lower, upper, values)
 
 
-class StabilityPredictor(HullComparison):
+@lru_cache(maxsize=2)
+def _comparison_again(
+    sha256: str, model_scale: str, within: float, entries: "str | Path | None", scale: str, leave_out: bool
+) -> HullComparison:
+    comparison = HullComparison(model_scale, within=within, entries=entries, scale=scale, leave_out=leave_out)
+    if comparison.phases.sha256 != sha256:
+        raise ValueError(f"{entries}: the competing phases have changed while structures were predicted")
+    return comparison
+
+
+def _gains(above: AboveHull, p_stable: float | None) -> dict[str, float] | None:
+    """Expected gains of DFT, where some of the phases are predicted."""
+    if not any(part.predicted for part in above.decomposition):
+        return None
+    return {name: expected_gain(p_stable or 0.0, share) for name, share in above.explained.items()}
+
+
+class StabilityPredictor:
     """Energies above the hull of any number of structures.
 
     Parameters
@@ -232,6 +180,13 @@ class StabilityPredictor(HullComparison):
     leave_out
         Leave the phases of a structure's own formula out of its hull: how far a new crystal lies from what else is
         known.
+    competing
+        More competing phases without energies, which are predicted: structures as for
+        :func:`cgcnn_ase.structures.read_structures`.
+    together
+        Let the structures compete with each other, too. As for ``competing``, the std is then that of a difference (see
+        :mod:`cgcnn_ase.stability.predicted_phases`), and all structures are held in memory. What lies outside the
+        model's domain competes with nothing, and a warning names it.
     workers
         As for :class:`~cgcnn_ase.prediction.predictor.Predictor`.
 
@@ -251,6 +206,8 @@ class StabilityPredictor(HullComparison):
         scale: str = "mp2020",
         model_scale: str | None = None,
         leave_out: bool = False,
+        competing: object = None,
+        together: bool = False,
         workers: int | None = None,
     ) -> None:
         self.predictor = Predictor(model, population=population, workers=workers)
@@ -258,9 +215,15 @@ class StabilityPredictor(HullComparison):
         if len(facts) != 1 or facts[0][1] != TARGET:
             names = ", ".join(f"{name} ({target})" for name, target, _ in facts)
             raise ValueError(_OTHER.format(names))
-        super().__init__(
+        self.competing, self.together = competing, together
+        self.comparison = HullComparison(
             model_scale or facts[0][2].get("scale"), within=within, entries=entries, scale=scale, leave_out=leave_out
         )
+
+    @property
+    def phases(self) -> CompetingPhases:
+        """The known competing phases."""
+        return self.comparison.phases
 
     def __call__(self, structures: object) -> StabilityResults:
         """All results; structures as for :func:`cgcnn_ase.structures.read_structures`."""
@@ -268,13 +231,57 @@ class StabilityPredictor(HullComparison):
 
     def stream(self, structures: object) -> Generator[Stability, None, None]:
         """Results one by one, in the order of the structures; a bad one has its ``error``."""
-        for prediction in self.predictor.stream(structures):
-            yield self.of(prediction)
+        return self._stream(lambda function: self.predictor.stream_with(function, structures))
 
     def stream_files(self, paths: Sequence[Path]) -> Generator[Stability, None, None]:
         """As :meth:`stream`, of structure files."""
-        for prediction in self.predictor.stream_files(paths):
-            yield self.of(prediction)
+        return self._stream(lambda function: self.predictor.stream_files_with(function, paths))
+
+    def _stream(self, stream_with: _StreamWith) -> Generator[Stability, None, None]:
+        if self.together or self.competing is not None:
+            yield from self._against_predicted(list(stream_with(_members)))
+        elif isinstance(self.comparison.entries, CompetingPhases):  # these phases are not sent to worker processes
+            for prediction, _ in stream_with(_no_row):
+                yield self.comparison.of(prediction)
+        else:
+            for prediction, row in stream_with(self.comparison):
+                yield row if prediction.id == row.id and prediction.error is None else self.comparison.of(prediction)
+
+    def _against_predicted(self, predicted: "list[tuple[Prediction, Floats | None]]") -> Iterator[Stability]:
+        """All rows, against known phases and predicted ones."""
+        crystals = [self.comparison.phase_or_none(*each) for each in predicted]
+        chosen = list(zip((p for p, _ in predicted), crystals, strict=True)) if self.together else []
+        chosen += self._predicted_phases
+        outside = [f"{p.id} ({p.in_domain_reason})" for p, phase in chosen if phase is not None and not p.in_domain]
+        if outside:
+            more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
+            warnings.warn(
+                f"outside the domain, and so no competing phase: {', '.join(outside[:_SHOWN])}{more}", stacklevel=3
+            )
+        phases = [phase for p, phase in chosen if phase is not None and p.in_domain is not False]
+        source = f"{self.phases.source}; {len(phases):,} predicted structures"
+        mixed = self.comparison.with_predicted(phases)
+        for (prediction, _), phase in zip(predicted, crystals, strict=True):
+            yield replace(mixed.of(prediction, phase), hull_source=source)
+
+    @cached_property
+    def _predicted_phases(self) -> "list[tuple[Prediction, PredictedPhase | None]]":
+        if self.competing is None:
+            return []
+        predicted = list(self.predictor.stream_with(_members, self.competing))
+        for prediction, _ in predicted:
+            if prediction.error is not None:
+                raise StructureError(prediction.source, f"as a competing phase: {prediction.error}")
+        return [(prediction, self.comparison.phase(prediction, members)) for prediction, members in predicted]
+
+
+def _no_row(member: "MemberPrediction") -> None:
+    del member
+
+
+def _members(member: "MemberPrediction") -> "Floats | None":
+    """By each member of the ensemble."""
+    return None if member.members is None else np.asarray(member.members, dtype=float)
 
 
 def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **options: Any) -> StabilityResults:
@@ -296,13 +303,7 @@ def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **
 def _facts(model: "ModelRef | CrystalModel") -> tuple[str, str, Mapping[str, Any]]:
     """Name, target and record of a model; of a folder without loading the weights, which other processes may do."""
     if isinstance(model, ModelRef) and model.name is not None:
-        entry = model_entry(read_config(model.path), model.name)
+        entry = model_part(model)
         return entry["name"], entry["target"]["name"], entry["training"]
     loaded = load_refs([model])[0] if isinstance(model, ModelRef) else model
     return loaded.name, loaded.target.name, loaded.training_record
-
-
-def _ends(prediction: "Prediction") -> tuple[float | None, float | None]:
-    if prediction.lower is None or prediction.upper is None:
-        return None, None
-    return prediction.lower, prediction.upper

@@ -70,3 +70,19 @@ def test_what_cannot_be_is_told_at_once(folder, arguments, message):
     result = run(folder, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_structures_that_compete_with_each_other(folder):
+    write(folder / "MgO-wide.cif", bulk("MgO", "rocksalt", a=4.28))
+    result = run(folder / "MgO.cif", "--competing", folder / "MgO-wide.cif", "--together", "--leave-out", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["hull_source"].endswith("; 2 predicted structures")
+    result = run(folder / "MgO.cif", folder / "MgO-wide.cif", "--together", "--json")
+    rows = {row["id"]: row for row in json.loads(result.stdout)}
+    assert "would decide most" in result.stderr
+    assert set(rows["MgO"]["gains"]) <= {"MgO", "MgO-wide"}
+    (folder / "bad.cif").write_text("data_x\n")
+    result = run(folder / "MgO.cif", "--competing", folder / "bad.cif")
+    assert result.exit_code == 2
+    assert "bad.cif: as a competing phase: " in result.stderr

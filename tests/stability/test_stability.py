@@ -10,12 +10,16 @@ from ase.io import write
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
+from scipy.stats import norm
 
 from cgcnn_ase import predict, stability
 from cgcnn_ase.energies.scales import convert_formation_energy
+from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, known_phases, read_phases
+from cgcnn_ase.stability.predicted_phases import Competition, PredictedPhase
 from cgcnn_ase.stability.predictor import StabilityPredictor
-from cgcnn_ase.stability.probability import probability_below
+from cgcnn_ase.stability.results import DFTGains, Stability, expected_gain, probability_below
+from cgcnn_ase.structures import StructureError, StructureRecord
 
 PHASES = {"Li2O": -2.0, "NiO": -1.2, "LiNiO2": -1.55, "Li2NiO3": -1.6, "MgO": -3.0}
 
@@ -86,6 +90,8 @@ def test_what_dft_would_decide_most_is_nearest_to_a_half(phases, structures):
     results = stability(list(structures.values()), entries=phases)
     (first,) = results.worth_computing(1)
     assert abs(first.p_stable - 0.5) == min(abs(row.p_stable - 0.5) for row in results.all)
+    assert first.rows == (first.id,)
+    assert first.gain == pytest.approx(first.p_stable * (1 - first.p_stable))
 
 
 def test_the_packages_table_and_its_scales():
@@ -171,3 +177,116 @@ def test_a_disordered_structure_is_told(phases, tmp_path):
         warnings.simplefilter("ignore")
         results = stability(tmp_path, entries=phases)
     assert "occup" in results.failures[0].error
+
+
+def similar(scale, symbol="Li"):
+    """A rock salt of nickel and oxygen with one other atom, which may be larger."""
+    atoms = bulk("NiO", "rocksalt", a=4.15 * scale, cubic=True)
+    atoms.symbols[0] = symbol
+    return atoms
+
+
+NONE = CompetingPhases((), "mp2020", "none", "0" * 64)
+
+
+def test_a_structure_that_competes_with_itself_lies_on_the_hull_for_certain():
+    (row,) = stability([similar(1.0)], entries=NONE, competing=[similar(1.0)]).all
+    assert (row.e_above_hull, row.e_above_hull_std) == (pytest.approx(0.0, abs=1e-6), pytest.approx(0.0, abs=1e-6))
+    assert row.p_stable == 1.0
+    (part,) = row.decomposition
+    assert (part.formula, part.predicted, part.fraction) == ("LiNi3O4", True, pytest.approx(1.0))
+    assert row.hull_source == "none; 1 predicted structures"
+    assert "LiNi3O4 (predicted: " in row.decomposition_in_words
+
+
+def test_std_against_predicted_phases_is_that_of_the_difference_within_each_member():
+    """By hand, from what each member predicts of three crystals of one formula."""
+    candidates = [similar(1.0), similar(1.03), similar(1.02)]
+    results = stability(candidates, entries=NONE, together=True).all
+    inference = Predictor("formation-energy-per-atom", population="hypothetical").inference()
+    records = [StructureRecord(str(k), "", atoms, None) for k, atoms in enumerate(candidates)]
+    predicted = [row[0] for row in inference.with_members(records)]
+    values = np.array([each.prediction.value for each in predicted])
+    lowest = int(values.argmin())
+    other = next(k for k in range(3) if k != lowest)
+    row, a, b = results[other], predicted[other], predicted[lowest]
+    (part,) = row.decomposition
+    assert (part.id, part.predicted) == (results[lowest].id, True)
+    assert row.e_above_hull == pytest.approx(values[other] - values[lowest], abs=1e-9)
+    spread = np.std(a.members.astype(float) - b.members.astype(float))
+    widened = np.hypot(a.prediction.std, b.prediction.std) / np.hypot(a.members.std(), b.members.std())
+    assert row.e_above_hull_std == pytest.approx(widened * spread, rel=1e-5)
+    shrunk = row.e_above_hull_std / np.hypot(a.prediction.std, b.prediction.std)
+    assert shrunk < 0.9  # two lattice parameters of one crystal have errors alike
+    up = np.hypot(a.prediction.upper - a.prediction.value, b.prediction.value - b.prediction.lower)
+    assert row.upper - row.e_above_hull == pytest.approx(shrunk * up, rel=1e-6)
+    # the lowest itself is held against the others
+    second = np.sort(values)[1]
+    assert results[lowest].e_above_hull == pytest.approx(values[lowest] - second, abs=1e-9)
+
+
+def test_mixtures_of_known_and_predicted_phases(phases):
+    """A crystal between a known phase and a predicted one, against pymatgen's phase diagram."""
+    members = np.array([-2.2, -2.1, -2.3])
+    predicted = PredictedPhase("new", "LiNi3O4", -2.2, 0.1, -2.35, -2.0, members)
+    crystal = PredictedPhase("x", "Li3Ni5O8", -1.9, 0.2, -2.2, -1.5, members + np.array([0.4, 0.3, 0.2]))
+    above = Competition(phases, [predicted]).above_hull(crystal)
+    entries = [PDEntry(Composition(name), e * Composition(name).num_atoms) for name, e in PHASES.items()]
+    entries += [PDEntry(Composition(name), 0.0) for name in ("Li", "Ni", "O", "Mg")]
+    entries.append(PDEntry(Composition("LiNi3O4"), -2.2 * 8))
+    diagram = PhaseDiagram(entries)
+    composition = Composition("Li3Ni5O8")
+    assert above.value == pytest.approx(-1.9 - diagram.get_hull_energy_per_atom(composition), abs=1e-9)
+    fractions = {
+        entry.name.replace("O2", "O") if entry.is_element else entry.name: x
+        for entry, x in diagram.get_decomposition(composition).items()
+    }
+    assert {part.formula: part.fraction for part in above.decomposition} == pytest.approx(fractions)
+    (x,) = [part.fraction for part in above.decomposition if part.predicted]
+    c, stds = np.array([1.0, -x]), np.array([0.2, 0.1])
+    by_member = np.stack([crystal.members, predicted.members])
+    expected = np.sqrt(c**2 @ stds**2 / (c**2 @ by_member.var(axis=1))) * (c @ by_member).std()
+    assert above.std == pytest.approx(expected)
+
+
+def test_what_lies_outside_the_domain_competes_with_nothing(phases):
+    squeezed = similar(0.75)
+    with pytest.warns(UserWarning, match="outside the domain, and so no competing phase: .*Å"):
+        rows = stability([similar(1.0)], entries=phases, competing=[squeezed]).all
+    assert not any(part.predicted for part in rows[0].decomposition)
+
+
+def test_a_competing_structure_that_fails_is_told(phases, tmp_path):
+    (tmp_path / "bad.cif").write_text("data_x\n")
+    with pytest.raises(StructureError, match=r"bad\.cif: as a competing phase: "):
+        stability([similar(1.0)], entries=phases, competing=tmp_path)
+
+
+def test_what_to_compute_next_counts_what_it_decides_for_others():
+    """The gain by drawing: p (1 - p) before, and its mean after the shared part of the error is known."""
+    rng = np.random.default_rng(0)
+    z, r2 = 0.3, 0.6
+    known = np.sqrt(r2) * rng.standard_normal(400_000)
+    after = norm.cdf((z - known) / np.sqrt(1 - r2))
+    p = norm.cdf(z)
+    assert expected_gain(p, r2) == pytest.approx(p * (1 - p) - (after * (1 - after)).mean(), abs=1e-3)
+    assert expected_gain(p, 1.0) == pytest.approx(p * (1 - p))
+    assert expected_gain(p, 0.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_dft_of_a_competing_phase_may_decide_more_than_that_of_a_candidate(phases):
+    """Many crystals that fall apart into one predicted phase, whose error is all that matters."""
+    members = np.array([-2.4, -2.2, -2.0, -2.2])
+    shared = PredictedPhase("shared", "LiNi3O4", -2.2, 0.15, -2.45, -1.95, members)
+    gains = DFTGains()
+    of_members = np.array([-2.1499, -2.15, -2.15, -2.1501])
+    for k in range(3):
+        crystal = PredictedPhase(f"x{k}", "LiNi3O4", -2.15, 0.001, -2.152, -2.148, of_members)
+        above = Competition(phases, [shared]).above_hull(crystal)
+        gains.add(Stability(
+            id=crystal.id, source="", within=0.05, scale="mp2020", hull_source="", hull_sha256="", model="",
+            model_sha256="", p_stable=0.5, gains={n: expected_gain(0.5, r2) for n, r2 in above.explained.items()},
+        ))  # fmt: skip
+    best = gains.best(1)[0]
+    assert (best.id, best.rows, best.p_stable) == ("shared", ("x0", "x1", "x2"), None)
+    assert best.gain == pytest.approx(3 * 0.25, abs=0.01)
