@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.stability.results import Stability, StabilityResults
 
-# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns, nor is what DFT of
-# predicted phases would decide, of which a node's hull has none
+# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns, nor is what DFT
+# of predicted phases would decide, of which a node's hull has none
 _SHARED = ("within", "scale", "hull_source", "hull_sha256", "model", "model_sha256")
 _NO_COLUMNS = (*_SHARED, "source", "error", "gains")
 _PARTS = "decomposition"  # its phases are kept as JSON
