@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -13,7 +13,7 @@ from cgcnn_ase.core.settings import Positive, Settings, parse_settings
 from cgcnn_ase.core.yaml_settings import read_yaml
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.engine import ENGINES
-from cgcnn_ase.optimization.objectives import ALIASES, GoalKind, Objective
+from cgcnn_ase.optimization.objectives import ALIASES, OF_HULL, P_STABLE, WITHIN, GoalKind, Objective
 from cgcnn_ase.optimization.oracles.base import ORACLES, Oracle, OracleError, OracleRecipe
 from cgcnn_ase.optimization.oracles.calculators import CandidateRelaxer, beside
 from cgcnn_ase.optimization.oracles.python_function import load_named
@@ -77,9 +77,19 @@ class ObjectiveSettings(Settings):
     """One objective."""
 
     name: str
-    goal: GoalKind | None = None  # ``max`` for a voltage, else ``min``; ``target`` where a target is given
+    # ``max`` for a voltage and a probability of being stable, else ``min``; ``target`` where a target is given
+    goal: GoalKind | None = None
     target: float | None = None
     model: str | None = None
+    # of e_above_hull and p_stable: competing phases in a file or folder, and what counts as stable, eV/atom
+    entries: str | None = None
+    within: float | None = None
+
+    @model_validator(mode="after")
+    def _of_hull(self) -> "ObjectiveSettings":
+        if (self.entries is not None or self.within is not None) and self.name not in OF_HULL:
+            raise ValueError(f"entries and within are of {' and '.join(OF_HULL)}, not of {self.name}")
+        return self
 
     @model_validator(mode="after")
     def _target(self) -> "ObjectiveSettings":
@@ -90,11 +100,13 @@ class ObjectiveSettings(Settings):
     def objective(self, mixed: tuple[str, ...], folder: Path) -> Objective:
         """Return the objective in a space in which some variables are shares of the mixed metals."""
         name = ALIASES.get(self.name, self.name)
-        goal: GoalKind = "target" if self.target is not None else "max" if name == "voltage" else "min"
+        goal: GoalKind = "target" if self.target is not None else "max" if name in ("voltage", P_STABLE) else "min"
         model = self.model
         if model is not None and (folder / model).exists():
             model = str((folder / model).resolve())
-        return Objective(name, self.goal or goal, self.target, model, mixed)
+        entries = None if self.entries is None else str(folder / self.entries)
+        within = WITHIN if self.within is None else self.within
+        return Objective(name, self.goal or goal, self.target, model, mixed, entries, within)
 
 
 class OracleSettings(Settings):
@@ -195,9 +207,13 @@ class OptimisationConfig(Settings):
 
     def as_dict(self, folder: Path) -> dict[str, object]:
         """Return plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
-        # earlier versions had no engine and no relaxation, and their runs are still resumed
+        # earlier versions had no engine, no relaxation and no competing phases, and their runs are still resumed
         new = {"engine": self.engine == "native", "relax": self.relax is None}
-        values: dict[str, object] = self.model_dump(mode="json", exclude={name for name, unset in new.items() if unset})
+        values: dict[str, Any] = self.model_dump(mode="json", exclude={name for name, unset in new.items() if unset})
+        for one in values["objectives"]:
+            for name in ("entries", "within"):
+                if one[name] is None:
+                    del one[name]
         if self.labels is not None:
             values["labels_sha256"] = sha256((folder / self.labels).read_bytes()).hexdigest()
         return values
@@ -249,7 +265,9 @@ def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> P
 
 
 def _check_objective(objective: Objective, space: SearchSpace) -> None:
-    """See that the cells it is computed from are points of the space."""
+    """See that the cells it is computed from are points of the space, and its competing phases can be read."""
+    if objective.name in OF_HULL and objective.entries is not None:
+        _ = objective.hull
     if objective.model is not None:
         return
     if objective.name == "voltage":

@@ -5,9 +5,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cgcnn_ase.optimization.config import Problem
-from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective, ObjectiveValue
+from cgcnn_ase.optimization.objectives import (
+    ABOVE_HULL,
+    OF_HULL,
+    OWN_CELL,
+    EvaluatedCell,
+    Objective,
+    ObjectiveValue,
+)
 from cgcnn_ase.optimization.oracles.base import BatchOracle, Evaluation, Oracle, OracleError
-from cgcnn_ase.optimization.oracles.calculators import ModelOracle
+from cgcnn_ase.optimization.oracles.calculators import ModelOracle, StabilityOracle
 from cgcnn_ase.optimization.oracles.guarded import GuardedOracle, OracleReply, evaluate_checked
 from cgcnn_ase.optimization.space.variables import Point
 
@@ -35,8 +42,9 @@ class Evaluator:
         self.problem, self.guard = problem, guard
         self._known: dict[str, Evaluation | str] = {}
         self._relaxed: dict[str, tuple[Atoms, dict[str, object]]] = {}
-        names = sorted({o.model for o in problem.objectives if o.model is not None})
-        self._models: dict[str, Oracle] = {name: ModelOracle(name) for name in names}
+        self._models: dict[str, Oracle] = {
+            o.name: _model_of(o.model, o) for o in problem.objectives if o.model is not None
+        }
 
     def add_known_cells(self, cells: Mapping[str, Evaluation | str]) -> None:
         """Take what was said of cells before, by key: those of a run that is resumed."""
@@ -49,9 +57,13 @@ class Evaluator:
             of_relaxer = relaxer.describe()
             what = f"{description['what']}, of structures relaxed by {of_relaxer['model']}"
             description |= {"what": what, "relaxed_by": of_relaxer}
+        for objective in self.problem.objectives:
+            if objective.name == ABOVE_HULL and objective.model is None:
+                phases = objective.hull.phases
+                description |= {"hull": phases.source, "hull_sha256": phases.sha256, "hull_scale": phases.scale}
         if not self._models:
             return description
-        models = {o.name: self._models[o.model].describe() for o in self.problem.objectives if o.model is not None}
+        models = {name: model.describe() for name, model in self._models.items()}
         whats = [str(description["what"]), *(f"{name}: {model['what']}" for name, model in models.items())]
         return description | {"what": "; ".join(whats), "models": models}
 
@@ -142,7 +154,7 @@ class Evaluator:
     def _measured(self, objective: Objective, point: Point) -> ObjectiveValue:
         if objective.model is not None:
             atoms = self._evaluated_structure(point)
-            evaluation = evaluate_checked(self._models[objective.model], point, atoms)
+            evaluation = evaluate_checked(self._models[objective.name], point, atoms)
             return objective.value({OWN_CELL: EvaluatedCell(point, atoms, evaluation)})
         cells: dict[str, EvaluatedCell] = {}
         for name, cell in objective.needs(point).items():
@@ -150,4 +162,12 @@ class Evaluator:
             if isinstance(known, str):
                 raise OracleError(known if name == OWN_CELL else f"the cell it is compared with ({name}): {known}")
             cells[name] = EvaluatedCell(cell, self.problem.structure(cell), known)
-        return objective.value(cells, self.guard.oracle.references)
+        oracle = self.guard.oracle
+        return objective.value(cells, oracle.references, getattr(oracle, "scale", None))
+
+
+def _model_of(model: str, objective: Objective) -> Oracle:
+    """Return what predicts an objective."""
+    if objective.name in OF_HULL:
+        return StabilityOracle(model, entries=objective.entries, within=objective.within)
+    return ModelOracle(model)

@@ -6,6 +6,9 @@ r"""Objectives: each a number computed from what the oracle says of one or sever
 - ``mixing_energy_per_atom`` (also ``stability``): :math:`E / N - \sum_M x_M E_M / N_M`, where :math:`E_M` is the cell
   of the space in which all the mixed metals are M and everything else, the lithium vacancies too, is as in the point;
   eV/atom. Negative: the mixture does not fall apart into its end members.
+- ``e_above_hull``: the formation energy less that of the hull of competing phases, eV/atom, as
+  :func:`cgcnn_ase.stability` has it. An oracle's energies are compared where their scale is known.
+- ``p_stable``: the probability of lying at most ``within`` above that hull, from a model's interval.
 - ``voltage``: the average voltage between the full lithium content and the point's (Aydinol et al., Phys. Rev. B 56,
   1354), V against lithium metal.
 - any other name: a value that the oracle gives under that name, or that a model of the zoo predicts (``model``).
@@ -15,6 +18,7 @@ An oracle that gives a value under one of the first names is taken at its word, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -25,6 +29,8 @@ from cgcnn_ase.optimization.space.variables import Point
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from cgcnn_ase.stability.predictor import HullComparison
+
 GoalKind = Literal["min", "max", "target"]
 
 # names that mean another
@@ -34,9 +40,15 @@ OBJECTIVE_UNITS = {
     "formation_energy_per_atom": "eV/atom",
     "mixing_energy_per_atom": "eV/atom",
     "energy_above_hull": "eV/atom",
+    "e_above_hull": "eV/atom",
     "voltage": "V",
     "band_gap": "eV",
 }
+# what a model's stability gives, against competing phases
+ABOVE_HULL, P_STABLE = "e_above_hull", "p_stable"
+OF_HULL = (ABOVE_HULL, P_STABLE)
+# distance above the hull up to which a crystal counts as stable, eV/atom
+WITHIN = 0.05
 # what the point itself is called among the cells of an objective
 OWN_CELL = "itself"
 _LITHIATED = "lithiated"
@@ -87,6 +99,9 @@ class Objective:
     target: float | None = None  # in the objective's unit
     model: str | None = None  # pretrained name or model folder that predicts it in place of the oracle
     mixed: tuple[str, ...] = ()  # of a mixing energy: the variables that are shares of the mixed metals
+    # of an energy above the hull: file or folder of competing phases (see `StabilityPredictor`), None for the package's
+    entries: str | None = None
+    within: float = WITHIN
 
     @property
     def unit(self) -> str:
@@ -105,11 +120,12 @@ class Objective:
                     result[metal] = {**point, **ends}
         return result
 
-    def value(self, cells: Cells, references: References | None = None) -> ObjectiveValue:
+    def value(self, cells: Cells, references: References | None = None, scale: str | None = None) -> ObjectiveValue:
         """Return the value from the cells, which stand under the names of :meth:`needs`.
 
-        `references` are energies of the elements on the oracle's scale, eV/atom. An :class:`OracleError` is raised
-        where the oracle has not given what is needed.
+        `references` are energies of the elements on the oracle's scale, eV/atom, and `scale` is its name where it is
+        one of :mod:`cgcnn_ase.energies.scales`. An :class:`OracleError` is raised where the oracle has not given what
+        is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
         if self.name not in evaluation.values:
@@ -122,7 +138,21 @@ class Objective:
                     return _mixing_energy(cells, self.mixed)
                 case "voltage":
                     return _voltage(cells, references or {})
+                case "e_above_hull":
+                    return _above_hull(cells[OWN_CELL], scale, self.hull)
+                case "p_stable":
+                    raise OracleError(
+                        "p_stable: the oracle gives no probability of being stable; name a model of the formation "
+                        "energy, as `model: formation-energy-per-atom`"
+                    )
         return ObjectiveValue(evaluation.values[_given(self.name, evaluation)], evaluation.stds.get(self.name))
+
+    @cached_property
+    def hull(self) -> "HullComparison":
+        """What formation energies are compared with; a ValueError if the competing phases cannot be used."""
+        from cgcnn_ase.stability.predictor import HullComparison
+
+        return HullComparison(within=self.within, entries=self.entries)
 
     @property
     def wanted(self) -> Literal["min", "max"] | float:
@@ -147,6 +177,36 @@ def _formation_energy(cell: EvaluatedCell, references: References) -> ObjectiveV
             "are not known: give `references` among the oracle's options (eV/atom)"
         )
     return ObjectiveValue(total.value - sum(references[symbol] for symbol in symbols) / len(symbols), total.std)
+
+
+def _above_hull(cell: EvaluatedCell, scale: str | None, hull: "HullComparison") -> ObjectiveValue:
+    """Compare the formation energy that the oracle gives, or that of its energy, with the hull on the hull's scale."""
+    from cgcnn_ase.energies.scales import element_energies
+    from cgcnn_ase.prediction.results import Prediction
+
+    if scale is None:
+        raise OracleError(
+            "e_above_hull: the scale of the oracle's energies is not known, so they cannot be compared with those of "
+            "the competing phases; name a model of the formation energy (`model: formation-energy-per-atom`), or give "
+            "the oracle's option `scale` where it has one"
+        )
+    name = "formation_energy_per_atom"
+    if cell.atoms is None:
+        raise OracleError("e_above_hull needs a structure, and the configuration makes none: give `structure`")
+    if name in cell.evaluation.values:
+        formation = ObjectiveValue(cell.evaluation.values[name], cell.evaluation.stds.get(name))
+    else:
+        formation = _formation_energy(cell, element_energies(scale))
+    row = hull.of(
+        Prediction(
+            id=str(cell.atoms.symbols), source="", formula=str(cell.atoms.symbols), n_atoms=len(cell.atoms),
+            value=formation.value, std=formation.std, unit="eV/atom", scale=scale, property=name, model="the oracle",
+            model_sha256="",
+        )
+    )  # fmt: skip
+    if row.e_above_hull is None:
+        raise OracleError(f"e_above_hull: {row.error}")
+    return ObjectiveValue(row.e_above_hull, row.e_above_hull_std)
 
 
 def _mixing_energy(cells: Cells, mixed: tuple[str, ...]) -> ObjectiveValue:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from cgcnn_ase.core.settings import Positive, Settings, parse_settings
+from cgcnn_ase.energies.scales import Scale
 from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError, needs_structure
 from cgcnn_ase.optimization.oracles.python_function import load_named
 from cgcnn_ase.optimization.space.variables import Point
@@ -50,6 +51,7 @@ class AseSettings(Settings):
     calculator: str
     parameters: dict[str, object] = Field(default_factory=dict)
     references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
+    scale: Scale | None = None  # of the energies, where they are made as the Materials Project's
     relax: OracleRelaxation | None = None
 
 
@@ -63,7 +65,8 @@ class EnergyOracle:
     """Total energies of the structure as it stands, or relaxed in its cell.
 
     A relaxation needs a model with forces; `name` is how it is called in the configuration, `what` for people, and
-    `settings` what else decides the energies, for :meth:`describe`. `references` are those of the model by default.
+    `settings` what else decides the energies, for :meth:`describe`. `references` are those of the model by default,
+    `scale` is that of the energies where it is one of :mod:`cgcnn_ase.energies.scales`.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class EnergyOracle:
         relax: OracleRelaxation | None,
         settings: Mapping[str, object],
         references: Mapping[str, float] | None = None,
+        scale: str | None = None,
     ) -> None:
+        self.scale = scale
         self._model, self.name, self._what, self._relax, self._settings = model, name, what, relax, settings
         self.references: Mapping[str, float] | None = model.references if references is None else references
 
@@ -152,7 +157,10 @@ def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracl
     # without forces where they are not needed: they cost more than the energy
     model = CalculatorEnergy(chgnet_calculator(), reference_energies()) if relax else CHGNetEnergy()
     what = f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT"
-    return EnergyOracle(model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")})
+    # it learned energies with the corrections of 2020
+    return EnergyOracle(
+        model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")}, scale="mp2020"
+    )
 
 
 def potential_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
@@ -179,6 +187,7 @@ def potential_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOr
         relax=settings.relax,
         settings={"sha256": model.model.sha256, "references": settings.references},
         references=known | (settings.references or {}),
+        scale=model.model.scale,
     )
 
 
@@ -206,7 +215,9 @@ def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
         name="ase",
         what=f"{settings.calculator.partition(':')[2]}, an ASE calculator{release}",
         relax=settings.relax,
-        settings={"calculator": settings.calculator, "parameters": settings.parameters},
+        settings={"calculator": settings.calculator, "parameters": settings.parameters}
+        | ({} if settings.scale is None else {"scale": settings.scale}),
+        scale=settings.scale,
     )
 
 
@@ -220,6 +231,11 @@ class ModelOracle:
 
         self.references: Mapping[str, float] | None = None
         self._model, self._predictor = model, Predictor(model, population="hypothetical")
+
+    @property
+    def scale(self) -> str | None:
+        """Scale of the energies, where the model states one."""
+        return next((model.scale for model in self._predictor.inference().models if model.scale is not None), None)
 
     def describe(self) -> dict[str, object]:
         """Return the model's name and sha256."""
@@ -238,6 +254,42 @@ class ModelOracle:
             if prediction.std is not None:
                 stds[prediction.property] = prediction.std
         return Evaluation(values, stds)
+
+
+class StabilityOracle:
+    """Energies above the hull by a model of the formation energy, of objectives that name one: `stability`'s rows."""
+
+    name = "stability"
+
+    def __init__(self, model: str, *, entries: str | None, within: float) -> None:
+        from cgcnn_ase.stability.predictor import StabilityPredictor
+
+        self.references: Mapping[str, float] | None = None
+        self._model, self._predictor = model, StabilityPredictor(model, within=within, entries=entries)
+
+    def describe(self) -> dict[str, object]:
+        """Return the model's name and sha256, and what it is compared with."""
+        phases = self._predictor.phases
+        return {
+            "name": self.name,
+            "what": f"the model {self._model} against {phases.source}",
+            "sha256": [one.sha256 for one in self._predictor.predictor.inference().models],
+            "hull_sha256": phases.sha256,
+            "scale": phases.scale,
+            "within": self._predictor.within,
+        }
+
+    def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
+        """Return energy above the hull, formation energy and, where there is an interval, the probability."""
+        del point
+        (row,) = self._predictor.stream([needs_structure("a model", atoms)])
+        if row.e_above_hull is None or row.formation_energy_per_atom is None:
+            raise OracleError(f"{self._model}: {row.error}")
+        values = {"e_above_hull": row.e_above_hull, "formation_energy_per_atom": row.formation_energy_per_atom}
+        if row.p_stable is not None:
+            values["p_stable"] = row.p_stable
+        stds = {} if row.e_above_hull_std is None else {"e_above_hull": row.e_above_hull_std}
+        return Evaluation(values, stds, {"decomposition": row.decomposition_in_words})
 
 
 def model_oracle(options: Mapping[str, object], *, folder: Path) -> ModelOracle:
