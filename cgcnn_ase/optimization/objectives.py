@@ -149,7 +149,7 @@ class Objective:
 
     @cached_property
     def hull(self) -> "HullComparison":
-        """What formation energies are compared with; a ValueError if the competing phases cannot be used."""
+        """The hull that formation energies are compared with; a ValueError if the competing phases cannot be used."""
         from cgcnn_ase.stability.predictor import HullComparison
 
         return HullComparison(within=self.within, entries=self.entries)

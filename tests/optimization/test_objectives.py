@@ -124,9 +124,9 @@ def test_energies_of_an_oracle_above_the_hull(entries):
         assert result.std == pytest.approx(0.9 / len(atoms))
     of_formation = {"itself": one["itself"]._replace(evaluation=Evaluation({"formation_energy_per_atom": -1.0}))}
     assert objective.value(of_formation, None, "mp2020").value == pytest.approx(above_hull(diagram, atoms, -1.0))
-    given = {"itself": EvaluatedCell(point, None, Evaluation({"e_above_hull": 0.3, "p_stable": 0.1}))}
-    assert objective.value(given) == ObjectiveValue(0.3, None)
-    assert Objective("p_stable", "max").value(given).value == 0.1
+    of_oracle = {"itself": EvaluatedCell(point, None, Evaluation({"e_above_hull": 0.3, "p_stable": 0.1}))}
+    assert objective.value(of_oracle) == ObjectiveValue(0.3, None)
+    assert Objective("p_stable", "max").value(of_oracle).value == 0.1
     with pytest.raises(OracleError, match="the scale of the oracle's energies is not known"):
         objective.value(one)
     with pytest.raises(OracleError, match="name a model of the formation energy"):
@@ -168,12 +168,12 @@ def test_a_run_has_the_rows_of_stability(entries, small_model, tmp_path):
 def test_settings_of_a_hull_in_words(entries):
     file, _ = entries
 
-    def problem(**objective):
+    def objective_of(**objective):
         return ObjectiveSettings(**objective).objective((), file.parent)
 
-    assert problem(name="p_stable").goal == "max"
-    assert problem(name="e_above_hull").goal == "min"
+    assert objective_of(name="p_stable").goal == "max"
+    assert objective_of(name="e_above_hull").goal == "min"
     with pytest.raises(ValueError, match="entries and within are of e_above_hull and p_stable, not of voltage"):
-        problem(name="voltage", within=0.1)
+        objective_of(name="voltage", within=0.1)
     with pytest.raises(FileNotFoundError, match="missing.json"):
-        _ = problem(name="e_above_hull", entries="missing.json").hull
+        _ = objective_of(name="e_above_hull", entries="missing.json").hull
