@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiida.engine.processes.ports import InputPort, PortNamespace
 from aiida.orm import Dict, Str, StructureData
@@ -27,9 +27,12 @@ SETTINGS = {
     "engine": "--engine",
     "workers": "--workers",
     "population": "--population",
+    "second_opinion": "--second-opinion",
 }
+# of the setting second_opinion: potentials of the job's environment; models of this package are nodes
+OPINIONS = ("chgnet", "sevenn")
 
-STRUCTURES, MODEL = "structures.npz", "model"
+STRUCTURES, MODEL, OPINION = "structures.npz", "model", "opinion_"
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
 _EXIT_CODES = (
     (310, "ERROR_USAGE", "cgcnn-ase could not start: {reason}"),
@@ -90,6 +93,13 @@ class PredictCalculation(CrashSafeCalcJob):
             validator=_check_settings,
             help=f"Options of the prediction: {', '.join(SETTINGS)}.",
         )
+        spec.input_namespace(
+            "second_opinions",
+            valid_type=CGCNNModelData,
+            dynamic=True,
+            required=False,
+            help="Other models of the same property, under any names: how far they disagree is second_opinion_std.",
+        )
         spec.input(
             "package_version",
             valid_type=Str,
@@ -118,13 +128,18 @@ class PredictCalculation(CrashSafeCalcJob):
         model.contents()
         as_set(self.inputs.structures).write_packed(str(folder.get_abs_path(STRUCTURES)))
         settings = self.inputs.settings.get_dict() if "settings" in self.inputs else {}
+        opinions = {f"{OPINION}{name}": node for name, node in sorted(self.inputs.get("second_opinions", {}).items())}
+        asked = [(option, text) for name, option in sorted(SETTINGS.items()) for text in _texts(settings.get(name))]
+        asked += [(SETTINGS["second_opinion"], model_path(node, path)) for path, node in opinions.items()]
         job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,
-            "--environment", ENVIRONMENT,
-            *(text for name, value in sorted(settings.items()) for text in (SETTINGS[name], str(value))),
+            "--environment", ENVIRONMENT, *(text for option in asked for text in option),
             retrieve=(FAILURES, ENVIRONMENT),
         )  # fmt: skip
         job.local_copy_list = copies_of(model)
+        for path, node in opinions.items():
+            node.contents()
+            job.local_copy_list += copies_of(node, path)
         # nothing is kept twice: the structures are the input's, and the table becomes the predictions' node
         job.provenance_exclude_list, job.retrieve_temporary_list = [STRUCTURES], [PREDICTIONS]
         return job
@@ -146,15 +161,20 @@ def _check_structures(structures: StructureSetData | StructureData | None, _: ob
     return None
 
 
-def copies_of(model: CGCNNModelData) -> list[tuple[str, str, str]]:
-    """List the copies of the model's files into the job's folder."""
-    return [(model.uuid, name, f"{MODEL}/{name}") for name in model.base.repository.list_object_names()]
+def copies_of(model: CGCNNModelData, folder: str = MODEL) -> list[tuple[str, str, str]]:
+    """List the copies of the model's files into a folder of the job's."""
+    return [(model.uuid, name, f"{folder}/{name}") for name in model.base.repository.list_object_names()]
 
 
-def model_path(model: CGCNNModelData) -> str:
+def model_path(model: CGCNNModelData, folder: str = MODEL) -> str:
     """Return the argument of ``--model``: the folder, or the single file of an original model."""
     names = model.base.repository.list_object_names()
-    return MODEL if "config.json" in names else f"{MODEL}/{names[0]}"
+    return folder if "config.json" in names else f"{folder}/{names[0]}"
+
+
+def _texts(value: object) -> list[str]:
+    """The values of an option: one, none, or several in a list."""
+    return [] if value is None else [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def _check_settings(settings: Dict | None, _: object) -> str | None:
@@ -168,6 +188,15 @@ def hypothetical_by_default(inputs: PortNamespace) -> None:
     port.default = lambda: Dict({"population": "hypothetical"})
 
 
+def asks_second_opinions(inputs: Mapping[str, Any]) -> bool:
+    """Tell whether inputs of a prediction ask for second opinions, whose scale is that of the whole set."""
+    settings = inputs.get("settings")
+    return bool(inputs.get("second_opinions")) or bool(settings is not None and settings.get("second_opinion", None))
+
+
+SHARDS_OF_OPINIONS = "second opinions are on the scale of the whole set: predict it in one job, without n_shards"
+
+
 def settings_problem(settings: Mapping[str, object]) -> str | None:
     """Say what is wrong with the settings of a prediction, None if nothing is."""
     if unknown := sorted(set(settings) - set(SETTINGS)):
@@ -178,6 +207,12 @@ def settings_problem(settings: Mapping[str, object]) -> str | None:
         return f"population {settings['population']!r}; allowed: {', '.join(POPULATIONS)}"
     if "seed" in settings and "n_dropout" not in settings:
         return "seed has no effect without n_dropout: only samples are drawn at random"
+    opinions = settings.get("second_opinion", [])
+    if not isinstance(opinions, list) or (set(map(str, opinions)) - set(OPINIONS)):
+        return (
+            f"second_opinion must be a list of {', '.join(OPINIONS)}, not {opinions!r}; other models are nodes, in "
+            "second_opinions"
+        )
     for name in ("n_dropout", "seed", "workers"):
         value = settings.get(name, 0)
         if not isinstance(value, int) or value < 0:

@@ -1,12 +1,13 @@
 """``cgcnn.predict_shards``: a set too large for one machine, predicted in shards by jobs of their own."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from aiida.engine import ExitCode, ToContext, WorkChain, while_
 from aiida.orm import CalcJobNode, Int
 
 from aiida_plugin.calculations.functions.shards import cut, join
-from aiida_plugin.calculations.predict import PredictCalculation
+from aiida_plugin.calculations.predict import SHARDS_OF_OPINIONS, PredictCalculation, asks_second_opinions
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 
@@ -44,6 +45,7 @@ class PredictShardsWorkChain(WorkChain):
             required=False,
             help="Jobs at the same time; by default all.",
         )
+        spec.inputs.validator = _check_inputs
         spec.expose_outputs(PredictCalculation, include=("predictions", "by_model"))
         spec.outline(
             cls.cut_structures, while_(cls.has_shards_left)(cls.submit_shards, cls.inspect_shards), cls.join_predictions
@@ -133,3 +135,7 @@ def _why(job: CalcJobNode) -> str:
 
 def _positive(value: Int | None, _: object) -> str | None:
     return None if value is None or value.value >= 1 else f"must be at least 1, not {value.value}"
+
+
+def _check_inputs(inputs: Mapping[str, Any], _: object) -> str | None:
+    return SHARDS_OF_OPINIONS if asks_second_opinions(inputs) else None

@@ -9,7 +9,13 @@ from aiida.orm import AbstractCode, Dict, Int, Str
 from aiida_plugin.calculations.functions.prediction_errors import prediction_errors
 from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
-from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default, model_node
+from aiida_plugin.calculations.predict import (
+    SHARDS_OF_OPINIONS,
+    PredictCalculation,
+    asks_second_opinions,
+    hypothetical_by_default,
+    model_node,
+)
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.structures import StructureSetData
@@ -56,6 +62,7 @@ class ScreenWorkChain(WorkChain):
             exclude=("structures", "indices"),
             namespace_options={"required": False, "populate_defaults": False},
         )
+        spec.inputs.validator = _check_inputs
         spec.output("predictions", valid_type=PredictionsData, help="Of all candidates.")
         spec.output("chosen", valid_type=Dict, help="The structures worth computing, each with the reason.")
         spec.expose_outputs(LabelWorkChain)
@@ -175,3 +182,8 @@ class ScreenWorkChain(WorkChain):
         if not run.is_finished_ok:  # the labels lack what was asked for
             return self.exit_codes("ERROR_LABELS_INCOMPLETE").format(reason=run.exit_message)
         return None
+
+
+def _check_inputs(inputs: Mapping[str, Any], _: object) -> str | None:
+    sharded = "n_shards" in inputs and asks_second_opinions(inputs.get("predict", {}))
+    return SHARDS_OF_OPINIONS if sharded else None

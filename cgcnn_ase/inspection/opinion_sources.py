@@ -30,7 +30,6 @@ class Opinion(Protocol):
 
     name: str
     gives: str  # in words
-    of_energies: bool  # per atom
     own_model: bool  # one of this package, whose energies are on the scale of its labels
 
     def covers(self, name: str) -> bool:
@@ -41,40 +40,36 @@ class Opinion(Protocol):
 
 
 class ModelOpinion:
-    """A model of this package, of the same property."""
+    """A model of this package, of the same property; of several in one folder the one that predicts it."""
 
     own_model = True
 
     def __init__(self, source: "str | Path | CrystalModel") -> None:
-        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
-
-        self._infer = Predictor(source).inference()
-        names = [model.name for model in self._infer.models]
-        if len(names) > 1:
-            raise ValueError(f"{source}: holds several models, name one: {', '.join(names)}")
-        target = self._infer.models[0].target
-        self.name, self._target = names[0], target.name
-        self.gives = f"predicts {target.name}"
-        self.of_energies = target.name in PER_ATOM_ENERGIES
-        self._infer.models[0].check_level("crystal", "a second opinion")
+        models = Predictor(source).inference().models
+        names, targets = [model.name for model in models], [model.target.name for model in models]
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"{source}: holds several models of one property, name one: {', '.join(names)}")
+        for model in models:
+            model.check_level("crystal", "a second opinion")
+        self.name = " and ".join(names)
+        self.gives = f"predicts {', '.join(targets)}"
+        self._models = dict(zip(targets, models, strict=True))
 
     def covers(self, name: str) -> bool:
-        """Return whether this is the property that the model predicts."""
-        return name == self._target
+        """Return whether this is a property that the model predicts."""
+        return name in self._models
 
     def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
         """Values of the model, in its unit, and why there is none."""
         from cgcnn_ase.structures import read_structures
 
-        del name
-        predictions = self._infer(list(read_structures(list(structures))))
+        predictions = Predictor(self._models[name]).inference()(list(read_structures(list(structures))))
         return [p.error or "no value" if p.value is None else p.value for p in predictions]
 
 
 class EnergyOpinion:
     """Anything that gives energies of cells."""
 
-    of_energies = True
     gives = "gives energies: it has an opinion on energies per atom"
 
     def __init__(self, model: "EnergyModel") -> None:

@@ -160,6 +160,8 @@ class SecondOpinions:
         """Add the disagreement to the predictions of one model."""
         from dataclasses import replace
 
+        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
+
         rows = [k for k, (p, atoms) in enumerate(zip(column, structures, strict=True)) if p.error is None and atoms]
         known = [column[k] for k in rows]
         atoms = [one for k in rows if (one := structures[k]) is not None]
@@ -167,7 +169,7 @@ class SecondOpinions:
         for k, opinion in enumerate(self._opinions):
             if rows and opinion.covers(known[0].property):
                 differences, failures = self._differences(opinion, atoms, known)
-                if opinion.of_energies:
+                if known[0].property in PER_ATOM_ENERGIES:
                     differences, note = self._on_one_scale(k, differences, atoms, known, failures)
                     if note and note_scale:
                         _warn(f"{opinion.name}: {note}")

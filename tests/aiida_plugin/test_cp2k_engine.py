@@ -123,6 +123,19 @@ def test_a_run_that_does_not_converge(code):
         ENGINE.labelled(node, orm.Str("this"))
 
 
+@needs_cp2k
+def test_a_run_that_cp2k_aborts_keeps_the_reason(code):
+    """Once, as another try would end in the same way."""
+    made = builder(hydrogen(), code, basis_set="NO-SUCH-BASIS")
+    _, node = run_get_node(made)
+    assert not node.is_finished_ok
+    assert len(node.called) == 1
+    reason = ENGINE.failure(node)
+    assert "The requested basis set <NO-SUCH-BASIS> for element <H> was not found in the basis set files" in reason
+    with pytest.raises(ValueError, match="no output_parameters|no energy|did not"):
+        ENGINE.labelled(node, orm.Str("this"))
+
+
 def test_every_setting_reaches_the_input(code):
     contained = orm.ContainerizedCode(
         engine_command="apptainer exec {image_name}", image_name="cp2k.sif", filepath_executable="cp2k",

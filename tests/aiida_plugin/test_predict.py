@@ -11,10 +11,13 @@ from ase.build import bulk
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
 from aiida import orm  # noqa: E402
+from aiida.common.folders import SandboxFolder  # noqa: E402
 from aiida.common.links import LinkType  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
+from aiida.engine.utils import instantiate_process  # noqa: E402
+from aiida.manage import get_manager  # noqa: E402
 from aiida.manage.caching import enable_caching  # noqa: E402
-from aiida.plugins import CalculationFactory, DataFactory, ParserFactory  # noqa: E402
+from aiida.plugins import CalculationFactory, DataFactory, ParserFactory, WorkflowFactory  # noqa: E402
 
 from aiida_plugin.provenance.origin import origin  # noqa: E402
 from aiida_plugin.provenance.same_structure import predictions_of  # noqa: E402
@@ -315,3 +318,64 @@ def test_predictions_of_another_model(parsed, written, tmp_path):
     _, ended = parsed(exit="0", **{**written, "predictions": text})
     assert ended.exit_status == 333
     assert sha in ended.exit_message
+
+
+# second opinions
+
+
+@pytest.fixture(scope="module")
+def other_models(tmp_path_factory):
+    """Folders of two other small models."""
+    folder = tmp_path_factory.mktemp("others")
+    return [save_model(make_model(seed=seed), folder / f"other-{seed}") for seed in (5, 6)]
+
+
+@pytest.mark.filterwarnings("ignore::cgcnn_ase.inspection.second_opinion.SecondOpinionWarning")
+def test_other_models_are_second_opinions(code, model, crystals, small_model, other_models):
+    opinions = {f"other_{k}": DataFactory("cgcnn.model").get_or_create(path) for k, path in enumerate(other_models)}
+    results, node = run(code, model, crystals, second_opinions=opinions)
+    assert node.is_finished_ok, node.exit_message
+    frame = results["predictions"].to_frame()
+    expected = predict(small_model, crystals, second_opinion=other_models).to_frame()
+    assert expected["second_opinion_std"].max() > 0.01
+    np.testing.assert_allclose(frame["second_opinion_std"], expected["second_opinion_std"], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(frame["value"], expected["value"], rtol=1e-4, atol=1e-5)
+    # links lead to each of them
+    links = {link.link_label: link.node.pk for link in node.base.links.get_incoming(link_type=LinkType.INPUT_CALC)}
+    assert links["model"] == model.pk
+    assert {links["second_opinions__other_0"], links["second_opinions__other_1"]} == {n.pk for n in opinions.values()}
+
+
+@pytest.mark.parametrize(
+    ("opinion", "words"),
+    [("chgnet", "must be a list of chgnet, sevenn"), (["band-gap"], "other models are nodes, in second_opinions")],
+)
+def test_second_opinions_that_are_refused(code, model, crystals, opinion, words):
+    with pytest.raises(ValueError, match=words):
+        run(code, model, crystals, settings=orm.Dict({"second_opinion": opinion}))
+
+
+def test_second_opinions_need_the_whole_set(code, model, crystals, other_models):
+    other = DataFactory("cgcnn.model").get_or_create(other_models[0])
+    shared = {"code": code, "n_shards": orm.Int(2)}
+    inputs = {"model": model, "structures": structure_set(crystals), **shared, "second_opinions": {"other": other}}
+    with pytest.raises(ValueError, match="on the scale of the whole set: predict it in one job, without n_shards"):
+        run_get_node(WorkflowFactory("cgcnn.predict_shards"), **inputs)
+    of_screen = {"code": code, "settings": orm.Dict({"second_opinion": ["chgnet"]})}
+    with pytest.raises(ValueError, match="predict it in one job, without n_shards"):
+        run_get_node(
+            WorkflowFactory("cgcnn.screen"), model=model, structures=structure_set(crystals), n_shards=orm.Int(2),
+            predict=of_screen,
+        )  # fmt: skip
+
+
+def test_settings_become_options(code, model, crystals):
+    """A list is given one by one."""
+    folder = SandboxFolder()
+    settings = orm.Dict({"second_opinion": ["chgnet", "sevenn"], "population": "hypothetical"})
+    process = instantiate_process(
+        get_manager().get_runner(), CalculationFactory("cgcnn.predict"), code=code, model=model,
+        structures=structure_set(crystals[:1]).store(), settings=settings,
+    )  # fmt: skip
+    parameters = " ".join(process.prepare_for_submission(folder).codes_info[0].cmdline_params)
+    assert "--population hypothetical --second-opinion chgnet --second-opinion sevenn" in parameters

@@ -17,6 +17,7 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.inspection.element_offsets import left_out_residuals
 from cgcnn_ase.inspection.second_opinion import SecondOpinionWarning
 from cgcnn_ase.models.checkpoint import save_model
+from cgcnn_ase.models.registry import model_info
 
 from ..conftest import make_model
 
@@ -155,6 +156,15 @@ def test_several_models_and_other_properties(small_model, batch, tmp_path):
     np.testing.assert_allclose(frame.loc[of_gap, "second_opinion_std"], np.abs(difference) / 2, rtol=1e-5)
     with pytest.raises(ValueError, match=r"no second opinion on band_gap by EMT, which gives energies"):
         predict(gap, batch, second_opinion=[EMT()])
+
+
+def test_of_several_models_in_a_folder_the_one_of_the_property_is_asked(batch, tmp_path):
+    gap = save_model(make_model(name="band_gap", unit="eV"), tmp_path / "gap")
+    frame = predict(gap, batch[:3], second_opinion=["electronic"]).to_frame()
+    difference = predict("band-gap", batch[:3]).to_frame()["value"].to_numpy() - frame["value"].to_numpy()
+    np.testing.assert_allclose(frame["second_opinion_std"], np.abs(difference) / 2, rtol=1e-5)
+    folder = model_info("band-gap").path
+    assert SecondOpinions([folder]).names[0].startswith("band-gap and is-metal and ")
 
 
 def test_wrong_settings(small_model, batch):

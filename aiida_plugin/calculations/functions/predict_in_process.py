@@ -45,7 +45,7 @@ def predict_in_process(
     CheckpointError
         If a file of the model's node was changed.
     """
-    from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.inspection.second_opinion import predict
 
     options = {} if settings is None else settings.get_dict()
     if reason := settings_problem(options):
@@ -53,7 +53,8 @@ def predict_in_process(
     if len(model.names) > 1:
         raise ValueError(f"the node holds {len(model.names)} models: {', '.join(model.names)}; cgcnn.predict takes all")
     of_set = as_set(structures)
-    result = Predictor(model.load(), **options)(dict(zip(of_set.ids, of_set.iter_atoms(), strict=True)))
+    options["second_opinion"] = options.get("second_opinion") or None
+    result = predict(model.load(), dict(zip(of_set.ids, of_set.iter_atoms(), strict=True)), **options)
     if not result.all:
         raise ValueError(f"no structure could be predicted; the first: {result.failures[0].error}")
     return PredictionsData.from_predictions(result)
