@@ -276,7 +276,7 @@ class StabilityOracle:
             "sha256": [one.sha256 for one in self._predictor.predictor.inference().models],
             "hull_sha256": phases.sha256,
             "scale": phases.scale,
-            "within": self._predictor.within,
+            "within": self._predictor.comparison.within,
         }
 
     def evaluate(self, point: Point, atoms: "Atoms | None") -> Evaluation:
