@@ -22,6 +22,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
 from cgcnn_ase.energies.interface import Combination, Energies
 from cgcnn_ase.energies.relaxation import relax_cells
+from cgcnn_ase.energies.scales import scale_of
 from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Voltage:
     upper: float | None = None
     capacity_grav: float | None = None  # charge that passes, mAh for each gram of the cell with x_from
     capacity_vol: float | None = None  # and mAh for each cm³ of it; None where a cell is not periodic
+    scale: str | None = None  # of all energies, the metal's too; None where the model does not state it
     volume_change: float | None = None  # of the framework's volume, relative: -0.02 where it shrinks by 2 % on charging
 
 
@@ -93,6 +95,7 @@ class VoltageCurve:
     ion: str
     model: str
     average: Voltage  # from the most to the fewest ions, with the whole capacity
+    scale: str | None = None  # of all energies, the metal's too; None where the model does not state it
 
     @property
     def max_volume_change(self) -> float | None:
@@ -128,8 +131,8 @@ def average_voltage(
     model
         What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     lithium
-        The metal: its energy (eV/atom), or its structure, whose energy the model then gives; by default what the
-        model's references have.
+        The metal: its energy (eV/atom, on the scale of the model), or its structure, whose energy the model then gives;
+        by default what the model's references have.
     ion
         Li, Na, K, Rb, Cs, Mg, Ca, Zn, Y or Al.
     population : {"known", "hypothetical"}
@@ -178,7 +181,9 @@ def voltage_curve(
     phases = tuple(series.phase(k, formation[k], hull) for k in order)
     steps = tuple(series.voltage(b, a) for a, b in zip(hull[-2::-1], hull[:0:-1], strict=True))
     average = series.voltage(hull[-1], hull[0])
-    return VoltageCurve(phases, steps, series.frameworks[0].formula, ion, series.source.name, average)
+    return VoltageCurve(
+        phases, steps, series.frameworks[0].formula, ion, series.source.name, average, scale_of(series.source)
+    )
 
 
 class _Relax(NamedTuple):
@@ -248,6 +253,7 @@ class _Series:
             std=sum_.std,
             members=None if sum_.members is None else tuple(m + metal for m in sum_.members),
             converged=self.converged(rich, poor),
+            scale=scale_of(self.source),
             lower=None if half is None else value - half,
             upper=None if half is None else value + half,
             capacity_grav=electrons * _MAH / self.masses[rich],

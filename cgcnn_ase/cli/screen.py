@@ -83,7 +83,21 @@ def screen(
     mu: Annotated[
         list[str] | None,
         typer.Option(
-            help="Chemical potential in eV/atom, as O=-5.2; the elements' own energies by default. Several times."
+            help="Chemical potential in eV/atom, as O=-5.2, on the scale of the model; by default those of --limit. "
+            "Several times."
+        ),
+    ] = None,
+    limit: Annotated[
+        str,
+        typer.Option(
+            help="Chemical potentials: elements, or a limit of the hull of competing phases, as Li-rich or O-poor."
+        ),
+    ] = "elements",
+    entries: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of --limit: competing phases, a folder of `cgcnn-ase fetch` or pymatgen's entries in JSON; by "
+            "default the package's table of the Materials Project.",
         ),
     ] = None,
     relax: Annotated[
@@ -144,11 +158,15 @@ def screen(
             chemical_potentials=chemical_potentials(mu),
             population=population,
             relaxation=Relaxation(fmax, steps) if relax else None,
+            limit=limit,
+            entries=entries,
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
             },
         )  # fmt: skip
+        if entries is not None and limit == "elements":
+            raise ValueError("--entries are of --limit: name the limit, as --limit Li-rich")
         screening.check()
         failed: list[str] = []
         results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))
@@ -163,6 +181,8 @@ def screen(
     else:
         _show(ranking)
     echo_note(f"{len(ranking)} defects ranked in {output / 'ranking.csv'}; structures for DFT in {output / 'dft'}")
+    for note in ranking.about_energies():
+        echo_note(note)
     if (warning := ranking.warning()) is not None:
         echo_stderr(f"cgcnn-ase: warning: {warning}")
     if (unconverged := ranking.unconverged()) is not None:

@@ -84,6 +84,8 @@ def voltage(
         typer.echo(json.dumps({"structures": names, **curve.to_dict()}, indent=1))
     else:
         _show(curve, names)
+    if curve.scale is not None:
+        echo_note(f"all energies, that of {ion} metal too, are on the scale {curve.scale}")
     for phase in curve.phases:
         name = names[phase.index]
         if not phase.is_stable:

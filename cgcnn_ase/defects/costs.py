@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from cgcnn_ase.defects.supercell_energy import DefectEnergy, defect_formation_en
 from cgcnn_ase.energies.energy_model import CHGNET, EnergySource, as_energy_model
 from cgcnn_ase.energies.graph_model import GraphEnergy
 from cgcnn_ase.energies.relaxation import check_forces
+from cgcnn_ase.stability.chemical_potentials import ELEMENTS
+from cgcnn_ase.stability.phases import CompetingPhases
 from cgcnn_ase.structures import read_structures
 
 if TYPE_CHECKING:
@@ -55,6 +57,16 @@ class DefectEnergyEstimate:
     n_atoms: int
     model: str
     members: tuple[float, ...] | None = None  # energy by each member of the ensemble, eV; None without one
+    # scale of the energy (:mod:`cgcnn_ase.energies.scales`), None where it is not known, and what was added to bring
+    # the model's energies to it, eV
+    scale: str | None = None
+    correction: float = 0.0
+    # the chemical potentials of the exchanged elements, eV/atom as ``Li=-1.909``, the limit that they are
+    # (``elements``, ``given`` or, as ``Li-rich``, one of the hull's), and the phases that set it; empty of a model of
+    # sites
+    chemical_potentials: str = ""
+    limit: str = ""
+    limit_phases: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values, without those of the members."""
@@ -111,10 +123,13 @@ class SupercellEstimator:
         model: EnergySource,
         chemical_potentials: Mapping[str, float] | None = None,
         *,
+        limit: str = ELEMENTS,
+        phases: CompetingPhases | None = None,
         population: "Population" = "hypothetical",
         relaxation: Relaxation | None = None,
     ) -> None:
         self._model, self._potentials = as_energy_model(model, population=population), chemical_potentials
+        self._limit, self._phases = limit, phases
         # a network learned the energies of perfect crystals; a potential has seen atoms that are out of place
         self._is_network = isinstance(self._model, GraphEnergy) and not self._model.model.is_potential
         self._relaxation = relaxation
@@ -132,7 +147,8 @@ class SupercellEstimator:
         how = self._relaxation or Relaxation()
         energies = defect_formation_energies(
             [atoms for atoms, _ in defects], pristine, self._model, chemical_potentials=self._potentials,
-            relax=self._relaxation is not None, fmax=how.fmax, max_steps=how.max_steps, on_unconverged="note",
+            limit=self._limit, phases=self._phases, relax=self._relaxation is not None, fmax=how.fmax,
+            max_steps=how.max_steps, on_unconverged="note",
         )  # fmt: skip
         return [
             _of_difference(manifest, energy, self._objection(manifest))
@@ -155,6 +171,8 @@ def cost_estimate(
     *,
     fidelity: str | None = None,
     chemical_potentials: Mapping[str, float] | None = None,
+    limit: str = ELEMENTS,
+    phases: CompetingPhases | None = None,
     population: "Population" = "hypothetical",
     relaxation: Relaxation | None = None,
 ) -> CostEstimate:
@@ -168,7 +186,11 @@ def cost_estimate(
     fidelity
         Of a model of sites, whose calculations to predict; see :data:`cgcnn_ase.models.registry.FIDELITIES`.
     chemical_potentials
-        Of the exchanged elements, eV/atom; by default the elements' own energies. A model of sites has its own.
+        Of the exchanged elements, eV/atom, on the scale of the model; by default the elements' own energies. A model of
+        sites has its own.
+    limit, phases
+        Chemical potentials of the hull of competing phases instead, such as those of ``Li-rich``: see
+        :func:`cgcnn_ase.defects.supercell_energy.defect_formation_energy`.
     population
         Whose errors stds and intervals are made for, where the model was calibrated for both; defects are generated.
     relaxation
@@ -187,7 +209,7 @@ def cost_estimate(
         known = model if isinstance(model, CrystalModel) else with_fidelity(str(model), fidelity)
         predictor = Predictor(known, population=population)
         if predictor.of_sites:
-            if chemical_potentials:
+            if chemical_potentials or limit != ELEMENTS:
                 raise ValueError(
                     "chemical potentials are of models of energies; those of a model of sites are what it learned with"
                 )
@@ -197,8 +219,10 @@ def cost_estimate(
                     "such as cathode-potential or chgnet, or go without relaxation"
                 )
             return SiteModelEstimator(predictor)
-        return SupercellEstimator(known, chemical_potentials, population=population, relaxation=relaxation)
-    return SupercellEstimator(model, chemical_potentials, relaxation=relaxation)
+        return SupercellEstimator(
+            known, chemical_potentials, limit=limit, phases=phases, population=population, relaxation=relaxation
+        )
+    return SupercellEstimator(model, chemical_potentials, limit=limit, phases=phases, relaxation=relaxation)
 
 
 def _of_site(manifest: Manifest, of_site: "MemberPrediction", target: "TargetSpec") -> DefectEnergyEstimate:
@@ -208,6 +232,7 @@ def _of_site(manifest: Manifest, of_site: "MemberPrediction", target: "TargetSpe
     return _estimated(
         manifest, prediction.value, prediction.std, prediction.in_domain, prediction.reason, prediction.model,
         (prediction.lower, prediction.upper), target.to_physical(members.astype(np.float64)).tolist(),
+        scale=prediction.scale,
     )  # fmt: skip
 
 
@@ -216,7 +241,9 @@ def _of_difference(manifest: Manifest, difference: DefectEnergy, objection: str)
     return _estimated(
         manifest, difference.energy, difference.std, False if objection else difference.in_domain,
         "; ".join(filter(None, (objection, unlike, difference.note))), difference.model, (None, None),
-        difference.members, difference.converged,
+        difference.members, difference.converged, scale=difference.scale, correction=difference.correction,
+        chemical_potentials=" ".join(f"{name}={mu:.4f}" for name, mu in difference.chemical_potentials.items()),
+        limit=difference.limit, limit_phases=" + ".join(difference.limit_phases),
     )  # fmt: skip
 
 
@@ -230,11 +257,12 @@ def _estimated(
     interval: tuple[float | None, float | None],
     members: Sequence[float] | None,
     converged: bool | None = None,
+    **of_scale: Any,
 ) -> DefectEnergyEstimate:
     """Put an energy beside the defect's row of the manifest."""
     return DefectEnergyEstimate(
         id=manifest.id, host=manifest.host, kind=manifest.kind, defect=manifest.defect, site_index=manifest.site_index,
         multiplicity=manifest.multiplicity, formula=manifest.formula, n_atoms=manifest.n_atoms, energy=energy, std=std,
         lower=interval[0], upper=interval[1], in_domain=in_domain, reason=reason, converged=converged, model=model,
-        members=None if members is None or len(members) < 2 else tuple(members),
+        members=None if members is None or len(members) < 2 else tuple(members), **of_scale,
     )  # fmt: skip

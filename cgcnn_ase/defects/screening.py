@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from cgcnn_ase.defects.dft_folder import pristine_supercell
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.interface import Energies
+from cgcnn_ase.stability.chemical_potentials import ELEMENTS
+from cgcnn_ase.stability.phases import read_phases
 from cgcnn_ase.structures import as_atoms
 from cgcnn_ase.uncertainty.protocol import Population
 
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from cgcnn_ase.energies.energy_model import EnergySource
 
 
-# reasons that a warning names
-_REASONS = 2
+# reasons that a warning names, and hosts that a note does
+_REASONS, _HOSTS = 2, 5
 
 
 class Screened(NamedTuple):
@@ -83,19 +86,22 @@ class Screening:
     # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
     # model, fidelity, chemical_potentials, population, relaxation: as in
-    # :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path
+    # :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path. limit: of the chemical potentials, with
+    # competing phases of ``entries`` (as :func:`cgcnn_ase.stability.phases.read_phases` takes them) or the package's
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
     chemical_potentials: Mapping[str, float] | None = None
     population: Population = "hypothetical"
     relaxation: Relaxation | None = None
+    limit: str = ELEMENTS
+    entries: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self) -> CostEstimate:
         """The estimate of formation energies; made once a process."""
         return _estimate(
             self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())), self.population,
-            self.relaxation,
+            self.relaxation, self.limit, self.entries,
         )  # fmt: skip
 
     def check(self) -> None:
@@ -114,10 +120,12 @@ def _estimate(
     potentials: tuple[tuple[str, float], ...],
     population: Population,
     relaxation: Relaxation | None,
+    limit: str,
+    entries: Path | None,
 ) -> CostEstimate:
     return cost_estimate(
         model, fidelity=fidelity, chemical_potentials=dict(potentials) or None, population=population,
-        relaxation=relaxation,
+        relaxation=relaxation, limit=limit, phases=None if entries is None else read_phases(entries),
     )  # fmt: skip
 
 
@@ -182,6 +190,9 @@ class Ranking:
             _keep(low, (-result.cost.energy, -k, result), n_lowest)
             if result.cost.std is not None:
                 _keep(wide, (result.cost.std, -k, result), n_uncertain)
+        scales = sorted({cost.scale for cost in costs if cost.scale is not None})
+        if len(scales) > 1:
+            raise ValueError(f"energies on the scales {' and '.join(scales)} never rank together")
         self.costs = sorted(costs, key=lambda cost: (cost.energy, cost.id))
         self.lowest = [result for _, _, result in sorted(low, key=lambda entry: entry[:2], reverse=True)]
         self.uncertain = [result for _, _, result in sorted(wide, key=lambda entry: entry[:2], reverse=True)]
@@ -197,6 +208,23 @@ class Ranking:
         told = ", and ".join(f"{reason} ({n})" if len(reasons) > 1 else reason for reason, n in reasons)
         n = len(self.costs)
         return f"{'the only defect is' if n == 1 else f'all {n} defects are'} out of the domain of the model: {told}"
+
+    def about_energies(self) -> list[str]:
+        """Sentences on the scale of the energies and the chemical potentials; none of a model of sites."""
+        if not self.costs or not self.costs[0].limit:
+            return []
+        cost = self.costs[0]
+        corrected = sum(each.correction != 0.0 for each in self.costs)
+        of = f", to which {corrected} of them were corrected (column correction)" if corrected else ""
+        scale = f"the scale {cost.scale}{of}" if cost.scale else "a scale that the model does not state"
+        sets = {"elements": "the elements themselves", "given": "as given"}
+        notes = [f"energies are on {scale}; chemical potentials: {sets.get(cost.limit, cost.limit)}"]
+        if cost.limit not in sets:
+            hosts = dict.fromkeys((each.host, each.limit_phases) for each in self.costs)
+            shown = list(hosts)[:_HOSTS]
+            notes += [f"{host} is there in equilibrium with {phases}" for host, phases in shown]
+            notes += [f"... and {len(hosts) - len(shown)} more hosts"] if len(hosts) > len(shown) else []
+        return notes
 
     def unconverged(self) -> str | None:
         """Tell in one line how many relaxations did not end; None where all did, or nothing was relaxed."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
-from cgcnn_ase.energies.graph_model import mixed_scales
 from cgcnn_ase.energies.interface import EnergyModel
 from cgcnn_ase.energies.relaxation import converged_atoms, relax_cells
+from cgcnn_ase.energies.scales import SCALES, element_energies, reaction_correction, scale_of, with_elements
+from cgcnn_ase.stability.chemical_potentials import ELEMENTS, chemical_potentials_at
+from cgcnn_ase.stability.phases import CompetingPhases, known_phases, reduced
 from cgcnn_ase.structures import as_atoms
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # the two cells may differ by this part of their lengths
 _CELL = 1e-3
+# energies as near as this are equal, eV
+_SMALL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,20 @@ class DefectEnergy:
     # cancels. None without calibration.
     std_if_independent: float | None
     removed: dict[str, int]  # how many atoms of each element left the pristine cell (negative: were added)
-    chemical_potentials: dict[str, float]  # of those elements, eV/atom, on the scale of the model
+    chemical_potentials: dict[str, float]  # of those elements, eV/atom
     n_atoms: tuple[int, int]  # of the pristine and of the defective cell
     in_domain: bool | None  # whether the model knows structures like both cells; None where it cannot tell
     model: str  # what gave the energies
     was_relaxed: bool  # whether the atoms were moved to where the forces vanish
     converged: bool | None = None  # whether they vanish in both cells; None where nothing was relaxed
-    # why the energy is not that of two relaxed cells, and where energies of two scales were added; empty where all is
-    # well
+    # why the energy is not that of two relaxed cells, or the potentials not those asked for; empty where all is well
     note: str = ""
+    # scale of the energy and the potentials (:mod:`cgcnn_ase.energies.scales`), and what was added to bring the
+    # model's energies to it, eV
+    scale: str | None = None
+    correction: float = 0.0
+    limit: str = "elements"  # what the potentials are those of
+    limit_phases: tuple[str, ...] = ()  # that are in equilibrium with the host there
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values."""
@@ -53,6 +62,8 @@ def defect_formation_energy(
     model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
+    limit: str = "elements",
+    phases: "CompetingPhases | None" = None,
     relax: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
@@ -62,7 +73,9 @@ def defect_formation_energy(
     .. math:: E_f = E_\mathrm{defective} - E_\mathrm{pristine} + \sum_i n_i \mu_i
 
     with :math:`n_i` atoms of element i removed (Zhang and Northrup, Phys. Rev. Lett. 67, 2339, 1991; Freysoldt et al.,
-    Rev. Mod. Phys. 86, 253, 2014). The std is that of the difference within each member of the ensemble, calibrated:
+    Rev. Mod. Phys. 86, 253, 2014). Energies of compounds and of elements are added on one scale: where the model's are
+    ``uncorrected`` (PBE+U of an oxide, PBE of a metal) the cells get the corrections of ``mp2020``, and ``scale`` and
+    ``correction`` say so. The std is that of the difference within each member of the ensemble, calibrated:
     see :meth:`cgcnn_ase.energies.interface.Energies.combine`.
 
     Parameters
@@ -72,8 +85,13 @@ def defect_formation_energy(
     model
         What gives the energies: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`.
     chemical_potentials
-        Of the exchanged elements, eV/atom; by default the elements themselves as the model's references have them. For
-        oxygen-poor conditions give ``{"O": reference - shift}``.
+        Of all exchanged elements, eV/atom, on the scale of the model. By default those of ``limit``.
+    limit
+        ``elements``: the elements themselves, as the model's references have them. ``Li-rich``, ``O-poor``, ...: the
+        highest or lowest potential of an element at which the host is in equilibrium with the competing phases
+        (:func:`cgcnn_ase.stability.chemical_potentials.chemical_potentials`).
+    phases
+        Competing phases; by default the package's table of the Materials Project.
     relax, fmax, max_steps
         Move the atoms of both cells, whose vectors stay, until no force is above fmax (eV/Å); needs a model with
         forces: see :func:`cgcnn_ase.energies.relaxation.relax_cells`.
@@ -81,14 +99,14 @@ def defect_formation_energy(
     Raises
     ------
     ValueError
-        If the cells differ in their vectors, a chemical potential is missing, or the model has no forces to relax
-        with.
+        If the cells differ in their vectors, a chemical potential is missing or on another scale than the others, or
+        the model has no forces to relax with.
     cgcnn_ase.energies.relaxation.NotConvergedError
         If a relaxation does not end.
     """
     energies = defect_formation_energies(
-        [defective], pristine, model, chemical_potentials=chemical_potentials, relax=relax, fmax=fmax,
-        max_steps=max_steps,
+        [defective], pristine, model, chemical_potentials=chemical_potentials, limit=limit, phases=phases, relax=relax,
+        fmax=fmax, max_steps=max_steps,
     )  # fmt: skip
     return next(energies)
 
@@ -99,6 +117,8 @@ def defect_formation_energies(
     model: EnergySource = "formation-energy-per-atom",
     *,
     chemical_potentials: Mapping[str, float] | None = None,
+    limit: str = "elements",
+    phases: "CompetingPhases | None" = None,
     relax: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
@@ -114,7 +134,9 @@ def defect_formation_energies(
     whole = as_atoms(pristine)
     cells = [whole, *map(as_atoms, defective)]
     exchanged = [_removed(cell, whole) for cell in cells[1:]]
-    potentials = [_potentials(removed, source, chemical_potentials) for removed in exchanged]
+    chosen = _Chosen.of(source, whole, exchanged, chemical_potentials, limit, phases)
+    for removed in exchanged:
+        chosen.potentials(removed)  # raises before anything is computed
     problems = [""] * len(cells)
     if relax:
         moved = relax_cells(cells, source, fmax=fmax, max_steps=max_steps)
@@ -123,28 +145,33 @@ def defect_formation_energies(
         if moved[0].failed:
             raise ValueError(f"the pristine cell is {moved[0].problem}")
     energies = source.energies(cells)
-    for k, (removed, mu) in enumerate(zip(exchanged, potentials, strict=True), start=1):
+    for k, removed in enumerate(exchanged, start=1):
+        mu = chosen.potentials(removed)
+        correction = chosen.correction(cells[k])
         coefficients = np.zeros(len(cells))
         coefficients[[0, k]] = -1.0, 1.0
         difference = energies.combine(coefficients)
-        atoms = sum(n * mu[symbol] for symbol, n in removed.items())
+        atoms = sum(n * mu[symbol] for symbol, n in removed.items()) + correction
         known = [energies.in_domain[0], energies.in_domain[k]]
         of_cells = (("pristine", problems[0]), ("defective", problems[k]))
         notes = [f"the {name} cell: {problem}" for name, problem in of_cells if problem]
-        by_default = set(removed) - set(chemical_potentials or {})
         yield DefectEnergy(
             energy=difference.value + atoms,
             std=difference.std,
             members=None if difference.members is None else tuple(m + atoms for m in difference.members),
             std_if_independent=None if energies.stds is None else float(np.hypot(energies.stds[0], energies.stds[k])),
             removed=removed,
-            chemical_potentials=mu,
+            chemical_potentials=chosen.shown(mu),
             n_atoms=(len(whole), len(cells[k])),
             in_domain=None if None in known else all(known),
             model=source.name,
             was_relaxed=relax,
             converged=None if not relax else not (problems[0] or problems[k]),
-            note="; ".join(filter(None, (*notes, mixed_scales(source, by_default, whole.get_chemical_symbols())))),
+            note="; ".join(filter(None, (*notes, chosen.note))),
+            scale=chosen.scale,
+            correction=correction,
+            limit=chosen.limit,
+            limit_phases=chosen.limit_phases,
         )
 
 
@@ -161,13 +188,101 @@ def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
     return {s: before[s] - after[s] for s in sorted(before | after) if before[s] != after[s]}
 
 
-def _potentials(
-    removed: Mapping[str, int], source: EnergyModel, chemical_potentials: Mapping[str, float] | None
-) -> dict[str, float]:
-    table = {**(source.references or {}), **(chemical_potentials or {})}
-    if missing := sorted(set(removed) - set(table)):
-        raise ValueError(
-            f"no chemical potential for {', '.join(missing)} on the energy scale of {source.name!r}: give "
-            "chemical_potentials={'" + missing[0] + "': eV/atom, ...}"
+@dataclass(frozen=True)
+class _Chosen:
+    """The chemical potentials of a host, the scale that they are on, and how energies of cells come to it."""
+
+    host: "Atoms"
+    table: Mapping[str, float]  # eV/atom
+    model: str
+    source_scale: str | None  # of the model
+    scale: str | None
+    limit: str
+    limit_phases: tuple[str, ...] = ()
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        source: EnergyModel,
+        host: "Atoms",
+        exchanged: Sequence[Mapping[str, int]],
+        stated: Mapping[str, float] | None,
+        limit: str,
+        phases: CompetingPhases | None,
+    ) -> "_Chosen":
+        """Choose them for all defects of a host; raises as :func:`defect_formation_energy`."""
+        model_scale, elements = scale_of(source), dict(source.references or {})
+        symbols = sorted({symbol for removed in exchanged for symbol in removed})
+        comparable = model_scale in SCALES and _are_elements_of(elements, symbols, str(model_scale))
+        if limit != ELEMENTS:
+            if stated:
+                raise ValueError(f"limit {limit!r} and chemical potentials of your own: give one of the two")
+            if model_scale is None or not comparable:
+                what = "not known to be" if model_scale is None else f"on {model_scale}, or its elements are not"
+                raise ValueError(
+                    f"limit {limit!r}: the hull is on a scale of the Materials Project, and the energies of "
+                    f"{source.name!r} are {what}; state it (scale=), or give chemical potentials"
+                )
+            known = phases or known_phases("mp-legacy" if model_scale == "mp-legacy" else "mp2020")
+            at = chemical_potentials_at(reduced(host.get_chemical_formula()), limit, known, elements=symbols)
+            table = {symbol: elements[symbol] + at.relative[symbol] for symbol in symbols}
+            return cls(host, table, source.name, model_scale, known.scale, limit, at.phases, at.note)
+        if stated:
+            chosen = cls(host, elements | dict(stated), source.name, model_scale, model_scale, "given")
+            chosen._check_default(exchanged, stated, comparable=comparable)
+            return chosen
+        return cls(
+            host, elements, source.name, model_scale, with_elements(model_scale) if comparable else model_scale, limit
         )
-    return {symbol: float(table[symbol]) for symbol in removed}
+
+    def _check_default(
+        self, exchanged: Sequence[Mapping[str, int]], stated: Mapping[str, float], *, comparable: bool
+    ) -> None:
+        """Refuse the energy of an element beside given potentials where it is on another scale than the cells."""
+        to = with_elements(self.source_scale)
+        if not comparable or to == self.source_scale:
+            return
+        for symbol in sorted({each for removed in exchanged for each in removed} - set(stated)):
+            fewer = self.host.copy()
+            del fewer[[k for k, each in enumerate(self.host.symbols) if each == symbol][:1]]
+            if abs(self._between(fewer, str(to))) > _SMALL or symbol not in self.host.symbols:
+                raise ValueError(
+                    f"two scales: chemical potentials are given on that of the cells, {self.source_scale}, and the "
+                    f"energy of {symbol} is that of the element, which needs corrections beside a compound: give that "
+                    f"of {symbol}, too, or none"
+                )
+
+    def potentials(self, removed: Mapping[str, int]) -> dict[str, float]:
+        """Those of the exchanged elements; a ValueError names one that is missing."""
+        if missing := sorted(set(removed) - set(self.table)):
+            raise ValueError(
+                f"no chemical potential for {', '.join(missing)} on the energy scale of {self.model!r}: give "
+                "chemical_potentials={'" + missing[0] + "': eV/atom, ...}"
+            )
+        return {symbol: float(self.table[symbol]) for symbol in removed}
+
+    def shown(self, potentials: Mapping[str, float]) -> dict[str, float]:
+        """Those of the exchanged elements on the scale of the result."""
+        if self.scale == self.source_scale:
+            return dict(potentials)
+        before, after = element_energies(str(self.source_scale)), element_energies(str(self.scale))
+        return {each: mu + after.get(each, 0.0) - before.get(each, 0.0) for each, mu in potentials.items()}
+
+    def correction(self, defective: "Atoms") -> float:
+        """Return what brings the difference of a defective cell to the scale, eV."""
+        return 0.0 if self.scale == self.source_scale else self._between(defective, str(self.scale))
+
+    def _between(self, defective: "Atoms", to: str) -> float:
+        formulas = (self.host.get_chemical_formula(), defective.get_chemical_formula())
+        return reaction_correction(*formulas, source=str(self.source_scale), to=to, atoms=self.host)
+
+
+def _are_elements_of(references: Mapping[str, float], symbols: Sequence[str], scale: str) -> bool:
+    """Say whether energies of elements are those of a scale, or all 0 as of formation energies."""
+    known = element_energies(scale)
+    return all(
+        symbol in references
+        and (abs(references[symbol] - known.get(symbol, np.inf)) < _SMALL or not references[symbol])
+        for symbol in symbols
+    )

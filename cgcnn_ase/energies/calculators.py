@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator, Calculator
     from chgnet.model.model import CHGNet
 
+# scale of the energies that CHGNet has learned
+CHGNET_SCALE = "mp2020"
 # structures that go through the network at once
 _AT_ONCE = 8
 
@@ -26,8 +28,14 @@ _AT_ONCE = 8
 class CalculatorEnergy:
     """Energies from an ASE calculator: one number a structure, without uncertainty."""
 
-    def __init__(self, calculator: "BaseCalculator", references: Mapping[str, float] | None = None) -> None:
-        self.calculator, self.references = calculator, references
+    def __init__(
+        self,
+        calculator: "BaseCalculator",
+        references: Mapping[str, float] | None = None,
+        *,
+        scale: str | None = None,  # of the energies; None where it is not known
+    ) -> None:
+        self.calculator, self.references, self.scale = calculator, references, scale
         self.name = type(calculator).__name__
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
@@ -81,7 +89,8 @@ class CHGNetEnergy:
 
     ``calculator`` is the same network with forces, for a relaxation.
 
-    It learned PBE and PBE+U energies of the Materials Project, so the elements' energies are those of the project.
+    It learned energies of the Materials Project with today's corrections (its formation energies of MgO, NaCl and NiO
+    are those, and not those without), so ``scale`` is ``mp2020`` and the elements' energies are those of the project.
     ``name`` says what it is: it is never called DFT. Without CHGNet an `ImportError` is raised.
     """
 
@@ -89,6 +98,7 @@ class CHGNetEnergy:
         self._model = _load()
         self.name = f"CHGNet {version('chgnet')} (interatomic potential)"
         self.references: Mapping[str, float] | None = reference_energies()
+        self.scale = CHGNET_SCALE
 
     @cached_property
     def calculator(self) -> "Calculator":

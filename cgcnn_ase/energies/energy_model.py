@@ -9,6 +9,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.energies.interface import Energies, EnergyModel, GivesEnergyModel, Reference
+from cgcnn_ase.energies.scales import SCALES, element_energies, scale_name, scale_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,14 +27,22 @@ class StoredEnergy:
 
     name = "stored"
 
-    def __init__(self, references: Mapping[str, float] | None = None) -> None:
-        self.references = references
+    def __init__(self, references: Mapping[str, float] | None = None, *, scale: str | None = None) -> None:
+        self.references, self.scale = references, scale
 
     def energies(self, structures: "Sequence[Atoms]") -> Energies:
         """The stored energies, eV a cell: of a calculator with results, or ``info["energy"]`` as files are read.
 
-        A structure that has none is a `ValueError`.
+        A structure that has none is a `ValueError`, and so are several scales (``info["scale"]``, which
+        ``CGCNNCalculator.annotate`` writes).
         """
+        stated = {str(atoms.info["scale"]) for atoms in structures if isinstance(atoms.info.get("scale"), str)}
+        stated |= set() if self.scale is None else {self.scale}
+        if len(stated) > 1:
+            raise ValueError(
+                f"energies on the scales {' and '.join(sorted(stated))} never mix: give those of one scale"
+            )
+        self.scale = next(iter(stated), None)
         return Energies(
             np.array([_stored(k, atoms) for k, atoms in enumerate(structures)]), in_domain=(None,) * len(structures)
         )
@@ -56,6 +65,7 @@ def as_energy_model(
     *,
     references: Reference | Mapping[str, float] | None = None,
     population: "Population" = "hypothetical",
+    scale: str | None = None,
 ) -> EnergyModel:
     """Make an energy model of what people have at hand.
 
@@ -72,11 +82,16 @@ def as_energy_model(
     population
         Whose errors the stds of a model of this package are made for; energies are asked for here of structures that
         the package itself generates, so they are hypothetical.
+    scale
+        Of the energies of a calculator, and of stored ones: ``uncorrected``, ``mp2020``, ... or ``other:LABEL``
+        (:mod:`cgcnn_ase.energies.scales`). With one of the Materials Project's the elements' energies on it are the
+        default. This package's models and CHGNet state their own.
 
     Raises
     ------
     ValueError
-        If the model predicts something else.
+        If the model predicts something else, there is no such scale, or it is not that of the model or of the
+        references.
     """
     from ase.calculators.calculator import BaseCalculator
 
@@ -84,24 +99,37 @@ def as_energy_model(
     from cgcnn_ase.energies.graph_model import GraphEnergy
     from cgcnn_ase.prediction.predictor import Predictor
 
-    if isinstance(model, GivesEnergyModel):
-        return model.energy_model(references)
-    if model == CHGNET:
-        return CHGNetEnergy()
+    if scale is not None:
+        scale_name(scale)
     if model == "stored":
-        return StoredEnergy(_table(references))
-    if isinstance(model, BaseCalculator):
-        return CalculatorEnergy(model, _table(references))
-    if isinstance(model, EnergyModel):
-        return model
-    return GraphEnergy(Predictor(model, population=population).inference(), references or "mp-pbe")
+        return StoredEnergy(_table(references, scale), scale=scale)
+    if isinstance(model, BaseCalculator) and not isinstance(model, GivesEnergyModel):
+        return CalculatorEnergy(model, _table(references, scale), scale=scale)
+    known: EnergyModel
+    if isinstance(model, GivesEnergyModel):
+        known = model.energy_model(references)
+    elif model == CHGNET:
+        known = CHGNetEnergy()
+    elif isinstance(model, EnergyModel):
+        known = model
+    else:
+        known = GraphEnergy(Predictor(model, population=population).inference(), references or "mp-pbe")
+    if scale not in (None, scale_of(known)):
+        raise ValueError(
+            f"the energies of {known.name} are on the scale {scale_of(known) or 'that it has'}, not {scale}"
+        )
+    return known
 
 
-def _table(references: Reference | Mapping[str, float] | None) -> Mapping[str, float] | None:
+def _table(references: Reference | Mapping[str, float] | None, scale: str | None) -> Mapping[str, float] | None:
+    if references is None and scale in SCALES:
+        references = "mp-pbe"
     if references is None or isinstance(references, Mapping):
         return references
     if references == "mp-pbe":
-        return reference_energies()
+        if scale is not None and scale not in SCALES:
+            raise ValueError(f"references 'mp-pbe' are the Materials Project's, the energies on the scale {scale}")
+        return reference_energies() if scale is None else element_energies(scale)
     raise ValueError(f"references {references!r}: allowed for a calculator are 'mp-pbe' and a dict by symbol")
 
 

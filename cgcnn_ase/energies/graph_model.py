@@ -1,12 +1,12 @@
 """Total energies from this package's own models: the elements' energies, and all members of an ensemble."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgcnn_ase.core.elements import HUBBARD_METALS, reference_energies
-from cgcnn_ase.energies.interface import Energies, EnergyModel, Reference
+from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.energies.interface import Energies, Reference
 from cgcnn_ase.energies.scales import SCALES, element_energies
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class GraphEnergy:
                 f"{' or '.join(PER_ATOM_ENERGIES)}"
             )
         self._infer, self.model = infer, infer.models[0]
-        self.name = self.model.name
+        self.name, self.scale = self.model.name, self.model.scale
         self._table = reference_table(self.model, reference)
         self.has_default_references = not isinstance(reference, Mapping)
         self.references: Mapping[str, float] | None
@@ -100,29 +100,3 @@ class GraphEnergy:
         known = [std for std in stds if std is not None]
         calibrated = np.array(known) if len(known) == len(stds) else None
         return Energies(values.mean(axis=0), values, calibrated, tuple(domain))
-
-
-def mixed_scales(model: EnergyModel, elements: Iterable[str], symbols: Iterable[str]) -> str:
-    """Say which elements' reference energies are on another scale than the model's energy of a cell; else empty.
-
-    A potential gives uncorrected total energies: of oxides and fluorides those of PBE+U, while the reference energy of
-    a metal is that of PBE. Their difference is off by eV an atom (Jain et al., Phys. Rev. B 84, 045115, 2011).
-
-    Parameters
-    ----------
-    elements
-        Whose reference energies are added or subtracted.
-    symbols
-        Of the atoms in the cell.
-    """
-    if not isinstance(model, GraphEnergy) or model.model.target.name != "total_energy_per_atom":
-        return ""
-    if not model.has_default_references or not {"O", "F"} & set(symbols):
-        return ""
-    names = ", ".join(sorted(set(elements) & set(HUBBARD_METALS)))
-    if not names:
-        return ""
-    return (
-        f"two scales: the cell's energy is of PBE+U, uncorrected, and the reference of {names} of PBE; give the "
-        f"chemical potential of {names} on the scale of the cell"
-    )

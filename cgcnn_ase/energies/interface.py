@@ -120,7 +120,10 @@ class Energies:
 
 @runtime_checkable
 class EnergyModel(Protocol):
-    """Anything that gives energies of cells."""
+    """Anything that gives energies of cells.
+
+    Where it has an attribute ``scale``, that names the scale of its energies (:mod:`cgcnn_ase.energies.scales`).
+    """
 
     name: str
     # energies of the elements on the same scale, eV/atom; None where they are not known

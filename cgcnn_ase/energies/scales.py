@@ -52,6 +52,52 @@ def check_scale(scale: str) -> Scale:
     return scale
 
 
+def scale_name(scale: str) -> str:
+    """The name of a scale, one of :data:`SCALES` or ``other:LABEL``; a ValueError names those that there are."""
+    if not scale.startswith("other:") or scale == "other:":
+        check_scale(scale)
+    return scale
+
+
+def scale_of(model: object) -> str | None:
+    """The scale that an energy model or a calculator states; None where it states none."""
+    stated: str | None = getattr(model, "scale", None)
+    return stated
+
+
+def with_elements(scale: str | None) -> str | None:
+    """The scale on which energies of this scale may be added to those of the elements.
+
+    It is its own, but for uncorrected energies: these are of PBE+U in oxides and fluorides of some metals, of PBE in
+    the metals themselves, and the molecule of oxygen is bound too strongly. They get today's corrections.
+    """
+    return "mp2020" if scale == "uncorrected" else scale
+
+
+def reaction_correction(
+    start: "str | Composition",
+    end: "str | Composition",
+    *,
+    source: str,
+    to: str,
+    atoms: "Atoms | None" = None,
+) -> float:
+    """Return what an energy of ``end`` and elements less that of ``start`` gains from one scale to another, eV.
+
+    Parameters
+    ----------
+    start, end
+        Formulas of two cells that differ by some atoms, which are counted as elements.
+    atoms
+        The structure of ``start``, that says how its oxygen and sulfur are bound; in ``end`` they are bound alike.
+    """
+    if check_scale(source) == check_scale(to):
+        return 0.0
+    kinds = (None, None) if atoms is None else (_oxide_type(atoms), _sulfide_type(atoms))
+    shifts = [_formation(each, to, *kinds) - _formation(each, source, *kinds) for each in (start, end)]
+    return shifts[1] - shifts[0]
+
+
 def correction(
     composition: "str | Composition", scale: str, *, atoms: "Atoms | None" = None, oxide_type: OxideType | None = None
 ) -> float:
@@ -77,14 +123,17 @@ def correction(
     """
     from pymatgen.core import Composition
 
-    check_scale(scale)
-    whole = Composition(composition)
-    if scale == "uncorrected" or len(whole) == 1 or not _CORRECTED & {element.symbol for element in whole.elements}:
-        return 0.0
     oxide: str | None = oxide_type
     sulfide = None
     if atoms is not None:
         oxide, sulfide = oxide_type or _oxide_type(atoms), _sulfide_type(atoms)
+    return _correction(Composition(composition), scale, oxide, sulfide)
+
+
+def _correction(whole: "Composition", scale: str, oxide: str | None, sulfide: str | None) -> float:
+    check_scale(scale)
+    if scale == "uncorrected" or len(whole) == 1 or not _CORRECTED & {element.symbol for element in whole.elements}:
+        return 0.0
     unit, factor = whole.get_integer_formula_and_factor()
     return factor * _of_unit(unit, scale, oxide, sulfide)
 
@@ -102,15 +151,23 @@ def formation_shift(composition: "str | Composition", scale: str, oxide_type: Ox
     """Return what a scale adds to an uncorrected formation energy, eV/atom, the elements' corrections taken off."""
     from pymatgen.core import Composition
 
+    return _formation(composition, scale, oxide_type, None) / Composition(composition).num_atoms
+
+
+def _formation(composition: "str | Composition", scale: str, oxide: str | None, sulfide: str | None) -> float:
+    """Return what a scale adds to an uncorrected formation energy, eV for the composition as given."""
+    from pymatgen.core import Composition
+
     whole = Composition(composition)
+    if len(whole) == 1:
+        return 0.0
     gases = element_energies("mp-legacy") if scale == "mp-legacy" else {}
     of_elements = sum(
         amount * (gases[symbol] - reference_energies()[symbol])
         for symbol, amount in whole.get_el_amt_dict().items()
         if symbol in _LEGACY_GASES and gases
     )
-    n = whole.num_atoms
-    return (correction(whole, scale, oxide_type=oxide_type) - of_elements) / n
+    return _correction(whole, scale, oxide, sulfide) - of_elements
 
 
 def element_energies(scale: str) -> dict[str, float]:

@@ -119,7 +119,7 @@ def as_opinion(source: "OpinionSource") -> Opinion:
     from cgcnn_ase.energies.interface import EnergyModel
 
     if source == SEVENNET:
-        return EnergyOpinion(as_energy_model(sevennet_calculator(), references="mp-pbe"))
+        return EnergyOpinion(as_energy_model(sevennet_calculator(), scale="uncorrected"))
     if source == CHGNET or isinstance(source, BaseCalculator | EnergyModel):
         return EnergyOpinion(as_energy_model(source))
     return ModelOpinion(source)

@@ -55,28 +55,3 @@ class Hull:
         """Phases that a composition (d,) on a plane falls apart into, and the atoms in each of 1."""
         parts = np.linalg.solve(self.fractions[self.corners[plane]].T, fractions)
         return [(int(k), float(part)) for k, part in zip(self.corners[plane], parts, strict=True) if part > _SMALLEST]
-
-
-def chemical_potential_limits(hull: Hull, fractions: Floats, energy: float) -> Floats | None:
-    r"""Corners of the region of chemical potentials in which a phase is stable, (k, d) eV against the elements.
-
-    With :math:`x \cdot \mu = E` of the phase and :math:`x' \cdot \mu \le E'` of all others. None if the phase is
-    above the hull.
-    """
-    from scipy.optimize import linprog
-
-    d = len(fractions)
-    corners = []
-    for k in range(d):
-        for sign in (1.0, -1.0):
-            cost = np.zeros(d)
-            cost[k] = sign
-            solved = linprog(
-                cost, hull.fractions, hull.energies + 1e-9, fractions[None], [energy], bounds=[(None, 0.0)] * d
-            )
-            if solved.status == 2:
-                return None
-            if solved.status == 0:
-                corners.append(solved.x)
-    limits: Floats = np.unique(np.round(corners, 6), axis=0)
-    return limits

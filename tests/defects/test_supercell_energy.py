@@ -14,6 +14,7 @@ from cgcnn_ase.energies.calculators import CalculatorEnergy
 from cgcnn_ase.energies.energy_model import as_energy_model
 from cgcnn_ase.energies.interface import Energies, EnergyModel
 from cgcnn_ase.energies.relaxation import NotConvergedError
+from cgcnn_ase.energies.scales import correction, element_energies
 
 
 class Made:
@@ -183,6 +184,99 @@ def test_chgnet_is_an_energy_model():
     assert model.name == "CHGNetCalculator"
     formation = model.energies([atoms]).energies[0] - model.references["Mg"] - model.references["O"]
     assert formation / 2 == pytest.approx(-3.05, abs=0.15)  # measured -601.6 kJ/mol = -3.12 eV/atom
+
+
+# Scales
+
+
+class Scaled:
+    """Energies by composition on a scale."""
+
+    name = "scaled"
+
+    def __init__(self, scale):
+        self.scale, self.references = scale, element_energies(scale)
+
+    def energies(self, structures):
+        """A formation energy of -1 eV/atom without corrections, so that nothing but the scale differs."""
+        values = []
+        for atoms in structures:
+            of_elements = sum(reference_energies()[symbol] for symbol in atoms.symbols)
+            formula = atoms.get_chemical_formula()
+            values.append(-len(atoms) + of_elements + correction(formula, self.scale, oxide_type="oxide"))
+        return Energies(np.array(values), in_domain=(None,) * len(values))
+
+
+def nickel_oxide():
+    pristine = bulk("NiO", "rocksalt", a=4.2, cubic=True)
+    nickel, oxygen = (int(np.flatnonzero(pristine.symbols == symbol)[0]) for symbol in ("Ni", "O"))
+    return pristine, [pristine[[k for k in range(8) if k != gone]] for gone in (nickel, oxygen)]
+
+
+def test_energies_of_two_scales_are_corrected_and_said():
+    """The oxide with U and the metal without: by hand, -2.541 eV for each Ni of an oxide, and -0.687 for each O."""
+    pristine, cells_ = nickel_oxide()
+    nickel, oxygen = defect_formation_energies(cells_, pristine, Scaled("uncorrected"))
+    assert nickel.energy == pytest.approx(1.0 + 2.541, abs=1e-6)
+    assert oxygen.energy == pytest.approx(1.0 + 0.687, abs=1e-6)
+    assert (nickel.scale, nickel.correction) == ("mp2020", pytest.approx(2.541))
+    for scale, of_nickel in (("mp2020", 2.541), ("mp-legacy", 2.164)):
+        (same,) = defect_formation_energies(cells_[:1], pristine, Scaled(scale))
+        assert (same.scale, same.correction) == (scale, 0.0)
+        assert same.energy == pytest.approx(1.0 + of_nickel, abs=1e-6)
+    uncorrected = defect_formation_energy(
+        cells_[0], pristine, Scaled("uncorrected"), chemical_potentials={"Ni": reference_energies()["Ni"]}
+    )
+    assert (uncorrected.energy, uncorrected.scale, uncorrected.limit) == (pytest.approx(1.0), "uncorrected", "given")
+    with pytest.raises(ValueError, match="two scales: .*that of the cells, uncorrected.*give that of Ni, too, or none"):
+        list(
+            defect_formation_energies(
+                cells_, pristine, Scaled("uncorrected"), chemical_potentials={"O": reference_energies()["O"]}
+            )
+        )
+
+
+def test_chemical_potentials_of_the_hull():
+    """Of NiO beside nickel (O-poor) and beside Ni3O4 (O-rich), as the table has them, on the table's scale."""
+    pristine, cells_ = nickel_oxide()
+    for model in (Scaled("uncorrected"), Scaled("mp2020")):
+        elements = list(defect_formation_energies(cells_, pristine, model))
+        poor, rich = (
+            list(defect_formation_energies(cells_, pristine, model, limit=f"O-{end}")) for end in ("poor", "rich")
+        )
+        for one, other in ((poor, rich), (rich, poor)):
+            assert one[0].energy + one[1].energy == pytest.approx(other[0].energy + other[1].energy, abs=1e-4)
+        assert poor[0].energy == pytest.approx(elements[0].energy)  # nickel itself
+        assert (poor[0].limit_phases, rich[0].limit_phases) == (("Ni",), ("Ni3O4",))
+        assert (rich[1].scale, rich[1].limit) == ("mp2020", "O-rich")
+        shift = rich[1].chemical_potentials["O"] - reference_energies()["O"]
+        assert rich[1].energy == pytest.approx(elements[1].energy + shift)
+    old = defect_formation_energy(cells_[0], pristine, Scaled("mp-legacy"), limit="Ni-rich")
+    assert (old.scale, old.correction) == ("mp-legacy", 0.0)
+    with pytest.raises(ValueError, match="limit 'O-rich' and chemical potentials of your own"):
+        defect_formation_energy(cells_[0], pristine, Scaled("mp2020"), limit="O-rich", chemical_potentials={"Ni": 0.0})
+    with pytest.raises(ValueError, match="the energies of 'EMT' are not known to be; state it"):
+        defect_formation_energy(cells_[0], pristine, EMT(), limit="O-rich")
+
+
+def test_a_calculator_with_a_stated_scale():
+    model = as_energy_model(EMT(), scale="mp-legacy")
+    assert (model.scale, model.references["N"]) == ("mp-legacy", element_energies("mp-legacy")["N"])
+    assert as_energy_model(EMT(), scale="other:EMT").references is None
+    with pytest.raises(ValueError, match="unknown scale of energies 'mp2021'"):
+        as_energy_model(EMT(), scale="mp2021")
+    with pytest.raises(ValueError, match="are the Materials Project's, the energies on the scale other:EMT"):
+        as_energy_model(EMT(), scale="other:EMT", references="mp-pbe")
+    with pytest.raises(ValueError, match="are on the scale mp2020, not mp-legacy"):
+        as_energy_model(Scaled("mp2020"), scale="mp-legacy")
+
+
+def test_stored_energies_of_two_scales_never_mix():
+    pristine, defective = cells()
+    for atoms, scale in ((pristine, "mp2020"), (defective, "mp-legacy")):
+        atoms.info |= {"energy": -1.0, "scale": scale}
+    with pytest.raises(ValueError, match="on the scales mp-legacy and mp2020 never mix"):
+        as_energy_model("stored").energies([pristine, defective])
 
 
 # Bad input

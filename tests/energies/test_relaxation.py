@@ -13,7 +13,6 @@ from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import HUBBARD_METALS
 from cgcnn_ase.energies.calculators import CalculatorEnergy
 from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.graph_model import mixed_scales
 from cgcnn_ase.energies.relaxation import NotConvergedError, check_forces, relax_cells, relaxed
 
 from ..potential.conftest import random_potential
@@ -107,17 +106,6 @@ def test_models_without_forces_are_refused(small_model):
             relax_cells([rattled()], CalculatorEnergy(EMT()), **options)
     with pytest.raises(ValueError, match=r"unknown optimizer 'BFSG'; did you mean BFGS\?"):
         relaxed(rattled(), CalculatorEnergy(EMT()), optimizer="BFSG")
-
-
-def test_two_scales_are_named(potential, small_model):
-    model = as_energy_model(potential)
-    note = mixed_scales(model, ["Ni", "Co", "Li"], ["Li", "Ni", "Co", "O"])
-    assert "of PBE+U, uncorrected, and the reference of Co, Ni of PBE" in note
-    assert mixed_scales(model, ["Li", "O"], ["Li", "Ni", "O"]) == ""  # lithium has no U
-    assert mixed_scales(model, ["Ni"], ["Ni", "Cl"]) == ""  # nor has nickel in a chloride
-    assert mixed_scales(as_energy_model(potential, references={"Ni": -5.0}), ["Ni"], ["Ni", "O"]) == ""
-    assert mixed_scales(as_energy_model(small_model), ["Ni"], ["Ni", "O"]) == ""  # a formation energy is one scale
-    assert mixed_scales(CalculatorEnergy(EMT()), ["Ni"], ["Ni", "O"]) == ""
 
 
 def test_metals_with_u_are_those_of_the_materials_project():

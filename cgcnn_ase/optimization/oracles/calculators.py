@@ -150,12 +150,12 @@ class CandidateRelaxer:
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
     """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project."""
     from cgcnn_ase.core.elements import reference_energies
-    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, chgnet_calculator
+    from cgcnn_ase.energies.calculators import CHGNET_SCALE, CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
     del folder
     relax = parse_settings(CHGNetSettings, options, "oracle").relax
     # without forces where they are not needed: they cost more than the energy
-    model = CalculatorEnergy(chgnet_calculator(), reference_energies()) if relax else CHGNetEnergy()
+    model = CalculatorEnergy(chgnet_calculator(), reference_energies(), scale=CHGNET_SCALE) if relax else CHGNetEnergy()
     what = f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT"
     # it learned energies with the corrections of 2020
     return EnergyOracle(
