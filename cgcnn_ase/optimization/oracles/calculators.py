@@ -159,7 +159,7 @@ def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracl
     what = f"CHGNet {version('chgnet')}, a machine-learned potential, not DFT"
     # it learned energies with the corrections of 2020
     return EnergyOracle(
-        model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")}, scale="mp2020"
+        model, name="chgnet", what=what, relax=relax, settings={"version": version("chgnet")}, scale=CHGNET_SCALE
     )
 
 
