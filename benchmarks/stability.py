@@ -23,9 +23,8 @@ from sklearn.metrics import roc_auc_score
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.data.dataset import Dataset, load_dataset, read_properties
-from cgcnn_ase.prediction.inference import MemberPrediction
 from cgcnn_ase.prediction.predictor import Predictor
-from cgcnn_ase.prediction.results import Prediction
+from cgcnn_ase.prediction.results import MemberPrediction, Prediction
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts, known_phases, reduced
 from cgcnn_ase.stability.predicted_phases import Competition, PredictedPhase
 from cgcnn_ase.stability.predictor import StabilityPredictor

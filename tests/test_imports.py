@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import pytest
 
+from cgcnn_ase.core.parallel import available_cores
+
 HEAVY = ["torch", "ase", "pymatgen", "pandas", "numpy", "scipy", "pydantic", "dgl", "gemmi", "lightning", "matplotlib"]
 
 
@@ -80,11 +82,20 @@ sys.meta_path.insert(0, Blocker())
 def test_prediction_needs_neither_training_packages_nor_dgl(small_model, cif_folder):
     """Predict a CIF file and write it as CSV, without what only training, plots, DGL and disordered files need."""
     blocked = "lightning,torchmetrics,tensorboard,matplotlib,dgl,joblib,sklearn,requests"
-    code = BLOCKER + running(f'["predict", {str(cif_folder(2))!r}, "--model", {str(small_model)!r}]')
+    code = BLOCKER + running(f'["predict", {str(cif_folder(2))!r}, "--model", {str(small_model)!r}, "--workers", "1"]')
     out = python(code, blocked)
     assert [line.partition(",")[0] for line in out.splitlines()] == ["id", "c000", "c001"]
 
 
 def test_prediction_of_a_cif_imports_no_more_than_it_needs(small_model, cif_folder):
-    code = running(f'["predict", {str(cif_folder(1))!r}, "--model", {str(small_model)!r}]')
+    code = running(f'["predict", {str(cif_folder(1))!r}, "--model", {str(small_model)!r}, "--workers", "1"]')
     assert imported_by(code).isdisjoint(["pandas", "lightning", "torchmetrics", "matplotlib", "dgl", "joblib", "sympy"])
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="with one core, one process does all")
+def test_a_process_that_predicts_once_leaves_torch_to_another(small_model, cif_folder):
+    code = running(f'["predict", {str(cif_folder(2))!r}, "--model", {str(small_model)!r}]')
+    assert "torch" not in imported_by(code)
+    rows = python(code)
+    assert rows == python(code.replace(f"{str(small_model)!r}]", f"{str(small_model)!r}, '--workers', '1']"))
+    assert "c001" in rows

@@ -30,6 +30,15 @@ RENAMED = {
 }
 
 
+class Process:
+    """Facts of this process."""
+
+    runs_one_command = False  # and then ends, as when started from a shell
+
+
+PROCESS = Process()
+
+
 def with_quiet(function: Callable[..., None]) -> Callable[..., None]:
     """Add ``--quiet`` to a command."""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cgcnn_ase.cli.command import PROCESS
 from cgcnn_ase.cli.messages import (
     NamedRows,
     echo_note,
@@ -123,6 +124,7 @@ def predict(
             order_disordered=order,
             population=population,
             second_opinion=opinions,
+            once=PROCESS.runs_one_command,
         )
         writer = open_output(
             output,

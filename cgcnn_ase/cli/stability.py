@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cgcnn_ase.cli.command import PROCESS
 from cgcnn_ase.cli.messages import (
     NamedRows,
     console,
@@ -81,6 +82,7 @@ def stability(
     from contextlib import ExitStack
 
     from cgcnn_ase.core.parallel import WorkerError
+    from cgcnn_ase.models.folder import CheckpointError
     from cgcnn_ase.stability.predictor import StabilityPredictor
     from cgcnn_ase.stability.results import COLUMNS, DFTGains, columns_of
     from cgcnn_ase.structures import StructureError, collect_paths
@@ -98,11 +100,9 @@ def stability(
             competing=collect_paths(competing) if competing else None,
             together=together,
             workers=workers,
+            once=PROCESS.runs_one_command,
         )
         files = collect_paths(paths)
-    if predictor.phases.n_higher:
-        echo_note(f"{predictor.phases.n_higher} entries lie above another of their formula, and are left out")
-    echo_note(f"competing phases: {predictor.phases.source}; energies on the scale {scale}")
     in_table = output is None and not as_json and sys.stdout.isatty()
     rows: list[Stability] = []
     named, gains = NamedRows(), DFTGains()
@@ -125,7 +125,7 @@ def stability(
                     table.writerow(columns_of(row))
                 if keep:
                     rows.append(row)
-    except (OSError, StructureError, WorkerError) as error:
+    except (OSError, CheckpointError, StructureError, WorkerError) as error:
         if isinstance(error, BrokenPipeError):  # `| head` has enough
             raise
         echo_stderr(f"cgcnn-ase: {error}")
@@ -134,6 +134,9 @@ def stability(
         typer.echo(json.dumps([row.to_dict() for row in rows], indent=1))
     if in_table:
         _show(rows)
+    if predictor.phases.n_higher:
+        echo_note(f"{predictor.phases.n_higher} entries lie above another of their formula, and are left out")
+    echo_note(f"competing phases: {predictor.phases.source}; energies on the scale {scale}")
     echo_note(f"{n_likely} of {n} are more likely than not within {within:g} eV/atom of the hull")
     for best in gains.best(1) if n > 1 else ():
         others = len(set(best.rows) - {best.id})

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.core.targets import TargetSpec
-    from cgcnn_ase.prediction.inference import MemberPrediction
     from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.prediction.results import MemberPrediction
     from cgcnn_ase.uncertainty.protocol import Population
 
 

@@ -17,7 +17,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, better_fidelity, better_potential, load_refs
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.prediction.fused_cgcnn import FusedModel
-from cgcnn_ase.prediction.results import Prediction
+from cgcnn_ase.prediction.results import MemberPrediction, Prediction
 from cgcnn_ase.structures import DistinctSites, StructureRecord, distinct_sites
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
@@ -31,13 +31,6 @@ MAX_ATOMS = 6000
 
 # the same where bond angles are read, of which an atom has a hundred and more
 MAX_ATOMS_WITH_LINES = 500
-
-
-class MemberPrediction(NamedTuple):
-    """A model's prediction of a structure or a site, and those of its members."""
-
-    prediction: Prediction
-    members: Floats | Floats32 | None  # (M,) in what the network learned; None after an error
 
 
 class ModelInference:

@@ -3,12 +3,13 @@
 Importing this module, and handing files to worker processes, needs neither torch nor ASE in the calling process.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
 from cgcnn_ase.prediction.batch_note import BatchTally, BatchWarning
-from cgcnn_ase.prediction.results import Prediction, Predictions
+from cgcnn_ase.prediction.results import MemberPrediction, Prediction, Predictions
 from cgcnn_ase.structures import (
     StructureRecord,
     UniqueIds,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.models.crystal_model import CrystalModel
     from cgcnn_ase.nn.messages import Engine
-    from cgcnn_ase.prediction.inference import InferenceSettings, MemberPrediction, ModelInference
+    from cgcnn_ase.prediction.inference import InferenceSettings, ModelInference
     from cgcnn_ase.uncertainty.protocol import Population
 
 
@@ -83,6 +84,9 @@ class Predictor:
         Whose errors the interval is made for: crystals like those of a database, mostly stable and relaxed, or
         generated, substituted and searched ones. A model that was not calibrated for hypothetical crystals gives the
         intervals of known ones, and says so in each prediction's ``population``.
+    once : bool
+        This process predicts once. While it reads a few files, a second one imports torch and loads the models, unless
+        torch is there already.
     second_opinion : SecondOpinion, optional
         Other models, whose disagreement becomes ``second_opinion_std``. As the whole batch decides the scale of their
         energies, all structures are then held in memory, in one process.
@@ -104,6 +108,7 @@ class Predictor:
         order_disordered: OrderDisordered = False,
         population: "Population" = "known",
         second_opinion: SecondOpinion | None = None,
+        once: bool = False,
     ) -> None:
         if population not in POPULATIONS:
             raise unknown_name("population", population, POPULATIONS)
@@ -120,7 +125,7 @@ class Predictor:
         }
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
-        self.workers = workers
+        self.workers, self.once = workers, once
         self.order_disordered = order_disordered
         self.second_opinion = second_opinion
         if second_opinion is not None:
@@ -178,7 +183,7 @@ class Predictor:
         return (prediction for prediction, _ in self.stream_files_with(_nothing, paths, names=names))
 
     def stream_with(
-        self, function: "Callable[[MemberPrediction], T]", inputs: object
+        self, function: Callable[[MemberPrediction], T], inputs: object
     ) -> Generator[tuple[Prediction, T], None, None]:
         """As :meth:`stream`, each prediction with what a function says of it; second opinions are not asked.
 
@@ -194,11 +199,14 @@ class Predictor:
         return self._in_workers(function, _chunks(records), workers, UniqueIds())
 
     def stream_files_with(
-        self, function: "Callable[[MemberPrediction], T]", paths: Sequence[Path], *, names: UniqueIds | None = None
+        self, function: Callable[[MemberPrediction], T], paths: Sequence[Path], *, names: UniqueIds | None = None
     ) -> Generator[tuple[Prediction, T], None, None]:
         """As :meth:`stream_with`, of structure files, as :meth:`stream_files` takes them."""
         names = names or UniqueIds()
         workers = self._workers(count_structures(paths))
+        if workers == 1 and self._may_share():
+            names.expect(paths)
+            return self._beside(function, _records(paths, self.order_disordered), names)
         if workers == 1:
             return self._in_process(function, self._checked_records(paths, names))
         names.expect(paths)
@@ -214,6 +222,10 @@ class Predictor:
         if self.workers is not None or not movable or n is None or n < MIN_PARALLEL:
             return self.workers if self.workers is not None and movable else 1
         return available_cores()
+
+    def _may_share(self) -> bool:
+        movable = all(isinstance(model, ModelRef) for model in self.models)
+        return self.once and movable and self.workers is None and "torch" not in sys.modules and available_cores() > 1
 
     @property
     def of_sites(self) -> bool:
@@ -243,7 +255,7 @@ class Predictor:
         return inference(self.models, **self.settings)
 
     def _in_process(
-        self, function: "Callable[[MemberPrediction], T]", records: Iterator[StructureRecord]
+        self, function: Callable[[MemberPrediction], T], records: Iterator[StructureRecord]
     ) -> Generator[tuple[Prediction, T], None, None]:
         infer = self.inference()
         return (
@@ -252,6 +264,22 @@ class Predictor:
             for row in infer.with_members(chunk)
             for member in row
         )
+
+    def _beside(
+        self, function: Callable[[MemberPrediction], T], records: Iterator[StructureRecord], names: UniqueIds
+    ) -> Generator[tuple[Prediction, T], None, None]:
+        """Read here, and predict in a process that loads the models meanwhile: it gets an empty chunk first.
+
+        A function that has something to ``prepare`` does so then, too.
+        """
+
+        def prepared() -> Iterator[list[Any]]:
+            getattr(function, "prepare", _ready)()
+            yield from _chunks(records)
+
+        chunks: Iterator[list[Any]] = chain([[]], prepared())
+        for prediction, member in self._in_workers(_itself, chunks, 1, names):
+            yield prediction, function(member._replace(prediction=prediction))
 
     def _with_second_opinion(
         self, records: Iterator[StructureRecord], second_opinion: SecondOpinion
@@ -263,7 +291,7 @@ class Predictor:
 
     def _in_workers(
         self,
-        function: "Callable[[MemberPrediction], T]",
+        function: Callable[[MemberPrediction], T],
         chunks: "Iterator[list[Any]]",
         workers: int,
         names: UniqueIds,
@@ -301,8 +329,16 @@ def as_paths(inputs: object) -> list[Path] | None:
     return None
 
 
-def _nothing(member: "MemberPrediction") -> None:
+def _nothing(member: MemberPrediction) -> None:
     del member
+
+
+def _ready() -> None:
+    pass
+
+
+def _itself(member: MemberPrediction) -> MemberPrediction:
+    return member
 
 
 def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
@@ -330,7 +366,7 @@ def _predict_chunk(
     models: "list[ModelRef]",
     settings: "InferenceSettings",
     order_disordered: OrderDisordered,
-    function: "Callable[[MemberPrediction], T]",
+    function: Callable[[MemberPrediction], T],
 ) -> tuple[list[list[tuple[Prediction, T]]], list[str]]:
     """Run in a worker process: read files (or take structures) and predict each of them on one core.
 
@@ -343,7 +379,7 @@ def _predict_chunk(
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
     infer = inference(models, **settings)
-    records = iter(chunk) if isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
+    records = iter(chunk) if not chunk or isinstance(chunk[0], StructureRecord) else _records(chunk, order_disordered)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         structures = [

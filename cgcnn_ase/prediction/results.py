@@ -4,10 +4,12 @@ import builtins
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cgcnn_ase.core.arrays import Floats, Floats32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,13 @@ class Prediction:
         """Return the prediction of the same model for the same structure, without values, and why."""
         kept = ("id", "source", "unit", "scale", "property", "model", "model_sha256")
         return Prediction(**{name: getattr(self, name) for name in kept}, error=error)
+
+
+class MemberPrediction(NamedTuple):
+    """A model's prediction of a structure or a site, and those of its members."""
+
+    prediction: Prediction
+    members: "Floats | Floats32 | None"  # (M,) in what the network learned; None after an error
 
 
 _OF_SITES = ("site_index", "element", "multiplicity")

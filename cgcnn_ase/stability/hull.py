@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import ConvexHull
 
 from cgcnn_ase.core.arrays import Floats, Ints
 
@@ -31,6 +30,8 @@ class Hull:
     def of(cls, fractions: Floats, energies: Floats) -> "Hull":
         """The hull of phases with d elements, (m, d) fractions and (m,) eV/atom; the elements are added to them."""
         d = fractions.shape[1]
+        from scipy.spatial import ConvexHull  # slow to import
+
         x = np.vstack([np.eye(d), fractions])
         e = np.concatenate([np.zeros(d), energies])
         inside = np.flatnonzero(e <= 0.0)  # what lies above the elements is on no hull

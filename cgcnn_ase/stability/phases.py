@@ -149,9 +149,7 @@ def known_phases(scale: str = "mp2020") -> CompetingPhases:
 
     Within Li-Co-Ni-O it holds entries of 2024, too.
     """
-    check_scale(scale)
-    if scale not in _COLUMNS:
-        raise ValueError(f"the package's competing phases are on the scales {' and '.join(_COLUMNS)}, not on {scale}")
+    check_scale_of_table(scale)
     content = _known_content()
     rows = list(csv.DictReader(gzip.decompress(content).decode().splitlines()))
     energies = {name: [float(row[column]) for row in rows] for name, column in _COLUMNS.items()}
@@ -165,6 +163,13 @@ def known_phases(scale: str = "mp2020") -> CompetingPhases:
             for row, new, old in zip(rows, energies["mp2020"], energies["mp-legacy"], strict=True)
         },
     )
+
+
+def check_scale_of_table(scale: str) -> None:
+    """Refuse a scale that the package's table is not on with a ValueError."""
+    check_scale(scale)
+    if scale not in _COLUMNS:
+        raise ValueError(f"the package's competing phases are on the scales {' and '.join(_COLUMNS)}, not on {scale}")
 
 
 def known_phases_sha256() -> str:

@@ -101,6 +101,10 @@ class Competition:
             return AboveHull(value, crystal.std, lower, upper, decomposition, {crystal.id: 1.0})
         return AboveHull(value, *_difference(crystal, predicted, value), decomposition, _explained(crystal, predicted))
 
+    def hull(self, elements: tuple[int, ...]) -> Hull:
+        """The hull of all phases of a chemical system, by atomic numbers in order."""
+        return self._built(elements, None, None).hull
+
     def _hull(self, elements: tuple[int, ...], crystal: PredictedPhase) -> "_Mixed":
         """The hull without the crystal itself, which most often is not on it anyway."""
         without = crystal.formula if self.leave_out and crystal.formula in self._formulas else None

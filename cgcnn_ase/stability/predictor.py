@@ -13,7 +13,13 @@ import numpy as np
 from cgcnn_ase.energies.scales import check_scale
 from cgcnn_ase.models.registry import ModelRef, load_refs, model_part
 from cgcnn_ase.prediction.predictor import Predictor
-from cgcnn_ase.stability.phases import CompetingPhases, known_phases, read_phases, reduced
+from cgcnn_ase.stability.phases import (
+    CompetingPhases,
+    check_scale_of_table,
+    known_phases,
+    read_phases,
+    reduced,
+)
 from cgcnn_ase.stability.predicted_phases import AboveHull, Competition, PredictedPhase
 from cgcnn_ase.stability.results import Stability, StabilityResults, expected_gain, probability_below
 from cgcnn_ase.structures.record import StructureError
@@ -21,8 +27,7 @@ from cgcnn_ase.structures.record import StructureError
 if TYPE_CHECKING:
     from cgcnn_ase.core.arrays import Floats
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.prediction.inference import MemberPrediction
-    from cgcnn_ase.prediction.results import Prediction
+    from cgcnn_ase.prediction.results import MemberPrediction, Prediction
     from cgcnn_ase.uncertainty.protocol import Population
 
 MODEL, TARGET = "formation-energy-per-atom", "formation_energy_per_atom"
@@ -65,23 +70,36 @@ class HullComparison:
         if not math.isfinite(within):
             raise ValueError(f"within must be an energy in eV/atom, not {within:g}")
         self.model_scale = check_scale(model_scale or _LEARNED)
-        self.within, self.entries = within, entries
-        if isinstance(entries, CompetingPhases):
-            self.phases = entries
-        else:
-            self.phases = known_phases(scale) if entries is None else read_phases(Path(entries), scale)
-        if self.phases.scale != check_scale(scale):
+        self.within, self.entries, self.scale, self.leave_out = within, entries, check_scale(scale), leave_out
+        if entries is None:  # the table is read when it is needed
+            check_scale_of_table(scale)
+        elif self.phases.scale != scale:
             raise ValueError(f"the competing phases are on the scale {self.phases.scale}, not on {scale}")
-        self.competition = Competition(self.phases, leave_out=leave_out)
+
+    @cached_property
+    def phases(self) -> CompetingPhases:
+        """The known competing phases."""
+        if isinstance(self.entries, CompetingPhases):
+            return self.entries
+        return known_phases(self.scale) if self.entries is None else read_phases(Path(self.entries), self.scale)
+
+    @cached_property
+    def competition(self) -> Competition:
+        """Known phases, and those that :meth:`with_predicted` added."""
+        return Competition(self.phases, leave_out=self.leave_out)
+
+    def prepare(self) -> None:
+        """Load what the first structure needs."""
+        self.competition.hull((3, 8))
 
     def __reduce__(self) -> "tuple[Any, ...]":
-        options = self.within, self.entries, self.phases.scale, self.competition.leave_out
+        options = self.within, self.entries, self.scale, self.leave_out
         return _comparison_again, (self.phases.sha256, self.model_scale, *options)
 
     def with_predicted(self, phases: Sequence[PredictedPhase]) -> "HullComparison":
         """The same against these phases, too."""
-        result = HullComparison(self.model_scale, within=self.within, entries=self.phases, scale=self.phases.scale)
-        result.competition = Competition(self.phases, phases, leave_out=self.competition.leave_out)
+        result = HullComparison(self.model_scale, within=self.within, entries=self.phases, scale=self.scale)
+        result.competition = Competition(self.phases, phases, leave_out=self.leave_out)
         return result
 
     def __call__(self, member: "MemberPrediction") -> Stability:
@@ -93,7 +111,7 @@ class HullComparison:
         if prediction.property != TARGET:
             raise ValueError(_OTHER.format(f"{prediction.model} ({prediction.property})"))
         row: dict[str, Any] = {
-            "id": prediction.id, "source": prediction.source, "within": self.within, "scale": self.phases.scale,
+            "id": prediction.id, "source": prediction.source, "within": self.within, "scale": self.scale,
             "hull_source": self.phases.source, "hull_sha256": self.phases.sha256,
             "model": prediction.model, "model_sha256": prediction.model_sha256,
         }  # fmt: skip
@@ -136,7 +154,7 @@ class HullComparison:
         if prediction.value is None or prediction.formula is None:
             raise ValueError("no formation energy")
         formula = reduced(prediction.formula)
-        shift = self.phases.shift(formula, prediction.scale or self.model_scale, self.phases.scale)
+        shift = self.phases.shift(formula, prediction.scale or self.model_scale, self.scale)
         lower, upper = (None if end is None else end + shift for end in (prediction.lower, prediction.upper))
         values = np.empty(0) if members is None else members
         return PredictedPhase(prediction.id, formula, prediction.value + shift, prediction.std, lower, upper, values)
@@ -187,7 +205,7 @@ class StabilityPredictor:
         Let the structures compete with each other, too. As for ``competing``, the std is then that of a difference (see
         :mod:`cgcnn_ase.stability.predicted_phases`), and all structures are held in memory. What lies outside the
         model's domain competes with nothing, and a warning names it.
-    workers
+    workers, once
         As for :class:`~cgcnn_ase.prediction.predictor.Predictor`.
 
     Raises
@@ -209,8 +227,9 @@ class StabilityPredictor:
         competing: object = None,
         together: bool = False,
         workers: int | None = None,
+        once: bool = False,
     ) -> None:
-        self.predictor = Predictor(model, population=population, workers=workers)
+        self.predictor = Predictor(model, population=population, workers=workers, once=once)
         facts = [_facts(each) for each in self.predictor.models]
         if len(facts) != 1 or facts[0][1] != TARGET:
             names = ", ".join(f"{name} ({target})" for name, target, _ in facts)
