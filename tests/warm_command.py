@@ -89,7 +89,8 @@ def run(connection):
     try:
         if request["program"] == "python":
             sys.argv = request["argv"]
-            sys.path.insert(0, str(Path(sys.argv[0]).parent))
+            packages = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            sys.path[:0] = [str(Path(sys.argv[0]).parent), *(each for each in packages if each not in sys.path)]
             runpy.run_path(sys.argv[0], run_name="__main__")
         else:
             sys.argv = ["cgcnn-ase", *request["argv"]]

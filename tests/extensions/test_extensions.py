@@ -96,13 +96,13 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def in_python(installed, path):
+def in_python(installed, path, cgcnn_ase_command):
     """The outcome of use_parts.py where the distribution is installed."""
-    python_path = os.pathsep.join([str(installed), *filter(None, sys.path)])
-    env = os.environ | {"PYTHONPATH": python_path, "CGCNN_ASE_CACHE": str(path / "cache"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(installed), "CGCNN_ASE_CACHE": str(path / "cache"), "OMP_NUM_THREADS": "1"}
+    python = str(Path(cgcnn_ase_command).with_name("python"))
     done = subprocess.run(
-        [sys.executable, str(HERE / "use_parts.py")],
-        env=env, cwd=path, input=json.dumps(COMMANDS), capture_output=True, text=True, check=False,
+        [python, str(HERE / "use_parts.py"), json.dumps(COMMANDS)],
+        env=env, cwd=path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

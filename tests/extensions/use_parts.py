@@ -1,6 +1,6 @@
 """Use each part of the example distribution in Python, then run commands, in a process that has it installed.
 
-The arguments of each command come as JSON on stdin; JSON goes to stdout.
+The arguments of each command come as JSON, as the one argument; JSON goes to stdout.
 """
 
 import json
@@ -60,5 +60,5 @@ print(json.dumps({
     "acquired": acquire("cautious", [1.0, 2.0], [0.5, 0.1]).tolist(),
     "n_fetched": fetched.n_records,
     "provider": fetched.provider,
-    "commands": {name: run(arguments) for name, arguments in json.load(sys.stdin).items()},
+    "commands": {name: run(arguments) for name, arguments in json.loads(sys.argv[1]).items()},
 }))  # fmt: skip
