@@ -36,6 +36,49 @@ def _no_fsync():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _aiida_asks_the_database_less_often():
+    """Half of the time of AiiDA's processes goes into questions whose answers are known here.
+
+    This process alone writes: each field is what it holds, and need not be read again each time it is used. (Tests of
+    a daemon, where others write, ask through processes of their own.) A process without outputs has none that are
+    stored. A file of the repository that is not packed is there if its file is. A link could close a circle only if
+    its end were stored before its start, which AiiDA refuses elsewhere. Checkpoints are written by libyaml.
+    """
+    pytest.importorskip("aiida", reason="aiida-core is an optional extra")
+    import yaml
+    from aiida.engine.processes.process import Process
+    from aiida.orm.nodes.links import NodeLinks
+    from aiida.orm.utils import serialize
+    from aiida.orm.utils.links import validate_link
+    from aiida.repository.backend.disk_object_store import DiskObjectStoreRepositoryBackend as Repository
+    from aiida.storage.psql_dos.orm.utils import ModelWrapper
+    from aiida.storage.sqlite_dos import backend
+
+    class Dumper(getattr(yaml, "CDumper", yaml.Dumper), serialize.AiiDADumper):
+        pass
+
+    def validate_incoming(self, source, link_type, link_label):
+        validate_link(source, self._node, link_type, link_label, backend=self._node.backend)
+
+    def update_outputs(self):
+        if self._flat_outputs():
+            update(self)
+
+    def has_object(self, key):
+        return self._container._get_loose_path_from_hashkey(key).exists() or has(self, key)
+
+    make, update, has = backend.sessionmaker, Process.update_outputs, Repository.has_object
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "sessionmaker", lambda **options: make(**options | {"expire_on_commit": False}))
+        patch.setattr(ModelWrapper, "_ensure_model_uptodate", lambda self, fields=None: None)
+        patch.setattr(serialize, "AiiDADumper", Dumper)
+        patch.setattr(NodeLinks, "validate_incoming", validate_incoming)
+        patch.setattr(Process, "update_outputs", update_outputs)
+        patch.setattr(Repository, "has_object", has_object)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _loggers_are_configured_at_once():
     """AiiDA configures them anew for each profile; Python then goes through all of them once for each of them."""
     configure, manager = logging.config.dictConfig, logging.Logger.manager
