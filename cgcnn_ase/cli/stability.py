@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.stability.results import Stability
 
+# structures that a note names; the rest is counted
+_SHOWN = 5
+
 
 def stability(
     paths: Paths,
@@ -113,7 +116,8 @@ def stability(
             if table is not None:
                 table.writerow(COLUMNS)
             keep = in_table or as_json or plot is not None
-            n_likely = n = 0
+            n_likely = n = n_bare = 0
+            bare: list[str] = []
             for row in progress_of_files(predictor.stream_files(files), "Predicting", files):
                 if row.error is not None:
                     named.add("failed", row, row.error)
@@ -121,6 +125,9 @@ def stability(
                 n += 1
                 n_likely += (row.p_stable or 0.0) > 0.5
                 gains.add(row)
+                if row.against_elements:
+                    n_bare += 1
+                    bare += [row.id] if n_bare <= _SHOWN else []
                 if table is not None:
                     table.writerow(columns_of(row))
                 if keep:
@@ -137,6 +144,12 @@ def stability(
     if predictor.phases.n_higher:
         echo_note(f"{predictor.phases.n_higher} entries lie above another of their formula, and are left out")
     echo_note(f"competing phases: {predictor.phases.source}; energies on the scale {scale}")
+    if n_bare:
+        names = ", ".join(bare) + (f" and {n_bare - _SHOWN} more" if n_bare > _SHOWN else "")
+        echo_note(
+            f"no stable compound of their elements is among the competing phases: {names}. Their energy above the hull "
+            "is the formation energy; where phases may be missing, fetch today's (--entries)"
+        )
     echo_note(f"{n_likely} of {n} are more likely than not within {within:g} eV/atom of the hull")
     for best in gains.best(1) if n > 1 else ():
         others = len(set(best.rows) - {best.id})

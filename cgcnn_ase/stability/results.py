@@ -60,6 +60,11 @@ class Stability:
             for part in self.decomposition
         )
 
+    @property
+    def against_elements(self) -> bool:
+        """True of a compound that is held against the elements alone: no stable compound of them is known."""
+        return len(self.decomposition) > 1 and not any(part.id for part in self.decomposition)
+
     def to_dict(self) -> dict[str, Any]:
         """Field names and values."""
         return asdict(self)

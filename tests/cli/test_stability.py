@@ -32,6 +32,9 @@ def test_rows_and_words(folder):
     assert float(rows["MgO"]["e_above_hull"]) < 0.1
     assert "of 2 are more likely than not within 0.1 eV/atom of the hull" in result.stderr
     assert "would decide most" in result.stderr
+    # the table has no phase of Ga and As, and says so
+    assert "no stable compound of their elements is among the competing phases: GaAs. Their" in result.stderr
+    assert rows["GaAs"]["e_above_hull"] == rows["GaAs"]["formation_energy_per_atom"]
 
 
 def test_json_names_every_phase(folder):
