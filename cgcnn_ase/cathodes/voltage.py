@@ -39,8 +39,8 @@ INTERVAL = 1.645
 # charge of a mole of electrons, mAh; a cubic ångström for each of a mole, cm³
 _MAH, _CM3 = constants.N_A * constants.e / 3.6, constants.N_A * 1e-24
 
-# phases this little above the hull (eV a unit) count as on it
-_ON_HULL = 1e-9
+# phases this little above the hull (eV a unit) count as on it: networks compute in single precision
+_ON_HULL = 1e-5
 
 
 @dataclass(frozen=True)
