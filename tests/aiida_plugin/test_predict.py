@@ -2,7 +2,11 @@
 
 import json
 import platform
+import shutil
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,3 +383,51 @@ def test_settings_become_options(code, model, crystals):
     )  # fmt: skip
     parameters = " ".join(process.prepare_for_submission(folder).codes_info[0].cmdline_params)
     assert "--population hypothetical --second-opinion chgnet --second-opinion sevenn" in parameters
+
+
+# in a container
+
+ALONE = """\
+#!/bin/bash
+# alone.sh HIDDEN KEPT COMMAND...: runs the command where nothing is left of HIDDEN but the folder that it starts in
+set -e
+here=$PWD hidden=$1 kept=$2
+shift 2
+mkdir -p "$kept"
+mount --bind "$here" "$kept"
+mount -t tmpfs none "$hidden"
+mkdir -p "$here"
+mount --bind "$kept" "$here"
+cd "$here"
+find "$hidden" -mindepth 3 -maxdepth 3 -type d > seen
+exec "$@"
+"""
+can_unshare = (
+    shutil.which("unshare")
+    and not subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    ).returncode
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_unshare, reason="this user may not make a mount namespace")
+def test_a_job_in_a_container_sees_its_own_folder_alone(
+    aiida_localhost, model, crystals, small_model, tmp_path_factory
+):
+    """As Apptainer and Docker do it, without an image: the job has all that it needs in its folder."""
+    beside = tmp_path_factory.mktemp("container")
+    (beside / "alone.sh").write_text(ALONE)
+    work = Path(aiida_localhost.get_workdir())
+    (work / "ab" / "cd" / "another-job").mkdir(parents=True, exist_ok=True)
+    code = orm.ContainerizedCode(
+        engine_command=f"unshare --mount bash {beside}/alone.sh {work} {{image_name}}", image_name=f"{beside}/kept",
+        filepath_executable=str(Path(sys.executable).with_name("cgcnn-ase")), computer=aiida_localhost,
+        default_calc_job_plugin="cgcnn.predict",
+    ).store()  # fmt: skip
+    results, node = run(code, model, crystals)
+    assert node.is_finished_ok, node.exit_message
+    expected = predict(small_model, crystals).to_frame()
+    assert np.allclose(results["predictions"].to_frame()["value"], expected["value"], rtol=1e-4, atol=1e-5)
+    folder = results["remote_folder"].get_remote_path()
+    assert (Path(folder) / "seen").read_text().split() == [folder]

@@ -24,6 +24,7 @@ from aiida_plugin.cli.app import main
 from aiida_plugin.cli.data import predictions as predictions_command
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.stability import StabilityData
+from cgcnn_ase.energies.scales import convert_formation_energy
 from cgcnn_ase.stability.phases import read_phases
 from cgcnn_ase.stability.predictor import HullComparison
 
@@ -188,10 +189,20 @@ def test_predictions_of_another_property_are_refused(aiida_profile):
 
 
 def test_the_scale_of_an_unknown_model_must_be_said(predicted, expected):
-    with pytest.raises(ValueError, match="is no pretrained model: give its node as model, or say"):
+    with pytest.raises(ValueError, match="is no pretrained model, and its predictions state no scale: give its node"):
         stability(predicted)
     node = stability(predicted, orm.Dict({"model_scale": "mp-legacy"}))
     assert node.results().all == without_source(expected.all)
+
+
+def test_the_scale_that_predictions_state_counts(aiida_profile):
+    """It is MgO's, whose energy the older corrections put elsewhere."""
+    values = columns(formula="MgO", scale="uncorrected")
+    node = PredictionsData(values, unit="eV/atom", property=ENERGY, model="m", model_sha256="5" * 64).store()
+    (row,) = stability(node).results().all
+    shift = convert_formation_energy(-1.0, "MgO", source="uncorrected", to="mp2020")
+    assert row.formation_energy_per_atom == pytest.approx(shift, abs=1e-9)
+    assert abs(shift + 1.0) > 0.1
 
 
 def test_another_model_is_refused(predicted, dropout_model):

@@ -14,8 +14,8 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.stability import StabilityData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import CONFIG, model_entry, read_config
-from cgcnn_ase.models.registry import model_info, model_names
+from cgcnn_ase.models.folder import CONFIG, model_entry
+from cgcnn_ase.models.registry import model_info, model_names, scale_of
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, check_labels, known_phases_sha256, read_phases
 from cgcnn_ase.stability.predictor import TARGET, HullComparison
 from cgcnn_ase.structures.composition import formula_of
@@ -43,13 +43,13 @@ def stability(
     settings
         ``within`` (0.05 eV/atom), ``scale`` (mp2020), ``leave_out`` (False: phases of a structure's own formula compete
         with it) as of :class:`~cgcnn_ase.stability.predictor.StabilityPredictor`; ``population``, of which the
-        predictions then must be; ``model_scale``, what the model has learned.
+        predictions then must be; ``model_scale``, what the model has learned, where the predictions do not say.
     phases
         Competing phases, on ``scale``: a set of structures with labels ``formation_energy_per_atom``, as `cgcnn.fetch`
         makes it, or a JSON file of pymatgen's entries. Without it, the package's table of the Materials Project.
     model
-        That made the predictions, whose record says what scale it has learned; needed for models that are not among the
-        pretrained ones, unless ``model_scale`` says it.
+        That made the predictions, whose record says what scale it has learned; needed where the predictions do not, for
+        models that are not among the pretrained ones, unless ``model_scale`` says it.
     package_versions
         Of what compares, and the sha256 of the package's table, so that caching tells them apart; filled in.
 
@@ -96,7 +96,7 @@ def stability_problem(predictions: PredictionsData, settings: Mapping[str, Any])
         return f"within must be an energy in eV/atom, not {within!r}"
     if not isinstance(settings.get("leave_out", False), bool):
         return f"leave_out must be true or false, not {settings['leave_out']!r}"
-    made_for = sorted({str(each) for each in predictions.columns()["population"]})
+    made_for = sorted({str(each) for each in predictions.columns().get("population", [])})
     if "population" in settings and made_for != [settings["population"]]:
         return (
             f"the intervals of the predictions are those of the population {' and '.join(made_for)}, not "
@@ -115,7 +115,7 @@ def model_of(predictions: PredictionsData) -> CGCNNModelData | None:
 
 
 def _learned_scale(predictions: PredictionsData, model: CGCNNModelData | None) -> str | None:
-    """The scale that the model of these predictions says to have learned; None where it says none."""
+    """The scale that the model of these predictions says to have learned; None where they, or it, say it or none."""
     name, sha256 = (str(predictions.base.attributes.get(key)) for key in ("model", "model_sha256"))
     if model is not None:
         if model.sha256 != sha256:
@@ -123,15 +123,15 @@ def _learned_scale(predictions: PredictionsData, model: CGCNNModelData | None) -
         if CONFIG not in model.files:  # an original CGCNN, whose file does not say
             return None
         config = json.loads(model.base.repository.get_object_content(CONFIG, "rb"))
-    else:
-        if name not in model_names() or (info := model_info(name)).sha256 != sha256:
-            raise ValueError(
-                f"{name} is no pretrained model: give its node as model, or say in the settings what scale it has "
-                "learned (model_scale)"
-            )
-        config = read_config(info.path)
-    scale: str | None = model_entry(config, name)["training"].get("scale")
-    return scale
+        return scale_of(config, model_entry(config, name))
+    if None not in predictions.columns().get("scale", [None]):
+        return None
+    if name not in model_names() or (info := model_info(name)).sha256 != sha256:
+        raise ValueError(
+            f"{name} is no pretrained model, and its predictions state no scale: give its node as model, or say in the "
+            "settings what scale it has learned (model_scale)"
+        )
+    return info.scale
 
 
 def _competing(node: SinglefileData | StructureSetData, scale: str) -> CompetingPhases:
