@@ -30,6 +30,13 @@ Freeze = Annotated[
     str | None,
     typer.Option(help="Layers of --from that stay: none, embedding or convolutions; by default by the labels."),
 ]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Of energies: uncorrected, mp-legacy, mp2020 or other:LABEL; by default what the data, or else the model "
+        "of --from, states."
+    ),
+]
 EpochsFactor = Annotated[float, typer.Option(help="Epochs of a fine-tuning, in units of those of its recipe.")]
 Replay = Annotated[
     Path | None, typer.Option(help="Data that the model of --from has learned, some of it to be learned beside.")
@@ -53,6 +60,7 @@ def train(
     target: Targets = None,
     task: Task = "regression",
     unit: Unit = "",
+    scale: Scale = None,
     cls_weight: Annotated[float | None, typer.Option(help="Weight of a classification's loss beside others.")] = None,
     config: Config = None,
     preset: Annotated[str | None, typer.Option(help=f"Network and graph by name: {PRESET_NAMES}.")] = None,
@@ -94,8 +102,8 @@ def train(
         from cgcnn_ase.training.fit import fit
 
         result = fit(
-            data, output, start=start, target=target or (), task=cast("TaskName", task), unit=unit, config=config,
-            preset=preset, settings={key: value for key, value in options.items() if value is not None},
+            data, output, start=start, target=target or (), task=cast("TaskName", task), unit=unit, scale=scale,
+            config=config, preset=preset, settings={key: value for key, value in options.items() if value is not None},
             freeze=cast("Frozen | None", freeze), epochs_factor=epochs_factor, replay=replay, n_replay=n_replay,
             val=val, test=test, k_fold=k_fold, name=name, workers=workers, resume=resume, overwrite=overwrite,
             progress=is_terminal(), tell=echo_note,
@@ -110,6 +118,7 @@ def finetune(
     target: Targets = None,
     task: Task = "regression",
     unit: Unit = "",
+    scale: Scale = None,
     config: Config = None,
     freeze: Freeze = None,
     epochs_factor: EpochsFactor = 1.0,
@@ -129,7 +138,7 @@ def finetune(
 ) -> None:
     """Tune a model on structures with a known property, by a recipe that goes by their number; `train --from`."""
     train(
-        data, output, target, task, unit, config=config, start=model, freeze=freeze, epochs_factor=epochs_factor,
+        data, output, target, task, unit, scale, config=config, start=model, freeze=freeze, epochs_factor=epochs_factor,
         replay=replay, n_replay=n_replay, epochs=epochs, batch_size=batch_size, lr=lr, name=name, seed=seed, val=val,
         test=test, workers=workers, resume=resume, overwrite=overwrite, as_json=as_json,
     )  # fmt: skip

@@ -93,6 +93,11 @@ class TargetSpec:
         return self.n_classes if self.task == "classification" else 1
 
     @property
+    def is_energy(self) -> bool:
+        """True of energies, which are on a scale (formation energy, total energy, energy of a defect)."""
+        return self.unit in ("eV", "eV/atom") and "energy" in self.name
+
+    @property
     def learned_unit(self) -> str:
         """Unit of what the network learns, such as ``log10(GPa)``."""
         return f"log10({self.unit})" if self.transform == "log10" else self.unit

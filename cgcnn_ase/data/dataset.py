@@ -41,6 +41,7 @@ class Dataset:
     # of finished calculations: each with its energy, and forces, stress and magnetic moments where the file states them
     calculations: Sequence[Calculation] | None = None
     labels_converged: bool = True  # False where a label is marked as not converged (AiiDA's protocol fast)
+    scale: str | None = None  # of the energies to learn, by name, where the source states it
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -152,6 +153,7 @@ def load_dataset(path: str | Path, *, target: str | Sequence[str] | None = None)
         table = table.iloc[:, 1:]
     columns = [_target_column(table, name, file) for name in _listed(target)]
     values = table[columns].to_numpy(dtype=float)
+    data = replace(data, scale=_stated_scale(table, columns, file))
     data = replace(data, targets=np.where(np.isfinite(values), values, np.nan))
     return data.take(np.flatnonzero(np.isfinite(values).any(axis=1)))
 
@@ -301,6 +303,26 @@ def _target_column(table: pd.DataFrame, target: str | None, source: Path) -> str
     column = numeric[0] if target is None else target
     _check_column(column, table, source)
     return column
+
+
+def _stated_scale(table: pd.DataFrame, columns: Sequence[str], source: Path) -> str | None:
+    """Scale of the energies in some columns: of a column ``scale``, or as ``fetch`` writes their corrections."""
+    energies = [name for name in columns if "energy" in name]
+    stated = sorted({str(each) for each in table.get("scale", ()) if isinstance(each, str) and each})
+    if len(stated) > 1:
+        raise DatasetError(f"{source}: energies on several scales ({', '.join(stated)}) never mix; make a set of each")
+    if stated and energies:
+        return stated[0]
+    if {str(each) for each in table.get("corrections", ())} != {"MP2020"}:
+        return None
+    scales = {_SCALES_OF_MP2020.get(name) for name in energies}
+    return scales.pop() if len(scales) == 1 else None
+
+
+# scales of the energies that ``cgcnn-ase fetch`` writes beside the corrections MP2020
+_SCALES_OF_MP2020 = {
+    "formation_energy_per_atom": "mp2020", "energy_per_atom": "mp2020", "uncorrected_energy_per_atom": "uncorrected",
+}  # fmt: skip
 
 
 def _check_column(column: str, table: pd.DataFrame, source: Path) -> None:

@@ -144,6 +144,7 @@ def prepare(
         specs=(targets,) if isinstance(targets, TargetSpec) else tuple(targets),
         train_hash=dataset.hash_of("train"),
         labels_converged=dataset.labels_converged,
+        scale=dataset.scale,
     )
 
 

@@ -46,6 +46,7 @@ class PreparedData:
     specs: tuple[TargetSpec, ...]  # T of them
     train_hash: str  # sha256 of the ids and targets of the training split
     labels_converged: bool = True  # False where a label is marked as not converged (AiiDA's protocol fast)
+    scale: str | None = None  # of the energies among the targets, by name; None where it is not stated
 
     def __post_init__(self) -> None:
         levels = {target.level for target in self.specs}
@@ -100,6 +101,7 @@ class PreparedData:
             "targets": [asdict(target) for target in self.specs],
             "train_hash": self.train_hash,
             **({} if self.labels_converged else {"labels_converged": False}),
+            **({} if self.scale is None else {"scale": self.scale}),
         }
         if isinstance(self.graphs, GraphShards):
             raise TypeError("data in shards is on disk already")
@@ -127,13 +129,14 @@ class PreparedData:
             specs=tuple(TargetSpec(**target) for target in meta["targets"]),
             train_hash=meta["train_hash"],
             labels_converged=meta.get("labels_converged", True),
+            scale=meta.get("scale"),
         )
 
 
 def join(parts: Sequence[PreparedData]) -> PreparedData:
     """Several prepared data sets as one, whose graphs stay on disk.
 
-    Other graphs or targets, or an id that occurs twice, are a `ValueError`.
+    Other graphs, targets or scales of energies, or an id that occurs twice, are a `ValueError`.
     """
     first = parts[0]
     specs = tuple(_widest(same) for same in zip(*(part.specs for part in parts), strict=True))
@@ -144,6 +147,9 @@ def join(parts: Sequence[PreparedData]) -> PreparedData:
     if len(set(ids)) < len(ids):
         twice = next(name for name, n in Counter(ids).items() if n > 1)
         raise ValueError(f"the id {twice!r} occurs in two parts")
+    scales = sorted({part.scale for part in parts if part.scale is not None})
+    if len(scales) > 1:
+        raise ValueError(f"energies on the scales {' and '.join(scales)} never mix: labels of one scale are needed")
     stores = [store for part in parts for store in _stores(part.graphs)]
     return PreparedData(
         ids=ids,
@@ -154,6 +160,7 @@ def join(parts: Sequence[PreparedData]) -> PreparedData:
         specs=specs,
         train_hash=hashlib.sha256("".join(part.train_hash for part in parts).encode()).hexdigest(),
         labels_converged=all(part.labels_converged for part in parts),
+        scale=scales[0] if scales else None,
     )
 
 

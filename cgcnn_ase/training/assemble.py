@@ -112,6 +112,7 @@ def assemble(
         model.training_record = {
             "train_hash": data.train_hash,
             **({} if data.labels_converged else {"labels_converged": False}),
+            **({"scale": data.scale} if data.scale is not None and model.target.is_energy else {}),
             **{f"n_{split}": int(np.isfinite(data.labels(split)[:, t]).sum()) for split in ("train", "val", "test")},
             **({} if beside is None else {"beside": {"n": len(beside.ids), "hash": beside.train_hash}}),
             "recipe": asdict(config),
@@ -137,12 +138,12 @@ def write_card(best: Assembled, data: PreparedData, starts: Sequence[CrystalMode
         f"{f'tuned from {tuned}' if tuned else 'trained from scratch'} by cgcnn-ase {package_version()}. `config.json` "
         "holds the settings, the figures of validation and test, and the sha256 of the training set.",
         "",
-        "| target | unit | labels to learn from | to validate | to test |",
-        "|---|---|---|---|---|",
+        "| target | unit | scale | labels to learn from | to validate | to test |",
+        "|---|---|---|---|---|---|",
     ]
     for model in best.models:
         counts = [str(model.training_record[f"n_{split}"]) for split in ("train", "val", "test")]
-        lines.append(f"| {' | '.join([model.target.name, model.target.unit, *counts])} |")
+        lines.append(f"| {' | '.join([model.target.name, model.target.unit, model.scale or '–', *counts])} |")
     atomic_write(best.folder / CARD, "\n".join(lines) + "\n")
 
 

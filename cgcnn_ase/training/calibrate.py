@@ -19,6 +19,7 @@ from cgcnn_ase.core.files import check_replaceable, clear_folder
 from cgcnn_ase.core.targets import TargetSpec, is_name_of, known_targets
 from cgcnn_ase.data.dataset import Dataset, hash_of_samples, load_dataset, read_properties, target_columns
 from cgcnn_ase.data.prepare import column_for, prepare
+from cgcnn_ase.energies.scales import scale_name
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.checkpoint import save_model, weights_content
 from cgcnn_ase.models.crystal_model import CrystalModel
@@ -52,6 +53,7 @@ def calibrate(
     values: npt.ArrayLike,
     *,
     target: str | None = None,
+    scale: str | None = None,
     element_offsets: OffsetsChoice = "auto",
     max_shift: float = 1.0,
     accept_shift: bool = False,
@@ -76,6 +78,9 @@ def calibrate(
     target : str, optional
         What the labels are, such as the name of their column; it also says which of several models of a folder is
         meant.
+    scale : str, optional
+        Of labels that are energies (:mod:`cgcnn_ase.energies.scales`), which is then the model's; by default the
+        model's own.
     element_offsets : {"auto", True, False}
         Offsets of elements: where they lower the cross-validated error, always, or never.
     max_shift : float
@@ -110,8 +115,9 @@ def calibrate(
     if labels.shape != (len(records),):
         raise ValueError(f"{len(records)} structures need as many labels, not an array of shape {labels.shape}")
     data = Dataset(
-        [record.id for record in records], [geometry(record.unwrap()) for record in records], labels[:, None]
-    )
+        [record.id for record in records], [geometry(record.unwrap()) for record in records], labels[:, None],
+        scale=None if scale is None else scale_name(scale),
+    )  # fmt: skip
     return calibrate_on(
         loaded, data, column=target or "", element_offsets=element_offsets, max_shift=max_shift,
         accept_shift=accept_shift, seed=seed,
@@ -163,6 +169,8 @@ def calibrate_on(
     source = model.training_record.get(RECORD, {}).get("from", {"model": model.name, "sha256": model.sha256})
     record = _record(shifted[None].labels, data, column, seed) | {"from": source}
     result.training_record = model.training_record | {RECORD: record}
+    if data.scale is not None and model.target.is_energy:
+        result.training_record["scale"] = data.scale  # that of the labels
     result.sha256 = hashlib.sha256(weights_content([result])).hexdigest()
     return result
 

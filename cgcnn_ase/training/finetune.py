@@ -20,6 +20,7 @@ def finetune(
     target: str | Sequence[str] = (),
     task: "TaskName" = "regression",
     unit: str = "",
+    scale: str | None = None,
     config: Path | None = None,
     settings: Mapping[str, object] | None = None,
     freeze: "Frozen | None" = None,
@@ -53,6 +54,10 @@ def finetune(
         Folder of the run; the model is ``output/best``.
     target, task, unit
         Columns to learn and what they are; by default the model's own target.
+    scale
+        Of the labels, where they are energies: ``mp2020``, ``uncorrected``, ... or ``other:LABEL``
+        (:mod:`cgcnn_ase.energies.scales`). The tuned model is on it. By default what the data states (a column
+        ``scale``, or the corrections that ``fetch`` writes), else the model's own.
     config, settings
         YAML file, and settings by name that override it: fields of :class:`~cgcnn_ase.training.config.TrainConfig`.
         Both override the recipe.
@@ -88,7 +93,7 @@ def finetune(
     from cgcnn_ase.training.fit import fit  # as importing the package must not need more than training itself does
 
     return fit(
-        data, output, start=model, target=target, task=task, unit=unit, config=config, settings=settings, freeze=freeze,
-        epochs_factor=epochs_factor, replay=replay, n_replay=n_replay, val=val, test=test, name=name, workers=workers,
-        resume=resume, overwrite=overwrite, progress=progress, tell=tell,
+        data, output, start=model, target=target, task=task, unit=unit, scale=scale, config=config,
+        settings=settings, freeze=freeze, epochs_factor=epochs_factor, replay=replay, n_replay=n_replay, val=val,
+        test=test, name=name, workers=workers, resume=resume, overwrite=overwrite, progress=progress, tell=tell,
     )  # fmt: skip

@@ -3,12 +3,14 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
 from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.data.prepare import TaskName
-from cgcnn_ase.data.prepared import SAMPLES
+from cgcnn_ase.data.prepared import SAMPLES, PreparedData
+from cgcnn_ase.energies.scales import scale_name
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.training.cross_validation import cross_validate
@@ -32,6 +34,7 @@ def fit(
     target: str | Sequence[str] = (),
     task: TaskName = "regression",
     unit: str = "",
+    scale: str | None = None,
     config: Path | None = None,
     preset: str | None = None,
     settings: Mapping[str, object] | None = None,
@@ -58,8 +61,8 @@ def fit(
     output, model = Path(output), load_model(start) if isinstance(start, str | Path) else start
     if model is not None and model.is_potential:
         vain = {
-            "target": target, "unit": unit, "config": config, "preset": preset, "freeze": freeze, "k_fold": k_fold,
-            "workers": workers > 1,
+            "target": target, "unit": unit, "scale": scale, "config": config, "preset": preset, "freeze": freeze,
+            "k_fold": k_fold, "workers": workers > 1,
         }  # fmt: skip
         return finetune_potential(
             model, data, output, vain=vain, settings=settings, epochs_factor=epochs_factor, replay=replay,
@@ -83,7 +86,7 @@ def fit(
             f"--workers {workers} has no effect here: it belongs to several --members or cross_fit_folds, which can be "
             "trained at the same time; this is one network"
         )
-    new = all_data = source.load(run.graph, progress=progress)
+    new = all_data = _on_scale(source.load(run.graph, progress=progress), scale)
     frozen: Frozen = freeze or "none"
     if model is not None:
         if not can_reuse_head(model, new.specs):
@@ -108,6 +111,18 @@ def fit(
         resume=resume, overwrite=overwrite, start=model, frozen=frozen, workers=workers, name=name, progress=progress,
     )  # fmt: skip
     return FitResult(best, all_data.specs, _read(output / "metrics.json", {}), _read(output / FILE, []))
+
+
+def _on_scale(data: PreparedData, scale: str | None) -> PreparedData:
+    """Data whose energies are stated to be on a scale; a ValueError where they say another, or there are none."""
+    if scale is None:
+        return data
+    if data.scale not in (None, scale_name(scale)):
+        raise ValueError(f"--scale {scale}: the labels say that they are on the scale {data.scale}")
+    if not any(target.is_energy for target in data.specs):
+        names = ", ".join(target.name for target in data.specs)
+        raise ValueError(f"--scale {scale}: is of energies in eV or eV/atom, and the labels are {names}")
+    return replace(data, scale=scale)
 
 
 def prepare_parts(

@@ -104,6 +104,8 @@ def train(
     if any(start.training_record.get("labels_converged") is False for start in starts):
         data = replace(data, labels_converged=False)  # the mark stays on what is tuned from a marked model
     goes_on = len(starts) == 1 and can_reuse_head(starts[0], data.specs)
+    if goes_on and data.scale is None:
+        data = replace(data, scale=starts[0].scale)  # labels that state no scale are on that of the model
     scalers = [starts[0].scaler] if goes_on else None if beside is None else train_scalers(data)
     members = [output] if config.n_members == 1 else [output / f"member-{k}" for k in range(config.n_members)]
     folds = [(folds_of or output) / f"fold-{k}" for k in range(config.cross_fit_folds)]

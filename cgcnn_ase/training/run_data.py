@@ -180,4 +180,5 @@ def with_old(
         asked = columns if all(name.partition(":")[0] in known for name in columns) else ()
     source = DataSource(old, asked, model.target.task, model=model)
     past = source.load(new.graph_config, progress=progress)
-    return with_replay(new, replace(past, specs=new.specs), n=n, seed=seed)
+    new = replace(new, scale=new.scale or model.scale)  # what states no scale is on that of the model
+    return with_replay(new, replace(past, specs=new.specs, scale=past.scale or model.scale), n=n, seed=seed)

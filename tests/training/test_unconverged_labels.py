@@ -85,7 +85,7 @@ def test_labels_without_the_mark(cgcnn_ase, exported, small_model, tmp_path):
     card = (tmp_path / "RUN" / "best" / "README.md").read_text()
     assert "onverged" not in card + ran.err
     assert "3 networks together, tuned from small" in card
-    assert "| formation_energy_per_atom | eV/atom | 32 | 4 | 4 |" in card
+    assert "| formation_energy_per_atom | eV/atom | – | 32 | 4 | 4 |" in card
     assert "labels_converged" not in json.loads((tmp_path / "RUN" / "best" / "config.json").read_text())["training"]
 
 
