@@ -102,6 +102,7 @@ def test_a_finished_member_is_left_as_it_is(data, tiny, tmp_path):
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.long
 def test_killed_and_resumed_through_the_command_line(make_data, tmp_path, differing, cgcnn_ase):
     make_data(n_train=128).save(tmp_path / "prepared")
     (tmp_path / "config.yaml").write_text(
