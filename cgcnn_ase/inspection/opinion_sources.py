@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cgcnn_ase.energies.scales import scale_of
 from cgcnn_ase.models.registry import model_info, model_names
 from cgcnn_ase.prediction.predictor import Predictor
 
@@ -35,6 +36,9 @@ class Opinion(Protocol):
     def covers(self, name: str) -> bool:
         """Return whether it says something of a property."""
 
+    def scale(self, name: str) -> str | None:
+        """Return the scale of an energy by name; None where it is not stated."""
+
     def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
         """Values of a property in its unit, and why there is none."""
 
@@ -58,6 +62,10 @@ class ModelOpinion:
     def covers(self, name: str) -> bool:
         """Return whether this is a property that the model predicts."""
         return name in self._models
+
+    def scale(self, name: str) -> str | None:
+        """Return the scale that the model states."""
+        return self._models[name].scale
 
     def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
         """Values of the model, in its unit, and why there is none."""
@@ -83,6 +91,11 @@ class EnergyOpinion:
         from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
 
         return name in PER_ATOM_ENERGIES
+
+    def scale(self, name: str) -> str | None:
+        """Return the scale that the energies are stated to be on."""
+        del name
+        return scale_of(self._model)
 
     def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
         """Energies, eV/atom, less those of the elements where the property is a formation energy; or why not."""

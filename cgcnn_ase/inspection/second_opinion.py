@@ -15,6 +15,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.energies.scales import SCALES, convert_formation_energy, correction
 from cgcnn_ase.inspection.opinion_sources import Opinion, as_opinion, measured_offsets
 from cgcnn_ase.models.registry import DEFAULT_MODEL
 from cgcnn_ase.prediction.predictor import Predictor
@@ -46,8 +47,9 @@ class SecondOpinions:
 
     Energies of another model are brought to the scale of the predictions by one offset for each element, fitted to the
     differences of the batch by Huber's loss; each structure is compared by the offsets of the others. Where a batch has
-    fewer than two structures for each offset, a model of this package is compared as it is, CHGNet by offsets that were
-    measured for the pretrained models, and any other gives no opinion; a :class:`SecondOpinionWarning` says so.
+    fewer than two structures for each offset, a model of this package is compared as it is, or converted where both
+    state a scale and these differ, CHGNet by offsets that were measured for the pretrained models, and any other gives
+    no opinion; a :class:`SecondOpinionWarning` says so.
     :meth:`fit` takes the offsets from another batch, once and for all.
 
     Parameters
@@ -226,7 +228,13 @@ class SecondOpinions:
             return result, ""
         note = _too_few(fractions[good])
         if opinion.own_model:
-            return differences, f"{note}; its energies are compared as they are"
+            source, to = opinion.scale(predictions[0].property), predictions[0].scale
+            if source == to or source is None or to is None:
+                return differences, f"{note}; its energies are compared as they are"
+            if source not in SCALES or to not in SCALES:
+                return result, f"its energies are on the scale {source}, and not on {to}; it gives no second opinion"
+            shifts = [_shift(predictions[0].property, one.get_chemical_formula(), source, to) for one in atoms]
+            return differences + np.array(shifts), f"{note}; its energies are converted from {source} to {to}"
         offsets = measured_offsets(opinion, predictions[0].property, predictions[0].model_sha256)
         if offsets is None:
             return result, f"{note}; it gives no second opinion"
@@ -264,6 +272,15 @@ def as_second_opinions(
     if sources is None or isinstance(sources, SecondOpinions):
         return sources
     return SecondOpinions(sources)
+
+
+def _shift(name: str, formula: str, source: str, to: str) -> float:
+    """Return what brings a formation energy or a total energy to a scale, eV/atom."""
+    if name == "formation_energy_per_atom":
+        return convert_formation_energy(0.0, formula, source=source, to=to)
+    from pymatgen.core import Composition
+
+    return (correction(formula, to) - correction(formula, source)) / Composition(formula).num_atoms
 
 
 def _fractions(atoms: "Sequence[Atoms]") -> Floats:

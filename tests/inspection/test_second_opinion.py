@@ -12,7 +12,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.emt import EMT
 
-from cgcnn_ase import CGCNNCalculator, Predictor, SecondOpinions, predict
+from cgcnn_ase import CGCNNCalculator, Predictor, SecondOpinions, load_model, predict
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.inspection.element_offsets import left_out_residuals
 from cgcnn_ase.inspection.second_opinion import SecondOpinionWarning
@@ -225,3 +225,19 @@ def test_on_the_command_line(cgcnn_ase, cif_folder, small_model, tmp_path):
     resumed = cgcnn_ase("predict", folder, "--second-opinion", other, "--resume", "--output", tmp_path / "a.csv")
     assert resumed.code == 2
     assert "--resume with --second-opinion" in resumed.err
+
+
+def test_models_of_two_scales_are_converted_before_they_disagree(small_model):
+    """By hand, for each atom of NiO: half of -0.702 - 2.164 and -0.687 - 2.541 eV, which are 0.181 eV/atom apart."""
+    models = []
+    for scale in ("mp-legacy", "mp2020", "other:mine"):
+        model = load_model(small_model)
+        model.training_record = {**model.training_record, "scale": scale}
+        models.append(model)
+    nickel_oxide = [bulk("NiO", "rocksalt", a=4.2)]
+    with pytest.warns(SecondOpinionWarning, match="converted from mp2020 to mp-legacy"):
+        (row,) = predict(models[0], nickel_oxide, second_opinion=[models[1]]).all
+    assert row.second_opinion_std == pytest.approx((0.687 + 2.541 - 0.70229 - 2.164) / 2 / 2, abs=1e-6)
+    with pytest.warns(SecondOpinionWarning, match="on the scale other:mine, and not on mp-legacy; it gives no second"):
+        (row,) = predict(models[0], nickel_oxide, second_opinion=[models[2]]).all
+    assert row.second_opinion_std is None
