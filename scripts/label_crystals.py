@@ -13,16 +13,14 @@ and properties.csv.gz, as DATA/teacher_frames does, with one formula in 25 as va
 About 16 ms an atom on one core (SevenNet-0).
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from label_frames import LARGEST_FORCE, label, pack
+from label_frames import LARGEST_FORCE, label, label_parser, pack
 from rich.console import Console
 from rich.progress import track
 
@@ -87,13 +85,10 @@ def forms(atoms: Atoms, rng: np.random.Generator, kinds: list[str]) -> Iterator[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds mp36k and dft_frames")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--teacher", default="sevennet-0", help="sevennet-0 or chgnet")
+    parser = label_parser(
+        __doc__ or "", data="mp36k and dft_frames", kinds=[*FORMS, *FAR], default=list(FORMS), of="distorted forms"
+    )
     parser.add_argument("--n-crystals", type=int, default=8000)
-    parser.add_argument("--kinds", nargs="+", choices=[*FORMS, *FAR], default=list(FORMS), help="of distorted forms")
-    parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     file = chosen.output / "frames.extxyz"

@@ -18,8 +18,9 @@ import csv
 import gzip
 import hashlib
 import io
+from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import gcd
 from pathlib import Path
 
@@ -259,15 +260,21 @@ def pack(frames: list[Atoms], folder: Path) -> None:
         print(f"{name} sha256 {hashlib.sha256((folder / name).read_bytes()).hexdigest()}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds teacher_frames")
-    parser.add_argument("--output", type=Path, required=True)
+def label_parser(description: str, *, data: str, kinds: Iterable[str], default: list[str], of: str) -> ArgumentParser:
+    """The options that all labelling has: which data are read, and which kinds of what are made."""
+    parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {data}")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the frames")
     parser.add_argument("--teacher", default="sevennet-0", help="sevennet-0 or chgnet")
+    parser.add_argument("--kinds", nargs="+", choices=list(kinds), default=default, help=f"of {of}")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def main() -> None:
+    parser = label_parser(__doc__ or "", data="teacher_frames", kinds=HOSTS, default=list(HOSTS), of="hosts")
     parser.add_argument("--walker", default="cathode-potential", help="a potential of this package")
     parser.add_argument("--n-hosts", type=int, default=1000)
-    parser.add_argument("--kinds", nargs="+", choices=list(HOSTS), default=list(HOSTS), help="of hosts")
-    parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     file = chosen.output / "frames.extxyz"

@@ -286,3 +286,20 @@ def shell(cgcnn_ase_command) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def write_packed_set(folder, structures, columns, *, names, id_column="id", **arrays):
+    """Write structures and a table as the packed data sets hold them, with more arrays for frames."""
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "structures.npz",
+        ids=np.array(names),
+        lattice=np.stack([atoms.cell.array for atoms in structures]),
+        offsets=np.cumsum([0, *map(len, structures)]),
+        numbers=np.concatenate([atoms.numbers for atoms in structures]),
+        frac=np.concatenate([atoms.get_scaled_positions(wrap=False) for atoms in structures]),
+        **arrays,
+    )
+    rows = zip(names, *columns.values(), strict=True)
+    lines = [",".join([id_column, *columns])] + [",".join(map(str, row)) for row in rows]
+    (folder / "properties.csv").write_text("\n".join(lines) + "\n")

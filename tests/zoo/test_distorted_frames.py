@@ -11,6 +11,7 @@ from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.zoo.distorted import fit_offsets
 from cgcnn_ase.zoo.distorted_frames import labelled_frames
+from tests.conftest import write_packed_set
 
 # what a +U correction adds for an atom of Ni in an oxide, eV
 WITH_U = 2.5
@@ -29,23 +30,11 @@ def total_energy(atoms: Atoms, per_atom: float) -> float:
 
 def write(folder, structures, columns, energies=None):
     """Write a packed data set, of frames where there are energies."""
-    folder.mkdir(parents=True)
     arrays = {} if energies is None else {
         "forces": np.zeros((sum(map(len, structures)), 3)), "stress": np.zeros((len(structures), 3, 3))
     }  # fmt: skip
-    np.savez(
-        folder / "structures.npz",
-        ids=np.array([f"s-{k}" for k in range(len(structures))]),
-        lattice=np.stack([atoms.cell.array for atoms in structures]),
-        offsets=np.cumsum([0, *map(len, structures)]),
-        numbers=np.concatenate([atoms.numbers for atoms in structures]),
-        frac=np.concatenate([atoms.get_scaled_positions() for atoms in structures]),
-        **arrays,
-    )
     columns = columns | ({} if energies is None else {"energy": energies})
-    rows = zip(*columns.values(), strict=True)
-    lines = [",".join(["id", *columns])] + [",".join([f"s-{k}", *map(str, row)]) for k, row in enumerate(rows)]
-    (folder / "properties.csv").write_text("\n".join(lines) + "\n")
+    write_packed_set(folder, structures, columns, names=[f"s-{k}" for k in range(len(structures))], **arrays)
 
 
 @pytest.fixture

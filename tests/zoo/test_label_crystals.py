@@ -13,6 +13,7 @@ from ase.calculators.lj import LennardJones
 from pymatgen.core import Composition
 
 from cgcnn_ase.data.frames import read_frames
+from tests.conftest import write_packed_set
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -29,20 +30,12 @@ def script(monkeypatch):
 
 def packed(folder, crystals, split):
     """Write crystals as mp36k holds them, with what read_properties asks for."""
-    folder.mkdir(parents=True)
-    np.savez(
-        folder / "structures.npz",
-        ids=[f"mp-{k}" for k in range(len(crystals))],
-        lattice=np.stack([atoms.cell.array for atoms in crystals]),
-        offsets=np.cumsum([0, *map(len, crystals)]),
-        numbers=np.concatenate([atoms.numbers for atoms in crystals]),
-        frac=np.concatenate([atoms.get_scaled_positions(wrap=False) for atoms in crystals]),
-    )
-    rows = [
-        (f"mp-{k}", Composition(str(atoms.symbols)).reduced_formula, -1.0, split[k]) for k, atoms in enumerate(crystals)
-    ]
-    columns = ["material_id", "reduced_formula", "formation_energy_per_atom", "split"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "properties.csv", index=False)
+    columns = {
+        "reduced_formula": [Composition(str(atoms.symbols)).reduced_formula for atoms in crystals],
+        "formation_energy_per_atom": [-1.0] * len(crystals), "split": split,
+    }  # fmt: skip
+    names = [f"mp-{k}" for k in range(len(crystals))]
+    write_packed_set(folder, crystals, columns, names=names, id_column="material_id")
 
 
 @pytest.fixture
