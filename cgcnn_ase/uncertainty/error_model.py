@@ -41,13 +41,10 @@ class ErrorForest:
         """
         from sklearn.ensemble import ExtraTreesRegressor
 
-        size = np.abs(np.asarray(errors, dtype=float))
-        floor = np.quantile(size, FLOOR_QUANTILE)
-        logs = np.log(np.maximum(size, floor if floor > 0 else np.finfo(float).tiny))
         forest = ExtraTreesRegressor(
             N_TREES, min_samples_leaf=min_leaf, max_depth=MAX_DEPTH, max_features=MAX_FEATURES, random_state=seed
         )
-        forest.fit(np.asarray(features, dtype=np.float32), logs)
+        forest.fit(np.asarray(features, dtype=np.float32), _log_size(errors))
         return cls._joined([estimator.tree_ for estimator in forest.estimators_])
 
     @classmethod
@@ -114,19 +111,50 @@ N_FOLDS = 8
 # structures in a leaf, for the smaller calibration set and for the larger training set
 MIN_LEAF, MIN_LEAF_OF_DIFFICULTY = 5, 30
 
+# penalty of the weights of the elements
+PENALTY = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Difficulty:
+    """Errors that are usual for a structure whatever the network, read from composition and embedding.
+
+    Learned from errors in the training set, made by networks that had not seen the structure: by a forest and, of the
+    elements alone, by a linear regression of the logarithm of the error, which knows those of rare elements better.
+    """
+
+    forest: ErrorForest
+    elements: Floats | None  # (102,) the constant, then the weight of each atomic number; None in older models
+
+    @classmethod
+    def fit(
+        cls, composition: npt.ArrayLike, embedding: npt.ArrayLike, errors: Floats, *, seed: int = 0
+    ) -> "Difficulty":
+        """Learn from errors (n,) in any unit; ``composition`` is (n, 101), ``embedding`` (n, F) of the ensemble."""
+        described = _described(composition, embedding)
+        forest = ErrorForest.fit(described, errors, min_leaf=MIN_LEAF_OF_DIFFICULTY, seed=seed)
+        return cls(forest, _line(_presence(composition), _log_size(errors), penalty=PENALTY))
+
+    def apply(self, composition: npt.ArrayLike, embedding: npt.ArrayLike) -> Floats:
+        """The expected errors by either, (n, 2), or by the forest alone, (n, 1)."""
+        columns = [self.forest.apply(_described(composition, embedding))]
+        if self.elements is not None:
+            columns.append(np.exp(self.elements[0] + _presence(composition) @ self.elements[1:]))
+        return np.stack(columns, axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
-    """Two forests, one after the other.
+    """The expected error of an ensemble, as the geometric mean of what a forest and a linear regression say.
 
-    Some structures are hard for all members alike, which their spread cannot show. ``difficulty`` reads composition
-    and embedding and was grown on errors in the training set, made by networks that had not seen the structure.
-    ``expected`` reads that, the raw signals, composition and embedding, and was grown on the ensemble's errors in the
-    calibration set.
+    Some structures are hard for all members alike, which their spread cannot show: both read the raw signals and
+    ``difficulty``, the forest ``expected`` composition and embedding too, the line the logarithms. They were fitted to
+    the ensemble's errors in the calibration set.
     """
 
     expected: ErrorForest
-    difficulty: ErrorForest | None
+    difficulty: Difficulty | None
+    line: Floats | None = None  # the constant, then the power of each signal and difficulty; None in older models
 
     @classmethod
     def fit(
@@ -136,70 +164,101 @@ class ErrorModel:
         embedding: npt.ArrayLike,
         errors: Floats,
         *,
-        difficulty: ErrorForest | None = None,
+        difficulty: Difficulty | None = None,
         seed: int = 0,
     ) -> "tuple[ErrorModel, Floats]":
-        """Grow ``expected`` on the calibration set; return the model and what it would say of unseen structures.
+        """Fit on the calibration set; return the model and what it would say of unseen structures.
 
-        The latter are (n,) expected errors by forests that saw neither the structure nor another of its composition:
-        these and not the model's own may be calibrated on the same set. ``signals`` (n, k), ``composition`` (n, 101),
-        ``embedding`` (n, F) and ``errors`` (n,) are of the calibration set, ``difficulty`` is from
-        :func:`difficulty_of`.
+        The latter are (n,) expected errors by models that saw neither the structure nor another of its composition:
+        these and not the model's own may be calibrated on the same set. ``signals`` (n, k) are positive,
+        ``composition`` (n, 101), ``embedding`` (n, F) and ``errors`` (n,) are of the calibration set.
         """
-        columns = _columns(signals, composition, embedding, difficulty)
+        hard = np.empty((len(signals), 0)) if difficulty is None else difficulty.apply(composition, embedding)
+        columns = np.concatenate([signals, hard, _described(composition, embedding)], axis=1, dtype=np.float32)
+        logs = _logs(signals, hard)
         _, group = np.unique(np.round(np.asarray(composition), 5), axis=0, return_inverse=True)
         group = group.ravel()
         fold = (np.random.default_rng(seed).permutation(group.max() + 1) % N_FOLDS)[group]
+
+        def learn(rows: npt.NDArray[np.bool_]) -> tuple[ErrorForest, Floats]:
+            grown = ErrorForest.fit(columns[rows], errors[rows], min_leaf=MIN_LEAF, seed=seed)
+            return grown, _line(logs[rows], _log_size(errors[rows]))
+
         left_out = np.empty(len(columns))
         for k in range(N_FOLDS):
-            grown = ErrorForest.fit(columns[fold != k], errors[fold != k], min_leaf=MIN_LEAF, seed=seed)
-            left_out[fold == k] = grown.apply(columns[fold == k])
-        return cls(ErrorForest.fit(columns, errors, min_leaf=MIN_LEAF, seed=seed), difficulty), left_out
+            left_out[fold == k] = _mean(*learn(fold != k), columns[fold == k], logs[fold == k])
+        forest, line = learn(np.ones(len(columns), dtype=bool))
+        return cls(forest, difficulty, line), left_out
 
     def apply(self, signals: Floats, composition: npt.ArrayLike, embedding: npt.ArrayLike) -> Floats:
         """The expected absolute error, (n,), in the unit of the errors."""
-        return self.expected.apply(_columns(signals, composition, embedding, self.difficulty))
+        hard = np.empty((len(signals), 0)) if self.difficulty is None else self.difficulty.apply(composition, embedding)
+        columns = np.concatenate([signals, hard, _described(composition, embedding)], axis=1, dtype=np.float32)
+        return _mean(self.expected, self.line, columns, _logs(signals, hard))
 
     def arrays(self) -> dict[str, AnyArray]:
-        """Both forests as named arrays."""
-        forests = {"expected": self.expected, "difficulty": self.difficulty}
+        """All parts as named arrays."""
+        forests = {"expected": self.expected} | (
+            {} if self.difficulty is None else {"difficulty": self.difficulty.forest}
+        )
+        lines = {_ELEMENTS: None if self.difficulty is None else self.difficulty.elements, _LINE: self.line}
         return {
-            f"{name}.{key}": array
-            for name, forest in forests.items()
-            if forest is not None
-            for key, array in forest.arrays().items()
-        }
+            f"{name}.{key}": array for name, forest in forests.items() for key, array in forest.arrays().items()
+        } | {name: line for name, line in lines.items() if line is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> "ErrorModel | None":
         """The inverse of :meth:`arrays`; None where there is no forest among them."""
-        forests = {}
+        forests, lines = {}, {}
         for name in ("expected", "difficulty"):
             model_arrays = {
                 key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")
             }
             forests[name] = ErrorForest.from_arrays(model_arrays) if model_arrays else None
-        expected = forests["expected"]
-        return None if expected is None else cls(expected, forests["difficulty"])
+        for name in (_ELEMENTS, _LINE):
+            lines[name] = np.asarray(arrays[name], dtype=np.float64) if name in arrays else None
+        expected, hard = forests["expected"], forests["difficulty"]
+        if expected is None:
+            return None
+        return cls(expected, None if hard is None else Difficulty(hard, lines[_ELEMENTS]), lines[_LINE])
 
 
-def difficulty_of(
-    composition: npt.ArrayLike, embedding: npt.ArrayLike, errors: Floats, *, seed: int = 0
-) -> ErrorForest:
-    """Grow a forest on errors (n,) in the training set, in any unit, made by networks that had not seen the structure.
+# names of the lines among the arrays
+_ELEMENTS, _LINE = "difficulty_of_elements", "expected_line"
 
-    ``composition`` is (n, 101); the embeddings (n, F) are those of the ensemble that shall be judged.
-    """
-    return ErrorForest.fit(_described(composition, embedding), errors, min_leaf=MIN_LEAF_OF_DIFFICULTY, seed=seed)
+
+def _log_size(errors: npt.ArrayLike) -> Floats:
+    """Logarithms of the sizes of errors, (n,); small ones count as equal."""
+    size = np.abs(np.asarray(errors, dtype=float))
+    floor = np.quantile(size, FLOOR_QUANTILE)
+    logs: Floats = np.log(np.maximum(size, floor if floor > 0 else np.finfo(float).tiny))
+    return logs
+
+
+def _line(features: npt.ArrayLike, values: Floats, *, penalty: float = 0.0) -> Floats:
+    """The constant and the weights, (1 + k,), of a linear regression of values (n,) on features (n, k)."""
+    from sklearn.linear_model import Ridge
+
+    fitted = Ridge(penalty, solver="svd").fit(features, values)
+    return np.concatenate([[fitted.intercept_], fitted.coef_])
+
+
+def _mean(forest: ErrorForest, line: Floats | None, columns: Floats32, logs: Floats) -> Floats:
+    """Geometric mean of what a forest and a line say, (n,); without a line the forest alone."""
+    of_forest = forest.apply(columns)
+    return of_forest if line is None else np.sqrt(of_forest * np.exp(line[0] + logs @ line[1:]))
+
+
+def _logs(signals: Floats, hard: Floats) -> Floats:
+    """Logarithms of signals and difficulties, (n, k), for the line."""
+    logs: Floats = np.log(np.maximum(np.concatenate([signals, hard], axis=1), np.finfo(np.float32).tiny))
+    return logs
+
+
+def _presence(composition: npt.ArrayLike) -> Floats:
+    """1 for the elements that are there, (n, 101)."""
+    return (np.asarray(composition) > 0).astype(np.float64)
 
 
 def _described(composition: npt.ArrayLike, embedding: npt.ArrayLike) -> Floats32:
     return np.concatenate([np.asarray(composition), np.asarray(embedding)], axis=1, dtype=np.float32)
-
-
-def _columns(
-    signals: Floats, composition: npt.ArrayLike, embedding: npt.ArrayLike, difficulty: ErrorForest | None
-) -> Floats32:
-    described = _described(composition, embedding)
-    hard = [] if difficulty is None else [difficulty.apply(described)[:, None]]
-    return np.concatenate([signals, *hard, described], axis=1, dtype=np.float32)

@@ -29,13 +29,23 @@ class PopulationFactors(BaseModel):
 
     @classmethod
     def fit(
-        cls, std: npt.ArrayLike, errors: npt.ArrayLike, *, above_hull: tuple[float, float], level: float = 0.9
+        cls,
+        std: npt.ArrayLike,
+        errors: npt.ArrayLike,
+        *,
+        above_hull: tuple[float, float],
+        lower_factor: float = np.inf,
+        level: float = 0.9,
     ) -> "PopulationFactors":
-        """Fit to held-out crystals above the hull: calibrated std (n,) and true less predicted value (n,)."""
+        """Fit to held-out crystals above the hull: calibrated std (n,) and true less predicted value (n,).
+
+        ``lower_factor`` is the lower half width over the std: crystals below that end count among those that the
+        interval misses, so that both ends together hold ``level`` of them.
+        """
         z = np.asarray(errors, dtype=np.float64) / np.asarray(std, dtype=np.float64)
         return cls(
             std_factor=max(1.0, float(np.sqrt(np.mean(z**2)))),
-            upper_factor=conformal_quantile(z, level),
+            upper_factor=conformal_quantile(np.where(z < -lower_factor, np.inf, z), level),
             above_hull=above_hull,
             n_samples=z.size,
         )

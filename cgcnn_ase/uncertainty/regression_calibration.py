@@ -11,7 +11,7 @@ from cgcnn_ase.uncertainty.calibration import StdCalibrator
 from cgcnn_ase.uncertainty.conformal import ConformalInterval
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
-from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, ErrorModel, difficulty_of
+from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, Difficulty, ErrorModel
 from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.label_shift import LabelShift
@@ -58,7 +58,7 @@ class RegressionCalibration:
         if error.size >= MIN_SAMPLES:
             difficulty = None
             if data.training_errors is not None:
-                difficulty = difficulty_of(data.training_composition, data.training_embedding, data.training_errors)
+                difficulty = Difficulty.fit(data.training_composition, data.training_embedding, data.training_errors)
             errors, left_out = ErrorModel.fit(columns, data.composition, embedding, error, difficulty=difficulty)
             columns, names = np.column_stack([columns, left_out]), (*names, "expected")
         calibrator = StdCalibrator.fit(columns, error, names=names)

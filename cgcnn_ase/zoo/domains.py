@@ -130,9 +130,12 @@ def with_errors(
     energies = {split: prepared.labels(split)[:, 0] for split in _USED}
     above = above_hull(fractions["val"], energies["val"], known=fractions["train"], known_energies=energies["train"])
     unstable = (above >= ABOVE_HULL[0]) & (above <= ABOVE_HULL[1])
-    hypothetical = PopulationFactors.fit(std[unstable], error[unstable], above_hull=ABOVE_HULL)
     rest = geometric.less(error, ordinary.columns)
     interval = ConformalInterval.fit(std, rest, level=calibration.interval.level)
+    (lower,) = interval.factors
+    hypothetical = PopulationFactors.fit(
+        std[unstable], error[unstable], above_hull=ABOVE_HULL, lower_factor=lower, level=interval.level
+    )
     return replace(calibration, interval=interval, geometric=geometric, hypothetical=hypothetical)
 
 

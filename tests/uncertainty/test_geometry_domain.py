@@ -199,6 +199,17 @@ def test_upper_ends_of_hypothetical_crystals():
     assert np.mean((error[2000:] / wide) ** 2) == pytest.approx(1.0, abs=0.1)
 
 
+def test_both_ends_of_hypothetical_crystals_together_hold_the_level():
+    """Without the crystals below the lower end, one in ten above the upper end is too many."""
+    rng = np.random.default_rng(2)
+    std = rng.uniform(0.02, 0.1, 8000)
+    error = std * rng.normal(0.5, 1.5, 8000)
+    factors = PopulationFactors.fit(std[:4000], error[:4000], above_hull=(0.05, 0.5), lower_factor=1.5)
+    _, upper = factors.apply(np.zeros(4000), std[4000:])
+    assert np.mean((error[4000:] >= -1.5 * std[4000:]) & (error[4000:] <= upper)) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(error[4000:] <= upper) > 0.96
+
+
 def test_signals_together_count_for_more_than_their_sum_where_the_errors_say_so():
     """Errors that grow with the square of the sum of two signals, which no sum of squares of each can give."""
     rng = np.random.default_rng(3)
