@@ -1,7 +1,8 @@
 """Pack the table of competing phases: ``python -m cgcnn_ase.zoo.competing_phases --data FOLDER``.
 
 Of each formula of the data set mp36k, and of the newer entries of Li-Co-Ni-O, the lowest crystal, with its formation
-energy on the older scale and on that of 2020. There are no structures in it.
+energy on the older scale and on that of 2020. There are no structures in it, and no formula of
+DATA/excluded_formulas.txt, by which models are judged.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import load_dataset, read_properties
 from cgcnn_ase.energies.scales import convert_formation_energy, correction, element_energies
 from cgcnn_ase.stability.phases import TABLE
+from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.zoo.distorted import DATA, TARGET
+from cgcnn_ase.zoo.distorted_frames import held_out_formulas
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,7 +37,8 @@ Rows = dict[str, tuple[str, float, float]]
 
 def pack(data: Path, file: Path) -> int:
     """Write the table; return the number of formulas."""
-    rows = newer_rows(data, rows_of_mp36k(data))
+    excluded = held_out_formulas(data, ())
+    rows = {k: row for k, row in newer_rows(data, rows_of_mp36k(data)).items() if formula_hash(k) not in excluded}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("id", "formula", "formation_energy_mp_legacy", "formation_energy_mp2020"))
