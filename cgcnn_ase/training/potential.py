@@ -30,7 +30,7 @@ from cgcnn_ase.graphs.builder import GraphConfig, build_graph
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch, crystal_index
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.nn.smooth import SmoothCGCNN, SmoothCGCNNConfig
+from cgcnn_ase.nn.smooth import SmoothCGCNN, SmoothCGCNNConfig, SmoothConvolution
 from cgcnn_ase.potential.derivatives import edge_gradients, forces, stress, sum_by_crystal, vectors_of
 from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer
@@ -207,6 +207,22 @@ class FrameModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def deepened(network: Network, n_convolutions: int) -> Network:
+    """A copy with this many convolutions, of which the new ones, behind the others, change nothing before training."""
+    old = network.config.architecture
+    if not isinstance(old, SmoothCGCNNConfig) or n_convolutions <= old.n_convolutions:
+        return deepcopy(network)
+    new = Network(replace(network.config, architecture=replace(old, n_convolutions=n_convolutions)))
+    new.load_state_dict(new.state_dict() | network.state_dict())
+    assert isinstance(new.architecture, SmoothCGCNN)
+    for each in list(new.architecture.convolutions)[old.n_convolutions :]:
+        assert isinstance(each, SmoothConvolution)
+        last = each.out[-1]
+        for parameter in (*last.parameters(), *(() if each.products is None else each.products.parameters())):
+            torch.nn.init.zeros_(parameter)
+    return new
+
+
 def _usual_force(frames: Frames) -> float:
     """Root mean square of the components of the forces, eV/Å, where large ones count as little as in the loss."""
     each = np.concatenate(frames.forces)
@@ -228,7 +244,8 @@ def train_potential(
     """Train on the train split of frames, and return the uncalibrated potential of the last epoch.
 
     Checkpoints and ``history.csv`` go into ``folder``. With ``start`` its weights, its element energies and the scale
-    of its forces are what training begins with. ``resume`` and ``stop_after`` are those of
+    of its forces are what training begins with; where the settings ask for more convolutions than it has, it is
+    :func:`deepened`. ``resume`` and ``stop_after`` are those of
     :func:`cgcnn_ase.training.member.train_member`.
 
     Raises
@@ -257,7 +274,9 @@ def train_potential(
             assert isinstance(smooth, SmoothCGCNN)
             smooth.element_energies.copy_(torch.from_numpy(elements / scale))
         else:
-            network, scale = deepcopy(start.networks[0]).requires_grad_(True), start.scaler.std
+            wanted = config.network
+            n = wanted.n_convolutions if isinstance(wanted, SmoothCGCNNConfig) else network_config.n_convolutions
+            network, scale = deepened(start.networks[0], n).requires_grad_(True), start.scaler.std
             smooth = network.architecture
             assert isinstance(smooth, SmoothCGCNN)
             elements = smooth.element_energies.numpy() * scale

@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,16 @@ from cgcnn_ase.zoo.potential_cards import CardTexts, add_figures, add_to_record,
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierTraining:
+    """One of the trainings that the last one goes on from."""
+
+    settings: dict[str, object]
+    n_convolutions: int
+    alone: bool = False  # on the frames of the recipe's own data
+    stop_after: int | None = None  # epochs
+
+
+@dataclass(frozen=True, kw_only=True)
 class PotentialRecipe:
     """Frames and settings of the training of a pretrained potential."""
 
@@ -38,9 +48,8 @@ class PotentialRecipe:
     max_force: float = MAX_FORCE  # of frames to learn, eV/Å
     max_energy: float = MAX_ENERGY  # of these, off one energy for each element, eV/atom
     network: SmoothCGCNNConfig
-    first: dict[str, object] | None = None  # settings of a training on ``data`` alone, where there is one
-    stop_after: int | None = None  # epochs of it
-    settings: dict[str, object]  # of the training on all frames, which goes on from the first
+    earlier: tuple[EarlierTraining, ...] = ()
+    settings: dict[str, object]  # of the last training, on all frames
     loss: FrameLoss
     card: CardTexts
 
@@ -48,10 +57,17 @@ class PotentialRecipe:
 RECIPES = {
     "cathode-potential": PotentialRecipe(
         data="teacher_frames",
-        network=SmoothCGCNNConfig(n_features=64, n_channels=16, n_products=16, n_convolutions=2, cutoff=4.5),
-        first={"epochs": 36, "learning_rate": 3e-3, "compile": True},
-        stop_after=32,
-        settings={"epochs": 12, "learning_rate": 1.5e-3, "compile": True},
+        network=SmoothCGCNNConfig(n_features=64, n_channels=16, n_products=16, n_convolutions=3, cutoff=4.5),
+        earlier=(
+            EarlierTraining(
+                settings={"epochs": 36, "learning_rate": 3e-3, "compile": True},
+                n_convolutions=2,
+                alone=True,
+                stop_after=32,
+            ),
+            EarlierTraining(settings={"epochs": 12, "learning_rate": 1.5e-3, "compile": True}, n_convolutions=2),
+        ),
+        settings={"epochs": 24, "learning_rate": 2e-3, "compile": True},
         loss=FrameLoss(),
         card=CardTexts(
             title=(
@@ -60,7 +76,7 @@ RECIPES = {
             ),
             frames=(
                 "no composition (without its lithium) is in two splits; those of training are teacher_frames and what "
-                "scripts/label_frames.py made with the seeds 1 and 2"
+                "scripts/label_frames.py made with the seeds 1, 2 and 3 (these not before the last training)"
             ),
             truth="against the teacher",
             about=(
@@ -172,27 +188,29 @@ def train_pretrained_potential(
     recipe = RECIPES[name]
     alone, frames = recipe_frames(recipe, data, extra)
     config = potential_config(recipe.network, **recipe.settings)
-    model = output / "second" / "best"
+    model = output / "last" / "best"
     if trained is not None:
         kept, dropped = without_absurd(frames, max_force=recipe.max_force, max_energy=recipe.max_energy)
         record = {"recipe": asdict(config), "loss": asdict(recipe.loss), "dropped": dropped}
         assemble_potential(load_folder(trained), kept, model.parent, name=name, record=record)
     else:
-        first = None
-        if recipe.first is not None:
-            first = train_potential(
-                without_absurd(alone, max_force=recipe.max_force, max_energy=recipe.max_energy)[0],
-                potential_config(recipe.network, **recipe.first),
-                output / "first",
+        start = None
+        for k, each in enumerate(recipe.earlier):
+            to_learn = alone if each.alone else frames
+            start = train_potential(
+                without_absurd(to_learn, max_force=recipe.max_force, max_energy=recipe.max_energy)[0],
+                potential_config(replace(recipe.network, n_convolutions=each.n_convolutions), **each.settings),
+                output / f"earlier-{k}",
                 loss=recipe.loss,
+                start=start,
                 resume=resume,
                 progress=progress,
-                stop_after=recipe.stop_after,
+                stop_after=each.stop_after,
             )
         fit_potential(
             frames,
             model.parent,
-            start=first,
+            start=start,
             config=config,
             loss=recipe.loss,
             max_force=recipe.max_force,
@@ -206,8 +224,7 @@ def train_pretrained_potential(
     shutil.copytree(model, folder, dirs_exist_ok=True)
     files = [each / file for each in extra for file in ("structures.npz", "properties.csv.gz")]
     hashes = {f"{file.parent.name}/{file.name}": _sha256(file) for file in files if file.exists()}
-    first_settings = None if recipe.first is None else recipe.first | {"stop_after": recipe.stop_after}
-    add_to_record(folder, {"first": first_settings, "extra_frames": hashes})
+    add_to_record(folder, {"earlier": [asdict(each) for each in recipe.earlier], "extra_frames": hashes})
     write_potential_card(folder, recipe.card)
     return folder
 

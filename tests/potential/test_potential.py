@@ -16,6 +16,7 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.potential.neighbors import NeighborList
 from cgcnn_ase.potential.potential import NotAPotentialError, Potential
+from cgcnn_ase.training.potential import deepened
 from tests.potential.conftest import random_potential
 
 STEP = 1e-4
@@ -176,3 +177,18 @@ def test_heads_are_members():
     pooled = torch.randn(5, network.architecture.pooling.n_out)
     heads = network.read_heads(pooled)
     torch.testing.assert_close(network.read(pooled).value, torch.stack([h.value for h in heads]).mean(dim=0))
+
+
+def test_more_convolutions_change_nothing_before_they_are_trained(rattled):
+    small = random_potential(n_convolutions=2)
+    deep = CrystalModel(
+        [deepened(small.networks[0].float(), 4).double()], graph=small.graph, target=small.target, scaler=small.scaler
+    )
+    assert len(deep.networks[0].architecture.convolutions) == 4
+    before, after = evaluate(small.double(), rattled), evaluate(deep, rattled)
+    np.testing.assert_allclose(after.forces, before.forces, rtol=1e-12)
+    np.testing.assert_allclose(after.energies, before.energies, rtol=1e-12)
+    leaf = deep.networks[0].architecture.convolutions[-1].out[-1].weight.requires_grad_()
+    graph = NeighborList(deep.graph.cutoff).graph(geometry(rattled))
+    (slope,) = torch.autograd.grad(deep.networks[0].architecture.atoms(graph)[0].sum(), leaf)
+    assert slope.abs().max() > 0  # they can learn

@@ -67,8 +67,10 @@ def test_a_recipe_trains_writes_and_tells(tmp_path, monkeypatch):
         potentials.RECIPES["cathode-potential"],
         data="frames",
         network=SmoothCGCNNConfig(n_features=8, n_channels=3, n_products=4, cutoff=4.0),
-        first={"epochs": 2},
-        stop_after=1,
+        earlier=(
+            potentials.EarlierTraining(settings={"epochs": 2}, n_convolutions=2, alone=True, stop_after=1),
+            potentials.EarlierTraining(settings={"epochs": 1}, n_convolutions=2),
+        ),
         settings={"epochs": 2},
     )
     monkeypatch.setitem(potentials.RECIPES, "tiny", recipe)
@@ -80,11 +82,13 @@ def test_a_recipe_trains_writes_and_tells(tmp_path, monkeypatch):
     assert model.is_potential
     record = model.training_record
     assert (record["n_train"], record["n_val"], record["n_test"]) == (16, 24, 4)
+    assert [each["stop_after"] for each in record["earlier"]] == [1, None]
+    assert load_folder(folder).networks[0].config.architecture.n_convolutions == 3
     assert f"{record['test']['mae']:.4f}" in card
     assert record["train_hash"] in card
     assert model.sha256 in card
     assert "SevenNet-0" in card
-    assert json.loads((tmp_path / "run" / "second" / "metrics.json").read_text())["test"] == record["test"]
+    assert json.loads((tmp_path / "run" / "last" / "metrics.json").read_text())["test"] == record["test"]
     again = potentials.train_pretrained_potential(
         "tiny", tmp_path / "data", tmp_path / "again", extra=(tmp_path / "more",), trained=folder, progress=False
     )
