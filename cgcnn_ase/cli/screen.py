@@ -83,11 +83,11 @@ def screen(
     mu: Annotated[
         list[str] | None,
         typer.Option(
-            help="Chemical potential in eV/atom, as O=-5.2, on the scale of the model; by default those of --limit. "
+            help="Chemical potential in eV/atom, as O=-5.2, on the scale of the model; by default those of --mu-limit. "
             "Several times."
         ),
     ] = None,
-    limit: Annotated[
+    mu_limit: Annotated[
         str,
         typer.Option(
             help="Chemical potentials: elements, or a limit of the hull of competing phases, as Li-rich or O-poor."
@@ -96,7 +96,7 @@ def screen(
     entries: Annotated[
         Path | None,
         typer.Option(
-            help="Of --limit: competing phases, a folder of `cgcnn-ase fetch` or pymatgen's entries in JSON; by "
+            help="Of --mu-limit: competing phases, a folder of `cgcnn-ase fetch` or pymatgen's entries in JSON; by "
             "default the package's table of the Materials Project.",
         ),
     ] = None,
@@ -158,15 +158,15 @@ def screen(
             chemical_potentials=chemical_potentials(mu),
             population=population,
             relaxation=Relaxation(fmax, steps) if relax else None,
-            limit=limit,
+            limit=mu_limit,
             entries=entries,
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
             },
         )  # fmt: skip
-        if entries is not None and limit == "elements":
-            raise ValueError("--entries are of --limit: name the limit, as --limit Li-rich")
+        if entries is not None and mu_limit == "elements":
+            raise ValueError("--entries are of --mu-limit: name the limit, as --mu-limit Li-rich")
         screening.check()
         failed: list[str] = []
         results = screen_hosts(_good(hosts, failed), screening, workers=min(total, available_cores()))

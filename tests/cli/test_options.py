@@ -74,6 +74,8 @@ SHARED = {
     "--batch-size": ("batch_size", ("batch",)),
     "--lr": ("lr", ("learning rate",)),
     "--name": ("name", ("name",)),
+    "--scale": ("scale", ("mp2020",)),
+    "--entries": ("entries", ("competing phases",)),
     "--steps": ("steps", ("most steps", "quadrature")),
 }
 

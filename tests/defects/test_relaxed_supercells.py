@@ -79,14 +79,19 @@ def test_what_does_not_end_keeps_its_row_and_says_so(potential):
     assert ranking.to_frame().converged.tolist() == [False, False]
 
 
-def test_two_scales_are_named_in_the_row(potential):
+def test_uncorrected_energies_and_those_of_elements_come_to_one_scale(potential):
+    """The corrections of NiO of 2020: -2.541 eV for each Ni with U, -0.687 eV for each O."""
     nickel_oxide = bulk("NiO", "rocksalt", a=4.2, cubic=True)
     by_defect = {one.cost.defect: one.cost for one in screen(nickel_oxide, model=potential, supercell=1)}
-    assert "two scales" in by_defect["v_Ni"].reason
-    assert "the reference of Ni of PBE" in by_defect["v_Ni"].reason
-    assert by_defect["v_O"].reason == ""
-    with_mu = screen(nickel_oxide, estimate=SupercellEstimator(potential, {"Ni": -3.0}), supercell=1)
-    assert {one.cost.reason for one in with_mu} == {""}
+    assert {cost.scale for cost in by_defect.values()} == {"mp2020"}
+    assert by_defect["v_Ni"].correction == pytest.approx(2.541, abs=1e-6)
+    assert by_defect["v_O"].correction == pytest.approx(0.687, abs=1e-6)
+    assert {cost.reason for cost in by_defect.values()} == {""}
+    of_nickel = SupercellEstimator(potential, {"Ni": -3.0})
+    with pytest.raises(ValueError, match="two scales: .* give that of O, too"):
+        list(screen(nickel_oxide, estimate=of_nickel, supercell=1))
+    with_mu = screen(nickel_oxide, estimate=SupercellEstimator(potential, {"Ni": -3.0, "O": -5.0}), supercell=1)
+    assert {(one.cost.scale, one.cost.correction) for one in with_mu} == {("uncorrected", 0.0)}
 
 
 def test_models_without_forces_are_refused_before_anything_is_screened(small_model):

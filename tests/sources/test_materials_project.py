@@ -404,7 +404,7 @@ def test_changed_documents_are_used_or_refused_in_words(server, client, tmp_path
 
 def test_an_electrode_without_a_discharged_host_is_refused(server, client, tmp_path):
     def change(route, document):
-        if route != "insertion_electrodes" or document["battery_id"] != "mp-172_Li":
+        if route != "insertion_electrodes" or document["material_ids"] != ["mp-172"]:
             return document
         return {**document, "id_discharge": None}
 
