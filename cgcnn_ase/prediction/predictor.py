@@ -168,7 +168,7 @@ class Predictor:
         if self.second_opinion is not None:
             records = read_structures(inputs, order_disordered=self.order_disordered)
             return self._with_second_opinion(records, self.second_opinion)
-        return (prediction for prediction, _ in self.stream_with(_nothing, inputs))
+        return (prediction for prediction, _ in self.stream_with(without_result, inputs))
 
     def stream_files(
         self, paths: Sequence[Path], *, names: UniqueIds | None = None
@@ -180,7 +180,7 @@ class Predictor:
         if self.second_opinion is not None:
             records = self._checked_records(paths, names or UniqueIds())
             return self._with_second_opinion(records, self.second_opinion)
-        return (prediction for prediction, _ in self.stream_files_with(_nothing, paths, names=names))
+        return (prediction for prediction, _ in self.stream_files_with(without_result, paths, names=names))
 
     def stream_with(
         self, function: Callable[[MemberPrediction], T], inputs: object
@@ -329,7 +329,8 @@ def as_paths(inputs: object) -> list[Path] | None:
     return None
 
 
-def _nothing(member: MemberPrediction) -> None:
+def without_result(member: MemberPrediction) -> None:
+    """For :meth:`Predictor.stream_with` where the prediction alone is wanted."""
     del member
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cgcnn_ase.energies.scales import check_scale
 from cgcnn_ase.models.registry import ModelRef, load_refs, model_part
-from cgcnn_ase.prediction.predictor import Predictor
+from cgcnn_ase.prediction.predictor import Predictor, without_result
 from cgcnn_ase.stability.phases import (
     CompetingPhases,
     check_scale_of_table,
@@ -260,7 +260,7 @@ class StabilityPredictor:
         if self.together or self.competing is not None:
             yield from self._against_predicted(list(stream_with(_members)))
         elif isinstance(self.comparison.entries, CompetingPhases):  # these phases are not sent to worker processes
-            for prediction, _ in stream_with(_no_row):
+            for prediction, _ in stream_with(without_result):
                 yield self.comparison.of(prediction)
         else:
             for prediction, row in stream_with(self.comparison):
@@ -271,7 +271,9 @@ class StabilityPredictor:
         crystals = [self.comparison.phase_or_none(*each) for each in predicted]
         chosen = list(zip((p for p, _ in predicted), crystals, strict=True)) if self.together else []
         chosen += self._predicted_phases
-        outside = [f"{p.id} ({p.in_domain_reason})" for p, phase in chosen if phase is not None and not p.in_domain]
+        outside = [
+            f"{p.id} ({p.in_domain_reason})" for p, phase in chosen if phase is not None and p.in_domain is False
+        ]
         if outside:
             more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
             warnings.warn(
@@ -292,10 +294,6 @@ class StabilityPredictor:
             if prediction.error is not None:
                 raise StructureError(prediction.source, f"as a competing phase: {prediction.error}")
         return [(prediction, self.comparison.phase(prediction, members)) for prediction, members in predicted]
-
-
-def _no_row(member: "MemberPrediction") -> None:
-    del member
 
 
 def _members(member: "MemberPrediction") -> "Floats | None":

@@ -12,8 +12,9 @@ from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 from scipy.stats import norm
 
-from cgcnn_ase import predict, stability
+from cgcnn_ase import load_model, predict, stability
 from cgcnn_ase.energies.scales import convert_formation_energy
+from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.predictor import Predictor
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, known_phases, read_phases
 from cgcnn_ase.stability.predicted_phases import Competition, PredictedPhase
@@ -254,6 +255,17 @@ def test_what_lies_outside_the_domain_competes_with_nothing(phases):
     with pytest.warns(UserWarning, match="outside the domain, and so no competing phase: .*Å"):
         rows = stability([similar(1.0)], entries=phases, competing=[squeezed]).all
     assert not any(part.predicted for part in rows[0].decomposition)
+
+
+def test_what_a_model_without_calibration_predicts_competes_without_a_warning(phases):
+    """Its domain is not known, which is not the same as outside of it."""
+    model = load_model("formation-energy-per-atom")
+    bare = CrystalModel.like(model, model.networks)
+    bare.calibration = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (row,) = stability([similar(1.0)], bare, entries=phases, competing=[similar(1.02)]).all
+    assert row.hull_source.endswith("; 1 predicted structures")
 
 
 def test_a_competing_structure_that_fails_is_told(phases, tmp_path):
