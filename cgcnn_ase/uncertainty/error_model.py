@@ -173,9 +173,7 @@ class ErrorModel:
         these and not the model's own may be calibrated on the same set. ``signals`` (n, k) are positive,
         ``composition`` (n, 101), ``embedding`` (n, F) and ``errors`` (n,) are of the calibration set.
         """
-        hard = np.empty((len(signals), 0)) if difficulty is None else difficulty.apply(composition, embedding)
-        columns = np.concatenate([signals, hard, _described(composition, embedding)], axis=1, dtype=np.float32)
-        logs = _logs(signals, hard)
+        columns, logs = _inputs(signals, composition, embedding, difficulty)
         _, group = np.unique(np.round(np.asarray(composition), 5), axis=0, return_inverse=True)
         group = group.ravel()
         fold = (np.random.default_rng(seed).permutation(group.max() + 1) % N_FOLDS)[group]
@@ -192,9 +190,7 @@ class ErrorModel:
 
     def apply(self, signals: Floats, composition: npt.ArrayLike, embedding: npt.ArrayLike) -> Floats:
         """The expected absolute error, (n,), in the unit of the errors."""
-        hard = np.empty((len(signals), 0)) if self.difficulty is None else self.difficulty.apply(composition, embedding)
-        columns = np.concatenate([signals, hard, _described(composition, embedding)], axis=1, dtype=np.float32)
-        return _mean(self.expected, self.line, columns, _logs(signals, hard))
+        return _mean(self.expected, self.line, *_inputs(signals, composition, embedding, self.difficulty))
 
     def arrays(self) -> dict[str, AnyArray]:
         """All parts as named arrays."""
@@ -249,10 +245,15 @@ def _mean(forest: ErrorForest, line: Floats | None, columns: Floats32, logs: Flo
     return of_forest if line is None else np.sqrt(of_forest * np.exp(line[0] + logs @ line[1:]))
 
 
-def _logs(signals: Floats, hard: Floats) -> Floats:
-    """Logarithms of signals and difficulties, (n, k), for the line."""
-    logs: Floats = np.log(np.maximum(np.concatenate([signals, hard], axis=1), np.finfo(np.float32).tiny))
-    return logs
+def _inputs(
+    signals: Floats, composition: npt.ArrayLike, embedding: npt.ArrayLike, difficulty: Difficulty | None
+) -> tuple[Floats32, Floats]:
+    """Signals, difficulties, composition and embedding for the forest, and logarithms of the first two for the line."""
+    known = signals
+    if difficulty is not None:
+        known = np.concatenate([signals, difficulty.apply(composition, embedding)], axis=1)
+    columns = np.concatenate([known, _described(composition, embedding)], axis=1, dtype=np.float32)
+    return columns, np.log(np.maximum(known, np.finfo(np.float32).tiny))
 
 
 def _presence(composition: npt.ArrayLike) -> Floats:
