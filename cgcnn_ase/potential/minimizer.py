@@ -139,11 +139,11 @@ def _length(step: _Pull) -> float:
     return max(longest, 2.0 * float(np.abs(step.virial).max()))
 
 
-def _springs(n_atoms: int, centers: Ints, neighbors: Ints, distances: Floats) -> Callable[[Floats], Floats]:
-    """Return the displacements that forces, (N, 3), pull out of the springs, which are the same for each direction."""
-    if n_atoms > MAX_DENSE:
-        stiffness = STABILIZER + SPRING * np.bincount(centers, np.ones(len(centers)), n_atoms)[:, None] / USUAL
-        return lambda forces: forces / stiffness
+def spring_matrix(n_atoms: int, centers: Ints, neighbors: Ints, distances: Floats) -> Floats:
+    """Second derivatives of the energy of the springs between neighbours by the positions, (N, N) eV/Å^2.
+
+    They are the same for each direction, and positive definite.
+    """
     matrix = np.zeros((n_atoms, n_atoms))
     if len(distances):
         strength = SPRING * np.exp(-DECAY * (distances / np.median(_nearest(n_atoms, centers, distances)) - 1.0))
@@ -151,7 +151,15 @@ def _springs(n_atoms: int, centers: Ints, neighbors: Ints, distances: Floats) ->
         np.fill_diagonal(matrix, 0.0)
         matrix = 0.5 * (matrix + matrix.T)
     np.fill_diagonal(matrix, STABILIZER - matrix.sum(axis=1))
-    factor = cho_factor(matrix, check_finite=False)
+    return matrix
+
+
+def _springs(n_atoms: int, centers: Ints, neighbors: Ints, distances: Floats) -> Callable[[Floats], Floats]:
+    """Return the displacements that forces, (N, 3), pull out of the springs, which are the same for each direction."""
+    if n_atoms > MAX_DENSE:
+        stiffness = STABILIZER + SPRING * np.bincount(centers, np.ones(len(centers)), n_atoms)[:, None] / USUAL
+        return lambda forces: forces / stiffness
+    factor = cho_factor(spring_matrix(n_atoms, centers, neighbors, distances), check_finite=False)
     return lambda forces: cho_solve(factor, forces, check_finite=False)
 
 

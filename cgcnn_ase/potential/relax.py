@@ -201,7 +201,7 @@ class _Run:
         potential.check_elements(atoms.numbers)
         self.record, self.settings = record, settings
         self.structure = geometry(atoms.copy())
-        self._initial, self._fixed = atoms, _fixed(atoms)
+        self._initial, self._fixed = atoms, fixed_atoms(atoms)
         self._minimizer = Minimizer(with_cell=bool(atoms.pbc.all()) and not settings.fixed_cell, fixed=self._fixed)
         self._symmetry = _symmetry(atoms) if settings.keep_symmetry else None
         self._neighbors = NeighborList(potential.cutoff)
@@ -308,7 +308,7 @@ class _Run:
         )
 
 
-def _fixed(atoms: "Atoms") -> Bools:
+def fixed_atoms(atoms: "Atoms") -> Bools:
     """Atoms that stay; a ValueError if there are other constraints."""
     from ase.constraints import FixAtoms
 
