@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
     from cgcnn_ase.inspection.second_opinion import SecondOpinions, predict
+    from cgcnn_ase.learning.relax import relax
     from cgcnn_ase.models.registry import load_model
-    from cgcnn_ase.potential.relax import relax
     from cgcnn_ase.prediction.predictor import Predictor
     from cgcnn_ase.stability.predictor import stability
     from cgcnn_ase.training.calibrate import calibrate
@@ -26,7 +26,7 @@ _HOMES = {
     "finetune": "cgcnn_ase.training.finetune",
     "load_model": "cgcnn_ase.models.registry",
     "predict": "cgcnn_ase.inspection.second_opinion",
-    "relax": "cgcnn_ase.potential.relax",
+    "relax": "cgcnn_ase.learning.relax",
     "stability": "cgcnn_ase.stability.predictor",
 }
 

@@ -60,7 +60,7 @@ class ReferenceLabel:
         if self.stress is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(self.stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
-        atoms.info |= {_TRAJECTORY: self.trajectory, _REASON: self.reason}
+        atoms.info |= {_TRAJECTORY: self.trajectory or "0", _REASON: self.reason or "asked for"}
         atoms.info |= {name: getattr(self, name) for name in _EXPECTED if getattr(self, name) is not None}
         return atoms
 

@@ -90,10 +90,11 @@ class LearnedRelaxation:
         check_elements(start.numbers.tolist(), others)
         self.start, self.options, self.trajectory = start.copy(), options, trajectory
         self.start.calc = None
+        self.structure = geometry(self.start)
         self.with_cell = bool(start.pbc.all()) and not options.fixed_cell
         self.fixed: Bools = fixed_atoms(start)
         self.labels: list[ReferenceLabel] = []
-        self._memory, self._others = memory, list(others)
+        self.memory, self._others = memory, list(others)
         self._asked: ReferenceRequest | None = None
 
     @property
@@ -120,16 +121,15 @@ class LearnedRelaxation:
         return self._asked
 
     def _propose(self) -> ReferenceRequest:
-        start = geometry(self.start)
-        if not self.labels and (not self._others or self._memory.surface is None):
-            return ReferenceRequest(start, None, "the first structure", 0, [])
-        surface = self._memory.corrected(self.labels, self._others, with_cell=self.with_cell)
+        if not self.labels and (not self._others or self.memory.surface is None):
+            return ReferenceRequest(self.structure, None, "the first structure", 0, [])
+        surface = self.memory.corrected(self.labels, self._others, with_cell=self.with_cell)
         limit = self.options.max_force_std
         if self.lowest is not None:
             limit = max(limit, self.largest_force(self.lowest))
         return propose(
             surface,
-            start,
+            self.structure,
             self.labels,
             UncertaintyLimits(limit, self.options.max_energy_std),
             fmax=self.options.fmax,

@@ -308,18 +308,19 @@ class _Run:
         )
 
 
-def fixed_atoms(atoms: "Atoms") -> Bools:
-    """Atoms that stay; a ValueError if there are other constraints."""
+def fixed_atoms(atoms: "Atoms", *, strict: bool = True) -> Bools:
+    """Atoms that stay, (N,); where there are other constraints than FixAtoms, a ValueError if ``strict``."""
     from ase.constraints import FixAtoms
 
     fixed: Bools = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.index] = True
+        elif strict:
             raise ValueError(
                 f"has a constraint {type(constraint).__name__}; FixAtoms is allowed here, and all of them with ASE's "
                 "optimisers and CGCNNCalculator"
             )
-        fixed[constraint.index] = True
     return fixed
 
 

@@ -47,6 +47,7 @@ class Relaxed:
     converged: bool | None = None
     max_force: float | None = None
     max_force_std: float | None = None
+    n_reference_calls: int | None = None  # of a relaxation with a reference
     volume_change: float | None = None  # relative; None where not periodic in all directions
     in_domain: bool | None = None
     in_domain_reason: str = ""
