@@ -1,4 +1,4 @@
-"""Workflows of many kinds of steps that the daemon is tried with: labels by EMT, and a loop of active learning.
+"""Workflows of many kinds of steps that the daemon is tried with: labels by EMT, relaxations, and active learning.
 
 Each start of a job is noted in a log by its code itself, as in ``_shards``.
 """
@@ -39,6 +39,18 @@ builder = WorkflowFactory("cgcnn.active_learning").get_builder_from_protocol(
 )
 print("PK", submit(builder).pk)
 """
+_LEARN_RELAX = """
+def rattled(k):
+    atoms = bulk("Cu", cubic=True, a=3.65)
+    atoms.rattle(0.1, seed=k)
+    return atoms
+structures = DataFactory("cgcnn.structures").from_ase([rattled(k) for k in range(2)], ["a", "b"])
+del emt["references"]
+builder = WorkflowFactory("cgcnn.learn_relax").get_builder_from_protocol(
+    orm.load_code("python"), structures, settings={"fixed_cell": True}, **emt
+)
+print("PK", submit(builder).pk)
+"""
 
 
 def make_codes(profile: Profile) -> None:
@@ -68,6 +80,11 @@ def submit_labels(profile: Profile) -> int:
 def submit_learning(profile: Profile, model: Path | str) -> int:
     """Submit two rounds of active learning, each of two labels; the pk."""
     return _submit(profile, f"MODEL = {str(model)!r}\n{_LEARN}")
+
+
+def submit_learn_relax(profile: Profile) -> int:
+    """Submit relaxations of two rattled cells of copper by EMT that is asked as little as possible; the pk."""
+    return _submit(profile, _LEARN_RELAX)
 
 
 def _submit(profile: Profile, text: str) -> int:

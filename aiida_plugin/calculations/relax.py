@@ -89,14 +89,14 @@ class RelaxCalculation(CrashSafeCalcJob):
             "model",
             valid_type=CGCNNModelData,
             serializer=model_node,
-            validator=_check_model,
+            validator=check_potential,
             help="The potential: a node, or a name of a pretrained one, or a path, whose node is found or made.",
         )
         spec.input(
             "structures",
             valid_type=(StructureSetData, StructureData),
             serializer=structures_node,
-            validator=_check_structures,
+            validator=check_structures,
             help=f"The structures to relax: a set, or one structure (which has the id {SINGLE}). A group, its "
             "label, or a query becomes the set of what it holds at that time.",
         )
@@ -200,7 +200,7 @@ def _bare(atoms: "Atoms") -> "Atoms":
     )
 
 
-def _check_model(model: CGCNNModelData | None, _: object) -> str | None:
+def check_potential(model: CGCNNModelData | None, _: object) -> str | None:
     """Say why a model is no potential, None if it is one."""
     if model is None:
         return None
@@ -225,7 +225,8 @@ def _check_model(model: CGCNNModelData | None, _: object) -> str | None:
     return None
 
 
-def _check_structures(structures: StructureSetData | StructureData | None, _: object) -> str | None:
+def check_structures(structures: StructureSetData | StructureData | None, _: object) -> str | None:
+    """Say why a structure cannot be relaxed, None if nothing is known against it."""
     if isinstance(structures, StructureData):
         try:
             as_set(structures)

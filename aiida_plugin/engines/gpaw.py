@@ -36,7 +36,7 @@ class GPAWEngine(ASEJobsEngine[GPAWSettings]):
         settings = run.settings
         job = {
             "calculator": "gpaw",
-            "parameters": gpaw_parameters(run.structure, settings),
+            "parameters": gpaw_parameters(run.mesh_structure or run.structure, settings),
             "moments": dict(run.moments) if settings["spin"] else {},
             "kpoints_distance": settings["kpoints_distance"],
         }
@@ -63,7 +63,7 @@ def _look() -> Finding:
 
 
 def gpaw_parameters(structure: "StructureData", settings: GPAWSettings) -> Inputs:
-    """Parameters of GPAW, as JSON: plane waves, a mesh around Γ, PAW data sets with U."""
+    """Parameters of GPAW, as JSON: plane waves, the mesh of a structure around Γ, PAW data sets with U."""
     parameters: Inputs = {
         "mode": {"name": "pw", "ecut": float(settings["cutoff"])},
         "xc": settings["functional"],

@@ -51,6 +51,8 @@ class Run(Generic[S]):
     settings: S  # a resolved protocol; see :func:`aiida_plugin.engines.protocol.resolve`
     moments: Mapping[str, float] = field(default_factory=dict)  # to start from, by kind name, μB; empty without spin
     options: Mapping[str, Any] = field(default_factory=dict)  # ``metadata.options`` of the jobs: resources, wall time
+    # the structure whose mesh is taken: along a relaxation the mesh stays, or the energy would jump where it changes
+    mesh_structure: "StructureData | None" = None
 
     @property
     def job_options(self) -> Inputs:
@@ -71,8 +73,8 @@ class Run(Generic[S]):
 
     @property
     def mesh(self) -> "KpointsData":
-        """See `mesh_of`."""
-        return mesh_of(self.structure, float(self.settings["kpoints_distance"]))
+        """Mesh of the structure, or of that whose mesh is to be taken; see `mesh_of`."""
+        return mesh_of(self.mesh_structure or self.structure, float(self.settings["kpoints_distance"]))
 
     @property
     def hubbard_u(self) -> dict[str, float]:

@@ -89,6 +89,8 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
             **({"settings": Dict(special)} if special else {}),
         }
         base: Inputs = {"pw": job, "kpoints_distance": Float(settings["kpoints_distance"])}
+        if run.mesh_structure is not None:
+            base["kpoints"] = run.mesh  # goes before the distance
         chain = PwRelaxWorkChain if settings["relax"] else PwBaseWorkChain
         builder: ProcessBuilder = chain.get_builder()
         if settings["relax"]:

@@ -60,6 +60,8 @@ class VASPEngine(Engine[VASPSettings]):
         builder.potential_family = Str(settings["potential_family"])
         builder.potential_mapping = Dict(potentials)
         builder.kpoints_spacing = Float(settings["kpoints_distance"] / (2 * pi))
+        if run.mesh_structure is not None:
+            builder.kpoints = run.mesh  # goes before the spacing
         builder._update({"calc": {"metadata": {"options": run.job_options}}})
         if u := run.hubbard_u:
             shells = {kind.name: hubbard_shell(kind.symbol)[-1] for kind in kinds}

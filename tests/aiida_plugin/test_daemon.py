@@ -19,7 +19,7 @@ from aiida.plugins import DataFactory, WorkflowFactory
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from _daemon import Graph, Profile, kill_and_finish, profile
-from _learning import make_codes, submit_labels, submit_learning
+from _learning import make_codes, submit_labels, submit_learn_relax, submit_learning
 from _shards import N_SHARDS, make_code, runs, submit_shards
 
 from cgcnn_ase.models.checkpoint import save_model
@@ -155,6 +155,18 @@ def test_labels_under_kills():
         assert graph.finished["AseCalculation"] == 4 + 3  # the alloys, and Ni, Al and Cu
         assert graph.finished["AseBaseWorkChain"] == 4 + 3
         assert set(graph.outputs) == {"labelled", "failures", "reference_energies"}
+
+
+@pytest.mark.long
+def test_learned_relaxation_under_kills():
+    """No label is lost, and none computed twice; each step may be taken twice (test_learn_relax)."""
+    with profile() as made:
+        graph = killed_thrice(made, submit_learn_relax, within=8, seed=3)
+        n = graph.finished["AseCalculation"]
+        assert n > 4
+        assert graph.finished["AseBaseWorkChain"] == n
+        assert graph.finished["learn_step"] == n + 1
+        assert set(graph.outputs) == {"labels", "relaxed_structures", "summary"}
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ def test_it_loads(group, name):
         ("aiida.workflows", "cgcnn.screen", ["the best and the least certain", "selection", "430"]),
         ("aiida.workflows", "cgcnn.finetune", ["before and after", "recipe", "421"]),
         ("aiida.workflows", "cgcnn.active_learning", ["asks for the labels", "budget", "431"]),
+        ("aiida.workflows", "cgcnn.learn_relax", ["only where the potential does not know", "memory", "430"]),
         ("aiida.workflows", "cgcnn.predict_shards", ["try failed ones again alone", "n_shards", "410"]),
     ],
 )

@@ -16,8 +16,8 @@ from ase.build import bulk, niggli_reduce  # noqa: E402
 from ase.spacegroup import crystal  # noqa: E402
 
 from aiida_plugin.data.labels import scheme_of  # noqa: E402
-from aiida_plugin.engines.gpaw import gpaw_parameters  # noqa: E402
-from aiida_plugin.engines.inputs import mesh_of  # noqa: E402
+from aiida_plugin.engines.gpaw import GPAWEngine, gpaw_parameters  # noqa: E402
+from aiida_plugin.engines.inputs import Run, mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 
 
@@ -214,6 +214,21 @@ def test_parameters_follow_the_protocol():
     assert gpaw_parameters(structure, named)["mixer"] == {"beta": 0.02}
     with pytest.raises(ValueError, match="kpoints_distance is 0"):
         mesh_of(structure, 0)
+
+
+def test_along_a_relaxation_the_mesh_is_that_of_the_start(code):
+    """Or the energy would jump where the cell has become so much smaller that the mesh of the distance changes."""
+    start, later = (orm.StructureData(ase=bulk("Cu", cubic=True, a=a)) for a in (4.0, 3.0))
+    settings = resolve("gpaw", "balanced", {"kpoints_distance": 0.5})
+    meshes = [
+        GPAWEngine().builder(run).calc.settings["parameters"]["kpts"]["size"]
+        for run in (
+            Run(start, code, settings),
+            Run(later, code, settings),
+            Run(later, code, settings, mesh_structure=start),
+        )
+    ]
+    assert meshes == [[4, 4, 4], [5, 5, 5], [4, 4, 4]]
 
 
 def test_a_mesh_has_the_spacing_that_was_asked():

@@ -236,6 +236,14 @@ def test_every_setting_reaches_the_input(family, code):
     assert parameters["ELECTRONS"]["conv_thr"] * 13.605693 == pytest.approx(4e-4)
     assert parameters["ELECTRONS"]["electron_maxstep"] == 33
     assert made.kpoints_distance == 0.5
+    assert "kpoints" not in made
+    # along a relaxation the mesh is that of the start
+    start = orm.StructureData(ase=lithium_nickelate())
+    wider = orm.StructureData(ase=lithium_nickelate().repeat((3, 1, 1)))
+    settings = resolve("quantumespresso", "fast", QUICK | {"kpoints_distance": 0.5})
+    along = QE.builder(Run(wider, code, settings, mesh_structure=start))
+    assert along.kpoints.get_kpoints_mesh()[0] == Run(start, code, settings).mesh.get_kpoints_mesh()[0]
+    assert along.kpoints.get_kpoints_mesh()[0] != Run(wider, code, settings).mesh.get_kpoints_mesh()[0]
     assert made.pw.metadata.options.withmpi is False
     assert made.pw.metadata.options.prepend_text == START_ONCE
     assert "settings" not in made.pw

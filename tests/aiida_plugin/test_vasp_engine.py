@@ -125,6 +125,12 @@ def test_labels_of_a_run(family, code, mock):
     query = orm.QueryBuilder().append(type(labels), tag="labels", filters={"id": labels.pk})
     jobs = query.append(orm.CalcJobNode, with_descendants="labels").distinct().all(flat=True)
     assert [job.process_type for job in jobs] == ["aiida.calculations:vasp.vasp"]
+    # along a relaxation the mesh is that of the start
+    settings = resolve("vasp", "fast", {"potential_family": "mock", "kpoints_distance": 0.5})
+    start, wider = (orm.StructureData(ase=atoms) for atoms in (diamond(), diamond().repeat((3, 1, 1))))
+    mesh = ENGINE.builder(Run(wider, code, settings, mesh_structure=start)).kpoints.get_kpoints_mesh()[0]
+    assert mesh == Run(start, code, settings).mesh.get_kpoints_mesh()[0]
+    assert mesh != Run(wider, code, settings).mesh.get_kpoints_mesh()[0]
 
 
 def test_tags_by_kind_in_the_order_of_the_atoms(family, code, mock):
