@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cgcnn_ase.calculator import CGCNNCalculator
     from cgcnn_ase.inspection.second_opinion import SecondOpinions, predict
+    from cgcnn_ase.learning.calculator import LearningCalculator
     from cgcnn_ase.learning.relax import relax
     from cgcnn_ase.models.registry import load_model
     from cgcnn_ase.prediction.predictor import Predictor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CGCNNCalculator": "cgcnn_ase.calculator",
+    "LearningCalculator": "cgcnn_ase.learning.calculator",
     "Predictor": "cgcnn_ase.prediction.predictor",
     "SecondOpinions": "cgcnn_ase.inspection.second_opinion",
     "calibrate": "cgcnn_ase.training.calibrate",
@@ -31,8 +33,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CGCNNCalculator", "Predictor", "SecondOpinions", "__version__", "calibrate", "finetune", "load_model", "predict",
-    "relax", "stability",
+    "CGCNNCalculator", "LearningCalculator", "Predictor", "SecondOpinions", "__version__", "calibrate", "finetune",
+    "load_model", "predict", "relax", "stability",
 ]  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from cgcnn_ase.cli.messages import (
 from cgcnn_ase.cli.options import Paths, complete_model
 
 if TYPE_CHECKING:
+    from cgcnn_ase.learning.learning_state import LearningState
+    from cgcnn_ase.learning.session import LearnedRelaxOptions
     from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions
 
 _FAILED, _UNCONVERGED = "failed", "not converged"
@@ -55,6 +57,31 @@ def relax(
     workers: Annotated[
         int | None, typer.Option(help="Processes; all cores for 8 structures and more by default.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask this calculator where the potential does not know, learn from it, and go on to a minimum that it "
+            "confirms: gpaw, quantumespresso, chgnet, sevennet, a name that ASE knows, or module:Class.",
+            metavar="NAME",
+        ),
+    ] = None,
+    reference_settings: Annotated[
+        Path | None, typer.Option(help="Keywords of the reference, in YAML.", metavar="FILE.yaml")
+    ] = None,
+    memory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what the reference said, which all structures share: a run that was interrupted goes on, "
+            "and `cgcnn-ase finetune` reads its labels.extxyz.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    max_force_std: Annotated[
+        float | None, typer.Option(help="Std of a force above which the reference is asked, eV/Å (0.2 by default).")
+    ] = None,
+    max_calls: Annotated[
+        int | None, typer.Option(help="Most calls of the reference for a structure (100 by default).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: the rows as JSON on stdout.")] = False,
     environment: Annotated[
         Path | None, typer.Option(help="Also write versions, host, threads and engine to this .json file.")
@@ -62,7 +89,8 @@ def relax(
 ) -> None:
     """Relax structures, atoms and cell, on a potential: energy, its std, largest force, and whether the model knows it.
 
-    Structures that are not converged after STEPS are named on stderr, and written as they are then.
+    Structures that are not converged after STEPS are named on stderr, and written as they are then. With --reference,
+    energies and forces that decide are the reference's, and `--model none` starts without a potential.
 
     Exit code 0: all done; 1: some structures failed, each named on stderr, the rest written; 2: nothing could be done.
     """
@@ -72,6 +100,7 @@ def relax(
     from cgcnn_ase.cli.relax_output import Earlier, RelaxWriter, check_output, read_earlier
     from cgcnn_ase.core.environment import write_environment
     from cgcnn_ase.core.parallel import WorkerError
+    from cgcnn_ase.learning.relax import stream_learned
     from cgcnn_ase.models.registry import find_model, load_refs
     from cgcnn_ase.potential.potential import Potential
     from cgcnn_ase.potential.relax import MIN_PARALLEL, stream_relaxed
@@ -88,20 +117,33 @@ def relax(
         if resume and output is not None:  # of an earlier run, in a folder of structures
             files = [file for file in files if file.resolve() != output.resolve()]
         check_output(output, trajectory, paths, files)
-        ref = find_model(model)
-        potential = Potential(load_refs([ref])[0])
-        earlier = read_earlier(output, settings, potential.model) if resume and output is not None else None
+        learning = None
+        if reference is None:
+            _refuse_unused(reference_settings, memory, max_force_std, max_calls)
+        else:
+            learning = _learning(
+                reference, reference_settings, memory, None if model == "none" else model, settings,
+                max_force_std=max_force_std, max_calls=max_calls, workers=workers, output=output, resume=resume,
+            )  # fmt: skip
+        earlier = None
+        if learning is None:
+            ref = find_model(model)
+            potential = Potential(load_refs([ref])[0])
+            earlier = read_earlier(output, settings, potential.model) if resume and output is not None else None
         if earlier is not None and earlier.done:
             echo_note(f"{len(earlier.done)} structures are in {output} already")
         writer = RelaxWriter(output, as_json=as_json, trajectory=trajectory, earlier=earlier)
         if environment is not None:
-            write_environment(environment, engine=potential.engine, device="cpu", seeds={})
+            write_environment(environment, engine="torch", device="cpu", seeds={})
     tally = _Tally(settings)
     try:
         records = (earlier or Earlier()).records(files)
         first = list(islice(records, MIN_PARALLEL))
         total = len(first) if len(first) < MIN_PARALLEL else None
-        rows = stream_relaxed(chain(first, records), ref, settings, workers=workers, total=total)
+        if learning is None:
+            rows = stream_relaxed(chain(first, records), ref, settings, workers=workers, total=total)
+        else:
+            rows = stream_learned(chain(first, records), *learning, trajectory=bool(trajectory))
         with writer, warnings_as_lines(), closing(rows):
             for row in progress_of_files(rows, "Relaxing", files):
                 writer.write(row)
@@ -120,15 +162,68 @@ def relax(
         raise typer.Exit(1)
 
 
+def _refuse_unused(
+    reference_settings: Path | None, memory: Path | None, max_force_std: float | None, max_calls: int | None
+) -> None:
+    options = {"--reference-settings": reference_settings, "--memory": memory, "--max-force-std": max_force_std}
+    unused = [name for name, value in {**options, "--max-calls": max_calls}.items() if value is not None]
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: of no effect without --reference")
+
+
+def _learning(
+    reference: str,
+    settings_file: Path | None,
+    memory: Path | None,
+    model: str | None,
+    settings: "RelaxOptions",
+    *,
+    max_force_std: float | None,
+    max_calls: int | None,
+    workers: int | None,
+    output: Path | None,
+    resume: bool,
+) -> "tuple[LearningState, LearnedRelaxOptions]":
+    """State and options of a relaxation with a reference."""
+    from cgcnn_ase.core.yaml_settings import read_yaml
+    from cgcnn_ase.learning.learning_state import LearningState
+    from cgcnn_ase.learning.reference import reference_by_name
+    from cgcnn_ase.learning.session import MAX_FORCE_STD, LearnedRelaxOptions
+    from cgcnn_ase.models.registry import load_model
+    from cgcnn_ase.potential.potential import Potential
+
+    if workers not in (None, 1):
+        raise ValueError(f"--workers {workers}: with a reference structures learn from each other, one after the other")
+    if settings.keep_symmetry:
+        raise ValueError("--keep-symmetry: not with --reference, whose forces have the symmetry of the structure")
+    if resume and output is not None:
+        raise ValueError("--resume: with a reference, --memory FOLDER is what a run goes on from")
+    options = LearnedRelaxOptions(
+        fmax=settings.fmax,
+        max_force_std=MAX_FORCE_STD if max_force_std is None else max_force_std,
+        fixed_cell=settings.fixed_cell,
+        max_calls=100 if max_calls is None else max_calls,
+    )
+    potential = None if model is None else load_model(model)
+    if potential is not None:
+        Potential(potential)  # says why it has no forces, if so
+    parameters = None if settings_file is None else read_yaml(settings_file)
+    if memory is not None and not memory.parent.is_dir():
+        raise ValueError(f"--memory {memory}: the folder {memory.parent} does not exist")
+    calculator = reference_by_name(reference, parameters, folder=memory)
+    return LearningState(memory, model=potential, reference=calculator), options
+
+
 class _Tally:
     """Messages about the rows, and their number."""
 
     def __init__(self, settings: "RelaxOptions") -> None:
         self._settings, self.named = settings, NamedRows()
-        self.n_relaxed = self.n_outside = 0
+        self.n_relaxed = self.n_outside = self.n_calls = 0
 
     def add(self, row: "Relaxed") -> None:
         """Count a row, and name one that failed or is not converged."""
+        self.n_calls += row.n_reference_calls or 0
         if row.error is not None:
             self.named.add(_FAILED, row, row.error)
             return
@@ -147,6 +242,8 @@ class _Tally:
             notes.append(f"{n_unconverged} of them not converged after {self._settings.steps} steps (see --steps)")
         if self.n_outside:
             notes.append(f"{self.n_outside} of them unlike what the model has learned (in_domain)")
+        if self.n_calls:
+            notes.append(f"{self.n_calls} calls of the reference")
         if output is not None:
             notes.append(f"written to {output}")
         if n_failed:

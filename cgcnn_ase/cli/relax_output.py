@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # what a frame says beside energy, forces and stress
 _INFO = (
     "energy_std", "scale", "steps", "converged", "max_force", "max_force_std", "in_domain", "in_domain_reason",
-    "domain_score", "model", "model_sha256",
+    "domain_score", "model", "model_sha256", "n_reference_calls",
 )  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def _frame(atoms: "Atoms", fields: dict[str, object]) -> str:
 
 def _steps(row: Relaxed) -> Iterator[str]:
     for step, atoms in enumerate(row.trajectory):
-        fields = {"id": row.id, "step": step, "max_force_std": atoms.info["max_force_std"]}
+        fields = {"id": row.id, "step": step, "max_force_std": atoms.info.get("max_force_std")}
         yield _frame(atoms, fields | {"model": row.model, "model_sha256": row.model_sha256})
 
 

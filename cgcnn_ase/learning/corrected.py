@@ -8,14 +8,18 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.learning.coordinates import Coordinates
-from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
+from cgcnn_ase.learning.difference_process import DifferenceProcess
 from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.surface import Pairs, Surface
 
 # rows of the process's covariance at most: the newest labels of a trajectory
 _MAX_ROWS = 1200
 # errors that are seen count against so many that are as large as expected
-_TRUSTED = 3.0
+_TRUSTED, _EXPECTED_RATIO = 3.0, 1.5
+# part of the change of a force since the nearest label that is uncertain in any case
+_OF_CHANGE = 0.2
+# the largest of many errors is about so many std
+_USUAL_LARGEST = 2.0
 # how much larger than usual the surface's labels std may make that of the correction
 _MAX_RATIO = 5.0
 # force errors of a trajectory that no label tells of are those of other trajectories times this
@@ -25,6 +29,7 @@ _UNSEEN = 1.5
 class CorrectedPoint(NamedTuple):
     """One structure on a corrected surface, in the reference's energies."""
 
+    structure: Geometry
     energy: float  # eV
     forces: Floats  # (N, 3) eV/Å
     stress: Floats  # (3, 3) eV/Å^3
@@ -85,6 +90,7 @@ class CorrectedSurface:
             gradients.append(self.coordinates.gradient(structure, label.forces - point.forces, lacking))
         self._process = DifferenceProcess(np.array(us), np.array(energies), np.array(gradients))
         self.evidence = self._process.evidence
+        self._known = (np.array(us), [label.forces for label in labels[rows]])
 
     def __call__(self, structure: Geometry) -> CorrectedPoint:
         """Energy and derivatives with their std."""
@@ -96,24 +102,33 @@ class CorrectedSurface:
             n = len(structure.numbers)
             estimate = energy, point.forces, point.stress, float(self._expected * np.sqrt(n)), stds
         else:
-            difference = self._process(self.coordinates.of(structure))
+            u = self.coordinates.of(structure)
+            difference = self._process(u)
             forces, stress = self.coordinates.forces_and_stress(structure, difference.gradient)
+            change = self._change_of_force(u, point.forces + forces)
             variances = self.coordinates.force_variances(difference.prior, difference.explained).mean(axis=1)
             estimate = (
                 point.energy + difference.energy,
                 point.forces + forces,
                 point.stress + stress,
                 float(self._factor * ratio.mean() * difference.energy_std),
-                self._factor * ratio * np.sqrt(variances + NOISE**2),
+                self._factor * ratio * np.sqrt(variances + self._process.noise**2 + (_OF_CHANGE * change) ** 2),
             )
-        return CorrectedPoint(*estimate, point.domain_score / self._largest_score, point.domain_reason, point.pairs)
+        return CorrectedPoint(
+            structure, *estimate, point.domain_score / self._largest_score, point.domain_reason, point.pairs
+        )
+
+    def _change_of_force(self, u: Floats, forces: Floats) -> float:
+        """Largest change of a component of a force since the nearest label, eV/Å."""
+        nearest = int(np.argmin(np.linalg.norm(self._known[0] - u, axis=1)))
+        return float(np.abs(forces - self._known[1][nearest]).max())
 
 
 def error_ratio(labels: Sequence[ReferenceLabel]) -> float:
-    """Root of the mean squared ratio of error and std of the forces that labels have told; 1 where there is none."""
+    """Factor that the labels ask for: the root of the mean squared ratio of the largest error and the largest std."""
     ratios = [
-        min(label.force_error / label.force_std, _MAX_RATIO)
+        min(label.force_error / label.force_std / _USUAL_LARGEST, _MAX_RATIO)
         for label in labels
         if label.force_error is not None and label.force_std is not None and label.force_std > 0
     ]
-    return float(np.sqrt((_TRUSTED + np.square(ratios).sum()) / (_TRUSTED + len(ratios))))
+    return float(np.sqrt((_TRUSTED * _EXPECTED_RATIO**2 + np.square(ratios).sum()) / (_TRUSTED + len(ratios))))

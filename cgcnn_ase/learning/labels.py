@@ -29,7 +29,7 @@ class ReferenceLabel:
     forces: Floats  # (N, 3) eV/Å, without the effect of constraints
     stress: Floats | None  # (3, 3) eV/Å^3
     reason: str  # why the reference was asked
-    # of what was predicted before: eV a cell, and root mean squares over the components of all forces, eV/Å
+    # of what was predicted before: eV a cell; largest error of a component and largest std of the forces, eV/Å
     energy_error: float | None = None
     force_error: float | None = None
     force_std: float | None = None  # None where nothing could be predicted
@@ -78,11 +78,11 @@ class ReferenceLabel:
         stress = results.get("stress")
         return cls(
             atoms=atoms,
-            trajectory=str(info[_TRAJECTORY] or ""),
+            trajectory="" if info[_TRAJECTORY] is None else str(info[_TRAJECTORY]),
             energy=float(results["energy"]),
             forces=np.asarray(results["forces"], dtype=float),
             stress=None if stress is None else voigt_6_to_full_3x3_stress(np.asarray(stress, dtype=float)),
-            reason=str(info[_REASON] or ""),
+            reason="" if info[_REASON] is None else str(info[_REASON]),
             **{name: None if info[name] is None else float(info[name]) for name in _EXPECTED},
         )
 

@@ -31,7 +31,7 @@ LABELS, STATE, CALLS, POTENTIAL = "labels.extxyz", "state.json", "calls.csv", "p
 _FORMAT = 1
 _COLUMNS = ("call", "trajectory", "n_atoms", "energy", "energy_error", "force_error", "force_std", "reason")
 # labels that a fine-tuning needs at least, and its epochs in units of the recipe's
-MIN_FINETUNE, _EPOCHS = 10, 0.3
+MIN_FINETUNE, _EPOCHS = 10, 1.0
 
 
 class LearningState:

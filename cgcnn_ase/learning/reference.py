@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 _VOLATILE = frozenset({"txt", "label", "directory", "command", "profile", "parallel", "prefix", "logfile", "restart"})
 # machine-learned potentials by name, and their functions in cgcnn_ase.energies.calculators
 _POTENTIALS = {"chgnet": "chgnet_calculator", "sevennet": "sevennet_calculator"}
+# fmt: off
 # settings of programs that are known by name, under those that are given
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "xc": "PBE", "kpts": {"density": 2.5, "gamma": True}},
+    "gpaw": {  # atoms leave the symmetry that they start from
+        "mode": {"name": "pw", "ecut": 400.0}, "xc": "PBE", "kpts": {"density": 2.5, "gamma": True}, "symmetry": "off",
+    },
     "espresso": {"kspacing": 0.25},
 }
+# fmt: on
 _ALIASES = {"quantumespresso": "espresso", "qe": "espresso"}
 
 
@@ -131,23 +135,30 @@ def reference_by_name(
         made: BaseCalculator = getattr(calculators, _POTENTIALS[name])()
         return made
     title = _ALIASES.get(name, name)
-    options = {**DEFAULTS.get(title, {}), **options}
+    options = DEFAULTS.get(title, {}) | options
     if title == "gpaw" and folder is not None:
         options = {"txt": str(folder / "gpaw.txt")} | options
     if title == "espresso":
-        from ase.calculators.espresso import EspressoProfile
-
-        if folder is not None:
-            options = {"directory": str(folder / "espresso")} | options
-        profile: Any = options.get("profile", {"command": "pw.x", "pseudo_dir": "."})
-        options["profile"] = EspressoProfile(**profile) if isinstance(profile, Mapping) else profile
-        data: dict[str, Any] = dict(options.get("input_data", {}))
-        options["input_data"] = data | {"control": {"tprnfor": True, "tstress": True, **data.get("control", {})}}
+        options = _espresso(options, folder)
     try:
         made = _class_of(name, title)(**options)
     except (TypeError, KeyError, AssertionError) as error:
         raise ValueError(f"reference {name}: does not take its parameters: {error}") from error
     return made
+
+
+def _espresso(options: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Keywords of ASE's Espresso, with a profile made of its settings, and forces and stress asked for."""
+    from ase.calculators.espresso import EspressoProfile
+
+    profile, data = options.get("profile", {"command": "pw.x", "pseudo_dir": "."}), dict(options.get("input_data", {}))
+    control = {"tprnfor": True, "tstress": True, **data.get("control", {})}
+    return {
+        **({} if folder is None else {"directory": str(folder / "espresso")}),
+        **options,
+        "profile": EspressoProfile(**profile) if isinstance(profile, Mapping) else profile,
+        "input_data": data | {"control": control},
+    }
 
 
 def _class_of(name: str, title: str) -> Any:

@@ -1,5 +1,6 @@
 """Relax structures on a potential, or by a reference that is asked where the potential does not know."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from cgcnn_ase.potential.relax_results import Relaxed, RelaxResults
 from cgcnn_ase.structures import StructureRecord, read_structures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterable
 
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
@@ -110,12 +111,12 @@ def relax(
 
 
 def stream_learned(
-    records: "Sequence[StructureRecord]",
+    records: "Iterable[StructureRecord]",
     state: LearningState,
     options: LearnedRelaxOptions,
     *,
     trajectory: bool = False,
-) -> "Iterator[Relaxed]":
+) -> "Generator[Relaxed, None, None]":
     """As :func:`relax` with a reference, row by row."""
     for record in records:
         yield _learned(record, state, options, trajectory=trajectory)
@@ -133,7 +134,7 @@ def _learned(
     }
     if record.atoms is None:
         return Relaxed(**row, error=record.error)
-    name = record.id or record.atoms.get_chemical_formula(mode="metal")
+    name = trajectory_name(record.id, record.atoms)
     row |= {"formula": record.atoms.get_chemical_formula(mode="metal"), "n_atoms": len(record.atoms)}
     try:
         session = session_of(name, record.atoms, state, options)
@@ -164,15 +165,19 @@ def _learned(
     )
 
 
+def trajectory_name(structure_id: str, atoms: "Atoms") -> str:
+    """Name of a structure in its labels: its id and a part of the hash of its start, as ids may come again."""
+    arrays = (atoms.numbers, np.round(atoms.positions, 3) + 0.0, np.round(atoms.cell.array, 3) + 0.0)
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in arrays)).hexdigest()
+    return f"{structure_id or atoms.get_chemical_formula(mode='metal')}@{digest[:8]}"
+
+
 def session_of(name: str, atoms: "Atoms", state: LearningState, options: LearnedRelaxOptions) -> LearnedRelaxation:
     """The relaxation of a structure as far as the labels in the state have brought it."""
-    labels = state.of(name)
-    if labels and (labels[0].atoms.numbers.tolist() != atoms.numbers.tolist()):
-        raise ValueError(f"the labels of {name!r} are of {labels[0].atoms.get_chemical_formula()}: name it otherwise")
     session = LearnedRelaxation(
         atoms, state.memory(), options, trajectory=name, others=state.others(name)
     )  # fmt: skip
-    for label in labels:
+    for label in state.of(name):
         session.add(label)
     return session
 

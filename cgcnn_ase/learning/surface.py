@@ -116,15 +116,15 @@ class SpringSurface:
         )
 
     def __call__(self, structure: Geometry) -> SurfacePoint:
-        """Energy of the springs; the cell is pulled by nothing."""
+        """Energy of the springs; they take part in a deformation of the cell, which so is pulled by nothing."""
         graph = self._neighbors.graph(structure)
         deformation = np.linalg.solve(self._start.cell, structure.cell) if structure.pbc.all() else np.eye(3)
-        moved = structure.positions - self._start.positions @ deformation
+        moved = np.linalg.solve(deformation.T, structure.positions.T).T - self._start.positions
         pull = self._stiffness @ moved
         n = len(moved)
         return SurfacePoint(
             0.5 * float((moved * pull).sum()),
-            -pull,
+            -np.linalg.solve(deformation, pull.T).T,
             np.zeros((3, 3)) if structure.pbc.all() else np.full((3, 3), np.nan),
             np.full(n, _UNKNOWN),
             0.0,

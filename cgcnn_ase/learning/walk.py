@@ -13,7 +13,7 @@ from cgcnn_ase.learning.surface import Pairs
 from cgcnn_ase.potential.minimizer import Minimizer, Point
 
 # part of fmax below which a minimum of the surface is looked for, and steps at most
-_BELOW, _MAX_STEPS = 0.3, 200
+_BELOW, _MAX_STEPS = 0.3, 100
 # a request nearer than this to a label is none, Å; a step from it is made instead, of so many Å
 # domain scores beyond that of the labels by this factor are outside
 _WIDER = 1.25

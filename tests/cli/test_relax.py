@@ -262,3 +262,49 @@ def test_names_of_files_are_safe_and_different():
 def test_relax_is_public():
     assert package.relax is relax
     assert "relax" in dir(package)
+
+
+def test_with_a_reference(cgcnn_ase, tmp_path):
+    """Labels in a folder, which a second command finds; energies of the reference; options that fit together."""
+    from ase.calculators.emt import EMT
+
+    cell = bulk("Cu", a=3.6, cubic=True)
+    cell.rattle(0.1, seed=1)
+    write(tmp_path / "cu.extxyz", cell)
+    command = [
+        "relax", str(tmp_path / "cu.extxyz"), "--fixed-cell", "--reference", "emt", "--model", "none",
+        "--memory", str(tmp_path / "memory"),
+    ]  # fmt: skip
+    run = cgcnn_ase(*command, "--output", str(tmp_path / "out.extxyz"), "--trajectory", str(tmp_path / "steps"))
+    assert run.code == 0, run.err
+    assert "calls of the reference" in run.err
+    relaxed = read(tmp_path / "out.extxyz")
+    check = relaxed.copy()
+    check.calc = EMT()
+    assert relaxed.get_potential_energy() == pytest.approx(check.get_potential_energy(), abs=1e-6)
+    assert np.linalg.norm(check.get_forces(), axis=1).max() < 0.05
+    labels = read(tmp_path / "memory/labels.extxyz", ":")
+    assert relaxed.info["n_reference_calls"] == len(labels) == len(read(tmp_path / "steps/cu.extxyz", ":"))
+    again = cgcnn_ase(*command, "--json")
+    assert again.code == 0
+    assert json.loads(again.out)[0]["energy"] == pytest.approx(relaxed.get_potential_energy(), abs=1e-8)
+    assert len(read(tmp_path / "memory/labels.extxyz", ":")) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--memory", "m"], "--memory: of no effect without --reference"),
+        (["--max-calls", "3", "--max-force-std", "1"], "--max-force-std, --max-calls: of no effect without"),
+        (["--reference", "emtt"], "unknown reference 'emtt'; did you mean emt?"),
+        (["--reference", "emt", "--keep-symmetry"], "--keep-symmetry: not with --reference"),
+        (["--reference", "emt", "--workers", "2"], "one after the other"),
+        (["--reference", "emt", "--max-force-std", "0"], "max_force_std must be above 0"),
+        (["--reference", "emt", "--memory", "no/such/folder"], "does not exist"),
+        (["--reference", "emt", "--model", "band-gap"], "has no forces"),
+    ],
+)
+def test_options_of_a_reference(cgcnn_ase, structures, options, words):
+    run = cgcnn_ase("relax", str(structures), *options)
+    assert run.code == 2
+    assert words in " ".join(run.err.split())

@@ -1,0 +1,136 @@
+"""Coordinates and the process on the difference, against finite differences and a regression by scikit-learn."""
+
+import numpy as np
+import pytest
+from ase.calculators.emt import EMT
+from ase.stress import voigt_6_to_full_3x3_stress
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.learning.coordinates import Coordinates
+from cgcnn_ase.learning.difference_process import DifferenceProcess
+from cgcnn_ase.learning.surface import PotentialSurface, SpringSurface
+from cgcnn_ase.potential.minimizer import spring_matrix
+from tests.potential.conftest import random_potential
+
+
+def emt(atoms):
+    atoms = atoms.copy()
+    atoms.calc = EMT()
+    return atoms.get_potential_energy(), atoms.get_forces(), voigt_6_to_full_3x3_stress(atoms.get_stress())
+
+
+def coordinates_of(atoms, *, with_cell):
+    return Coordinates(geometry(atoms), SpringSurface(geometry(atoms))(geometry(atoms)).pairs, with_cell=with_cell)
+
+
+def test_gradients_by_coordinates_are_central_differences(copper):
+    coordinates = coordinates_of(copper, with_cell=True)
+    moved = copper.copy()
+    moved.set_cell(moved.cell.array @ [[1.01, 0.02, 0], [0.02, 1, 0.01], [0, 0.01, 0.99]], scale_atoms=True)
+    moved.rattle(0.05, seed=7)
+    _, forces, stress = emt(moved)
+    gradient = coordinates.gradient(geometry(moved), forces, stress)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        shift, e = rng.normal(size=(len(moved), 3)), rng.normal(size=(3, 3))
+        ends = []
+        for sign in (1, -1):
+            end = moved.copy()
+            end.positions += sign * 1e-4 * shift
+            end.set_cell(end.cell.array @ (np.eye(3) + sign * 1e-4 * (e + e.T)), scale_atoms=True)
+            ends.append((emt(end)[0], coordinates.of(geometry(end))))
+        expected = ends[0][0] - ends[1][0]
+        assert gradient @ (ends[0][1] - ends[1][1]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("with_cell", [False, True])
+def test_forces_and_stress_come_back(copper, with_cell):
+    coordinates = coordinates_of(copper, with_cell=with_cell)
+    moved = copper.copy()
+    moved.rattle(0.05, seed=7)
+    if with_cell:
+        moved.set_cell(moved.cell.array * 1.03, scale_atoms=True)
+    _, forces, stress = emt(moved)
+    back, stress_back = coordinates.forces_and_stress(
+        geometry(moved), coordinates.gradient(geometry(moved), forces, stress)
+    )
+    np.testing.assert_allclose(back, forces, atol=1e-10)
+    if with_cell:
+        np.testing.assert_allclose(stress_back, stress, atol=1e-10)
+
+
+def test_length_of_a_displacement_is_the_energy_of_the_springs(copper):
+    start = geometry(copper)
+    surface = SpringSurface(start)
+    moved = copper.copy()
+    moved.rattle(0.05, seed=1)
+    point = surface(geometry(moved))
+    u = coordinates_of(copper, with_cell=False)
+    length = np.linalg.norm(u.of(geometry(moved)) - u.of(start))
+    assert 0.5 * length**2 == pytest.approx(point.energy, rel=1e-10)
+    matrix = spring_matrix(len(copper), *surface(start).pairs)
+    np.testing.assert_allclose(point.forces, -matrix @ (moved.positions - copper.positions), atol=1e-12)
+
+
+@pytest.fixture
+def labelled():
+    """Points of a known function of two coordinates, its values and its gradients."""
+    points = np.random.default_rng(3).normal(size=(6, 2))
+    values = np.sin(points[:, 0]) + 0.5 * points[:, 1] ** 2
+    return points, values, np.stack([np.cos(points[:, 0]), points[:, 1]], axis=1)
+
+
+def test_process_gives_its_labels_back_and_its_gradient_is_that_of_its_mean(labelled):
+    points, values, gradients = labelled
+    process = DifferenceProcess(points, values, gradients)
+    for point, value, gradient in zip(points, values, gradients, strict=True):
+        result = process(point)
+        assert result.energy == pytest.approx(value, abs=5e-3)
+        np.testing.assert_allclose(result.gradient, gradient, atol=2e-2)
+        assert result.energy_std < 0.01
+    x, h = np.array([0.3, -0.4]), 1e-5
+    numerical = [(process(x + h * e).energy - process(x - h * e).energy) / (2 * h) for e in np.eye(2)]
+    np.testing.assert_allclose(process(x).gradient, numerical, rtol=1e-5, atol=1e-7)
+    assert abs(process(x).energy - (np.sin(0.3) + 0.08)) < 0.05
+
+
+def test_process_is_a_regression_on_energies_where_gradients_come_from_near_energies(labelled):
+    """Gradients stand for two energies each, at both sides: scikit-learn's process on these gives the same mean."""
+    points, _, _ = labelled
+    h = 0.02
+    function = lambda x: np.sin(x[..., 0]) + 0.5 * x[..., 1] ** 2  # noqa: E731
+    gradients = np.array([[(function(p + h * e) - function(p - h * e)) / (2 * h) for e in np.eye(2)] for p in points])
+    process = DifferenceProcess(points, function(points), gradients)
+    around = np.concatenate([points, *(points + s * h * e for s in (1, -1) for e in np.eye(2))])
+    best = process._best
+    kernel = ConstantKernel(best.amplitude**2, "fixed") * RBF(best.length, "fixed") + ConstantKernel(
+        25.0 * best.amplitude**2, "fixed"
+    )
+    peer = GaussianProcessRegressor(kernel, alpha=process.noise**2 * h**2, optimizer=None)
+    mean = function(points).mean()
+    peer.fit(around, function(around) - mean)
+    x = np.array([[0.3, -0.4], [-0.5, 0.2]])
+    ours = [process(each).energy for each in x]
+    np.testing.assert_allclose(ours, peer.predict(x) + mean, atol=5e-3)
+
+
+def test_std_grows_away_from_the_labels(labelled):
+    process = DifferenceProcess(*labelled)
+    near, far = process(labelled[0][0] + 0.01), process(np.array([30.0, 30.0]))
+    assert far.energy_std > 10 * near.energy_std
+    np.testing.assert_allclose(far.explained, 0.0, atol=1e-10)
+    assert near.prior - (near.explained**2).sum(axis=0).max() < 0.1 * far.prior
+
+
+def test_a_shifted_last_layer_adds_the_features_times_the_shift(copper):
+    copper.symbols[:] = "Ni"
+    surface = PotentialSurface(random_potential().double())
+    structure = geometry(copper)
+    features, before = surface.features(structure), surface(structure)
+    weights = np.random.default_rng(0).normal(size=len(features.energy))
+    after = surface.shifted(weights)(structure)
+    assert after.energy - before.energy == pytest.approx(features.energy @ weights, rel=1e-6, abs=1e-8)
+    np.testing.assert_allclose(after.forces - before.forces, features.forces @ weights, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(surface(structure).forces, before.forces)
