@@ -11,6 +11,7 @@ from ase.io import read, write
 
 import cgcnn_ase as package
 from cgcnn_ase.cli.relax_output import FileNames
+from cgcnn_ase.learning import relax as learning
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.potential.relax import relax
 from cgcnn_ase.potential.relax_results import COLUMNS
@@ -259,9 +260,11 @@ def test_names_of_files_are_safe_and_different():
     assert len(name("x" * 400)) <= 160
 
 
-def test_relax_is_public():
-    assert package.relax is relax
-    assert "relax" in dir(package)
+def test_relax_is_public_and_without_a_reference_the_potential_s_own(model):
+    assert package.relax is learning.relax
+    assert {"relax", "LearningCalculator"} <= set(dir(package))
+    cell = bulk("NiO", "rocksalt", a=4.17)
+    assert package.relax(cell, model)[0].energy == relax(cell, model)[0].energy
 
 
 def test_with_a_reference(cgcnn_ase, tmp_path):
