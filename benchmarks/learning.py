@@ -164,8 +164,8 @@ def systems() -> list[System]:
             "O vacancy in MgO, displaced", displaced(without_first(bulk("MgO", "rocksalt", a=4.212, cubic=True), "O")),
             "cathode-potential", gpaw(2), "GPAW",
         ),
-        System("rattled Si", silicon, "general-potential", gpaw(2), "GPAW"),
         System("H on Al(111)", slab, "general-potential", emt, "EMT"),
+        System("rattled Si", silicon, "general-potential", gpaw(2), "GPAW"),
     ]  # fmt: skip
 
 

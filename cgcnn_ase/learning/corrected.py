@@ -8,7 +8,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.learning.coordinates import Coordinates
-from cgcnn_ase.learning.difference_process import DifferenceProcess
+from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
 from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.surface import Pairs, Surface
 
@@ -20,10 +20,8 @@ _TRUSTED, _EXPECTED_RATIO = 3.0, 1.5
 _OF_CHANGE = 0.2
 # the largest of many errors is about so many std
 _USUAL_LARGEST = 2.0
-# how much larger than usual the surface's labels std may make that of the correction
+# how much larger than usual the surface's own std may make that of the correction
 _MAX_RATIO = 5.0
-# force errors of a trajectory that no label tells of are those of other trajectories times this
-_UNSEEN = 1.5
 
 
 class CorrectedPoint(NamedTuple):
@@ -112,7 +110,7 @@ class CorrectedSurface:
                 point.forces + forces,
                 point.stress + stress,
                 float(self._factor * ratio.mean() * difference.energy_std),
-                self._factor * ratio * np.sqrt(variances + self._process.noise**2 + (_OF_CHANGE * change) ** 2),
+                self._factor * ratio * np.sqrt(variances + NOISE**2 + (_OF_CHANGE * change) ** 2),
             )
         return CorrectedPoint(
             structure, *estimate, point.domain_score / self._largest_score, point.domain_reason, point.pairs

@@ -17,10 +17,8 @@ from cgcnn_ase.core.arrays import Floats
 _LENGTHS, _MIN_LABELS, _FIRST_LENGTH = (0.75, 1.5, 3.0, 6.0), 2, 3.0
 # amplitudes that are tried, over the length: of the derivatives, √eV
 _SLOPES = np.logspace(-3.0, 2.0, 41)
-# noise of energies (eV) and derivatives (√eV) that is tried: single precision, and references with coarse grids
-NOISES = (0.001, 0.004, 0.016)
-# labels from which on noise can be told from a difference that changes fast
-_TELL_NOISE = 6
+# noise of energies (eV) and derivatives (√eV), of the reference and of single precision
+NOISE = 0.001
 # variance of the constant between both energies, in units of the process's labels
 _CONSTANT = 25.0
 
@@ -44,7 +42,6 @@ class _Posterior(NamedTuple):
 
     length: float
     amplitude: float
-    noise: float
     weight: float  # its part of the likelihood of all lengths
     lower: Floats  # Cholesky factor of the covariance of the labels
     solved: Floats  # covariance^-1 labels
@@ -81,11 +78,11 @@ class DifferenceProcess:
         else:
             self._best = max(self._posteriors, key=lambda each: each.weight)
 
-    def _posterior(self, rows: Floats, weight: float, amplitude: float, noise: float, length: float) -> _Posterior:
+    def _posterior(self, rows: Floats, weight: float, amplitude: float, length: float) -> _Posterior:
         covariance = amplitude**2 * self._covariance(length)
-        covariance[np.diag_indices_from(covariance)] += noise**2
+        covariance[np.diag_indices_from(covariance)] += NOISE**2
         lower = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
-        return _Posterior(length, amplitude, noise, weight, lower, cho_solve((lower, True), rows))
+        return _Posterior(length, amplitude, weight, lower, cho_solve((lower, True), rows))
 
     def _kernel(self, length: float) -> SquaredExponential:
         kernel = SquaredExponential(self._n)
@@ -98,22 +95,14 @@ class DifferenceProcess:
         covariance[:: self._n + 1, :: self._n + 1] += _CONSTANT
         return covariance
 
-    @property
-    def noise(self) -> float:
-        """Noise of derivatives that the labels show, √eV."""
-        return self._best.noise
-
-    def _likelihood(self, rows: Floats, length: float) -> tuple[float, float, float]:
-        """Largest logarithm of the marginal likelihood over amplitudes and noises, and these two."""
+    def _likelihood(self, rows: Floats, length: float) -> tuple[float, float]:
+        """Largest logarithm of the marginal likelihood over the amplitudes, and that amplitude."""
         values, vectors = eigh(self._covariance(length), check_finite=False)
         squares = (vectors.T @ rows) ** 2
-        results: list[tuple[float, float, float]] = []
-        for noise in NOISES if len(self._points) >= _TELL_NOISE else NOISES[:1]:
-            variances = (length * _SLOPES[:, None]) ** 2 * values.clip(min=0.0) + noise**2
-            logs = -0.5 * (squares / variances + np.log(variances)).sum(axis=1)
-            best = int(np.argmax(logs))
-            results.append((float(logs[best]), float(length * _SLOPES[best]), noise))
-        return max(results)
+        variances = (length * _SLOPES[:, None]) ** 2 * values.clip(min=0.0) + NOISE**2
+        logs = -0.5 * (squares / variances + np.log(variances)).sum(axis=1)
+        best = int(np.argmax(logs))
+        return float(logs[best]), float(length * _SLOPES[best])
 
     def __call__(self, point: Floats) -> Difference:
         """Posterior at a point, (n,)."""

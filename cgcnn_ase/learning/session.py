@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MAX_FORCE_STD = 0.2
+# std of forces that does no harm, in units of the largest force of the lowest label: the minimum is far
+_OF_FORCE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class LearnedRelaxOptions:
     """How a structure is relaxed with a reference.
 
     ``max_force_std`` (eV/Å) and ``max_energy_std`` (eV/atom) are where the surface is left and the reference asked; as
-    long as the forces of the lowest label are larger than ``max_force_std``, they stand in its place. ``max_calls`` is
-    how often one structure may ask.
+    long as twice the largest force of the lowest label is more than ``max_force_std``, it stands in its place.
+    ``max_calls`` is how often one structure may ask.
     """
 
     fmax: float = 0.05
@@ -124,9 +126,11 @@ class LearnedRelaxation:
         if not self.labels and (not self._others or self.memory.surface is None):
             return ReferenceRequest(self.structure, None, "the first structure", 0, [])
         surface = self.memory.corrected(self.labels, self._others, with_cell=self.with_cell)
-        limit = self.options.max_force_std
         if self.lowest is not None:
-            limit = max(limit, self.largest_force(self.lowest))
+            force = self.largest_force(self.lowest)
+        else:
+            force = float(np.linalg.norm(surface(self.structure).forces[~self.fixed], axis=1).max(initial=0.0))
+        limit = max(self.options.max_force_std, _OF_FORCE * force)
         return propose(
             surface,
             self.structure,

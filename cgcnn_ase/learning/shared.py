@@ -34,7 +34,7 @@ class SharedMemory:
         """The surface that explains the labels of a trajectory best, corrected by them.
 
         Candidates are the potential, the potential with a last layer shifted by the labels of other trajectories, and
-        springs; of equal worth to the eye, they are told apart by the marginal likelihood. Where the trajectory has no
+        springs; the one with the largest marginal likelihood is taken. Where the trajectory has no
         label, the shift is taken if it has foretold each other trajectory from the rest better than no shift.
         """
         factor = error_ratio([*others, *labels])

@@ -14,9 +14,11 @@ from cgcnn_ase.potential.minimizer import Minimizer, Point
 
 # part of fmax below which a minimum of the surface is looked for, and steps at most
 _BELOW, _MAX_STEPS = 0.3, 100
-# a request nearer than this to a label is none, Å; a step from it is made instead, of so many Å
 # domain scores beyond that of the labels by this factor are outside
 _WIDER = 1.25
+# a walk ends before atoms are nearer than this, Å, or the volume has changed by this factor
+_SHORTEST, _MAX_VOLUME = 0.5, 1.3
+# a request nearer than this to a label is none, Å; a step from the lowest is made instead, of so many Å
 _NEAR, _STEP = 2e-3, 0.05
 
 
@@ -74,24 +76,36 @@ def propose(
     structure = start if lowest is None else lowest.structure
     minimizer = Minimizer(with_cell=with_cell, fixed=fixed)
     path: list[CorrectedPoint] = []
-    reason = "end of the walk"
+    first = structure
     for step in range(_MAX_STEPS + 1):
         estimate = surface(structure)
+        if path and estimate.pairs[2].min(initial=np.inf) < _SHORTEST:  # atoms would be upon each other
+            structure, estimate, reason = path[-1].structure, path[-1], "end of the walk"
+            break
         path.append(estimate)
-        if step > 0 or lowest is None:
-            reason = limits.excess(estimate)
-            if reason:
-                break
+        if (step > 0 or lowest is None) and (reason := limits.excess(estimate)):
+            break
         point = Point(structure, estimate.energy, estimate.forces, estimate.stress)
         if minimizer.largest_force(point) < _BELOW * fmax:
             reason = "minimum"
             break
-        if step < _MAX_STEPS:
-            structure = minimizer.next(point, estimate.pairs)
+        following = minimizer.next(point, estimate.pairs)
+        if step == _MAX_STEPS or _volume_change(following, first) > _MAX_VOLUME:
+            reason = "end of the walk"
+            break
+        structure = following
     if lowest is not None and any(_distance(structure, label.structure) < _NEAR for label in labels):
         structure = _off(_point_of(lowest), fixed, with_cell=with_cell, pairs=surface(lowest.structure).pairs)
         estimate, reason = surface(structure), "a step along the forces"
     return ReferenceRequest(structure, estimate, reason, len(path) - 1, path)
+
+
+def _volume_change(structure: Geometry, first: Geometry) -> float:
+    """Factor, of at least 1, by which the volumes differ; 1 where not periodic in all directions."""
+    if not structure.pbc.all():
+        return 1.0
+    change = abs(float(np.linalg.det(structure.cell) / np.linalg.det(first.cell)))
+    return max(change, 1.0 / max(change, 1e-12))
 
 
 def _distance(a: Geometry, b: Geometry) -> float:

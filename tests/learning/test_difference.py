@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.learning.coordinates import Coordinates
-from cgcnn_ase.learning.difference_process import DifferenceProcess
+from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
 from cgcnn_ase.learning.surface import PotentialSurface, SpringSurface
 from cgcnn_ase.potential.minimizer import spring_matrix
 from tests.potential.conftest import random_potential
@@ -108,7 +108,7 @@ def test_process_is_a_regression_on_energies_where_gradients_come_from_near_ener
     kernel = ConstantKernel(best.amplitude**2, "fixed") * RBF(best.length, "fixed") + ConstantKernel(
         25.0 * best.amplitude**2, "fixed"
     )
-    peer = GaussianProcessRegressor(kernel, alpha=process.noise**2 * h**2, optimizer=None)
+    peer = GaussianProcessRegressor(kernel, alpha=NOISE**2 * h**2, optimizer=None)
     mean = function(points).mean()
     peer.fit(around, function(around) - mean)
     x = np.array([[0.3, -0.4], [-0.5, 0.2]])
