@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.data.dataset import Dataset, load_dataset, read_properties
 from cgcnn_ase.prediction.predictor import Predictor
-from cgcnn_ase.prediction.results import MemberPrediction, Prediction
+from cgcnn_ase.prediction.results import Prediction, member_values
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts, known_phases, reduced
 from cgcnn_ase.stability.predicted_phases import Competition, PredictedPhase
 from cgcnn_ase.stability.predictor import StabilityPredictor
@@ -185,17 +185,13 @@ def table_of_differences(chosen: argparse.Namespace) -> Table:
     )  # fmt: skip
     for population in ("known", "hypothetical"):
         predictor = Predictor(chosen.model, population=population)
-        pairs = predictor.stream_with(_members, structures(dataset, rows))
+        pairs = predictor.stream_with(member_values, structures(dataset, rows))
         crystals = [
             PredictedPhase(str(n), formulas[k], p.value, p.std, p.lower, p.upper, members)
             for n, (k, (p, members)) in enumerate(zip(rows.tolist(), pairs, strict=True))
         ]
         table.rows.append((population, *_differences(crystals, truth[rows], phases)))
     return table
-
-
-def _members(member: MemberPrediction) -> Floats:
-    return np.asarray(member.members, dtype=float)
 
 
 def _differences(crystals: list[PredictedPhase], truth: Floats, phases: CompetingPhases) -> tuple[float, ...]:

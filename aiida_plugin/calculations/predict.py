@@ -129,7 +129,11 @@ class PredictCalculation(CrashSafeCalcJob):
         as_set(self.inputs.structures).write_packed(str(folder.get_abs_path(STRUCTURES)))
         settings = self.inputs.settings.get_dict() if "settings" in self.inputs else {}
         opinions = {f"{OPINION}{name}": node for name, node in sorted(self.inputs.get("second_opinions", {}).items())}
-        asked = [(option, text) for name, option in sorted(SETTINGS.items()) for text in _texts(settings.get(name))]
+        asked: list[tuple[str, ...]] = [
+            (option, text) for name, option in sorted(SETTINGS.items()) for text in _texts(settings.get(name))
+        ]
+        if settings.get("n_dropout") is None:  # samples of dropout have nothing in common between structures
+            asked.append(("--members",))
         asked += [(SETTINGS["second_opinion"], model_path(node, path)) for path, node in opinions.items()]
         job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,

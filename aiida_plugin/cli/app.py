@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with AiiDA
     from cgcnn_ase.core.errors import MissingExtraError
@@ -17,6 +18,9 @@ if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with
     raise SystemExit(2)
 
 import click
+
+if TYPE_CHECKING:
+    from aiida_plugin.data.predictions import PredictionsData
 
 _CONFIGURATION = "AIIDA_PATH"  # variable that says where AiiDA's configuration folder is
 
@@ -171,9 +175,18 @@ def label(
 @click.option("--scale", default="mp2020", show_default=True, help="Corrections that all energies carry.")
 @click.option("--phases", help="Competing phases, a node: a set with labels, or a JSON file of pymatgen's entries.")
 @click.option("--leave-out", is_flag=True, help="Leave phases of a structure's own formula out of its hull.")
+@click.option("--together", is_flag=True, help="Let the structures compete with each other, too.")
+@click.option("--competing", help="Competing phases without known energies, a node: predictions of the same model.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the table: .csv or .json.")
 def stability(
-    predictions: str, within: float, scale: str, phases: str | None, leave_out: bool, output: Path | None
+    predictions: str,
+    within: float,
+    scale: str,
+    phases: str | None,
+    leave_out: bool,
+    together: bool,
+    competing: str | None,
+    output: Path | None,
 ) -> None:
     """Energy above the hull of the structures of a predictions node (pk or uuid), as one node: cgcnn.stability.
 
@@ -188,20 +201,18 @@ def stability(
 
     from aiida_plugin.calculations.functions.stability import model_of, stability, stability_problem
     from aiida_plugin.cli.data import write_table
-    from aiida_plugin.data.predictions import PredictionsData
     from aiida_plugin.data.structures import StructureSetData
 
     settings: dict[str, object] = {"within": within, "scale": scale, "leave_out": leave_out}
+    settings |= {"together": True} if together else {}
     try:
-        node = load_node(predictions)
-        if not isinstance(node, PredictionsData):
-            raise ValueError(f"node {predictions} is a {type(node).__name__}; give predictions (cgcnn.predictions)")
-        if problem := stability_problem(node, settings):
+        node, others = _predictions(predictions), None if competing is None else _predictions(competing)
+        if problem := stability_problem(node, settings, others):
             raise ValueError(problem)
         hull = None if phases is None else load_node(phases)
         if not isinstance(hull, SinglefileData | StructureSetData | None):
             raise ValueError(f"node {phases} is a {type(hull).__name__}; give a set with labels, or a file of entries")
-        result = stability(node, Dict(settings), phases=hull, model=model_of(node))
+        result = stability(node, Dict(settings), phases=hull, model=model_of(node), competing=others)
         if output is not None:
             write_table(result, output)
     except (ValueError, OSError, AiidaException) as error:
@@ -217,6 +228,18 @@ def stability(
     click.echo(f"node {result.pk}; `verdi data cgcnn-predictions show {result.pk}`")
     if result.failures:
         raise click.exceptions.Exit(1)
+
+
+def _predictions(name: str) -> "PredictionsData":
+    """The node of this pk or uuid; a ValueError where it holds no predictions."""
+    from aiida.orm import load_node
+
+    from aiida_plugin.data.predictions import PredictionsData
+
+    node = load_node(name)
+    if not isinstance(node, PredictionsData):
+        raise ValueError(f"node {name} is a {type(node).__name__}; give predictions (cgcnn.predictions)")
+    return node
 
 
 @main.command("recover")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS
+from cgcnn_ase.prediction.results import COLUMNS, MEMBERS, SITE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Column: TypeAlias = list[Any]  # of str, float, int or bool, and None for what is missing
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
-Kind = Literal["text", "number", "whole", "flag"]
+Kind = Literal["text", "number", "whole", "flag", "row of numbers"]
 
 # the kind of each column; those of :data:`CONSTANT_COLUMNS` say the same of all predictions of a model
 KINDS: dict[str, Kind] = {
@@ -38,9 +38,10 @@ KINDS: dict[str, Kind] = {
     "population": "text",
     "second_opinion_std": "number",
     "scale": "text",
+    MEMBERS: "row of numbers",
 }
 # those that nodes of earlier versions lack
-LATER = ("domain_score", "population", "second_opinion_std", "scale")
+LATER = ("domain_score", "population", "second_opinion_std", "scale", MEMBERS)
 CONSTANT_COLUMNS = ("unit", "property", "model", "model_sha256")
 
 
@@ -52,7 +53,7 @@ def read_csv(path: Path) -> dict[tuple[str, ...], dict[str, Column]]:
     """
     fields = _fields(path)
     header = tuple(fields.columns)
-    if tuple(name for name in header if name != "source") not in (COLUMNS, SITE_COLUMNS):
+    if tuple(name for name in header if name not in ("source", MEMBERS)) not in (COLUMNS, SITE_COLUMNS):
         raise ValueError(f"{path}: not written by cgcnn-ase predict: its header is {','.join(header)}")
     if fields.empty:
         raise ValueError(f"{path}: holds no predictions")
@@ -165,6 +166,24 @@ def _read_whole(kind: type[int], name: str, arrays: Arrays) -> Column:
     return [None if number < 0 else kind(number) for number in arrays[name].tolist()]
 
 
+def _write_rows(column: Column) -> Arrays:
+    """Rows of so many numbers each; none at all where all are missing."""
+    width = {len(row) for row in column if row is not None}
+    if not width:
+        return {}
+    if len(width) > 1:
+        raise ValueError(f"rows of {' and '.join(map(str, sorted(width)))} numbers in one column")
+    missing = np.array([row is None for row in column], dtype=bool)
+    nothing = (np.nan,) * width.pop()
+    numbers = {"": np.array([nothing if row is None else row for row in column], dtype=np.float64)}
+    return numbers | {".missing": missing} if missing.any() else numbers
+
+
+def _read_rows(name: str, arrays: Arrays) -> Column:
+    rows = _read_numbers(name, arrays)
+    return [None if row is None else tuple(row) for row in rows]
+
+
 class _Codec(NamedTuple):
     """How columns of a kind are read and written."""
 
@@ -184,4 +203,5 @@ _CODECS: dict[Kind, _Codec] = {
         partial(_write_whole, np.int8),
         partial(_read_whole, bool),
     ),
+    "row of numbers": _Codec("row of numbers", lambda text: tuple(map(float, text.split())), _write_rows, _read_rows),
 }

@@ -11,10 +11,12 @@ from aiida.orm import Data
 
 from aiida_plugin.data import attribute
 from aiida_plugin.data.columns import CONSTANT_COLUMNS, KINDS, LATER, Column, read_columns, read_csv, write_columns
-from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction, Predictions
+from cgcnn_ase.prediction.results import COLUMNS, MEMBERS, SITE_COLUMNS, Prediction, Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cgcnn_ase.core.arrays import Floats
 
 Failure = tuple[str, str]  # of a structure without a prediction: its id and why
 
@@ -142,8 +144,17 @@ class PredictionsData(TableData):
         )
 
     @classmethod
-    def from_predictions(cls, predictions: Predictions) -> "PredictionsData":
+    def from_predictions(
+        cls, predictions: Predictions, members: "Sequence[Sequence[float] | None] | None" = None
+    ) -> "PredictionsData":
         """A new node, not stored, of the predictions and failures of one model.
+
+        Parameters
+        ----------
+        predictions
+            All of them.
+        members
+            What each member of the ensemble predicts, for each of ``predictions.all``.
 
         Raises
         ------
@@ -155,8 +166,13 @@ class PredictionsData(TableData):
         if len(models) != 1:
             names = ", ".join(model[CONSTANT_COLUMNS.index("model")] for model in models) or "none"
             raise ValueError(f"a node holds the predictions of one model; these are of {names}")
+        columns: dict[str, Column] = {
+            name: [getattr(p, name) for p in predictions.all] for name in KINDS if name != MEMBERS
+        }
+        if members is not None:
+            columns[MEMBERS] = [None if row is None else tuple(map(float, row)) for row in members]
         return cls(
-            {name: [getattr(p, name) for p in predictions.all] for name in KINDS},
+            columns,
             failures=[(p.id, str(p.error)) for p in predictions.failures],
             **dict(zip(CONSTANT_COLUMNS, models[0], strict=True)),
         )
@@ -208,9 +224,13 @@ class PredictionsData(TableData):
             models = ", ".join(sorted(f"{model} ({sha[:8]})" for *_, model, sha in shared)) or "none"
             raise ValueError(f"a node holds the predictions of one model; these are of {models}")
         columns: dict[str, Column] = {}
+        n = 0
         for part in parts:
-            for name, values in part.columns().items():
-                columns.setdefault(name, []).extend(values)
+            of_part = part.columns()
+            for name in {**of_part, **columns}:  # a part of an earlier version lacks some
+                column = columns.setdefault(name, [None] * n)
+                column += of_part.get(name) or [None] * len(part)
+            n += len(part)
         return cls(columns, failures=failures, **dict(zip(CONSTANT_COLUMNS, shared.pop(), strict=True)))
 
     def __len__(self) -> int:
@@ -225,10 +245,30 @@ class PredictionsData(TableData):
         shared = {name: self.base.attributes.get(name) for name in CONSTANT_COLUMNS} | {"source": ""}
         columns = self.columns()
         columns["in_domain_reason"] = columns.pop("reason")
+        columns.pop(MEMBERS, None)
         for row in zip(*columns.values(), strict=True):
             yield Prediction(**shared, **dict(zip(columns, row, strict=True)))
         for name, error in self.failures:
             yield Prediction(id=name, error=error, **shared)
+
+    def with_members(self) -> "list[tuple[Prediction, Floats | None]]":
+        """As :meth:`predictions`, each with what the members of the ensemble predict, (M,).
+
+        Raises
+        ------
+        ValueError
+            If the node does not hold that of all.
+        """
+        import numpy as np
+
+        members = self.columns().get(MEMBERS, [None])
+        if None in members:
+            raise ValueError(
+                f"predictions node {self.pk} does not hold what each network of the ensemble predicts, as those of "
+                "earlier versions and of n_dropout do not: predict again, without n_dropout"
+            )
+        rows = [np.array(row) for row in members] + [None] * len(self.failures)
+        return list(zip(self.predictions(), rows, strict=True))
 
     def to_frame(self, ids: Collection[str] | None = None) -> "pd.DataFrame":
         """The table that :meth:`cgcnn_ase.prediction.results.Predictions.to_frame` gives; numbers in ``unit``.

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     from cgcnn_ase.stability.results import Stability, StabilityResults
 
-# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns, nor is what DFT
-# of predicted phases would decide, of which a node's hull has none
+# what all rows share stands in attributes; where a file lay, and why there is no row, are no columns
 _SHARED = ("within", "scale", "hull_source", "hull_sha256", "model", "model_sha256")
-_NO_COLUMNS = (*_SHARED, "source", "error", "gains")
-_PARTS = "decomposition"  # its phases are kept as JSON
+_NO_COLUMNS = (*_SHARED, "source", "error")
+_PARTS, _GAINS = "decomposition", "gains"  # kept as JSON
 _LISTED_COLUMNS = ("e_above_hull", "e_above_hull_std", "p_stable")
 _LIKELY = 0.5  # probability above which a structure counts as likely to be stable
 
@@ -80,6 +79,7 @@ class StabilityData(TableData):
         done = [row for row in everything if row.error is None]
         columns: dict[str, Column] = {name: [getattr(row, name) for row in done] for name in _kinds()}
         columns[_PARTS] = [json.dumps([vars(part) for part in parts]) for parts in columns[_PARTS]]
+        columns[_GAINS] = [None if gains is None else json.dumps(gains) for gains in columns[_GAINS]]
         above = [row.e_above_hull for row in done if row.e_above_hull is not None and isfinite(row.e_above_hull)]
         failures = [(row.id, str(row.error)) for row in everything if row.error is not None]
         figures: dict[str, object] = {
@@ -112,6 +112,8 @@ class StabilityData(TableData):
         shared = {name: self.base.attributes.get(name) for name in _SHARED} | {"source": ""}
         columns = read_columns(self._content(), ids, _kinds())
         columns[_PARTS] = [tuple(DecompositionPart(**part) for part in json.loads(text)) for text in columns[_PARTS]]
+        if _GAINS in columns:  # not in nodes of early versions, whose hulls have no predicted phases
+            columns[_GAINS] = [None if text is None else json.loads(text) for text in columns[_GAINS]]
         rows = [
             Stability(**shared, **dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
         ]

@@ -72,6 +72,9 @@ def predict(
         list[str] | None,
         typer.Option(help="Another model, chgnet or sevenn: how far it disagrees (second_opinion_std). Several times."),
     ] = None,
+    members: Annotated[
+        bool, typer.Option("--members", help="Also write what each network of the ensemble predicts (.csv, .json).")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",
     population: Population = "known",
@@ -98,7 +101,8 @@ def predict(
     from cgcnn_ase.core.parallel import WorkerError
     from cgcnn_ase.models.folder import CheckpointError
     from cgcnn_ase.models.registry import with_fidelity
-    from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.prediction.predictor import Predictor, without_result
+    from cgcnn_ase.prediction.results import MemberPrediction, member_values
     from cgcnn_ase.structures import collect_paths
 
     with errors_as_usage():
@@ -134,6 +138,7 @@ def predict(
             models=predictor.check(),
             of_sites=predictor.of_sites,
             order_disordered=order,
+            members=members,
         )
         todo = [file for file in files if file not in writer.done.files]
         if resume and len(todo) < len(files):
@@ -148,15 +153,18 @@ def predict(
     named = NamedRows()
     drawn: list[Prediction] = []
     tally = predictor.tally()
+    function = member_values if members else without_result
     try:
         with (
             writer,
             warnings_as_lines(),
-            closing(predictor.stream_files(todo, names=writer.done.names)) as predictions,
+            closing(predictor.stream_files_with(function, todo, names=writer.done.names)) as pairs,
         ):
-            for prediction in progress_of_files(tally.counted(predictions), "Predicting", todo):
+            rows = (MemberPrediction(*pair) for pair in pairs)
+            for prediction, of_members in progress_of_files(rows, "Predicting", todo):
+                tally.add(prediction)
                 if prediction.error is None:
-                    writer.write(prediction)
+                    writer.write(prediction, of_members)
                     if plot is not None:
                         drawn.append(prediction)
                 elif [row[:2] for row in failed[-1:]] != [(prediction.id, prediction.source)]:  # once for all models

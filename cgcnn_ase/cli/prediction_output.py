@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from io import StringIO
 from math import floor, log10
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cgcnn_ase.core.files import atomic_path
-from cgcnn_ase.prediction.results import COLUMNS, SITE_COLUMNS, Prediction
+from cgcnn_ase.prediction.results import COLUMNS, MEMBERS, SITE_COLUMNS, Prediction
 from cgcnn_ase.structures import StructureRecord, UniqueIds, iter_file
 from cgcnn_ase.structures.ordering import OrderDisordered, OrderingWarning
+
+if TYPE_CHECKING:
+    from cgcnn_ase.core.arrays import Floats, Floats32
 
 
 def _fields(*, of_sites: bool) -> tuple[str, ...]:
@@ -39,7 +42,7 @@ class Writer(ABC):
         self.notes: list[str] = []  # of the whole batch, for the formats that have a place for them
 
     @abstractmethod
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, members: "Floats | Floats32 | None" = None) -> None:
         """Add one prediction; it is on disk, as a complete line, when this returns."""
 
     def __enter__(self) -> "Writer":
@@ -61,19 +64,22 @@ def open_output(
     models: Collection[tuple[str, str]],
     of_sites: bool = False,
     order_disordered: OrderDisordered = False,
+    members: bool = False,
 ) -> Writer:
     """The writer that the options ask for; ``models`` have name and sha256 of those that predict."""
     suffix = "" if output is None else output.suffix.lower()
+    fields = _fields(of_sites=of_sites) + ((MEMBERS,) if members else ())
     if output is not None and suffix not in (".csv", ".json", ".extxyz"):
         raise ValueError(f"--output {output}: allowed are names that end in .csv, .json or .extxyz")
     if resume and suffix != ".csv":
         raise ValueError("--resume needs --output FILE.csv")
     if of_sites and suffix == ".extxyz":
         raise ValueError(f"--output {output}: .extxyz holds one prediction a structure; of sites take .csv or .json")
+    if members and (suffix == ".extxyz" or (output is None and not as_json and sys.stdout.isatty())):
+        raise ValueError("--members are written to a .csv or .json file: give --output FILE.csv")
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
     if suffix == ".csv" and output is not None:
-        fields = _fields(of_sites=of_sites)
         done = _done(output, fields, sources, models) if resume and output.exists() else Done()
         return CsvWriter(output.open("a" if done.files else "w", newline="", encoding="utf-8"), fields, done)
     if suffix == ".extxyz" and output is not None:
@@ -82,7 +88,7 @@ def open_output(
         return JsonWriter(output.open("w", encoding="utf-8"))
     if as_json:
         return JsonWriter(sys.stdout)
-    return TableWriter(sys.stdout) if sys.stdout.isatty() else CsvWriter(sys.stdout, _fields(of_sites=of_sites))
+    return TableWriter(sys.stdout) if sys.stdout.isatty() else CsvWriter(sys.stdout, fields)
 
 
 class CsvWriter(Writer):
@@ -96,9 +102,10 @@ class CsvWriter(Writer):
             self._csv.writerow(fields)
             self.file.flush()
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, members: "Floats | Floats32 | None" = None) -> None:
         """Append a line; numbers with all their digits."""
-        self._csv.writerow([getattr(prediction, name) for name in self._fields])
+        row = [getattr(prediction, name) for name in self._fields if name != MEMBERS]
+        self._csv.writerow([*row, " ".join(map(repr, members.tolist()))] if members is not None else row)
         self.file.flush()
         self.n_written += 1
 
@@ -114,11 +121,11 @@ class JsonWriter(Writer):
         self.file.write("[")
         self._last: dict[str, object] | None = None
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, members: "Floats | Floats32 | None" = None) -> None:
         """Keep an object, as it may be the last, and append the one before."""
         if self._last is not None:
             self.file.write(json.dumps(self._last) + ",\n")
-        self._last = prediction.to_dict()
+        self._last = prediction.to_dict() | ({} if members is None else {MEMBERS: members.tolist()})
         self.n_written += 1
 
     def __exit__(self, *error: object) -> None:
@@ -136,8 +143,9 @@ class TableWriter(Writer):
         super().__init__(file)
         self._tables: dict[tuple[str, str, str, str, str], list[tuple[str, ...]]] = {}
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, members: "Floats | Floats32 | None" = None) -> None:
         """Keep the cells of a row."""
+        del members
         head = (prediction.property, prediction.unit, prediction.model, prediction.model_sha256, prediction.scale or "")
         self._tables.setdefault(head, []).append(_cells(prediction))
         self.n_written += 1
@@ -194,8 +202,9 @@ class XyzWriter(Writer):
         self._records: Iterator[StructureRecord] = iter(())
         self._record: StructureRecord | None = None
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, members: "Floats | Floats32 | None" = None) -> None:
         """Append a frame."""
+        del members
         from ase.io.extxyz import write_extxyz
 
         atoms = self._structure(prediction).unwrap().copy()

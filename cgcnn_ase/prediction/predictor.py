@@ -163,11 +163,6 @@ class Predictor:
             Anything that :func:`cgcnn_ase.structures.read_structures` takes. A bad structure gives a prediction with
             its ``error`` and never costs the others.
         """
-        if (paths := as_paths(inputs)) is not None:
-            return self.stream_files(paths)
-        if self.second_opinion is not None:
-            records = read_structures(inputs, order_disordered=self.order_disordered)
-            return self._with_second_opinion(records, self.second_opinion)
         return (prediction for prediction, _ in self.stream_with(without_result, inputs))
 
     def stream_files(
@@ -177,15 +172,12 @@ class Predictor:
 
         A file that is missing gives a prediction with its ``error``. ``names`` are those that earlier structures have.
         """
-        if self.second_opinion is not None:
-            records = self._checked_records(paths, names or UniqueIds())
-            return self._with_second_opinion(records, self.second_opinion)
         return (prediction for prediction, _ in self.stream_files_with(without_result, paths, names=names))
 
     def stream_with(
         self, function: Callable[[MemberPrediction], T], inputs: object
     ) -> Generator[tuple[Prediction, T], None, None]:
-        """As :meth:`stream`, each prediction with what a function says of it; second opinions are not asked.
+        """As :meth:`stream`, each prediction with what a function says of it.
 
         The function also gets what each member of the ensemble predicts. Where worker processes predict, they call it,
         so it is one that they can import, or an instance with ``__call__`` that can be pickled.
@@ -193,6 +185,8 @@ class Predictor:
         if (paths := as_paths(inputs)) is not None:
             return self.stream_files_with(function, paths)
         records = read_structures(inputs, order_disordered=self.order_disordered)
+        if self.second_opinion is not None:
+            return self._with_second_opinion(function, records, self.second_opinion)
         workers = self._workers(None)
         if workers == 1:
             return self._in_process(function, records)
@@ -203,6 +197,8 @@ class Predictor:
     ) -> Generator[tuple[Prediction, T], None, None]:
         """As :meth:`stream_with`, of structure files, as :meth:`stream_files` takes them."""
         names = names or UniqueIds()
+        if self.second_opinion is not None:
+            return self._with_second_opinion(function, self._checked_records(paths, names), self.second_opinion)
         workers = self._workers(count_structures(paths))
         if workers == 1 and self._may_share():
             names.expect(paths)
@@ -282,12 +278,18 @@ class Predictor:
             yield prediction, function(member._replace(prediction=prediction))
 
     def _with_second_opinion(
-        self, records: Iterator[StructureRecord], second_opinion: SecondOpinion
-    ) -> Generator[Prediction, None, None]:
+        self,
+        function: Callable[[MemberPrediction], T],
+        records: Iterator[StructureRecord],
+        second_opinion: SecondOpinion,
+    ) -> Generator[tuple[Prediction, T], None, None]:
         infer, batch = self.inference(), list(records)
-        rows = [row for chunk in _chunks(iter(batch)) for row in infer.by_structure(chunk)]
-        for row in second_opinion([record.atoms for record in batch], rows):
-            yield from row
+        rows = [row for chunk in _chunks(iter(batch)) for row in infer.with_members(chunk)]
+        predictions = [[member.prediction for member in row] for row in rows]
+        compared = second_opinion([record.atoms for record in batch], predictions)
+        for row, changed in zip(rows, compared, strict=True):
+            for member, prediction in zip(row, changed, strict=True):
+                yield prediction, function(member._replace(prediction=prediction))
 
     def _in_workers(
         self,

@@ -80,6 +80,21 @@ class MemberPrediction(NamedTuple):
     prediction: Prediction
     members: "Floats | Floats32 | None"  # (M,) in what the network learned; None after an error
 
+    @property
+    def id(self) -> str:
+        """Name of the structure."""
+        return self.prediction.id
+
+    @property
+    def source(self) -> str:
+        """File that the structure came from."""
+        return self.prediction.source
+
+
+def member_values(member: MemberPrediction) -> "Floats | None":
+    """Return what each member predicts, (M,), with all digits; a function for ``Predictor.stream_with``."""
+    return None if member.members is None else member.members.astype(float)
+
 
 _OF_SITES = ("site_index", "element", "multiplicity")
 
@@ -91,6 +106,10 @@ COLUMNS = (*_NAMES[:_AFTER], "reason", *_NAMES[_AFTER:])
 
 # the same where a model of sites is among the models
 SITE_COLUMNS = ("id", *_OF_SITES, *(name for name in COLUMNS if name != "id"))
+
+
+# column of what each member predicts, where that was asked for: numbers with a space between them
+MEMBERS = "members"
 
 
 class Predictions(Mapping[str, tuple[float, float | None]]):

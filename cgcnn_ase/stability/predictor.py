@@ -13,6 +13,7 @@ import numpy as np
 from cgcnn_ase.energies.scales import check_scale
 from cgcnn_ase.models.registry import ModelRef, load_refs, model_part
 from cgcnn_ase.prediction.predictor import Predictor, without_result
+from cgcnn_ase.prediction.results import member_values
 from cgcnn_ase.stability.phases import (
     CompetingPhases,
     check_scale_of_table,
@@ -36,6 +37,8 @@ _LEARNED = "mp-legacy"
 _OTHER = "stability is read off a formation energy per atom; {} predicts another quantity"
 # what calls a function with each prediction
 _StreamWith: TypeAlias = "Callable[[Callable[[MemberPrediction], Any]], Iterator[tuple[Prediction, Any]]]"
+# predictions, each with those of the members of the ensemble
+_WithMembers: TypeAlias = "Sequence[tuple[Prediction, Floats | None]]"
 # phases outside the domain that a warning names; the rest is counted
 _SHOWN = 5
 
@@ -141,6 +144,45 @@ class HullComparison:
             in_domain_reason=prediction.in_domain_reason,
             population=prediction.population,
         )
+
+    def against_predicted(
+        self, predicted: _WithMembers, competing: _WithMembers = (), *, together: bool = False
+    ) -> Iterator[Stability]:
+        """Rows of predicted structures against the known phases and predicted ones.
+
+        Parameters
+        ----------
+        predicted, competing
+            Structures, and others that compete with them; predictions of one model.
+        together
+            Let the structures compete with each other, too.
+
+        Raises
+        ------
+        StructureError
+            If a competing structure has no prediction.
+        ValueError
+            If there is no conversion of its energy to the scale of the known phases.
+        """
+        crystals = [self.phase_or_none(*each) for each in predicted]
+        chosen = list(zip((p for p, _ in predicted), crystals, strict=True)) if together else []
+        for prediction, members in competing:
+            if prediction.error is not None:
+                raise StructureError(prediction.source or prediction.id, f"as a competing phase: {prediction.error}")
+            chosen.append((prediction, self.phase(prediction, members)))
+        outside = [
+            f"{p.id} ({p.in_domain_reason})" for p, phase in chosen if phase is not None and p.in_domain is False
+        ]
+        if outside:
+            more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
+            warnings.warn(
+                f"outside the domain, and so no competing phase: {', '.join(outside[:_SHOWN])}{more}", stacklevel=3
+            )
+        phases = [phase for p, phase in chosen if phase is not None and p.in_domain is not False]
+        source = f"{self.phases.source}; {len(phases):,} predicted structures"
+        mixed = self.with_predicted(phases)
+        for (prediction, _), phase in zip(predicted, crystals, strict=True):
+            yield replace(mixed.of(prediction, phase), hull_source=source)
 
     def phase_or_none(self, prediction: "Prediction", members: "Floats | None") -> PredictedPhase | None:
         """As :meth:`phase`; None of what failed, whose row says why."""
@@ -258,7 +300,8 @@ class StabilityPredictor:
 
     def _stream(self, stream_with: _StreamWith) -> Generator[Stability, None, None]:
         if self.together or self.competing is not None:
-            yield from self._against_predicted(list(stream_with(_members)))
+            predicted = list(stream_with(member_values))
+            yield from self.comparison.against_predicted(predicted, self._competing, together=self.together)
         elif isinstance(self.comparison.entries, CompetingPhases):  # these phases are not sent to worker processes
             for prediction, _ in stream_with(without_result):
                 yield self.comparison.of(prediction)
@@ -266,39 +309,9 @@ class StabilityPredictor:
             for prediction, row in stream_with(self.comparison):
                 yield row if prediction.id == row.id and prediction.error is None else self.comparison.of(prediction)
 
-    def _against_predicted(self, predicted: "list[tuple[Prediction, Floats | None]]") -> Iterator[Stability]:
-        """All rows, against known phases and predicted ones."""
-        crystals = [self.comparison.phase_or_none(*each) for each in predicted]
-        chosen = list(zip((p for p, _ in predicted), crystals, strict=True)) if self.together else []
-        chosen += self._predicted_phases
-        outside = [
-            f"{p.id} ({p.in_domain_reason})" for p, phase in chosen if phase is not None and p.in_domain is False
-        ]
-        if outside:
-            more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
-            warnings.warn(
-                f"outside the domain, and so no competing phase: {', '.join(outside[:_SHOWN])}{more}", stacklevel=3
-            )
-        phases = [phase for p, phase in chosen if phase is not None and p.in_domain is not False]
-        source = f"{self.phases.source}; {len(phases):,} predicted structures"
-        mixed = self.comparison.with_predicted(phases)
-        for (prediction, _), phase in zip(predicted, crystals, strict=True):
-            yield replace(mixed.of(prediction, phase), hull_source=source)
-
     @cached_property
-    def _predicted_phases(self) -> "list[tuple[Prediction, PredictedPhase | None]]":
-        if self.competing is None:
-            return []
-        predicted = list(self.predictor.stream_with(_members, self.competing))
-        for prediction, _ in predicted:
-            if prediction.error is not None:
-                raise StructureError(prediction.source, f"as a competing phase: {prediction.error}")
-        return [(prediction, self.comparison.phase(prediction, members)) for prediction, members in predicted]
-
-
-def _members(member: "MemberPrediction") -> "Floats | None":
-    """By each member of the ensemble."""
-    return None if member.members is None else np.asarray(member.members, dtype=float)
+    def _competing(self) -> _WithMembers:
+        return [] if self.competing is None else list(self.predictor.stream_with(member_values, self.competing))
 
 
 def stability(structures: object, model: "str | Path | CrystalModel" = MODEL, **options: Any) -> StabilityResults:

@@ -86,6 +86,9 @@ def test_a_run_gives_what_the_package_predicts(good_run, crystals, small_model):
     # structures and table stand in nodes, and are not stored a second time with the job
     assert "structures.npz" not in node.base.repository.list_object_names()
     assert "predictions.csv" not in results["retrieved"].base.repository.list_object_names()
+    # so does what each member predicts, whose mean is the value
+    for prediction, members in results["predictions"].with_members():
+        assert (members.shape, members.mean()) == ((3,), pytest.approx(prediction.value, abs=1e-5))
     # values and stds can be queried
     column = orm.QueryBuilder().append(
         DataFactory("cgcnn.predictions"),

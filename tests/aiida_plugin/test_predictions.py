@@ -78,7 +78,10 @@ def test_importing_it_imports_no_torch():
 
 
 def test_every_column_of_a_frame_is_known():
-    assert {*KINDS, *CONSTANT_COLUMNS, "in_domain_reason"} == set(SITE_COLUMNS)  # that is another name of "reason"
+    assert {*KINDS, *CONSTANT_COLUMNS, "in_domain_reason"} == {
+        *SITE_COLUMNS,
+        "members",
+    }  # that is another name of "reason"
 
 
 def test_the_frame_is_that_of_the_predictions():
@@ -316,6 +319,27 @@ def test_a_hundred_thousand_rows_are_a_matter_of_seconds():
     frame = orm.load_node(node.pk).to_frame()
     assert time.perf_counter() - start < 10  # about 1 s on an idle core
     pd.testing.assert_series_equal(frame["value"], pd.Series(columns["value"], name="value"), check_exact=True)
+
+
+def test_members_survive_the_csv_and_are_joined_with_what_lacks_them(tmp_path):
+    from cgcnn_ase.cli.prediction_output import open_output
+
+    path, rows = tmp_path / "out.csv", [np.array([0.1, 1 / 3, -2.0]), np.array([1.0, 2.0, 3e-17])]
+    with open_output(path, as_json=False, resume=False, sources=[], models=[], members=True) as writer:
+        for name, members in zip("ab", rows, strict=True):
+            writer.write(prediction(name), members)
+    node = stored(PredictionsData.from_csv(path)["m"])
+    assert [members.tolist() for _, members in node.with_members()] == [row.tolist() for row in rows]
+    assert_frame_equal(node.to_frame(), Predictions([prediction("a"), prediction("b")]).to_frame(), check_exact=True)
+    old = PredictionsData.from_predictions(Predictions([prediction("c")]))
+    for parts, expected in (((old, node), [None, *rows]), ((node, old), [*rows, None])):
+        joined = stored(PredictionsData.joined(parts, [])).columns()["members"]
+        assert joined == [None if row is None else tuple(row.tolist()) for row in expected]
+    with pytest.raises(ValueError, match="does not hold what each network of the ensemble predicts"):
+        old.with_members()
+    path.write_text(path.read_text().replace("-2.0", "low"))
+    with pytest.raises(ValueError, match="column members: '0.1 0.3333333333333333 low' is no row of numbers"):
+        PredictionsData.from_csv(path)
 
 
 def test_columns_of_an_earlier_version_lack_what_came_later():

@@ -120,6 +120,60 @@ def test_entries_of_a_file(predicted, entries, small_model, structures, tmp_path
     assert [part.id for part in node.results()["NiO"].decomposition] == ["mp-19009"]
 
 
+@pytest.fixture(scope="module")
+def others():
+    """Structures without known energies that compete: their formulas are new."""
+    cells = {"Li2NiO3": bulk("NiO", "rocksalt", 4.18) * (1, 1, 3), "CuAu3": bulk("Cu", cubic=True, a=3.9)}
+    cells["Li2NiO3"].set_chemical_symbols(["Li", "O", "Li", "O", "Ni", "O"])
+    cells["CuAu3"].set_chemical_symbols(["Cu", "Au", "Au", "Au"])
+    return cells
+
+
+@pytest.mark.filterwarnings("ignore:outside the domain")
+def test_predicted_phases_compete_with_the_std_of_the_difference(predicted, others, small_model, structures):
+    """The numbers are those of the function: with each other, with others, and with both."""
+    model = model_of(predicted)
+    of_set = DataFactory("cgcnn.structures").from_ase(others.values(), list(others))
+    competing = predict_in_process(model, of_set, orm.Dict({"population": "known"}))
+    polymorphs = structures | {"NiO-2": bulk("NiO", "zincblende", 4.4)}
+    of_set = DataFactory("cgcnn.structures").from_ase(polymorphs.values(), list(polymorphs))
+    again = predict_in_process(model, of_set, orm.Dict({"population": "known"}))
+    for together, input_ in ((True, None), (False, competing), (True, competing)):
+        node = stability(again, orm.Dict({"together": together}), model=model, competing=input_)
+        options = {"together": together, "competing": None if input_ is None else others, "population": "known"}
+        result = cgcnn_ase.stability(polymorphs, small_model, **options)
+        assert orm.load_node(node.pk).results().all == without_source(result.all)
+        if together:
+            higher = max((node.results()[name] for name in ("NiO", "NiO-2")), key=lambda row: row.e_above_hull)
+            assert [part.predicted for part in higher.decomposition] == [True]
+            alone = stability(again, model=model).results()[higher.id]
+            assert higher.e_above_hull_std != pytest.approx(alone.e_above_hull_std, rel=1e-3)
+            assert set(higher.gains) == {"NiO", "NiO-2"}
+            assert node.results().worth_computing() == result.worth_computing()
+    assert node.creator.inputs.competing == competing
+
+
+def test_predicted_phases_that_cannot_compete_are_refused(predicted, dropout_model, structures):
+    model = model_of(predicted)
+    bare = PredictionsData(columns(), unit="eV/atom", property=ENERGY, model="m", model_sha256="5" * 64).store()
+    with pytest.raises(ValueError, match=rf"node {bare.pk} does not hold what each network of the ensemble predicts"):
+        stability(bare, orm.Dict({"model_scale": "mp2020", "together": True}))
+    with pytest.raises(ValueError, match=rf"predicted by the same model; node {bare.pk} holds predictions of form.* m"):
+        stability(predicted, model=model, competing=bare)
+    of_set = DataFactory("cgcnn.structures").from_ase([structures["NiO"]], ["NiO"])
+    small = {"unit": "eV/atom", "property": ENERGY, "model": "m", "model_sha256": model.sha256}
+    hypothetical = PredictionsData(columns(population="hypothetical"), **small).store()
+    with pytest.raises(ValueError, match="of the population hypothetical, the structures of known"):
+        stability(predicted, model=model, competing=hypothetical)
+    with pytest.raises(ValueError, match="together must be true or false, not 'yes'"):
+        stability(predicted, orm.Dict({"together": "yes"}), model=model)
+    # samples of dropout are no members
+    samples = predict_in_process(
+        DataFactory("cgcnn.model").get_or_create(dropout_model), of_set, orm.Dict({"n_dropout": 3})
+    )
+    assert "members" not in samples.columns()
+
+
 def labelled(structures, energies, scheme):
     """A set whose labels are the formation energies of some structures."""
     kept = {name: structures[name].copy() for name in energies}
@@ -258,6 +312,10 @@ def test_the_command_takes_the_model_that_predicted(predicted, expected, tmp_pat
     assert table["e_above_hull"].tolist() == [row.e_above_hull for row in expected.all]
     pk = int(done.stdout.split("node ")[-1].split(";")[0])
     assert orm.load_node(pk).creator.inputs.model == model_of(predicted)
+    done = run("stability", predicted.pk, "--together", "--competing", predicted.pk)
+    assert done.exit_code == 0, done.output
+    pk = int(done.stdout.split("node ")[-1].split(";")[0])
+    assert orm.load_node(pk).creator.inputs.competing == predicted
     shown = run("show", pk, "--id", "NiO", command=predictions_command)
     assert (shown.exit_code, "decomposition: " in shown.stdout) == (0, True), shown.output
 

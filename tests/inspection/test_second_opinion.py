@@ -18,6 +18,7 @@ from cgcnn_ase.inspection.element_offsets import left_out_residuals
 from cgcnn_ase.inspection.second_opinion import SecondOpinionWarning
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.registry import model_info
+from cgcnn_ase.prediction.results import member_values
 
 from ..conftest import make_model
 
@@ -66,6 +67,12 @@ pytestmark = pytest.mark.filterwarnings("error::cgcnn_ase.inspection.second_opin
 def test_offsets_of_the_elements_are_no_disagreement(small_model, batch, offsets):
     results = predict(small_model, batch, second_opinion=[Shifted(small_model, offsets)])
     assert results.to_frame()["second_opinion_std"].to_numpy() == pytest.approx(np.zeros(24), abs=1e-5)
+    # a function sees the opinions, and what the members say besides
+    opinions = SecondOpinions([Shifted(small_model, offsets)])
+    pairs = Predictor(small_model, second_opinion=opinions).stream_with(member_values, batch)
+    for (prediction, members), expected in zip(pairs, results.all, strict=True):
+        assert prediction == expected
+        assert members.mean() == pytest.approx(prediction.value, abs=1e-5)
 
 
 def test_one_structure_off_is_found_and_the_others_stay(small_model, batch, offsets):

@@ -1,5 +1,7 @@
 """``cgcnn.predict_in_process``: a handful of structures predicted here and now, without a job."""
 
+import warnings
+
 from aiida.engine import calcfunction
 from aiida.orm import Dict, Str, StructureData
 
@@ -45,7 +47,10 @@ def predict_in_process(
     CheckpointError
         If a file of the model's node was changed.
     """
-    from cgcnn_ase.inspection.second_opinion import predict
+    from cgcnn_ase.inspection.second_opinion import as_second_opinions
+    from cgcnn_ase.prediction.batch_note import BatchWarning
+    from cgcnn_ase.prediction.predictor import Predictor
+    from cgcnn_ase.prediction.results import Predictions, member_values
 
     options = {} if settings is None else settings.get_dict()
     if reason := settings_problem(options):
@@ -53,8 +58,14 @@ def predict_in_process(
     if len(model.names) > 1:
         raise ValueError(f"the node holds {len(model.names)} models: {', '.join(model.names)}; cgcnn.predict takes all")
     of_set = as_set(structures)
-    options["second_opinion"] = options.get("second_opinion") or None
-    result = predict(model.load(), dict(zip(of_set.ids, of_set.iter_atoms(), strict=True)), **options)
+    options["second_opinion"] = as_second_opinions(options.get("second_opinion") or None)
+    predictor = Predictor(model.load(), **options)
+    pairs = list(predictor.stream_with(member_values, dict(zip(of_set.ids, of_set.iter_atoms(), strict=True))))
+    tally = predictor.tally()
+    result = Predictions(tally.counted(prediction for prediction, _ in pairs))
     if not result.all:
         raise ValueError(f"no structure could be predicted; the first: {result.failures[0].error}")
-    return PredictionsData.from_predictions(result)
+    for note in tally.notes():
+        warnings.warn(note, BatchWarning, stacklevel=2)
+    members = [None if row is None else row.tolist() for prediction, row in pairs if prediction.error is None]
+    return PredictionsData.from_predictions(result, None if options.get("n_dropout") is not None else members)

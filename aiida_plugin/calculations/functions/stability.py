@@ -20,7 +20,7 @@ from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, check_la
 from cgcnn_ase.stability.predictor import TARGET, HullComparison
 from cgcnn_ase.structures.composition import formula_of
 
-SETTINGS = ("within", "scale", "leave_out", "population", "model_scale")
+SETTINGS = ("within", "scale", "leave_out", "together", "population", "model_scale")
 _VERSIONS = node_default(
     versions_of("cgcnn-ase", "numpy", "pymatgen", "scipy") | {"competing_phases": known_phases_sha256()}, Dict
 )
@@ -32,6 +32,7 @@ def stability(
     settings: Dict | None = None,
     phases: SinglefileData | StructureSetData | None = None,
     model: CGCNNModelData | None = None,
+    competing: PredictionsData | None = None,
     package_versions: Dict = _VERSIONS,  # noqa: ARG001
 ) -> StabilityData:
     """Compare predicted formation energies with the hull of competing phases; see `cgcnn_ase.stability`.
@@ -42,14 +43,18 @@ def stability(
         Formation energies per atom, of a set or of one structure.
     settings
         ``within`` (0.05 eV/atom), ``scale`` (mp2020), ``leave_out`` (False: phases of a structure's own formula compete
-        with it) as of :class:`~cgcnn_ase.stability.predictor.StabilityPredictor`; ``population``, of which the
-        predictions then must be; ``model_scale``, what the model has learned, where the predictions do not say.
+        with it), ``together`` (False: the structures do not compete with each other) as of
+        :class:`~cgcnn_ase.stability.predictor.StabilityPredictor`; ``population``, of which the predictions then must
+        be; ``model_scale``, what the model has learned, where the predictions do not say.
     phases
         Competing phases, on ``scale``: a set of structures with labels ``formation_energy_per_atom``, as `cgcnn.fetch`
         makes it, or a JSON file of pymatgen's entries. Without it, the package's table of the Materials Project.
     model
         That made the predictions, whose record says what scale it has learned; needed where the predictions do not, for
         models that are not among the pretrained ones, unless ``model_scale`` says it.
+    competing
+        More competing phases without known energies: predictions of the same model. Their errors, and with ``together``
+        those of the structures, are those of differences, from what each member of the ensemble predicts.
     package_versions
         Of what compares, and the sha256 of the package's table, so that caching tells them apart; filled in.
 
@@ -65,7 +70,7 @@ def stability(
         phases cannot be used, or no structure has a row.
     """
     options = {} if settings is None else settings.get_dict()
-    if problem := stability_problem(predictions, options):
+    if problem := stability_problem(predictions, options, competing):
         raise ValueError(problem)
     scale = str(options.get("scale", "mp2020"))
     comparison = HullComparison(
@@ -75,13 +80,19 @@ def stability(
         scale=scale,
         leave_out=bool(options.get("leave_out", False)),
     )
-    rows = [comparison.of(prediction) for prediction in predictions.predictions()]
+    if (together := bool(options.get("together", False))) or competing is not None:
+        others = [] if competing is None else competing.with_members()
+        rows = list(comparison.against_predicted(predictions.with_members(), others, together=together))
+    else:
+        rows = [comparison.of(prediction) for prediction in predictions.predictions()]
     if all(row.error is not None for row in rows):
         raise ValueError(f"no structure has an energy above hull; the first: {rows[0].error}")
     return StabilityData(rows)
 
 
-def stability_problem(predictions: PredictionsData, settings: Mapping[str, Any]) -> str | None:
+def stability_problem(
+    predictions: PredictionsData, settings: Mapping[str, Any], competing: PredictionsData | None = None
+) -> str | None:
     """Say why these predictions cannot be compared with a hull under these settings; None if they can."""
     attributes = predictions.base.attributes.all
     if attributes["property"] != TARGET:
@@ -94,15 +105,34 @@ def stability_problem(predictions: PredictionsData, settings: Mapping[str, Any])
     within = settings.get("within", 0.0)
     if isinstance(within, bool) or not isinstance(within, int | float):
         return f"within must be an energy in eV/atom, not {within!r}"
-    if not isinstance(settings.get("leave_out", False), bool):
-        return f"leave_out must be true or false, not {settings['leave_out']!r}"
-    made_for = sorted({str(each) for each in predictions.columns().get("population", [])})
+    for name in ("leave_out", "together"):
+        if not isinstance(settings.get(name, False), bool):
+            return f"{name} must be true or false, not {settings[name]!r}"
+    made_for = _populations(predictions)
+    if competing is not None:
+        others = competing.base.attributes.all
+        if any(others[key] != attributes[key] for key in ("property", "model_sha256")):
+            return (
+                f"competing phases are predicted by the same model; node {competing.pk} holds predictions of "
+                f"{others['property']} by {others['model']} ({others['model_sha256'][:12]}), not by "
+                f"{attributes['model']} ({attributes['model_sha256'][:12]})"
+            )
+        if (of_others := _populations(competing)) != made_for:
+            return (
+                f"the predicted competing phases are of the population {' and '.join(of_others)}, the structures of "
+                f"{' and '.join(made_for)}; predict both with one setting"
+            )
     if "population" in settings and made_for != [settings["population"]]:
         return (
             f"the intervals of the predictions are those of the population {' and '.join(made_for)}, not "
             f"{settings['population']}; predict with that setting"
         )
     return None
+
+
+def _populations(predictions: PredictionsData) -> list[str]:
+    """Whose errors the intervals are made for."""
+    return sorted({str(each) for each in predictions.columns().get("population", [])})
 
 
 def model_of(predictions: PredictionsData) -> CGCNNModelData | None:
