@@ -299,7 +299,7 @@ def draw(curves: dict[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = [name for name in curves if "BFGS" in curves[name]]
-    figure, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 2.7), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 3.0), sharey=True, layout="constrained")
     colors = {"BFGS": "#999999", "GPMin": "#56b4e9", "ours": "#d55e00"}
     for axis, name in zip(np.atleast_1d(axes), names, strict=True):
         curve = curves[name]
@@ -309,7 +309,8 @@ def draw(curves: dict[str, Any], file: Path) -> None:
             axis.plot(np.arange(1, len(best) + 1), np.maximum(best, 0.1), "o-", ms=3, lw=1.2, color=color, label=method)
         axis.set(title=name, xlabel="reference calls", yscale="log")
         axis.title.set_fontsize(9)
-    np.atleast_1d(axes)[0].set_ylabel("energy above the lowest (meV/atom)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    np.atleast_1d(axes)[0].set_ylabel("above the lowest (meV/atom)")
     np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=110)
 

@@ -46,6 +46,7 @@ LONG = (
     "docs/how_to/inspect.md",
     "docs/how_to/optimize.md",
     "docs/how_to/predict.md",
+    "docs/how_to/learn.md",
     "docs/how_to/relax.md",
     "docs/how_to/screen.md",
     "docs/how_to/stability.md",

@@ -133,7 +133,7 @@ class PredictCalculation(CrashSafeCalcJob):
             (option, text) for name, option in sorted(SETTINGS.items()) for text in _texts(settings.get(name))
         ]
         if settings.get("n_dropout") is None:  # samples of dropout have nothing in common between structures
-            asked.append(("--members",))
+            asked.append(("--member-values",))
         asked += [(SETTINGS["second_opinion"], model_path(node, path)) for path, node in opinions.items()]
         job = self.job(
             "predict", STRUCTURES, "--model", model_path(model), "--output", PREDICTIONS, "--failures", FAILURES,

@@ -73,7 +73,8 @@ def predict(
         typer.Option(help="Another model, chgnet or sevenn: how far it disagrees (second_opinion_std). Several times."),
     ] = None,
     members: Annotated[
-        bool, typer.Option("--members", help="Also write what each network of the ensemble predicts (.csv, .json).")
+        bool,
+        typer.Option("--member-values", help="Also write what each network of the ensemble predicts (.csv, .json)."),
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",

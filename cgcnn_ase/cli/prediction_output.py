@@ -76,7 +76,7 @@ def open_output(
     if of_sites and suffix == ".extxyz":
         raise ValueError(f"--output {output}: .extxyz holds one prediction a structure; of sites take .csv or .json")
     if members and (suffix == ".extxyz" or (output is None and not as_json and sys.stdout.isatty())):
-        raise ValueError("--members are written to a .csv or .json file: give --output FILE.csv")
+        raise ValueError("--member-values are written to a .csv or .json file: give --output FILE.csv")
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
     if suffix == ".csv" and output is not None:

@@ -654,7 +654,7 @@ def interrupted_at_the_third(monkeypatch):
     """Ctrl-C comes when two files are predicted."""
     from cgcnn_ase.prediction.predictor import Predictor
 
-    stream = Predictor.stream_files
+    stream = Predictor.stream_files_with
 
     def interrupted(self, *args, **kwargs):
         for k, prediction in enumerate(stream(self, *args, **kwargs)):
@@ -663,7 +663,7 @@ def interrupted_at_the_third(monkeypatch):
             yield prediction
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "stream_files", interrupted)
+        patch.setattr(Predictor, "stream_files_with", interrupted)
         yield patch
 
 

@@ -68,9 +68,9 @@ def table(*predictions):
 
 def test_members_are_written_where_asked(shell, small_model, cif_folder, tmp_path):
     options = ("predict", cif_folder(3), "--model", small_model)
-    assert shell(*options, "--members", "--output", tmp_path / "out.json").code == 0
+    assert shell(*options, "--member-values", "--output", tmp_path / "out.json").code == 0
     rows = json.loads((tmp_path / "out.json").read_text())
-    assert shell(*options, "--members", "--output", tmp_path / "out.csv").code == 0
+    assert shell(*options, "--member-values", "--output", tmp_path / "out.csv").code == 0
     with (tmp_path / "out.csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == 3
@@ -79,8 +79,8 @@ def test_members_are_written_where_asked(shell, small_model, cif_folder, tmp_pat
         assert (len(row["members"]), np.mean(row["members"])) == (3, pytest.approx(row["value"], abs=1e-5))
     done = shell(*options, "--output", tmp_path / "out.csv", "--resume")
     assert (done.code, "its header is another" in done.err) == (2, True)
-    done = shell(*options, "--members", "--output", tmp_path / "out.extxyz")
-    assert (done.code, "--members are written to a .csv or .json file" in done.err) == (2, True)
+    done = shell(*options, "--member-values", "--output", tmp_path / "out.extxyz")
+    assert (done.code, "--member-values are written to a .csv or .json file" in done.err) == (2, True)
 
 
 def test_the_std_decides_the_digits():
