@@ -74,7 +74,7 @@ def predict(
     ] = None,
     members: Annotated[
         bool,
-        typer.Option("--member-values", help="Also write what each network of the ensemble predicts (.csv, .json)."),
+        typer.Option("--member-values", help="Also write what each network predicts (.csv, .json)."),
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for many files by default.")] = None,
     engine: Annotated[str, typer.Option(help="Message passing: auto, dgl or torch.")] = "auto",

@@ -76,10 +76,10 @@ def test_a_very_wide_hole():
 
 
 def is_vertex(defect):
-    """Four atoms or more are the nearest: on some machines rounding leaves pymatgen the middle of a bond, too."""
+    """More than two atoms are the nearest: on some machines rounding leaves pymatgen the middle of a bond, too."""
     site, structure = defect.site, defect.structure
     radius = structure.lattice.get_all_distances([site.frac_coords], structure.frac_coords).min()
-    return len(structure.get_sites_in_sphere(site.coords, radius + 0.05)) >= 4
+    return len(structure.get_sites_in_sphere(site.coords, radius + 0.05)) > 2
 
 
 @pytest.mark.parametrize("name", ["MgO", "SrTiO3", "TiO2-rutile", "Si"])
