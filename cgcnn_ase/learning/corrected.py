@@ -10,7 +10,7 @@ from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.learning.coordinates import Coordinates
 from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
 from cgcnn_ase.learning.labels import ReferenceLabel
-from cgcnn_ase.learning.surface import Pairs, Surface
+from cgcnn_ase.learning.surface import Pairs, SpringSurface, Surface
 
 # rows of the process's covariance at most: the newest labels of a trajectory
 _MAX_ROWS = 1200
@@ -88,6 +88,8 @@ class CorrectedSurface:
             gradients.append(self.coordinates.gradient(structure, label.forces - point.forces, lacking))
         self._process = DifferenceProcess(np.array(us), np.array(energies), np.array(gradients))
         self.evidence = self._process.evidence
+        # one label far from the minimum says little of what is lacking there: a potential walks by itself first
+        self._is_first_walk = len(labels) == 1 and not isinstance(surface, SpringSurface)
         self._known = (np.array(us), [label.forces for label in labels[rows]])
 
     def __call__(self, structure: Geometry) -> CorrectedPoint:
@@ -102,6 +104,8 @@ class CorrectedSurface:
         else:
             u = self.coordinates.of(structure)
             difference = self._process(u)
+            if self._is_first_walk:
+                difference = difference._replace(energy=self._process.mean, gradient=np.zeros_like(u))
             forces, stress = self.coordinates.forces_and_stress(structure, difference.gradient)
             change = self._change_of_force(u, point.forces + forces)
             variances = self.coordinates.force_variances(difference.prior, difference.explained).mean(axis=1)

@@ -65,8 +65,8 @@ class DifferenceProcess:
 
     def __init__(self, points: Floats, energies: Floats, gradients: Floats) -> None:
         self._points, self._n = points, points.shape[1]
-        self._mean = float(energies.mean())
-        rows = np.concatenate([(energies - self._mean)[:, None], gradients], axis=1).ravel()
+        self.mean = float(energies.mean())
+        rows = np.concatenate([(energies - self.mean)[:, None], gradients], axis=1).ravel()
         tried = [(*self._likelihood(rows, length), length) for length in _LENGTHS]
         self.evidence = max(each[0] for each in tried)
         kept = [(np.exp(logarithm - self.evidence), *rest) for logarithm, *rest in tried]
@@ -119,5 +119,5 @@ class DifferenceProcess:
             prior += posterior.weight * square / posterior.length**2
             explained.append(np.sqrt(posterior.weight) * known[:, 1:])
         return Difference(
-            self._mean + float(value[0]), value[1:], float(np.sqrt(variance)), prior, np.concatenate(explained)
+            self.mean + float(value[0]), value[1:], float(np.sqrt(variance)), prior, np.concatenate(explained)
         )
