@@ -103,13 +103,11 @@ examples: $(ENGINES_INSTALLED) ## run every example
 	@mkdir -p build/examples
 	@for example in examples/*.py; do \
 	    echo "== $$example"; \
-	    arguments=""; \
 	    case $$example in \
 	        */aiida_*) run="bash ../../scripts/run_aiida_example.sh $(abspath $(BIN))" ;; \
-	        */vacancy_energies_by_dft.py) run="$(abspath $(BIN))/python"; arguments="--reference chgnet" ;; \
 	        *) run="$(abspath $(BIN))/python" ;; \
 	    esac; \
-	    (cd build/examples && $$run "../../$$example" $$arguments); \
+	    (cd build/examples && $$run "../../$$example"); \
 	done
 	@for example in examples/*.yaml; do \
 	    echo "== $$example"; \
