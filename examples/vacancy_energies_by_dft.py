@@ -1,7 +1,7 @@
 """Lithium vacancies of LiNiO2: screened by the potential, relaxed by DFT that is asked as little as possible.
 
 The same is done by DFT alone, so that energies and numbers of calls can be compared. CHGNet, a potential, stands for
-DFT here, so that the whole takes seconds. ``--reference gpaw`` asks GPAW (``make engines`` installs it), minutes a call.
+DFT here, so that the whole takes seconds. ``--reference gpaw`` asks GPAW (from ``make engines``), minutes a call.
 """
 
 import argparse
