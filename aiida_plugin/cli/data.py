@@ -114,18 +114,20 @@ def model() -> None:
 @decorators.with_dbenv()
 def list_models(name: str | None, of_group: str | None) -> None:
     """List the model nodes."""
+    from aiida.orm import load_node
+
     from aiida_plugin.data.model import CGCNNModelData
 
-    keys = ("name", "names", "targets", "units", "architecture", "sha256")
+    keys = ("name", "names", "targets", "units", "sha256")
     filters = {} if name is None else {"attributes.names": {"contains": [name]}}
     rows = _rows(CGCNNModelData, ["label", *(f"attributes.{key}" for key in keys)], filters, of_group)
     table = [
-        [pk, "\n".join(names) if label in ("", name) else label, "\n".join(targets), "\n".join(units), network,
-         sha256[:_SHORT]]
-        for pk, label, name, names, targets, units, network, sha256 in rows
+        [pk, "\n".join(names) if label in ("", name) else label, "\n".join(targets), "\n".join(units),
+         "\n".join(scale or "" for scale in load_node(pk).scales), sha256[:_SHORT]]
+        for pk, label, name, names, targets, units, sha256 in rows
     ]  # fmt: skip
-    headers = ["PK", "Name", "Property", "Unit", "Network", "sha256"]
-    _table(table, headers, shrinks=("Property", "Network"), last=("Name",))
+    headers = ["PK", "Name", "Property", "Unit", "Scale", "sha256"]
+    _table(table, headers, shrinks=("Property",), last=("Name",))
 
 
 @model.command("show")
@@ -135,7 +137,7 @@ def show_model(node: "CGCNNModelData") -> None:
     """Show what is known of a model, and whether its files are those that were stored."""
     with errors_in_words():
         node.contents()
-    _show(node, node.base.attributes.all)
+    _show(node, {**node.base.attributes.all, "scales": node.scales})
 
 
 @model.command("import")

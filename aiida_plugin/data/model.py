@@ -1,6 +1,7 @@
 """A model as a node. Nothing here needs torch, but for an original ``.pth.tar``."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from aiida.orm import Data, QueryBuilder
 
 from aiida_plugin.data import attribute
 from cgcnn_ase.models.folder import CONFIG, WEIGHTS, CheckpointError, model_entries, read_config, read_weights
-from cgcnn_ase.models.registry import DEFAULT_MODEL, find_models
+from cgcnn_ase.models.registry import DEFAULT_MODEL, find_models, scale_of
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
@@ -24,10 +25,12 @@ class CGCNNModelData(Data):
     """A model folder, or an original CGCNN ``.pth.tar`` file, in the node's repository.
 
     Models that share their members share a folder, and so a node: ``names``, ``targets``, ``units``, ``tasks``
-    (regression or classification), ``levels`` (crystal or site) and ``train_hashes`` (sha256 of the ids and targets of
-    the training set; None where the file does not say) are lists with one item each. The other attributes are ``name``,
-    ``architecture``, ``n_members``, ``package_version`` (that wrote the model), ``sha256`` (of the weights: the
-    ``model_sha256`` of its predictions), ``files`` (sha256 by file name) and ``content_sha256`` (of all of ``files``).
+    (regression or classification), ``levels`` (crystal or site), ``scales`` (of energies, by name, see
+    :mod:`cgcnn_ase.energies.scales`; None of others, and where the file does not say) and ``train_hashes`` (sha256 of
+    the ids and targets of the training set; None as well) are lists with one item each. The other attributes are
+    ``name``, ``architecture``, ``n_members``, ``package_version`` (that wrote the model), ``sha256`` (of the weights:
+    the ``model_sha256`` of its predictions), ``files`` (sha256 by file name) and ``content_sha256`` (of all of
+    ``files``).
 
     Parameters
     ----------
@@ -50,6 +53,7 @@ class CGCNNModelData(Data):
         tasks: list[str] = attribute("tasks", "Regression or classification, of each")
         levels: list[str] = attribute("levels", "Crystal or site, of each")
         train_hashes: list[str | None] = attribute("train_hashes", "The sha256 of each training set, where known")
+        scales: list[str | None] | None = attribute("scales", "The scale of the energies, of each", default=None)
         architecture: str = attribute("architecture", "The kind of network")
         n_members: int = attribute("n_members", "How many networks there are")
         package_version: str | None = attribute("package_version", "The version that wrote the model")
@@ -59,6 +63,9 @@ class CGCNNModelData(Data):
         labels_converged: bool | None = attribute(
             "labels_converged", "False where it learned from labels that are marked as not converged", default=None
         )
+
+    # told by the files, and not there in nodes of early versions
+    _hash_ignored_attributes = ("scales",)
 
     def __init__(self, path: str | Path | None = None, **kwargs: Any) -> None:
         Data.__init__(self, **kwargs)
@@ -103,6 +110,16 @@ class CGCNNModelData(Data):
     def names(self) -> list[str]:
         """Names of the models, in the order of ``targets`` and ``units``."""
         return list(self.base.attributes.get("names"))
+
+    @property
+    def scales(self) -> list[str | None]:
+        """Scales of the energies of the models, in the order of ``names``; None where there is none."""
+        stated: list[str | None] | None = self.base.attributes.get("scales", None)
+        if stated is None:  # of an early version
+            if CONFIG not in self.files:
+                return [None] * len(self.names)
+            stated = _scales(json.loads(self.base.repository.get_object_content(CONFIG, "rb")))
+        return list(stated)
 
     @property
     def sha256(self) -> str:
@@ -250,12 +267,18 @@ def _of_folder(config: dict[str, Any]) -> dict[str, object]:
         "tasks": [target["task"] for target in targets],
         "levels": [target.get("level", "crystal") for target in targets],
         "train_hashes": [entry["training"].get("train_hash") for entry in entries],
+        "scales": _scales(config),
         "architecture": config["network"]["architecture"].get("architecture", "cgcnn"),
         "n_members": config["n_members"],
         "package_version": config["package_version"],
         "sha256": config["sha256"][WEIGHTS],
         **({"labels_converged": False} if _learned_unconverged(entries) else {}),
     }
+
+
+def _scales(config: dict[str, Any]) -> list[str | None]:
+    """List the scale that each model of a folder states; None where it states none."""
+    return [scale_of(config, entry) for entry in model_entries(config)]
 
 
 def _learned_unconverged(entries: Sequence[Mapping[str, Any]]) -> bool:
@@ -276,6 +299,7 @@ def _of_original(path: Path) -> dict[str, object]:
         "tasks": [model.target.task],
         "levels": [model.target.level],
         "train_hashes": [None],
+        "scales": [model.scale],
         "architecture": "cgcnn",
         "n_members": 1,
         "package_version": None,

@@ -21,7 +21,7 @@ from aiida_plugin.data.model import BESIDES, CGCNNModelData, hash_of_files
 from cgcnn_ase import predict
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.folder import CheckpointError
-from cgcnn_ase.models.registry import pretrained_folder
+from cgcnn_ase.models.registry import model_info, pretrained_folder
 
 from ..conftest import make_model
 
@@ -69,7 +69,31 @@ def test_attributes_are_those_of_the_folder():
     assert attributes["files"] == {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()
     }
+    assert attributes["scales"] == node.scales == ["mp-legacy"]
     assert node.sha256 == predict(NAME, MGO).all[0].model_sha256
+
+
+def test_the_scale_of_the_energies_can_be_queried():
+    for name in ("formation-energy-per-atom", "electronic", "cathode-potential"):
+        CGCNNModelData.get_or_create(name)
+    stated = orm.QueryBuilder().append(CGCNNModelData, project=["attributes.names", "attributes.scales"])
+    scales = {name: scale for names, of_node in stated.all() for name, scale in zip(names, of_node, strict=True)}
+    assert (scales["band-gap"], scales["cathode-potential"]) == (None, "uncorrected")
+    assert all(scale == model_info(name).scale for name, scale in scales.items())
+    legacy = orm.QueryBuilder().append(
+        CGCNNModelData, filters={"attributes.scales": {"contains": ["mp-legacy"]}}, project="attributes.names"
+    )
+    assert legacy.all(flat=True) == [[NAME]]
+
+
+def test_a_node_of_a_version_that_stored_no_scales_tells_them_from_its_files():
+    """And is the same node to caching."""
+    old, new = CGCNNModelData.from_name(NAME), CGCNNModelData.from_name(NAME)
+    old.base.attributes.delete("scales")
+    old.store()
+    assert "scales" not in orm.load_node(old.pk).base.attributes.all
+    assert orm.load_node(old.pk).scales == ["mp-legacy"]
+    assert new.store().base.caching.compute_hash() == old.base.caching.compute_hash()
 
 
 def test_a_loaded_node_predicts_the_same_number():

@@ -38,6 +38,7 @@ def test_the_list_has_all_models_of_a_node():
     listed = run("list").output
     assert all(name in listed for name in ("bulk-modulus", "poisson-ratio", "formation-energy-per-atom", "eV/atom"))
     assert all(node.sha256[:12] in listed for node in (shared, single))
+    assert "mp-legacy" in listed
     only = run("list", "--name", "shear-modulus").output
     assert shared.sha256[:12] in only
     assert single.sha256[:12] not in only
@@ -48,6 +49,7 @@ def test_show_gives_the_attributes(small_model):
     shown = run("show", node.pk).output
     assert node.content_sha256 in shown
     assert "package_version" in shown
+    assert "scales:\n- mp-legacy\n" in run("show", CGCNNModelData.get_or_create("formation-energy-per-atom").pk).output
 
 
 def test_an_exported_model_imports_as_the_same_node(small_model, tmp_path):

@@ -1,6 +1,5 @@
 """``cgcnn.stability``: how stable the predicted structures of a set are, one node for all of them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
 from aiida_plugin.data.stability import StabilityData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.models.folder import CONFIG, model_entry
-from cgcnn_ase.models.registry import model_info, model_names, scale_of
+from cgcnn_ase.models.registry import model_info, model_names
 from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, check_labels, known_phases_sha256, read_phases
 from cgcnn_ase.stability.predictor import TARGET, HullComparison
 from cgcnn_ase.structures.composition import formula_of
@@ -150,10 +148,7 @@ def _learned_scale(predictions: PredictionsData, model: CGCNNModelData | None) -
     if model is not None:
         if model.sha256 != sha256:
             raise ValueError(f"the predictions are of {name} ({sha256[:12]}), model is another ({model.sha256[:12]})")
-        if CONFIG not in model.files:  # an original CGCNN, whose file does not say
-            return None
-        config = json.loads(model.base.repository.get_object_content(CONFIG, "rb"))
-        return scale_of(config, model_entry(config, name))
+        return dict(zip(model.names, model.scales, strict=True)).get(name)
     if None not in predictions.columns().get("scale", [None]):
         return None
     if name not in model_names() or (info := model_info(name)).sha256 != sha256:
