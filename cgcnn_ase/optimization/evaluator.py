@@ -9,6 +9,8 @@ from cgcnn_ase.optimization.objectives import (
     ABOVE_HULL,
     OF_HULL,
     OWN_CELL,
+    P_STABLE,
+    WITHIN,
     EvaluatedCell,
     Objective,
     ObjectiveValue,
@@ -42,9 +44,7 @@ class Evaluator:
         self.problem, self.guard = problem, guard
         self._known: dict[str, Evaluation | str] = {}
         self._relaxed: dict[str, tuple[Atoms, dict[str, object]]] = {}
-        self._models: dict[str, Oracle] = {
-            o.name: _model_of(o.model, o) for o in problem.objectives if o.model is not None
-        }
+        self._models = _models_of(problem.objectives)
 
     def add_known_cells(self, cells: Mapping[str, Evaluation | str]) -> None:
         """Take what was said of cells before, by key: those of a run that is resumed."""
@@ -137,8 +137,9 @@ class Evaluator:
         seconds = [reply.seconds for reply in replies.values()]
         new = {key: reply.reason if reply.evaluation is None else reply.evaluation for key, reply in replies.items()}
         self._known |= new
+        predicted: dict[int, Evaluation] = {}
         try:
-            measured, reason = {o.name: self._measured(o, point) for o in self.problem.objectives}, ""
+            measured, reason = {o.name: self._measured(o, point, predicted) for o in self.problem.objectives}, ""
         except OracleError as error:
             measured, reason = {}, str(error)
         return Outcome(
@@ -151,11 +152,13 @@ class Evaluator:
             cells=new,
         )
 
-    def _measured(self, objective: Objective, point: Point) -> ObjectiveValue:
+    def _measured(self, objective: Objective, point: Point, predicted: dict[int, Evaluation]) -> ObjectiveValue:
+        """Return the value of an objective; ``predicted`` holds what models have said of the point already."""
         if objective.model is not None:
-            atoms = self._evaluated_structure(point)
-            evaluation = evaluate_checked(self._models[objective.name], point, atoms)
-            return objective.value({OWN_CELL: EvaluatedCell(point, atoms, evaluation)})
+            atoms, model = self._evaluated_structure(point), self._models[objective.name]
+            if id(model) not in predicted:
+                predicted[id(model)] = evaluate_checked(model, point, atoms)
+            return objective.value({OWN_CELL: EvaluatedCell(point, atoms, predicted[id(model)])})
         cells: dict[str, EvaluatedCell] = {}
         for name, cell in objective.needs(point).items():
             known = self._known[self.problem.space.key(cell)]
@@ -166,8 +169,20 @@ class Evaluator:
         return objective.value(cells, oracle.references, getattr(oracle, "scale", None))
 
 
-def _model_of(model: str, objective: Objective) -> Oracle:
-    """Return what predicts an objective."""
-    if objective.name in OF_HULL:
-        return StabilityOracle(model, entries=objective.entries, within=objective.within)
-    return ModelOracle(model)
+def _models_of(objectives: Sequence[Objective]) -> dict[str, Oracle]:
+    """Return what predicts each objective that names a model, by the objective's name.
+
+    Objectives of one model share it, and of one hull too: ``e_above_hull`` and ``p_stable`` are of one prediction.
+    """
+    within = next((o.within for o in objectives if o.name == P_STABLE), WITHIN)
+    made: dict[tuple[str, bool, str | None], Oracle] = {}
+    models: dict[str, Oracle] = {}
+    for o in objectives:
+        if o.model is None:
+            continue
+        key = o.model, o.name in OF_HULL, o.entries
+        if key not in made:
+            of_hull = o.name in OF_HULL
+            made[key] = StabilityOracle(o.model, entries=o.entries, within=within) if of_hull else ModelOracle(o.model)
+        models[o.name] = made[key]
+    return models

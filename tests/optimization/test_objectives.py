@@ -10,6 +10,7 @@ from cgcnn_ase.optimization.config import ObjectiveSettings
 from cgcnn_ase.optimization.loop import optimise
 from cgcnn_ase.optimization.objectives import EvaluatedCell, Objective, ObjectiveValue
 from cgcnn_ase.optimization.oracles import Evaluation, OracleError
+from cgcnn_ase.optimization.oracles.calculators import StabilityOracle
 from cgcnn_ase.optimization.space.cathode_space import cathode_structure
 from cgcnn_ase.stability.predictor import stability
 
@@ -133,9 +134,11 @@ def test_energies_of_an_oracle_above_the_hull(entries):
         Objective("p_stable", "max").value(one, None, "mp2020")
 
 
-def test_a_run_has_the_rows_of_stability(entries, small_model, tmp_path):
+def test_a_run_has_the_rows_of_stability(entries, small_model, tmp_path, monkeypatch):
     """Value and std of each point as ``stability`` gives them, which the surrogate is told; the hull as pymatgen's."""
     file, diagram = entries
+    asked, evaluate = [], StabilityOracle.evaluate
+    monkeypatch.setattr(StabilityOracle, "evaluate", lambda *args: asked.append(1) or evaluate(*args))
     of_hull = {"model": str(small_model), "entries": file.name}
     config = {
         "space": {
@@ -149,6 +152,7 @@ def test_a_run_has_the_rows_of_stability(entries, small_model, tmp_path):
     }
     result = optimise(config, tmp_path / "run", folder=tmp_path)
     assert [record.status for record in result.records] == ["done"] * 5
+    assert len(asked) == 5  # one prediction for both objectives
     cells = [cathode_structure(r.point, host="LiNiO2", supercell=(2, 1, 1)) for r in result.records]
     rows = stability(cells, small_model, entries=file, within=0.1).all
     for record, row, atoms in zip(result.records, rows, cells, strict=True):
