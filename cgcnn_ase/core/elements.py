@@ -1,4 +1,4 @@
-"""Data of the elements: the CGCNN descriptor, the Materials Project PBE reference energies, and radii.
+"""Data of the elements: the CGCNN descriptor, the Materials Project PBE reference energies and scales, and radii.
 
 The descriptor is the one of Xie and Grossman (Phys. Rev. Lett. 120, 145301, Table S2): nine properties, each
 put into one of a few categories and one-hot encoded, 92 bits in all. It covers elements 1 to 100.
@@ -28,6 +28,9 @@ CATEGORIES: dict[str, int] = {
 
 # metals whose d electrons have a U in the Materials Project's oxides and fluorides, and none in the metal itself
 HUBBARD_METALS = ("Co", "Cr", "Fe", "Mn", "Mo", "Ni", "V", "W")
+
+# scales of energies with these corrections, in the words of ``cgcnn-ase fetch``
+_SCALES = {"MP2020": "mp2020", "none": "uncorrected"}
 
 MAX_NUMBER = 100
 DESCRIPTOR_SIZE = sum(CATEGORIES.values())
@@ -86,6 +89,29 @@ def reference_energies() -> dict[str, float]:
     Yb and some actinides have none.
     """
     return {row["symbol"]: float(row["pbe_energy_per_atom"]) for row in _table() if row["pbe_energy_per_atom"]}
+
+
+def fetched_scale(corrections: str, *, functional: str = "", column: str = "formation_energy_per_atom") -> str | None:
+    """Name the scale of energies that ``cgcnn-ase fetch`` wrote, or that a label scheme describes in its words.
+
+    Parameters
+    ----------
+    corrections, functional
+        What stands beside the energies, such as ``MP2020`` and ``PBE and PBE+U``; empty where nothing does.
+    column
+        Name of the energies' column.
+
+    Returns
+    -------
+    str or None
+        As of :mod:`cgcnn_ase.energies.scales`; None where the words tell none, and of other columns.
+    """
+    if not column.endswith("energy_per_atom"):
+        return None
+    if "r2scan" in functional.lower():
+        return f"other:{functional}"
+    scale = _SCALES.get(corrections)
+    return "uncorrected" if scale is not None and column.startswith("uncorrected") else scale
 
 
 @cache

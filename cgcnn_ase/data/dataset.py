@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cgcnn_ase.core.arrays import Floats, Ints, Strings
-from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.core.elements import MAX_NUMBER, fetched_scale
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.calculations import ENERGY_UNITS, holds_calculations, read_calculations
 from cgcnn_ase.data.id_prop import IdProp, column_names, is_number, read_id_prop
@@ -313,16 +313,14 @@ def _stated_scale(table: pd.DataFrame, columns: Sequence[str], source: Path) -> 
         raise DatasetError(f"{source}: energies on several scales ({', '.join(stated)}) never mix; make a set of each")
     if stated and energies:
         return stated[0]
-    if {str(each) for each in table.get("corrections", ())} != {"MP2020"}:
-        return None
-    scales = {_SCALES_OF_MP2020.get(name) for name in energies}
+    fetched = table.reindex(columns=["corrections", "functional"], fill_value="").drop_duplicates()
+    schemes = {(str(row.corrections), str(row.functional)) for row in fetched.itertuples()}
+    scales = {
+        fetched_scale(corrections, functional=functional, column=name)
+        for corrections, functional in schemes
+        for name in energies
+    }
     return scales.pop() if len(scales) == 1 else None
-
-
-# scales of the energies that ``cgcnn-ase fetch`` writes beside the corrections MP2020
-_SCALES_OF_MP2020 = {
-    "formation_energy_per_atom": "mp2020", "energy_per_atom": "mp2020", "uncorrected_energy_per_atom": "uncorrected",
-}  # fmt: skip
 
 
 def _check_column(column: str, table: pd.DataFrame, source: Path) -> None:

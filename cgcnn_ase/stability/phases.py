@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.elements import fetched_scale, symbols
 from cgcnn_ase.energies.scales import check_scale, formation_shift
 from cgcnn_ase.stability.hull import Hull
 from cgcnn_ase.structures.composition import formula_of
@@ -27,8 +27,6 @@ _LARGEST = 6.0
 # functionals that one hull may hold together
 _TOGETHER = {"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"}
 _COLUMN = "formation_energy_per_atom"
-# the scales of energies with these corrections, in the words of `cgcnn-ase fetch`
-_CORRECTIONS = {"MP2020": "mp2020", "none": "uncorrected"}
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,7 @@ def check_labels(functionals: Collection[str], corrections: Collection[str], sca
         names = " and ".join(sorted(functionals))
         raise ValueError(f"energies of {names}; the hull needs those of PBE and PBE+U alone")
     for each in sorted(corrections):
-        if (carried := _CORRECTIONS.get(each, scale)) != scale:
+        if (carried := fetched_scale(each)) not in (None, scale):
             raise ValueError(f"energies with the corrections {each} are on the scale {carried}, not on {scale}")
 
 

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from cgcnn_ase import finetune, load_model
+from cgcnn_ase.core.elements import fetched_scale
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import _stated_scale
 from cgcnn_ase.data.prepared import PreparedData, join
+from cgcnn_ase.stability.phases import check_labels
 
 from .conftest import prepared_data
 from .test_unconverged_labels import FAST, ROUGH, labelled
@@ -42,6 +44,16 @@ def test_what_a_table_states(tmp_path):
         ("formation_energy_per_atom", "mp2020"), ("uncorrected_energy_per_atom", "uncorrected"), ("band_gap", None)
     ):  # fmt: skip
         assert _stated_scale(fetched, [column], tmp_path) == scale
+    r2scan = pd.DataFrame({"corrections": ["none"] * 2, "functional": ["r2SCAN"] * 2})
+    for column, scale in (("formation_energy_per_atom", "other:r2SCAN"), ("band_gap", None)):
+        assert _stated_scale(r2scan, [column], tmp_path) == scale
+    plain = pd.DataFrame({"corrections": ["none"] * 2, "functional": ["PBE and PBE+U"] * 2})
+    assert _stated_scale(plain, ["energy_per_atom"], tmp_path) == "uncorrected"
+    # what the hull refuses is on the scale that the labels are said to have
+    for corrections in ("MP2020", "none"):
+        with pytest.raises(ValueError, match=f"are on the scale {fetched_scale(corrections)}, not on mp-legacy"):
+            check_labels({"PBE"}, {corrections}, "mp-legacy")
+    assert _stated_scale(fetched, ["formation_energy_per_atom", "uncorrected_energy_per_atom"], tmp_path) is None
     labelled_table = pd.DataFrame({"scale": ["other:mine", "other:mine"]})
     assert _stated_scale(labelled_table, ["energy_per_atom"], tmp_path) == "other:mine"
     assert _stated_scale(labelled_table, ["band_gap"], tmp_path) is None
