@@ -6,12 +6,13 @@ The names are those of the entry points of the group ``cgcnn.engines``: this pac
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias
 
 from aiida_plugin.engines.checks import Part
 from aiida_plugin.engines.inputs import Run, S, is_in_container
+from cgcnn_ase.core.elements import fetched_scale
 from cgcnn_ase.core.errors import install_line
 from cgcnn_ase.core.registry import Registry
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode, CalcJobNode, ProcessNode, Str
 
+    from aiida_plugin.data.labels import Scheme
     from aiida_plugin.data.structures import StructureSetData
 
 Call: TypeAlias = Callable[..., Any]  # calls a calcfunction with inputs
@@ -121,6 +123,13 @@ class Engine(ABC, Generic[S]):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1][:_LENGTH] if lines else None
 
+    def has_project_settings(self, scheme: "Scheme", symbols: Iterable[str]) -> bool:  # noqa: ARG002
+        """Tell whether total energies of these elements, labelled by this scheme, are those of the Materials Project.
+
+        They are not where pseudopotentials are others: each element then has its own zero of energy.
+        """
+        return False
+
     def setup_code(self) -> CodeSpec | None:
         """Return the code that a set-up of this machine has, which is also the default one; None if users make it."""
         return None
@@ -165,6 +174,29 @@ def engine(name: str) -> Engine[Any]:
 def engines() -> Iterator[Engine[Any]]:
     """Yield all engines; raises as `engine`."""
     return map(engine, engine_names())
+
+
+def label_scale(scheme: "Scheme | None", symbols: Iterable[str]) -> str | None:
+    """Name the scale of the energy of a label, by its scheme (:mod:`cgcnn_ase.energies.scales`).
+
+    ``uncorrected`` are energies with the settings of the Materials Project, ``other:ENGINE FUNCTIONAL`` all others that
+    an engine computed; those of a database have the scale of its corrections. None where the scheme does not tell.
+
+    Parameters
+    ----------
+    scheme
+        See :mod:`aiida_plugin.data.labels`.
+    symbols
+        Of the elements in the structure.
+    """
+    if scheme is None or "functional" not in scheme:
+        return None
+    name, functional = str(scheme.get("engine")), str(scheme["functional"])
+    if "corrections" in scheme:
+        return fetched_scale(str(scheme["corrections"]), functional=functional)
+    if name in engine_names() and engine(name).has_project_settings(scheme, symbols):
+        return "uncorrected"
+    return f"other:{name} {functional}"
 
 
 def retrieved_text(job: "CalcJobNode", name: str | None) -> str:

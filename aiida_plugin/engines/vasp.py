@@ -1,5 +1,6 @@
 """VASP through aiida-vasp's `VaspWorkChain`."""
 
+from collections.abc import Iterable, Mapping
 from math import pi
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from aiida.engine import calcfunction
 from aiida.orm import CalcJobNode, Data, Dict, Float, Str, StructureData
 from ase.units import GPa
 
+from aiida_plugin.data.labels import is_converged
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import Call, Engine, plain_call, plane_waves
 from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import ProcessNode
 
+    from aiida_plugin.data.labels import Scheme
+
 SMEARING = {"gaussian": 0, "fermi-dirac": -1, "methfessel-paxton": 1}  # VASP's numbers for methods of smearing
 FUNCTIONALS = {"PBE": "pe", "PBEsol": "ps"}  # VASP's names of functionals
 
 _KBAR = 0.1 * GPa  # VASP writes stress in kilobar
 # eV, extrapolated to no smearing, of the last electronic step: that of the ionic step has p V in it under PSTRESS
 _ENERGY = "energy_extrapolated_electronic"
+_PROJECT_KPOINTS = 0.25  # distance of k-points of the Materials Project, 1/Å with the factor 2π
 _HASH = 16  # digits of a hash that tell potentials apart
 
 
@@ -85,6 +90,29 @@ class VASPEngine(Engine[VASPSettings]):
             **{f"potential_{kind}": potential for kind, potential in job.inputs.potential.items()},
         )
         return labels
+
+    def has_project_settings(self, scheme: "Scheme", symbols: Iterable[str]) -> bool:
+        """See :meth:`Engine.has_project_settings`: functional, U, potentials by name, spin, and nothing coarser."""
+        from pymatgen.core import Element
+        from pymatgen.io.vasp.sets import MPRelaxSet
+
+        elements = sorted(set(symbols), key=lambda symbol: Element(symbol).X)
+        u = MPRelaxSet.CONFIG["INCAR"]["LDAUU"].get(elements[-1], {})
+        potentials, cutoffs = scheme.get("pseudopotentials"), scheme.get("cutoffs")
+        if not isinstance(potentials, Mapping) or not isinstance(cutoffs, Mapping):
+            return False
+        return (
+            scheme["functional"] == "PBE"
+            and scheme.get("spin") is True
+            and is_converged(scheme)
+            and scheme.get("hubbard_u") == {symbol: u[symbol] for symbol in elements if symbol in u}
+            and cutoffs.get("wavefunctions", 0.0) >= MPRelaxSet.CONFIG["INCAR"]["ENCUT"]
+            and float(str(scheme.get("kpoints_distance", "inf"))) <= _PROJECT_KPOINTS
+            and all(
+                str(potentials.get(symbol, "")).split(" ")[0] == MPRelaxSet.CONFIG["POTCAR"].get(symbol)
+                for symbol in elements
+            )
+        )
 
     def basis(self, settings: VASPSettings) -> str:
         """See :meth:`Engine.basis`."""

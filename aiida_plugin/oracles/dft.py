@@ -12,6 +12,7 @@ from aiida_plugin.data.labels import scheme_id, scheme_of
 from aiida_plugin.data.structure_archive.arrays import hash_of_atoms
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import engine as engine_of
+from aiida_plugin.engines.base import label_scale
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.oracles.launch import chains_of, code_of, open_default_profile, run_chain, submit_chain, terminated
 from cgcnn_ase.core.settings import Settings
@@ -105,8 +106,8 @@ class DFTOracle:
         """Yield the place and ``energy`` (eV a cell) of each structure, when all of them are done.
 
         Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
-        (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id`` and the
-        ``engine_version``. A code of another engine, and a daemon that does not run, are ValueErrors.
+        (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id``, the
+        ``engine_version``, and the ``scale`` of the energy: see :func:`aiida_plugin.engines.base.label_scale`. A code of another engine, and a daemon that does not run, are ValueErrors.
         """
         places: dict[str, list[int]] = {}
         cells: dict[str, Atoms] = {}
@@ -195,5 +196,6 @@ class DFTOracle:
             "label_workchain": chain.uuid,
             "scheme_id": scheme_id(scheme),
             "engine_version": scheme.get("engine_version"),
+            "scale": label_scale(scheme, set(atoms.symbols)),
         }
         return Evaluation({"energy": atoms.get_potential_energy()}, {}, info)

@@ -124,8 +124,8 @@ class Objective:
         """Return the value from the cells, which stand under the names of :meth:`needs`.
 
         `references` are energies of the elements on the oracle's scale, eV/atom, and `scale` is its name where it is
-        one of :mod:`cgcnn_ase.energies.scales`. An :class:`OracleError` is raised where the oracle has not given what
-        is needed.
+        known (:mod:`cgcnn_ase.energies.scales`); what an evaluation states of itself comes first. An
+        :class:`OracleError` is raised where the oracle has not given what is needed.
         """
         evaluation = cells[OWN_CELL].evaluation
         if self.name not in evaluation.values:
@@ -181,14 +181,21 @@ def _formation_energy(cell: EvaluatedCell, references: References) -> ObjectiveV
 
 def _above_hull(cell: EvaluatedCell, scale: str | None, hull: "HullComparison") -> ObjectiveValue:
     """Compare the formation energy that the oracle gives, or that of its energy, with the hull on the hull's scale."""
-    from cgcnn_ase.energies.scales import element_energies
+    from cgcnn_ase.energies.scales import SCALES, element_energies
     from cgcnn_ase.prediction.results import Prediction
 
-    if scale is None:
+    scale = str(cell.evaluation.info.get("scale") or scale or "")
+    if not scale:
         raise OracleError(
             "e_above_hull: the scale of the oracle's energies is not known, so they cannot be compared with those of "
             "the competing phases; name a model of the formation energy (`model: formation-energy-per-atom`), or give "
             "the oracle's option `scale` where it has one"
+        )
+    if scale not in SCALES:
+        raise OracleError(
+            f"e_above_hull: the oracle's energies are on the scale {scale}, those of the competing phases on "
+            f"{hull.scale}, and energies of two scales are never added; of use are an oracle on {', '.join(SCALES)}, "
+            "or a model of the formation energy (`model: formation-energy-per-atom`)"
         )
     name = "formation_energy_per_atom"
     if cell.atoms is None:

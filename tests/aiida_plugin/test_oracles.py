@@ -153,6 +153,7 @@ def test_a_batch_is_one_work_chain_and_equal_structures_one_run():
         atoms.calc = EMT()
         assert replies[k].values == {"energy": pytest.approx(atoms.get_potential_energy(), abs=1e-9)}
         assert replies[k].stds == {}
+        assert replies[k].info["scale"] == "other:emt empirical"
     assert isinstance(replies[3], OracleError)
     assert len({replies[k].info["label_workchain"] for k in range(3)}) == 1
     chain = orm.load_node(replies[0].info["label_workchain"])

@@ -21,7 +21,7 @@ from ase.io import read
 from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
-from aiida_plugin.engines.base import engine
+from aiida_plugin.engines.base import engine, label_scale
 from aiida_plugin.engines.inputs import START_ONCE, Run
 from aiida_plugin.engines.protocol import resolve
 
@@ -131,6 +131,30 @@ def test_labels_of_a_run(family, code, mock):
     mesh = ENGINE.builder(Run(wider, code, settings, mesh_structure=start)).kpoints.get_kpoints_mesh()[0]
     assert mesh == Run(start, code, settings).mesh.get_kpoints_mesh()[0]
     assert mesh != Run(wider, code, settings).mesh.get_kpoints_mesh()[0]
+
+
+def test_the_scale_of_a_label():
+    """Those with the Materials Project's settings have its energies; other pseudopotentials, another zero."""
+    potentials = {name: f"{name}_{suffix} sha512:0" for name, suffix in (("Li", "sv"), ("Ni", "pv"))}
+    project = {
+        "engine": "vasp", "functional": "PBE", "hubbard_u": {"Ni": 6.2}, "spin": True, "kpoints_distance": 0.25,
+        "pseudopotentials": potentials | {"O": "O sha512:0"}, "cutoffs": {"wavefunctions": 520.0},
+    }  # fmt: skip
+    assert label_scale(project, ["Li", "Ni", "O"]) == "uncorrected"
+    assert label_scale(project | {"hubbard_u": {}}, ["Ni"]) == "uncorrected"  # a metal has no U
+    for change in (
+        {"hubbard_u": {}}, {"hubbard_u": {"Ni": 6.0}}, {"functional": "PBEsol"}, {"spin": False}, {"converged": False},
+        {"kpoints_distance": 0.3}, {"cutoffs": {"wavefunctions": 400.0}}, {"engine": "gpaw"},
+        {"pseudopotentials": potentials | {"O": "O_s sha512:0"}}, {"pseudopotentials": {}},
+    ):  # fmt: skip
+        scheme = project | change
+        expected = f"other:{scheme['engine']} {scheme['functional']}"
+        assert label_scale(scheme, ["Li", "Ni", "O"]) == expected, change
+    assert label_scale(project, ["Ni"]) == "other:vasp PBE"  # with the U of its oxide
+    fetched = {"engine": "materials_project", "functional": "PBE and PBE+U", "corrections": "MP2020"}
+    assert (label_scale(fetched, ["O"]), label_scale(None, ["O"]), label_scale({}, ["O"])) == ("mp2020", None, None)
+    settings = resolve("vasp", "balanced", {})
+    assert (settings["kpoints_distance"], settings["cutoff_wavefunctions"], settings["spin"]) == (0.25, 520.0, True)
 
 
 def test_tags_by_kind_in_the_order_of_the_atoms(family, code, mock):

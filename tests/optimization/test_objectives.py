@@ -128,6 +128,19 @@ def test_energies_of_an_oracle_above_the_hull(entries):
     of_oracle = {"itself": EvaluatedCell(point, None, Evaluation({"e_above_hull": 0.3, "p_stable": 0.1}))}
     assert objective.value(of_oracle) == ObjectiveValue(0.3, None)
     assert Objective("p_stable", "max").value(of_oracle).value == 0.1
+    # what an evaluation states of itself comes before what the oracle states
+    stated = cell(point, -250.0)
+    for scale, expected in (("uncorrected", "uncorrected"), (None, "mp2020")):
+        one_of = {"itself": stated._replace(evaluation=Evaluation({"energy": -250.0}, {}, {"scale": scale}))}
+        assert (
+            objective.value(one_of, None, "mp2020").value == objective.value({"itself": stated}, None, expected).value
+        )
+    other = {"itself": stated._replace(evaluation=Evaluation({"energy": -250.0}, {}, {"scale": "other:gpaw PBE"}))}
+    words = (
+        "the oracle's energies are on the scale other:gpaw PBE, those of the competing phases on mp2020, and energies"
+    )
+    with pytest.raises(OracleError, match=words):
+        objective.value(other, None, "uncorrected")
     with pytest.raises(OracleError, match="the scale of the oracle's energies is not known"):
         objective.value(one)
     with pytest.raises(OracleError, match="name a model of the formation energy"):

@@ -57,6 +57,7 @@ def test_relaxed_in_its_cell():
         ("ase", {"calculator": "no.such:EMT"}, "there is no module no.such"),
         ("ase", {"calculator": "ase.calculators.singlepoint:SinglePointCalculator"}, "does not take them: .*'atoms'"),
         ("ase", EMT_ORACLE | {"relax": {"fmx": 1}}, r"unknown setting oracle.relax.fmx; did you mean fmax\?"),
+        ("ase", EMT_ORACLE | {"scale": "mp2021"}, "unknown scale of energies 'mp2021'"),
         ("ase", EMT_ORACLE | {"relax": {"fmax": 0}}, "oracle.relax.fmax: input should be greater than 0, not 0"),
         ("callable", {"function": "nofile.py:f"}, "there is no file"),
     ],
@@ -64,6 +65,11 @@ def test_relaxed_in_its_cell():
 def test_bad_options(name, options, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         make_oracle(name, options, folder=tmp_path)
+
+
+def test_the_scale_of_a_calculator_is_as_stated(tmp_path):
+    assert make_oracle("ase", EMT_ORACLE | {"scale": "other:EMT"}, folder=tmp_path).scale == "other:EMT"
+    assert make_oracle("ase", EMT_ORACLE, folder=tmp_path).scale is None
 
 
 def test_entry_points_of_other_packages(monkeypatch):

@@ -29,7 +29,8 @@ class Evaluation:
 
     values: Mapping[str, float]  # by name
     stds: Mapping[str, float] = field(default_factory=dict)  # one standard deviation of some or all of them
-    # what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid
+    # what else is worth keeping, as plain values: steps of a relaxation, an AiiDA node's uuid; ``scale`` is that of the
+    # energies, by name, where it is not the oracle's
     info: Mapping[str, object] = field(default_factory=dict)
 
 

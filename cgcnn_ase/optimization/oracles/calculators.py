@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from cgcnn_ase.core.settings import Positive, Settings, parse_settings
-from cgcnn_ase.energies.scales import Scale
+from cgcnn_ase.energies.scales import scale_name
 from cgcnn_ase.optimization.oracles.base import Evaluation, OracleError, needs_structure
 from cgcnn_ase.optimization.oracles.python_function import load_named
 from cgcnn_ase.optimization.space.variables import Point
@@ -51,7 +51,7 @@ class AseSettings(Settings):
     calculator: str
     parameters: dict[str, object] = Field(default_factory=dict)
     references: dict[str, float] | None = None  # energies of the elements on the calculator's scale, eV/atom
-    scale: Scale | None = None  # of the energies, where they are made as the Materials Project's
+    scale: str | None = None  # of the energies: ``uncorrected`` where they are made as the Materials Project's
     relax: OracleRelaxation | None = None
 
 
@@ -66,7 +66,7 @@ class EnergyOracle:
 
     A relaxation needs a model with forces; `name` is how it is called in the configuration, `what` for people, and
     `settings` what else decides the energies, for :meth:`describe`. `references` are those of the model by default,
-    `scale` is that of the energies where it is one of :mod:`cgcnn_ase.energies.scales`.
+    `scale` names that of the energies, where it is known (:mod:`cgcnn_ase.energies.scales`).
     """
 
     def __init__(
@@ -205,6 +205,8 @@ def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
         calculator = load_named(settings.calculator, folder, "oracle.calculator")(**settings.parameters)
     except TypeError as error:
         raise ValueError(f"oracle.parameters: {settings.calculator} does not take them: {error}") from error
+    if settings.scale is not None:
+        scale_name(settings.scale)
     package = settings.calculator.partition(".")[0].partition(":")[0]
     try:
         release = f" ({package} {version(package)})"
