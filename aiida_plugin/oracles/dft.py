@@ -107,7 +107,8 @@ class DFTOracle:
 
         Structures that are the same to 0.001 Å are computed once. ``info`` holds the uuid of the set with the labels
         (``labelled``), the structure's ``id`` in it, the uuid of the ``label_workchain``, the ``scheme_id``, the
-        ``engine_version``, and the ``scale`` of the energy: see :func:`aiida_plugin.engines.base.label_scale`. A code of another engine, and a daemon that does not run, are ValueErrors.
+        ``engine_version``, and the ``scale`` of the energy (:func:`aiida_plugin.engines.base.label_scale`). A code of
+        another engine, and a daemon that does not run, are ValueErrors.
         """
         places: dict[str, list[int]] = {}
         cells: dict[str, Atoms] = {}
