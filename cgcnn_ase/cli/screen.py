@@ -75,9 +75,16 @@ def screen(
             "-m",
             autocompletion=complete_model,
             help="Pretrained name or model folder: a model of sites reads vacancies off the host, one of energies "
-            "compares supercells; chgnet takes that interatomic potential.",
+            "compares supercells; chgnet and sevenn take these interatomic potentials.",
         ),
     ] = "vacancy-formation-energy",
+    second_opinion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model, chgnet or sevenn: how far its energies of the same defects differ "
+            "(second_opinion_std). Several times."
+        ),
+    ] = None,
     fidelity: Fidelity = None,
     population: Population = "hypothetical",
     mu: Annotated[
@@ -160,6 +167,7 @@ def screen(
             relaxation=Relaxation(fmax, steps) if relax else None,
             limit=mu_limit,
             entries=entries,
+            second_opinion=tuple(second_opinion or ()),
             options={
                 "elements": element, "dopants": dopant, "supercell": repeated,
                 "min_distance": min_distance, "max_atoms": max_atoms,
@@ -287,14 +295,18 @@ def _write(ranking: "Ranking", output: Path) -> None:
 def _show(ranking: "Ranking") -> None:
     from rich.table import Table
 
-    heads = ("rank", "id", "energy (eV)", "std", "above first (eV)", "std", "P(cheapest)", "in domain", "multiplicity")
-    table = Table(*heads)
+    heads = ["rank", "id", "energy (eV)", "std", "above first (eV)", "std", "P(cheapest)", "in domain", "multiplicity"]
+    compared = any(cost.second_opinion_std is not None for cost in ranking.costs)
+    table = Table(*heads, *(["disagreement"] if compared else []))
     rows = zip(ranking.costs, ranking.above_cheapest, ranking.p_cheapest, strict=True)
     for rank, (cost, (above, apart), p) in enumerate(islice(rows, _SHOWN), start=1):
         std = "" if cost.std is None else f"{cost.std:.3f}"
         difference = (f"{above:.3f}", "" if apart is None else f"{apart:.3f}", "" if p is None else f"{p:.2f}")
         domain = {True: "yes", False: "no", None: ""}[cost.in_domain]
-        table.add_row(str(rank), cost.id, f"{cost.energy:.3f}", std, *difference, domain, str(cost.multiplicity))
+        cells = [str(rank), cost.id, f"{cost.energy:.3f}", std, *difference, domain, str(cost.multiplicity)]
+        if compared:
+            cells.append("" if cost.second_opinion_std is None else f"{cost.second_opinion_std:.3f}")
+        table.add_row(*cells)
     console(140).print(table)
     if len(ranking) > _SHOWN:
         echo_note(f"... and {len(ranking) - _SHOWN} more")

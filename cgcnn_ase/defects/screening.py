@@ -16,6 +16,7 @@ from cgcnn_ase.defects.costs import CostEstimate, DefectEnergyEstimate, Relaxati
 from cgcnn_ase.defects.dft_folder import pristine_supercell
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import point_defects
+from cgcnn_ase.defects.supercell_energy import as_list
 from cgcnn_ase.energies.interface import Energies
 from cgcnn_ase.stability.chemical_potentials import ELEMENTS
 from cgcnn_ase.stability.phases import read_phases
@@ -49,6 +50,7 @@ def screen(
     model: "EnergySource" = "vacancy-formation-energy",
     estimate: CostEstimate | None = None,
     relaxation: Relaxation | None = None,
+    second_opinion: "EnergySource | Iterable[EnergySource]" = (),
     name: str = "host",
     **options: Any,
 ) -> list[Screened]:
@@ -58,7 +60,7 @@ def screen(
     ----------
     kinds, name, options
         As in :func:`cgcnn_ase.defects.point.point_defects`.
-    model, relaxation, estimate
+    model, relaxation, second_opinion, estimate
         As in :func:`cgcnn_ase.defects.costs.cost_estimate`; or the estimate itself.
 
     Raises
@@ -66,7 +68,7 @@ def screen(
     ValueError
         If there are no such defects, or the model cannot predict one.
     """
-    estimate = estimate or cost_estimate(model, relaxation=relaxation)
+    estimate = estimate or cost_estimate(model, relaxation=relaxation, second_opinion=second_opinion)
     host = as_atoms(host)
     defects = list(point_defects(host, kinds, name=name, **options))
     pristine: dict[tuple[int, ...], Atoms] = {}
@@ -85,8 +87,9 @@ class Screening:
 
     # kinds, options: as in :func:`cgcnn_ase.defects.point.point_defects`
     kinds: tuple[str, ...] = ("vacancy",)
-    # model, fidelity, chemical_potentials, population, relaxation: as in
-    # :func:`cgcnn_ase.defects.costs.cost_estimate`; the model by name or path. limit: of the chemical potentials, with
+    # model, fidelity, chemical_potentials, population, relaxation, second_opinion: as in
+    # :func:`cgcnn_ase.defects.costs.cost_estimate`; the models by name or path, calculators only of second opinions,
+    # which several worker processes must be able to pickle. limit: of the chemical potentials, with
     # competing phases of ``entries`` (as :func:`cgcnn_ase.stability.phases.read_phases` takes them) or the package's
     model: str = "vacancy-formation-energy"
     fidelity: str | None = None
@@ -95,13 +98,14 @@ class Screening:
     relaxation: Relaxation | None = None
     limit: str = ELEMENTS
     entries: Path | None = None
+    second_opinion: "Sequence[EnergySource]" = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def estimate(self) -> CostEstimate:
         """The estimate of formation energies; made once a process."""
         return _estimate(
             self.model, self.fidelity, tuple(sorted((self.chemical_potentials or {}).items())), self.population,
-            self.relaxation, self.limit, self.entries,
+            self.relaxation, self.limit, self.entries, tuple(as_list(self.second_opinion)),
         )  # fmt: skip
 
     def check(self) -> None:
@@ -122,10 +126,12 @@ def _estimate(
     relaxation: Relaxation | None,
     limit: str,
     entries: Path | None,
+    second_opinion: "tuple[EnergySource, ...]",
 ) -> CostEstimate:
     return cost_estimate(
         model, fidelity=fidelity, chemical_potentials=dict(potentials) or None, population=population,
         relaxation=relaxation, limit=limit, phases=None if entries is None else read_phases(entries),
+        second_opinion=second_opinion,
     )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """The formation energy of a neutral defect from two supercells, with the error of their difference."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model
+from cgcnn_ase.energies.energy_model import EnergySource, as_energy_model, energies_or_failures
 from cgcnn_ase.energies.interface import EnergyModel
 from cgcnn_ase.energies.relaxation import converged_atoms, relax_cells
 from cgcnn_ase.energies.scales import SCALES, element_energies, reaction_correction, scale_of, with_elements
@@ -50,6 +51,8 @@ class DefectEnergy:
     correction: float = 0.0
     limit: str = "elements"  # what the potentials are those of
     limit_phases: tuple[str, ...] = ()  # that are in equilibrium with the host there
+    # standard deviation of the energies by all models, this one and the second opinions, eV; None where there are none
+    second_opinion_std: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Field names and values."""
@@ -67,6 +70,7 @@ def defect_formation_energy(
     relax: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
+    second_opinion: "EnergySource | Iterable[EnergySource]" = (),
 ) -> DefectEnergy:
     r"""Formation energy of a neutral point defect by the difference of two supercells.
 
@@ -95,18 +99,22 @@ def defect_formation_energy(
     relax, fmax, max_steps
         Move the atoms of both cells, whose vectors stay, until no force is above fmax (eV/Å); needs a model with
         forces: see :func:`cgcnn_ase.energies.relaxation.relax_cells`.
+    second_opinion
+        Other models, as ``model`` is given: the standard deviation over the energies of all, of the same cells, is
+        ``second_opinion_std``. Chemical potentials are for each as far from the elements on its scale as they are for
+        ``model``; a cell that another model cannot treat is told in ``note``.
 
     Raises
     ------
     ValueError
-        If the cells differ in their vectors, a chemical potential is missing or on another scale than the others, or
-        the model has no forces to relax with.
+        If the cells differ in their vectors, a chemical potential is missing or on another scale than the others, the
+        model has no forces to relax with, or a second opinion has neither energies of the elements nor its scale.
     cgcnn_ase.energies.relaxation.NotConvergedError
         If a relaxation does not end.
     """
     energies = defect_formation_energies(
         [defective], pristine, model, chemical_potentials=chemical_potentials, limit=limit, phases=phases, relax=relax,
-        fmax=fmax, max_steps=max_steps,
+        fmax=fmax, max_steps=max_steps, second_opinion=second_opinion,
     )  # fmt: skip
     return next(energies)
 
@@ -123,6 +131,7 @@ def defect_formation_energies(
     fmax: float = 0.05,
     max_steps: int = 500,
     on_unconverged: Literal["raise", "note"] = "raise",
+    second_opinion: "EnergySource | Iterable[EnergySource]" = (),
 ) -> Iterator[DefectEnergy]:
     """Those of several defects of one supercell, whose energy is computed once; see :func:`defect_formation_energy`.
 
@@ -133,10 +142,11 @@ def defect_formation_energies(
     source = as_energy_model(model)
     whole = as_atoms(pristine)
     cells = [whole, *map(as_atoms, defective)]
-    exchanged = [_removed(cell, whole) for cell in cells[1:]]
-    chosen = _Chosen.of(source, whole, exchanged, chemical_potentials, limit, phases)
+    exchanged = [exchanged_atoms(cell, whole) for cell in cells[1:]]
+    chosen = ChosenPotentials.of(source, whole, exchanged, chemical_potentials, limit, phases)
     for removed in exchanged:
         chosen.potentials(removed)  # raises before anything is computed
+    others = [(each, chosen.of_another(each, exchanged)) for each in opinion_models(second_opinion)]
     problems = [""] * len(cells)
     if relax:
         moved = relax_cells(cells, source, fmax=fmax, max_steps=max_steps)
@@ -145,6 +155,7 @@ def defect_formation_energies(
         if moved[0].failed:
             raise ValueError(f"the pristine cell is {moved[0].problem}")
     energies = source.energies(cells)
+    opinions = [potentials.energies_by(other, cells, exchanged) for other, potentials in others]
     for k, removed in enumerate(exchanged, start=1):
         mu = chosen.potentials(removed)
         correction = chosen.correction(cells[k])
@@ -155,6 +166,8 @@ def defect_formation_energies(
         known = [energies.in_domain[0], energies.in_domain[k]]
         of_cells = (("pristine", problems[0]), ("defective", problems[k]))
         notes = [f"the {name} cell: {problem}" for name, problem in of_cells if problem]
+        columns = [(other.name, column[k - 1]) for (other, _), column in zip(others, opinions, strict=True)]
+        disagreement, missing = second_opinion_std(difference.value + atoms, columns)
         yield DefectEnergy(
             energy=difference.value + atoms,
             std=difference.std,
@@ -167,15 +180,35 @@ def defect_formation_energies(
             model=source.name,
             was_relaxed=relax,
             converged=None if not relax else not (problems[0] or problems[k]),
-            note="; ".join(filter(None, (*notes, chosen.note))),
+            note="; ".join(filter(None, (*notes, chosen.note, missing))),
             scale=chosen.scale,
             correction=correction,
             limit=chosen.limit,
             limit_phases=chosen.limit_phases,
+            second_opinion_std=disagreement,
         )
 
 
-def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
+def opinion_models(sources: "EnergySource | Iterable[EnergySource]") -> list[EnergyModel]:
+    """Load the models of second opinions, one or several; errors are those of `as_energy_model`."""
+    return [as_energy_model(source) for source in as_list(sources)]
+
+
+def as_list(sources: "EnergySource | Iterable[EnergySource]") -> list[EnergySource]:
+    """One model or several as a list."""
+    if isinstance(sources, Iterable) and not isinstance(sources, str | Path):
+        return list(sources)
+    return [sources]
+
+
+def second_opinion_std(energy: float, others: Sequence[tuple[str, float | str]]) -> tuple[float | None, str]:
+    """Return the standard deviation of an energy and those by other models, eV, and in words which have none."""
+    values = [value for _, value in others if not isinstance(value, str)]
+    why = "; ".join(f"no second opinion by {name}: {value}" for name, value in others if isinstance(value, str))
+    return (float(np.std([energy, *values])) if values else None), why
+
+
+def exchanged_atoms(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
     """Atoms of each element that left, those that came as negative numbers."""
     ours, theirs = np.asarray(pristine.cell), np.asarray(defective.cell)
     if not np.allclose(ours, theirs, atol=_CELL * float(np.abs(ours).max())):
@@ -189,7 +222,7 @@ def _removed(defective: "Atoms", pristine: "Atoms") -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class ChosenPotentials:
     """The chemical potentials of a host, the scale that they are on, and how energies of cells come to it."""
 
     host: "Atoms"
@@ -200,6 +233,7 @@ class _Chosen:
     limit: str
     limit_phases: tuple[str, ...] = ()
     note: str = ""
+    elements: Mapping[str, float] = field(default_factory=dict)  # energies on the scale of the model, eV/atom
 
     @classmethod
     def of(
@@ -210,7 +244,7 @@ class _Chosen:
         stated: Mapping[str, float] | None,
         limit: str,
         phases: CompetingPhases | None,
-    ) -> "_Chosen":
+    ) -> "ChosenPotentials":
         """Choose them for all defects of a host; raises as :func:`defect_formation_energy`."""
         model_scale, elements = scale_of(source), dict(source.references or {})
         symbols = sorted({symbol for removed in exchanged for symbol in removed})
@@ -227,14 +261,51 @@ class _Chosen:
             known = phases or known_phases("mp-legacy" if model_scale == "mp-legacy" else "mp2020")
             at = chemical_potentials_at(reduced(host.get_chemical_formula()), limit, known, elements=symbols)
             table = {symbol: elements[symbol] + at.relative[symbol] for symbol in symbols}
-            return cls(host, table, source.name, model_scale, known.scale, limit, at.phases, at.note)
+            return cls(host, table, source.name, model_scale, known.scale, limit, at.phases, at.note, elements)
         if stated:
-            chosen = cls(host, elements | dict(stated), source.name, model_scale, model_scale, "given")
+            table = elements | dict(stated)
+            chosen = cls(host, table, source.name, model_scale, model_scale, "given", elements=elements)
             chosen._check_default(exchanged, stated, comparable=comparable)
             return chosen
-        return cls(
-            host, elements, source.name, model_scale, with_elements(model_scale) if comparable else model_scale, limit
-        )
+        scale = with_elements(model_scale) if comparable else model_scale
+        return cls(host, elements, source.name, model_scale, scale, limit, elements=elements)
+
+    def of_another(self, model: EnergyModel, exchanged: Sequence[Mapping[str, int]]) -> "ChosenPotentials":
+        """Return those for the energies of another model: as far from the energies of the elements on its scale.
+
+        Where both scales are known the result is on the same one. A model without energies of the elements takes these
+        potentials as they are if it states the same scale, and is refused otherwise.
+        """
+        scale, theirs = scale_of(model), dict(model.references or {})
+        symbols = sorted({symbol for removed in exchanged for symbol in removed})
+        missing = [symbol for symbol in symbols if symbol not in theirs or symbol not in self.elements]
+        if missing and (scale is None or scale != self.source_scale):
+            who = model.name if missing[0] not in theirs else self.model
+            raise ValueError(
+                f"no second opinion by {model.name}: the energy of {', '.join(missing)} on the scale of {who} is not "
+                "known; give it as as_energy_model(calculator, references={'" + missing[0] + "': eV/atom, ...})"
+            )
+        if missing:
+            return replace(self, model=model.name)
+        table = {each: theirs[each] + self.table[each] - self.elements[each] for each in symbols}
+        to = scale
+        if scale in SCALES and _are_elements_of(theirs, symbols, str(scale)):
+            to = self.scale if self.scale in SCALES else with_elements(scale)
+        return replace(self, table=table, model=model.name, source_scale=scale, scale=to, elements=theirs)
+
+    def energies_by(
+        self, model: EnergyModel, cells: "Sequence[Atoms]", exchanged: Sequence[Mapping[str, int]]
+    ) -> list[float | str]:
+        """Formation energies of the defects in all cells but the first, which is pristine, eV, or why there is none."""
+        pristine, *defective = energies_or_failures(model, cells)
+        if isinstance(pristine, str):
+            return [f"the pristine cell: {pristine}"] * len(defective)
+        return [
+            energy
+            if isinstance(energy, str)
+            else energy - pristine + sum(n * self.table[each] for each, n in removed.items()) + self.correction(atoms)
+            for energy, removed, atoms in zip(defective, exchanged, cells[1:], strict=True)
+        ]
 
     def _check_default(
         self, exchanged: Sequence[Mapping[str, int]], stated: Mapping[str, float], *, comparable: bool

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # names that stand for interatomic potentials
 CHGNET, SEVENNET = "chgnet", "sevenn"
+POTENTIALS = (CHGNET, SEVENNET)
+# what a model may raise for a structure that it cannot treat
+_FAILURES = (ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError)
 
 
 class StoredEnergy:
@@ -73,8 +76,8 @@ def as_energy_model(
     ----------
     model
         A pretrained name, a model folder or a loaded model of the formation or total energy; an ASE calculator;
-        ``chgnet`` for that interatomic potential; ``stored`` for structures that bring their energies; or an
-        :class:`EnergyModel`.
+        ``chgnet`` and ``sevenn`` for these interatomic potentials; ``stored`` for structures that bring their energies;
+        or an :class:`EnergyModel`.
     references
         Energies of the elements, eV/atom: ``mp-pbe`` for those of the Materials Project, which fit this package's
         models (their default) and potentials trained on its energies, such as CHGNet; or a dict by symbol. A calculator
@@ -85,7 +88,7 @@ def as_energy_model(
     scale
         Of the energies of a calculator, and of stored ones: ``uncorrected``, ``mp2020``, ... or ``other:LABEL``
         (:mod:`cgcnn_ase.energies.scales`). With one of the Materials Project's the elements' energies on it are the
-        default. This package's models and CHGNet state their own.
+        default. This package's models, CHGNet and SevenNet state their own.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def as_energy_model(
     """
     from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy
+    from cgcnn_ase.energies.calculators import CalculatorEnergy, CHGNetEnergy, sevennet_calculator
     from cgcnn_ase.energies.graph_model import GraphEnergy
     from cgcnn_ase.prediction.predictor import Predictor
 
@@ -110,6 +113,8 @@ def as_energy_model(
         known = model.energy_model(references)
     elif model == CHGNET:
         known = CHGNetEnergy()
+    elif model == SEVENNET:
+        known = CalculatorEnergy(sevennet_calculator(), _table(references, "uncorrected"), scale="uncorrected")
     elif isinstance(model, EnergyModel):
         known = model
     else:
@@ -131,6 +136,20 @@ def _table(references: Reference | Mapping[str, float] | None, scale: str | None
             raise ValueError(f"references 'mp-pbe' are the Materials Project's, the energies on the scale {scale}")
         return reference_energies() if scale is None else element_energies(scale)
     raise ValueError(f"references {references!r}: allowed for a calculator are 'mp-pbe' and a dict by symbol")
+
+
+def energies_or_failures(model: EnergyModel, structures: "Sequence[Atoms]") -> list[float | str]:
+    """Energies, eV a cell, and in words why there is none of a structure that the model cannot treat.
+
+    Structures are predicted all together, and one by one where that fails.
+    """
+    try:
+        energies = model.energies(structures).energies.tolist()
+    except _FAILURES as error:
+        if len(structures) == 1:
+            return [" ".join(f"{type(error).__name__}: {error}".split())]
+        return [value for atoms in structures for value in energies_or_failures(model, [atoms])]
+    return [energy if np.isfinite(energy) else "its energy is not finite" for energy in energies]
 
 
 class ModelEnergies:

@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from cgcnn_ase.energies.scales import scale_of
 from cgcnn_ase.models.registry import model_info, model_names
 from cgcnn_ase.prediction.predictor import Predictor
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     from cgcnn_ase.models.crystal_model import CrystalModel
 
     OpinionSource = str | Path | CrystalModel | BaseCalculator | EnergyModel
-
-# what a model may raise for a structure that it cannot treat
-_FAILURES = (ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError)
 
 
 class Opinion(Protocol):
@@ -99,41 +94,28 @@ class EnergyOpinion:
 
     def values(self, structures: "Sequence[Atoms]", name: str) -> list[float | str]:
         """Energies, eV/atom, less those of the elements where the property is a formation energy; or why not."""
-        values = self._energies(structures)
+        from cgcnn_ase.energies.energy_model import energies_or_failures
+
+        values = energies_or_failures(self._model, structures)
         table = self._model.references if name == "formation_energy_per_atom" else None
         for k, (atoms, energy) in enumerate(zip(structures, values, strict=True)):
             if isinstance(energy, str):
                 continue
-            if not np.isfinite(energy):
-                values[k] = "its energy is not finite"
-            elif missing := set(atoms.symbols) - set(table or atoms.symbols):
+            if missing := set(atoms.symbols) - set(table or atoms.symbols):
                 values[k] = f"no reference energy of {', '.join(sorted(missing))}"
             else:
                 values[k] = (energy - sum(table[symbol] for symbol in atoms.symbols) if table else energy) / len(atoms)
         return values
-
-    def _energies(self, structures: "Sequence[Atoms]") -> list[float | str]:
-        """Energies of cells, eV; all together, and one by one where that fails."""
-        try:
-            energies: list[float | str] = self._model.energies(structures).energies.tolist()
-        except _FAILURES as error:
-            if len(structures) == 1:
-                return [" ".join(f"{type(error).__name__}: {error}".split())]
-            return [value for atoms in structures for value in self._energies([atoms])]
-        return energies
 
 
 def as_opinion(source: "OpinionSource") -> Opinion:
     """Make a source of opinions of what people have at hand; unknown names are a `ValueError`."""
     from ase.calculators.calculator import BaseCalculator
 
-    from cgcnn_ase.energies.calculators import sevennet_calculator
-    from cgcnn_ase.energies.energy_model import CHGNET, SEVENNET, as_energy_model
+    from cgcnn_ase.energies.energy_model import POTENTIALS, as_energy_model
     from cgcnn_ase.energies.interface import EnergyModel
 
-    if source == SEVENNET:
-        return EnergyOpinion(as_energy_model(sevennet_calculator(), scale="uncorrected"))
-    if source == CHGNET or isinstance(source, BaseCalculator | EnergyModel):
+    if source in POTENTIALS or isinstance(source, BaseCalculator | EnergyModel):
         return EnergyOpinion(as_energy_model(source))
     return ModelOpinion(source)
 

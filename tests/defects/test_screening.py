@@ -119,6 +119,39 @@ def test_a_layer(energy_model):
     assert [(s.cost.defect, s.cost.n_atoms) for s in result] == [("v_Mo", 26), ("v_S", 26)]
 
 
+# Second opinions
+
+
+def test_a_model_agrees_with_itself_and_another_disagrees(site_model, energy_model):
+    host = _perovskite()
+    for model in (energy_model, site_model):
+        alone, same = (screen(host, model=model, supercell=2, **more) for more in ({}, {"second_opinion": [model]}))
+        assert [one.cost.energy for one in same] == [one.cost.energy for one in alone]
+        assert [one.cost.second_opinion_std for one in same] == [0.0] * 3
+        assert [one.cost.second_opinion_std for one in alone] == [None] * 3
+    other = make_model(norm="layer", seed=1)
+    columns = [[one.cost.energy for one in screen(host, model=model, supercell=2)] for model in (energy_model, other)]
+    result = Ranking(screen(host, model=energy_model, second_opinion=other, supercell=2, name="STO")).to_frame()
+    by_hand = dict(zip(columns[0], np.std(columns, axis=0), strict=True))
+    assert result["second_opinion_std"].tolist() == pytest.approx([by_hand[energy] for energy in result["energy"]])
+
+
+def test_an_opinion_of_energies_on_a_model_of_sites(site_model, energy_model):
+    """Of differences of unrelaxed supercells it is the same quantity, of other labels not."""
+    host, unrelaxed = _perovskite(), make_model(calibration=False, name="vacancy_energy", unit="eV", pooling="site")
+    with pytest.raises(ValueError, match=r"no second opinion on small-vacancy-energy by small-formation.* relaxed"):
+        screen(host, model=site_model, second_opinion=energy_model, supercell=2)
+    unrelaxed.target = replace(site_model.target, name="vacancy_energy", level="site")
+    unrelaxed.training_record = {"scale": "other:chgnet"}
+    with pytest.raises(ValueError, match=r"it learned other calculations, vacancy_energy \(other:chgnet\)"):
+        screen(host, model=site_model, second_opinion=unrelaxed, supercell=2)
+    result = screen(host, model=unrelaxed, second_opinion=[energy_model], supercell=2)
+    for one, other in zip(result, screen(host, model=energy_model, supercell=2), strict=True):
+        assert one.cost.second_opinion_std == pytest.approx(abs(one.cost.energy - other.cost.energy) / 2)
+    with pytest.raises(ValueError, match="an energy needs one model of"):
+        screen(host, model=energy_model, second_opinion=site_model, supercell=2)
+
+
 # Ranking
 
 
@@ -388,6 +421,19 @@ def test_a_folder_of_hosts(shell, model_folder, tmp_path):
     assert sum(row["p_cheapest"] for row in rows) == pytest.approx(1.0)
     for name in ("ranking.png", "histogram.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
+
+
+def test_second_opinions_on_the_command_line(cgcnn_ase, model_folder, small_model, tmp_path):
+    write(tmp_path / "STO.cif", _perovskite())
+    arguments = ("screen", tmp_path / "STO.cif", "--model", model_folder, "--supercell", "2")
+    done = cgcnn_ase(*arguments, "--second-opinion", small_model, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "disagreement" in done.out
+    with (tmp_path / "out" / "ranking.csv").open() as file:
+        assert all(float(row["second_opinion_std"]) > 0 for row in csv.DictReader(file))
+    wrong = cgcnn_ase(*arguments, "--second-opinion", "gold-price", "--output", tmp_path / "two")
+    assert wrong.code == 2
+    assert "gold-price" in wrong.err
 
 
 @pytest.mark.slow

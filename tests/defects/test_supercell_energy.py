@@ -279,6 +279,85 @@ def test_stored_energies_of_two_scales_never_mix():
         as_energy_model("stored").energies([pristine, defective])
 
 
+# Second opinions
+
+
+class Offset(Scaled):
+    """The energies of a scale, each atom an amount more, as of the element; and ``by`` more without an atom."""
+
+    name = "offset"
+
+    def __init__(self, scale, by=0.0, fails=0):
+        super().__init__("mp2020")
+        self.scale, self.by, self.fails = scale, by, fails
+        self.references = {symbol: energy + 7.0 for symbol, energy in self.references.items()}
+
+    def energies(self, structures):
+        """Those of today's scale, and 7 eV an atom; a ValueError for a cell of ``fails`` atoms."""
+        if any(len(atoms) == self.fails for atoms in structures):
+            raise ValueError("too few atoms")
+        sizes = np.array([len(atoms) for atoms in structures])
+        energies = Scaled("mp2020").energies(structures).energies + 7.0 * sizes + self.by * (sizes < 8)
+        return Energies(energies, in_domain=(None,) * len(structures))
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": "O-rich"}, {"chemical_potentials": {"Ni": -6.0, "O": -7.0}}])
+def test_models_that_differ_by_their_scale_alone_do_not_disagree(options):
+    """Uncorrected, of both schemes of corrections, with elements of another energy: one formation energy."""
+    pristine, cells_ = nickel_oxide()
+    others = [Scaled("uncorrected"), Scaled("mp2020"), Scaled("mp-legacy")]
+    for model in others:
+        alone = list(defect_formation_energies(cells_, pristine, model, **options))
+        result = list(defect_formation_energies(cells_, pristine, model, second_opinion=others, **options))
+        assert [one.second_opinion_std for one in result] == pytest.approx([0.0, 0.0], abs=1e-6)
+        assert [one.energy for one in result] == [one.energy for one in alone]
+        assert [one.second_opinion_std for one in alone] == [None, None]
+        same = defect_formation_energy(cells_[0], pristine, model, second_opinion=model, **options)
+        assert same.second_opinion_std == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_disagreement_is_that_of_the_formation_energies():
+    pristine, cells_ = nickel_oxide()
+    opinions = [Offset("mp2020", by=0.3), Offset("mp2020", by=-0.6)]
+    (result, _) = defect_formation_energies(cells_, pristine, Scaled("mp2020"), second_opinion=opinions)
+    assert result.second_opinion_std == pytest.approx(np.std([0.0, 0.3, -0.6]))
+    assert result.note == ""
+
+
+def test_another_model_that_cannot_treat_a_cell():
+    pristine, cells_ = nickel_oxide()
+    for fails, where in ((7, ""), (8, "the pristine cell: ")):
+        opinions = [Offset("mp2020", fails=fails), Offset("mp2020", by=0.4)]
+        result = defect_formation_energy(cells_[0], pristine, Scaled("mp2020"), second_opinion=opinions)
+        assert result.second_opinion_std == pytest.approx(0.2)
+        assert result.note == f"no second opinion by offset: {where}ValueError: too few atoms"
+    alone = defect_formation_energy(cells_[0], pristine, Scaled("mp2020"), second_opinion=opinions[0])
+    assert alone.second_opinion_std is None
+
+
+def test_a_calculator_of_an_unknown_scale_says_what_it_lacks():
+    copper = bulk("Cu", cubic=True).repeat(2)
+    potentials = {"chemical_potentials": {"Cu": -0.5}}
+    with pytest.raises(ValueError, match=r"by EMT: the energy of Cu on the scale of EMT is not known; give it as"):
+        defect_formation_energy(copper[1:], copper, Scaled("mp2020"), second_opinion=[EMT()])
+    with pytest.raises(ValueError, match="the energy of Cu on the scale of EMT is not known"):
+        defect_formation_energy(copper[1:], copper, EMT(), second_opinion=Scaled("mp2020"), **potentials)
+    # by hand: of two calculators on one stated scale, and of two with energies of the element
+    plain = as_energy_model(EMT(), scale="other:EMT")
+    assert defect_formation_energy(copper[1:], copper, plain, second_opinion=plain, **potentials).second_opinion_std == 0.0
+    atoms = [copper.copy(), copper[1:]]
+    for each, calculator in ((0, EMT()), (1, EMT())):
+        atoms[each].calc = calculator
+    pristine, defective = (each.get_potential_energy() for each in atoms)
+    emt = defective - pristine + pristine / 32
+    model = as_energy_model(EMT(), references={"Cu": pristine / 32})
+    result = defect_formation_energy(copper[1:], copper, model, second_opinion=Offset(None, by=0.0))
+    other = Scaled("mp2020").energies([copper[1:], copper]).energies
+    assert result.energy == pytest.approx(emt)
+    by_hand = other[0] - other[1] + reference_energies()["Cu"]
+    assert result.second_opinion_std == pytest.approx(abs(emt - by_hand) / 2)
+
+
 # Bad input
 
 
