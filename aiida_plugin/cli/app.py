@@ -3,13 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with AiiDA
     from cgcnn_ase.core.errors import MissingExtraError
@@ -20,6 +20,9 @@ if find_spec("aiida") is None or find_spec("click") is None:  # Click comes with
 import click
 
 if TYPE_CHECKING:
+    from aiida.engine import ProcessBuilder
+
+    from aiida_plugin.data.model import CGCNNModelData
     from aiida_plugin.data.predictions import PredictionsData
 
 _CONFIGURATION = "AIIDA_PATH"  # variable that says where AiiDA's configuration folder is
@@ -113,14 +116,28 @@ def has_configuration() -> bool:
     return any((folder / "config.json").is_file() for folder in folders)
 
 
+def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say who computes, and how: of each command that starts runs of an engine."""
+    options = (
+        click.option(
+            "--engine", default="gpaw", show_default=True, help="Who computes: gpaw, quantumespresso, cp2k, vasp, ase."
+        ),
+        click.option(
+            "--code", help="The engine's code, as `verdi code list` shows it.  [default: that of aiida-cgcnn setup]"
+        ),
+        click.option("--protocol", default="balanced", show_default=True, help="fast, balanced or stringent."),
+        click.option(
+            "--settings", type=click.Path(exists=True, dir_okay=False), help="YAML with settings over the protocol."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command("label")
 @click.argument("structures", metavar="SET")
-@click.option(
-    "--engine", default="gpaw", show_default=True, help="Who computes: gpaw, quantumespresso, cp2k, vasp, ase."
-)
-@click.option("--code", help="The engine's code, as `verdi code list` shows it.  [default: that of aiida-cgcnn setup]")
-@click.option("--protocol", default="balanced", show_default=True, help="fast, balanced or stringent.")
-@click.option("--settings", type=click.Path(exists=True, dir_okay=False), help="YAML with settings over the protocol.")
+@_engine_options
 @click.option("--references", is_flag=True, help="Compute the elements too, for formation energies.")
 @click.option("--dry-run", is_flag=True, help="Submit nothing; tell the runs, their pseudopotentials, and conflicts.")
 def label(
@@ -130,43 +147,140 @@ def label(
 
     Exit code 0: submitted, or nothing stands in the way; 1: with --dry-run, a run has a conflict; 2: it cannot be run.
     """
+    with _errors_as_usage():
+        from aiida_plugin.data.structures import StructureSetData
+        from aiida_plugin.oracles.launch import code_of
+        from aiida_plugin.workflows.label import LabelWorkChain
+
+        node = _node(structures, StructureSetData, "a set of structures (cgcnn.structures)")
+        builder = LabelWorkChain.get_builder_from_protocol(
+            code_of(engine, code), node, engine, protocol, _overrides(settings),
+            references=references, check=not dry_run,
+        )  # fmt: skip
+        _submit_or_plan(builder, "cgcnn.label", engine, dry_run=dry_run)
+
+
+@main.command("learn-relax")
+@click.argument("structures", metavar="STRUCTURES")
+@_engine_options
+@click.option(
+    "-m",
+    "--model",
+    default="cathode-potential",
+    show_default=True,
+    help="The potential: pretrained name, folder, or a node's pk or uuid; none: springs.",
+)
+@click.option("--fmax", type=float, help="Largest force by the engine that may remain, eV/Å.  [default: 0.05]")
+@click.option(
+    "--max-force-std", type=float, help="Std of a force above which the engine is asked, eV/Å.  [default: 0.2]"
+)
+@click.option("--max-energy-std", type=float, help="The same of the energy, eV/atom.  [default: none]")
+@click.option("--max-calls", type=int, help="Most labels of one structure.  [default: 100]")
+@click.option("--fixed-cell", is_flag=True, help="Move the atoms only.")
+@click.option(
+    "--memory", multiple=True, metavar="SET", help="Labels of earlier relaxations; may be given several times."
+)
+@click.option("--dry-run", is_flag=True, help="Submit nothing; tell the first run of each structure, and conflicts.")
+def learn_relax(
+    structures: str,
+    engine: str,
+    code: str | None,
+    protocol: str,
+    settings: str | None,
+    model: str,
+    memory: tuple[str, ...],
+    dry_run: bool,
+    **limits: float | bool | None,
+) -> None:
+    """Relax a set or a structure (a node's pk or uuid) by DFT that is asked only where the potential does not know.
+
+    It runs under the daemon; the work chain is cgcnn.learn_relax. Exit code 0: submitted, or nothing stands in the way;
+    1: with --dry-run, a run has a conflict; 2: it cannot be run.
+    """
+    with _errors_as_usage():
+        from aiida.orm import StructureData
+
+        from aiida_plugin.calculations.functions.learn_step import check_memory
+        from aiida_plugin.data.structures import StructureSetData, as_set
+        from aiida_plugin.oracles.launch import code_of
+        from aiida_plugin.workflows.learn_relax import LearnRelaxWorkChain
+
+        node = _node(structures, (StructureSetData, StructureData), "a set (cgcnn.structures) or a StructureData")
+        labels = [_node(each, StructureSetData, "labels (cgcnn.structures)") for each in memory]
+        check_memory({f"memory {each.pk}": each for each in labels}, as_set(node).iter_atoms())
+        builder = LearnRelaxWorkChain.get_builder_from_protocol(
+            code_of(engine, code), node, _potential(model), engine, protocol, _overrides(settings),
+            settings={name: value for name, value in limits.items() if value is not None}, memory=labels,
+            check=not dry_run,
+        )  # fmt: skip
+        _submit_or_plan(builder, "cgcnn.learn_relax", engine, dry_run=dry_run)
+
+
+@contextmanager
+def _errors_as_usage() -> Iterator[None]:
+    """Load the profile, and end with exit code 2 and one line for what bad input or AiiDA raises."""
     from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
 
     load_backend_if_not_loaded()
     from aiida.common.exceptions import AiidaException
-    from aiida.engine import submit
-    from aiida.orm import load_node
-
-    from aiida_plugin.data.structures import StructureSetData
-    from aiida_plugin.oracles.launch import code_of
-    from aiida_plugin.workflows.label import LabelWorkChain
-    from aiida_plugin.workflows.label_plan import label_plan
-    from cgcnn_ase.core.yaml_settings import read_yaml
 
     try:
-        overrides = {} if settings is None else read_yaml(Path(settings))
-        node = load_node(structures)
-        if not isinstance(node, StructureSetData):
-            raise ValueError(
-                f"node {structures} is a {type(node).__name__}; give a set of structures (cgcnn.structures)"
-            )
-        builder = LabelWorkChain.get_builder_from_protocol(
-            code_of(engine, code), node, engine, protocol, overrides,
-            references=references, check=not dry_run,
-        )  # fmt: skip
-        if not dry_run:
-            click.echo(f"submitted cgcnn.label as {submit(builder).pk}; `verdi process status PK` shows how it goes")
-            return
-        runs = label_plan(builder)
-    except (ValueError, AiidaException) as error:
+        yield
+    except (ValueError, OSError, AiidaException) as error:
         click.echo(f"Error: {error}", err=True)
         raise click.exceptions.Exit(2) from error
+
+
+def _submit_or_plan(builder: "ProcessBuilder", name: str, engine: str, *, dry_run: bool) -> None:
+    """Submit a filled builder, or tell the runs that it would start and what stands in their way."""
+    from aiida.engine import submit
+
+    from aiida_plugin.workflows.label_plan import label_plan
+
+    if not dry_run:
+        click.echo(f"submitted {name} as {submit(builder).pk}; `verdi process status PK` shows how it goes")
+        return
+    runs = label_plan(builder)
     bad = [run for run in runs if run.conflict is not None]
     for run in runs:
         click.echo(f"{'conflict ' if run.conflict is not None else ''}{run.describe()}")
     click.echo(f"{len(runs) - len(bad)} runs of {engine}, {len(bad)} conflicts; nothing was submitted")
     if bad:
         raise click.exceptions.Exit(1)
+
+
+def _overrides(file: str | None) -> dict[str, Any]:
+    from cgcnn_ase.core.yaml_settings import read_yaml
+
+    return {} if file is None else read_yaml(Path(file))
+
+
+def _node(name: str, kinds: type | tuple[type, ...], allowed: str) -> Any:
+    """The node of this pk or uuid; a ValueError where it is none of the kinds."""
+    from aiida.orm import load_node
+
+    node = load_node(name)
+    if not isinstance(node, kinds):
+        raise ValueError(f"node {name} is a {type(node).__name__}; give {allowed}")
+    return node
+
+
+def _potential(name: str) -> "CGCNNModelData | str | None":
+    """The model that a name, folder, pk or uuid means; None where there is to be none."""
+    from aiida.common.exceptions import NotExistent
+
+    from aiida_plugin.data.model import CGCNNModelData
+    from cgcnn_ase.models.registry import model_names
+
+    if name == "none":
+        return None
+    if name in model_names() or Path(name).exists():
+        return name
+    try:
+        node: CGCNNModelData = _node(name, CGCNNModelData, "a model (cgcnn.model)")
+    except NotExistent:
+        return name  # whose error names the models that there are
+    return node
 
 
 @main.command("stability")
@@ -193,19 +307,15 @@ def stability(
     The model is the one that the predictions come from. Exit code 0: done; 1: some structures have no row, each named
     on stderr; 2: it could not be done.
     """
-    from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
-
-    load_backend_if_not_loaded()
-    from aiida.common.exceptions import AiidaException
-    from aiida.orm import Dict, SinglefileData, load_node
-
-    from aiida_plugin.calculations.functions.stability import model_of, stability, stability_problem
-    from aiida_plugin.cli.data import write_table
-    from aiida_plugin.data.structures import StructureSetData
-
     settings: dict[str, object] = {"within": within, "scale": scale, "leave_out": leave_out}
     settings |= {"together": True} if together else {}
-    try:
+    with _errors_as_usage():
+        from aiida.orm import Dict, SinglefileData, load_node
+
+        from aiida_plugin.calculations.functions.stability import model_of, stability, stability_problem
+        from aiida_plugin.cli.data import write_table
+        from aiida_plugin.data.structures import StructureSetData
+
         node, others = _predictions(predictions), None if competing is None else _predictions(competing)
         if problem := stability_problem(node, settings, others):
             raise ValueError(problem)
@@ -215,9 +325,6 @@ def stability(
         result = stability(node, Dict(settings), phases=hull, model=model_of(node), competing=others)
         if output is not None:
             write_table(result, output)
-    except (ValueError, OSError, AiidaException) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise click.exceptions.Exit(2) from error
     for name, reason in result.failures:
         click.echo(f"{name}: {reason}", err=True)
     facts = result.base.attributes
@@ -232,13 +339,9 @@ def stability(
 
 def _predictions(name: str) -> "PredictionsData":
     """The node of this pk or uuid; a ValueError where it holds no predictions."""
-    from aiida.orm import load_node
-
     from aiida_plugin.data.predictions import PredictionsData
 
-    node = load_node(name)
-    if not isinstance(node, PredictionsData):
-        raise ValueError(f"node {name} is a {type(node).__name__}; give predictions (cgcnn.predictions)")
+    node: PredictionsData = _node(name, PredictionsData, "predictions (cgcnn.predictions)")
     return node
 
 

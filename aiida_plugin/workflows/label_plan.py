@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from aiida_plugin.calculations.functions.extract import structure_with_kinds
+from aiida_plugin.data.structures import as_set
 from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.inputs import CommonSettings, Run
 from aiida_plugin.engines.labels import structure_error
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
     from aiida.orm import AbstractCode, StructureData
     from ase import Atoms
-
-    from aiida_plugin.data.structures import StructureSetData
 
 REFERENCE = "reference_"  # of the label of an element's run
 
@@ -46,12 +45,14 @@ class PlannedRun:
 def label_plan(builder: "ProcessBuilder") -> list[PlannedRun]:
     """Plan the runs that a filled builder of ``cgcnn.label`` would start, the elements' too; nothing is stored or run.
 
-    The runs without a ``conflict`` are those that would be submitted.
+    Of one of ``cgcnn.learn_relax``, the first run of each structure. The runs without a ``conflict`` are those that
+    would be submitted.
     """
-    settings: dict[str, Any] = builder["settings"].get_dict()
-    structures: StructureSetData = builder["structures"]
+    of_engine = builder.get("label", builder)
+    settings: dict[str, Any] = of_engine["settings"].get_dict()
+    structures = as_set(builder["structures"])
     rows = structures.rows_of(builder["indices"]) if "indices" in builder else range(len(structures))
-    plan = Planner(builder["engine"].value, builder["code"], settings)
+    plan = Planner(of_engine["engine"].value, of_engine["code"], settings)
     named = {structures.ids[row]: structures.atoms(row) for row in rows}
     runs = [plan.run(name, atoms) for name, atoms in named.items()]
     if "references" in builder and builder["references"].value:

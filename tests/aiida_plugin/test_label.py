@@ -152,6 +152,11 @@ def runner(aiida_profile):
         yield runner
 
 
+def from_checkpoint(pk, runner):
+    """Run what was submitted, as the daemon would."""
+    AiiDAPersister().load_checkpoint(pk).unbundle(LoadSaveContext(runner=runner)).execute()
+
+
 def test_the_command_submits(code, runner, tmp_path):
     """The process is stored with what was asked for, and the daemon told; from its checkpoint it runs to the labels."""
     structures = DataFactory("cgcnn.structures").from_ase(alloys()[2:], IDS[2:]).store()
@@ -171,7 +176,7 @@ def test_the_command_submits(code, runner, tmp_path):
     assert node.inputs.references.value
     assert not node.is_terminated
 
-    AiiDAPersister().load_checkpoint(pk).unbundle(LoadSaveContext(runner=runner)).execute()
+    from_checkpoint(pk, runner)
     assert node.is_finished_ok, node.exit_message
     assert node.outputs.labelled.ids == ("silver",)
     assert "formation_energy_per_atom" in node.outputs.labelled.atoms("silver").info

@@ -1,6 +1,7 @@
 """Relaxation by an engine that is asked where the potential does not know, with EMT for DFT."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # no
 from ase.build import add_adsorbate, bulk, fcc111  # noqa: E402
 from ase.calculators.emt import EMT  # noqa: E402
 from ase.constraints import FixAtoms, FixedPlane  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.calculations.functions.learn_step import learn_step  # noqa: E402
+from aiida_plugin.cli.app import main  # noqa: E402
 from aiida_plugin.provenance.label_kinds import labels_behind  # noqa: E402
 from aiida_plugin.provenance.origin import origin  # noqa: E402
 from aiida_plugin.provenance.picture import graph_picture  # noqa: E402
@@ -27,6 +30,8 @@ from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 
 from ..potential.conftest import random_potential  # noqa: E402
 from .labelled import small_formation_model  # noqa: E402
+from .test_label import from_checkpoint  # noqa: E402
+from .test_label import runner as runner  # noqa: E402
 
 SETTINGS = {"fmax": 0.05, "fixed_cell": True, "max_calls": 15}
 
@@ -349,3 +354,75 @@ def test_labels_of_the_protocol_fast_mark_the_model_that_learns_from_them(
     whole, _ = steps_here(structure_set(a=copper(0)), SETTINGS, {"converged": True})
     assert whole["summary"]["labels_converged"] is True
     assert "labels_converged" not in whole["labels"].base.attributes.all
+
+
+# aiida-cgcnn learn-relax
+
+
+@pytest.fixture
+def command(code, tmp_path):
+    """The command with EMT for DFT; more arguments as of the command line."""
+    (tmp_path / "emt.yaml").write_text("calculator: emt\n")
+    engine = ["--engine", "ase", "--code", code.full_label, "--protocol", "fast", "--settings", tmp_path / "emt.yaml"]
+    return lambda *args: CliRunner().invoke(main, [str(arg) for arg in ("learn-relax", *args, *engine)])
+
+
+def test_the_command_submits(command, runner, potential):
+    """Node, potential, limits and memory are those that were named; from its checkpoint it runs to the minimum."""
+    structures = structure_set(a=copper(0)).store()
+    memory = structure_set(b=labelled(copper(1))).store()
+    model = DataFactory("cgcnn.model").get_or_create(potential).store()
+    done = command(structures.pk, "--model", model.pk, "--fmax", 0.1, "--max-calls", 20, "--fixed-cell",
+                   "--max-force-std", 0.3, "--memory", memory.pk)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = re.fullmatch(r"submitted cgcnn.learn_relax as (\d+); `verdi process status PK` shows .*\n", done.output)
+    node = orm.load_node(int(result[1]))
+    assert runner.controller.told == [node.pk]
+    assert node.process_type == "aiida.workflows:cgcnn.learn_relax"
+    assert node.inputs.structures.uuid == structures.uuid
+    assert node.inputs.model.uuid == model.uuid
+    assert node.inputs.memory.memory_0.uuid == memory.uuid
+    assert node.inputs.label.settings["calculator"] == "emt"
+    settings = node.inputs.settings.get_dict()
+    assert settings == {"fmax": 0.1, "max_calls": 20, "fixed_cell": True, "max_force_std": 0.3}
+    from_checkpoint(node.pk, runner)
+    assert node.exit_status == 411, node.exit_message  # the memory is of another scheme than the engine's labels
+
+
+def test_the_command_tells_what_it_would_do(command):
+    """The first run of each structure, a conflict among them, of a set and of a single structure; nothing is stored."""
+    overlap = bulk("NiO", "rocksalt", a=4.17)
+    overlap.positions[1] = overlap.positions[0] + [0.0, 0.0, 0.05]
+    structures = structure_set(copper=bulk("Cu"), overlap=overlap).store()
+    before = orm.QueryBuilder().append(orm.ProcessNode).count()
+    done = command(structures.pk, "--model", "none", "--dry-run")
+    assert done.exit_code == 1
+    first, second, last = done.output.splitlines()
+    assert first.startswith("copper: 1 atoms, k-points ")
+    assert second.startswith("conflict overlap: atoms 1 (Ni) and 2 (O) are 0.05 Å apart")
+    assert last == "1 runs of ase, 1 conflicts; nothing was submitted"
+    single = orm.StructureData(ase=bulk("Cu")).store()
+    done = command(single.pk, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("0: 1 atoms, k-points ")
+    assert orm.QueryBuilder().append(orm.ProcessNode).count() == before
+
+
+def test_what_the_command_cannot_do(command, small_model):
+    structures, silver = structure_set(copper=bulk("Cu")).store(), structure_set(ag=labelled(bulk("Ag"))).store()
+    no_potential = DataFactory("cgcnn.model").get_or_create(small_model).store()
+    for options, words in [
+        (["--fmax", 0], "fmax must be a number above 0, not 0"),
+        (["--memory", structures.pk], "structure 'copper' is a label without energy and forces"),
+        (["--memory", silver.pk], "the labels are of Ag, and the structure has none of these elements"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--model", no_potential.pk], "is no potential"),
+        (["--model", structures.pk], f"node {structures.pk} is a StructureSetData; give a model (cgcnn.model)"),
+    ]:
+        done = command(structures.pk, *options)
+        assert done.exit_code == 2, (options, done.output)
+        assert done.output.startswith("Error: ")
+        assert words in done.output
+    done = command(no_potential.pk)
+    assert done.exit_code == 2
+    assert "give a set (cgcnn.structures) or a StructureData" in done.output
