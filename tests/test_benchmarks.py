@@ -257,6 +257,21 @@ def test_vacancies(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_probabilities_to_be_the_cheapest(shared_data: Path, tmp_path: Path) -> None:
+    """The figures that the documentation gives."""
+    by_set, reliability, by_shrinkage = run(
+        "vacancies.py", "--ranking", "--data", shared_data, temporary=tmp_path
+    ).values()
+
+    everything = by_set["rows"][-1]
+    assert everything["hosts"] == 52
+    assert float(str(everything["Brier score"])) < 0.65 * float(str(everything["of always 1/n"]))
+    assert sum(int(str(row["sites"])) for row in reliability["rows"]) == everything["sites"] == 237
+    logs = {row["shrinkage"]: float(str(row["log loss"])) for row in by_shrinkage["rows"]}
+    assert max(logs["0.5"], logs["chosen on the other hosts"]) < logs["0"] - 0.1
+
+
+@pytest.mark.slow
 def test_defect_energies(shared_data: Path, tmp_path: Path) -> None:
     sizes = ("--sites", 3, "--chgnet-sites", 1, "--sizes", 32)
     data = shared_data / "oxide_vacancies_witman"

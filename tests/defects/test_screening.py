@@ -25,6 +25,7 @@ from cgcnn_ase.defects.screening import (
     screen,
     screen_hosts,
 )
+from cgcnn_ase.energies.interface import SHRINKAGE, Energies
 from cgcnn_ase.models.checkpoint import save_model
 
 from ..conftest import make_model
@@ -252,9 +253,39 @@ def test_differences_and_probabilities_against_the_normal_distribution():
     assert "members" not in table
 
 
+def test_probabilities_of_many_defects_come_true():
+    """Errors are drawn independently, and four members tell little of that: their covariance alone is too certain."""
+    rng = np.random.default_rng(0)
+    hits, stated, logs = [], [], {0.0: [], SHRINKAGE: []}
+    for _ in range(150):
+        truth = rng.normal(0.0, 1.0, 12)
+        members = truth + rng.normal(0.0, 0.5, 12) + rng.normal(0.0, 0.5, (4, 12))
+        energies = Energies(members.mean(axis=0), members, np.full(12, np.hypot(0.5, 0.25)))
+        for shrinkage, values in logs.items():
+            p = energies.probability_lowest(shrinkage=shrinkage, n_draws=2000)
+            values.append(-np.log(max(p[truth.argmin()], 1e-4)))
+        p = energies.probability_lowest(n_draws=2000)
+        assert p.sum() == pytest.approx(1.0)
+        stated.append(p.max())
+        hits.append(p.argmax() == truth.argmin())
+    assert np.mean(logs[SHRINKAGE]) < np.mean(logs[0.0]) - 0.05
+    assert np.mean(stated) == pytest.approx(np.mean(hits), abs=0.1)
+
+
+def test_of_two_the_independent_part_changes_nothing():
+    members = np.random.default_rng(2).normal([2.0, 2.1], 0.1, size=(8, 2))
+    energies = Energies(members.mean(axis=0), members)
+    first, *others = [energies.probability_lowest(shrinkage=part) for part in (0.0, 0.5, 1.0)]
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=0.015)
+    with pytest.raises(ValueError, match="shrinkage is 1.5; allowed: 0 to 1"):
+        energies.probability_lowest(shrinkage=1.5)
+
+
 def test_equal_ones_share_and_without_an_ensemble_nothing_is_said():
     ranking = Ranking(with_members([[1.0, 1.0, 9.0], [1.2, 1.2, 9.1]]))
     assert ranking.p_cheapest == [0.5, 0.5, 0.0]
+    assert Ranking(with_members([[1.0, 1.0], [1.2, 1.2]])).p_cheapest == [0.5, 0.5]
     ranking = Ranking([cost(0, 1.0), cost(1, 2.0)])
     assert ranking.p_cheapest == [None, None]
     assert ranking.above_cheapest == [(0.0, None), (1.0, None)]
