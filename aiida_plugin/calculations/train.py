@@ -9,8 +9,9 @@ from aiida.orm import ArrayData, Dict, RemoteData, Str
 
 from aiida_plugin.calculations.crash_safe import START_ONCE, VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.calculations.predict import MODEL, copies_of, model_path
-from aiida_plugin.calculations.training_data import DATA, TrainingData, gather
-from aiida_plugin.data.labels import LABEL_UNITS
+from aiida_plugin.calculations.relax import check_potential
+from aiida_plugin.calculations.training_data import DATA, TrainingData, gather, write_frames
+from aiida_plugin.data.labels import ENERGY_PER_ATOM, LABEL_UNITS
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.core.environment import ENVIRONMENT, package_version
@@ -29,13 +30,24 @@ _CHOICES = {
     "freeze": ("none", "embedding", "convolutions"),
     "unlabelled": ("error", "skip"),
 }
+#: settings of the fine-tuning of a potential beside :data:`DATA`, and the options that they become
+OF_POTENTIAL = {
+    "name": "--name", "epochs_factor": "--epochs-factor", "epochs": "--epochs", "batch_size": "--batch-size",
+    "learning_rate": "--lr", "seed": "--seed", "n_replay": "--n-replay",
+}  # fmt: skip
 
 
-def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | None:
+def is_potential(inputs: Inputs) -> bool:
+    """Tell whether the model to start from is a potential, which learns energy, forces and stress."""
+    model: CGCNNModelData | None = inputs.get("model")
+    return model is not None and check_potential(model, None) is None
+
+
+def validation_error(settings: Mapping[str, object], *, tunes: bool, potential: bool = False) -> str | None:
     """Find what is wrong with the settings of a run; None if nothing is.
 
-    They are :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes; `tunes` tells
-    whether there is a model to start from.
+    They are :data:`DATA`, :data:`OPTIONS` and what the settings file of ``cgcnn-ase train`` takes, or, where a
+    potential is tuned, :data:`DATA` and :data:`OF_POTENTIAL`; `tunes` tells whether there is a model to start from.
     """
     from dataclasses import fields
 
@@ -45,8 +57,10 @@ def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | No
 
     plugin_settings = [*DATA, *OPTIONS]
     of_run = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(settings) - {*plugin_settings, *of_run, *OLD_NAMES}):
-        return f"unknown settings {', '.join(unknown)}; allowed: {', '.join([*plugin_settings, *of_run])}"
+    allowed_settings = [*DATA, *OF_POTENTIAL] if potential else [*plugin_settings, *of_run]
+    if unknown := sorted(set(settings) - {*allowed_settings, *(() if potential else OLD_NAMES)}):
+        of_what = " of a potential" if potential else ""
+        return f"unknown settings{of_what} {', '.join(unknown)}; allowed: {', '.join(allowed_settings)}"
     for name, allowed in _CHOICES.items():
         if name in settings and settings[name] not in allowed:
             return f"{name} {settings[name]!r}; allowed: {', '.join(allowed)}"
@@ -54,7 +68,7 @@ def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | No
         part = settings.get(name, 0.1)
         if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < 1:
             return f"{name} must be a part from 0 to less than 1, not {part!r}"
-    for name, least in (("workers", 1), ("split_seed", 0)):
+    for name, least in (("workers", 1), ("split_seed", 0), ("n_replay", 1)):
         value = settings.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             return f"{name} must be a whole number from {least}, not {value!r}"
@@ -67,7 +81,7 @@ def validation_error(settings: Mapping[str, object], *, tunes: bool) -> str | No
         if not tunes and settings.get(name, without) != without:
             return f"{name} needs a model to start from"
     # what network and graph may hold depends on preset and model, and the command checks it
-    left_out = (*plugin_settings, "network", "graph")
+    left_out = (*plugin_settings, "network", "graph", "n_replay")
     try:
         parse_settings(TrainConfig, current_names({k: v for k, v in settings.items() if k not in left_out}))
     except ValueError as error:
@@ -83,8 +97,19 @@ def of_file(settings: Mapping[str, object]) -> dict[str, object]:
 def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
     """The options of the command; `model` holds ``target``, ``unit``, ``task`` and ``name`` of the one to start from.
 
-    A ValueError is raised if unit or task are others than those of a model that is to learn its own target on.
+    A ValueError is raised if unit or task are others than those of a model that is to learn its own target on, or the
+    target of a potential is not the energy.
     """
+    if model is not None and model["potential"]:
+        if target != ENERGY_PER_ATOM:
+            raise ValueError(
+                f"target {target!r}: the model {model['name']} is a potential, which learns energy, forces and stress; "
+                f"give {ENERGY_PER_ATOM}"
+            )
+        settings = {"name": f"{model['name']}-tuned", **settings}
+        return [
+            word for name, option in OF_POTENTIAL.items() if name in settings for word in (option, str(settings[name]))
+        ]
     task = settings.get("task", "regression")
     unit = str(settings.get("unit", LABEL_UNITS.get(target, "")))
     if model is not None and is_name_of(target, model["target"]):
@@ -104,7 +129,7 @@ def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, s
     return result
 
 
-DATA_FOLDER, RUN, SETTINGS_FILE, CACHE = "data", "run", "train.yaml", "cache"
+DATA_FOLDER, REPLAY, RUN, SETTINGS_FILE, CACHE = "data", "replay", "run", "train.yaml", "cache"
 
 # what is kept of a run: not the checkpoints, which stay where it ran
 RETRIEVED = ("config.yaml", ENVIRONMENT, "metrics.json", "*.csv", "*.png", "best/*", "member-*/history.csv")
@@ -114,6 +139,9 @@ _DEPTH = 3  # folders of a retrieved file that are kept, its name counted
 
 class TrainCalculation(CrashSafeCalcJob):
     """Train a model on labelled structures, or fine-tune one.
+
+    A potential is tuned on energy (target ``energy_per_atom``), forces and, where there is one, stress. Its labels must
+    be on the zero of energy of the potential.
 
     The model that comes out is a node, whose creator's inputs say what it was trained on. A job that ran out of time
     (exit code 321) is gone on with by giving its ``remote_folder`` as ``restart_folder`` to another with the same
@@ -131,6 +159,12 @@ class TrainCalculation(CrashSafeCalcJob):
         spec.input("test", valid_type=StructureSetData, required=False, help="Labelled structures to test on.")
         spec.input("val", valid_type=StructureSetData, required=False, help="Labelled structures to validate on.")
         spec.input("model", valid_type=CGCNNModelData, required=False, help="The model to start from.")
+        spec.input(
+            "replay",
+            valid_type=StructureSetData,
+            required=False,
+            help="Of a potential: frames that it has learned, some of which are learned beside.",
+        )
         spec.input(
             "model_name", valid_type=Str, required=False, help="Which model, where the node holds several of them."
         )
@@ -192,19 +226,29 @@ class TrainCalculation(CrashSafeCalcJob):
         settings = _settings_dict(self.inputs.get("settings"))
         path = Path(folder.get_abs_path(DATA_FOLDER))
         path.mkdir()
-        data_of(self.inputs).write(path, self.inputs.target.value)
-        Path(folder.get_abs_path(SETTINGS_FILE)).write_text(yaml.safe_dump(of_file(settings)), encoding="utf-8")
+        potential = is_potential(self.inputs)
         copies: list[tuple[str, str, str]] = []
         start = ["--from", self._place_model(folder, copies)] if "model" in self.inputs else []
+        if potential:
+            data_of(self.inputs).write_frames(path, _scale_of(self.inputs.model))
+        else:
+            data_of(self.inputs).write(path, self.inputs.target.value)
+            Path(folder.get_abs_path(SETTINGS_FILE)).write_text(yaml.safe_dump(of_file(settings)), encoding="utf-8")
+            start += ["--config", SETTINGS_FILE]
+        if "replay" in self.inputs:
+            replay = Path(folder.get_abs_path(REPLAY))
+            replay.mkdir()
+            write_frames(self.inputs.replay, replay, _scale_of(self.inputs.model))
+            start += ["--replay", REPLAY]
         if "restart_folder" in self.inputs:
             start.append("--resume")
         job = self.job(
-            "train", DATA_FOLDER, "--output", RUN, "--config", SETTINGS_FILE, *start,
+            "train", DATA_FOLDER, "--output", RUN, *start,
             *arguments(settings, self.inputs.target.value, model_facts(self.inputs)),
             retrieve=[(f"{RUN}/{name}", ".", _DEPTH) for name in RETRIEVED],
         )  # fmt: skip
         job.local_copy_list = copies
-        job.provenance_exclude_list = [DATA_FOLDER, MODEL]  # they stand in the nodes of the inputs
+        job.provenance_exclude_list = [DATA_FOLDER, REPLAY, MODEL]  # they stand in the nodes of the inputs
         if "restart_folder" in self.inputs:
             remote = self.inputs.restart_folder
             job.remote_copy_list = [
@@ -251,8 +295,16 @@ def data_of(inputs: Inputs) -> TrainingData:
     )
 
 
+def _scale_of(model: CGCNNModelData) -> str:
+    """Scale of a potential's energies, which its frames must be on."""
+    return str(model.scales[0] or "uncorrected")
+
+
 def model_facts(inputs: Inputs) -> dict[str, str] | None:
-    """``name``, ``target``, ``unit`` and ``task`` of the model to start from; of several one must be named."""
+    """``name``, ``target``, ``unit`` and ``task`` of the model to start from, and whether it is a ``potential``.
+
+    Of several models one must be named; ``potential`` is empty where it is none.
+    """
     model: CGCNNModelData | None = inputs.get("model")
     if model is None:
         return None
@@ -267,7 +319,7 @@ def model_facts(inputs: Inputs) -> dict[str, str] | None:
     facts = {name: str(attributes.get(f"{name}s")[k]) for name in ("target", "unit", "task", "level")}
     if facts["level"] == "site":
         raise ValueError(f"the model {names[k]} predicts sites; labels of sites are trained from Python")
-    return facts | {"name": names[k]}
+    return facts | {"name": names[k], "potential": "yes" if is_potential(inputs) else ""}
 
 
 def _settings_dict(settings: Dict | None) -> dict[str, object]:
@@ -280,11 +332,16 @@ def _check_inputs(inputs: Inputs, _: object) -> str | None:
     if "structures" not in inputs or "target" not in inputs:
         return None  # the ports say so themselves
     settings = _settings_dict(inputs.get("settings"))
-    if wrong := validation_error(settings, tunes="model" in inputs):
+    potential = is_potential(inputs)
+    if wrong := validation_error(settings, tunes="model" in inputs, potential=potential):
         return wrong
+    if "replay" in inputs and not potential:
+        return "replay is of a potential, which learns frames; no other model takes it here"
     try:
         arguments(settings, inputs["target"].value, model_facts(inputs))
-        data_of(inputs)
+        data = data_of(inputs)
+        if potential:
+            data.check_frames()
     except ValueError as error:
         return str(error)
     return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from aiida_plugin.data.labels import listed, merge_schemes, named_label, scheme_of
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.arrays import Floats, Strings
 from cgcnn_ase.structures.packed import write_packed
 
 if TYPE_CHECKING:
@@ -97,6 +97,59 @@ class TrainingData(NamedTuple):
             writer.writerow(["id", target, "split"])
             for name, label, split in zip(self.ids, self.labels, self.split.tolist(), strict=True):
                 writer.writerow([name, "" if label is None else repr(label), split])
+
+    def check_frames(self) -> None:
+        """Raise a ValueError that names a structure without forces."""
+        for each in self.sets:
+            for name, atoms in zip(each.ids, each.iter_atoms(), strict=True):
+                _frame(name, atoms)
+
+    def write_frames(self, folder: Path, scale: str) -> None:
+        """Write what a potential learns; see :func:`write_frames`."""
+        by_name = dict(zip(self.ids, self.split.tolist(), strict=True))
+        for_all = (
+            self.sets[0]
+            if len(self.sets) == 1
+            else StructureSetData.from_ase((atoms for each in self.sets for atoms in each.iter_atoms()), self.ids)
+        )
+        write_frames(for_all, folder, scale, by_name)
+
+
+def write_frames(
+    structures: StructureSetData, folder: Path, scale: str, split: Mapping[str, str] | None = None
+) -> None:
+    """Write a packed folder with energies (eV a cell), forces and stress, as ``cgcnn-ase train`` reads frames.
+
+    Raises
+    ------
+    ValueError
+        Naming a structure without energy or forces.
+    """
+    frames = [_frame(name, atoms) for name, atoms in zip(structures.ids, structures.iter_atoms(), strict=True)]
+    np.savez(
+        folder / "structures.npz",
+        **structures.packed()._asdict(),
+        forces=np.concatenate([forces for _, forces, _ in frames]),
+        stress=np.stack([stress for _, _, stress in frames]),
+    )
+    with (folder / "properties.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "energy", "scale", *([] if split is None else ["split"])])
+        for name, (energy, _, _) in zip(structures.ids, frames, strict=True):
+            writer.writerow([name, repr(energy), scale, *([] if split is None else [split[name]])])
+
+
+def _frame(name: str, atoms: "Atoms") -> tuple[float, Floats, Floats]:
+    """Energy, forces (n, 3), and stress (3, 3), NaN where there is none."""
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    results = {} if atoms.calc is None else atoms.calc.results
+    if missing := sorted({"energy", "forces"} - set(results)):
+        raise ValueError(f"structure {name!r} has no {' and no '.join(missing)}; a potential learns from both")
+    stress = np.full((3, 3), np.nan)
+    if "stress" in results and atoms.pbc.all():
+        stress = voigt_6_to_full_3x3_stress(np.asarray(results["stress"], dtype=float))
+    return float(results["energy"]), np.asarray(results["forces"], dtype=float), stress
 
 
 _READ: dict[tuple[tuple[tuple[str, str], ...], str, str], TrainingData] = {}  # what was read of sets lately

@@ -180,6 +180,10 @@ def label(
 @click.option(
     "--memory", multiple=True, metavar="SET", help="Labels of earlier relaxations; may be given several times."
 )
+@click.option(
+    "--finetune-every", type=int, help="Tune the potential after so many labels, 10 or more.  [default: never]"
+)
+@click.option("--finetune-code", default="cgcnn-ase@localhost", show_default=True, help="The code that tunes it.")
 @click.option("--dry-run", is_flag=True, help="Submit nothing; tell the first run of each structure, and conflicts.")
 def learn_relax(
     structures: str,
@@ -189,6 +193,8 @@ def learn_relax(
     settings: str | None,
     model: str,
     memory: tuple[str, ...],
+    finetune_every: int | None,
+    finetune_code: str,
     dry_run: bool,
     **limits: float | bool | None,
 ) -> None:
@@ -198,7 +204,7 @@ def learn_relax(
     1: with --dry-run, a run has a conflict; 2: it cannot be run.
     """
     with _errors_as_usage():
-        from aiida.orm import StructureData
+        from aiida.orm import StructureData, load_code
 
         from aiida_plugin.calculations.functions.learn_step import check_memory
         from aiida_plugin.data.structures import StructureSetData, as_set
@@ -211,6 +217,8 @@ def learn_relax(
         builder = LearnRelaxWorkChain.get_builder_from_protocol(
             code_of(engine, code), node, _potential(model), engine, protocol, _overrides(settings),
             settings={name: value for name, value in limits.items() if value is not None}, memory=labels,
+            finetune_every=finetune_every,
+            finetune=None if finetune_every is None else {"code": load_code(finetune_code)},
             check=not dry_run,
         )  # fmt: skip
         _submit_or_plan(builder, "cgcnn.learn_relax", engine, dry_run=dry_run)

@@ -13,7 +13,7 @@ import numpy as np
 from aiida.engine import ExitCode
 from aiida.orm import ArrayData, Dict
 
-from aiida_plugin.calculations.train import RUN, TrainCalculation, data_of
+from aiida_plugin.calculations.train import RUN, TrainCalculation, data_of, is_potential
 from aiida_plugin.data.labels import NOT_CONVERGED, scheme_id
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
@@ -47,7 +47,18 @@ class TrainParser(RetrievedParser):
             model = self._model()
         except (ValueError, OSError) as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{_BEST}", reason=str(error))
+        facts = self._of_labels()
+        model.label = _label_of(model, facts)
         split = "test" if "test" in metrics else "val"
+        # energies, forces and stresses of a potential are no table of predictions
+        if not is_potential(self._inputs) and (ended := self._results(split, model)) is not None:
+            return ended
+        self.out("model", model)
+        self.out("metrics", Dict(facts | storable(metrics)))
+        return None
+
+    def _results(self, split: str, model: CGCNNModelData) -> ExitCode | None:
+        """Give the predictions of a split as an output, or say why there are none."""
         file = f"{split}_results.csv"
         if not self._has(file):
             return self.fail("ERROR_MISSING_OUTPUT", file=f"{RUN}/{file}", reason=self.last_words())
@@ -56,12 +67,12 @@ class TrainParser(RetrievedParser):
         except ValueError as error:
             return self.fail("ERROR_CORRUPT_OUTPUT", file=f"{RUN}/{file}", reason=str(error))
         results.base.attributes.set("unit", model.base.attributes.get("units")[0])
-        facts = self._of_labels()
-        model.label = _label_of(model, facts)
-        self.out("model", model)
-        self.out("metrics", Dict(facts | storable(metrics)))
         self.out(f"{split}_results", results)
         return None
+
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        return {name: getattr(self.node.inputs, name) for name in self.node.inputs}
 
     def _failure(self, code: int | None) -> ExitCode | None:
         """The number of what went wrong, None if nothing did."""
@@ -127,7 +138,7 @@ class TrainParser(RetrievedParser):
     def _of_labels(self) -> dict[str, object]:
         """Facts of the model's training set: counts, and what made the labels."""
         inputs = self.node.inputs
-        data = data_of({name: getattr(inputs, name) for name in inputs})
+        data = data_of(self._inputs)
         result: dict[str, object] = {
             "target": inputs.target.value,
             "trained_on": inputs.structures.uuid,
@@ -156,7 +167,8 @@ class TrainParser(RetrievedParser):
         """How many epochs all members together have done, and how many there were to do."""
         import yaml
 
-        config = yaml.safe_load(self.text(f"{RUN}/{_CONFIG}") or "") or {}
+        config: dict[str, Any] = yaml.safe_load(self.text(f"{RUN}/{_CONFIG}") or "") or {}
+        config = config.get("train", config)  # of a potential its run has more than the settings
         return sum(self._epochs_done()), int(config.get("epochs", 0)) * int(config.get("n_members", 1))
 
 

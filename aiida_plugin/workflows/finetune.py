@@ -9,7 +9,14 @@ from aiida.orm import AbstractCode, CalcJobNode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.finetune_steps import parts, report_finetuning, split_test
 from aiida_plugin.calculations.predict import PredictCalculation
-from aiida_plugin.calculations.train import Inputs, TrainCalculation, arguments, model_facts, validation_error
+from aiida_plugin.calculations.train import (
+    Inputs,
+    TrainCalculation,
+    arguments,
+    is_potential,
+    model_facts,
+    validation_error,
+)
 from aiida_plugin.calculations.training_data import gather
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
@@ -295,7 +302,7 @@ def _check_inputs(inputs: Inputs, _: object) -> str | None:
     if "recipe" not in inputs or "model" not in inputs:
         return None  # the ports say so themselves
     recipe = inputs["recipe"].get_dict()
-    if wrong := validation_error(recipe, tunes=True):
+    if wrong := validation_error(recipe, tunes=True, potential=is_potential(inputs)):
         return f"recipe: {wrong}"
     try:
         facts = model_facts(inputs)

@@ -4,15 +4,16 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiida.engine import ExitCode, ProcessBuilder, WorkChain, while_
-from aiida.orm import AbstractCode, Dict, Str, StructureData
+from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
+from aiida.orm import AbstractCode, Dict, Int, Str, StructureData
 
 from aiida_plugin.calculations.functions.extract import structure_with_kinds
 from aiida_plugin.calculations.functions.learn_step import SETTINGS, check_memory, learn_step, settings_problem
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.calculations.predict import model_node
 from aiida_plugin.calculations.relax import check_potential, check_structures
-from aiida_plugin.data.labels import merge_schemes, scheme_of
+from aiida_plugin.calculations.train import TrainCalculation, validation_error
+from aiida_plugin.data.labels import ENERGY_PER_ATOM, merge_schemes, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData, as_set
 from aiida_plugin.engines.base import engine as engine_of
@@ -23,11 +24,16 @@ from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 from aiida_plugin.workflows.label_plan import starting_moments
 from cgcnn_ase.core.environment import package_version
+from cgcnn_ase.learning.learning_state import MIN_FINETUNE
 
 if TYPE_CHECKING:
     from aiida.engine.processes.workchains.workchain import WorkChainSpec
     from aiida.orm import ProcessNode
 
+# of a fine-tuning: labels of one relaxation are too much alike for a part of them to be a test
+_RECIPE = {"val": 0.1, "test": 0.0}
+# inputs of `cgcnn.train` that the work chain makes
+_MADE_HERE = ("structures", "target", "model", "model_name", "test", "val", "restart_folder")
 # inputs of `cgcnn.label` that mean nothing where one structure is labelled at a time
 _NOT_TAKEN = ("structures", "indices", "references", "reference_energies", "max_parallel")
 
@@ -38,7 +44,8 @@ class LearnRelaxWorkChain(WorkChain):
     Each step is one run of the engine, of energy, forces and stress, and one ``cgcnn.learn_step``, which learns from
     the label and walks on the corrected potential to where the engine must be asked next. A structure is relaxed when
     the engine's own forces are below ``fmax``. Several structures are relaxed one after the other, and share their
-    labels. By links alone a relaxed structure leads back to each run.
+    labels. By links alone a relaxed structure leads back to each run. After every ``finetune_every`` labels a job of
+    ``cgcnn.train`` tunes the potential on all of them, and the next steps are taken with it.
     """
 
     @classmethod
@@ -76,13 +83,29 @@ class LearnRelaxWorkChain(WorkChain):
             dynamic=True,
             help="Labels of earlier relaxations by the same engine and settings.",
         )
+        spec.input(
+            "finetune_every",
+            valid_type=Int,
+            required=False,
+            validator=_check_finetune_every,
+            help=f"Tune the potential after so many labels, memory among them; at least {MIN_FINETUNE}.",
+        )
+        spec.expose_inputs(
+            TrainCalculation,
+            namespace="finetune",
+            exclude=_MADE_HERE,
+            namespace_options={"required": False, "populate_defaults": False},
+        )
         spec.input("package_version", valid_type=Str, default=lambda: Str(package_version()), help="Of what learns.")
         spec.inputs.validator = _check_inputs
+        steps: Any = cls  # the types of if_ and while_ know methods of WorkChain alone
         spec.outline(
-            cls.begin,
-            cls.learn,
-            while_(cls.is_asked)(cls.label, cls.take_label, cls.learn),
-            cls.finish,
+            steps.begin,
+            steps.learn,
+            while_(steps.goes_on)(
+                if_(steps.is_to_tune)(steps.tune, steps.take_tuned).else_(steps.label, steps.take_label), steps.learn
+            ),
+            steps.finish,
         )
         spec.output("relaxed_structure", valid_type=StructureData, required=False, help="Of a single StructureData.")
         spec.output(
@@ -94,6 +117,7 @@ class LearnRelaxWorkChain(WorkChain):
         spec.output(
             "labels", valid_type=StructureSetData, required=False, help="All labels in their order, with ids ID:CALL."
         )
+        spec.output("model", valid_type=CGCNNModelData, required=False, help="The potential that was tuned last.")
         spec.output(
             "summary",
             valid_type=Dict,
@@ -115,6 +139,12 @@ class LearnRelaxWorkChain(WorkChain):
             message="{n_failed} of {n} structures have forces above {fmax} eV/Å after {max_calls} calls: {ids}; give "
             "the labels as memory and a larger max_calls to go on",
         )
+        spec.exit_code(
+            440,
+            "ERROR_FINETUNING",
+            message="the potential could not be tuned on {n} labels, job <{pk}>: {reason}; the labels are there: give "
+            "them as memory to go on",
+        )
 
     @classmethod
     def get_builder_from_protocol(
@@ -128,6 +158,8 @@ class LearnRelaxWorkChain(WorkChain):
         *,
         settings: Mapping[str, Any] | None = None,
         memory: StructureSetData | Iterable[StructureSetData] = (),
+        finetune_every: int | None = None,
+        finetune: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         check: bool = True,
     ) -> ProcessBuilder:
@@ -143,6 +175,9 @@ class LearnRelaxWorkChain(WorkChain):
             ``fmax``, ``max_force_std``, ``max_energy_std``, ``fixed_cell``, ``max_calls``.
         memory
             Labels of earlier relaxations: one set or several, such as the output ``labels``.
+        finetune_every, finetune
+            Tune the potential after so many labels; by ``code`` (needed, of ``cgcnn.train``), with ``settings`` over
+            the recipe, ``replay`` (a set of frames that the potential has learned) and ``options`` of the jobs.
 
         Raises
         ------
@@ -161,6 +196,12 @@ class LearnRelaxWorkChain(WorkChain):
         sets = [memory] if isinstance(memory, StructureSetData) else list(memory)
         if sets:
             builder.memory = {f"memory_{k}": each for k, each in enumerate(sets)}
+        if finetune_every is not None:
+            builder.finetune_every = Int(finetune_every)
+        if finetune is not None:
+            builder.finetune = _finetune_inputs(finetune)
+        else:
+            builder.pop("finetune", None)
         return builder
 
     # Each step may run twice, if the daemon is killed within it: what was started before is looked for first.
@@ -169,6 +210,7 @@ class LearnRelaxWorkChain(WorkChain):
         """See that the memory can be used, and prepare what the loop carries from step to step."""
         self.ctx.n, self.ctx.labels, self.ctx.label, self.ctx.request = 0, None, None, None
         self.ctx.failed, self.ctx.schemes = [], []
+        self.ctx.tuned, self.ctx.learned, self.ctx.frames = None, None, None
         memory = self._memory()
         if not memory:
             return None
@@ -195,15 +237,41 @@ class LearnRelaxWorkChain(WorkChain):
             inputs |= {"new_label": self.ctx.label, "request": self.ctx.request}
         if self.ctx.failed:
             inputs["failed"] = Dict({"structures": self.ctx.failed})
+        if "finetune_every" in self.inputs:
+            inputs["finetune_every"] = self.inputs.finetune_every
+        if self.ctx.tuned is not None:
+            inputs |= {"tuned": self.ctx.tuned, "learned": self.ctx.learned}
         result = dict(call_once(self, f"step_{self.ctx.n}", learn_step, **inputs))
         self.ctx.labels = result.get("labels", self.ctx.labels)
         self.ctx.label, self.ctx.request, self.ctx.asked = None, result.get("request"), result.get("structure")
-        self.ctx.result = result
+        self.ctx.result, self.ctx.frames = result, result.get("frames")
         self.ctx.n += 1
 
-    def is_asked(self) -> bool:
-        """Tell whether the engine must be asked."""
-        return self.ctx.request is not None
+    def goes_on(self) -> bool:
+        """Tell whether the engine must be asked, or the potential tuned."""
+        return self.ctx.request is not None or self.is_to_tune()
+
+    def is_to_tune(self) -> bool:
+        """Tell whether there are enough new labels to tune the potential on."""
+        return self.ctx.frames is not None
+
+    def tune(self) -> None:
+        """Start the job that tunes the potential on all labels; always the first one, so that errors do not add up."""
+        inputs = self.exposed_inputs(TrainCalculation, "finetune", agglomerate=False)
+        inputs |= {"model": self.inputs.model, "structures": self.ctx.frames, "target": Str(ENERGY_PER_ATOM)}
+        node = submit_once(self, f"finetune_{self.ctx.n}", TrainCalculation, **inputs)
+        self.report(f"the potential is tuned on {len(self.ctx.frames)} labels: job {node.pk}")
+        self.to_context(training=node)
+
+    def take_tuned(self) -> ExitCode | None:
+        """Take the tuned potential for the next steps."""
+        job: ProcessNode = self.ctx.training
+        if not job.is_finished_ok:
+            self._out_labels()
+            reason = job.exit_message or f"it ended in the state {job.process_state}"
+            return self.exit_codes("ERROR_FINETUNING").format(n=len(self.ctx.frames), pk=job.pk, reason=reason)
+        self.ctx.tuned, self.ctx.learned, self.ctx.frames = job.outputs.model, self.ctx.frames, None
+        return None
 
     def label(self) -> None:
         """Start the engine's run of the structure that is asked for."""
@@ -287,13 +355,37 @@ class LearnRelaxWorkChain(WorkChain):
     def _out_labels(self) -> None:
         if self.ctx.labels is not None:
             self.out("labels", self.ctx.labels)
+        if self.ctx.tuned is not None:
+            self.out("model", self.ctx.tuned)
 
 
 def _check_settings(settings: Dict, _: object) -> str | None:
     return settings_problem(settings.get_dict())
 
 
+def _check_finetune_every(every: Int, _: object) -> str | None:
+    return None if every.value >= MIN_FINETUNE else f"finetune_every must be {MIN_FINETUNE} or more, not {every.value}"
+
+
+def _finetune_inputs(finetune: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of the namespace ``finetune``; a ValueError names what is none."""
+    if unknown := sorted(set(finetune) - {"code", "settings", "replay", "options"}):
+        raise ValueError(f"finetune: unknown {', '.join(unknown)}; allowed: code, settings, replay, options")
+    inputs: dict[str, Any] = {"settings": Dict(_RECIPE | dict(finetune.get("settings") or {}))}
+    inputs |= {name: finetune[name] for name in ("code", "replay") if finetune.get(name) is not None}
+    return inputs | {"metadata": {"options": dict(finetune.get("options") or {})}}
+
+
 def _check_inputs(inputs: Mapping[str, Any], _: object) -> str | None:
+    if "finetune_every" in inputs:
+        if "model" not in inputs:
+            return "finetune_every needs a potential to tune: give model"
+        if "code" not in inputs.get("finetune", {}):
+            return "finetune_every needs finetune.code, the cgcnn-ase that tunes"
+        settings = inputs["finetune"].get("settings")
+        wrong = validation_error({} if settings is None else settings.get_dict(), tunes=True, potential=True)
+        if wrong is not None:
+            return f"finetune.settings: {wrong}"
     if "label" in inputs and "settings" in inputs["label"] and inputs["label"]["settings"].get_dict().get("relax"):
         return "label: relax is true, and a label must be of the structure that was asked for; set relax: false"
     return None

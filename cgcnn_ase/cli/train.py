@@ -179,4 +179,4 @@ def _describe(values: Mapping[str, float | None], unit: str) -> str:
         text = f"accuracy {values['accuracy']:.1%}{area}"
     else:
         text = f"MAE {values['mae']:.4f} {unit}".rstrip()
-    return f"{text}, 90 % interval covers {values['coverage']:.1%}" if "coverage" in values else text
+    return f"{text}, 90 % interval covers {values['coverage']:.1%}" if values.get("coverage") is not None else text

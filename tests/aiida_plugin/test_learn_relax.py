@@ -20,6 +20,7 @@ from click.testing import CliRunner  # noqa: E402
 
 from aiida_plugin.calculations.functions.learn_step import learn_step  # noqa: E402
 from aiida_plugin.cli.app import main  # noqa: E402
+from aiida_plugin.data.labels import scheme_of  # noqa: E402
 from aiida_plugin.provenance.label_kinds import labels_behind  # noqa: E402
 from aiida_plugin.provenance.origin import origin  # noqa: E402
 from aiida_plugin.provenance.picture import graph_picture  # noqa: E402
@@ -79,6 +80,18 @@ def relaxed_here(atoms):
     while (request := session.ask()) is not None:
         session.tell(*ask_reference(EMT(), session.atoms_of(request.structure), with_stress=session.with_cell))
     return session
+
+
+@pytest.fixture
+def earlier(code):
+    """Makes a memory of nine structures, with labels as the engine's runs have them."""
+
+    def make(structures):
+        _, node = run_get_node(builder(code, structure_set(copper=bulk("Cu")), settings={"max_calls": 1}))
+        scheme = scheme_of(node.outputs.labels.atoms(0))
+        return DataFactory("cgcnn.structures").from_ase([labelled(atoms, **scheme) for atoms in structures])
+
+    return make
 
 
 def labelled(atoms, **scheme):
@@ -252,6 +265,8 @@ def test_a_memory_of_another_functional_is_refused(code):
         ({"overrides": {"relax": True}}, "relax is true, and a label must be of the structure that was asked for"),
         ({"overrides": {"calculator": None}}, "no structure can be labelled: .*needs the setting calculator"),
         ({"model": True}, "is no potential"),
+        ({"finetune_every": 9}, "finetune_every must be 10 or more, not 9"),
+        ({"finetune_every": 10}, "finetune_every needs a potential to tune"),
     ],
 )
 def test_bad_input_in_words(code, small_model, options, words):
@@ -263,12 +278,18 @@ def test_bad_input_in_words(code, small_model, options, words):
     assert orm.QueryBuilder().append(orm.ProcessNode).count() == before
 
 
-def test_each_step_may_be_taken_twice(code, monkeypatch):
-    """As where the daemon dies within it: nothing is called, computed or submitted a second time."""
-    asked = builder(code, structure_set(slab=slab()), settings={"max_calls": 2})
+def test_each_step_may_be_taken_twice(code, earlier, potential, aiida_code_installed, cgcnn_ase_command, monkeypatch):
+    """As where the daemon dies within it: nothing is called, computed, tuned or submitted a second time."""
+    cgcnn = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)
+    model = DataFactory("cgcnn.model").get_or_create(potential)
+    asked = builder(
+        code, structure_set(slab=slab()), model, settings={"max_calls": 2},
+        memory=earlier(rattled_slab(k) for k in range(9)),
+        finetune_every=10, finetune={"code": cgcnn, "settings": {"epochs": 1}},
+    )  # fmt: skip
     chain = instantiate_process(get_manager().get_runner(), asked)
     monkeypatch.setattr(chain, "submit", lambda process, inputs: run_get_node(process, **inputs)[1])
-    monkeypatch.setattr(chain, "to_context", lambda run: setattr(chain.ctx, "run", run))
+    monkeypatch.setattr(chain, "to_context", lambda **nodes: chain.ctx.update(nodes))
 
     def twice(step):
         before = dict(chain.ctx)
@@ -280,13 +301,73 @@ def test_each_step_may_be_taken_twice(code, monkeypatch):
     with chain._process_scope():
         assert twice(chain.begin) is None
         twice(chain.learn)
-        while chain.is_asked():
-            twice(chain.label)
-            assert twice(chain.take_label) is None
+        while chain.goes_on():
+            first, second = (chain.tune, chain.take_tuned) if chain.is_to_tune() else (chain.label, chain.take_label)
+            twice(first)
+            assert twice(second) is None
             twice(chain.learn)
     labels = [link.link_label for link in chain.node.base.links.get_outgoing().all()]
-    assert sorted(labels) == ["label_1", "label_2", "step_0", "step_1", "step_2"]
-    assert len(jobs(chain.node)) == len(chain.ctx.labels) == 2
+    assert sorted(labels) == ["finetune_2", "label_1", "label_3", "step_0", "step_1", "step_2", "step_3"]
+    assert len(chain.ctx.labels) == 2
+    assert len(jobs(chain.node)) == 3
+
+
+def rattled_slab(k):
+    atoms = slab()
+    atoms.rattle(0.05, seed=k)
+    return atoms
+
+
+def test_the_potential_is_tuned_along_the_way(code, earlier, potential, aiida_code_installed, cgcnn_ase_command):
+    """As soon as there are ten labels, on all of them; links lead from the model to them, and from the end to it."""
+    cgcnn = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable=cgcnn_ase_command)
+    model = DataFactory("cgcnn.model").get_or_create(potential)
+    memory = earlier(copper(k + 1) for k in range(9))
+    asked = builder(
+        code, structure_set(a=copper(0)), model, memory=memory,
+        settings={"fmax": 0.1}, finetune_every=10, finetune={"code": cgcnn, "settings": {"epochs": 1}},
+    )  # fmt: skip
+    results, node = run_get_node(asked)
+    assert node.is_finished_ok, node.exit_message
+    trained = [each for each in node.called if each.process_label == "TrainCalculation"]
+    frames = trained[0].inputs.structures
+    assert len(frames) == 10
+    assert frames.creator.process_type == "aiida.calculations:cgcnn.learn_step"
+    assert trained[0].inputs.model.uuid == model.uuid
+    shifts = {round(atoms.info["energy_shift"], 9) for atoms in frames.iter_atoms()}
+    assert len(shifts) == 1  # one energy an element
+    assert shifts != {0.0}
+    assert results["model"].creator.uuid == trained[-1].uuid
+    steps = [each for each in node.called if each.process_label == "learn_step"]
+    after = [step for step in steps if "tuned" in step.inputs]
+    assert after
+    assert all(step.inputs.tuned.creator.uuid == trained[0].uuid for step in after[:1])
+    assert after[0].inputs.learned.uuid == frames.uuid
+    summary = results["summary"].get_dict()
+    assert summary["model"] == {
+        "name": "random-tuned",
+        "sha256": results["model"].base.attributes.get("sha256"),
+        "n_labels": len(trained[-1].inputs.structures),
+    }
+    first = next(job for job in jobs(node) if job.process_label == "AseCalculation")
+    assert first.uuid in {each.uuid for each in behind(results["model"])}
+
+
+def behind(data):
+    """All processes that a node comes of."""
+    query = orm.QueryBuilder().append(orm.Data, filters={"id": data.pk}, tag="data")
+    return query.append(orm.ProcessNode, with_descendants="data").all(flat=True)
+
+
+def test_a_fine_tuning_that_fails_loses_no_label(code, earlier, potential, aiida_code_installed):
+    cgcnn = aiida_code_installed(default_calc_job_plugin="cgcnn.train", filepath_executable="/bin/false")
+    model = DataFactory("cgcnn.model").get_or_create(potential)
+    memory = earlier(copper(k + 1) for k in range(9))
+    asked = builder(code, structure_set(a=copper(0)), model, memory=memory, finetune_every=10, finetune={"code": cgcnn})
+    results, node = run_get_node(asked)
+    assert node.exit_status == 440, node.exit_message
+    assert node.exit_message.startswith("the potential could not be tuned on 10 labels, job <")
+    assert results["labels"].ids == ("a:0",)
 
 
 # Steps alone, whose labels are made here
@@ -408,7 +489,7 @@ def test_the_command_tells_what_it_would_do(command):
     assert orm.QueryBuilder().append(orm.ProcessNode).count() == before
 
 
-def test_what_the_command_cannot_do(command, small_model):
+def test_what_the_command_cannot_do(command, code, small_model):
     structures, silver = structure_set(copper=bulk("Cu")).store(), structure_set(ag=labelled(bulk("Ag"))).store()
     no_potential = DataFactory("cgcnn.model").get_or_create(small_model).store()
     for options, words in [
@@ -416,6 +497,7 @@ def test_what_the_command_cannot_do(command, small_model):
         (["--memory", structures.pk], "structure 'copper' is a label without energy and forces"),
         (["--memory", silver.pk], "the labels are of Ag, and the structure has none of these elements"),
         (["--model", "no-such-model"], "no-such-model"),
+        (["--finetune-every", 9, "--finetune-code", code.full_label], "finetune_every must be 10 or more, not 9"),
         (["--model", no_potential.pk], "is no potential"),
         (["--model", structures.pk], f"node {structures.pk} is a StructureSetData; give a model (cgcnn.model)"),
     ]:

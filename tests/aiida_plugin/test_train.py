@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
@@ -27,6 +30,7 @@ from cgcnn_ase.models.checkpoint import save_model, save_models  # noqa: E402
 from cgcnn_ase.models.crystal_model import CrystalModel  # noqa: E402
 from cgcnn_ase.nn.network import Network  # noqa: E402
 
+from ..potential.conftest import random_potential  # noqa: E402
 from .labelled import SCHEME, TINY, oxide, oxides, small_formation_model  # noqa: E402
 
 TARGET = "formation_energy_per_atom"
@@ -331,3 +335,77 @@ def test_each_failure_has_its_number(parsed, left, change, status, words):
     assert ended.exit_status == status, ended.exit_message
     assert words in ended.exit_message
     assert "model" not in results
+
+
+# A potential
+
+
+def frames(n=6, results=("energy", "forces", "stress")):
+    """Rattled copper with results of EMT."""
+    made = {}
+    for k in range(n):
+        atoms = bulk("Cu", cubic=True, a=3.65)
+        atoms.rattle(0.05, seed=k)
+        atoms.calc = EMT()
+        values = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **{name: values[name] for name in results})
+        atoms.info["label_scheme"] = SCHEME | {"converged": False}
+        made[f"c{k}"] = atoms
+    return made
+
+
+@pytest.fixture
+def potential(tmp_path):
+    return DataFactory("cgcnn.model").get_or_create(save_model(random_potential(), tmp_path / "random"))
+
+
+def test_a_potential_learns_energy_forces_and_stress(code, potential):
+    """On the frames of the set, beside some that it has learned; what comes out is a potential again."""
+    settings = {"epochs": 2, "val": 0.2, "test": 0.0, "n_replay": 2, "name": "again"}
+    atoms = frames()
+    results, calculation = run(
+        code, atoms, settings, model=potential, target=orm.Str("energy_per_atom"), replay=node(frames(3))
+    )
+    assert calculation.is_finished_ok, calculation.exit_message
+    metrics = results["metrics"].get_dict()
+    assert (metrics["n_train"], metrics["n_val"], metrics["n_test"], metrics["n_epochs"]) == (5, 1, 0, 2)
+    assert metrics["before"]["val"]["forces_mae"] > metrics["val"]["forces_mae"] > 0
+    assert "val_results" not in results
+    tuned = results["model"].load()
+    assert tuned.is_potential
+    assert tuned.name == "again"
+    assert tuned.training_record["n_train"] == 5 + 2
+    assert tuned.training_record["from"]["sha256"] == potential.base.attributes.get("sha256")
+    assert results["model"].base.attributes.get("labels_converged") is False
+    card = results["model"].base.repository.get_object_content("README.md", "r")
+    assert card.startswith("# energy_per_atom, tuned from random")
+    assert "**Not converged:**" in card
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (
+            {"target": "band_gap"},
+            "is a potential, which learns energy, forces and stress; give energy_per_atom",
+        ),
+        ({"settings": {"freeze": "embedding"}}, "unknown settings of a potential freeze; allowed: val, test, split_by"),
+        ({"settings": {"n_replay": 0}}, "n_replay must be a whole number from 1, not 0"),
+        ({"structures": ("energy",)}, "structure 'c0' has no forces; a potential learns from both"),
+    ],
+)
+def test_what_a_potential_cannot_learn(code, potential, others, words):
+    if "structures" in others:
+        others = {"structures": node(frames(results=others["structures"]))}
+    if "settings" in others:
+        others = {"settings": orm.Dict(others["settings"])}
+    if "target" in others:
+        others = {"target": orm.Str(others["target"])}
+    options = {"structures": node(frames()), "target": orm.Str("energy_per_atom"), "model": potential} | others
+    with pytest.raises(ValueError, match=words):
+        run_get_node(CalculationFactory("cgcnn.train"), code=code, **options)
+
+
+def test_frames_to_replay_are_of_a_potential(code, model):
+    with pytest.raises(ValueError, match="replay is of a potential"):
+        run(code, oxides(24), model=model, replay=node(frames(3)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from aiida.engine import calcfunction
-from aiida.orm import Dict, Str, StructureData
+from aiida.orm import Dict, Int, Str, StructureData
 
 from aiida_plugin.calculations.functions import node_default
 from aiida_plugin.calculations.functions.extract import structure_with_kinds
@@ -22,7 +22,7 @@ from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.session import LearnedRelaxation, LearnedRelaxOptions, check_elements, label_of
-from cgcnn_ase.learning.shared import SharedMemory
+from cgcnn_ase.learning.shared import SharedMemory, energy_offsets
 from cgcnn_ase.learning.surface import PotentialSurface
 from cgcnn_ase.learning.walk import ReferenceRequest
 
@@ -53,6 +53,9 @@ def learn_step(
     new_label: StructureSetData | None = None,
     request: Dict | None = None,
     failed: Dict | None = None,
+    finetune_every: Int | None = None,
+    tuned: CGCNNModelData | None = None,
+    learned: StructureSetData | None = None,
     package_version: Str = _VERSION,  # noqa: ARG001
     **memory: StructureSetData,
 ) -> Outputs:
@@ -77,6 +80,10 @@ def learn_step(
         The engine's label (a set of one structure) of what the step before asked for, and that step's ``request``.
     failed
         ``structures``: list of ``id`` and ``message``, of those that the engine has no label for.
+    finetune_every
+        So many labels, those of the memory among them, after which the potential is to be tuned on all of them.
+    tuned, learned
+        The potential that was tuned last, which stands in for ``model``, and the output ``frames`` that it learned.
     package_version
         Of what learns, so that caching tells versions apart; filled in.
     **memory
@@ -89,7 +96,9 @@ def learn_step(
         ``structure`` and its ``request``: ``id``, ``call``, ``reason``, ``steps`` walked, ``with_cell``, ``moments`` by
         kind (μB) and, where something was predicted, ``energy`` (eV), ``energy_std`` and ``max_force_std``. In the end
         ``summary``, and the converged structures as ``relaxed_structures`` with energy, forces and stress or, of a
-        ``StructureData``, as ``relaxed_structure``.
+        ``StructureData``, as ``relaxed_structure``. When it is time to tune the potential, ``frames`` and nothing else
+        but ``labels``: all labels with energies on the potential's own zero (``info["energy_shift"]``, eV, was taken
+        off), as ``cgcnn.train`` learns them.
 
     Raises
     ------
@@ -97,13 +106,18 @@ def learn_step(
         If a setting is out of range, the label is of other atoms than asked, or the memory cannot be used.
     """
     starts = as_set(structures)
-    run = _Run(starts, LearnedRelaxOptions(**settings.get_dict()), model, labels, memory_labels(memory))
+    potential = model if tuned is None else tuned
+    run = _Run(starts, LearnedRelaxOptions(**settings.get_dict()), potential, labels, memory_labels(memory))
     outputs: Outputs = {}
     if new_label is not None and request is not None:
         run.tell(new_label.atoms(0), request.get_dict(), converged=_converged(label_settings))
         outputs["labels"] = StructureSetData.from_ase(
             [each.atoms for each in run.labels], [each.id for each in run.labels]
         )
+    if finetune_every is not None and model is not None:
+        n_learned = 0 if learned is None else len(learned)
+        if run.n_labels // finetune_every.value > n_learned // finetune_every.value:
+            return {**outputs, "frames": run.frames(model)}
     errors = {each["id"]: each["message"] for each in (failed["structures"] if failed is not None else ())}
     rows: list[dict[str, Any]] = []
     relaxed: dict[str, Atoms] = {}
@@ -123,7 +137,7 @@ def learn_step(
             row["reference_error"] = errors[name]
         if session.converged is not None:
             relaxed[name] = _relaxed(start, session.converged, run.atoms_of(session.converged))
-    outputs["summary"] = Dict(run.summary(rows))
+    outputs["summary"] = Dict(run.summary(rows, learned))
     if relaxed and isinstance(structures, StructureData):
         (atoms,) = relaxed.values()
         outputs["relaxed_structure"] = _as_before(structures, atoms)
@@ -149,6 +163,31 @@ class _Run:
         if labels is not None:
             pairs = zip(labels.ids, labels.iter_atoms(), strict=True)
             self.labels = [_Labelled(ReferenceLabel.from_atoms(atoms), atoms, name) for name, atoms in pairs]
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels of this run and of the memory."""
+        return len(self.memory) + len(self.labels)
+
+    def frames(self, model: CGCNNModelData) -> StructureSetData:
+        """All labels, brought to the zero of a potential's energies by one energy an element."""
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        known = {f"{label.trajectory}:{k}": (label, atoms) for k, (label, atoms) in enumerate(self.memory)}
+        known |= {each.id: (each.reference, each.atoms) for each in self.labels}
+        offsets = energy_offsets(PotentialSurface(model.load()), [label for label, _ in known.values()])
+        frames = []
+        for label, labelled in known.values():
+            shift = float(offsets[label.atoms.numbers].sum())
+            atoms = label.atoms.copy()
+            scheme = scheme_of(labelled)
+            atoms.info = {"energy_shift": shift} | ({} if scheme is None else {SCHEME: dict(scheme)})
+            names = {"forces", "stress"} & set(labelled.calc.results)
+            results = {name: labelled.calc.results[name] for name in sorted(names)}
+            atoms.calc = SinglePointCalculator(atoms, energy=label.energy - shift, **results)
+            atoms.calc.name = labelled.calc.name
+            frames.append(atoms)
+        return StructureSetData.from_ase(frames, list(known))
 
     def n_calls(self, name: str) -> int:
         """Number of labels that were made of a structure here."""
@@ -198,12 +237,14 @@ class _Run:
         known = [(each.reference, each.atoms) for each in self.labels] + self.memory
         return next(atoms for reference, atoms in known if reference is label)
 
-    def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def summary(self, rows: list[dict[str, Any]], learned: StructureSetData | None) -> dict[str, Any]:
         """Results of all structures in plain values, with what they were made by."""
         scheme = only_scheme([*(each.atoms for each in self.labels), *(atoms for _, atoms in self.memory)])
-        of_model = {"name": "springs", "sha256": ""}
+        of_model: dict[str, object] = {"name": "springs", "sha256": ""}
         if self.model is not None:
             of_model = {"name": self.model.names[0], "sha256": str(self.model.base.attributes.get("sha256"))}
+        if learned is not None:
+            of_model["n_labels"] = len(learned)
         return {
             "structures": rows,
             "n_structures": len(rows),
