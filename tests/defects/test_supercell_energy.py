@@ -344,7 +344,8 @@ def test_a_calculator_of_an_unknown_scale_says_what_it_lacks():
         defect_formation_energy(copper[1:], copper, EMT(), second_opinion=Scaled("mp2020"), **potentials)
     # by hand: of two calculators on one stated scale, and of two with energies of the element
     plain = as_energy_model(EMT(), scale="other:EMT")
-    assert defect_formation_energy(copper[1:], copper, plain, second_opinion=plain, **potentials).second_opinion_std == 0.0
+    same = defect_formation_energy(copper[1:], copper, plain, second_opinion=plain, **potentials)
+    assert same.second_opinion_std == 0.0
     atoms = [copper.copy(), copper[1:]]
     for each, calculator in ((0, EMT()), (1, EMT())):
         atoms[each].calc = calculator
