@@ -92,6 +92,15 @@ def test_prediction_of_a_cif_imports_no_more_than_it_needs(small_model, cif_fold
     assert imported_by(code).isdisjoint(["pandas", "lightning", "torchmetrics", "matplotlib", "dgl", "joblib", "sympy"])
 
 
+def test_stability_imports_what_is_slow_when_it_needs_it():
+    """Torch, the hull's and pymatgen's modules wait; conversions of scales load none of pymatgen's schemes."""
+    code = "from cgcnn_ase.stability import predictor; predictor.StabilityPredictor()"
+    assert imported_by(code).isdisjoint(["torch", "scipy", "pymatgen", "pandas"])
+    code = "from cgcnn_ase.energies.scales import correction; print(correction('Li2NiF4', 'mp2020'))"
+    code += "; import sys; print('pymatgen.analysis.compatibility' in sys.modules)"
+    assert python(code).split()[-1] == "False"
+
+
 @pytest.mark.skipif(available_cores() < 2, reason="with one core, one process does all")
 def test_a_process_that_predicts_once_leaves_torch_to_another(small_model, cif_folder):
     code = running(f'["predict", {str(cif_folder(2))!r}, "--model", {str(small_model)!r}]')

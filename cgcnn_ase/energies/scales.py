@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cgcnn_ase.core.elements import reference_energies
+from cgcnn_ase.core.elements import HUBBARD_METALS, reference_energies
 from cgcnn_ase.core.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -26,16 +26,18 @@ _LEGACY_GASES = {"H": -3.23973666138, "N": -7.95247218762, "F": -1.42055013381, 
 _BY_OXIDATION_STATE = frozenset(("Br", "I", "Se", "Si", "Sb", "Te", "H", "N", "F", "Cl"))
 # without one of these a compound has no correction
 _CORRECTED = _BY_OXIDATION_STATE | {"O", "S"}
-# what most oxides need of it, so that pymatgen's schemes, which take two seconds to load, are not asked for them: the
-# corrections of oxygen in an oxide and of the metals with +U, eV/atom; tests compare
-_OXIDES: dict[str, dict[str, float]] = {
+# what most compounds need of it, so that pymatgen's schemes, which take two seconds to load, are not asked for them:
+# corrections of oxygen in an oxide, of other anions, and of the metals with +U in oxides and fluorides, eV/atom; tests
+# compare
+_CORRECTIONS: dict[str, dict[str, float]] = {
     "mp2020": {
         "O": -0.687, "V": -1.7, "Cr": -1.999, "Mn": -1.668, "Fe": -2.256, "Co": -1.638, "Ni": -2.541, "Mo": -3.202,
-        "W": -4.438,
+        "W": -4.438, "S": -0.503, "F": -0.462, "Cl": -0.614, "Br": -0.534, "I": -0.379, "N": -0.361, "Se": -0.472,
+        "Si": 0.071, "Sb": -0.192, "Te": -0.422, "H": -0.179,
     },
     "mp-legacy": {
         "O": -0.70229, "V": -1.682, "Cr": -2.013, "Mn": -1.68085015096, "Fe": -2.733, "Co": -1.874, "Ni": -2.164,
-        "Mo": -3.531, "W": -4.351,
+        "Mo": -3.531, "W": -4.351, "S": -0.66346,
     },
 }  # fmt: skip
 # metals of which there are peroxides
@@ -182,10 +184,10 @@ def _of_unit(formula: str, scale: Scale, oxide: str | None, sulfide: str | None)
 
     composition = Composition(formula)
     amounts = composition.get_el_amt_dict()
-    rest = amounts.keys() - {"O"}
-    is_oxide = oxide == "oxide" or (oxide is None and not rest <= _OF_PEROXIDES)
-    if "O" in amounts and is_oxide and not rest & (_BY_OXIDATION_STATE | {"S"}):
-        return sum(n * _OXIDES[scale].get(symbol, 0.0) for symbol, n in amounts.items())
+    is_oxide = oxide == "oxide" or (oxide is None and not amounts.keys() - {"O"} <= _OF_PEROXIDES)
+    if "O" not in amounts or is_oxide:
+        corrected = _corrected(composition, scale, sulfide)
+        return sum(n * _CORRECTIONS[scale][symbol] for symbol, n in amounts.items() if symbol in corrected)
     from pymatgen.entries.computed_entries import ComputedEntry
 
     data: dict[str, Any] = {} if oxide is None else {"oxide_type": oxide}
@@ -198,6 +200,38 @@ def _of_unit(formula: str, scale: Scale, oxide: str | None, sulfide: str | None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(sum(each.value for each in _scheme(scale).get_adjustments(entry)))
+
+
+def _corrected(composition: "Composition", scale: Scale, sulfide: str | None) -> set[str]:
+    """Elements of an oxide, or of a compound without oxygen, that a scale corrects, by pymatgen's rules.
+
+    Anions are corrected where the guessed oxidation state is -1 or lower, or where it is none and the element is the
+    most electronegative one.
+    """
+    present = {element.symbol for element in composition.elements}
+    last = sorted(composition.elements, key=lambda element: element.X)[-1].symbol  # of equal ones the last, as there
+    result = {"O"} & present
+    if last in ("O", "F"):
+        result |= present & set(HUBBARD_METALS)
+    if "S" in present and (sulfide or _sulfide_by_composition(composition)) in ("sulfide", "polysulfide"):
+        result.add("S")
+    if scale == "mp2020" and present & _BY_OXIDATION_STATE:
+        states = _oxidation_states(composition)
+        result |= {
+            anion
+            for anion in present & _BY_OXIDATION_STATE
+            if (state := states.get(anion, 0.0)) <= -1.0 or (state >= 0.0 and anion == last)
+        }
+    return result
+
+
+def _oxidation_states(composition: "Composition") -> "dict[str, float]":
+    """Pymatgen's first guess; empty where it has none, or the formula has too many atoms to guess for."""
+    try:
+        guesses = composition.oxi_state_guesses(max_sites=-20)
+    except ValueError:
+        return {}
+    return dict(guesses[0]) if guesses else {}
 
 
 @cache
@@ -252,8 +286,4 @@ def _sulfide_type(atoms: "Atoms") -> str | None:
 
 def _sulfide_by_composition(composition: "Composition") -> str:
     """``sulfide``, or ``none`` where a guess says that sulfur gives electrons away."""
-    try:
-        guesses = composition.oxi_state_guesses(max_sites=-20)
-    except ValueError:  # too many atoms a formula to guess for
-        guesses = ()
-    return "none" if guesses and guesses[0].get("S", -2.0) > 0 else "sulfide"
+    return "none" if _oxidation_states(composition).get("S", -2.0) > 0 else "sulfide"

@@ -7,18 +7,19 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from itertools import combinations
+from operator import sub
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cgcnn_ase.core.elements import fetched_scale, symbols
 from cgcnn_ase.energies.scales import check_scale, formation_shift
 from cgcnn_ase.stability.hull import Hull
-from cgcnn_ase.structures.composition import formula_of
+from cgcnn_ase.structures.composition import formula_of, parse_formula
 
 #: the package's table, of the Materials Project
 TABLE = "competing_phases.csv.gz"
@@ -29,8 +30,7 @@ _TOGETHER = {"GGA", "GGA+U", "PBE", "PBE+U", "GGA_GGA+U"}
 _COLUMN = "formation_energy_per_atom"
 
 
-@dataclass(frozen=True)
-class CompetingPhase:
+class CompetingPhase(NamedTuple):
     """A phase of a hull."""
 
     id: str
@@ -131,15 +131,23 @@ _SYMBOL = re.compile("[A-Z][a-z]?")
 
 def _elements_of(formula: str) -> tuple[int, ...]:
     """Atomic numbers of a formula's elements, in order, without reading how many atoms there are."""
-    return tuple(sorted({symbols().index(symbol) for symbol in _SYMBOL.findall(formula)}))
+    numbers = _numbers()
+    return tuple(sorted({numbers[symbol] for symbol in _SYMBOL.findall(formula)}))
+
+
+@cache
+def _numbers() -> dict[str, int]:
+    """Atomic numbers by symbol."""
+    return {symbol: number for number, symbol in enumerate(symbols())}
 
 
 @lru_cache(maxsize=100_000)
 def counts(formula: str) -> dict[int, float]:
-    """Atoms of each element in a formula, by atomic number."""
-    from pymatgen.core import Composition
-
-    return {symbols().index(symbol): n for symbol, n in Composition(formula).get_el_amt_dict().items()}
+    """Atoms of each element in a formula, by atomic number; a ValueError where it is none."""
+    amounts = parse_formula(formula)
+    if amounts is None or not amounts.keys() <= _numbers().keys():
+        raise ValueError(f"{formula!r} is no formula of the elements 1 (H) to 100 (Fm)")
+    return {_numbers()[symbol]: n for symbol, n in amounts.items()}
 
 
 def known_phases(scale: str = "mp2020") -> CompetingPhases:
@@ -149,17 +157,15 @@ def known_phases(scale: str = "mp2020") -> CompetingPhases:
     """
     check_scale_of_table(scale)
     content = _known_content()
-    rows = list(csv.DictReader(gzip.decompress(content).decode().splitlines()))
-    energies = {name: [float(row[column]) for row in rows] for name, column in _COLUMNS.items()}
+    names, *rows = csv.reader(gzip.decompress(content).decode().splitlines())
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    energies = {name: list(map(float, columns[column])) for name, column in _COLUMNS.items()}
     return CompetingPhases(
-        tuple(CompetingPhase(row["id"], row["formula"], e) for row, e in zip(rows, energies[scale], strict=True)),
+        tuple(map(CompetingPhase, columns["id"], columns["formula"], energies[scale])),
         scale,
         f"{len(rows):,} formulas of the Materials Project (PBE and PBE+U, about 2020, Li-Co-Ni-O of 2024; CC BY 4.0)",
         hashlib.sha256(content).hexdigest(),
-        shifts={
-            row["formula"]: new - old
-            for row, new, old in zip(rows, energies["mp2020"], energies["mp-legacy"], strict=True)
-        },
+        shifts=dict(zip(columns["formula"], map(sub, energies["mp2020"], energies["mp-legacy"]), strict=True)),
     )
 
 

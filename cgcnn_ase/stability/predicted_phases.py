@@ -112,6 +112,8 @@ class Competition:
         if key not in self._hulls:
             self._hulls[key] = self._built(elements, without, None)
         mixed = self._hulls[key]
+        if not self.predicted:
+            return mixed
         on_hull = any(mixed.phases[k] is crystal for k in np.unique(mixed.hull.corners).tolist())
         return self._built(elements, without, crystal) if on_hull else mixed
 

@@ -94,6 +94,7 @@ class HullComparison:
     def prepare(self) -> None:
         """Load what the first structure needs."""
         self.competition.hull((3, 8))
+        probability_below(*(np.ones(1) for _ in range(4)))
 
     def __reduce__(self) -> "tuple[Any, ...]":
         options = self.within, self.entries, self.scale, self.leave_out

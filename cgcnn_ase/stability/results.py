@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, owens_t, stdtr, stdtrit
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.stability.predicted_phases import DecompositionPart
@@ -158,6 +157,8 @@ def probability_below(
     and with :math:`\mu - l` in place of :math:`u - \mu` below. Where the interval has no width, the value is known, and
     one at the limit counts as below it.
     """
+    from scipy.special import stdtr, stdtrit  # slow to import
+
     width = np.where(limit >= value, upper - value, value - lower)
     end = stdtrit(degrees, _LEVEL)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -175,6 +176,8 @@ def expected_gain(p: float, explained: float) -> float:
 
     where T is Owen's function: :math:`p (1 - p)` for :math:`r = 0`, nothing for :math:`r = 1`.
     """
+    from scipy.special import ndtri, owens_t  # slow to import
+
     if not 0.0 < p < 1.0:
         return 0.0
     return p * (1.0 - p) - 2.0 * float(owens_t(ndtri(p), np.sqrt((1.0 - explained) / (1.0 + explained))))

@@ -25,7 +25,7 @@ U_OF_OXIDES = {"Ni": 6.2, "Co": 3.32, "Mn": 3.9, "Fe": 5.3}
 FORMULAS = {
     "Li2Ni2O4": {"Ni": 6.2}, "LiMn2O4": {"Mn": 3.9}, "NaCl": {}, "Fe2O3": {"Fe": 5.3}, "FeF3": {"Fe": 5.3}, "Li3N": {},
     "GaAs": {}, "Li2S": {}, "TiSe2": {}, "LiH": {}, "Li2O2": {}, "NaO2": {}, "CaBr2": {}, "KI": {}, "Mg2Si": {},
-    "Sb2Te3": {}, "NiS": {}, "LiCoPO4F": {"Co": 3.32}, "Ni": {}, "O2": {},
+    "Sb2Te3": {}, "NiS": {}, "Y(Re2Si)2": {}, "SmSbPd": {}, "LiCoPO4F": {"Co": 3.32}, "Ni": {}, "O2": {},
 }  # fmt: skip
 
 
