@@ -11,7 +11,7 @@ from _report import Table, finish, original_weights, parser
 from _structures import TARGET, cache_folder, echo_stderr, require
 
 from cgcnn_ase.data.dataset import Dataset, load_dataset
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.plotting import model_plots as plots

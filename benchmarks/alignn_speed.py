@@ -26,9 +26,9 @@ from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig, Expansion
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
+from cgcnn_ase.nn.layers import EdgeGatedConvolution
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.nn.presets import PRESETS
+from cgcnn_ase.training.config import PRESETS
 
 GRAPH = GraphConfig(line_graph=True, merge=True)
 WHOLE = replace(GRAPH, merge=False)

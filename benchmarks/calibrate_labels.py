@@ -17,7 +17,7 @@ from _structures import echo_stderr, require
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.data.dataset import Dataset, read_table
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model

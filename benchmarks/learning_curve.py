@@ -23,8 +23,7 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData
-from cgcnn_ase.nn.presets import PRESETS
-from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.config import PRESETS, TrainConfig
 from cgcnn_ase.zoo.train import load_recipe
 
 SPEC = TargetSpec(name=TARGET, unit="eV/atom", per_atom=True)

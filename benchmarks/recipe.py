@@ -24,7 +24,7 @@ from _structures import TARGET, require
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig

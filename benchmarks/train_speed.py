@@ -25,7 +25,7 @@ from _structures import TARGET, cache_folder, echo_stderr, linked, structures, w
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset
-from cgcnn_ase.data.graph_cache import build_store, cached_graphs
+from cgcnn_ase.data.graph_store import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig

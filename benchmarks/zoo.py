@@ -13,7 +13,7 @@ from _report import Table, finish, parser
 from _structures import cache_folder, data_root, echo_stderr, require
 
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.models.registry import ModelRef, find_models, load_refs
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, RegressionEvaluation, embeddings_of, evaluate_model
 from cgcnn_ase.zoo.train import load_recipe, recipe_names

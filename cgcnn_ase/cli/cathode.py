@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.command import console, echo_note, echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import Overwrite, complete_model, repeats
 from cgcnn_ase.core.progress import with_progress
 

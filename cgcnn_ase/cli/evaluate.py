@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.command import echo_note, echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Overwrite
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _evaluate(
 
     from cgcnn_ase.data.cgnn_folder import cgnn_columns, load_cgnn_folder
     from cgcnn_ase.data.dataset import load_dataset, target_columns
-    from cgcnn_ase.data.graph_cache import cached_graphs
+    from cgcnn_ase.data.graph_store import cached_graphs
     from cgcnn_ase.data.prepare import column_for
     from cgcnn_ase.data.prepared import PreparedData, is_cgnn_folder, is_prepared
     from cgcnn_ase.data.splits import compositions_of

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.command import console, echo_note, echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import OrderDisordered, check_picture, complete_model, one_structure
 
 if TYPE_CHECKING:

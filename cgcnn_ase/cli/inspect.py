@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, errors_as_usage, is_terminal
+from cgcnn_ase.cli.command import echo_note, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Overwrite, complete_model
 
 # rows of each table on stdout

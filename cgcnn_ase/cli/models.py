@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, errors_as_usage
+from cgcnn_ase.cli.command import console, errors_as_usage
 
 if TYPE_CHECKING:
     from cgcnn_ase.models.registry import ModelInfo

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage, is_terminal
+from cgcnn_ase.cli.command import console, echo_note, echo_stderr, errors_as_usage, is_terminal
 from cgcnn_ase.cli.options import Overwrite
 
 if TYPE_CHECKING:

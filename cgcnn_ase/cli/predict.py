@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.command import PROCESS
-from cgcnn_ase.cli.messages import (
+from cgcnn_ase.cli.command import (
+    PROCESS,
     NamedRows,
     echo_note,
     echo_stderr,

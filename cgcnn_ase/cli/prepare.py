@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cgcnn_ase.cli.messages import echo_note, errors_as_usage
+from cgcnn_ase.cli.command import echo_note, errors_as_usage
 from cgcnn_ase.cli.options import PRESET_NAMES, Overwrite, Targets, Task, Test, Unit, Val
 from cgcnn_ase.core.progress import is_terminal
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import (
+from cgcnn_ase.cli.command import (
     NamedRows,
     echo_note,
     echo_stderr,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cgcnn_ase.cli.messages import console, echo_note, echo_stderr, errors_as_usage
+from cgcnn_ase.cli.command import console, echo_note, echo_stderr, errors_as_usage
 from cgcnn_ase.cli.options import (
     Dopants,
     Elements,

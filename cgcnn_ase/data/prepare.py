@@ -11,7 +11,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError, unknown_name
 from cgcnn_ase.core.targets import ALIASES, TargetSpec, column_of, known_targets
 from cgcnn_ase.data.dataset import Dataset, load_dataset, target_columns
-from cgcnn_ase.data.graph_cache import build_store, cached_graphs
+from cgcnn_ase.data.graph_store import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch
-from cgcnn_ase.nn.embedding import ElementEmbedding
+from cgcnn_ase.nn.layers import ElementEmbedding
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
 

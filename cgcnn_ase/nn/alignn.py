@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
-from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding, GaussianBasis
-from cgcnn_ase.nn.layers import Norm, norm
+from cgcnn_ase.nn.layers import EdgeGatedConvolution, ElementEmbedding, Embedding, GaussianBasis, Norm, norm
 from cgcnn_ase.nn.messages import Edges, Engine, build_edges, connect_lines
 from cgcnn_ase.nn.pooling import Pooling
 

@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.convolutions import Convolution, EdgeGatedConvolution, GatedConvolution, SimpleConvolution
-from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding, GaussianBasis
-from cgcnn_ase.nn.layers import Activation, Norm, activation
+from cgcnn_ase.nn.layers import (
+    Activation,
+    Convolution,
+    EdgeGatedConvolution,
+    ElementEmbedding,
+    Embedding,
+    GatedConvolution,
+    GaussianBasis,
+    Norm,
+    SimpleConvolution,
+    activation,
+)
 from cgcnn_ase.nn.messages import Engine, build_edges
 from cgcnn_ase.nn.pooling import Pooling
 

@@ -1,7 +1,7 @@
 """CGNN: the crystal graph neural network of Yamamoto, which reads who is bonded to whom and no distances.
 
 T. Yamamoto, Crystal graph neural networks for data mining in materials science (2019), https://github.com/Tony-Y/cgnn.
-Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.coordinator`).
+Its graphs are those of the crystal graph coordinator (:mod:`cgcnn_ase.graphs.neighbors`).
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,7 @@ from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph, n_atoms
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.embedding import ElementEmbedding, Embedding
-from cgcnn_ase.nn.layers import Activation, Dense, Norm, activation, norm
+from cgcnn_ase.nn.layers import Activation, Dense, ElementEmbedding, Embedding, Norm, activation, norm
 from cgcnn_ase.nn.messages import Edges, Engine, build_edges, sum_messages
 from cgcnn_ase.nn.pooling import OF_SITES, MultiStepPooling, Pooling, PoolingName
 

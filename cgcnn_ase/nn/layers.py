@@ -1,4 +1,4 @@
-"""Activations, normalisations and dense layers by name."""
+"""Layers that architectures are made of: embeddings, activations, norms, dense layers and graph convolutions."""
 
 import math
 from typing import Any, Literal
@@ -6,6 +6,60 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cgcnn_ase.core.elements import DESCRIPTOR_SIZE, MAX_NUMBER, descriptor_table
+from cgcnn_ase.nn.messages import Edges, neighbor_sum, pair_sum, sum_messages, weighted_mean
+
+# e^-50 is zero to single precision; smaller values would be denormal numbers, which slow every product they enter
+SMALLEST_EXPONENT = 50.0
+
+
+class GaussianBasis(nn.Module):
+    """exp(-(d - c)^2 / w^2) for evenly spaced centres c between ``first`` and ``cutoff``, w the spacing unless given.
+
+    With 41 functions up to 8 Å this is the expansion of Xie and Grossman (2018).
+    """
+
+    centers: Tensor
+
+    def __init__(self, n_functions: int, cutoff: float, width: float | None = None, first: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("centers", torch.linspace(first, cutoff, n_functions), persistent=False)
+        self.width = (cutoff - first) / (n_functions - 1) if width is None else width
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """(E,) -> (E, n_functions)."""
+        x = (distances[:, None] - self.centers) / self.width
+        return torch.exp(-(x * x).clamp(max=SMALLEST_EXPONENT))
+
+
+Embedding = Literal["descriptor", "learned", "both"]
+
+
+class ElementEmbedding(nn.Module):
+    """W x_Z + b with the 92-bit descriptor x_Z, a learned vector for each element, or the sum of the two.
+
+    The learned part starts at zero where there is a descriptor as well: an element that training never showed keeps
+    what its descriptor says.
+    """
+
+    descriptors: Tensor
+
+    def __init__(self, n_features: int, kind: Embedding = "descriptor") -> None:
+        super().__init__()
+        self.linear = nn.Linear(DESCRIPTOR_SIZE, n_features) if kind != "learned" else None
+        self.table = nn.Embedding(MAX_NUMBER + 1, n_features) if kind != "descriptor" else None
+        if self.table is not None and self.linear is not None:
+            nn.init.zeros_(self.table.weight)
+        self.register_buffer("descriptors", torch.from_numpy(descriptor_table()), persistent=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(N,) -> (N, F)."""
+        if self.linear is None:
+            assert self.table is not None
+            return self.table(numbers)
+        vectors = self.linear(self.descriptors).index_select(0, numbers)
+        return vectors if self.table is None else vectors + self.table(numbers)
 
 
 class WeightedBatchNorm(nn.BatchNorm1d):
@@ -140,3 +194,91 @@ class Dense(nn.Module):
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """(R, n_in), (R,) -> (R, n_out); the weights say how often each row counts."""
         return self.act(self.norm(self.linear(x), weights))
+
+
+Convolution = Literal["gated", "simple", "edge-gated", "edge-message"]
+
+
+class GatedConvolution(nn.Module):
+    """Eq. 5 of Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018).
+
+    v_i <- g(v_i + BN(sum_j sigmoid(z_ij W_f + b_f) * g(z_ij W_s + b_s))), z_ij = v_i + v_j + u_ij (concatenated), with
+    a norm on z W over the edges. The product of the concatenation is split into one per node and one per edge.
+    """
+
+    def __init__(self, n_features: int, n_edge_features: int, act: Activation = "softplus", kind: Norm = "batch"):
+        super().__init__()
+        self.n_features = n_features
+        self.full = nn.Linear(2 * n_features + n_edge_features, 2 * n_features)
+        self.edge_norm = norm(kind, 2 * n_features)
+        self.node_norm = norm(kind, n_features)
+        self.act = activation(act)
+
+    def forward(self, v: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """(N, F), (E, G) -> (N, F), (E, G): new node vectors and the same edge vectors."""
+        w_i, w_j, w_u = self.full.weight.split([self.n_features, self.n_features, u.shape[1]], dim=1)
+        z = pair_sum(edges, F.linear(v, w_i, self.full.bias), F.linear(v, w_j)).addmm_(u, w_u.t())  # (E, 2F)
+        gate, core = self.edge_norm(z, edges.edge_weights).chunk(2, dim=1)
+        messages = torch.sigmoid(gate) * self.act(core)  # (E, F)
+        return self.act(v + self.node_norm(sum_messages(edges, messages), edges.node_weights)), u
+
+
+class SimpleConvolution(nn.Module):
+    """Eq. 4 of Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018).
+
+    v_i <- g((sum_j v_j + u_ij) W_c + v_i W_s + b), v_j + u_ij concatenated: all neighbours count the same. A norm,
+    which the paper does not have, acts before g.
+    """
+
+    def __init__(self, n_features: int, n_edge_features: int, act: Activation = "softplus", kind: Norm = "none"):
+        super().__init__()
+        self.around = nn.Linear(n_features + n_edge_features, n_features, bias=False)  # W_c
+        self.own = nn.Linear(n_features, n_features)  # W_s, b
+        self.node_norm = norm(kind, n_features)
+        self.act = activation(act)
+
+    def forward(self, v: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """(N, F), (E, G) -> (N, F), (E, G): new node vectors and the same edge vectors."""
+        around = torch.cat([neighbor_sum(edges, v), sum_messages(edges, u)], dim=1)  # (N, F + G)
+        return self.act(self.node_norm(self.around(around) + self.own(v), edges.node_weights)), u
+
+
+class EdgeGatedConvolution(nn.Module):
+    """Edge-gated convolution, Choudhary and DeCost, npj Comput. Mater. 7, 185 (2021), eqs. 1-3.
+
+    e_ij = A h_i + B h_j + C y_ij;  y_ij <- y_ij + g(norm(e_ij));
+    h_i <- h_i + g(norm(U h_i + sum_j s(e_ij) * m_ij / (sum_j s(e_ij) + eps))), s the sigmoid.
+
+    The published message is m_ij = V h_j. Where all atoms are alike its weighted mean is V h whatever the weights, so
+    that the energy of a pure element would not depend on its structure at all; with ``edge_messages`` it is
+    m_ij = V h_j + y_ij, which tells the atom about its bonds directly.
+
+    On a line graph h are the vectors of bonds and y those of pairs of bonds.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        act: Activation = "silu",
+        kind: Norm = "layer",
+        *,
+        edge_messages: bool = False,
+        eps: float = 1e-6,
+    ):
+        super().__init__()
+        self.edge_messages = edge_messages
+        self.node = nn.Linear(n_features, 4 * n_features)  # A, B, U, V
+        self.edge = nn.Linear(n_features, n_features)  # C
+        self.edge_norm = norm(kind, n_features)
+        self.node_norm = norm(kind, n_features)
+        self.act = activation(act)
+        self.eps = eps
+
+    def forward(self, h: Tensor, y: Tensor, edges: Edges, *, is_last: bool = False) -> tuple[Tensor, Tensor]:
+        """(N, F), (E, F) -> (N, F), (E, F): new node and edge vectors; old edge vectors if nobody reads them later."""
+        a, b, u, v = self.node(h).chunk(4, dim=1)
+        e = pair_sum(edges, a.contiguous(), b.contiguous()) + self.edge(y)  # (E, F)
+        on_edges = y if self.edge_messages else None
+        mean = weighted_mean(edges, torch.sigmoid(e), v.contiguous(), on_edges, eps=self.eps)  # (N, F)
+        h = h + self.act(self.node_norm(u + mean, edges.node_weights))
+        return h, y if is_last else y + self.act(self.edge_norm(e, edges.edge_weights))

@@ -18,7 +18,7 @@ from cgcnn_ase.graphs.angular import TERMS_OF_DEGREE, harmonics
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.embedding import ElementEmbedding
+from cgcnn_ase.nn.layers import ElementEmbedding
 from cgcnn_ase.nn.messages import Edges, Engine, build_edges, pair_sum, sum_messages
 from cgcnn_ase.nn.pooling import Pooling, PoolingName
 

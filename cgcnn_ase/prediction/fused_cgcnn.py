@@ -12,8 +12,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.architecture import Architecture
 from cgcnn_ase.nn.cgcnn import CGCNN
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
-from cgcnn_ase.nn.embedding import GaussianBasis
+from cgcnn_ase.nn.layers import EdgeGatedConvolution, GatedConvolution, GaussianBasis, SimpleConvolution
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network
 

@@ -1,16 +1,35 @@
-"""All that decides a training run."""
+"""All that decides a training run, and published settings by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.nn.architecture import ARCHITECTURES, DEFAULT, ArchitectureConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
-from cgcnn_ase.nn.presets import preset
+
+PRESETS: dict[str, tuple[GraphConfig, ArchitectureConfig]] = {
+    name: settings for kind in ArchitectureConfig.kinds().values() for name, settings in kind.presets().items()
+}
+
+
+def preset(name: str) -> tuple[GraphConfig, ArchitectureConfig]:
+    """Return the graph and the network of a name.
+
+    Examples
+    --------
+    >>> graph, architecture = preset("cgnn")
+    >>> graph.rule, architecture.n_features
+    ('coordinator', 96)
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, list(PRESETS))
+    return PRESETS[name]
+
 
 #: poolings that average over the atoms: what a quantity per atom may be read from
 AVERAGES: tuple[PoolingName, ...] = ("mean", "softmax", "gated", "layers")
@@ -136,7 +155,7 @@ def _check_pooling(target: TargetSpec, network: ArchitectureConfig) -> None:
 
 
 def preset_config(name: str, **changes: Any) -> TrainConfig:
-    """Settings of a run with a preset's graph and network (:data:`cgcnn_ase.nn.presets.PRESETS`); keywords add others.
+    """Settings of a run with a preset's graph and network (:data:`PRESETS`); keywords add others.
 
     >>> preset_config("alignn-small", epochs=50).graph.line_graph
     True

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.core.yaml_settings import Plain, current_names, merged, read_yaml
-from cgcnn_ase.nn.presets import preset as preset_of
 from cgcnn_ase.training.alignn_config import is_alignn, translate
 from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.config import preset as preset_of
 from cgcnn_ase.training.run_data import DataSource
 from cgcnn_ase.training.start_model import inherited_settings
 

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from cgcnn_ase.core.targets import Level, TargetSpec
 from cgcnn_ase.data.dataset import hash_of_samples, read_packed
-from cgcnn_ase.data.graph_cache import build_store
+from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites
 from cgcnn_ase.data.splits import group_split

@@ -19,7 +19,7 @@ from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.dataset import Dataset, load_dataset, read_properties
 from cgcnn_ase.data.frames import Frames, join, read_frames
-from cgcnn_ase.data.graph_cache import cached_graphs
+from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry

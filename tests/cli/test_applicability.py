@@ -7,7 +7,7 @@ from ase.build import bulk
 from ase.io import write
 
 from cgcnn_ase.cli.app import app
-from cgcnn_ase.cli.applicability import RULES
+from cgcnn_ase.cli.options import RULES
 from cgcnn_ase.models.registry import find_models
 from cgcnn_ase.training import run
 

@@ -11,9 +11,8 @@ import torch
 from ase.build import bulk
 
 from cgcnn_ase.core.files import default_cache_folder
-from cgcnn_ase.data import graph_cache
-from cgcnn_ase.data.graph_cache import build_store, cached_graphs, content_hash
-from cgcnn_ase.data.graph_store import GraphStore
+from cgcnn_ase.data import graph_store
+from cgcnn_ase.data.graph_store import GraphStore, build_store, cached_graphs, content_hash
 from cgcnn_ase.graphs import GraphConfig
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 
@@ -38,12 +37,12 @@ def assert_same(one: GraphStore, other: GraphStore) -> None:
 
 
 def test_parallel_equals_serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_cache, "_CHUNK", 7)
+    monkeypatch.setattr(graph_store, "_CHUNK", 7)
     crystals = structures(40)
     serial = build_store(crystals, CONFIG, workers=1)
     assert len(serial) == 40
     assert_same(build_store(crystals, CONFIG, workers=2), serial)
-    monkeypatch.setattr(graph_cache, "_CHUNK", 1000)
+    monkeypatch.setattr(graph_store, "_CHUNK", 1000)
     assert_same(build_store(crystals, CONFIG, workers=2), serial)
 
 
@@ -54,7 +53,7 @@ def test_the_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*_: Any, **__: Any) -> GraphStore:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(graph_cache, "build_store", refuse)
+    monkeypatch.setattr(graph_store, "build_store", refuse)
     assert_same(cached_graphs(crystals, CONFIG, folder=tmp_path), first)
     with pytest.raises(AssertionError, match="built again"):
         cached_graphs(crystals[:5], CONFIG, folder=tmp_path)
@@ -98,7 +97,7 @@ def test_the_hash_sees_everything() -> None:
 
 def test_the_hash_sees_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_hash(structures(1), CONFIG)
-    monkeypatch.setattr(graph_cache, "CACHE_VERSION", 999)
+    monkeypatch.setattr(graph_store, "CACHE_VERSION", 999)
     assert content_hash(structures(1), CONFIG) != before
 
 
@@ -111,7 +110,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_a_worker_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_cache, "_CHUNK", 2)
+    monkeypatch.setattr(graph_store, "_CHUNK", 2)
     crystals = changed(structures(10), positions=np.full((2, 3), np.nan), numbers=np.array([11, 17]))
     with pytest.raises(ValueError, match="not finite"):
         build_store(crystals, CONFIG, workers=2)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from cgcnn_ase.core.elements import atomic_radii
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
-from cgcnn_ase.graphs.coordinator import CENTER_DISTANCE, MAX_SPLITS, n_coordinated
-from cgcnn_ase.graphs.neighbors import search
+from cgcnn_ase.graphs.neighbors import CENTER_DISTANCE, MAX_SPLITS, n_coordinated, search
 
 COORDINATOR = GraphConfig(rule="coordinator")
 

@@ -12,10 +12,10 @@ from torch.nn.functional import silu
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, build_graphs
 from cgcnn_ase.graphs.crystal_graph import map_tensors
 from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution
+from cgcnn_ase.nn.layers import EdgeGatedConvolution
 from cgcnn_ase.nn.messages import connect_lines
 from cgcnn_ase.nn.network import Network, NetworkConfig, Output
-from cgcnn_ase.nn.presets import PRESETS, preset
+from cgcnn_ase.training.config import PRESETS, preset
 
 LONELY = Atoms("He", cell=[30] * 3, pbc=True)
 STRUCTURES = [bulk("NaCl", "rocksalt", a=5.6), LONELY, bulk("Ti", "hcp", a=2.95), molecule("H2O"), bulk("Cu", a=3.6)]

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, build_graph, build_graphs
 from cgcnn_ase.nn.cgcnn import CGCNN, CGCNNConfig
-from cgcnn_ase.nn.convolutions import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
+from cgcnn_ase.nn.layers import EdgeGatedConvolution, GatedConvolution, SimpleConvolution
 from cgcnn_ase.nn.messages import build_edges
 
 F, G = 5, 4

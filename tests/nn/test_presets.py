@@ -6,7 +6,7 @@ from ase.build import bulk
 
 from cgcnn_ase.graphs import build_graph
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.nn.presets import PRESETS, preset
+from cgcnn_ase.training.config import PRESETS, preset
 
 
 def linear(n_in: int, n_out: int, *, bias: bool = True) -> int:

@@ -13,7 +13,7 @@ from ase.build import bulk
 
 from cgcnn_ase.core.elements import electronegativity_scale
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.graph_cache import build_store
+from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry

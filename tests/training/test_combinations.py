@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cgcnn_ase.core.targets import TargetSpec
-from cgcnn_ase.data.graph_cache import build_store
+from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.nn.alignn import ALIGNNConfig
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.cgnn import CGNNConfig, EdgeNetworkName
-from cgcnn_ase.nn.convolutions import Convolution
+from cgcnn_ase.nn.layers import Convolution
 from cgcnn_ase.nn.pooling import OF_SITES, PoolingName
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.config import check_targets

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cgcnn_ase import Predictor, load_model
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
-from cgcnn_ase.data.graph_cache import build_store
+from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.checkpoint import load_models, save_models
 from cgcnn_ase.models.folder import CheckpointError

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
-from cgcnn_ase.nn.embedding import ElementEmbedding
+from cgcnn_ase.nn.layers import ElementEmbedding
 from cgcnn_ase.nn.messages import Engine, build_edges, weighted_mean
 from cgcnn_ase.nn.pooling import Pooling
 
