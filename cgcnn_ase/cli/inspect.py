@@ -68,8 +68,7 @@ def inspect(
         for option, value in (("--with-target", other_target), ("--align", align)):
             if value is not None and other is None:
                 raise ValueError(f"{option} {value}: belongs to --with OTHER_DATA")
-        from cgcnn_ase.inspection.inspect import inspect_dataset
-        from cgcnn_ase.inspection.write_report import markdown, write_inspection
+        from cgcnn_ase.inspection.inspect import inspect_dataset, markdown, write_inspection
 
         table, inspection = inspect_dataset(
             data,

@@ -17,8 +17,7 @@ from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.models.folder import read_config, read_weights
 from cgcnn_ase.models.registry import DEFAULT_MODEL, ModelRef, find_models, model_level
-from cgcnn_ase.prediction.batch_note import BatchTally, BatchWarning
-from cgcnn_ase.prediction.results import MemberPrediction, Prediction, Predictions
+from cgcnn_ase.prediction.results import BatchTally, BatchWarning, MemberPrediction, Prediction, Predictions
 from cgcnn_ase.structures import (
     StructureRecord,
     UniqueIds,

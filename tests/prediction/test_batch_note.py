@@ -12,8 +12,7 @@ from scipy.stats import binomtest
 from cgcnn_ase import Predictor, predict
 from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.registry import load_model
-from cgcnn_ase.prediction.batch_note import MIN_BATCH, SHARE, BatchTally, BatchWarning
-from cgcnn_ase.prediction.results import Prediction
+from cgcnn_ase.prediction.results import MIN_BATCH, SHARE, BatchTally, BatchWarning, Prediction
 from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
 
 from ..conftest import make_model, random_crystal

@@ -48,9 +48,8 @@ def predict_in_process(
         If a file of the model's node was changed.
     """
     from cgcnn_ase.inspection.second_opinion import as_second_opinions
-    from cgcnn_ase.prediction.batch_note import BatchWarning
     from cgcnn_ase.prediction.predictor import Predictor
-    from cgcnn_ase.prediction.results import Predictions, member_values
+    from cgcnn_ase.prediction.results import BatchWarning, Predictions, member_values
 
     options = {} if settings is None else settings.get_dict()
     if reason := settings_problem(options):
