@@ -1,4 +1,4 @@
-"""Contents of a data set (counts, distributions, leaking splits, provenance), and its values beside those of another."""
+"""Contents of a data set (counts, distributions, leaking splits, provenance), and its values beside another's."""
 
 from collections import Counter
 from collections.abc import Mapping
