@@ -16,13 +16,12 @@ from _structures import echo_stderr
 from optimizer_search import RANGES
 
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.energies.calculators import CHGNetEnergy
+from cgcnn_ase.energies.interface import CHGNetEnergy
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.objectives import OWN_CELL, EvaluatedCell, Objective
-from cgcnn_ase.optimization.optimizer import Optimizer
 from cgcnn_ase.optimization.oracles import Evaluation
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
-from cgcnn_ase.optimization.space.sampling import initial_points
-from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import SearchSpace, initial_points
 
 METALS = ("ni_content", "co_content", "mn_content")
 OBJECTIVES = {

@@ -16,7 +16,7 @@ from ase.calculators.calculator import Calculator
 
 import cgcnn_ase
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.energies.calculators import sevennet_calculator
+from cgcnn_ase.energies.interface import sevennet_calculator
 from cgcnn_ase.plotting.model_plots import new_figure, save
 
 HOSTS = ("LiNiO2", "LiCoO2", "LiMn2O4")

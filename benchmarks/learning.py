@@ -31,12 +31,11 @@ from ase.constraints import FixAtoms
 from ase.optimize import BFGS, GPMin
 from ase.spacegroup import crystal
 
-from cgcnn_ase.energies.calculators import chgnet_calculator
-from cgcnn_ase.learning.labels import ReferenceLabel
+from cgcnn_ase.energies.interface import chgnet_calculator
 from cgcnn_ase.learning.learning_state import LearningState
+from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.relax import session_of
-from cgcnn_ase.learning.session import LearnedRelaxOptions
-from cgcnn_ase.learning.walk import ReferenceRequest
+from cgcnn_ase.learning.session import LearnedRelaxOptions, ReferenceRequest
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import relax as relax_by_potential
 

@@ -10,7 +10,7 @@ import numpy as np
 from _report import Table, finish, parser
 from _structures import echo_stderr
 
-from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
 from cgcnn_ase.optimization.surrogates.base import Pool
 from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked

@@ -12,7 +12,7 @@ from _report import Table, finish, parser
 from _structures import echo_stderr
 
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
-from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 

@@ -31,7 +31,7 @@ from scipy.stats import spearmanr
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.data.frames import read_frames
-from cgcnn_ase.energies.calculators import chgnet_calculator, sevennet_calculator
+from cgcnn_ase.energies.interface import chgnet_calculator, sevennet_calculator
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.evaluation import evaluate_frames
 from cgcnn_ase.potential.relax import relax

@@ -15,7 +15,7 @@ from ase.calculators.calculator import (
     register_calculator_class,
 )
 
-from cgcnn_ase.energies.graph_model import (
+from cgcnn_ase.energies.energy_model import (
     PER_ATOM_ENERGIES,
     GraphEnergy,
     MissingReferenceError,

@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 from ase.spacegroup import crystal
 
 from cgcnn_ase import load_model, relax
-from cgcnn_ase.energies.graph_model import GraphEnergy
+from cgcnn_ase.energies.energy_model import GraphEnergy
 from cgcnn_ase.learning.reference import reference_by_name
 from cgcnn_ase.prediction.predictor import Predictor
 

@@ -21,7 +21,7 @@ from rich.progress import track
 from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.defects.costs import SupercellEstimator
 from cgcnn_ase.defects.point import point_defects
-from cgcnn_ase.energies.calculators import CHGNetEnergy
+from cgcnn_ase.energies.interface import CHGNetEnergy
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.vacancy_data import published_vacancies

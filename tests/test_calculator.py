@@ -16,7 +16,7 @@ from ase.optimize import BFGS
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import reference_energies
-from cgcnn_ase.energies.graph_model import MissingReferenceError
+from cgcnn_ase.energies.energy_model import MissingReferenceError
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.structures import StructureError
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from cgcnn_ase.defects.generate import Repeats
-    from cgcnn_ase.defects.manifest import Manifest
-    from cgcnn_ase.defects.plan import Defect
+    from cgcnn_ase.defects.plan import Defect, Manifest
 
 MANIFEST = "manifest.csv"
 
@@ -171,7 +170,7 @@ class _DefectFolder:
         manifest = self.path / MANIFEST
         if not manifest.exists():
             return
-        from cgcnn_ase.defects.manifest import read_manifest
+        from cgcnn_ase.defects.plan import read_manifest
 
         for row in read_manifest(manifest):
             for suffix in ("extxyz", "cif", "vasp"):
@@ -180,7 +179,7 @@ class _DefectFolder:
 
     def write(self, defects: "Iterable[Defect]") -> "list[Manifest]":
         """Write each defect as it comes; all manifests."""
-        from cgcnn_ase.defects.manifest import write_manifest
+        from cgcnn_ase.defects.plan import write_manifest
 
         manifests: list[Manifest] = []
         stream = iter(defects)

@@ -5,7 +5,7 @@ from importlib import import_module
 _HOMES = {
     "Defect": "cgcnn_ase.defects.plan",
     "DefectCost": "cgcnn_ase.defects.costs",
-    "Manifest": "cgcnn_ase.defects.manifest",
+    "Manifest": "cgcnn_ase.defects.plan",
     "Ranking": "cgcnn_ase.defects.screening",
     "Relaxation": "cgcnn_ase.defects.costs",
     "Screening": "cgcnn_ase.defects.screening",
@@ -13,7 +13,7 @@ _HOMES = {
     "defect_formation_energy": "cgcnn_ase.defects.supercell_energy",
     "point_defects": "cgcnn_ase.defects.point",
     "pristine_supercell": "cgcnn_ase.defects.dft_folder",
-    "random_vacancies": "cgcnn_ase.defects.augmentation",
+    "random_vacancies": "cgcnn_ase.defects.generate",
     "screen": "cgcnn_ase.defects.screening",
     "screen_hosts": "cgcnn_ase.defects.screening",
     "write_dft_folder": "cgcnn_ase.defects.dft_folder",

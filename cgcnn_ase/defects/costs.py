@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cgcnn_ase.defects.dft_folder import pristine_supercell
-from cgcnn_ase.defects.manifest import Manifest
-from cgcnn_ase.defects.plan import Defect
+from cgcnn_ase.defects.plan import Defect, Manifest
 from cgcnn_ase.defects.supercell_energy import (
     ChosenPotentials,
     DefectEnergy,
@@ -19,8 +18,7 @@ from cgcnn_ase.defects.supercell_energy import (
     opinion_models,
     second_opinion_std,
 )
-from cgcnn_ase.energies.energy_model import POTENTIALS, EnergySource, as_energy_model
-from cgcnn_ase.energies.graph_model import GraphEnergy
+from cgcnn_ase.energies.energy_model import POTENTIALS, EnergySource, GraphEnergy, as_energy_model
 from cgcnn_ase.energies.relaxation import check_forces
 from cgcnn_ase.energies.scales import element_energies
 from cgcnn_ase.stability.chemical_potentials import ELEMENTS

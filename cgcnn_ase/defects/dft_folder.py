@@ -10,8 +10,7 @@ import numpy as np
 
 from cgcnn_ase.core.elements import hubbard_shell
 from cgcnn_ase.defects.host import check_host
-from cgcnn_ase.defects.manifest import Manifest
-from cgcnn_ase.defects.plan import Defect
+from cgcnn_ase.defects.plan import Defect, Manifest
 from cgcnn_ase.defects.supercell import make_supercell
 from cgcnn_ase.structures import to_structure
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.energies.graph_model import GraphEnergy
+from cgcnn_ase.energies.energy_model import GraphEnergy
 from cgcnn_ase.energies.interface import EnergyModel
 
 if TYPE_CHECKING:

@@ -76,14 +76,14 @@ class EnergyOpinion:
     gives = "gives energies: it has an opinion on energies per atom"
 
     def __init__(self, model: "EnergyModel") -> None:
-        from cgcnn_ase.energies.graph_model import GraphEnergy
+        from cgcnn_ase.energies.energy_model import GraphEnergy
 
         self._model, self.name = model, model.name
         self.own_model = isinstance(model, GraphEnergy)
 
     def covers(self, name: str) -> bool:
         """Return whether the property is an energy per atom."""
-        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
+        from cgcnn_ase.energies.energy_model import PER_ATOM_ENERGIES
 
         return name in PER_ATOM_ENERGIES
 

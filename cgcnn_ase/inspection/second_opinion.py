@@ -162,7 +162,7 @@ class SecondOpinions:
         """Add the disagreement to the predictions of one model."""
         from dataclasses import replace
 
-        from cgcnn_ase.energies.graph_model import PER_ATOM_ENERGIES
+        from cgcnn_ase.energies.energy_model import PER_ATOM_ENERGIES
 
         rows = [k for k, (p, atoms) in enumerate(zip(column, structures, strict=True)) if p.error is None and atoms]
         known = [column[k] for k in rows]

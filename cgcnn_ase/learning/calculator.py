@@ -11,10 +11,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.learning.corrected import CorrectedPoint, CorrectedSurface
-from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.learning_state import LearningState
-from cgcnn_ase.learning.session import LearnedRelaxOptions, check_elements
-from cgcnn_ase.learning.walk import ReferenceRequest, UncertaintyLimits
+from cgcnn_ase.learning.reference import ReferenceLabel
+from cgcnn_ase.learning.session import LearnedRelaxOptions, ReferenceRequest, UncertaintyLimits, check_elements
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import fixed_atoms

@@ -1,16 +1,217 @@
-"""A surface with what the labels add to it: a shift of the last layer, and a Gaussian process along the trajectory."""
+r"""A surface with what the labels of a trajectory add to it: a Gaussian process on the difference to the reference.
+
+One length scale must do for all directions, so a structure is described by coordinates in which it is about equally
+stiff in all of them. Positions r and cell h of a trajectory are written with the deformation F from its first cell,
+h = h_0 F, and the positions s that the atoms have before it, r = s F. With springs K between the atoms (those of
+:mod:`cgcnn_ase.potential.minimizer`), K = L L^T, the coordinates are
+
+.. math:: u = (L^T s, \; \sqrt{M V_0}\,(F - 1))
+
+so that |u|^2 / 2 is about the energy of a displacement, eV.
+
+Kernel and its derivatives are those of ASE's GPMin (E. Garijo del Río, J. J. Mortensen, K. W. Jacobsen, Phys. Rev. B
+100, 104103 (2019)). Amplitude and length are those of the largest marginal likelihood on a grid: no descent that could
+end elsewhere in a second run.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ase.optimize.gpmin.kernel import SquaredExponential
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.graphs.geometry import Geometry
-from cgcnn_ase.learning.coordinates import Coordinates
-from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
-from cgcnn_ase.learning.labels import ReferenceLabel
+from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.surface import Pairs, SpringSurface, Surface
+from cgcnn_ase.potential.minimizer import MODULUS, spring_matrix
+
+
+class Coordinates:
+    """Coordinates of all structures of one trajectory: N atoms of the same elements in the same order.
+
+    Parameters
+    ----------
+    start
+        The structure that deformations are counted from.
+    pairs
+        Its neighbours.
+    with_cell
+        Whether the cell moves, too: then there are 3 N + 9 coordinates, else 3 N.
+    """
+
+    def __init__(self, start: Geometry, pairs: Pairs, *, with_cell: bool) -> None:
+        self.start, self.with_cell = start, with_cell
+        self._lower: Floats = np.asarray(cholesky(spring_matrix(len(start.numbers), *pairs), lower=True), dtype=float)
+        volume = abs(float(np.linalg.det(start.cell))) if with_cell else 1.0
+        self._of_cell = float(np.sqrt(MODULUS * volume))
+
+    @property
+    def n(self) -> int:
+        """Number of coordinates."""
+        return 3 * len(self.start.numbers) + (9 if self.with_cell else 0)
+
+    def _deformation(self, structure: Geometry) -> Floats:
+        if not self.with_cell:
+            return np.eye(3)
+        deformation: Floats = np.asarray(np.linalg.solve(self.start.cell, structure.cell), dtype=float)
+        return deformation
+
+    def of(self, structure: Geometry) -> Floats:
+        """Coordinates of a structure, (n,) √eV."""
+        deformation = self._deformation(structure)
+        before = np.asarray(np.linalg.solve(deformation.T, structure.positions.T).T, dtype=float)
+        u: Floats = (self._lower.T @ before).ravel()
+        return np.concatenate([u, (self._of_cell * (deformation - np.eye(3))).ravel()]) if self.with_cell else u
+
+    def gradient(self, structure: Geometry, forces: Floats, stress: Floats) -> Floats:
+        """Derivatives of the energy by the coordinates, (n,) √eV, from forces (eV/Å) and stress (eV/Å^3)."""
+        deformation = self._deformation(structure)
+        g = solve_triangular(self._lower, -forces @ deformation.T, lower=True).ravel()
+        if not self.with_cell:
+            return np.asarray(g)
+        volume = abs(float(np.linalg.det(structure.cell)))
+        return np.concatenate([g, (volume / self._of_cell * np.linalg.solve(deformation.T, stress)).ravel()])
+
+    def forces_and_stress(self, structure: Geometry, gradient: Floats) -> tuple[Floats, Floats]:
+        """Forces (N, 3) and stress (3, 3) that belong to derivatives by the coordinates; the inverse of the above."""
+        n = len(self.start.numbers)
+        deformation = self._deformation(structure)
+        by_position = self._lower @ gradient[: 3 * n].reshape(n, 3)
+        forces = -np.asarray(np.linalg.solve(deformation, by_position.T).T, dtype=float)
+        if not self.with_cell:
+            return forces, np.zeros((3, 3))
+        volume = abs(float(np.linalg.det(structure.cell)))
+        stress: Floats = self._of_cell / volume * deformation.T @ gradient[3 * n :].reshape(3, 3)
+        return forces, 0.5 * (stress + stress.T)
+
+    def force_variances(self, prior: float, explained: Floats) -> Floats:
+        """Variance of each component of the forces, (N, 3), from that of the derivatives.
+
+        Parameters
+        ----------
+        prior
+            Variance of every derivative before any label.
+        explained
+            (R, n): the labels take ``explained.T @ explained`` off their covariance.
+        """
+        n = len(self.start.numbers)
+        mapped = np.einsum("ij,rjc->ric", self._lower, explained[:, : 3 * n].reshape(-1, n, 3))
+        before = prior * (self._lower**2).sum(axis=1)
+        variances: Floats = np.clip(before[:, None] - (mapped**2).sum(axis=0), 0.0, None)
+        return variances
+
+
+# lengths that are tried, √eV, and the one that the mean takes before there are so many labels
+_LENGTHS, _MIN_LABELS, _FIRST_LENGTH = (0.75, 1.5, 3.0, 6.0), 2, 3.0
+# amplitudes that are tried, over the length: of the derivatives, √eV
+_SLOPES = np.logspace(-3.0, 2.0, 41)
+# noise of energies (eV) and derivatives (√eV), of the reference and of single precision
+NOISE = 0.001
+# variance of the constant between both energies, in units of the process's labels
+_CONSTANT = 25.0
+
+
+# lengths whose likelihood is smaller by this factor than the largest do not count in the std
+_NEGLIGIBLE = 0.02
+
+
+class Difference(NamedTuple):
+    """The process at one structure."""
+
+    energy: float  # eV
+    gradient: Floats  # (n,) by the coordinates
+    energy_std: float  # eV
+    prior: float  # variance of each derivative before any label
+    explained: Floats  # (R, n) see Coordinates.force_variances
+
+
+class _Posterior(NamedTuple):
+    """The process for one length."""
+
+    length: float
+    amplitude: float
+    weight: float  # its part of the likelihood of all lengths
+    lower: Floats  # Cholesky factor of the covariance of the labels
+    solved: Floats  # covariance^-1 labels
+
+
+class DifferenceProcess:
+    """Posterior from K labels with n coordinates each.
+
+    The mean is that of the likeliest length. The std is an average over the lengths by their likelihood, as few labels
+    leave open how fast the difference changes.
+
+    Parameters
+    ----------
+    points
+        (K, n) coordinates.
+    energies
+        (K,) reference less surface, eV.
+    gradients
+        (K, n) the same of the derivatives.
+    """
+
+    def __init__(self, points: Floats, energies: Floats, gradients: Floats) -> None:
+        self._points, self._n = points, points.shape[1]
+        self.mean = float(energies.mean())
+        rows = np.concatenate([(energies - self.mean)[:, None], gradients], axis=1).ravel()
+        tried = [(*self._likelihood(rows, length), length) for length in _LENGTHS]
+        self.evidence = max(each[0] for each in tried)
+        kept = [(np.exp(logarithm - self.evidence), *rest) for logarithm, *rest in tried]
+        kept = [each for each in kept if each[0] > _NEGLIGIBLE]
+        total = sum(weight for weight, *_ in kept)
+        self._posteriors = [self._posterior(rows, weight / total, *rest) for weight, *rest in kept]
+        if len(points) < _MIN_LABELS:  # nothing tells the lengths apart
+            self._best = min(self._posteriors, key=lambda each: abs(each.length - _FIRST_LENGTH))
+        else:
+            self._best = max(self._posteriors, key=lambda each: each.weight)
+
+    def _posterior(self, rows: Floats, weight: float, amplitude: float, length: float) -> _Posterior:
+        covariance = amplitude**2 * self._covariance(length)
+        covariance[np.diag_indices_from(covariance)] += NOISE**2
+        lower = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+        return _Posterior(length, amplitude, weight, lower, cho_solve((lower, True), rows))
+
+    def _kernel(self, length: float) -> SquaredExponential:
+        kernel = SquaredExponential(self._n)
+        kernel.set_params([1.0, length])
+        return kernel
+
+    def _covariance(self, length: float) -> Floats:
+        """Prior covariance of all labels for an amplitude of 1, with that of the constant."""
+        covariance: Floats = self._kernel(length).kernel_matrix(self._points)
+        covariance[:: self._n + 1, :: self._n + 1] += _CONSTANT
+        return covariance
+
+    def _likelihood(self, rows: Floats, length: float) -> tuple[float, float]:
+        """Largest logarithm of the marginal likelihood over the amplitudes, and that amplitude."""
+        values, vectors = eigh(self._covariance(length), check_finite=False)
+        squares = (vectors.T @ rows) ** 2
+        variances = (length * _SLOPES[:, None]) ** 2 * values.clip(min=0.0) + NOISE**2
+        logs = -0.5 * (squares / variances + np.log(variances)).sum(axis=1)
+        best = int(np.argmax(logs))
+        return float(logs[best]), float(length * _SLOPES[best])
+
+    def __call__(self, point: Floats) -> Difference:
+        """Posterior at a point, (n,)."""
+        value = np.zeros(1 + self._n)
+        variance, prior, explained = 0.0, 0.0, []
+        for posterior in self._posteriors:
+            square = posterior.amplitude**2
+            cross = square * self._kernel(posterior.length).kernel_vector(point, self._points, len(self._points))
+            cross[0, :: self._n + 1] += square * _CONSTANT
+            if posterior is self._best:
+                value = cross @ posterior.solved
+            known = solve_triangular(posterior.lower, cross.T, lower=True, check_finite=False)
+            variance += posterior.weight * max(square * (1.0 + _CONSTANT) - float((known[:, 0] ** 2).sum()), 0.0)
+            prior += posterior.weight * square / posterior.length**2
+            explained.append(np.sqrt(posterior.weight) * known[:, 1:])
+        return Difference(
+            self.mean + float(value[0]), value[1:], float(np.sqrt(variance)), prior, np.concatenate(explained)
+        )
+
 
 # rows of the process's covariance at most: the newest labels of a trajectory
 _MAX_ROWS = 1200

@@ -14,8 +14,14 @@ import numpy as np
 from cgcnn_ase.core.environment import package_version
 from cgcnn_ase.core.files import atomic_write
 from cgcnn_ase.data.frames import join, read_frames
-from cgcnn_ase.learning.labels import ReferenceLabel, read_labels, written
-from cgcnn_ase.learning.reference import ask_reference, check_scheme, reference_scheme
+from cgcnn_ase.learning.reference import (
+    ReferenceLabel,
+    ask_reference,
+    check_scheme,
+    read_labels,
+    reference_scheme,
+    written,
+)
 from cgcnn_ase.learning.shared import SharedMemory, energy_offsets
 from cgcnn_ase.learning.surface import PotentialSurface
 from cgcnn_ase.models.checkpoint import load_folder
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
 
     from cgcnn_ase.data.frames import Frames
-    from cgcnn_ase.learning.walk import ReferenceRequest
+    from cgcnn_ase.learning.session import ReferenceRequest
     from cgcnn_ase.models.crystal_model import CrystalModel
 
 LABELS, STATE, CALLS, POTENTIAL = "labels.extxyz", "state.json", "calls.csv", "potential"

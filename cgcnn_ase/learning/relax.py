@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.learning_state import LearningState
-from cgcnn_ase.learning.reference import ReferenceCalculationError, reference_by_name
+from cgcnn_ase.learning.reference import ReferenceCalculationError, ReferenceLabel, reference_by_name
 from cgcnn_ase.learning.session import MAX_FORCE_STD, LearnedRelaxation, LearnedRelaxOptions
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model

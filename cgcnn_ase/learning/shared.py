@@ -7,7 +7,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.learning.corrected import CorrectedSurface, error_ratio
-from cgcnn_ase.learning.labels import ReferenceLabel
+from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.surface import Features, SpringSurface, Surface, SurfacePoint
 
 # force errors of a trajectory that has no label are those of others' first labels times this

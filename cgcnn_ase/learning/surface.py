@@ -10,10 +10,8 @@ from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNN
-from cgcnn_ase.potential.derivatives import forces, vectors_of
 from cgcnn_ase.potential.minimizer import spring_matrix
-from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import Potential
+from cgcnn_ase.potential.potential import NeighborList, Potential, forces, vectors_of
 
 # reach of the springs, Å, and the std of forces that they are given, eV/Å: nothing is known
 _SPRING_CUTOFF, _UNKNOWN = 5.0, 1.0

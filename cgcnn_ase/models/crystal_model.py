@@ -16,8 +16,7 @@ from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.network import Network, Output
 from cgcnn_ase.uncertainty import CALIBRATIONS, CalibratedPrediction, Calibration
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import Population
+from cgcnn_ase.uncertainty.protocol import MemberOutputs, Population
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -194,7 +193,7 @@ class CrystalModel(nn.Module):
 
         The composition are (B, 101) atomic fractions of the structures, of sites those of their hosts, with (B,) atomic
         numbers on the sites; ``geometry`` are their contacts and volumes, ``population`` is what they are likely to be
-        (see :class:`~cgcnn_ase.uncertainty.population.PopulationFactors`), ``dropout`` says whether the outputs are
+        (see :class:`~cgcnn_ase.uncertainty.conformal.PopulationFactors`), ``dropout`` says whether the outputs are
         samples of Monte Carlo dropout.
         """
         calibration = self.dropout_calibration if dropout else self.calibration

@@ -26,8 +26,7 @@ from cgcnn_ase.optimization.space.cathode_space import (
     cathode_space,
     cathode_structure,
 )
-from cgcnn_ase.optimization.space.sampling import Initial
-from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import Initial, SearchSpace
 from cgcnn_ase.optimization.space.variables import Point
 from cgcnn_ase.optimization.surrogates.base import SURROGATES
 

@@ -15,9 +15,16 @@ from cgcnn_ase.optimization.objectives import (
     Objective,
     ObjectiveValue,
 )
-from cgcnn_ase.optimization.oracles.base import BatchOracle, Evaluation, Oracle, OracleError
+from cgcnn_ase.optimization.oracles.base import (
+    BatchOracle,
+    Evaluation,
+    GuardedOracle,
+    Oracle,
+    OracleError,
+    OracleReply,
+    evaluate_checked,
+)
 from cgcnn_ase.optimization.oracles.calculators import ModelOracle, StabilityOracle
-from cgcnn_ase.optimization.oracles.guarded import GuardedOracle, OracleReply, evaluate_checked
 from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:

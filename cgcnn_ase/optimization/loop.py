@@ -9,8 +9,7 @@ from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.optimization.config import RESUMABLE_SETTINGS, OptimisationConfig, Problem, build_problem, read_config
 from cgcnn_ase.optimization.engine import ENGINES, SearchEngine
 from cgcnn_ase.optimization.evaluator import Evaluator, Outcome
-from cgcnn_ase.optimization.oracles.base import Evaluation, Oracle, make_oracle
-from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
+from cgcnn_ase.optimization.oracles.base import Evaluation, GuardedOracle, Oracle, make_oracle
 from cgcnn_ase.optimization.oracles.table import Label, read_labels
 from cgcnn_ase.optimization.records import (
     CellRecord,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.optimization.batch import Proposal
+from cgcnn_ase.optimization.acquisition import Proposal
 from cgcnn_ase.optimization.engine import AskTell, SurrogateLike
 from cgcnn_ase.optimization.pareto import as_cost
-from cgcnn_ase.optimization.space.sampling import needs_skopt
+from cgcnn_ase.optimization.space.search_space import needs_skopt
 from cgcnn_ase.optimization.space.variables import NONE, Value, Variable, as_number
 
 if TYPE_CHECKING:

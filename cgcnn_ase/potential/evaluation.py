@@ -17,8 +17,8 @@ from cgcnn_ase.potential.potential import Potential, PotentialOutput
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.uncertainty import CalibratedPrediction, CalibrationData, RegressionCalibration
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, join, structure_geometry
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.metrics import spearman
+from cgcnn_ase.uncertainty.protocol import MemberOutputs
 
 # frames that go through the network at once, of how many atoms together
 _MAX_ATOMS = 400

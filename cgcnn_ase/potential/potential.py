@@ -1,24 +1,148 @@
-"""Energy, forces and stress of structures by a model that is a smooth function of the positions, with their std."""
+r"""Energy, forces and stress of structures by a model that is a smooth function of the positions, with their std.
+
+Forces and stress come from the derivatives of the energy by the vectors of the edges. With g = dE / dr of the edge from
+centre i to neighbour j, the force on an atom is :math:`\sum_j (g_{ij} - g_{ji})` and the stress
+:math:`\sum_{ij} r_{ij} \otimes g_{ij} / V`, symmetric as the energy is invariant. Pairs of atoms within the cutoff are
+searched once and used again while atoms and cell move a little.
+"""
 
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cgcnn_ase.core.arrays import Floats, Ints
-from cgcnn_ase.core.elements import symbols
+from cgcnn_ase.core.elements import check_numbers, symbols
 from cgcnn_ase.core.parallel import keep_freed_memory
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition, n_atoms
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition, crystal_index, n_atoms
+from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.neighbors import search
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import better_potential, is_pretrained
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.nn.smooth import SmoothCGCNN
-from cgcnn_ase.potential.derivatives import edge_gradients, forces, stress, sum_by_crystal, vectors_of
+from cgcnn_ase.structures.validation import completed_cell
 from cgcnn_ase.uncertainty import CalibratedPrediction
 from cgcnn_ase.uncertainty.contacts import structure_geometry
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.protocol import Population
+from cgcnn_ase.uncertainty.protocol import MemberOutputs, Population
+
+# atoms move and the cell changes by about this much together before pairs are searched again, Å
+SKIN = 0.5
+
+
+class NeighborList:
+    """The graphs of one structure as it moves.
+
+    Pairs up to ``cutoff + skin`` are kept with the lattice vectors between them. With the deformation F of the cell
+    since the search, its smallest singular value s, and the largest displacement u of an atom beyond that deformation,
+    no pair that was left out can be nearer than s (cutoff + skin) - 2 u: as long as that is the cutoff or more, the
+    pairs are complete.
+
+    Parameters
+    ----------
+    cutoff, skin
+        Å.
+    """
+
+    def __init__(self, cutoff: float, skin: float = SKIN) -> None:
+        self.cutoff, self.skin = cutoff, skin
+        self.n_searches = 0
+        self._last: Geometry | None = None
+
+    def graph(self, structure: Geometry) -> CrystalGraph:
+        """The graph of all pairs within the cutoff, its vectors in double precision.
+
+        Errors are those of :func:`cgcnn_ase.graphs.builder.build_graph`.
+        """
+        if not self._complete(structure):
+            self._search(structure)
+        vectors = structure.positions.take(self._neighbors, axis=0) - structure.positions.take(self._centers, axis=0)
+        vectors += self._images @ completed_cell(structure.cell, structure.pbc)
+        squares = np.einsum("ec,ec->e", vectors, vectors)
+        near = np.flatnonzero(squares < self.cutoff**2)
+        centers, n_atoms = self._centers[near], len(structure.numbers)
+        periodic = bool(structure.pbc.all())
+        return CrystalGraph(
+            numbers=torch.from_numpy(self._numbers),
+            centers=torch.from_numpy(centers),
+            neighbors=torch.from_numpy(self._neighbors[near]),
+            distances=torch.from_numpy(np.sqrt(squares[near]).astype(np.float32)),
+            angular=torch.zeros(len(near), 0),
+            multiplicity=torch.ones(n_atoms),
+            n_nodes=torch.tensor([n_atoms]),
+            n_edges=torch.tensor([len(near)]),
+            vectors=torch.from_numpy(vectors.take(near, axis=0)),
+            volumes=torch.tensor([abs(float(np.linalg.det(structure.cell))) if periodic else np.nan]),
+        )
+
+    def _complete(self, new: Geometry) -> bool:
+        """Return whether the pairs of the last search hold all that are within the cutoff now."""
+        old = self._last
+        if old is None or len(old.numbers) != len(new.numbers):
+            return False
+        if (old.numbers != new.numbers).any() or (old.pbc != new.pbc).any():
+            return False
+        before, after = completed_cell(old.cell, old.pbc), completed_cell(new.cell, new.pbc)
+        deformation = np.linalg.solve(before, after)
+        moved = new.positions - old.positions @ deformation
+        largest = float(np.sqrt(np.einsum("ic,ic->i", moved, moved).max(initial=0.0)))
+        least = float(np.linalg.svd(deformation, compute_uv=False).min())
+        return bool(least * (self.cutoff + self.skin) - 2.0 * largest >= self.cutoff)
+
+    def _search(self, structure: Geometry) -> None:
+        if not len(structure.numbers):
+            raise ValueError("structure has no atoms")
+        positions, cell = np.array(structure.positions, dtype=float), np.array(structure.cell, dtype=float)
+        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+            raise ValueError("a position or the cell is not finite")
+        numbers: Ints = np.array(check_numbers(structure.numbers))
+        bonds = search(positions, cell, structure.pbc, self.cutoff + self.skin)
+        apart: Floats = bonds.vectors - (positions[bonds.neighbors] - positions[bonds.centers])
+        self._images: Floats = np.rint(np.linalg.solve(completed_cell(cell, structure.pbc).T, apart.T).T)
+        self._centers, self._neighbors, self._numbers = bonds.centers, bonds.neighbors, numbers
+        self._last = Geometry(numbers, positions, cell, np.array(structure.pbc))
+        self.n_searches += 1
+
+
+def vectors_of(graph: CrystalGraph) -> Tensor:
+    """The vectors of the edges, (E, 3) Å; ValueError of a graph that was built without."""
+    if graph.vectors is None or graph.volumes is None:
+        raise ValueError("forces need the vectors of the edges and the volume: a graph with vectors=True")
+    return graph.vectors
+
+
+def sum_by_crystal(graph: CrystalGraph, of_atoms: Tensor) -> Tensor:
+    """Sum over the atoms of each structure: (N, ...) -> (B, ...)."""
+    total = of_atoms.new_zeros(len(graph.n_nodes), *of_atoms.shape[1:])
+    return total.index_add(0, crystal_index(graph), of_atoms)
+
+
+def forces(graph: CrystalGraph, gradients: Tensor) -> Tensor:
+    """Forces on the atoms, (N, 3), from the derivatives by the vectors of the edges, (E, 3)."""
+    zero = gradients.new_zeros(len(graph.numbers), 3)
+    return zero.index_add(0, graph.centers, gradients).index_add(0, graph.neighbors, -gradients)
+
+
+def stress(graph: CrystalGraph, gradients: Tensor) -> Tensor:
+    """Stress, (B, 3, 3), the energy's derivative by the strain over the volume, in ASE's sign.
+
+    NaN where the structure is not periodic in all directions.
+    """
+    vectors = vectors_of(graph).to(gradients.dtype)
+    of_edge = crystal_index(graph).index_select(0, graph.centers)
+    virial = gradients.new_zeros(len(graph.n_nodes), 3, 3)
+    virial = virial.index_add(0, of_edge, vectors[:, :, None] * gradients[:, None, :])
+    assert graph.volumes is not None
+    return 0.5 * (virial + virial.mT) / graph.volumes.to(gradients.dtype)[:, None, None]
+
+
+def edge_gradients(energy: Tensor, vectors: Tensor) -> Tensor:
+    """Derivative of an energy by the vectors of the edges, (E, 3); zero where there are none."""
+    if not energy.requires_grad:
+        return torch.zeros_like(vectors)
+    return torch.autograd.grad(energy, vectors, allow_unused=True, materialize_grads=True)[0]
 
 
 class NotAPotentialError(ValueError):

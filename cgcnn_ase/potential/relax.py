@@ -16,12 +16,11 @@ from cgcnn_ase.graphs.geometry import Geometry, geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, find_model, load_refs
 from cgcnn_ase.potential.minimizer import Minimizer, Point
-from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import Potential
+from cgcnn_ase.potential.potential import NeighborList, Potential
 from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions, RelaxResults
 from cgcnn_ase.structures import StructureRecord, read_structures
 from cgcnn_ase.structures.validation import validation_error
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.protocol import MemberOutputs
 
 if TYPE_CHECKING:
     from ase import Atoms

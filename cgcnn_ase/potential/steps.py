@@ -10,8 +10,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
-from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import Potential
+from cgcnn_ase.potential.potential import NeighborList, Potential
 from cgcnn_ase.prediction.inference import prediction_of
 from cgcnn_ase.prediction.results import Prediction
 from cgcnn_ase.structures import StructureRecord

@@ -11,8 +11,7 @@ from cgcnn_ase.graphs.crystal_graph import batch
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
-from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import Potential
+from cgcnn_ase.potential.potential import NeighborList, Potential
 
 
 class TorchSimModel(ModelInterface):

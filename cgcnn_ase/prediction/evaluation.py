@@ -17,8 +17,8 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.messages import Engine
 from cgcnn_ase.uncertainty import CalibratedPrediction
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, join, structure_geometry
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
 from cgcnn_ase.uncertainty.metrics import auc, class_metrics, errors, evaluate, mae, mean_squared_z
+from cgcnn_ase.uncertainty.protocol import MemberOutputs
 
 if TYPE_CHECKING:
     import pandas as pd

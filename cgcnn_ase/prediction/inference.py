@@ -68,7 +68,7 @@ class ModelInference:
 
         The mean of the members is the value of a regression; of a classification they are the probabilities of class 1.
         Errors that two structures share cancel in the difference within each member (see
-        :mod:`cgcnn_ase.energies.graph_model`).
+        :mod:`cgcnn_ase.energies.energy_model`).
         """
         rows: list[list[MemberPrediction]] = [[] for _ in records]
         good = [k for k, record in enumerate(records) if record.atoms is not None]

@@ -16,9 +16,8 @@ from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.core.registry import Registry
 from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient, SourceOptions
-from cgcnn_ase.sources.folder import FILES, Provenance, write_folder
-from cgcnn_ase.sources.optimade.providers import PROVIDERS
-from cgcnn_ase.sources.page_cache import PageCache, PageText
+from cgcnn_ase.sources.folder import FILES, PageCache, PageText, Provenance, write_folder
+from cgcnn_ase.sources.optimade.server import PROVIDERS
 from cgcnn_ase.sources.properties import ENERGIES, check_fields
 from cgcnn_ase.sources.retry import Retry, with_retries
 

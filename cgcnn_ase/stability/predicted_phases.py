@@ -19,8 +19,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.energies.interface import Energies
-from cgcnn_ase.stability.hull import Hull
-from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, counts
+from cgcnn_ase.stability.phases import CompetingPhase, CompetingPhases, Hull, counts
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,17 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Ints
-from cgcnn_ase.uncertainty.conformal import conformal_quantile
+from cgcnn_ase.uncertainty.conformal import HeldOutSignals, conformal_quantile
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
-from cgcnn_ase.uncertainty.population import HeldOutSignals
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
+from cgcnn_ase.uncertainty.protocol import (
+    CalibratedPrediction,
+    CalibrationData,
+    MemberOutputs,
+    Population,
+    fit_domain,
+    fit_held_out,
+)
 
 # temperatures that are tried
 _COLDEST, _HOTTEST = 0.05, 20.0

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Floats, Floats32, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER, atomic_radii, electronegativity_scale, symbols
-from cgcnn_ase.uncertainty.contacts import StructureGeometry, elements_of_pair
-from cgcnn_ase.uncertainty.volume_model import VolumeModel
+from cgcnn_ase.uncertainty.contacts import StructureGeometry, VolumeModel, elements_of_pair
 
 _N = MAX_NUMBER + 1
 # percentiles of the held-out structures that limit contacts, and volumes on either side

@@ -8,15 +8,22 @@ import numpy.typing as npt
 
 from cgcnn_ase.core.arrays import AnyArray, Ints
 from cgcnn_ase.uncertainty.calibration import StdCalibrator
-from cgcnn_ase.uncertainty.conformal import ConformalInterval
+from cgcnn_ase.uncertainty.conformal import ConformalInterval, HeldOutSignals, PopulationFactors
 from cgcnn_ase.uncertainty.contacts import StructureGeometry
 from cgcnn_ase.uncertainty.domain import Domain, elements_of
 from cgcnn_ase.uncertainty.error_model import MIN_SAMPLES, Difficulty, ErrorModel
-from cgcnn_ase.uncertainty.estimators import MemberOutputs, signal_names, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.label_shift import LabelShift
-from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
-from cgcnn_ase.uncertainty.protocol import CalibratedPrediction, CalibrationData, Population, fit_domain, fit_held_out
+from cgcnn_ase.uncertainty.protocol import (
+    CalibratedPrediction,
+    CalibrationData,
+    MemberOutputs,
+    Population,
+    fit_domain,
+    fit_held_out,
+    signal_names,
+    signals,
+)
 
 # from this domain score on, where no errors of distorted structures are known, an interval would be wrong
 FAR = 2.0

@@ -10,7 +10,7 @@ import numpy as np
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.defects.augmentation import random_vacancies
+from cgcnn_ase.defects.generate import random_vacancies
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.defects.plan import Defect
 from cgcnn_ase.defects.point import SINGLE, point_defects

@@ -92,7 +92,7 @@ def potential(name: str) -> "Calculator":
         calculator: Calculator = SevenNetCalculator("7net-0", device="cpu")
         return calculator
     if name == "chgnet":
-        from cgcnn_ase.energies.calculators import chgnet_calculator
+        from cgcnn_ase.energies.interface import chgnet_calculator
 
         return chgnet_calculator()
     raise ValueError(f"no potential {name!r}; allowed are {', '.join(POTENTIALS)}")

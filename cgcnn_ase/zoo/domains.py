@@ -25,13 +25,12 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import pretrained_folder
 from cgcnn_ase.prediction.evaluation import embeddings_of, geometry_of, outputs_of
 from cgcnn_ase.uncertainty import CalibratedPrediction, Calibration, ClassificationCalibration, RegressionCalibration
-from cgcnn_ase.uncertainty.conformal import ConformalInterval
+from cgcnn_ase.uncertainty.conformal import ConformalInterval, HeldOutSignals, PopulationFactors
 from cgcnn_ase.uncertainty.contacts import StructureGeometry, structure_geometry
 from cgcnn_ase.uncertainty.error_model import ErrorModel
-from cgcnn_ase.uncertainty.estimators import MemberOutputs, signals
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
-from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
+from cgcnn_ase.uncertainty.protocol import MemberOutputs, signals
 from cgcnn_ase.zoo.card import write_card
 from cgcnn_ase.zoo.distorted import TARGET, distorted_set, element_energies, load_energies, true_values
 from cgcnn_ase.zoo.train import load_recipe, prepared_data, recipe_names

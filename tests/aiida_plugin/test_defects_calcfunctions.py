@@ -16,7 +16,7 @@ from aiida.manage.caching import enable_caching
 from aiida_plugin.calculations.functions.generate import cathode, defects
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
-from cgcnn_ase.defects.manifest import Manifest, read_manifest
+from cgcnn_ase.defects.plan import Manifest, read_manifest
 from cgcnn_ase.structures import read_structures
 
 HOST = Path(__file__).parents[2] / "examples" / "structures" / "LiNiO2.cif"

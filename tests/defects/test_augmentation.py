@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from cgcnn_ase.defects.augmentation import random_vacancies
+from cgcnn_ase.defects.generate import random_vacancies
 
 from .conftest import example
 

@@ -3,7 +3,7 @@
 import pytest
 from ase.build import bulk
 
-from cgcnn_ase.defects.manifest import Manifest
+from cgcnn_ase.defects.plan import Manifest
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.defects.refine import with_charges
 

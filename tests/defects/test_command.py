@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk, mx2
 from pymatgen.core import Lattice, Structure
 
-from cgcnn_ase.defects.manifest import Manifest, read_manifest
+from cgcnn_ase.defects.plan import Manifest, read_manifest
 
 from .conftest import EXAMPLES
 

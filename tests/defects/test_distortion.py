@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, mx2
 
-from cgcnn_ase.defects.manifest import Manifest
-from cgcnn_ase.defects.plan import Defect
+from cgcnn_ase.defects.plan import Defect, Manifest
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.defects.refine import distorted
 

@@ -6,7 +6,7 @@ import ase.io
 import pytest
 from ase.db import connect
 
-from cgcnn_ase.defects.manifest import COLUMNS, KEY, Manifest, read_manifest, write_manifest
+from cgcnn_ase.defects.plan import COLUMNS, KEY, Manifest, read_manifest, write_manifest
 from cgcnn_ase.defects.point import point_defects
 
 from .conftest import example

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, graphene, mx2
 
-from cgcnn_ase.defects.manifest import Manifest
+from cgcnn_ase.defects.plan import Manifest
 from cgcnn_ase.defects.point import point_defects
 
 from .conftest import EXAMPLES, example

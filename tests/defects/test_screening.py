@@ -15,7 +15,7 @@ from ase.io.espresso import read_espresso_in
 from cgcnn_ase import predict
 from cgcnn_ase.defects.costs import DefectEnergyEstimate, SiteModelEstimator, SupercellEstimator, cost_estimate
 from cgcnn_ase.defects.dft_folder import k_points, write_dft_folder, write_pristine_folders
-from cgcnn_ase.defects.manifest import Manifest
+from cgcnn_ase.defects.plan import Manifest
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.defects.ranking_plot import histogram, ranking, typeset
 from cgcnn_ase.defects.screening import (

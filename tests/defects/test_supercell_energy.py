@@ -10,9 +10,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.defects.supercell_energy import defect_formation_energies, defect_formation_energy
-from cgcnn_ase.energies.calculators import CalculatorEnergy
 from cgcnn_ase.energies.energy_model import as_energy_model
-from cgcnn_ase.energies.interface import Energies, EnergyModel
+from cgcnn_ase.energies.interface import CalculatorEnergy, Energies, EnergyModel
 from cgcnn_ase.energies.relaxation import NotConvergedError
 from cgcnn_ase.energies.scales import correction, element_energies
 

@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 import cgcnn_ase.potential.relax
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.core.elements import HUBBARD_METALS
-from cgcnn_ase.energies.calculators import CalculatorEnergy
 from cgcnn_ase.energies.energy_model import as_energy_model
+from cgcnn_ase.energies.interface import CalculatorEnergy
 from cgcnn_ase.energies.relaxation import NotConvergedError, check_forces, relax_cells, relaxed
 
 from ..potential.conftest import random_potential
@@ -71,7 +71,7 @@ def test_an_ase_calculator_moves_the_cell_to_the_lowest_energy():
 
 def test_chgnet_by_name_has_forces():
     pytest.importorskip("chgnet")
-    from cgcnn_ase.energies.calculators import chgnet_calculator
+    from cgcnn_ase.energies.interface import chgnet_calculator
 
     atoms = bulk("MgO", "rocksalt", a=4.21)
     atoms.rattle(0.1, seed=1)

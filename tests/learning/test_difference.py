@@ -8,8 +8,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.learning.coordinates import Coordinates
-from cgcnn_ase.learning.difference_process import NOISE, DifferenceProcess
+from cgcnn_ase.learning.corrected import NOISE, Coordinates, DifferenceProcess
 from cgcnn_ase.learning.surface import PotentialSurface, SpringSurface
 from cgcnn_ase.potential.minimizer import spring_matrix
 from tests.potential.conftest import random_potential

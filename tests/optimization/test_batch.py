@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.batch import AcquisitionSettings, BatchPosterior, propose
+from cgcnn_ase.optimization.acquisition import AcquisitionSettings, BatchPosterior, propose
 from cgcnn_ase.optimization.space.search_space import SearchSpace
 from cgcnn_ase.optimization.surrogates.base import Pool
 from cgcnn_ase.optimization.surrogates.gaussian_process import GaussianProcess

@@ -14,9 +14,9 @@ from cgcnn_ase.optimization.oracles import ORACLES
 
 MODULE = '''
 import numpy as np
-from cgcnn_ase.optimization.batch import Proposal
+from cgcnn_ase.optimization.acquisition import Proposal
 from cgcnn_ase.optimization.oracles import Evaluation
-from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.surrogates.base import SurrogatePrediction
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space, cathode_structure
 from cgcnn_ase.optimization.surrogates.base import Pool, make_surrogate
 from cgcnn_ase.optimization.surrogates.graph_network import GraphNetworkSurrogate, Stacked

@@ -339,7 +339,7 @@ class Together(Parallel):
 def test_cells_side_by_side_count_their_time_once(folder, monkeypatch):
     """A mixing energy needs the cells of the end members, too; on this clock each look is a second."""
     clock = itertools.count()
-    monkeypatch.setattr("cgcnn_ase.optimization.oracles.guarded.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("cgcnn_ase.optimization.oracles.base.monotonic", lambda: float(next(clock)))
     config = {
         "space": {
             "host": "LiNiO2", "supercell": [1, 1, 1],

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from cgcnn_ase.optimization.optimizer import Optimizer
+from cgcnn_ase.optimization.engine import Optimizer
 from cgcnn_ase.optimization.space.cathode_space import cathode_space
-from cgcnn_ase.optimization.space.sampling import initial_points
-from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import SearchSpace, initial_points
 
 SPACE = cathode_space(
     {"li_vacancy_ratio": [0, 0.75], "ni_content": [0, 1], "co_content": [0, 1], "mn_content": [0, 1],

@@ -11,8 +11,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from cgcnn_ase.optimization.oracles import ORACLES, BatchOracle, Evaluation, Oracle, OracleError, make_oracle
-from cgcnn_ase.optimization.oracles.base import OracleRecipe, checked
-from cgcnn_ase.optimization.oracles.guarded import GuardedOracle
+from cgcnn_ase.optimization.oracles.base import GuardedOracle, OracleRecipe, checked
 
 EMT_ORACLE = {"calculator": "ase.calculators.emt:EMT"}
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from cgcnn_ase.optimization.skopt_engine import as_dimensions
-from cgcnn_ase.optimization.space.sampling import initial_points, neighbors
-from cgcnn_ase.optimization.space.search_space import SearchSpace
+from cgcnn_ase.optimization.space.search_space import SearchSpace, initial_points, neighbors
 from cgcnn_ase.optimization.space.variables import Simplex
 
 CONFIG = {

@@ -6,7 +6,7 @@ from ase.build import bulk, fcc111, molecule
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.potential.neighbors import NeighborList
+from cgcnn_ase.potential.potential import NeighborList
 
 CUTOFF = 4.0
 

@@ -14,8 +14,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.potential.neighbors import NeighborList
-from cgcnn_ase.potential.potential import NotAPotentialError, Potential
+from cgcnn_ase.potential.potential import NeighborList, NotAPotentialError, Potential
 from cgcnn_ase.training.potential import deepened
 from tests.potential.conftest import random_potential
 

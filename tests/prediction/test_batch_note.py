@@ -13,7 +13,7 @@ from cgcnn_ase import Predictor, predict
 from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.results import MIN_BATCH, SHARE, BatchTally, BatchWarning, Prediction
-from cgcnn_ase.uncertainty.population import HeldOutSignals, PopulationFactors
+from cgcnn_ase.uncertainty.conformal import HeldOutSignals, PopulationFactors
 
 from ..conftest import make_model, random_crystal
 

@@ -11,7 +11,7 @@ from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import CursorError, Query
 from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.sources.optimade import Optimade
-from cgcnn_ase.sources.optimade.providers import PROVIDERS
+from cgcnn_ase.sources.optimade.server import PROVIDERS
 from cgcnn_ase.sources.retry import with_retries
 from cgcnn_ase.structures.packed import load_packed
 

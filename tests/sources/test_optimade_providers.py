@@ -9,8 +9,7 @@ from optimade.filterparser import LarkParser
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import Query
 from cgcnn_ase.sources.optimade.filter import optimade_filter, reduced_formula
-from cgcnn_ase.sources.optimade.providers import PROVIDERS, find_provider
-from cgcnn_ase.sources.optimade.server import check_units, stated_licence, stated_version
+from cgcnn_ase.sources.optimade.server import PROVIDERS, check_units, find_provider, stated_licence, stated_version
 from cgcnn_ase.sources.properties import FACTORS, UNITS, conversion, same_unit, units
 
 

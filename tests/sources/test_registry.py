@@ -7,7 +7,7 @@ from ase.build import bulk
 
 from cgcnn_ase.sources.client import Attribution, FetchedRecord, Page
 from cgcnn_ase.sources.fetch import SOURCES, open_client
-from cgcnn_ase.sources.optimade.providers import PROVIDERS
+from cgcnn_ase.sources.optimade.server import PROVIDERS
 
 
 def test_all_names_are_there_and_open_without_a_network():

@@ -5,7 +5,7 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from cgcnn_ase.stability.hull import Hull
+from cgcnn_ase.stability.phases import Hull
 
 ELEMENTS = ("Li", "Ni", "O", "Mn")
 

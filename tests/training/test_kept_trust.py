@@ -9,7 +9,7 @@ import torch
 from cgcnn_ase import load_model
 from cgcnn_ase.training.run import train
 from cgcnn_ase.uncertainty import CalibrationData
-from cgcnn_ase.uncertainty.estimators import MemberOutputs
+from cgcnn_ase.uncertainty.protocol import MemberOutputs
 from cgcnn_ase.uncertainty.regression_calibration import PRIOR, RegressionCalibration
 
 FRACTIONS = np.zeros((1, 101))

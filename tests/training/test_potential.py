@@ -20,8 +20,8 @@ from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.models.checkpoint import load_folder
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
-from cgcnn_ase.potential.derivatives import vectors_of
 from cgcnn_ase.potential.evaluation import evaluate_frames
+from cgcnn_ase.potential.potential import vectors_of
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.potential import FrameLoss, FrameModule, FrameSamples
 from cgcnn_ase.training.potential_run import fit_potential, potential_config

@@ -8,11 +8,10 @@ from ase.neighborlist import neighbor_list
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
 from cgcnn_ase.graphs.crystal_graph import composition
-from cgcnn_ase.uncertainty.contacts import elements_of_pair, join, structure_geometry
+from cgcnn_ase.uncertainty.conformal import PopulationFactors
+from cgcnn_ase.uncertainty.contacts import VolumeModel, elements_of_pair, join, structure_geometry
 from cgcnn_ase.uncertainty.geometric_error import GeometricError, signal_columns
 from cgcnn_ase.uncertainty.geometry_domain import GeometryDomain
-from cgcnn_ase.uncertainty.population import PopulationFactors
-from cgcnn_ase.uncertainty.volume_model import VolumeModel
 
 CONFIG = GraphConfig(merge=True)
 #: lattice parameters of rock salts, Å

@@ -20,11 +20,16 @@ from aiida_plugin.data.structures import StructureSetData, as_set
 from cgcnn_ase.core.environment import package_version as version
 from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.graphs.geometry import geometry
-from cgcnn_ase.learning.labels import ReferenceLabel
-from cgcnn_ase.learning.session import LearnedRelaxation, LearnedRelaxOptions, check_elements, label_of
+from cgcnn_ase.learning.reference import ReferenceLabel
+from cgcnn_ase.learning.session import (
+    LearnedRelaxation,
+    LearnedRelaxOptions,
+    ReferenceRequest,
+    check_elements,
+    label_of,
+)
 from cgcnn_ase.learning.shared import SharedMemory, energy_offsets
 from cgcnn_ase.learning.surface import PotentialSurface
-from cgcnn_ase.learning.walk import ReferenceRequest
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -130,7 +130,7 @@ class CandidateRelaxer:
 
     def describe(self) -> dict[str, object]:
         """Return the potential's name and sha256."""
-        from cgcnn_ase.energies.graph_model import GraphEnergy
+        from cgcnn_ase.energies.energy_model import GraphEnergy
 
         name: dict[str, object] = {"model": self._model.name}
         return name | ({"sha256": self._model.model.sha256} if isinstance(self._model, GraphEnergy) else {})
@@ -150,7 +150,7 @@ class CandidateRelaxer:
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
     """Make ``chgnet``: Deng et al., Nat. Mach. Intell. 5, 1031, on the energies of the Materials Project."""
     from cgcnn_ase.core.elements import reference_energies
-    from cgcnn_ase.energies.calculators import CHGNET_SCALE, CalculatorEnergy, CHGNetEnergy, chgnet_calculator
+    from cgcnn_ase.energies.interface import CHGNET_SCALE, CalculatorEnergy, CHGNetEnergy, chgnet_calculator
 
     del folder
     relax = parse_settings(CHGNetSettings, options, "oracle").relax
@@ -170,8 +170,7 @@ def potential_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOr
     where an objective needs them they must be given.
     """
     from cgcnn_ase.core.elements import HUBBARD_METALS
-    from cgcnn_ase.energies.energy_model import as_energy_model
-    from cgcnn_ase.energies.graph_model import GraphEnergy
+    from cgcnn_ase.energies.energy_model import GraphEnergy, as_energy_model
     from cgcnn_ase.potential.potential import Potential
 
     settings = parse_settings(PotentialSettings, options, "oracle")
@@ -198,7 +197,7 @@ def beside(model: str, folder: Path) -> str:
 
 def ase_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
     """Make ``ase``: any ASE calculator, by ``calculator: module:Class`` and the keywords in ``parameters``."""
-    from cgcnn_ase.energies.calculators import CalculatorEnergy
+    from cgcnn_ase.energies.interface import CalculatorEnergy
 
     settings = parse_settings(AseSettings, options, "oracle")
     try:

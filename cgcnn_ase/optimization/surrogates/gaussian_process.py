@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.optimization.space.sampling import needs_skopt
+from cgcnn_ase.optimization.space.search_space import needs_skopt
 from cgcnn_ase.optimization.surrogates.base import Pool, SurrogateContext, SurrogatePrediction
 
 # labels below which the length scales stay as they start

@@ -10,7 +10,7 @@ from math import gcd
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError, MissingExtraError
 from cgcnn_ase.sources.client import Bounds, FetchedRecord, Query
-from cgcnn_ase.sources.optimade.providers import ProviderProperty
+from cgcnn_ase.sources.optimade.server import ProviderProperty
 from cgcnn_ase.sources.properties import check_fields, conversion
 
 # a compound within so many eV/atom of the hull is on it

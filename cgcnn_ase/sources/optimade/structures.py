@@ -16,7 +16,7 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.errors import FetchError
 from cgcnn_ase.sources.client import FetchedRecord, as_mapping
 from cgcnn_ase.sources.optimade.filter import QueryMatcher
-from cgcnn_ase.sources.optimade.providers import Provider
+from cgcnn_ase.sources.optimade.server import Provider
 from cgcnn_ase.sources.properties import conversion
 from cgcnn_ase.structures import StructureError, check_atoms
 
