@@ -52,8 +52,7 @@ def measure(folder, args):
     from aiida_plugin.data.structure_archive.arrays import hashes_of_arrays
     from aiida_plugin.data.structures import StructureSetData
     from aiida_plugin.provenance.errors import errors
-    from aiida_plugin.provenance.model_usage import used_by
-    from aiida_plugin.provenance.origin import origin
+    from aiida_plugin.provenance.origin import origin, used_by
     from aiida_plugin.provenance.same_structure import predictions_of
 
     start = time.perf_counter()

@@ -10,8 +10,7 @@ from aiida.orm import ArrayData, Dict, Float, RemoteData, StructureData
 from aiida_plugin.calculations.crash_safe import VERSIONS_DIFFER, CrashSafeCalcJob
 from aiida_plugin.data.labels import method_without_functional
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import is_in_this_environment
-from aiida_plugin.engines.inputs import is_in_container
+from aiida_plugin.engines.base import is_in_container, is_in_this_environment
 from cgcnn_ase.core.environment import installed_versions
 
 if TYPE_CHECKING:

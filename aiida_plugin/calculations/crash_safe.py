@@ -8,8 +8,8 @@ from aiida.common.links import LinkType
 from aiida.engine import CalcJob
 from aiida.orm import Dict, RemoteData
 
+from aiida_plugin.engines.base import START_ONCE as START_ONCE
 from aiida_plugin.engines.base import is_in_this_environment
-from aiida_plugin.engines.inputs import START_ONCE as START_ONCE
 from cgcnn_ase.core.environment import checkout_state, installed_versions
 
 if TYPE_CHECKING:

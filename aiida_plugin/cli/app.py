@@ -149,7 +149,7 @@ def label(
     """
     with _errors_as_usage():
         from aiida_plugin.data.structures import StructureSetData
-        from aiida_plugin.oracles.launch import code_of
+        from aiida_plugin.oracles.dft import code_of
         from aiida_plugin.workflows.label import LabelWorkChain
 
         node = _node(structures, StructureSetData, "a set of structures (cgcnn.structures)")
@@ -208,7 +208,7 @@ def learn_relax(
 
         from aiida_plugin.calculations.functions.learn_step import check_memory
         from aiida_plugin.data.structures import StructureSetData, as_set
-        from aiida_plugin.oracles.launch import code_of
+        from aiida_plugin.oracles.dft import code_of
         from aiida_plugin.workflows.learn_relax import LearnRelaxWorkChain
 
         node = _node(structures, (StructureSetData, StructureData), "a set (cgcnn.structures) or a StructureData")

@@ -13,16 +13,17 @@ from aiida.orm import Data, StructureData
 
 from aiida_plugin.data import attribute
 from aiida_plugin.data.labels import SCHEME, kind_of, scheme_of
-from aiida_plugin.data.structure_archive.arrays import StructureArrays
-from aiida_plugin.data.structure_archive.reader import (
+from aiida_plugin.data.structure_archive.archive import (
+    FORMAT_VERSION,
     StructureTable,
     count_structures,
     iter_structures,
     read_arrays,
     read_hashes,
     read_ids,
+    write_structures,
 )
-from aiida_plugin.data.structure_archive.writer import FORMAT_VERSION, write_structures
+from aiida_plugin.data.structure_archive.arrays import StructureArrays
 from cgcnn_ase.structures import read_structures
 from cgcnn_ase.structures.packed import PackedStructures, pack_positions, write_packed
 

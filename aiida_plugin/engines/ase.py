@@ -7,8 +7,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, is_in_this_environment, plain_call
-from aiida_plugin.engines.inputs import CommonSettings, Run, S
+from aiida_plugin.engines.base import (
+    ONE_THREAD,
+    Call,
+    CodeSpec,
+    CommonSettings,
+    Engine,
+    Run,
+    S,
+    is_in_this_environment,
+    plain_call,
+)
 from cgcnn_ase.core.environment import installed_versions
 
 if TYPE_CHECKING:

@@ -11,8 +11,20 @@ from aiida.orm import CalcJobNode, Dict, FolderData, Str, StructureData
 from ase.units import Bohr, GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import ONE_THREAD, Call, CodeSpec, Engine, on_path, plain_call, retrieved_text
-from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
+from aiida_plugin.engines.base import (
+    ONE_THREAD,
+    Call,
+    CodeSpec,
+    CommonSettings,
+    Engine,
+    Inputs,
+    Run,
+    hubbard_shell,
+    is_gamma,
+    on_path,
+    plain_call,
+    retrieved_text,
+)
 from aiida_plugin.engines.labels import check_outputs, labelled_set
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.yaml_settings import merged

@@ -6,9 +6,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from aiida_plugin.engines.ase import ASEJobsEngine
-from aiida_plugin.engines.base import is_in_this_environment, plane_waves
+from aiida_plugin.engines.base import CommonSettings, Inputs, Run, is_in_this_environment, mesh_of, plane_waves
 from aiida_plugin.engines.checks import MAKE_ENGINES, SETUP, Finding, Part
-from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, mesh_of
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from aiida_plugin.engines.base import Inputs
 from aiida_plugin.engines.base import engine as engine_of
-from aiida_plugin.engines.inputs import Inputs
 from cgcnn_ase.core.yaml_settings import merged, read_yaml
 
 DEFAULT_PROTOCOL = "balanced"

@@ -14,14 +14,18 @@ from aiida_plugin.engines.base import (
     ONE_THREAD,
     Call,
     CodeSpec,
+    CommonSettings,
     Engine,
+    Inputs,
+    Run,
+    hubbard_shell,
+    is_gamma,
     on_path,
     plain_call,
     plane_waves,
     retrieved_text,
 )
 from aiida_plugin.engines.checks import Part
-from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell, is_gamma
 from aiida_plugin.engines.labels import check_outputs, labelled_set
 from aiida_plugin.engines.pseudopotentials import check_hubbard, cutoffs_of, family_label, family_part, pseudos_of
 

@@ -11,8 +11,7 @@ from ase.units import GPa
 
 from aiida_plugin.data.labels import is_converged
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import Call, Engine, plain_call, plane_waves
-from aiida_plugin.engines.inputs import CommonSettings, Inputs, Run, hubbard_shell
+from aiida_plugin.engines.base import Call, CommonSettings, Engine, Inputs, Run, hubbard_shell, plain_call, plane_waves
 from aiida_plugin.engines.labels import check_outputs, labelled_set
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from aiida.repository import Repository
 
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.predictions import PredictionsData
-from aiida_plugin.data.structure_archive.arrays import HASHES, hash_of_atoms
-from aiida_plugin.data.structure_archive.reader import (
+from aiida_plugin.data.structure_archive.archive import (
     Open,
     read_geometries,
     read_hashes,
     read_ids,
     rows_of_composition,
 )
+from aiida_plugin.data.structure_archive.arrays import HASHES, hash_of_atoms
 from aiida_plugin.data.structures import SINGLE, StructureSetData
 
 if TYPE_CHECKING:

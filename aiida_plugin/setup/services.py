@@ -11,7 +11,7 @@ from aiida.manage import get_manager
 from aiida.orm import Computer, InstalledCode, QueryBuilder
 
 from aiida_plugin.engines.checks import Finding, Part
-from aiida_plugin.setup.profile import run_verdi
+from aiida_plugin.setup.steps import run_verdi
 
 _DAEMON, _COMPUTER = 5, 60  # seconds for the daemon to answer, and for a computer
 _RESTART = "verdi daemon stop; verdi daemon start"

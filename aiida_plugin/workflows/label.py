@@ -17,9 +17,8 @@ from aiida_plugin.calculations.functions.join_labels import (
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import ENGINES, engine_names
+from aiida_plugin.engines.base import ENGINES, Run, engine_names
 from aiida_plugin.engines.base import engine as engine_of
-from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.labels import energy_outliers, formation_energy_error, label_error, structure_error
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
 from aiida_plugin.engines.references import reference_error

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiida_plugin.calculations.functions.extract import structure_with_kinds
 from aiida_plugin.data.structures import as_set
+from aiida_plugin.engines.base import CommonSettings, Run
 from aiida_plugin.engines.base import engine as engine_of
-from aiida_plugin.engines.inputs import CommonSettings, Run
 from aiida_plugin.engines.labels import structure_error
 from aiida_plugin.engines.references import reference_error, reference_structure
 

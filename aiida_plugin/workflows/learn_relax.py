@@ -16,8 +16,8 @@ from aiida_plugin.calculations.train import TrainCalculation, validation_error
 from aiida_plugin.data.labels import ENERGY_PER_ATOM, merge_schemes, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData, as_set
+from aiida_plugin.engines.base import Run
 from aiida_plugin.engines.base import engine as engine_of
-from aiida_plugin.engines.inputs import Run
 from aiida_plugin.engines.labels import label_error, structure_error
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
 from aiida_plugin.workflows.idempotent import call_once, submit_once

@@ -15,11 +15,10 @@ from cgcnn_ase.core.errors import DatasetError, FetchError
 from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
 from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.core.registry import Registry
-from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient, SourceOptions
+from cgcnn_ase.sources.client import SCHEME, CursorError, Query, ReferenceClient, Retry, SourceOptions, with_retries
 from cgcnn_ase.sources.folder import FILES, PageCache, PageText, Provenance, write_folder
 from cgcnn_ase.sources.optimade.server import PROVIDERS
 from cgcnn_ase.sources.properties import ENERGIES, check_fields
-from cgcnn_ase.sources.retry import Retry, with_retries
 
 # opens a client; it raises `ValueError` for options that it does not take
 Source = Callable[[SourceOptions], ReferenceClient]

@@ -14,8 +14,7 @@ from ase.build import bulk, molecule
 from ase.units import GPa, Hartree, Ry, kB
 
 from aiida_plugin.data.labels import scheme_of
-from aiida_plugin.engines.base import engine
-from aiida_plugin.engines.inputs import START_ONCE, Run
+from aiida_plugin.engines.base import START_ONCE, Run, engine
 from aiida_plugin.engines.protocol import resolve
 
 CP2K = shutil.which("cp2k")

@@ -16,8 +16,8 @@ from ase.build import bulk, niggli_reduce  # noqa: E402
 from ase.spacegroup import crystal  # noqa: E402
 
 from aiida_plugin.data.labels import scheme_of  # noqa: E402
+from aiida_plugin.engines.base import Run, mesh_of  # noqa: E402
 from aiida_plugin.engines.gpaw import GPAWEngine, gpaw_parameters  # noqa: E402
-from aiida_plugin.engines.inputs import Run, mesh_of  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
 
 

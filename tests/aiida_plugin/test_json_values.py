@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from aiida_plugin.data.structure_archive.json_values import dumps, loads
+from aiida_plugin.data.structure_archive.atoms import dumps, loads
 
 ARRAYS = st_numpy.arrays(
     st.sampled_from(["?", "i1", "<u2", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16", "<U3"]),

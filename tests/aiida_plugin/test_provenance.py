@@ -14,8 +14,7 @@ from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.provenance.errors import errors
 from aiida_plugin.provenance.label_kinds import labels_behind
 from aiida_plugin.provenance.lineage import lineage
-from aiida_plugin.provenance.model_usage import used_by
-from aiida_plugin.provenance.origin import learned_structures, origin
+from aiida_plugin.provenance.origin import learned_structures, origin, used_by
 from aiida_plugin.provenance.picture import graph_picture
 from aiida_plugin.provenance.same_structure import predictions_of
 

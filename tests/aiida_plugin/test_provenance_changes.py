@@ -14,8 +14,7 @@ from sqlalchemy import event, inspect
 
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.provenance.errors import errors, parity_plot
-from aiida_plugin.provenance.model_usage import bad_models, mark_bad, unmark, used_by
-from aiida_plugin.provenance.origin import origin
+from aiida_plugin.provenance.origin import bad_models, mark_bad, origin, unmark, used_by
 from aiida_plugin.provenance.picture import graph_picture
 from aiida_plugin.provenance.same_structure import predictions_of
 

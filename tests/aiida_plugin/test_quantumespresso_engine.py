@@ -24,8 +24,7 @@ from click.testing import CliRunner
 from aiida_plugin.cli.app import main
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import engine
-from aiida_plugin.engines.inputs import START_ONCE, Run
+from aiida_plugin.engines.base import START_ONCE, Run, engine
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
 from aiida_plugin.workflows.label import LabelWorkChain

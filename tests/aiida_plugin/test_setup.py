@@ -291,7 +291,7 @@ def test_no_profile_and_no_such_profile(aiida_config_tmp):
 
 
 def test_a_new_profile_leaves_the_default_one(aiida_profile_tmp):
-    from aiida_plugin.setup.profile import open_profile
+    from aiida_plugin.setup.steps import open_profile
 
     default = aiida_profile_tmp.name
     get_config().set_default_profile(default, overwrite=True).store()
@@ -311,7 +311,7 @@ def test_a_profile_that_differs_from_what_is_asked(profile):
 
 
 def test_no_profile_is_the_default_one(aiida_profile_tmp):
-    from aiida_plugin.setup.profile import open_profile
+    from aiida_plugin.setup.steps import open_profile
 
     get_config()._default_profile = None
     result = open_profile(None)

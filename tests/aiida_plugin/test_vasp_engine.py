@@ -21,8 +21,7 @@ from ase.io import read
 from ase.units import GPa
 
 from aiida_plugin.data.labels import scheme_of
-from aiida_plugin.engines.base import engine, label_scale
-from aiida_plugin.engines.inputs import START_ONCE, Run
+from aiida_plugin.engines.base import START_ONCE, Run, engine, label_scale
 from aiida_plugin.engines.protocol import resolve
 
 ENGINE = engine("vasp")

@@ -169,7 +169,7 @@ def test_a_person_is_asked_for_the_key_and_it_is_not_shown(run, monkeypatch):
 
 
 def test_failures_on_the_way_are_told_and_passed_over(run, server, monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.sources.retry.time", type("Clock", (), {"sleep": staticmethod(lambda _: None)}))
+    monkeypatch.setattr("cgcnn_ase.sources.client.time", type("Clock", (), {"sleep": staticmethod(lambda _: None)}))
     server.faults.queue.extend([None, "500", "429"])
     done = run("--formula", "NiO")
     assert done.code == 0

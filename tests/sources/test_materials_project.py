@@ -14,11 +14,10 @@ import pytest
 pytest.importorskip("mp_api")
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import CursorError, Query
+from cgcnn_ase.sources.client import CursorError, Query, with_retries
 from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.sources.materials_project import MaterialsProject
 from cgcnn_ase.sources.materials_project.http import NoKeyError, find_key
-from cgcnn_ase.sources.retry import with_retries
 from cgcnn_ase.structures import read_structures
 
 from ..local_servers import server_module
@@ -52,7 +51,7 @@ def client(server):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("cgcnn_ase.sources.retry.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("cgcnn_ase.sources.client.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.delenv("MP_API_KEY", raising=False)
 
 

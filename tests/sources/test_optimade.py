@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import CursorError, Query
+from cgcnn_ase.sources.client import CursorError, Query, with_retries
 from cgcnn_ase.sources.fetch import fetch
 from cgcnn_ase.sources.optimade import Optimade
 from cgcnn_ase.sources.optimade.server import PROVIDERS
-from cgcnn_ase.sources.retry import with_retries
 from cgcnn_ase.structures.packed import load_packed
 
 from ..optimade_reference import crystals, document, serve

@@ -6,7 +6,7 @@ from email.utils import format_datetime
 import pytest
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.retry import retry_after, with_retries
+from cgcnn_ase.sources.client import retry_after, with_retries
 
 
 class Flaky:

@@ -13,7 +13,7 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, cast
 
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query
+from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query, Retry, with_retries
 from cgcnn_ase.sources.materials_project.http import (
     call_client,
     find_key,
@@ -35,7 +35,6 @@ from cgcnn_ase.sources.materials_project.listing import (
 )
 from cgcnn_ase.sources.materials_project.records import Records
 from cgcnn_ase.sources.properties import UNITS, check_fields
-from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from requests import Session

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cgcnn_ase.core.errors import FetchError, MissingExtraError
-from cgcnn_ase.sources.retry import retry_after, worth_another
+from cgcnn_ase.sources.client import retry_after, worth_another
 
 if TYPE_CHECKING:
     from mp_api.client import MPRester

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from cgcnn_ase.core.errors import FetchError
-from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query, as_mapping
+from cgcnn_ase.sources.client import Attribution, CursorError, Page, Query, Retry, as_mapping, with_retries
 from cgcnn_ase.sources.optimade.filter import QueryMatcher, check_filter, optimade_filter
 from cgcnn_ase.sources.optimade.server import (
     OptimadeServer,
@@ -27,7 +27,6 @@ from cgcnn_ase.sources.optimade.server import (
 )
 from cgcnn_ase.sources.optimade.structures import STRUCTURE_FIELDS, read_records
 from cgcnn_ase.sources.properties import UNITS, check_fields, conversion
-from cgcnn_ase.sources.retry import Retry, with_retries
 
 if TYPE_CHECKING:
     from cgcnn_ase.sources.client import SourceOptions

@@ -15,9 +15,8 @@ import yaml
 
 from cgcnn_ase.core.errors import FetchError, MissingExtraError, unknown_name
 from cgcnn_ase.core.settings import parse_settings
-from cgcnn_ase.sources.client import as_mapping
+from cgcnn_ase.sources.client import as_mapping, retry_after, worth_another
 from cgcnn_ase.sources.properties import conversion, same_unit
-from cgcnn_ase.sources.retry import retry_after, worth_another
 
 if TYPE_CHECKING:
     from requests import Response, Session

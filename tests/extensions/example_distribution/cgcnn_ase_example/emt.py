@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from aiida_plugin.engines.ase import ASEJobsEngine
-from aiida_plugin.engines.inputs import CommonSettings, Run
+from aiida_plugin.engines.base import CommonSettings, Run
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

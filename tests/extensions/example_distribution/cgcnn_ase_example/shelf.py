@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ase.build import bulk
 
-from cgcnn_ase.sources.client import Attribution, FetchedRecord, Page, Query, SourceOptions
-from cgcnn_ase.sources.retry import Retry, with_retries
+from cgcnn_ase.sources.client import Attribution, FetchedRecord, Page, Query, Retry, SourceOptions, with_retries
 
 # structure, lattice constant (Å) and band gap (eV)
 CRYSTALS = {"Si": ("diamond", 5.43, 1.1), "Ge": ("diamond", 5.66, 0.7), "MgO": ("rocksalt", 4.21, 7.8)}
