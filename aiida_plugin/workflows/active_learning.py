@@ -7,9 +7,15 @@ from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Dict, Int, Str
 
 from aiida_plugin.calculations.functions.generate import defects
-from aiida_plugin.calculations.functions.join_labels import merge_labelled
-from aiida_plugin.calculations.functions.prediction_errors import learning_report, prediction_errors
-from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, largest_std, select
+from aiida_plugin.calculations.functions.labels import merge_labelled
+from aiida_plugin.calculations.functions.predictions import (
+    SELECTION,
+    check_selection,
+    largest_std,
+    learning_report,
+    prediction_errors,
+    select,
+)
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
 from aiida_plugin.data.model import CGCNNModelData

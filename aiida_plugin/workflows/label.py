@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Bool, Dict, Int, List, Str
 
-from aiida_plugin.calculations.functions.extract import elements_to_label, reference_structures, structures_to_label
-from aiida_plugin.calculations.functions.join_labels import (
+from aiida_plugin.calculations.functions.labels import (
+    elements_to_label,
     formation_energy,
     join_labels,
     join_references,
     label_failures,
+    reference_error,
+    reference_structures,
+    structures_to_label,
 )
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_difference, scheme_of
@@ -21,7 +24,6 @@ from aiida_plugin.engines.base import ENGINES, Run, engine_names
 from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.labels import energy_outliers, formation_energy_error, label_error, structure_error
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL, resolve
-from aiida_plugin.engines.references import reference_error
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label_plan import REFERENCE, check_submission, elements_of, starting_moments
 

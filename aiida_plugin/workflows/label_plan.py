@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from aiida_plugin.calculations.functions.extract import structure_with_kinds
+from aiida_plugin.calculations.functions.labels import reference_error, reference_structure, structure_with_kinds
 from aiida_plugin.data.structures import as_set
 from aiida_plugin.engines.base import CommonSettings, Run
 from aiida_plugin.engines.base import engine as engine_of
 from aiida_plugin.engines.labels import structure_error
-from aiida_plugin.engines.references import reference_error, reference_structure
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder

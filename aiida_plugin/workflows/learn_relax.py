@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
 from aiida.orm import AbstractCode, Dict, Int, Str, StructureData
 
-from aiida_plugin.calculations.functions.extract import structure_with_kinds
+from aiida_plugin.calculations.functions.labels import structure_with_kinds
 from aiida_plugin.calculations.functions.learn_step import SETTINGS, check_memory, learn_step, settings_problem
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.calculations.predict import model_node

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiida.engine import ExitCode, ToContext, WorkChain, while_
 from aiida.orm import CalcJobNode, Int
 
-from aiida_plugin.calculations.functions.shards import cut, join
+from aiida_plugin.calculations.functions.predictions import cut, join
 from aiida_plugin.calculations.predict import SHARDS_OF_OPINIONS, PredictCalculation, asks_second_opinions
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.workflows.idempotent import call_once, submit_once

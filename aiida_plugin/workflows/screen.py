@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_
 from aiida.orm import AbstractCode, Dict, Int, Str
 
-from aiida_plugin.calculations.functions.prediction_errors import prediction_errors
-from aiida_plugin.calculations.functions.selection import SELECTION, check_selection, select
+from aiida_plugin.calculations.functions.predictions import SELECTION, check_selection, prediction_errors, select
 from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
 from aiida_plugin.calculations.predict import (
     SHARDS_OF_OPINIONS,
@@ -105,7 +104,7 @@ class ScreenWorkChain(WorkChain):
         engine, protocol, overrides, label
             See :meth:`LabelWorkChain.get_builder_from_protocol`.
         selection
-            Over the default; see :func:`aiida_plugin.calculations.functions.selection.select`.
+            Over the default; see :func:`aiida_plugin.calculations.functions.predictions.select`.
         n_shards
             Predict in so many jobs.
         predict_options

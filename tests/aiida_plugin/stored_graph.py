@@ -125,7 +125,7 @@ def label(graph, selected, values, names, scheme=SCHEME):
     for k, atoms in enumerate(selected.iter_atoms()):
         structure = orm.StructureData(ase=atoms)
         structure.label = selected.ids[k]
-        process(orm.CalcFunctionNode, "aiida_plugin.calculations.functions.extract.extract",
+        process(orm.CalcFunctionNode, "aiida_plugin.calculations.functions.labels.extract",
                 {"structure_set": selected},
                 {f"row_{k}": structure})  # fmt: skip
         results[f"run_{k}"] = orm.Dict({"energy": float(values[k])})

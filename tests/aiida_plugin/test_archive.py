@@ -16,8 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from pandas.testing import assert_frame_equal  # noqa: E402
 
-from aiida_plugin.calculations.functions.predict_in_process import predict_in_process  # noqa: E402
-from aiida_plugin.calculations.functions.shards import cut  # noqa: E402
+from aiida_plugin.calculations.functions.predictions import cut, predict_in_process  # noqa: E402
 from aiida_plugin.data.model import CGCNNModelData  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from cgcnn_ase.prediction.predictor import Predictor  # noqa: E402

@@ -17,7 +17,7 @@ from click.testing import CliRunner  # noqa: E402
 
 import aiida_plugin  # noqa: E402
 from aiida_plugin.calculations import ase_dft  # noqa: E402
-from aiida_plugin.calculations.functions.extract import extract  # noqa: E402
+from aiida_plugin.calculations.functions.labels import extract  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 from aiida_plugin.parsers import ase_dft as ase_dft_parser  # noqa: E402
 from aiida_plugin.workflows import ase_dft_base  # noqa: E402

@@ -21,19 +21,16 @@ from ase.neighborlist import neighbor_list as neighbour_list  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from plumpy.persistence import LoadSaveContext  # noqa: E402
 
-from aiida_plugin.calculations.functions.extract import structures_to_label  # noqa: E402
-from aiida_plugin.calculations.functions.join_labels import join_labels  # noqa: E402
-from aiida_plugin.cli.app import main  # noqa: E402
-from aiida_plugin.data.labels import (  # noqa: E402
-    largest_group,
-    merge_schemes,
-    scheme_id,
-    scheme_of,
+from aiida_plugin.calculations.functions.labels import (  # noqa: E402
+    join_labels,
+    reference_structure,
+    structures_to_label,
 )
+from aiida_plugin.cli.app import main  # noqa: E402
+from aiida_plugin.data.labels import largest_group, merge_schemes, scheme_id, scheme_of  # noqa: E402
 from aiida_plugin.data.structures import write_set  # noqa: E402
 from aiida_plugin.engines.labels import energy_outliers, formation_energy_error, label_error  # noqa: E402
 from aiida_plugin.engines.protocol import resolve  # noqa: E402
-from aiida_plugin.engines.references import reference_structure  # noqa: E402
 from aiida_plugin.workflows.label_plan import label_plan  # noqa: E402
 from cgcnn_ase.data.calculations import read_calculations  # noqa: E402
 

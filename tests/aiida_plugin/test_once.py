@@ -13,7 +13,7 @@ from aiida.manage import get_manager  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # noqa: E402
 
 from aiida_plugin.calculations.crash_safe import START_ONCE  # noqa: E402
-from aiida_plugin.calculations.functions.shards import cut  # noqa: E402
+from aiida_plugin.calculations.functions.predictions import cut  # noqa: E402
 from aiida_plugin.setup.recover import close_ended  # noqa: E402
 from aiida_plugin.workflows.idempotent import call_once, never_began, submit_once  # noqa: E402
 

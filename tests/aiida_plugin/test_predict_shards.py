@@ -10,7 +10,7 @@ from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import CalculationFactory, DataFactory, WorkflowFactory  # noqa: E402
 
-from aiida_plugin.calculations.functions.shards import cut, join  # noqa: E402
+from aiida_plugin.calculations.functions.predictions import cut, join  # noqa: E402
 
 
 @pytest.fixture

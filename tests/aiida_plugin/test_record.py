@@ -13,10 +13,9 @@ from ase.calculators.mixing import SumCalculator
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from aiida_plugin.calculations.record import RecordedCalculation
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.provenance.origin import origin
-from aiida_plugin.provenance.record import PROCESS_TYPE, record
+from aiida_plugin.provenance.record import PROCESS_TYPE, RecordedCalculation, record
 from aiida_plugin.provenance.same_structure import predictions_of
 from cgcnn_ase import CGCNNCalculator
 

@@ -9,12 +9,8 @@ from aiida import orm  # noqa: E402
 from ase.build import bulk  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
 
-from aiida_plugin.calculations.functions.join_labels import merge_labelled  # noqa: E402
-from aiida_plugin.calculations.functions.prediction_errors import (  # noqa: E402
-    learning_report,
-    prediction_errors,
-)
-from aiida_plugin.calculations.functions.selection import select  # noqa: E402
+from aiida_plugin.calculations.functions.labels import merge_labelled  # noqa: E402
+from aiida_plugin.calculations.functions.predictions import learning_report, prediction_errors, select  # noqa: E402
 from aiida_plugin.data.predictions import PredictionsData  # noqa: E402
 from aiida_plugin.data.structures import StructureSetData  # noqa: E402
 

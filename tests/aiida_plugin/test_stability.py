@@ -18,7 +18,7 @@ from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 
 import cgcnn_ase
-from aiida_plugin.calculations.functions.predict_in_process import predict_in_process
+from aiida_plugin.calculations.functions.predictions import predict_in_process
 from aiida_plugin.calculations.functions.stability import stability
 from aiida_plugin.cli.app import main
 from aiida_plugin.cli.data import predictions as predictions_command

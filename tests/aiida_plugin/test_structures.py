@@ -18,7 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixedPlane
 from ase.spacegroup import crystal
 
-from aiida_plugin.calculations.functions.extract import extract
+from aiida_plugin.calculations.functions.labels import extract
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.structures import read_structures
 

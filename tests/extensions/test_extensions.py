@@ -226,7 +226,7 @@ def test_the_model_as_a_node(commands, path):
     from aiida.orm import Dict
     from aiida.plugins import CalculationFactory, DataFactory
 
-    from aiida_plugin.calculations.functions.selection import select
+    from aiida_plugin.calculations.functions.predictions import select
 
     model = DataFactory("cgcnn.model").get_or_create(path / "run" / "best")
     assert model.base.attributes.get("architecture") == "average"

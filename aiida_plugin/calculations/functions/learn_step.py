@@ -13,7 +13,7 @@ from aiida.engine import calcfunction
 from aiida.orm import Dict, Int, Str, StructureData
 
 from aiida_plugin.calculations.functions import node_default
-from aiida_plugin.calculations.functions.extract import structure_with_kinds
+from aiida_plugin.calculations.functions.labels import structure_with_kinds
 from aiida_plugin.data.labels import CONVERGED, SCHEME, is_converged, only_scheme, scheme_id, scheme_of
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData, as_set
