@@ -21,7 +21,7 @@ from ase import Atoms
 from cgcnn_ase.data.site_labels import SiteSet
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.optimization.surrogates.pool_learner import PoolLearner, site_vectors
-from cgcnn_ase.zoo.vacancy_data import published_vacancies
+from cgcnn_ase.zoo.defect_data import published_vacancies
 
 FIRST, ROUND, LAST = 20, 10, 200
 

@@ -27,8 +27,8 @@ from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, train_member
+from cgcnn_ase.zoo.defect_data import CATHODES, layers, prepare_cells, split_hosts
 from cgcnn_ase.zoo.detection_cells import DetectionConfig, cathode_cells, detection_cells, elements_of
-from cgcnn_ase.zoo.detection_data import CATHODES, layers, prepare_cells, split_hosts
 
 POOLINGS = ("mean", "max", "gated", "contrast")
 #: accuracy in per cent of the published study, 6x6 cells, max pooling

@@ -20,8 +20,8 @@ from _structures import DEFAULT_DATA, require
 from cgcnn_ase import load_model
 from cgcnn_ase.graphs.builder import build_graphs
 from cgcnn_ase.nn.pooling import Pooling
+from cgcnn_ase.zoo.defect_data import NamedHost, layers
 from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells
-from cgcnn_ase.zoo.detection_data import NamedHost, layers
 
 POOLINGS = ("mean", "max", "contrast")
 SIZES = (2, 3, 4, 6, 8)

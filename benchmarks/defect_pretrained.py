@@ -22,6 +22,13 @@ from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.defects.point import SINGLE
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import evaluate_model
+from cgcnn_ase.zoo.defect_data import (
+    CATHODES,
+    layers,
+    prepare_cells,
+    prepare_places,
+    split_hosts,
+)
 from cgcnn_ase.zoo.detection_cells import (
     CATHODE_KINDS,
     DetectionCell,
@@ -29,13 +36,6 @@ from cgcnn_ase.zoo.detection_cells import (
     cathode_cells,
     detection_cells,
     elements_of,
-)
-from cgcnn_ase.zoo.detection_data import (
-    CATHODES,
-    layers,
-    prepare_cells,
-    prepare_places,
-    split_hosts,
 )
 
 RATTLES = (0.0, 0.02, 0.05)

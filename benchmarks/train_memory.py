@@ -81,8 +81,8 @@ def train(folder: Path) -> dict[str, float]:
     import torch
     from torch.nn import functional as F
 
-    from cgcnn_ase.training.batches import loader
     from cgcnn_ase.training.member import new_network
+    from cgcnn_ase.training.module import loader
 
     torch.set_num_threads(1)
     config = load_recipe("formation-energy-per-atom").config

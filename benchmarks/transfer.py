@@ -37,7 +37,7 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.prediction.evaluation import evaluate_model
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune_defaults import recipe_for, with_replay
+from cgcnn_ase.training.finetune_recipe import recipe_for, with_replay
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.start_model import can_reuse_head, inherited_settings
 from cgcnn_ase.zoo.train import load_recipe

@@ -29,7 +29,7 @@ from cgcnn_ase.data.site_labels import LabelledHost, SiteSet, prepare_sites, wit
 from cgcnn_ase.energies.interface import SHRINKAGE, Energies
 from cgcnn_ase.models.registry import load_model, with_fidelity
 from cgcnn_ase.prediction.evaluation import RegressionEvaluation, evaluate_model
-from cgcnn_ase.zoo.vacancy_data import jarvis_vacancies, published_vacancies
+from cgcnn_ase.zoo.defect_data import jarvis_vacancies, published_vacancies
 
 MODEL = "vacancy-formation-energy"
 FIGURES = {"witman": "≤ 0.60", "kumagai": "≤ 0.30"}

@@ -48,9 +48,9 @@ FILES = table("""
     kept_trust calibration_reuse
     trust regression_calibration
     class_trust classification_calibration
-    tuning finetune_defaults
+    tuning,finetune_defaults finetune_recipe
     blending weight_interpolation
-    before_after finetune_report
+    before_after,finetune_report finetune_recipe
     fit_for_task target_checks
     finish assemble
     sources card

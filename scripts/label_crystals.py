@@ -27,9 +27,8 @@ from rich.progress import track
 from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.structures.composition import formula_hash
 from cgcnn_ase.structures.validation import validation_error
-from cgcnn_ase.zoo.distorted import potential
+from cgcnn_ase.zoo.distorted import KINDS, potential
 from cgcnn_ase.zoo.distorted_frames import held_out_formulas
-from cgcnn_ase.zoo.perturbations import KINDS
 
 MAX_ATOMS = 16
 # how often a distorted form is of each kind

@@ -24,7 +24,7 @@ from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.interface import CHGNetEnergy
 from cgcnn_ase.graphs.geometry import Geometry
 from cgcnn_ase.structures.composition import composition_key
-from cgcnn_ase.zoo.vacancy_data import published_vacancies
+from cgcnn_ase.zoo.defect_data import published_vacancies
 
 #: hosts, and vacancies of each, at most
 N_HOSTS, N_SITES = 2000, 8
@@ -83,7 +83,7 @@ def labels(name: str, shape: Geometry, estimate: SupercellEstimator) -> Iterator
 
 
 def pack(folder: Path, structures: dict[str, Geometry], table: pd.DataFrame) -> None:
-    """Write the files that :func:`cgcnn_ase.zoo.vacancy_data.packed_vacancies` reads."""
+    """Write the files that :func:`cgcnn_ase.zoo.defect_data.packed_vacancies` reads."""
     names = list(dict.fromkeys(table["host"]))
     shapes = [structures[name] for name in names]
     np.savez_compressed(

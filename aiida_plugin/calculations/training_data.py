@@ -170,7 +170,7 @@ def gather(
     structures, val, test
         To learn from, and labelled sets; parts of the first validate and test where no sets are given for that.
     target
-        See :func:`cgcnn_ase.structures.labels.label_of`.
+        See :func:`cgcnn_ase.structures.record.label_of`.
     settings
         ``val`` and ``test`` (parts, 0.1 each), ``split_by`` (formula, structure or a key of the info), ``split_seed``,
         ``unlabelled`` (error or skip) and ``mixed_labels`` (whether labels of several kinds may be mixed).

@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from cgcnn_ase.structures.labels import CONVERGED as CONVERGED
-from cgcnn_ase.structures.labels import ENERGY_PER_ATOM as ENERGY_PER_ATOM
-from cgcnn_ase.structures.labels import NOT_CONVERGED as NOT_CONVERGED
-from cgcnn_ase.structures.labels import SCHEME as SCHEME
-from cgcnn_ase.structures.labels import label_of
+from cgcnn_ase.structures.record import CONVERGED as CONVERGED
+from cgcnn_ase.structures.record import ENERGY_PER_ATOM as ENERGY_PER_ATOM
+from cgcnn_ase.structures.record import NOT_CONVERGED as NOT_CONVERGED
+from cgcnn_ase.structures.record import SCHEME as SCHEME
+from cgcnn_ase.structures.record import label_of
 
 if TYPE_CHECKING:
     from ase import Atoms

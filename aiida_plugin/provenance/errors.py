@@ -14,7 +14,7 @@ from aiida_plugin.data.structures import StructureSetData, as_set
 from aiida_plugin.provenance.lineage import STRUCTURES, Lineage, NodeRow, lineage
 from aiida_plugin.provenance.origin import learned_structures
 from cgcnn_ase.core.errors import require
-from cgcnn_ase.structures.labels import label_of
+from cgcnn_ase.structures.record import label_of
 
 if TYPE_CHECKING:
     import pandas as pd

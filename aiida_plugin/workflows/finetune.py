@@ -58,7 +58,7 @@ def protocol_inputs(
     """Recipe of a protocol for so many labels, and how often a job is gone on with.
 
     The recipe says how the set is split and scales the epochs; the rest goes by the number of labels, wherever a model
-    is tuned (:func:`cgcnn_ase.training.finetune_defaults.recipe_for`). Of fewer than 50 labels none is kept to test on.
+    is tuned (:func:`cgcnn_ase.training.finetune_recipe.recipe_for`). Of fewer than 50 labels none is kept to test on.
     Parameters and errors as of :meth:`FinetuneWorkChain.get_builder_from_protocol`.
     """
     known = _protocols()

@@ -25,9 +25,8 @@ from cgcnn_ase.cathodes.supercells import (
 )
 from cgcnn_ase.energies.energy_model import EnergySource, ModelEnergies
 from cgcnn_ase.structures.arrangement import MixedSites, OrderingMethod, arrange, fingerprint
-from cgcnn_ase.structures.composition import parse_formula
+from cgcnn_ase.structures.composition import format_oxidation_states, likely_charges, parse_formula
 from cgcnn_ase.structures.ordering import DisorderedCrystal, OrderingWarning, rounding_text
-from cgcnn_ase.structures.oxidation import format_oxidation_states, likely_charges
 from cgcnn_ase.structures.readers import read_crystal
 from cgcnn_ase.structures.record import suffix_of
 

@@ -12,6 +12,7 @@ from ase import Atoms
 from cgcnn_ase.cathodes.lattices import LITHIUM, METAL
 from cgcnn_ase.core.arrays import Ints
 from cgcnn_ase.structures.arrangement import MixedSites, Occupant
+from cgcnn_ase.structures.composition import likely_charges
 from cgcnn_ase.structures.electrostatics import Form, ewald_matrix, lowest_arrangements
 from cgcnn_ase.structures.ordering import (
     DisorderedCrystal,
@@ -22,7 +23,6 @@ from cgcnn_ase.structures.ordering import (
     numbers_of,
     repeats_of,
 )
-from cgcnn_ase.structures.oxidation import likely_charges
 from cgcnn_ase.structures.supercells import MOST_CELLS, compact_matrix
 
 # a supercell with no share further from the asked one than this is exact

@@ -12,7 +12,7 @@ from cgcnn_ase.core.progress import is_terminal
 
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepare import TaskName
-    from cgcnn_ase.training.finetune_report import FitResult
+    from cgcnn_ase.training.finetune_recipe import FitResult
     from cgcnn_ase.training.start_model import Frozen
 
 Data = Annotated[
@@ -148,7 +148,7 @@ def _echo(result: "FitResult", *, as_json: bool, cross_validated: bool) -> None:
     """Print the figures of a run, or of a cross-validation, and where the model is."""
     import json
 
-    from cgcnn_ase.training.finetune_report import describe
+    from cgcnn_ase.training.finetune_recipe import describe
 
     metrics, rows = result.metrics, result.before_after
     if as_json:

@@ -15,7 +15,7 @@ from cgcnn_ase.core.elements import reference_energies, symbols
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.structures.dft_outputs import PROGRAMS, Calculation, OutputRecord, output_kind, read_output
-from cgcnn_ase.structures.labels import NOT_CONVERGED
+from cgcnn_ase.structures.record import NOT_CONVERGED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.structures.inputs import from_object
 from cgcnn_ase.structures.record import StructureError
-from cgcnn_ase.structures.symmetry import orbits, symmetry_dataset
+from cgcnn_ase.structures.space_groups import orbits, symmetry_dataset
 from cgcnn_ase.structures.validation import completed_cell, heights_and_inverse
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cgcnn_ase.structures.inputs import (
 )
 from cgcnn_ase.structures.readers import iter_file, read_file
 from cgcnn_ase.structures.record import SUFFIXES, StructureError, StructureRecord, structure_id
-from cgcnn_ase.structures.symmetry import DistinctSites, distinct_sites
+from cgcnn_ase.structures.space_groups import DistinctSites, distinct_sites
 from cgcnn_ase.structures.validation import OVERLAP, check_atoms
 
 __all__ = [

@@ -16,8 +16,8 @@ from ase.data import atomic_numbers, covalent_radii
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.core.errors import MissingExtraError
+from cgcnn_ase.structures.composition import Charges, likely_charges
 from cgcnn_ase.structures.electrostatics import Form, contact_matrix, ewald_matrix, lowest_arrangements
-from cgcnn_ase.structures.oxidation import Charges, likely_charges
 
 OrderingMethod = Literal["random", "ewald", "sqs", "lowest"]
 #: energies (eV a cell) of several structures

@@ -29,8 +29,7 @@ from cgcnn_ase.structures.cif_values import (
     value_of,
 )
 from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
-from cgcnn_ase.structures.space_groups import Operations, expand, merge_near
-from cgcnn_ase.structures.symmetry import symmetry_dataset
+from cgcnn_ase.structures.space_groups import Operations, expand, merge_near, symmetry_dataset
 from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:

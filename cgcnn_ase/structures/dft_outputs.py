@@ -18,9 +18,8 @@ import numpy as np
 from cgcnn_ase.core.arrays import AnyArray
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.structures.dft_text import last_step, read_cp2k, read_gpaw_text
-from cgcnn_ase.structures.labels import SCHEME, settings_converged
 from cgcnn_ase.structures.readers import error_message, reader_errors
-from cgcnn_ase.structures.record import RefusedError, without_reader_warnings
+from cgcnn_ase.structures.record import SCHEME, RefusedError, settings_converged, without_reader_warnings
 from cgcnn_ase.structures.validation import validation_error
 
 if TYPE_CHECKING:

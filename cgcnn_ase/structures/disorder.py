@@ -362,7 +362,7 @@ def _with_symmetry(crystal: DisorderedCrystal) -> DisorderedCrystal:
 
 def _equivalent_sites(cell: Floats, frac: Floats, numbers: Ints) -> Ints:
     """For each site the first one that is equivalent to it; sites of one number may be."""
-    from cgcnn_ase.structures.symmetry import symmetry_dataset
+    from cgcnn_ase.structures.space_groups import symmetry_dataset
 
     try:
         return np.asarray(symmetry_dataset(cell, frac, numbers).equivalent_atoms, dtype=np.int64)

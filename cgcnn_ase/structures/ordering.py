@@ -293,7 +293,7 @@ def _described(
     crystal: DisorderedCrystal, sites: "MixedSites", name: str, arranged: "Arranged", options: OrderingOptions
 ) -> Ordered:
     """The structures with what was done in their info, and in a sentence."""
-    from cgcnn_ase.structures.oxidation import format_oxidation_states
+    from cgcnn_ase.structures.composition import format_oxidation_states
 
     mixed = [(orbit, counts) for orbit, counts in zip(crystal.orbits, sites.counts, strict=True) if orbit.is_mixed]
     rounding = max((deviation(orbit, counts) for orbit, counts in mixed), default=0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cgcnn_ase.data.prepare import TaskName
     from cgcnn_ase.models.crystal_model import CrystalModel
-    from cgcnn_ase.training.finetune_report import FitResult
+    from cgcnn_ase.training.finetune_recipe import FitResult
     from cgcnn_ase.training.run_data import DataLike
     from cgcnn_ase.training.start_model import Frozen
 

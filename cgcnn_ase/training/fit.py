@@ -1,4 +1,4 @@
-"""From data and settings to a model: settings -> data -> members -> model -> report."""
+"""From data and settings to a model: settings -> data -> members -> model -> report; and k-fold cross-validation."""
 
 import json
 import warnings
@@ -7,19 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
-from cgcnn_ase.core.files import atomic_path, check_replaceable, clear_folder
+import numpy as np
+
+from cgcnn_ase.core.arrays import Strings
+from cgcnn_ase.core.files import atomic_path, atomic_write, check_replaceable, clear_folder
 from cgcnn_ase.data.prepare import TaskName
 from cgcnn_ase.data.prepared import SAMPLES, PreparedData
+from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.energies.scales import scale_name
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
-from cgcnn_ase.training.cross_validation import cross_validate
-from cgcnn_ase.training.finetune_defaults import recipe_of
-from cgcnn_ase.training.finetune_report import FILE, FitResult, Row
+from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.finetune_recipe import FILE, FitResult, Row, recipe_of
 from cgcnn_ase.training.potential_run import finetune_potential
-from cgcnn_ase.training.run import train
-from cgcnn_ase.training.run_config import SettingsFile, layer_settings
-from cgcnn_ase.training.run_data import DataLike, DataSource, with_old
+from cgcnn_ase.training.run import clear_run, train
+from cgcnn_ase.training.run_data import DataLike, DataSource, SettingsFile, layer_settings, with_old
 from cgcnn_ase.training.start_model import Frozen, can_reuse_head, new_head_warning
 
 # names in a folder of prepared data
@@ -172,3 +174,66 @@ J = TypeVar("J", dict[str, object], list[Row])
 def _read(file: Path, default: J) -> J:
     """Read what a run has written; the default where its members are still to be assembled."""
     return cast("J", json.loads(file.read_text())) if file.exists() else default
+
+
+# figures of the test splits that are averaged
+_FIGURES = ("mae", "rmse", "r2", "auc", "accuracy", "f1", "coverage", "spearman")
+
+
+def cross_validate(
+    data: PreparedData,
+    config: TrainConfig,
+    output: Path,
+    k: int,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    start: "CrystalModel | None" = None,
+    frozen: Frozen = "none",
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, object]:
+    """Train k models, each tested on the k-th part of the data that neither it nor its choice of epoch has seen.
+
+    Structures of one composition are in one fold; fold i is the test split of run i, fold i + 1 its val. Options are as
+    in :func:`cgcnn_ase.training.run.train`; ``output`` gets ``fold-0`` to ``fold-{k-1}``, a run each, and
+    ``cross_validation.json``: mean and standard deviation over the folds of each figure, with several targets by
+    target.
+    """
+    splits = k_splits(data, k, seed=config.seed)
+    if overwrite:
+        clear_run(output)
+    result = []
+    for i, split in enumerate(splits):
+        train(
+            replace(data, split=split), config, output / f"fold-{i}",
+            resume=resume, start=start, frozen=frozen, workers=workers, progress=progress,
+        )  # fmt: skip
+        result.append(json.loads((output / f"fold-{i}" / "metrics.json").read_text()))
+    summary: dict[str, object]
+    names = [target.name for target in data.specs]
+    if len(names) == 1:
+        summary = _mean_over_folds([fold["test"] for fold in result])
+    else:
+        summary = {name: _mean_over_folds([fold[name]["test"] for fold in result]) for name in names}
+    atomic_write(output / "cross_validation.json", json.dumps({"k": k, **summary}, indent=1) + "\n")
+    return summary
+
+
+def k_splits(data: PreparedData, k: int, *, seed: int) -> list[Strings]:
+    """The split of each of k trainings; raises as :func:`cross_validate` does."""
+    group = composition_groups(data.graphs, np.arange(len(data.ids)))
+    n_groups = int(group.max()) + 1
+    if not 3 <= k <= n_groups:
+        raise ValueError(f"k must lie between 3 and the number of compositions, {n_groups}; got {k}")
+    fold = (np.random.default_rng(seed).permutation(n_groups) % k)[group]
+    return [np.where(fold == i, "test", np.where(fold == (i + 1) % k, "val", "train")) for i in range(k)]
+
+
+def _mean_over_folds(folds: list[dict[str, float | None]]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for name in _FIGURES:
+        values = [value for fold in folds if (value := fold.get(name)) is not None]
+        if len(values) == len(folds):
+            result[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "folds": values}
+    return result

@@ -15,10 +15,9 @@ from cgcnn_ase.core.targets import Scaler, output_slices
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import composition_groups
 from cgcnn_ase.nn.network import Network, NetworkConfig
-from cgcnn_ase.training.batches import loader
 from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.module import TrainingModule
+from cgcnn_ase.training.module import TrainingModule, loader
 
 #: such a network is trained for this part of a member's epochs: where its errors are large shows early
 EPOCHS = 0.25

@@ -32,10 +32,10 @@ from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.nn.smooth import SmoothCGCNN, SmoothCGCNNConfig, SmoothConvolution
 from cgcnn_ase.potential.potential import edge_gradients, forces, stress, sum_by_crystal, vectors_of
-from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import BEST, HISTORY, LAST, make_trainer
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import quiet_lightning
+from cgcnn_ase.training.module import EpochSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler

@@ -31,7 +31,7 @@ from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
 from cgcnn_ase.potential.evaluation import calibrate_potential, evaluate_frames
 from cgcnn_ase.training.callbacks import HISTORY, device_of
 from cgcnn_ase.training.config import TrainConfig
-from cgcnn_ase.training.finetune_report import FitResult
+from cgcnn_ase.training.finetune_recipe import FitResult
 from cgcnn_ase.training.potential import TARGET, FrameLoss, train_potential
 from cgcnn_ase.training.run import clear_run
 

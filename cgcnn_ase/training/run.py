@@ -80,7 +80,7 @@ def train(
         The run's folder, empty but for a run to resume: ``config.yaml``, ``split.csv``, ``last.ckpt`` (of each member,
         in ``member-k`` if there are several), ``best/``, ``metrics.json``, ``test_results.csv``, ``parity.png``,
         ``learning_curve.png``, and of a fine-tuning ``before_after.json`` (see
-        :func:`~cgcnn_ase.training.finetune_report.write_before_after`).
+        :func:`~cgcnn_ase.training.finetune_recipe.write_before_after`).
     resume
         Go on where an earlier call with the same arguments was stopped; start if there was none.
     overwrite
@@ -91,7 +91,7 @@ def train(
     beside
         More structures that the members learn, unlike those that the model is for: the domain, the error model, the
         calibration and the metrics know ``data`` alone. The weights of a model to tune are then left behind entirely
-        (see :func:`~cgcnn_ase.training.weight_interpolation.blend`), as val does not tell what was learned.
+        (see :func:`~cgcnn_ase.training.assemble.blend`), as val does not tell what was learned.
     folds_of
         Folder of another run on the same data whose networks of the folds are taken, instead of training them.
     name, suffix
@@ -146,7 +146,7 @@ def train(
         )
         return output
     from cgcnn_ase.training.assemble import assemble, write_card
-    from cgcnn_ase.training.finetune_report import write_before_after
+    from cgcnn_ase.training.finetune_recipe import write_before_after
 
     best = assemble(
         data, config, output, members, folds,

@@ -23,8 +23,8 @@ from cgcnn_ase.nn.smooth import SmoothCGCNNConfig
 from cgcnn_ase.structures.composition import composition_key, formula_hash, formula_of
 from cgcnn_ase.training.potential import FrameLoss, train_potential
 from cgcnn_ase.training.potential_run import assemble_potential, fit_potential, potential_config
+from cgcnn_ase.zoo.card import CardTexts, add_figures, add_to_record, write_potential_card
 from cgcnn_ase.zoo.distorted_frames import held_out_formulas
-from cgcnn_ase.zoo.potential_cards import CardTexts, add_figures, add_to_record, write_potential_card
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ from cgcnn_ase.models.registry import load_model, pretrained_folder
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.run import train
 from cgcnn_ase.training.start_model import Frozen
-from cgcnn_ase.zoo import detection_data
+from cgcnn_ase.zoo import defect_data
 from cgcnn_ase.zoo.card import TRAINING_IDS, write_card
+from cgcnn_ase.zoo.defect_data import load_vacancies
 from cgcnn_ase.zoo.distorted import distorted_ids
 from cgcnn_ase.zoo.distorted_frames import labelled_frames
-from cgcnn_ase.zoo.vacancy_data import load_vacancies
 
 # the data of a recipe that learns the published sets of vacancies together
 VACANCIES = "vacancies"
@@ -173,7 +173,7 @@ def prepared_data(recipe: Recipe, data: Path, *, progress: bool = False) -> Prep
         sets = {each.name: each for each in load_vacancies(data, LABELLED)}
         return prepare_sites([sets[name] for name in recipe.columns], recipe.targets, recipe.config.graph)
     if recipe.data == DEFECTS:
-        return detection_data.prepared(data, recipe.targets, recipe.config.graph)
+        return defect_data.prepared(data, recipe.targets, recipe.config.graph)
     dataset = load_dataset(data / recipe.data, target=recipe.columns)
     return prepare(dataset, recipe.targets, recipe.config.graph, progress=progress)
 

@@ -21,7 +21,7 @@ from aiida_plugin.workflows.finetune import protocol_inputs, protocol_names  # n
 from cgcnn_ase import predict  # noqa: E402
 from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
 from cgcnn_ase.training import finetune  # noqa: E402
-from cgcnn_ase.training.finetune_defaults import recipe_for  # noqa: E402
+from cgcnn_ase.training.finetune_recipe import recipe_for  # noqa: E402
 
 from .labelled import SCHEME, oxide, oxides, small_formation_model  # noqa: E402
 

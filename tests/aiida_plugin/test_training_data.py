@@ -8,7 +8,7 @@ pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 from aiida_plugin.calculations.training_data import divide, gather
 from aiida_plugin.data.structures import StructureSetData
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.structures.labels import label_of
+from cgcnn_ase.structures.record import label_of
 
 from .labelled import SCHEME, oxide, oxides
 

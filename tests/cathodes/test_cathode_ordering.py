@@ -9,7 +9,7 @@ from pymatgen.core.ewald import EwaldSummation
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.structures.oxidation import oxidation_states
+from cgcnn_ase.structures.composition import oxidation_states
 
 METALS = {"Ni", "Co", "Mn"}
 

@@ -8,7 +8,7 @@ from ase.neighborlist import neighbor_list
 
 from cgcnn_ase.cathodes import build_cathode, cathode_names, cathodes, parse_cathode
 from cgcnn_ase.structures.arrangement import whole_numbers
-from cgcnn_ase.structures.oxidation import oxidation_states
+from cgcnn_ase.structures.composition import oxidation_states
 from cgcnn_ase.structures.supercells import compact_matrix
 
 

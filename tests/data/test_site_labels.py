@@ -22,7 +22,7 @@ from cgcnn_ase.data.site_labels import (
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.graphs.geometry import geometry
 from cgcnn_ase.structures.composition import composition_key
-from cgcnn_ase.zoo.vacancy_data import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
+from cgcnn_ase.zoo.defect_data import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 
 SPECS = tuple(TargetSpec(name=f"vacancy_{name}", unit="eV", level="site") for name in ("a", "b"))
 

@@ -10,9 +10,9 @@ from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Lattice, Structure
 
 from cgcnn_ase.structures import StructureError, from_object, read_file, read_structures
+from cgcnn_ase.structures.composition import likely_charges, oxidation_states
 from cgcnn_ase.structures.electrostatics import ewald_matrix
 from cgcnn_ase.structures.ordering import OrderingOptions, OrderingWarning
-from cgcnn_ase.structures.oxidation import likely_charges, oxidation_states
 
 QUICK = OrderingOptions(n_atoms=40)
 

@@ -12,8 +12,8 @@ from cgcnn_ase.core.targets import Scaler
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.prediction.evaluation import evaluate_model
+from cgcnn_ase.training.assemble import STEPS, blend
 from cgcnn_ase.training.run import train
-from cgcnn_ase.training.weight_interpolation import STEPS, blend
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cgcnn_ase.graphs.crystal_graph import composition
-from cgcnn_ase.training.cross_validation import cross_validate, k_splits
+from cgcnn_ase.training.fit import cross_validate, k_splits
 
 
 def test_each_structure_is_tested_once_and_never_beside_its_like(data):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import best_network, train_member
+from cgcnn_ase.training.module import EpochSampler
 
 
 def errors_in(folder):
@@ -35,7 +35,7 @@ def test_processes_share_the_batches(monkeypatch):
     for seed, n_each in ((0, [2, 2]), (None, [3, 3])):
         seen = []
         for rank in (0, 1):
-            monkeypatch.setattr("cgcnn_ase.training.batches.process", lambda rank=rank: (rank, 2))
+            monkeypatch.setattr("cgcnn_ase.training.module.process", lambda rank=rank: (rank, 2))
             sampler = EpochSampler(rows, 4, seed)
             batches = list(sampler)
             assert len(batches) == len(sampler) == n_each[rank]

@@ -8,9 +8,9 @@ import torch
 
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.prediction.evaluation import embeddings_of, outputs_of
-from cgcnn_ase.training.batches import EpochSampler
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import best_network, new_network, train_member, train_scalers
+from cgcnn_ase.training.module import EpochSampler
 
 
 @pytest.fixture(scope="module")

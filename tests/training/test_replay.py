@@ -14,8 +14,15 @@ from cgcnn_ase.models.checkpoint import load_models, save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.prediction.evaluation import evaluate_model
-from cgcnn_ase.training.finetune_defaults import OLD_TEST, UNUSED, recipe_for, with_replay
-from cgcnn_ase.training.finetune_report import FILE, describe, write_before_after
+from cgcnn_ase.training.finetune_recipe import (
+    FILE,
+    OLD_TEST,
+    UNUSED,
+    describe,
+    recipe_for,
+    with_replay,
+    write_before_after,
+)
 from cgcnn_ase.training.start_model import eval_frozen_modules
 
 

@@ -12,8 +12,7 @@ from ase.geometry import get_distances
 from cgcnn_ase.cathodes import build_cathode
 from cgcnn_ase.graphs.builder import GraphConfig
 from cgcnn_ase.structures.composition import composition_key
-from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells, elements_of
-from cgcnn_ase.zoo.detection_data import (
+from cgcnn_ase.zoo.defect_data import (
     CATHODES,
     IS_DEFECTIVE,
     NamedHost,
@@ -23,6 +22,7 @@ from cgcnn_ase.zoo.detection_data import (
     prepared,
     split_hosts,
 )
+from cgcnn_ase.zoo.detection_cells import DetectionConfig, detection_cells, elements_of
 
 from ..published_layers import boron_nitride, molybdenum_disulfide
 

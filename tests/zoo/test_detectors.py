@@ -15,8 +15,8 @@ from cgcnn_ase.models.registry import find_models, model_info, model_names
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, train_member
+from cgcnn_ase.zoo.defect_data import prepare_cells
 from cgcnn_ase.zoo.detection_cells import DetectionConfig, cathode_cells, detection_cells
-from cgcnn_ase.zoo.detection_data import prepare_cells
 
 from ..published_layers import boron_nitride, molybdenum_disulfide
 
