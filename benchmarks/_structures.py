@@ -20,7 +20,7 @@ from ase.cell import Cell
 from ase.data import chemical_symbols
 
 from cgcnn_ase.data.dataset import load_dataset
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.structures import read_structures
 
 REPOSITORY = Path(__file__).resolve().parents[1]

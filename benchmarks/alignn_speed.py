@@ -23,8 +23,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry
 from cgcnn_ase.nn.alignn import ALIGNN, ALIGNNConfig, Expansion
 from cgcnn_ase.nn.layers import EdgeGatedConvolution
 from cgcnn_ase.nn.network import Network, NetworkConfig

@@ -29,8 +29,7 @@ from scipy.stats import spearmanr
 from cgcnn_ase.core.elements import reference_energies
 from cgcnn_ase.data.dataset import load_dataset, read_packed
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.graphs.crystal_graph import composition
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, composition
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.plotting.model_plots import save

@@ -22,7 +22,7 @@ from cgcnn_ase.data.dataset import read_packed
 from cgcnn_ase.defects.costs import SupercellEstimator
 from cgcnn_ase.defects.point import point_defects
 from cgcnn_ase.energies.interface import CHGNetEnergy
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.defect_data import published_vacancies
 

@@ -151,7 +151,7 @@ def test_results_of_peers_are_kept(dft_frames: ModuleType, tmp_path: Path) -> No
     from ase.calculators.lj import LennardJones
 
     from cgcnn_ase.data.frames import Frames
-    from cgcnn_ase.graphs.geometry import Geometry
+    from cgcnn_ase.graphs.crystal_graph import Geometry
 
     cell, n_loaded = 5.0 * np.eye(3), 0
     shapes = [

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
 
-    from cgcnn_ase.graphs.geometry import Geometry
+    from cgcnn_ase.graphs.crystal_graph import Geometry
 
 # columns of `predictions_of` besides those of the predictions: pks of the nodes, and how the structure was found
 NODES = ("predictions_pk", "model_pk", "structures_pk", "job_pk")
@@ -201,7 +201,7 @@ def _add_similar(
     matches: Matches, search: _Search, structure: "Atoms", tolerance: float, max_compared: int, progress: bool
 ) -> dict[str, int]:
     """Add what the matcher finds among structures of the same composition; say how many it compared and did not."""
-    from cgcnn_ase.graphs.geometry import geometry
+    from cgcnn_ase.graphs.crystal_graph import geometry
     from cgcnn_ase.inspection.duplicates import MatchTolerances, find_common
 
     volume = structure.get_volume()
@@ -226,7 +226,7 @@ def _add_similar(
 
 def _candidates(search: _Search, structure: "Atoms", strain: float) -> Iterator[tuple[int, str, "Geometry"]]:
     """Yield structures of the same composition and volume per atom, with the set and the id."""
-    from cgcnn_ase.graphs.geometry import geometry
+    from cgcnn_ase.graphs.crystal_graph import geometry
 
     composition = dict(Counter(structure.numbers.tolist()))
     per_atom = structure.get_volume() / len(structure)

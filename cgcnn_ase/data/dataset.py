@@ -17,7 +17,7 @@ from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.calculations import ENERGY_UNITS, holds_calculations, read_calculations
 from cgcnn_ase.data.id_prop import IdProp, column_names, is_number, read_id_prop
 from cgcnn_ase.data.prepared import is_cgnn_folder, is_prepared
-from cgcnn_ase.graphs.geometry import Geometry, LazyStructures, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, LazyStructures, geometry
 from cgcnn_ase.structures.composition import composition_key, formula_of
 from cgcnn_ase.structures.dft_outputs import Calculation
 from cgcnn_ase.structures.packed import load_ids, load_packed

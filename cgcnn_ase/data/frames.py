@@ -14,7 +14,7 @@ from cgcnn_ase.core.elements import MAX_NUMBER
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.calculations import holds_calculations, read_calculations
 from cgcnn_ase.data.dataset import read_packed, read_properties
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.structures.inputs import as_atoms
 

@@ -18,8 +18,7 @@ from cgcnn_ase.core.files import atomic_path, default_cache_folder
 from cgcnn_ase.core.parallel import available_cores
 from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, LineGraph, batch, renumbered, starts_of, unbatch
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, LineGraph, batch, renumbered, starts_of, unbatch
 
 _NODE_FIELDS = ("numbers", "multiplicity")
 _EDGE_FIELDS = ("centers", "neighbors", "distances", "angular", "edge_multiplicity")

@@ -15,7 +15,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.core.parallel import available_cores
-from cgcnn_ase.graphs.geometry import Geometry, LazyStructures, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, LazyStructures, geometry
 from cgcnn_ase.structures.readers import read_file
 from cgcnn_ase.structures.record import SUFFIXES, structure_id, suffix_of
 

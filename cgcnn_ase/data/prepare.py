@@ -15,7 +15,7 @@ from cgcnn_ase.data.graph_store import build_store, cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import group_split, hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 
 TaskName = Literal["regression", "classification", "multi"]
 

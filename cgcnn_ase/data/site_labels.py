@@ -14,7 +14,7 @@ from cgcnn_ase.data.graph_store import GraphStore
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.data.splits import hashed_split
 from cgcnn_ase.graphs.builder import GraphConfig, graphs_and_nodes
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.structures.composition import composition_key
 
 # structures whose graphs are built at once

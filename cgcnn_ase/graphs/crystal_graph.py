@@ -1,21 +1,59 @@
-"""The one immutable bundle of tensors that every model reads, with its line graph where a model reads angles.
+"""A structure as plain arrays, and the one immutable bundle of tensors that every model reads, with its line graph.
 
-In a line graph bonds are nodes and bond angles edges (Choudhary and DeCost, npj Comput. Mater. 7, 185).
-A message goes j -> i along the bond e1 (centre i, neighbour j), then i -> k along every bond e2 of which i is the
-neighbour: e1 is a source of the target e2, the way back to j included. The feature is the cosine of the angle j-i-k.
-Where the neighbour is an image of the centre itself, a bond is its own source, in a straight line. DGL's ``line_graph``
-leaves that pair out, and with it the published ALIGNN, whose output therefore depends on the choice of cell.
+A line graph is there where a model reads angles. In it bonds are nodes and bond angles edges (Choudhary and DeCost, npj
+Comput. Mater. 7, 185). A message goes j -> i along the bond e1 (centre i, neighbour j), then i -> k along every bond e2
+of which i is the neighbour: e1 is a source of the target e2, the way back to j included. The feature is the cosine of
+the angle j-i-k. Where the neighbour is an image of the centre itself, a bond is its own source, in a straight line.
+DGL's ``line_graph`` leaves that pair out, and with it the published ALIGNN, whose output therefore depends on the
+choice of cell.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cgcnn_ase.core.arrays import Floats, Floats32, Ints
+from cgcnn_ase.core.arrays import Bools, Floats, Floats32, Ints
 from cgcnn_ase.core.elements import MAX_NUMBER
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class Geometry(NamedTuple):
+    """A structure as plain arrays, no ASE needed."""
+
+    numbers: Ints  # (N,)
+    positions: Floats  # (N, 3) Å
+    cell: Floats  # (3, 3) Å, rows
+    pbc: Bools  # (3,)
+
+
+def geometry(atoms: "Atoms") -> Geometry:
+    """The arrays of an ``ase.Atoms``."""
+    return Geometry(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+
+
+class LazyStructures(Sequence[Geometry]):
+    """So many structures that are read, all of them, when the first is asked for, and only once."""
+
+    def __init__(self, n: int, read: Callable[[], Iterable[Geometry]]) -> None:
+        self._n, self._read = n, read
+        self._structures: list[Geometry] | None = None
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: int) -> Geometry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Geometry]: ...
+    def __getitem__(self, index: int | slice) -> Geometry | list[Geometry]:
+        if self._structures is None:
+            self._structures = list(self._read())
+        return self._structures[index]
 
 
 class LineGraph(NamedTuple):

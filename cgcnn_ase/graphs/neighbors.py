@@ -16,7 +16,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
 from cgcnn_ase.core.elements import atomic_radii, symbols
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.structures.validation import completed_cell
 
 NeighborRule = Literal["knn", "radius", "shell", "coordinator"]

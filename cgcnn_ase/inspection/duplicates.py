@@ -19,7 +19,7 @@ from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.parallel import ordered_map
 from cgcnn_ase.core.progress import progress_bar
 from cgcnn_ase.data.dataset import volume_per_atom
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.structures.composition import composition_key, formula_of
 
 if TYPE_CHECKING:

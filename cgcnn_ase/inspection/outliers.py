@@ -13,7 +13,7 @@ from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.elements import symbols
 from cgcnn_ase.core.progress import with_progress
 from cgcnn_ase.data.dataset import Dataset
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.inspection.element_offsets import MAD_TO_STD, fit_offsets
 from cgcnn_ase.structures.validation import completed_cell
 

@@ -9,7 +9,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.learning.corrected import CorrectedPoint, CorrectedSurface
 from cgcnn_ase.learning.learning_state import LearningState
 from cgcnn_ase.learning.reference import ReferenceLabel

@@ -22,7 +22,7 @@ from ase.optimize.gpmin.kernel import SquaredExponential
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
 from cgcnn_ase.core.arrays import Floats
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.surface import Pairs, SpringSurface, Surface
 from cgcnn_ase.potential.minimizer import MODULUS, spring_matrix

@@ -15,7 +15,7 @@ import numpy as np
 
 from cgcnn_ase.core.arrays import Floats
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 
 if TYPE_CHECKING:
     from ase import Atoms

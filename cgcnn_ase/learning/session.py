@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cgcnn_ase.core.arrays import Bools, Floats
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.learning.corrected import CorrectedPoint, CorrectedSurface
 from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.shared import SharedMemory

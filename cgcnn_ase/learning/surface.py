@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cgcnn_ase.core.arrays import Floats, Ints
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.minimizer import spring_matrix

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cgcnn_ase.core.elements import MAX_NUMBER
-from cgcnn_ase.graphs.angular import TERMS_OF_DEGREE, harmonics
-from cgcnn_ase.graphs.builder import GraphConfig
+from cgcnn_ase.graphs.builder import TERMS_OF_DEGREE, GraphConfig, harmonics
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.nn.architecture import Architecture, ArchitectureConfig
 from cgcnn_ase.nn.layers import ElementEmbedding

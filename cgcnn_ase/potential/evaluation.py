@@ -9,8 +9,7 @@ import torch
 from cgcnn_ase.core.arrays import Floats, Floats32, Ints
 from cgcnn_ase.data.frames import Frames
 from cgcnn_ase.graphs.builder import build_graphs
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, composition
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.potential import Potential, PotentialOutput

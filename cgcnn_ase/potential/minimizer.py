@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, expm
 
 from cgcnn_ase.core.arrays import Bools, Floats, Ints
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 
 # steps of which the curvature is kept
 MEMORY = 30

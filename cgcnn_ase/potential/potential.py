@@ -16,8 +16,7 @@ from torch import Tensor
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import check_numbers, symbols
 from cgcnn_ase.core.parallel import keep_freed_memory
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, composition, crystal_index, n_atoms
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, composition, crystal_index, n_atoms
 from cgcnn_ase.graphs.neighbors import search
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import better_potential, is_pretrained

@@ -11,8 +11,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Bools, Floats
 from cgcnn_ase.core.parallel import available_cores, ordered_map
 from cgcnn_ase.core.progress import with_progress
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, batch
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, batch, geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, find_model, load_refs
 from cgcnn_ase.potential.minimizer import Minimizer, Point

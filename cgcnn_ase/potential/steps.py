@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.potential.potential import NeighborList, Potential
 from cgcnn_ase.prediction.inference import prediction_of

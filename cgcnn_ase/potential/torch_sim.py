@@ -7,8 +7,7 @@ import torch
 import torch_sim
 from torch_sim.models.interface import ModelInterface
 
-from cgcnn_ase.graphs.crystal_graph import batch
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, batch
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.potential import NeighborList, Potential

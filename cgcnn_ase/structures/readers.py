@@ -23,6 +23,7 @@ from cgcnn_ase.structures.cif_values import (
     contents_problem,
     element_words,
 )
+from cgcnn_ase.structures.dft_text import read_poscar
 from cgcnn_ase.structures.disorder import (
     all_from_pymatgen,
     crystal_of_atoms,
@@ -57,7 +58,6 @@ from cgcnn_ase.structures.record import (
 )
 from cgcnn_ase.structures.shelx import shelx_block
 from cgcnn_ase.structures.validation import validation_error
-from cgcnn_ase.structures.vasp import read_poscar
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from cgcnn_ase.core.yaml_settings import current_names, merged, read_yaml
 from cgcnn_ase.data.prepared import PreparedData, is_prepared
-from cgcnn_ase.training.alignn_config import is_alignn, translate
-from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.config import TrainConfig, is_alignn, translate
 from cgcnn_ase.training.run import train
 
 

@@ -20,7 +20,7 @@ from cgcnn_ase.core.targets import TargetSpec, is_name_of, known_targets
 from cgcnn_ase.data.dataset import Dataset, hash_of_samples, load_dataset, read_properties, target_columns
 from cgcnn_ase.data.prepare import column_for, prepare
 from cgcnn_ase.energies.scales import scale_name
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.models.checkpoint import save_model, weights_content
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.folder import CARD, CONFIG, WEIGHTS, Json, model_entries, read_config

@@ -15,10 +15,9 @@ from cgcnn_ase.data.dataset import Dataset, target_columns
 from cgcnn_ase.data.prepare import TaskName, asked_columns, column_for, load_tasks, prepare, target_specs
 from cgcnn_ase.data.prepared import CGNN_SPLIT, PreparedData, is_cgnn_folder, is_prepared
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.structures.record import ENERGY_PER_ATOM, label_of, settings_converged
-from cgcnn_ase.training.alignn_config import is_alignn, translate
-from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.config import TrainConfig, is_alignn, translate
 from cgcnn_ase.training.config import preset as preset_of
 from cgcnn_ase.training.finetune_recipe import with_replay
 from cgcnn_ase.training.start_model import can_reuse_head, inherited_settings, own_target

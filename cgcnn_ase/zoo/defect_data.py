@@ -44,7 +44,7 @@ from cgcnn_ase.data.site_labels import (
 from cgcnn_ase.data.splits import group_split
 from cgcnn_ase.defects.host import check_host
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.detection_cells import DetectionCell, DetectionConfig, cathode_cells, detection_cells, elements_of
 

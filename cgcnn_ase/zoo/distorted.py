@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from cgcnn_ase.graphs.geometry import Geometry
+    from cgcnn_ase.graphs.crystal_graph import Geometry
 
 
 # linear strains, standard deviations of the rattling in Å, and vacuum in Å that are drawn from

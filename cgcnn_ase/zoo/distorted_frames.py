@@ -22,7 +22,7 @@ from cgcnn_ase.data.frames import Frames, join, read_frames
 from cgcnn_ase.data.graph_store import cached_graphs
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.structures.composition import formula_hash, formula_of
 from cgcnn_ase.zoo.distorted import DATA, TARGET, element_counts, fit_offsets
 

@@ -11,7 +11,7 @@ from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.dataset import Dataset
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.graphs import GraphConfig
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 
 
 def test_the_scaler_is_fitted_on_what_it_is_given() -> None:

@@ -16,7 +16,7 @@ from cgcnn_ase.data.dataset import Dataset, load_dataset, read_packed, read_tabl
 from cgcnn_ase.data.prepare import prepare
 from cgcnn_ase.data.prepared import PreparedData, is_prepared
 from cgcnn_ase.graphs import GraphConfig, build_graph
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.structures.packed import load_packed
 
 from ..structures.damage import OF_FILE, OF_STRUCTURE, arrays, cut

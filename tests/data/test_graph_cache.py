@@ -14,7 +14,7 @@ from cgcnn_ase.core.files import default_cache_folder
 from cgcnn_ase.data import graph_store
 from cgcnn_ase.data.graph_store import GraphStore, build_store, cached_graphs, content_hash
 from cgcnn_ase.graphs import GraphConfig
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 
 CONFIG = GraphConfig(angular=True, merge=True)
 

@@ -11,7 +11,7 @@ from ase.io import write
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data import id_prop
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 
 
 class Row(NamedTuple):

@@ -20,7 +20,7 @@ from cgcnn_ase.data.site_labels import (
     without_held_out,
 )
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.structures.composition import composition_key
 from cgcnn_ase.zoo.defect_data import VACANCY_SETS, jarvis_vacancies, load_vacancies, packed_vacancies, removed_site
 

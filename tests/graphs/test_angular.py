@@ -8,7 +8,7 @@ from numpy.polynomial.legendre import legval
 
 from cgcnn_ase.core.elements import electronegativity_scale
 from cgcnn_ase.graphs import GraphConfig, build_graph
-from cgcnn_ase.graphs.angular import DECAY_LENGTH, MAX_DEGREE, N_ANGULAR, angular_moments
+from cgcnn_ase.graphs.builder import DECAY_LENGTH, MAX_DEGREE, N_ANGULAR, angular_moments
 from cgcnn_ase.graphs.crystal_graph import CrystalGraph
 from cgcnn_ase.graphs.neighbors import NeighborRule
 

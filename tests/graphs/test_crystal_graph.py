@@ -10,8 +10,7 @@ from ase.build import bulk
 
 from cgcnn_ase.core.elements import UnknownElementError
 from cgcnn_ase.graphs import CrystalGraph, GraphConfig, batch, build_graph, build_graphs, unbatch
-from cgcnn_ase.graphs.crystal_graph import crystal_index, n_atoms, to_device
-from cgcnn_ase.graphs.geometry import Geometry, geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry, crystal_index, geometry, n_atoms, to_device
 
 from .conftest import to_dgl
 

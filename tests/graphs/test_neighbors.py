@@ -11,7 +11,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 from cgcnn_ase.graphs.neighbors import Bonds, NeighborRule, bonds_of_all, pad_to, search
 
 PERIODIC = np.ones(3, dtype=bool)

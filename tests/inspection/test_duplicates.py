@@ -7,7 +7,7 @@ import pytest
 from ase.build import bulk, fcc111, make_supercell
 from ase.spacegroup import crystal
 
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.inspection.duplicates import Matches, MatchTolerances, find_common, find_duplicates
 
 MGO, ZNS = bulk("MgO", "rocksalt", a=4.21), bulk("ZnS", "zincblende", a=5.41)

@@ -7,7 +7,7 @@ from ase.build import bulk
 
 from cgcnn_ase.core.errors import DatasetError
 from cgcnn_ase.data.dataset import Dataset
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.inspection.outliers import Limits, ModelPredictions, find_outliers
 
 #: published lattice parameters of rock salts, Å (Wyckoff, Crystal Structures, 1963)

@@ -7,7 +7,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.learning.corrected import NOISE, Coordinates, DifferenceProcess
 from cgcnn_ase.learning.surface import PotentialSurface, SpringSurface
 from cgcnn_ase.potential.minimizer import spring_matrix

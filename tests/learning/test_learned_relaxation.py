@@ -92,7 +92,7 @@ class Shifted(Calculator):
 
 
 def _geometry(atoms):
-    from cgcnn_ase.graphs.geometry import geometry
+    from cgcnn_ase.graphs.crystal_graph import geometry
 
     return geometry(atoms)
 

@@ -7,8 +7,7 @@ from ase import Atoms
 from ase.build import bulk
 from scipy.special import eval_legendre
 
-from cgcnn_ase.graphs.angular import TERMS_OF_DEGREE, harmonics
-from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
+from cgcnn_ase.graphs.builder import TERMS_OF_DEGREE, GraphConfig, build_graphs, harmonics
 from cgcnn_ase.nn.network import Network, NetworkConfig
 from cgcnn_ase.nn.smooth import SmoothCGCNNConfig, envelope
 

@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk, fcc111, molecule
 
 from cgcnn_ase.graphs.builder import GraphConfig, build_graph
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.potential.potential import NeighborList
 
 CUTOFF = 4.0

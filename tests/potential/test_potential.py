@@ -7,8 +7,7 @@ from ase.build import bulk, molecule
 
 from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.graphs.builder import GraphConfig, build_graphs
-from cgcnn_ase.graphs.crystal_graph import batch
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import batch, geometry
 from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model

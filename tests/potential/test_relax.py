@@ -11,7 +11,7 @@ from ase.spacegroup.symmetrize import check_symmetry
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.cathodes import build_cathode
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.minimizer import Minimizer, Point
 from cgcnn_ase.potential.potential import NotAPotentialError

@@ -16,7 +16,7 @@ from cgcnn_ase.core.targets import TargetSpec
 from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.data.prepared import PreparedData
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.nn.cgcnn import CGCNNConfig
 from cgcnn_ase.training.config import TrainConfig
 

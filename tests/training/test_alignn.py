@@ -11,7 +11,7 @@ from cgcnn_ase import load_model
 from cgcnn_ase.core.targets import Scaler, TargetSpec
 from cgcnn_ase.data.graph_store import build_store
 from cgcnn_ase.graphs.builder import GraphConfig
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.models.checkpoint import load_folder, save_model
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.folder import CheckpointError

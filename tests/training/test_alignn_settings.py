@@ -5,8 +5,7 @@ import json
 import pytest
 
 from cgcnn_ase.core.settings import parse_settings
-from cgcnn_ase.training.alignn_config import is_alignn, translate
-from cgcnn_ase.training.config import TrainConfig
+from cgcnn_ase.training.config import TrainConfig, is_alignn, translate
 
 #: as published with ALIGNN, without the keys that only name files
 PUBLISHED = {

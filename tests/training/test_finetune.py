@@ -7,7 +7,7 @@ import torch
 
 from cgcnn_ase import load_model
 from cgcnn_ase.data.graph_store import build_store
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.member import train_member, train_scalers
 from cgcnn_ase.training.run import train

@@ -11,7 +11,7 @@ from ase.io import write
 from cgcnn_ase import load_model
 from cgcnn_ase.cli.options import PRESET_NAMES
 from cgcnn_ase.data.graph_store import build_store
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.training.callbacks import read_history
 from cgcnn_ase.training.config import PRESETS, TrainConfig, preset, preset_config
 from cgcnn_ase.training.member import train_member

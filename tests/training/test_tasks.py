@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cgcnn_ase import Predictor, load_model
 from cgcnn_ase.core.targets import Scaler, TargetSpec, output_slices
 from cgcnn_ase.data.graph_store import build_store
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.models.checkpoint import load_models, save_models
 from cgcnn_ase.models.folder import CheckpointError
 from cgcnn_ase.models.registry import find_models

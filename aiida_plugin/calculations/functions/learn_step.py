@@ -19,7 +19,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData, as_set
 from cgcnn_ase.core.environment import package_version as version
 from cgcnn_ase.core.errors import unknown_name
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import geometry
 from cgcnn_ase.learning.reference import ReferenceLabel
 from cgcnn_ase.learning.session import (
     LearnedRelaxation,

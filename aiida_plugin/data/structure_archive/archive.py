@@ -28,7 +28,7 @@ from aiida_plugin.data.structure_archive.arrays import (
 )
 from aiida_plugin.data.structure_archive.atoms import AtomsParts, SiteArray, put_together, take_apart
 from cgcnn_ase.core.arrays import AnyArray, Ints
-from cgcnn_ase.graphs.geometry import Geometry
+from cgcnn_ase.graphs.crystal_graph import Geometry
 
 if TYPE_CHECKING:
     from ase import Atoms

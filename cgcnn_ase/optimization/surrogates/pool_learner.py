@@ -9,8 +9,7 @@ import torch
 
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.graphs.builder import graphs_and_nodes
-from cgcnn_ase.graphs.crystal_graph import crystal_index
-from cgcnn_ase.graphs.geometry import geometry
+from cgcnn_ase.graphs.crystal_graph import crystal_index, geometry
 from cgcnn_ase.nn.messages import segment_mean
 from cgcnn_ase.optimization.surrogates.gaussian_process import MaternProcess
 
