@@ -4,9 +4,12 @@
 
 Hosts are layered oxides of Ni, Co, Mn, Al (O3, deep delithiation included), spinels, Li2MnO3, disordered rock salts
 with Ti, Mg, Fe, and simple oxides of all of these, a third of them with a vacancy, an exchange or a dopant; cells of 6
-to 56 atoms. WALKER, a potential of this package, walks from a strained and rattled host downhill, glides its layers, or
-runs molecular dynamics at 300 to 1,200 K; the teacher labels what it meets. Hosts whose composition without lithium is
-that of a val or test host of DATA/teacher_frames are left out, and so are formulas of DATA/excluded_formulas.txt.
+to 56 atoms. Further kinds, where asked for by name: rock salts with Al, cathodes that lack some of their metals, and
+oxides of the training part of DATA/mp36k. WALKER, a potential of this package, walks from a strained and rattled host
+downhill, glides its layers, or runs molecular dynamics at 300 to 1,200 K; the teacher labels what it meets. With
+``--n-disturbed`` nothing walks: each host is strained and rattled so many times. Hosts whose composition without
+lithium is that of a val or test host of DATA/teacher_frames are left out, and so are formulas of
+DATA/excluded_formulas.txt.
 
 OUTPUT/frames.extxyz grows host by host; started again, the script goes on. At the end OUTPUT holds structures.npz and
 properties.csv.gz, as DATA/teacher_frames does, and the sha256 of both on stdout. About 16 ms an atom and frame on one
@@ -30,6 +33,7 @@ import spglib
 from ase import Atoms, units
 from ase.build import bulk, make_supercell
 from ase.calculators.calculator import Calculator
+from ase.data import atomic_numbers
 from ase.md.langevin import Langevin
 from ase.spacegroup import crystal
 from rich.console import Console
@@ -37,6 +41,7 @@ from rich.progress import track
 
 from cgcnn_ase import CGCNNCalculator
 from cgcnn_ase.cathodes import build_cathode
+from cgcnn_ase.data.dataset import load_dataset
 from cgcnn_ase.data.frames import read_frames
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import relax
@@ -90,6 +95,22 @@ def rock_salt(rng: np.random.Generator) -> Atoms:
     metal = rng.permutation(cation)[: max(1, round(len(cation) * rng.uniform(0.4, 0.8)))]
     atoms.symbols[metal] = rng.choice(ROCK_SALT, len(metal), p=shares)
     return without_lithium(atoms, rng, rng.choice([0.0, 0.4 * rng.random()]))
+
+
+def aluminous(rng: np.random.Generator) -> Atoms:
+    """A disordered rock salt with aluminium."""
+    atoms = rock_salt(rng)
+    metal = np.flatnonzero(np.isin(atoms.symbols, ROCK_SALT))
+    atoms.symbols[metal[rng.random(len(metal)) < rng.uniform(0.2, 0.7)]] = "Al"
+    return atoms
+
+
+def deficient(rng: np.random.Generator) -> Atoms:
+    """A layered oxide, a spinel or Li2MnO3 without some of its metals."""
+    atoms = (layered, layered, spinel, lithium_rich)[rng.integers(4)](rng)
+    metal = rng.permutation(np.flatnonzero(~np.isin(atoms.symbols, ["Li", "O"])))
+    del atoms[metal[: max(1, round(len(metal) * rng.uniform(0, 0.4)))].tolist()]
+    return atoms
 
 
 def box(rng: np.random.Generator) -> np.ndarray:
@@ -176,16 +197,38 @@ HOSTS = {
     "rocksalt": (rock_salt, 0.25),
     "oxide": (oxide, 0.1),
 }
+# kinds that have to be asked for
+FURTHER = {"rocksalt-al": (aluminous, 0.25), "deficient": (deficient, 0.25)}
+DATABASE = "mp"
 
 
-def host(rng: np.random.Generator, names: list[str]) -> tuple[str, Atoms]:
+def database_hosts(data: Path) -> list[Atoms]:
+    """Oxides of these elements alone, of up to 60 atoms, from the training part of mp36k."""
+    crystals = load_dataset(data / "mp36k", target=["formation_energy_per_atom"])
+    allowed = [atomic_numbers[name] for name in {"Li", "O", "Al", *ROCK_SALT}]
+    assert crystals.split is not None
+    chosen = []
+    for (numbers, positions, cell, pbc), split in zip(crystals.structures, crystals.split, strict=True):
+        if split == "train" and len(numbers) <= 60 and 8 in numbers and np.isin(numbers, allowed).all():
+            chosen.append(Atoms(numbers, positions, cell=cell, pbc=pbc))
+    return chosen
+
+
+def host(rng: np.random.Generator, names: list[str], database: list[Atoms]) -> tuple[str, Atoms]:
     """Kind, one of these, and structure."""
-    weights = np.array([HOSTS[name][1] for name in names])
+    kinds = HOSTS | FURTHER | {DATABASE: (lambda draws: database[draws.integers(len(database))].copy(), 0.4)}
+    weights = np.array([kinds[name][1] for name in names])
     kind = names[rng.choice(len(names), p=weights / weights.sum())]
-    atoms = HOSTS[kind][0](rng)
+    atoms = kinds[kind][0](rng)
     if rng.random() < 0.35:
         return f"{kind}-defect", with_defect(atoms, rng)
     return kind, atoms
+
+
+def often_disturbed(atoms: Atoms, n: int, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """So many copies, strained and rattled more and less."""
+    for size in rng.uniform(0.3, 1.8, n):
+        yield "disturbed", disturbed(atoms, rng, size)
 
 
 def walk(atoms: Atoms, walker: str, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
@@ -272,9 +315,12 @@ def label_parser(description: str, *, data: str, kinds: Iterable[str], default: 
 
 
 def main() -> None:
-    parser = label_parser(__doc__ or "", data="teacher_frames", kinds=HOSTS, default=list(HOSTS), of="hosts")
+    parser = label_parser(
+        __doc__ or "", data="teacher_frames", kinds=[*HOSTS, *FURTHER, DATABASE], default=list(HOSTS), of="hosts"
+    )
     parser.add_argument("--walker", default="cathode-potential", help="a potential of this package")
     parser.add_argument("--n-hosts", type=int, default=1000)
+    parser.add_argument("--n-disturbed", type=int, default=0, help="disturbed copies of a host, in place of a walk")
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     file = chosen.output / "frames.extxyz"
@@ -286,6 +332,7 @@ def main() -> None:
     }
     excluded = held_out_formulas(chosen.data, [])
     done = {atoms.info["host"] for atoms in ase.io.read(file, ":")} if file.exists() else set()
+    database = database_hosts(chosen.data) if DATABASE in chosen.kinds else []
     teacher = potential(chosen.teacher)
     dropped: Counter[str] = Counter()
     for k in track(range(chosen.n_hosts), description="Labelling", console=Console(stderr=True)):
@@ -293,12 +340,13 @@ def main() -> None:
         if name in done:
             continue
         rng = np.random.default_rng((chosen.seed, k))
-        kind, atoms = host(rng, chosen.kinds)
+        kind, atoms = host(rng, chosen.kinds, database)
         if composition(atoms, lithium=False) in held_out or formula_hash(str(atoms.symbols)) in excluded:
             dropped["composition held out"] += 1
             continue
-        frames = []
-        for how, frame in walk(atoms, chosen.walker, rng):
+        frames, n = [], chosen.n_disturbed
+        met = often_disturbed(atoms, n, rng) if n else walk(atoms, chosen.walker, rng)
+        for how, frame in met:
             if validation_error(frame) is not None:
                 dropped["atoms too near"] += 1
                 continue
