@@ -55,8 +55,11 @@ def relax(
         bool, typer.Option("--resume", help="Keep what is in OUTPUT, and relax what is not, or failed.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; all cores for 8 structures and more by default.")
+        int | None, typer.Option(help="Processes; all cores for 8 structures and more by default, one with a GPU.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where the potential is evaluated: cpu, cuda, or auto for a GPU where torch finds one.")
+    ] = "cpu",
     reference: Annotated[
         str | None,
         typer.Option(
@@ -117,10 +120,12 @@ def relax(
         if resume and output is not None:  # of an earlier run, in a folder of structures
             files = [file for file in files if file.resolve() != output.resolve()]
         check_output(output, trajectory, paths, files)
-        learning = None
+        learning, device_name = None, "cpu"
         if reference is None:
             _refuse_unused(reference_settings, memory, max_force_std, max_calls)
         else:
+            if device != "cpu":
+                raise ValueError(f"--device {device}: with a reference the potential is evaluated on the CPU")
             learning = _learning(
                 reference, reference_settings, memory, None if model == "none" else model, settings,
                 max_force_std=max_force_std, max_calls=max_calls, workers=workers, output=output, resume=resume,
@@ -128,20 +133,21 @@ def relax(
         earlier = None
         if learning is None:
             ref = find_model(model)
-            potential = Potential(load_refs([ref])[0])
+            potential = Potential(load_refs([ref])[0], device=device)
+            device_name = str(potential.device)
             earlier = read_earlier(output, settings, potential.model) if resume and output is not None else None
         if earlier is not None and earlier.done:
             echo_note(f"{len(earlier.done)} structures are in {output} already")
         writer = RelaxWriter(output, as_json=as_json, trajectory=trajectory, earlier=earlier)
         if environment is not None:
-            write_environment(environment, engine="torch", device="cpu", seeds={})
+            write_environment(environment, engine="torch", device=device_name, seeds={})
     tally = _Tally(settings)
     try:
         records = (earlier or Earlier()).records(files)
         first = list(islice(records, MIN_PARALLEL))
         total = len(first) if len(first) < MIN_PARALLEL else None
         if learning is None:
-            rows = stream_relaxed(chain(first, records), ref, settings, workers=workers, total=total)
+            rows = stream_relaxed(chain(first, records), ref, settings, workers=workers, device=device, total=total)
         else:
             rows = stream_learned(chain(first, records), *learning, trajectory=bool(trajectory))
         with writer, warnings_as_lines(), closing(rows):

@@ -92,7 +92,7 @@ class CrystalGraph(NamedTuple):
 
 def crystal_index(graph: CrystalGraph) -> Tensor:
     """To which crystal each node belongs, shape (N,)."""
-    return torch.repeat_interleave(graph.n_nodes)
+    return torch.repeat_interleave(graph.n_nodes, output_size=len(graph.numbers))
 
 
 def n_atoms(graph: CrystalGraph) -> Tensor:

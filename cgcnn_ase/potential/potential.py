@@ -6,6 +6,7 @@ centre i to neighbour j, the force on an atom is :math:`\sum_j (g_{ij} - g_{ji})
 searched once and used again while atoms and cell move a little.
 """
 
+from copy import deepcopy
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from cgcnn_ase.core.arrays import Floats, Ints
 from cgcnn_ase.core.elements import check_numbers, symbols
 from cgcnn_ase.core.parallel import keep_freed_memory
-from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, composition, crystal_index, n_atoms
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, composition, crystal_index, n_atoms, to_device
 from cgcnn_ase.graphs.neighbors import search
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import better_potential, is_pretrained
@@ -163,6 +164,18 @@ class PotentialOutput(NamedTuple):
     members: MemberOutputs  # energies per atom of each member, eV/atom
 
 
+def checked_device(name: str) -> torch.device:
+    """The device of this name, ``"auto"`` a GPU where torch finds one; ValueError if it is not there."""
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if n_gpus else "cpu")
+    allowed = ["cpu", "auto", *(["cuda"] if n_gpus else []), *(f"cuda:{k}" for k in range(n_gpus))]
+    if name not in allowed:
+        found = "" if n_gpus else "; torch finds no GPU on this machine"
+        raise ValueError(f"device {name!r}: allowed here are {', '.join(allowed)}{found}")
+    return torch.device(name)
+
+
 class Potential:
     """A smooth model, ready to be differentiated.
 
@@ -172,16 +185,22 @@ class Potential:
         Of which ``is_potential`` is true; else a :class:`NotAPotentialError` is raised.
     engine
         See :func:`cgcnn_ase.nn.messages.build_edges`.
+    device
+        Where the network is evaluated: ``"cpu"``, ``"cuda"`` (or ``"cuda:1"``), or ``"auto"`` for a GPU where torch
+        finds one. A device that is not there is a ValueError.
     """
 
-    def __init__(self, model: CrystalModel, *, engine: Engine = "torch") -> None:
+    def __init__(self, model: CrystalModel, *, engine: Engine = "torch", device: str = "cpu") -> None:
         if not model.is_potential:
             raise NotAPotentialError(
                 f"the model {model.name!r} reads a graph of the nearest neighbours (rule {model.graph.rule!r}), whose "
                 "energy jumps when neighbours change places, so it has no forces; cathode-potential has"
             )
         keep_freed_memory()
-        self.model, self.engine = model.requires_grad_(False), engine
+        self.model, self.engine, self.device = model.requires_grad_(False), engine, checked_device(device)
+        # on a GPU a copy: the model itself stays where it is
+        on_cpu = self.device.type == "cpu"
+        self.networks = model.networks if on_cpu else [deepcopy(each).to(self.device) for each in model.networks]
 
     @cached_property
     def _is_pretrained(self) -> bool:
@@ -214,11 +233,25 @@ class Potential:
 
         Energies of atoms are summed in double precision, so that differences of large cells are not rounded.
         """
+        energies, atom_energies, on_atoms, variance, of_cell, values, embedding = (
+            each.cpu() for each in self._tensors(to_device(graph, self.device))
+        )
+        return PotentialOutput(
+            energies=energies.numpy(),
+            atom_energies=atom_energies.numpy(),
+            forces=on_atoms.numpy(),
+            forces_std=variance.sqrt().numpy(),
+            stress=of_cell.numpy(),
+            members=MemberOutputs(values, None, embedding),
+        )
+
+    def _tensors(self, graph: CrystalGraph) -> tuple[Tensor, ...]:
+        """The fields of :class:`PotentialOutput` on the device of the graph, the std squared, the members in two."""
         vectors = vectors_of(graph)
         scale, shift = self.model.scaler.std, self.model.scaler.mean
-        gradients = torch.zeros(len(vectors), 3, dtype=torch.float64)
+        gradients = vectors.new_zeros(len(vectors), 3, dtype=torch.float64)
         means, members, pooled, variances = [], [], [], []
-        for network in self.model.networks:
+        for network in self.networks:
             architecture = network.architecture
             assert isinstance(architecture, SmoothCGCNN)
             leaf = vectors.detach().to(network.head.out.weight.dtype).requires_grad_()
@@ -235,13 +268,14 @@ class Potential:
             variances.append((scale * architecture.force_error(h)[:, 0].exp()).double() ** 2)
         gradients *= scale / len(means)
         atom_energies = torch.stack(means).mean(dim=0)
-        return PotentialOutput(
-            energies=sum_by_crystal(graph, atom_energies).numpy(),
-            atom_energies=atom_energies.numpy(),
-            forces=forces(graph, gradients).numpy(),
-            forces_std=torch.stack(variances).mean(dim=0).sqrt().numpy(),
-            stress=stress(graph, gradients).numpy(),
-            members=MemberOutputs(torch.cat(members), None, pooled[0]),
+        return (
+            sum_by_crystal(graph, atom_energies),
+            atom_energies,
+            forces(graph, gradients),
+            torch.stack(variances).mean(dim=0),
+            stress(graph, gradients),
+            torch.cat(members),
+            pooled[0],
         )
 
     def calibrated(

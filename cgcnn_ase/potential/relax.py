@@ -15,7 +15,7 @@ from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry, batch, geomet
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import ModelRef, find_model, load_refs
 from cgcnn_ase.potential.minimizer import Minimizer, Point
-from cgcnn_ase.potential.potential import NeighborList, Potential
+from cgcnn_ase.potential.potential import NeighborList, Potential, checked_device
 from cgcnn_ase.potential.relax_results import Relaxed, RelaxOptions, RelaxResults
 from cgcnn_ase.structures import StructureRecord, read_structures
 from cgcnn_ase.structures.validation import validation_error
@@ -30,6 +30,8 @@ DEFAULT_POTENTIAL = "cathode-potential"
 MAX_EDGES = 8000
 # structures of a task for a worker, and those from which on there are workers
 CHUNK, MIN_PARALLEL = 16, 8
+# so many times as many edges and structures at once on a GPU
+MORE_ON_GPU = 40
 # a volume that changes by more than this factor has left all that the potential knows
 MAX_VOLUME_CHANGE = 2.5
 
@@ -44,6 +46,7 @@ def relax(
     keep_symmetry: bool = False,
     trajectory: bool = False,
     workers: int | None = None,
+    device: str = "cpu",
     progress: bool | None = None,
 ) -> RelaxResults:
     """Relax structures until no force is larger than ``fmax``.
@@ -65,7 +68,9 @@ def relax(
     trajectory
         Keep the structure, energy and forces of each step.
     workers
-        Processes; by default all cores for 8 structures and more.
+        Processes; by default all cores for 8 structures and more, and one with a GPU.
+    device
+        Where the potential is evaluated: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU where torch finds one.
     progress
         Whether to show a progress bar; by default where stderr is a terminal.
 
@@ -78,6 +83,8 @@ def relax(
     ------
     NotAPotentialError
         If the model has no forces.
+    ValueError
+        If there is no such device, or more than one process with a GPU.
 
     Notes
     -----
@@ -94,7 +101,7 @@ def relax(
     )
     ref = model if isinstance(model, CrystalModel) else find_model(model)
     records = list(read_structures(structures))
-    rows = stream_relaxed(iter(records), ref, settings, workers=workers, total=len(records))
+    rows = stream_relaxed(iter(records), ref, settings, workers=workers, device=device, total=len(records))
     return RelaxResults(list(with_progress(rows, "Relaxing", len(records), shown=progress)))
 
 
@@ -104,15 +111,21 @@ def stream_relaxed(
     settings: RelaxOptions,
     *,
     workers: int | None = None,
+    device: str = "cpu",
     total: int | None = None,
 ) -> Generator[Relaxed, None, None]:
     """As :func:`relax`, row by row in the order of the records, which are taken as they are needed."""
+    on_gpu = checked_device(device).type != "cpu"
+    if on_gpu and workers not in (None, 1):
+        raise ValueError(f"{workers} workers: one process relaxes all structures together on {device}")
+    if on_gpu:
+        workers = 1
     if workers is None:
         parallel = isinstance(model, ModelRef) and (total is None or total >= MIN_PARALLEL)
         workers = available_cores() if parallel else 1
     if workers == 1 or isinstance(model, CrystalModel):
-        potential = Potential(model if isinstance(model, CrystalModel) else load_refs([model])[0])
-        while chunk := list(islice(records, CHUNK)):
+        potential = Potential(model if isinstance(model, CrystalModel) else load_refs([model])[0], device=device)
+        while chunk := list(islice(records, CHUNK * (MORE_ON_GPU if on_gpu else 1))):
             yield from relax_chunk(chunk, potential, settings)
         return
     Potential(load_refs([model])[0])  # raises here, not in a worker
@@ -137,11 +150,12 @@ def _loaded(model: ModelRef) -> Potential:
 def relax_chunk(records: Sequence[StructureRecord], potential: Potential, settings: RelaxOptions) -> list[Relaxed]:
     """Relax some structures together: those that are done leave their place in the batch to the next."""
     rows: dict[int, Relaxed] = {}
+    most = MAX_EDGES * (1 if potential.device.type == "cpu" else MORE_ON_GPU)
     waiting = iter(enumerate(records))
     active: dict[int, _Run] = {}
     while True:
         n_edges = sum(run.n_edges for run in active.values())
-        while n_edges < MAX_EDGES and (entry := next(waiting, None)) is not None:
+        while n_edges < most and (entry := next(waiting, None)) is not None:
             k, record = entry
             try:
                 active[k] = _Run(record, potential, settings)
