@@ -64,6 +64,7 @@ SHARED = {
     "--preset": ("preset", ("preset", "by name")),
     "--val": ("val", ("validation",)),
     "--test": ("test", ("test",)),
+    "--second-opinion": ("second_opinion", ("another model",)),
     "--workers": ("workers", ("processes", "same time")),
     "--resume": ("resume", ("output",)),
     "--freeze": ("freeze", ("layers",)),
