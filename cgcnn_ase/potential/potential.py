@@ -171,8 +171,8 @@ def checked_device(name: str) -> torch.device:
         return torch.device("cuda" if n_gpus else "cpu")
     allowed = ["cpu", "auto", *(["cuda"] if n_gpus else []), *(f"cuda:{k}" for k in range(n_gpus))]
     if name not in allowed:
-        found = "" if n_gpus else "; torch finds no GPU on this machine"
-        raise ValueError(f"device {name!r}: allowed here are {', '.join(allowed)}{found}")
+        why = "" if n_gpus else "; torch finds no GPU on this machine"
+        raise ValueError(f"device {name!r}: allowed here are {', '.join(allowed)}{why}")
     return torch.device(name)
 
 
