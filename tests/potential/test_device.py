@@ -8,7 +8,6 @@ from ase.build import bulk
 
 from cgcnn_ase import load_model
 from cgcnn_ase.graphs.crystal_graph import geometry, to_device
-
 from cgcnn_ase.nn import messages
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.potential import NeighborList, Potential
