@@ -8,11 +8,10 @@
 The energy is Ewald's of the same charges in the same supercell; pymatgen orders it with the fast algorithm of its
 ``OrderDisorderedStructureTransformation``. Without --pymatgen it is not run.
 
-Layered oxides, spinels, olivines, garnets and argyrodites, with one to four mixed sites. The compositions of the first
-36 are published; the paper that reports each is named, and the comment above their list says which of these citations
-were looked up. Cell lengths are rounded and positions are those of the
-structure type: the files show what experimental ones look like and are no reference for the crystals. The others have
-compositions drawn with a fixed seed. Nothing in this list depends on the code that orders them.
+Layered oxides, spinels, olivines, garnets and argyrodites, with one to four mixed sites. The first 36 are published:
+``disordered_published.yaml`` names the paper of each, and what its text states. Cell lengths are rounded and positions
+are those of the structure type: the files show what experimental ones look like and are no reference for the crystals.
+The others have compositions drawn with a fixed seed. Nothing in this list depends on the code that orders them.
 """
 
 import csv
@@ -29,6 +28,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from _report import Table, machine, parser
 from _structures import echo_stderr
 from ase.cell import Cell
@@ -67,6 +67,7 @@ class DisorderedFile:
     prototype: str
     occupancies: Mapping[str, Occupancies]
     source: str = ""  # the paper; empty where the composition was drawn
+    checked: str = ""  # what its text was seen to state; see the YAML file
     charges: Mapping[str, str] | None = None  # written behind each element where the file states them
 
     @property
@@ -114,6 +115,13 @@ PROTOTYPES = {
         },
     ),
     "garnet": Prototype("garnet", "I a -3 d", _cubic(12.95), _GARNET_SITES),
+    "silicate-garnet": Prototype(
+        "garnet", "I a -3 d", _cubic(11.56),
+        {
+            "X": ("Mg", (0.125, 0, 0.25)), "Y": ("Al", (0, 0, 0)), "Si": ("Si", (0.375, 0, 0.25)),
+            "O": ("O", (0.0329, 0.0502, 0.6533)),
+        },
+    ),
     "argyrodite": Prototype(
         "argyrodite", "F -4 3 m", _cubic(9.86),
         {
@@ -125,80 +133,8 @@ PROTOTYPES = {
 
 _NCM = {"Li": "1+", "Na": "1+", "Ni": "3+", "Co": "3+", "Mn": "4+", "O": "2-"}
 
-#: published compositions: name, prototype, occupancies, paper. Looked up in stored web pages on 2026-11-30: title,
-#: journal, volume and page of Rougier 1996 (and its composition, Li0.98Ni1.02O2), of Yabuuchi 2012 (of the P2 phase;
-#: its abstract does not name O3-NaFe0.5Mn0.5O2) and of Kraft 2018. The other papers were not found there: their
-#: citations, and all occupancies but the one named, are written from memory and not verified
-_PUBLISHED: tuple[tuple[str, str, dict[str, Occupancies], str], ...] = (
-    ("LiNiO2_excess", "O3", {"Li": {"Li": 0.98, "Ni": 0.02}},
-     "Rougier, Gravereau, Delmas, J. Electrochem. Soc. 143, 1168 (1996)"),
-    ("NCM333", "O3", {"Li": {"Li": 0.976, "Ni": 0.024}, "M": {"Ni": 0.309, "Li": 0.024, "Co": 0.333, "Mn": 0.334}},
-     "Whitfield et al., Solid State Ionics 176, 463 (2005)"),
-    ("NCM523", "O3", {"Li": {"Li": 0.965, "Ni": 0.035}, "M": {"Ni": 0.465, "Li": 0.035, "Co": 0.2, "Mn": 0.3}},
-     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
-    ("NCM622", "O3", {"Li": {"Li": 0.96, "Ni": 0.04}, "M": {"Ni": 0.56, "Li": 0.04, "Co": 0.2, "Mn": 0.2}},
-     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
-    ("NCM811", "O3", {"Li": {"Li": 0.955, "Ni": 0.045}, "M": {"Ni": 0.755, "Li": 0.045, "Co": 0.1, "Mn": 0.1}},
-     "Noh, Youn, Yoon, Sun, J. Power Sources 233, 121 (2013)"),
-    ("NCA", "O3", {"Li": {"Li": 0.99, "Ni": 0.01}, "M": {"Ni": 0.8, "Co": 0.15, "Al": 0.05}},
-     "Guilmard, Rougier, Grune, Croguennec, Delmas, J. Power Sources 115, 305 (2003)"),
-    ("LiNi07Co015Al015O2", "O3", {"Li": {"Li": 0.99, "Ni": 0.01}, "M": {"Ni": 0.7, "Co": 0.15, "Al": 0.15}},
-     "Guilmard, Croguennec, Denux, Delmas, Chem. Mater. 15, 4476 (2003)"),
-    ("LiNi05Mn05O2", "O3", {"Li": {"Li": 0.91, "Ni": 0.09}, "M": {"Ni": 0.41, "Li": 0.09, "Mn": 0.5}},
-     "Kobayashi et al., J. Mater. Chem. 13, 590 (2003)"),
-    ("LiNi05Mn05O2_exchanged", "O3", {"Li": {"Li": 0.957, "Ni": 0.043}, "M": {"Ni": 0.457, "Li": 0.043, "Mn": 0.5}},
-     "Kang, Meng, Breger, Grey, Ceder, Science 311, 977 (2006)"),
-    ("LiNi08Co02O2", "O3", {"M": {"Ni": 0.8, "Co": 0.2}},
-     "Delmas, Saadoune, Rougier, J. Power Sources 43-44, 595 (1993)"),
-    ("Li12Mn054Ni013Co013O2", "O3", {"M": {"Li": 0.2, "Ni": 0.133, "Co": 0.133, "Mn": 0.534}},
-     "Thackeray et al., J. Mater. Chem. 17, 3112 (2007)"),
-    ("O3-NaNi05Mn05O2", "O3-Na", {"M": {"Ni": 0.5, "Mn": 0.5}}, "Komaba et al., Inorg. Chem. 51, 6211 (2012)"),
-    ("O3-NaFe05Mn05O2", "O3-Na", {"M": {"Fe": 0.5, "Mn": 0.5}}, "Yabuuchi et al., Nature Mater. 11, 512 (2012)"),
-    ("P2-Na067Fe05Mn05O2", "P2", {"Naf": {"Na": 0.25}, "Nae": {"Na": 0.42}, "M": {"Fe": 0.5, "Mn": 0.5}},
-     "Yabuuchi et al., Nature Mater. 11, 512 (2012)"),
-    ("P2-Na067Ni033Mn067O2", "P2", {"Naf": {"Na": 0.25}, "Nae": {"Na": 0.42}, "M": {"Ni": 0.333, "Mn": 0.667}},
-     "Lu, Dahn, J. Electrochem. Soc. 148, A1225 (2001)"),
-    ("P2-Na074CoO2", "P2", {"Naf": {"Na": 0.21}, "Nae": {"Na": 0.53}, "M": {"Co": 1}},
-     "Balsys, Davis, Solid State Ionics 93, 279 (1996)"),
-    ("LiNi05Mn15O4", "spinel", {"B": {"Ni": 0.25, "Mn": 0.75}},
-     "Zhong, Bonakdarpour, Zhang, Gao, Dahn, J. Electrochem. Soc. 144, 205 (1997)"),
-    ("Li11Mn19O4", "spinel", {"B": {"Li": 0.05, "Mn": 0.95}},
-     "Gummow, de Kock, Thackeray, Solid State Ionics 69, 59 (1994)"),
-    ("LiCr05Mn15O4", "spinel", {"B": {"Cr": 0.25, "Mn": 0.75}},
-     "Sigala, Guyomard, Verbaere, Piffard, Tournoux, Solid State Ionics 81, 167 (1995)"),
-    ("Li4Ti5O12", "spinel", {"B": {"Li": 0.167, "Ti": 0.833}},
-     "Ohzuku, Ueda, Yamamoto, J. Electrochem. Soc. 142, 1431 (1995)"),
-    ("LiCoMnO4", "spinel", {"B": {"Co": 0.5, "Mn": 0.5}},
-     "Kawai, Nagata, Tukamoto, West, Electrochem. Solid-State Lett. 1, 212 (1998)"),
-    ("MgAl2O4_inverted", "spinel", {"A": {"Mg": 0.78, "Al": 0.22}, "B": {"Al": 0.89, "Mg": 0.11}},
-     "Peterson, Lager, Hitterman, Am. Mineral. 76, 1455 (1991)"),
-    ("LiFe05Mn05PO4", "olivine", {"M2": {"Fe": 0.5, "Mn": 0.5}},
-     "Yamada, Chung, J. Electrochem. Soc. 148, A960 (2001)"),
-    ("LiFePO4_antisite", "olivine", {"M1": {"Li": 0.93, "Fe": 0.07}, "M2": {"Fe": 0.93, "Li": 0.07}},
-     "Yang, Song, Zavalij, Whittingham, Electrochem. Commun. 4, 239 (2002)"),
-    ("Li06FePO4", "olivine", {"M1": {"Li": 0.6}},
-     "Delacourt, Poizot, Tarascon, Masquelier, Nature Mater. 4, 254 (2005)"),
-    ("hortonolite", "olivine", {"M1": {"Mg": 0.4, "Fe": 0.6}, "M2": {"Mg": 0.45, "Fe": 0.55}, "P": {"Si": 1}},
-     "Smyth, Hazen, Am. Mineral. 58, 588 (1973)"),
-    ("Li7La3Zr2O12", "garnet", {"Li1": {"Li": 0.94}, "Li2": {"Li": 0.349}}, "Awaka et al., Chem. Lett. 40, 60 (2011)"),
-    ("Li64Al02La3Zr2O12", "garnet", {"Li1": {"Li": 0.6, "Al": 0.067}, "Li2": {"Li": 0.383}},
-     "Geiger et al., Inorg. Chem. 50, 1089 (2011)"),
-    ("Li5La3Ta2O12", "garnet", {"Li1": {"Li": 0.802}, "Li2": {"Li": 0.216}, "Zr": {"Ta": 1}},
-     "Cussen, Chem. Commun. 412 (2006)"),
-    ("Li6BaLa2Ta2O12", "garnet", {"Li1": {"Li": 0.62}, "Li2": {"Li": 0.345}, "La": {"La": 0.667, "Ba": 0.333},
-     "Zr": {"Ta": 1}}, "Thangadurai, Weppner, Adv. Funct. Mater. 15, 107 (2005)"),
-    ("Li65La3Zr15Ta05O12", "garnet", {"Li1": {"Li": 0.54}, "Li2": {"Li": 0.407}, "Zr": {"Zr": 0.75, "Ta": 0.25}},
-     "Logeat et al., Solid State Ionics 206, 33 (2012)"),
-    ("Li6PS5Cl", "argyrodite", {"Li": {"Li": 0.5}, "S2": {"S": 0.385, "Cl": 0.615}, "X": {"Cl": 0.385, "S": 0.615}},
-     "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
-    ("Li6PS5Br", "argyrodite", {"Li": {"Li": 0.5}, "S2": {"S": 0.775, "Br": 0.225}, "X": {"Br": 0.775, "S": 0.225}},
-     "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
-    ("Li6PS5I", "argyrodite", {"Li": {"Li": 0.5}, "X": {"I": 1}}, "Kraft et al., J. Am. Chem. Soc. 139, 10909 (2017)"),
-    ("Li55PS45Cl15", "argyrodite", {"Li": {"Li": 0.458}, "S2": {"S": 0.33, "Cl": 0.67}, "X": {"Cl": 0.83, "S": 0.17}},
-     "Adeli et al., Angew. Chem. Int. Ed. 58, 8681 (2019)"),
-    ("Li66P04Ge06S5I", "argyrodite", {"Li": {"Li": 0.55}, "P": {"P": 0.4, "Ge": 0.6}, "X": {"I": 1}},
-     "Kraft et al., J. Am. Chem. Soc. 140, 16330 (2018)"),
-)  # fmt: skip
+#: name, prototype, occupancies and paper of each published crystal, and what of it was compared with the paper's text
+PUBLISHED = Path(__file__).with_name("disordered_published.yaml")
 
 #: what may share each site of the files that are drawn: the main occupant, others, and the most that may be empty
 _DRAWN: tuple[tuple[str, int, dict[str, tuple[str, tuple[str, ...], float]]], ...] = (
@@ -219,8 +155,8 @@ _DRAWN: tuple[tuple[str, int, dict[str, tuple[str, tuple[str, ...], float]]], ..
 def disordered_files() -> list[DisorderedFile]:
     """All 100, the published ones first."""
     published = [
-        DisorderedFile(name, prototype, occupancies, source, _NCM if k % 3 == 2 and prototype[0] == "O" else None)
-        for k, (name, prototype, occupancies, source) in enumerate(_PUBLISHED)
+        DisorderedFile(**entry, charges=_NCM if k % 3 == 2 and entry["prototype"][0] == "O" else None)
+        for k, entry in enumerate(yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")))
     ]
     return [*published, *_drawn()]
 
@@ -283,14 +219,22 @@ def write_files(folder: Path) -> list[Path]:
 def write_list() -> None:
     """The list, as CSV on stdout."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["name", "family", "prototype", "mixed_sites", "occupancies", "source"])
+    rows.writerow(["name", "family", "prototype", "mixed_sites", "occupancies", "source", "checked"])
     for file in disordered_files():
         sites = "; ".join(
             f"{site}: {' '.join(f'{element}{occupancy:g}' for element, occupancy in species.items())}"
             for site, species in file.occupancies.items()
         )
         rows.writerow(
-            [file.name, PROTOTYPES[file.prototype].family, file.prototype, file.n_mixed, sites, file.source or "drawn"]
+            [
+                file.name,
+                PROTOTYPES[file.prototype].family,
+                file.prototype,
+                file.n_mixed,
+                sites,
+                file.source or "drawn",
+                file.checked,
+            ]
         )
 
 
