@@ -12,8 +12,7 @@ from aiida.engine import run_get_node
 
 from aiida_plugin.data.labels import scheme_of
 from aiida_plugin.data.structures import StructureSetData
-from aiida_plugin.engines.base import engine
-from aiida_plugin.engines.inputs import Run
+from aiida_plugin.engines.base import Run, engine
 from aiida_plugin.engines.protocol import resolve
 from aiida_plugin.engines.pseudopotentials import install_pseudos, scalar_relativistic
 from aiida_plugin.workflows.label import LabelWorkChain
