@@ -48,6 +48,8 @@ def optimize(
         _show(result)
     _draw(result)
     echo_note(f"{result.stopped}; every evaluation is in {output / 'log.csv'}; oracle: {result.oracle['what']}")
+    for reason, n in _unrelaxed(result).items():
+        echo_note(f"{n} cells were evaluated as they are built: {reason}")
     failed = result.failed
     for record in failed[:_NAMED]:
         echo_stderr(f"evaluation {record.index} failed ({record.key}): {record.reason}")
@@ -55,6 +57,17 @@ def optimize(
         echo_stderr(f"... and {len(failed) - _NAMED} more")
     if failed:
         raise typer.Exit(1)
+
+
+def _unrelaxed(result: "OptimisationResult") -> dict[str, int]:
+    """Count the cells that were not relaxed though others may have been, by the reason."""
+    from collections import Counter
+
+    from cgcnn_ase.optimization.oracles.calculators import UNRELAXED
+
+    cells = [cell for record in result.records for cell in record.cells.values()]
+    notes = [cell["info"].get("relaxation") for cell in cells if "info" in cell]
+    return dict(Counter(str(note[UNRELAXED]) for note in notes if isinstance(note, dict) and UNRELAXED in note))
 
 
 def _draw(result: "OptimisationResult") -> None:

@@ -13,7 +13,7 @@ from cgcnn_ase.core.settings import Positive, Settings, parse_settings
 from cgcnn_ase.core.yaml_settings import read_yaml
 from cgcnn_ase.optimization.acquisition import ACQUISITIONS
 from cgcnn_ase.optimization.engine import ENGINES
-from cgcnn_ase.optimization.objectives import ALIASES, OF_HULL, P_STABLE, WITHIN, GoalKind, Objective
+from cgcnn_ase.optimization.objectives import ALIASES, OF_ENERGIES, OF_HULL, P_STABLE, WITHIN, GoalKind, Objective
 from cgcnn_ase.optimization.oracles.base import ORACLES, Oracle, OracleError, OracleRecipe
 from cgcnn_ase.optimization.oracles.calculators import CandidateRelaxer, beside
 from cgcnn_ase.optimization.oracles.python_function import load_named
@@ -130,12 +130,25 @@ class CandidateRelaxation(Settings):
     fmax: Positive = 0.05  # largest force that may remain, eV/Å
     steps: Count = 500  # more are a failure
     fixed_cell: bool = False
+    # a candidate with elements that the potential has not learned: relaxed nevertheless, or evaluated as it is built
+    unknown_elements: Literal["relax", "keep"] = "relax"
 
     def build(self, folder: Path) -> CandidateRelaxer:
         """Return what relaxes; a ValueError if the model has no forces."""
         return CandidateRelaxer(
-            beside(self.model, folder), fmax=self.fmax, max_steps=self.steps, with_cell=not self.fixed_cell
-        )
+            beside(self.model, folder), fmax=self.fmax, max_steps=self.steps, with_cell=not self.fixed_cell,
+            keeps_unknown=self.unknown_elements == "keep",
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, object]:
+        """Return plain values; runs of earlier versions, which relaxed all elements, are still resumed."""
+        return self.model_dump(exclude={"unknown_elements"} if self.unknown_elements == "relax" else None)
+
+
+# of the cells that a host is made into, where an objective is an energy and nothing else is said
+DEFAULT_RELAXATION = CandidateRelaxation(unknown_elements="keep")
+# oracles that do not compute energies from a structure
+_NOT_OF_STRUCTURES = ("callable", "table")
 
 
 class SurrogateSettings(Settings):
@@ -173,7 +186,8 @@ class OptimisationConfig(Settings):
     # what chooses the points after the initial ones: ``native``, or ``skopt`` (scikit-optimize)
     engine: Annotated[str, AfterValidator(ENGINES.check)] = "native"
     budget: BudgetSettings
-    relax: CandidateRelaxation | None = None  # before a candidate is evaluated; None: as it is built
+    # before a candidate is evaluated; False: as it is built; None: :data:`DEFAULT_RELAXATION` where energies decide
+    relax: CandidateRelaxation | Literal[False] | None = None
     labels: str | None = None  # CSV of values that are known already, with error bars
     seed: NotNegative = 0
 
@@ -200,15 +214,32 @@ class OptimisationConfig(Settings):
             raise ValueError(f"objectives: {', '.join(twice)} is there twice")
         if self.surrogate.kind == "gp" and self.surrogate.model is not None:
             raise ValueError("surrogate.model is for the kinds network and stacked: gp has no model")
-        if self.relax is not None and self.space.host is None and self.space.structure is None:
+        if self.relax and self.space.host is None and self.space.structure is None:
             raise ValueError("relax is of structures, and the space makes none: give space.host or space.structure")
         return self
+
+    @property
+    def relaxation(self) -> CandidateRelaxation | None:
+        """How candidates are relaxed; None where they are evaluated as they are built.
+
+        By default cells of a host are, where an objective is an energy and the oracle neither relaxes by itself nor
+        takes no energy from a structure: energies of cells as they are built mislead.
+        """
+        if self.relax is not None:
+            return self.relax or None
+        names = {ALIASES.get(one.name, one.name) for one in self.objectives}
+        relaxes = (self.oracle.model_extra or {}).get("relax")
+        if self.space.host is None or not names & OF_ENERGIES or relaxes or self.oracle.name in _NOT_OF_STRUCTURES:
+            return None
+        return DEFAULT_RELAXATION
 
     def as_dict(self, folder: Path) -> dict[str, object]:
         """Return plain values, complete, with the sha256 of the labels: two equal ones are the same run."""
         # earlier versions had no engine, no relaxation and no competing phases, and their runs are still resumed
-        new = {"engine": self.engine == "native", "relax": self.relax is None}
-        values: dict[str, Any] = self.model_dump(mode="json", exclude={name for name, unset in new.items() if unset})
+        new = {"engine"} if self.engine == "native" else set()
+        values: dict[str, Any] = self.model_dump(mode="json", exclude={"relax", *new})
+        if self.relaxation is not None:
+            values["relax"] = self.relaxation.describe()
         for one in values["objectives"]:
             for name in ("entries", "within"):
                 if one[name] is None:
@@ -259,7 +290,8 @@ def build_problem(config: OptimisationConfig, oracle: Oracle, folder: Path) -> P
     objectives = tuple(one.objective(mixed, folder) for one in config.objectives)
     for objective in objectives:
         _check_objective(objective, space)
-    relaxer = None if config.relax is None else config.relax.build(folder)
+    relaxation = config.relaxation
+    relaxer = None if relaxation is None else relaxation.build(folder)
     return Problem(space, make_structure, objectives, _candidates(space, oracle), relaxer)
 
 

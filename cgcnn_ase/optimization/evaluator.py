@@ -24,7 +24,7 @@ from cgcnn_ase.optimization.oracles.base import (
     OracleReply,
     evaluate_checked,
 )
-from cgcnn_ase.optimization.oracles.calculators import ModelOracle, StabilityOracle
+from cgcnn_ase.optimization.oracles.calculators import UNRELAXED, ModelOracle, StabilityOracle
 from cgcnn_ase.optimization.space.variables import Point
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class Evaluator:
         description = self.guard.oracle.describe()
         if (relaxer := self.problem.relaxer) is not None:
             of_relaxer = relaxer.describe()
-            what = f"{description['what']}, of structures relaxed by {of_relaxer['model']}"
+            where = " where it knows their elements" if relaxer.keeps_unknown else ""
+            what = f"{description['what']}, of structures relaxed by {of_relaxer['model']}{where}"
             description |= {"what": what, "relaxed_by": of_relaxer}
         for objective in self.problem.objectives:
             if objective.name == ABOVE_HULL and objective.model is None:
@@ -172,8 +173,20 @@ class Evaluator:
             if isinstance(known, str):
                 raise OracleError(known if name == OWN_CELL else f"the cell it is compared with ({name}): {known}")
             cells[name] = EvaluatedCell(cell, self.problem.structure(cell), known)
+        check_relaxed_alike(cells)
         oracle = self.guard.oracle
         return objective.value(cells, oracle.references, getattr(oracle, "scale", None))
+
+
+def check_relaxed_alike(cells: Mapping[str, EvaluatedCell]) -> None:
+    """Raise an OracleError where energies of relaxed cells and of others would be compared."""
+    infos = [cell.evaluation.info.get("relaxation") for cell in cells.values()]
+    notes = [info.get(UNRELAXED) if isinstance(info, Mapping) else None for info in infos]
+    if any(notes) and not all(notes):
+        raise OracleError(
+            f"some of the cells that are compared are not relaxed: {next(note for note in notes if note)}; set "
+            "`relax: false`, or another potential"
+        )
 
 
 def _models_of(objectives: Sequence[Objective]) -> dict[str, Oracle]:

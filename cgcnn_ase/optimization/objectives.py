@@ -47,6 +47,10 @@ OBJECTIVE_UNITS = {
 # what a model's stability gives, against competing phases
 ABOVE_HULL, P_STABLE = "e_above_hull", "p_stable"
 OF_HULL = (ABOVE_HULL, P_STABLE)
+# objectives that are computed from energies
+OF_ENERGIES = frozenset((
+    "energy_per_atom", "formation_energy_per_atom", "mixing_energy_per_atom", "energy_above_hull", *OF_HULL, "voltage",
+))  # fmt: skip
 # distance above the hull up to which a crystal counts as stable, eV/atom
 WITHIN = 0.05
 # what the point itself is called among the cells of an objective

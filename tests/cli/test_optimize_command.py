@@ -120,6 +120,9 @@ def test_the_example_with_chgnet(cgcnn_ase, tmp_path):
     ran = cgcnn_ase("optimize", tmp_path / "c.yaml", "--output", tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
-    assert report["oracle"]["what"] == "CHGNet 0.4.2, a machine-learned potential, not DFT"
+    assert report["oracle"]["what"] == (
+        "CHGNet 0.4.2, a machine-learned potential, not DFT, of structures relaxed by cathode-potential where it knows "
+        "their elements"
+    )
     assert -0.2 < report["best"]["values"]["mixing_energy_per_atom"] <= 0.01
     assert "not DFT" in (tmp_path / "run" / "log.csv").read_text().splitlines()[1]

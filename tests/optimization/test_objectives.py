@@ -162,6 +162,7 @@ def test_a_run_has_the_rows_of_stability(entries, small_model, tmp_path, monkeyp
         "objectives": [{"name": "e_above_hull", **of_hull}, {"name": "p_stable", "within": 0.1, **of_hull}],
         "oracle": {"name": "model", "model": str(small_model)},
         "budget": {"evaluations": 5, "initial": 3},
+        "relax": False,
     }
     result = optimise(config, tmp_path / "run", folder=tmp_path)
     assert [record.status for record in result.records] == ["done"] * 5

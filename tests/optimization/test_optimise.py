@@ -346,7 +346,7 @@ def test_cells_side_by_side_count_their_time_once(folder, monkeypatch):
             "variables": {"ni_content": [0.3, 0.7], "co_content": [0.3, 0.7], "mn_content": [0, 0.4]},
         },
         "objectives": "mixing_energy_per_atom", "oracle": {"name": "chgnet"},
-        "budget": {"evaluations": 1, "initial": 1},
+        "budget": {"evaluations": 1, "initial": 1}, "relax": False,
     }  # fmt: skip
     oracle = Together()
     (record,) = optimise(config, folder / "run", folder=folder, oracle=oracle).records

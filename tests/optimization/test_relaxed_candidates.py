@@ -9,10 +9,14 @@ from ase.build import bulk
 from ase.optimize import BFGS
 
 from cgcnn_ase import CGCNNCalculator
+from cgcnn_ase.core.settings import parse_settings
 from cgcnn_ase.models.checkpoint import save_model
 from cgcnn_ase.models.registry import load_model
+from cgcnn_ase.optimization.config import DEFAULT_RELAXATION, OptimisationConfig
+from cgcnn_ase.optimization.evaluator import check_relaxed_alike
 from cgcnn_ase.optimization.loop import optimise
-from cgcnn_ase.optimization.oracles import OracleError, make_oracle
+from cgcnn_ase.optimization.objectives import EvaluatedCell
+from cgcnn_ase.optimization.oracles import Evaluation, OracleError, make_oracle
 
 from ..potential.conftest import random_potential
 
@@ -95,7 +99,7 @@ def test_metals_of_another_scale_are_not_among_the_references(files):
     completed = make_oracle("potential", {"model": "potential", "references": {"Ni": -3.0}}, folder=files)
     assert completed.references["Ni"] == -3.0
     config = settings(
-        space={"variables": {"li_vacancy_ratio": [0.0, 0.5]}, "host": "LiNiO2", "supercell": 1}, relax=None,
+        space={"variables": {"li_vacancy_ratio": [0.0, 0.5]}, "host": "LiNiO2", "supercell": 1}, relax=False,
         objectives="formation_energy_per_atom", budget={"evaluations": 1, "initial": 1},
     )  # fmt: skip
     (failed,) = optimise(config, files / "scales", folder=files).failed
@@ -142,13 +146,85 @@ def test_another_oracle_is_given_the_relaxed_structure_with_its_cell(files):
     few = {"evaluations": 2, "initial": 2}
     relaxed = optimise(settings(oracle=oracle, objectives="largest_force", budget=few), files / "a", folder=files)
     assert all(record.values["largest_force"] <= 0.00501 for record in relaxed.known)
-    plain = optimise(settings(oracle=oracle, objectives="largest_force", budget=few, relax=None), files / "b",
+    plain = optimise(settings(oracle=oracle, objectives="largest_force", budget=few, relax=False), files / "b",
                      folder=files)  # fmt: skip
     assert all(record.values["largest_force"] > 0.01 for record in plain.known)
     assert "relax" not in yaml.safe_load((files / "b" / "config.yaml").read_text())
     with_cell = {"model": "potential", "fmax": 0.002}
     moved = optimise(settings(oracle=oracle, objectives="a", budget=few, relax=with_cell), files / "c", folder=files)
     assert all(abs(record.values["a"] - 5.0 - 0.3 * record.point["x"]) > 1e-3 for record in moved.known)
+
+
+def of_host(**changes):
+    """One cell of a host, with nothing said of its relaxation."""
+    return {
+        "space": {"variables": {"li_vacancy_ratio": [0.3, 0.4]}, "host": "LiNiO2", "supercell": 1},
+        "objectives": "energy_per_atom",
+        "oracle": {"name": "chgnet"},
+        "budget": {"evaluations": 1, "initial": 1},
+    } | changes
+
+
+class KeepsCells:
+    """An oracle that keeps what it is given."""
+
+    name, references = "given", None
+
+    def __init__(self):
+        self.cells = []
+
+    def describe(self):
+        return {"name": self.name, "what": "what is given"}
+
+    def evaluate(self, point, atoms):
+        del point
+        self.cells.append(atoms.copy())
+        return Evaluation({"energy": -float(len(atoms)), "formation_energy_per_atom": -1.0, "a": 1.0}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_relaxed"),
+    [
+        ({}, True),
+        ({"relax": False}, False),
+        ({"objectives": "a"}, False),
+        ({"oracle": {"name": "table", "file": "none.csv"}}, False),
+        ({"oracle": {"name": "chgnet", "relax": {"fmax": 0.1}}}, False),
+        ({"space": {"variables": {"x": {"low": 0.0, "high": 1.0}}, "structure": "code.py:structure"}}, False),
+    ],
+)
+def test_cells_of_a_host_are_relaxed_by_default_where_energies_decide(changes, is_relaxed, files):
+    config = parse_settings(OptimisationConfig, of_host(**changes))
+    assert (config.relaxation == DEFAULT_RELAXATION) == is_relaxed
+    assert ("relax" in config.as_dict(files)) == is_relaxed
+
+
+def test_what_the_oracle_is_given_by_default(files):
+    """The host as the potential of the package relaxes it; where it has not learned an element, as it is built."""
+    oracle = KeepsCells()
+    result = optimise(of_host(), files / "default", folder=files, oracle=oracle)
+    (cell,) = result.known[0].cells.values()
+    assert cell["info"]["relaxation"]["steps"] > 0
+    assert result.oracle["what"].endswith("of structures relaxed by cathode-potential where it knows their elements")
+    oracle.cells[0].calc = CGCNNCalculator("cathode-potential")
+    assert np.linalg.norm(oracle.cells[0].get_forces(), axis=1).max() <= 0.051
+    relaxer = DEFAULT_RELAXATION.build(files)
+    caesium = bulk("CsCl", "cesiumchloride", a=4.1)
+    kept, note = relaxer(caesium)
+    assert kept is caesium
+    assert note == {"model": "cathode-potential", "unrelaxed": "cathode-potential has not learned Cl, Cs"}
+
+
+def test_relaxed_cells_are_not_compared_with_others(files):
+    """A voltage, of whose cells the potential relaxes one alone."""
+    full = EvaluatedCell({}, None, Evaluation({}, {}, {"relaxation": {"model": "p", "steps": 3}}))
+    other = EvaluatedCell(
+        {}, None, Evaluation({}, {}, {"relaxation": {"model": "p", "unrelaxed": "p has not learned Xe"}})
+    )
+    check_relaxed_alike({"lithiated": full, "itself": full})
+    check_relaxed_alike({"lithiated": other, "itself": other})
+    with pytest.raises(OracleError, match="some of the cells that are compared are not relaxed: p has not learned Xe"):
+        check_relaxed_alike({"lithiated": full, "itself": other})
 
 
 def test_a_candidate_that_does_not_end_is_a_failure_with_its_reason(files):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cgcnn_ase.energies.interface import EnergyModel
 
 
+# why a candidate was evaluated as it is built, in what is kept of its relaxation
+UNRELAXED = "unrelaxed"
+
+
 class OracleRelaxation(Settings):
     """Relax the positions, in the fixed cell unless it is to move, too; ASE's calculators by FIRE."""
 
@@ -119,14 +123,19 @@ class CandidateRelaxer:
         A potential: see :func:`cgcnn_ase.energies.energy_model.as_energy_model`; a ValueError if it has no forces.
     fmax, max_steps, with_cell
         See :func:`cgcnn_ase.energies.relaxation.relax_cells`.
+    keeps_unknown
+        Whether a structure with an element that a potential of this package has not learned stays as it is.
     """
 
-    def __init__(self, model: str, *, fmax: float, max_steps: int, with_cell: bool) -> None:
+    def __init__(
+        self, model: str, *, fmax: float, max_steps: int, with_cell: bool, keeps_unknown: bool = False
+    ) -> None:
         from cgcnn_ase.energies.energy_model import as_energy_model
         from cgcnn_ase.energies.relaxation import check_forces
 
         self._model, self._fmax, self._max_steps, self._with_cell = as_energy_model(model), fmax, max_steps, with_cell
         check_forces(self._model, stress=with_cell)
+        self.keeps_unknown = keeps_unknown
 
     def describe(self) -> dict[str, object]:
         """Return the potential's name and sha256."""
@@ -136,15 +145,32 @@ class CandidateRelaxer:
         return name | ({"sha256": self._model.model.sha256} if isinstance(self._model, GraphEnergy) else {})
 
     def __call__(self, atoms: "Atoms") -> "tuple[Atoms, dict[str, object]]":
-        """Return the relaxed structure and its steps; an :class:`OracleError` where the relaxation does not end."""
+        """Return the relaxed structure and its steps; an :class:`OracleError` where the relaxation does not end.
+
+        Of one that stays as it is, why, as ``unrelaxed``.
+        """
         from cgcnn_ase.energies.relaxation import relax_cells
 
+        if self.keeps_unknown and (unseen := self._unseen(atoms)):
+            return atoms, {"model": self._model.name, UNRELAXED: f"{self._model.name} has not learned {unseen}"}
         (cell,) = relax_cells(
             [atoms], self._model, fmax=self._fmax, max_steps=self._max_steps, with_cell=self._with_cell
         )
         if cell.problem:
             raise OracleError(f"relaxation by {self._model.name}: {cell.problem}")
         return cell.atoms, {"model": self._model.name, "steps": cell.steps}
+
+    def _unseen(self, atoms: "Atoms") -> str:
+        """Name the elements that the potential has not learned, as far as it says which it has."""
+        from cgcnn_ase.energies.energy_model import GraphEnergy
+
+        calibration = self._model.model.calibration if isinstance(self._model, GraphEnergy) else None
+        if calibration is None or calibration.domain is None:
+            return ""
+        known = calibration.domain.elements
+        return ", ".join(
+            sorted({symbol for symbol, z in zip(atoms.symbols, atoms.numbers.tolist(), strict=True) if z not in known})
+        )
 
 
 def chgnet_oracle(options: Mapping[str, object], *, folder: Path) -> EnergyOracle:
