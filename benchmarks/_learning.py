@@ -34,7 +34,7 @@ builder = WorkflowFactory("cgcnn.active_learning").get_builder_from_protocol(
     orm.load_code("cgcnn-ase"),
     DataFactory("cgcnn.model").get_or_create(MODEL),
     orm.load_code("python"),
-    candidates=alloys, budget={"rounds": 2}, selection={"take": {"lcb": 2}},
+    candidates=alloys, budget={"rounds": 2}, selection={"take": {"lcb": 2}}, relax=False,
     finetune={"overrides": {"recipe": {"epochs": 2, "engine": "torch"}}}, **emt,
 )
 print("PK", submit(builder).pk)

@@ -60,7 +60,7 @@ def inside(result: Path) -> None:
     model = DataFactory("cgcnn.model").get_or_create("formation-energy-per-atom")
     builder = WorkflowFactory("cgcnn.active_learning").get_builder_from_protocol(
         load_code("cgcnn-ase"), model, load_code("python"), candidates=structures, engine="gpaw", protocol="fast",
-        references=True, budget={"rounds": ROUNDS}, selection={"take": {"lcb": LABELS}},
+        references=True, budget={"rounds": ROUNDS}, selection={"take": {"lcb": LABELS}}, relax=False,
     )  # fmt: skip
     results, node = run_get_node(builder)
     if not node.is_finished_ok:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from aiida.engine import CalcJobProcessSpec
     from ase import Atoms
 
+# what relaxes candidates by default, where their property is an energy
+POTENTIAL = "cathode-potential"
 # parameters with their defaults, which are those of `cgcnn_ase.potential.relax.relax`
 PARAMETERS: Mapping[str, float | int | bool] = {
     "fmax": 0.05,
@@ -104,7 +106,7 @@ class RelaxCalculation(CrashSafeCalcJob):
             "parameters",
             valid_type=Dict,
             required=False,
-            validator=_check_parameters,
+            validator=check_parameters,
             help=f"How to relax: {', '.join(f'{name} ({value})' for name, value in PARAMETERS.items())}.",
         )
         spec.input(
@@ -225,6 +227,50 @@ def check_potential(model: CGCNNModelData | None, _: object) -> str | None:
     return None
 
 
+def unlearned(potential: CGCNNModelData, structures: StructureSetData) -> dict[str, str]:
+    """Say of each structure with elements that a potential has not learned, by id, which they are.
+
+    Empty where the potential does not say what it has learned.
+    """
+    from cgcnn_ase.core.elements import symbols
+
+    calibration = potential.load().calibration
+    if calibration is None or calibration.domain is None:
+        return {}
+    known, result = calibration.domain.elements, {}
+    for name, atoms in zip(structures.ids, structures.iter_atoms(), strict=True):
+        if unseen := sorted(set(atoms.numbers.tolist()) - known):
+            result[name] = f"{potential.names[0]} has not learned {', '.join(symbols()[z] for z in unseen)}"
+    return result
+
+
+def reasons_of(results: ArrayData) -> dict[str, str]:
+    """Say of each structure in the results of a job that it did not relax, or not to the end, by id, why."""
+    rows = dict(results.get_iterarrays())
+    ended = zip(rows["id"].tolist(), rows["error"].tolist(), rows["converged"].tolist(), strict=True)
+    return {
+        name: str(error) or "forces are too large after the last step"
+        for name, error, converged in ended
+        if error or not converged
+    }
+
+
+def relaxation_inputs(
+    model: CGCNNModelData, relax: CGCNNModelData | str | bool | None, relaxation: Mapping[str, Any] | None, target: Any
+) -> dict[str, Any]:
+    """Return the inputs ``potential`` and ``relaxation`` of a work chain whose model predicts candidates.
+
+    None where ``relax`` is False, or None and the property (``target``, else the model's) is no energy.
+    """
+    if relax is None:
+        relax = all("energy" in name for name in ([target] if target else model.base.attributes.get("targets")))
+    if relax is False:
+        return {}
+    return {"potential": POTENTIAL if relax is True else relax} | (
+        {} if relaxation is None else {"relaxation": Dict(dict(relaxation))}
+    )
+
+
 def check_structures(structures: StructureSetData | StructureData | None, _: object) -> str | None:
     """Say why a structure cannot be relaxed, None if nothing is known against it."""
     if isinstance(structures, StructureData):
@@ -235,7 +281,8 @@ def check_structures(structures: StructureSetData | StructureData | None, _: obj
     return None
 
 
-def _check_parameters(parameters: Dict | None, _: object) -> str | None:
+def check_parameters(parameters: Dict | None, _: object) -> str | None:
+    """Say what is wrong with the parameters, as AiiDA asks for it."""
     return None if parameters is None else parameters_problem(parameters.get_dict())
 
 

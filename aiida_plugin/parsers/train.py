@@ -19,6 +19,7 @@ from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.parsers.retrieved import RetrievedParser
 from cgcnn_ase.core.arrays import AnyArray
 from cgcnn_ase.core.environment import ENVIRONMENT
+from cgcnn_ase.structures.record import NOT_CONVERGED_STD
 
 _DONE, _USAGE = 0, 2
 CARD = "README.md"  # the model's
@@ -118,7 +119,7 @@ class TrainParser(RetrievedParser):
         start = f"tuned from {', '.join(inputs.model.names)}" if "model" in inputs else "trained from scratch"
         lines = [f"# {facts['target']}, {start}", ""]
         if not self._labels_converged:
-            lines += [f"**Not converged:** {NOT_CONVERGED}.", ""]
+            lines += [f"**Not converged:** {NOT_CONVERGED}. {NOT_CONVERGED_STD}.", ""]
         lines += [
             f"Made by AiiDA's job {self.node.uuid} (`cgcnn.train`) of {facts['n_train']} labels to learn from, "
             f"{facts['n_val']} to validate and {facts['n_test']} to test on, of the set {inputs.structures.uuid}.",

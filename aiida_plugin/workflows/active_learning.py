@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiida.engine import ExitCode, ProcessBuilder, WorkChain, if_, while_
-from aiida.orm import AbstractCode, Dict, Int, Str
+from aiida.orm import AbstractCode, Dict, Int, List
 
 from aiida_plugin.calculations.functions.generate import defects
 from aiida_plugin.calculations.functions.labels import merge_labelled
@@ -16,12 +16,20 @@ from aiida_plugin.calculations.functions.predictions import (
     prediction_errors,
     select,
 )
-from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node
-from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default
+from aiida_plugin.calculations.functions.structure_sets import Structures, structures_node, subset, with_relaxed
+from aiida_plugin.calculations.predict import PredictCalculation, hypothetical_by_default, model_node
+from aiida_plugin.calculations.relax import (
+    RelaxCalculation,
+    check_parameters,
+    check_potential,
+    reasons_of,
+    relaxation_inputs,
+    unlearned,
+)
 from aiida_plugin.data.model import CGCNNModelData
 from aiida_plugin.data.structures import StructureSetData
 from aiida_plugin.engines.protocol import DEFAULT_PROTOCOL
-from aiida_plugin.workflows.finetune import FinetuneWorkChain, protocol_inputs
+from aiida_plugin.workflows.finetune import FinetuneWorkChain, finetune_inputs
 from aiida_plugin.workflows.idempotent import call_once, submit_once
 from aiida_plugin.workflows.label import LabelWorkChain, label_inputs
 
@@ -40,8 +48,8 @@ class ActiveLearningWorkChain(WorkChain):
 
     Each round predicts the candidates with the newest model, chooses some by an acquisition function, labels them by
     DFT, and trains the first model again on all labels so far: so rounds never compound each other's errors. Candidates
-    are a set, or defects of a host that are generated anew for each round. By links alone the last model leads back to
-    every DFT run.
+    are a set, or defects of a host that are generated anew for each round. A potential, if there is one, relaxes them
+    first, and predictions and DFT start from there. By links alone the last model leads back to every DFT run.
     """
 
     @classmethod
@@ -69,6 +77,15 @@ class ActiveLearningWorkChain(WorkChain):
             validator=check_selection,
             help=f"What each round labels: {', '.join(SELECTION)}.",
         )
+        spec.input(
+            "potential",
+            valid_type=CGCNNModelData,
+            serializer=model_node,
+            validator=check_potential,
+            required=False,
+            help="Relaxes candidates of whose elements it has learned all; without it they stay as they are built.",
+        )
+        spec.input("relaxation", valid_type=Dict, required=False, validator=check_parameters, help="See cgcnn.relax.")
         spec.expose_inputs(PredictCalculation, namespace="predict", exclude=("structures", "model"))
         hypothetical_by_default(spec.inputs)
         spec.expose_inputs(
@@ -84,6 +101,7 @@ class ActiveLearningWorkChain(WorkChain):
             cls.begin,
             while_(cls.has_budget)(
                 cls.propose_candidates,
+                if_(cls.is_to_relax)(cls.relax, cls.take_relaxed),
                 cls.predict,
                 cls.choose,
                 if_(cls.has_chosen)(cls.label, cls.gather, cls.retrain, cls.end_round),
@@ -93,6 +111,7 @@ class ActiveLearningWorkChain(WorkChain):
         spec.exit_code(
             410, "ERROR_PREDICTION_FAILED", message="round {k}: the candidates could not be predicted: {reason}"
         )
+        spec.exit_code(412, "ERROR_RELAXATION_FAILED", message="round {k}: no candidate could be relaxed: {reason}")
         spec.exit_code(420, "ERROR_NOTHING_CHOSEN", message="round {k}: no structure could be chosen: {reason}")
         spec.exit_code(430, "ERROR_LABELS_FAILED", message="round {k}: nothing could be labelled: {reason}")
         spec.exit_code(
@@ -117,6 +136,8 @@ class ActiveLearningWorkChain(WorkChain):
         selection: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         labelled: StructureSetData | None = None,
+        relax: CGCNNModelData | str | bool | None = None,
+        relaxation: Mapping[str, Any] | None = None,
         predict_options: Mapping[str, Any] | None = None,
         **label: Any,
     ) -> ProcessBuilder:
@@ -139,6 +160,9 @@ class ActiveLearningWorkChain(WorkChain):
             Over the defaults `DEFAULT_SELECTION` and `BUDGET`.
         labelled
             Labels that there are already, of the same kind.
+        relax, relaxation
+            The potential that relaxes candidates (a name or a node), and the parameters of ``cgcnn.relax``. By default
+            cathode-potential where the property is an energy, as energies of cells as built mislead; False: none.
         predict_options
             ``metadata.options`` of the prediction's jobs.
 
@@ -160,9 +184,10 @@ class ActiveLearningWorkChain(WorkChain):
             builder.host, builder.proposal = host, Dict(dict(proposal or {}))
         if labelled is not None:
             builder.labelled = labelled
+        builder._update(relaxation_inputs(model, relax, relaxation, (finetune or {}).get("target")))
         builder.selection, builder.budget = Dict(selection), Dict(budget)
         builder.label = label_inputs(label_code, structures, engine, protocol, overrides, **label)
-        builder.finetune = _finetune_inputs(code, dict(finetune or {}), _n_labels(selection, budget, labelled))
+        builder.finetune = finetune_inputs(code, dict(finetune or {}), _n_labels(selection, budget, labelled))
         return builder
 
     def begin(self) -> None:
@@ -172,7 +197,7 @@ class ActiveLearningWorkChain(WorkChain):
         self.ctx.labelled = self.inputs.labelled if "labelled" in self.inputs else None
         self.ctx.references = self.inputs.label.get("reference_energies", None)
         self.ctx.rounds = {}
-        self.ctx.ended = None
+        self.ctx.ended, self.ctx.relaxed = None, None
 
     def has_budget(self) -> bool:
         """Tell whether another round begins; if not, why is noted."""
@@ -186,13 +211,48 @@ class ActiveLearningWorkChain(WorkChain):
     def propose_candidates(self) -> None:
         """Take the set, or make new defects of the host."""
         if "candidates" in self.inputs:
-            self.ctx.candidates = self.inputs.candidates
+            self.ctx.candidates = self.inputs.candidates if self.ctx.relaxed is None else self.ctx.relaxed
             return
         proposal = self.inputs.proposal.get_dict()
         name = f"{proposal.get('name', self.inputs.host.ids[0])}-r{self.ctx.round}"
         settings = Dict(proposal | {"name": name, "seed": proposal.get("seed", 42) + self.ctx.round - 1})
         made = call_once(self, self._label("propose"), defects, host=self.inputs.host, settings=settings)
         self.ctx.candidates = made["structures"]
+
+    def is_to_relax(self) -> bool:
+        """Tell whether there is a potential, and candidates that it has not relaxed."""
+        return "potential" in self.inputs and ("host" in self.inputs or self.ctx.relaxed is None)
+
+    def relax(self) -> "dict[str, ProcessNode] | None":
+        """Relax the candidates of whose elements the potential has learned all."""
+        structures, self.ctx.relaxation = self.ctx.candidates, None
+        self.ctx.not_relaxed = unlearned(self.inputs.potential, structures)
+        known = [name for name in structures.ids if name not in self.ctx.not_relaxed]
+        if not known:
+            return None
+        if len(known) < len(structures):
+            structures = call_once(self, self._label("learned"), subset, structures=structures, indices=List(known))
+        inputs = {"code": self.inputs.predict.code, "model": self.inputs.potential, "structures": structures}
+        inputs |= {"parameters": self.inputs.relaxation} if "relaxation" in self.inputs else {}
+        options = dict(self.inputs.predict.metadata.get("options", {}))
+        inputs["metadata"] = {"options": {name: each for name, each in options.items() if name != "parser_name"}}
+        return {"relaxation": submit_once(self, self._label("relax"), RelaxCalculation, **inputs)}
+
+    def take_relaxed(self) -> ExitCode | None:
+        """Put the candidates where they were relaxed; say which were not, and why."""
+        run, reasons = self.ctx.relaxation, dict(self.ctx.not_relaxed)
+        inputs = {}
+        if run is not None:
+            if "results" not in run.outputs:
+                return self._error("ERROR_RELAXATION_FAILED", run.exit_message or str(run.process_state))
+            reasons |= reasons_of(run.outputs.results)
+            inputs = {"relaxed": run.outputs.relaxed} if "relaxed" in run.outputs else {}
+        if reasons:
+            name, reason = next(iter(reasons.items()))
+            self.report(f"round {self.ctx.round}: {len(reasons)} candidates are not relaxed, as {name}: {reason}")
+        inputs |= {"structures": self.ctx.candidates, "not_relaxed": Dict(reasons)}
+        self.ctx.candidates = self.ctx.relaxed = call_once(self, self._label("relaxed"), with_relaxed, **inputs)
+        return None
 
     def predict(self) -> "dict[str, ProcessNode]":
         """Predict the candidates with the newest model."""
@@ -315,18 +375,6 @@ def _n_labels(selection: Mapping[str, Any], budget: Mapping[str, Any], labelled:
     known = 0 if labelled is None else len(labelled)
     most = known + budget["rounds"] * sum(selection["take"].values())
     return int(most if budget["labels"] is None else min(most, budget["labels"]))
-
-
-def _finetune_inputs(code: AbstractCode, arguments: dict[str, Any], n_labels: int) -> dict[str, Any]:
-    recipe, max_restarts = protocol_inputs(arguments.pop("protocol", None), n_labels, arguments.pop("overrides", None))
-    if unknown := sorted(set(arguments) - {"test", "target", "model_name", "options"}):
-        raise ValueError(
-            f"finetune: unknown {', '.join(unknown)}; allowed: protocol, overrides, test, target, model_name, options"
-        )
-    texts: dict[str, object] = {
-        name: Str(arguments.pop(name)) for name in ("target", "model_name") if name in arguments
-    }
-    return {"code": code, "recipe": Dict(recipe), "max_restarts": Int(max_restarts), **texts, **arguments}
 
 
 def _check_budget(budget: Dict, _: object) -> str | None:

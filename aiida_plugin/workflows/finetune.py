@@ -73,6 +73,19 @@ def protocol_inputs(
     return cast("dict[str, object]", inputs["recipe"]), int(str(inputs["max_restarts"]))
 
 
+def finetune_inputs(code: AbstractCode, arguments: dict[str, Any], n_labels: int) -> dict[str, Any]:
+    """Fill the inputs of the namespace ``finetune`` of a work chain; a ValueError names what is unknown."""
+    recipe, max_restarts = protocol_inputs(arguments.pop("protocol", None), n_labels, arguments.pop("overrides", None))
+    if unknown := sorted(set(arguments) - {"test", "target", "model_name", "options"}):
+        raise ValueError(
+            f"finetune: unknown {', '.join(unknown)}; allowed: protocol, overrides, test, target, model_name, options"
+        )
+    texts: dict[str, object] = {
+        name: Str(arguments.pop(name)) for name in ("target", "model_name") if name in arguments
+    }
+    return {"code": code, "recipe": Dict(recipe), "max_restarts": Int(max_restarts), **texts, **arguments}
+
+
 class FinetuneWorkChain(WorkChain):
     """Fine-tune a model on labelled structures, and measure it before and after on structures it has not seen.
 

@@ -226,6 +226,11 @@ SCHEME, CONVERGED = "label_scheme", "converged"
 NOT_CONVERGED = (
     "the energies of its labels are not converged (protocol fast): good to try things, not to compare or publish"
 )
+# of the std of a model that learned from such labels, whose held-out labels are of the same kind
+NOT_CONVERGED_STD = (
+    "Its std is against labels of that kind, and does not count how far these are from converged ones; calibrated on "
+    "some converged labels (`cgcnn-ase calibrate`) it does"
+)
 
 
 def settings_converged(atoms: "Atoms") -> bool:

@@ -28,7 +28,7 @@ from cgcnn_ase.models.folder import CARD
 from cgcnn_ase.nn.network import Network
 from cgcnn_ase.plotting.prediction_plots import draw
 from cgcnn_ase.prediction.evaluation import ModelEvaluation, embeddings_of, evaluate_model, geometry_of, outputs_of
-from cgcnn_ase.structures.record import NOT_CONVERGED
+from cgcnn_ase.structures.record import NOT_CONVERGED, NOT_CONVERGED_STD
 from cgcnn_ase.training.callbacks import HISTORY, read_history
 from cgcnn_ase.training.config import TrainConfig
 from cgcnn_ase.training.member import best_network, out_of_fold_errors, train_scalers
@@ -137,7 +137,7 @@ def write_card(best: Assembled, data: PreparedData, starts: Sequence[CrystalMode
     tuned = ", ".join(f"{start.name} (sha256 {start.sha256[:12]})" for start in starts)
     lines = [f"# {', '.join(model.name for model in best.models)}", ""]
     if not data.labels_converged:
-        lines += [f"**Not converged:** {NOT_CONVERGED}.", ""]
+        lines += [f"**Not converged:** {NOT_CONVERGED}. {NOT_CONVERGED_STD}.", ""]
     n_members = len(best.models[0].members)
     lines += [
         f"{'One network' if n_members == 1 else f'{n_members} networks together'}, "

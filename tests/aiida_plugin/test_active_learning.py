@@ -1,7 +1,9 @@
 """The active-learning loop, with EMT for DFT: rounds, budget, provenance, and each way it ends."""
 
+import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 
 aiida = pytest.importorskip("aiida", reason="aiida-core is an optional extra")
 
@@ -9,8 +11,11 @@ from aiida import orm  # noqa: E402
 from aiida.engine import run_get_node  # noqa: E402
 from aiida.plugins import DataFactory, WorkflowFactory  # noqa: E402
 
+from cgcnn_ase.data.frames import read_frames  # noqa: E402
 from cgcnn_ase.models.checkpoint import save_model  # noqa: E402
+from cgcnn_ase.potential.evaluation import calibrate_potential  # noqa: E402
 
+from ..potential.conftest import random_potential  # noqa: E402
 from .alloys import alloys  # noqa: E402
 from .labelled import small_formation_model  # noqa: E402
 
@@ -41,7 +46,7 @@ def structure_set(atoms):
 def builder(codes, model, **options):
     chain = WorkflowFactory("cgcnn.active_learning")
     return chain.get_builder_from_protocol(
-        codes[0], model, codes[1], **EMT_LABELS, **{"finetune": QUICK, "references": True} | options
+        codes[0], model, codes[1], **EMT_LABELS, **{"finetune": QUICK, "references": True, "relax": False} | options
     )
 
 
@@ -82,6 +87,70 @@ def check_origin(trained, label_chains):
     )
     runs = [each for chain in label_chains for each in chain.called_descendants if isinstance(each, orm.CalcJobNode)]
     assert {uuid for (uuid,) in query.all()} == {run.uuid for run in runs}
+
+
+def test_candidates_are_relaxed_first(codes, model, potential):
+    """Of one whose element the potential has not learned stays as it was; DFT starts from where the others ended."""
+    pool = {f"c{k}": bulk("Cu", cubic=True, a=3.6 + 0.1 * k) for k in range(2)} | {"silver": bulk("Ag")}
+    for atoms in pool.values():
+        atoms.rattle(0.1, seed=1)
+        atoms.info["host"] = atoms.get_chemical_formula()
+    candidates = structure_set(pool)
+    asked = builder(
+        codes, model, candidates=candidates, budget={"rounds": 2}, selection={"take": {"lcb": 3}}, references=False,
+        relax=potential, relaxation={"fmax": 0.001, "steps": 3},
+    )  # fmt: skip
+    results, node = run_get_node(asked)
+    labels = next(each for each in node.called if each.process_label == "LabelWorkChain")
+    started = labels.inputs.structures
+    (job,) = [each for each in node.called if each.process_label == "RelaxCalculation"]
+    assert job.inputs.model.uuid == potential.uuid
+    assert job.inputs.structures.ids == ("c0", "c1")
+    assert started.creator.process_label == "with_relaxed"
+    assert started.creator.inputs.relaxed.creator.uuid == job.uuid
+    assert started.creator.inputs.structures.uuid == candidates.uuid
+    assert started.ids == tuple(pool)
+    for name in ("c0", "c1"):
+        ended = job.outputs.relaxed.atoms(name)
+        assert np.allclose(started.atoms(name).positions, ended.positions)
+        assert np.allclose(started.atoms(name).cell.array, ended.cell.array)
+        assert not np.allclose(started.atoms(name).cell.array, pool[name].cell.array)
+        assert started.atoms(name).info["host"] == "Cu4"
+        assert started.atoms(name).calc is None
+    assert started.atoms("silver").info["not_relaxed"] == "random has not learned Ag"
+    assert np.allclose(started.atoms("silver").positions, pool["silver"].positions)
+    prediction = next(each for each in node.called if each.process_label == "PredictCalculation")
+    assert prediction.inputs.structures.uuid == started.uuid
+    labelled = results["labelled"]
+    assert np.allclose(labelled.atoms("c0").positions, started.atoms("c0").positions, atol=1e-6)
+
+
+@pytest.fixture
+def potential(tmp_path):
+    """A small potential that says it has learned copper and some other metals, not silver."""
+    made = random_potential()
+    frames = []
+    for k in range(24):
+        atoms = bulk("Cu", cubic=True, a=3.6 + 0.01 * k)
+        atoms.symbols[0] = ("Cu", "Al", "Ni", "Pd", "Pt", "Au")[k % 6]
+        atoms.rattle(0.05, seed=k)
+        atoms.calc = EMT()
+        atoms.get_stress()
+        frames.append(atoms)
+    calibrate_potential(made, read_frames(frames), read_frames(frames))
+    return DataFactory("cgcnn.model").get_or_create(save_model(made, tmp_path / "random"))
+
+
+def test_the_default_of_the_relaxation(codes, model, monkeypatch, potential):
+    """The package's potential where the property is an energy, none where it is not or that was asked for."""
+    monkeypatch.setattr("aiida_plugin.calculations.relax.POTENTIAL", potential)
+    pool = structure_set({"a": bulk("Cu")})
+    assert builder(codes, model, candidates=pool, relax=None)["potential"].uuid == potential.uuid
+    assert "potential" not in builder(codes, model, candidates=pool, relax=False)
+    gap = builder(codes, model, candidates=pool, relax=None, finetune={**QUICK, "target": "band_gap"})
+    assert "potential" not in gap
+    with pytest.raises(ValueError, match="is no potential"):
+        run_get_node(builder(codes, model, candidates=pool, relax=model))
 
 
 @pytest.mark.slow

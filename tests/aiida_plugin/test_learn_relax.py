@@ -431,7 +431,9 @@ def test_labels_of_the_protocol_fast_mark_the_model_that_learns_from_them(
     )  # fmt: skip
     assert node.is_finished_ok, node.exit_message
     assert results["model"].base.attributes.get("labels_converged") is False
-    assert "**Not converged:**" in results["model"].base.repository.get_object_content("README.md", "r")
+    card = results["model"].base.repository.get_object_content("README.md", "r")
+    assert "**Not converged:**" in card
+    assert "Its std is against labels of that kind, and does not count how far these are from converged ones" in card
     whole, _ = steps_here(structure_set(a=copper(0)), SETTINGS, {"converged": True})
     assert whole["summary"]["labels_converged"] is True
     assert "labels_converged" not in whole["labels"].base.attributes.all

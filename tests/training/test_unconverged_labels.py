@@ -16,6 +16,8 @@ from cgcnn_ase.models.checkpoint import load_folder, save_model
 from ..conftest import random_crystal
 
 CARD = "**Not converged:** the energies of its labels are not converged (protocol fast)"
+# and what the card says of the std
+STD = "Its std is against labels of that kind, and does not count how far these are from converged ones"
 FAST = {"engine": "gpaw", "functional": "PBE", "kpoints_distance": 0.5, "converged": False}
 ROUGH = {"epochs": 1, "engine": "torch"}
 
@@ -56,7 +58,9 @@ def test_finetune_on_the_command_line(cgcnn_ase, exported, small_model, tmp_path
     assert ran.code == 0, ran.err
     assert prepared or "set.extxyz: of 40 of 40 calculations is marked that the energies of its labels are" in ran.err
     best = tmp_path / "RUN" / "best"
-    assert CARD in (best / "README.md").read_text()
+    card = (best / "README.md").read_text()
+    assert CARD in card
+    assert STD in card
     assert json.loads((best / "config.json").read_text())["training"]["labels_converged"] is False
 
 

@@ -70,6 +70,44 @@ def subset(structures: StructureSetData, indices: List) -> StructureSetData:
 
 
 @calcfunction
+def with_relaxed(
+    structures: StructureSetData, not_relaxed: Dict, relaxed: StructureSetData | None = None
+) -> StructureSetData:
+    """Put structures of a set where they were relaxed; ids, info and moments are those of the set.
+
+    Parameters
+    ----------
+    structures
+        As they were built.
+    not_relaxed
+        Why structures stay as they were built, or did not reach their minimum, by id; it becomes their info
+        ``not_relaxed``.
+    relaxed
+        Structures of the same ids, such as the output of ``cgcnn.relax``. Its energies are left behind.
+
+    Raises
+    ------
+    ValueError
+        If a structure is neither relaxed nor is it said why.
+    """
+    there, reasons, result = set(() if relaxed is None else relaxed.ids), not_relaxed.get_dict(), []
+    for name, atoms in zip(structures.ids, structures.iter_atoms(), strict=True):
+        if name not in there and name not in reasons:
+            raise ValueError(f"structure {name!r} is not relaxed, and nothing says why")
+        if relaxed is not None and name in there:
+            ended, constraints = relaxed.atoms(name), atoms.constraints
+            atoms.set_constraint()
+            atoms.set_cell(ended.cell.array, scale_atoms=False)
+            atoms.set_positions(ended.positions)
+            atoms.set_constraint(constraints)
+            atoms.calc = None
+        if name in reasons:
+            atoms.info["not_relaxed"] = str(reasons[name])
+        result.append(atoms)
+    return StructureSetData.from_ase(result, list(structures.ids))
+
+
+@calcfunction
 def merge_sets(**sets: StructureSetData) -> StructureSetData:
     """Join sets into one, in the order of the names under which they are given; structures keep their ids.
 
