@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 Occupancies = dict[str, float]
 Position = tuple[float, float, float]
 
-#: of the compositions that are drawn
-SEED = 20261130
+SEED = 20261130  # of the compositions that are drawn
 
 
 @dataclass(frozen=True)
@@ -377,9 +376,7 @@ def main() -> None:
     made.add_argument("--write", type=Path, metavar="FOLDER", help="only write the CIF files")
     made.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth file")
     made.add_argument("--n-atoms", type=int, default=OrderingOptions().n_atoms, help="about so many atoms each")
-    made.add_argument(
-        "--pymatgen", type=float, default=0.0, metavar="SECONDS", help="time that pymatgen has for a file"
-    )
+    made.add_argument("--pymatgen", type=float, default=0.0, metavar="SECONDS", help="pymatgen's time for a file")
     chosen = made.parse_args()
     if chosen.list:
         write_list()
