@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from cgcnn_ase.core.parallel import available_cores
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "structures"
 HEAVY = ["torch", "ase", "pymatgen", "pandas", "numpy", "scipy", "pydantic", "dgl", "gemmi", "lightning", "matplotlib"]
 
 
@@ -90,6 +92,12 @@ def test_prediction_needs_neither_training_packages_nor_dgl(small_model, cif_fol
 def test_prediction_of_a_cif_imports_no_more_than_it_needs(small_model, cif_folder):
     code = running(f'["predict", {str(cif_folder(1))!r}, "--model", {str(small_model)!r}, "--workers", "1"]')
     assert imported_by(code).isdisjoint(["pandas", "lightning", "torchmetrics", "matplotlib", "dgl", "joblib", "sympy"])
+
+
+def test_plain_files_are_read_without_the_readers_of_ase():
+    code = f"from cgcnn_ase.structures import read_structures; read = list(read_structures({str(EXAMPLES)!r}))"
+    code += "; import sys; print(sum(each.error is None for each in read), 'ase.io' in sys.modules)"
+    assert python(code).split() == ["10", "False"]
 
 
 def test_stability_imports_what_is_slow_when_it_needs_it():

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import read as ase_read
 from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +32,8 @@ from cgcnn_ase.structures import (
     read_structures,
 )
 from cgcnn_ase.structures.composition import formula_problem
+
+from ..conftest import random_crystal
 
 HEAD = """data_{name}
 _cell_length_a 5.6402
@@ -676,3 +681,40 @@ def test_a_rare_occupant_is_kept():
     with pytest.warns(UserWarning, match="ordered as"):
         atoms = from_object(structure, order_disordered=True)
     assert atoms.symbols.count("Li") / atoms.symbols.count("Cl") == pytest.approx(0.013, abs=5e-4)
+
+
+@pytest.mark.parametrize("options", [{"direct": True}, {"direct": False}, {"direct": True, "constrained": True}])
+@pytest.mark.parametrize("scale", ["1.0", "1.07", "-130.5", "1.0 1.1 0.9"])
+def test_a_poscar_is_that_of_ase_bit_for_bit(tmp_path, options, scale):
+    atoms = random_crystal(np.random.default_rng(5), n_atoms=7)
+    if options.pop("constrained", False):
+        atoms.set_constraint(FixAtoms([0, 3]))
+    write(tmp_path / "POSCAR", atoms, format="vasp", **options)
+    lines = (tmp_path / "POSCAR").read_text().splitlines()
+    (tmp_path / "POSCAR").write_text("\n".join([lines[0], scale, *lines[2:]]) + "\n")
+    _same_bits(next(iter(read_structures(tmp_path / "POSCAR"))).unwrap(), ase_read(tmp_path / "POSCAR"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "slab", "energy", "info", "no cell", "two", "empty line"])
+def test_extended_xyz_is_that_of_ase_bit_for_bit(tmp_path, kind):
+    atoms = random_crystal(np.random.default_rng(6), n_atoms=7)
+    atoms.pbc = (True, True, kind != "slab")
+    if kind == "no cell":
+        atoms = molecule("H2O")
+    if kind == "energy":
+        atoms.calc = SinglePointCalculator(atoms, energy=-3.0)
+    atoms.info |= {"name": "x"} if kind == "info" else {}
+    write(tmp_path / "a.extxyz", [atoms] * (1 + (kind == "two")))
+    text = (tmp_path / "a.extxyz").read_text()
+    (tmp_path / "a.extxyz").write_text(text + "\n" * (kind == "empty line"))
+    records = list(read_structures(tmp_path / "a.extxyz"))
+    assert len(records) == 1 + (kind == "two")
+    expected = ase_read(tmp_path / "a.extxyz")
+    _same_bits(records[-1].unwrap(), expected)
+    assert records[-1].unwrap().info.get("name") == expected.info.get("name")
+
+
+def _same_bits(atoms, expected):
+    for name in ("positions", "numbers", "pbc"):
+        assert getattr(atoms, name).tolist() == getattr(expected, name).tolist()
+    assert atoms.cell.array.tolist() == expected.cell.array.tolist()
