@@ -289,8 +289,9 @@ class CorrectedSurface:
             gradients.append(self.coordinates.gradient(structure, label.forces - point.forces, lacking))
         self._process = DifferenceProcess(np.array(us), np.array(energies), np.array(gradients))
         self.evidence = self._process.evidence
-        # one label far from the minimum says little of what is lacking there: a potential walks by itself first
-        self._is_first_walk = len(labels) == 1 and not isinstance(surface, SpringSurface)
+        # a start far from the minimum says little of what is lacking there: a potential walks by itself first
+        is_start = len(labels) == 1 and labels[0].force_error is None
+        self._is_first_walk = is_start and not isinstance(surface, SpringSurface)
         self._known = (np.array(us), [label.forces for label in labels[rows]])
 
     def __call__(self, structure: Geometry) -> CorrectedPoint:

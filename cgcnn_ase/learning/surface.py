@@ -1,17 +1,18 @@
 """Energy surfaces that a correction is added to: a potential of this package, or springs where there is none."""
 
-from copy import deepcopy
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cgcnn_ase.core.arrays import Floats, Ints
-from cgcnn_ase.graphs.crystal_graph import Geometry
+from cgcnn_ase.core.elements import MAX_NUMBER
+from cgcnn_ase.graphs.crystal_graph import CrystalGraph, Geometry
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.nn.smooth import SmoothCGCNN
 from cgcnn_ase.potential.minimizer import spring_matrix
-from cgcnn_ase.potential.potential import NeighborList, Potential, forces, vectors_of
+from cgcnn_ase.potential.potential import NeighborList, Potential, edge_gradients, forces, stress, vectors_of
 
 # reach of the springs, Å, and the std of forces that they are given, eV/Å: nothing is known
 _SPRING_CUTOFF, _UNKNOWN = 5.0, 1.0
@@ -32,10 +33,13 @@ class SurfacePoint(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Sums over the atoms that the energy is a linear function of, and their derivatives."""
+    """Vectors after the last convolution, summed over the atoms of each element, and the derivatives of these sums."""
 
-    energy: Floats  # (F,)
-    forces: Floats  # (N, 3, F)
+    energy: dict[int, Floats]  # (F,) by atomic number
+    forces: dict[int, Floats]  # (N, 3, F)
+
+
+Weights = dict[int, Floats]  # (F,) eV by atomic number: what an atom's vector is multiplied by to shift its energy
 
 
 class Surface(Protocol):
@@ -45,14 +49,14 @@ class Surface(Protocol):
         """Energy and derivatives of a structure."""
 
     def features(self, structure: Geometry) -> Features | None:
-        """Sums that a shift of the last layer multiplies; None where there is no such layer."""
+        """Sums that a shift multiplies; None where there are none."""
 
-    def shifted(self, weights: Floats) -> "Surface":
-        """The same with the last layer shifted by (F,) weights, eV."""
+    def shifted(self, weights: Weights) -> "Surface":
+        """The same with energies of atoms that are linear in their vectors added."""
 
 
 class PotentialSurface:
-    """A potential of this package; its last layer is linear in the vectors of the atoms."""
+    """A potential of this package; a shift adds what is linear in the vectors after its last convolution."""
 
     def __init__(self, model: CrystalModel) -> None:
         self.potential = Potential(model)
@@ -77,30 +81,63 @@ class PotentialSurface:
         )
 
     def features(self, structure: Geometry) -> Features:
-        """Sums of the vectors of the atoms, of which the last layer makes the energy, averaged as the networks are."""
+        """Sums of the vectors of the atoms, of all networks one after the other, averaged as the networks are."""
         graph = self._neighbors.graph(structure)
+        vectors, leaf = self._vectors(graph)
+        energies, derivatives = {}, {}
+        for z in np.unique(structure.numbers):
+            sums = vectors[graph.numbers == z].sum(dim=0)
+            gradients = [torch.autograd.grad(each, leaf, retain_graph=True)[0] for each in sums]
+            energies[int(z)] = sums.detach().double().numpy()
+            derivatives[int(z)] = np.stack([forces(graph, each.double()).numpy() for each in gradients], axis=2)
+        return Features(energies, derivatives)
+
+    def _vectors(self, graph: CrystalGraph) -> tuple[Tensor, Tensor]:
+        """Vectors of the atoms of all networks, (N, F), as functions of the vectors of the edges, (E, 3) Å."""
         networks = self.potential.model.networks
-        energies, derivatives = [], []
+        leaf = vectors_of(graph).detach().clone().to(networks[0].head.out.weight.dtype).requires_grad_()
+        parts = []
         for network in networks:
             architecture = network.architecture
             assert isinstance(architecture, SmoothCGCNN)
-            leaf = vectors_of(graph).to(network.head.out.weight.dtype).requires_grad_()
-            sums = architecture.of_vectors(graph, leaf, self.potential.engine).sum(dim=0)
-            for k in range(len(sums)):
-                (gradient,) = torch.autograd.grad(sums[k], leaf, retain_graph=True)
-                derivatives.append(forces(graph, gradient.double()).numpy())
-            energies.append(sums.detach().double().numpy())
-        n = len(networks)
-        return Features(np.concatenate(energies) / n, np.stack(derivatives, axis=2) / n)
+            parts.append(architecture.convolved(graph, leaf, self.potential.engine))
+        return torch.cat(parts, dim=1) / len(networks), leaf
 
-    def shifted(self, weights: Floats) -> "PotentialSurface":
-        """Every head of every network has the weights added."""
-        model = deepcopy(self.potential.model)
-        scale = model.scaler.std
-        for network, part in zip(model.networks, np.split(weights, len(model.networks)), strict=True):
-            with torch.no_grad():
-                network.head.out.weight += torch.from_numpy(part / scale).to(network.head.out.weight.dtype)
-        return PotentialSurface(model)
+    def shifted(self, weights: Weights) -> "ShiftedSurface":
+        """The same with energies of atoms that are linear in their vectors added."""
+        return ShiftedSurface(self, weights)
+
+    def shift(self, structure: Geometry, weights: Weights) -> tuple[float, Floats, Floats]:
+        """Energy, forces and stress that weights add."""
+        graph = self._neighbors.graph(structure)
+        vectors, leaf = self._vectors(graph)
+        table = torch.zeros(MAX_NUMBER + 1, vectors.shape[1], dtype=vectors.dtype)
+        for z, values in weights.items():
+            table[z] = torch.from_numpy(values)
+        energy = (vectors * table[graph.numbers]).sum()
+        gradient = edge_gradients(energy, leaf).double()
+        return float(energy.detach()), forces(graph, gradient).numpy(), stress(graph, gradient)[0].numpy()
+
+
+class ShiftedSurface:
+    """A potential with energies of atoms added that are linear in their vectors, for each element its own weights."""
+
+    def __init__(self, before: PotentialSurface, weights: Weights) -> None:
+        self.before, self.weights = before, weights
+
+    def __call__(self, structure: Geometry) -> SurfacePoint:
+        """Energy, forces and stress with the shift; std and domain without."""
+        point = self.before(structure)
+        energy, added, of_cell = self.before.shift(structure, self.weights)
+        return point._replace(energy=point.energy + energy, forces=point.forces + added, stress=point.stress + of_cell)
+
+    def features(self, structure: Geometry) -> Features:
+        """As without the shift."""
+        return self.before.features(structure)
+
+    def shifted(self, weights: Weights) -> "ShiftedSurface":
+        """The same with other weights in place of these."""
+        return ShiftedSurface(self.before, weights)
 
 
 class SpringSurface:
@@ -130,10 +167,10 @@ class SpringSurface:
             (graph.centers.numpy(), graph.neighbors.numpy(), graph.distances.numpy()),
         )
 
-    def features(self, structure: Geometry) -> None:  # noqa: ARG002 - springs have no last layer
+    def features(self, structure: Geometry) -> None:  # noqa: ARG002 - springs have no vectors of atoms
         """Nothing that others could use."""
         return
 
-    def shifted(self, weights: Floats) -> "SpringSurface":
+    def shifted(self, weights: Weights) -> "SpringSurface":
         """Refused: there is nothing to shift."""
-        raise ValueError(f"springs have no last layer to shift by {len(weights)} weights")
+        raise ValueError(f"springs have no vectors of atoms to shift energies by, of {len(weights)} elements")

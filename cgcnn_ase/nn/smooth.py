@@ -240,10 +240,10 @@ class SmoothCGCNN(Architecture):
         of_degree = [part.contiguous() for part in slots.put(y).split(list(terms), dim=2)]
         return Surroundings(build_edges(graph, engine), slots, at, self.basis(distances, at), of_degree)
 
-    def of_vectors(
+    def convolved(
         self, graph: CrystalGraph, vectors: Tensor, engine: Engine = "auto", slots: Slots | None = None
     ) -> Tensor:
-        """Vectors of the nodes after the last layer, (N, F), as a function of the vectors of the edges, (E, 3) Å.
+        """Vectors of the nodes after the last convolution, (N, F), as a function of those of the edges, (E, 3) Å.
 
         The slots are :meth:`slots` of the graph; compiled code is handed them, as their width is read from a tensor.
         """
@@ -251,7 +251,13 @@ class SmoothCGCNN(Architecture):
         h = EMBEDDING_GAIN * self.embedding(graph.numbers)
         for convolution in self.convolutions:
             h = convolution(h, around)
-        last: Tensor = self.last(h)
+        return h
+
+    def of_vectors(
+        self, graph: CrystalGraph, vectors: Tensor, engine: Engine = "auto", slots: Slots | None = None
+    ) -> Tensor:
+        """Vectors of the nodes after the last layer, (N, F); see :meth:`convolved`."""
+        last: Tensor = self.last(self.convolved(graph, vectors, engine, slots))
         return last
 
     def atoms(self, graph: CrystalGraph, engine: Engine = "auto") -> list[Tensor]:

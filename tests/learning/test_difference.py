@@ -123,13 +123,31 @@ def test_std_grows_away_from_the_labels(labelled):
     assert near.prior - (near.explained**2).sum(axis=0).max() < 0.1 * far.prior
 
 
-def test_a_shifted_last_layer_adds_the_features_times_the_shift(copper):
-    copper.symbols[:] = "Ni"
+def test_a_shift_adds_the_features_of_each_element_times_its_weights(copper):
+    copper.symbols[:] = ["Ni", "Ni", "O", "Li"]
     surface = PotentialSurface(random_potential().double())
     structure = geometry(copper)
     features, before = surface.features(structure), surface(structure)
-    weights = np.random.default_rng(0).normal(size=len(features.energy))
+    rng = np.random.default_rng(0)
+    weights = {z: rng.normal(size=len(each)) for z, each in features.energy.items() if z != 3}
+    assert set(features.energy) == {3, 8, 28}
     after = surface.shifted(weights)(structure)
-    assert after.energy - before.energy == pytest.approx(features.energy @ weights, rel=1e-6, abs=1e-8)
-    np.testing.assert_allclose(after.forces - before.forces, features.forces @ weights, rtol=1e-5, atol=1e-7)
+    added = sum(features.energy[z] @ weights[z] for z in weights)
+    assert after.energy - before.energy == pytest.approx(added, rel=1e-6, abs=1e-8)
+    added = sum(features.forces[z] @ weights[z] for z in weights)
+    np.testing.assert_allclose(after.forces - before.forces, added, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(surface(structure).forces, before.forces)
+
+
+def test_stress_of_a_shift_is_the_derivative_of_its_energy(copper):
+    copper.symbols[:] = "Ni"
+    surface = PotentialSurface(random_potential().double())
+    width = len(surface.features(geometry(copper)).energy[28])
+    shifted = surface.shifted({28: np.random.default_rng(0).normal(size=width)})
+    ends = []
+    for sign in (1, -1):
+        strained = copper.copy()
+        strained.set_cell(strained.cell.array @ (np.eye(3) + sign * 1e-4 * np.eye(3)), scale_atoms=True)
+        ends.append(shifted(geometry(strained)).energy)
+    expected = (ends[0] - ends[1]) / 2e-4 / copper.get_volume()
+    assert np.trace(shifted(geometry(copper)).stress) == pytest.approx(expected, rel=1e-5)

@@ -19,6 +19,7 @@ from ase.optimize import BFGS
 
 from cgcnn_ase import relax
 from cgcnn_ase.data.frames import read_frames
+from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.learning_state import LearningState
 from cgcnn_ase.learning.reference import (
     ReferenceCalculationError,
@@ -75,15 +76,16 @@ def test_a_potential_that_is_wrong_does_no_harm(slab):
 
 
 class Shifted(Calculator):
-    """A potential with a softer or harder copy of itself: what a reference is to a potential that is nearly right."""
+    """A potential with energies of atoms added that are linear in their vectors: a reference that is nearly like it."""
 
     implemented_properties = ("energy", "forces")
 
     def __init__(self, model, seed=0, size=0.02):
         super().__init__()
         surface = PotentialSurface(model)
-        n = len(surface.features(_geometry(bulk("NaCl", "rocksalt", a=5.6, cubic=True))).energy)
-        self.surface = surface.shifted(size * np.random.default_rng(seed).normal(size=n))
+        energies = surface.features(_geometry(bulk("NaCl", "rocksalt", a=5.6, cubic=True))).energy
+        rng = np.random.default_rng(seed)
+        self.surface = surface.shifted({z: size * rng.normal(size=len(each)) for z, each in energies.items()})
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=()):
         super().calculate(atoms, properties, system_changes)
@@ -97,7 +99,7 @@ def _geometry(atoms):
     return geometry(atoms)
 
 
-def test_labels_of_other_structures_find_the_shift_of_the_last_layer():
+def test_labels_of_other_structures_find_the_shift_of_each_element():
     model = random_potential()
     reference = Shifted(model)
     cells = []
@@ -116,12 +118,53 @@ def test_labels_of_other_structures_find_the_shift_of_the_last_layer():
             session.tell(result.energy, result.forces)
         if k < 2:
             labels += session.labels
-    weights = memory.weights(labels)
-    corrected, true = memory.surface.shifted(weights), reference.surface
+    shift = memory.shift(labels)
+    assert shift.foretold < 0.5 * shift.unshifted
+    corrected, true = memory.surface.shifted(shift.weights), reference.surface
     raw = memory.surface
     unseen = _geometry(cells[2])
     error = np.abs(corrected(unseen).forces - true(unseen).forces).mean()
     assert error < 0.2 * np.abs(raw(unseen).forces - true(unseen).forces).mean()
+
+
+def test_a_shift_that_foretold_others_worse_than_none_is_not_used(slab):
+    """Labels of trajectories that contradict each other: what one teaches is wrong of the other."""
+    surface = PotentialSurface(random_potential())
+    memory, labels = SharedMemory(surface), []
+    for sign, name in ((1, "0"), (-1, "1")):
+        for seed in range(2):
+            atoms = slab.copy()
+            atoms.rattle(0.05, seed=seed)
+            point = surface(_geometry(atoms))
+            lacking = np.random.default_rng(seed).normal(size=(len(atoms), 3))
+            labels.append(ReferenceLabel(
+                atoms=atoms, trajectory=name, energy=point.energy, forces=point.forces + sign * lacking, stress=None,
+                reason="",
+            ))  # fmt: skip
+    shift = memory.shift(labels)
+    assert shift.foretold >= shift.unshifted
+    assert memory.corrected([], labels, with_cell=False).surface is surface
+
+
+def test_with_labels_of_others_the_first_walk_ends_in_a_minimum_and_the_next_is_corrected_by_it():
+    """The first label is of a minimum of the potential, where springs at rest lack the same: they wait."""
+    model = random_potential()
+    reference, memory = Shifted(model), SharedMemory(PotentialSurface(model))
+    labels = []
+    for k in range(3):
+        atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+        atoms.rattle(0.1, seed=k)
+        session = LearnedRelaxation(
+            atoms, memory, LearnedRelaxOptions(fixed_cell=True, max_calls=3), trajectory=str(k), others=labels
+        )  # fmt: skip
+        while (request := session.ask()) is not None:
+            result = ask_reference(reference, session.atoms_of(request.structure), with_stress=False)
+            session.tell(result.energy, result.forces)
+        labels = [*labels, *session.labels]
+    first = next(label for label in labels if label.trajectory == "2")
+    assert first.force_error is not None
+    corrected = memory.corrected([first], [each for each in labels if each.trajectory != "2"], with_cell=False)
+    np.testing.assert_allclose(corrected(first.structure).forces, first.forces, atol=0.02)
 
 
 def test_the_second_structure_asks_less_than_the_first_and_names_its_energy_before(slab, tmp_path):
