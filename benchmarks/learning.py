@@ -40,6 +40,8 @@ from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import relax as relax_by_potential
 
 FMAX, MAX_CALLS = 0.05, 150
+# reasons of a request where the last structure of the walk is within the limits, too
+WITHIN_LIMITS = ("minimum", "end of the walk", "end of the trust radius")
 
 
 class System(NamedTuple):
@@ -221,7 +223,7 @@ def false_confidence(atoms: Atoms, requests: Sequence[ReferenceRequest], referen
     """Steps whose error is above three std, of all that were taken within limits."""
     wrong = taken = 0
     for request in requests:
-        within = request.path if request.reason in ("minimum", "end of the walk") else request.path[:-1]
+        within = request.path if request.reason.startswith(WITHIN_LIMITS) else request.path[:-1]
         for point in within[1:]:  # the first has a label
             structure = atoms.copy()
             structure.set_constraint()

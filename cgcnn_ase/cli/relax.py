@@ -237,7 +237,7 @@ class _Tally:
         self.n_outside += row.in_domain is False
         if not row.converged:
             text = f"not converged after {row.steps} steps: the largest force is {row.max_force:.3g} eV/Å"
-            self.named.add(_UNCONVERGED, row, text)
+            self.named.add(_UNCONVERGED, row, f"{text}; {row.stopped}" if row.stopped else text)
 
     def show(self, output: Path | None) -> None:
         """Say how many there are of each kind, and where."""

@@ -12,8 +12,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.learning.corrected import CorrectedPoint, CorrectedSurface
 from cgcnn_ase.learning.learning_state import LearningState
-from cgcnn_ase.learning.reference import ReferenceLabel
-from cgcnn_ase.learning.session import LearnedRelaxOptions, ReferenceRequest, UncertaintyLimits, check_elements
+from cgcnn_ase.learning.reference import ReferenceLabel, check_elements
+from cgcnn_ase.learning.session import LearnedRelaxOptions, ReferenceRequest, UncertaintyLimits
 from cgcnn_ase.models.crystal_model import CrystalModel
 from cgcnn_ase.models.registry import load_model
 from cgcnn_ase.potential.relax import fixed_atoms
@@ -165,8 +165,9 @@ class LearningCalculator(Calculator):
             memory = self.state.memory(self._visible)
             surface = memory.corrected(labels, others, with_cell=with_cell)
             self._surface = ((self._visible, trajectory), surface)
-        point = self._surface[1](structure)
-        reason = self._limits.excess(point)
+        surface = self._surface[1]
+        point = surface(structure)
+        reason = self._limits.beside_noise(surface.force_noise).excess(point)
         if not reason and self._largest_force(point) <= self.fmax and self.state.reference is not None:
             reason = "forces vanish"
         return point, reason

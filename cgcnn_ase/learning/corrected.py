@@ -11,7 +11,8 @@ so that |u|^2 / 2 is about the energy of a displacement, eV.
 
 Kernel and its derivatives are those of ASE's GPMin (E. Garijo del Río, J. J. Mortensen, K. W. Jacobsen, Phys. Rev. B
 100, 104103 (2019)). Amplitude and length are those of the largest marginal likelihood on a grid: no descent that could
-end elsewhere in a second run.
+end elsewhere in a second run. The noise is that of single precision, unless near labels contradict each other: only
+then is it fitted, as few labels of a smooth difference would be called noise else.
 """
 
 from collections.abc import Sequence
@@ -102,6 +103,10 @@ class Coordinates:
         variances: Floats = np.clip(before[:, None] - (mapped**2).sum(axis=0), 0.0, None)
         return variances
 
+    def force_std(self, noise: float) -> float:
+        """Usual std of a component of a force, eV/Å, from the std of the derivatives, √eV."""
+        return noise * float(np.sqrt((self._lower**2).sum(axis=1).mean()))
+
 
 # lengths that are tried, √eV, and the one that the mean takes before there are so many labels
 _LENGTHS, _MIN_LABELS, _FIRST_LENGTH = (0.75, 1.5, 3.0, 6.0), 2, 3.0
@@ -109,6 +114,9 @@ _LENGTHS, _MIN_LABELS, _FIRST_LENGTH = (0.75, 1.5, 3.0, 6.0), 2, 3.0
 _SLOPES = np.logspace(-3.0, 2.0, 41)
 # noise of energies (eV) and derivatives (√eV), of the reference and of single precision
 NOISE = 0.001
+# noises that are tried where near labels contradict each other: at least so many within this distance of the newest,
+# √eV, of which alone the logarithm of the likelihood must be larger by so much with one of them
+_ROUGH, _MIN_NEAR, _NEAR, _CLEARLY = NOISE * np.logspace(0.5, 2.5, 5), 4, 0.5 * _LENGTHS[0], 10.0
 # variance of the constant between both energies, in units of the process's labels
 _CONSTANT = 25.0
 
@@ -157,7 +165,9 @@ class DifferenceProcess:
         self._points, self._n = points, points.shape[1]
         self.mean = float(energies.mean())
         rows = np.concatenate([(energies - self.mean)[:, None], gradients], axis=1).ravel()
-        tried = [(*self._likelihood(rows, length), length) for length in _LENGTHS]
+        #: of energies (eV) and derivatives (√eV); above ``NOISE`` where near labels contradict each other
+        self.noise = self._contradiction(energies, gradients)
+        tried = [(*self._likelihood(rows, length, self.noise), length) for length in _LENGTHS]
         self.evidence = max(each[0] for each in tried)
         kept = [(np.exp(logarithm - self.evidence), *rest) for logarithm, *rest in tried]
         kept = [each for each in kept if each[0] > _NEGLIGIBLE]
@@ -169,8 +179,8 @@ class DifferenceProcess:
             self._best = max(self._posteriors, key=lambda each: each.weight)
 
     def _posterior(self, rows: Floats, weight: float, amplitude: float, length: float) -> _Posterior:
-        covariance = amplitude**2 * self._covariance(length)
-        covariance[np.diag_indices_from(covariance)] += NOISE**2
+        covariance = amplitude**2 * self._covariance(self._points, length)
+        covariance[np.diag_indices_from(covariance)] += self.noise**2
         lower = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         return _Posterior(length, amplitude, weight, lower, cho_solve((lower, True), rows))
 
@@ -179,18 +189,36 @@ class DifferenceProcess:
         kernel.set_params([1.0, length])
         return kernel
 
-    def _covariance(self, length: float) -> Floats:
-        """Prior covariance of all labels for an amplitude of 1, with that of the constant."""
-        covariance: Floats = self._kernel(length).kernel_matrix(self._points)
+    def _covariance(self, points: Floats, length: float) -> Floats:
+        """Prior covariance of labels at points for an amplitude of 1, with that of the constant."""
+        covariance: Floats = self._kernel(length).kernel_matrix(points)
         covariance[:: self._n + 1, :: self._n + 1] += _CONSTANT
         return covariance
 
-    def _likelihood(self, rows: Floats, length: float) -> tuple[float, float]:
+    def _contradiction(self, energies: Floats, gradients: Floats) -> float:
+        """Noise that the labels near the newest one ask for; ``NOISE`` where a smooth difference explains them.
+
+        Labels farther away do not count: a difference that is curved otherwise there is no noise.
+        """
+        near = np.linalg.norm(self._points - self._points[-1], axis=1) < _NEAR
+        if near.sum() < _MIN_NEAR:
+            return NOISE
+        points, own = self._points[near], energies[near] - energies[near].mean()
+        rows = np.concatenate([own[:, None], gradients[near]], axis=1).ravel()
+        spectra = [self._spectrum(points, rows, length) for length in _LENGTHS]
+        noises = [NOISE, *_ROUGH]
+        logs = [max(_log_likelihoods(*each, noise).max() for each in spectra) for noise in noises]
+        best = int(np.argmax(logs))
+        return float(noises[best]) if logs[best] - logs[0] > _CLEARLY else NOISE
+
+    def _spectrum(self, points: Floats, rows: Floats, length: float) -> tuple[Floats, Floats]:
+        """Variances along the eigenvectors of the covariance, for each amplitude, and squares of the labels there."""
+        values, vectors = eigh(self._covariance(points, length), check_finite=False)
+        return (length * _SLOPES[:, None]) ** 2 * values.clip(min=0.0), (vectors.T @ rows) ** 2
+
+    def _likelihood(self, rows: Floats, length: float, noise: float) -> tuple[float, float]:
         """Largest logarithm of the marginal likelihood over the amplitudes, and that amplitude."""
-        values, vectors = eigh(self._covariance(length), check_finite=False)
-        squares = (vectors.T @ rows) ** 2
-        variances = (length * _SLOPES[:, None]) ** 2 * values.clip(min=0.0) + NOISE**2
-        logs = -0.5 * (squares / variances + np.log(variances)).sum(axis=1)
+        logs = _log_likelihoods(*self._spectrum(self._points, rows, length), noise)
         best = int(np.argmax(logs))
         return float(logs[best]), float(length * _SLOPES[best])
 
@@ -211,6 +239,13 @@ class DifferenceProcess:
         return Difference(
             self.mean + float(value[0]), value[1:], float(np.sqrt(variance)), prior, np.concatenate(explained)
         )
+
+
+def _log_likelihoods(variances: Floats, squares: Floats, noise: float) -> Floats:
+    """Logarithm of the marginal likelihood for each amplitude."""
+    total = variances + noise**2
+    logs: Floats = -0.5 * (squares / total + np.log(total)).sum(axis=1)
+    return logs
 
 
 # rows of the process's covariance at most: the newest labels of a trajectory
@@ -273,6 +308,8 @@ class CorrectedSurface:
         self.surface, self._factor, self._expected, self._offsets = surface, factor, expected, offsets
         self._process: DifferenceProcess | None = None
         self._usual_std, self._largest_score = 1.0, 1.0
+        #: std of a component of a force of the reference, eV/Å, as far as near labels contradict each other; else 0
+        self.force_noise = 0.0
         if not labels:
             return
         points = [surface(label.structure) for label in labels]
@@ -289,6 +326,8 @@ class CorrectedSurface:
             gradients.append(self.coordinates.gradient(structure, label.forces - point.forces, lacking))
         self._process = DifferenceProcess(np.array(us), np.array(energies), np.array(gradients))
         self.evidence = self._process.evidence
+        if self._process.noise > NOISE:
+            self.force_noise = self.coordinates.force_std(self._process.noise)
         # a start far from the minimum says little of what is lacking there: a potential walks by itself first
         is_start = len(labels) == 1 and labels[0].force_error is None
         self._is_first_walk = is_start and not isinstance(surface, SpringSurface)
@@ -316,7 +355,7 @@ class CorrectedSurface:
                 point.forces + forces,
                 point.stress + stress,
                 float(self._factor * ratio.mean() * difference.energy_std),
-                self._factor * ratio * np.sqrt(variances + NOISE**2 + (_OF_CHANGE * change) ** 2),
+                self._factor * ratio * np.sqrt(variances + self._process.noise**2 + (_OF_CHANGE * change) ** 2),
             )
         return CorrectedPoint(
             structure, *estimate, point.domain_score / self._largest_score, point.domain_reason, point.pairs

@@ -278,3 +278,18 @@ def read_labels(source: Path | str, *, text: bool = False) -> list[ReferenceLabe
     except (ValueError, KeyError, IndexError) as error:
         where = "<text>" if text else source
         raise ValueError(f"{where}: not a file of labels with energy and forces: {error}") from error
+
+
+def check_elements(numbers: Sequence[int], labels: Sequence[ReferenceLabel]) -> None:
+    """Raise ValueError where labels have none of the elements."""
+    if not labels:
+        return
+    known = {int(z) for label in labels for z in label.atoms.numbers}
+    if not known & set(numbers):
+        from cgcnn_ase.core.elements import symbols
+
+        names = symbols()
+        raise ValueError(
+            f"the labels are of {', '.join(names[z] for z in sorted(known))}, and the structure has none of these "
+            "elements: start another memory"
+        )

@@ -156,6 +156,7 @@ def _learned(
         initial_energy=first.energy if first.is_of(session.structure) else None,
         steps=len(session.labels),
         converged=session.converged is not None,
+        stopped=session.stopped,
         max_force=session.largest_force(label),
         volume_change=volume,
         n_reference_calls=len(session.labels),

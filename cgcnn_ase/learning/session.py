@@ -13,7 +13,7 @@ import numpy as np
 from cgcnn_ase.core.arrays import Bools, Floats
 from cgcnn_ase.graphs.crystal_graph import Geometry, geometry
 from cgcnn_ase.learning.corrected import CorrectedPoint, CorrectedSurface
-from cgcnn_ase.learning.reference import ReferenceLabel
+from cgcnn_ase.learning.reference import ReferenceLabel, check_elements
 from cgcnn_ase.learning.shared import SharedMemory
 from cgcnn_ase.learning.surface import Pairs
 from cgcnn_ase.potential.minimizer import Minimizer, Point
@@ -31,6 +31,12 @@ _WIDER = 1.25
 _SHORTEST, _MAX_VOLUME = 0.5, 1.3
 # a request nearer than this to a label is none, Å; a step from the lowest is made instead, of so many Å
 _NEAR, _STEP = 2e-3, 0.05
+# walks are allowed so long a way in any case, Å; an error of a force over the largest std that shortens the next
+_MIN_RADIUS, _OFF = 0.02, 3.0
+
+
+# std of forces that no label makes smaller, in units of the noise of the reference
+_OF_NOISE = 3.0
 
 
 class UncertaintyLimits(NamedTuple):
@@ -38,6 +44,10 @@ class UncertaintyLimits(NamedTuple):
 
     max_force_std: float  # eV/Å
     max_energy_std: float | None = None  # eV/atom
+
+    def beside_noise(self, force_noise: float) -> "UncertaintyLimits":
+        """The limits where forces of the reference are uncertain by so much, eV/Å, however often it is asked."""
+        return self._replace(max_force_std=max(self.max_force_std, _OF_NOISE * force_noise))
 
     def excess(self, estimate: CorrectedPoint) -> str:
         """Why the reference must be asked, in words; empty where the surface knows."""
@@ -82,12 +92,12 @@ def propose(
     fixed: Bools,
     with_cell: bool,
 ) -> ReferenceRequest:
-    """Walk downhill from the lowest label, or from the start where there is none."""
+    """Walk downhill from the lowest label, or from the start where there is none, no farther than is trusted."""
     lowest = min(labels, key=lambda label: label.energy) if labels else None
     structure = start if lowest is None else lowest.structure
     minimizer = Minimizer(with_cell=with_cell, fixed=fixed)
     path: list[CorrectedPoint] = []
-    first = structure
+    first, radius = structure, trust_radius(labels)
     for step in range(_MAX_STEPS + 1):
         estimate = surface(structure)
         if path and estimate.pairs[2].min(initial=np.inf) < _SHORTEST:  # atoms would be upon each other
@@ -105,10 +115,34 @@ def propose(
             reason = "end of the walk"
             break
         structure = following
+        if (distance := _distance(structure, first)) > radius:
+            structure = _between(first, structure, radius / distance)
+            estimate, reason = surface(structure), "end of the trust radius"
+            path.append(estimate)
+            break
     if lowest is not None and any(_distance(structure, label.structure) < _NEAR for label in labels):
-        structure = _off(_point_of(lowest), fixed, with_cell=with_cell, pairs=surface(lowest.structure).pairs)
+        pairs = surface(lowest.structure).pairs
+        structure = _off(_point_of(lowest), fixed, with_cell=with_cell, pairs=pairs, longest=min(_STEP, radius))
         estimate, reason = surface(structure), "a step along the forces"
     return ReferenceRequest(structure, estimate, reason, len(path) - 1, path)
+
+
+def trust_radius(labels: Sequence[ReferenceLabel]) -> float:
+    """Longest way of a walk from the lowest label, Å, as the answers have told in their order.
+
+    An answer is worse than foretold where the energy is higher than the lowest before, and a force is off by more than
+    three times the largest std. Then half the way of its walk is trusted; after each other answer twice as much as
+    before. Without a bad answer there is no limit.
+    """
+    radius = np.inf
+    for k in range(1, len(labels)):
+        label, before = labels[k], min(labels[:k], key=lambda each: each.energy)
+        is_off = label.force_std is not None and (label.force_error or 0.0) > _OFF * label.force_std
+        if is_off and label.energy > before.energy:
+            radius = max(_MIN_RADIUS, 0.5 * min(radius, _distance(label.structure, before.structure)))
+        else:
+            radius *= 2.0
+    return radius
 
 
 def _volume_change(structure: Geometry, first: Geometry) -> float:
@@ -123,19 +157,26 @@ def _distance(a: Geometry, b: Geometry) -> float:
     return float(max(np.abs(a.positions - b.positions).max(), np.abs(a.cell - b.cell).max()))
 
 
-def _off(point: Point, fixed: Bools, *, with_cell: bool, pairs: Pairs) -> Geometry:
+def _between(a: Geometry, b: Geometry, part: float) -> Geometry:
+    """The structure at so large a part of the way from one to another."""
+    return a._replace(
+        positions=a.positions + part * (b.positions - a.positions), cell=a.cell + part * (b.cell - a.cell)
+    )
+
+
+def _off(point: Point, fixed: Bools, *, with_cell: bool, pairs: Pairs, longest: float) -> Geometry:
     """A short step along the springs' answer to the forces."""
     structure = Minimizer(with_cell=with_cell, fixed=fixed).next(point, pairs)
-    moved = structure.positions - point.structure.positions
-    length = float(np.linalg.norm(moved, axis=1).max())
-    factor = min(1.0, _STEP / max(length, 1e-12))
-    cell = point.structure.cell + factor * (structure.cell - point.structure.cell)
-    return structure._replace(positions=point.structure.positions + factor * moved, cell=cell)
+    length = float(np.linalg.norm(structure.positions - point.structure.positions, axis=1).max())
+    return _between(point.structure, structure, min(1.0, longest / max(length, 1e-12)))
 
 
 MAX_FORCE_STD = 0.2
 # std of forces that does no harm, in units of the largest force of the lowest label: the minimum is far
 _OF_FORCE = 2.0
+# labels without progress after which forces that are noise, or any, end a relaxation; what counts as progress: a
+# largest force smaller by this factor, or an energy lower by so much, eV/atom
+_PATIENCE, _LONG_PATIENCE, _SMALLER, _LOWER = 5, 20, 0.9, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +251,8 @@ class LearnedRelaxation:
         self.labels: list[ReferenceLabel] = []
         self.memory, self._others = memory, list(others)
         self._asked: ReferenceRequest | None = None
+        #: std of a component of the reference's forces, eV/Å, as the labels contradict each other; 0 where they do not
+        self.force_noise = 0.0
 
     @property
     def lowest(self) -> ReferenceLabel | None:
@@ -232,7 +275,38 @@ class LearnedRelaxation:
             return None
         if self._asked is None:
             self._asked = self._propose()
-        return self._asked
+        return None if self.stopped else self._asked
+
+    @property
+    def stopped(self) -> str:
+        """Why it makes no sense to ask on, and what to do; empty where it does. To be read after :meth:`ask`."""
+        if self.converged is not None:
+            return ""
+        n, fmax = self._without_progress(), self.options.fmax
+        if self.force_noise > 0 and n >= _PATIENCE:
+            off = float(np.median([label.force_error or 0.0 for label in self.labels[-n:]]))
+            return (
+                f"the reference's forces are rougher than fmax: labels near each other contradict each other, the last "
+                f"{n} were off by {off:.2g} eV/Å from what those before them foretold, and came no nearer to a minimum "
+                f"(fmax is {fmax:g} eV/Å). Converge the reference (cutoff, k points, self-consistency), or take a "
+                "larger fmax"
+            )
+        if n >= _LONG_PATIENCE:
+            return (
+                f"the last {n} labels made neither the energy lower nor the forces smaller. Look whether the reference "
+                "gives the same energies and forces at near structures, and try a larger fmax or another potential"
+            )
+        return ""
+
+    def _without_progress(self) -> int:
+        """How many labels were the last in a row that came no nearer to a minimum."""
+        n, force, energy = 0, np.inf, np.inf
+        for label in self.labels:
+            largest = self.largest_force(label)
+            is_nearer = largest < _SMALLER * force or label.energy < energy - _LOWER * len(self.fixed)
+            n = 0 if is_nearer else n + 1
+            force, energy = min(force, largest), min(energy, label.energy)
+        return n
 
     def _propose(self) -> ReferenceRequest:
         if not self.labels and (not self._others or self.memory.surface is None):
@@ -242,16 +316,21 @@ class LearnedRelaxation:
             force = self.largest_force(self.lowest)
         else:
             force = float(np.linalg.norm(surface(self.structure).forces[~self.fixed], axis=1).max(initial=0.0))
+        self.force_noise = surface.force_noise
         limit = max(self.options.max_force_std, _OF_FORCE * force)
-        return propose(
+        request = propose(
             surface,
             self.structure,
             self.labels,
-            UncertaintyLimits(limit, self.options.max_energy_std),
+            UncertaintyLimits(limit, self.options.max_energy_std).beside_noise(surface.force_noise),
             fmax=self.options.fmax,
             fixed=self.fixed,
             with_cell=self.with_cell,
         )
+        if surface.force_noise > 0:
+            reason = f"{request.reason}; near labels contradict each other by {surface.force_noise:.2g} eV/Å"
+            request = request._replace(reason=reason)
+        return request
 
     def atoms_of(self, structure: Geometry) -> "Atoms":
         """The structure as ``ase.Atoms``, without constraints."""
@@ -311,18 +390,3 @@ def label_of(
         reason=request.reason,
         **expected,
     )
-
-
-def check_elements(numbers: Sequence[int], labels: Sequence[ReferenceLabel]) -> None:
-    """Raise ValueError where labels have none of the elements."""
-    if not labels:
-        return
-    known = {int(z) for label in labels for z in label.atoms.numbers}
-    if not known & set(numbers):
-        from cgcnn_ase.core.elements import symbols
-
-        names = symbols()
-        raise ValueError(
-            f"the labels are of {', '.join(names[z] for z in sorted(known))}, and the structure has none of these "
-            "elements: start another memory"
-        )

@@ -54,6 +54,7 @@ class Relaxed:
     domain_score: float | None = None
     model: str
     model_sha256: str
+    stopped: str = ""  # why a relaxation with a reference ended before it had converged, and what to do
     error: str | None = None
     atoms: "Atoms | None" = None  # with the results in its calculator, as ASE's writers keep them
     trajectory: "tuple[Atoms, ...]" = ()

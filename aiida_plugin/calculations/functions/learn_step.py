@@ -20,14 +20,8 @@ from aiida_plugin.data.structures import StructureSetData, as_set
 from cgcnn_ase.core.environment import package_version as version
 from cgcnn_ase.core.errors import unknown_name
 from cgcnn_ase.graphs.crystal_graph import geometry
-from cgcnn_ase.learning.reference import ReferenceLabel
-from cgcnn_ase.learning.session import (
-    LearnedRelaxation,
-    LearnedRelaxOptions,
-    ReferenceRequest,
-    check_elements,
-    label_of,
-)
+from cgcnn_ase.learning.reference import ReferenceLabel, check_elements
+from cgcnn_ase.learning.session import LearnedRelaxation, LearnedRelaxOptions, ReferenceRequest, label_of
 from cgcnn_ase.learning.shared import SharedMemory, energy_offsets
 from cgcnn_ase.learning.surface import PotentialSurface
 
@@ -325,6 +319,8 @@ def _row(session: LearnedRelaxation, n_calls: int) -> dict[str, Any]:
     """Row of one structure; if it has not converged, of its label with the lowest energy."""
     row: dict[str, Any] = {"n_calls": n_calls, "n_labels": len(session.labels)}
     row["converged"] = session.converged is not None
+    if session.stopped:
+        row["stopped"] = session.stopped
     if (label := session.converged or session.lowest) is not None:
         row |= {"energy": label.energy, "energy_per_atom": label.energy / len(label.atoms)}
         row["max_force"] = session.largest_force(label)
