@@ -151,3 +151,19 @@ def test_stress_of_a_shift_is_the_derivative_of_its_energy(copper):
         ends.append(shifted(geometry(strained)).energy)
     expected = (ends[0] - ends[1]) / 2e-4 / copper.get_volume()
     assert np.trace(shifted(geometry(copper)).stress) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_noise_is_fitted_only_where_near_labels_contradict_each_other(noise):
+    """Six labels of a curved function, five of them near each other, with and without noise in their gradients."""
+    rng = np.random.default_rng(1)
+    points = np.concatenate([[np.full(12, 0.8)], 0.03 * rng.normal(size=(5, 12))])
+    values, gradients = np.cos(points).sum(axis=1), -np.sin(points)
+    process = DifferenceProcess(points, values, gradients + noise * rng.normal(size=gradients.shape))
+    if noise:
+        assert 0.5 * noise < process.noise <= 2.01 * noise  # a grid of half decades
+        assert np.abs(process(points[-1]).gradient - gradients[-1]).mean() < 0.7 * noise
+    else:
+        assert process.noise == NOISE
+    few = DifferenceProcess(points[:4], values[:4], gradients[:4] + rng.normal(size=(4, 12)))
+    assert few.noise == NOISE  # three near labels say too little

@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
@@ -19,7 +18,6 @@ from ase.optimize import BFGS
 
 from cgcnn_ase import relax
 from cgcnn_ase.data.frames import read_frames
-from cgcnn_ase.learning.labels import ReferenceLabel
 from cgcnn_ase.learning.learning_state import LearningState
 from cgcnn_ase.learning.reference import (
     ReferenceCalculationError,
@@ -29,9 +27,8 @@ from cgcnn_ase.learning.reference import (
     reference_scheme,
 )
 from cgcnn_ase.learning.session import LearnedRelaxation, LearnedRelaxOptions
-from cgcnn_ase.learning.shared import SharedMemory
 from cgcnn_ase.learning.surface import PotentialSurface
-from tests.learning.conftest import CountedEMT
+from tests.learning.conftest import CountedEMT, Shifted
 from tests.potential.conftest import random_potential
 
 
@@ -75,6 +72,7 @@ def test_a_potential_that_is_wrong_does_no_harm(slab):
     assert row.n_reference_calls <= alone.n_reference_calls + 2
 
 
+<<<<<<< HEAD
 class Shifted(Calculator):
     """A potential with energies of atoms added that are linear in their vectors: a reference that is nearly like it."""
 
@@ -167,6 +165,8 @@ def test_with_labels_of_others_the_first_walk_ends_in_a_minimum_and_the_next_is_
     np.testing.assert_allclose(corrected(first.structure).forces, first.forces, atol=0.02)
 
 
+=======
+>>>>>>> e34fedd (learning: tests of rough references, docs)
 def test_the_second_structure_asks_less_than_the_first_and_names_its_energy_before(slab, tmp_path):
     again = slab.copy()
     again.positions[-1] += [0.05, -0.03, 0.04]
