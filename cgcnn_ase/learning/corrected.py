@@ -203,8 +203,8 @@ class DifferenceProcess:
         near = np.linalg.norm(self._points - self._points[-1], axis=1) < _NEAR
         if near.sum() < _MIN_NEAR:
             return NOISE
-        points, own = self._points[near], energies[near] - energies[near].mean()
-        rows = np.concatenate([own[:, None], gradients[near]], axis=1).ravel()
+        points, centered = self._points[near], energies[near] - energies[near].mean()
+        rows = np.concatenate([centered[:, None], gradients[near]], axis=1).ravel()
         spectra = [self._spectrum(points, rows, length) for length in _LENGTHS]
         noises = [NOISE, *_ROUGH]
         logs = [max(_log_likelihoods(*each, noise).max() for each in spectra) for noise in noises]
