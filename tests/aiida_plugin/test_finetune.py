@@ -159,7 +159,7 @@ def test_labels_that_cannot_be_learned(code, model):
 
 def test_another_name_of_the_target_is_the_target(model):
     """The docs' own name must not train a new head; the command gets no kind, so that it finds the model's target."""
-    facts = {"target": TARGET, "unit": "eV/atom", "task": "regression", "name": "m"}
+    facts = {"target": TARGET, "unit": "eV/atom", "task": "regression", "name": "m", "potential": ""}
     assert arguments({}, "formation_energy", facts)[:4] == ["--target", "formation_energy", "--task", "regression"]
     assert arguments({}, "energy", facts)[:2] == ["--target", "energy:regression"]
     with pytest.raises(ValueError, match="unit 'meV': the model to tune has formation_energy with the unit 'eV/atom'"):
