@@ -95,8 +95,10 @@ def of_file(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def arguments(settings: Mapping[str, object], target: str, model: Mapping[str, str] | None) -> list[str]:
-    """The options of the command; `model` holds ``target``, ``unit``, ``task``, ``name`` and ``potential`` of the one to start from.
+    """The options of the command.
 
+    `model` holds ``target``, ``unit``, ``task``, ``name`` and ``potential`` (empty: none) of the one to start
+    from.
     A ValueError is raised if unit or task are others than those of a model that is to learn its own target on, or the
     target of a potential is not the energy.
     """
