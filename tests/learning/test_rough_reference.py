@@ -22,11 +22,11 @@ def test_forces_rougher_than_fmax_end_a_relaxation_with_what_to_do(slab, tmp_pat
     (row,) = relax([slab], None, reference=reference, fixed_cell=True, memory=tmp_path / "memory")
     assert not row.converged
     assert reference.calls == row.n_reference_calls <= 40
-    if "contradict each other by" in (tmp_path / "memory/calls.csv").read_text():
-        assert "rougher than fmax" in row.stopped
+    ends = ("rougher than fmax", "the last 20 labels made neither the energy lower")
+    assert any(words in row.stopped for words in ends)
+    if ends[0] in row.stopped:
         assert "Converge the reference" in row.stopped
-    else:
-        assert "the last 20 labels made neither the energy lower" in row.stopped
+        assert "contradict each other by" in (tmp_path / "memory/calls.csv").read_text()
     end = row.atoms.copy()
     end.calc = EMT()
     start = slab.copy()
