@@ -120,9 +120,11 @@ def propose(
             estimate, reason = surface(structure), "end of the trust radius"
             path.append(estimate)
             break
-    if lowest is not None and any(_distance(structure, label.structure) < _NEAR for label in labels):
+    longest = 2.0 * min(_STEP, radius)
+    while lowest is not None and longest > _NEAR and any(_distance(structure, e.structure) < _NEAR for e in labels):
+        longest *= 0.5  # shorter where that has been asked, too
         pairs = surface(lowest.structure).pairs
-        structure = _off(_point_of(lowest), fixed, with_cell=with_cell, pairs=pairs, longest=min(_STEP, radius))
+        structure = _off(_point_of(lowest), fixed, with_cell=with_cell, pairs=pairs, longest=longest)
         estimate, reason = surface(structure), "a step along the forces"
     return ReferenceRequest(structure, estimate, reason, len(path) - 1, path)
 
@@ -131,16 +133,17 @@ def trust_radius(labels: Sequence[ReferenceLabel]) -> float:
     """Longest way of a walk from the lowest label, Å, as the answers have told in their order.
 
     An answer is worse than foretold where the energy is higher than the lowest before, and a force is off by more than
-    three times the largest std. Then half the way of its walk is trusted; after each other answer twice as much as
-    before. Without a bad answer there is no limit.
+    three times the largest std, or the answer before was higher, too. Then half the way of its walk is trusted; after
+    a lower one twice as much as before. Without a bad answer there is no limit.
     """
-    radius = np.inf
+    radius, n_higher = np.inf, 0
     for k in range(1, len(labels)):
         label, before = labels[k], min(labels[:k], key=lambda each: each.energy)
+        n_higher = n_higher + 1 if label.energy > before.energy else 0
         is_off = label.force_std is not None and (label.force_error or 0.0) > _OFF * label.force_std
-        if is_off and label.energy > before.energy:
+        if n_higher > 1 or (n_higher == 1 and is_off):
             radius = max(_MIN_RADIUS, 0.5 * min(radius, _distance(label.structure, before.structure)))
-        else:
+        elif n_higher == 0:
             radius *= 2.0
     return radius
 
